@@ -19,7 +19,7 @@ use auth_service::config::{Config, Observability};
 use auth_service::domain::account::{Group, Username};
 use auth_service::domain::client::{ClientId, ClientOrigin};
 use auth_service::domain::clock::{Clock, SystemClock, UnixTime};
-use auth_service::identity::password::{MAX_PASSWORD_LEN, Passwords, SHORTEST};
+use auth_service::identity::password::{MAX_PASSWORD_LEN, MIN_PASSWORD_LEN, Passwords};
 use auth_service::keys::seal::SystemRandomSource;
 use auth_service::operator::{self, ClientRow, PAGE, Reply, Tools, UserRow, socket};
 use auth_service::ops::telemetry;
@@ -338,9 +338,9 @@ fn typed_password() -> anyhow::Result<SecretString> {
     let mut line = String::new();
     std::io::stdin().lock().read_line(&mut line).context("no password could be read from standard input")?;
     let password = line.trim_end_matches(['\r', '\n']).to_owned();
-    if password.chars().count() < SHORTEST || password.len() > MAX_PASSWORD_LEN {
+    if password.chars().count() < MIN_PASSWORD_LEN || password.len() > MAX_PASSWORD_LEN {
         bail!(
-            "the password on standard input must have {SHORTEST} characters at least and {MAX_PASSWORD_LEN} bytes at most"
+            "the password on standard input must have {MIN_PASSWORD_LEN} characters at least and {MAX_PASSWORD_LEN} bytes at most"
         );
     }
     Ok(SecretString::from(password))

@@ -94,7 +94,7 @@ pub struct AppState {
     /// Limits how fast passwords can be guessed.
     pub login_rate: LoginRate,
     /// Caches principals by access token.
-    pub principal: PrincipalCache,
+    pub principals: PrincipalCache,
     /// Counts allowed checks. It is looked up once, because every request needs it.
     pub allowed_checks: Counter,
     /// The policy that is in force.
@@ -169,7 +169,7 @@ impl AppState {
             heads: Waiting::new(HEADS_AWAITED.0, HEADS_AWAITED.1),
             turns: Turns::new(config.listeners.workers.get().saturating_mul(TURNS_PER_WORKER)),
             known_networks: KnownNetworks::default(),
-            principal: PrincipalCache::new(config.storage.principal, config.listeners.workers),
+            principals: PrincipalCache::new(config.storage.token_cache, config.listeners.workers),
             policy: Arc::new(policy),
             allowed_checks: metrics::counter!("mcp_gate_checks_total", "outcome" => "allowed"),
             config,
@@ -360,7 +360,7 @@ impl AppState {
     async fn principal_at(&self, token: &str, now: UnixTime) -> Result<Arc<Known>, RejectedToken> {
         let (keys, issuer) = (&self.keys, &self.config.site.issuer);
         let sources = Sources { keys, issuer, store: self.store.as_ref(), now };
-        self.principal.of_token(token, sources).await
+        self.principals.of_token(token, sources).await
     }
 
     /// Counts a DPoP proof of `client` for `subject` before it is stored.

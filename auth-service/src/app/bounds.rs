@@ -60,9 +60,9 @@ pub(super) async fn bounded<B: MessageBody + 'static>(
     let mut payload = request.take_payload();
     match awaited_body(&mut payload, address, &state).await {
         Ok(body) => request.set_payload(Payload::from(body)),
-        Err(unheard) => {
+        Err(refusal) => {
             request.set_payload(payload);
-            return Ok(refuse(request, unheard, &state));
+            return Ok(refuse(request, refusal, &state));
         }
     }
     let sender = if state.known_networks.knows(address) { Sender::Known } else { Sender::Stranger };
@@ -95,9 +95,9 @@ async fn in_turn<T>(turn: Turn, work: impl Future<Output = T>) -> T {
     work.await
 }
 
-fn refuse(mut request: ServiceRequest, unheard: EarlyRefusal, state: &AppState) -> ServiceResponse<BoxBody> {
+fn refuse(mut request: ServiceRequest, refusal: EarlyRefusal, state: &AppState) -> ServiceResponse<BoxBody> {
     let unread = request.take_payload();
-    let response = browsers::unheard(unheard, request.headers(), &state.config.site.issuer);
+    let response = browsers::refused_early(refusal, request.headers(), &state.config.site.issuer);
     request.into_response(response.map_body(|_, body| holding(unread, body)))
 }
 

@@ -46,13 +46,13 @@ pub(super) async fn with_pages<B: MessageBody + 'static>(
 }
 
 /// The response to a request that is refused before an endpoint sees it.
-pub(super) fn unheard(unheard: EarlyRefusal, headers: &HeaderMap, issuer: &Issuer) -> HttpResponse {
-    let answer = unheard.response(issuer);
+pub(super) fn refused_early(refusal: EarlyRefusal, headers: &HeaderMap, issuer: &Issuer) -> HttpResponse {
+    let answer = refusal.response(issuer);
     if !is_browser(headers) {
         return answer;
     }
     let text = format!(
-        "This server refused the request: {unheard}. Go back to the application and connect it again."
+        "This server refused the request: {refusal}. Go back to the application and connect it again."
     );
     let mut page = message(answer.status(), &text, issuer);
     if let Some(retry_after) = answer.headers().get(RETRY_AFTER) {

@@ -26,7 +26,7 @@ use super::hosts::HostRule;
 /// say. The shortest time also applies to a host that says `no-store`: one login reads the document several
 /// times (request, consent, redemption), and without it every request of a stranger would cause a fetch. The
 /// document is only in memory, and is public.
-const SHORTEST: u64 = 60;
+const MIN_CACHE_SECONDS: u64 = 60;
 const MAX_CACHE_SECONDS: u64 = 24 * 3600;
 const UNSAID: u64 = 3600;
 /// Maximum size in bytes of all cached metadata documents. Key sets are cached as text, because a parsed one
@@ -311,7 +311,7 @@ impl Documents {
             Ok::<_, DocumentError>((read(&fetched)?, fetched))
         };
         let (content, fetched) = read.await.inspect_err(|_| self.rate.note_bad(url))?;
-        let lifetime = fetched.max_age.unwrap_or(UNSAID).clamp(SHORTEST, MAX_CACHE_SECONDS);
+        let lifetime = fetched.max_age.unwrap_or(UNSAID).clamp(MIN_CACHE_SECONDS, MAX_CACHE_SECONDS);
         Ok(Cached {
             content: Arc::new(content),
             bytes: fetched.body.len(),

@@ -29,7 +29,7 @@ pub struct Storage {
     pub previous_key: Option<StoreKey>,
     /// The limits of the token cache: the number of access tokens (`TOKEN_CACHE_SIZE`, default 100000), and the
     /// longest time for which a result is cached, even if nothing changes (`TOKEN_CACHE_TTL`, default 10 s).
-    pub principal: CacheTerms,
+    pub token_cache: CacheTerms,
 }
 
 #[derive(Default, Deserialize)]
@@ -74,7 +74,7 @@ pub(super) fn read(environment: &Environment, problems: &mut Problems) -> Storag
     // This limits the damage if a change goes unnoticed, so it should be short.
     let (least, most) = (Duration::from_secs(1), Duration::from_secs(300));
     let longest = durations::read("TOKEN_CACHE_TTL", raw.token_cache_ttl, MAX_WAIT, least, most, problems);
-    let principal = CacheTerms { tokens, longest };
+    let token_cache = CacheTerms { tokens, longest };
     let data_dir = raw.data_dir.unwrap_or_else(|| PathBuf::from("data"));
-    Storage { data_dir, redis, key, previous_key, principal }
+    Storage { data_dir, redis, key, previous_key, token_cache }
 }

@@ -19,7 +19,7 @@ pub(super) struct ProbeResponse {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Reply {
     /// The service has sent a response.
-    ProbeResponse(ProbeResponse),
+    Answered(ProbeResponse),
     /// The connection failed, or was closed without a response.
     HungUp,
     /// There was no response in time. It is not known what happened to the request.
@@ -39,7 +39,7 @@ pub(super) async fn send(target: &Target, bytes: &[u8]) -> Reply {
         }
     };
     match tokio::time::timeout(target.patience, exchange).await {
-        Ok(Some(told)) => Reply::ProbeResponse(told),
+        Ok(Some(told)) => Reply::Answered(told),
         Ok(None) => Reply::HungUp,
         Err(_) => Reply::Silent,
     }

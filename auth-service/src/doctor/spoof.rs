@@ -91,7 +91,7 @@ pub(super) async fn examine(target: &Target, challenge: Option<&Challenge>, note
     let (mut open, mut silent) = (false, Vec::new());
     while let Some((label, reply, expected)) = answers.next().await {
         match reply {
-            Reply::ProbeResponse(told) => open |= judge(&label, &told, expected, notes),
+            Reply::Answered(told) => open |= judge(&label, &told, expected, notes),
             // The edge has closed the connection, which is also a refusal.
             Reply::HungUp => {}
             Reply::Silent => silent.push(label),

@@ -21,7 +21,7 @@ use crate::threads::{self, NoThread};
 
 /// Minimum length in characters of a password that a user chooses (NIST SP 800-63B §3.1.1 has rules for the
 /// length and not for kinds of characters).
-pub const SHORTEST: usize = 12;
+pub const MIN_PASSWORD_LEN: usize = 12;
 /// Maximum length of a password in bytes. Argon2 accepts more, but nobody types more.
 pub const MAX_PASSWORD_LEN: usize = 256;
 /// Maximum number of attempts in each queue, waiting or being hashed. At 25 ms for a hash, the last one waits

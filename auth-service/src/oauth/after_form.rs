@@ -21,7 +21,7 @@ use super::authorize::see_other;
 use super::params::Params;
 
 /// Maximum length in bytes of a form token in an address. Common proxies limit the request line to 8 kB.
-const MAX_QUERY_LEN: usize = 4 * 1024;
+const MAX_LEN_IN_QUERY: usize = 4 * 1024;
 
 /// Path of the page that shows the result of a form.
 pub const MESSAGE_PATH: &str = "/consent/answered";
@@ -29,7 +29,7 @@ pub const MESSAGE_PATH: &str = "/consent/answered";
 /// Returns a redirect to the page at `path`, with the form token in its query. Returns `None` if the form token is
 /// too long for an address; the caller then responds with the page itself.
 pub(super) fn redirect(state: &AppState, path: &str, form_token: &str) -> Option<HttpResponse> {
-    let is_short = form_token.len() <= MAX_QUERY_LEN;
+    let is_short = form_token.len() <= MAX_LEN_IN_QUERY;
     is_short
         .then(|| see_other(&state.config.site.issuer.endpoint(&format!("{path}?form_token={form_token}"))))
 }

@@ -1,6 +1,8 @@
 //! The children of the stateless revision: one for all clients, or one for each caller if the command depends
 //! on the caller.
 
+mod keeping;
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
@@ -16,15 +18,14 @@ use super::link::{Link, Ticket};
 use super::probe::{self, Shows};
 use super::verdict::{Probed, Verdict};
 use crate::budget::{Budget, Memory};
-use crate::child::{
-    EndReason, Framing, Gone, Held, Keeper, Launcher, Measure, Newcomer, Placeholders, StartError,
-};
+use crate::child::{Framing, Keeper, Launcher, Newcomer, Placeholders, StartError};
 use crate::metrics::Metrics;
 use crate::offload::Offload;
 use crate::places::{Place, Places};
 use crate::policy::Permit;
 use crate::protocol::parse_line;
 use crate::stream::Stream;
+use keeping::{oldest, user_of};
 
 /// Time between two rounds of removing children.
 const ROUND: Duration = Duration::from_millis(250);
@@ -60,18 +61,6 @@ pub struct Settings {
     /// The threads for large lines of children.
     pub offload: Arc<Offload>,
 }
-
-/// What calls are told whose child is ended because the container is short of this.
-const fn short_of(short: Measure) -> &'static str {
-    match short {
-        Measure::Memory => SHORT_OF_MEMORY,
-        Measure::Tasks => SHORT_OF_PROCESSES,
-    }
-}
-
-const SHORT_OF_MEMORY: &str = "The server of this call was ended, because the memory of its container is nearly used up and your servers take most of it. Make smaller calls, or try again later.";
-
-const SHORT_OF_PROCESSES: &str = "The server of this call was ended, because the processes and threads of its container are nearly used up and your servers take most of them. Make fewer calls at the same time, or try again later.";
 
 /// Why a request was not accepted.
 #[derive(Debug, thiserror::Error)]
@@ -125,27 +114,6 @@ impl Slot {
         let link = self.link.read().unwrap_or_else(PoisonError::into_inner);
         link.as_ref().filter(|link| !link.is_dead()).cloned()
     }
-}
-
-/// The slot whose child has been unused for the longest time, if that is long enough for this newcomer. A slot without a
-/// child counts as unused for `without`, or is skipped if that is `None`.
-fn oldest(
-    slots: &HashMap<Placeholders, Arc<Slot>>,
-    newcomer: Newcomer<'_>,
-    without: Option<Duration>,
-) -> Option<(Duration, Placeholders)> {
-    let now = Instant::now();
-    let idle = |slot: &Arc<Slot>| slot.current().map_or(without, |link| link.idle_for(now));
-    let all = slots.iter().filter_map(|(key, slot)| Some((idle(slot)?, key)));
-    // Nobody has more than one such child.
-    let is_over = |key: &Placeholders, idle: Duration| idle >= newcomer.patience(user_of(key), 1);
-    let (idle, key) = all.filter(|(idle, key)| is_over(key, *idle)).max_by_key(|(idle, _)| *idle)?;
-    Some((idle, key.clone()))
-}
-
-/// The user whose child has this command.
-fn user_of(caller: &Placeholders) -> &str {
-    caller.subject.as_deref().unwrap_or_default()
 }
 
 /// A child that speaks the stateless revision itself.
@@ -344,13 +312,6 @@ impl Servers {
         shows
     }
 
-    /// Takes out the child that has been unused for longest.
-    fn take_oldest(&self, newcomer: Newcomer<'_>) -> Option<Arc<Link>> {
-        let mut slots = self.slots();
-        let (_, oldest) = oldest(&slots, newcomer, None)?;
-        slots.remove(&oldest)?.current()
-    }
-
     fn late(&self) -> MutexGuard<'_, Option<Arc<Link>>> {
         self.late.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -494,49 +455,5 @@ impl Servers {
 
     fn slots(&self) -> MutexGuard<'_, HashMap<Placeholders, Arc<Slot>>> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Keeper for Servers {
-    fn candidate(&self, newcomer: Newcomer<'_>, reason: EndReason) -> Option<Duration> {
-        if reason == EndReason::Unused && self.late().is_some() {
-            return Some(Duration::MAX);
-        }
-        // A child that serves everybody stays, and nobody has more than one of their own.
-        let can_give_up = self.settings.is_per_caller && reason == EndReason::Unused;
-        if can_give_up { oldest(&self.slots(), newcomer, None).map(|(idle, _)| idle) } else { None }
-    }
-
-    fn give_up(&self, newcomer: Newcomer<'_>, reason: EndReason) -> Option<Gone> {
-        self.candidate(newcomer, reason)?;
-        let late = if reason == EndReason::Unused { self.late().take() } else { None };
-        let link = match late {
-            Some(link) => link,
-            None => self.take_oldest(newcomer)?,
-        };
-        link.child.stop();
-        let exited = link.child.exited();
-        Some(Box::pin(async move {
-            exited.await;
-        }))
-    }
-
-    fn held(&self) -> Vec<Held> {
-        let can_end = self.settings.is_per_caller;
-        let held = |(key, slot): (&Placeholders, &Arc<Slot>)| {
-            let user = if can_end { user_of(key).to_owned() } else { String::new() };
-            Some(Held { child: slot.current()?.child.number, user, can_end })
-        };
-        self.slots().iter().filter_map(held).collect()
-    }
-
-    fn end_large(&self, child: u64, short: Measure) -> Option<Gone> {
-        let link = self.links().into_iter().find(|link| link.child.number == child)?;
-        link.child.stop_at_once();
-        link.end_all(short_of(short));
-        let exited = link.child.exited();
-        Some(Box::pin(async move {
-            exited.await;
-        }))
     }
 }

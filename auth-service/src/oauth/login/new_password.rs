@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::domain::account::{Account, StoredPassword, Subject};
 use crate::domain::opaque_token::OpaqueToken;
 use crate::identity::form_token::Form;
-use crate::identity::password::{MAX_PASSWORD_LEN, SHORTEST};
+use crate::identity::password::{MAX_PASSWORD_LEN, MIN_PASSWORD_LEN};
 use crate::oauth::after_form::{Problem, redirect};
 use crate::oauth::authorize::see_other;
 use crate::oauth::login_attempt::{NotProven, prove};
@@ -92,7 +92,7 @@ fn show(state: &AppState, form_token: &str, change: &PasswordChange, account: &A
     let (username, problem) = (account.username.as_str(), change.problem.as_ref());
     let text = problem.map(|problem| problem.text.as_str());
     let template =
-        NewPasswordPage { action: &action, form_token, username, shortest: SHORTEST, problem: text };
+        NewPasswordPage { action: &action, form_token, username, shortest: MIN_PASSWORD_LEN, problem: text };
     let status = problem.map_or(StatusCode::OK, Problem::status);
     let mut response = page(status, &template, change.then.form_target());
     if let Some(problem) = problem {
@@ -194,8 +194,8 @@ async fn hash_of_new(
 }
 
 fn problem_with(chosen: &str, repeated: &str) -> Option<String> {
-    if chosen.chars().count() < SHORTEST {
-        Some(format!("The password is too short. Choose one with at least {SHORTEST} characters."))
+    if chosen.chars().count() < MIN_PASSWORD_LEN {
+        Some(format!("The password is too short. Choose one with at least {MIN_PASSWORD_LEN} characters."))
     } else if chosen.len() > MAX_PASSWORD_LEN {
         Some(format!(
             "The password is too long. Choose one with at most {MAX_PASSWORD_LEN} bytes. A letter with an accent, or of another script, has two to four bytes."
