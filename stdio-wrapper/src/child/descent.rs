@@ -31,6 +31,16 @@ pub(super) struct Descent {
     has_inherited: bool,
 }
 
+/// Whether the files in memory count that processes have open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Files {
+    Counted,
+    LeftOut,
+}
+
+/// Maximum number of open files of one process that are looked at, so that a child with very many delays nobody.
+const MAX_FILES: usize = 256;
+
 /// Stands for the number of a child, for processes that existed before the first child.
 pub(super) const INHERITED: u64 = 0;
 
@@ -70,16 +80,20 @@ impl Descent {
         }
     }
 
-    /// What each child uses, including all processes that come from it and were seen at the last look.
-    pub(super) fn usage(&self, children: &HashMap<u64, i32>) -> HashMap<u64, Usage> {
+    /// What each child uses, including all processes that come from it and were seen at the last look. Memory in files that
+    /// they have open costs more to find, so it is only counted if this is asked for.
+    pub(super) fn usage(&self, children: &HashMap<u64, i32>, files: Files) -> HashMap<u64, Usage> {
         let own = children.iter().map(|(number, pid)| (*number, *pid));
         let started = self.known.iter().map(|(process, number)| (*number, process.pid));
-        let (mut all, mut files) = (HashMap::new(), HashSet::new());
+        let (mut all, mut seen) = (HashMap::new(), HashSet::new());
         for (number, pid) in own.chain(started).filter(|(number, _)| children.contains_key(number)) {
             let sum: &mut Usage = all.entry(number).or_default();
             // The process might have ended a moment ago.
             let usage = usage_of(pid).unwrap_or_default();
-            sum.memory += usage.memory + memory_in_files(pid, &mut files);
+            sum.memory += usage.memory;
+            if files == Files::Counted {
+                sum.memory += memory_in_files(pid, &mut seen);
+            }
             sum.tasks += usage.tasks;
         }
         all
@@ -193,7 +207,7 @@ fn memory_in_files(pid: i32, seen: &mut HashSet<(u64, u64)>) -> u64 {
         let about = is_in_memory.then(|| std::fs::metadata(&path)).and_then(Result::ok)?;
         seen.insert((about.dev(), about.ino())).then(|| about.blocks() * 512)
     };
-    open.filter_map(size).sum()
+    open.take(MAX_FILES).filter_map(size).sum()
 }
 
 /// Reads `/proc/PID/status` (`proc_pid_status(5)`). Memory with the content of a file is not counted, because the kernel can free
@@ -230,12 +244,16 @@ mod tests {
         let mut descent = Descent::default();
         for _ in 0..400 {
             descent.look(&children);
-            if descent.usage(&children).get(&5).is_some_and(|usage| usage.tasks == 3 && usage.memory > 0) {
+            if descent
+                .usage(&children, Files::LeftOut)
+                .get(&5)
+                .is_some_and(|usage| usage.tasks == 3 && usage.memory > 0)
+            {
                 break;
             }
             std::thread::sleep(std::time::Duration::from_millis(25));
         }
-        assert_eq!(descent.usage(&children).get(&5).map(|usage| usage.tasks), Some(3));
+        assert_eq!(descent.usage(&children, Files::LeftOut).get(&5).map(|usage| usage.tasks), Some(3));
         for process in descent.known.keys() {
             let _ = rustix::process::kill_process(
                 Pid::from_raw(process.pid).unwrap(),
@@ -244,6 +262,34 @@ mod tests {
         }
         shell.kill().unwrap();
         shell.wait().unwrap();
+    }
+
+    #[test]
+    fn a_file_in_memory_counts_once_and_only_if_it_is_asked_for() {
+        let script = "exec 3<>/dev/shm/$$; rm /dev/shm/$$; head -c 1048576 /dev/zero >&3; sleep 100 & wait";
+        let mut shell = std::process::Command::new("sh").args(["-c", script]).spawn().unwrap();
+        let children = HashMap::from([(5, i32::try_from(shell.id()).unwrap())]);
+        let mut descent = Descent::default();
+        let mut hidden = 0;
+        for _ in 0..400 {
+            descent.look(&children);
+            let memory = |files| descent.usage(&children, files).get(&5).map_or(0, |usage| usage.memory);
+            hidden = memory(Files::Counted).saturating_sub(memory(Files::LeftOut));
+            // The shell and what it has started have the same file open.
+            if hidden >= 1 << 20 && descent.known.len() == 1 {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(25));
+        }
+        for process in descent.known.keys() {
+            let _ = rustix::process::kill_process(
+                Pid::from_raw(process.pid).unwrap(),
+                rustix::process::Signal::KILL,
+            );
+        }
+        shell.kill().unwrap();
+        shell.wait().unwrap();
+        assert!((1 << 20..2 << 20).contains(&hidden), "{hidden}");
     }
 
     #[test]

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use self::guard::Relief;
 use super::backoff::Backoffs;
 use super::command::{CommandError, Placeholders, fill};
+use super::descent::Files;
 use super::isolation::Isolation;
 use super::keepers::{EXIT_PATIENCE, Keeper, Keepers, Newcomer};
 use super::numbers::{Numbers, Random, Width};
@@ -279,7 +280,7 @@ impl Launcher {
     pub fn look(&self) {
         let now = Instant::now();
         self.state().looked = Some(now);
-        self.spec.capacity.look(&|| self.reaper.usage(), now);
+        self.spec.capacity.look(&|| self.reaper.usage(Files::LeftOut), now);
     }
 
     /// Keeps spares ready, forever.

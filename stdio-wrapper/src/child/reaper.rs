@@ -8,7 +8,7 @@ use std::time::Duration;
 use rustix::process::{Signal, WaitOptions, kill_process, waitpid};
 use tokio::sync::Notify;
 
-use super::descent::{Descent, INHERITED, children_of_this_process};
+use super::descent::{Descent, Files, INHERITED, children_of_this_process};
 use super::supervised::Supervised;
 use crate::capacity::Usage;
 use crate::metrics::Metrics;
@@ -55,11 +55,11 @@ impl Reaper {
     }
 
     /// What each child uses now, including its supervisor and the processes that come from the child.
-    pub(super) fn usage(&self) -> HashMap<u64, Usage> {
+    pub(super) fn usage(&self, files: Files) -> HashMap<u64, Usage> {
         let children = self.children();
         let mut descent = self.descent();
         descent.look(&children);
-        descent.usage(&children)
+        descent.usage(&children, files)
     }
 
     fn children(&self) -> MutexGuard<'_, HashMap<u64, i32>> {

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::Launcher;
 use crate::capacity::{Excess, Measure, Usage};
+use crate::child::descent::Files;
 use crate::child::keepers::{EXIT_PATIENCE, FEW, Gone, Newcomer};
 use crate::child::relief::{self, Held};
 use crate::child::stderr::{Pass, RateLimit};
@@ -112,7 +113,7 @@ impl Launcher {
     }
 
     fn not_ending(&self) -> (Vec<Held>, HashMap<u64, Usage>) {
-        let usage = self.reaper.usage();
+        let usage = self.reaper.usage(Files::Counted);
         let all = self.keepers.held();
         let ending = self.relief.ending();
         (all.into_iter().filter(|held| !ending.contains(&held.child)).collect(), usage)
