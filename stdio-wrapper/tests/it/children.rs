@@ -64,7 +64,7 @@ async fn a107_a_killed_child_is_told_with_its_signal() {
 async fn a107_half_a_line_and_a_closed_output_are_a_dead_child() {
     let wrapper = Wrapper::start(&[], &[]).await;
     for (tool, what) in
-        [("half", "writes half a line and exits"), ("close", "closes its output but lives on")]
+        [("half", "writes half a line and exits"), ("close", "closes its output but continues to run")]
     {
         let client = wrapper.session().await;
         let start = Instant::now();
@@ -82,7 +82,7 @@ async fn a107_junk_is_skipped_and_logged_and_invalid_utf8_is_put_right() {
     let client = wrapper.session().await;
     let start = Instant::now();
     assert_eq!(client.text("junk", json!({})).await, "after junk");
-    row("writes lines that are no messages", "the answer; the lines are logged", start);
+    row("writes lines that are not messages", "the answer; the lines are logged", start);
     assert_eq!(wrapper.metric("stdio_wrapper_child_junk_lines_total").await, 6);
     wrapper.logged("Listening on port 3000").await;
     let start = Instant::now();
@@ -150,7 +150,7 @@ async fn a107_orphans_and_workers_end_with_the_session() {
     for pid in workers.into_iter().chain([orphan, client.server_pid]) {
         gone(pid).await;
     }
-    row("leaves 20 workers and a detached process behind (DELETE)", "204; all of them are gone", start);
+    row("leaves 20 workers and a detached process behind (DELETE)", "204; all of them were ended", start);
     assert!(is_alive(spared), "another session's process is left alone");
     other.call("crash", json!({})).await;
     gone(spared).await;
