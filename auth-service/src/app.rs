@@ -76,7 +76,7 @@ pub enum ListenError {
     Bind {
         /// The setting of the address.
         variable: &'static str,
-        /// The address.
+        /// The address that could not be bound.
         address: SocketAddr,
         /// The error of the operating system.
         cause: std::io::Error,

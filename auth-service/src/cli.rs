@@ -87,56 +87,57 @@ pub(crate) enum Command {
 pub(crate) enum UserCommand {
     /// Add an account and print its one-time password, which is replaced at the first login.
     Add(AddUser),
-    /// List all accounts.
+    /// List all accounts with their state.
     List,
-    /// Say who an account is at an issuer in `TRUSTED_ISSUERS`, so that assertions of that issuer about the
-    /// user count.
+    /// Link an account to a user of an issuer in `TRUSTED_ISSUERS`, so that assertions of that issuer about this
+    /// user are accepted.
     Link {
-        /// Login name.
+        /// Login name of the account.
         name: String,
-        /// The issuer's `iss`.
+        /// The value of `iss` in the issuer's assertions.
         issuer: String,
         /// The user's `sub` at that issuer.
         #[arg(allow_hyphen_values = true)]
         sub: String,
     },
-    /// Remove such a link.
+    /// Remove the link of an account to a user of an issuer.
     Unlink {
-        /// Login name.
+        /// Login name of the account.
         name: String,
-        /// The issuer's `iss`.
+        /// The value of `iss` in the issuer's assertions.
         issuer: String,
     },
-    /// Disable an account: until it is enabled again, it cannot log in, and its tokens are refused. They are kept: what has
-    /// not expired by then counts again.
+    /// Disable an account. Until it is enabled again, it cannot log in, and its tokens are refused. The tokens are
+    /// not deleted: those that have not expired by then are valid again.
     Disable {
-        /// Login name.
+        /// Login name of the account.
         name: String,
     },
-    /// Enable an account again, with the tokens that it had. Applications that the user has connected need no new login.
+    /// Enable an account again. Its tokens are valid again, so applications that the user has connected need no
+    /// new login.
     Enable {
-        /// Login name.
+        /// Login name of the account.
         name: String,
     },
     /// Replace the groups of an account, or remove all of them if none is given. The change applies to the
     /// next request.
     Groups {
-        /// Login name.
+        /// Login name of the account.
         name: String,
         /// All groups of the user.
         groups: Vec<String>,
     },
     /// Replace the email address of an account, or remove it if none is given.
     Email {
-        /// Login name.
+        /// Login name of the account.
         name: String,
         /// The user's email address.
         email: Option<String>,
     },
-    /// Print a new one-time password for an account, and sign the user out in all browsers. Applications that the user
-    /// has connected stay connected; `disable` shuts them out, too, until `enable`.
+    /// Print a new one-time password for an account, and sign the user out in all browsers. Applications that the
+    /// user has connected stay connected. `disable` stops those, too, until `enable`.
     Reset {
-        /// Login name.
+        /// Login name of the account.
         name: String,
     },
 }
@@ -154,8 +155,9 @@ pub(crate) struct AddUser {
     /// Read a permanent password from standard input instead of making a one-time password.
     #[arg(long)]
     password_stdin: bool,
-    /// Begin a new store if Redis has none, because the service was never started with it. Otherwise that is refused,
-    /// because Redis could have lost its data, and a backup might be restored. An embedded store knows by itself.
+    /// Create a new store if Redis has none because the service was never started with it. Without this option,
+    /// the command refuses to do so, because Redis might have lost its data, and a backup might have to be
+    /// restored. An embedded store does not need this option.
     #[arg(long)]
     new_store: bool,
 }
@@ -167,28 +169,28 @@ pub(crate) enum ClientCommand {
     Add(AddClient),
     /// List all clients: identifier, kind, last use, state, name.
     List,
-    /// Show one client.
+    /// Show the registration of one client.
     Show {
-        /// The client's `client_id`.
+        /// The `client_id` of the client.
         #[arg(allow_hyphen_values = true)]
         id: String,
     },
-    /// Disable a client: until it is enabled again, it gets no tokens, and the tokens that it has are refused. They are kept:
-    /// what has not expired by then counts again.
+    /// Disable a client. Until it is enabled again, it gets no tokens, and its tokens are refused. The tokens are
+    /// not deleted: those that have not expired by then are valid again.
     Disable {
-        /// The client's `client_id`.
+        /// The `client_id` of the client.
         #[arg(allow_hyphen_values = true)]
         id: String,
     },
-    /// Enable a client again, with the tokens that it had.
+    /// Enable a client again. Its tokens are valid again.
     Enable {
-        /// The client's `client_id`.
+        /// The `client_id` of the client.
         #[arg(allow_hyphen_values = true)]
         id: String,
     },
-    /// Delete a client, and end all of its grants.
+    /// Delete a client and end all of its grants.
     Delete {
-        /// The client's `client_id`.
+        /// The `client_id` of the client.
         #[arg(allow_hyphen_values = true)]
         id: String,
     },

@@ -41,9 +41,9 @@ const START_PAUSE: Duration = Duration::from_secs(1);
 /// Whether a Redis without a store gets one.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum NewStore {
-    /// A store is begun in it.
+    /// A new store is created in it.
     Begin,
-    /// It is refused.
+    /// The command or the start fails.
     Refuse,
 }
 

@@ -240,7 +240,7 @@ impl AppState {
         self.upkeep.has_lost_store()
     }
 
-    /// Makes readiness fail.
+    /// Makes `/ready` answer 503 from now on, because the service is stopping.
     pub fn begin_stopping(&self) {
         self.stopping.store(true, Ordering::Relaxed);
     }

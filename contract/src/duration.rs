@@ -1,4 +1,4 @@
-//! Durations in settings.
+//! Parses durations in settings, such as `500ms` or `2h`.
 
 use std::time::Duration;
 

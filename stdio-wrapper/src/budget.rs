@@ -188,7 +188,7 @@ impl Reservation {
         true
     }
 
-    /// Gives bytes back.
+    /// Returns bytes to the budget.
     pub fn shrink(&mut self, bytes: usize) {
         let bytes = bytes.min(self.taken);
         if bytes == 0 {

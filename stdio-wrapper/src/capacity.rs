@@ -32,12 +32,12 @@ pub struct Usage {
     pub tasks: u64,
 }
 
-/// What a container can run out of.
+/// The resources of a container that can run out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Measure {
-    /// Memory, in bytes.
+    /// The memory of the container, in bytes.
     Memory,
-    /// Processes and threads.
+    /// The number of processes and threads in the container.
     Tasks,
 }
 
@@ -72,9 +72,9 @@ impl Measure {
 /// A limit, and what is used of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bound {
-    /// The limit.
+    /// The limit, in the unit of the measure.
     pub most: u64,
-    /// What is used.
+    /// How much of the limit is used.
     pub used: u64,
 }
 
@@ -90,16 +90,16 @@ pub struct Excess {
 /// The limits of the container. `None` means that there is no limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Bounds {
-    /// Memory, in bytes.
+    /// The memory of the container, in bytes.
     pub memory: Option<Bound>,
-    /// Processes and threads.
+    /// The number of processes and threads in the container.
     pub tasks: Option<Bound>,
 }
 
 /// The limit that leaves no room for another child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NoRoom {
-    /// Memory.
+    /// The memory of the container is too small.
     #[error(
         "This server has no free session: the memory of its container, {} MiB, leaves no room for another one, which takes about {} MiB. Try again later. Its operator can raise that limit (mem_limit), or set MAX_SESSIONS to decide without it.", most >> 20, each.div_ceil(1 << 20)
     )]
@@ -109,12 +109,12 @@ pub enum NoRoom {
         /// What a child takes, in bytes.
         each: u64,
     },
-    /// Processes and threads.
+    /// The number of processes and threads in the container.
     #[error(
         "This server has no free session: the {most} processes and threads of its container leave no room for another one, which takes about {each}. Try again later. Its operator can raise that limit (pids_limit), or set MAX_SESSIONS to decide without it."
     )]
     Tasks {
-        /// The limit.
+        /// The limit, in the unit of the measure.
         most: u64,
         /// What a child uses.
         each: u64,

@@ -33,7 +33,7 @@ const MAX_UNSENT: u32 = 64 << 10;
 /// server closes idle connections earlier, and limits the first head itself, but not the others.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// A connection.
+/// A client's connection, which is closed if the client is too slow.
 pub struct Connection {
     /// A second handle of its socket.
     pub socket: Arc<OwnedFd>,

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub struct Number(AtomicU64);
 
 impl Number {
-    /// Adds one.
+    /// Adds one to the value.
     pub fn add(&self) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
@@ -17,7 +17,7 @@ impl Number {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Adds `count`.
+    /// Adds `count` to the value.
     pub fn add_many(&self, count: u64) {
         self.0.fetch_add(count, Ordering::Relaxed);
     }
@@ -72,9 +72,9 @@ numbers! {
     "counter" sessions_refused_total,
     /// Sessions that were ended because nobody used them.
     "counter" sessions_reaped_total,
-    /// Open sessions.
+    /// Number of open sessions.
     "gauge" sessions,
-    /// Open SSE streams.
+    /// Number of open SSE streams.
     "gauge" streams,
     /// Streams that were cut because the client did not read.
     "counter" streams_cut_total,

@@ -27,9 +27,9 @@ pub const VERSION: &str = "2026-07-28";
 
 /// The prefix of names in `_meta` that the protocol reserves (2026-07-28, "`_meta`").
 pub const META_PREFIX: &str = "io.modelcontextprotocol/";
-/// The client's capabilities.
+/// The name in `_meta` for the client's capabilities.
 pub const CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
-/// The revision of a request.
+/// The name in `_meta` for the revision of a request.
 pub const PROTOCOL_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
 /// The level from which on the client wants log messages for this request.
 pub const LOG_LEVEL: &str = "io.modelcontextprotocol/logLevel";

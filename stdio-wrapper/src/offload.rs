@@ -51,7 +51,7 @@ struct State {
 }
 
 impl Offload {
-    /// Starts the threads.
+    /// Starts the worker threads.
     pub fn start() -> std::io::Result<Arc<Self>> {
         let queue = Arc::<Queue>::default();
         for _ in 0..THREADS {

@@ -85,6 +85,6 @@ mod tests {
         let metrics = Metrics::default();
         metrics.sessions.add();
         let text = print(&metrics);
-        assert!(text.contains("# HELP stdio_wrapper_sessions Open sessions.\n# TYPE stdio_wrapper_sessions gauge\nstdio_wrapper_sessions 1\n"), "{text}");
+        assert!(text.contains("# HELP stdio_wrapper_sessions Number of open sessions.\n# TYPE stdio_wrapper_sessions gauge\nstdio_wrapper_sessions 1\n"), "{text}");
     }
 }

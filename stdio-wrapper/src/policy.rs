@@ -110,7 +110,7 @@ impl Gate {
         })))
     }
 
-    /// Nothing passes.
+    /// Rules that deny every message.
     fn shut() -> Self {
         let everything = || vec!["*".to_owned()];
         let rule = UnmetRule { methods: everything(), denied: true, ..UnmetRule::default() };
@@ -182,7 +182,7 @@ impl UnmetRules {
 /// Whether a call may pass.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
-    /// It may.
+    /// The call is allowed.
     Allow,
     /// Scopes are missing; every scope that the call needs is named (RFC 6750 §3.1).
     NeedsScopes(Vec<String>),

@@ -30,7 +30,7 @@ pub struct Stream {
     pub id: StreamId,
     /// The maximum of bytes that are kept.
     limit: usize,
-    /// The principal's memory.
+    /// The part of the principal's memory that the kept messages use.
     account: Reservation,
     state: Mutex<State>,
     /// Notified when there is something new for a consumer.
@@ -63,7 +63,7 @@ struct State {
     is_closed: bool,
 }
 
-/// A connected client.
+/// The connection that reads the stream now.
 #[derive(Debug)]
 struct Place {
     number: u64,
@@ -102,7 +102,7 @@ pub enum First {
 /// The next item of an event stream.
 #[derive(Debug)]
 pub enum Next {
-    /// A message.
+    /// A message and its event ID.
     Event(EventId, Text),
     /// There is nothing yet.
     Wait,

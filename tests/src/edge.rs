@@ -15,11 +15,11 @@ pub enum Edge {
     EnvoyHttp,
     /// Envoy with `ext_authz` over gRPC.
     EnvoyGrpc,
-    /// nginx with `auth_request`.
+    /// nginx with the directive `auth_request`.
     Nginx,
     /// Caddy with the directives that `forward_auth` stands for.
     Caddy,
-    /// Traefik with `forwardAuth`.
+    /// Traefik with the middleware `forwardAuth`.
     Traefik,
 }
 

@@ -8,7 +8,7 @@ use anyhow::{Context, ensure};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// What was seen.
+/// Results of one measurement.
 pub(crate) struct Figures {
     pub(crate) a_second: f64,
     pub(crate) p50: Duration,

@@ -54,13 +54,13 @@ struct Options {
     /// The access token to send.
     #[arg(long, default_value = "none")]
     bearer: String,
-    /// The method.
+    /// HTTP method of the checked request.
     #[arg(long, default_value = "GET")]
     method: String,
-    /// Connections.
+    /// Number of open connections.
     #[arg(long, default_value_t = 32)]
     connections: usize,
-    /// Seconds a measurement.
+    /// Duration of each measurement, in seconds.
     #[arg(long, default_value_t = 3)]
     seconds: u64,
     /// Measurements of each kind; the figures are those of the median.

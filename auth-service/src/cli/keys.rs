@@ -17,8 +17,9 @@ pub(crate) enum KeysCommand {
     /// Publish a new key now, and sign with it as soon as verifiers have had time to fetch it
     /// (`SIGNING_KEY_LEAD`).
     Rotate,
-    /// Remove a key at once, in an emergency. Within seconds, all access tokens that it signed are no longer
-    /// valid. Clients get new ones with their refresh tokens; some (the Python SDK) ask their user to log in instead.
+    /// Remove a key at once, in an emergency. Within seconds, all access tokens that it signed become invalid.
+    /// Clients get new ones with their refresh tokens; some clients (the Python SDK) ask their user to log in
+    /// instead.
     Revoke {
         /// The identifier of the key, as `list` shows it.
         // One identifier in 64 begins with a hyphen (RFC 7638 thumbprints in base64url).

@@ -39,7 +39,7 @@ pub(crate) enum PolicyCommand {
 
 #[derive(Args)]
 pub(crate) struct Explain {
-    /// Login name.
+    /// Login name of the user.
     #[arg(long)]
     user: String,
     /// Host of the protected service.
@@ -63,10 +63,10 @@ pub(crate) struct Explain {
     /// The user's email address.
     #[arg(long)]
     email: Option<String>,
-    /// The client's `client_id`.
+    /// The `client_id` of the client.
     #[arg(long, default_value = "any-client")]
     client: String,
-    /// HTTP method.
+    /// HTTP method of the request.
     #[arg(long, default_value = "POST")]
     http_method: String,
     /// Whether the client names the operation in headers (MCP 2026-07-28 and later) or only in the body.

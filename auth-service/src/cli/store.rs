@@ -34,7 +34,7 @@ pub(crate) enum StoreCommand {
     /// Copy everything from the embedded store in `DATA_DIR` to the Redis at `REDIS_URL`, or back. Stop the
     /// service first.
     Migrate {
-        /// The target.
+        /// The store to copy to.
         #[arg(long)]
         to: Place,
         /// Replace the contents of the target.
@@ -43,20 +43,20 @@ pub(crate) enum StoreCommand {
     },
     /// Check that such a file is complete and can be decrypted, and print what it contains.
     Verify {
-        /// The file.
+        /// The dump file.
         file: PathBuf,
         /// The file with the key of the dump, if it is not the key of the store.
         #[arg(long)]
         key_file: Option<PathBuf>,
     },
-    /// Encrypt everything with `STORE_KEY` that is encrypted with `STORE_KEY_PREVIOUS`, which is not needed
-    /// afterwards. Works while the service is running.
+    /// Encrypt again, with `STORE_KEY`, everything that is encrypted with `STORE_KEY_PREVIOUS`. The old key is not
+    /// needed afterwards. Works while the service is running.
     Rekey,
 }
 
 #[derive(Args)]
 pub(crate) struct Import {
-    /// The file.
+    /// The dump file.
     file: PathBuf,
     /// The file with the key of the dump, if it is not the key of the store.
     #[arg(long)]

@@ -196,7 +196,7 @@ impl Account {
             && !time.is_before(session.authenticated_at)
     }
 
-    /// Ends all logins.
+    /// Ends all login sessions of the account, in all browsers.
     pub fn end_logins(&mut self) {
         self.logins_ended = self.logins_ended.saturating_add(1);
     }

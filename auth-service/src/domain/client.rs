@@ -365,7 +365,7 @@ impl ClientUse {
 /// What a use changes in what is known of the users of its client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NewUser {
-    /// Nothing.
+    /// The user is already known, or users of this client are not counted any more.
     No,
     /// The user is added to the few that are known.
     OneOfFew,

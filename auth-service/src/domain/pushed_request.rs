@@ -24,7 +24,7 @@ pub enum PushedPool {
 }
 
 impl PushedPool {
-    /// All pools.
+    /// All pools, in the order of their declaration.
     pub const ALL: [Self; 3] = [Self::Strangers, Self::Public, Self::Proven];
 
     /// The number of requests that can wait in this pool.

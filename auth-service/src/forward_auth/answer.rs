@@ -64,7 +64,7 @@ pub(super) struct Answer {
     pub(super) identity: Option<Arc<[HeaderValue; principal::IDENTITY]>>,
     /// The other headers: printable ASCII, each name once.
     pub(super) headers: Vec<(HeaderName, HeaderValue)>,
-    /// A JSON object.
+    /// The text of a JSON object, or `None` for an empty body.
     pub(super) body: Option<String>,
     /// The value of the label `outcome` in the metric `mcp_gate_checks_total`.
     pub(super) outcome: &'static str,

@@ -9,12 +9,10 @@ use crate::state::AppState;
 
 use super::request::AccessRequest;
 
-/// The scheme with which a token was sent.
+/// The scheme of the `Authorization` header with which a token was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Scheme {
-    /// `Authorization: Bearer`.
     Bearer,
-    /// `Authorization: DPoP`.
     Dpop,
 }
 

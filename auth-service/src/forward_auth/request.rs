@@ -86,7 +86,7 @@ impl AccessRequest<'_> {
     }
 }
 
-/// The request's credentials.
+/// The content of the `Authorization` header of a request.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Bearer<'a> {
     /// There is no `Authorization` header.
@@ -159,7 +159,7 @@ pub enum CheckError {
     /// The clock is in doubt, so that it is unknown whether the token has expired.
     #[error("the clock does not tell whether the access token has expired")]
     Undatable,
-    /// The store failed.
+    /// The store failed while the token was looked up.
     #[error(transparent)]
     Store(StoreError),
 }

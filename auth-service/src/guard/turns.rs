@@ -18,7 +18,7 @@ const ONE_FOR_STRANGERS_IN: u32 = 4;
 pub enum Sender {
     /// An account was used from its network a short while ago.
     Known,
-    /// Anybody else.
+    /// Every other sender.
     Stranger,
 }
 

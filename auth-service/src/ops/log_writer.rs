@@ -56,7 +56,7 @@ struct Waiting {
 /// not be written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Lost {
-    /// All lines.
+    /// Number of lines, audit lines included.
     pub lines: u64,
     /// Those of them that were audit lines.
     pub audit: u64,

@@ -46,7 +46,7 @@ type Guard<'a> = PlaceholderGuard<
 /// A principal, and the assertions made for it.
 #[derive(Debug)]
 pub struct Known {
-    /// The principal.
+    /// Whose token it is.
     pub principal: Principal,
     /// The headers that identify the caller, in the order of `forward_auth::IDENTITY`. The signed one is
     /// last.

@@ -27,7 +27,7 @@ pub(super) enum Holding {
     Codes,
     /// Grants with a refresh token.
     Grants,
-    /// Login sessions.
+    /// Login sessions of the user.
     Sessions,
     /// Remembered consents, one for each client.
     Consents,

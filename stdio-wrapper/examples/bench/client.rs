@@ -80,7 +80,6 @@ pub(crate) async fn wait_for(address: &str) -> anyhow::Result<()> {
     bail!("nothing listens on {address}")
 }
 
-/// One connection.
 pub(crate) struct Connection {
     socket: TcpStream,
     host: String,

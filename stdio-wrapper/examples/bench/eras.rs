@@ -14,7 +14,7 @@ const SESSIONS: u16 = 18620;
 /// The wrapper in front of a stateless server.
 const STATELESS: u16 = 18630;
 
-/// Prints the table.
+/// Measures native and translated calls of both eras, and prints them as a table.
 pub(crate) async fn compare(wrapper: &str, seconds: u64, sizes: &[usize]) -> anyhow::Result<()> {
     let own = std::env::current_exe()?.display().to_string();
     let time = Duration::from_secs(seconds);

@@ -36,11 +36,11 @@ fn outcome(mut times: Vec<Duration>, elapsed: Duration) -> Outcome {
 /// How a client speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Style {
-    /// With a session.
+    /// The client has a session (revisions up to 2025-11-25).
     Session,
-    /// Stateless (2026-07-28).
+    /// The client is stateless (2026-07-28).
     Stateless,
-    /// Stateless, and the server may ask the client something.
+    /// The client is stateless, and the server can ask it something.
     Asked,
 }
 

@@ -41,16 +41,16 @@ enum Command {
         #[arg(long)]
         stateless: bool,
     },
-    /// The bare handler.
+    /// Run the bare handler, which only returns the answer.
     Bare { port: u16 },
-    /// The smallest bridge.
+    /// Run the smallest bridge, which copies lines between HTTP and the child.
     Bridge {
         port: u16,
         workers: usize,
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
         command: Vec<String>,
     },
-    /// The comparison.
+    /// Measure the wrapper and everything that it is compared with.
     Run(Run),
     /// Stateless requests, and translation between the eras.
     Eras {
@@ -58,7 +58,7 @@ enum Command {
         wrapper: String,
         #[arg(long, default_value_t = 3)]
         seconds: u64,
-        /// Only results of 100 bytes.
+        /// Measure only results of 100 bytes.
         #[arg(long)]
         small: bool,
     },
@@ -81,7 +81,7 @@ enum Command {
         #[arg(long, default_value_t = 100)]
         size: usize,
     },
-    /// Idle streams held.
+    /// Open idle streams, and measure the memory of the wrapper.
     Streams {
         #[arg(long)]
         wrapper: String,
@@ -92,10 +92,10 @@ enum Command {
 
 #[derive(clap::Args)]
 struct Run {
-    /// The wrapper's binary.
+    /// Path of the wrapper's binary.
     #[arg(long)]
     wrapper: String,
-    /// Seconds a measurement.
+    /// Duration of each measurement, in seconds.
     #[arg(long, default_value_t = 3)]
     seconds: u64,
     /// A real child: a name, and a command split at blanks. It needs a tool `echo` with an argument `size`.
@@ -104,10 +104,10 @@ struct Run {
     /// A peer that already serves the compiled echo child: a name and a URL.
     #[arg(long = "peer")]
     peers: Vec<String>,
-    /// Only results of 100 bytes.
+    /// Measure only results of 100 bytes.
     #[arg(long)]
     small: bool,
-    /// Calls in flight.
+    /// Numbers of calls in flight, comma-separated.
     #[arg(long, value_delimiter = ',', default_values_t = [1, 16, 64])]
     in_flight: Vec<usize>,
 }

@@ -10,7 +10,6 @@ use super::starts::SPARES;
 
 /// Number of failures in a row after which there is no pause yet.
 const FREE: u32 = 2;
-/// Maximum pause.
 const MAX_PAUSE: Duration = Duration::from_secs(30);
 
 /// The number of failures in a row, and the end of the pause.

@@ -10,11 +10,11 @@ const MAX_NAME: usize = 200;
 /// The values of the caller for whom a child is started.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Placeholders {
-    /// Replaces `{subject}`.
+    /// The value for the placeholder `{subject}`.
     pub subject: Option<String>,
-    /// Replaces `{user}`.
+    /// The value for the placeholder `{user}`.
     pub user: Option<String>,
-    /// Replaces `{group}`.
+    /// The value for the placeholder `{group}`.
     pub group: Option<String>,
 }
 

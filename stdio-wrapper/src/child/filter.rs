@@ -147,7 +147,7 @@ fn rule(allowed: Allowed) -> Result<BpfProgram, TryFromIntError> {
     Ok(rule)
 }
 
-/// Loads four bytes.
+/// An instruction that loads the four bytes at this position of the arguments.
 fn load(at: u32) -> sock_filter {
     sock_filter { code: 0x20, jt: 0, jf: 0, k: at }
 }

@@ -43,7 +43,7 @@ impl Newcomer<'_> {
 /// Why a child can be given up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EndReason {
-    /// Nobody uses it.
+    /// The child has been unused for long enough.
     Unused,
     /// Its user has more than others.
     TooMany,

@@ -38,7 +38,7 @@ const FRESH: Duration = Duration::from_millis(200);
 pub struct Spec {
     /// The command and its limits.
     pub child: config::Child,
-    /// Number of spares.
+    /// Number of spares to keep (`PREWARM`).
     pub prewarm: usize,
     /// How long a child may take to answer its first message.
     pub start_timeout: Duration,
@@ -72,7 +72,7 @@ pub enum StartError {
     Command(#[from] CommandError),
 }
 
-/// Provides children.
+/// Starts children, or takes spares, and limits how many start at the same time.
 pub struct Launcher {
     spec: Spec,
     runtime: Handle,

@@ -76,7 +76,7 @@ impl Reaper {
         self.ended.notify_one();
     }
 
-    /// Ends orphans, forever.
+    /// Kills orphans as long as the wrapper runs.
     pub async fn run(self: Arc<Self>, metrics: Arc<Metrics>) {
         loop {
             // It does not matter whether a child has ended or the time is over.

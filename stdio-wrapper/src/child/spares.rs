@@ -97,7 +97,6 @@ impl Spares {
         }
     }
 
-    /// Adds a spare.
     pub(super) fn add(&mut self, child: Child, is_pinged: bool) {
         self.list.push_back(Spare { child, is_pinged });
     }

@@ -42,9 +42,9 @@ pub fn supervise(arguments: impl Iterator<Item = String>) -> ExitCode {
 
 /// What a child is started with.
 struct Start {
-    /// The command.
+    /// The program of the child and its arguments.
     arguments: Vec<String>,
-    /// The [`Orders`].
+    /// The [`Orders`], as text.
     orders: String,
     pipes: [OwnedFd; 3],
 }

@@ -5,7 +5,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory as _, Parser};
 use contract::settings::{Misspelt, misspelt, perhaps_misspelt};
 
-/// Serves a stdio MCP server over Streamable HTTP.
+/// Serves an MCP server that uses standard input and output over Streamable HTTP.
 ///
 /// Every option can also be set with the environment variable in its description. The command line takes
 /// precedence. Times have a unit (500ms, 30s, 5m, 1h), and so have sizes (64KiB, 16MiB).
@@ -21,20 +21,20 @@ pub struct Options {
     /// Path of the MCP endpoint.
     #[arg(long, env = "MCP_PATH", default_value = "/mcp", value_name = "PATH")]
     pub mcp_path: String,
-    /// Number of threads that answer HTTP. 0 means one less than there are processors, but at least 1 and at
-    /// most 4.
+    /// Number of threads that serve HTTP. 0 means one fewer than there are processors, but at least 1 and at most
+    /// 4.
     #[arg(long, env = "WORKERS", default_value = "0", value_name = "N")]
     pub workers: String,
     /// Also serve the deprecated 2024-11-05 endpoints GET /sse and POST /messages.
     #[arg(long, env = "LEGACY_SSE", default_value = "false", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub legacy_sse: String,
 
-    /// Host names that requests can name, comma-separated, without port; * for any. Default: names of
-    /// loopback if LISTEN is loopback, otherwise any.
+    /// Host names that are allowed in the Host header, comma-separated and without port; * allows any. The default
+    /// is the names of loopback if LISTEN is loopback, and otherwise any name.
     #[arg(long, env = "ALLOWED_HOSTS", default_value = "", hide_default_value = true, value_name = "LIST")]
     pub allowed_hosts: String,
-    /// Origins of browser clients, comma-separated (<https://app.example.com>). Default: loopback origins if
-    /// LISTEN is loopback, otherwise none.
+    /// Origins of browser clients that are allowed, comma-separated (<https://app.example.com>). The default is
+    /// loopback origins if LISTEN is loopback, and otherwise none.
     #[arg(long, env = "ALLOWED_ORIGINS", default_value = "", hide_default_value = true, value_name = "LIST")]
     pub allowed_origins: String,
 
@@ -55,8 +55,8 @@ pub struct Options {
     /// TOML file that says which scopes and groups a tool needs.
     #[arg(long, env = "TOOL_RULES", default_value = "", hide_default_value = true, value_name = "FILE")]
     pub tool_rules: String,
-    /// Groups that can fill {group}, comma-separated. The first one of the caller's groups counts. Default:
-    /// the caller's only group.
+    /// Groups that can replace {group}, comma-separated. The first one that the caller belongs to is used. The
+    /// default is the caller's only group.
     #[arg(
         long = "group-order",
         env = "GROUP_ORDER",
@@ -69,11 +69,11 @@ pub struct Options {
     /// Use one child for all sessions, for servers that keep no state.
     #[arg(long, env = "SHARED", default_value = "false", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub shared: String,
-    /// Number of children that are kept ready, so that a new session does not wait for one to start.
+    /// Number of children that are started in advance, so that a new session does not have to wait for one.
     #[arg(long, env = "PREWARM", default_value = "0", value_name = "N")]
     pub prewarm: String,
-    /// NAME passes this variable of the wrapper to the child, NAME=VALUE sets one. May be repeated; in
-    /// `CHILD_ENV` one per line. Otherwise the child only gets PATH, HOME, LANG and TZ.
+    /// NAME passes this variable of the wrapper on to the child, and NAME=VALUE sets one. The option can be
+    /// repeated; `CHILD_ENV` has one per line. The child gets no other variables except PATH, HOME, LANG and TZ.
     #[arg(long = "env", env = "CHILD_ENV", value_delimiter = '\n', value_name = "NAME[=VALUE]")]
     pub child_env: Vec<String>,
     /// Working directory of the child. It is created if it has a placeholder.
@@ -97,43 +97,44 @@ pub struct Options {
     /// Limit of a child's open files; 0 means no limit.
     #[arg(long, env = "CHILD_FILES", default_value = "0", value_name = "N")]
     pub child_files: String,
-    /// Whether Landlock prevents a child from reading, tracing and signalling other children and the wrapper:
-    /// auto, if the kernel supports it; required, do not start if the kernel does not support it; off.
+    /// Whether the kernel prevents a child from reading, tracing and signalling other children and the wrapper
+    /// (Landlock, and a filter of system calls). auto: if the kernel supports it. required: do not start if the
+    /// kernel does not support it. off: never.
     #[arg(long, env = "CHILD_ISOLATION", default_value = "auto", value_name = "MODE")]
     pub child_isolation: String,
     /// Maximum number of lines of a child's standard error that are logged per second.
     #[arg(long, env = "STDERR_RATE", default_value = "100", value_name = "N")]
     pub stderr_rate: String,
-    /// Time for a child to end after its input is closed, and again after SIGTERM.
+    /// Time that a child has to end after its input is closed, and again after SIGTERM.
     #[arg(long, env = "STOP_GRACE", default_value = "3s", value_name = "TIME")]
     pub stop_grace: String,
 
-    /// Maximum number of sessions. auto means as many as the memory and process limits of the container leave
-    /// room for, or 100 if there are no limits.
+    /// Maximum number of sessions. auto means as many as fit into the memory and process limits of the container,
+    /// or 100 if there are no limits.
     #[arg(long, env = "MAX_SESSIONS", default_value = "auto", value_name = "N")]
     pub max_sessions: String,
     /// Maximum number of sessions of one user. auto means half of all sessions, but at least 4; 0 means no
     /// limit.
     #[arg(long, env = "MAX_SESSIONS_PER_PRINCIPAL", default_value = "auto", value_name = "N")]
     pub max_sessions_per_principal: String,
-    /// Maximum number of requests that a session has at the same time.
+    /// Maximum number of requests in progress of one session.
     #[arg(long, env = "MAX_IN_FLIGHT", default_value = "512", value_name = "N")]
     pub max_in_flight: String,
-    /// Time after which an unused session ends.
+    /// A session ends when it has been unused for this long.
     #[arg(long, env = "SESSION_IDLE", default_value = "30m", value_name = "TIME")]
     pub session_idle: String,
-    /// Time for a request without a sign of progress.
+    /// A request fails when the child has sent neither an answer nor progress for this long.
     #[arg(long, env = "REQUEST_TIMEOUT", default_value = "5m", value_name = "TIME")]
     pub request_timeout: String,
-    /// Time for a child to answer initialize.
+    /// Time that a child has to answer initialize, from its start.
     #[arg(long, env = "START_TIMEOUT", default_value = "45s", value_name = "TIME")]
     pub start_timeout: String,
-    /// Maximum number of children that are started at a time, or `auto`: two for each processor. More starts wait
-    /// for their turn.
+    /// Maximum number of children that are starting at the same time; auto means two for each processor. Further
+    /// starts wait for their turn.
     #[arg(long, env = "MAX_STARTS", default_value = "auto", value_name = "N")]
     pub max_starts: String,
-    /// Time after which the response to a call becomes an event stream. Until then the client has not even the head of the
-    /// response, and some clients send no other request meanwhile.
+    /// Time after which the response to a call becomes an event stream. Until then, the client does not even have
+    /// the headers of the response, and some clients send no other request.
     #[arg(long, env = "STREAM_AFTER", default_value = "100ms", value_name = "TIME")]
     pub stream_after: String,
     /// Maximum age of a GET stream, after which the client must connect again, and is checked again.
@@ -142,26 +143,28 @@ pub struct Options {
     /// Translate between clients and servers of different eras.
     #[arg(long, env = "TRANSLATE", default_value = "true", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub translate: String,
-    /// Maximum number of server sessions, each with a child of its own, that the stateless clients of one
-    /// user can occupy with calls that ask the client something. Clients with different capabilities share no
-    /// session, and each kind of client can always have one. With 1, all calls of clients of one kind go to
-    /// one child, one after the other.
+    /// Maximum number of server sessions, each with a child of its own, that the stateless clients of one user can
+    /// use for calls in which the server can ask something. Clients with different capabilities do not share
+    /// sessions, and each set of capabilities can have one in any case. With 1, all such calls with the same
+    /// capabilities go to one child, one after the other.
     #[arg(long, env = "TRANSLATE_SESSIONS", default_value = "8", value_name = "COUNT")]
     pub translate_sessions: String,
-    /// Time for which a translated call waits for the answers of its client, and for which a child is not
-    /// considered late because its client has not answered.
+    /// Time that a translated call waits for each answer of its client. While a child waits for an answer of its
+    /// client, `REQUEST_TIMEOUT` does not run, for at most this long.
     #[arg(long, env = "INPUT_TIMEOUT", default_value = "10m", value_name = "TIME")]
     pub input_timeout: String,
-    /// Time for which a stream can outlive the access token that it was opened with.
+    /// How long a stream stays open after the access token with which it was opened has expired
+    /// (IDENTITY=assertion).
     #[arg(long, env = "STREAM_GRACE", default_value = "60s", value_name = "TIME")]
     pub stream_grace: String,
-    /// Time between two comments on a silent stream.
+    /// Time between two comment lines on a stream without messages.
     #[arg(long, env = "KEEP_ALIVE", default_value = "15s", value_name = "TIME")]
     pub keep_alive: String,
     /// Time that clients are told to wait before they connect again.
     #[arg(long, env = "RETRY", default_value = "1s", value_name = "TIME")]
     pub retry: String,
-    /// Maximum number of connections of clients; more wait until one closes. Idle streams count.
+    /// Maximum number of open connections of clients, idle streams included. Further connections wait until one is
+    /// closed.
     #[arg(long, env = "MAX_CONNECTIONS", default_value = "10000", value_name = "N")]
     pub max_connections: String,
     /// Maximum size of a POST body.
@@ -173,10 +176,11 @@ pub struct Options {
     /// Maximum number of messages in a batch (2025-03-26 only).
     #[arg(long, env = "MAX_BATCH", default_value = "100", value_name = "N")]
     pub max_batch: String,
-    /// Memory of a session for events that a client can ask for again.
+    /// Memory for events that are kept for clients that reconnect: for each stream, and for all finished streams
+    /// of a session.
     #[arg(long, env = "EVENT_LOG", default_value = "1MiB", value_name = "SIZE")]
     pub event_log: String,
-    /// Memory of a stateless child for lists that it allows to be given again (`ttlMs`); 0 means none.
+    /// Memory for each stateless child, for lists that it allows to be cached (`ttlMs`); 0 turns the cache off.
     #[arg(long, env = "LIST_CACHE", default_value = "8MiB", value_name = "SIZE")]
     pub list_cache: String,
     /// Maximum time for shutting down.
@@ -190,8 +194,8 @@ pub struct Options {
     #[arg(long, env = "LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
     pub log_format: String,
 
-    /// Ask the wrapper that runs with the same `OPS_LISTEN` whether it is alive, and end: 0 if it is, 1 if
-    /// not. This is for the health check of a container, and starts no MCP server.
+    /// Ask the running wrapper at the same `OPS_LISTEN` whether it is alive, and exit with 0 if it is, or with 1
+    /// if not. This is for the health check of a container; no MCP server is started.
     #[arg(long)]
     pub healthcheck: bool,
 
@@ -201,12 +205,14 @@ pub struct Options {
 }
 
 impl Options {
-    /// One sentence for each variable that is almost the name of an option, but is none, and is not meant for the child.
+    /// Returns a sentence for each environment variable whose name is almost that of an option, and that is not
+    /// passed on to the child.
     pub fn misspelt(&self, given: impl Iterator<Item = String>) -> Vec<String> {
         self.compared(given, misspelt)
     }
 
-    /// One sentence for each variable that is perhaps a misspelt option, and perhaps a variable of another program.
+    /// Returns a sentence for each environment variable that could be a misspelt option, but also a variable of
+    /// another program.
     pub fn perhaps_misspelt(&self, given: impl Iterator<Item = String>) -> Vec<String> {
         self.compared(given, perhaps_misspelt)
     }
@@ -223,7 +229,7 @@ impl Options {
         compare(&known, given).iter().map(ToString::to_string).collect()
     }
 
-    /// The options of the command line. An error is told, and ends the process.
+    /// Parses the command line. An error is printed, and ends the process.
     pub fn of_command_line() -> Self {
         Self::try_parse().unwrap_or_else(|mut error| {
             // The library advises to write `-- WORD` only for words that begin with a hyphen.

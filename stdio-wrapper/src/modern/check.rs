@@ -78,13 +78,13 @@ impl From<Malformed> for Fault {
 /// A request that has passed all checks that need no tool schema.
 #[derive(Debug, Clone)]
 pub struct Request<'a> {
-    /// The message.
+    /// The whole message.
     pub message: &'a Message<'a>,
-    /// Its method.
+    /// The method of the message.
     pub method: Cow<'a, str>,
     /// The position of its id.
     pub id: Span,
-    /// Its metadata.
+    /// The relevant members of its `_meta`.
     pub meta: Meta<'a>,
     /// The name of the tool, prompt, resource or task.
     pub name: Option<Cow<'a, str>>,

@@ -19,11 +19,11 @@ pub enum Field<'a> {
 /// The headers that repeat parts of the body.
 #[derive(Debug, Clone)]
 pub struct Fields<'a> {
-    /// `MCP-Protocol-Version`.
+    /// The header `MCP-Protocol-Version`.
     pub version: Field<'a>,
-    /// `Mcp-Method`.
+    /// The header `Mcp-Method`.
     pub method: Field<'a>,
-    /// `Mcp-Name`.
+    /// The header `Mcp-Name`.
     pub name: Field<'a>,
     /// All `Mcp-Param-…` headers, by the rest of their names in lower case.
     pub params: Vec<(String, Field<'a>)>,

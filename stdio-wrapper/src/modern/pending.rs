@@ -14,7 +14,7 @@ use crate::stream::Stream;
 /// What a request waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Waits {
-    /// One answer.
+    /// The request waits for one answer.
     Answer,
     /// Notifications, until the client disconnects or the server ends the subscription.
     Subscription,

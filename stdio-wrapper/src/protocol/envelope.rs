@@ -61,14 +61,14 @@ impl Malformed {
 pub enum Kind<'a> {
     /// A message that needs an answer.
     Request {
-        /// The method, unescaped.
+        /// The method, with its JSON escapes resolved.
         method: Cow<'a, str>,
         /// The position of the id.
         id: Span,
     },
     /// A message that needs no answer.
     Notification {
-        /// The method, unescaped.
+        /// The method, with its JSON escapes resolved.
         method: Cow<'a, str>,
     },
     /// An answer to a request. `is_error` says which of the two members it has.
@@ -183,7 +183,7 @@ impl<'a> Message<'a> {
 /// A POST body: one message or, in 2025-03-26, several.
 #[derive(Debug)]
 pub enum Body<'a> {
-    /// One message.
+    /// The body is one message.
     Single(Message<'a>),
     /// A batch. Each item is parsed on its own, so that a bad item affects no other.
     Batch(Vec<Result<Message<'a>, BadItem>>),
@@ -192,7 +192,7 @@ pub enum Body<'a> {
 /// A POST body without its text.
 #[derive(Debug, Clone)]
 pub enum BodyParts {
-    /// One message.
+    /// The body is one message.
     Single(Parts),
     /// A batch. Each item comes with the position of its text.
     Batch(Vec<Result<(Span, Parts), BadItem>>),
@@ -332,7 +332,7 @@ struct RawEnvelope<'a> {
 }
 
 impl<'a> RawEnvelope<'a> {
-    /// Records a member.
+    /// Records one member of the message. Refuses a second one with the same key.
     fn set(&mut self, key: Key, value: &'a str) -> Result<(), &'static str> {
         let slot = match key {
             Key::JsonRpc => &mut self.jsonrpc,

@@ -85,7 +85,7 @@ enum Place {
     #[default]
     Outside,
     InString,
-    /// After a backslash.
+    /// Inside a string, after a backslash.
     Escaped,
 }
 

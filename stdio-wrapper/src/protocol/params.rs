@@ -8,10 +8,10 @@ use serde_json::value::RawValue;
 use super::envelope::{Malformed, Span, span_in};
 use super::peek::{Named, RELATED_TASK, which};
 
-/// Members of `params`.
+/// The members of `params` that the wrapper reads.
 const PARAMS: [&str; 8] =
     ["_meta", "name", "uri", "taskId", "arguments", "requestId", "progressToken", "protocolVersion"];
-/// Members of `_meta`.
+/// The members of `_meta` that the wrapper reads.
 const META: [&str; 5] = [
     "progressToken",
     RELATED_TASK,

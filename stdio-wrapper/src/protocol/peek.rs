@@ -194,7 +194,7 @@ pub(super) enum Named {
     Exactly(usize),
     /// A key that differs from the name with this index only in case.
     Refolded(usize),
-    /// Another key.
+    /// A key that differs from all names.
     Otherwise,
 }
 

@@ -44,7 +44,7 @@ pub enum Line {
     Message(ByteString, Parts),
     /// The line is not a message as it is.
     Doubtful {
-        /// The line.
+        /// The line as the child wrote it.
         line: Bytes,
         /// What could be made of it.
         found: Salvaged,

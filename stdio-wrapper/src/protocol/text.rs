@@ -15,7 +15,7 @@ const SHARED_FROM: usize = 32 << 10;
 /// A message for a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Text {
-    /// One piece.
+    /// The text is in one piece.
     Whole(Bytes),
     /// A replaced value, with the pieces before and after it.
     Spliced([Bytes; 3]),
@@ -61,7 +61,7 @@ impl Text {
         }
     }
 
-    /// Joins the pieces.
+    /// Returns the text as one piece.
     pub fn into_bytes(self) -> Bytes {
         match self {
             Self::Whole(text) => text,

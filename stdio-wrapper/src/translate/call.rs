@@ -43,7 +43,7 @@ pub(super) struct ClientRequest {
     answers: Arc<Budget>,
     /// Maximum size of the questions of the call that wait for an answer, in bytes.
     max_asked: usize,
-    /// The principal.
+    /// The principal for whom memory and sessions are counted.
     owner: String,
 }
 

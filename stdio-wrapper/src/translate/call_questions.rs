@@ -68,7 +68,7 @@ impl CallQuestions {
         Ok(())
     }
 
-    /// Begins another round.
+    /// Counts another round of questions. Fails if there were too many.
     pub(super) fn next_round(&mut self) -> Result<(), Endless> {
         self.rounds += 1;
         if self.rounds > MAX_ROUNDS { Err(Endless::Rounds) } else { Ok(()) }

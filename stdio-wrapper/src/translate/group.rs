@@ -28,7 +28,7 @@ const MAX_PROMPTS: usize = 64;
 /// What clients that share sessions have in common.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct GroupKey {
-    /// The principal.
+    /// The principal for whom memory and sessions are counted.
     pub(super) owner: String,
     /// The capabilities with which clients can be asked something, in a normalized form.
     pub(super) capabilities: String,

@@ -99,7 +99,7 @@ struct Peer {
     own: Weak<Peer>,
     servers: Arc<Servers>,
     caller: Placeholders,
-    /// The principal.
+    /// The principal for whom memory and sessions are counted.
     owner: String,
     /// The client's capabilities, as JSON text.
     capabilities: String,

@@ -26,7 +26,7 @@ pub(super) struct Question {
 /// What a client lacks to answer a question.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Needs {
-    /// Nothing.
+    /// The client can answer the question.
     Nothing,
     /// This capability, as JSON text, which it did not declare.
     Capability(String),

@@ -46,7 +46,7 @@ impl Group {
         self.run(options, &[&["python3", CHILD], child].concat()).await
     }
 
-    /// With any command.
+    /// Starts a wrapper with this command.
     pub(crate) async fn run(&self, options: &[&str], command: &[&str]) -> Wrapper {
         let entries: Vec<PathBuf> =
             self.directories.iter().map(|directory| directory.join("cgroup.procs")).collect();

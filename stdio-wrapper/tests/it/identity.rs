@@ -63,7 +63,7 @@ impl Issuer {
         self.wrapper_of(options, &["python3", CHILD]).await
     }
 
-    /// With any command.
+    /// Starts a wrapper with this command.
     async fn wrapper_of(&self, options: &[&str], command: &[&str]) -> Wrapper {
         let own = [
             "--identity=assertion",

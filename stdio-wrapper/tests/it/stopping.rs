@@ -1,4 +1,4 @@
-//! Graceful shutdown.
+//! Tests of a graceful shutdown.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

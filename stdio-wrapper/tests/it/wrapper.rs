@@ -328,7 +328,7 @@ impl Client {
     }
 }
 
-/// A `tools/call` message.
+/// The text of a `tools/call` message.
 pub(crate) fn call(id: impl Into<Value>, tool: &str, arguments: Value) -> String {
     let params = json!({"name": tool, "arguments": arguments});
     json!({"jsonrpc": "2.0", "id": id.into(), "method": "tools/call", "params": params}).to_string()
@@ -346,13 +346,13 @@ pub(crate) async fn answer_of(response: Response) -> Value {
     answer.unwrap_or_else(|| panic!("no answer in {events:?}")).data.clone()
 }
 
-/// One server-sent event.
+/// One event of an event stream.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Event {
     pub(crate) id: Option<String>,
     pub(crate) name: Option<String>,
     pub(crate) retry: Option<u64>,
-    /// `Null` when empty.
+    /// The data as JSON, or `Null` if there is none.
     pub(crate) data: Value,
 }
 

@@ -41,7 +41,7 @@ struct Arguments {
     /// The field of the consent form that allows the request, as NAME=VALUE.
     #[arg(long, default_value = "decision=allow")]
     consent: String,
-    /// Print JSON.
+    /// Print the results as JSON.
     #[arg(long)]
     json: bool,
 }

@@ -1,4 +1,4 @@
-//! Floods against auth-service.
+//! Tests that auth-service survives floods of strangers and of one account.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -22,7 +22,7 @@ pub(crate) struct Sky {
 }
 
 impl Sky {
-    /// Compiles the library.
+    /// Compiles the library that simulates faults of the disk and the clock.
     pub(crate) fn new() -> Self {
         let directory = tempfile::Builder::new().prefix("mcp-gate-weather-").tempdir().unwrap();
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/weather/shim.c");
@@ -98,7 +98,7 @@ impl SmallDisk {
         Some(Self { place })
     }
 
-    /// Where it is.
+    /// The directory where it is mounted.
     pub(crate) fn place(&self) -> &Path {
         &self.place
     }

@@ -92,7 +92,7 @@ impl ConnectionState {
         answers.number > 0 && answers.since.elapsed() >= patience
     }
 
-    /// Closes the connection.
+    /// Marks the connection as closed, and wakes the task that serves it.
     pub fn close(&self) {
         self.is_closed.store(true, Ordering::Release);
         self.closing.wake();

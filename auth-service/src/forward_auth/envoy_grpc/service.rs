@@ -15,7 +15,7 @@ use crate::state::AppState;
 
 use super::peer::Peer;
 
-/// Implements `envoy.service.auth.v3.Authorization`.
+/// The server of the gRPC service `envoy.service.auth.v3.Authorization`.
 pub struct Authorizer {
     state: Arc<AppState>,
 }

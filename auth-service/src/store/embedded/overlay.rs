@@ -44,7 +44,7 @@ impl Overlay {
         all
     }
 
-    /// All rows.
+    /// All changed rows. The value of a deleted row is `None`.
     pub(super) fn rows(&self) -> impl Iterator<Item = (Table, &str, Option<&[u8]>)> {
         self.0.iter().map(|((table, key), row)| (*table, key.as_str(), row.as_deref()))
     }
