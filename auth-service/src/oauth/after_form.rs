@@ -2,9 +2,9 @@
 //!
 //! When the response to a form is itself a page, the browser asks the user whether to send the form again on
 //! a reload or after the back button. Therefore the response is a redirect, and the address of the next page
-//! carries its content in a sealed form token. Nothing is stored, and no link can show one user a message that
-//! was meant for another. If sending the form again is useful (after too many attempts or a server error),
-//! the page itself is the response, with a status code that programs understand.
+//! carries its content in a sealed form token. Nothing is stored, and no link can show one user a message
+//! that was meant for another. After too many attempts or a server error, the user should be able to send the
+//! form again, so the page itself is the response, with a status code that programs understand.
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::RETRY_AFTER;

@@ -1,5 +1,5 @@
-//! Credentials in the `Authorization` header of the public endpoints (RFC 9110 §11.4). The check for edge proxies reads the
-//! header by itself, because it also knows the scheme `DPoP` and has no request of actix-web.
+//! Credentials in the `Authorization` header of the public endpoints (RFC 9110 §11.4). The check for edge
+//! proxies has its own parser, because it also accepts the scheme `DPoP` and has no actix-web request.
 
 use actix_web::http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use actix_web_httpauth::headers::authorization::{Bearer, Scheme};
@@ -9,8 +9,8 @@ pub(super) const MAX_CREDENTIALS_LEN: usize = 8192;
 
 /// Reads credentials of the scheme with this name. Returns `None` if they are malformed or belong to another scheme.
 ///
-/// The library compares the name exactly and expects one space after it. But the name is case-insensitive (§11.1), and more
-/// spaces are allowed, so the header is brought into that form first.
+/// The library compares the name exactly and expects one space after it. The name is case-insensitive (§11.1)
+/// and more spaces are allowed, so the header is first converted to what the library expects.
 pub(super) fn credentials<S: Scheme>(name: &'static str, header: &HeaderValue) -> Option<S> {
     let (scheme, rest) = header.to_str().ok()?.split_once(' ')?;
     if !scheme.eq_ignore_ascii_case(name) || rest.len() > MAX_CREDENTIALS_LEN {
@@ -19,7 +19,7 @@ pub(super) fn credentials<S: Scheme>(name: &'static str, header: &HeaderValue) -
     S::parse(&HeaderValue::from_str(&format!("{name} {}", rest.trim_matches(' '))).ok()?).ok()
 }
 
-/// The Bearer token of a request (RFC 6750 §2.1). Returns `None` if the header is there more than once.
+/// The Bearer token of a request (RFC 6750 §2.1). Returns `None` if there is more than one such header.
 pub(super) fn bearer(headers: &HeaderMap) -> Option<Bearer> {
     let mut all = headers.get_all(AUTHORIZATION);
     let header = all.next()?;

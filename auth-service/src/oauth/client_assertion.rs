@@ -25,7 +25,8 @@ pub(super) const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-
 /// Accepted signature algorithms. All are asymmetric: with HS256, the public key could be misused as the
 /// secret.
 pub(super) const ALGORITHMS: [&str; 4] = ["EdDSA", "ES256", "RS256", "PS256"];
-/// Maximum lifetime of an assertion in seconds. An assertion is made for one request.
+/// Maximum lifetime of an assertion in seconds. A client makes a new assertion for each request, so a short
+/// lifetime is enough.
 const MAX_LIFETIME_SECONDS: u64 = 600;
 /// Tolerated difference between clocks, in seconds.
 const LEEWAY: u64 = 30;
@@ -210,8 +211,9 @@ pub(super) fn signed_claims<C: DeserializeOwned>(
     keys.iter().find_map(|key| jsonwebtoken::decode::<C>(jwt, key, &validation).ok()).map(|data| data.claims)
 }
 
-/// Maximum number of keys that are tried for one signature. A set without identifiers has a few keys, while
-/// its owner changes from one to the next, and anybody can publish a set with hundreds of them.
+/// Maximum number of keys that are tried for one signature. While its owner rotates keys, a key set without
+/// identifiers holds a few keys that could fit. Without a limit, anybody could publish a set with hundreds of
+/// them.
 const MAX_TRIED: usize = 8;
 
 /// Finds the keys in a JWK set with this identifier and algorithm. There can be several, because identifiers
@@ -225,7 +227,7 @@ pub(super) fn fitting_keys(set: &Value, kid: Option<&str>, algorithm: Algorithm)
 }
 
 /// Whether a key has this identifier and can be used with this algorithm. The algorithm in the assertion's
-/// header has to agree with the key.
+/// header has to match the type of the key and its `alg`, if it has one.
 fn fits(jwk: &Jwk, kid: Option<&str>, algorithm: Algorithm) -> bool {
     use jsonwebtoken::jwk::AlgorithmParameters::{EllipticCurve, OctetKeyPair, RSA};
     use jsonwebtoken::jwk::EllipticCurve::{Ed25519, P256};

@@ -46,7 +46,8 @@ pub enum ClientAuthError {
     /// `invalid_client`, the client would discard its tokens.
     #[error("the client's metadata document or keys cannot be fetched at the moment: {0}")]
     Away(DocumentError),
-    /// The clock does not tell whether the client's credentials have expired: 503 `temporarily_unavailable`.
+    /// The clock is in doubt, so nobody can tell whether the client's credentials have expired: 503
+    /// `temporarily_unavailable`.
     #[error(
         "this server cannot tell at the moment what has expired, because its clock is in doubt; try again in a minute"
     )]

@@ -122,7 +122,7 @@ pub(super) fn barred(account: &Account, resources: &[ResourceUri], state: &AppSt
     resources.iter().filter(closed).map(ToString::to_string).collect()
 }
 
-/// What the user agrees to when the request is allowed.
+/// What the user agrees to by allowing the request.
 fn approval_of(request: &AuthorizationRequest) -> Approval {
     Approval {
         redirect_uri: request.redirect_uri.clone(),
@@ -169,7 +169,7 @@ pub async fn decide(http: HttpRequest, body: web::Bytes, state: web::Data<AppSta
     }
 }
 
-/// The URL at which the question can be asked again, if there is one. A pushed request is removed when it is
+/// The URL at which the user can be asked again, if there is one. A pushed request is removed when it is
 /// answered, and only its client can push it again.
 fn question(http: &HttpRequest, body: &[u8], state: &AppState) -> Option<String> {
     let params = Params::of_form(http, body).ok()?;

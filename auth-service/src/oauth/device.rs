@@ -124,7 +124,7 @@ pub async fn form(http: HttpRequest, state: web::Data<AppState>) -> HttpResponse
     open(&http, &state).await.unwrap_or_else(|error| error.message(&state.config.site.issuer).page())
 }
 
-/// `POST /device`: looks up the user code and leads to the page that shows what it would allow.
+/// `POST /device`: looks up the user code and redirects to the page that shows what it would allow.
 pub async fn look_up(http: HttpRequest, body: web::Bytes, state: web::Data<AppState>) -> HttpResponse {
     let found = find(&http, &body, &state).await;
     found.unwrap_or_else(|error| error.message(&state.config.site.issuer).answer(&http, &state))
@@ -254,8 +254,8 @@ async fn find(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<HttpR
 }
 
 /// `GET /device/consent`: shows what allowing the device would mean and, after the decision, the result. The
-/// form token in the query is bound to the session in which the code was typed, so that a link leads nobody else
-/// here.
+/// form token in the query is bound to the session in which the code was typed, so the link works for nobody
+/// else.
 pub async fn question(http: HttpRequest, state: web::Data<AppState>) -> HttpResponse {
     ask(&http, &state).await.unwrap_or_else(|error| error.message(&state.config.site.issuer).page())
 }
@@ -306,7 +306,8 @@ async fn ask(http: &HttpRequest, state: &AppState) -> Result<HttpResponse, Devic
     Ok(page(StatusCode::OK, &template, FormTarget::Ourselves))
 }
 
-/// Finds the client, provided that it is still the one that started the request.
+/// Finds the client, provided that neither its registration nor its metadata has changed since it started the
+/// request.
 async fn client_of(
     http: &HttpRequest,
     asked: &DeviceAuthorization,
@@ -336,8 +337,8 @@ async fn answer(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<Htt
         Some("deny") => DeviceState::Denied,
         _ => return Err(DeviceError::NoDecision),
     };
-    // The page that asked also shows the result, however often it is opened. If the result were the response
-    // to this form, a reload would send the form again.
+    // The page that asked also shows the result, every time it is opened. If the result were the response to
+    // this form, a reload would send the form again.
     let result =
         see_other(&state.config.site.issuer.endpoint(&format!("/device/consent?form_token={form_token}")));
     let asked = state.store.device(&shown.device, now).await?.ok_or(DeviceError::Over)?;
@@ -382,7 +383,7 @@ async fn is_decided(
     }
 }
 
-/// Whether this user has allowed the device, and the grant was not revoked since.
+/// Whether this user has allowed the device, and the grant has not been revoked since.
 async fn is_allowed_by(
     subject: &Subject,
     asked: &DeviceAuthorization,

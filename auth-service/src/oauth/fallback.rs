@@ -2,10 +2,10 @@
 //! (`basic/authorization`, "Server Metadata Discovery" and "Fallbacks for Servers without Metadata
 //! Discovery").
 //!
-//! These clients do not know protected resource metadata and send no `resource`. The host tells what they
-//! want a token for, according to the setting `DEFAULT_RESOURCE`. Without that setting, this module does
-//! nothing. Only the authorization endpoint has to be on the MCP host, which identifies the resource. From
-//! there the browser is redirected to the issuer, where the user logs in.
+//! These clients do not know protected resource metadata and send no `resource`. The host of the request
+//! determines the resource, according to the setting `DEFAULT_RESOURCE`. Without that setting, this module
+//! does nothing. Only the authorization endpoint has to be on the MCP host, which identifies the resource.
+//! From there the browser is redirected to the issuer, where the user logs in.
 
 use actix_web::guard::GuardContext;
 use actix_web::http::header::{HOST, HeaderMap};

@@ -106,7 +106,8 @@ pub fn authorize_query(bytes: &[u8]) {
     assert_eq!(asked.state.as_deref(), params.one("state").expect("not doubled"));
 }
 
-/// Checks the form of a token request with its Content-Type. A second parser has to read the same values.
+/// Checks the form of a token request with its Content-Type. A second, independent parser has to read the
+/// same values.
 pub fn token_form(bytes: &[u8]) {
     let (content_type, body) = match bytes.iter().position(|byte| *byte == 0) {
         Some(end) => (bytes.get(..end).unwrap_or_default(), bytes.get(end + 1..).unwrap_or_default()),
@@ -183,7 +184,8 @@ pub fn jwt(bytes: &[u8]) {
     let (ring, good) = &*RING;
     let text = String::from_utf8_lossy(bytes);
     assert!(ring.verify::<Value>("at+jwt", &text).is_err());
-    // The claims of an assertion are read before its signature is verified. This has to be harmless.
+    // The claims of an assertion are read before its signature is verified. So reading them has to be safe
+    // for any input.
     claimed_client(&text);
     if let Some(header) = accepted_header(&text) {
         assert!(header.crit.is_none());

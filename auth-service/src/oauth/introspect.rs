@@ -2,8 +2,8 @@
 //! it (RFC 9701).
 //!
 //! Only a client that authenticates gets a response. It can inspect its own tokens, and access tokens for the
-//! resources that the operator has assigned to it as a resource server. For all others, the response is only
-//! `active: false`.
+//! resources that the operator has assigned to it as a resource server. For all other tokens, the response is
+//! only `active: false`.
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE};

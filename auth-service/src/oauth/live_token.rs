@@ -1,5 +1,5 @@
 //! Checks whether an access token is valid now, for endpoints that receive one as a parameter. The
-//! forward-auth check has its own, faster way.
+//! forward-auth check has its own code for this, which is faster because it caches principals.
 
 use crate::domain::account::Account;
 use crate::keys::tokens::{ACCESS_TOKEN_TYPE, AccessTokenClaims};

@@ -111,8 +111,8 @@ impl Continuation {
         }
     }
 
-    /// Where the form can lead when it ends the login. An authorization request can lead straight to the
-    /// client, because a remembered consent needs no further page.
+    /// Where the browser can be sent when the form completes the login. For an authorization request, this
+    /// can be the client itself, because a remembered consent needs no further page.
     fn form_target(&self) -> FormTarget {
         match self {
             Self::Nowhere | Self::Device(_) => FormTarget::Ourselves,

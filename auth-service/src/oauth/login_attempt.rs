@@ -76,8 +76,8 @@ pub(super) async fn account_of(
     password: SecretString,
 ) -> Result<Account, NotProven> {
     let Ok(name) = Username::try_from(name.to_owned()) else {
-        // No account can have such a name, and this is no secret. The attempt counts against its address, and
-        // takes as long as a hash without computing one.
+        // No account can have such a name, and this is no secret. The attempt counts against its address. The
+        // response is delayed for as long as a hash takes, but no hash is computed.
         let _admission = admit(http, state, None)?;
         state.passwords.pretend().await;
         return Err(NotProven::Wrong);
@@ -93,7 +93,7 @@ pub(super) async fn account_of(
 }
 
 /// Verifies the password of an account under the same limits as a login. The attempt counts as a guess unless
-/// the caller reports to the rate limiter that it succeeded.
+/// the caller tells the rate limiter that it succeeded.
 pub(super) async fn prove(
     http: &HttpRequest,
     state: &AppState,

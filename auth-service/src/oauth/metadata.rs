@@ -1,4 +1,5 @@
-//! Authorization server metadata (RFC 8414), the same as an `OpenID` discovery document, and the JWK set.
+//! Authorization server metadata (RFC 8414), the same metadata as an `OpenID` discovery document, and the JWK
+//! set.
 
 use std::time::Duration;
 
@@ -19,8 +20,8 @@ use super::client_assertion::ALGORITHMS;
 use super::fallback;
 use super::requested_scope::offline_access;
 
-/// `GET /.well-known/oauth-authorization-server`, at the root of the host and followed by the issuer's path
-/// (RFC 8414 §3.1).
+/// `GET /.well-known/oauth-authorization-server`, at the root of the host. The issuer's path, if it has one,
+/// follows this prefix (RFC 8414 §3.1).
 pub async fn authorization_server(request: HttpRequest, state: web::Data<AppState>) -> HttpResponse {
     let mut document = document(&state);
     if let Some(endpoint) = fallback::authorization_endpoint(&request, &state)

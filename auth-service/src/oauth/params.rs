@@ -3,7 +3,7 @@
 use actix_web::HttpRequest;
 use actix_web::http::header::CONTENT_TYPE;
 
-/// The parameters of a query or form, in their order.
+/// The parameters of a query or form, in the order in which they were sent.
 #[derive(Debug)]
 pub struct Params(Vec<(String, String)>);
 

@@ -13,8 +13,8 @@ use crate::state::AppState;
 /// The header that carries the proof.
 const DPOP: HeaderName = HeaderName::from_static("dpop");
 
-/// The proof that the client sent, if any. It is valid in itself; [`ProofOfPossession::spend`] checks whether it was
-/// used before.
+/// The proof that the client sent, if any. Its signature and claims are valid; [`ProofOfPossession::spend`]
+/// checks whether it was used before.
 pub(super) struct ProofOfPossession(Option<Proof>);
 
 impl ProofOfPossession {

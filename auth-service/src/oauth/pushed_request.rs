@@ -1,6 +1,6 @@
 //! `POST /par`: pushed authorization requests (RFC 9126). A client leaves its request here before it opens
-//! the browser, so that nobody on the way can read or change it. This module also finds the request behind a
-//! `request_uri`.
+//! the browser, so that neither the user nor anything else between the client and this server can read or
+//! change it. This module also finds the request behind a `request_uri`.
 
 use std::net::IpAddr;
 
@@ -90,12 +90,13 @@ async fn answer(request: &HttpRequest, body: &[u8], state: &AppState) -> Result<
     Ok(Pushed { request_uri: format!("{PREFIX}{}", handle.expose()), expires_in: lifetime.as_secs() })
 }
 
-/// The pool of a request of `client`, and for whom it counts there. The caller has authenticated the client, if
-/// it has credentials.
+/// The pool of a request of `client`, and the names under which the request is counted in that pool. The
+/// caller has authenticated the client, if it has credentials.
 ///
-/// A client that few accounts use counts for each of them, because one account can have many clients. A client
-/// without credentials proves nothing, and anybody can send requests in its name. So it counts for the network
-/// that they come from, and not for the accounts of its users, who cannot prevent it.
+/// A request of a client that few accounts use counts for each of these accounts, because one account can
+/// have many clients. A client without credentials proves nothing, and anybody can send requests in its name.
+/// Therefore such a request counts for the network that it comes from. It does not count for the accounts of
+/// the client's users, who cannot prevent it.
 fn pool_of(client: &Client, address: Option<IpAddr>) -> (PushedPool, Vec<String>) {
     let familiarity = Familiarity::of(client);
     if familiarity == Familiarity::Proven {

@@ -128,7 +128,7 @@ async fn answer(
     let (mut client, ids) = client(metadata.clone(), &credentials, random, state);
     let (now, earliest) = (state.now(), state.earliest());
     client.kept_until = state.registration_rate.keeps(address).then(|| now.plus(KEPT));
-    // A client that is already registered takes no more space, so registering it again is never limited.
+    // Registering the same client again takes no more space in the store, so it is never limited.
     if state.store.registered_client(&client, &ids, earliest).await?.is_none() {
         state.registration_rate.admit(address, &client.metadata.redirect_uris)?;
     }
@@ -225,8 +225,8 @@ impl Credentials {
     }
 }
 
-/// Value of `Retry-After` in seconds, if there is no room, or if the store does not work. By then, clients can have made
-/// room, and the service looks at its store every few seconds.
+/// Value of `Retry-After` in seconds, for when there is no room or the store does not work. By then, unused
+/// clients might have expired, and the service looks at its store every few seconds.
 const LONG_RETRY_AFTER: u64 = 60;
 
 /// Builds a client, and the identifiers that it can get. A public client is identified by its metadata: the

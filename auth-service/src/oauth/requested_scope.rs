@@ -6,8 +6,8 @@
 //! A request beyond it is refused and not reduced, because a client that gets less than it asked for asks
 //! again and again.
 //!
-//! Unknown scope names are ignored, because hosted clients ask for names of their own, and some libraries
-//! repeat in every later request what they asked for in the first. The response says which scope was granted.
+//! Unknown scope names are ignored, because hosted clients ask for names of their own, and some libraries ask
+//! for the same scope in every request. The response says which scope was granted.
 
 use crate::domain::client::{Client, GrantType};
 use crate::domain::resource::ResourceUri;
@@ -28,7 +28,8 @@ pub enum ScopeRefused {
     Nothing,
 }
 
-/// The scope that a refresh token requires, if the operator has configured it so (`OpenID` Connect Core §11).
+/// The scope that a client has to be granted before it gets a refresh token, if the operator has configured
+/// that (`OpenID` Connect Core §11).
 pub(super) fn offline_access() -> Scope {
     "offline_access".parse().unwrap_or_default()
 }
@@ -76,9 +77,9 @@ pub(super) fn largest_scope(client: &Client, policy: &Policy) -> Scope {
     limit.unwrap_or_else(|| policy.catalogue().clone())
 }
 
-/// The scope of a client that asks for none: what it `registered`, and what these resources require. It is
-/// not more, so a client has to ask for the scopes of dangerous tools. If nothing is registered or required,
-/// it is the largest scope.
+/// The scope of a client that asks for none: what it `registered`, and what these resources require. It
+/// contains nothing else, so a client has to ask for the scopes of dangerous tools. If nothing is registered
+/// or required, it is the largest scope.
 pub(super) fn usual_scope(
     registered: &Scope,
     client: &Client,

@@ -18,8 +18,8 @@ pub const BODY_LIMIT: usize = 16 * 1024;
 /// Maximum length of a query in bytes. The login form carries the query in a sealed form token.
 pub const QUERY_LIMIT: usize = 8 * 1024;
 
-/// Maximum length of a form's form token in bytes. A body has room for it and for the fields that the user fills
-/// in.
+/// Maximum length of a form token in bytes. A body has room for the form token and for the fields that the
+/// user fills in.
 pub(super) const TICKET_LIMIT: usize = BODY_LIMIT - 4 * 1024;
 
 /// Why a request is refused before it reaches its endpoint.
@@ -31,7 +31,7 @@ pub enum EarlyRefusal {
     /// The query exceeds [`QUERY_LIMIT`].
     #[error("the query has more than 8192 bytes")]
     LongQuery,
-    /// The body arrives too slowly, and would hold memory for nothing.
+    /// The body arrives too slowly, and would occupy memory all that time.
     #[error(
         "the body did not come in time; send all of it within ten seconds, and pause for less than three"
     )]

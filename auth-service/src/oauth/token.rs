@@ -39,8 +39,8 @@ pub async fn token(request: HttpRequest, body: web::Bytes, state: web::Data<AppS
     }
 }
 
-/// The refusal of something that is expired by the clock. It is not final while the clock is in doubt, because a
-/// client that gets `invalid_grant` discards what it has.
+/// The error for a code or token that has expired according to the clock. It is not final while the clock is
+/// in doubt, because a client that gets `invalid_grant` discards what it has.
 fn expired(state: &AppState, description: &'static str) -> TokenError {
     if state.is_clock_in_doubt() { TokenError::Undatable } else { TokenError::InvalidGrant(description) }
 }

@@ -22,7 +22,7 @@ pub(in crate::oauth) struct Prompt {
     /// `login`: the login page is shown even if the user is logged in.
     pub(in crate::oauth) login: bool,
     /// `select_account`: the login page is shown, because the user chooses the account there. A login for
-    /// another request does not count, because it might use a different account than the user wants here.
+    /// another request does not count, because the user might want a different account for this one.
     pub(in crate::oauth) select_account: bool,
     /// `consent`: the consent page is shown even if the user has already allowed everything.
     pub(in crate::oauth) consent: bool,

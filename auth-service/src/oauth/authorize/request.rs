@@ -177,7 +177,7 @@ impl AuthorizationRequest {
         serde_json::to_vec(self).is_ok_and(|json| json.len() <= Self::MAX_SIZE)
     }
 
-    /// The request as a query string, for a link that asks the same question again.
+    /// The request as a query string, for a link with which the user can be asked for consent again.
     pub fn query(&self) -> String {
         let scope = self.scope.to_string();
         let pairs = [

@@ -1,4 +1,4 @@
-//! Why the consent page cannot be shown or its answer is not accepted, and what the user can do about it.
+//! The errors of the consent page, and what the user can do about each of them.
 
 use actix_web::http::StatusCode;
 
@@ -129,8 +129,8 @@ impl ConsentError {
         }
     }
 
-    /// Builds the message for the user. `question` is the URL at which the question can be asked again, if
-    /// there is one.
+    /// Builds the message for the user. `question` is the URL at which the user can be asked again, if there
+    /// is one.
     pub(super) fn message(&self, question: Option<&str>) -> Message {
         let (title, help) = self.title_and_help();
         let link = match help {

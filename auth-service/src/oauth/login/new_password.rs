@@ -34,8 +34,8 @@ pub(super) struct PasswordChange {
     pub(super) problem: Option<Problem>,
 }
 
-/// `GET /login/password`: shows the page to a user who has just entered the one-time password. The form token in
-/// the query is bound to the login form of that browser, so that it leads nobody else here.
+/// `GET /login/password`: shows the page to a user who has just entered the one-time password. The form token
+/// in the query is bound to the login form of that browser, so the link works for nobody else.
 pub async fn question(http: HttpRequest, state: web::Data<AppState>) -> HttpResponse {
     open(&http, &state).await.unwrap_or_else(|error| error.response())
 }
@@ -77,7 +77,7 @@ async fn open(http: &HttpRequest, state: &AppState) -> Result<HttpResponse, Logi
         Some(account) if account.password == change.one_time => {
             Ok(show(state, form_token, &change, &account))
         }
-        // The user has chosen a password since, and then pressed the back button.
+        // The user has chosen a password since then, and pressed the back button.
         _ => form_for(http, state, &change.then, ("", None)).await,
     }
 }

@@ -41,7 +41,7 @@ async fn open(http: &HttpRequest, state: &AppState) -> Result<HttpResponse, Logi
         return open_stale(http, state, form_token).await;
     };
     match session::of(http, state).await? {
-        // The user has logged in since, and then pressed the back button.
+        // After the failed attempt, the user logged in and then pressed the back button.
         Some((session, _)) if again.session != Some(session.id) => {
             form_for(http, state, &again.then, ("", None)).await
         }
@@ -49,9 +49,9 @@ async fn open(http: &HttpRequest, state: &AppState) -> Result<HttpResponse, Logi
     }
 }
 
-/// Handles a form token that is expired or of another browser, or a browser that keeps no cookies. Without the
-/// message, such a browser would show the form again and again. The form token still decides where the login
-/// leads, as any link to the login page can.
+/// Handles a form token that has expired or was issued to another browser. A browser that keeps no cookies
+/// gets here too, and would see the form again and again if it were shown without a message. The form token
+/// still decides where the login leads, as any link to the login page can.
 async fn open_stale(
     http: &HttpRequest,
     state: &AppState,

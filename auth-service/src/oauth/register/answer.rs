@@ -38,7 +38,8 @@ pub(super) struct Registered {
 }
 
 impl Registered {
-    /// The response about `client`. It contains `credentials` only if it is the one that hands them over.
+    /// The response to a registration of `client`. `credentials` are the ones that were just issued, and are
+    /// `None` if the client was registered before.
     pub(super) fn new(
         client: &Client,
         metadata: ClientMetadata,

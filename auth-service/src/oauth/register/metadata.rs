@@ -128,8 +128,8 @@ pub(super) fn read(
     if stored > MAX_METADATA_SIZE { Err(InvalidMetadata::TooLarge) } else { Ok(metadata) }
 }
 
-/// A text that is the same for the same client, whatever the order of its redirect URIs and whichever port it
-/// listens on: on loopback, the operating system chooses the port (RFC 8252 §7.3).
+/// A text that identifies a public client by its metadata. It depends neither on the order of the redirect
+/// URIs nor on the port of a loopback address, which the operating system chooses (RFC 8252 §7.3).
 pub(super) fn canonical(metadata: &ClientMetadata) -> String {
     let mut redirect_uris: Vec<String> = metadata.redirect_uris.iter().map(RedirectUri::comparable).collect();
     redirect_uris.sort_unstable();
@@ -143,8 +143,8 @@ pub(super) fn canonical(metadata: &ClientMetadata) -> String {
         json!(application_type),
         json!(display),
     ];
-    // The member is left out unless it is set. So clients that registered before it was supported keep their
-    // identity.
+    // The member is left out unless it is set, so that clients that registered before it was supported keep
+    // their identifiers.
     if metadata.dpop_bound_access_tokens {
         members.push(json!("dpop"));
     }
@@ -162,7 +162,7 @@ fn redirect_uris(sent: Vec<String>) -> Result<Vec<RedirectUri>, InvalidMetadata>
 }
 
 /// Reads the authentication method. The default is that of RFC 7591 §2. Most MCP clients want another method,
-/// and say so.
+/// and name it.
 fn auth_method(sent: Option<&str>) -> Result<ClientAuthMethod, InvalidMetadata> {
     match sent {
         Some("none") => Ok(ClientAuthMethod::None),
@@ -173,8 +173,8 @@ fn auth_method(sent: Option<&str>) -> Result<ClientAuthMethod, InvalidMetadata> 
     }
 }
 
-/// Keys are used with `private_key_jwt` only, and the client must send just one of both members (RFC 7591
-/// §2).
+/// Keys are used with `private_key_jwt` only, and the client has to send exactly one of the two members (RFC
+/// 7591 §2).
 fn keys(
     method: ClientAuthMethod,
     jwks: Option<Value>,
@@ -206,8 +206,8 @@ fn grant_types(
     }
 }
 
-/// The part of the announced scope that exists. Hosted clients register scopes of their own, so an unknown
-/// name is not an error.
+/// The part of the registered scope that exists on this server. Hosted clients register scopes of their own,
+/// so an unknown name is not an error.
 fn scope(sent: Option<&str>, catalogue: &Scope) -> Result<Option<Scope>, InvalidMetadata> {
     let Some(text) = sent.filter(|text| !text.is_empty()) else { return Ok(None) };
     let kept = text.parse::<Scope>().map_err(|_| InvalidMetadata::Scope)?.within(catalogue);

@@ -44,7 +44,8 @@ pub(super) async fn poll(
     }
     let part = Part::read(state, params, &asked.scope, &asked.resources)?.bound_to(proof.key());
     let owner = match &asked.state {
-        // The grant knows whose it is. It is read now, because a replay ends it.
+        // The grant names the user who allowed the device. It is read before the poll, because a second
+        // redemption revokes it.
         DeviceState::Redeemed => {
             state.store.grant(&asked.grant_id, state.earliest()).await?.map(|grant| grant.subject)
         }

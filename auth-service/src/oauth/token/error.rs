@@ -1,5 +1,5 @@
-//! Why no token is issued, and what the client is told. The other endpoints that authenticate clients share
-//! this error.
+//! The errors of the token endpoint, and the response for each of them. The other endpoints that authenticate
+//! clients share them.
 
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
@@ -54,7 +54,7 @@ pub enum TokenError {
     /// The request asks for something that the endpoint does not support.
     #[error("{0}")]
     InvalidRequest(&'static str),
-    /// The authorization endpoint would refuse what was pushed, or what a device asks for.
+    /// The authorization endpoint would refuse the pushed request, or what a device asks for.
     #[error(transparent)]
     Authorization(#[from] Refusal),
     /// The user has not decided yet (RFC 8628 §3.5).
@@ -81,7 +81,7 @@ pub enum TokenError {
     /// The store has no room for another request that waits for its user.
     #[error("this server holds as many unanswered requests as it may; try again in a minute")]
     Full,
-    /// The clock does not tell whether something has expired.
+    /// The clock is in doubt, so nobody can tell whether a code, token or secret has expired.
     #[error(
         "this server cannot tell at the moment what has expired, because its clock is in doubt; try again in a minute"
     )]

@@ -77,7 +77,8 @@ pub(super) fn new_grant(
         scope: allowed.scope,
         authenticated_at: allowed.authenticated_at,
         created_at: now,
-        // A grant that is made while the clock is behind would end before it began.
+        // The lifetime is counted from the latest time that the clock might mean. If the clock is behind, a
+        // grant that is counted from its time could expire as soon as the clock is corrected.
         expires_at: state.time_bounds().latest.plus(lifetime),
         bound_to: allowed.bound_to,
         refresh: refresh_token.as_ref().map(|token| {

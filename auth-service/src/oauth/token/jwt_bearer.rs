@@ -251,7 +251,7 @@ async fn account(claims: &Claims, issuer: &TrustedIssuer, state: &AppState) -> R
 
 /// Finds the one account with the verified address, and links it to the subject. The issuer has to speak for
 /// the address's domain, and no other subject of the issuer is linked to the account: if an address is given
-/// to a new person, it does not open the account of the previous one.
+/// to a new person, that person cannot get into the account of the previous one.
 async fn by_address(
     claims: &Claims,
     issuer: &TrustedIssuer,

@@ -84,8 +84,8 @@ pub(super) async fn exchange(
 
 const NOT_THEIRS: &str = "the subject_token is not a live access token for a resource that the client serves";
 
-/// The requested scope, within what the user allowed the first client and what the operator allows the
-/// second.
+/// The requested scope. It must be within the scope of the subject token and within the operator's limit for
+/// this client.
 fn scope(held: &Scope, client: &Client, params: &Params) -> Result<Scope, TokenError> {
     let most = match client.scope_limit() {
         Some(limit) => held.meet(limit),
