@@ -1,5 +1,5 @@
-//! The persistent state, as one trait in terms of the domain. Every method is atomic. When it returns, its
-//! change is as durable as the store in use guarantees.
+//! The persistent state of the service, behind one trait that takes and returns types of the domain. Every
+//! method is atomic. When it returns, its change is as durable as the store in use guarantees.
 
 pub mod changes;
 pub mod dump;
@@ -65,7 +65,8 @@ pub enum Registration {
 /// The limits and times that apply to a registration.
 #[derive(Debug, Clone, Copy)]
 pub struct RegistrationTerms {
-    /// The earliest time that it can be. A client that is live at this time is neither replaced nor deleted.
+    /// The earliest time that it can be now, because the clock might be wrong. A client that has not expired
+    /// at this time is neither replaced nor deleted.
     pub now: UnixTime,
     /// The time at which the client is deleted if nobody uses it.
     pub unused_until: UnixTime,
@@ -76,7 +77,7 @@ pub struct RegistrationTerms {
     pub unused_ceiling: u64,
 }
 
-/// The outcome of redeeming an authorization code.
+/// The outcome of redeeming an authorization code or a device code.
 #[derive(Debug)]
 pub enum Redemption {
     /// The code was valid, and its grant was created.
@@ -95,7 +96,8 @@ pub enum Redemption {
 pub enum FoundCode {
     /// The code is valid and unused.
     Live(AuthorizationCode),
-    /// The code was used before. The caller decides whether its rightful owner repeats it.
+    /// The code was used before. The caller checks whether the request comes from the client that the code
+    /// was issued to.
     Used(AuthorizationCode),
     /// The code is unknown or expired.
     Unknown,
@@ -116,8 +118,8 @@ pub enum Rotation {
     },
     /// The token was used up before. Its grant is revoked.
     Reused(GrantId),
-    /// The clock does not tell whether the token can still be repeated ([`RefreshUse::Undatable`]). Nothing
-    /// has changed.
+    /// The clock is in doubt, so it is unknown whether the token was replaced within the grace period
+    /// ([`RefreshUse::Undatable`]). Nothing has changed.
     ///
     /// [`RefreshUse::Undatable`]: crate::domain::grant::RefreshUse::Undatable
     Undatable,
@@ -125,14 +127,14 @@ pub enum Rotation {
     Unknown,
 }
 
-/// The latest times at which rows can end that were written by now.
+/// The latest time at which each kind of row can expire if it was written while the clock was right.
 #[derive(Debug, Clone, Copy)]
 pub struct LatestEnds {
-    /// The latest end of a login session.
+    /// The latest expiry of a login session.
     pub session: UnixTime,
-    /// The latest end of a grant, and of a remembered consent.
+    /// The latest expiry of a grant, and of a remembered consent.
     pub grant: UnixTime,
-    /// The latest end of a client that expires.
+    /// The latest expiry of a client.
     pub client: UnixTime,
 }
 
@@ -240,9 +242,9 @@ pub trait Store: PendingStore + Portable + Installation {
     /// Deletes a login session.
     async fn end_session(&self, id: &TokenHash) -> Result<(), StoreError>;
 
-    /// Stores a code. If its account has too many that were not redeemed, an older one of them is deleted, of
-    /// the client that has most. Each `approval` can create only one: returns false if it has already created a code or
-    /// was denied, or if the client no longer exists.
+    /// Stores a code. If its account has too many codes that were not redeemed, the client that has most of
+    /// them loses its oldest one. Each `approval` can create only one code: the call returns false if it has
+    /// already created one or was denied, or if the client no longer exists.
     async fn add_code(
         &self,
         approval: &str,
@@ -255,9 +257,9 @@ pub trait Store: PendingStore + Portable + Installation {
     async fn deny(&self, approval: &str, until: UnixTime, now: UnixTime) -> Result<bool, StoreError>;
     /// Looks up a code without redeeming it.
     async fn find_code(&self, hash: &TokenHash, now: UnixTime) -> Result<FoundCode, StoreError>;
-    /// Redeems a code and creates its grant, in one atomic step. If the account has too many grants, others
-    /// are deleted: of the client that has most, those that were refreshed longest ago. If several calls run at the same time, one
-    /// succeeds. `grant` has the identifier that is stored with the code.
+    /// Redeems a code and creates its grant, in one atomic step. If the account has too many grants, the
+    /// client that has most of them loses those that were refreshed longest ago. If several calls run at the
+    /// same time, one succeeds. `grant` has the identifier that is stored with the code.
     async fn redeem_code(
         &self,
         hash: &TokenHash,

@@ -50,12 +50,14 @@ pub struct Version {
 }
 
 impl Changes {
-    /// For a store that only this process uses. All changes go through this process, so the lease never ends.
+    /// Creates the counters for a store that only this process uses. All changes go through this process, so
+    /// the lease never ends.
     pub fn of_one_process() -> Self {
         Self::with_lease(FOR_EVER)
     }
 
-    /// For a store that other processes change too. There is no lease until it is renewed.
+    /// Creates the counters for a store that other processes change too. There is no lease until it is
+    /// renewed.
     pub fn of_many_processes() -> Self {
         Self::with_lease(0)
     }

@@ -67,10 +67,10 @@ pub struct EmbeddedStore {
     places: Places,
 }
 
-/// Minimum number of seconds between two searches for expired rows that could make room.
+/// Minimum number of seconds between two searches for expired rows that can be removed to make room.
 const PAUSE: u64 = 5;
 
-/// The last time at which something was done that should not be done too often.
+/// Limits how often something is done. It contains the last time at which it was done, in seconds.
 #[derive(Default)]
 struct Pause(AtomicU64);
 

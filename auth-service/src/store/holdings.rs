@@ -1,10 +1,10 @@
-//! What one account holds in the store: how many rows of a kind it can have, and which of them is removed for
-//! a new one. The stores keep a list of each kind for each account, and this module decides. Only what can be
-//! used counts: an entry leaves its list when its row is deleted or, if it is a code, redeemed, and an entry
-//! that has expired leaves before any other.
+//! Limits how many rows of each kind one account can have in the store, and chooses which of them is removed
+//! for a new one. The stores keep a list of each kind for each account, and this module decides. Only rows
+//! that can be used count: an entry leaves its list when its row is deleted or, if it is a code, redeemed,
+//! and an entry that has expired is removed before any other.
 //!
-//! A list is in the order in which its rows were made or last used, and not sorted by time. A row that was made
-//! while the clock was ahead would otherwise be the newest for ever, and later ones would go before it.
+//! A list is in the order in which its rows were made or last used, and not sorted by time. A row that was
+//! made while the clock was ahead would otherwise stay the newest, and later ones would be removed before it.
 //!
 //! A user can be led to make rows by any client that the user has allowed once. Therefore a client has a
 //! ceiling of its own, and beyond the ceiling of the account the client that has most rows loses its oldest.
@@ -64,7 +64,7 @@ impl Holding {
     }
 }
 
-/// An entry of a list. It stands for a row.
+/// An entry of a list, which stands for one row.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) struct Held {
     /// The time at which the row was made or last used. It only decides when lists are made from imported rows.
@@ -119,17 +119,18 @@ impl Held {
     }
 }
 
-/// Inserts the entry of an imported row, whose use is not the latest one, at its place. What seems to come from
-/// the future is inserted as the oldest.
+/// Inserts the entry of an imported row at the position of its time, because other rows can have been used
+/// later. A row whose time is in the future is inserted as the oldest.
 pub(super) fn insert_imported(list: &mut Vec<Held>, held: Held, now: UnixTime) {
     let age = |held: &Held| if held.at > now { UnixTime(0) } else { held.at };
     list.push(held);
     list.sort_by_key(age);
 }
 
-/// Chooses the rows to remove from a list that contains the row with the name `newest`, which stays. The rest
-/// is within the ceilings. Rows that have expired `now` go first, then the oldest ones of the client that has
-/// most. Nothing is removed while the list is within its ceilings, because the clock might be ahead.
+/// Chooses the rows to remove from a list, so that the rest is within the ceilings. The row with the name
+/// `newest` always stays. Rows that have expired at `now` are removed first, then the oldest ones of the
+/// client that has most. Nothing is removed while the list is within its ceilings, because the clock might be
+/// ahead.
 pub(super) fn leaving(holding: Holding, mut list: Vec<Held>, newest: &str, now: UnixTime) -> Vec<Held> {
     let mut leaving = Vec::new();
     loop {

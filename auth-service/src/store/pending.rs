@@ -59,8 +59,8 @@ pub trait PendingStore: Send + Sync {
     /// tokens were issued revokes their grant.
     async fn poll_device(&self, code: &TokenHash, now: UnixTime) -> Result<Poll, StoreError>;
     /// Redeems an approved device code and creates its grant, in one atomic step, with the limits of
-    /// [`Store::redeem_code`](super::Store::redeem_code). If several calls run at the
-    /// same time, one succeeds.
+    /// [`Store::redeem_code`](super::Store::redeem_code). If several calls run at the same time, one
+    /// succeeds.
     async fn redeem_device(
         &self,
         code: &TokenHash,
@@ -68,9 +68,9 @@ pub trait PendingStore: Send + Sync {
         used: &ClientUse,
     ) -> Result<Redemption, StoreError>;
 
-    /// Stores a pushed authorization request (RFC 9126 §2.1). If its room is full, requests of those who have
-    /// most are deleted. Returns false if everybody has only one. What has not expired at `earliest` takes a
-    /// place.
+    /// Stores a pushed authorization request (RFC 9126 §2.1). If its pool is full, requests of whoever has
+    /// most of them are deleted. Returns false if everybody has only one. A request that has not expired at
+    /// `earliest` occupies a place.
     async fn push_request(
         &self,
         handle: &TokenHash,

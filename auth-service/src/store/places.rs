@@ -1,9 +1,9 @@
-//! The places of pushed requests, and which of them are given up when a pool is full.
+//! The places of pushed requests. This module chooses which of them are given up when a pool is full.
 //!
-//! A request counts for the accounts that use its client, for the client itself if there are many of them, or for
-//! the network that it came from if it proves nothing else. Whoever has most gives up the oldest request of the
-//! client of which it has most. So a few accounts that fill a pool only displace their own requests, and a client
-//! that floods costs its users no request of another client.
+//! A request counts for the accounts that use its client, for the client itself if there are many of them, or
+//! for the network that it came from if it proves nothing else. Whoever has most requests gives up the oldest
+//! one, of the client of which it has most. Therefore a few accounts that fill a pool only displace their own
+//! requests, and a client that floods the pool does not cost its users the requests of another client.
 
 use std::collections::HashMap;
 
@@ -12,9 +12,9 @@ use std::collections::HashMap;
 pub(super) struct Place {
     /// The client of the request.
     pub(super) client: String,
-    /// For whom it counts.
+    /// The accounts, the client or the network for which the request counts.
     pub(super) counts_for: Vec<String>,
-    /// The name of the request.
+    /// The name of the request: the SHA-256 of its handle.
     pub(super) name: String,
 }
 
@@ -23,8 +23,8 @@ const AT_ONCE: usize = 64;
 /// Whoever has no more requests than this gives up at most one at a time.
 const FEW: usize = 16;
 
-/// The places to give up for a new one, in a list of all places that begins with the oldest. There is none if
-/// everybody has one place only.
+/// The places to give up for a new one, in a list of all places that begins with the oldest. The result is
+/// empty if everybody has only one place.
 pub(super) fn giving_way(places: &[Place]) -> Vec<Place> {
     let mut left: Vec<&Place> = places.iter().collect();
     let mut leaving = Vec::new();
@@ -53,7 +53,8 @@ fn counted<'a>(names: impl Iterator<Item = &'a str>) -> HashMap<&'a str, usize> 
     counts
 }
 
-/// The name with the largest number. Of several, it is always the same one.
+/// The name with the largest number. If several have the same number, the last name in alphabetical order
+/// wins, so that the result is always the same.
 fn largest<'a>(counts: &HashMap<&'a str, usize>) -> Option<(&'a str, usize)> {
     counts.iter().map(|(name, count)| (*name, *count)).max_by_key(|(name, count)| (*count, *name))
 }

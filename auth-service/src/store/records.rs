@@ -41,9 +41,11 @@ pub enum Kind {
     PushedRequest,
     /// The consent of a user to a client, named by the SHA-256 of both.
     Consent,
-    /// The account of a user of another issuer, named by the SHA-256 of issuer and `sub`.
+    /// The account that is linked to a user of another issuer, named by the SHA-256 of the issuer and the
+    /// user's `sub` there.
     Link,
-    /// The user of another issuer for an account, named by the SHA-256 of issuer and subject.
+    /// The `sub` of the user of another issuer to whom an account is linked, named by the SHA-256 of the
+    /// issuer and the account's subject.
     LinkBack,
     /// A name that can be used only once, such as an assertion's `jti`, named by its SHA-256.
     Once,

@@ -92,10 +92,11 @@ impl RedisStore {
     /// never used or has lost everything. In the second case a backup will be restored, and nothing may be written.
     ///
     /// # Errors
-    /// As of [`RedisStore::connect`], and if there is no store in Redis.
+    /// Those of [`RedisStore::connect`], and one if there is no store in Redis.
     pub async fn connect_to_known(address: &RedisAddress, key: &StoreKey) -> Result<Self, StoreError> {
         let store = Self::unchecked(address, key, PREFIX).await?;
-        // What was brought in from a backup or another store has no identity before the service is started.
+        // Data that was imported from a backup or another store has no identity before the service is
+        // started.
         let check = store.cells.read::<String>(&store.cells.keys.key_check()).await?;
         if check.is_none() && store.cells.identity().await?.is_none() {
             return Err(StoreError::Unavailable(NOT_BEGUN.to_owned()));
@@ -414,7 +415,8 @@ impl Store for RedisStore {
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        // The first, because the errors of other scripts do not name the command.
+        // Permissions are checked first, because the errors of other scripts do not name the command that was
+        // refused.
         permissions::check(&self.cells).await?;
         self.check_schema().await?;
         self.cells.check_age().await?;

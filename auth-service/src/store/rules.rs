@@ -14,8 +14,8 @@ use crate::domain::opaque_token::TokenHash;
 use crate::domain::scope::Scope;
 
 /// How long after their expiry used codes and answered consent forms are remembered. A consent form can be
-/// answered for a quarter of an hour. A code that comes again after this time is refused as an unknown one, but
-/// its grant stays (RFC 6749 §4.1.2 asks for a revocation only "when possible").
+/// answered for a quarter of an hour. A code that is presented again after this time is refused as an unknown
+/// one, but its grant stays (RFC 6749 §4.1.2 asks for a revocation only "when possible").
 const REMEMBERED: Duration = Duration::from_secs(3600);
 
 /// How long after its expiry a device code that was not redeemed is kept, for devices that poll late.
@@ -35,14 +35,14 @@ impl CodeRow {
         Self { code, redeemed: false }
     }
 
-    /// The row of the same code after it was redeemed. It keeps only what tells whether the owner of the code
-    /// repeats it.
+    /// The row of the same code after it was redeemed. It keeps only what is needed to recognise a repeated
+    /// request of the client that the code was issued to.
     pub(super) fn redeemed(&self) -> Self {
         let code = AuthorizationCode { resources: Vec::new(), scope: Scope::default(), ..self.code.clone() };
         Self { code, redeemed: true }
     }
 
-    /// The time at which the code is deleted. One that nobody redeemed is of no use when it has expired.
+    /// The time at which the code is deleted. A code that was not redeemed is deleted when it expires.
     pub(super) fn forget_at(&self) -> UnixTime {
         if self.redeemed { self.approval_kept_until() } else { self.code.expires_at }
     }
@@ -120,13 +120,14 @@ pub(super) enum UseOfClient {
     Noted(Client),
     /// The client has to be written, and kept until the `keep_until` of the use.
     News(Client),
-    /// Like [`Self::News`]. The client has so many users now that it counts for none of them, and the user of the use is
-    /// the reason.
+    /// Like [`Self::News`]. Because of this use, the client has so many users that it counts for none of them
+    /// any more.
     CountsForNobody(Client),
 }
 
-/// Decides on a use, given the stored client with that identifier. `can_free` is whether its user can be the reason that
-/// a client counts for nobody (`SoleClients::free`). Otherwise, the client goes on counting for its first users.
+/// Decides on a use, given the stored client with that identifier. `can_free` tells whether the user may
+/// cause a client to count for no account (`SoleClients::free`). If not, the client keeps counting for its
+/// first users.
 pub(super) fn judge_use(known: Option<Client>, used: &ClientUse, can_free: bool) -> UseOfClient {
     let before = known.as_ref().map(|known| known.registration.clone());
     let mut client = match (known, used.client.origin) {
@@ -161,7 +162,7 @@ pub(super) fn judge_use(known: Option<Client>, used: &ClientUse, can_free: bool)
     }
     used.add_user_to(&mut client, new_user);
     client.last_used_at = Some(used.at);
-    // Clients of the operator count for nobody anyway.
+    // Clients of the operator never count for an account.
     if new_user == NewUser::OneMoreThanFew && client.origin != ClientOrigin::Operator {
         UseOfClient::CountsForNobody(client)
     } else {

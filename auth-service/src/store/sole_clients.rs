@@ -14,12 +14,12 @@ pub(super) struct SoleClients {
     /// Sorted by the last use by this account. A client that was deleted, or that many accounts have used since, stays
     /// in the list until it is the oldest entry.
     clients: Vec<(UnixTime, ClientId)>,
-    /// How many clients count for nobody since this account has used them. Without a limit, accounts that work
-    /// together could fill the store with such clients.
+    /// How many clients count for no account any more because this account has used them. Without a limit,
+    /// accounts that work together could fill the store with such clients.
     freed: usize,
 }
 
-/// The forms in which the list is stored. The first one has no number.
+/// The forms in which the list is stored. The older one has no number.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Stored {
@@ -37,9 +37,9 @@ impl From<Stored> for SoleClients {
 }
 
 impl SoleClients {
-    /// Records that a client counts for nobody since this account has used it. Returns false if there are too many such
-    /// clients already. The number is forgotten with the list, which lasts as long as the clients that the account has
-    /// used.
+    /// Records that a client counts for no account any more because this account has used it. Returns false
+    /// if there are too many such clients already. The number is deleted with the list, which lasts as long
+    /// as the clients that the account has used.
     pub(super) fn free(&mut self, used: &ClientUse) -> bool {
         let can = self.freed < used.sole_ceiling;
         self.freed += usize::from(can);
@@ -53,8 +53,8 @@ impl SoleClients {
     }
 
     fn note_at(&mut self, client: &ClientId, at: UnixTime, ceiling: usize) -> Vec<MakesRoom> {
-        // The client that was just used is the last one, even if the clock is behind, or was ahead when another
-        // one was used. Otherwise it would make room for itself.
+        // The client that was just used is the last one, even if the clock is behind, or was ahead when
+        // another one was used. Otherwise the account could give it up for its own use.
         let latest = self.clients.last().map_or(at, |(last, _)| at.max(*last));
         self.add(client, latest);
         let too_many = self.clients.len().saturating_sub(ceiling);
@@ -79,8 +79,8 @@ pub(super) struct MakesRoom {
 
 impl MakesRoom {
     /// Whether the client stays for now, because it was registered a moment ago, possibly by a second user
-    /// who is about to log in. The number of clients that stay is limited to the ceiling, in addition to
-    /// those within it.
+    /// who is about to log in. At most as many clients stay as the ceiling allows, in addition to those
+    /// within the ceiling.
     pub(super) fn stays(&self, client: &Client, now: UnixTime) -> bool {
         self.may_stay && client.kept_until.is_some_and(|until| until > now)
     }

@@ -22,14 +22,14 @@ use super::embedded::OpenError;
 use super::records::{Counts, Kind, Portable, Record, Sink};
 use super::{Store, StoreError};
 
-/// A time at which nothing has expired. Whether a row has expired is not decided by an export or import, because the
-/// clock could be wrong then. Rows that have expired are removed in the store that they come to.
+/// A time at which nothing has expired. An export or import does not decide whether a row has expired,
+/// because the clock could be wrong at that moment. The target store removes expired rows later.
 const BEFORE_ALL: UnixTime = UnixTime(0);
 
 /// The number of batches that can wait in the channel.
 const WAITING: usize = 4;
 
-/// How long the file of an export is waited for after the export has failed.
+/// How long to wait for the file of an export after the export has failed.
 const A_MOMENT: Duration = Duration::from_secs(1);
 
 /// The reason why a copy failed.
@@ -77,7 +77,7 @@ pub enum TargetError {
     /// The store already has content.
     #[error("{0} is not empty. Name an empty store, or say --replace to have what is in it replaced")]
     NotEmpty(String),
-    /// The clock of the target shows another time. What has not expired could be removed, or be kept too long.
+    /// The clock of the target shows another time. Rows could be removed too early, or kept too long.
     #[error(
         "the clock of Redis shows Unix time {store}, and that of this machine {here}: set both right (NTP), and repeat the command. \
          Nothing was changed"
@@ -114,7 +114,7 @@ pub trait Target: Send + Sized {
     async fn put(&mut self, records: Vec<Record>, now: UnixTime) -> Result<(), StoreError>;
     /// The content that was written so far.
     fn content(&self) -> Result<&dyn Store, StoreError>;
-    /// Whether the target itself removes what has expired by now, so that it cannot be counted any more.
+    /// Whether the target itself removes expired rows, so that they cannot be counted any more.
     fn removes_expired(&self) -> bool;
     /// Completes the target, so that it can be used as a store.
     async fn finish(self) -> Result<(), TargetError>;
@@ -261,7 +261,7 @@ pub async fn export(
         exported
     };
     let written = async {
-        // A disk that hangs must not hold up this thread, on which others wait.
+        // A disk that hangs must not block this thread, which other tasks need.
         let write = move || dump.write(records, &written, is_complete);
         let writing = threads::beside("dump", "the file of a dump", write);
         let telling = async {
@@ -276,7 +276,8 @@ pub async fn export(
     let outcome = match select(pin!(exported), pin!(written)).await {
         Either::Left((Ok(()), written)) => written.await?,
         Either::Left((Err(error), written)) => {
-            // If the file failed, the export has failed because of that. A file that hangs is not waited for.
+            // If the file failed, the export has failed because of that. A write that hangs is not waited
+            // for.
             tokio::time::timeout(A_MOMENT, written).await.unwrap_or(Ok(None))?;
             return Err(error);
         }

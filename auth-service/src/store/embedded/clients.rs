@@ -71,7 +71,8 @@ pub(super) fn register(
     Err(StoreError::Unavailable("every identifier that was proposed for a client is taken".to_owned()))
 }
 
-/// Updates a client that is registered again. If two parties have registered a client, neither can manage it.
+/// Updates a client that is registered again. If two parties have registered a client, neither of them can
+/// manage it.
 fn share(
     rows: &Writable<'_>,
     mut client: Client,
@@ -81,11 +82,11 @@ fn share(
     let shared = client.management.take().is_some();
     let is_kept_longer = is_kept_longer(&client, asked);
     if is_kept_longer && client.last_used_at.is_none() {
+        // The index of unused clients is ordered by `kept_until`, so the entry has to be replaced.
         rows.remove(Table::UnusedClients, &unused_key(&client))?;
         client.kept_until = asked.kept_until;
         put_unused(rows, &client, terms)?;
     } else if is_kept_longer || shared {
-        // The index of unused clients is sorted by this time.
         if is_kept_longer {
             client.kept_until = asked.kept_until;
         }
@@ -127,7 +128,8 @@ fn put_unused(rows: &Writable<'_>, client: &Client, terms: &RegistrationTerms) -
     rows.put(Table::UnusedClients, &unused_key(client), &client.id, Some(terms.unused_until))
 }
 
-/// Adds a client that neither expires nor is deleted for others. Returns whether its identifier was free.
+/// Adds a client that neither expires nor is deleted to make room for others. Returns whether its identifier
+/// was free.
 pub(super) fn enter(rows: &Writable<'_>, client: &Client, now: UnixTime) -> Result<bool, StoreError> {
     if live(rows, &client.id, now)?.is_some() {
         return Ok(false);
@@ -137,7 +139,8 @@ pub(super) fn enter(rows: &Writable<'_>, client: &Client, now: UnixTime) -> Resu
     Ok(true)
 }
 
-/// A key that sorts by the time from which the client can be deleted for others.
+/// The key of a client in the index of unused clients. The index is ordered by the time from which a client
+/// can be deleted to make room for others.
 pub(super) fn unused_key(client: &Client) -> String {
     format!("{}/{}", unused_key_from(client.makes_room_from().0), client.id)
 }

@@ -41,8 +41,9 @@ pub(super) struct Disk {
     file: (u64, u64),
     /// None while the database is being opened again, or if that failed.
     database: RwLock<Option<Arc<Database>>>,
-    /// The file after the last write of this process, if it could be read. Another header means that another
-    /// process has written to the file, and a smaller length that it has cut off a part.
+    /// The header and the length of the file after the last write of this process, if they could be read. If
+    /// the header differs later, another process has written to the file. If the file is shorter, a part of
+    /// it was cut off.
     left: Mutex<Option<Left>>,
     trouble: Mutex<Option<Trouble>>,
     /// How often the database was closed to be opened again.
@@ -89,8 +90,8 @@ impl Disk {
         database.ok_or_else(|| self.refusal())
     }
 
-    /// The database for reading everything, which takes long, and a function that tells whether it has to be dropped
-    /// because it is to be opened again.
+    /// The database for a long read such as an export, and a function that tells whether the caller has to
+    /// drop the database because it is about to be opened again.
     pub(super) fn database_for_long(
         &self,
     ) -> Result<(Arc<Database>, impl Fn() -> bool + use<'_>), StoreError> {

@@ -113,7 +113,8 @@ pub fn store_key(
             if exists(directory) && previous.is_none() {
                 return Err(OpenError::KeyMissing(path));
             }
-            // If the store is lost as well, a new key would be in the way of the old store when it is put back.
+            // If the store is lost as well, the old store could not be opened with a new key when it is
+            // restored.
             let database = directory.join(DATABASE);
             if matches!(past(directory)?, Past::Store) && is_empty(&database) {
                 return Err(OpenError::Lost(database));
@@ -215,7 +216,7 @@ pub(super) fn make_file(directory: &Path, path: &Path) -> Result<(), OpenError> 
         .open(path)
         .map_err(io_error(path))?;
     file.set_permissions(fs::Permissions::from_mode(0o600)).map_err(io_error(path))?;
-    // Reading finds a directory or a file of another user before redb does, which gives a clearer error.
+    // Reading fails for a directory, or for a file of another user, with a clearer error than that of redb.
     file.read(&mut [0]).map_err(io_error(path))?;
     Ok(())
 }

@@ -46,8 +46,8 @@ pub(super) fn put(rows: &Writable<'_>, grant: &Grant) -> Result<(), StoreError> 
     }
 }
 
-/// Records that an account has this grant, and deletes the grants that go for it. Returns them. A grant
-/// without a refresh token ends soon and does not count.
+/// Adds a grant to the list of its account, and deletes the grants that exceed the limits then. Returns the
+/// deleted grants. A grant without a refresh token ends soon and does not count.
 pub(super) fn hold(rows: &Writable<'_>, grant: &Grant, now: UnixTime) -> Result<Vec<Grant>, StoreError> {
     if grant.refresh.is_none() {
         return Ok(Vec::new());
@@ -64,7 +64,7 @@ pub(super) fn add(rows: &Writable<'_>, grant: &Grant, used: &ClientUse) -> Resul
     Ok(true)
 }
 
-/// Records that `approval` was denied. Returns false if it created a code before.
+/// Records that `approval` was denied. Returns false if it has already created a code.
 pub(super) fn deny(
     rows: &Writable<'_>,
     approval: &str,

@@ -1,4 +1,4 @@
-//! The lists of what each account holds, one of each kind.
+//! The lists of the rows that each account has, one list for each kind of row.
 
 use crate::domain::account::{LoginSession, Subject};
 use crate::domain::clock::UnixTime;
@@ -12,7 +12,7 @@ use super::rows::Rows;
 use super::tables::Table;
 use super::writable::Writable;
 
-/// A row of the account `subject`.
+/// An entry in a list of the account `subject`.
 pub(super) struct New<'a> {
     holding: Holding,
     subject: &'a Subject,
@@ -50,7 +50,7 @@ pub(super) fn note(rows: &Writable<'_>, new: &New<'_>) -> Result<(), StoreError>
     change(rows, new, |list| (list, ()))
 }
 
-/// Adds an imported row to its list at the place of its time.
+/// Adds an imported row to its list, at the position of its time.
 pub(super) fn enter(rows: &Writable<'_>, new: &New<'_>, now: UnixTime) -> Result<(), StoreError> {
     change(rows, new, |mut list| {
         if let Some(held) = list.pop() {
@@ -60,7 +60,8 @@ pub(super) fn enter(rows: &Writable<'_>, new: &New<'_>, now: UnixTime) -> Result
     })
 }
 
-/// Adds a row to its list, and deletes the rows that are removed for it. Returns the grants among them.
+/// Adds a row to its list, and deletes the rows that exceed the limits then. Returns the grants among the
+/// deleted rows.
 pub(super) fn hold(rows: &Writable<'_>, new: &New<'_>) -> Result<Vec<Grant>, StoreError> {
     let goes = change(rows, new, |mut list| {
         let goes = leaving(new.holding, list.clone(), &new.held.name, new.held.at);
@@ -72,7 +73,7 @@ pub(super) fn hold(rows: &Writable<'_>, new: &New<'_>) -> Result<Vec<Grant>, Sto
         match new.holding {
             Holding::Codes => remove_code(rows, held)?,
             Holding::Grants => {
-                // A row that cannot be read goes too.
+                // A row that cannot be read is deleted too.
                 let grant = rows.get_live::<Grant>(Table::Grants, held.row(), new.held.at);
                 grants.extend(grant.unwrap_or_default());
                 rows.remove(Table::Grants, held.row())?;
@@ -98,8 +99,9 @@ pub(super) fn remove_session(rows: &Writable<'_>, key: &str) -> Result<(), Store
     found.map_or(Ok(()), |session| release(rows, &New::session(&session)))
 }
 
-/// Removes the entry of a row that was deleted or used up. Only its name counts. While the database cannot be
-/// written, the entry stays until its expiry, because only what takes something away is kept then.
+/// Removes the entry of a row that was deleted or used up. Entries are compared by name only. While the
+/// database cannot be written, the entry stays until its expiry, because the overlay has space only for
+/// changes that take access away.
 pub(super) fn release(rows: &Writable<'_>, gone: &New<'_>) -> Result<(), StoreError> {
     if rows.is_beside() {
         return Ok(());

@@ -52,7 +52,8 @@ impl Installation for EmbeddedStore {
         Ok(None)
     }
 
-    /// The disk is the only risk. `ping` tests it, so this is about the file for when it is full.
+    /// The only danger is a full disk. `ping` tests the disk itself, so this only checks `store.reserve`, the
+    /// file that is used when the disk is full.
     async fn dangers(&self) -> Result<Vec<String>, StoreError> {
         Ok(match self.overlay.make_file() {
             Ok(()) => Vec::new(),

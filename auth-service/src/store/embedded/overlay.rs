@@ -1,7 +1,7 @@
-//! Changes that count although the database does not contain them, because it could not be written when they
-//! were made. Only changes that take something away are kept here: whoever is shut out has to stay out, even
-//! if the disk is full. The rows of the overlay are read instead of those in the database, and become part of
-//! it with the next write that succeeds.
+//! Changes that are in effect although the database does not contain them, because it could not be written
+//! when they were made. Only changes that take access away are kept here, such as disabling an account or
+//! revoking a grant, because they have to take effect even if the disk is full. The rows of the overlay are
+//! read instead of those in the database, and become part of it with the next write that succeeds.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -17,8 +17,8 @@ use super::tables::Table;
 
 /// Maximum size of the encoded rows in bytes.
 const MAX_OVERLAY_SIZE: usize = 192 * 1024;
-/// Bytes of it that are kept for accounts, clients and signing keys. The holders of tokens cannot use this part
-/// up by revoking and signing out, so an operator can always disable an account.
+/// Number of these bytes that are reserved for accounts, clients and signing keys. The holders of tokens
+/// cannot use this part up by revoking tokens and signing out, so an operator can always disable an account.
 const FOR_OPERATORS: usize = MAX_OVERLAY_SIZE / 2;
 
 /// Encrypted rows by table and key. A row that was removed has no content.
@@ -26,8 +26,8 @@ const FOR_OPERATORS: usize = MAX_OVERLAY_SIZE / 2;
 pub(super) struct Overlay(BTreeMap<(Table, String), Option<Vec<u8>>>);
 
 impl Overlay {
-    /// The row that counts instead of the one in the database. Returns `None` if the one in the database
-    /// counts.
+    /// The row that replaces the one in the database, or `Some(None)` if that one was removed. Returns `None`
+    /// if the row in the database is still current.
     pub(super) fn row(&self, table: Table, key: &str) -> Option<&Option<Vec<u8>>> {
         self.0.get(&(table, key.to_owned()))
     }
@@ -44,7 +44,8 @@ impl Overlay {
         all
     }
 
-    /// All changed rows. The value of a deleted row is `None`.
+    /// All changed rows, each with its table, its key and its encrypted content. The content of a deleted
+    /// row is `None`.
     pub(super) fn rows(&self) -> impl Iterator<Item = (Table, &str, Option<&[u8]>)> {
         self.0.iter().map(|((table, key), row)| (*table, key.as_str(), row.as_deref()))
     }
@@ -90,7 +91,8 @@ impl Overlay {
     }
 }
 
-/// The overlay that counts now, and the file that keeps it. The writer thread changes it, and all others read it.
+/// The current overlay, and the file in which it is stored. The writer thread changes it, and all other
+/// threads read it.
 pub(super) struct CurrentOverlay {
     overlay: RwLock<Arc<Overlay>>,
     file: Mutex<Kept>,
@@ -112,16 +114,16 @@ impl CurrentOverlay {
         current
     }
 
-    /// The overlay. A reader has to get it before it begins to read the database: then it sees either the rows
-    /// of the overlay, or a database that contains them.
+    /// The current overlay. A reader has to get it before it begins to read the database: then it sees either
+    /// the rows of the overlay, or a database that contains them.
     pub(super) fn get(&self) -> Arc<Overlay> {
         Arc::clone(&self.overlay.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Makes this the overlay that counts, and keeps it on disk.
+    /// Makes this the current overlay, and writes it to disk.
     ///
     /// # Errors
-    /// If it cannot be written to disk. It counts all the same until the process ends.
+    /// If it cannot be written to disk. It is in effect all the same, until the process ends.
     pub(super) fn replace(&self, overlay: Overlay, sealer: &Sealer) -> std::io::Result<()> {
         self.publish(overlay);
         self.file().is_kept = false;
@@ -141,16 +143,17 @@ impl CurrentOverlay {
     /// Removes all rows, because the database contains them.
     pub(super) fn clear(&self) {
         self.publish(Overlay::default());
-        // The database has the number of what it contains, so the file does not have to be changed.
+        // The database contains the number of the last overlay that became part of it, so the file does not
+        // have to be changed.
         self.file().is_kept = true;
     }
 
-    /// The number for the database that contains the overlay ([`Reserve::next_number`]).
+    /// The number that is written to the database together with the overlay ([`Reserve::next_number`]).
     pub(super) fn next_number(&self) -> u64 {
         self.file().reserve.next_number()
     }
 
-    /// Makes the file, if that has failed before.
+    /// Creates the file, if that has failed before.
     pub(super) fn make_file(&self) -> std::io::Result<()> {
         self.file().reserve.make()
     }

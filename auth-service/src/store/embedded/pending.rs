@@ -49,12 +49,12 @@ impl PendingStore for EmbeddedStore {
         now: UnixTime,
         ceiling: u64,
     ) -> Result<bool, StoreError> {
-        // The number of stored rows is what is limited.
+        // The ceiling applies to the stored rows, so nothing has to be reserved.
         let table = Table::UserCodes;
         if self.read(|rows| rows.count(table))? < ceiling {
             return Ok(true);
         }
-        // Some rows might have expired. Sweeping reads the whole table, so it is only done now and then.
+        // Some rows might have expired. Sweeping reads the whole table, so it is done only every few seconds.
         if !self.swept_for_room.is_due(now) {
             return Ok(false);
         }
@@ -191,7 +191,7 @@ impl PendingStore for EmbeddedStore {
             })
             .await;
         if written.is_err() {
-            // What was to give way is still there.
+            // The rows that should have been deleted might still be there, so the places are read again.
             self.places.forget_all();
         }
         written.map(|()| true)

@@ -1,4 +1,4 @@
-//! The places of pushed requests, in memory. They are read from the rows when the first request comes.
+//! The places of pushed requests, in memory. They are read from the stored rows when the first request comes.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -20,8 +20,9 @@ impl Places {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a place for a request. Returns the names of those that give way, whose rows have to be deleted, or
-    /// none if the pool is full and nobody can. `known` reads all rows.
+    /// Takes a place for a request. Returns the names of the requests that lose their places, whose rows the
+    /// caller has to delete. Returns `None` if the pool is full and no place can be freed. `known` reads all
+    /// rows, and is called if the places are not in memory.
     pub(super) fn take(
         &self,
         handle: &TokenHash,
@@ -56,7 +57,7 @@ impl Places {
         }
     }
 
-    /// Reads the places again for the next request.
+    /// Forgets the places, so that they are read again for the next request.
     pub(super) fn forget_all(&self) {
         *self.taken() = None;
     }

@@ -28,8 +28,8 @@ use super::tables::Table;
 use super::writable::Writable;
 use super::{EmbeddedStore, clients, name_key, sole_clients};
 
-/// How long an export waits until its receiver takes a batch. While it reads, the file cannot use its free pages again,
-/// and grows with every change.
+/// How long an export waits until its receiver takes a batch. While an export reads, redb cannot reuse free
+/// pages, so the file grows with every change.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The pause between attempts to send a batch.
 const PAUSE: Duration = Duration::from_millis(5);
@@ -82,8 +82,8 @@ impl Portable for EmbeddedStore {
 /// Sends a batch of an export.
 ///
 /// # Errors
-/// If nobody takes it in time, or if the database has to be opened again. All checks of tokens would wait for an export
-/// that holds it open.
+/// If the receiver does not take it in time, or if the database has to be opened again. An export that held
+/// the database open would block all checks of tokens.
 fn send(to: &Sink, mut batch: Vec<Record>, is_closed: &impl Fn() -> bool) -> Result<(), StoreError> {
     let end = Instant::now() + PATIENCE;
     loop {
@@ -124,8 +124,8 @@ fn put(rows: &Writable<'_>, record: &Record, now: UnixTime) -> Result<(), StoreE
             }
             rows.put(Table::UnusedClients, &clients::unused_key(&client), &client.id, record.until)
         }
-        // An export of a running store might have missed the row of the current token, if the first release
-        // refreshed it a moment ago.
+        // The row that leads to a grant from a refresh token of the first release is written again here. An
+        // export of a running store might lack it, if that token was issued during the export.
         Kind::Grant => {
             let grant: Grant = record.read()?;
             super::grants::put(rows, &grant)?;
@@ -216,7 +216,7 @@ impl Target for EmbeddedTarget {
         if place.exists() {
             fs::rename(&place, self.directory.join(REPLACED))?;
         }
-        // What it keeps is about the store before, and whoever puts that one back needs it.
+        // `store.reserve` belongs to the previous store, and is needed if that one is put back.
         Reserve::rename(&place, RESERVE_REPLACED)?;
         fs::rename(self.directory.join(BESIDE), &place)?;
         Reserve::remove(&self.directory.join(BESIDE))?;
@@ -279,7 +279,7 @@ mod tests {
         let error = export.await.unwrap().unwrap_err().to_string();
         assert!(error.contains("repeat the command"), "{error}");
         taken.recv().await.unwrap();
-        // The next one starts anew.
+        // The next export starts from the beginning.
         let (to, mut taken) = mpsc::channel::<Vec<Record>>(1);
         let counting = async {
             let mut all = 0;

@@ -69,11 +69,12 @@ impl Reserve {
         }
     }
 
-    /// Keeps the file of the database `from`, which was renamed to `to`, beside it.
+    /// Renames the file of the database `from`, which was moved aside. `to` is its new extension.
     pub(super) fn rename(from: &Path, to: &str) -> Result<()> {
         let place = from.with_extension(to);
         match fs::rename(from.with_extension(EXTENSION), &place) {
-            // A file from an earlier time is not about this database.
+            // This database has no file. A file of a database that was moved aside earlier does not belong to
+            // it, and is removed.
             Err(error) if error.kind() == ErrorKind::NotFound => match fs::remove_file(place) {
                 Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
                 removed => removed,
@@ -82,13 +83,13 @@ impl Reserve {
         }
     }
 
-    /// The warning that the file could not be made.
+    /// The warning that the file could not be created.
     pub(super) const fn missing() -> &'static str {
         "store.reserve beside the store could not be made. If the disk is full, whoever is disabled or revoked is shut out \
          only until the next restart. Free space on the disk of DATA_DIR"
     }
 
-    /// Makes the file, unless it exists with its full size. Its content stays the same.
+    /// Creates the file, unless it exists with its full size. Its content stays the same.
     pub(super) fn make(&self) -> Result<()> {
         let whole = SLOT * SLOTS;
         let is_there = fs::symlink_metadata(&self.path)
@@ -133,8 +134,9 @@ impl Reserve {
         Ok(())
     }
 
-    /// A number that is higher than those of all overlays so far, for the database that contains them. It
-    /// also counts one whose write has failed, because it might be on disk all the same.
+    /// A number for the database that contains the current overlay. Overlays up to this number are not
+    /// applied again. It also covers an overlay whose write has failed, because that one might be on disk all
+    /// the same.
     pub(super) const fn next_number(&mut self) -> u64 {
         self.number += 1;
         self.number

@@ -141,7 +141,8 @@ impl<'a> Reader<'a> {
         Self { transaction, sealer, overlay }
     }
 
-    /// The row that counts for a row of the database. None if it was removed.
+    /// The current content of a row of the database, which the overlay might replace. Returns `None` if the
+    /// overlay removes it.
     fn row_now<'r>(&'r self, table: Table, key: &str, row: &'r [u8]) -> Option<&'r [u8]> {
         self.overlay.row(table, key).map_or(Some(row), Option::as_deref)
     }

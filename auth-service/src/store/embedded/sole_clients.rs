@@ -1,4 +1,4 @@
-//! The list of clients that an account and few others have used, for each account.
+//! For each account, the list of the clients that it and few other accounts have used.
 
 use crate::domain::client::{Client, ClientUse};
 use crate::domain::clock::UnixTime;
@@ -10,8 +10,8 @@ use super::rows::Rows;
 use super::tables::Table;
 use super::writable::Writable;
 
-/// Records a use of `client` in its current state. The account gives up others for it, and those that no other
-/// account has used are deleted.
+/// Records a use of `client` in its current state. If the account has too many clients then, it gives up
+/// others, and those that no other account has used are deleted.
 pub(super) fn note(rows: &Writable<'_>, client: &Client, used: &ClientUse) -> Result<(), StoreError> {
     let account = &used.user;
     if !counts_for(client, account) {
@@ -34,8 +34,8 @@ pub(super) fn note(rows: &Writable<'_>, client: &Client, used: &ClientUse) -> Re
     rows.put(Table::SoleClients, account.as_str(), &list, Some(end))
 }
 
-/// Records that a client counts for nobody since this use. Returns false if its user is the reason for too many such
-/// clients already.
+/// Records that, because of this use, a client counts for no account any more. Returns false if the user has
+/// already caused that for too many clients.
 pub(super) fn free(rows: &Writable<'_>, used: &ClientUse) -> Result<bool, StoreError> {
     let account = used.user.as_str();
     let mut list: SoleClients = rows.get(Table::SoleClients, account)?.unwrap_or_default();

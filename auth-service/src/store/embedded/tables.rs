@@ -15,7 +15,7 @@ pub(super) enum Table {
     /// Lists unused clients by the time from which they can be deleted. The key is that time and the client
     /// id, and the value is the client id.
     UnusedClients,
-    /// Maps subjects to the clients that only this account has used.
+    /// Maps subjects to the clients that this account and few others have used.
     SoleClients,
     /// Maps the fingerprint of a public client to its id, if that is not derived from the fingerprint.
     Fingerprints,

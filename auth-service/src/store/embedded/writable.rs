@@ -26,7 +26,7 @@ pub(super) struct Writable<'a> {
 /// The place to which rows are written.
 enum Target<'a> {
     Database(&'a WriteTransaction),
-    /// What a transaction would change. Rows that were not changed are read from the database.
+    /// The changes are collected in an overlay. Rows that were not changed are read from the database.
     Overlay {
         before: &'a Reader<'a>,
         changed: RefCell<Overlay>,
@@ -40,7 +40,8 @@ impl<'a> Writable<'a> {
         Self { target: Target::Database(transaction), sealer, touched: RefCell::default() }
     }
 
-    /// Collects changes instead of writing them. Only single rows can be read and changed.
+    /// Creates access that collects changes instead of writing them. Only single rows can be read and
+    /// changed.
     pub(super) fn beside(before: &'a Reader<'a>, sealer: &'a Sealer) -> Self {
         let target = Target::Overlay { before, changed: RefCell::default() };
         Self { target, sealer, touched: RefCell::default() }

@@ -1,6 +1,6 @@
 //! A single thread that writes. All writes that are waiting go into one transaction with one sync to disk, so
-//! that they share the latency of the disk. While the database cannot be written, what takes something away goes
-//! into the overlay instead.
+//! that they share the latency of the disk. While the database cannot be written, changes that take access
+//! away go into the overlay instead.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -27,10 +27,10 @@ use super::writable::Writable;
 const BATCH: usize = 256;
 /// Maximum number of queued writes. Further senders have to wait.
 pub(super) const QUEUE: usize = 1024;
-/// How long a caller waits for its write. A disk that takes longer has stalled, as a network disk can. A write that is
-/// in the queue stays there, and counts if the disk answers later.
+/// How long a caller waits for its write. A disk that takes longer has stalled, as a network disk can. A
+/// write that is in the queue stays there, and is made if the disk answers later.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long a test write waits, whose caller wants to know whether the disk works now.
+/// How long the caller of a test write waits, because it wants to know whether the disk works now.
 const TRIAL_PATIENCE: Duration = Duration::from_secs(1);
 /// How often the database is tried while there are changes that it does not contain.
 const RETRY: Duration = Duration::from_secs(1);
@@ -45,7 +45,7 @@ pub(super) struct Writer {
 /// again.
 trait QueuedWrite: Send {
     fn run(&mut self, rows: &Writable<'_>) -> Result<(), StoreError>;
-    /// Whether rows that it writes take something away, such as an account that is disabled.
+    /// Whether the rows that it writes take access away, for example by disabling an account.
     fn takes_away(&self) -> bool;
     fn finish(self: Box<Self>, committed: Result<(), StoreError>);
 }
@@ -73,7 +73,7 @@ where
 
     fn finish(self: Box<Self>, committed: Result<(), StoreError>) {
         let Self { outcome, reply, .. } = *self;
-        // The caller might have gone away, but its write counts all the same.
+        // The caller might no longer be waiting, but its write is in effect all the same.
         let _ = reply.send(committed.and_then(|()| outcome.ok_or_else(stopped)));
     }
 }
@@ -107,8 +107,8 @@ impl Writer {
         Ok(Self { queue: Some(queue), thread: Some(thread), disk })
     }
 
-    /// Runs `work` in a transaction. Returns once it is on disk. If the database cannot be written, `work` counts
-    /// all the same if it only removes rows.
+    /// Runs `work` in a transaction. Returns once it is on disk. If the database cannot be written, a `work`
+    /// that only removes rows goes into the overlay.
     pub(super) async fn write<T, F>(&self, work: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
@@ -117,7 +117,8 @@ impl Writer {
         self.queue(work, false, PATIENCE).await
     }
 
-    /// Like [`Writer::write`], but `work` also counts if it writes rows, because it takes something away.
+    /// Like [`Writer::write`], for a `work` that takes access away. It goes into the overlay even if it
+    /// writes rows.
     pub(super) async fn take_away<T, F>(&self, work: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
@@ -126,7 +127,7 @@ impl Writer {
         self.queue(work, true, PATIENCE).await
     }
 
-    /// Tries whether the disk takes a write now.
+    /// Tests whether the disk accepts a write now.
     pub(super) async fn ping(&self) -> Result<(), StoreError> {
         self.queue(write_something, false, TRIAL_PATIENCE).await
     }
@@ -158,7 +159,7 @@ impl Writer {
     }
 }
 
-/// The error of a write that never happens.
+/// The error of a write that could not be queued and will not be made.
 fn not_queued(patience: Duration) -> StoreError {
     StoreError::Unavailable(format!(
         "the disk has not taken a write for {} s, and {QUEUE} changes wait for it already. This one was not made: repeat it \
@@ -273,8 +274,8 @@ impl Parts {
         }
     }
 
-    /// Puts what takes something away into the overlay, because the database cannot be written. Refuses the
-    /// other writes.
+    /// Puts the writes that take access away into the overlay, because the database cannot be written.
+    /// Refuses the other writes.
     fn write_beside(&self, batch: Vec<Box<dyn QueuedWrite>>, reason: &str) {
         let mut accepted = Vec::with_capacity(batch.len());
         let mut overlay = self.overlay.get();
@@ -306,10 +307,11 @@ impl Parts {
         }
     }
 
-    /// What a write changes, and the cached rows among that.
+    /// Runs a write on top of `overlay`. Returns its changes, and the cached rows among them.
     ///
     /// # Errors
-    /// If it adds something, if there is no room for it, or if the database cannot even be read.
+    /// If it does more than take access away, if there is no room for it, or if the database cannot even be
+    /// read.
     fn changes_of(&self, write: &mut Box<dyn QueuedWrite>, overlay: &Overlay) -> Result<Beside, StoreError> {
         let database = self.disk.database()?;
         let transaction = database.begin_read().map_err(unavailable)?;
@@ -327,10 +329,11 @@ impl Parts {
     }
 }
 
-/// The changes of a write for the overlay, and the cached rows among them.
+/// The changes that a write makes in the overlay, and the kind and id of each changed row whose value can be
+/// cached.
 type Beside = (Overlay, Vec<(About, String)>);
 
-/// The error of a write that adds something.
+/// The error of a write that is refused because it does more than take access away.
 fn refusal(reason: &str, waiting: usize) -> StoreError {
     let kept = match waiting {
         0 => String::new(),
@@ -342,7 +345,7 @@ fn refusal(reason: &str, waiting: usize) -> StoreError {
     StoreError::Unavailable(format!("{reason}{kept}"))
 }
 
-/// What is said of a change that takes something away and that could not be written to disk at all.
+/// The error of a change that takes access away, if it could not be written to disk at all.
 fn not_kept(reason: &str) -> String {
     format!(
         "{reason}. store.reserve cannot be written either: what was disabled, deleted or revoked counts now, but a restart \
@@ -370,7 +373,7 @@ mod tests {
         let disk = std::sync::Mutex::new(disk);
         let (begun, begins) = oneshot::channel::<()>();
         let begun = std::sync::Mutex::new(Some(begun));
-        // This write takes until the disk answers.
+        // This write blocks until the test lets the disk answer.
         let stalled = store.writer.write(move |_| {
             drop(begun.lock().unwrap().take());
             let _ = disk.lock().unwrap().recv();
@@ -380,7 +383,7 @@ mod tests {
             begins.await.unwrap_err();
             let waiting = join_all((0..QUEUE).map(|n| put(n.to_string())));
             let late = async {
-                // Until then, the queue is full.
+                // The pause lets the other writes fill the queue.
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 put("late".to_owned()).await
             };

@@ -17,8 +17,8 @@ pub(super) async fn add(cells: &Cells, account: &Account) -> Result<bool, StoreE
     if cells.read::<Subject>(&name).await?.is_some() {
         return Ok(false);
     }
-    // The account is written before the pointer. If this is interrupted, an account remains that no name
-    // leads to.
+    // The account is written before the pointer. If this is interrupted, what remains is an account without a
+    // pointer, which does not count.
     let row = cells.keys.account(&account.subject);
     if !cells.swap(&row, None::<&Found<()>>, account, None).await? {
         return Ok(false);
@@ -118,7 +118,7 @@ pub(super) async fn change(
         let mut account = found.value.clone();
         change(&mut account);
         if cells.swap_although_full(&key, &found, &account).await? {
-            // It might have been disabled, or left a group.
+            // The change might have disabled the account or removed it from a group.
             cells.count_change().await?;
             return Ok(true);
         }

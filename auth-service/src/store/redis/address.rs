@@ -19,7 +19,7 @@ pub enum InvalidRedisUrl {
          (rediss, rediss-cluster, rediss-sentinel: with TLS)"
     )]
     Form,
-    /// The database is not a number from 0 to 255, or there is one for a cluster.
+    /// The database is not a number from 0 to 255, or the URL of a cluster names one.
     #[error("ends with the number of a database, as in redis://host/1, and a cluster has none")]
     Database,
     /// A sentinel URL does not name the service.

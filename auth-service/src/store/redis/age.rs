@@ -6,10 +6,11 @@
 //! every change of the signing keys. This process remembers the highest number that it has seen. If Redis shows
 //! a lower one, everything is refused until a new connection leads to a Redis that has the latest data.
 //!
-//! Others who do not know the highest number can make changes to the older data until its number has caught up.
-//! Therefore each change also leaves a random token, which stands in a history of the latest changes. If the last
-//! token that this process has seen is not in the history, the data are those of another history, whatever their
-//! number. A number from an earlier release has no token, and neither has one that has left the history.
+//! Replicas that do not know the highest number can change the older data until its number has caught up.
+//! Therefore each change also adds a random token to a history of the latest changes. If the last token that
+//! this process has seen is not in the history, the data belong to another history, whatever their number is.
+//! There is no token to compare if the number comes from an earlier release, or if the change is so old that
+//! it has left the history.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -49,8 +50,8 @@ struct Older {
     lost: u64,
 }
 
-/// What was known when Redis was asked for the number. Other answers and connections can be seen before this
-/// answer.
+/// What was known when Redis was asked for the number. Other answers and new connections can arrive before
+/// the answer to this question.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct KnownBefore {
     /// The highest number that was seen.
@@ -60,7 +61,7 @@ pub(super) struct KnownBefore {
     connection: u64,
 }
 
-/// A change, as the history in Redis has it.
+/// A change, as it is recorded in the history in Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Mark {
     /// The number of the change.
@@ -78,12 +79,13 @@ pub(super) struct AgeReport {
     pub(super) latest: Option<Mark>,
     /// The number of the earliest change that is still in the history.
     pub(super) earliest: Option<u64>,
-    /// The number that the history has for the token that was asked for.
+    /// The number of the change with the token that was asked for, if the history contains it.
     pub(super) number_of_asked: Option<u64>,
 }
 
 impl AgeReport {
-    /// Whether the data are those of another history than the one that `mark` stands in.
+    /// Whether `mark` is missing in the history although it should be there, so that the data belong to
+    /// another history.
     fn is_other_history(&self, mark: Option<Mark>) -> bool {
         let Some(mark) = mark else { return false };
         let may_have_left = self.earliest.is_some_and(|earliest| earliest > mark.number);
@@ -101,7 +103,7 @@ impl Age {
         self.known().connections += 1;
     }
 
-    /// Whether the number has to be read before Redis is believed.
+    /// Whether the number has to be read before data from Redis can be used.
     pub(super) fn has_to_be_read(&self) -> bool {
         let known = self.known();
         known.compared < known.connections || known.older.is_some() || known.is_lost
@@ -126,13 +128,14 @@ impl Age {
         Err(StoreError::Unavailable(LOST.to_owned()))
     }
 
-    /// What is known now. It has to be taken before Redis is asked for the number.
+    /// What is known now. The caller has to call this before it asks Redis for the number.
     pub(super) fn known_now(&self) -> KnownBefore {
         let known = self.known();
         KnownBefore { seen: known.seen, mark: known.mark, connection: known.connections }
     }
 
-    /// Records the identity of the store. A store that was begun anew counts from the beginning.
+    /// Records the identity of the store. A store with a new identity was begun anew, and its number starts
+    /// again from 0.
     pub(super) fn note_identity(&self, found: Option<&str>) {
         let Some(found) = found else { return };
         let mut known = self.known();
@@ -163,7 +166,8 @@ impl Age {
         self.compare_before(asked, told, told.number, (told.number, told.latest))
     }
 
-    /// Like [`Age::compare`], after this process has counted a change and left this token. `told` is from before.
+    /// Like [`Age::compare`], after this process has counted a change with this token. `told` is what Redis
+    /// said just before.
     ///
     /// # Errors
     /// If Redis had older data before.
@@ -198,7 +202,8 @@ impl Age {
             }
             return Ok(());
         }
-        // If others have made changes since, it is unknown how many are lost, but there is one.
+        // If other replicas have made changes since, the number of lost changes is unknown, but at least one
+        // is lost.
         let lost = asked.seen.saturating_sub(before).max(earlier.map_or(1, |older| older.lost));
         let connection = asked.connection.max(earlier.map_or(0, |older| older.connection));
         let was_older = known.older.replace(Older { connection, lost }).is_some();
@@ -220,7 +225,8 @@ impl Age {
 mod tests {
     use super::*;
 
-    /// What a Redis says whose changes have these numbers and tokens, when it is asked for the token of `asked`.
+    /// What Redis says if its changes have these numbers and tokens, and it is asked for the token of
+    /// `asked`.
     fn told(number: u64, changes: &[(u64, u64)], asked: KnownBefore) -> AgeReport {
         let mark = |(number, token): &(u64, u64)| Mark { number: *number, token: *token };
         let found = |mark: Mark| changes.iter().find(|change| change.1 == mark.token);
@@ -275,7 +281,7 @@ mod tests {
         assert!(compare(3, &[]).is_err());
         age.doubt();
         assert!(compare(4, &[(1, 11), (2, 12), (3, 13), (4, 14)]).is_ok());
-        // What has left the history says nothing.
+        // A change that has left the history cannot be compared.
         age.doubt();
         assert!(compare(5000, &[(4990, 1), (5000, 2)]).is_ok());
         // An earlier release counts without tokens.

@@ -23,8 +23,8 @@ use super::keys::Keys;
 use super::permissions;
 use super::turns::{Turn, Turns};
 
-/// How long after its expiry Redis drops a row. The clocks of replicas differ slightly, and only the expiry
-/// in the row itself counts.
+/// How long Redis keeps a row after its expiry. The clocks of replicas differ slightly, so the expiry in the
+/// row itself decides.
 const MARGIN: Duration = Duration::from_secs(60);
 /// Maximum life of a row in Redis, which keeps its arithmetic within bounds.
 const MAX_LIFETIME: Duration = Duration::from_secs(100 * 366 * 86_400);
@@ -90,7 +90,7 @@ pub(super) struct Cells {
     pub(super) changes: Arc<Changes>,
     pub(super) age: Arc<Age>,
     pub(super) turns: Turns,
-    /// Held by a call that chooses which pushed requests give way.
+    /// Held by the one call that chooses which pushed requests lose their places.
     pub(super) making_room: tokio::sync::Mutex<()>,
 }
 
@@ -166,25 +166,25 @@ impl Cells {
         self.age.compare(asked, told.unwrap_or_default())
     }
 
-    /// Like [`Cells::check_age`], for callers that rarely need it. Its future is made on the heap, so that those of all
-    /// who read a row stay small.
+    /// Like [`Cells::check_age`], for callers that rarely need it. Its future is boxed, so that the futures
+    /// of all callers that read a row stay small.
     fn age_checked(&self) -> BoxFuture<'_, Result<(), StoreError>> {
         Box::pin(self.check_age())
     }
 
-    /// Like [`Cells::identity`], on the heap.
+    /// Like [`Cells::identity`], with a boxed future.
     fn identity_found(&self) -> BoxFuture<'_, Result<Option<String>, StoreError>> {
         Box::pin(self.identity())
     }
 
-    /// The answer about a row that is not there, which makes a client give up. It must not be given because Redis was
-    /// emptied.
+    /// Returns the answer about a row that does not exist. Such an answer makes a client give up, so it must
+    /// not be given if Redis was emptied.
     pub(super) async fn absent<T>(&self, answer: T) -> Result<T, StoreError> {
         self.age_checked().await?;
         Ok(answer)
     }
 
-    /// The identity of the store, however old Redis is.
+    /// The identity of the store, however old the data in Redis are.
     pub(super) async fn identity(&self) -> Result<Option<String>, StoreError> {
         let found = self.read_of_any_age::<String>(&self.keys.identity()).await?.map(|found| found.value);
         self.age.note_identity(found.as_deref());
@@ -205,7 +205,8 @@ impl Cells {
         }
     }
 
-    /// Counts the changes that could not be counted when they were made. For all of them, one is enough.
+    /// Counts the changes that could not be counted when they were made. Incrementing the number once is
+    /// enough for all of them.
     pub(super) async fn count_owed(&self) -> Result<(), StoreError> {
         if !self.age.take_owed() {
             return Ok(());
@@ -297,8 +298,8 @@ impl Cells {
             .transpose()
     }
 
-    /// Encrypts the row at `key` with the current key. Returns whether it could be written, or none if there
-    /// was no need.
+    /// Encrypts the row at `key` with the current key. Returns false if the row has changed meanwhile, and
+    /// `None` if nothing had to be done.
     pub(super) async fn resealed(&self, key: &str) -> Result<Option<bool>, StoreError> {
         let row: Option<Bytes> = self.connection.run("GET", vec![key.into()]).await?;
         let Some(row) = row else { return Ok(None) };
@@ -387,8 +388,8 @@ impl Cells {
         Ok(try_join(self.remove(key), self.count_change()).await?.0)
     }
 
-    /// Like [`Cells::take_away`], but returns the value that was there. It is none if it cannot be read, because
-    /// that must not keep it from being taken away.
+    /// Like [`Cells::take_away`], but returns the value that was there. Returns `None` if it cannot be read,
+    /// because a row that cannot be read has to be removed too.
     pub(super) async fn take_out<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, StoreError> {
         let taken = async {
             let row: Result<Bytes, _> = self.connection.script(&TAKE, &[key], Vec::new()).await;

@@ -1,5 +1,5 @@
-//! Clients. The row of a client is authoritative, and the [`index`], which is in a different slot, follows it.
-//! Both cannot change in one step.
+//! Clients. The row of a client is authoritative, and the [`index`], which is in a different slot, follows
+//! it. The two cannot change in one step.
 
 mod index;
 mod registration;
@@ -50,7 +50,7 @@ pub(super) async fn enter_for_good(
     Ok(entered)
 }
 
-/// Disables or enables a client, although Redis may be full. Returns false if there is none.
+/// Disables or enables a client, even if Redis is full. Returns false if there is none.
 pub(super) async fn set_disabled(cells: &Cells, id: &ClientId, disabled: bool) -> Result<bool, StoreError> {
     let key = cells.keys.client(id);
     let mut tries = Tries::default();
@@ -85,7 +85,7 @@ pub(super) async fn change(
             return Ok(false);
         }
         if cells.swap_keeping(&key, &found, &client).await? {
-            // It might have another secret.
+            // The change might have replaced the client's secret.
             cells.count_change().await?;
             return Ok(true);
         }
@@ -152,8 +152,7 @@ pub(super) async fn note_use(cells: &Cells, used: &ClientUse) -> Result<Option<C
     note_use_of(cells, used, found).await
 }
 
-/// Reads the client of a use, which is decided on later. This lets a caller read several rows at the same
-/// time.
+/// Reads the client of a use, for [`note_use_of`]. This lets a caller read several rows at the same time.
 pub(super) async fn of_use(cells: &Cells, used: &ClientUse) -> Result<Option<Found<Client>>, StoreError> {
     cells.read(&cells.keys.client(&used.client.id)).await
 }
@@ -166,7 +165,7 @@ pub(super) async fn note_use_of(
 ) -> Result<Option<Client>, StoreError> {
     let id = &used.client.id;
     let mut tries = Tries::default();
-    // Whether the user can be the reason that the client counts for nobody. It is asked once.
+    // Whether this user can still cause a client to count for no account. This is looked up only once.
     let mut can_free = None;
     loop {
         tries.next().await?;

@@ -50,7 +50,7 @@ pub(super) async fn add_code(
     Ok(is_first)
 }
 
-/// Records that `approval` was denied. Returns false if it created a code before.
+/// Records that `approval` was denied. Returns false if it has already created a code.
 pub(super) async fn deny(
     cells: &Cells,
     approval: &str,
@@ -87,7 +87,7 @@ pub(super) async fn find_code(
     }
 }
 
-/// Needs three round trips.
+/// Redeems a code and creates its grant, in three round trips.
 pub(super) async fn redeem_code(
     cells: &Cells,
     hash: &TokenHash,
@@ -134,8 +134,8 @@ pub(super) async fn lead_to(cells: &Cells, grant: &Grant, life: Life) -> Result<
     }
 }
 
-/// Records that an account has this grant, and deletes the grants that go for it. Returns them. A grant
-/// without a refresh token ends soon and does not count.
+/// Adds a grant to the list of its account, and deletes the grants that exceed the limits then. Returns the
+/// deleted grants. A grant without a refresh token ends soon and does not count.
 pub(super) async fn hold(cells: &Cells, grant: &Grant, now: UnixTime) -> Vec<Grant> {
     if grant.refresh.is_none() {
         return Vec::new();
@@ -189,7 +189,8 @@ pub(super) async fn live_of_refresh(
     }
 }
 
-/// Needs two round trips, one to read and one to write, and another one for a token of the first release.
+/// Decides on a refresh token, and applies the decision. This takes two round trips, one to read and one to
+/// write, and another one for a token of the first release.
 pub(super) async fn rotate(
     cells: &Cells,
     presented: &HashedRefreshToken,
@@ -233,7 +234,7 @@ pub(super) async fn rotate(
                 stay_known(cells, &grant, presented, Life { until: grant.expires_at, now }).await?;
                 return Ok(Rotation::Repeated { grant, sealed_successor });
             }
-            // A token that was used up stays so, whatever happens to the grant at the same time.
+            // A token that was used up stays used up, whatever happens to the grant at the same time.
             RefreshUse::Reused => {
                 holdings::remove_grant(cells, &found.value.id).await?;
                 return Ok(Rotation::Reused(found.value.id));
@@ -244,8 +245,8 @@ pub(super) async fn rotate(
     }
 }
 
-/// A used token of the first release does not name its grant. The row that leads from it to the grant is kept
-/// as long as the grant, so that reuse of the token is noticed.
+/// Keeps the row that leads from a used token of the first release to its grant as long as the grant, so that
+/// reuse of the token is noticed. Such a token does not name its grant.
 async fn stay_known(
     cells: &Cells,
     grant: &Grant,
@@ -258,8 +259,8 @@ async fn stay_known(
     }
 }
 
-/// Reads all three rows, and how old Redis is, at the same time, because concurrent commands are sent to Redis
-/// together.
+/// The grant and account that a check needs. All three rows and the age of Redis are read at the same time,
+/// because concurrent commands are sent to Redis together.
 pub(super) async fn held(
     cells: &Cells,
     id: &GrantId,

@@ -1,4 +1,4 @@
-//! The number and the history of changes that take something away. They tell how old the data in Redis are
+//! The number and the history of changes that take something away. They show how old the data in Redis are
 //! ([`super::age`]).
 
 use std::sync::LazyLock;
@@ -11,13 +11,13 @@ use super::age::{AgeReport, Mark};
 use super::cells::Cells;
 use super::connection::Script;
 
-/// Number of changes in the history. A replica that has heard of none of them cannot compare tokens, and only
-/// compares the number. Each replica asks every five seconds.
+/// Number of changes in the history. Each replica asks every five seconds. If all changes that it has seen
+/// have left the history, it cannot compare tokens, and only compares the number.
 const REMEMBERED: u64 = 1024;
 
-/// Tells the number (empty if absent), the latest token with its number, the earliest number in the history, and
-/// the number of a token. The keys are those of the number and of the history, which is a set of tokens, sorted
-/// by their numbers. The argument is the token, which may be empty.
+/// Collects the number (empty if absent), the latest token with its number, the earliest number in the
+/// history, and the number of a token. The keys are those of the number and of the history, which is a set of
+/// tokens, sorted by their numbers. The argument is the token, which may be empty.
 const TELL: &str = "local history = KEYS[2]
      local latest = redis.call('ZRANGE', history, -1, -1, 'WITHSCORES')
      local earliest = redis.call('ZRANGE', history, 0, 0, 'WITHSCORES')
@@ -26,9 +26,9 @@ const TELL: &str = "local history = KEYS[2]
 
 static ASK: LazyLock<Script> = LazyLock::new(|| Script::made(&format!("{TELL} return told")));
 
-/// Tells, and then increments the number, although Redis may be full, as `SWAP_ALTHOUGH_FULL` in `cells.rs` does.
-/// The third key is one that never exists. The further arguments are the new token, and the number of changes that
-/// the history keeps.
+/// Returns what [`ASK`] returns, and then increments the number, even if Redis is full, as
+/// `SWAP_ALTHOUGH_FULL` in `cells.rs` does. The third key is one that never exists. The further arguments are
+/// the new token, and the number of changes that the history keeps.
 static COUNT: LazyLock<Script> = LazyLock::new(|| {
     Script::made(&format!(
         "{TELL}
@@ -47,7 +47,7 @@ pub(super) async fn report(cells: &Cells, asked: Option<Mark>) -> Result<Option<
     read(told)
 }
 
-/// Counts a change. Returns what Redis said before, and the token of the change.
+/// Counts a change. Returns what Redis said just before, and the token of the change.
 pub(super) async fn count(cells: &Cells, asked: Option<Mark>) -> Result<(AgeReport, u64), StoreError> {
     let mut random = [0_u8; 8];
     aws_lc_rs::rand::fill(&mut random).map_err(|error| StoreError::Unavailable(error.to_string()))?;

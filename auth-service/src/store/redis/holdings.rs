@@ -1,7 +1,7 @@
-//! The lists of what each account holds, one of each kind. A list is in a different slot from its rows, so
-//! both cannot be written in one step. A row is written first, so that nobody can remove it before it exists.
-//! If a change is interrupted, a list can lack a row, or name one that does not exist, which counts until its
-//! expiry.
+//! The lists of the rows that each account has, one list for each kind of row. A list is in a different slot
+//! from its rows, so both cannot be written in one step. A row is written first, so that nobody can remove it
+//! before it exists. If a change is interrupted, a list can lack a row, or contain an entry without a row,
+//! which counts until its expiry.
 
 use std::sync::LazyLock;
 
@@ -21,10 +21,10 @@ use super::cells::{Cells, Life, Tries};
 use super::connection::Script;
 use super::turns::Turn;
 
-/// Adds a row to the end of a list, or moves it there. A list is a text whose first line is the time at which it
-/// ends, and whose other lines each have the time, the expiry and the name of a row. The key is that of the
-/// list. The arguments are the current time, the time, the expiry and the name of the row, and the number of
-/// rows up to which nothing is returned. Returns the list.
+/// Adds a row to the end of a list, or moves it there. A list is a text. Its first line is the time at which
+/// the list ends, and each other line has the time, the expiry and the name of a row. The key is that of the
+/// list. The arguments are the current time, the time, the expiry and the name of the row, and a number of
+/// rows. Returns the list if it has more rows than that, and an empty text otherwise.
 ///
 /// A sorted set would need commands (`EXPIRE`) that a Redis user with limited permissions might not have.
 static ADD: LazyLock<Script> = LazyLock::new(|| {
@@ -56,7 +56,7 @@ static REPLACE: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
-/// Removes rows from a list, although Redis may be full (see `SWAP_ALTHOUGH_FULL` in `cells.rs`). The keys are
+/// Removes rows from a list, even if Redis is full (see `SWAP_ALTHOUGH_FULL` in `cells.rs`). The keys are
 /// that of the list and one that never exists, and the arguments are the names of the rows. The last argument
 /// of every script is the number of the request.
 static RELEASE: LazyLock<Script> = LazyLock::new(|| {
@@ -76,7 +76,7 @@ static RELEASE: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
-/// A row of the account `subject`.
+/// An entry in a list of the account `subject`.
 pub(super) struct New<'a> {
     holding: Holding,
     subject: &'a Subject,
@@ -110,7 +110,7 @@ pub(super) async fn note(cells: &Cells, new: &New<'_>) -> Result<(), StoreError>
     add(cells, new, usize::MAX).await.map(|_| ())
 }
 
-/// Adds an imported row to its list at the place of its time.
+/// Adds an imported row to its list, at the position of its time.
 pub(super) async fn enter(cells: &Cells, new: &New<'_>, now: UnixTime) -> Result<(), StoreError> {
     let key = cells.keys.holdings(new.holding, new.subject);
     let mut tries = Tries::default();
@@ -132,11 +132,11 @@ pub(super) async fn enter(cells: &Cells, new: &New<'_>, now: UnixTime) -> Result
     }
 }
 
-/// Adds a row that was written to its list, and deletes the rows that are removed for it. Returns the grants
-/// among them.
+/// Adds a row that was just written to its list, and deletes the rows that exceed the limits then. Returns
+/// the grants among the deleted rows.
 ///
-/// Errors are logged and not returned, because the row exists. A caller that is told of an error tries again,
-/// and the second redemption of a code, for example, ends the grant.
+/// Errors are logged and not returned, because the row exists. A caller that gets an error tries again, and a
+/// second redemption of a code, for example, would end the grant.
 pub(super) async fn hold(cells: &Cells, new: &New<'_>) -> Vec<Grant> {
     let turn = cells.turn(new.subject).await;
     match try_hold(cells, new, &turn).await {
@@ -148,14 +148,14 @@ pub(super) async fn hold(cells: &Cells, new: &New<'_>) -> Vec<Grant> {
     }
 }
 
-/// Like [`hold`], for a row that nobody knows yet.
+/// Like [`hold`], for a row that can still be taken back.
 ///
-/// The caller has its turn among all calls of this process for the account. Otherwise each of many calls at once
-/// would find the rows of the others in the list, and try to remove what they are removing.
+/// `_turn` proves that the caller has the turn of the account in this process. Otherwise, many calls at the
+/// same time would try to remove the same rows.
 ///
 /// # Errors
-/// If the row could not be added to its list. Rows that could not be removed for it are no error, because they
-/// stay in the list and go for the next row.
+/// If the row could not be added to its list. It is no error if another row could not be removed, because
+/// that row stays in the list and is removed by the next call.
 pub(super) async fn try_hold(
     cells: &Cells,
     new: &New<'_>,
@@ -181,8 +181,8 @@ pub(super) async fn try_hold(
     Ok(grants)
 }
 
-/// Removes the entry of a row that was deleted or used up. Only its name counts. Errors are logged: the entry
-/// then counts until its expiry.
+/// Removes the entry of a row that was deleted or used up. Entries are compared by name only. Errors are
+/// logged, and the entry then counts until its expiry.
 pub(super) async fn release(cells: &Cells, gone: &New<'_>) {
     log_error(leave(cells, gone, vec![&gone.held.name]).await);
 }
@@ -214,7 +214,7 @@ pub(super) fn log_error<T>(done: Result<T, StoreError>) {
     }
 }
 
-/// Returns the list if it has more than `many` rows, and an empty list otherwise.
+/// Adds a row to its list. Returns the list if it has more than `many` rows, and an empty list otherwise.
 async fn add(cells: &Cells, new: &New<'_>, many: usize) -> Result<Vec<Held>, StoreError> {
     let arguments: Vec<Value> = vec![
         new.now.0.to_string().into(),

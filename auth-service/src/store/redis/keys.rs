@@ -1,6 +1,6 @@
 //! Names of keys. The part in braces decides the slot in a Redis Cluster, so keys that change in one step
-//! share it. Every part that comes from outside is hashed, so that nobody can choose a name that is another
-//! key, a pattern or very long.
+//! share it. Every part that comes from outside is hashed, so that nobody can choose a name that makes
+//! another key, a pattern or a very long key.
 
 use crate::domain::account::{Subject, Username};
 use crate::domain::client::ClientId;
@@ -166,7 +166,7 @@ impl Keys {
         self.key(&format!("g:{}", hashed(grant.as_str())), &format!("device:{hash}"))
     }
 
-    /// The key of the list of clients that only this account has used.
+    /// The key of the list of clients that this account and few others have used.
     pub(super) fn sole_clients(&self, subject: &Subject) -> String {
         self.key(&format!("w:{}", hashed(subject.as_str())), "clients")
     }
@@ -297,7 +297,7 @@ impl Keys {
         self.key("meta", "writable")
     }
 
-    /// The key on which the permissions of the Redis user are tried. It exists only meanwhile.
+    /// The key on which the permissions of the Redis user are tried. It exists only during the test.
     pub(super) fn trial(&self) -> String {
         self.key("meta", "trial")
     }

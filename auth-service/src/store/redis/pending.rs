@@ -144,7 +144,7 @@ impl PendingStore for RedisStore {
         }
     }
 
-    /// Needs three round trips.
+    /// This takes three round trips.
     async fn redeem_device(
         &self,
         code: &TokenHash,

@@ -1,5 +1,6 @@
-//! Whether the Redis user has all permissions that are needed. Otherwise a change could be half made when the
-//! first command is refused, perhaps months after the start.
+//! Checks that the Redis user has all permissions that are needed. Without this check, a missing permission
+//! could leave a change half made when a command is refused for the first time, perhaps months after the
+//! start.
 
 use std::sync::LazyLock;
 
@@ -9,7 +10,7 @@ use super::cells::Cells;
 use super::connection::Script;
 
 /// Runs every command that is needed on a key of its own. Returns the name of the first one that the user has
-/// no permission to run, or an empty text. Other errors, such as those of a full Redis, are not its business.
+/// no permission to run, or an empty text. It ignores other errors, such as those of a full Redis.
 static TRIAL: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "local trials = {

@@ -42,7 +42,8 @@ pub(super) async fn reserve(
     cells.connection.script(&RESERVE, &[pool], arguments).await
 }
 
-/// Takes a place for a pushed request. If there is none, others give way. Returns false if nobody can.
+/// Takes a place for a pushed request. If the pool is full, other requests lose their places. Returns false
+/// if no place can be freed.
 pub(super) async fn take(
     cells: &Cells,
     key: &StoreKey,
@@ -57,7 +58,8 @@ pub(super) async fn take(
     if reserve(cells, &pool, member.clone(), times, ceiling).await? {
         return Ok(true);
     }
-    // One call of this process reads a full pool at a time. The others find the places that it has freed.
+    // Only one call of this process at a time reads a full pool. The others find the places that it has
+    // freed.
     let _alone = cells.making_room.lock().await;
     if reserve(cells, &pool, member.clone(), times, ceiling).await? {
         return Ok(true);
@@ -89,8 +91,8 @@ pub(super) async fn leave(
     cells.connection.run::<i64>("ZREM", command).await.map(|_| ())
 }
 
-/// The member of a request. Members are not encrypted, so whoever the request counts for has a name that only the
-/// holder of the store key can make from an address.
+/// The member of a request. Members are not encrypted. Therefore they contain only names of the client,
+/// accounts or network that nobody can compute without the store key.
 fn member(key: &StoreKey, handle: &TokenHash, request: &PushedRequest) -> Result<String, StoreError> {
     let name = |text: &str| {
         let name = key.name_of(text).map_err(|error| StoreError::Unavailable(error.to_string()))?;
@@ -105,7 +107,8 @@ fn written(place: &Place) -> String {
     format!("{} {} {}", place.client, place.counts_for.join(","), place.name)
 }
 
-/// Reads a member. Those of an earlier release only have a name, and count for the same one.
+/// Reads a member. Members of an earlier release contain only the name of the request, and all count for the
+/// same, empty name.
 fn read(member: &str) -> Place {
     let mut parts = member.rsplitn(3, ' ');
     let name = parts.next().unwrap_or_default().to_owned();

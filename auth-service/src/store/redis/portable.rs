@@ -155,8 +155,8 @@ async fn put(cells: &Cells, record: &Record, now: UnixTime) -> Result<(), StoreE
             key = cells.keys.device_below(&grant, name);
             cells.write_for(&cells.keys.of_device(name), &grant, life).await?;
         }
-        // An export of a running store might have missed the row of the current token, if the first release
-        // refreshed it a moment ago.
+        // The row that leads to a grant from a refresh token of the first release is written again here. An
+        // export of a running store might lack it, if that token was issued during the export.
         Kind::Grant => {
             let grant: Grant = record.read()?;
             if let Some(token) = rules::leading(&grant) {

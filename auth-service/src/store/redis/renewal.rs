@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use fred::error::{Error, ErrorKind};
 
-/// How long a new connection is kept, whatever it answers.
+/// Minimum time between two renewals. A new connection is kept for this long, even if its server refuses
+/// writes too.
 const EVERY: Duration = Duration::from_secs(1);
 
 /// The state of the connection.

@@ -1,6 +1,6 @@
-//! The list of clients that an account and few others have used, for each account. A list is in a different slot from
-//! its clients and is updated after them. If the update is interrupted, the next use of the client makes up
-//! for it.
+//! For each account, the list of the clients that it and few other accounts have used. A list is in a
+//! different slot from its clients and is updated after them. If the update is interrupted, the next use of
+//! the client makes up for it.
 
 use crate::domain::account::Subject;
 use crate::domain::client::{Client, ClientUse};
@@ -11,8 +11,8 @@ use crate::store::sole_clients::{MakesRoom, SoleClients, counted_for, counts_for
 use super::cells::{Cells, Found, Life, Tries};
 use super::clients;
 
-/// Records a use of `client` in its current state. The account gives up others for it, and those that no other
-/// account has used are deleted.
+/// Records a use of `client` in its current state. If the account has too many clients then, it gives up
+/// others, and those that no other account has used are deleted.
 pub(super) async fn note(cells: &Cells, client: &Client, used: &ClientUse) -> Result<(), StoreError> {
     let account = &used.user;
     if !counts_for(client, account) {
@@ -28,8 +28,8 @@ pub(super) async fn note(cells: &Cells, client: &Client, used: &ClientUse) -> Re
     Ok(())
 }
 
-/// Records that a client counts for nobody since this use. Returns false if its user is the reason for too many such
-/// clients already.
+/// Records that, because of this use, a client counts for no account any more. Returns false if the user has
+/// already caused that for too many clients.
 pub(super) async fn free(cells: &Cells, used: &ClientUse) -> Result<bool, StoreError> {
     change(cells, &used.user, life_of(used), |list| list.free(used)).await
 }

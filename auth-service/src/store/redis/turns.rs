@@ -1,9 +1,10 @@
-//! Calls of this process that change the lists of one account take turns.
+//! Makes calls of this process that change the lists of one account take turns.
 //!
-//! A list and its rows are in different slots, so a new row, its entry, and the removal of the rows that go for
-//! it are several steps. Within one replica, one call for an account is between these steps at a time. An account
-//! can therefore exceed a ceiling by one row for each replica, for as long as such a call takes, and by the rows
-//! that could not be removed. Those stay in the list, and the next call removes them.
+//! A list and its rows are in different slots, so a new row, its entry, and the removal of the rows that
+//! exceed the limits are several steps. Within one replica, only one call for an account at a time is between
+//! these steps. An account can therefore exceed a ceiling by one row for each replica, for as long as such a
+//! call takes, and by the rows that could not be removed. Those stay in the list, and the next call removes
+//! them.
 
 use std::hash::{BuildHasher, RandomState};
 

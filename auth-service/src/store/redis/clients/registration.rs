@@ -1,5 +1,5 @@
-//! Registrations: the same public client is found again, and another one makes room for a new one. Eviction
-//! checks that a client is still unused before it removes it.
+//! Registers clients. A public client that is already registered is found again. If there are too many
+//! clients, unused ones are evicted, after a check that they are still unused.
 
 use fred::types::Value;
 use futures_util::future::try_join_all;
@@ -128,7 +128,7 @@ async fn make_room(
             let id = ClientId::try_from(id).map_err(|_| StoreError::Unreadable)?;
             all_gone &= evict(cells, &id).await?;
         }
-        // A client that was used a moment ago is not evicted, so another one has to be.
+        // A client that was used a moment ago is not evicted, so another one has to be evicted.
         if all_gone && evicted.len() < EVICTED_AT_ONCE {
             return Ok(Registration::Added(client));
         }
