@@ -165,11 +165,11 @@ pub struct Account {
     pub username: Username,
     /// The user's email address, if it is known.
     pub email: Option<String>,
-    /// The groups that policy rules see.
+    /// The groups of the account, to which policy rules refer.
     pub groups: Vec<Group>,
-    /// The password that opens the account.
+    /// The password with which the user logs in.
     pub password: StoredPassword,
-    /// How often all logins of the account were ended: when its password was replaced and when it was
+    /// How often all logins of the account were ended, because its password was replaced or the account was
     /// disabled. It is a number and not a time, because a clock can be set back.
     #[serde(default)]
     pub logins_ended: u64,
@@ -186,9 +186,9 @@ impl Account {
         !self.disabled && self.kind == AccountKind::Person
     }
 
-    /// Whether `session` is a valid login to this account. A session of a time that is still to come was made
-    /// while the clock was ahead, and would outlive its time. The expiry is not checked here, because the
-    /// store returns no expired session.
+    /// Whether `session` is a valid login to this account. A session whose login time is in the future was
+    /// created while the clock was ahead, and would last too long. The expiry is not checked here, because
+    /// the store returns no expired session.
     pub fn is_logged_in_by(&self, session: &LoginSession, time: TimeBounds) -> bool {
         self.may_log_in()
             && self.subject == session.subject
@@ -196,7 +196,8 @@ impl Account {
             && !time.is_before(session.authenticated_at)
     }
 
-    /// Ends all login sessions of the account, in all browsers.
+    /// Ends all login sessions of the account, in all browsers: they carry the previous number, so they are no
+    /// longer valid.
     pub fn end_logins(&mut self) {
         self.logins_ended = self.logins_ended.saturating_add(1);
     }

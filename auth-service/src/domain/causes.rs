@@ -1,4 +1,5 @@
-//! Errors as text. The message of an error often says what failed, and only those of its causes say why.
+//! Errors as text. The message of an error often says only what failed, and the messages of its causes say
+//! why.
 
 use std::error::Error;
 

@@ -185,9 +185,9 @@ pub struct OperatorTerms {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ClientUsers {
-    /// This account has used it first, and few others since ([`Client::further_users`]).
+    /// This account has used the client first, and few others have used it since ([`Client::further_users`]).
     One(Subject),
-    /// Many accounts have used it.
+    /// Many accounts have used the client. They are not recorded.
     Several,
 }
 
@@ -305,8 +305,8 @@ pub struct ClientUse {
     pub keep_until: UnixTime,
     /// The user for whom the client is used.
     pub user: Subject,
-    /// The maximum number of clients that only this account has used. Beyond it, the least recently used one
-    /// is deleted.
+    /// The maximum number of clients that count for this account, because it and few others have used them
+    /// ([`Client::few_users`]). Beyond it, the account gives up the least recently used one.
     pub sole_ceiling: usize,
 }
 
@@ -319,8 +319,8 @@ impl ClientUse {
         client.last_used_at.is_none_or(|last| self.at.distance(last) >= Self::RESOLUTION)
     }
 
-    /// What the user of this use changes in what is known of the users of `client`. They stay unknown for a client that
-    /// was used before accounts were recorded.
+    /// How this use changes the recorded users of `client`. If the client was used before users were
+    /// recorded, its users stay unknown.
     pub fn new_user_of(&self, client: &Client) -> NewUser {
         match client.users {
             None if client.last_used_at.is_some() => NewUser::No,
@@ -334,12 +334,12 @@ impl ClientUse {
         }
     }
 
-    /// The end of something that ended at `before` and that this use extends to `end`, which lies a lifetime
-    /// after [`Self::at`].
+    /// The new expiry of a row that expired at `before`, if this use extends its life to `end`, which is one
+    /// lifetime after [`Self::at`].
     ///
-    /// A clock that is behind must not shorten anything, so an end never moves back. The exception is an end
-    /// that lies further ahead than a lifetime after the latest time: it was set while a clock was ahead. This is
-    /// known only if the clock is reliable.
+    /// A clock that is behind must not shorten anything, so an expiry never moves back. The exception is an
+    /// expiry that is later than one lifetime after the latest possible time: it was set while a clock was
+    /// ahead. It is corrected only while the clock is steady.
     pub fn extend(&self, before: Option<UnixTime>, end: UnixTime) -> UnixTime {
         let latest = end.plus(self.bounds.latest.since(self.at));
         let extended = before.map_or(end, |before| before.max(end));
@@ -362,14 +362,14 @@ impl ClientUse {
     }
 }
 
-/// What a use changes in what is known of the users of its client.
+/// How a use changes the recorded users of its client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NewUser {
-    /// The user is already known, or users of this client are not counted any more.
+    /// The recorded users stay the same: the user is one of them, or the users are not counted any more.
     No,
-    /// The user is added to the few that are known.
+    /// The user is added to the recorded users, who are few.
     OneOfFew,
-    /// The users are too many to be known, so that the client counts for none of them.
+    /// There are too many users to record them, so the client counts for none of them.
     OneMoreThanFew,
 }
 
@@ -426,8 +426,9 @@ impl ClientDisplay {
 }
 
 impl Client {
-    /// The number of accounts up to which a client counts for each of them. Beyond it, it counts for none. Two
-    /// accounts of one user could otherwise fill the store with clients that count for nobody.
+    /// The number of accounts up to which a client counts for each of them. Beyond it, it counts for none. If
+    /// the number were 1, somebody with two accounts could fill the store with clients that count for no
+    /// account.
     pub const FEW_USERS: usize = 5;
 
     /// The accounts that have used the client, if they are few.

@@ -10,13 +10,13 @@ use super::clock::UnixTime;
 
 /// How far the clock can differ from the expected time, since small corrections are normal.
 pub const TOLERANCE: Duration = Duration::from_secs(300);
-/// How far the clock can differ from that of the store before operators are told. Two replicas of which nobody is
-/// told differ by twice this and a second at most.
+/// How far the clock can differ from that of the store before this is reported to operators. The clocks of
+/// two replicas without such a report differ by at most twice this and a second.
 const NOTABLE: Duration = Duration::from_secs(2);
 /// How long an unexpected time has to last before it is trusted.
 pub const HOLD: Duration = Duration::from_secs(3600);
-/// How long the service can have been stopped before its clock counts as having jumped. Up to this length,
-/// data is at most deleted an hour late.
+/// How long the service can have been stopped before its clock counts as having jumped. After a longer stop,
+/// expired data is deleted an hour late, which does no harm.
 const AWAY: Duration = Duration::from_secs(3600);
 
 /// The state of the clock.
@@ -97,15 +97,15 @@ impl fmt::Display for Apart {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Difference(UnixTime, UnixTime);
 
-/// Compares the clock with what the store said its time was, between these two times of the clock. The answer may
-/// have taken long.
+/// Compares the clock with the time that the store reported. The two times of the clock are those of the
+/// question and of the answer, which can have taken long.
 pub fn difference((asked, answered): (UnixTime, UnixTime), store: UnixTime) -> Difference {
-    // The earlier of the two, if the clock was set meanwhile.
+    // If the clock was set back meanwhile, the time of the answer is the earlier of the two.
     Difference(store, store.min(answered).max(asked.min(answered)))
 }
 
 impl Difference {
-    /// Whether it is more than synchronised clocks differ.
+    /// Whether the difference is larger than that between synchronised clocks.
     pub fn is_notable(self) -> bool {
         self.distance() > NOTABLE
     }
@@ -133,7 +133,7 @@ impl fmt::Display for Difference {
     }
 }
 
-/// The times between which the right time lies. Both are the same while the clock is reliable.
+/// The times between which the right time lies. Both are about the same, unless the clock is or was wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TimeBounds {
     /// The earlier one of the clock's time and the time that it should show.
@@ -152,8 +152,8 @@ impl TimeBounds {
         Self { earliest: now, latest: now, is_steady: true }
     }
 
-    /// Whether `at` is still to come, so that a clock was or is wrong. Small differences between the clocks of
-    /// replicas do not count.
+    /// Whether `at` is in the future, so that a clock is wrong or was wrong when `at` was recorded. Small
+    /// differences between the clocks of replicas do not count.
     pub fn is_before(self, at: UnixTime) -> bool {
         at.since(self.latest) > TOLERANCE
     }
@@ -204,7 +204,7 @@ pub struct ClockWatch {
     ahead: Duration,
     /// The first sighting of an unexpected time.
     candidate: Option<Seen>,
-    /// Whether the first time is trusted without a comparison.
+    /// Whether the first time is trusted without a comparison, because the store is new.
     is_new: bool,
     /// The number of corrections by operators that are known.
     corrections: u64,

@@ -52,8 +52,8 @@ impl Consent {
     /// forgotten, so that a row does not grow without limit.
     const MAX_PAIRS: usize = 128;
 
-    /// Maximum number of bytes of these pairs and their scopes. A single approval is shorter, because a request
-    /// is.
+    /// Maximum number of bytes of these pairs and their scopes. A single approval is always shorter, because
+    /// the length of a request is limited.
     const MAX_BYTES: usize = 16 * 1024;
 
     /// Creates a consent that allows nothing yet.

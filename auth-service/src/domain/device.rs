@@ -73,7 +73,8 @@ pub struct DeviceAuthorization {
     pub client_id: ClientId,
     /// The client's registration at the time of the request.
     pub registration: RegistrationId,
-    /// Digest of the client's metadata at the time of the request ([`Client::has_left`]).
+    /// Digest of the client's metadata at the time of the request. It identifies a client that has a metadata
+    /// document and is not stored yet ([`Client::has_left`]).
     #[serde(default)]
     pub metadata: Option<TokenHash>,
     /// The resources for which the token is requested.

@@ -160,11 +160,12 @@ pub struct ReplacedToken {
 }
 
 impl ReplacedToken {
-    /// Decides whether the response with the successor can be repeated. The grace period has to be certainly
-    /// over for a theft, and certainly not over for a repetition.
+    /// Decides whether the response with the successor can be repeated. The use counts as a theft only if the
+    /// grace period is certainly over, and as a repetition only if it is certainly not over.
     ///
-    /// The token was used at [`TimeBounds::latest`], which can be far ahead. It is right again when it is compared
-    /// with a later one while the clock is steady.
+    /// The time of the first use is recorded as [`TimeBounds::latest`], which can be far ahead of the right
+    /// time. While the clock is steady, its difference from the current value of `latest` is right all the
+    /// same.
     fn judge(&self, time: TimeBounds, grace: Duration) -> RefreshUse {
         let is_over = |now: UnixTime| now.since(self.at) > grace;
         if is_over(time.earliest) || time.is_steady && is_over(time.latest) {
@@ -259,8 +260,8 @@ impl Grant {
         }
     }
 
-    /// Makes `current`, with its position in the line of tokens, the current token, and keeps the old one as
-    /// replaced.
+    /// Makes `current`, with its position in the sequence of tokens, the current token, and keeps the old one
+    /// as replaced.
     pub fn rotate(
         &mut self,
         (current, line): (TokenHash, Line),

@@ -10,7 +10,7 @@ use super::clock::UnixTime;
 use super::grant::GrantId;
 use super::opaque_token::TokenHash;
 
-/// The pool in which a pushed request waits. A request takes a place of its own pool only.
+/// The pool in which a pushed request waits. A request occupies a place in its own pool only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PushedPool {
@@ -43,7 +43,8 @@ pub struct PushedRequest {
     pub client_id: ClientId,
     /// The client's registration at the time of the request.
     pub registration: RegistrationId,
-    /// Digest of the client's metadata at the time of the request ([`Client::has_left`]).
+    /// Digest of the client's metadata at the time of the request. It identifies a client that has a metadata
+    /// document and is not stored yet ([`Client::has_left`]).
     #[serde(default)]
     pub metadata: Option<TokenHash>,
     /// The grant that is created if the user approves. It is fixed now, so that one request creates at most
@@ -52,8 +53,8 @@ pub struct PushedRequest {
     /// The pool in which the request waits.
     #[serde(default)]
     pub pool: PushedPool,
-    /// For whom the request counts: accounts, a client, or a network. Nobody's requests can displace those of
-    /// others who have fewer.
+    /// The accounts, the client or the network for which the request counts. Their requests cannot displace
+    /// those of others who have fewer.
     #[serde(default)]
     pub counts_for: Vec<String>,
     /// The parameters of the request, encoded as a form.

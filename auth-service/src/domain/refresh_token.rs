@@ -190,7 +190,7 @@ impl HashedRefreshToken {
     }
 
     /// Whether the token was issued in this sequence and is not newer than the current one. A newer one was
-    /// issued after the backup that has since been restored.
+    /// issued after the backup from which the store has since been restored.
     pub(super) fn is_of(&self, line: &Line) -> bool {
         self.place.as_ref().is_some_and(|place| {
             bool::from(line.key.mac(&place.signed).ct_eq(&place.mac)) && place.number <= line.number
