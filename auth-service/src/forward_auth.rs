@@ -74,7 +74,8 @@ pub async fn check(request: Request, state: Data<AppState>) -> HttpResponse {
 /// A proxy that asks over HTTP. The path of its request says which one it is.
 enum Proxy<'a> {
     Traefik,
-    /// Asks about every request, also about those that auth-service answers itself.
+    /// Traefik's check at an entry point, which asks about every request, including those that auth-service
+    /// answers itself.
     TraefikEntryPoint,
     Caddy,
     Nginx,
@@ -153,7 +154,7 @@ async fn decision(asked: &AccessRequest<'_>, state: &AppState) -> Answer {
         return cors::preflight(origins, origin, wanted);
     }
     let mut answer = decide_on(asked, &resource, state).await;
-    // A page can read why it was denied. If the request passes, the service sets these headers itself.
+    // These headers let a page read why it was denied. If the request passes, the service sets them itself.
     if answer.status != StatusCode::OK {
         answer.headers.extend(cors::on_answer(origins, origin));
     }
@@ -173,12 +174,14 @@ async fn decide_on(asked: &AccessRequest<'_>, resource: &ResourceUri, state: &Ap
     if asked.method == Method::OPTIONS {
         return Answer::refuse(&CheckError::Method);
     }
-    // The token and the assertion are judged at the same time. Only the DPoP proof reads the clock again.
+    // The token and the assertion are judged by the same reading of the clock. Only the DPoP proof reads the
+    // clock again.
     let now = state.now();
     let invalid = |reason| conclude(asked, resource, None, Credentials::InvalidToken(reason), state, now);
     let (token, scheme) = match asked.bearer {
         Bearer::None => {
-            // Some clients forget their tokens when a refresh fails, and would ask their user to log in now, in vain.
+            // Some clients discard their tokens when a refresh fails because the store cannot be written.
+            // With a challenge, such a client would ask its user to log in, which would fail too.
             if let Err(error) = Box::pin(state.try_write()).await {
                 return Answer::refuse(&CheckError::Store(error));
             }

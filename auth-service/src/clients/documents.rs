@@ -22,10 +22,10 @@ use super::document::{self, InvalidDocument};
 use super::fetch_rate::{Caller, FetchRate};
 use super::hosts::HostRule;
 
-/// Shortest and longest time in seconds for which a document is cached, and the time if its host does not
-/// say. The shortest time also applies to a host that says `no-store`: one login reads the document several
-/// times (request, consent, redemption), and without it every request of a stranger would cause a fetch. The
-/// document is only in memory, and is public.
+/// Shortest and longest time in seconds for which a document is cached, and the time if its host sends no
+/// `max-age`. The shortest time also applies to a host that says `no-store`: one login reads the document
+/// several times (request, consent, redemption), and without it every request of a stranger would cause a
+/// fetch. The document is only in memory, and is public.
 const MIN_CACHE_SECONDS: u64 = 60;
 const MAX_CACHE_SECONDS: u64 = 24 * 3600;
 const UNSAID: u64 = 3600;
@@ -55,7 +55,7 @@ pub struct DocumentPolicy {
     pub off: bool,
 }
 
-/// Why there is no document.
+/// Why a document cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DocumentError {
     /// The operator does not accept documents from this host.
@@ -94,7 +94,8 @@ pub struct Documents {
     policy: DocumentPolicy,
     metadata: Kept<ClientMetadata>,
     strange_key_sets: Kept<Box<[u8]>>,
-    /// Kept apart, because strangers can publish any number of key sets of the maximum size.
+    /// These key sets have a cache of their own, because strangers can publish any number of key sets of the
+    /// maximum size.
     known_key_sets: Kept<Box<[u8]>>,
     rate: FetchRate,
     random: Arc<dyn Random>,

@@ -31,7 +31,7 @@ use super::request::{AccessRequest, CheckError};
 const ASSERTION_LIFETIME: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// The `Retry-After` of a check that cannot be decided, in seconds. The store is tried again several times a
-/// second, so a client does not have to wait for the whole minute that its user is told to.
+/// second, so a client does not have to wait for the minute that the message to its user mentions.
 const UNAVAILABLE_FOR: u16 = 5;
 
 /// Rates of log lines that a single request can cause.
@@ -64,7 +64,7 @@ pub(super) struct Answer {
     pub(super) identity: Option<Arc<[HeaderValue; principal::IDENTITY]>>,
     /// The other headers: printable ASCII, each name once.
     pub(super) headers: Vec<(HeaderName, HeaderValue)>,
-    /// The text of a JSON object, or `None` for an empty body.
+    /// The text of a JSON object that explains a denial, or `None` for an empty body.
     pub(super) body: Option<String>,
     /// The value of the label `outcome` in the metric `mcp_gate_checks_total`.
     pub(super) outcome: &'static str,
@@ -286,8 +286,8 @@ fn challenge(scheme: Scheme, error: Option<(&str, &str)>, metadata: &str, scope:
 
 /// Makes a header value of `text`, which must be printable ASCII.
 pub(super) fn value(text: &str) -> HeaderValue {
-    // The conversion cannot fail for printable ASCII. If it did, the empty value would say that there is
-    // none.
+    // The conversion cannot fail for printable ASCII. If it failed all the same, the header would be empty,
+    // as if there were no value.
     HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 

@@ -7,7 +7,7 @@ use super::headers::{host, method, path_and_query, scheme};
 use super::request::{AccessRequest, CheckError, Target};
 
 /// Reads the four headers. Each must come exactly once: if one is missing, the proxy is configured wrongly,
-/// and if one comes twice, the client has sent it.
+/// and if one comes twice, the client has sent one, too.
 pub(super) fn parse(headers: &HeaderMap) -> Result<AccessRequest<'_>, CheckError> {
     let sent = CheckHeaders::of(headers);
     let (path, query) = path_and_query(sent.required(Field::XForwardedUri)?)?;

@@ -74,7 +74,7 @@ pub(super) fn bearer<'a>(sent: &CheckHeaders<'a>) -> Bearer<'a> {
     }
 }
 
-/// Whether the text is a `b64token` (RFC 6750 §2.1), which every token of ours is. A token is the longest
+/// Whether the text is a `b64token` (RFC 6750 §2.1), as all tokens of this server are. A token is the longest
 /// value in a request, so the loop looks at every byte: if it could stop early, the compiler could not make
 /// it look at sixteen bytes at once.
 fn is_b64token(text: &[u8]) -> bool {
@@ -119,9 +119,9 @@ fn decode_sentinel(text: &str) -> Result<Cow<'_, str>, CheckError> {
         .ok_or(CheckError::BadHeader("Mcp-Name"))
 }
 
-/// Prefixes of header names that only the edge or auth-service may set, or that decide something.
+/// Prefixes of header names that only the edge or auth-service may set, or on which decisions depend.
 const RESERVED: [&str; 5] = ["x-auth-", "x-forwarded-", "x-original-", "x-edge-", "mcp-"];
-/// Whole names of the same kind.
+/// Complete header names of the same kind.
 const RESERVED_WHOLE: [&str; 7] =
     ["authorization", "proxy-authorization", "cookie", "dpop", "host", "origin", "x-real-ip"];
 

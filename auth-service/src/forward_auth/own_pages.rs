@@ -75,8 +75,8 @@ pub(super) fn pass(client: &HeaderMap, state: &AppState) -> Option<HttpResponse>
     Some(response)
 }
 
-/// Whether only auth-service answers at this path. The method does not matter: an endpoint refuses a method
-/// that it does not accept itself, with a page for browsers.
+/// Whether only auth-service answers at this path. The method does not matter, because each endpoint itself
+/// refuses the methods that it does not accept, with a page for browsers.
 fn is_own(path: &UnambiguousPath, base: &str) -> bool {
     if let Some(document) = path.as_str().strip_prefix("/.well-known/") {
         return WELL_KNOWN.iter().any(|name| is_at_or_below(document, name));

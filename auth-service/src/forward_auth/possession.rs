@@ -12,11 +12,13 @@ use super::request::AccessRequest;
 /// The scheme of the `Authorization` header with which a token was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Scheme {
+    /// The token was sent as `Authorization: Bearer` (RFC 6750 §2.1).
     Bearer,
+    /// The token was sent as `Authorization: DPoP`, with a proof in the `DPoP` header (RFC 9449 §7.1).
     Dpop,
 }
 
-/// Why a token does not count in this request.
+/// Why a token is not accepted in this request.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum NotProven {
     /// A bound token was sent as a bearer token, which is how somebody who has stolen it would send it (RFC
@@ -69,7 +71,8 @@ pub(super) async fn check(
         (Some(_), Scheme::Bearer) => return Err(NotProven::Downgraded),
         (Some(key), Scheme::Dpop) => key,
     };
-    // The future of a proof is large. It is in a box, so that checks of bearer tokens stay small.
+    // The future that checks a proof is large. It is boxed, so that the futures of checks with bearer tokens
+    // stay small.
     Box::pin(check_proof(asked, resource, token, (key, principal), state)).await
 }
 

@@ -45,8 +45,8 @@ pub struct AccessRequest<'a> {
     pub mcp_protocol_version: Option<&'a str>,
 }
 
-/// What each proxy says of the request in its own way. The rest is in the client's headers, which are read
-/// alike for all.
+/// The part of the request that each proxy describes in its own way. The rest is in the client's headers,
+/// which are read in the same way for all proxies.
 pub(super) struct Target<'a> {
     pub(super) scheme: Option<Scheme>,
     pub(super) host: HostName,
@@ -110,7 +110,7 @@ impl std::fmt::Debug for Bearer<'_> {
     }
 }
 
-/// Why a check cannot be decided. Each of these is a denial.
+/// Why a check cannot be decided. In each of these cases the request is denied.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckError {
     /// The check does not come from a trusted edge proxy.
@@ -159,7 +159,7 @@ pub enum CheckError {
     /// The clock is in doubt, so that it is unknown whether the token has expired.
     #[error("the clock does not tell whether the access token has expired")]
     Undatable,
-    /// The store failed while the token was looked up.
+    /// The store failed, so it is unknown whether the token is valid.
     #[error(transparent)]
     Store(StoreError),
 }

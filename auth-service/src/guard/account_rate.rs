@@ -2,8 +2,7 @@
 //! without a user's decision, and DPoP proofs.
 //!
 //! Browsers and programs of honest users need a few of these in an hour. The limits are far above that, but
-//! so low that the rows which one account can leave behind while they live stay a small part of the store
-//! (docs/limits.md).
+//! low enough that the rows of one account are a small part of the store at any time (docs/limits.md).
 
 use std::time::Duration;
 
@@ -55,7 +54,8 @@ impl AccountRate {
 
     /// Counts a DPoP proof of `client` for `subject`. Fails if there are too many.
     pub fn admit_proof(&self, subject: &Subject, client: &ClientId) -> Result<(), TooFast> {
-        // What is refused to one client does not count for the others.
+        // A proof that is refused because of the limit of its client does not count against the other clients
+        // of the account.
         self.proofs.check(&(subject.clone(), client.clone()))?;
         self.proofs_of_all.check(subject)
     }

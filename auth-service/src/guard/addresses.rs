@@ -1,4 +1,4 @@
-//! Which addresses the URL of a stranger is allowed to lead to.
+//! Decides to which addresses a URL from a stranger is allowed to lead.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

@@ -1,8 +1,8 @@
 //! Fetches a document from a URL that a stranger has given (server-side request forgery: attacks 49 and 50).
 //!
-//! The URL must be https. There are no redirects and no proxy, and size and time are limited. This module
-//! resolves names itself, and every address that comes back must be public. The connection goes to one of
-//! these addresses, so no second lookup can return a different one.
+//! The URL must be https. Redirects are not followed, no proxy is used, and size and time are limited. This
+//! module resolves names itself, and every address that comes back must be public. The connection goes to one
+//! of these addresses, so no second lookup can return a different one.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};

@@ -13,17 +13,20 @@ pub const MAX_REMEMBERED: usize = 10_000;
 /// Maximum number of networks of one account. A hostile account has no more of them, however many addresses its
 /// owner has.
 const OF_ONE_ACCOUNT: usize = 8;
-/// Maximum number of accounts that are remembered for a network. Others are users of the same office or operator.
+/// Maximum number of accounts that are remembered for a network. A few are enough, because one of them makes
+/// the network known.
 const AT_ONE_NETWORK: usize = 4;
 
 /// The networks from which accounts have logged in or refreshed a token, the last few of each account.
 ///
-/// A network is a hint in which order requests are worked on, and never a reason to allow anything.
+/// A known network only affects the order in which requests are worked on. It is never a reason to allow
+/// anything.
 pub struct KnownNetworks {
     /// The networks of an account, the newest first.
     by_account: Cache<Subject, [Option<IpAddr>; OF_ONE_ACCOUNT]>,
-    /// Accounts that have a network among theirs. None of them makes room for another one while that is so. Otherwise,
-    /// a hostile account in an office could make the office unknown.
+    /// For each network, accounts that have it among theirs. They are not removed to make room for other
+    /// accounts while that is so. Otherwise, a hostile account in an office could make the office's network
+    /// unknown.
     by_network: Cache<IpAddr, Vec<Subject>>,
 }
 
@@ -42,7 +45,8 @@ impl KnownNetworks {
             networks.rotate_right(1);
             let oldest = networks.first_mut().and_then(|first| first.replace(place));
             self.by_account.insert(subject.clone(), networks);
-            // An account takes no more room than it has networks.
+            // The account leaves the list of its oldest network, so that it takes no more space than it has
+            // networks.
             if let Some(oldest) = oldest {
                 self.remember_at(oldest, None);
             }

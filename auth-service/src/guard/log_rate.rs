@@ -1,4 +1,4 @@
-//! Limits the log lines that strangers can cause. What is left out is counted.
+//! Limits the log lines that strangers can cause. Lines that are left out are counted.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -11,7 +11,7 @@ use super::keyed_rate::{KeyedRate, MAX_KEYS, OneRate, quota};
 /// Lines that any request of a stranger can cause: the number in a row, and the time after which one more is
 /// allowed.
 const OF_STRANGERS: (u32, Duration) = (20, Duration::from_secs(10));
-/// Lines of any single place in the program.
+/// Lines that a single place in the program can write.
 const OF_A_PLACE: (u32, Duration) = (100, Duration::from_secs(1));
 
 /// The limit for one kind of log line.
@@ -31,7 +31,8 @@ impl LogRate {
         Self { rate: OneRate::new(quota(lines)), left_out: AtomicU64::new(0) }
     }
 
-    /// Creates the limit for a place in the program, when it is not known who can make it write lines.
+    /// Creates the limit for one place in the program that writes log lines, if it is not known who can cause
+    /// them.
     pub fn of_a_place() -> Self {
         Self::new(OF_A_PLACE)
     }
@@ -70,7 +71,8 @@ impl<K: Hash + Eq + Clone> LogRates<K> {
         if self.rate.check(key).is_ok() {
             return Some(left_out.remove(key).unwrap_or_default());
         }
-        // So many keys at a time are not expected. The lines of further ones are left out without a number.
+        // So many keys at a time are not expected. Lines about further keys are left out without being
+        // counted.
         if left_out.len() < MAX_KEYS || left_out.contains_key(key) {
             *left_out.entry(key.clone()).or_default() += 1;
         }

@@ -178,7 +178,7 @@ mod tests {
         let admitted =
             (0..1000).filter(|_| rate.admit(None, Some(address(1)), Browser::Stranger).is_ok()).count();
         assert!((300..=302).contains(&admitted), "{admitted}");
-        // The address is used up for every name, and makes the server remember none.
+        // The address has used up its attempts for every name, and has not made the server remember any name.
         assert!(rate.admit(Some(&name("ana")), Some(address(1)), Browser::Stranger).is_err());
         assert!(rate.admit(Some(&name("ana")), Some(address(2)), Browser::Stranger).is_ok());
     }

@@ -17,7 +17,7 @@ use super::keyed_rate::{KeyedRate, OneRate, TooFast, quota};
 
 /// Requests of one client at one address: the number in a row, and the time after which one more is allowed.
 const PAIR: (u32, Duration) = (30, Duration::from_secs(2));
-/// Requests of one address. A hosted client asks for thousands of users from a single one.
+/// Requests of one address. A hosted client sends the requests of thousands of users from a single address.
 const ADDRESS: (u32, Duration) = (120, Duration::from_millis(500));
 /// Requests of all clients that nobody has used, together.
 const STRANGERS: (u32, Duration) = (1000, Duration::from_millis(50));
@@ -61,7 +61,8 @@ pub enum Familiarity {
     /// The client is in use but does not authenticate. It shares limits with all such clients at the same
     /// address.
     InUse,
-    /// The client is in use and has authenticated. It shares its limit with nobody.
+    /// The client is in use and has authenticated. It has a limit of its own. If few accounts have used it,
+    /// its requests also count for one of them.
     Proven,
 }
 

@@ -9,7 +9,7 @@ use super::client_address::network;
 /// The address whose queue it is: an IPv4 address or an IPv6 /64 network, if it is known.
 pub(super) type Key = Option<IpAddr>;
 
-/// What waits, by address. The oldest of each address comes first.
+/// The entries that wait, by address. The oldest entry of each address comes first.
 #[derive(Debug)]
 pub(super) struct Queues<T> {
     by_address: HashMap<Key, BTreeMap<u64, T>>,
@@ -18,7 +18,7 @@ pub(super) struct Queues<T> {
     next: u64,
 }
 
-/// Where an entry stands.
+/// The position of an entry: the queue of its address, and its number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Position {
     pub(super) key: Key,

@@ -56,8 +56,8 @@ impl RegistrationRate {
         }
     }
 
-    /// Counts a new client against all limits. The address is counted first. So the server remembers at most
-    /// as many pairs of an address as it can register clients.
+    /// Counts a new client against all limits. The address is counted first, so that the server remembers at
+    /// most as many pairs of an address as it can register clients.
     pub fn admit(&self, address: Option<IpAddr>, redirect_uris: &[RedirectUri]) -> Result<(), TooFast> {
         let address = address.map(network);
         let host = redirect_uris.first().map(RedirectUri::host).unwrap_or_default();

@@ -8,7 +8,8 @@ use tokio::sync::oneshot;
 
 use super::queues::{Key, Position, Queues};
 
-/// Maximum number of requests of strangers that wait. With more, the address that has most is refused its newest one.
+/// Maximum number of requests of strangers that wait. Beyond it, the newest request of the address that has
+/// most is refused.
 pub const MAX_STRANGERS: usize = 512;
 /// One turn of this many goes to a stranger while known users wait, too.
 const ONE_FOR_STRANGERS_IN: u32 = 4;
@@ -16,9 +17,9 @@ const ONE_FOR_STRANGERS_IN: u32 = 4;
 /// Who sends a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sender {
-    /// An account was used from its network a short while ago.
+    /// A sender in a network from which an account was used a short while ago.
     Known,
-    /// Every other sender.
+    /// A sender in any other network.
     Stranger,
 }
 
@@ -38,7 +39,7 @@ struct State {
     since_stranger: u32,
 }
 
-/// The requests of known users, or of strangers, that wait.
+/// The waiting requests of known users, or those of strangers.
 #[derive(Debug, Default)]
 struct Line {
     queues: Queues<oneshot::Sender<Turn>>,
@@ -146,8 +147,8 @@ impl Line {
         self.forget_if_empty(position.key);
     }
 
-    /// The request gets an error, because its notice is dropped. If each address has one, whoever came last is
-    /// refused, and not whoever has waited longest.
+    /// Refuses the newest request of the address that has most. The request gets an error, because its notice
+    /// is dropped. If each address has one, whoever came last is refused, and not whoever has waited longest.
     fn refuse_newest_of_fullest(&mut self) {
         if let Some(fullest) = self.queues.fullest_and_newest() {
             self.queues.take_newest(fullest);
@@ -221,7 +222,7 @@ mod tests {
         waiter
     }
 
-    /// Which of the waiters have their turn, each of them until it has been seen.
+    /// The order in which the waiters get their turns. A turn ends as soon as it has been seen.
     fn order<'a>(turn: Turn, waiters: impl IntoIterator<Item = (char, Waiter<'a>)>) -> String {
         let mut waiters: Vec<_> = waiters.into_iter().collect();
         let mut order = String::new();

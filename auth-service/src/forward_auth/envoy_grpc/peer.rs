@@ -1,5 +1,5 @@
-//! The peer of a connection to the gRPC listener: its address, whether it has shown the secret of the edge, and whether it
-//! takes the answers that it asked for.
+//! The peer of a connection to the gRPC listener: its address, whether it has shown the edge secret, and
+//! whether it takes the answers to its calls.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,11 +31,11 @@ pub struct ConnectionState {
 #[derive(Debug)]
 struct Unsent {
     number: usize,
-    /// When the last one was taken, or the first one was ready.
+    /// The time at which an answer was last taken or, if none was, at which the first one was ready.
     since: Instant,
 }
 
-/// An answer that was not sent yet. Dropping it says that it was.
+/// An answer that has not been sent yet. Dropping this value records that it was sent.
 #[derive(Debug)]
 pub(super) struct UnsentAnswer(Arc<ConnectionState>);
 
@@ -81,18 +81,18 @@ impl Drop for UnsentAnswer {
 }
 
 impl ConnectionState {
-    /// Whether a call on this connection had the secret of the edge.
+    /// Whether a call on this connection had the edge secret.
     pub fn is_of_edge(&self) -> bool {
         self.has_secret.load(Ordering::Relaxed)
     }
 
-    /// Whether the peer has taken none of the answers that wait for it for this time.
+    /// Whether answers wait for the peer, and it has taken none of them for at least `patience`.
     pub fn is_stalled(&self, patience: Duration) -> bool {
         let answers = self.answers();
         answers.number > 0 && answers.since.elapsed() >= patience
     }
 
-    /// Marks the connection as closed, and wakes the task that serves it.
+    /// Marks the connection as closed, and wakes the task that serves it, so that [`Self::poll_closed`] completes.
     pub fn close(&self) {
         self.is_closed.store(true, Ordering::Release);
         self.closing.wake();

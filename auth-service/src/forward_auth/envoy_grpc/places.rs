@@ -1,5 +1,5 @@
-//! Limits how many calls are under way at the gRPC listener, over all connections. HTTP/2 only limits the streams of
-//! each connection, and a stream whose message never ends takes memory until its time is over.
+//! Limits how many calls are in progress at the gRPC listener, over all connections. HTTP/2 only limits the
+//! streams of each connection, and a stream whose message never ends occupies memory until its time limit.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -19,12 +19,12 @@ use crate::state::AppState;
 
 use super::peer::Peer;
 
-/// Maximum number of calls under way of edge proxies. Further ones are refused.
+/// Maximum number of calls of edge proxies that are in progress. Further ones are refused.
 const OF_EDGES: usize = 960;
-/// Maximum number of calls under way of others in the networks of the edge proxies, who do not have the secret: they
-/// may ask how the service is.
+/// Maximum number of calls in progress of others in the networks of the edge proxies, who do not have the
+/// edge secret. They can only ask for the health of the service.
 const OF_OTHERS: usize = 64;
-/// The message of a call that has none: it is not compressed, and its length is zero.
+/// An empty gRPC message: a byte that says that it is not compressed, and the length zero.
 const EMPTY: &[u8; 5] = &[0; 5];
 
 /// The places of calls, which all services of the listener share.
@@ -55,7 +55,7 @@ type Response = http::Response<Body>;
 type Called = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
 
 impl Places {
-    /// All places are free.
+    /// Creates the places, all of which are free.
     pub fn new(state: &Data<AppState>) -> Self {
         let places = |number| Arc::new(Semaphore::new(number));
         Self {
@@ -75,7 +75,7 @@ impl Places {
         Bounded { service, reads_from: Callers::All, places: self.clone() }
     }
 
-    /// Whether an edge proxy has sent this, as its head says.
+    /// Whether the request is from an edge proxy, according to its address and headers.
     fn is_of_edge(&self, request: &Request) -> bool {
         let address = peer_of(request).and_then(|peer| peer.address);
         let secrets = request.headers().get_all(EDGE_SECRET.as_str()).iter();
@@ -106,7 +106,7 @@ where
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        // A call that does not end would keep its place.
+        // A `Watch` call does not end, so it would keep its place.
         if request.uri().path().ends_with("/Watch") {
             return refused(Status::unimplemented("the health is told by Check only"));
         }
@@ -119,7 +119,8 @@ where
             metrics::counter!("mcp_gate_edge_grpc_refused_total").increment(1);
             return refused(Status::unavailable("too many checks are under way"));
         };
-        // The answer does not depend on the message then, so it is not waited for.
+        // If the message is not read, the answer does not depend on it. The service then gets an empty
+        // message, so that it does not wait for the real one.
         let is_read = is_of_edge || self.reads_from == Callers::All;
         let request =
             if is_read { request } else { request.map(|_| Body::new(Full::from(Bytes::from_static(EMPTY)))) };

@@ -15,7 +15,8 @@ use crate::state::AppState;
 
 use super::peer::Peer;
 
-/// The server of the gRPC service `envoy.service.auth.v3.Authorization`.
+/// The server of the gRPC service `envoy.service.auth.v3.Authorization`, which Envoy calls before it passes a
+/// request on.
 pub struct Authorizer {
     state: Arc<AppState>,
 }
