@@ -1,4 +1,4 @@
-//! Verification of DPoP proofs (RFC 9449), as the token endpoint and the check share it.
+//! Verification of DPoP proofs (RFC 9449), which the token endpoint and the check share.
 
 use crate::domain::clock::UnixTime;
 use crate::domain::error_code::ErrorCode;

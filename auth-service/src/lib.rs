@@ -1,9 +1,8 @@
 //! auth-service: an OAuth 2.1 authorization server for MCP, and the check that edge proxies request for every
 //! request.
 //!
-//! Modules, from the lowest layer to the highest: `domain` (pure types and rules), `threads`, `keys`, `store`, `config`,
-//! `identity`, `principal`, `policy`, `state`, `ops`, `pages`, `oauth`, `forward_auth`, `app`.
-//! `tests/layers.toml` lists which module can import which, and a test verifies it.
+//! `tests/layers.toml` lists the modules from the lowest layer to the highest, and which of them each can
+//! import. A test verifies it. `docs/architecture.md` says what each module contains.
 
 pub mod app;
 pub mod clients;

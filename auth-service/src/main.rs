@@ -16,7 +16,8 @@ use auth_service::ops::telemetry;
 
 use cli::{Cli, Command};
 
-/// Gives memory back to the system when a flood is over. The C library's allocator keeps most of it.
+/// jemalloc, which gives memory back to the system when a flood of requests is over. The allocator of the C
+/// library would keep most of it.
 #[global_allocator]
 static ALLOCATOR: Jemalloc = Jemalloc;
 

@@ -124,9 +124,9 @@ pub enum Command {
         /// The `kid` of the key.
         kid: String,
     },
-    /// Forgets the latest time that was ever believed, because the clock is right now.
+    /// Sets the latest time that was ever trusted back to the current time, after a clock was ahead.
     AcceptClock {
-        /// The date of today as the operator knows it, `YYYY-MM-DD` in UTC.
+        /// Today's date as the operator knows it, `YYYY-MM-DD` in UTC. It proves that the clock is right.
         today: String,
     },
     /// Writes the content of the store to a new file.
@@ -158,7 +158,8 @@ pub enum Reply {
     Done,
     /// The account was added or reset, and has this one-time password.
     OneTimePassword(String),
-    /// Likewise, but the account is disabled, so nobody can log in with the password yet.
+    /// The account was reset and has this one-time password, but it is disabled, so nobody can log in with
+    /// the password yet.
     OneTimePasswordOfDisabled(String),
     /// The client was added.
     ClientAdded {

@@ -86,7 +86,7 @@ pub struct ConsentPage<'a> {
 #[derive(Template)]
 #[template(path = "barred.html")]
 pub struct BarredPage<'a> {
-    /// The URL to which the form is sent. It informs the client.
+    /// The URL to which the form is sent. The form denies the request, so that the client learns of it.
     pub action: &'a str,
     /// The token that binds the form to the browser.
     pub form_token: &'a str,

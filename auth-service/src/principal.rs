@@ -1,5 +1,5 @@
-//! The principal: the verified identity and permissions of the caller who presents an access token. Policy decides for
-//! every request what they allow.
+//! The principal: the verified identity and permissions of the caller who presents an access token. The
+//! policy decides for every request what the principal is allowed to do.
 
 mod assertions;
 mod cache;
@@ -51,20 +51,21 @@ pub enum RejectedToken {
     /// The token was not issued by this server: its type, key, signature, issuer or claims are wrong.
     #[error("the access token is not valid")]
     Invalid,
-    /// The token was issued later in the future than the clocks of replicas can differ.
+    /// The token's time of issue is further in the future than the clocks of replicas can differ.
     #[error("the access token was issued in the future")]
     Early {
-        /// When it was issued.
+        /// The time of issue, from the claim `iat`.
         at: UnixTime,
     },
     /// The token has expired.
     #[error("the access token has expired")]
     Expired,
-    /// The grant was revoked or has expired, or the account or client is disabled or does not exist. A token of somebody
-    /// who is disabled counts again if they are enabled, so no text may say that it is gone for good.
+    /// The grant was revoked or has expired, or the account or client is disabled or does not exist. If the
+    /// account or client is enabled again, the token is valid again, so messages must not say that it is gone
+    /// for good.
     #[error("the access token was revoked, or its account or client is disabled")]
     Revoked,
-    /// The clock is in doubt, and does not tell whether the token and its refresh token have expired.
+    /// The clock is in doubt, so nobody can tell whether the token and its refresh token have expired.
     #[error("the clock does not tell whether the access token has expired")]
     Undatable,
     /// The store failed, so it is unknown whether the token is valid.
@@ -88,9 +89,10 @@ async fn of_claims(
     if claims.iss != issuer.as_str() {
         return Err(RejectedToken::Invalid);
     }
-    // Replicas whose clocks differ by up to this are all ready, so each accepts what the others issue. A token that
-    // is accepted so is valid for as much longer as one that was issued before the clock was set back, and no
-    // longer. Its signature is ours, and whether it was revoked does not depend on the time.
+    // Replicas are ready although their clocks differ by up to this tolerance, so each accepts tokens that
+    // the others issue. Such a token is valid for longer by no more than this difference, like a token that
+    // was issued before the clock was set back. Its signature was verified, and whether it was revoked does
+    // not depend on the time.
     if claims.iat.since(now) > TOLERANCE {
         return Err(RejectedToken::Early { at: claims.iat });
     }

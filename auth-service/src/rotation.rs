@@ -69,7 +69,7 @@ pub async fn up_to_date_telling(
     Err(RotationError::Busy)
 }
 
-/// Like [`up_to_date_telling`], if nobody has to know whether something was changed.
+/// Like [`up_to_date_telling`], for callers that do not have to know whether something was changed.
 pub async fn up_to_date(
     store: &dyn Store,
     terms: &RotationTerms,

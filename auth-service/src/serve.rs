@@ -43,7 +43,7 @@ const START_PAUSE: Duration = Duration::from_secs(1);
 pub(crate) enum NewStore {
     /// A new store is created in it.
     Begin,
-    /// The command or the start fails.
+    /// The command or the start fails with an error, because Redis might have lost its data.
     Refuse,
 }
 
@@ -82,7 +82,8 @@ async fn awaited_store(storage: &Storage) -> anyhow::Result<(Arc<dyn Store>, Sto
     open_store(storage, NewStore::Begin).await
 }
 
-/// Serves until SIGTERM or SIGINT. An error after the log was started is told there, and is `Ok(FAILURE)`.
+/// Serves until SIGTERM or SIGINT. An error after the log was started is written to the log, and the result
+/// is `Ok(ExitCode::FAILURE)`.
 pub(crate) async fn run() -> anyhow::Result<ExitCode> {
     let config = Config::from_variables(std::env::vars())?;
     telemetry::start(&config.observability).context("the log cannot be written to standard error")?;
@@ -144,7 +145,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         tracing::info!("stopping: no new connections, requests in flight are finished");
         let [public_socket, edge_socket] = &servers.sockets;
         tokio::join!(public_socket.close(&public), edge_socket.close(&edge));
-        // After this, proxies replace their connections. They find another replica, because this one refuses them.
+        // After this, proxies replace their connections. Their new connections reach another replica, because
+        // this one refuses them.
         kept.begin_leaving();
         if is_replaced {
             tokio::time::sleep(LEAVE).await;
@@ -196,8 +198,9 @@ impl Signals {
         })
     }
 
-    /// Waits until the service should stop. Returns whether that was SIGTERM, as orchestrators send it, after which
-    /// proxies get a moment to switch to another replica. After Ctrl-C, nobody wants to wait.
+    /// Waits until the service should stop. Returns whether that was SIGTERM, as orchestrators send it, after
+    /// which proxies get a moment to switch to another replica. After Ctrl-C, the service stops without this
+    /// delay.
     async fn until_stop(&mut self, state: &Data<AppState>) -> bool {
         let [first, second] = &mut self.user;
         let mut reload = None;
@@ -209,7 +212,8 @@ impl Signals {
                     tracing::info!(
                         "SIGHUP: policy file and signing keys are read again, as they are all the time; other settings need a restart"
                     );
-                    // A file system or a store that does not answer must not hold up the next signal.
+                    // A file system or a store that does not answer must not delay the handling of the next
+                    // signal.
                     if reload.as_ref().is_none_or(JoinHandle::is_finished) {
                         reload = Some(tokio::spawn(reload_all(state.clone())));
                     }
@@ -232,7 +236,7 @@ async fn keep_keys_forever(state: Data<AppState>) {
     loop {
         ticks.tick().await;
         state.follow_keys().await;
-        // A change at the start is told by the first round.
+        // A change that was made at the start is reported in the first round.
         if let Some(Rotated { current, newest, keys }) = state.take_rotated() {
             audit::Event::SigningKeysRotated { current: &current, newest: &newest, keys }.emit();
         }

@@ -50,7 +50,7 @@ const HEADS_AWAITED: (usize, usize) = (64, 512);
 /// Number of requests that each worker of the public listener works on at the same time. While one waits for the store,
 /// others use the processor.
 const TURNS_PER_WORKER: usize = 4;
-/// For how long `/ready` says that the signing keys were missing in the store.
+/// For how long `/ready` reports that the signing keys were missing in the store.
 const KEYS_MISSED_TOLD: Duration = Duration::from_secs(3600);
 const KEYS_WERE_MISSING: &str = "the signing keys were missing in the store, and new ones replace them: every access token from \
      before is invalid. Does Redis evict keys (maxmemory-policy), or has somebody deleted them?";
@@ -193,7 +193,8 @@ impl AppState {
         self.upkeep.time_bounds(self.clock.as_ref())
     }
 
-    /// The earliest time that it can be. What is live at this time is not replaced or deleted as expired.
+    /// The earliest time that it can be now, because the clock might be wrong. A row that has not expired at
+    /// this time is neither replaced nor deleted as expired.
     pub fn earliest(&self) -> UnixTime {
         self.time_bounds().earliest
     }
@@ -219,8 +220,9 @@ impl AppState {
             return Ok(false);
         }
         let (store, now) = (self.store.as_ref(), self.now());
-        // The keys of this process are not put back: one of them can have been revoked since it read them, and
-        // what said so is lost together with the row. New keys end tokens, which clients get again by a refresh.
+        // The keys of this process are not written back: one of them might have been revoked since they were
+        // read, and the record of that is lost together with the row. With new keys, all access tokens become
+        // invalid, but clients get new ones with their refresh tokens.
         if store.signing_keys().await?.is_none() {
             *self.keys_missed_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
             tracing::error!("{KEYS_WERE_MISSING}");
@@ -240,7 +242,7 @@ impl AppState {
         self.upkeep.has_lost_store()
     }
 
-    /// Makes `/ready` answer 503 from now on, because the service is stopping.
+    /// Makes `/ready` answer 503 from now on, so that proxies and orchestrators send requests elsewhere.
     pub fn begin_stopping(&self) {
         self.stopping.store(true, Ordering::Relaxed);
     }
@@ -284,7 +286,8 @@ impl AppState {
         }
         let (now, latest) = (self.now(), self.time_bounds().latest);
         let removed = self.store.sweep(now).await?;
-        // A clock that was set back and is trusted can still be behind. What exists must not end earlier for that.
+        // A clock that was set back and is trusted again can still be behind. Existing rows must not end
+        // earlier because of that.
         if latest.since(now) <= TOLERANCE {
             let shortened = self.store.shorten(&self.latest_ends(now)).await?;
             if shortened > 0 {
@@ -294,7 +297,7 @@ impl AppState {
         Ok(removed)
     }
 
-    /// The latest times at which rows can end that were written by `now`.
+    /// The latest time at which each kind of row can expire if it was written by `now`.
     fn latest_ends(&self, now: UnixTime) -> LatestEnds {
         let (lifetimes, clients) = (&self.config.lifetimes, &self.config.clients);
         let after = |life: Duration| now.plus(life).plus(TOLERANCE);
@@ -349,7 +352,8 @@ impl AppState {
         refused
     }
 
-    /// Tells whether the store can be written, so that a client that is sent to log in or to refresh can do so.
+    /// Tests whether the store can be written. If not, a client that is told to log in or to refresh could
+    /// not do so.
     ///
     /// # Errors
     /// If it cannot be written.

@@ -51,8 +51,8 @@ pub fn start(
     Builder::new().name(name.to_owned()).spawn(work).map_err(|cause| NoThread::new(purpose, &cause))
 }
 
-/// Runs `work` on a thread of its own, and returns what it returns. The thread goes on if nobody waits any
-/// more.
+/// Runs `work` on a thread of its own, and returns what it returns. The thread keeps running if nobody waits
+/// for it any more.
 ///
 /// # Errors
 /// If the system has no thread left, or `work` panics.

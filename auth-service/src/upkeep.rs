@@ -13,7 +13,7 @@ use crate::domain::clock_watch::{
 use crate::domain::opaque_token::TokenHash;
 use crate::store::{LOST, Store, StoreError};
 
-/// How old the time of the last use in the store can become before it is updated.
+/// How often the time of the last use is recorded in the store.
 const MARK_EVERY: Duration = Duration::from_secs(300);
 /// How often the store is asked for risks to its data.
 const DANGERS_EVERY: Duration = Duration::from_secs(60);
@@ -32,7 +32,7 @@ pub struct Findings {
 /// The results of earlier checks, to which later ones are compared.
 pub struct Upkeep(Mutex<Known>);
 
-/// The state that the checks keep.
+/// The state that is kept between checks.
 struct Known {
     watch: ClockWatch,
     mark: Option<UnixTime>,
@@ -205,8 +205,8 @@ impl Known {
         self.difference = told;
     }
 
-    /// The dangers of the store's settings, and that of a clock that differs from the store's. A difference that
-    /// makes this replica unready is the state of its clock.
+    /// The dangers of the store's settings, and that of a clock that differs from the store's. A difference
+    /// so large that this replica is not ready is not among them, because the state of the clock shows it.
     fn all_dangers(&self) -> Vec<String> {
         let of_clock = self.difference.iter().filter(|_| !self.is_apart);
         self.dangers.iter().chain(of_clock).cloned().collect()

@@ -1,4 +1,4 @@
-//! `auth-service clock …`: the latest time that was believed.
+//! `auth-service clock …`: corrects the latest time that was ever trusted.
 
 use clap::Subcommand;
 

@@ -63,8 +63,8 @@ impl OurCookie {
         name_of(name, issuer)
     }
 
-    /// The token in the request's cookie. If the cookie occurs twice, the result is `None`, because one of
-    /// them was planted.
+    /// The token in the request's cookie. If the cookie occurs twice, the result is `None`, because somebody
+    /// else has planted one of them.
     pub fn read(self, request: &HttpRequest, issuer: &Issuer) -> Option<OpaqueToken> {
         let name = self.name(issuer);
         let cookies = request.cookies().ok()?;

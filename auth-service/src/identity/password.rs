@@ -27,8 +27,8 @@ pub const MAX_PASSWORD_LEN: usize = 256;
 /// Maximum number of attempts in each queue, waiting or being hashed. At 25 ms for a hash, the last one waits
 /// for less than a second.
 pub const MAX_WAITING: usize = 32;
-/// How long an attempt waits for its turn. On a machine that is far too busy, it is told to come again before
-/// a browser or a proxy gives up.
+/// How long an attempt waits for its turn. On an overloaded machine, it is then refused, before a browser or
+/// a proxy gives up.
 const MAX_WAIT: Duration = Duration::from_secs(10);
 /// Delay in seconds before a retry after [`HashingError::Busy`].
 pub const RETRY_AFTER_SECONDS: u64 = 2;
@@ -51,9 +51,9 @@ pub enum Queue {
 /// Hashes and verifies passwords, with bounded memory.
 #[derive(Clone)]
 pub struct Passwords {
-    /// One permit for each thread that hashes, so that what is sent to the threads starts at once.
+    /// One permit for each thread that hashes, so that a task that is sent to the threads starts at once.
     permits: Arc<Semaphore>,
-    /// Leads to the threads. They end when it is dropped.
+    /// Sends tasks to the threads, which end when this is dropped.
     tasks: mpsc::Sender<HashTask>,
     strangers: Arc<Semaphore>,
     known: Arc<Semaphore>,
@@ -74,7 +74,7 @@ pub enum SetUpError {
     /// There is not enough memory.
     #[error("there is no memory for password hashes (19 MiB each, {0} of them)")]
     Memory(usize),
-    /// There is no thread.
+    /// The system has no thread left.
     #[error(transparent)]
     Thread(#[from] NoThread),
     /// The first hash failed.

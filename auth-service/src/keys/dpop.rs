@@ -49,7 +49,7 @@ pub struct Expected<'a> {
     pub now: UnixTime,
 }
 
-/// A proof that [`check`] has found to be valid in itself.
+/// A proof that has passed [`check`]. It is not known yet whether it was used before.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Proof {
     /// The thumbprint of the key that signed the proof.

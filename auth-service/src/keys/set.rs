@@ -1,9 +1,9 @@
 //! The life of signing keys, in pure functions: a key is published, signs, is retired, and is removed
 //! (`docs/adr/0007-signing-keys.md`).
 //!
-//! The state of a key follows from the clock and two times that are stored with it. So a single write starts
-//! a whole rotation, every replica takes each step by itself at the right time, and a replica that stops
-//! leaves nothing unfinished.
+//! The state of a key follows from the clock and two times that are stored with it. Therefore a single write
+//! starts a whole rotation, every replica takes each step by itself at the right time, and a replica that
+//! stops leaves nothing unfinished.
 
 use std::time::Duration;
 
@@ -98,8 +98,8 @@ pub enum Unchanged {
 impl KeySet {
     /// Makes the set for a first start, or for a store that has lost its set: one key, which signs at once.
     ///
-    /// The revisions begin at the time. If they began at 1, a process that has read the lost set could take the
-    /// new one for it, and replace it by a set with a key that was revoked.
+    /// The first revision is the current time. If it were 1, a process that has read the lost set could take
+    /// the new one for it, and replace it by a set with a key that was revoked.
     pub fn first(terms: &RotationTerms, now: UnixTime) -> Result<Self, CryptoFailure> {
         Ok(Self {
             revision: now.0.max(1),
@@ -112,8 +112,8 @@ impl KeySet {
         self.revision
     }
 
-    /// Whether both sets have the same keys with the same times. Equal revisions are not enough, because a
-    /// store that was emptied counts from the beginning again.
+    /// Whether both sets have the same keys with the same times. Equal revisions are not enough, because the
+    /// revisions of a store that was emptied start anew.
     pub fn is_same(&self, other: &Self) -> bool {
         let told = |key: &StoredSigningKey| (key.kid.clone(), key.signs_from, key.signs_until);
         self.revision == other.revision && self.keys.iter().map(told).eq(other.keys.iter().map(told))
@@ -218,8 +218,8 @@ pub fn gone_at(key: &StoredSigningKey) -> Option<UnixTime> {
     key.signs_until.map(|until| until.plus(MAX_TOKEN_LIFETIME).plus(MARGIN))
 }
 
-/// Undoes what was done while a clock was ahead. Keys that were made in what is still the future are removed,
-/// and the keys before them keep signing. If no other key is left, the newest one signs from now on. Returns
+/// Undoes what was done while a clock was ahead. Keys whose creation time is in the future are removed, and
+/// the keys before them keep signing. If no other key is left, the newest one signs from now on. Returns
 /// whether anything was undone.
 fn repair(keys: &mut Vec<StoredSigningKey>, now: UnixTime) -> bool {
     let is_of_the_future = |key: &StoredSigningKey| key.created_at > now.plus(MARGIN);

@@ -87,8 +87,8 @@ impl KeyRing {
         Ok(is_gone)
     }
 
-    /// A number that changes whenever the keys change. The ring counts by itself, because a store that was
-    /// emptied starts its revisions again.
+    /// A number that changes whenever the keys change. The ring has a counter of its own, because the
+    /// revisions of a store that was emptied start anew.
     pub fn generation(&self) -> u64 {
         self.ring.read().unwrap_or_else(PoisonError::into_inner).generation
     }

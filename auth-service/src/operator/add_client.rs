@@ -37,11 +37,11 @@ pub struct NewClient {
 /// How a new client authenticates.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Credentials {
-    /// It does not authenticate: a public client.
+    /// The client does not authenticate: it is a public client.
     None,
-    /// By a secret that is created here.
+    /// The client authenticates with a secret, which is created here.
     Secret,
-    /// By assertions that are signed with these keys.
+    /// The client authenticates with assertions that are signed with these keys.
     Keys(ClientKeys),
 }
 

@@ -8,9 +8,9 @@ use crate::ops::audit;
 
 use super::{CommandError, Reply, Tools, audited};
 
-/// Sets the latest time that was ever trusted back to the present time. Replicas adopt it when they next record
-/// the time. A clock that is behind would make what exists end too early, so the operator has to say what day it is, and
-/// the clock of the store must not contradict.
+/// Sets the latest time that was ever trusted back to the present time. Replicas adopt it when they next
+/// record the time. With a clock that is behind, existing rows would end too early. Therefore the operator
+/// has to give today's date, and the clock of the store must not contradict it.
 pub(super) async fn accept(today: &str, tools: &Tools<'_>) -> Result<Reply, CommandError> {
     let (store, now) = (tools.store, tools.now);
     let Ok(asked) = Date::parse(today, &Iso8601::DATE) else {

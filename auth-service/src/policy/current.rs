@@ -1,8 +1,8 @@
 //! The policy in force, and how a changed policy file comes into force.
 //!
 //! The file is read several times a second and compared by content. This works with atomic renames, a
-//! `ConfigMap` whose symlink is replaced, editors, and unreliable file times. New content only counts when it
-//! was read twice in a row, so that a file that is still being written is not taken for a shorter one with
+//! `ConfigMap` whose symlink is replaced, editors, and unreliable file times. New content is only used when
+//! it was read twice in a row, so that a file that is still being written is not taken for a shorter one with
 //! fewer rules.
 
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ const EVERY: Duration = Duration::from_millis(250);
 
 /// How long reading the file can take before an error is reported.
 const SILENCE: Duration = Duration::from_secs(5);
-/// The number of reads in a row that find different content until that is reported.
+/// Number of reads in a row with different content, after which a problem is reported.
 const RESTLESS: u32 = 20;
 
 /// The sources of the rules.
@@ -85,7 +85,8 @@ struct Seen {
     restless: u32,
     /// Why `judged` is not in force.
     error: Option<String>,
-    /// Why the file could not be read lately. It ends with a read that finds the same as the one before.
+    /// Why the file could not be read lately. This is cleared by a read that finds the same content as the
+    /// one before, or as the last one that was parsed.
     trouble: Option<String>,
 }
 
@@ -94,7 +95,7 @@ impl Seen {
         self.trouble.as_ref().or(self.error.as_ref())
     }
 
-    /// Ends the trouble with reading.
+    /// Records that the file can be read and has stopped changing.
     fn settle(&mut self) {
         (self.fresh, self.restless, self.trouble) = (None, 0, None);
         metrics::gauge!("mcp_gate_policy_stale").set(if self.error.is_some() { 1.0 } else { 0.0 });

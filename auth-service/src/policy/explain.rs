@@ -20,9 +20,9 @@ use super::who::Person;
 /// How a client names the operation of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Era {
-    /// In headers, as in protocol revision 2026-07-28 and later.
+    /// The client names it in headers, as in protocol revision 2026-07-28 and later.
     Modern,
-    /// Only in the body, as in protocol revision 2025-11-25 and earlier.
+    /// The client names it only in the body, as in protocol revision 2025-11-25 and earlier.
     Legacy,
 }
 

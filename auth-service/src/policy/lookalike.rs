@@ -9,7 +9,8 @@
 
 use std::borrow::Cow;
 
-/// The folded form of a segment of which nothing is left. No other folded segment ends with a blank.
+/// The folded form of a segment of which folding leaves nothing, such as `%20` or `...`. No other folded
+/// segment ends with a blank.
 const VANISHES: &str = " ";
 
 /// The path in the form in which a lenient server compares it.
@@ -34,8 +35,8 @@ fn folded_segment(segment: &str) -> String {
 }
 
 /// Whether a folded path could be taken for `ancestor` (also folded) or for a path below it. The first
-/// `named` segments come from a rule, so it is certain how they are read. Any other segment without a certain
-/// reading could be any segment, or none.
+/// `named` segments come from a rule, so all servers read them in the same way. Any other segment that
+/// servers might read differently (`is_unsure`) could be any segment, or none.
 pub(super) fn could_be_within(folded: &str, named: usize, ancestor: &str) -> bool {
     let unnamed = || folded.split('/').skip(named + 1);
     // Such a segment might lead to the parent directory, as `..` does, and from there to any path.
@@ -45,8 +46,8 @@ pub(super) fn could_be_within(folded: &str, named: usize, ancestor: &str) -> boo
     if !unnamed().any(is_unsure) {
         return folded.strip_prefix(ancestor).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
     }
-    // The parts of the ancestor that could remain after each segment. There are several once a segment has no
-    // certain reading.
+    // The parts of the ancestor that could remain to be matched after each segment. There are several as soon
+    // as there was a segment that servers might read differently.
     let wanted: Vec<&str> = ancestor.split('/').collect();
     let mut rests = vec![wanted.as_slice()];
     for (at, segment) in folded.split('/').enumerate() {

@@ -33,7 +33,7 @@ impl<'a> From<&'a Account> for Person<'a> {
 pub struct Who {
     /// Login names of allowed users.
     pub users: Vec<Username>,
-    /// Groups whose members are allowed. They are compared with case.
+    /// Groups whose members are allowed. The comparison is case-sensitive.
     pub groups: Vec<Group>,
     /// Domains of email addresses whose owners are allowed.
     pub email_domains: Vec<EmailDomain>,
@@ -107,7 +107,7 @@ mod tests {
             assert!(!lets_in(&lists, "bob", None, &[]));
             assert!(!lets_in(&lists, "bob", Some(""), &[]));
         }
-        // Groups are compared with case. Only login names are not.
+        // Groups are case-sensitive, unlike login names.
         assert!(!lets_in(&who(&[], &["ops"], &[]), "bob", None, &["Ops", "op", "opss"]));
     }
 

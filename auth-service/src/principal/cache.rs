@@ -46,7 +46,7 @@ type Guard<'a> = PlaceholderGuard<
 /// A principal, and the assertions made for it.
 #[derive(Debug)]
 pub struct Known {
-    /// Whose token it is.
+    /// The principal to whom the token belongs.
     pub principal: Principal,
     /// The headers that identify the caller, in the order of `forward_auth::IDENTITY`. The signed one is
     /// last.

@@ -8,17 +8,17 @@ use tokio::time::timeout;
 use crate::domain::clock::Clock;
 use crate::store::{Store, StoreError};
 
-/// How long a result is used again. Anybody with an expired token can ask.
+/// How long a result is reused, because anybody with an expired token can cause a test.
 const KEPT: Duration = Duration::from_secs(1);
-/// Time limit for a trial.
+/// Time limit for a test write.
 const BUDGET: Duration = Duration::from_secs(1);
 
-/// The result of the last trial, and the uptime of the machine at that time.
+/// The result of the last test write, and the uptime of the machine at that time.
 #[derive(Default)]
 pub struct WriteProbe(Mutex<Option<(Duration, Result<(), StoreError>)>>);
 
 impl WriteProbe {
-    /// Writes something to the store. Calls at the same time share one trial.
+    /// Writes something to the store as a test. Calls at the same time share one test.
     ///
     /// # Errors
     /// If the store cannot be written.
