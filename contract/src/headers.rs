@@ -12,7 +12,7 @@ pub const GROUPS: &str = "x-auth-groups";
 pub const CLIENT_ID: &str = "x-auth-client-id";
 /// The scope of the access token, separated by spaces.
 pub const SCOPE: &str = "x-auth-scope";
-/// All of this, signed ([`crate::assertion`]).
+/// The assertion, in which all of this is signed ([`crate::assertion`]).
 pub const ASSERTION: &str = "x-auth-assertion";
 
 /// All of them, in the order in which a check sends them.

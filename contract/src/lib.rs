@@ -1,9 +1,9 @@
-//! What auth-service and stdio-wrapper agree on: the headers and the assertion that tell a service who is calling, the
-//! rules that only the service can enforce, and what their patterns and scopes mean. Each stands here once, so that the
-//! program that writes it and the one that reads it cannot drift apart. Other services can read the same things
-//! (`docs/forward-auth.md`).
+//! What auth-service and stdio-wrapper agree on: the headers and the assertion that tell a service who is
+//! calling, the rules that only the service can enforce, and what their patterns and scopes mean. Each of
+//! these is defined here once, so that the program that writes it and the one that reads it cannot differ.
+//! Other services can read the same things (`docs/forward-auth.md`).
 //!
-//! Beside that, it has the few functions that both programs need: reading settings, and their health check.
+//! The crate also has a few functions that both programs need, for settings, logs and health checks.
 
 pub mod assertion;
 pub mod duration;

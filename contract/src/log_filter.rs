@@ -5,7 +5,8 @@ use std::fmt;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::{Directive, LevelFilter};
 
-/// A filter in the syntax of [`EnvFilter`], each part of which does something: `info`, `info,hyper=debug`, `[request]=trace`.
+/// A filter in the syntax of [`EnvFilter`], all parts of which are understood: `info`, `info,hyper=debug`,
+/// `[request]=trace`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogFilter(String);
 
@@ -26,7 +27,8 @@ impl fmt::Display for NoLogFilter {
 impl std::error::Error for NoLogFilter {}
 
 impl Default for LogFilter {
-    /// What the HTTP server says at its start adds nothing to what the programs say themselves.
+    /// Logs everything from the level `info` on, except for what the HTTP server logs at its start, because
+    /// the programs log the same themselves.
     fn default() -> Self {
         Self("info,actix_server=warn".to_owned())
     }

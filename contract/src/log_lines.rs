@@ -1,4 +1,4 @@
-//! Writes the lines of a log so that each stands on a line of its own.
+//! Writes the lines of a log so that each begins on a line of its own.
 
 use std::io::{self, ErrorKind, Write};
 use std::thread;

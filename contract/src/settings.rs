@@ -1,4 +1,4 @@
-//! Names of settings that are misspelt.
+//! Finds settings whose names are misspelt.
 
 use std::fmt;
 
@@ -20,9 +20,10 @@ impl fmt::Display for Misspelt<'_> {
     }
 }
 
-/// Minimum length of a name that is compared. Short names are too often similar by chance.
+/// Minimum length of a name in which [`misspelt`] recognises a mistake. Short names are too often similar by
+/// chance.
 const MIN_LEN: usize = 6;
-/// Minimum length of a name that is compared in doubt.
+/// Minimum length of a name in which [`perhaps_misspelt`] recognises a mistake.
 const MIN_LEN_IN_DOUBT: usize = 5;
 /// Minimum length of a name that is compared with the ends of settings' names.
 const MIN_LEN_OF_END: usize = 8;
@@ -34,7 +35,7 @@ const MIN_LEN_FOR_TWO: usize = 8;
 /// environment has, are not similar to any setting.
 pub fn misspelt<'a>(known: &[&'a str], given: impl IntoIterator<Item = String>) -> Vec<Misspelt<'a>> {
     let almost = |given: String| {
-        // `NAME_FILE` is the setting NAME, too.
+        // `NAME_FILE` also sets NAME, from a file.
         let names = [Some(given.as_str()), given.strip_suffix("_FILE")];
         let distance = |meant: &&'a str| names.iter().flatten().map(|name| osa_distance(name, meant)).min();
         let (distance, meant) = known.iter().filter_map(|meant| Some((distance(meant)?, *meant))).min()?;
