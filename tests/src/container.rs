@@ -1,4 +1,4 @@
-//! Reads from a compose file what a container is given.
+//! Reads the limits and settings of containers from compose files.
 
 use std::collections::BTreeMap;
 

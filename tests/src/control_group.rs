@@ -77,21 +77,21 @@ impl ControlGroup {
         Self::make(bounds).inspect_err(|why| say(&format!("SKIPPED {test}: {why:#}"))).is_ok()
     }
 
-    /// Lets its processes start no further thread than they have.
+    /// Keeps the processes of the group from starting more threads than they have now.
     ///
     /// # Errors
     ///
-    /// When the kernel does not let us.
+    /// The kernel refuses the change.
     pub fn allow_no_more_threads(&self) -> Result<()> {
         let used: u64 = fs::read_to_string(self.pids.join("pids.current"))?.trim().parse()?;
         put(&self.pids.join("pids.max"), used)
     }
 
-    /// Lets them start as many as its bounds say again.
+    /// Lets the processes of the group start threads up to its bound again.
     ///
     /// # Errors
     ///
-    /// When the kernel does not let us.
+    /// The kernel refuses the change.
     pub fn allow_threads(&self) -> Result<()> {
         put(&self.pids.join("pids.max"), self.bounds.pids)
     }

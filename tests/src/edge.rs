@@ -15,7 +15,7 @@ pub enum Edge {
     EnvoyHttp,
     /// Envoy with `ext_authz` over gRPC.
     EnvoyGrpc,
-    /// nginx with the directive `auth_request`.
+    /// nginx with the directive `auth_request`, which sends a subrequest for each check.
     Nginx,
     /// Caddy with the directives that `forward_auth` stands for.
     Caddy,

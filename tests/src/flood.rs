@@ -29,7 +29,7 @@ pub enum Kind {
     Line(usize),
     /// A request to this path whose body has this many bytes, which is less than its head announces.
     Body(String, usize),
-    /// These bytes and nothing else.
+    /// Exactly these bytes, for requests that no other kind covers.
     Bytes(Vec<u8>),
 }
 

@@ -110,7 +110,7 @@ impl Process {
         Self { name, child, log }
     }
 
-    /// The process ID.
+    /// The process ID, which is also the ID of the process group.
     pub fn id(&self) -> u32 {
         self.child.id()
     }

@@ -11,7 +11,7 @@ const PATIENCE: Duration = Duration::from_secs(4);
 /// Time limit for each further response.
 const MORE: Duration = Duration::from_millis(500);
 
-/// An HTTP/1.1 response.
+/// An HTTP/1.1 response, as it was read from the socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RawAnswer {
     /// The status code.

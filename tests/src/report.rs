@@ -1,4 +1,4 @@
-//! What a test tells although it passes: figures, and why it was skipped.
+//! Prints what a test reports even if it passes: figures, and the reason why it was skipped.
 
 use std::io::Write as _;
 

@@ -225,7 +225,7 @@ impl Stack {
         String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
     }
 
-    /// The same, with another value of a setting and within its bounds.
+    /// Like [`Stack::refusal_to_start`], with another value of a setting, and within the bounds of the setup.
     #[track_caller]
     pub fn refusal_to_start_with(&mut self, name: &str, value: &str) -> String {
         assert!(self.auth_service.is_none(), "auth-service runs already");
