@@ -92,7 +92,8 @@ impl ConnectionState {
         answers.number > 0 && answers.since.elapsed() >= patience
     }
 
-    /// Marks the connection as closed, and wakes the task that serves it, so that [`Self::poll_closed`] completes.
+    /// Marks the connection as closed, and wakes the task that serves it, so that [`Self::poll_closed`]
+    /// completes.
     pub fn close(&self) {
         self.is_closed.store(true, Ordering::Release);
         self.closing.wake();
