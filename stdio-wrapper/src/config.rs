@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use contract::log_filter::LogFilter;
 pub use options::Options;
-pub(crate) use placeholders::{GROUP, PLACEHOLDERS, SUBJECT, USER, is_in, replace};
+pub(crate) use placeholders::{ESCAPE, GROUP, PLACEHOLDERS, SUBJECT, USER, is_in, is_plain, replace};
 use url::Url;
 
 use crate::policy::ToolRules;

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::config::{self, GROUP, SUBJECT, USER, is_in, replace};
+use crate::config::{self, ESCAPE, GROUP, SUBJECT, USER, is_in, is_plain, replace};
 
 /// Maximum length of a value after encoding, in bytes. File systems allow 255 bytes in a name.
 const MAX_NAME: usize = 200;
@@ -84,15 +84,12 @@ fn fill_text(text: &str, caller: &Placeholders) -> Result<String, CommandError> 
 fn path_safe(value: &str) -> String {
     let mut out = String::with_capacity(value.len());
     for (index, byte) in value.bytes().enumerate() {
-        let is_plain = byte.is_ascii_alphanumeric()
-            || byte == b'_'
-            || byte == b'@'
-            || (index > 0 && matches!(byte, b'.' | b'-'));
-        if is_plain {
+        if is_plain(byte) && (index > 0 || !matches!(byte, b'.' | b'-')) {
             out.push(char::from(byte));
         } else {
+            out.push(char::from(ESCAPE));
             // Writing to a string cannot fail.
-            let _ = write!(out, "={byte:02X}");
+            let _ = write!(out, "{byte:02X}");
         }
     }
     out
@@ -141,6 +138,20 @@ mod tests {
             prop_assert!(!is_unsafe);
             prop_assert!(!safe_a.starts_with(['.', '-']) && !safe_a.is_empty());
             prop_assert_eq!(safe_a == safe_b, a == b);
+        }
+
+        /// What `config::placeholders` allows between two placeholders keeps callers apart.
+        #[test]
+        fn two_values_with_a_separator_that_is_in_no_value_are_distinct(
+            a in "[-a=+/.]{1,4}", b in "[-a=+/.]{1,4}", c in "[-a=+/.]{1,4}", d in "[-a=+/.]{1,4}",
+            separator in "[-a=.]{0,2}[+/,: ~][-a=.]{0,2}",
+        ) {
+            let text = format!("{{user}}{separator}{{group}}");
+            let filled = |user: &str, group: &str| {
+                let caller = Placeholders { user: Some(user.to_owned()), group: Some(group.to_owned()), subject: None };
+                fill_text(&text, &caller).unwrap()
+            };
+            prop_assert_eq!(filled(&a, &b) == filled(&c, &d), (&a, &b) == (&c, &d));
         }
     }
 }

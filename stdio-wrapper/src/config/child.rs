@@ -16,6 +16,7 @@ const ALWAYS_PASSED: [&str; 4] = ["PATH", "HOME", "LANG", "TZ"];
 pub(super) fn read(read: &mut Reader, options: &Options, environment: Environment<'_>) -> Child {
     let env = child_environment(read, options, environment);
     check_command(read, options, &env);
+    check_ambiguous(read, options, &env);
     let limit = |number: u64| (number > 0).then_some(number);
     Child {
         command: options.command.clone(),
@@ -105,6 +106,23 @@ fn check_placeholders(read: &mut Reader, place: &str, text: &str) {
             "{place} has `{{{word}}}`, which is no placeholder. There are {}. Correct it, or write `{{={word}}}` if the MCP server is to get `{{{word}}}`.",
             placeholders::PLACEHOLDERS.join(", ")
         ));
+    }
+}
+
+/// Refuses texts in which two placeholders can be the same for two callers, who would then share what each should have alone.
+/// Variables that are passed on by name are filled too. The text itself can be a secret.
+fn check_ambiguous(read: &mut Reader, options: &Options, env: &[(String, String)]) {
+    let arguments = options.command.iter().skip(1).map(|text| ("The command".to_owned(), text));
+    let variables = env.iter().map(|(name, text)| (format!("The variable {name} of the child"), text));
+    let directory = [("CHILD_CWD".to_owned(), &options.child_cwd)];
+    for (place, text) in arguments.chain(variables).chain(directory) {
+        if let Some((one, other)) = placeholders::ambiguous(text) {
+            read.problem(format!(
+                "{place} has `{one}` and `{other}` with nothing between them but characters that values can have, so two callers could get the \
+                 same text and share what is meant for one: `{{user}}-{{group}}` is `ann-b-c` for `ann` in `b-c` and for `ann-b` in `c`. Values have letters, \
+                 digits, `_`, `@`, `.`, `-` and `=`. Put another character between the two, such as `/`, `+`, `,` or `:`."
+            ));
+        }
     }
 }
 

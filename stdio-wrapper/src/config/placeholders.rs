@@ -9,6 +9,16 @@ pub(crate) const GROUP: &str = "{group}";
 /// All that there are.
 pub(crate) const PLACEHOLDERS: [&str; 3] = [SUBJECT, USER, GROUP];
 
+/// Bytes other than letters and digits that stay as they are in a value of the caller.
+const PLAIN: &[u8] = b"_@.-";
+/// What every other byte of a value begins with.
+pub(crate) const ESCAPE: u8 = b'=';
+
+/// Whether a byte of a value stays as it is.
+pub(crate) fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || PLAIN.contains(&byte)
+}
+
 /// A piece of a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Piece<'t> {
@@ -62,6 +72,24 @@ pub(super) fn misspelt(text: &str) -> Option<&str> {
                 return Some(word);
             }
             _ => before = "",
+        }
+    }
+    None
+}
+
+/// Two different placeholders between which there is nothing that no value could have as well. Two callers with different values can
+/// get the same text then: `{user}-{group}` is `ann-b-c` for `ann` in `b-c` and for `ann-b` in `c`.
+pub(super) fn ambiguous(text: &str) -> Option<(&'static str, &'static str)> {
+    let mut before = None;
+    for piece in pieces(text) {
+        match piece {
+            Piece::Text(text) if text.bytes().all(|byte| is_plain(byte) || byte == ESCAPE) => {}
+            // A brace is in no value.
+            Piece::Text(_) | Piece::Unknown(_) | Piece::Literal(_) => before = None,
+            Piece::Placeholder(name) => match before.replace(name) {
+                Some(other) if other != name => return Some((other, name)),
+                _ => {}
+            },
         }
     }
     None
@@ -133,6 +161,33 @@ mod tests {
             "}{",
         ] {
             assert_eq!(misspelt(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn two_placeholders_need_something_between_them_that_no_value_has() {
+        for (text, pair) in [
+            ("{user}{group}", (USER, GROUP)),
+            ("/data/{user}-{group}/x", (USER, GROUP)),
+            ("{subject}@{user}", (SUBJECT, USER)),
+            ("{group}=_.{user}", (GROUP, USER)),
+            ("{user}/{user}.Team9.{subject}", (USER, SUBJECT)),
+            ("{user}-{user}-{group}", (USER, GROUP)),
+        ] {
+            assert_eq!(ambiguous(text), Some(pair), "{text}");
+        }
+        for text in [
+            "{user}",
+            "{user}-{user}",
+            "{user}/{group}",
+            "{user}+{group}",
+            "{user}-,-{group}:{subject}",
+            "{user} of {group}",
+            "{user}é{group}",
+            "{user}{=of}{group}",
+            r#"{"user":"{user}","group":"{group}"}"#,
+        ] {
+            assert_eq!(ambiguous(text), None, "{text}");
         }
     }
 

@@ -395,6 +395,25 @@ mod tests {
     }
 
     #[test]
+    fn a103_two_callers_cannot_get_the_same_text_from_two_placeholders() {
+        for (options, place) in [
+            (["--env", "A=b", "--", "sh", "{user}-{group}.db"], "The command has `{user}` and `{group}`"),
+            (
+                ["--env", "DATA=/x/{subject}_{user}", "--", "sh", "x"],
+                "DATA of the child has `{subject}` and `{user}`",
+            ),
+            (["--cwd", "/data/{group}{user}", "--", "sh", "x"], "CHILD_CWD has `{group}` and `{user}`"),
+        ] {
+            let problems = read(&[&["--identity", "headers"], &options[..]].concat()).unwrap_err();
+            let told = problems.iter().find(|problem| problem.contains(place));
+            let told = told.unwrap_or_else(|| panic!("{place}: {problems:?}"));
+            assert!(told.contains("same text") && told.contains("such as `/`"), "{told}");
+        }
+        let good = ["--identity", "headers", "--env", "A={user}+{group}", "--cwd", "/data/{user}/{group}"];
+        assert!(read(&[&good[..], &["--", "sh", "{user},{group}", "{user}", "{group}"]].concat()).is_ok());
+    }
+
+    #[test]
     fn an_assertion_needs_three_urls_and_keys_over_plain_http() {
         let urls = |jwks: &'static str| {
             read(&[
