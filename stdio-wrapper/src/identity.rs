@@ -61,6 +61,11 @@ pub enum Refused {
     /// The same header comes more than once.
     #[error("The request has the header {0} more than once.")]
     Doubled(&'static str),
+    /// The header is not text.
+    #[error(
+        "The header {0} of the request has a byte that is not ASCII, so it cannot be read with certainty."
+    )]
+    NotText(&'static str),
     /// The signature, a time or a name in the assertion is wrong.
     #[error("The caller's assertion was refused: {0}.")]
     Invalid(&'static str),
@@ -88,8 +93,21 @@ pub enum Header<'a> {
     Absent,
     /// The header comes once, and is text.
     One(&'a str),
-    /// The header comes more than once, or is not text.
-    Ambiguous,
+    /// The header comes more than once.
+    Repeated,
+    /// The header comes once, and has a byte that is not ASCII. Readers differ in what they make of it (RFC 9110 §5.5).
+    NotText,
+}
+
+impl Header<'_> {
+    /// What is wrong with a header that comes and cannot be read.
+    pub fn fault(&self, name: &str) -> Option<String> {
+        match self {
+            Self::Absent | Self::One(_) => None,
+            Self::Repeated => Some(format!("There must be exactly one {name} header.")),
+            Self::NotText => Some(format!("The {name} header has a byte that is not ASCII.")),
+        }
+    }
 }
 
 /// Identifies callers.

@@ -11,7 +11,7 @@ fuzz_target!(|input: &str| {
     let [version, method, name, params, schema, body] = lines[..] else { return };
     let params = params.split(';').filter(|text| !text.is_empty()).map(|text| match text.split_once(':') {
         Some((token, value)) => (token.to_ascii_lowercase(), Field::One(value)),
-        None => (text.to_ascii_lowercase(), Field::Ambiguous),
+        None => (text.to_ascii_lowercase(), Field::Repeated),
     });
     let fields = Fields {
         version: Field::One(version),

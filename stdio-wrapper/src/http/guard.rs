@@ -72,7 +72,7 @@ impl<'r> RequestHeaders<'r> {
         let host = match self.one(&header::HOST) {
             Header::One(host) => host,
             Header::Absent => return Err(Problem::bad_request("The Host header is missing.")),
-            Header::Ambiguous => return Err(Problem::bad_request("There must be exactly one Host header.")),
+            other => return Err(unreadable("Host", other)),
         };
         // An absolute request target names a host as well (RFC 9112 §3.2.2).
         for host in [Some(host), self.uri.authority().map(actix_web::http::uri::Authority::as_str)]
@@ -157,7 +157,10 @@ impl<'r> RequestHeaders<'r> {
         if wanted.iter().all(|media| values().any(|value| takes(value, media))) {
             return Ok(());
         }
-        let message = format!("The client must accept {}.", wanted.join(" and "));
+        let mut message = format!("The client must accept {}.", wanted.join(" and "));
+        if self.headers.get_all(header::ACCEPT).any(|value| value.to_str().is_err()) {
+            message.push_str(" Its Accept header has a byte that is not ASCII.");
+        }
         Err(Problem::new(StatusCode::NOT_ACCEPTABLE, Code::Refused, message))
     }
 
@@ -166,9 +169,7 @@ impl<'r> RequestHeaders<'r> {
         let text = match self.one(&PROTOCOL_VERSION) {
             Header::Absent => return Ok(None),
             Header::One(text) => text.trim(),
-            Header::Ambiguous => {
-                return Err(Problem::bad_request("There must be exactly one MCP-Protocol-Version header."));
-            }
+            other => return Err(unreadable("MCP-Protocol-Version", other)),
         };
         let known =
             || Version::ALL.iter().rev().map(|version| version.as_str()).collect::<Vec<_>>().join(", ");
@@ -185,9 +186,7 @@ impl<'r> RequestHeaders<'r> {
         match self.one(&SESSION_ID) {
             Header::Absent => Ok(None),
             Header::One(id) => Ok(Some(id)),
-            Header::Ambiguous => {
-                Err(Problem::bad_request("There must be exactly one Mcp-Session-Id header."))
-            }
+            other => Err(unreadable("Mcp-Session-Id", other)),
         }
     }
 
@@ -199,7 +198,7 @@ impl<'r> RequestHeaders<'r> {
                 Some(id) => Ok(Some(id)),
                 None => Err(Problem::bad_request("The Last-Event-ID is not one of this server.")),
             },
-            Header::Ambiguous => Err(Problem::bad_request("There must be exactly one Last-Event-ID header.")),
+            other => Err(unreadable("Last-Event-ID", other)),
         }
     }
 
@@ -241,15 +240,22 @@ fn read_one<'v>(mut values: impl Iterator<Item = &'v HeaderValue>) -> Header<'v>
     match (values.next().map(HeaderValue::to_str), values.next()) {
         (None, _) => Header::Absent,
         (Some(Ok(text)), None) => Header::One(text),
-        _ => Header::Ambiguous,
+        (Some(_), Some(_)) => Header::Repeated,
+        (Some(Err(_)), None) => Header::NotText,
     }
+}
+
+/// The refusal of a request with a header that cannot be read.
+fn unreadable(name: &str, header: Header<'_>) -> Problem {
+    Problem::bad_request(header.fault(name).unwrap_or_default())
 }
 
 fn field(header: Header<'_>) -> Field<'_> {
     match header {
         Header::Absent => Field::Absent,
         Header::One(text) => Field::One(text.trim_matches([' ', '\t'])),
-        Header::Ambiguous => Field::Ambiguous,
+        Header::Repeated => Field::Repeated,
+        Header::NotText => Field::NotText,
     }
 }
 
@@ -406,6 +412,39 @@ mod tests {
                 assert_eq!(check(&[("host", "localhost"), (name, &longest)], &local), Ok(()), "{name}");
             }
         }
+    }
+
+    #[test]
+    fn a_header_that_cannot_be_read_is_named_with_what_is_wrong() {
+        let uri = Uri::from_static("/mcp");
+        let told = |name: &'static str, values: &[&[u8]]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(HeaderName::from_static(name), HeaderValue::from_bytes(value).unwrap());
+            }
+            let headers = RequestHeaders::from_parts(&headers, &uri);
+            let problems = [
+                headers.check_site(&sites(None, &[], false)).err(),
+                headers.check_version().err(),
+                headers.session_id().err(),
+                headers.last_event_id().err(),
+                headers.check_accept(Accepts::Events).err(),
+            ];
+            problems.into_iter().flatten().map(|problem| problem.message).collect::<Vec<_>>().join("\n")
+        };
+        for (name, written) in [
+            ("host", "Host"),
+            ("mcp-protocol-version", "MCP-Protocol-Version"),
+            ("mcp-session-id", "Mcp-Session-Id"),
+            ("last-event-id", "Last-Event-ID"),
+        ] {
+            let text = told(name, &[b"caf\xc3\xa9"]);
+            assert!(text.contains(&format!("The {written} header has a byte that is not ASCII.")), "{text}");
+            assert!(!text.contains("exactly one"), "{text}");
+            let text = told(name, &[b"a", b"caf\xc3\xa9"]);
+            assert!(text.contains(&format!("There must be exactly one {written} header.")), "{text}");
+        }
+        assert!(told("accept", &[b"\xff"]).contains("Its Accept header has a byte that is not ASCII."));
     }
 
     #[test]

@@ -121,7 +121,7 @@ impl From<Refused> for Problem {
         match error {
             Refused::Unavailable => Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::Refused, message)
                 .retry_after(Duration::from_secs(4)),
-            Refused::Doubled(_) => Self::bad_request(message),
+            Refused::Doubled(_) | Refused::NotText(_) => Self::bad_request(message),
             // The client's own token is valid, or the edge would have refused it. Therefore a challenge would
             // not help.
             Refused::Missing(_) | Refused::Invalid(_) | Refused::Early(_) | Refused::Late(_) => {

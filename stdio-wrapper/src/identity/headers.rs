@@ -22,7 +22,8 @@ fn optional<'h>(
     match header(name) {
         Header::Absent => Ok(None),
         Header::One(text) => Ok(Some(text.trim()).filter(|text| !text.is_empty())),
-        Header::Ambiguous => Err(Refused::Doubled(name)),
+        Header::Repeated => Err(Refused::Doubled(name)),
+        Header::NotText => Err(Refused::NotText(name)),
     }
 }
 
@@ -58,6 +59,7 @@ mod tests {
         assert_eq!((caller.subject.as_str(), caller.groups.len(), caller.scopes.len()), ("u1", 2, 2));
         assert_eq!(read(&|_| Header::Absent), Err(Refused::Missing(SUBJECT)));
         assert_eq!(read(&|_| Header::One(" ")), Err(Refused::Missing(SUBJECT)));
-        assert_eq!(read(&|_| Header::Ambiguous), Err(Refused::Doubled(SUBJECT)));
+        assert_eq!(read(&|_| Header::Repeated), Err(Refused::Doubled(SUBJECT)));
+        assert_eq!(read(&|_| Header::NotText), Err(Refused::NotText(SUBJECT)));
     }
 }

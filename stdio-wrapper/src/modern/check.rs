@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use super::header::{Field, Fields, decode};
+use super::header::{Field, Fields, NOT_TEXT, REPEATED, decode};
 use super::{CAPABILITIES, LOG_LEVEL, PROTOCOL_VERSION, VERSION};
 use crate::protocol::{Code, Kind, Malformed, Message, Span, object, progress_token, string};
 
@@ -154,8 +154,12 @@ pub fn check<'a>(message: &'a Message<'a>, fields: &Fields<'_>) -> Result<Reques
     let version = match fields.version {
         Field::One(version) => version,
         Field::Absent => return Err(Fault::Header("The MCP-Protocol-Version header is missing.".to_owned())),
-        Field::Ambiguous => {
+        Field::Repeated => {
             return Err(Fault::Header("There must be exactly one MCP-Protocol-Version header.".to_owned()));
+        }
+        Field::NotText => {
+            let why = "The MCP-Protocol-Version header has a byte that is not ASCII.";
+            return Err(Fault::Header(why.to_owned()));
         }
     };
     let [meta, name, uri, task, arguments] =
@@ -218,7 +222,9 @@ fn check_header(
 ) -> Result<(), Fault> {
     let fault = |why: &str| Err(Fault::Header(format!("The {name} header {why}.")));
     match (field, expected) {
-        (Field::Ambiguous, _) => fault("must come exactly once"),
+        (Field::Repeated, _) => fault(REPEATED),
+        (Field::NotText, _) if may_be_base64 => fault(NOT_TEXT),
+        (Field::NotText, _) => fault("has a byte that is not ASCII"),
         (Field::Absent, Some(_)) => fault("is missing"),
         (Field::Absent, None) => Ok(()),
         (Field::One(_), None) => fault("names something that the body does not"),

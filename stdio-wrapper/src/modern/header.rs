@@ -12,9 +12,17 @@ pub enum Field<'a> {
     Absent,
     /// The header comes once, and is text. White space around it is removed (RFC 9110 §5.5).
     One(&'a str),
-    /// The header comes more than once, or is not text, so two readers could see different values.
-    Ambiguous,
+    /// The header comes more than once, so two readers could see different values.
+    Repeated,
+    /// The header has a byte that is not ASCII.
+    NotText,
 }
+
+/// What is wrong with a header that comes more than once, after its name.
+pub(super) const REPEATED: &str = "must come exactly once";
+/// What is wrong with a header that is not text, after its name.
+pub(super) const NOT_TEXT: &str =
+    "has a byte that is not ASCII. Write such a value as =?base64?...?=, with the base64 of its UTF-8";
 
 /// The headers that repeat parts of the body.
 #[derive(Debug, Clone)]

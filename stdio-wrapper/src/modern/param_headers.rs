@@ -4,7 +4,7 @@
 use serde_json::Value;
 
 use super::check::Fault;
-use super::header::{Field, Fields, decode};
+use super::header::{Field, Fields, NOT_TEXT, REPEATED, decode};
 use crate::protocol::{members, object};
 
 /// The keyword in a schema.
@@ -123,7 +123,8 @@ impl Rule {
         let value: Option<Value> = value.and_then(|text| serde_json::from_str(text).ok());
         let field = fields.params.iter().find(|(token, _)| *token == self.token);
         match (value.as_ref().and_then(shown), field.map_or(Field::Absent, |(_, field)| *field)) {
-            (_, Field::Ambiguous) => fault("must come exactly once"),
+            (_, Field::Repeated) => fault(REPEATED),
+            (_, Field::NotText) => fault(NOT_TEXT),
             (None, Field::Absent) => Ok(()),
             (None, Field::One(_)) => fault("names a value that the body does not have"),
             (Some(_), Field::Absent) => fault("is missing, but the body has the value"),

@@ -99,6 +99,16 @@ pub(crate) fn with(mut base: Value, changes: &[(&str, Value)]) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_identity_header_that_is_not_ascii_is_told_as_that() {
+    let wrapper = Wrapper::start(&["--identity=headers"], &[]).await;
+    let client = wrapper.client().with_header("x-auth-subject", "u-1").with_header("x-auth-username", "José");
+    let refused = client.try_initialize("2025-11-25").await;
+    assert_eq!(refused.status(), 400);
+    let told = refused.text().await.unwrap().to_lowercase();
+    assert!(told.contains("header x-auth-username of the request has a byte that is not ascii"), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_assertion_must_be_right_in_every_part() {
     let issuer = Issuer::start().await;
     let wrapper = issuer.wrapper(&[]).await;

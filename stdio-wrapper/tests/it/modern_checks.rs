@@ -97,6 +97,13 @@ async fn rules_10_and_11_method_and_name_are_repeated_in_headers() {
     let client = with_headers(&wrapper.client(), &json!({"method": "resources/read", "params": {}}))
         .with_header("mcp-name", "=?base64?dGVzdDovL8O8?=");
     assert_eq!(refusal(&client, &read.to_string()).await, (200, 0));
+    // Whoever writes the name as it is learns why that is refused.
+    let told = answer_of(client.with_header("mcp-name", "test://ü").post(read.to_string()).await).await;
+    let why = told["error"]["message"].as_str().unwrap();
+    assert!(
+        why.contains("Mcp-Name header has a byte that is not ASCII") && why.contains("=?base64?"),
+        "{why}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
