@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What all scripts share: paths, output, and failures. This file is sourced, not run.
+# Functions that all scripts share: paths, output, and failures. This file is sourced, not run.
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck disable=SC2034 # used by those who source this
@@ -61,7 +61,7 @@ stop_step() {
 
 need_cargo() {
   have cargo || die "There is no cargo on the PATH. Install Rust with rustup; rust-toolchain.toml then picks the version."
-  # For the allocator of the two programs, which is written in C.
+  # The allocator of the two programs is written in C.
   { have cc && have make; } ||
     die "There is no C compiler or no make on the PATH. Install both (Debian: apt-get install build-essential)."
 }
@@ -94,7 +94,7 @@ render() {
     text=${text//"@${pair%%=*}@"/"${pair#*=}"}
   done
   if [[ $text =~ @[A-Z][A-Z0-9_]*@ ]]; then
-    die "$1 has a placeholder that nothing fills: ${BASH_REMATCH[0]}. Give it a value where the file is rendered."
+    die "$1 has a placeholder without a value: ${BASH_REMATCH[0]}. Give it a value where the file is rendered."
   fi
   printf '%s\n' "$text"
 }

@@ -23,7 +23,7 @@ stack_can_run() {
 }
 
 need_stack() {
-  stack_can_run || die "This is about containers, and $STACK_CANNOT"
+  stack_can_run || die "This command is only for containers, and $STACK_CANNOT"
   [[ -f $ENV_FILE ]] || die "There is no .env, so no stack was ever started here. Run scripts/up first."
 }
 
@@ -64,7 +64,7 @@ unused_settings() {
     grep -dskip -ohE 'setting [A-Z][A-Z0-9_]*' "$ROOT"/scripts/* | cut -d ' ' -f 2
   )
   while read -r name; do
-    grep -qxF "$name" <<<"$used" || say "  WARNING: nothing in the stack uses $name of .env. Is it misspelt?"
+    grep -qxF "$name" <<<"$used" || say "  WARNING: nothing in the stack uses the setting $name in .env. It may be misspelt."
   done < <(grep -oE '^[A-Za-z][A-Za-z0-9_]*=' "$ENV_FILE" | tr -d '=' | grep -vE '^(COMPOSE|DOCKER)_')
 }
 
@@ -82,16 +82,16 @@ stack_files() {
   # An earlier .env.example pinned this version, which cannot read the current configuration.
   if [[ $(setting TRAEFIK_IMAGE) == traefik:v3.7.9 ]]; then
     set_in_env "$ENV_FILE" TRAEFIK_IMAGE traefik:v3.7.15
-    say "  TRAEFIK_IMAGE in .env is traefik:v3.7.15 now"
+    say "  TRAEFIK_IMAGE in .env was changed to traefik:v3.7.15"
   fi
   # The configuration of every edge needs this memory (docs/limits.md).
   if [[ $(setting EDGE_MEMORY) == 256m ]]; then
     set_in_env "$ENV_FILE" EDGE_MEMORY 768m
-    say "  EDGE_MEMORY in .env is 768m now"
+    say "  EDGE_MEMORY in .env was changed to 768m"
   fi
   if [[ $(setting AUTH_MEMORY) == 256m ]]; then
     set_in_env "$ENV_FILE" AUTH_MEMORY 640m
-    say "  AUTH_MEMORY in .env is 640m now"
+    say "  AUTH_MEMORY in .env was changed to 640m"
   fi
   # The engine of this shell, if it runs on this machine.
   if [[ ${DOCKER_HOST-} == unix://* ]]; then set_in_env "$ENV_FILE" DOCKER_SOCKET "${DOCKER_HOST#unix://}"; fi
@@ -102,13 +102,13 @@ stack_files() {
     set_in_env "$ENV_FILE" PUBLIC_URL "http://localhost:$PORT"
   fi
   if [[ -n $EDGE ]]; then
-    [[ -f $ROOT/compose/edge-$EDGE.yaml ]] || die "--edge $EDGE is not known. Choose traefik, envoy, nginx or caddy."
+    [[ -f $ROOT/compose/edge-$EDGE.yaml ]] || die "There is no edge \"$EDGE\". Choose traefik, envoy, nginx or caddy."
     set_in_env "$ENV_FILE" COMPOSE_FILE "$(setting COMPOSE_FILE | sed -E "s#compose/edge-(traefik|envoy|nginx|caddy)\\.yaml#compose/edge-$EDGE.yaml#")"
   fi
 }
 
-# Docker only notices that an address is used twice among its own networks. If another program has such an address, or
-# an engine that was killed has left one behind, the stack starts but nothing can reach it.
+# Docker notices only among its own networks that an address is used twice. If another program uses such an address, or
+# if a killed engine has left one behind, the stack starts but cannot be reached.
 need_free_subnet() {
   local subnet own interface address destination
   [[ -r /proc/net/route && ${DOCKER_HOST-} =~ ^(|unix://.*)$ ]] || return 0
@@ -119,7 +119,7 @@ need_free_subnet() {
   own=$(docker network ls -q --filter "label=com.docker.compose.project=$(setting COMPOSE_PROJECT_NAME)")
   while read -r interface address _; do
     if [[ $address == ????"$destination" && $'\n'$own$'\n' != *$'\n'"${interface#br-}"$'\n'* ]]; then
-      die "The network $interface of this machine has addresses in $subnet.0.0, which the stack wants for itself. Give it others with SUBNET in .env, or remove that network if nobody uses it."
+      die "The network $interface of this machine has addresses in $subnet.0.0, which the stack needs for itself. Choose other addresses for the stack with SUBNET in .env, or remove that network if it is not used."
     fi
   done </proc/net/route
 }
@@ -139,22 +139,22 @@ block_labels() {
     }'
 }
 
-# Checks what labels can still break. The check stands in front of every HTTP router, whatever they say. Only Traefik
-# reads them.
+# Refuses labels that would be unsafe or would not work. The check applies to every HTTP router, whatever labels say.
+# Only Traefik reads labels.
 need_good_labels() {
   local labels past unlabelled
   [[ $(setting COMPOSE_FILE) == *edge-traefik.yaml* ]] || return 0
-  compose config >/dev/null || die "Compose cannot read the stack; it says above why."
+  compose config >/dev/null || die "Compose cannot read the stack. Its output above says why."
   labels=$(block_labels)
   past=$(grep -E '^[^ ]+ traefik\.(tcp|udp)\.' <<<"$labels") || past=
-  [[ -z $past ]] || die "Routers of TCP and UDP take whole connections, and so get requests without the check of auth-service. Take these labels away:"$'\n'"$past"
+  [[ -z $past ]] || die "Routers for TCP and UDP get whole connections, and with them requests without the check of auth-service. Remove these labels:"$'\n'"$past"
   unlabelled=$(awk '
     $2 == "traefik.enable" && tolower($3) !~ /^(false|f|0)$/ { enabled[$1] }
     $2 == "mcp-gate.stack" { ours[$1] }
     END { for (block in enabled) if (!(block in ours)) print block }' <<<"$labels" | sort | tr '\n' ' ')
   if [[ -z $(setting STACK_LABEL) ]]; then
     if [[ -n $unlabelled ]]; then
-      say "  Traefik takes the containers of anybody who names this project. To keep others out, add the label mcp-gate.stack: \"\${STACK_LABEL:-}\" to these blocks: $unlabelled"
+      say "  Traefik serves every container on this machine that has the name of this project. To restrict it to your own, add the label mcp-gate.stack: \"\${STACK_LABEL:-}\" to these blocks: $unlabelled"
     else
       set_in_env "$ENV_FILE" STACK_LABEL "$(head -c 18 /dev/urandom | base64 | tr '+/' '-_')"
     fi
@@ -163,19 +163,19 @@ need_good_labels() {
   fi
 }
 
-# Makes the account of the first start. Prints nothing if there is one already.
+# Creates the account of the first start. Prints nothing if there is an account already.
 stack_account() {
   local list out
   list=$(compose exec -T auth-service /auth-service user list </dev/null) ||
-    die "auth-service does not say which accounts there are. What it says instead stands above."
+    die "auth-service could not list the accounts. Its output is above."
   if [[ -n $list ]]; then
     ACCOUNT=$(cut -f 1 <<<"$list" | head -n 1)
     return
   fi
   out=$(compose exec -T auth-service /auth-service user add "$ACCOUNT" </dev/null) ||
-    die "The account $ACCOUNT could not be made. What auth-service says about it stands above."
+    die "The account $ACCOUNT could not be created. The output of auth-service is above."
   PASSWORD=$(sed -n 's/^password: *//p' <<<"$out" | tr -d '\r')
-  [[ -n $PASSWORD ]] || die "auth-service made the account $ACCOUNT without telling its password."
+  [[ -n $PASSWORD ]] || die "auth-service created the account $ACCOUNT but did not print its password."
 }
 
 # Prints the names of the services behind the edge that were started, one in each line.
@@ -200,12 +200,12 @@ stack_up() {
   need_good_labels
   example="$(setting PUBLIC_URL)/NAME/mcp"
   step "Images (the first time this takes some minutes)" compose build ||
-    die "The images could not be built. Without a way to a container registry: scripts/up --local-images."
+    die "The images could not be built. If this machine cannot reach a container registry, use scripts/up --local-images."
   need_free_subnet
   step "Containers" compose up -d --remove-orphans ||
-    die "The containers did not start. The end of what Compose says stands above; a taken port is changed by scripts/up --port N."
+    die "The containers did not start. The end of the output of Compose is above. If the port is in use, choose another one with scripts/up --port N."
   for service in auth-service edge $(stack_services); do
-    wait_for_health "$service" 90 || die "$service is not healthy after 90 s. The end of its log stands above."
+    wait_for_health "$service" 90 || die "$service is not healthy after 90 s. The end of its log is above."
   done
   # Chooses the service that is shown as an example and then tested: everything, or else any other.
   for service in $(stack_services); do
@@ -222,7 +222,7 @@ stack_up() {
       sleep 0.2
     done
     [[ $answer == "HTTP/1.1 401"* ]] ||
-      die "The edge does not ask for a login at $example after 30 s. What it answers: ${answer:-nothing}. See ${COMPOSE[*]} logs edge."
+      die "The edge does not ask for a login at $example after 30 s. Its answer: ${answer:-none}. See ${COMPOSE[*]} logs edge."
   fi
   stack_account
 
@@ -257,8 +257,8 @@ END
 END
 }
 
-# Files go in and out of the stack through a volume that belongs to its user: no container of the stack runs as root,
-# and none can write anywhere else.
+# Files are copied in and out of the stack through a volume that belongs to the user of its containers. No container of
+# the stack runs as root, and none can write anywhere else.
 in_setup() { docker run --rm -i --network none --user 65532:65532 --cap-drop ALL --entrypoint sh "$@"; }
 
 SCRATCH=''
@@ -281,13 +281,13 @@ stack_backup() {
   need_stack
   trap 'remove_scratch' EXIT
   make_scratch
-  stack_store export /scratch/dump || die "There is no backup. What auth-service says about it stands above."
-  stack_store verify /scratch/dump >/dev/null || die "What was written cannot be read back. What auth-service says about it stands above."
+  stack_store export /scratch/dump || die "The backup failed. The output of auth-service is above."
+  stack_store verify /scratch/dump >/dev/null || die "The dump was written but cannot be read back. The output of auth-service is above."
   (umask 077 && set -C && in_setup -v "$SCRATCH:/scratch:ro" "$SETUP_IMAGE" -c 'cat /scratch/dump' </dev/null >"$1") ||
     die "$1 cannot be written."
   if [[ -n $2 ]]; then
     (umask 077 && set -C && in_setup -v "$AUTH_CONFIG:/auth:ro" "$SETUP_IMAGE" -c 'cat /auth/store-key' </dev/null >"$2") ||
-      die "$2 cannot be written; if it is there already, it may be the only key to other dumps."
+      die "$2 cannot be written. If the file already exists, it might be the only key for other dumps."
   fi
 }
 
@@ -305,8 +305,8 @@ stack_restore() {
   compose stop auth-service
   if ! stack_store import ${options[@]+"${options[@]}"} /scratch/dump; then
     compose start auth-service
-    die "Nothing was restored. What auth-service says about it stands above."
+    die "The restore failed. The output of auth-service is above."
   fi
   compose start auth-service
-  wait_for_health auth-service 60 || die "auth-service is not healthy. The end of its log stands above."
+  wait_for_health auth-service 60 || die "auth-service is not healthy. The end of its log is above."
 }

@@ -58,21 +58,21 @@ auth_service_command() {
   )
 }
 
-# The embedded store can only have one owner, so this runs before the service.
+# Only one process can use the embedded store, so this runs before the service.
 make_account() {
   local out
   [[ -s $DATA/account ]] && return
   auth_service_command
   out=$("${AUTH_SERVICE[@]}" user add --new-store "$ACCOUNT" 2>"$DATA/log/account.log" </dev/null) || {
     tail -n 20 "$DATA/log/account.log" >&2
-    die "The account $ACCOUNT could not be made. What auth-service says about it stands above."
+    die "The account $ACCOUNT could not be created. The output of auth-service is above."
   }
   PASSWORD=$(sed -n 's/^password: *//p' <<<"$out")
-  [[ -n $PASSWORD ]] || die "auth-service made the account $ACCOUNT without telling its password. Remove $DATA and start again."
+  [[ -n $PASSWORD ]] || die "auth-service created the account $ACCOUNT but did not print its password. Remove $DATA and start again."
   printf '%s\n' "$ACCOUNT" >"$DATA/account"
   # The password is printed now and again at the end: it is not stored, and must not be lost if the start fails after
   # this.
-  say "  Account $ACCOUNT made, with the one-time password $PASSWORD"
+  say "  The account $ACCOUNT was created, with the one-time password $PASSWORD"
 }
 
 # start NAME COMMAND…: starts a tier in a process group of its own, with a log of its own. The log of the previous start
@@ -176,7 +176,7 @@ start_edge() {
   esac
 }
 
-# Ends with the name of the tier and the end of its log as soon as one of them has ended.
+# As soon as one tier has ended, prints its name and the end of its log, and exits.
 check_tiers() {
   local i rc
   for i in "${!PIDS[@]}"; do
@@ -185,7 +185,7 @@ check_tiers() {
     wait "${PIDS[$i]}" || rc=$?
     say "The end of $DATA/log/${TIERS[$i]}.log:" >&2
     tail -n 20 "$DATA/log/${TIERS[$i]}.log" | sed 's/^/    | /' >&2
-    die "${TIERS[$i]} stopped by itself (exit code $rc); the rest is stopped too. Its log, above, says why."
+    die "${TIERS[$i]} ended unexpectedly (exit code $rc), so the other tiers are stopped, too. Its log above says why."
   done
 }
 
@@ -204,7 +204,7 @@ wait_until_ready() {
     sleep 0.2
   done
   [[ -z $answer ]] || printf '    | %s\n' "${answer//$'\n'/$'\n    | '}" >&2
-  die "The stack did not answer as it should within 60 s. The last answer stands above if there was one; the logs are in $DATA/log/."
+  die "The stack did not answer as expected within 60 s. If there was an answer, the last one is above. The logs are in $DATA/log/."
 }
 
 supervise() {
@@ -214,7 +214,7 @@ supervise() {
   done
 }
 
-# The edge is stopped first, so that no client meets a half-stopped stack, and then what is behind it.
+# The edge is stopped first, so that no client reaches a stack of which a part is stopped, and then the other tiers.
 stop_all() {
   local i pid tries
   trap '' INT TERM HUP

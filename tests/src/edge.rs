@@ -215,6 +215,6 @@ fn rendered(template: &str, values: &[(&str, String)], changes: &[Change]) -> (S
         .split('@')
         .skip(1)
         .find(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_'));
-    assert_eq!(unfilled, None, "{template} has a placeholder that nothing fills");
+    assert_eq!(unfilled, None, "{template} has a placeholder without a value");
     (text, hits)
 }

@@ -181,7 +181,8 @@ async fn it_gets_ready_keeps_its_state_and_leaves_no_process() {
 
     // Runs the command that the output names for a lost password, while the stack is running.
     let output = up.process.output();
-    let command = output.lines().find_map(|line| line.trim_start().strip_prefix("A lost password:")).unwrap();
+    let command =
+        output.lines().find_map(|line| line.trim_start().strip_prefix("To reset a lost password:")).unwrap();
     let reset = Command::new("bash").args(["-c", command]).env_clear().output().unwrap();
     let printed = String::from_utf8_lossy(&reset.stdout);
     let once = printed.lines().find_map(|line| line.strip_prefix("password: "));
@@ -201,7 +202,7 @@ async fn a_tier_that_dies_is_named_and_takes_the_rest_with_it() {
         kill_9(up.note(note).parse().unwrap());
         let ended = up.process.wait_for(STOP);
         assert!(ended.is_some_and(|status| !status.success()), "{ended:?}\n{}", up.process.log_tail());
-        let error = format!("error: {name} stopped by itself");
+        let error = format!("error: {name} ended unexpectedly");
         assert!(up.process.output().contains(&error), "{}", up.process.log_tail());
         assert_gone(&started);
     }
@@ -218,7 +219,7 @@ fn a_taken_port_is_one_clear_line() {
     let output = up.process.output();
     assert_eq!(output.lines().count(), 1, "{output}");
     assert!(
-        output.starts_with(&format!("error: Port {port} is taken by another program. Stop it,")),
+        output.starts_with(&format!("error: Port {port} is in use by another program. Stop that program,")),
         "{output}"
     );
 }
@@ -231,9 +232,6 @@ fn programs_that_are_not_there_are_one_clear_line() {
         .unwrap();
     assert_eq!(ended.status.code(), Some(1));
     let error = String::from_utf8_lossy(&ended.stderr);
-    assert!(
-        error.starts_with("error: --programs /nowhere: auth-service and stdio-wrapper are not"),
-        "{error}"
-    );
+    assert!(error.starts_with("error: --programs /nowhere: this directory does not contain both"), "{error}");
     assert_eq!(error.lines().count(), 1, "{error}");
 }

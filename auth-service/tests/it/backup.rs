@@ -61,7 +61,7 @@ fn a_backup_of_one_machine_is_restored_on_another() {
     fs::write(&later, "").unwrap();
     std::thread::sleep(std::time::Duration::from_millis(1100));
     let told = fails(&script("backup", &["--keep", "1", &dumps], &here));
-    assert!(told.contains("Set it right"), "{told}");
+    assert!(told.contains("Set the clock"), "{told}");
     assert_eq!(fs::read_dir(&dumps).unwrap().count(), 3);
     fs::remove_file(later).unwrap();
     let dump = dump.to_str().unwrap();

@@ -41,5 +41,5 @@ fn the_programs_come_from_the_image_that_is_named_from_then_on() {
     }
     let refused = up(checkout.path(), Some(published), &["--local-images"]);
     let told = String::from_utf8(refused.stderr).unwrap();
-    assert!(!refused.status.success() && told.contains("Leave one of the two out"), "{told}");
+    assert!(!refused.status.success() && told.contains("Use only one of the two"), "{told}");
 }

@@ -50,16 +50,16 @@ fn add_service_writes_good_blocks_until_the_lanes_are_used_up() {
 
     let before = fs::read_to_string(checkout.path().join("compose/services.yaml")).unwrap();
     for (words, told) in [
-        (&["more", "--", "npx", "-y", "x"][..], "All twelve lanes are taken"),
-        (&["notes", "--", "npx", "-y", "x"], "has a block notes already"),
-        (&["redis", "--", "npx", "-y", "x"], "a part of the stack itself"),
-        (&["Bad_Name", "--", "npx", "x"], "cannot be a service's name"),
-        (&["other", "--", "npx", "-y", "x; rm -rf /"], "is no npm package"),
-        (&["other", "--", "uvx", "x y"], "is no PyPI package"),
-        (&["other", "--", "rm", "-rf"], "is not understood"),
-        (&["other"], "There is no command"),
+        (&["more", "--", "npx", "-y", "x"][..], "All twelve lanes are in use"),
+        (&["notes", "--", "npx", "-y", "x"], "already has a block notes"),
+        (&["redis", "--", "npx", "-y", "x"], "is used by the stack itself"),
+        (&["Bad_Name", "--", "npx", "x"], "cannot be the name of a service"),
+        (&["other", "--", "npx", "-y", "x; rm -rf /"], "is not the name of an npm package"),
+        (&["other", "--", "uvx", "x y"], "is not the name of a PyPI package"),
+        (&["other", "--", "rm", "-rf"], "is not supported"),
+        (&["other"], "The command is missing"),
         (&[], "Usage: scripts/add-service NAME"),
-        (&["--", "npx", "x"], "There is no name"),
+        (&["--", "npx", "x"], "The name of the service is missing"),
     ] {
         let output = add_service(checkout.path(), words);
         let error = String::from_utf8_lossy(&output.stderr).into_owned();

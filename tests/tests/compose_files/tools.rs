@@ -114,7 +114,7 @@ fn checkouts_that_share_their_tools_do_not_take_packages_from_under_each_other()
     let said = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{said}");
     assert_eq!(shared.packages(), "other");
-    assert!(said.contains("another lock file or version asks for"), "nothing is said: {said}");
+    assert!(said.contains("belonged to another lock file or version"), "nothing is said: {said}");
     // A program that runs from the packages of the first checkout keeps them.
     assert_eq!(fs::read_to_string(&path_of_one).unwrap(), "one");
 
@@ -122,7 +122,7 @@ fn checkouts_that_share_their_tools_do_not_take_packages_from_under_each_other()
     let before = shared.calls();
     for (checkout, whose) in [(&one, "one"), (&other, "other"), (&one, "one")] {
         let (went_well, said) = shared.installed(checkout.path());
-        assert!(went_well && said.contains("now this checkout's is there"), "{said}");
+        assert!(went_well && said.contains("the link now leads to the set of this checkout"), "{said}");
         assert_eq!(shared.packages(), whose);
     }
     assert_eq!(shared.installed(one.path()), (true, String::new()));
