@@ -165,12 +165,14 @@ start_edge() {
         "$EDGE_PROGRAM" run --adapter caddyfile --config "$DATA/Caddyfile"
       ;;
     traefik)
-      # An entry point has one address, so ::1 would need a second entry point, and routers for both.
+      # An entry point has one address, so ::1 gets one of its own, which is the same in everything else. Routers that name no
+      # entry point are at both.
+      if has_ipv6_loopback; then second="edge-ipv6: { <<: *edge, address: \"[::1]:$PORT\" }"; fi
       mkdir -p "$DATA/traefik"
       render_edge traefik/dynamic.yaml.in traefik/dynamic.yaml
       render_edge traefik/service.yaml.in traefik/service.yaml
       render_edge traefik/traefik.yaml.in traefik.yaml \
-        EDGE_ADDRESS="$address" DYNAMIC_DIR="$DATA/traefik" TLS='' MORE_ENTRY_POINTS='' MORE_PROVIDERS=''
+        EDGE_ADDRESS="$address" DYNAMIC_DIR="$DATA/traefik" TLS='' MORE_ENTRY_POINTS="$second" MORE_PROVIDERS=''
       start traefik env GODEBUG=http2server=0 "${DIE_WITH_PARENT[@]}" "$EDGE_PROGRAM" --configFile="$DATA/traefik.yaml"
       ;;
   esac

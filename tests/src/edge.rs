@@ -175,8 +175,9 @@ impl Edge {
             Self::Traefik => {
                 values.push(("TRUSTED_IPS", String::new()));
                 values.push(("DYNAMIC_DIR", around.dir.join("traefik").display().to_string()));
-                let more = ["TLS", "MORE_ENTRY_POINTS", "MORE_PROVIDERS"];
-                values.extend(more.map(|name| (name, String::new())));
+                let second = format!(r#"edge-ipv6: {{ <<: *edge, address: "[::1]:{port}" }}"#);
+                values.push(("MORE_ENTRY_POINTS", if v6 { second } else { String::new() }));
+                values.extend(["TLS", "MORE_PROVIDERS"].map(|name| (name, String::new())));
             }
         }
         values

@@ -34,7 +34,7 @@ impl Up {
     /// Starts it from a clone in which nothing was built. The programs are those of this build, because
     /// compiling them again would prove nothing.
     fn start(name: &'static str, data: &Path, port: u16) -> Self {
-        tool("envoy");
+        tool("traefik");
         tool("npm/node_modules/@modelcontextprotocol/server-everything");
         let dir = data.parent().expect("the data directory lies in the test's directory");
         let checkout = dir.join("checkout");
@@ -162,7 +162,7 @@ async fn it_gets_ready_keeps_its_state_and_leaves_no_process() {
     let (client, tokens) = gate.log_in_as(&person, &gate.mcp_url).await.unwrap();
     let mut session = gate.open_session(&tokens.access_token, HeaderMap::new()).await.unwrap();
     assert_eq!(session.call("echo", json!({ "message": "hello" })).await.unwrap(), "Echo: hello");
-    for (file, least) in [("secrets/edge-secret", 32), ("envoy.yaml", 1000)] {
+    for (file, least) in [("secrets/edge-secret", 32), ("traefik.yaml", 1000)] {
         use std::os::unix::fs::PermissionsExt as _;
         let about = fs::metadata(data.join(file)).unwrap();
         assert_eq!(about.permissions().mode() & 0o777, 0o600, "{file}");

@@ -2,8 +2,9 @@
 
 use reqwest::Method;
 use serde_json::Value;
-use tests::Edge;
+use tests::places::has_ipv6_loopback;
 use tests::raw;
+use tests::{Answer, Edge};
 
 use crate::world::{World, arrived};
 
@@ -16,6 +17,7 @@ each_edge!(
     a074_connection_does_not_drop_an_identity_header,
     a075_half_trusted_forwarding_headers_change_nothing,
     a076_identity_headers_of_the_client_never_survive,
+    a076_the_ipv6_loopback_address_is_checked_and_cleaned_alike,
     a076_names_by_which_other_proxies_say_who_calls_do_not_survive,
     a077_no_user_agent_or_address_opens_anything,
     a087_no_line_break_makes_a_header,
@@ -237,6 +239,31 @@ pub(crate) async fn a076_identity_headers_of_the_client_never_survive(edge: Edge
             assert!(arrived_or_empty(&answer.body, &name).len() <= 1, "{name} is doubled: {answer:?}");
         }
     }
+}
+
+pub(crate) async fn a076_the_ipv6_loopback_address_is_checked_and_cleaned_alike(edge: Edge) {
+    // The configuration names this address only where there is one.
+    if !has_ipv6_loopback() {
+        return;
+    }
+    let world = World::start(edge).await;
+    let post = async |more: &[(&str, &str)]| {
+        let request = world.stack.http.post(format!("http://[::1]:{}/mcp", world.stack.port));
+        let request = request.header("Host", &world.host);
+        let request = more.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        Answer::read(request.send().await.unwrap()).await.unwrap()
+    };
+    let stranger = post(&[("X-Auth-Subject", "forged"), ("X-Forwarded-Uri", ELSEWHERE)]).await;
+    assert_eq!(stranger.status, 401, "{stranger:?}");
+    assert_eq!(stranger.headers["www-authenticate"], world.challenge());
+    world.assert_nothing_passed("a request without a token, at ::1");
+
+    let user =
+        post(&[("Authorization", &world.bearer()), ("Remote-User", "forged"), ("X-Auth-Email", "forged")])
+            .await;
+    assert_eq!(user.status, 200, "{user:?}");
+    assert!(!user.body.contains("forged"), "{user:?}");
+    assert_eq!(arrived(&user.body, "X-Auth-Subject").len(), 1, "{user:?}");
 }
 
 /// Headers in which other proxies and access services name the user: oauth2-proxy, Authelia, authentik,
