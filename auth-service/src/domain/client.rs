@@ -453,6 +453,12 @@ impl Client {
         self.kept_until.unwrap_or(self.issued_at)
     }
 
+    /// Whether the client neither expires nor makes room for others: the operator added it, or has disabled it. If a
+    /// disabled client were deleted, the same metadata would get the same identifier again, and it would be enabled.
+    pub fn stays(&self) -> bool {
+        self.origin == ClientOrigin::Operator || self.disabled
+    }
+
     /// Whether the client does not authenticate at the token endpoint.
     pub fn is_public(&self) -> bool {
         self.metadata.auth_method == ClientAuthMethod::None

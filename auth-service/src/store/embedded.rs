@@ -203,11 +203,7 @@ impl Store for EmbeddedStore {
 
     async fn set_client_disabled(&self, id: &ClientId, disabled: bool) -> Result<bool, StoreError> {
         let id = id.clone();
-        let switch = move |client: &mut Client| {
-            client.disabled = disabled;
-            true
-        };
-        let work = move |rows: &Writable<'_>| clients::change(rows, &id, switch);
+        let work = move |rows: &Writable<'_>| clients::set_disabled(rows, &id, disabled);
         if disabled { self.writer.take_away(work).await } else { self.writer.write(work).await }
     }
 

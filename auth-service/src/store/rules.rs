@@ -108,6 +108,7 @@ const KEPT_RESOLUTION: u64 = 600;
 pub(super) fn is_kept_longer(known: &Client, asked: &Client) -> bool {
     let longer = |until: UnixTime| until.0 >= known.makes_room_from().0.saturating_add(KEPT_RESOLUTION);
     known.origin == ClientOrigin::Registration
+        && !known.stays()
         && (known.last_used_at.is_none() || known.few_users().next().is_some())
         && asked.kept_until.is_some_and(longer)
 }

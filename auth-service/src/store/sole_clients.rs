@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::domain::account::Subject;
-use crate::domain::client::{Client, ClientId, ClientOrigin, ClientUse};
+use crate::domain::client::{Client, ClientId, ClientUse};
 use crate::domain::clock::UnixTime;
 
 /// The clients that this account and few others have used.
@@ -86,10 +86,10 @@ impl MakesRoom {
     }
 }
 
-/// The accounts whose list has the client. A client of the operator is in no list, because it is never deleted
-/// for another one.
+/// The accounts for which the client counts. A client that stays counts for none, because it is never deleted for
+/// another one.
 pub(super) fn counted_for(client: &Client) -> impl Iterator<Item = &Subject> {
-    let counts = client.origin != ClientOrigin::Operator;
+    let counts = !client.stays();
     client.few_users().filter(move |_| counts)
 }
 

@@ -3,10 +3,10 @@
 use auth_service::domain::account::Subject;
 use auth_service::domain::client::{Client, ClientOrigin};
 use auth_service::domain::clock::UnixTime;
-use auth_service::store::Store;
+use auth_service::store::{Registration, RegistrationTerms, Store};
 
 use super::things::{
-    HOUR, NOW, SOLE_CEILING, account, client, code, grant, id, later, random, register, usage_by,
+    HOUR, IDLE, NOW, SOLE_CEILING, account, client, code, grant, id, later, random, register, terms, usage_by,
 };
 use super::worlds::World;
 
@@ -122,6 +122,42 @@ pub(crate) async fn a045_accounts_that_work_together_have_no_more_clients_than_t
     let held = grant(&code(&popular, late, later(2 * HOUR)), "held", later(2 * HOUR));
     assert!(store.add_grant(&held, &usage_by(late, &popular, later(2 * HOUR))).await.unwrap());
     assert!(store.held_grant(&held.id, &held.client_id, late, later(2 * HOUR)).await.unwrap().is_some());
+}
+
+pub(crate) async fn a045_a_disabled_client_makes_no_room_and_does_not_expire(world: &World) {
+    let store = world.store();
+    let ana = Subject::new(random());
+    let [used, unused] = [register(store, &client("used")).await, register(store, &client("unused")).await];
+    use_by(store, &ana, &used, NOW).await;
+    for client in [&used, &unused] {
+        assert!(store.set_client_disabled(&client.id, true).await.unwrap());
+    }
+    // Another party registers it, which would protect a client for longer that is not disabled.
+    let again = Client { kept_until: Some(later(10 * HOUR)), ..client("unused") };
+    assert!(register(store, &again).await.disabled);
+    for n in 0..3 * SOLE_CEILING {
+        let own = register(store, &client(&format!("own{n}"))).await;
+        use_by(store, &ana, &own, later(HOUR)).await;
+    }
+    for n in 0..5 {
+        let at = later(11 * HOUR);
+        let newcomer = Client { issued_at: at, ..client(&format!("newcomer{n}")) };
+        let terms = RegistrationTerms { unused_ceiling: 2, ..terms(at, 100) };
+        let outcome = store.register_client(&newcomer, std::slice::from_ref(&newcomer.id), &terms).await;
+        assert!(matches!(outcome.unwrap(), Registration::Added(_)), "{n}");
+    }
+    let late = later(2 * IDLE);
+    store.sweep(late).await.unwrap();
+    for client in [&used, &unused] {
+        assert!(store.client(&client.id, late).await.unwrap().unwrap().disabled);
+        assert!(register(store, &Client { issued_at: late, ..client.clone() }).await.disabled);
+    }
+    // Once it is enabled and used, it ends like any other client.
+    assert!(store.set_client_disabled(&used.id, false).await.unwrap());
+    let enabled = store.client(&used.id, late).await.unwrap().unwrap();
+    use_by(store, &ana, &enabled, late).await;
+    assert!(store.client(&used.id, late.plus(IDLE - HOUR)).await.unwrap().is_some());
+    assert!(store.client(&used.id, late.plus(2 * IDLE)).await.unwrap().is_none());
 }
 
 pub(crate) async fn a045_who_gives_up_a_client_takes_it_from_nobody_else(world: &World) {

@@ -55,6 +55,7 @@ conformance! {
     sole_clients::a045_a_client_that_several_use_makes_room_for_none,
     sole_clients::a045_two_accounts_that_use_the_same_clients_have_no_more_than_their_ceilings,
     sole_clients::a045_accounts_that_work_together_have_no_more_clients_than_their_ceilings,
+    sole_clients::a045_a_disabled_client_makes_no_room_and_does_not_expire,
     sole_clients::a045_who_gives_up_a_client_takes_it_from_nobody_else,
     sole_clients::a045_a_client_that_somebody_registers_again_makes_no_room_while_they_sign_in,
     sole_clients::a045_clients_used_at_once_stay_below_the_ceiling_of_their_account,

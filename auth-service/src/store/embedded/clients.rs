@@ -113,7 +113,7 @@ fn add(
     }
     for (key, oldest) in oldest {
         rows.remove(Table::UnusedClients, &key)?;
-        let is_unused = |client: Client| client.last_used_at.is_none();
+        let is_unused = |client: Client| client.last_used_at.is_none() && !client.stays();
         if rows.get(Table::Clients, oldest.as_str())?.is_some_and(is_unused) {
             remove(rows, &oldest)?;
         }
@@ -136,6 +136,21 @@ pub(super) fn enter(rows: &Writable<'_>, client: &Client, now: UnixTime) -> Resu
     }
     remove(rows, &client.id)?;
     rows.put(Table::Clients, client.id.as_str(), client, None)?;
+    Ok(true)
+}
+
+/// Disables or enables a client. Returns false if there is none.
+///
+/// A disabled client has no end ([`Client::stays`]). Once it is enabled, its next use gives it one again.
+pub(super) fn set_disabled(rows: &Writable<'_>, id: &ClientId, disabled: bool) -> Result<bool, StoreError> {
+    let Some(mut client) = rows.get::<Client>(Table::Clients, id.as_str())? else {
+        return Ok(false);
+    };
+    if disabled || client.disabled {
+        rows.remove(Table::UnusedClients, &unused_key(&client))?;
+        client.disabled = disabled;
+        rows.put(Table::Clients, id.as_str(), &client, None)?;
+    }
     Ok(true)
 }
 

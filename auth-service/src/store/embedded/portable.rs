@@ -10,7 +10,7 @@ use redb::{ReadableDatabase, ReadableTableMetadata};
 use tokio::sync::mpsc::error::TrySendError;
 
 use crate::domain::account::Account;
-use crate::domain::client::{Client, ClientOrigin};
+use crate::domain::client::Client;
 use crate::domain::clock::UnixTime;
 use crate::domain::consent::Consent;
 use crate::domain::grant::Grant;
@@ -119,7 +119,7 @@ fn put(rows: &Writable<'_>, record: &Record, now: UnixTime) -> Result<(), StoreE
         }
         Kind::Client => {
             let client: Client = record.read()?;
-            if client.last_used_at.is_some() || client.origin == ClientOrigin::Operator {
+            if client.last_used_at.is_some() || client.stays() {
                 return sole_clients::add(rows, &client, record.until);
             }
             rows.put(Table::UnusedClients, &clients::unused_key(&client), &client.id, record.until)

@@ -53,7 +53,7 @@ static SWAP_KEEPING: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
-/// Like `SWAP_KEEPING`, but also if Redis has reached `maxmemory`. Redis refuses a command that needs memory
+/// Like `SWAP` with a row that never ends, but also if Redis has reached `maxmemory`. Redis refuses a command that needs memory
 /// only as the first write of a script, so a second key, which never exists, is deleted before. The new row is
 /// about as long as the old one. A script with the flag `allow-oom` would do the same, but only from Redis 7 on.
 static SWAP_ALTHOUGH_FULL: LazyLock<Script> = LazyLock::new(|| {
@@ -61,7 +61,7 @@ static SWAP_ALTHOUGH_FULL: LazyLock<Script> = LazyLock::new(|| {
         "local row = redis.call('GET', KEYS[1]) or ''
          if row ~= ARGV[1] then return 0 end
          redis.call('DEL', KEYS[2])
-         redis.call('SET', KEYS[1], ARGV[2], 'KEEPTTL')
+         redis.call('SET', KEYS[1], ARGV[2])
          return 1",
     )
 });
@@ -345,15 +345,15 @@ impl Cells {
         self.change(&SWAP_KEEPING, &[key], vec![Value::Bytes(found.row.clone()), bytes(row)]).await
     }
 
-    /// Like [`Cells::swap_keeping`], but also if Redis has reached `maxmemory`. This is for changes that take
-    /// something away from somebody, and for those of the operator.
+    /// Like [`Cells::swap`] with a row that never ends, but also if Redis has reached `maxmemory`. This is for changes that
+    /// take something away from somebody, and for those of the operator.
     pub(super) async fn swap_although_full<T: Serialize>(
         &self,
         key: &str,
         found: &Found<T>,
         value: &T,
     ) -> Result<bool, StoreError> {
-        let row = row::seal(&self.sealer, key.as_bytes(), value, row::expiry(&found.row))?;
+        let row = self.seal(key, value, None)?;
         let arguments = vec![Value::Bytes(found.row.clone()), bytes(row)];
         self.change(&SWAP_ALTHOUGH_FULL, &[key, &format!("{key}:none")], arguments).await
     }

@@ -51,6 +51,8 @@ pub(super) async fn enter_for_good(
 }
 
 /// Disables or enables a client, even if Redis is full. Returns false if there is none.
+///
+/// A disabled client has no end ([`Client::stays`]). Once it is enabled, its next use gives it one again.
 pub(super) async fn set_disabled(cells: &Cells, id: &ClientId, disabled: bool) -> Result<bool, StoreError> {
     let key = cells.keys.client(id);
     let mut tries = Tries::default();
@@ -59,9 +61,13 @@ pub(super) async fn set_disabled(cells: &Cells, id: &ClientId, disabled: bool) -
         let Some(found) = cells.read::<Client>(&key).await? else {
             return Ok(false);
         };
+        if !(disabled || found.value.disabled) {
+            return Ok(true);
+        }
         let client = Client { disabled, ..found.value.clone() };
         if cells.swap_although_full(&key, &found, &client).await? {
             cells.count_change().await?;
+            settle(cells, id).await?;
             return Ok(true);
         }
     }

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use fred::types::Value;
 use futures_util::future::try_join_all;
 
-use crate::domain::client::{Client, ClientId, ClientOrigin};
+use crate::domain::client::{Client, ClientId};
 use crate::domain::clock::UnixTime;
 use crate::store::StoreError;
 
@@ -47,13 +47,14 @@ pub(super) static CLAIM: LazyLock<Script> = LazyLock::new(|| {
 });
 
 /// Writes the index entry of a client. The keys are the sets `all`, `unused` and `ends`. The arguments are
-/// the id, its expiry, and the time from which it can be evicted (empty if it has been used).
+/// the id, its expiry, and the time from which it can be evicted (empty if it cannot be). `ZREM` is first so that this also
+/// works if Redis has reached `maxmemory`: Redis refuses a command that needs memory only as the first write of a script.
 static ENTER: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
-        "redis.call('ZADD', KEYS[1], 0, ARGV[1])
+        "redis.call('ZREM', KEYS[2], ARGV[1])
+         redis.call('ZADD', KEYS[1], 0, ARGV[1])
          redis.call('ZADD', KEYS[3], ARGV[2], ARGV[1])
-         if ARGV[3] == '' then redis.call('ZREM', KEYS[2], ARGV[1])
-         else redis.call('ZADD', KEYS[2], ARGV[3], ARGV[1]) end
+         if ARGV[3] ~= '' then redis.call('ZADD', KEYS[2], ARGV[3], ARGV[1]) end
          return 1",
     )
 });
@@ -101,7 +102,7 @@ pub(in super::super) async fn settle(cells: &Cells, id: &ClientId) -> Result<(),
 async fn enter(cells: &Cells, id: &ClientId, found: &Found<Client>) -> Result<(), StoreError> {
     let end = found.expiry().unwrap_or(UnixTime(u64::MAX));
     let makes_room_from = match found.value.last_used_at {
-        None if found.value.origin != ClientOrigin::Operator => found.value.makes_room_from().0.to_string(),
+        None if !found.value.stays() => found.value.makes_room_from().0.to_string(),
         _ => String::new(),
     };
     let arguments = vec![id.as_str().into(), end.0.to_string().into(), makes_room_from.into()];

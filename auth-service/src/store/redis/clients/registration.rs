@@ -155,7 +155,7 @@ async fn take_back(cells: &Cells, client: Client) -> Result<Registration, StoreE
     Ok(Registration::Full)
 }
 
-/// Removes a client unless it has been used. Returns whether it is gone.
+/// Removes a client unless it has been used, or disabled. Returns whether it is gone.
 async fn evict(cells: &Cells, id: &ClientId) -> Result<bool, StoreError> {
     let key = cells.keys.client(id);
     let mut tries = Tries::default();
@@ -164,13 +164,13 @@ async fn evict(cells: &Cells, id: &ClientId) -> Result<bool, StoreError> {
         let Some(found) = cells.read::<Client>(&key).await? else {
             return Ok(true);
         };
-        let used = found.value.last_used_at.is_some();
-        if used || cells.remove_found(&key, &found).await? {
-            if !used {
+        let stays = found.value.last_used_at.is_some() || found.value.stays();
+        if stays || cells.remove_found(&key, &found).await? {
+            if !stays {
                 leave_fingerprint(cells, &found.value).await?;
             }
             settle(cells, id).await?;
-            return Ok(!used);
+            return Ok(!stays);
         }
     }
 }
