@@ -90,7 +90,7 @@ pub enum Command {
     SetUserEmail {
         /// The user name of the account.
         username: Username,
-        /// The new email address. None removes the present one.
+        /// The new email address. `None` removes the present one.
         email: Option<String>,
     },
     /// Lists up to [`PAGE`] clients, starting after the client `after`.
@@ -210,7 +210,7 @@ pub struct ClientRow {
     pub redirect_uris: Vec<String>,
     /// The time of registration, or of the first use.
     pub issued_at: UnixTime,
-    /// The last use, accurate to one hour. None if it was never used.
+    /// The last use, accurate to one hour. It is `None` if the client was never used.
     pub last_used_at: Option<UnixTime>,
     /// Whether the client is disabled.
     pub disabled: bool,

@@ -31,7 +31,7 @@ const SWEEP_EVERY: Duration = Duration::from_secs(300);
 /// How long edge proxies have to notice that this service is about to stop, while it still accepts connections.
 const DRAIN: Duration = Duration::from_secs(1);
 
-/// How long the connections of edge proxies last after that, until each has had its last response.
+/// How long the connections of edge proxies last after [`DRAIN`], until each has had its last response.
 const LEAVE: Duration = Duration::from_secs(1);
 
 /// How often a connection to Redis is tried at the start, and the pause between attempts.

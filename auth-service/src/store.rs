@@ -298,7 +298,7 @@ pub trait Store: PendingStore + Portable + Installation {
         now: UnixTime,
     ) -> Result<Option<(Grant, Account)>, StoreError>;
 
-    /// The signing keys. None before the first start.
+    /// The signing keys. Returns `None` before the first start.
     async fn signing_keys(&self) -> Result<Option<KeySet>, StoreError>;
     /// Replaces the signing keys if the stored set still has the revision `seen` (none if there is no set
     /// yet). Returns false otherwise. Only one of several replicas succeeds if they change the keys at the

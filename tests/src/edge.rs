@@ -53,7 +53,7 @@ impl Edge {
     /// All proxies, with both variants of Envoy.
     pub const ALL: [Self; 5] = [Self::EnvoyHttp, Self::EnvoyGrpc, Self::Nginx, Self::Caddy, Self::Traefik];
 
-    /// The name of its program and of its log.
+    /// The name of the proxy's program and of its log.
     pub const fn name(self) -> &'static str {
         match self {
             Self::EnvoyHttp | Self::EnvoyGrpc => "envoy",

@@ -49,7 +49,7 @@ impl Gate {
 /// A complete HTTP response.
 #[derive(Debug, Clone)]
 pub struct Answer {
-    /// The status code.
+    /// The HTTP status code, such as 401.
     pub status: u16,
     /// All headers of the response.
     pub headers: HeaderMap,

@@ -14,7 +14,7 @@ const MORE: Duration = Duration::from_millis(500);
 /// An HTTP/1.1 response, as it was read from the socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RawAnswer {
-    /// The status code.
+    /// The HTTP status code, such as 401.
     pub status: u16,
     /// The status line and the headers.
     pub head: String,

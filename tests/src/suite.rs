@@ -51,7 +51,7 @@ pub enum Outcome {
 /// A check, and its outcome.
 #[derive(Debug, Clone, Serialize)]
 pub struct Check {
-    /// What the rule comes from, such as `RFC 8414 §3.3` or `attack 26`.
+    /// The source of the rule, such as `RFC 8414 §3.3` or `attack 26`.
     pub source: &'static str,
     /// The rule that must hold.
     pub rule: &'static str,

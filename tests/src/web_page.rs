@@ -17,12 +17,12 @@ use crate::process::{Process, clean_command};
 /// Time limit for a page. Chromium starts slowly when many tests start it at the same time.
 const MAX_WAIT: Duration = Duration::from_secs(90);
 
-/// The path of Chromium.
+/// The path of Chromium, or an error if it is not in `PATH`.
 pub fn chromium() -> Result<PathBuf> {
     on_path(&["chromium", "chromium-browser", "google-chrome"])
 }
 
-/// The path of Firefox.
+/// The path of Firefox, or an error if it is not in `PATH`.
 pub fn firefox() -> Result<PathBuf> {
     on_path(&["firefox", "firefox-esr"])
 }

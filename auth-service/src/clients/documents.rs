@@ -94,8 +94,8 @@ pub struct Documents {
     policy: DocumentPolicy,
     metadata: Kept<ClientMetadata>,
     strange_key_sets: Kept<Box<[u8]>>,
-    /// These key sets have a cache of their own, because strangers can publish any number of key sets of the
-    /// maximum size.
+    /// The key sets of clients in use and of issuers. They have a cache of their own, because strangers can
+    /// publish any number of key sets of the maximum size.
     known_key_sets: Kept<Box<[u8]>>,
     rate: FetchRate,
     random: Arc<dyn Random>,

@@ -139,7 +139,8 @@ impl GrantType {
 pub struct ClientSecret {
     /// SHA-256 of the secret. The secret has 256 random bits, so a slow hash is not needed.
     pub hash: TokenHash,
-    /// The time at which the secret expires (`client_secret_expires_at`). None if it never does.
+    /// The time at which the secret expires (`client_secret_expires_at`). It is `None` if the secret does not
+    /// expire.
     pub expires_at: Option<UnixTime>,
 }
 
@@ -204,8 +205,8 @@ pub struct Client {
     pub issued_at: UnixTime,
     /// The last time that a user allowed the client or that it got a token, accurate to one hour.
     pub last_used_at: Option<UnixTime>,
-    /// The accounts that have used the client. None if nobody has, or if the release that stored the client
-    /// did not record it.
+    /// The accounts that have used the client. The value is `None` if nobody has, or if the release that
+    /// stored the client did not record it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub users: Option<ClientUsers>,
     /// The other accounts that have used the client, if they are few.
@@ -221,8 +222,8 @@ pub struct Client {
     /// SHA-256 of the canonical metadata, for public clients only. Registrations with the same metadata share
     /// one client.
     pub fingerprint: Option<TokenHash>,
-    /// SHA-256 of the registration access token (RFC 7592). None once a second party has registered the same
-    /// client.
+    /// SHA-256 of the registration access token (RFC 7592). It is `None` once a second party has registered
+    /// the same client.
     pub management: Option<TokenHash>,
     /// The client secret, if the authentication method uses one.
     pub secret: Option<ClientSecret>,
@@ -440,7 +441,7 @@ impl Client {
         first.into_iter().chain(first.and(Some(&self.further_users)).into_iter().flatten())
     }
 
-    /// The client without this user. None if nobody else has used it.
+    /// The client without this user. Returns `None` if nobody else has used it.
     #[must_use]
     pub fn without_user(&self, user: &Subject) -> Option<Self> {
         let mut others = self.few_users().filter(|other| *other != user).cloned();

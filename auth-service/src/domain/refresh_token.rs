@@ -184,7 +184,7 @@ impl HashedRefreshToken {
         &self.hash
     }
 
-    /// The grant that the token names. None for a token of the first release.
+    /// The grant that the token names. Returns `None` for a token of the first release.
     pub fn grant(&self) -> Option<&GrantId> {
         self.place.as_ref().map(|place| &place.grant)
     }

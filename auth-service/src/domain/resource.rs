@@ -153,12 +153,13 @@ impl ProtectedHosts {
         &self.patterns
     }
 
-    /// The origin of a protected host, such as `https://mcp.example.com`. None if the host is not protected.
+    /// The origin of a protected host, such as `https://mcp.example.com`. Returns `None` if the host is not
+    /// protected.
     pub fn origin(&self, host: &HostName) -> Option<String> {
         self.url(host, "")
     }
 
-    /// The resource at this host and path. None if the host is not protected.
+    /// The resource at this host and path. Returns `None` if the host is not protected.
     pub fn resource(&self, host: &HostName, path: &UnambiguousPath) -> Option<ResourceUri> {
         self.url(host, path.as_str().trim_end_matches('/')).map(ResourceUri)
     }

@@ -21,7 +21,7 @@ pub struct ResourceQuery<'a>(&'a str);
 pub struct UnusableQuery;
 
 impl<'a> ResourceQuery<'a> {
-    /// Reads the text after `?`. None if it is empty.
+    /// Reads the text after `?`. Returns `None` if it is empty.
     pub fn parse(text: &'a str) -> Result<Option<Self>, UnusableQuery> {
         // This accepts more than RFC 3986 §3.4, because browsers send `[`, `{`, `|` and others unencoded.
         let plain = |byte: u8| byte.is_ascii_graphic() && !b"\"\\#<>".contains(&byte);

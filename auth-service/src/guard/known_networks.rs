@@ -118,7 +118,8 @@ mod tests {
             (20..40).for_each(|n| known.note(&Subject::new([eve; 32]), Some(address(n))));
         }
         assert!(known.knows(office));
-        // If they were there first, the office is known again as soon as somebody else uses it.
+        // If the hostile accounts were there first, their office becomes unknown, but it is known again as
+        // soon as somebody else uses it.
         let home = Some(address(2));
         for eve in 2..10 {
             known.note(&Subject::new([eve; 32]), home);

@@ -97,9 +97,9 @@ impl PushRate {
         if familiarity == Familiarity::InUse { Ok(()) } else { self.strangers.check() }
     }
 
-    /// Counts one request for one of the few accounts that have used `client`, because an account can have many
-    /// such clients. If an account is at its limit, another one counts it, so that nobody can use up what the
-    /// other users of the client have.
+    /// Counts one request for one of the few accounts that have used `client`, because an account can have
+    /// many such clients. If an account is at its limit, another one counts it, so that a user who has
+    /// reached the limit does not block the client for its other users.
     fn admit_for_accounts(&self, client: &Client) -> Result<(), TooFast> {
         let mut outcome = Ok(());
         for user in client.few_users().filter(|_| client.operator.is_none()) {

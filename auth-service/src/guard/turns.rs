@@ -148,7 +148,8 @@ impl Line {
     }
 
     /// Refuses the newest request of the address that has most. The request gets an error, because its notice
-    /// is dropped. If each address has one, whoever came last is refused, and not whoever has waited longest.
+    /// is dropped. If each address has one request, the one that came last is refused, and not the one that
+    /// has waited longest.
     fn refuse_newest_of_fullest(&mut self) {
         if let Some(fullest) = self.queues.fullest_and_newest() {
             self.queues.take_newest(fullest);

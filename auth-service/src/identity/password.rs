@@ -1,9 +1,9 @@
 //! Password hashing with Argon2id (RFC 9106) and the parameters that OWASP recommends.
 //!
 //! A hash takes 19 MiB and some milliseconds of one core, and anybody can cause one by trying to log in.
-//! Therefore only a few are computed at a time, each on a thread of its own and in a block of memory that are
-//! taken at the start, and only a few attempts can wait. When all places are taken, an attempt is refused and
-//! told when to try again.
+//! Therefore only a few are computed at a time, each on a thread and in a block of memory that were reserved
+//! for it at the start, and only a few attempts can wait. When all places are taken, an attempt is refused
+//! and told when to try again.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};

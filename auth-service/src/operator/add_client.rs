@@ -26,7 +26,7 @@ pub struct NewClient {
     pub grant_types: Vec<GrantType>,
     /// The URIs to which its codes can be sent.
     pub redirect_uris: Vec<RedirectUri>,
-    /// The most that the client can be granted. None means no limit.
+    /// The most that the client can be granted. `None` means no limit.
     pub scope: Option<Scope>,
     /// The groups of the client when it acts for itself.
     pub groups: Vec<Group>,

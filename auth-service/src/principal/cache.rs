@@ -51,7 +51,8 @@ pub struct Known {
     /// The headers that identify the caller, in the order of `forward_auth::IDENTITY`. The signed one is
     /// last.
     pub identity: Assertions<[HeaderValue; IDENTITY]>,
-    /// The state of the rows from which the principal was read. None if it cannot be cached.
+    /// The state of the rows from which the principal was read. It is `None` if the principal cannot be
+    /// cached.
     version: Option<Version>,
     verified: Verified,
 }

@@ -67,8 +67,8 @@ impl Changes {
         Self { everything: AtomicU64::new(0), parts, lease: AtomicU64::new(lease), start: Instant::now() }
     }
 
-    /// The current counters of these rows. None without a lease, for no rows, or for more than [`PARTS`]
-    /// rows, because a value that is read now could not be cached.
+    /// The current counters of these rows. Returns `None` without a lease, for no rows, or for more than
+    /// [`PARTS`] rows, because a value that is read now could not be cached.
     pub fn version(&self, made_from: &[(About, &str)]) -> Option<Version> {
         let everything = self.everything.load(Ordering::SeqCst);
         if made_from.len() > PARTS {
@@ -86,7 +86,7 @@ impl Changes {
         self.is_live().then_some(Version { everything, parts })
     }
 
-    /// Whether nothing has changed since `version`. Always false without a lease.
+    /// Whether nothing has changed since `version`. Without a lease, the result is always false.
     pub fn is_current(&self, version: &Version) -> bool {
         self.is_live()
             && self.everything.load(Ordering::SeqCst) == version.everything

@@ -175,7 +175,8 @@ impl<R: Read> DumpReader<R> {
         &self.header
     }
 
-    /// The records of the next frame. None once the whole dump was read and its record count is correct.
+    /// The records of the next frame. Returns `None` once the whole dump was read and its record count is
+    /// correct.
     pub fn next_records(&mut self) -> Result<Option<Vec<Record>>, DumpError> {
         if self.ended {
             return Ok(None);

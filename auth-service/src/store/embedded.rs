@@ -70,12 +70,14 @@ pub struct EmbeddedStore {
 /// Minimum number of seconds between two searches for expired rows that can be removed to make room.
 const PAUSE: u64 = 5;
 
-/// Limits how often something is done. It contains the last time at which it was done, in seconds.
+/// Limits how often an action is done. The value is the last time at which it was done, in seconds since
+/// 1970.
 #[derive(Default)]
 struct Pause(AtomicU64);
 
 impl Pause {
-    /// Whether it is due. Returns true to only one of several callers at the same time.
+    /// Whether the last time is long enough ago, so that the caller has to do the action now. Returns true to
+    /// only one of several callers at the same time.
     fn is_due(&self, now: UnixTime) -> bool {
         let due = |last: u64| (now.0 < last || now.0 >= last.saturating_add(PAUSE)).then_some(now.0);
         self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, due).is_ok()

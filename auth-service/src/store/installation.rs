@@ -11,7 +11,7 @@ use super::StoreError;
 /// Gives access to the information about the store itself.
 #[async_trait]
 pub trait Installation: Send + Sync {
-    /// The identity of the store. None before the first start, or if the store lost its data.
+    /// The identity of the store. Returns `None` before the first start, or if the store lost its data.
     async fn identity(&self) -> Result<Option<String>, StoreError>;
     /// Sets the identity, unless there is one.
     async fn identify(&self, identity: &str) -> Result<(), StoreError>;

@@ -68,9 +68,9 @@ pub trait PendingStore: Send + Sync {
         used: &ClientUse,
     ) -> Result<Redemption, StoreError>;
 
-    /// Stores a pushed authorization request (RFC 9126 §2.1). If its pool is full, requests of whoever has
-    /// most of them are deleted. Returns false if everybody has only one. A request that has not expired at
-    /// `earliest` occupies a place.
+    /// Stores a pushed authorization request (RFC 9126 §2.1). If its pool is full, requests of the account,
+    /// client or network that has most of them are deleted. Returns false if none of these has more than one.
+    /// A request that has not expired at `earliest` occupies a place.
     async fn push_request(
         &self,
         handle: &TokenHash,

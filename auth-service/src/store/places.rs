@@ -1,8 +1,9 @@
 //! The places of pushed requests. This module chooses which of them are given up when a pool is full.
 //!
 //! A request counts for the accounts that use its client, for the client itself if there are many of them, or
-//! for the network that it came from if it proves nothing else. Whoever has most requests gives up the oldest
-//! one, of the client of which it has most. Therefore a few accounts that fill a pool only displace their own
+//! for the network that it came from if it proves nothing else. The account, client or network with the most
+//! requests gives up one of them. If its requests come from several clients, it is the oldest request of the
+//! client that has sent most of them. Therefore a few accounts that fill a pool only displace their own
 //! requests, and a client that floods the pool does not cost its users the requests of another client.
 
 use std::collections::HashMap;
@@ -20,7 +21,7 @@ pub(super) struct Place {
 
 /// Maximum number of places that are given up at a time. Choosing them means reading all places of the pool.
 const AT_ONCE: usize = 64;
-/// Whoever has no more requests than this gives up at most one at a time.
+/// An account, client or network that has no more requests than this gives up at most one at a time.
 const FEW: usize = 16;
 
 /// The places to give up for a new one, in a list of all places that begins with the oldest. The result is

@@ -86,7 +86,7 @@ pub struct Record {
     pub kind: Kind,
     /// The name, which is unique among the records of one kind.
     pub name: String,
-    /// The time at which the record expires. None if it never does.
+    /// The time at which the record expires. It is `None` if the record does not expire.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<UnixTime>,
     /// The stored value as JSON.

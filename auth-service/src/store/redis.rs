@@ -281,7 +281,8 @@ impl Store for RedisStore {
         self.cells.write(&key, session, life).await?;
         let held = holdings::try_hold(&self.cells, &holdings::New::session(session), &turn).await;
         if held.is_err() {
-            // A login that is refused leaves no session that does not count.
+            // The login is refused, so its session is removed. The session might be in no list, and would
+            // then not count against the limit of its account.
             let _ = self.cells.remove(&key).await;
         }
         held.map(|_| ())
@@ -363,7 +364,8 @@ impl Store for RedisStore {
     }
 
     async fn signing_keys(&self) -> Result<Option<KeySet>, StoreError> {
-        // A key that was revoked must not come back with an older Redis.
+        // The age of the data is checked, because a key that was revoked could come back with an older copy
+        // of the data.
         let key = self.cells.keys.signing_keys();
         let (found, ()) = try_join(self.cells.read(&key), self.cells.check_age()).await?;
         Ok(found.map(|found| found.value))

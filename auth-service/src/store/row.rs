@@ -51,7 +51,7 @@ pub(super) fn open_json(sealer: &Sealer, place: &[u8], row: &[u8]) -> Result<Vec
     sealer.open(&name(place, header), body).map_err(|_| StoreError::Unreadable)
 }
 
-/// Encrypts the row with the current key. None if it already is.
+/// Encrypts the row with the current key. Returns `None` if the row is already encrypted with it.
 pub(super) fn resealed(sealer: &Sealer, place: &[u8], row: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
     let (header, body) = row.split_at_checked(HEADER).ok_or(StoreError::Unreadable)?;
     if sealer.is_current(&name(place, header), body) {
@@ -60,7 +60,7 @@ pub(super) fn resealed(sealer: &Sealer, place: &[u8], row: &[u8]) -> Result<Opti
     seal_json(sealer, place, &open_json(sealer, place, row)?, expiry(row)).map(Some)
 }
 
-/// The time at which the row expires. None if it never does.
+/// The time at which the row expires. Returns `None` if the row does not expire.
 pub(super) fn expiry(row: &[u8]) -> Option<UnixTime> {
     let bytes = row.get(1..HEADER).and_then(|bytes| bytes.try_into().ok());
     bytes.map(u64::from_be_bytes).filter(|at| *at != NEVER).map(UnixTime)

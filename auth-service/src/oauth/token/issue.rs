@@ -77,8 +77,8 @@ pub(super) fn new_grant(
         scope: allowed.scope,
         authenticated_at: allowed.authenticated_at,
         created_at: now,
-        // The lifetime is counted from the latest time that the clock might mean. If the clock is behind, a
-        // grant that is counted from its time could expire as soon as the clock is corrected.
+        // The lifetime is counted from the latest time that it can be now. If it were counted from the time
+        // of a clock that is behind, the grant could expire as soon as the clock is corrected.
         expires_at: state.time_bounds().latest.plus(lifetime),
         bound_to: allowed.bound_to,
         refresh: refresh_token.as_ref().map(|token| {

@@ -37,7 +37,7 @@ impl<'i> Reader<'i> {
         Self { source, line_ends, problems: Vec::new(), warnings: Vec::new() }
     }
 
-    /// Parses the file as a table. None if it is not valid TOML.
+    /// Parses the file as a table. Returns `None` if it is not valid TOML.
     pub(super) fn document(&mut self) -> Option<DeTable<'i>> {
         let (document, errors) = DeTable::parse_recoverable(self.source);
         for error in errors {

@@ -39,7 +39,7 @@ pub(super) struct Disk {
     path: PathBuf,
     /// Device and inode number of the file that was opened, because another file could get its path.
     file: (u64, u64),
-    /// None while the database is being opened again, or if that failed.
+    /// The open database. It is `None` while the database is being opened again, or if that failed.
     database: RwLock<Option<Arc<Database>>>,
     /// The header and the length of the file after the last write of this process, if they could be read. If
     /// the header differs later, another process has written to the file. If the file is shorter, a part of
@@ -258,7 +258,7 @@ fn without_panic(open: impl FnOnce() -> Result<Database, DatabaseError>) -> Resu
     })
 }
 
-/// Closes a database once it has no readers. None if that takes too long.
+/// Closes a database once it has no readers. Returns `None` if that takes too long.
 fn let_go(mut database: Arc<Database>) -> Option<()> {
     let end = Instant::now() + LETTING_GO;
     loop {

@@ -9,7 +9,7 @@ use crate::domain::pushed_request::{PushedPool, PushedRequest};
 use crate::store::StoreError;
 use crate::store::places::{Place, giving_way};
 
-/// The places of all pools. None before they are read.
+/// The places of all pools. The value is `None` before they are read.
 #[derive(Default)]
 pub(super) struct Places(Mutex<Option<Taken>>);
 

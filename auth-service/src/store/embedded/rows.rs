@@ -98,7 +98,8 @@ pub(super) trait Rows {
         self.raw(table, key)?.map(|row| open(self.sealer(), table, key, &row)).transpose()
     }
 
-    /// The time at which the row at `key` expires. None if it never does or does not exist.
+    /// The time at which the row at `key` expires. Returns `None` if the row does not expire, or does not
+    /// exist.
     fn end(&self, table: Table, key: &str) -> Result<Option<UnixTime>, StoreError> {
         Ok(self.raw(table, key)?.and_then(|row| row::expiry(&row)))
     }

@@ -135,8 +135,8 @@ impl Table {
         }
     }
 
-    /// The kind of record that the table contains. None for rows that only lead to others, and for the
-    /// store's own data.
+    /// The kind of record that the table contains. Returns `None` for rows that only lead to others, and for
+    /// the store's own data.
     pub(super) const fn kind(self) -> Option<Kind> {
         Some(match self {
             Self::Clients => Kind::Client,

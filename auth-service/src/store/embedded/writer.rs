@@ -190,7 +190,8 @@ impl Drop for Writer {
 }
 
 impl Parts {
-    /// The writes that wait, or a test write if the database has to be tried again. None when the store is closed.
+    /// The writes that wait, or a test write if the database has to be tried again. Returns `None` when the
+    /// store is closed.
     fn next_batch(
         &self,
         waiting: &mut mpsc::Receiver<Box<dyn QueuedWrite>>,

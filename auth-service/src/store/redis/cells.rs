@@ -105,7 +105,7 @@ impl<T> Found<T> {
         !row::is_over(&self.row, now)
     }
 
-    /// The time at which the row expires. None if it never does.
+    /// The time at which the row expires. Returns `None` if the row does not expire.
     pub(super) fn expiry(&self) -> Option<UnixTime> {
         row::expiry(&self.row)
     }

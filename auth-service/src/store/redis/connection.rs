@@ -207,7 +207,7 @@ impl Connection {
             let arguments = arguments.iter().cloned().chain([Value::from(&number)]);
             [Value::from(script), Value::from(count)].into_iter().chain(keys).chain(arguments).collect()
         };
-        // fred would take the script for the key. For custom commands, it only accepts a slot as a number.
+        // fred would mistake the script for the key. For custom commands, it only accepts a slot as a number.
         let slot = ClusterHash::Custom(redis_keyslot(keys.first().copied().unwrap_or_default().as_bytes()));
         let by_hash = CustomCommand::new_static("EVALSHA", slot.clone(), false);
         let answer: Value = match self.ask(&by_hash, &with(&script.sha1)).await {

@@ -40,7 +40,7 @@ static COUNT: LazyLock<Script> = LazyLock::new(|| {
     ))
 });
 
-/// What Redis says about its age. None if it has counted no change.
+/// What Redis says about its age. Returns `None` if it has counted no change.
 pub(super) async fn report(cells: &Cells, asked: Option<Mark>) -> Result<Option<AgeReport>, StoreError> {
     let (number, history) = (cells.keys.taken_away(), cells.keys.history());
     let told = cells.connection.script(&ASK, &[&number, &history], vec![token_of(asked)]).await?;

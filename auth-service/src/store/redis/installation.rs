@@ -55,7 +55,7 @@ impl Installation for RedisStore {
 }
 
 impl RedisStore {
-    /// The result of a script. None if the Redis user has no permission to run it (ACL).
+    /// The result of a script. Returns `None` if the Redis user has no permission to run it (ACL).
     async fn answer_of(&self, script: &Script) -> Result<Option<String>, StoreError> {
         let key = self.cells.keys.key_check();
         match self.cells.connection.script(script, &[&key], Vec::new()).await {

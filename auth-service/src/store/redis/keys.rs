@@ -84,7 +84,7 @@ impl Keys {
         format!("{}:{{*", self.prefix)
     }
 
-    /// The meaning of a key. None if it is not a key of this store.
+    /// The meaning of a key. Returns `None` if it is not a key of this store.
     pub(super) fn named<'a>(&self, key: &'a str) -> Option<Named<'a>> {
         let (tag, rest) = key.strip_prefix(&self.prefix)?.strip_prefix(":{")?.split_once("}:")?;
         let (kind, hash) = tag.split_once(':').unwrap_or((tag, ""));

@@ -104,7 +104,7 @@ async fn reseal(cells: &Cells, key: String) -> Result<bool, StoreError> {
     }
 }
 
-/// The record at a key. None for rows that only lead to other rows, and for expired ones.
+/// The record at a key. Returns `None` for rows that only lead to other rows, and for expired ones.
 async fn record(cells: &Cells, key: String, now: UnixTime) -> Result<Option<Record>, StoreError> {
     let (kind, name) = match cells.keys.named(&key) {
         Some(Named::Record(kind, name)) => (kind, name.to_owned()),

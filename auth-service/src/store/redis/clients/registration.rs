@@ -59,7 +59,7 @@ pub(in super::super) async fn register(
     Err(StoreError::Unavailable("every identifier that was proposed for a client is taken".to_owned()))
 }
 
-/// Registers the client as `id`. None if another client has this identifier.
+/// Registers the client as `id`. Returns `None` if another client has this identifier.
 async fn register_as(
     cells: &Cells,
     asked: &Client,
