@@ -175,7 +175,6 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The signals that the process handles.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,

@@ -195,7 +195,6 @@ impl Seen {
 /// the last use that the store recorded.
 #[derive(Debug)]
 pub struct ClockWatch {
-    /// The last time that was trusted.
     trusted: Option<Seen>,
     /// The latest time that was ever trusted.
     latest: Option<Seen>,

@@ -54,7 +54,6 @@ pub static IDENTITY: [HeaderName; principal::IDENTITY] = {
     ]
 };
 
-/// The answer to a check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Answer {
     /// 200 lets the request pass. Any other status denies it.

@@ -47,7 +47,6 @@ impl<T> Queues<T> {
         self.count
     }
 
-    /// Number of entries of one address.
     pub(super) fn count_of(&self, key: Key) -> usize {
         self.by_address.get(&key).map_or(0, BTreeMap::len)
     }
@@ -66,12 +65,10 @@ impl<T> Queues<T> {
         fullest.map(|(key, _)| *key)
     }
 
-    /// Removes the oldest entry of an address.
     pub(super) fn take_oldest(&mut self, key: Key) -> Option<(u64, T)> {
         self.take(key, BTreeMap::pop_first)
     }
 
-    /// Removes the newest entry of an address.
     pub(super) fn take_newest(&mut self, key: Key) -> Option<(u64, T)> {
         self.take(key, BTreeMap::pop_last)
     }

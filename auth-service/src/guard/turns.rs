@@ -216,7 +216,6 @@ mod tests {
 
     type Waiter<'a> = LocalBoxFuture<'a, Result<Turn, Crowded>>;
 
-    /// A request that waits.
     fn waiter(turns: &Turns, n: u16, sender: Sender) -> Waiter<'_> {
         let mut waiter = turns.take(Some(address(n)), sender).boxed_local();
         assert!((&mut waiter).now_or_never().is_none());

@@ -16,7 +16,6 @@ pub struct Waiting {
     queues: Senders,
 }
 
-/// The senders that the server waits for.
 type Senders = Arc<Mutex<Queues<oneshot::Sender<()>>>>;
 
 /// A sender that the server waits for. Dropping it frees the place.

@@ -90,7 +90,6 @@ impl StoredSigningKey {
         URL_SAFE_NO_PAD.decode(self.pkcs8.as_bytes()).map(Zeroizing::new).map_err(|_| CryptoFailure)
     }
 
-    /// The parts of the key that sign, verify, and are published.
     pub(super) fn material(&self) -> Result<Material, CryptoFailure> {
         let der = self.der()?;
         let public = Public::of(self.algorithm, &der)?;

@@ -85,7 +85,6 @@ impl Message {
         Self { status: status.as_u16(), title: title.to_owned(), text, way_on }
     }
 
-    /// Renders the message as an HTML page.
     pub(super) fn page(&self) -> HttpResponse {
         let way_on = self.way_on.as_ref().map(|(text, url)| Link { text, url });
         let template = MessagePage { title: &self.title, text: &self.text, code: None, way_on };

@@ -31,7 +31,6 @@ const MAX_LIFETIME_SECONDS: u64 = 600;
 /// Tolerated difference between clocks, in seconds.
 const LEEWAY: u64 = 30;
 
-/// Why a client assertion is not accepted.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum AssertionError {
     #[error("the client assertion is malformed, or signed with an algorithm that is not accepted")]

@@ -74,7 +74,6 @@ enum Proof {
     Assertion(String),
 }
 
-/// Authenticates the client that sent a request.
 pub(super) async fn authenticate(
     request: &HttpRequest,
     params: &Params,

@@ -12,7 +12,6 @@ pub(super) struct Pattern(String);
 /// Maximum length of a pattern in bytes. Tool names have at most 128 (2025-11-25, "Tool Names").
 const MAX_LEN: usize = 128;
 
-/// The text is not a valid pattern.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a pattern is 1 to 128 characters without control characters; * stands for any text")]
 pub(super) struct InvalidPattern;

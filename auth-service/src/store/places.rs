@@ -11,7 +11,6 @@ use std::collections::HashMap;
 /// The place of a request that waits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Place {
-    /// The client of the request.
     pub(super) client: String,
     /// The accounts, the client or the network for which the request counts.
     pub(super) counts_for: Vec<String>,

@@ -29,7 +29,6 @@ pub(super) fn remove(rows: &Writable<'_>, subject: &Subject) -> Result<bool, Sto
     Ok(true)
 }
 
-/// The account with this user name.
 pub(super) fn named(rows: &impl Rows, username: &Username) -> Result<Option<Account>, StoreError> {
     let subject: Option<Subject> = rows.get(Table::Usernames, &name_key(username))?;
     subject.map_or(Ok(None), |subject| rows.get(Table::Accounts, subject.as_str()))

@@ -100,7 +100,6 @@ pub(super) fn add_code(
     Ok(true)
 }
 
-/// Redeems a code and creates its grant.
 pub(super) fn redeem_code(
     rows: &Writable<'_>,
     hash: &TokenHash,

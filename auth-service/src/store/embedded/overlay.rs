@@ -71,7 +71,6 @@ impl Overlay {
         self.encode().len() <= most
     }
 
-    /// Writes all rows as bytes.
     pub(super) fn encode(&self) -> Vec<u8> {
         let text = |row: Option<&[u8]>| row.map(|row| STANDARD.encode(row));
         let rows: Vec<_> = self.rows().map(|(table, key, row)| (table.name(), key, text(row))).collect();

@@ -217,7 +217,6 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// All keys of a table.
     pub(super) fn keys(&self, table: Table) -> Result<Vec<String>, StoreError> {
         let rows = self.transaction.open_table(table.definition()).map_err(unavailable)?;
         let keys = rows.iter().map_err(unavailable)?;

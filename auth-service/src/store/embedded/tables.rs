@@ -7,7 +7,6 @@ use crate::store::records::Kind;
 
 pub(super) type Definition = TableDefinition<'static, &'static str, &'static [u8]>;
 
-/// A table of the embedded store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Table {
     /// Maps client ids to clients.
@@ -80,7 +79,6 @@ impl Table {
         Self::Keys,
         Self::Meta,
     ];
-    /// The tables whose rows can expire.
     pub(super) const EXPIRING: [Self; 15] = [
         Self::Clients,
         Self::UnusedClients,

@@ -23,7 +23,6 @@ pub(super) struct Writable<'a> {
     touched: RefCell<Vec<(About, String)>>,
 }
 
-/// The place to which rows are written.
 enum Target<'a> {
     Database(&'a WriteTransaction),
     /// The changes are collected in an overlay. Rows that were not changed are read from the database.

@@ -64,7 +64,6 @@ pub(super) struct KnownBefore {
 /// A change, as it is recorded in the history in Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Mark {
-    /// The number of the change.
     pub(super) number: u64,
     /// A random number that no other change has.
     pub(super) token: u64,

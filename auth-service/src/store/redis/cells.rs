@@ -82,7 +82,6 @@ static SWAP_AND_ADD: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
-/// Access to encrypted values in Redis.
 pub(super) struct Cells {
     pub(super) connection: Connection,
     pub(super) keys: Keys,

@@ -10,7 +10,6 @@ use fred::error::{Error, ErrorKind};
 /// writes too.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// The state of the connection.
 #[derive(Default)]
 pub(super) struct Renewal {
     renewed: Mutex<Option<Instant>>,
@@ -43,7 +42,6 @@ impl Renewal {
         }
     }
 
-    /// Records that there is a connection.
     pub(super) fn note_connected(&self) {
         self.refused.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
