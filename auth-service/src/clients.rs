@@ -56,8 +56,8 @@ impl Clients {
     }
 
     /// The client with this identifier and its current metadata. `caller` decides which limits apply if a
-    /// document has to be fetched. `now` is the earliest time that it can be, so that no client is replaced or
-    /// refused for good because the clock is ahead.
+    /// document has to be fetched. `now` is the earliest time that it can be, so that no client is replaced
+    /// or refused for good because the clock is ahead.
     pub async fn find(&self, caller: Caller, id: &ClientId, now: UnixTime) -> Result<Client, UnknownClient> {
         let known = self.store.client(id, now).await?;
         if known.as_ref().is_some_and(|client| client.disabled) {

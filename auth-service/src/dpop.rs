@@ -34,8 +34,8 @@ pub enum ProofRefused {
         /// The nonce that the client should use.
         fresh: String,
     },
-    /// The client, or all clients of the account together, have sent too many proofs. The value is the number of seconds until the next one is
-    /// accepted.
+    /// The client, or all clients of the account together, have sent too many proofs. The value is the number
+    /// of seconds until the next one is accepted.
     #[error("too many DPoP proofs of this client or account; try again in a minute")]
     TooFast(u64),
     /// The store failed, so it is unknown whether the proof was used before.

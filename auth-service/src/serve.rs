@@ -28,7 +28,8 @@ use auth_service::threads;
 /// How often expired rows are deleted.
 const SWEEP_EVERY: Duration = Duration::from_secs(300);
 
-/// How long edge proxies have to notice that this service is about to stop, while it still accepts connections.
+/// How long edge proxies have to notice that this service is about to stop, while it still accepts
+/// connections.
 const DRAIN: Duration = Duration::from_secs(1);
 
 /// How long the connections of edge proxies last after [`DRAIN`], until each has had its last response.

@@ -47,8 +47,8 @@ const BODIES_AWAITED: (usize, usize) = (32, 256);
 /// Maximum number of connections whose request head is incomplete, for one address and in total. The total is
 /// half of the connections. Connections of proxies do not count, because proxies send complete heads.
 const HEADS_AWAITED: (usize, usize) = (64, 512);
-/// Number of requests that each worker of the public listener works on at the same time. While one waits for the store,
-/// others use the processor.
+/// Number of requests that each worker of the public listener works on at the same time. While one waits for
+/// the store, others use the processor.
 const TURNS_PER_WORKER: usize = 4;
 /// For how long `/ready` reports that the signing keys were missing in the store.
 const KEYS_MISSED_TOLD: Duration = Duration::from_secs(3600);
@@ -199,7 +199,8 @@ impl AppState {
         self.time_bounds().earliest
     }
 
-    /// Whether the clock shows another time than expected, so that nothing can be refused for good as expired.
+    /// Whether the clock shows another time than expected, so that nothing can be refused for good as
+    /// expired.
     pub fn is_clock_in_doubt(&self) -> bool {
         !self.time_bounds().is_steady
     }
@@ -315,9 +316,9 @@ impl AppState {
 
     /// The principal of `token` at the time `now`.
     ///
-    /// A client whose token has expired refreshes it, and some clients discard their tokens if that fails. Therefore a
-    /// token is only refused as expired if the store can write, and if the refresh token has certainly expired or is
-    /// still valid.
+    /// A client whose token has expired refreshes it, and some clients discard their tokens if that fails.
+    /// Therefore a token is only refused as expired if the store can write, and if the refresh token has
+    /// certainly expired or is still valid.
     pub async fn principal_of(&self, token: &str, now: UnixTime) -> Result<Arc<Known>, RejectedToken> {
         match self.principal_at(token, now).await {
             // The future is boxed, so that a check that passes does not need memory for it.

@@ -195,7 +195,8 @@ pub trait Store: PendingStore + Portable + Installation {
     /// Replaces registration, secret, metadata, fingerprint and registration access token of a client (RFC
     /// 7592 §2.2). Returns false if `management` is no longer its registration access token.
     async fn update_client(&self, management: &TokenHash, updated: &Client) -> Result<bool, StoreError>;
-    /// Disables or enables a client. Returns false if there is none.
+    /// Disables or enables a client. Returns false if there is none. A disabled client does not expire
+    /// ([`Client::stays`]).
     async fn set_client_disabled(&self, id: &ClientId, disabled: bool) -> Result<bool, StoreError>;
     /// Deletes a client and thereby ends all grants that it holds. Returns false if there is none.
     async fn delete_client(&self, id: &ClientId) -> Result<bool, StoreError>;

@@ -36,7 +36,8 @@ pub struct Upkeep(Mutex<Known>);
 struct Known {
     watch: ClockWatch,
     mark: Option<UnixTime>,
-    /// The identity that the store gets if it has none. A store that cannot be written at first gets it later.
+    /// The identity that the store gets if it has none. A store that cannot be written at first gets it
+    /// later.
     new_identity: Option<String>,
     identity: Option<String>,
     dangers: Vec<String>,
@@ -120,8 +121,8 @@ impl Upkeep {
         self.known().was_lost
     }
 
-    /// Whether `at` can be the present time of another replica, whose clock differs from that of the store by as much as
-    /// the clocks of replicas can. `now` is the time of this one.
+    /// Whether `at` can be the present time of another replica, whose clock differs from that of the store by
+    /// as much as the clocks of replicas can. `now` is the time of this one.
     pub fn is_possible_for_store(&self, at: UnixTime, now: UnixTime) -> bool {
         let of_store = now.plus(self.known().behind);
         at.since(of_store) <= TOLERANCE
@@ -142,7 +143,8 @@ async fn identity_of(store: &dyn Store, new: Option<&str>) -> Result<Option<Stri
 }
 
 impl Known {
-    /// The identity for a store that never had one. A store that has lost its identity does not get a new one.
+    /// The identity for a store that never had one. A store that has lost its identity does not get a new
+    /// one.
     fn new_identity_if_unknown(&self) -> Option<String> {
         self.new_identity.clone().filter(|_| self.identity.is_none())
     }

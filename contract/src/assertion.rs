@@ -1,4 +1,5 @@
-//! The assertion: a short-lived JWT in the header `X-Auth-Assertion`, in which auth-service says who is calling.
+//! The assertion: a short-lived JWT in the header `X-Auth-Assertion`, in which auth-service says who is
+//! calling.
 
 use std::borrow::Cow;
 
@@ -9,8 +10,8 @@ use crate::rules::UnmetRule;
 /// The `typ` header of an assertion, so that no other kind of token is accepted as one (RFC 8725 §3.11).
 pub const TYPE: &str = "mcp-assertion+jwt";
 
-/// The claims of an assertion. A reader ignores claims that it does not know, so that auth-service can be updated before
-/// the services. It must not ignore a rule that it does not know; see [`UnmetRule`].
+/// The claims of an assertion. A reader ignores claims that it does not know, so that auth-service can be
+/// updated before the services. It must not ignore a rule that it does not know; see [`UnmetRule`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claims<'a> {
     /// Issuer identifier of auth-service. Readers compare it when they verify the signature.
@@ -40,14 +41,15 @@ pub struct Claims<'a> {
     pub iat: u64,
     /// Time at which the assertion expires, in seconds since 1970.
     pub exp: u64,
-    /// Time before which the assertion must not be accepted, in seconds since 1970. auth-service does not set it.
+    /// Time before which the assertion must not be accepted, in seconds since 1970. auth-service does not set
+    /// it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nbf: Option<u64>,
     /// Time at which the caller's access token expires, in seconds since 1970. A stream must not outlive it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_exp: Option<u64>,
-    /// Policy rules that the caller does not meet. The service must refuse the calls that they apply to, which only the
-    /// body of the request shows.
+    /// Policy rules that the caller does not meet. The service must refuse the calls that they apply to,
+    /// which only the body of the request shows.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tool_rules: Vec<UnmetRule>,
 }

@@ -17,8 +17,9 @@ pub fn from_inside(listener: SocketAddr) -> SocketAddr {
     SocketAddr::new(address, listener.port())
 }
 
-/// Sends a GET request for `path`, and returns the body if the status is 200, or else the status line and the body. The
-/// response has a few hundred bytes, so an HTTP client and a runtime would be more work than the request itself.
+/// Sends a GET request for `path`, and returns the body if the status is 200, or else the status line and the
+/// body. The response has a few hundred bytes, so an HTTP client and a runtime would be more work than the
+/// request itself.
 ///
 /// # Errors
 /// If nothing answers within `patience`.

@@ -7,8 +7,9 @@ use std::time::Duration;
 /// Pause before a write is tried again, if the output does not block.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// An output that gets one whole line with each call of [`Write::write_all`]. If a line was torn because the disk is full, the next one
-/// begins on a line of its own, so that programs which read the log can still read that one.
+/// An output that gets one whole line with each call of [`Write::write_all`]. If a line was torn because the
+/// disk is full, the next one begins on a line of its own, so that programs which read the log can still read
+/// that one.
 #[derive(Debug)]
 pub struct LogLines<W> {
     out: W,

@@ -2,8 +2,8 @@
 
 use memchr::memmem;
 
-/// Whether `pattern` matches the whole of `name`. A `*` stands for any text, including an empty one. Case matters, as in
-/// MCP.
+/// Whether `pattern` matches the whole of `name`. A `*` stands for any text, including an empty one. Case
+/// matters, as in MCP.
 ///
 /// Anyone can send a name without a token, and it can be as long as a body. Therefore the time grows with the
 /// sum of both lengths and not with their product (attack 92).

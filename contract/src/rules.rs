@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-/// A rule of the policy that the caller of a request does not meet. The service must refuse the calls that it applies
-/// to. A rule of a kind that a reader does not know must not be overlooked, so unknown members are an error.
+/// A rule of the policy that the caller of a request does not meet. The service must refuse the calls that it
+/// applies to. A rule of a kind that a reader does not know must not be overlooked, so unknown members are an
+/// error.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UnmetRule {

@@ -4,7 +4,8 @@ use std::fmt;
 
 use strsim::osa_distance;
 
-/// A variable that is not a setting, and the settings whose names it almost has. It is displayed as a sentence for operators.
+/// A variable that is not a setting, and the settings whose names it almost has. It is displayed as a
+/// sentence for operators.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Misspelt<'a> {
     /// The name of the variable.
@@ -30,9 +31,9 @@ const MIN_LEN_OF_END: usize = 8;
 /// From this length on, a name with two mistakes is recognised.
 const MIN_LEN_FOR_TWO: usize = 8;
 
-/// Finds the variables in `given` that almost have the name of a setting, but are none. If they were ignored, a service
-/// could start with fewer restrictions than its operator has asked for. Variables of other programs, which every
-/// environment has, are not similar to any setting.
+/// Finds the variables in `given` that almost have the name of a setting, but are none. If they were ignored,
+/// a service could start with fewer restrictions than its operator has asked for. Variables of other
+/// programs, which every environment has, are not similar to any setting.
 pub fn misspelt<'a>(known: &[&'a str], given: impl IntoIterator<Item = String>) -> Vec<Misspelt<'a>> {
     let almost = |given: String| {
         // `NAME_FILE` also sets NAME, from a file.
@@ -49,9 +50,9 @@ pub fn misspelt<'a>(known: &[&'a str], given: impl IntoIterator<Item = String>) 
     given.into_iter().filter_map(almost).collect()
 }
 
-/// Finds the variables in `given` that resemble a setting less than those that [`misspelt`] finds: short names with one mistake
-/// (`ISSUR`), and names that leave out the first words (`TOKEN_TTL`). Other programs have such variables too, so these are no
-/// reason not to start. They are worth a warning.
+/// Finds the variables in `given` that resemble a setting less than those that [`misspelt`] finds: short
+/// names with one mistake (`ISSUR`), and names that leave out the first words (`TOKEN_TTL`). Other programs
+/// have such variables too, so these are no reason not to start. They are worth a warning.
 pub fn perhaps_misspelt<'a>(known: &[&'a str], given: impl IntoIterator<Item = String>) -> Vec<Misspelt<'a>> {
     let resembles = |given: &str, meant: &str| {
         let has_one_mistake = (MIN_LEN_IN_DOUBT..MIN_LEN).contains(&given.len())

@@ -1,8 +1,8 @@
 //! Finds the imports between the top-level modules of a crate, and compares them with the table in
 //! `tests/layers.toml`.
 //!
-//! A module here is a file at the top of the crate with what is below it: `src/store.rs` with everything in `src/store/`. Code under
-//! `#[cfg(test)]` and the crate roots can import anything.
+//! A module here is a file at the top of the crate with what is below it: `src/store.rs` with everything in
+//! `src/store/`. Code under `#[cfg(test)]` and the crate roots can import anything.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -57,8 +57,8 @@ pub fn run_by(runner: &[&OsStr], command: &Command) -> Command {
     run
 }
 
-/// The same command, for which a host name has these addresses, in this order. It gets an `/etc/hosts` of its own, which
-/// is written to this directory.
+/// The same command, for which a host name has these addresses, in this order. It gets an `/etc/hosts` of its
+/// own, which is written to this directory.
 #[track_caller]
 pub fn with_host(name: &str, addresses: &[Ipv4Addr], dir: &Path, command: &Command) -> Command {
     let hosts = dir.join("hosts");

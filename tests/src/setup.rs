@@ -130,8 +130,8 @@ impl Setup {
         self
     }
 
-    /// Lets the edge reach auth-service by a name that has these loopback addresses, in this order, as a network of
-    /// containers has for replicas. The stack itself starts the replica at `127.0.0.1`.
+    /// Lets the edge reach auth-service by a name that has these loopback addresses, in this order, as a
+    /// network of containers has for replicas. The stack itself starts the replica at `127.0.0.1`.
     #[must_use]
     pub fn replicas_at(mut self, addresses: &[Ipv4Addr]) -> Self {
         addresses.clone_into(&mut self.auth_addresses);

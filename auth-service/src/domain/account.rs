@@ -196,8 +196,8 @@ impl Account {
             && !time.is_before(session.authenticated_at)
     }
 
-    /// Ends all login sessions of the account, in all browsers: they carry the previous number, so they are no
-    /// longer valid.
+    /// Ends all login sessions of the account, in all browsers: they carry the previous number, so they are
+    /// no longer valid.
     pub fn end_logins(&mut self) {
         self.logins_ended = self.logins_ended.saturating_add(1);
     }

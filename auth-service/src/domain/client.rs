@@ -216,8 +216,8 @@ pub struct Client {
     /// be about to log in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept_until: Option<UnixTime>,
-    /// Whether the operator disabled the client. A disabled client gets no tokens, and its existing tokens
-    /// are refused.
+    /// Whether the operator disabled the client. A disabled client gets no tokens, its existing tokens are
+    /// refused, and it neither expires nor makes room for another client ([`Client::stays`]).
     pub disabled: bool,
     /// SHA-256 of the canonical metadata, for public clients only. Registrations with the same metadata share
     /// one client.
@@ -454,8 +454,9 @@ impl Client {
         self.kept_until.unwrap_or(self.issued_at)
     }
 
-    /// Whether the client neither expires nor makes room for others: the operator added it, or has disabled it. If a
-    /// disabled client were deleted, the same metadata would get the same identifier again, and it would be enabled.
+    /// Whether the client neither expires nor makes room for others: the operator added it, or has disabled
+    /// it. If a disabled client were deleted, the same metadata would get the same identifier again, and it
+    /// would be enabled.
     pub fn stays(&self) -> bool {
         self.origin == ClientOrigin::Operator || self.disabled
     }

@@ -141,8 +141,8 @@ pub struct TimeBounds {
     /// The later one of the clock's time and the time that it is now according to the latest time that was
     /// ever trusted.
     pub latest: UnixTime,
-    /// Whether the clock shows the expected time. Then `latest` advances with the uptime of the machine, so that
-    /// the difference between two such times is right even if both are wrong.
+    /// Whether the clock shows the expected time. Then `latest` advances with the uptime of the machine, so
+    /// that the difference between two such times is right even if both are wrong.
     pub is_steady: bool,
 }
 
@@ -164,8 +164,8 @@ impl TimeBounds {
 pub struct ClockMark {
     /// The time at which the store was last in use.
     pub last: UnixTime,
-    /// The latest time that was ever trusted. It does not go back when the clock does, but only by a command of
-    /// an operator.
+    /// The latest time that was ever trusted. It does not go back when the clock does, but only by a command
+    /// of an operator.
     pub latest: UnixTime,
     /// How often operators have set `latest` back. A process that knows a lower number adopts `latest`.
     #[serde(default)]
@@ -239,8 +239,8 @@ impl ClockWatch {
         }
     }
 
-    /// Adopts the correction of an operator, if the store has one that is not known yet. `now` was just found to
-    /// be reliable.
+    /// Adopts the correction of an operator, if the store has one that is not known yet. `now` was just found
+    /// to be reliable.
     pub fn follow(&mut self, mark: Option<ClockMark>, now: UnixTime, up: Duration) {
         if let Some(mark) = mark.filter(|mark| mark.corrections > self.corrections) {
             (self.latest, self.corrections) = (Some(Seen { at: mark.latest.max(now), up }), mark.corrections);

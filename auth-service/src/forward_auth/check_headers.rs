@@ -6,8 +6,8 @@ use actix_web::http::header::{HeaderMap, HeaderValue};
 use super::headers;
 use super::request::CheckError;
 
-/// Maximum length of a client's header that [`CheckHeaders::short`] reads, in bytes. The longest useful one is an
-/// `Mcp-Name` with the URI of a resource.
+/// Maximum length of a client's header that [`CheckHeaders::short`] reads, in bytes. The longest useful one
+/// is an `Mcp-Name` with the URI of a resource.
 pub(super) const MAX_LEN: usize = 1024;
 
 /// Defines the fields, and the names that they have in a header map, from one list.

@@ -55,8 +55,8 @@ impl NotProven {
     }
 }
 
-/// Checks the proof that comes with `token`, which belongs to `principal`. For bearer tokens there is nothing to
-/// do.
+/// Checks the proof that comes with `token`, which belongs to `principal`. For bearer tokens there is nothing
+/// to do.
 pub(super) async fn check(
     asked: &AccessRequest<'_>,
     resource: &ResourceUri,

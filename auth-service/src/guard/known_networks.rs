@@ -10,8 +10,8 @@ use super::client_address::network;
 
 /// Maximum numbers of accounts and of networks that are remembered. Each takes about three hundred bytes.
 pub const MAX_REMEMBERED: usize = 10_000;
-/// Maximum number of networks of one account. A hostile account has no more of them, however many addresses its
-/// owner has.
+/// Maximum number of networks of one account. A hostile account has no more of them, however many addresses
+/// its owner has.
 const OF_ONE_ACCOUNT: usize = 8;
 /// Maximum number of accounts that are remembered for a network. A few are enough, because one of them makes
 /// the network known.

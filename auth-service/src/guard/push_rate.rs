@@ -2,9 +2,9 @@
 //! used.
 //!
 //! Both leave a row in the store before any user is involved, and anybody can register a client. Therefore
-//! they count against the client at its address, the address, and all strangers together; see [`Familiarity`]. A
-//! public client proves nothing, however well it is known. Anybody can use its identifier, but only from
-//! their own addresses.
+//! they count against the client at its address, the address, and all strangers together; see
+//! [`Familiarity`]. A public client proves nothing, however well it is known. Anybody can use its identifier,
+//! but only from their own addresses.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -191,8 +191,8 @@ mod tests {
         let admitted = (0..2000).filter(|n| rate.admit(&of(1, *n), Some(address(*n))).is_ok()).count();
         assert!((300..=310).contains(&admitted), "{admitted}");
         assert!(rate.admit(&of(2, 0), Some(address(1))).is_ok());
-        // Clients that two accounts have used count for both together, and a user at the limit takes nothing from
-        // the other one.
+        // Clients that two accounts have used count for both together, and a user at the limit takes nothing
+        // from the other one.
         let shared = |n: u32| Client { further_users: vec![Subject::new([3; 32])], ..of(1, n) };
         let admitted = (0..2000).filter(|n| rate.admit(&shared(*n), Some(address(*n))).is_ok()).count();
         assert!((300..=315).contains(&admitted), "{admitted}");

@@ -1,4 +1,5 @@
-//! Decides whose request is worked on next while there are more than the service can work on at the same time.
+//! Decides whose request is worked on next while there are more than the service can work on at the same
+//! time.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -23,8 +24,8 @@ pub enum Sender {
     Stranger,
 }
 
-/// The turns of requests. Addresses take turns, so that an address with one request does not wait for all requests
-/// of an address that has sent many, and known users are first.
+/// The turns of requests. Addresses take turns, so that an address with one request does not wait for all
+/// requests of an address that has sent many, and known users are first.
 pub struct Turns {
     state: Arc<Mutex<State>>,
 }
@@ -157,8 +158,8 @@ impl Line {
         }
     }
 
-    /// Keeps the order free of addresses that have no requests. Otherwise, such an address would stand there twice once
-    /// it has one again.
+    /// Keeps the order free of addresses that have no requests. Otherwise, such an address would stand there
+    /// twice once it has one again.
     fn forget_if_empty(&mut self, key: Key) {
         if self.queues.count_of(key) == 0 {
             self.order.retain(|other| *other != key);

@@ -1,5 +1,5 @@
-//! Form tokens. A form carries a form token so that only the browser to which it was shown can send it, before
-//! the form token expires and with nothing changed.
+//! Form tokens. A form carries a form token so that only the browser to which it was shown can send it,
+//! before the form token expires and with nothing changed.
 //!
 //! A form token is encrypted, so that only this server can read or make one, and it is bound to the hash of a
 //! cookie. This prevents cross-site request forgery, and a consent that was shown for one request cannot
@@ -77,7 +77,8 @@ pub enum BadFormToken {
 }
 
 impl FormTokens {
-    /// Creates form tokens with the key of this deployment, so that all replicas can read each other's form tokens.
+    /// Creates form tokens with the key of this deployment, so that all replicas can read each other's form
+    /// tokens.
     pub fn new(key: &StoreKey) -> Result<Self, CryptoFailure> {
         Sealer::new(key, Purpose::FormToken).map(Self)
     }

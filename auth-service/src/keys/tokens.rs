@@ -1,4 +1,5 @@
-//! The claims of the access tokens that this server signs. Those of assertions are in [`contract::assertion`].
+//! The claims of the access tokens that this server signs. Those of assertions are in
+//! [`contract::assertion`].
 
 use serde::{Deserialize, Serialize};
 

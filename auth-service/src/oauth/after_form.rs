@@ -26,8 +26,8 @@ const MAX_LEN_IN_QUERY: usize = 4 * 1024;
 /// Path of the page that shows the result of a form.
 pub const MESSAGE_PATH: &str = "/consent/answered";
 
-/// Returns a redirect to the page at `path`, with the form token in its query. Returns `None` if the form token is
-/// too long for an address; the caller then responds with the page itself.
+/// Returns a redirect to the page at `path`, with the form token in its query. Returns `None` if the form
+/// token is too long for an address; the caller then responds with the page itself.
 pub(super) fn redirect(state: &AppState, path: &str, form_token: &str) -> Option<HttpResponse> {
     let is_short = form_token.len() <= MAX_LEN_IN_QUERY;
     is_short
@@ -91,8 +91,8 @@ impl Message {
         page(status_of(self.status), &template, FormTarget::Ourselves)
     }
 
-    /// Responds to a form with a redirect to [`MESSAGE_PATH`]. The form token in that address is valid in this
-    /// browser only, so that another person's link cannot show a message and lead on from there. Server
+    /// Responds to a form with a redirect to [`MESSAGE_PATH`]. The form token in that address is valid in
+    /// this browser only, so that another person's link cannot show a message and lead on from there. Server
     /// errors, and browsers without a session cookie, get the page itself.
     pub(super) fn answer(&self, http: &HttpRequest, state: &AppState) -> HttpResponse {
         let reader = reader(http, state).filter(|_| !status_of(self.status).is_server_error());

@@ -7,7 +7,8 @@ use actix_web_httpauth::headers::authorization::{Bearer, Scheme};
 /// Maximum length of the credentials in bytes, without the name of the scheme.
 pub(super) const MAX_CREDENTIALS_LEN: usize = 8192;
 
-/// Reads credentials of the scheme with this name. Returns `None` if they are malformed or belong to another scheme.
+/// Reads credentials of the scheme with this name. Returns `None` if they are malformed or belong to another
+/// scheme.
 ///
 /// The library compares the name exactly and expects one space after it. The name is case-insensitive (§11.1)
 /// and more spaces are allowed, so the header is first converted to what the library expects.

@@ -196,8 +196,8 @@ pub(super) fn accepted_header(jwt: &str) -> Option<Header> {
     (accepted && header.crit.is_none()).then_some(header)
 }
 
-/// Verifies the signature of a JWT with one of the keys and returns its claims. The caller checks the time and
-/// the audience.
+/// Verifies the signature of a JWT with one of the keys and returns its claims. The caller checks the time
+/// and the audience.
 pub(super) fn signed_claims<C: DeserializeOwned>(
     jwt: &str,
     keys: &[DecodingKey],

@@ -178,8 +178,8 @@ struct RepeatedCodeForm {
     problem: Problem,
 }
 
-/// `GET /device/again`: shows the code form with the problem. The form token in the query is bound to the session
-/// in which the code was typed.
+/// `GET /device/again`: shows the code form with the problem. The form token in the query is bound to the
+/// session in which the code was typed.
 pub async fn form_again(http: HttpRequest, state: web::Data<AppState>) -> HttpResponse {
     open_again(&http, &state).await.unwrap_or_else(|error| error.message(&state.config.site.issuer).page())
 }

@@ -242,8 +242,8 @@ const DONE_PATH: &str = "/login/done";
 const STALE: &str = "The page was open for too long, or was opened in another browser. Sign in on this page. If this \
                      happens again, allow your browser to keep cookies of this site.";
 
-/// Reads the form token of a form that was shown to this browser a short time ago. Returns the cookie that it is
-/// bound to, and its content.
+/// Reads the form token of a form that was shown to this browser a short time ago. Returns the cookie that it
+/// is bound to, and its content.
 fn shown_here<T: DeserializeOwned>(
     http: &HttpRequest,
     state: &AppState,

@@ -27,7 +27,8 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 /// Maximum number of connections, including those that have not sent their command yet. Further ones wait to
 /// be accepted.
 const MAX_CONNECTIONS: usize = 256;
-/// Maximum number of concurrent commands, which limits memory use. Connections without a command take no place here.
+/// Maximum number of concurrent commands, which limits memory use. Connections without a command take no
+/// place here.
 const MAX_COMMANDS: usize = 16;
 
 /// The socket cannot be used.

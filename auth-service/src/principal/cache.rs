@@ -1,5 +1,6 @@
 //! A cache of principals by access token. A cached value is only used while the store guarantees that nothing
-//! about it has changed ([`crate::store::changes::Changes`]). Policy is evaluated on every request in any case.
+//! about it has changed ([`crate::store::changes::Changes`]). Policy is evaluated on every request in any
+//! case.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -23,8 +24,8 @@ use super::{Principal, RejectedToken, claims_of, of_claims};
 
 /// Number of headers that identify the caller (`forward_auth::IDENTITY`).
 pub const IDENTITY: usize = 7;
-/// Time limit for finding the principal in one check, whether it waits for the store or for another request that
-/// queries it.
+/// Time limit for finding the principal in one check, whether it waits for the store or for another request
+/// that queries it.
 const BUDGET: Duration = Duration::from_secs(1);
 /// The size of the cache of valid tokens divided by that of the cache of invalid ones.
 const KNOWN_TO_ONE_INVALID: usize = 16;
@@ -188,9 +189,9 @@ impl PrincipalCache {
         Ok(known)
     }
 
-    /// Verifies a token that is not in the cache. Anybody can send such tokens, and a signature takes longer than the
-    /// whole check of a token in the cache. Therefore few are verified at a time, and every other request that
-    /// is ready goes first.
+    /// Verifies a token that is not in the cache. Anybody can send such tokens, and a signature takes longer
+    /// than the whole check of a token in the cache. Therefore few are verified at a time, and every other
+    /// request that is ready goes first.
     async fn verify(&self, token: &str, keys: &KeyRing) -> Result<AccessTokenClaims, RejectedToken> {
         // The semaphore is never closed.
         let _turn = self.verifications.acquire().await;

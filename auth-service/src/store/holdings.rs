@@ -67,7 +67,8 @@ impl Holding {
 /// An entry of a list, which stands for one row.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) struct Held {
-    /// The time at which the row was made or last used. It only decides when lists are made from imported rows.
+    /// The time at which the row was made or last used. It only decides when lists are made from imported
+    /// rows.
     pub(super) at: UnixTime,
     /// The time at which the row expires.
     pub(super) until: UnixTime,

@@ -17,8 +17,8 @@ use super::{Redemption, StoreError};
 /// The part of the store for the device flow, pushed requests and remembered consents.
 #[async_trait]
 pub trait PendingStore: Send + Sync {
-    /// Reserves one of `ceiling` places for devices that wait for a user, until `until`. Returns false if all are
-    /// taken. It is called before the device is stored. A new device never displaces an earlier one.
+    /// Reserves one of `ceiling` places for devices that wait for a user, until `until`. Returns false if all
+    /// are taken. It is called before the device is stored. A new device never displaces an earlier one.
     async fn reserve_device(
         &self,
         name: &TokenHash,
@@ -95,9 +95,9 @@ pub trait PendingStore: Send + Sync {
         client: &ClientId,
         now: UnixTime,
     ) -> Result<Option<Consent>, StoreError>;
-    /// Adds `approval` to the consent of the user in `used` for the client as the user was shown it, and keeps
-    /// the whole consent until `until` ([`ClientUse::extend`]). If the user has consented to too many clients,
-    /// the oldest consent is deleted.
+    /// Adds `approval` to the consent of the user in `used` for the client as the user was shown it, and
+    /// keeps the whole consent until `until` ([`ClientUse::extend`]). If the user has consented to too many
+    /// clients, the oldest consent is deleted.
     async fn add_consent(
         &self,
         approval: &Approval,

@@ -88,8 +88,9 @@ impl RedisStore {
         Self::connect_below(address, key, PREFIX).await
     }
 
-    /// Like [`RedisStore::connect`], for commands that must not begin a new store. They cannot know whether Redis was
-    /// never used or has lost everything. In the second case a backup will be restored, and nothing may be written.
+    /// Like [`RedisStore::connect`], for commands that must not begin a new store. They cannot know whether
+    /// Redis was never used or has lost everything. In the second case a backup will be restored, and nothing
+    /// may be written.
     ///
     /// # Errors
     /// Those of [`RedisStore::connect`], and one if there is no store in Redis.
@@ -406,8 +407,8 @@ impl Store for RedisStore {
         clients::sweep(&self.cells, now).await
     }
 
-    /// There is nothing to do. Redis measures the life of a row with its own clock, from the moment in which it
-    /// is written.
+    /// There is nothing to do. Redis measures the life of a row with its own clock, from the moment in which
+    /// it is written.
     async fn shorten(&self, _ends: &LatestEnds) -> Result<u64, StoreError> {
         Ok(0)
     }

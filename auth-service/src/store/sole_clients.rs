@@ -1,5 +1,6 @@
-//! The clients that few accounts have used: how many of them an account can have, and which of them it gives up
-//! for a new one. A client that all of its accounts have given up is deleted.
+//! The clients that few accounts have used: how many of them an account can have, and which of them it gives
+//! up for a new one. A client that all of its accounts have given up is deleted, unless the operator has
+//! disabled it.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,8 +12,8 @@ use crate::domain::clock::UnixTime;
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(from = "Stored")]
 pub(super) struct SoleClients {
-    /// Sorted by the last use by this account. A client that was deleted, or that many accounts have used since, stays
-    /// in the list until it is the oldest entry.
+    /// Sorted by the last use by this account. A client that was deleted, or that many accounts have used
+    /// since, stays in the list until it is the oldest entry.
     clients: Vec<(UnixTime, ClientId)>,
     /// How many clients count for no account any more because this account has used them. Without a limit,
     /// accounts that work together could fill the store with such clients.
@@ -46,8 +47,8 @@ impl SoleClients {
         can
     }
 
-    /// Records a use of `client`. Returns the clients that the account gives up for it, the least recently used
-    /// one first.
+    /// Records a use of `client`. Returns the clients that the account gives up for it, the least recently
+    /// used one first.
     pub(super) fn note(&mut self, client: &ClientId, used: &ClientUse) -> Vec<MakesRoom> {
         self.note_at(client, used.at, used.sole_ceiling)
     }
@@ -86,8 +87,8 @@ impl MakesRoom {
     }
 }
 
-/// The accounts for which the client counts. A client that stays counts for none, because it is never deleted for
-/// another one.
+/// The accounts for which the client counts. A client that stays counts for none, because it is never deleted
+/// for another one.
 pub(super) fn counted_for(client: &Client) -> impl Iterator<Item = &Subject> {
     let counts = !client.stays();
     client.few_users().filter(move |_| counts)

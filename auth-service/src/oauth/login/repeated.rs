@@ -26,8 +26,8 @@ struct RepeatedLogin {
     session: Option<TokenHash>,
 }
 
-/// `GET /login/again`: shows the form with the problem. The form token in the query is bound to the browser that
-/// sent the form, so that nobody else's link can fill the form in.
+/// `GET /login/again`: shows the form with the problem. The form token in the query is bound to the browser
+/// that sent the form, so that nobody else's link can fill the form in.
 pub async fn form(http: HttpRequest, state: web::Data<AppState>) -> HttpResponse {
     open(&http, &state).await.unwrap_or_else(|error| error.response())
 }

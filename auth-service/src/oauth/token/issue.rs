@@ -133,8 +133,9 @@ pub(super) fn issue(
     })
 }
 
-/// The lifetime that a client is told: up to five seconds shorter than the real one. Some clients use a token up to its
-/// last moment, and begin a new login if that was too late. The request takes time, and `exp` is in whole seconds.
+/// The lifetime that a client is told: up to five seconds shorter than the real one. Some clients use a token
+/// up to its last moment, and begin a new login if that was too late. The request takes time, and `exp` is in
+/// whole seconds.
 fn told_lifetime(lifetime: Duration) -> Duration {
     lifetime.saturating_sub((lifetime / 10).min(Duration::from_secs(5)))
 }

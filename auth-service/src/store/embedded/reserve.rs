@@ -3,9 +3,9 @@
 //! programs fill the disk. (File systems that copy on write, such as btrfs and ZFS, need free space for that
 //! as well.)
 //!
-//! It has two slots, which are written in turn, so that an interrupted write leaves the other one. A slot contains a
-//! number, which grows with every write, and the encrypted overlay. The database contains the number of the last
-//! overlay that became part of it ([`APPLIED`]), so that an old one is not applied again.
+//! It has two slots, which are written in turn, so that an interrupted write leaves the other one. A slot
+//! contains a number, which grows with every write, and the encrypted overlay. The database contains the
+//! number of the last overlay that became part of it ([`APPLIED`]), so that an old one is not applied again.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Error, ErrorKind, Read, Result};

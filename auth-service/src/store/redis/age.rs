@@ -3,8 +3,8 @@
 //! valid again.
 //!
 //! A number in Redis grows with every revocation, with every other change that takes something away, and with
-//! every change of the signing keys. This process remembers the highest number that it has seen. If Redis shows
-//! a lower one, everything is refused until a new connection leads to a Redis that has the latest data.
+//! every change of the signing keys. This process remembers the highest number that it has seen. If Redis
+//! shows a lower one, everything is refused until a new connection leads to a Redis that has the latest data.
 //!
 //! Replicas that do not know the highest number can change the older data until its number has caught up.
 //! Therefore each change also adds a random token to a history of the latest changes. If the last token that

@@ -53,9 +53,10 @@ static SWAP_KEEPING: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
-/// Like `SWAP` with a row that never ends, but also if Redis has reached `maxmemory`. Redis refuses a command that needs memory
-/// only as the first write of a script, so a second key, which never exists, is deleted before. The new row is
-/// about as long as the old one. A script with the flag `allow-oom` would do the same, but only from Redis 7 on.
+/// Like `SWAP` with a row that never ends, but also if Redis has reached `maxmemory`. Redis refuses a command
+/// that needs memory only as the first write of a script, so a second key, which never exists, is deleted
+/// before. The new row is about as long as the old one. A script with the flag `allow-oom` would do the same,
+/// but only from Redis 7 on.
 static SWAP_ALTHOUGH_FULL: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "local row = redis.call('GET', KEYS[1]) or ''
@@ -190,8 +191,9 @@ impl Cells {
         Ok(found)
     }
 
-    /// Counts a change that took something away, after it was made or together with it. If the Redis user has no
-    /// permission for it, the change is counted later, because it was made and must not be reported as failed.
+    /// Counts a change that took something away, after it was made or together with it. If the Redis user has
+    /// no permission for it, the change is counted later, because it was made and must not be reported as
+    /// failed.
     pub(super) async fn count_change(&self) -> Result<(), StoreError> {
         let asked = self.age.known_now();
         match history::count(self, asked.mark).await {
@@ -344,8 +346,8 @@ impl Cells {
         self.change(&SWAP_KEEPING, &[key], vec![Value::Bytes(found.row.clone()), bytes(row)]).await
     }
 
-    /// Like [`Cells::swap`] with a row that never ends, but also if Redis has reached `maxmemory`. This is for changes that
-    /// take something away from somebody, and for those of the operator.
+    /// Like [`Cells::swap`] with a row that never ends, but also if Redis has reached `maxmemory`. This is
+    /// for changes that take something away from somebody, and for those of the operator.
     pub(super) async fn swap_although_full<T: Serialize>(
         &self,
         key: &str,

@@ -46,8 +46,8 @@ static ADD: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
-/// Replaces a list if it is still the one that was read. The key is that of the list. The arguments are the list
-/// as it was read (empty if absent), the new one, and its life in milliseconds.
+/// Replaces a list if it is still the one that was read. The key is that of the list. The arguments are the
+/// list as it was read (empty if absent), the new one, and its life in milliseconds.
 static REPLACE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then return 0 end

@@ -1,6 +1,6 @@
-//! The pools of devices and pushed requests: a sorted set each, whose members stand for rows in other slots. A
-//! place is reserved before its row is written, and a row is deleted before its place is given up, so that every
-//! row has a place.
+//! The pools of devices and pushed requests: a sorted set each, whose members stand for rows in other slots.
+//! A place is reserved before its row is written, and a row is deleted before its place is given up, so that
+//! every row has a place.
 
 use std::sync::LazyLock;
 

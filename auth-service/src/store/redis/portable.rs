@@ -212,8 +212,8 @@ pub struct RedisTarget {
 }
 
 impl RedisTarget {
-    /// Prepares the Redis at `address` as a target whose values are encrypted with `key`. `now` is the time of this
-    /// machine's clock.
+    /// Prepares the Redis at `address` as a target whose values are encrypted with `key`. `now` is the time
+    /// of this machine's clock.
     ///
     /// # Errors
     /// If Redis has content, unless `replace` is set or the content is from an interrupted import, in which

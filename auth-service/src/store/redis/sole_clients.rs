@@ -67,8 +67,8 @@ async fn change<T>(
     }
 }
 
-/// Deletes a client that the account gives up, or removes the account from its users if there are others. If the
-/// client stays for now, returns its last use.
+/// Deletes a client that the account gives up, or removes the account from its users if there are others. If
+/// the client stays for now, returns its last use.
 async fn remove(
     cells: &Cells,
     user: &Subject,

@@ -1,5 +1,5 @@
-//! The index of all clients. It follows the rows, which are in other slots: every change of a client is followed
-//! by an update of its entry from the current row.
+//! The index of all clients. It follows the rows, which are in other slots: every change of a client is
+//! followed by an update of its entry from the current row.
 
 use std::sync::LazyLock;
 
@@ -47,8 +47,9 @@ pub(super) static CLAIM: LazyLock<Script> = LazyLock::new(|| {
 });
 
 /// Writes the index entry of a client. The keys are the sets `all`, `unused` and `ends`. The arguments are
-/// the id, its expiry, and the time from which it can be evicted (empty if it cannot be). `ZREM` is first so that this also
-/// works if Redis has reached `maxmemory`: Redis refuses a command that needs memory only as the first write of a script.
+/// the id, its expiry, and the time from which it can be evicted (empty if it cannot be). `ZREM` is first so
+/// that this also works if Redis has reached `maxmemory`: Redis refuses a command that needs memory only as
+/// the first write of a script.
 static ENTER: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "redis.call('ZREM', KEYS[2], ARGV[1])
