@@ -1,7 +1,6 @@
-//! Computes how many more children fit into the container, from the limits of its control group, from what is
-//! used of them, and from what the running children use. In a container that is full, the kernel kills
-//! processes, or no thread can be started any more, and all users suffer. Therefore another child is refused
-//! before that.
+//! Computes how many more children fit into the container, from the limits of its control group, from what is used
+//! of them, and from what the running children use. In a full container, the kernel kills processes, or no thread
+//! can be started, which affects all users. Therefore further children are refused before that.
 
 mod control_group;
 mod typical;
@@ -20,7 +19,7 @@ const ASSUMED: Usage = Usage { memory: 48 << 20, tasks: 9 };
 const SETTLED: Duration = Duration::from_secs(3);
 /// The part of each limit that is kept free, for the wrapper and for children that grow: one eighth.
 const FREE: u64 = 8;
-/// The minimum that is kept free, even in a small container.
+/// The minimum that is kept free, whatever the size of the container.
 const LEAST_FREE: Usage = Usage { memory: 32 << 20, tasks: 16 };
 
 /// What a child uses, including its supervisor and the processes that it has started.
@@ -42,10 +41,10 @@ pub enum Measure {
 }
 
 impl Measure {
-    /// Everything that is measured.
+    /// All measures.
     pub const ALL: [Self; 2] = [Self::Memory, Self::Tasks];
 
-    /// How much of it this usage is.
+    /// The part of a usage that this measure is about.
     pub fn of(self, usage: &Usage) -> u64 {
         match self {
             Self::Memory => usage.memory,
@@ -58,9 +57,9 @@ impl Measure {
         (most / FREE).max(self.of(&LEAST_FREE))
     }
 
-    /// The part of a limit that stays free even of children that have grown. Of processes it is half of what is kept
-    /// free: many servers start one for a moment with each call, and the kernel only refuses the next one when none is
-    /// left, while it ends a process when no memory is left.
+    /// The part of a limit that even children that have grown must not use. For processes, it is half of what is
+    /// kept free. Many servers start a process for each call, and if no process is left, the kernel only refuses
+    /// the next one. If no memory is left, it ends a process.
     fn never_used(self, most: u64) -> u64 {
         match self {
             Self::Memory => self.kept_free(most),
@@ -69,7 +68,7 @@ impl Measure {
     }
 }
 
-/// A limit, and what is used of it.
+/// A limit, and how much of it is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bound {
     /// The limit, in the unit of the measure.
@@ -78,12 +77,12 @@ pub struct Bound {
     pub used: u64,
 }
 
-/// What is used, and by how much it is too much.
+/// How much is used, and by how much this is too much.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Excess {
-    /// All that is used.
+    /// How much of the limit is used.
     pub used: u64,
-    /// What is beyond the part of the limit that children may use.
+    /// By how much this exceeds the part of the limit that children may use.
     pub over: u64,
 }
 
@@ -106,7 +105,7 @@ pub enum NoRoom {
     Memory {
         /// The limit, in bytes.
         most: u64,
-        /// What a child takes, in bytes.
+        /// What a child needs, in bytes.
         each: u64,
     },
     /// The number of processes and threads in the container.
@@ -116,7 +115,7 @@ pub enum NoRoom {
     Tasks {
         /// The limit, in the unit of the measure.
         most: u64,
-        /// What a child uses.
+        /// What a child needs, in processes and threads.
         each: u64,
     },
 }
@@ -128,8 +127,8 @@ struct Headroom {
     limit: NoRoom,
 }
 
-/// The room that the limits leave beside these children, each of which might grow to the size of a `typical`
-/// one. Returns `None` if there are no limits.
+/// Computes how many more children fit beside these, each of which might grow to the size of a `typical` one.
+/// Returns `None` if there are no limits.
 fn headroom(bounds: &Bounds, children: &[Usage], typical: Usage) -> Option<Headroom> {
     let left = |bound: Bound, measure: Measure| {
         let each = measure.of(&typical).max(1);
@@ -148,7 +147,7 @@ fn headroom(bounds: &Bounds, children: &[Usage], typical: Usage) -> Option<Headr
     memory.into_iter().chain(tasks).min_by_key(|headroom| headroom.more)
 }
 
-/// By how much of it more is used than children that have grown may use.
+/// By how much the usage exceeds what children that have grown may use.
 fn over(bound: Bound, measure: Measure) -> u64 {
     bound.used.saturating_sub(bound.most.saturating_sub(measure.never_used(bound.most)))
 }
@@ -173,7 +172,7 @@ struct State {
     children: u64,
     /// `None` if there are no limits.
     headroom: Option<Headroom>,
-    /// Children that were admitted and are not yet among those that are looked at.
+    /// The number of admitted children that [`Capacity::look`] does not see yet.
     starting: usize,
 }
 
@@ -227,14 +226,14 @@ impl Capacity {
         Ok(Starting(self))
     }
 
-    /// What is used if that is more than children may use that have grown, and by how much. Reads a few files.
+    /// Returns the usage and the excess if children that have grown use more than they may. Reads a few files.
     pub fn excess(&self, measure: Measure) -> Option<Excess> {
         let bound = self.group.as_ref().and_then(|group| group.bound(measure))?;
         Some(Excess { used: bound.used, over: over(bound, measure) }).filter(|excess| excess.over > 0)
     }
 
-    /// What leaves no room for another child, and how much of it one of so many users may hold then: an equal part,
-    /// and what `few` children take in any case. Returns `None` if there is room.
+    /// If there is no room for another child, returns the measure that is short, and how much of it each of so
+    /// many users may use: an equal share, but at least what `few` children need. Returns `None` if there is room.
     pub fn share(&self, users: usize, few: usize) -> Option<(Measure, u64)> {
         let state = self.state();
         let (measure, most) = match state.headroom.filter(|headroom| headroom.more == 0)?.limit {

@@ -1,5 +1,5 @@
-//! The limits of the control group of this process, and of those above it. This module knows both hierarchies
-//! of Linux: version 2 with one directory for all resources (`cgroup-v2.rst`), and version 1 with one for
+//! The limits of the control group of this process, and of those above it. It supports both versions of control
+//! groups in Linux: version 2 with one directory for all resources (`cgroup-v2.rst`), and version 1 with one for
 //! each resource.
 
 use std::fs::read_to_string;
@@ -11,7 +11,7 @@ const ROOT: &str = "/sys/fs/cgroup";
 /// If there is no limit, version 1 has a number of at least this size.
 const NO_LIMIT: u64 = 1 << 60;
 
-/// The directories with the numbers, from the group of this process up to the root.
+/// The directories with the limits and usages, from the group of this process up to the root.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ControlGroup {
     memory: Vec<PathBuf>,
@@ -70,12 +70,12 @@ impl ControlGroup {
         self.bounds() != Bounds::default()
     }
 
-    /// For each resource, the limit that leaves least.
+    /// For each resource, the limit in this hierarchy that leaves the least.
     pub(super) fn bounds(&self) -> Bounds {
         Bounds { memory: self.bound(Measure::Memory), tasks: self.bound(Measure::Tasks) }
     }
 
-    /// The limit of this resource that leaves least.
+    /// The limit of this resource that leaves the least.
     pub(super) fn bound(&self, measure: Measure) -> Option<Bound> {
         match measure {
             Measure::Memory => tightest(&self.memory, &|directory| self.memory_in(directory)),
@@ -103,8 +103,8 @@ fn tightest(directories: &[PathBuf], read: &dyn Fn(&Path) -> Option<Bound>) -> O
     found.min_by_key(|bound| bound.most.saturating_sub(bound.used))
 }
 
-/// The directories of a group and of those above it. The path can be longer than what a container sees, so
-/// directories that do not exist are left out.
+/// The directories of a group and of those above it. The path can begin above the part that a container sees, so
+/// directories that do not exist are omitted.
 fn upwards(root: &Path, path: &str) -> Vec<PathBuf> {
     let group = root.join(path.trim_start_matches('/'));
     let ancestors = group.ancestors().take_while(|directory| directory.starts_with(root));

@@ -1,10 +1,10 @@
-//! What a child usually takes, learnt from those that have their size.
+//! The usual size of a child, which is learnt from children that have run for a while.
 
 use super::{ASSUMED, LEAST_MEMORY, Measure, Usage};
 
-/// What a child takes that is started next. `known` is what was learnt before. One child that has grown does not
-/// change this, because otherwise it would keep out newcomers that are as small as ever: of two and more children it is the
-/// lower median, of each measure by itself, and a single child counts only if it is smaller than what is known.
+/// The expected size of the next child. `known` is the size that was learnt before. With two or more children, it
+/// is their lower median, separately for each measure. A single child counts only if it is smaller than the known
+/// size. So one large child does not keep out new ones that will be small.
 pub(super) fn typical(known: Usage, settled: &[Usage]) -> Usage {
     let learnt = |measure: Measure| {
         let mut all: Vec<u64> = settled.iter().map(|child| measure.of(child)).collect();
@@ -16,13 +16,13 @@ pub(super) fn typical(known: Usage, settled: &[Usage]) -> Usage {
             [.., _] => all.get((all.len() - 1) / 2).copied().unwrap_or(known),
         }
     };
-    // Some kernels do not say what a process uses, and a process that has ended uses nothing.
+    // Some kernels do not report what a process uses, and a process that has ended uses nothing.
     Usage { memory: learnt(Measure::Memory).max(LEAST_MEMORY), tasks: learnt(Measure::Tasks).max(1) }
 }
 
-/// What one of so many users may hold while another one has nothing and finds no room: an equal part of what can be
-/// given out, and what `few` ordinary children take in any case. What is typical counts for that only up to what is
-/// assumed at first, because whoever fills the container can make most of the children in it large.
+/// How much each of so many users may use while there is no room for a user who has nothing: an equal share of
+/// what children may use, but at least what `few` children of the usual size need. For this, the usual size counts
+/// only up to [`ASSUMED`], because a user who fills the container can make most of its children large.
 pub(super) fn share(measure: Measure, most: u64, typical: Usage, users: usize, few: usize) -> u64 {
     let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
     let equal = most.saturating_sub(measure.kept_free(most)) / count(users).max(1);

@@ -40,15 +40,16 @@ impl Backoff {
     }
 }
 
-/// Number of principals whose children fail one after the other, after which the server counts as broken for all.
+/// If the children of this number of principals fail one after the other, the server counts as broken for all.
 const SEVERAL: usize = 3;
 /// Maximum number of principals whose failures are remembered.
 const MAX_KEPT: usize = 1024;
 /// Minimum time between starts for principals without a failure while the server counts as broken.
 const TRIAL: Duration = Duration::from_secs(1);
 
-/// The pauses of all principals. One caller can make a server end at its start, so failures count for the principal whose child
-/// it was (attack 100). Somebody who has not failed is let in, only slower while the children of several principals fail.
+/// The pauses of all principals. One caller can make a server end at its start, so failures count for the
+/// principal whose child it was (attack 100). For principals without a failure, children are still started, but at
+/// a lower rate while the children of several principals fail.
 #[derive(Debug, Default)]
 pub(super) struct Backoffs {
     each: HashMap<Arc<str>, Backoff>,
@@ -96,15 +97,16 @@ impl Backoffs {
         }
     }
 
-    /// Records that a child is started for a principal. A spare is for nobody yet, so it does not take a turn away from those
-    /// who wait for one.
+    /// Records that a child is started for a principal. A spare does not belong to a principal yet, so it does not
+    /// count here.
     pub(super) fn started(&mut self, owner: &str, now: Instant) {
         if self.failing.len() >= SEVERAL && owner != SPARES && !self.each.contains_key(owner) {
             self.next_trial = Some(now + TRIAL);
         }
     }
 
-    /// Whether the server counts as broken: for several principals, or for callers that are not told apart.
+    /// Whether the server counts as broken, because the children of several principals fail, or because all
+    /// callers are one principal.
     pub(super) fn is_broken(&self, now: Instant) -> bool {
         let nobody = self.each.get("").and_then(|backoff| backoff.remaining(now));
         nobody.or_else(|| self.all.remaining(now)).is_some()

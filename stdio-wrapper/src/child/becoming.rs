@@ -1,7 +1,7 @@
-//! The last step of a start: the wrapper's program once more, which sets its own limits of resources and then becomes the child
-//! (`execve(2)`). So the limits are in force before the first instruction of the child. If its supervisor set them from
-//! outside, what the child forks at once would be free of them; and if the supervisor set them on itself, it could not take
-//! them back, because only root can raise a hard limit.
+//! The last step of a start: the wrapper's program once more, which sets its own limits of resources and then
+//! becomes the child (`execve(2)`). So the limits are in force before the first instruction of the child. If the
+//! supervisor set them from outside, they would not apply to processes that the child starts at once. If the
+//! supervisor set them on itself, it could not undo this, because only root can raise a hard limit.
 
 use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
@@ -12,8 +12,8 @@ use std::process::{Command, ExitCode};
 use super::orders::{Orders, PREFIX, Report};
 use super::pipes;
 
-/// Becomes the child that the arguments name. Standard input is a socket to the supervisor. It is closed when the child runs,
-/// and what was written to it before are reports.
+/// Replaces this process with the child that the arguments name. Standard input is a socket to the supervisor, to
+/// which reports are written. It is closed as soon as the child runs.
 pub fn become_child(arguments: impl Iterator<Item = String>) -> ExitCode {
     let Ok(mut supervisor) = pipes::socket() else { return ExitCode::FAILURE };
     let Err(error) = run(arguments, &mut supervisor);
@@ -31,11 +31,11 @@ fn run(
     let orders: Orders = serde_json::from_str(&orders)?;
     let pipes = pipes::receive(supervisor)?;
     let mut command = command(arguments, &orders, pipes)?;
-    // A session has a process group, which signals are sent to, and a share of the processor (`autogroup`, sched(7)) of its own.
-    // A child of the wrapper's session could lower that of the wrapper.
+    // A Unix session has its own process group, to which signals are sent, and its own share of the processor
+    // (`autogroup`, sched(7)). A child in the wrapper's session could lower the share of the wrapper.
     rustix::process::setsid()?;
     for warning in orders.limits.apply() {
-        // The child runs all the same.
+        // The child is started even if the warning cannot be sent.
         let _ = say(supervisor, &Report::Warning(warning));
     }
     Err(command.exec())

@@ -19,7 +19,7 @@ pub struct Placeholders {
 }
 
 impl Placeholders {
-    /// The values that are in the command of this child. Two callers with the same ones have the same command.
+    /// The values that the command of this child uses. Two callers with the same values have the same command.
     pub(super) fn used_by(&self, child: &config::Child) -> Self {
         let used = |name: &str, value: &Option<String>| value.clone().filter(|_| child.has(name));
         Self {
@@ -140,7 +140,8 @@ mod tests {
             prop_assert_eq!(safe_a == safe_b, a == b);
         }
 
-        /// What `config::placeholders` allows between two placeholders keeps callers apart.
+        /// Two callers get different texts, because of the characters that `config::placeholders` allows between
+        /// two placeholders.
         #[test]
         fn two_values_with_a_separator_that_is_in_no_value_are_distinct(
             a in "[-a=+/.]{1,4}", b in "[-a=+/.]{1,4}", c in "[-a=+/.]{1,4}", d in "[-a=+/.]{1,4}",

@@ -13,7 +13,7 @@ use crate::capacity::Usage;
 /// Maximum number of ancestors that are looked at.
 const MAX_STEPS: usize = 64;
 
-/// A process. The time of its start is part of this, because the system uses process ids again.
+/// A process, identified by its id and the time of its start, because the system reuses process ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Process {
     pid: i32,
@@ -41,7 +41,7 @@ pub(super) enum Files {
 /// Maximum number of open files of one process that are looked at, so that a child with very many delays nobody.
 const MAX_FILES: usize = 256;
 
-/// Stands for the number of a child, for processes that existed before the first child.
+/// The number that stands for processes that existed before the first child.
 pub(super) const INHERITED: u64 = 0;
 
 impl Descent {
@@ -99,7 +99,7 @@ impl Descent {
         all
     }
 
-    /// The number of the child from which a process comes.
+    /// The number of the child that has started a process, directly or indirectly.
     pub(super) fn owner(&self, pid: i32) -> Option<u64> {
         self.known.get(&stat(pid)?.process(pid)).copied()
     }
@@ -128,11 +128,11 @@ fn listed_children() -> Option<Vec<i32>> {
     Some(found)
 }
 
-/// A process below this one, whichever it is a child of.
+/// A descendant of this process, direct or indirect.
 #[derive(Debug)]
 pub(super) struct Descendant {
     pub(super) pid: Pid,
-    /// The process itself. Its id can be given to another one when it ends.
+    /// A handle of the process. Its id can belong to another process after it has ended.
     pub(super) handle: OwnedFd,
 }
 
@@ -195,8 +195,8 @@ fn usage_of(pid: i32) -> Option<Usage> {
     parse_usage(&std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?)
 }
 
-/// The memory in files without a name that a process has open (`memfd_create(2)`, or removed from a file system in memory), in bytes.
-/// None of it counts as memory of the process unless it is mapped. Each file counts once.
+/// The memory in files without a name that a process has open (`memfd_create(2)`, or removed from a file system in
+/// memory), in bytes. The kernel counts it as memory of the process only if it is mapped. Each file counts once.
 fn memory_in_files(pid: i32, seen: &mut HashSet<(u64, u64)>) -> u64 {
     let Ok(open) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return 0 };
     let size = |entry: std::io::Result<std::fs::DirEntry>| {
@@ -307,7 +307,7 @@ mod tests {
         let mut descent = Descent::default();
         descent.look(&HashMap::from([(5, own)]));
         assert_eq!((descent.owner(pid), descent.owner(own)), (Some(5), None));
-        // Also when the child is gone.
+        // This is also true after the child has ended.
         descent.look(&HashMap::new());
         assert_eq!(descent.owner(pid), Some(5));
         sleep.kill().unwrap();

@@ -1,8 +1,8 @@
-//! A filter of system calls for children. The kernel lets a process set the limits of another process of the same user, and
-//! choose when that one gets the processor and the disk. It does not ask whether the first may trace the second, so a domain
-//! (`isolation`) is no obstacle. With such a call a child could end or starve the wrapper and the children of other callers.
-//! The filter is a program in BPF that the kernel runs before each system call of a child and of what the child starts
-//! (Linux, `Documentation/userspace-api/seccomp_filter.rst`).
+//! A filter of system calls for children. The kernel lets a process set the limits of another process of the same
+//! user, and its scheduling on processor and disk. It does not check whether the first may trace the second, so a
+//! domain (`isolation`) does not prevent this. With such a call, a child could end or starve the wrapper and the
+//! children of other callers. The filter is a BPF program that the kernel runs before each system call of a child
+//! and of the processes that it starts (Linux, `Documentation/userspace-api/seccomp_filter.rst`).
 
 use std::error::Error;
 use std::io;
@@ -10,10 +10,10 @@ use std::num::TryFromIntError;
 
 use seccompiler::{BpfProgram, apply_filter, sock_filter};
 
-/// Filters the calls of this thread, and of what it starts, from now on. The thread also gains no rights by starting a program
-/// any more (`no_new_privs`), which the kernel asks for.
+/// From now on, filters the system calls of this thread and of the processes that it starts. These can also not
+/// gain privileges by running a program any more (`no_new_privs`), which the kernel requires.
 pub(super) fn enter() -> io::Result<()> {
-    // With a filter that knows no architecture, every program would be ended.
+    // With a filter that contains no architecture, every program would be killed.
     if !cfg!(any(target_arch = "x86_64", target_arch = "aarch64")) {
         return Err(io::ErrorKind::Unsupported.into());
     }
@@ -21,7 +21,8 @@ pub(super) fn enter() -> io::Result<()> {
     entered().map_err(io::Error::other)
 }
 
-/// A comparison of four bytes of what the kernel tells the filter (`struct seccomp_data` in `linux/seccomp.h`).
+/// A comparison of four bytes of the data that the kernel passes to the filter (`struct seccomp_data` in
+/// `linux/seccomp.h`).
 #[derive(Debug, Clone, Copy)]
 struct Is {
     at: u32,
@@ -29,18 +30,18 @@ struct Is {
 }
 
 impl Is {
-    /// Compares the low half of an argument. The kernel reads no more of a number.
+    /// Compares the low half of an argument. For a number, the kernel reads only this half.
     const fn argument(index: u32, value: u32) -> Self {
         Self { at: ARGUMENTS + 8 * index, value }
     }
 
-    /// Compares the high half of an argument, which counts for a pointer.
+    /// Compares the high half of an argument, which matters for a pointer.
     const fn high(index: u32, value: u32) -> Self {
         Self { at: ARGUMENTS + 8 * index + 4, value }
     }
 }
 
-/// Where the number of the call, the architecture and the arguments are.
+/// The positions of the number of the call, the architecture and the arguments.
 const NUMBER: u32 = 0;
 const ARCHITECTURE: u32 = 4;
 const ARGUMENTS: u32 = 16;
@@ -48,26 +49,27 @@ const ARGUMENTS: u32 = 16;
 /// A call is allowed if all comparisons of one of these lists are true. Otherwise it fails with EPERM.
 type Allowed = &'static [&'static [Is]];
 
-/// The first argument is the process, and 0 is the caller itself. The id of the caller is refused too: the filter cannot
-/// know it, since each process has another one.
+/// The first argument is the process, and 0 means the caller itself. The caller's own id is refused, too, because
+/// the filter is the same for all processes and cannot know it.
 const ON_ITSELF: Allowed = &[&[Is::argument(0, 0)]];
 
 /// The calls that are filtered, in the order of [`Numbers`].
 const RULES: [Allowed; 7] = [
-    // prlimit64(pid, resource, new, old): also without new limits, because reading harms nobody.
+    // prlimit64(pid, resource, new, old) is also allowed without new limits, because reading is harmless.
     &[&[Is::argument(0, 0)], &[Is::argument(2, 0), Is::high(2, 0)]],
     // sched_setparam, sched_setscheduler, sched_setaffinity, sched_setattr
     ON_ITSELF,
     ON_ITSELF,
     ON_ITSELF,
     ON_ITSELF,
-    // setpriority(which, who, value) with PRIO_PROCESS. A group may be another one's: a child can join that of the wrapper.
+    // setpriority(which, who, value) is allowed with PRIO_PROCESS. A process group can contain other processes: a
+    // child can join that of the wrapper.
     &[&[Is::argument(0, 0), Is::argument(1, 0)]],
-    // ioprio_set(which, who, value) with IOPRIO_WHO_PROCESS.
+    // ioprio_set(which, who, value) is allowed with IOPRIO_WHO_PROCESS.
     &[&[Is::argument(0, 1), Is::argument(1, 0)]],
 ];
 
-/// The numbers of the calls.
+/// The numbers of the filtered calls in one architecture.
 type Numbers = [u32; RULES.len()];
 
 /// An architecture whose programs this machine runs, and its numbers.
@@ -96,14 +98,14 @@ const X86: [Machine; 2] = [
             [X32 + 302, X32 + 142, X32 + 144, X32 + 203, X32 + 314, X32 + 141, X32 + 251],
         ],
     },
-    // Programs of 32 bits, and what `int 0x80` does in those of 64.
+    // 32-bit programs, and `int 0x80` in 64-bit programs.
     Machine { audit: 0x4000_0003, numbers: &[[340, 154, 156, 241, 351, 97, 289]] },
 ];
 
 #[cfg_attr(not(any(test, target_arch = "aarch64")), expect(dead_code, reason = "another machine's"))]
 const ARM: [Machine; 2] = [
     Machine { audit: 0xc000_00b7, numbers: &[[261, 118, 119, 122, 274, 140, 30]] },
-    // Programs of 32 bits.
+    // 32-bit programs.
     Machine { audit: 0x4000_0028, numbers: &[[369, 154, 156, 241, 380, 97, 314]] },
 ];
 
@@ -112,7 +114,7 @@ const ALLOW: u32 = 0x7fff_0000;
 const EPERM: u32 = 0x0005_0001;
 const KILL_PROCESS: u32 = 0x8000_0000;
 
-/// Programs of an architecture that is not known are ended: nobody knows what their numbers mean.
+/// Programs of an unknown architecture are killed, because the meaning of their call numbers is unknown.
 fn program(machine: &[Machine]) -> Result<BpfProgram, TryFromIntError> {
     let mut program = vec![load(ARCHITECTURE)];
     for Machine { audit, numbers } in machine {
@@ -132,7 +134,7 @@ fn program(machine: &[Machine]) -> Result<BpfProgram, TryFromIntError> {
     Ok(program)
 }
 
-/// Decides about a call for which there is a rule.
+/// The instructions that apply a rule to a call.
 fn rule(allowed: Allowed) -> Result<BpfProgram, TryFromIntError> {
     let mut rule = Vec::new();
     for all in allowed {
@@ -152,7 +154,7 @@ fn load(at: u32) -> sock_filter {
     sock_filter { code: 0x20, jt: 0, jf: 0, k: at }
 }
 
-/// Skips so many instructions, unless what was loaded is this value.
+/// An instruction that skips `count` instructions, unless the loaded value is this one.
 fn skip_unless(value: u32, count: usize) -> Result<sock_filter, TryFromIntError> {
     Ok(sock_filter { code: 0x15, jt: 0, jf: u8::try_from(count)?, k: value })
 }
@@ -165,7 +167,7 @@ fn decide(action: u32) -> sock_filter {
 mod tests {
     use super::*;
 
-    /// What the kernel would decide.
+    /// The decision that the kernel would make.
     fn decision(machine: &[Machine], audit: u32, number: u32, arguments: [u64; 6]) -> u32 {
         let mut data = Vec::new();
         data.extend(number.to_le_bytes());

@@ -5,7 +5,7 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use crate::protocol::{Outline, OutlineReader, Patch, rewrite_line};
 
-/// A part of what a child has written.
+/// A part of the output of a child.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Frame {
     /// The text of one message. Whether it really is a message is not known yet.
@@ -103,7 +103,8 @@ fn oversized(seen: &OutlineReader) -> Frame {
 }
 
 impl LineDecoder {
-    /// Called when there is no line break. Keeps the text until more has come, or drops it if the line is over the limit.
+    /// Called when there is no line break. Keeps the text until more arrives, or drops it if the line is over the
+    /// limit.
     fn keep_or_discard(&mut self, buffer: &mut BytesMut) {
         if self.oversized.is_some() || buffer.len() > self.max_line {
             self.oversized.get_or_insert_default().feed(buffer);

@@ -1,9 +1,9 @@
-//! Keeps children apart, although they have the same user id. Each child is started in a Landlock domain of its own. A process
-//! in a domain can trace another process, and open what `/proc` has of its memory, environment and files, only if the other
-//! one is in the same domain, or in a domain that was made inside of it (Linux, `Documentation/userspace-api/landlock.rst`,
-//! "Ptrace restrictions"). The wrapper and the supervisors are in no domain, so they reach the children, and the children do
-//! not reach them.
-//! What a domain does not stop, a filter of system calls does (`filter`).
+//! Isolates children from each other, although they have the same user id. Each child is started in a Landlock
+//! domain of its own. A process in a domain can trace another process, and open what `/proc` has of its memory,
+//! environment and files, only if the other one is in the same domain, or in a domain that was made inside of it
+//! (Linux, `Documentation/userspace-api/landlock.rst`, "Ptrace restrictions"). The wrapper and the supervisors are
+//! in no domain, so they have access to the children, and the children have none to them. A filter of system calls
+//! (`filter`) stops calls that a domain does not stop.
 
 use std::error::Error;
 use std::io;
@@ -20,9 +20,9 @@ use super::filter;
 /// What a process in a domain cannot do to processes outside of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Boundary {
-    /// Tracing, and everything in `/proc` that takes the right to trace (Linux 5.19 and later).
+    /// Tracing, and everything in `/proc` that needs the right to trace (Linux 5.19 and later).
     Tracing,
-    /// The same, and signals and abstract sockets (Linux 6.12 and later).
+    /// Tracing as above, and also signals and abstract sockets (Linux 6.12 and later).
     Signals,
 }
 
@@ -35,15 +35,15 @@ pub struct Isolation {
     pub has_filter: bool,
 }
 
-/// What the kernel cannot do to keep children apart.
+/// The protection that this kernel does not offer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unavailable {
-    /// There are no domains.
+    /// The kernel has no Landlock domains.
     #[error(
         "the kernel cannot keep them apart: that takes Landlock of Linux 5.19 or later, switched on and not forbidden by the container ({0})"
     )]
     Boundary(String),
-    /// There is no filter of system calls.
+    /// The kernel cannot filter system calls.
     #[error(
         "the kernel cannot filter their system calls: that takes seccomp, switched on and not forbidden by the container ({0})"
     )]
@@ -61,7 +61,7 @@ impl Boundary {
 }
 
 impl Isolation {
-    /// Nothing keeps children apart.
+    /// Children are not isolated from each other.
     pub const OFF: Self = Self { boundary: None, has_filter: false };
 
     /// Whether the kernel can filter system calls.
@@ -69,9 +69,9 @@ impl Isolation {
         on_a_thread(filter::enter).map_err(|error| Unavailable::Filter(error.to_string()))
     }
 
-    /// Starts a process, in a domain of its own and with its calls filtered. Both belong to a thread and to what that starts,
-    /// and cannot be left. So they are entered by a thread that does nothing else: changing the process between fork and
-    /// exec would need unsafe code.
+    /// Starts a process in a domain of its own, and filters its system calls. Domain and filter apply to a thread
+    /// and to everything that the thread starts, and cannot be removed. So a separate thread enters them and
+    /// starts the process, because doing this between fork and exec would need unsafe code.
     pub(super) fn start<P: Send>(self, start: impl FnOnce() -> io::Result<P> + Send) -> io::Result<P> {
         if self == Self::OFF {
             return start();
@@ -97,8 +97,8 @@ fn on_a_thread<T: Send>(run: impl FnOnce() -> io::Result<T> + Send) -> io::Resul
 }
 
 impl Boundary {
-    /// Puts this thread, and what it starts from now on, into a new domain. From now on, the thread also gains no rights by
-    /// starting a program (`no_new_privs`), which the kernel requires.
+    /// Puts this thread and everything that it starts from now on into a new domain. These can also not gain
+    /// privileges by running a program any more (`no_new_privs`), which the kernel requires.
     fn enter(self) -> io::Result<()> {
         let entered = self.rules().and_then(|rules| Ok(rules.restrict_self()?));
         match entered.map_err(io::Error::other)?.ruleset {
@@ -113,8 +113,8 @@ impl Boundary {
         let rules = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
         match self {
             Self::Signals => Ok(rules.scope(Scope::Signal)?.scope(Scope::AbstractUnixSocket)?.create()?),
-            // A domain has to restrict something. This one restricts renaming and linking from one directory to another,
-            // which every domain with rules for files does, and then allows it everywhere.
+            // A domain has to restrict something. This one restricts renaming and linking from one directory to
+            // another, as every domain with rules for files does, and then allows both everywhere.
             Self::Tracing => {
                 let root = PathBeneath::new(PathFd::new("/")?, AccessFs::Refer);
                 Ok(rules.handle_access(AccessFs::Refer)?.create()?.add_rule(root)?)
@@ -148,7 +148,7 @@ mod tests {
         for boundary in [Boundary::Tracing, Boundary::Signals] {
             if let Err(error) = on_a_thread(|| boundary.enter()) {
                 let line = format!("SKIPPED child::isolation, {boundary:?}: {error}\n");
-                // Not eprintln, which the test runner shows only if the test fails.
+                // The test runner shows the output of eprintln only if the test fails.
                 io::stderr().write_all(line.as_bytes()).unwrap();
                 continue;
             }
@@ -156,7 +156,7 @@ mod tests {
             let mut other = run(apart, "exec sleep 1000");
             let reads = format!("readlink /proc/{}/fd/0", other.id());
             assert!(!succeeds(apart, &reads), "{boundary:?}");
-            // Whoever is in no domain, as the wrapper is.
+            // A process in no domain, like the wrapper, can read it.
             assert!(succeeds(Isolation::OFF, &reads));
             assert!(succeeds(apart, "sleep 1000 & readlink /proc/$!/fd/0 && kill $!"));
             // `ln` does not copy, as `mv` would.

@@ -1,5 +1,6 @@
-//! Which child is given up when there is no room for another one. Sessions and stateless servers each keep children of
-//! their own, and the one that was unused for the longest time goes first, whoever keeps it.
+//! Decides which child is ended when there is no room for another one. Sessions and stateless servers each keep
+//! children of their own. The child that was unused for the longest time is ended first, whichever of them keeps
+//! it.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -9,62 +10,63 @@ use futures_util::future::BoxFuture;
 use super::relief::Held;
 use crate::capacity::Measure;
 
-/// A child that was used more recently than this is not given up for another one, unless its user has many.
+/// A child that was used more recently than this is not ended for another one, unless its user has many.
 const EVICTABLE_AFTER: Duration = Duration::from_secs(30);
-/// The same for a user who has many already, and for a child of somebody who has no more than that.
+/// The same time if the new child is for a user who already has many, and the old one belongs to a user who has
+/// few.
 const ABANDONED_AFTER: Duration = Duration::from_secs(300);
-/// A user who has this number of sessions, or fewer, loses none that is in use.
+/// A user who has at most this number of sessions loses none that is in use.
 pub const FEW: usize = 4;
-/// Maximum time for which a start waits until the child that was given up for it has ended. A child can be slow to
+/// Maximum time for which a start waits until the child that makes room for it has ended. A child can be slow to
 /// end, and keeps its memory until then.
 pub const EXIT_PATIENCE: Duration = Duration::from_secs(8);
 
 /// The user for whom room is needed.
 #[derive(Debug, Clone, Copy)]
 pub struct Newcomer<'a> {
-    /// The user. It is empty for a child that serves everybody, and if callers are not told apart.
+    /// The user. It is empty for a child that serves everybody, and if all callers are one principal.
     pub user: &'a str,
     /// The number of sessions that the user has, including those that are ending.
     pub has: usize,
 }
 
 impl Newcomer<'_> {
-    /// Somebody without any session.
+    /// A user without any session.
     pub const ANYBODY: Self = Self { user: "", has: 0 };
 
-    /// For how long a child of `user`, who has `count`, must have been unused to be given up for the newcomer. Users with
-    /// few sessions do not lose them for somebody who has many, unless they have forgotten them.
+    /// How long a child of `user`, who has `count` children, must have been unused before it can be ended for the
+    /// newcomer. A user with few sessions loses them to a user who has many only after a long time.
     pub fn patience(&self, user: &str, count: usize) -> Duration {
         let is_modest = self.has < FEW || user == self.user || count > self.has;
         if is_modest { EVICTABLE_AFTER } else { ABANDONED_AFTER }
     }
 }
 
-/// Why a child can be given up.
+/// Why a child can be ended for another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EndReason {
     /// The child has been unused for long enough.
     Unused,
-    /// Its user has more than others.
+    /// The user of the child has more than other users.
     TooMany,
 }
 
-/// Completes when a child that was given up has ended.
+/// Completes when the child has ended.
 pub type Gone = BoxFuture<'static, ()>;
 
-/// Something that keeps children.
+/// A part of the wrapper that keeps children.
 pub trait Keeper: Send + Sync {
-    /// For how long the child has been unused that can be given up for this reason.
+    /// If a child can be ended for this reason, returns for how long it has been unused.
     fn candidate(&self, newcomer: Newcomer<'_>, reason: EndReason) -> Option<Duration>;
-    /// Gives that child up.
+    /// Ends the child that [`Keeper::candidate`] is about.
     fn give_up(&self, newcomer: Newcomer<'_>, reason: EndReason) -> Option<Gone>;
     /// All children that are kept.
     fn held(&self) -> Vec<Held>;
-    /// Ends one of them at once, because it is large and the container is short of this.
+    /// Ends this child at once, because it is large and this resource is short.
     fn end_large(&self, child: u64, short: Measure) -> Option<Gone>;
 }
 
-/// All that keep children of one launcher.
+/// All keepers of one launcher's children.
 #[derive(Default)]
 pub(super) struct Keepers(Mutex<Vec<Weak<dyn Keeper>>>);
 
@@ -73,13 +75,14 @@ impl Keepers {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(keeper);
     }
 
-    /// Gives up the child that has been unused for the longest time or, if all are in use, one of the user who has most.
+    /// Ends the child that has been unused for the longest time or, if all are in use, a child of the user who has
+    /// the most.
     pub(super) fn give_up(&self, newcomer: Newcomer<'_>) -> Option<Gone> {
         let (keeper, reason) = self.choose(newcomer)?;
         keeper.give_up(newcomer, reason)
     }
 
-    /// Whether a child can be given up.
+    /// Whether a child can be ended for another one.
     pub(super) fn can_give_up(&self, newcomer: Newcomer<'_>) -> bool {
         self.choose(newcomer).is_some()
     }
@@ -89,7 +92,7 @@ impl Keepers {
         self.all().iter().flat_map(|keeper| keeper.held()).collect()
     }
 
-    /// Ends a child at once, because it is large and the container is short of this.
+    /// Ends a child at once, because it is large and this resource is short.
     pub(super) fn end_large(&self, child: u64, short: Measure) -> Option<Gone> {
         self.all().iter().find_map(|keeper| keeper.end_large(child, short))
     }

@@ -1,4 +1,5 @@
-//! Provides children. A child is a spare or is started anew. None is started while one after the other ends before it has answered.
+//! Provides children, which are spares or are newly started. None is started while one child after the other ends
+//! before it has answered.
 
 mod guard;
 
@@ -28,12 +29,13 @@ use crate::capacity::{Capacity, NoRoom};
 use crate::config;
 use crate::metrics::Metrics;
 
-/// Time between two looks at what children use.
+/// Time between two measurements of what children use.
 const LOOK: Duration = Duration::from_secs(2);
-/// Before a child is refused, the launcher looks again at what children use, unless the last look is more recent than this.
+/// Before a child is refused, the launcher measures again what children use, unless the last measurement is more
+/// recent than this.
 const FRESH: Duration = Duration::from_millis(200);
 
-/// What is started, and how.
+/// The settings of a launcher.
 #[derive(Debug, Clone)]
 pub struct Spec {
     /// The command and its limits.
@@ -46,7 +48,7 @@ pub struct Spec {
     pub max_starts: usize,
     /// Maximum number of bytes that wait until a child reads them.
     pub max_queue: usize,
-    /// How children are kept apart.
+    /// How children are isolated from each other.
     pub isolation: Isolation,
     /// Decides how many children fit into the container.
     pub capacity: Arc<Capacity>,
@@ -58,7 +60,7 @@ pub enum StartError {
     /// One child after the other has ended before it answered. None is started for this time.
     #[error("The MCP server keeps failing at start. It is tried again in {} s.", .0.as_secs() + 1)]
     BackOff(Duration),
-    /// There was no turn, because other children are started.
+    /// The start did not get a turn, because other children are starting.
     #[error(transparent)]
     Busy(#[from] Busy),
     /// The container has no room for another child.
@@ -97,7 +99,7 @@ impl std::fmt::Debug for Launcher {
 struct State {
     spares: Spares,
     backoff: Backoffs,
-    /// When the launcher last looked at what children use.
+    /// When the launcher last measured what children use.
     looked: Option<Instant>,
 }
 
@@ -126,13 +128,13 @@ impl Launcher {
         })
     }
 
-    /// Waits until it is the turn of this principal to have a child started. Nobody waits where a spare is ready, or while
-    /// children keep dying.
+    /// Waits until it is the turn of this principal to have a child started. Does not wait if a spare is ready, or
+    /// while starts fail.
     pub async fn turn(&self, owner: &str) -> Result<Arc<Turn>, StartError> {
         self.turn_for(Wanted::Greeting, owner).await
     }
 
-    /// The same for a child that was never sent anything.
+    /// The same for a child to which nothing was sent before.
     pub async fn turn_for_untouched(&self, owner: &str) -> Result<Arc<Turn>, StartError> {
         self.turn_for(Wanted::Untouched, owner).await
     }
@@ -145,9 +147,9 @@ impl Launcher {
         Ok(self.starts.turn(owner).await?)
     }
 
-    /// Provides a child for a session of one caller, which is a spare if there is one, with its input and output. These belong to
-    /// the runtime of the calling function: if a message is handled on the thread of its HTTP connection, no other thread is
-    /// needed.
+    /// Provides a child for a session of one caller, which is a spare if there is one, with its input and output.
+    /// Input and output belong to the runtime of the calling function, so that a message can be handled on the
+    /// thread of its HTTP connection alone.
     pub fn take(
         &self,
         caller: &Placeholders,
@@ -184,7 +186,7 @@ impl Launcher {
         Ok(child.connect(self.spec.max_queue)?)
     }
 
-    /// The values of a caller that are in the command.
+    /// The values of a caller that the command uses.
     pub fn used(&self, caller: &Placeholders) -> Placeholders {
         caller.used_by(&self.spec.child)
     }
@@ -229,13 +231,13 @@ impl Launcher {
         self.spec.capacity.has_room() || self.state().spares.len() > 0
     }
 
-    /// Adds one of those that keep children, and can give them up.
+    /// Adds a keeper of children.
     pub fn add_keeper(&self, keeper: Weak<dyn Keeper>) {
         self.keepers.add(keeper);
     }
 
-    /// Gives up the child that is needed least, or ends one that is too large, and waits until it is gone. Returns whether
-    /// there was one.
+    /// Ends the least used child, or one that is too large, and waits until it has ended. Returns whether there
+    /// was one.
     pub async fn make_room(self: &Arc<Self>, newcomer: Newcomer<'_>) -> bool {
         let mut gone = self.keepers.give_up(newcomer);
         if gone.is_none() && self.relief.one_has_ended().await {
@@ -248,7 +250,7 @@ impl Launcher {
         true
     }
 
-    /// Whether a child could be given up or ended for another one.
+    /// Whether a child could be ended for another one.
     pub fn can_make_room(&self, newcomer: Newcomer<'_>) -> bool {
         self.keepers.can_give_up(newcomer) || self.too_large(newcomer).is_some()
     }
@@ -258,7 +260,7 @@ impl Launcher {
         &self.spec.capacity
     }
 
-    /// Looks at what children use, forever.
+    /// Measures what children use, at regular intervals, as long as the wrapper runs.
     pub async fn keep_looking(self: Arc<Self>) {
         while self.spec.capacity.is_limited() {
             self.look();
@@ -266,7 +268,7 @@ impl Launcher {
         }
     }
 
-    /// Looks at what children use now, unless the last look was a moment ago. Returns whether it looked.
+    /// Measures what children use now, unless the last measurement was a moment ago. Returns whether it did.
     pub fn look_again(&self) -> bool {
         let now = Instant::now();
         let is_fresh = self.state().looked.is_some_and(|looked| now.duration_since(looked) < FRESH);
@@ -276,21 +278,21 @@ impl Launcher {
         !is_fresh
     }
 
-    /// Looks at what children use now.
+    /// Measures what children use now.
     pub fn look(&self) {
         let now = Instant::now();
         self.state().looked = Some(now);
         self.spec.capacity.look(&|| self.reaper.usage(Files::LeftOut), now);
     }
 
-    /// Keeps spares ready, forever.
+    /// Keeps spares ready as long as the wrapper runs.
     pub async fn keep_spares(self: Arc<Self>) {
         if self.spec.prewarm == 0 {
             return;
         }
         loop {
             self.refill();
-            // A spare might also have ended.
+            // A spare can also end without being taken, so this does not wait forever.
             let _ = tokio::time::timeout(Duration::from_secs(1), self.taken.notified()).await;
         }
     }

@@ -1,5 +1,6 @@
-//! The limits of resources of a child. They are set by the process that then becomes the child (`becoming`), so they apply to
-//! the child and to all that it starts. Setting them between fork and exec would need unsafe code.
+//! The resource limits of a child. They are set by the process that then becomes the child (`becoming`), so they
+//! apply to the child and to all processes that it starts. Setting them between fork and exec would need unsafe
+//! code.
 
 use std::sync::OnceLock;
 
@@ -11,9 +12,9 @@ use crate::config;
 /// The limit of open files that this process had before [`raise_files`].
 static FILES: OnceLock<Rlimit> = OnceLock::new();
 
-/// Raises the limit of open files of this process to its maximum. Each connection takes two files, and the usual limit of 1024
-/// is meant for programs that wait with select(2). Children get the limit that there was before. Returns the new limit, or
-/// `None` if there is none.
+/// Raises the limit of open files of this process to its maximum. Each connection takes two files, and the usual
+/// limit of 1024 is meant for programs that wait with select(2). Children get the previous limit. Returns the new
+/// limit, or `None` if there is none.
 pub fn raise_files() -> Option<u64> {
     let before = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: before.maximum, maximum: before.maximum };
@@ -54,7 +55,7 @@ impl Limits {
     pub(super) fn apply(&self) -> Vec<String> {
         let exactly = |limit: Option<u64>| limit.map(|limit| (Some(limit), Some(limit)));
         let limits = [
-            // A core file would contain what the child knows.
+            // A core file would contain the secrets of the child.
             (Resource::Core, exactly(Some(0))),
             (Resource::Cpu, exactly(self.cpu)),
             (Resource::Nproc, exactly(self.processes)),

@@ -1,5 +1,5 @@
-//! Writes to the log about the lines of one child. There is a limit for each second, so that a child which writes without end
-//! does not fill the log.
+//! Writes to the log about the lines of one child. The number of log lines per second is limited, so that a child
+//! cannot fill the log.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -30,7 +30,7 @@ impl LineLog {
         if let Pass::Yes { suppressed } = self.take() {
             let left_out = nonzero(suppressed);
             let shown = String::from_utf8_lossy(line.get(..line.len().min(SHOWN)).unwrap_or_default());
-            // As a text, and not as it is: a child says what others have told it.
+            // The line is logged as a field, which is escaped: a child can repeat text from others.
             tracing::warn!(child = self.child, line = &*shown, why, left_out, "{what}");
         }
     }
@@ -49,7 +49,7 @@ impl LineLog {
         }
     }
 
-    /// Writes a warning about a client that holds up the child.
+    /// Writes a warning about a client that delays the child.
     pub fn client_does_not_read(&self, stream: u64) {
         if let Pass::Yes { suppressed } = self.take() {
             let left_out = nonzero(suppressed);
@@ -63,7 +63,7 @@ impl LineLog {
         }
     }
 
-    /// Writes how many lines were not logged, if the second in which there were too many is over.
+    /// If the second with too many lines is over, writes how many were not logged.
     pub fn tell(&self, now: Instant) {
         let left_out = self.limit().left_out(now);
         if left_out > 0 {

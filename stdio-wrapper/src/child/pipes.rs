@@ -1,5 +1,6 @@
-//! The ends of the pipes that become a child's standard input, output and error, on their way to it. They go over the socket
-//! that is the standard input of the one who gets them (`SCM_RIGHTS`), from the wrapper to the supervisor and on to the child.
+//! Passes on the ends of the pipes that become a child's standard input, output and error, from the wrapper to the
+//! supervisor and on to the child. They are sent over a socket, which is the standard input of the receiver
+//! (`SCM_RIGHTS`).
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::runtime::{Handle, RuntimeFlavor, RuntimeMetrics};
 use tokio::time::Instant;
 
-/// Time after which it is found out again whether a thread is busy.
+/// Time between two measurements of how busy a thread is.
 const WINDOW: Duration = Duration::from_millis(5);
 /// A thread is under pressure if it works for at least this percentage of its time. On two processors, which clients, wrapper
 /// and child shared, the measured value was less than half with a Node child that was the slowest of them, and three quarters
@@ -72,7 +72,7 @@ mod tests {
     async fn what_a_thread_does_is_seen() {
         let mut pressure = Pressure::of_this_thread();
         assert!(!pressure.is_high());
-        // Two windows: the first may have begun before the thread's work was counted.
+        // This takes two windows, because the first one can have begun before the thread's work was counted.
         let until = Instant::now() + 4 * WINDOW;
         while Instant::now() < until {
             let turn = Instant::now() + Duration::from_millis(1);

@@ -55,7 +55,7 @@ pub struct Child {
     pipes: Arc<Pipes>,
     exit: watch::Receiver<Option<Exit>>,
     stop: Arc<Stop>,
-    /// Whether the child has answered something. Until then, what it writes to standard error is a banner, or the reason why
+    /// Whether the child has sent its first answer. Until then, its standard error is a banner, or the reason why
     /// it fails.
     has_answered: watch::Sender<bool>,
     /// The principal for whom it is used.
@@ -84,7 +84,7 @@ enum PipeState {
 struct Idle {
     stdin: OwnedFd,
     stdout: OwnedFd,
-    /// What was read of the output so far.
+    /// The output that was read so far.
     early: BytesMut,
     /// Set until a ping is answered. It tells the function that waits for the answer that the child is used now.
     ping: Option<oneshot::Sender<()>>,
@@ -114,7 +114,7 @@ impl Pipes {
                 return Pinged::Ended;
             }
             let mut state = self.state();
-            // Once somebody uses the child, its output is for the session, and must not be read here.
+            // Once a session uses the child, its output belongs to the session and must not be read here.
             let idle = match &mut *state {
                 PipeState::Idle(idle) => idle,
                 PipeState::Open(_) => return Pinged::Taken,
@@ -227,7 +227,7 @@ impl Child {
 
     /// Records the principal for whom the child is used. Only the first call has an effect.
     pub(super) fn set_owner(&self, owner: Arc<str>) {
-        // A child is taken once.
+        // A child is taken only once, so this cannot fail.
         let _ = self.owner.set(owner);
     }
 
@@ -236,7 +236,7 @@ impl Child {
         self.owner.get()
     }
 
-    /// Keeps a value until no process of the child is left. It is dropped before anybody learns of the end.
+    /// Keeps a value until no process of the child is left. It is dropped before the end is announced.
     pub fn hold(&self, held: impl Send + 'static) {
         self.held.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(held));
     }
@@ -246,7 +246,7 @@ impl Child {
         let (mut has_answered, exited) = (self.has_answered.subscribe(), self.exited());
         tokio::spawn(async move {
             let answered = async {
-                // A child that nobody uses any more still takes the processor until it has ended.
+                // A child that is not used any more still uses the processor until it has ended.
                 if has_answered.wait_for(|has_answered| *has_answered).await.is_err() {
                     std::future::pending::<()>().await;
                 }

@@ -17,18 +17,19 @@ const READ: usize = 16 << 10;
 const LARGE_READ: usize = 1 << 20;
 /// Bytes of a child's output that are not counted. Most lines are shorter.
 const FREE: usize = 64 << 10;
-/// How long output may still come after the process has ended (a process it left behind may hold the pipe open).
+/// How long output is still read after the process has ended. A process that it left behind can keep the pipe
+/// open.
 const AFTERLIFE: Duration = Duration::from_millis(100);
 
-/// The way out of a child.
+/// The output of a child.
 #[derive(Debug)]
 pub struct Output {
     pub(super) pipe: pipe::Receiver,
-    /// What was read while the child was a spare.
+    /// The output that was read while the child was a spare.
     pub(super) early: BytesMut,
 }
 
-/// The memory for what a child writes.
+/// The memory for the output of a child.
 #[derive(Debug)]
 pub struct Account {
     /// The memory of the principal for whom the child works.
@@ -37,17 +38,16 @@ pub struct Account {
     pub patience: Duration,
 }
 
-/// Takes what a child writes.
+/// Handles the output of a child.
 pub trait Frames: Send {
-    /// The next frame. No other is read before this is done.
-    /// A large frame comes with memory for it.
+    /// Handles the next frame. No further frame is read until this is done. A large frame comes with its memory.
     fn frame(&mut self, frame: Frame, reservation: Option<Reservation>) -> impl Future<Output = ()> + Send;
 
-    /// A line of this length for which there was no memory, so its text is gone.
+    /// Called for a line for which there was no memory, with its length. Its text was dropped.
     fn dropped(&mut self, outline: Outline, length: usize);
 }
 
-/// Hands over every frame; tells how the child ended, if it has.
+/// Passes on every frame. Returns how the child ended, if it has ended.
 pub async fn read_frames(
     child: &Child,
     output: Output,
@@ -77,7 +77,7 @@ pub async fn read_frames(
         }
     }
     reader.finish(frames).await;
-    // The output ends a moment before the process; its status makes the better message.
+    // The output can end a moment before the process. The exit status gives a better error message.
     if exit.is_none() {
         exit = tokio::time::timeout(Duration::from_millis(250), exited).await.ok();
     }
@@ -95,7 +95,7 @@ struct Reader {
 }
 
 impl Reader {
-    /// Hands over every complete frame.
+    /// Passes on every complete frame.
     async fn hand_over(&mut self, frames: &mut impl Frames) {
         loop {
             if self.dropping.is_some() && !self.drop_rest(frames) {
@@ -106,14 +106,14 @@ impl Reader {
                 Frame::Message(text) | Frame::Cut(text) => text.len(),
                 Frame::Oversized { .. } => 0,
             };
-            // A line takes its memory along.
+            // The memory of a line is passed on with it.
             let reservation = &mut self.account.reservation;
             let reservation = (length > 0 && reservation.taken() > 0).then(|| reservation.split(length));
             self.settle();
             frames.frame(frame, reservation).await;
         }
         if self.buffer.is_empty() {
-            // What is left of a large buffer would keep all of it.
+            // Otherwise the rest of the text would keep the whole large buffer in memory.
             self.buffer = BytesMut::new();
         }
         self.settle();
@@ -155,13 +155,13 @@ impl Reader {
         space.min(self.buffer.capacity() - self.buffer.len())
     }
 
-    /// Gives back memory that the buffer does not need any more.
+    /// Returns memory that the buffer does not need any more.
     fn settle(&mut self) {
         let unused = self.account.reservation.taken().saturating_sub(counted(self.buffer.len()));
         self.account.reservation.shrink(unused);
     }
 
-    /// Hands over the rest of the output.
+    /// Passes on the rest of the output.
     async fn finish(&mut self, frames: &mut impl Frames) {
         if let Some(mut seen) = self.dropping.take() {
             seen.feed(&self.buffer);
@@ -173,7 +173,7 @@ impl Reader {
     }
 }
 
-/// How many bytes are counted of a buffer of this length.
+/// The number of bytes that count for a buffer of this length.
 fn counted(length: usize) -> usize {
     length.saturating_sub(FREE)
 }

@@ -1,5 +1,5 @@
-//! Finds out what each child uses, and ends orphans. These are processes of a child whose supervisor was killed: their new
-//! parent is the next subreaper above, which is the wrapper.
+//! Measures what each child uses, and kills orphans. Orphans are processes of a child whose supervisor was killed.
+//! Their new parent is the next subreaper above, which is the wrapper.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,10 +13,10 @@ use super::supervised::Supervised;
 use crate::capacity::Usage;
 use crate::metrics::Metrics;
 
-/// Time between two looks if no child ends.
+/// Time between two rounds if no child ends.
 const PERIOD: Duration = Duration::from_secs(5);
-/// Maximum number of looks in a row while there are orphans. Orphans that have not ended by then are looked at again after
-/// [`PERIOD`].
+/// Maximum number of rounds one after the other while there are orphans. Orphans that have not ended by then are
+/// killed again after [`PERIOD`].
 const ROUNDS: usize = 20;
 
 /// Knows the processes of all children, and ends orphans.
@@ -40,7 +40,7 @@ impl Reaper {
         Arc::new(reaper)
     }
 
-    /// Starts a supervisor. Meanwhile, the lock prevents that it is mistaken for an orphan.
+    /// Starts a supervisor. The lock is held meanwhile, so that the supervisor is not mistaken for an orphan.
     pub(super) fn start<T>(
         &self,
         number: u64,
@@ -95,7 +95,8 @@ impl Reaper {
         }
     }
 
-    /// Ends orphans until none is left. This takes several rounds, because the children of an orphan become orphans when it ends.
+    /// Kills orphans until none is left. This takes several rounds, because the children of an orphan become
+    /// orphans when it ends.
     pub async fn collect(&self, metrics: &Metrics) {
         for _ in 0..ROUNDS {
             if self.sweep(metrics) == 0 {
@@ -125,8 +126,8 @@ impl Reaper {
         found
     }
 
-    /// Whether a process that is no supervisor comes from a child whose supervisor has ended. If no process existed before the
-    /// first child, it cannot come from anything else.
+    /// Whether a process that is not a supervisor was started by a child whose supervisor has ended. If no process
+    /// existed before the first child, there is no other possibility.
     fn is_left_behind(&self, pid: i32) -> bool {
         let descent = self.descent();
         match descent.owner(pid) {

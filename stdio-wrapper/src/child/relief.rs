@@ -1,27 +1,30 @@
-//! Which children are ended when the memory or the processes of the container are nearly used up, or when there is no
-//! room for a user who has nothing. Without this, the kernel would end a process when there is no memory left, and it takes the one
-//! with most memory, whoever uses it; and when no process is left, nobody else's server could start anything.
+//! Decides which children are ended when the memory or the processes of the container are nearly used up, or when
+//! there is no room for a user who has no child. Without this, the kernel would end the process with the most
+//! memory when none is left, whichever user it serves; and if no process were left, the servers of other users
+//! could not start any.
 
 use std::collections::{HashMap, HashSet};
 
 use super::keepers::Newcomer;
 use crate::capacity::{Excess, Measure, Usage};
 
-/// A child that somebody keeps.
+/// A child that a keeper keeps.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Held {
     /// The number of the child.
     pub child: u64,
-    /// The user whom it serves. It is empty if callers are not told apart, and for a child that serves everybody.
+    /// The user whom it serves. It is empty if all callers are one principal, and for a child that serves
+    /// everybody.
     pub user: String,
-    /// Whether it can be ended because it is large. A child that serves everybody cannot.
+    /// Whether it can be ended because of its size. A child that serves everybody cannot.
     pub can_end: bool,
 }
 
-/// Chooses children whose end gives back this much: of the user whose children take most, the largest one, and
-/// so on. The last child stays, because its end would help nobody else, and none is chosen if children are not what
-/// takes it up: if what is known of them is not more than what is to be given back, or less than half of the memory that is used.
-/// The kernel counts memory that belongs to no process, and whoever has hidden some there must not make others pay for it.
+/// Chooses children whose end frees this much. It chooses the largest child of the user whose children use the
+/// most, and repeats this. The last child is never chosen, because its end would help nobody else. No child is
+/// chosen if children are not the cause: if their known usage is at most what must be freed, or less than half of
+/// the used memory. The kernel also counts memory that belongs to no process, and a user who has hidden memory
+/// there must not make others lose their children.
 pub(super) fn choose(
     all: &[Held],
     usage: &HashMap<u64, Usage>,
@@ -48,8 +51,8 @@ pub(super) fn choose(
     chosen
 }
 
-/// Chooses a child for a newcomer who has nothing, and for whom there is no room: the largest one of the user whose children
-/// take most, if that is more than `share`. This can be the last child.
+/// Chooses a child to end for a newcomer who has no child, and for whom there is no room: the largest child of the
+/// user whose children use the most, if that is more than `share`. This can be the last child.
 pub(super) fn choose_for(
     newcomer: Newcomer<'_>,
     all: &[Held],
@@ -63,7 +66,7 @@ pub(super) fn choose_for(
     (newcomer.has == 0 && one.can_end && sum > share).then(|| (*one).clone())
 }
 
-/// The number of users, with the newcomer.
+/// The number of users, including the newcomer.
 pub(super) fn users(all: &[Held], newcomer: Newcomer<'_>) -> usize {
     all.iter().map(|one| one.user.as_str()).chain([newcomer.user]).collect::<HashSet<&str>>().len()
 }
@@ -72,7 +75,7 @@ fn size(one: &Held, usage: &HashMap<u64, Usage>, measure: Measure) -> u64 {
     usage.get(&one.child).map_or(0, |usage| measure.of(usage))
 }
 
-/// What the children of the user take who has most, and the index of the largest one of them.
+/// The usage of the children of the user who uses the most, and the index of the largest of these children.
 fn largest_of_most(all: &[&Held], usage: &HashMap<u64, Usage>, measure: Measure) -> Option<(u64, usize)> {
     let mut sums: HashMap<&str, u64> = HashMap::new();
     for one in all {
@@ -99,7 +102,7 @@ mod tests {
         children.iter().map(|(child, memory)| (*child, Usage { memory: *memory, tasks: 1 })).collect()
     }
 
-    /// So much too much, of which the children take all.
+    /// An excess of this amount, where the children use everything.
     fn over(over: u64) -> Excess {
         Excess { used: over, over }
     }

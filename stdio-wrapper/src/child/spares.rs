@@ -1,4 +1,4 @@
-//! Children that wait for their first client, and whether these can be pinged.
+//! Children that wait for their first client, and whether they can be pinged.
 
 use std::collections::VecDeque;
 
@@ -19,13 +19,13 @@ struct Spare {
     is_pinged: bool,
 }
 
-/// What a ping does to the children of this command. A server might end at an unknown first message. Therefore one spare tries it
-/// out, and no client gets that spare before it has answered.
+/// Whether the children of this command support a ping. A server might end after an unknown first message.
+/// Therefore one spare is used to test this, and no client gets that spare before it has answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Pings {
     #[default]
     Untried,
-    /// The spare with this number tries it out.
+    /// The spare with this number is used for the test.
     Trying(u64),
     Work,
     Harm,
@@ -43,8 +43,8 @@ pub(super) enum Shown {
 pub(super) enum Wanted {
     /// For a session, whose first message will be `initialize`.
     Greeting,
-    /// For stateless requests. The first message must be one of the wrapper, because it tells a server that knows both eras which
-    /// of them is meant.
+    /// For stateless requests. The first message must come from the wrapper, because it tells a server that
+    /// supports both eras which of them is used.
     Untouched,
 }
 

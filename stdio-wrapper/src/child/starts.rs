@@ -1,7 +1,7 @@
-//! How many children are started at a time. A start is work for the processor: an interpreter that loads its libraries needs
-//! seconds of it. If all starts that are wanted ran at once, each would take as long as all of them together, and none would
-//! be done in time. So only some run at a time, and the others wait for their turn, which the principals get one after the
-//! other.
+//! Limits how many children are starting at the same time. A start needs processor time: an interpreter needs
+//! seconds to load its libraries. If all requested starts ran at once, each would take as long as all of them
+//! together, and none would finish in time. So only some run at a time, and the others wait. Turns alternate
+//! between the principals.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,26 +14,26 @@ use crate::metrics::Metrics;
 
 /// Maximum number of starts that wait for their turn.
 const MAX_WAITING: usize = 256;
-/// Divisor for the part of the waiting starts that one principal can have: a quarter.
+/// One principal can have this fraction of the waiting starts: a quarter.
 const WAITING_SHARE: usize = 4;
-/// Divisor for the part of the places that one principal can have: half. The starts of one principal might never end.
+/// One principal can have this fraction of the places: half. The starts of one principal might never finish.
 const PLACE_SHARE: usize = 2;
-/// Maximum time for which a start has its place. A child that has not answered by then might never do so.
+/// Maximum time for which a start keeps its place. A child that has not answered by then might never do so.
 const HOLD: Duration = Duration::from_secs(10);
-/// The same for a spare that nobody has sent anything, so that its first answer does not tell when it is ready.
+/// The same for a spare to which nothing was sent: it does not answer, so it is not known when it is ready.
 const SPARE_HOLD: Duration = Duration::from_secs(2);
-/// The name under which spares are counted. No principal has it.
+/// The name under which spares are counted. No principal has this name.
 pub(super) const SPARES: &str = "\0spares";
 /// Maximum time for which a start waits for its turn, and the part of `START_TIMEOUT` that it waits at most: two thirds.
 const MAX_PATIENCE: Duration = Duration::from_secs(30);
-/// Maximum time by which waiting and starting together take longer than `START_TIMEOUT`. With its default of 45 s, clients
-/// hear the reason within the 60 s for which those of the SDKs wait.
+/// Maximum time by which waiting and starting together take longer than `START_TIMEOUT`. With its default of 45 s,
+/// clients get an error with the reason within the 60 s for which clients of the SDKs wait.
 const OVERTIME: Duration = Duration::from_secs(12);
 
 /// Why a start did not get its turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Busy {
-    /// Too many wait already.
+    /// Too many starts are waiting already.
     #[error(
         "Too many MCP servers wait to be started, yours or those of all users. Try again in a moment. The operator can give this server more processors, or keep some servers ready (PREWARM)."
     )]
@@ -48,7 +48,7 @@ pub enum Busy {
     Stopping,
 }
 
-/// The starts that run and those that wait.
+/// The running and the waiting starts.
 #[derive(Debug)]
 pub(super) struct Starts {
     /// Maximum number of starts at a time.
@@ -61,11 +61,11 @@ pub(super) struct Starts {
 
 #[derive(Debug, Default)]
 struct State {
-    /// The number of starts that run.
+    /// The number of running starts.
     running: usize,
-    /// Oldest first.
+    /// The waiting starts, oldest first.
     waiting: VecDeque<Waiting>,
-    /// The principals that have a start here.
+    /// The principals that have a running or waiting start.
     owners: HashMap<Arc<str>, Owner>,
     /// The number of turns so far.
     turns: u64,
@@ -109,9 +109,9 @@ impl Drop for Place {
 /// The turn of one start.
 #[derive(Debug)]
 pub struct Turn {
-    /// The principal.
+    /// The principal for whom the child is started.
     owner: Arc<str>,
-    /// `None` for a child that runs already, and after [`Turn::leave`].
+    /// `None` for a child that is already running, and after [`Turn::leave`].
     place: Mutex<Option<Place>>,
     /// When the place is given to another start at the latest.
     until: Instant,
@@ -119,7 +119,7 @@ pub struct Turn {
 }
 
 impl Turn {
-    /// A turn to take a child that runs already.
+    /// A turn for taking a child that is already running.
     pub(super) fn without_start(owner: &str, start_timeout: Duration) -> Arc<Self> {
         Arc::new(Self {
             owner: Arc::from(owner),
@@ -129,7 +129,7 @@ impl Turn {
         })
     }
 
-    /// The principal.
+    /// The principal for whom the child is started.
     pub(super) fn owner(&self) -> &Arc<str> {
         &self.owner
     }
@@ -177,7 +177,7 @@ impl Starts {
         Ok(Arc::new(Turn { owner, place: Mutex::new(Some(place)), until: now + HOLD, start_timeout }))
     }
 
-    /// The turn of a spare, if nobody waits.
+    /// The turn of a spare, if no other start is waiting.
     pub(super) fn spare_turn(self: &Arc<Self>, is_pinged: bool) -> Option<Arc<Turn>> {
         if !self.state().waiting.is_empty() {
             return None;
@@ -192,7 +192,7 @@ impl Starts {
         self.state().waiting.len() >= self.max_waiting
     }
 
-    /// Gives nobody a turn any more, and tells those who wait.
+    /// Gives no more turns, and makes all waiting starts fail.
     pub(super) fn close(&self) {
         let waiting = {
             let mut state = self.state();
@@ -204,7 +204,7 @@ impl Starts {
         }
     }
 
-    /// A place, if one is free. Those who wait have none that they could take.
+    /// Returns a place if one is free. In that case, no waiting start could use it.
     fn place(self: &Arc<Self>, owner: &str) -> Option<Place> {
         let owner: Arc<str> = Arc::from(owner);
         let mut state = self.state();
@@ -250,13 +250,13 @@ impl Starts {
     /// Gives the free places to those who wait.
     fn grant(self: &Arc<Self>) {
         while let Some(Waiting { owner, place, .. }) = self.next() {
-            // Whoever does not wait any more drops the place, and the next one gets it.
+            // If this start no longer waits, it drops the place, and the next one gets it.
             let _ = place.send(Place { starts: Arc::clone(self), owner });
         }
     }
 
-    /// Takes the start whose turn it is from those that wait: one of the principal with the fewest starts that run, and of
-    /// these of the one whose last turn is the longest ago.
+    /// Removes and returns the waiting start whose turn it is: one of the principal with the fewest running
+    /// starts, and of these principals the one whose last turn is the longest ago.
     fn next(&self) -> Option<Waiting> {
         let mut state = self.state();
         let places = state.waiting.iter().enumerate().filter(|(_, one)| self.has_place(&state, &one.owner));
@@ -282,7 +282,7 @@ impl Starts {
     }
 }
 
-/// How many of `all` a principal can have. Callers that are not told apart can have all.
+/// How many of `all` a principal can have. If all callers are one principal, it can have all.
 fn share(owner: &str, all: usize, part: usize) -> usize {
     if owner.trim().is_empty() { all } else { (all / part).max(1) }
 }
@@ -309,7 +309,7 @@ impl State {
     }
 }
 
-/// A start that waits. Dropping it ends that.
+/// A waiting start. Dropping it removes it from the queue.
 struct Entry<'a> {
     starts: &'a Starts,
     number: u64,
@@ -340,7 +340,7 @@ mod tests {
         Arc::new(Starts { max_waiting, ..Arc::try_unwrap(starts).unwrap() })
     }
 
-    /// Asks for a turn; the task ends when it has come.
+    /// Waits for a turn in a task, which ends when the turn has come.
     async fn ask(
         starts: &Arc<Starts>,
         owner: &'static str,
@@ -367,7 +367,7 @@ mod tests {
         let bob = ask(&starts, "bob").await.await.unwrap().unwrap();
         let carol = ask(&starts, "carol").await.await.unwrap().unwrap();
         let dave = ask(&starts, "dave").await;
-        // One of hers ends: it is the turn of whoever has none.
+        // When one of her starts ends, the next turn is for a principal without a running start.
         let first = mallory.remove(0).await.unwrap().unwrap();
         drop(first);
         let dave = dave.await.unwrap().unwrap();
@@ -392,7 +392,7 @@ mod tests {
         drop(bob.await.unwrap().unwrap());
         drop(second.await.unwrap().unwrap());
         drop(third.await.unwrap().unwrap());
-        // Callers that are not told apart can have all places, in the order in which they come.
+        // If all callers are one principal, they can have all places, in the order in which they come.
         let _running = ask(&starts, "").await.await.unwrap().unwrap();
         let later = ask(&starts, "").await;
         assert!(!later.is_finished());

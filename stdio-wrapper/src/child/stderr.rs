@@ -1,5 +1,5 @@
-//! Reads the standard error of a child, and logs its lines. The rate and the length of what is logged have a limit; everything is
-//! read, so that the child never has to wait (attack 107).
+//! Reads the standard error of a child, and logs its lines. The rate and the length of logged lines are limited.
+//! Everything is read, so that the child never has to wait (attack 107).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ pub(super) async fn drain(
     let mut piece = [0_u8; 4096];
     loop {
         let read = tokio::select! {
-            // What can be read already was written before the answer.
+            // Text that can be read at this point was written before the answer.
             biased;
             read = stderr.read(&mut piece) => read,
             true = first_answer(&mut answered), if !log.has_answered => {

@@ -19,7 +19,7 @@ use super::pipes;
 /// Size of the pipe for the output of a child, in bytes. With the usual 64 KiB, the child and the wrapper would have to wait for
 /// each other many times during a large result.
 const PIPE_SIZE: usize = 1 << 20;
-/// Settings for the allocator of the supervisor: it has one arena, and gives back at once what it does not use.
+/// Settings for the allocator of the supervisor: it has one arena, and returns unused memory at once.
 const ALLOCATOR: (&str, &str) =
     ("_RJEM_MALLOC_CONF", "background_thread:false,narenas:1,tcache:false,dirty_decay_ms:0,muzzy_decay_ms:0");
 

@@ -22,10 +22,10 @@ use super::orders::{BECOME, Order, Orders, PROGRAM, Report};
 use super::pipes;
 use kin::Kin;
 
-/// What is added to the score of a child, which has at most 1000. When memory is short, the kernel ends the process with the
-/// highest score (`proc_pid_oom_score_adj(5)`).
+/// This number is added to the score of a child, which is at most 1000. When memory is short, the kernel ends the
+/// process with the highest score (`proc_pid_oom_score_adj(5)`).
 const FIRST_TO_GO: i32 = 500;
-/// Time after which processes that were killed and have not ended are looked at again.
+/// Time after which the supervisor checks again whether the processes that it has killed have ended.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Starts the child that the arguments name, and stays until no process of it is left. Standard input is the socket to the
@@ -40,7 +40,7 @@ pub fn supervise(arguments: impl Iterator<Item = String>) -> ExitCode {
     }
 }
 
-/// What a child is started with.
+/// Everything that is needed to start a child.
 struct Start {
     /// The program of the child and its arguments.
     arguments: Vec<String>,
@@ -85,8 +85,8 @@ impl OomScore {
         Some(Self { file: OpenOptions::new().write(true).open(path).ok()?, own })
     }
 
-    /// Sets the score. This only takes rights for a score below the one at the start. If it cannot be set, the child is started
-    /// without it.
+    /// Sets the score. This needs privileges only for a score below the initial one. If the score cannot be set,
+    /// the child is started without it.
     fn set(&mut self, score: i32) {
         let _ = self.file.write_all(score.min(1000).to_string().as_bytes());
     }
@@ -153,9 +153,9 @@ impl Events {
     async fn next(&mut self, wrapper: &mut OwnedReadHalf) -> Option<Order> {
         tokio::select! {
             _ = self.ended.recv() => None,
-            // The end of the wrapper is an order to kill.
+            // If the wrapper has ended, this counts as an order to kill.
             byte = wrapper.read_u8() => Some(byte.map_or(Order::Kill, Order::of)),
-            // A signal to all processes of a service is meant for the child, too.
+            // A signal that was sent to all processes of a service is also meant for the child.
             _ = self.terminate.recv() => Some(Order::Terminate),
             _ = self.interrupt.recv() => Some(Order::Terminate),
             _ = self.hang_up.recv() => Some(Order::Terminate),

@@ -1,5 +1,5 @@
-//! A `ping` to a spare. The protocol allows it before `initialize` (2025-11-25, lifecycle, "Initialization"). After an interpreter
-//! has read and answered one message, it is several times as fast with the next one.
+//! A `ping` to a spare. The protocol allows a ping before `initialize` (2025-11-25, lifecycle, "Initialization").
+//! After an interpreter has read and answered one message, it is several times as fast with the next one.
 
 use bytes::BytesMut;
 
@@ -27,7 +27,8 @@ pub(super) enum Pinged {
     Taken,
 }
 
-/// Takes the answer out of what the child has written so far. Everything else stays for the session that will use the child.
+/// Removes the answer from the output of the child so far. Everything else is kept for the session that will use
+/// the child.
 pub(super) fn take_answer(early: &mut BytesMut) -> Option<Pinged> {
     let mut start = 0;
     while let Some(length) = memchr::memchr(b'\n', early.get(start..)?) {

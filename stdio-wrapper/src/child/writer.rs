@@ -1,6 +1,6 @@
-//! The input of a child. Messages wait in a queue, which is limited in bytes, and one task writes them, several with one system
-//! call. While the thread of that task has time to spare, a caller writes its message itself, so that a child which waits for work
-//! gets it sooner. Under pressure, it is better to save system calls.
+//! The input of a child. Messages wait in a queue, which is limited in bytes, and one task writes them, several
+//! with one system call. While the thread of that task has time to spare, a caller writes its message itself, so
+//! that an idle child gets it sooner. If the thread is busy, it is better to save system calls.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -117,12 +117,13 @@ impl Shared {
                     self.budget.add_permits(cost as usize);
                     return Ok(());
                 }
-                // The task will give back the cost of the rest, so the difference is given back here.
+                // The task will return the cost of the rest to the budget, so only the difference is returned
+                // here.
                 Ok(count) => {
                     frame = frame.slice(count..);
                     self.budget.add_permits((cost - self.cost(frame.len())) as usize);
                 }
-                // The pipe is full or broken. The task will find out.
+                // The pipe is full or broken. The task will notice this.
                 Err(_) => {}
             }
         }
@@ -178,8 +179,8 @@ async fn write_all(shared: Arc<Shared>) {
     shared.budget.close();
 }
 
-/// Writes messages with as few calls as possible, from where they are. What was written is dropped, and its memory is free for
-/// others.
+/// Writes messages with as few system calls as possible and without copying them. Each message is dropped as soon
+/// as it is written, which frees its memory.
 async fn write_frames(stdin: &pipe::Sender, mut frames: VecDeque<Bytes>) -> io::Result<()> {
     while !frames.is_empty() {
         let written = {
@@ -211,7 +212,7 @@ mod tests {
 
     use super::*;
 
-    /// A text that is counted for as long as it is there.
+    /// A text whose memory is counted until it is dropped.
     struct Counted(Vec<u8>, #[expect(dead_code, reason = "it is only counted")] Arc<()>);
 
     impl AsRef<[u8]> for Counted {

@@ -1,4 +1,4 @@
-//! Ends children that take so much of the container that others have nothing.
+//! Ends children that use so much of the container that others cannot be started or continue.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,7 +14,8 @@ use crate::child::keepers::{EXIT_PATIENCE, FEW, Gone, Newcomer};
 use crate::child::relief::{self, Held};
 use crate::child::stderr::{Pass, RateLimit};
 
-/// Time between two looks at whether the container is short of something. A child can take hundreds of MiB in a second.
+/// Time between two checks of whether memory or processes are short. A child can allocate hundreds of MiB in a
+/// second.
 const GUARD: Duration = Duration::from_millis(100);
 /// Maximum number of children per second whose end is logged.
 const RELIEF_RATE: u32 = 5;
@@ -22,9 +23,9 @@ const RELIEF_RATE: u32 = 5;
 /// The children that were ended because they were large.
 #[derive(Debug)]
 pub(super) struct Relief {
-    /// Those that are not gone yet. What they take comes back in a moment.
+    /// The children that have not ended yet. What they use will be free in a moment.
     ending: Mutex<HashSet<u64>>,
-    /// Notified whenever one of them is gone.
+    /// Notified whenever one of them has ended.
     ended: Notify,
     log: Mutex<RateLimit>,
 }
@@ -35,7 +36,7 @@ impl Relief {
         Self { ending: Mutex::default(), ended: Notify::new(), log }
     }
 
-    /// Waits until one is gone, if any is ending. Returns whether one is.
+    /// If such a child is ending, waits until one has ended. Returns whether it has waited.
     pub(super) async fn one_has_ended(&self) -> bool {
         let mut gone = std::pin::pin!(self.ended.notified());
         gone.as_mut().enable();
@@ -54,13 +55,13 @@ impl Relief {
 }
 
 impl Launcher {
-    /// Ends children while the container is short of memory or of processes, forever.
+    /// Ends children while memory or processes are short, as long as the wrapper runs.
     pub async fn guard(self: Arc<Self>) {
         while self.spec.capacity.is_limited() {
             tokio::time::sleep(GUARD).await;
             for short in Measure::ALL {
                 if let Some(excess) = self.spec.capacity.excess(short) {
-                    // Nobody new is let in.
+                    // Measures now, so that no new child is admitted.
                     self.look();
                     self.relieve(short, excess);
                 }
@@ -83,12 +84,12 @@ impl Launcher {
                     "the processes of the container are nearly used up, so the largest server of the user whose servers take most was ended"
                 }
             };
-            // Nobody waits for it.
+            // Nothing waits for its end.
             let _ = self.end_large(&large, &usage, short, why);
         }
     }
 
-    /// Ends a child that takes more than a share, for somebody who has nothing.
+    /// Ends a child of a user who has more than a fair share, for a user who has no child.
     pub(super) fn end_too_large(self: &Arc<Self>, newcomer: Newcomer<'_>) -> Option<Gone> {
         let (large, short, usage) = self.too_large(newcomer)?;
         let why = match short {
@@ -102,9 +103,9 @@ impl Launcher {
         self.end_large(&large, &usage, short, why)
     }
 
-    /// A child that takes so much that somebody who has nothing finds no room.
+    /// Finds a child whose user has more than a fair share, if there is no room for a user who has no child.
     pub(super) fn too_large(&self, newcomer: Newcomer<'_>) -> Option<(Held, Measure, HashMap<u64, Usage>)> {
-        // All children are looked at only if this can lead to something.
+        // All children are measured only if this could have a result.
         self.spec.capacity.share(1, FEW).filter(|_| newcomer.has == 0)?;
         let (all, usage) = self.not_ending();
         let (short, share) = self.spec.capacity.share(relief::users(&all, newcomer), FEW)?;
@@ -129,7 +130,7 @@ impl Launcher {
         let gone = self.keepers.end_large(large.child, short)?;
         self.relief.ending().insert(large.child);
         let (launcher, child) = (Arc::clone(self), large.child);
-        // Whoever waits for it goes on when what it took is known to be free.
+        // Its waiter continues only when the freed resources have been measured.
         let freed = self.runtime.spawn(async move {
             gone.await;
             launcher.relief.ending().remove(&child);

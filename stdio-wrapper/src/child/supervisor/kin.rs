@@ -97,8 +97,9 @@ impl Kin {
     }
 }
 
-/// Stops all processes below the supervisor, takes their right to fork, and kills them. Processes that all fork all the time are
-/// faster than somebody who kills one generation after the other, and each one that is killed makes room for another one.
+/// Stops all processes below the supervisor, makes them unable to fork, and kills them. Processes that fork all
+/// the time are faster than killing one generation after the other, and each killed process makes room for another
+/// one.
 fn stop_forks() {
     let mut stopped = HashSet::new();
     for _ in 0..STOPS {
@@ -110,7 +111,8 @@ fn stop_forks() {
         for process in fresh {
             // It might have ended already.
             let _ = pidfd_send_signal(process.handle.as_fd(), Signal::STOP);
-            // Its children have this limit, too. It does not bind root, who is only stopped.
+            // Its children inherit this limit. The limit does not apply to processes of root, which are only
+            // stopped.
             let none = Rlimit { current: Some(0), maximum: Some(0) };
             let _ = prlimit(Some(process.pid), Resource::Nproc, none);
             stopped.insert(process.pid);
