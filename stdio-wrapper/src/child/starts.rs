@@ -14,9 +14,10 @@ use crate::metrics::Metrics;
 
 /// Maximum number of starts that wait for their turn.
 const MAX_WAITING: usize = 256;
-/// One principal can have this fraction of the waiting starts: a quarter.
+/// Divisor for the maximum share of the waiting starts for one principal: a quarter.
 const WAITING_SHARE: usize = 4;
-/// One principal can have this fraction of the places: half. The starts of one principal might never finish.
+/// Divisor for the maximum share of the places for one principal: half. The starts of one principal might never
+/// finish.
 const PLACE_SHARE: usize = 2;
 /// Maximum time for which a start keeps its place. A child that has not answered by then might never do so.
 const HOLD: Duration = Duration::from_secs(10);

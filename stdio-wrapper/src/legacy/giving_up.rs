@@ -1,17 +1,17 @@
-//! Which session is given up for another one.
+//! Decides which session is ended to make room for another one.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::child::{EndReason, FEW, Newcomer};
 
-/// A session of a user who has many goes first if no message came for this time.
+/// Of the sessions of a user who has many, one without a message for this time is ended first.
 const QUIET: Duration = Duration::from_secs(5);
 
-/// What is known of the use of a session.
+/// How a session is used.
 #[derive(Debug, Clone)]
 pub(super) struct Use {
-    /// The user.
+    /// The user who has opened the session.
     pub(super) user: String,
     /// How long nobody has used it. `None` while it is in use.
     pub(super) unused: Option<Duration>,
@@ -19,7 +19,7 @@ pub(super) struct Use {
     pub(super) running: usize,
     /// The time since the last message.
     pub(super) last: Duration,
-    /// Whether its end would make the room that is needed.
+    /// Whether ending it would make the needed room.
     pub(super) makes_room: bool,
 }
 
@@ -44,12 +44,12 @@ fn unused(all: &[Use], newcomer: Newcomer<'_>) -> Option<usize> {
         .map(|(_, index, _)| index)
 }
 
-/// A session of the user with most sessions, if that user has more than [`FEW`] and would still have as many as the
-/// newcomer. It is one that is quiet. For a newcomer without any it can be one in use, the least busy: otherwise a few
-/// users could keep everybody else out with sessions that do nothing but send a ping now and then.
+/// A session of the user with the most sessions, if that user has more than [`FEW`] and keeps at least as many as
+/// the newcomer. The session must be quiet, except if the newcomer has none: then it is the least busy one.
+/// Otherwise a few users could keep everybody else out with sessions that only send a ping now and then.
 fn too_many(all: &[Use], newcomer: Newcomer<'_>) -> Option<usize> {
     let counts = counts(all);
-    // Callers that are not told apart are all one user.
+    // Callers without an identity are all one user.
     let known = counts.iter().filter(|(user, _)| !user.trim().is_empty());
     let (_, most) = known.clone().max_by_key(|(_, count)| **count)?;
     if *most <= FEW.max(newcomer.has + 1) {

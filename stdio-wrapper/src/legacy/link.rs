@@ -100,7 +100,7 @@ impl State {
         Some(pending)
     }
 
-    /// Removes and returns the requests that are over, oldest first.
+    /// Removes and returns the requests for which this is true, oldest first.
     fn abandon(&mut self, is_over: impl Fn(&Pending) -> bool) -> Vec<Pending> {
         let over = self.pending.iter().filter(|(_, pending)| is_over(pending));
         let places: Vec<u64> = over.map(|(place, _)| *place).collect();
@@ -117,7 +117,7 @@ impl Pending {
         std::str::from_utf8(&self.id).is_ok_and(|own| same_id(own, id))
     }
 
-    /// Whether the request takes so long because of its client and not because of the child.
+    /// Whether the client and not the child is the reason why the request takes so long.
     fn is_excused(&self, now: Instant) -> bool {
         self.session.excuses(self.started, self.timeout, now)
     }
@@ -138,7 +138,7 @@ impl Pending {
     }
 }
 
-/// What a message of the child without an id can be about.
+/// The messages that a message of the child without an id can refer to.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum About {
     /// A request.
@@ -248,8 +248,8 @@ impl Link {
             Ok(Ok(())) if self.dead.get().is_none() => {}
             Ok(Ok(())) => self.fail_one(number, &self.death()),
             Ok(Err(_)) => {
-                // The child has closed its input. If it has ended, that is the better reason, and is known in
-                // a moment.
+                // The child has closed its input. If it has ended, that gives a better error message, and is known
+                // in a moment.
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 self.fail_one(number, &self.death());
             }
@@ -335,7 +335,7 @@ impl Link {
         state.numbers.place(number).is_some_and(|place| state.pending.contains_key(&place))
     }
 
-    /// Whether an answer is also searched behind other text on a line of the child.
+    /// Whether an answer can also follow other text on a line of the child.
     pub(super) fn accepts_prefixed(&self) -> bool {
         let is_sole = || !self.is_common.load(Ordering::Relaxed) && self.state().pending.len() == 1;
         !self.has_answered() || is_sole()
@@ -373,8 +373,8 @@ impl Link {
         state.retired.get(&place).cloned().map(|token| Progress { stream: None, token })
     }
 
-    /// The newest stream of a waiting request for which `is_good` is true. Messages that name no request most
-    /// likely belong to the newest request.
+    /// The stream of the newest waiting request for which `is_good` is true. A message that names no request most
+    /// likely belongs to the newest request.
     pub(super) fn newest_stream(&self, is_good: impl Fn(&Arc<Stream>) -> bool) -> Option<Arc<Stream>> {
         self.state()
             .pending
@@ -430,7 +430,7 @@ impl Link {
         lost_initialize
     }
 
-    /// Records that the child has ended, and fails every waiting request. The first reason counts.
+    /// Records that the child has ended, and fails every waiting request. Only the first reason is kept.
     pub(super) fn died(&self, reason: String) {
         // The first reason is the most accurate one.
         let _ = self.dead.set(reason);

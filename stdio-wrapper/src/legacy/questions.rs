@@ -11,7 +11,7 @@ use crate::stream::Stream;
 
 /// Maximum number of requests of a child that wait for the client at the same time.
 const MAX_QUESTIONS: usize = 1024;
-/// The answer to a question that cannot be put to the client.
+/// The error for a question that cannot be sent to the client.
 pub const TOO_MANY_QUESTIONS: &str =
     "Too many questions wait for this client. It has to answer some of them before it can be asked more.";
 /// Requests for which the child waits for a user or a client before it can continue with a call.
@@ -91,7 +91,7 @@ impl Questions {
         Some(self.remove(found, now))
     }
 
-    /// Whether a question waits that the child would take a message with this id for the answer to.
+    /// Whether the child would take a message with this id for the answer to a waiting question.
     pub(super) fn has(&self, id: &str) -> bool {
         self.waiting.iter().any(|question| same_id(&question.id, id) || bare(&question.id) == bare(id))
     }
@@ -171,7 +171,7 @@ mod tests {
         let budget = crate::budget::Budget::new(4 << 20, 1);
         let (ana, bob) = (budget.reservation("ana\none"), budget.reservation("bob\none"));
         let (stream, now) = (Stream::endless(0, 100, Reservation::unlimited()), Instant::now());
-        // Ana has a quarter, for all of her sessions.
+        // Ana can use a quarter of the memory, for all of her sessions together.
         let mut all: Vec<Questions> = (0..4).map(|_| Questions::default()).collect();
         let mut put = |of: usize, reservation: &Reservation| {
             (0..MAX_QUESTIONS)

@@ -26,8 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// some soon.
 const PAYMENT_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Time in which a good answer can still follow one that cannot be used. Some servers print what they send
-/// before they send it, over several lines or truncated.
+/// Time in which a valid answer can still follow one that cannot be used. Some servers print a message before they
+/// send it, over several lines or truncated.
 const DOUBT: Duration = Duration::from_millis(200);
 
 /// Passes on the frames of one child.
@@ -65,7 +65,7 @@ impl Routes {
             Some(Line::Doubtful { line, found, why }) => match found {
                 Salvaged::Messages(messages) => {
                     self.link.log.line(&line, &why, "a line of the child was put right");
-                    // The messages are copies, which take its memory over.
+                    // The messages are copies, to which the memory of the line now belongs.
                     drop(line);
                     for text in messages {
                         let text = without_lone_surrogates(text);
@@ -86,8 +86,8 @@ impl Routes {
         }
     }
 
-    /// Reads a line. A large one is read by other threads, because that takes long enough to hold up the children of
-    /// others.
+    /// Parses a line. Other threads parse large lines, because this takes long enough to delay the children of
+    /// other users.
     async fn read(&mut self, line: Bytes, accepts_prefixed: bool) -> Option<Line> {
         if line.len() < LARGE {
             return Some(self.salvage.line(line, accepts_prefixed));
@@ -152,8 +152,8 @@ fn oversized(link: &Arc<Link>, outline: Outline, length: usize, limit: usize) {
     }
 }
 
-/// Fails the request that an unusable message answers, or tells the child that its own request is not passed
-/// on.
+/// If an unusable message is an answer, fails its request. If it is a request, tells the child that it is not
+/// passed on.
 fn unreadable(link: &Arc<Link>, message: Unreadable, why: &str) {
     match message {
         Unreadable::Response(id) => {
@@ -182,7 +182,7 @@ fn unreadable(link: &Arc<Link>, message: Unreadable, why: &str) {
     }
 }
 
-/// Fails a request whose answer cannot be used, unless a good one follows.
+/// Fails a request whose answer cannot be used, unless a valid one follows.
 fn doubt(link: &Arc<Link>, number: u64, why: &str) {
     let (link, why) = (Arc::clone(link), format!("The MCP server's answer cannot be used. {why}"));
     tokio::spawn(async move {
@@ -193,7 +193,7 @@ fn doubt(link: &Arc<Link>, number: u64, why: &str) {
     });
 }
 
-/// Whether an answer to a request with this id would be taken for the answer to a question.
+/// Whether the child would take an answer to a request with this id for the answer to a question.
 fn asks(session: &Session, id: &[u8]) -> bool {
     std::str::from_utf8(id).is_ok_and(|id| session.is_asked(id))
 }
@@ -239,8 +239,8 @@ fn no_memory(link: &Link, message: &Message<'_>) {
     }
 }
 
-/// Handles an error without an id: the child could not even read the id of what it got. It is about a certain
-/// request only if the child cannot be busy with anything else.
+/// Handles an error without an id, which means that the child could not even read the id of a message. It is
+/// assigned to a request only if the child cannot be busy with anything else.
 fn nameless_error(link: &Link, message: &Message<'_>) {
     let sole = if is_about_a_request(message) { link.sole(About::Anything) } else { None };
     let Some(pending) = sole.and_then(|number| link.take(number)) else {
@@ -288,7 +288,7 @@ async fn answer(
     let version = greeting.and_then(|(_, version)| version);
     if is_initialize {
         link.set_answered();
-        // The response has the session's id only if the session has a revision by then.
+        // The response contains the session's id only if the session has a revision by now.
         if version.is_some() {
             session.initialized(version);
         }
@@ -302,7 +302,7 @@ async fn answer(
         Audience::Session(_) => {
             (reservation.unwrap_or_else(|| session.reservation().sibling()), PAYMENT_PATIENCE)
         }
-        // The line was read in memory of the child.
+        // The memory of the line belongs to the child.
         Audience::Nobody => (session.reservation().sibling(), Duration::ZERO),
     };
     match reservation.count_within(data, patience).await {
@@ -314,8 +314,8 @@ async fn answer(
     }
 }
 
-/// Ends a session whose `initialize` failed. The client must have its answer before, because a stream that is
-/// closed accepts nothing more.
+/// Ends a session whose `initialize` failed. The client must get its answer first, because a closed stream accepts
+/// nothing more.
 fn not_initialized(session: &Session, stream: &Stream) {
     session.initialized(None);
     stream.wake();
@@ -343,7 +343,7 @@ async fn progress(link: &Arc<Link>, message: &Message<'_>) {
 /// Passes on a request of the child itself: sampling, elicitation, roots or ping.
 async fn request(link: &Arc<Link>, message: &Message<'_>, method: &str, id: &Span) {
     let (span, id) = (id, message.at(id));
-    // Clients silently drop what the schema forbids.
+    // Clients silently drop messages that the schema forbids.
     if let Err(error) = peek_call(message) {
         return unreadable(link, Unreadable::Request(id.into()), &error.to_string());
     }
@@ -381,7 +381,8 @@ fn answer_for_nobody(link: &Link, method: &str, id: &str) {
     link.say(&String::from_utf8_lossy(&error_message(Some(id.as_bytes()), Code::MethodNotFound, why)));
 }
 
-/// The child withdraws a request of its own. The cancellation is sent on the stream of that request.
+/// Called when the child withdraws one of its own requests. The cancellation is sent on the stream of that
+/// request.
 async fn cancelled(link: &Arc<Link>, message: &Message<'_>) {
     let id = peek_cancelled(message).ok().flatten();
     let (Some(span), Some(session)) = (id, owner(link)) else {
@@ -395,8 +396,8 @@ async fn cancelled(link: &Arc<Link>, message: &Message<'_>) {
     push(link, &stream, || rewrite(message.text.as_bytes(), &mut [patch])).await;
 }
 
-/// Log messages and the like belong to a request in progress. Changes of lists and resources belong to no
-/// request.
+/// Passes on a notification. Changes of lists and resources belong to no request; all other notifications, such as
+/// log messages, belong to a request in progress.
 async fn notification(link: &Arc<Link>, message: &Message<'_>, method: &str) {
     let Some(session) = owner(link) else {
         return drop_message(link, "a notification of a shared child");
@@ -410,8 +411,8 @@ async fn notification(link: &Arc<Link>, message: &Message<'_>, method: &str) {
     push(link, &stream, || rewrite(message.text.as_bytes(), &mut [])).await;
 }
 
-/// Sends a message on a stream. The message is made when it can be sent, so that it does not wait beside the
-/// line that it is made of. Returns false if there is no memory for it, and it was left out.
+/// Sends a message on a stream. The message is made only when it can be sent, so that it is not in memory together
+/// with its line for longer than necessary. Returns false if it was dropped because there was no memory for it.
 async fn push(link: &Link, stream: &Arc<Stream>, make: impl FnOnce() -> Bytes) -> bool {
     wait_for_reader(link, stream).await;
     let is_taken = stream.tell(make().into());

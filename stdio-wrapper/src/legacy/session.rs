@@ -1,4 +1,4 @@
-//! One client's session: its streams, its child, and the requests that it sends.
+//! The session of one client: its streams, its child, and its requests.
 
 mod replies;
 
@@ -70,7 +70,7 @@ pub(super) struct SessionLimits {
     pub(super) input_timeout: Duration,
 }
 
-/// What answers the requests of a session.
+/// The server that answers the requests of a session.
 #[derive(Debug)]
 pub(super) enum Backend {
     /// A child of the session's own.
@@ -161,7 +161,7 @@ impl Session {
         self.filled.get() == Some(values)
     }
 
-    /// Sets what answers the requests. Only the first call has an effect.
+    /// Sets the server that answers the requests. Only the first call has an effect.
     pub(super) fn attach(&self, behind: Backend) {
         // A session is attached once, right after it was made.
         let _ = self.behind.set(behind);
@@ -346,7 +346,7 @@ impl Session {
         if matches!(self.behind.get(), Some(Backend::Own(_))) {
             let digits = number.to_string();
             let patch = Patch { span, with: digits.as_bytes() };
-            // If the child does not read, it does not learn of it. The request is given up all the same.
+            // If the child does not read, it does not get the cancellation. The request is given up in any case.
             let _ = link.pass(self, message, &mut [patch]).await;
         } else {
             link.say(&cancelled(number, "cancelled by the client"));
@@ -433,10 +433,10 @@ impl Session {
         now.saturating_duration_since(last)
     }
 
-    /// How the session is used, to decide whether it is given up for another one. It also works for a session that
-    /// only the translation uses. An open GET stream is no running request.
+    /// Returns how the session is used, which decides whether it can be ended for another one. This also works for
+    /// a session that only the translation uses. An open GET stream does not count as a running request.
     pub(super) fn usage(&self, now: Instant, makes_room: bool) -> Use {
-        // The translation counts each use once more.
+        // Each use by the translation is also counted here.
         let running = self.in_flight.load(Ordering::Relaxed).max(self.users.load(Ordering::Acquire));
         let last = self.since_last_use(now);
         let is_translated = self.is_translated.load(Ordering::Acquire);
@@ -472,7 +472,7 @@ impl Session {
         self.end_with(why, "The session has ended.");
     }
 
-    /// The same. `why` is logged, and waiting requests are told `message`.
+    /// Ends the session. `why` is logged, and waiting requests fail with `message`.
     pub(super) fn end_with(&self, why: &str, message: &str) {
         if self.is_ended.swap(true, Ordering::AcqRel) {
             return;

@@ -1,4 +1,4 @@
-//! All sessions: opens them within the limits, finds them, ends them, and removes those that nobody uses.
+//! Opens sessions within the limits, finds them, ends them, and removes unused ones.
 
 mod making_room;
 
@@ -29,14 +29,15 @@ use crate::places::{Place, Places};
 const SHARDS: usize = 64;
 /// Time between two rounds of removing sessions.
 const ROUND: Duration = Duration::from_millis(250);
-/// Maximum number of sessions that are given up for one that is opened: one because of its owner's limit, and
-/// one because of the limit of all.
+/// Maximum number of sessions that are ended to open one: one because of the limit of its owner, and one because
+/// of the limit for all.
 const MAX_GIVEN_UP: usize = 2;
-/// Divisor for the part of all sessions that one user can have if there is no setting: half. Clients that do
-/// not end their sessions, one for each window, need several.
+/// Divisor for the maximum share of all sessions for one user, if there is no setting: half. Some clients need
+/// several sessions, one for each window, and do not end them.
 const SHARE: usize = 2;
 
-/// Maximum number of refused sessions that are logged per second, and of those that are ended while they are in use.
+/// Maximum number of log lines per second about refused sessions, and about sessions that are ended while they are
+/// in use.
 const REFUSAL_RATE: u32 = 5;
 
 /// Limits and times of sessions.
@@ -44,8 +45,7 @@ const REFUSAL_RATE: u32 = 5;
 pub struct Settings {
     /// Maximum number of sessions.
     pub max_sessions: usize,
-    /// Maximum number of sessions of one principal. `None` means a share of the sessions for which there is
-    /// room.
+    /// Maximum number of sessions of one principal. `None` means a share of all sessions that fit.
     pub max_per_owner: Option<usize>,
     /// Maximum number of requests that a session has in progress.
     pub max_in_flight: usize,
@@ -63,7 +63,7 @@ pub struct Settings {
     pub max_line: usize,
     /// Whether all sessions share one child.
     pub shared: bool,
-    /// The memory of what waits between clients and children.
+    /// The memory for messages that wait between clients and children.
     pub memory: Memory,
     /// The threads for large lines of children.
     pub offload: Arc<Offload>,
@@ -82,7 +82,7 @@ pub enum OpenError {
         "You have too many open sessions: one caller can have {0}. End one of them, or try again later. The operator can raise MAX_SESSIONS_PER_PRINCIPAL."
     )]
     OwnerFull(usize),
-    /// The next place is for somebody else.
+    /// The next free place is reserved for another user.
     #[error(
         "This server has no free session: the next one is for a user who has none. Try again later. Its operator can raise MAX_SESSIONS."
     )]
@@ -111,7 +111,7 @@ impl OpenError {
 /// Some of the sessions, by id.
 type Shard = RwLock<HashMap<String, (Arc<Session>, Arc<Place>)>>;
 
-/// Where the child of a new session comes from.
+/// The origin of the child of a new session.
 enum Source {
     /// It is started for the session, or is a spare.
     Own(Arc<Turn>),
@@ -119,7 +119,7 @@ enum Source {
     Shared(Arc<SharedChildren>),
 }
 
-/// Gives a session what answers for it.
+/// Connects a session to the server that answers its requests.
 type Backing<'a> = dyn Fn(&Arc<Session>, &Arc<Place>) -> Result<Backend, StartError> + 'a;
 
 /// All sessions.
@@ -132,14 +132,15 @@ pub struct Sessions {
     random: Random,
     hasher: RandomState,
     shards: Vec<Shard>,
-    /// A session counts until nothing of its child is left, so that nobody fills a container with children that
-    /// are slow to end.
+    /// A session counts until no process of its child is left, so that nobody can fill the container with children
+    /// that are slow to end.
     places: Arc<Places>,
-    /// The number of users without a session for whom one of somebody else is ending. Others get no session then,
-    /// or they could take the place of the one that ends.
+    /// The number of users without a session for whom a session of another user is ending. Nobody else gets a
+    /// session in that time, because they could take the place of the one that ends.
     claims: AtomicUsize,
     refusals: Mutex<RateLimit>,
-    /// Sessions in use that are ended for others. They are logged although somebody causes refusals without end.
+    /// Limits the log lines about sessions that are ended while in use. This limit is separate, so that a flood of
+    /// refusals does not suppress these lines.
     endings: Mutex<RateLimit>,
     is_stopping: AtomicBool,
 }
@@ -181,8 +182,8 @@ impl Sessions {
         sessions
     }
 
-    /// Opens a session with a child. The caller then sends `initialize` on it. If there is no room, the
-    /// session or the stateless child that has been unused for the longest time is given up.
+    /// Opens a session with a child. The caller then sends `initialize` on it. If there is no room, ends the
+    /// session or the stateless child that has been unused for the longest time.
     pub async fn open(
         &self,
         owner: &str,
@@ -201,7 +202,7 @@ impl Sessions {
         let attempt = || self.try_open(owner, is_sse, start_timeout, behind);
         let mut opened = attempt();
         let until = Instant::now() + EXIT_PATIENCE;
-        // Whoever has just ended a session gets its place, as soon as its child has ended.
+        // A user who has just ended a session gets its place as soon as its child has ended.
         while opened.as_ref().is_err_and(OpenError::is_ceiling) && self.one_has_ended(owner, until).await {
             opened = attempt();
         }
@@ -219,7 +220,7 @@ impl Sessions {
         self.noted(opened)
     }
 
-    /// Waits until a child can be started for a session of this owner, if it gets one of its own.
+    /// Waits until a child can be started for a session of this owner, if the session needs a child of its own.
     async fn source(&self, owner: &str) -> Result<Source, OpenError> {
         if self.is_stopping() {
             return Err(OpenError::Stopping);
@@ -341,9 +342,9 @@ impl Sessions {
         &self.settings.memory.answers
     }
 
-    /// Finds the session with this id, if `may_use` accepts its owner. A session of anybody else is treated
-    /// as if it did not exist (attack 108). If the command would now be another one for the caller, the session
-    /// ends, and the client has to open another one (attack 103).
+    /// Finds the session with this id, if `may_use` accepts its owner. A session of anybody else is treated as if
+    /// it did not exist (attack 108). If the caller's command has changed since then, the session ends, and the
+    /// client has to open another one (attack 103).
     pub fn find(
         &self,
         id: &str,
@@ -368,7 +369,7 @@ impl Sessions {
         self.remove(session);
     }
 
-    /// Why no new session can be opened now, not even in place of an unused one.
+    /// Why no new session can be opened now, not even by ending an unused one.
     pub fn why_not_ready(&self) -> Option<&'static str> {
         if self.is_stopping() {
             Some("the wrapper is stopping")
@@ -395,7 +396,7 @@ impl Sessions {
         self.is_stopping.load(Ordering::Relaxed)
     }
 
-    /// Removes unused sessions, forever.
+    /// Removes unused sessions, as long as the wrapper runs.
     pub async fn run(self: Arc<Self>) {
         loop {
             tokio::time::sleep(ROUND).await;
@@ -476,7 +477,7 @@ impl Sessions {
         all
     }
 
-    /// Whether something that clients can cause without end can be logged once more.
+    /// Whether another line can be logged about an event that clients can cause any number of times.
     fn may_log(of: &Mutex<RateLimit>) -> bool {
         of.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now()) != Pass::No
     }

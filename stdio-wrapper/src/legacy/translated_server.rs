@@ -1,5 +1,4 @@
-//! A session whose server has no sessions itself. The translation implements it; this module only knows its
-//! interface.
+//! The interface of a server without sessions, as a session sees it. The translation implements it.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -51,8 +50,8 @@ impl Drop for Busy {
 }
 
 impl Session {
-    /// Puts a question to the client, on the stream of the request that it belongs to. Returns false if too
-    /// many questions are waiting already, or if there is no memory for it.
+    /// Sends a question to the client, on the stream of the request that it belongs to. Returns false if too many
+    /// questions are waiting already, or if there is no memory for it.
     pub fn put(&self, id: &str, method: &str, text: bytes::Bytes, stream: &Arc<Stream>) -> bool {
         let is_noted = self.expect_answer(id, method, stream).is_some();
         is_noted && stream.tell(text.into())

@@ -1,5 +1,5 @@
-//! Checks a request of the stateless revision, in the order in which faults count (2026-07-28, "Streamable
-//! HTTP", "Versioning"). This module is pure.
+//! Checks a request of the stateless revision for faults, in the order that the specification gives (2026-07-28,
+//! "Streamable HTTP", "Versioning"). This module is pure.
 
 use std::borrow::Cow;
 
@@ -11,8 +11,8 @@ use crate::protocol::{Code, Kind, Malformed, Message, Span, object, progress_tok
 const REMOVED: [&str; 5] =
     ["initialize", "ping", "logging/setLevel", "resources/subscribe", "resources/unsubscribe"];
 
-/// Maximum size of a client's capabilities, in bytes. Those of known clients have some hundred bytes. What depends
-/// on them is kept with them.
+/// Maximum size of a client's capabilities, in bytes. Those of known clients have some hundred bytes. They are
+/// kept together with everything that depends on them.
 pub const MAX_CAPABILITIES: usize = 16 << 10;
 /// Maximum length of the name of a tool, prompt, resource or task, in bytes of JSON text.
 const MAX_NAME: usize = 8 << 10;
@@ -20,9 +20,9 @@ const MAX_NAME: usize = 8 << 10;
 /// Which rules apply to a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Era {
-    /// Those of the stateless revision, with metadata in each request.
+    /// The rules of the stateless revision, with metadata in each request.
     Modern,
-    /// Those of the revisions with a handshake and a session.
+    /// The rules of the revisions with a handshake and a session.
     Legacy,
 }
 

@@ -20,8 +20,8 @@ use crate::protocol::{
 };
 use crate::stream::Stream;
 
-/// Time in which a good answer can still follow one that cannot be used. Some servers print what they send
-/// before they send it, over several lines or truncated.
+/// Time in which a valid answer can still follow one that cannot be used. Some servers print a message before they
+/// send it, over several lines or truncated.
 const DOUBT: Duration = Duration::from_millis(200);
 
 /// Passes on the frames of one child.
@@ -78,8 +78,8 @@ impl Routes {
         }
     }
 
-    /// Reads a line. A large one is read by other threads, because that takes long enough to hold up the children of
-    /// others.
+    /// Parses a line. Other threads parse large lines, because this takes long enough to delay the children of
+    /// other users.
     async fn read(&mut self, line: Bytes, accepts_prefixed: bool) -> Option<Line> {
         if line.len() < LARGE {
             return Some(self.salvage.line(line, accepts_prefixed));
@@ -130,7 +130,7 @@ fn oversized(link: &Arc<Link>, outline: Outline, length: usize, limit: usize) {
     }
 }
 
-/// Fails the request that an unusable message answers, or refuses the child's own request.
+/// If an unusable message is an answer, fails its request. If it is a request of the child, refuses it.
 fn unreadable(link: &Arc<Link>, message: Unreadable, why: &str) {
     match message {
         Unreadable::Response(id) => {
@@ -138,7 +138,7 @@ fn unreadable(link: &Arc<Link>, message: Unreadable, why: &str) {
                 doubt(link, number, why);
             }
         }
-        // The message was logged already.
+        // This needs no action, because the message was already logged.
         Unreadable::NamelessResponse => {
             if let Some(number) = link.probe() {
                 doubt(link, number, why);
@@ -148,7 +148,7 @@ fn unreadable(link: &Arc<Link>, message: Unreadable, why: &str) {
     }
 }
 
-/// Fails a request whose answer cannot be used, unless a good one follows.
+/// Fails a request whose answer cannot be used, unless a valid one follows.
 fn doubt(link: &Arc<Link>, number: u64, why: &str) {
     let (link, why) = (Arc::clone(link), format!("The MCP server's answer cannot be used. {why}"));
     tokio::spawn(async move {
@@ -193,8 +193,8 @@ fn dispatch(link: &Arc<Link>, text: &Bytes, message: &Message<'_>) {
     }
 }
 
-/// Handles an error without an id: the child could not even read the id of what it got. It is about a certain
-/// request only if the child got nothing else.
+/// Handles an error without an id, which means that the child could not even read the id of a message. It is
+/// assigned to a request only if the child got no other message.
 fn nameless_error(link: &Link, message: &Message<'_>) {
     let Some(pending) = link.probe().and_then(|number| link.take(number)) else {
         let (text, why) = (message.text.as_bytes(), "it is unknown which message it is about");
@@ -263,8 +263,8 @@ fn progress(link: &Arc<Link>, message: &Message<'_>) {
     }
 }
 
-/// The child ends a subscription. On stdio it can only do so by a cancellation; over HTTP the client gets the
-/// completion instead.
+/// Called when the child ends a subscription. On stdio, it can only do this with a cancellation; over HTTP, the
+/// client gets the completion instead.
 fn cancelled(link: &Arc<Link>, message: &Message<'_>) {
     let id = peek_cancelled(message).ok().flatten();
     let ours = id.and_then(|id| own_number(message.at(&id).as_bytes()));

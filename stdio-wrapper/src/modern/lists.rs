@@ -1,9 +1,9 @@
 //! Caches results of list requests, if the child's `ttlMs` and `cacheScope` allow it (2026-07-28, "Caching").
 //!
-//! A cached result is given only if nobody can tell the difference: to a request with exactly the same method
-//! and params, including `_meta`; to the principal that asked, unless the child says that the result is the
-//! same for all; while it is fresh, with the rest of that time as its new `ttlMs`; and only if no change was
-//! announced since it was requested. The cache ends with its child.
+//! A cached result is used only for a request with exactly the same method and params, including `_meta`; only for
+//! the principal that asked, unless the child says that the result is the same for all; only while it is fresh,
+//! with the remaining time as its new `ttlMs`; and only if no change was announced since it was requested. The
+//! cache ends with its child.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,13 +16,13 @@ use crate::protocol::{members, string};
 
 /// Maximum length of the params of a request whose result is cached, in bytes.
 const MAX_PARAMS: usize = 4096;
-/// Divisor for the part of the cache that one result can take: an eighth.
+/// Divisor for the maximum share of the cache for one result: an eighth.
 const SHARE: usize = 8;
 
 /// Maximum number of cached results, however small they are.
 const MAX_KEPT: usize = 1024;
 
-/// Lists, and the notifications that say that they have changed.
+/// The list methods, each with the notification that announces a change of the list.
 const LISTS: [(&str, &str); 4] = [
     ("tools/list", "notifications/tools/list_changed"),
     ("prompts/list", "notifications/prompts/list_changed"),
@@ -40,8 +40,8 @@ pub(super) struct Key {
 }
 
 impl Key {
-    /// The key of a request for a list. Returns `None` if its result cannot be cached: progress and logs
-    /// belong to one request only, and a result that depends on a client's answers is not a mere list.
+    /// The key of a request for a list. Returns `None` if its result cannot be cached: progress and log messages
+    /// belong to one request only, and a result that depends on a client's answers must not be reused.
     pub(super) fn of(request: &Request<'_>, owner: &Arc<str>) -> Option<Self> {
         let (method, _) = LISTS.iter().find(|(method, _)| *method == request.method)?;
         let params = request.message.params_text().filter(|params| params.len() <= MAX_PARAMS)?;
@@ -131,8 +131,8 @@ impl Lists {
         state.drop_if(|_, _| true);
     }
 
-    /// Handles a notification of the child. If it announces a change, the results that are about it are
-    /// removed.
+    /// Handles a notification of the child. If it announces a change of a list, the cached results of that list
+    /// are removed.
     pub(super) fn changed(&self, notification: &str) {
         let is_about = |method: &str| LISTS.contains(&(method, notification));
         if LISTS.iter().any(|(_, known)| *known == notification) {
@@ -243,7 +243,7 @@ mod tests {
         assert_eq!(lists.get(&key("bob", "{}"), now), None);
         lists.keep(&key("ana", "{}"), lists.generation(), &result("1000", "public"), now);
         assert_eq!(lists.get(&key("bob", "{}"), now), Some(result("1000", "public")));
-        // Without an identity, two callers look like one.
+        // Two callers without an identity cannot be distinguished.
         let anybody = Key { method: "prompts/list", ..key("\n", "{}") };
         lists.keep(&anybody, lists.generation(), &result("1000", "private"), now);
         assert_eq!(lists.get(&anybody, now), None);

@@ -1,5 +1,5 @@
-//! `Mcp-Param-…`: arguments of a tool call that the tool's input schema wants to be repeated in headers
-//! (SEP-2243). This module is pure.
+//! `Mcp-Param-…`: the arguments of a tool call that must be repeated in headers according to the tool's input
+//! schema (SEP-2243). This module is pure.
 
 use serde_json::Value;
 
@@ -31,7 +31,7 @@ const ELSEWHERE: [&str; 18] = [
     "$defs",
 ];
 
-/// The headers that one tool asks for.
+/// The headers that one tool requires.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ParamHeaders(Vec<Rule>);
 
@@ -45,8 +45,7 @@ struct Rule {
 }
 
 impl ParamHeaders {
-    /// Reads the rules of an input schema. A schema that breaks the rules for such schemas has none, because
-    /// clients drop the tool.
+    /// Reads the rules from an input schema. An invalid schema has no rules, because clients ignore such a tool.
     pub fn of(schema: &Value) -> Self {
         let mut rules = Vec::new();
         if gather(schema, &mut Vec::new(), &mut rules).is_none() {
@@ -60,7 +59,7 @@ impl ParamHeaders {
         Self(rules)
     }
 
-    /// Whether the tool asks for no headers.
+    /// Whether the tool requires no headers.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -111,8 +110,8 @@ fn is_token(text: &str) -> bool {
 }
 
 impl Rule {
-    /// Compares a header with `arguments`, which is JSON text. On the way to the value, it is an error if a
-    /// key is repeated or comes in other letters' case, because a server might use the other one.
+    /// Compares a header with `arguments`, which is JSON text. For every key on the path to the value, it is an
+    /// error if a key occurs twice or in different case, because a server might use the other one.
     fn check(&self, arguments: Option<&str>, fields: &Fields<'_>) -> Result<(), Fault> {
         let fault = |why: &str| Err(Fault::Header(format!("The Mcp-Param-{} header {why}.", self.token)));
         let mut value = arguments;

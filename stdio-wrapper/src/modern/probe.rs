@@ -6,12 +6,12 @@ use serde_json::Value;
 use super::VERSION;
 use crate::protocol::Code;
 
-/// What a child's answer to the probe shows.
+/// The result of a probe, according to the child's answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Shows {
     /// The child speaks this revision.
     Modern,
-    /// The child does not speak it. No single error code says so; anything that is not a sign of this
+    /// The child does not speak it. There is no error code for this, so every answer that does not show this
     /// revision counts as a sign of the earlier ones.
     Legacy,
 }

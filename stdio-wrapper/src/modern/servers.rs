@@ -29,10 +29,10 @@ use keeping::{oldest, user_of};
 
 /// Time between two rounds of removing children.
 const ROUND: Duration = Duration::from_millis(250);
-/// For how long a client waits for the answer to the probe. A child that starts more slowly is listened to for longer, while
-/// its server is used as one with sessions.
+/// How long a client waits for the answer to the probe. If a child starts more slowly, the wrapper continues to
+/// wait for its answer, and meanwhile uses the server as one with sessions.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Maximum number of children that are given up for one that is started. Somebody else may get the room of the first.
+/// Maximum number of children that are ended to start one. Another user might take the room of the first.
 const MAX_GIVEN_UP: usize = 2;
 
 /// Limits and times of children.
@@ -56,7 +56,7 @@ pub struct Settings {
     pub max_line: usize,
     /// Size of the cache for lists of each child, in bytes. With 0, nothing is cached.
     pub list_cache: usize,
-    /// The memory of what waits between clients and children.
+    /// The memory for messages that wait between clients and children.
     pub memory: Memory,
     /// The threads for large lines of children.
     pub offload: Arc<Offload>,
@@ -77,7 +77,7 @@ pub enum CallError {
     /// The wrapper is stopping.
     #[error("This server is shutting down. Try again in a moment.")]
     Stopping,
-    /// What the child says about itself cannot be used.
+    /// The child's answer to `server/discover` cannot be used.
     #[error("{0}")]
     Child(String),
     /// The request does not fit the tool that it calls.
@@ -92,7 +92,7 @@ pub struct Servers {
     framing: Arc<dyn Framing>,
     metrics: Arc<Metrics>,
     verdict: Verdict,
-    /// Held while a server of the earlier revisions is asked once more.
+    /// Locked while a server of the earlier revisions is probed again.
     asking_again: Arc<tokio::sync::Mutex<()>>,
     /// The child that did not answer the probe in time, while it might still do so.
     late: Mutex<Option<Arc<Link>>>,
@@ -154,8 +154,8 @@ impl Servers {
     }
 
     /// Finds or starts the child for a caller. Returns `None` if the command runs a server of the earlier
-    /// revisions. The first child is asked which revisions it speaks, and kept only if it speaks this one. If it was silent,
-    /// it is asked again after a while, but no client waits for that.
+    /// revisions. The first child is asked which revisions it speaks, and kept only if it speaks this one. If it
+    /// did not answer, it is probed again after a while, but no client waits for that.
     pub async fn native(self: &Arc<Self>, caller: &Placeholders) -> Result<Option<Native>, CallError> {
         if self.verdict.known(Instant::now()) == Some(Shows::Legacy) {
             return Ok(None);
@@ -168,8 +168,8 @@ impl Servers {
         if let Some(link) = slot.current() {
             return Ok(Some(Native(link)));
         }
-        // The start must not end with the caller that has caused it: other callers wait for it too, and its
-        // child must be ended if it does not answer.
+        // The start must not be aborted when the caller that has caused it disconnects: other callers wait for it,
+        // too, and its child must be ended if it does not answer.
         let (servers, caller) = (Arc::clone(self), caller.clone());
         let started = tokio::spawn(async move { servers.start_once(&caller, &slot).await }).await;
         started.unwrap_or_else(|error| {
@@ -177,7 +177,7 @@ impl Servers {
         })
     }
 
-    /// Asks a server of the earlier revisions once more, unless that is being done.
+    /// Probes a server of the earlier revisions again, unless this is already in progress.
     fn ask_again(self: &Arc<Self>, caller: &Placeholders) {
         let (Ok(asking), Ok(slot)) = (Arc::clone(&self.asking_again).try_lock_owned(), self.slot(caller))
         else {
@@ -218,7 +218,7 @@ impl Servers {
         Ok(Some(Native(link)))
     }
 
-    /// Starts a child. If there is no room, the session or the stateless child that is needed least is given up.
+    /// Starts a child. If there is no room, ends the least used session or stateless child.
     async fn start_in_room(&self, caller: &Placeholders, is_probe: bool) -> Result<Arc<Link>, CallError> {
         let has_no_room =
             |started: &Result<_, _>| matches!(started, Err(CallError::Start(StartError::NoRoom(_))));
@@ -236,7 +236,7 @@ impl Servers {
         started
     }
 
-    /// The user whose child would be started. A child that serves everybody is nobody's.
+    /// The user for whom the child would be started. It is empty for a child that serves everybody.
     fn user<'a>(&self, caller: &'a Placeholders) -> &'a str {
         if self.settings.is_per_caller { user_of(caller) } else { "" }
     }
@@ -259,7 +259,7 @@ impl Servers {
     }
 
     async fn probe(self: &Arc<Self>, caller: &Placeholders) -> Result<Option<Arc<Link>>, CallError> {
-        // Nobody loses a session because a server of the earlier revisions is asked once more.
+        // No session is ended only to probe a server of the earlier revisions again.
         let link = if self.verdict.was_legacy() {
             self.start(caller, true).await?
         } else {
@@ -293,7 +293,7 @@ impl Servers {
         Ok(None)
     }
 
-    /// Records what the answer to the probe shows. `None` is no answer.
+    /// Records the result of the probe. `None` means that there was no answer.
     fn conclude(&self, link: &Link, answer: Option<Bytes>) -> Shows {
         let has_answered = link.has_answered();
         let shows = answer.as_ref().map_or(Shows::Legacy, |answer| probe::read(answer));
@@ -334,7 +334,7 @@ impl Servers {
         Ok(slot)
     }
 
-    /// Checks that header and body agree about the arguments that a tool wants to be repeated in headers.
+    /// Checks that the arguments that a tool requires in headers are the same in headers and body.
     pub async fn check_params(
         &self,
         native: &Native,
@@ -371,7 +371,7 @@ impl Servers {
         native.0.send((request, permit), Arc::clone(owner), self.settings.request_timeout, stream).await
     }
 
-    /// Asks the child what it says about itself: the result of `server/discover`, as JSON text.
+    /// Asks the child for the result of `server/discover`, as JSON text.
     pub async fn discover(&self, native: &Native, capabilities: &str) -> Result<String, CallError> {
         let within = self.settings.start_timeout;
         let answer = native.0.ask("server/discover", "{}", capabilities, within).await;
@@ -396,7 +396,7 @@ impl Servers {
         Stream::for_post(1, 1, self.settings.event_log, self.answers().reservation(owner))
     }
 
-    /// Fails late requests and removes unused children, forever.
+    /// Fails late requests and removes unused children, as long as the wrapper runs.
     pub async fn run(self: Arc<Self>) {
         loop {
             tokio::time::sleep(ROUND).await;

@@ -1,5 +1,5 @@
-//! The headers that the tools of a child ask for, according to its `tools/list`. A call is never refused
-//! because of an old list: a call that does not fit is checked again with a fresh one.
+//! The headers that the tools of a child require, according to its `tools/list`. A call is never refused because
+//! of an old list: if it does not match, the list is read again.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,7 +17,7 @@ use crate::protocol::Code;
 
 /// Maximum number of pages of one list.
 const MAX_PAGES: usize = 100;
-/// Maximum number of lists that are kept. What a client gets can depend on its capabilities.
+/// Maximum number of lists that are kept. The list can depend on the capabilities of the client.
 const MAX_LISTS: usize = 32;
 /// Time for which a list is used if the child announces no changes.
 const UNWATCHED_LIFE: Duration = Duration::from_secs(5);
@@ -32,7 +32,7 @@ pub(super) struct Tools {
     generation: AtomicU64,
     /// Whether the child has agreed to announce changes.
     is_watched: AtomicBool,
-    /// One reading serves all callers that wait for it.
+    /// If several callers wait for a list, it is read only once.
     reading: Attempts<String>,
 }
 
@@ -87,8 +87,7 @@ impl Page {
     }
 }
 
-/// The headers that the tools of a `tools/list` result ask for, and the params for the next page, if there is
-/// one.
+/// The headers that the tools of a `tools/list` result require, and the params for the next page, if there is one.
 pub fn read_tools(result: &str) -> Result<(HashMap<String, ParamHeaders>, Option<String>), String> {
     let page: Page = serde_json::from_str(result)
         .map_err(|_| "The MCP server's list of tools cannot be read.".to_owned())?;
@@ -120,8 +119,8 @@ struct Refused {
 }
 
 impl Link {
-    /// The headers that one tool asks for, according to a list that was read after `newer_than`, if that is
-    /// given. Each page of the list must come within `within`, and within [`PAGE_TIMEOUT`].
+    /// The headers that one tool requires, according to a list that was read after `newer_than`, if that is given.
+    /// Each page of the list must come within `within`, and within [`PAGE_TIMEOUT`].
     pub(super) async fn param_headers(
         self: &Arc<Self>,
         tool: &str,
@@ -172,7 +171,7 @@ impl Link {
                 .map_err(|_| "The MCP server's list of tools cannot be read.".to_owned())?;
             let page = match (answer.result, answer.error) {
                 (Some(page), _) => page,
-                // The child has no tools at all.
+                // The child does not support tools.
                 (None, Some(error)) if error.code == i64::from(Code::MethodNotFound.number()) => break,
                 (None, Some(error)) => {
                     return Err(format!("The MCP server refused tools/list: {}", error.message));

@@ -1,4 +1,4 @@
-//! Which revisions the server was found to speak, and when it is asked again.
+//! Remembers which revisions the server speaks, and when it is probed again.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -9,9 +9,9 @@ use super::probe::Shows;
 
 /// Time after which a verdict is checked again, if it was made because the child ended.
 const DOUBT: Duration = Duration::from_secs(300);
-/// The same for a verdict that was made because the child was silent: for the first time, for the second, and
-/// from then on. A machine that is busy answers another time, while a server of the earlier revisions that
-/// ignores unknown messages never does.
+/// The same for a verdict that was made because the child did not answer: after the first time, after the second,
+/// and after every further one. On a busy machine, the next probe can succeed, while a server of the earlier
+/// revisions that ignores unknown messages never answers.
 const DOUBT_OF_SILENCE: [Duration; 3] = [Duration::from_secs(5), Duration::from_secs(30), DOUBT];
 
 /// How a probe ended.
@@ -32,7 +32,7 @@ pub(super) struct Verdict(Mutex<Option<Found>>);
 #[derive(Debug, Clone, Copy)]
 struct Found {
     shows: Shows,
-    /// When the child is asked again.
+    /// When the server is probed again.
     until: Option<Instant>,
     /// The number of probes in a row that were not answered.
     silences: usize,

@@ -58,7 +58,7 @@ impl Link {
             // Changes would no longer be noticed.
             self.lists.close();
         } else {
-            // The child announces no changes. Only its own `ttlMs` says how long a result is good.
+            // The child announces no changes, so only its `ttlMs` says how long a result is valid.
             self.lists.open();
         }
     }

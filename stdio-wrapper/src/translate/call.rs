@@ -1,5 +1,5 @@
-//! A stateless request that is sent through a session. It is answered, or stopped by a question of the
-//! server. The question becomes an input-required result, and the call waits for the retry with the answer.
+//! A stateless request that is sent through a session. The server answers it or asks a question. In the latter
+//! case, the client gets an input-required result, and the call waits for the retry with the client's answer.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -20,9 +20,9 @@ use crate::policy::Permit;
 use crate::protocol::{Code, Kind, Members, Message, elements, error_with_data, members, object, parse_line};
 use crate::stream::{Consumer, Next, Stream};
 
-/// A server that asks several things at once asks them within this time.
+/// Questions that a server asks within this time are sent to the client together.
 const GATHER: Duration = Duration::from_millis(40);
-/// The code of the error by which a server asks for the visit of a page (2025-11-25, "URL Mode Elicitation").
+/// The code of the error with which a server asks the user to visit a page (2025-11-25, "URL Mode Elicitation").
 const URL_ELICITATION: i64 = -32042;
 
 /// A request of a client.
@@ -36,7 +36,7 @@ pub(super) struct ClientRequest {
     pub(super) log_level: Option<String>,
     /// The client's progress token of this round, as JSON text.
     pub(super) progress_token: Option<String>,
-    /// What a request state of this call is bound to.
+    /// The data to which a request state of this call is bound.
     pub(super) bound_to: String,
     pub(super) stream: Arc<Stream>,
     /// Memory for answers that wait until their clients read them.
@@ -144,7 +144,7 @@ pub(super) enum Outcome {
     Again,
 }
 
-/// The `uri` of a resource that is read.
+/// The `uri` in a request to read a resource.
 fn uri(request: &Request<'_>) -> Option<String> {
     let params = request.message.params_text().filter(|_| request.method == "resources/read")?;
     let [uri] = members(params, ["uri"]).ok()?;
@@ -258,8 +258,8 @@ async fn event(
                 return None;
             };
             pooled.respond(&lacking(message.at(id))).await;
-            // With several calls it is not certain which one the question belongs to. The server's own answer
-            // is used in that case.
+            // With several calls, it is not certain which one the question belongs to. In that case, the client
+            // gets the server's own answer.
             if pooled.calls.load(Ordering::Acquire) > 1 {
                 return None;
             }
@@ -272,8 +272,8 @@ async fn event(
     }
 }
 
-/// The client did not declare what the server needs. The call is dropped without its answer, so that the
-/// child learns that nobody waits.
+/// Fails a call because the client did not declare a capability that the server needs. The call is dropped, which
+/// cancels it at the child.
 fn lacks(client_request: &ClientRequest, needed: &str) -> Outcome {
     let data = format!(r#"{{"requiredCapabilities":{needed}}}"#);
     let why = "The server needs a capability that the client did not declare.";
@@ -321,7 +321,7 @@ fn pages(error: &str) -> Vec<&str> {
     found.and_then(|[all]| all).map(|all| elements(all, MAX_QUESTIONS + 1)).unwrap_or_default()
 }
 
-/// Gives up a call whose child asks without end. Dropping the call tells the child.
+/// Fails a call whose child asks too many questions. Dropping the call afterwards cancels it at the child.
 pub(super) fn endlessly(client_request: &ClientRequest, endless: Endless) -> Outcome {
     client_request.fail(Code::InternalError, &endless.to_string(), None);
     Outcome::Done

@@ -1,9 +1,9 @@
 //! The questions of one call to its client, over all its rounds (2026-07-28, "Multi Round-Trip Requests").
 //! This module is pure.
 //!
-//! A user's answer must never be given to another question. Therefore a name is given to only one question of
-//! a call, even after that question was answered. An answer is accepted only for a question that was put to
-//! the client and is still open.
+//! A user's answer must never be given to another question. Therefore a name is used for only one question of a
+//! call, even after that question was answered. An answer is accepted only for a question that was sent to the
+//! client and is still open.
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
@@ -14,7 +14,7 @@ use super::questions::Question;
 use crate::budget::TOO_MANY_ANSWERS;
 use crate::protocol::Members;
 
-/// Maximum number of questions that one call can put to its client, over all its rounds.
+/// Maximum number of questions of one call to its client, over all its rounds.
 pub(super) const MAX_QUESTIONS: usize = 256;
 /// Maximum number of rounds of one call.
 pub(super) const MAX_ROUNDS: u32 = 64;
@@ -24,7 +24,7 @@ pub(super) const MAX_ROUNDS: u32 = 64;
 pub(super) struct CallQuestions {
     /// The questions without an answer, with their names.
     open: Vec<(String, Question)>,
-    /// All names that this call has given, so that none is given twice.
+    /// All names that this call has used, so that none is used twice.
     names: HashSet<String>,
     rounds: u32,
 }
@@ -104,7 +104,7 @@ impl CallQuestions {
 
     /// The open questions in the form of `inputRequests`, as a JSON object.
     pub(super) fn requests(&self) -> String {
-        // They can be large, so they are written only once.
+        // The questions can be large, so their text is written only once.
         let length: usize =
             self.open.iter().map(|(name, question)| name.len() + question.params.len() + 64).sum();
         let mut out = String::with_capacity(length);

@@ -22,10 +22,10 @@ use crate::policy::{Own, Permit};
 use crate::protocol::{Kind, Message, Version, members, parse_line, peek_cancelled, string};
 use crate::stream::{Next, Stream};
 
-/// Maximum number of questions that wait until the running call puts them to its client.
+/// Maximum number of questions that wait until the running call sends them to its client.
 const MAX_PROMPTS: usize = 64;
 
-/// What clients that share sessions have in common.
+/// The properties that all clients of a group share.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct GroupKey {
     /// The principal for whom memory and sessions are counted.
@@ -80,7 +80,7 @@ impl Group {
         good.find_map(|pooled| Lease::take(pooled, true))
     }
 
-    /// The number of sessions that a call has for itself.
+    /// The number of sessions that are reserved for one call.
     pub(super) fn taken(&self) -> usize {
         self.pooled_sessions().iter().filter(|pooled| pooled.is_taken.load(Ordering::Acquire)).count()
     }
@@ -102,7 +102,7 @@ impl Group {
     }
 }
 
-/// A session, with what its child sends outside of calls.
+/// A session of a group, with the messages that its child sends outside of calls.
 #[derive(Debug)]
 pub(super) struct PooledSession {
     pub(super) session: Arc<Session>,
@@ -110,8 +110,8 @@ pub(super) struct PooledSession {
     users: AtomicUsize,
     /// The number of requests in progress.
     pub(super) calls: AtomicUsize,
-    /// Whether a call that might ask something has the session. A question on stdio does not name its call,
-    /// so there is only one such call.
+    /// Whether the session is reserved for a call in which the child can ask something. A question on stdio does
+    /// not name its call, so there is only one such call.
     is_taken: AtomicBool,
     /// The number of calls that were given up and on which the child might still work.
     pub(super) given_up: AtomicUsize,
@@ -122,16 +122,16 @@ pub(super) struct PooledSession {
     pub(super) asked: Notify,
     /// The stream for log messages, and the level from which on they are sent.
     log: Mutex<Option<(usize, Arc<Stream>)>>,
-    /// The log level that the child was told.
+    /// The log level that was set at the child.
     pub(super) level: tokio::sync::Mutex<Option<String>>,
-    /// Locked from the decision whether the child shall watch a resource until it has been sent, so that the
-    /// child gets these requests in the order of the decisions. It is not locked while waiting for an answer.
+    /// Locked while it is decided whether the child must watch a resource, and until the request is sent, so that
+    /// the child gets these requests in the order of the decisions. It is not locked while waiting for an answer.
     pub(super) watching: tokio::sync::Mutex<()>,
     last_used: Mutex<Instant>,
     tools: Mutex<Option<KnownTools>>,
 }
 
-/// What a child wants from the call that has its session.
+/// A message of the child for the call that uses its session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Prompt {
     /// A question to the call's client.
@@ -140,14 +140,14 @@ pub(super) enum Prompt {
     Withdraw(Kept),
 }
 
-/// Whether a question can wait for the next call. Roots belong to the client and not to a call: servers ask
-/// for them as soon as the session is open, and the next call can answer. Any other question outside of a
-/// call can be put to nobody.
+/// Whether a question can wait for the next call. Roots belong to the client and not to a call: servers ask for
+/// them as soon as the session is open, and the next call can answer. For any other question outside of a call,
+/// there is no client.
 fn may_wait(question: &Question) -> bool {
     question.method == "roots/list"
 }
 
-/// The headers that the tools of a session ask for.
+/// The headers that the tools of a session require.
 #[derive(Debug, Clone)]
 struct KnownTools {
     tools: Arc<HashMap<String, ParamHeaders>>,
@@ -204,7 +204,7 @@ impl PooledSession {
         self.prompts().pop_front()
     }
 
-    /// Keeps a question for the call that has the session. The error says why it can be put to nobody.
+    /// Keeps a question for the call that uses the session. The error says why there is no client for it.
     fn keep(&self, question: Question) -> Result<(), &'static str> {
         let mut prompts = self.prompts();
         if !may_wait(&question) {
@@ -232,7 +232,7 @@ impl PooledSession {
         let mut prompts = self.prompts();
         let count = prompts.len();
         prompts.retain(|prompt| !matches!(prompt, Prompt::Ask(question) if *question.id == *id));
-        // The call might have put it to its client already.
+        // The call might already have sent it to its client.
         if prompts.len() == count
             && count < MAX_PROMPTS
             && self.is_taken.load(Ordering::Acquire)
@@ -244,8 +244,8 @@ impl PooledSession {
         }
     }
 
-    /// Gives the session back. Returns the questions that the call was asked but has not seen, because they
-    /// must not be put to the client of the next call.
+    /// Releases the session. Returns the questions that the call has not read yet, because they must not be sent
+    /// to the client of the next call.
     fn give_back(&self) -> Vec<Question> {
         let mut prompts = self.prompts();
         self.is_taken.store(false, Ordering::Release);
@@ -366,11 +366,11 @@ pub(super) async fn pump(group: Arc<Group>, pooled: Arc<PooledSession>) {
     group.listeners.end(&pooled.session.id);
 }
 
-/// The use of a session. Dropping it gives the session back.
+/// The use of a session by a call. Dropping it releases the session.
 #[derive(Debug)]
 pub(super) struct Lease {
     pub(super) pooled: Arc<PooledSession>,
-    /// Whether no other call that might ask something has the session.
+    /// Whether the session is reserved for this call.
     pub(super) is_exclusive: bool,
     freed: Option<Arc<Group>>,
 }

@@ -23,7 +23,7 @@ const LISTS: [(&str, &str, &str); 3] = [
 /// Maximum number of resources that one client can watch.
 const MAX_RESOURCES: usize = 256;
 
-/// What one client wants to hear, as far as the child can send it.
+/// The notifications that one client wants and that the child can send.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Filter {
     /// The methods of the notifications.

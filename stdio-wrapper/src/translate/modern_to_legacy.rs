@@ -69,7 +69,7 @@ pub enum Refused {
     /// The params are not valid.
     #[error("{0}")]
     Params(String),
-    /// There is no memory for what would have to be kept for the request.
+    /// There is no memory for the data that must be kept for the request.
     #[error("{TOO_MANY_ANSWERS}")]
     NoMemory,
     /// Header and body differ.
@@ -93,7 +93,7 @@ pub struct ModernToLegacy {
     next: AtomicU64,
 }
 
-/// Represents the client's interest in a request. Dropping it gives the request up.
+/// Represents the client that waits for a request. Dropping it cancels the request.
 pub struct Interest(Option<Box<dyn FnOnce() + Send>>);
 
 impl Drop for Interest {
@@ -279,8 +279,7 @@ impl ModernToLegacy {
         }
     }
 
-    /// Tells the child from which level on it shall log, if the client wants log messages and the child
-    /// supports it.
+    /// Sets the log level at the child, if the client wants log messages and the child supports this.
     async fn set_level(
         &self,
         group: &Arc<Group>,
@@ -308,7 +307,7 @@ impl ModernToLegacy {
         }
     }
 
-    /// Removes calls whose clients do not come back and sessions that nobody uses, forever.
+    /// Removes calls whose clients do not come back, and unused sessions, as long as the wrapper runs.
     pub async fn run(self: Arc<Self>) {
         loop {
             tokio::time::sleep(ROUND).await;
@@ -331,7 +330,7 @@ impl ModernToLegacy {
         }
     }
 
-    /// Gives up all calls that wait.
+    /// Drops all waiting calls.
     pub fn stop(&self) {
         let all = std::mem::take(&mut *self.waiting());
         drop(all);
@@ -350,8 +349,8 @@ impl ModernToLegacy {
     }
 }
 
-/// What a request state is bound to: the same request of the same caller, with the same capabilities and the
-/// same values of the command's placeholders. The params are compared as values, because a client might write
+/// The text to which a request state is bound: the same request of the same caller, with the same capabilities and
+/// the same values of the command's placeholders. The params are compared as values, because a client might write
 /// them differently.
 fn bound_to(key: &GroupKey, request: &Request<'_>, params: &str) -> String {
     let may_ask = MAY_ASK.contains(&request.method.as_ref());

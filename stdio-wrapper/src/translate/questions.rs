@@ -23,7 +23,7 @@ pub(super) struct Question {
     pub(super) hint: Option<String>,
 }
 
-/// What a client lacks to answer a question.
+/// The capability that a client lacks for a question.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Needs {
     /// The client can answer the question.
@@ -64,7 +64,7 @@ impl Question {
         Some(Self { id, method: "elicitation/create".to_owned(), params, hint: None })
     }
 
-    /// What a client with these capabilities lacks to be asked this.
+    /// The capability that a client with these capabilities lacks for this question.
     pub(super) fn needs(&self, capabilities: &Value) -> Needs {
         needs(&self.method, &self.params, capabilities)
     }

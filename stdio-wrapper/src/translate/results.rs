@@ -1,5 +1,5 @@
-//! Converts requests, results and errors of one era to the form of the other. Parts that are not named here
-//! stay as they were written. This module is pure.
+//! Converts requests, results and errors of one era to the form of the other. Other parts are not changed. This
+//! module is pure.
 
 use std::borrow::Cow;
 
@@ -68,7 +68,7 @@ impl Greeting {
     pub(super) fn discover(&self) -> String {
         let mut capabilities = self.capabilities.clone();
         if let Some(capabilities) = capabilities.as_object_mut() {
-            // Tasks of 2025-11-25 differ from the extension of this revision.
+            // Tasks of 2025-11-25 are a different protocol than the tasks extension of this revision.
             capabilities.remove("tasks");
         }
         let mut result = Members::default();

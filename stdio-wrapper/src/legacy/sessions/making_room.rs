@@ -1,4 +1,4 @@
-//! Room for another session: who has to wait for it, and which session is given up for it.
+//! Makes room for another session: decides which session is ended, and for whom the place is reserved.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,10 +12,10 @@ use crate::child::{EXIT_PATIENCE, EndReason, Gone, Held, Keeper, Measure, Newcom
 use crate::legacy::giving_up::{self, Use};
 use crate::legacy::session::Session;
 
-/// What the calls of a session are told that is given up while it is in use.
+/// The error for the calls of a session that is ended while it is in use.
 const TOO_MANY: &str = "This session was ended, because the server is full and another user had no session, while you have many. Open another one, and end those that you do not need.";
 
-/// What the calls of a session are told that is ended because the container is short of this.
+/// The error for the calls of a session that is ended because this resource is short.
 const fn short_of(short: Measure) -> &'static str {
     match short {
         Measure::Memory => SHORT_OF_MEMORY,
@@ -27,7 +27,7 @@ const SHORT_OF_MEMORY: &str = "This session was ended, because the memory of the
 
 const SHORT_OF_PROCESSES: &str = "This session was ended, because the processes and threads of the server are nearly used up and your sessions take most of them. Open another one, make fewer calls at the same time, and end the sessions that you do not need.";
 
-/// A claim of somebody without a session. Dropping it gives it up.
+/// A claim of a user without a session to the next free place. Dropping it ends the claim.
 pub(super) struct Claim<'a>(&'a AtomicUsize);
 
 impl Drop for Claim<'_> {
@@ -37,7 +37,8 @@ impl Drop for Claim<'_> {
 }
 
 impl Sessions {
-    /// Keeps the place of the next session that is given up for this user, who has none, until the result is dropped.
+    /// Reserves the place of the next session that is ended for this user, who has none, until the result is
+    /// dropped.
     pub(super) fn claim(&self, owner: &str) -> Option<Claim<'_>> {
         let is_known = !user(owner).trim().is_empty();
         (is_known && self.newcomer(owner).has == 0).then(|| {
@@ -46,7 +47,7 @@ impl Sessions {
         })
     }
 
-    /// Waits until a session has ended, if one of this user is about to. Returns `false` if none is, or if it
+    /// If a session of this user is ending, waits until it has ended. Returns `false` if none is ending, or if it
     /// takes too long.
     pub(super) async fn one_has_ended(&self, owner: &str, until: Instant) -> bool {
         let mut freed = std::pin::pin!(self.places.freed());
@@ -56,8 +57,8 @@ impl Sessions {
         counted > open && tokio::time::timeout_at(until, freed).await.is_ok()
     }
 
-    /// Waits until the child of a session that was given up has ended, because it keeps its memory and its
-    /// place until then. There is a limit to this, because a child can be slow to end.
+    /// Waits until the child of an ended session has ended, because it keeps its memory and its place until then.
+    /// Stops waiting after a time limit, because a child can be slow to end.
     pub async fn make_sure_it_is_gone(&self, session: &Session) {
         if let Some(link) = session.own_link() {
             let _ = tokio::time::timeout(EXIT_PATIENCE, link.child.exited()).await;
@@ -68,12 +69,12 @@ impl Sessions {
     pub(super) fn has_room(&self) -> bool {
         let has_place = self.count() < self.settings.max_sessions;
         let has_child = self.shared.is_some() || self.launcher.has_room();
-        // Sessions to give up are looked for last, because that asks all of them.
+        // This search comes last, because it asks every session.
         (has_place || self.to_give_up(Newcomer::ANYBODY, &|_| true).is_some())
             && (has_child || self.launcher.can_make_room(Newcomer::ANYBODY))
     }
 
-    /// Gives up a session, or a stateless child, so that another child can be started. Returns whether one is gone.
+    /// Ends a session or a stateless child, so that another child can be started. Returns whether one has ended.
     pub(super) async fn make_room_for_a_child(&self, error: &OpenError, owner: &str) -> bool {
         if matches!(error, OpenError::Start(StartError::NoRoom(_))) {
             return self.launcher.make_room(self.newcomer(owner)).await;
@@ -83,7 +84,7 @@ impl Sessions {
         true
     }
 
-    /// Gives up a session because of the number of sessions.
+    /// Ends a session because the maximum number is reached.
     pub(super) fn make_place(&self, error: &OpenError, owner: &str) -> Option<Arc<Session>> {
         let newcomer = self.newcomer(owner);
         let (session, reason) = match error {
@@ -110,7 +111,7 @@ impl Sessions {
         })
     }
 
-    /// The session that can be given up for this reason, and for how long it has been unused.
+    /// The session that can be ended for this reason, and for how long it has been unused.
     fn candidate(
         &self,
         newcomer: Newcomer<'_>,

@@ -32,7 +32,7 @@ impl Link {
         }
     }
 
-    /// Records that the child has ended, and fails every waiting request. The first reason counts.
+    /// Records that the child has ended, and fails every waiting request. Only the first reason is kept.
     pub(in crate::modern) fn died(&self, reason: String) {
         let _ = self.dead.set(reason);
         self.end_all(&self.death());

@@ -1,4 +1,4 @@
-//! Which child of the stateless revision is given up for somebody else, and what its callers are told.
+//! Decides which child of the stateless revision is ended for another user, and which error its callers get.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::{Link, Servers, Slot};
 use crate::child::{EndReason, Gone, Held, Keeper, Measure, Newcomer, Placeholders};
 
-/// What calls are told whose child is ended because the container is short of this.
+/// The error for calls whose child is ended because this resource is short.
 const fn short_of(short: Measure) -> &'static str {
     match short {
         Measure::Memory => SHORT_OF_MEMORY,
@@ -31,7 +31,7 @@ pub(super) fn oldest(
     let now = Instant::now();
     let idle = |slot: &Arc<Slot>| slot.current().map_or(without, |link| link.idle_for(now));
     let all = slots.iter().filter_map(|(key, slot)| Some((idle(slot)?, key)));
-    // Nobody has more than one such child.
+    // No user has more than one such child.
     let is_over = |key: &Placeholders, idle: Duration| idle >= newcomer.patience(user_of(key), 1);
     let (idle, key) = all.filter(|(idle, key)| is_over(key, *idle)).max_by_key(|(idle, _)| *idle)?;
     Some((idle, key.clone()))
@@ -43,7 +43,7 @@ pub(super) fn user_of(caller: &Placeholders) -> &str {
 }
 
 impl Servers {
-    /// Takes out the child that has been unused for longest.
+    /// Removes and returns the child that has been unused for the longest time.
     fn take_oldest(&self, newcomer: Newcomer<'_>) -> Option<Arc<Link>> {
         let mut slots = self.slots();
         let (_, oldest) = oldest(&slots, newcomer, None)?;
@@ -53,11 +53,11 @@ impl Servers {
 
 impl Keeper for Servers {
     fn candidate(&self, newcomer: Newcomer<'_>, reason: EndReason) -> Option<Duration> {
-        // Nobody waits for a child that did not answer the probe in time.
+        // No client waits for a child that did not answer the probe in time.
         if reason == EndReason::Unused && self.late().is_some() {
             return Some(Duration::MAX);
         }
-        // A child that serves everybody stays, and nobody has more than one of their own.
+        // A child that serves everybody is not ended, and no user has more than one child.
         let can_give_up = self.settings.is_per_caller && reason == EndReason::Unused;
         if can_give_up { oldest(&self.slots(), newcomer, None).map(|(idle, _)| idle) } else { None }
     }

@@ -20,7 +20,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// Minimum time between two replacements of a subscription, however often the client changes what it watches.
 const CHANGE: Duration = Duration::from_millis(250);
 
-/// The task that feeds a session.
+/// The task that sends notifications to a session.
 pub(super) struct Listening {
     /// What is subscribed to, as JSON text.
     wanted: watch::Sender<Option<Kept>>,
@@ -34,8 +34,8 @@ impl Drop for Listening {
 }
 
 impl Peer {
-    /// Subscribes to everything that the client shall be told. If this differs from the previous
-    /// subscription, it replaces that. Returns false if there is no memory for it.
+    /// Subscribes to all notifications that the client wants and may get. If they differ from those of the
+    /// previous subscription, the new one replaces it. Returns false if there is no memory for it.
     pub(super) fn listen(self: &Arc<Self>, session: &Arc<Session>, gate: &Gate) -> bool {
         self.state().gate = gate.clone();
         let has = |pointer: &str| self.offers.pointer(pointer) == Some(&Value::Bool(true));
@@ -75,7 +75,7 @@ impl Peer {
         true
     }
 
-    /// Keeps a subscription to what is wanted until the session ends.
+    /// Keeps a subscription to the wanted notifications until the session ends.
     async fn feed(self: Arc<Self>, session: Weak<Session>, mut wanted: watch::Receiver<Option<Kept>>) {
         while let Some(session) = session.upgrade().filter(|session| session.is_alive()) {
             let now = wanted.borrow_and_update().clone();

@@ -60,7 +60,7 @@ impl Peer {
         }
     }
 
-    /// Puts all questions to the client at once. Returns the answers by name, as JSON text.
+    /// Sends all questions to the client at once. Returns the answers by name, as JSON text.
     async fn ask_all(
         &self,
         session: &Arc<Session>,
@@ -114,8 +114,8 @@ impl Peer {
     }
 }
 
-/// Questions that a call waits for. When the call ends in any way, nobody waits for them any more: late
-/// answers are ignored, and the questions no longer count against the client's limit.
+/// The questions for whose answers a call waits. When the call ends in any way, late answers are ignored, and the
+/// questions no longer count against the client's limit.
 struct Asking<'a> {
     peer: &'a Peer,
     session: &'a Session,

@@ -14,8 +14,8 @@ use crate::policy::Own;
 use crate::protocol::{Kind, error_words, parse_line};
 use crate::stream::{Consumer, First};
 
-/// A call keeps its session undisturbed for this part of the time that its client has to answer: 30 s of 10
-/// minutes. After that, a call without a session takes it, because the user might have left.
+/// A waiting call keeps its session for this fraction of the time that its client has to answer: 30 s of 10
+/// minutes. After that, a call without a session can take it, because the user might have left.
 const UNDISTURBED: u32 = 20;
 /// Time after which a waiting call checks again which users have answered.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -58,9 +58,8 @@ impl ModernToLegacy {
                         Ok(()) => continue,
                         Err(Refused::Open(error)) if count > 0 && error.is_ceiling() => {}
                         Err(error) => {
-                            // Callers that wait learn of a child that failed, and start none themselves. They
-                            // are not told of a limit: each of them finds out itself whether the limit is
-                            // still reached.
+                            // If a child failed, waiting callers get the same error and start no child themselves.
+                            // If a limit was reached, each of them checks the limit again itself.
                             if let Refused::Child(why) = &error {
                                 turn.failed(why.clone());
                             }
@@ -82,11 +81,11 @@ impl ModernToLegacy {
             let mut until = end.min(now + LOOK_AGAIN);
             if is_exclusive && now >= may_give_up {
                 match self.give_up_oldest(&key.owner, now) {
-                    // Giving up one call is enough for now, because the reason might be a different one.
+                    // One call was dropped, which is enough for now, because the reason might be a different one.
                     Ok(()) => {
                         may_give_up = now + self.settings.input_timeout / UNDISTURBED;
-                        // Most children end a call as soon as they are told to, and then it is certain whose
-                        // a question is.
+                        // Most children end a cancelled call at once. Then it is certain which call a question
+                        // belongs to.
                         may_be_doubtful = now + LOOK_AGAIN;
                     }
                     Err(Some(patience)) if self.settings.max_seats > 1 && self.all_wait(&key.owner) => {
@@ -100,10 +99,9 @@ impl ModernToLegacy {
         }
     }
 
-    /// Gives up the principal's call that has waited for its client for the longest time, if that is long
-    /// enough: its user might have left, and other calls must not wait for that. The client is told when it
-    /// comes back. The error is the time for which the oldest call is still left alone, if there is such a
-    /// call.
+    /// Drops the principal's call that has waited for its client for the longest time, if that is long enough: its
+    /// user might have left, and other calls must not wait for that. The client gets an error when it comes back.
+    /// The error of this function is the time after which the oldest call can be dropped, if there is such a call.
     fn give_up_oldest(&self, owner: &str, now: Instant) -> Result<(), Option<Duration>> {
         let mut all = self.waiting();
         let own = all.iter().filter_map(|(number, waiting)| match &waiting.call {
@@ -123,7 +121,7 @@ impl ModernToLegacy {
         Ok(())
     }
 
-    /// Whether all calls of a principal that have a session for themselves wait for their clients.
+    /// Whether all calls of a principal that have a reserved session wait for their clients.
     fn all_wait(&self, owner: &str) -> bool {
         let is_own = |key: &GroupKey| key.owner == owner;
         let taken: usize = {
@@ -199,7 +197,7 @@ impl ModernToLegacy {
         Ok(())
     }
 
-    /// Gives up the sessions of an unused group of this principal, if there is one.
+    /// Ends the sessions of an unused group of this principal, if there is one.
     fn evict(&self, owner: &str) -> Vec<Arc<Session>> {
         let now = Instant::now();
         let groups = self.groups();
