@@ -29,17 +29,16 @@ use crate::unread::close_unread;
 
 /// Time for the head of a request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// Number of answers of the largest size that can wait for their clients at the same time. The budget for
-/// answers has space for these.
+/// The budget for answers has space for this number of answers of the maximum size.
 const MAX_LARGE_ANSWERS: usize = 16;
-/// Number of messages of the largest size that can wait for children at the same time. The budget for
-/// messages has space for these.
+/// The budget for messages has space for this number of messages of the maximum size.
 const MAX_LARGE_MESSAGES: usize = 16;
-/// Minimum size of an answer that is counted by itself, in bytes. There are no more answers than connections
-/// and running calls, and each of these takes more memory than a smaller answer. What waits in streams is
+/// Minimum size of an answer that is counted by itself, in bytes. There are at most as many answers as connections
+/// and running calls, and each of these needs more memory than a smaller answer. Messages that wait in streams are
 /// always counted.
 const COUNTED_ANSWER: usize = 4 << 10;
-/// Minimum size of a message that is counted by itself, in bytes. A child has few messages in its queue.
+/// Minimum size of a message that is counted by itself, in bytes. The number of messages in the queue of a child
+/// is limited anyway.
 const COUNTED_MESSAGE: usize = 1 << 10;
 /// Time for edges to notice that the wrapper is about to stop; at most a quarter of `SHUTDOWN_TIMEOUT`.
 const DRAIN: Duration = Duration::from_secs(1);
@@ -49,8 +48,8 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 const DEFAULT_SESSIONS: usize = 100;
 /// Maximum number of sessions if the container's limits decide how many fit.
 const MAX_SESSIONS: usize = 10_000;
-/// Number of children that are started at a time for each processor that the container has. A start does not
-/// work all the time.
+/// Number of children that are starting at the same time for each processor of the container. More than one,
+/// because a start sometimes waits.
 const STARTS_PER_PROCESSOR: usize = 2;
 /// Maximum number of connections to the operator's listener.
 const MAX_OPS_CONNECTIONS: usize = 100;
@@ -161,7 +160,7 @@ pub async fn run(config: Config, world: World) -> anyhow::Result<()> {
     // No child is left, so all remaining processes come from children that have ended.
     reaper.collect(&metrics).await;
     let stop_connections = async { tokio::join!(mcp_handle.stop(true), ops_handle.stop(false)) };
-    // What is left after this ends with the process.
+    // Connections that are left after this end with the process.
     let _ = tokio::time::timeout(Duration::from_secs(2), stop_connections).await;
     tracing::info!("stopped");
     Ok(())
@@ -170,9 +169,9 @@ pub async fn run(config: Config, world: World) -> anyhow::Result<()> {
 /// Why the wrapper stops.
 #[derive(Debug, PartialEq, Eq)]
 enum Stop {
-    /// SIGTERM, which orchestrators send. Others take over, and edges get a moment to switch to them.
+    /// SIGTERM, which orchestrators send. Edges get a moment to switch to another instance.
     Replaced,
-    /// SIGINT, which a user sends with Ctrl-C, and does not want to wait.
+    /// SIGINT, which a user sends with Ctrl-C. It stops the wrapper without that delay.
     Interrupted,
 }
 
@@ -216,8 +215,8 @@ impl Signals {
 }
 
 /// Hides the memory and the environment of this process from its children, which might have the same user id.
-/// Without this, they could read assertions of other callers there, where the kernel does not isolate them.
-/// This also prevents core files.
+/// Without this, they could read assertions of other callers, if the kernel does not isolate them. This also
+/// prevents core files.
 fn hide() {
     if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
         tracing::warn!(%error, "children with the same user id can read the memory of this process");
@@ -225,8 +224,8 @@ fn hide() {
 }
 
 fn capacity(config: &Config) -> Arc<Capacity> {
-    // An operator who sets a number has decided how many fit. Children that all callers share are not counted
-    // in sessions.
+    // If the operator has set a number, the limits of the container are not used. Children that all callers share
+    // do not count as sessions.
     if config.limits.max_sessions.is_some() || config.shared {
         return Arc::new(Capacity::unlimited());
     }
@@ -259,7 +258,7 @@ fn spec(config: &Config, isolation: Isolation, capacity: Arc<Capacity>) -> Spec 
     }
 }
 
-/// What isolates children from each other. Writes to the log what it is.
+/// Returns how children are isolated from each other, and writes this to the log.
 fn isolation(wanted: config::Isolation) -> anyhow::Result<Isolation> {
     if wanted == config::Isolation::Off {
         tracing::info!(
@@ -402,7 +401,8 @@ fn mcp_server(
             .configure(routes)
     })
     .workers(config.workers)
-    // Each worker has its share. Further connections wait, and the system refuses them when too many wait.
+    // The limit is divided among the workers. Further connections wait, and the system refuses them when too many
+    // are waiting.
     .max_connections(per_worker)
     .backlog(4096)
     .client_request_timeout(HEAD_TIMEOUT)

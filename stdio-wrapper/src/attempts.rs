@@ -1,12 +1,12 @@
-//! Attempts that many callers wait for, such as the start of a child that they share. There is one attempt at
-//! a time, and all callers that waited for it learn of its failure. Otherwise each of them would make another
+//! Attempts for which many callers wait, such as the start of a child that they share. Only one attempt runs at a
+//! time, and if it fails, all callers that waited for it get its error. Otherwise each of them would make another
 //! attempt, and with a child that hangs, the last of k callers would wait k times as long as the first.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::{Mutex, MutexGuard};
 
-/// Attempts at the same thing. `E` says why one failed.
+/// Attempts to do the same thing. `E` is the reason why one failed.
 #[derive(Debug)]
 pub(crate) struct Attempts<E> {
     /// Why the last attempt failed. The attempt in progress holds the lock.
@@ -47,7 +47,7 @@ impl<E: Clone> Turn<'_, E> {
         self.why.as_ref().filter(|_| self.has_failed).cloned()
     }
 
-    /// Tells all waiting callers that the attempt has failed.
+    /// Makes the attempt fail for all waiting callers.
     pub(crate) fn failed(mut self, why: E) {
         *self.why = Some(why);
         self.failures.fetch_add(1, Ordering::AcqRel);

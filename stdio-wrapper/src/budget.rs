@@ -1,4 +1,4 @@
-//! Memory that all callers share, and of which no single one can take everything.
+//! Memory that all callers share, and that no single caller can use up.
 
 use std::borrow::Borrow;
 use std::collections::HashMap;
@@ -13,17 +13,17 @@ use tokio::time::Instant;
 
 use crate::protocol::Text;
 
-/// Divisor for the part of the memory that one principal can have at the same time: a quarter.
+/// Divisor for the maximum share of the memory for one principal: a quarter.
 const SHARE: usize = 4;
 
-/// What a kept text takes in addition to its length, in bytes.
+/// Memory that a kept text needs in addition to its length, in bytes.
 const OVERHEAD: usize = 128;
 
-/// Replaces an answer for which there is no space.
+/// The error that replaces an answer for which there is no memory.
 pub const TOO_MANY_ANSWERS: &str =
     "Too many large answers wait to be read by their clients. Read yours, or try again in a moment.";
 
-/// The answer to a message for which there is no space.
+/// The error for a message for which there is no memory.
 pub const TOO_MANY_MESSAGES: &str = "Too many large messages, yours or those of all users, wait for an MCP server that does not read its input. End such a session, or try again in a moment.";
 
 /// The memory of everything that waits between clients and children.
@@ -74,8 +74,8 @@ impl Budget {
         Reservation { budget: Arc::clone(self), owner: Arc::from(user(owner)), taken: 0 }
     }
 
-    /// Makes an empty reservation for a child that serves several principals. It is unknown for whom a line is before
-    /// all of it was read, so the child counts as a principal.
+    /// Makes an empty reservation for a child that serves several principals. Before a line is completely read, it
+    /// is unknown to which principal it belongs, so the child counts as a principal.
     pub fn reservation_of_child(self: &Arc<Self>, number: u64) -> Reservation {
         self.reservation(&of_child(number))
     }
@@ -103,7 +103,7 @@ impl Budget {
     }
 }
 
-/// The memory that a principal has taken. Dropping it gives the memory back.
+/// Memory that is reserved for a principal. Dropping it returns the memory.
 #[derive(Debug)]
 pub struct Reservation {
     budget: Arc<Budget>,
@@ -112,7 +112,7 @@ pub struct Reservation {
 }
 
 impl Reservation {
-    /// A reservation without a limit, for what belongs to no caller.
+    /// A reservation without a limit, for messages that belong to no caller.
     pub fn unlimited() -> Self {
         Budget::new(usize::MAX, usize::MAX).reservation("")
     }
@@ -123,14 +123,14 @@ impl Reservation {
         Self { budget: Arc::clone(&self.budget), owner: Arc::clone(&self.owner), taken: 0 }
     }
 
-    /// Keeps a text, whatever its length, in memory of its own for the same principal. Returns `None` if there
-    /// is no space.
+    /// Keeps a text of any length in a separate reservation for the same principal. Returns `None` if there is no
+    /// space.
     pub fn keep(&self, text: impl Into<String>) -> Option<Kept> {
         let (text, mut reservation) = (text.into(), self.sibling());
         reservation.grow(text.len() + OVERHEAD).then(|| Kept(Arc::new(Inner { text, _room: reservation })))
     }
 
-    /// Moves up to this number of bytes to a reservation of their own.
+    /// Moves up to this number of bytes into a separate reservation.
     #[must_use]
     pub fn split(&mut self, bytes: usize) -> Self {
         let mut other = self.sibling();
@@ -139,13 +139,13 @@ impl Reservation {
         other
     }
 
-    /// A line for which this memory was taken.
+    /// Returns the line, which keeps this reservation until it is dropped.
     pub fn holding(self, line: Bytes) -> Bytes {
         if self.taken == 0 { line } else { Text::from(line).holding(self).into_bytes() }
     }
 
-    /// Counts the whole of a text, as far as this room does not do so yet, and waits for space up to
-    /// `patience`. Returns `None` if there is no space.
+    /// Extends this reservation to the whole text, and waits for memory up to `patience`. Returns `None` if there
+    /// is no space.
     pub async fn count_within(mut self, text: Text, patience: Duration) -> Option<Text> {
         let missing = text.len().saturating_sub(self.taken);
         if !self.counts(text.len()) {
@@ -164,7 +164,7 @@ impl Reservation {
         self.taken
     }
 
-    /// Counts a text in a room of its own for the same principal. Returns `None` if there is no space.
+    /// Counts a text in a separate reservation for the same principal. Returns `None` if there is no space.
     pub fn count(&self, text: Text) -> Option<Text> {
         if self.counts(text.len()) { self.sibling().hold(text) } else { Some(text) }
     }
@@ -173,7 +173,7 @@ impl Reservation {
         self.grow(text.len()).then(|| text.holding(self))
     }
 
-    /// Takes more bytes. Returns false if there is no space for them.
+    /// Reserves more bytes. Returns false if they are not available.
     pub fn grow(&mut self, bytes: usize) -> bool {
         let mut state = self.budget.state();
         let own = state.owners.get(&self.owner).copied().unwrap_or_default();
@@ -207,7 +207,7 @@ impl Reservation {
         self.budget.freed.notify_waiters();
     }
 
-    /// Takes more bytes, and waits for them up to `patience`. Returns false if there is still no space.
+    /// Reserves more bytes, and waits for them up to `patience`. Returns false if they are still not available.
     pub async fn grow_within(&mut self, bytes: usize, patience: Duration) -> bool {
         let end = Instant::now() + patience;
         let budget = Arc::clone(&self.budget);

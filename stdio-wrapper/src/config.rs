@@ -73,9 +73,9 @@ pub struct Sites {
 pub enum Identity {
     /// Callers are not distinguished.
     None,
-    /// By `X-Auth-*` headers that the edge sets.
+    /// Callers are identified by the `X-Auth-*` headers that the edge sets.
     Headers,
-    /// By `X-Auth-Assertion`, which the authorization service signs.
+    /// Callers are identified by `X-Auth-Assertion`, which the authorization service signs.
     Assertion {
         /// The URL of the signing keys.
         jwks_url: Url,
@@ -114,26 +114,26 @@ pub struct Child {
 /// Whether a child is isolated from other children and from the wrapper.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Isolation {
-    /// If the kernel supports it.
+    /// It is isolated if the kernel supports this.
     Auto,
-    /// Always. The wrapper does not start if the kernel does not support it.
+    /// It is always isolated. The wrapper does not start if the kernel does not support this.
     Required,
-    /// Never.
+    /// It is not isolated.
     Off,
 }
 
 /// Limits for numbers, sizes and times.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Maximum number of sessions. `None` means as many as the container has room for.
+    /// Maximum number of sessions. `None` means as many as fit into the container.
     pub max_sessions: Option<usize>,
     /// Maximum number of sessions of one principal. `None` means a share of all.
     pub max_sessions_per_principal: Option<usize>,
-    /// Maximum number of requests that a session has at the same time.
+    /// Maximum number of requests in progress of one session.
     pub max_in_flight: usize,
     /// Time after which an unused session ends.
     pub session_idle: Duration,
-    /// Time for a request without a sign of progress.
+    /// A request fails when the child has sent neither an answer nor progress for this long.
     pub request_timeout: Duration,
     /// Time for a child to answer `initialize`.
     pub start_timeout: Duration,
@@ -149,7 +149,7 @@ pub struct Limits {
     pub translate_sessions: usize,
     /// Time for which a translated call waits for its client.
     pub input_timeout: Duration,
-    /// Time for which a stream can outlive the token that it was opened with.
+    /// How long a stream stays open after the token with which it was opened has expired.
     pub stream_grace: Duration,
     /// Time that clients are told to wait before they connect again.
     pub retry: Duration,
@@ -161,9 +161,9 @@ pub struct Limits {
     pub max_line: usize,
     /// Maximum number of messages in a batch.
     pub max_batch: usize,
-    /// Memory of a session for events that a client can ask for again, in bytes.
+    /// Memory for events that are kept for clients that reconnect, in bytes.
     pub event_log: usize,
-    /// Memory of a stateless child for lists that can be given again, in bytes.
+    /// Size of the cache for lists of each stateless child, in bytes.
     pub list_cache: usize,
     /// Maximum time for shutting down.
     pub shutdown_timeout: Duration,

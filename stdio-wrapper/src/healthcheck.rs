@@ -1,4 +1,4 @@
-//! `--healthcheck`: asks a running wrapper. An image without a shell has no other program that could do so.
+//! `--healthcheck`: asks a running wrapper. An image without a shell contains no other program that could do this.
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -1,4 +1,5 @@
-//! The MCP endpoints: which requests are accepted, who sent them, and in which form they are answered.
+//! The MCP endpoints: decides which requests are accepted, identifies their callers, and chooses the form of the
+//! response.
 
 mod answer;
 mod body;
@@ -38,8 +39,8 @@ use crate::translate::{LegacyToModern, ModernToLegacy};
 pub use guard::{Accepts, RequestHeaders};
 use problem::Problem;
 
-/// Divisor for the part of all connections that the requests of one user can have at the same time: a quarter.
-/// Through an edge, each request in progress has a connection of its own.
+/// Divisor for the maximum share of the connections for the requests of one user: a quarter. Through an edge, each
+/// request in progress has its own connection.
 const SHARE: usize = 4;
 /// A user can always have this number of requests.
 const SMALLEST_SHARE: usize = 4;
@@ -47,7 +48,7 @@ const SMALLEST_SHARE: usize = 4;
 /// The header with the session's id.
 const SESSION_ID: &str = "mcp-session-id";
 
-/// What answers requests.
+/// The parts of the wrapper that answer requests.
 #[derive(Clone)]
 pub struct Backends {
     /// Sessions of the revisions with a handshake.
@@ -60,7 +61,7 @@ pub struct Backends {
     pub legacy_to_modern: Option<Arc<LegacyToModern>>,
 }
 
-/// What the handlers need.
+/// Everything that the handlers need.
 pub struct Endpoint {
     /// Sessions of the revisions with a handshake.
     pub sessions: Arc<Sessions>,
@@ -74,7 +75,7 @@ pub struct Endpoint {
     stream_grace: Duration,
     /// Finds out who calls.
     pub authenticator: Arc<Authenticator>,
-    /// The counters.
+    /// The counters of the wrapper.
     pub metrics: Arc<Metrics>,
     sites: Sites,
     groups: Vec<String>,
@@ -146,8 +147,8 @@ impl Endpoint {
         Ok(handle(caller).await?.map_body(|_, body| hold(body, place)))
     }
 
-    /// Takes a place for another request of a user. Callers that are not told apart need none, because there is
-    /// nobody to protect from them.
+    /// Takes a place for another request of a user. If all callers are one principal, none is needed, because
+    /// there is no other user to protect.
     fn admit(&self, caller: &Caller) -> Result<Option<Place>, Problem> {
         if caller.subject.is_empty() {
             return Ok(None);
@@ -163,7 +164,7 @@ impl Endpoint {
         place.map(Some).ok_or_else(|| Problem::too_many_requests(self.max_under_way))
     }
 
-    /// Whether another refusal can be logged. A client that is refused might try again without end.
+    /// Whether another refusal can be logged. A client that is refused might try again any number of times.
     fn may_tell(&self) -> bool {
         self.refusals.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now()) != Pass::No
     }
@@ -187,8 +188,8 @@ impl Endpoint {
         Gate::new(&caller.unmet_rules, self.tool_rules.as_ref(), &caller.scopes, &caller.groups)
     }
 
-    /// When a stream of this caller has to end: `STREAM_GRACE` after the token that it was opened with
-    /// (attack 86).
+    /// When a stream of this caller must end: `STREAM_GRACE` after the expiry of the token with which it was
+    /// opened (attack 86).
     fn until(&self, caller: &Caller) -> Option<Instant> {
         let rest = Duration::from_secs(caller.token_expires?.saturating_sub((self.clock)()));
         Instant::now().checked_add(rest + self.stream_grace)
@@ -198,7 +199,7 @@ impl Endpoint {
     fn placeholders(&self, caller: &Caller) -> Placeholders {
         let some = |text: &String| (!text.is_empty()).then(|| text.clone());
         let group = match (self.groups.as_slice(), caller.groups.as_slice()) {
-            // Without an order, the group is only unambiguous if there is a single one.
+            // Without an order, the group is unambiguous only if the caller has exactly one.
             ([], [only]) => Some(only.clone()),
             (order, groups) => order.iter().find(|group| groups.contains(group)).cloned(),
         };

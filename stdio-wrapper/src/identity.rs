@@ -17,36 +17,36 @@ pub use jwks::{Fetch, FetchError, Jwks, http_fetch};
 /// Returns the seconds since 1970. It is a parameter, so that every expiry can be tested.
 pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
 
-/// A verified caller.
+/// A caller whose identity was verified.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Caller {
     /// The `sub`. It is empty only if callers are not distinguished.
     pub subject: String,
-    /// The user name.
+    /// The login name of the user.
     pub username: String,
-    /// The OAuth client.
+    /// The `client_id` of the OAuth client.
     pub client_id: String,
     /// The groups of the subject.
     pub groups: Vec<String>,
-    /// The granted scopes.
+    /// The scopes of the access token.
     pub scopes: Vec<String>,
-    /// The rules that the caller does not meet. The authorization service leaves it to the wrapper to enforce
-    /// them. They only come from an assertion.
+    /// The rules that the caller does not meet. The wrapper enforces them for the authorization service. Only an
+    /// assertion can contain them.
     pub unmet_rules: UnmetRules,
     /// When the caller's access token expires, in seconds since 1970.
     pub token_expires: Option<u64>,
 }
 
 impl Caller {
-    /// The owner of what is held, counted and remembered: the subject together with this client.
+    /// The name of the principal for whom sessions, memory and requests are counted: the subject together with
+    /// this client.
     pub fn owner(&self) -> String {
         // A header value cannot contain a line break, so the two parts cannot be confused.
         format!("{}\n{}", self.subject, self.client_id)
     }
 
-    /// Whether this caller can use a session of `owner`: every client of the same user can (attack 108). A
-    /// client that asks for more rights might register again for that, and continues its session as another
-    /// client.
+    /// Whether this caller can use a session of `owner`: every client of the same user can (attack 108). A client
+    /// that needs more rights might register again for that, and continue its session as another client.
     pub fn is_user_of(&self, owner: &str) -> bool {
         owner.split_once('\n').is_some_and(|(subject, _)| subject == self.subject)
     }
@@ -69,7 +69,8 @@ pub enum Refused {
     /// The signature, a time or a name in the assertion is wrong.
     #[error("The caller's assertion was refused: {0}.")]
     Invalid(&'static str),
-    /// By this server's clock, the assertion was made in the future. The value is by how many seconds.
+    /// According to this server's clock, the assertion was made in the future. The value is the difference in
+    /// seconds.
     #[error(
         "The caller's assertion was refused: by this server's clock it was made {0} s in the future. The clocks of this server and of the authorization service differ. Their operator must set both, for example with NTP."
     )]
@@ -100,7 +101,7 @@ pub enum Header<'a> {
 }
 
 impl Header<'_> {
-    /// What is wrong with a header that comes and cannot be read.
+    /// Describes what is wrong with a header that cannot be read.
     pub fn fault(&self, name: &str) -> Option<String> {
         match self {
             Self::Absent | Self::One(_) => None,
@@ -110,14 +111,14 @@ impl Header<'_> {
     }
 }
 
-/// Identifies callers.
+/// Identifies the callers of requests.
 #[derive(Debug)]
 pub enum Authenticator {
     /// Callers are not distinguished.
     None,
-    /// By `X-Auth-*`.
+    /// Callers are identified by the `X-Auth-*` headers.
     Headers,
-    /// By `X-Auth-Assertion`.
+    /// Callers are identified by `X-Auth-Assertion`.
     Assertion(Box<Verifier>),
 }
 

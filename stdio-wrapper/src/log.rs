@@ -1,5 +1,5 @@
-//! The log on standard error. A thread of its own writes it, so that nobody waits if its reader stalls (a log
-//! driver whose disk is full, a pipe that nobody reads).
+//! The log on standard error. A separate thread writes it, so that the rest of the program does not wait if its
+//! reader stalls (a log driver whose disk is full, or a pipe that nobody reads).
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -17,7 +17,7 @@ use crate::config::Config;
 /// The longest are lines of a child, with 4 KiB.
 const MAX_WAITING: usize = 1024;
 
-/// Counts the lines that were left out. The log is one for the whole process, as standard error is.
+/// Counts the lines that were left out. The whole process has one log, as it has one standard error.
 static LEFT_OUT: OnceLock<ErrorCounter> = OnceLock::new();
 
 /// Why the log cannot be started.
@@ -34,7 +34,7 @@ pub enum LogError {
 /// # Errors
 /// If standard error is closed.
 pub fn start(config: &Config) -> Result<WorkerGuard, LogError> {
-    // Not through the standard library, which has a lock that everybody else who prints would wait for.
+    // This does not use the standard library's handle, whose lock would make all other writers wait.
     let out = File::from(io::stderr().as_fd().try_clone_to_owned()?);
     let writer =
         NonBlockingBuilder::default().lossy(true).buffered_lines_limit(MAX_WAITING).thread_name("log");
@@ -52,18 +52,18 @@ pub fn start(config: &Config) -> Result<WorkerGuard, LogError> {
     Ok(guard)
 }
 
-/// How a character is written that must not stand in the log as it is.
+/// The form in which a control character is escaped.
 #[derive(Debug, Clone, Copy)]
 enum Escapes {
-    /// As in the fields of the log that are quoted.
+    /// As in quoted fields of a text log.
     Text,
-    /// As JSON has it.
+    /// As in JSON.
     Json,
 }
 
-/// Writes one line of the log at a time. Texts of children, clients and headers can be in any field and message, also inside of
-/// errors. With control characters they could forge further lines, or make the terminal of somebody who reads the log do
-/// something (attack 107). So these are escaped here, whatever wrote the line.
+/// Writes one line of the log at a time. Texts of children, clients and headers can be in any field and message,
+/// also inside of errors. With control characters, they could forge further lines, or control the terminal of a
+/// person who reads the log (attack 107). So control characters are escaped here, wherever the line comes from.
 struct Lines {
     out: NonBlocking,
     escapes: Escapes,

@@ -1,5 +1,5 @@
-//! Threads for work on large texts, so that the threads which serve everybody are not busy with a large text of
-//! one user. A user has one text at a time worked on, and users take turns.
+//! Threads for work on large texts, so that the threads that serve everybody are not busy with a large text of one
+//! user. These threads work on one text of a user at a time, and users take turns.
 
 use std::collections::HashMap;
 use std::collections::VecDeque;
@@ -12,8 +12,8 @@ use tokio::sync::oneshot;
 
 use crate::budget::user;
 
-/// Size from which on a text is large, in bytes. A smaller one takes about a millisecond, which is not worth a
-/// change of threads.
+/// Minimum size of a large text, in bytes. A smaller one takes about a millisecond, for which a change of threads
+/// is not worth it.
 pub const LARGE: usize = 256 << 10;
 /// Number of threads. With two, a text of one user does not wait for the end of another user's.
 const THREADS: usize = 2;
@@ -24,7 +24,7 @@ type Task = Box<dyn FnOnce() + Send>;
 #[derive(Debug)]
 pub struct Offload {
     queue: Arc<Queue>,
-    /// The number of the next task of callers who are not told apart.
+    /// The number of the next task of callers without an identity.
     next: AtomicU64,
 }
 
@@ -42,10 +42,10 @@ impl std::fmt::Debug for Queue {
 
 #[derive(Default)]
 struct State {
-    /// The tasks that wait, by user. A user is here as long as one of them waits or is worked on. Each task holds
-    /// a text that was counted, so there are not too many.
+    /// The waiting tasks, by user. A user has an entry as long as a task of that user waits or is running. The
+    /// memory of each text is counted, so the number of tasks is limited.
     tasks: HashMap<Arc<str>, VecDeque<Task>>,
-    /// The users whose turn comes, in this order. None of their tasks is worked on now.
+    /// The users whose turns come next, in this order. None of their tasks is running now.
     turns: VecDeque<Arc<str>>,
     is_closed: bool,
 }
@@ -61,8 +61,8 @@ impl Offload {
         Ok(Arc::new(Self { queue, next: AtomicU64::new(0) }))
     }
 
-    /// Has `work` done for the user of `owner` when it is that user's turn. Returns `None` if it panicked. If
-    /// the returned future is dropped before, the work is not done.
+    /// Runs `work` on one of the threads when it is the turn of the user of `owner`. Returns `None` if it
+    /// panicked. If the returned future is dropped before that, the work is not done.
     pub async fn run<T: Send + 'static>(
         &self,
         owner: &str,
@@ -71,12 +71,12 @@ impl Offload {
         let (sender, receiver) = oneshot::channel();
         let task = move || {
             if !sender.is_closed() {
-                // Whoever asked might just have gone.
+                // The caller might have been dropped in the meantime.
                 let _ = sender.send(work());
             }
         };
         let user = match user(owner) {
-            // Callers that are not told apart do not wait for each other.
+            // Callers without an identity do not wait for each other.
             nobody if nobody.trim().is_empty() => {
                 format!("\0\0{}", self.next.fetch_add(1, Ordering::Relaxed)).into()
             }
@@ -111,7 +111,8 @@ impl Queue {
     /// Works on tasks until the queue is closed.
     fn work(&self) {
         while let Some((user, task)) = self.take() {
-            // The thread must go on, whatever happens. Whoever waits for the task notices that it has no result.
+            // The thread must continue even if the task panics. The caller of the task notices that there is no
+            // result.
             let _ = catch_unwind(AssertUnwindSafe(task));
             self.done(user);
         }
@@ -202,7 +203,7 @@ mod tests {
         }
         let (sender, receiver) = oneshot::channel::<()>();
         let mut gone = Box::pin(offload.run("ana", move || sender.send(())));
-        // It is asked for once, and dropped.
+        // The future is polled once, and dropped.
         let _ = futures_util::poll!(gone.as_mut());
         drop(gone);
         assert_eq!(offload.run("ana", || 7).await, Some(7));

@@ -1,5 +1,5 @@
-//! Counts how many of something each user has at the same time: sessions, or requests in progress. The clients
-//! of a user count together, because anybody can have any number of clients.
+//! Counts the sessions or the requests in progress of each user. All clients of a user count together, because a
+//! user can have any number of clients.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -1,5 +1,5 @@
-//! Which scopes and groups a call needs: by our own tool rules, and by those rules of the authorization service that it
-//! could not enforce itself. Pure.
+//! Decides whether a caller may send a message: according to the wrapper's own tool rules, and to the rules that
+//! the authorization service cannot enforce itself. This module is pure.
 
 use std::sync::Arc;
 
@@ -20,27 +20,27 @@ pub struct ToolRules {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ToolRule {
-    /// Tool name; `*` stands for any text.
+    /// A pattern for names of tools; `*` matches any text.
     #[serde(rename = "match")]
     pattern: String,
-    /// All of these are needed.
+    /// The caller needs all of these scopes.
     #[serde(default)]
     scopes: Vec<String>,
-    /// One of these is needed; empty: any caller.
+    /// The caller must be in one of these groups. If there are none, any caller may call the tool.
     #[serde(default)]
     groups: Vec<String>,
 }
 
-/// The rules of the authorization service that this caller does not meet (claim `tool_rules` of its assertion). That
-/// service sees no bodies, so what a body asks for is held against its rules here.
+/// The rules of the authorization service that this caller does not meet (claim `tool_rules` of its assertion).
+/// That service does not see request bodies, so the wrapper compares the bodies with these rules.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct UnmetRules(pub Vec<UnmetRule>);
 
-/// What one caller may send to a child. Cheap to clone.
+/// The rules for one caller, which decide what it may send to a child. Cloning is cheap.
 #[derive(Debug, Clone, Default)]
 pub struct Gate(Option<Arc<Held>>);
 
-/// What a caller holds, and the rules for it.
+/// The scopes and groups of a caller, and the rules that apply.
 #[derive(Debug)]
 struct Held {
     unmet: UnmetRules,
@@ -49,28 +49,29 @@ struct Held {
     groups: Vec<String>,
 }
 
-/// The leave to send a message with this method to a child. Nothing that names a method is sent without one, and there
-/// are only two ways to get one: past the rules for a caller, and for what the wrapper itself has to say.
+/// The permission to send a message with this method to a child. No request or notification is sent without one.
+/// There are only two ways to get one: the rules allow the message of a caller, or it is a message of the wrapper
+/// itself.
 #[derive(Debug)]
 pub struct Permit<'a> {
     method: &'a str,
-    /// Of the caller; `None`: the wrapper itself.
+    /// The rules for the caller, or `None` for a message of the wrapper itself.
     gate: Option<Gate>,
 }
 
-/// What the wrapper itself says to children, for nobody in particular.
+/// The messages that the wrapper sends to children for no caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Own {
-    /// The end of the handshake.
+    /// `notifications/initialized`, which ends the handshake.
     Initialized,
-    /// Nobody waits for a request any more.
+    /// `notifications/cancelled`, for a request that nobody waits for any more.
     Cancelled,
-    /// Which of the tools' arguments stand in headers too.
+    /// `tools/list`, which says which arguments of tools must be repeated in headers.
     ListTools,
 }
 
 impl<'a> Permit<'a> {
-    /// For the wrapper's own messages.
+    /// A permit for a message of the wrapper.
     pub fn ours(own: Own) -> Permit<'static> {
         let method = match own {
             Own::Initialized => "notifications/initialized",
@@ -80,19 +81,19 @@ impl<'a> Permit<'a> {
         Permit { method, gate: None }
     }
 
-    /// What may be sent.
+    /// The method of the message that may be sent.
     pub fn method(&self) -> &'a str {
         self.method
     }
 
-    /// The gate that it was given at: what is sent because of this message passes it as well.
+    /// The rules that allowed the message. They also apply to messages that are sent because of it.
     pub fn gate(&self) -> Gate {
         self.gate.clone().unwrap_or_else(Gate::shut)
     }
 }
 
 impl Gate {
-    /// For a caller with these scopes and groups.
+    /// The rules for a caller with these scopes and groups.
     pub fn new(
         unmet: &UnmetRules,
         own: Option<&Arc<ToolRules>>,
@@ -117,12 +118,12 @@ impl Gate {
         Self::new(&UnmetRules(vec![rule]), None, &[], &[])
     }
 
-    /// Whether everything passes, so that nothing has to be known of a message.
+    /// Whether every message is allowed, so that messages do not have to be examined.
     pub fn is_open(&self) -> bool {
         self.0.is_none()
     }
 
-    /// Asks for leave to send a message with this method, and if that is `tools/call`, with this tool.
+    /// Returns a permit if the caller may send a message with this method and, for `tools/call`, with this tool.
     pub fn pass<'a>(&self, method: &'a str, tool: Option<&str>) -> Result<Permit<'a>, Decision> {
         let permit = Permit { method, gate: Some(self.clone()) };
         let Some(held) = &self.0 else { return Ok(permit) };
@@ -137,11 +138,11 @@ impl Gate {
     }
 }
 
-/// What a message asks for.
+/// The parts of a message that rules apply to.
 #[derive(Debug, Clone, Copy)]
 struct RequestedCall<'a> {
     method: &'a str,
-    /// Name of the tool, if the method is `tools/call`.
+    /// The name of the tool, if the method is `tools/call`.
     tool: Option<&'a str>,
 }
 
@@ -154,7 +155,7 @@ impl UnmetRules {
     /// Decides about one message.
     fn decide(&self, asked: RequestedCall<'_>) -> Decision {
         let any = |patterns: &[String], name: &str| patterns.iter().any(|pattern| matches(pattern, name));
-        // Some servers compare methods without their letters' case; none has two methods that differ in nothing else.
+        // Some servers ignore case in methods, and no server has two methods that differ only in case.
         let method = asked.method.to_ascii_lowercase();
         let any_folded = |patterns: &[String]| {
             patterns.iter().any(|pattern| matches(&pattern.to_ascii_lowercase(), &method))
@@ -168,7 +169,7 @@ impl UnmetRules {
                 is_about_method || asked.tool.is_some_and(is_about_tool)
             })
             .collect();
-        // An unmet rule that names nothing to ask for cannot be met by asking.
+        // If an unmet rule names no scopes, asking for more scopes does not help.
         if matching.iter().any(|rule| rule.denied || rule.scopes.is_empty()) {
             return Decision::WrongGroup;
         }
@@ -184,14 +185,14 @@ impl UnmetRules {
 pub enum Decision {
     /// The call is allowed.
     Allow,
-    /// Scopes are missing; every scope that the call needs is named (RFC 6750 §3.1).
+    /// The caller lacks scopes. The value has all scopes that the call needs (RFC 6750 §3.1).
     NeedsScopes(Vec<String>),
-    /// The caller is in none of the groups.
+    /// The caller is not in any of the needed groups.
     WrongGroup,
 }
 
 impl Decision {
-    /// Both must allow; what is needed is what both need.
+    /// Combines two decisions: both must allow the call, and the needed scopes are those of both.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         match (self, other) {
@@ -211,9 +212,10 @@ fn sorted(scopes: impl Iterator<Item = String>) -> Vec<String> {
     scopes
 }
 
-/// The scopes that a client is told to ask for: what the call needs and what the caller was granted, since clients ask for
-/// just what they are told and would lose the rest (2025-11-25, "Scope Challenge Handling"). Without those that another of
-/// them includes, and without `offline_access`, which is for the client alone to ask.
+/// The scopes for the challenge: those that the call needs and those that the caller was granted, because clients
+/// request exactly the scopes in the challenge and would lose all others (2025-11-25, "Scope Challenge Handling").
+/// Scopes that another one includes are omitted, and so is `offline_access`, because only the client decides
+/// whether it needs that.
 pub fn scopes_to_ask_for(needed: &[String], granted: &[String]) -> Vec<String> {
     let all = sorted(needed.iter().chain(granted).filter(|scope| *scope != "offline_access").cloned());
     let is_spare = |scope: &String| all.iter().any(|other| other != scope && includes(other, scope));

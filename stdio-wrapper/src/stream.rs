@@ -1,5 +1,5 @@
-//! A stream of messages to a client: the answers to a POST, or the GET stream. One bounded list is both the
-//! queue for a connected client and the log from which a client that reconnects is served.
+//! A stream of messages to a client: the answers to a POST, or the GET stream. One list with a maximum size is
+//! both the queue for a connected client and the log for a client that reconnects.
 
 mod consumer;
 
@@ -15,7 +15,7 @@ pub use consumer::Consumer;
 
 /// Maximum number of clients that are connected to one stream at the same time.
 const MAX_CONSUMERS: usize = 4;
-/// Bytes that an event takes in addition to its text.
+/// Bytes that an event needs in addition to its text.
 const OVERHEAD: usize = 64;
 /// Bytes of small events that a stream can keep without counting them, because most streams have one short
 /// answer.
@@ -88,14 +88,14 @@ impl Event {
     }
 }
 
-/// The form in which a POST is answered.
+/// The form of the response to a POST.
 #[derive(Debug)]
 pub enum First {
-    /// It is not decided yet.
+    /// The form is not decided yet.
     Wait,
-    /// As JSON: there are all answers, and nothing else.
+    /// JSON, because all answers have arrived and no other message.
     Answers(Vec<Text>),
-    /// As events: something that is not an answer came first.
+    /// An event stream, because a message that is not an answer came first.
     Events,
 }
 
@@ -116,7 +116,7 @@ impl Stream {
         Arc::new(Self::new(id, Some(answers), limit, reservation))
     }
 
-    /// Makes a stream without an end of its own.
+    /// Makes a stream that does not end by itself.
     pub fn endless(id: StreamId, limit: usize, reservation: Reservation) -> Arc<Self> {
         Arc::new(Self::new(id, None, limit, reservation))
     }
@@ -227,7 +227,7 @@ impl Stream {
         self.state().is_connected()
     }
 
-    /// Whether all answers are there.
+    /// Whether all answers have arrived.
     pub fn is_complete(&self) -> bool {
         let state = self.state();
         state.is_closed || state.open_answers == Some(0)
@@ -250,7 +250,7 @@ impl Stream {
             state.pay();
             return First::Answers(events.into_iter().map(|event| event.data).collect());
         }
-        // The child would be blocked until the rest of the batch is there. Therefore what is there is sent as
+        // The child would be blocked until the whole batch is answered. Therefore the messages so far are sent as
         // events.
         if state.untaken > self.limit { First::Events } else { First::Wait }
     }
@@ -315,18 +315,19 @@ impl State {
         self.consumers.iter().for_each(|place| place.wake.notify_one());
     }
 
-    /// Counts what is kept, and forgets the oldest events if that is too much.
+    /// Counts the kept events, and drops the oldest ones if there are too many.
     fn settle(&mut self, limit: usize, account: &Reservation) {
         self.pay();
         self.trim(limit, account);
     }
 
-    /// Takes memory for the small events as far as there is any, and gives back what is no longer needed.
+    /// Reserves memory for the small events, as far as it is available, and returns memory that is no longer
+    /// needed.
     fn pay(&mut self) {
         let wanted = self.small.saturating_sub(FREE).next_multiple_of(STEP);
         let paid = self.reservation.taken();
         if wanted > paid {
-            // Events for which there is no memory are forgotten, or waited for.
+            // If there is no memory, the oldest events are dropped, or the child waits.
             self.reservation.grow(wanted - paid);
         } else if wanted == 0 || paid - wanted > STEP {
             self.reservation.shrink(paid - wanted);
@@ -338,7 +339,7 @@ impl State {
         self.small <= FREE + self.reservation.taken()
     }
 
-    /// Forgets the oldest events: those that were taken and, if no client is connected, others, too.
+    /// Drops the oldest events: those that were taken and, if no client is connected, also others.
     fn trim(&mut self, limit: usize, account: &Reservation) {
         while (self.kept > limit || !self.is_paid())
             && let Some(front) = self.events.front()
@@ -451,7 +452,7 @@ mod tests {
                 stream.push(Bytes::from(vec![0; 1000]).into(), false);
             });
         };
-        // Ana has four steps, however many clients she has.
+        // Ana can have four steps, whatever the number of her clients.
         let streams = ["one", "two", "three"]
             .map(|client| Stream::endless(0, 1 << 20, budget.reservation(&format!("ana\n{client}"))));
         let clients = streams.each_ref().map(Stream::connect);

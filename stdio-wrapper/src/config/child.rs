@@ -72,7 +72,7 @@ fn child_environment(
                 "CHILD_ENV (--env) passes {name}, which is a setting of the wrapper. If the child needs a variable of that name, write {name}=VALUE."
             ));
         } else if let Some(value) = value {
-            // What is passed on by name was not written for this program.
+            // The value of a variable that is passed on by name was not written for this program.
             if item.contains('=') {
                 check_placeholders(read, &format!("CHILD_ENV (--env) {name}"), &value);
             }
@@ -109,8 +109,8 @@ fn check_placeholders(read: &mut Reader, place: &str, text: &str) {
     }
 }
 
-/// Refuses texts in which two placeholders can be the same for two callers, who would then share what each should have alone.
-/// Variables that are passed on by name are filled too. The text itself can be a secret.
+/// Refuses texts that can be the same for two callers although their placeholders differ, because these callers
+/// would share data. Variables that are passed on by name are filled too. The text itself can be a secret.
 fn check_ambiguous(read: &mut Reader, options: &Options, env: &[(String, String)]) {
     let arguments = options.command.iter().skip(1).map(|text| ("The command".to_owned(), text));
     let variables = env.iter().map(|(name, text)| (format!("The variable {name} of the child"), text));

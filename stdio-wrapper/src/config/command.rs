@@ -12,7 +12,7 @@ use super::search_path;
 /// Length of a script's first line that the kernel reads, in bytes (`execve(2)`).
 const MAX_FIRST_LINE: u64 = 256;
 
-/// What is found at the path of a program.
+/// The result of looking for a program at a path.
 #[derive(Debug, PartialEq, Eq)]
 enum Found {
     Program,

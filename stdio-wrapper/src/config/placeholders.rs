@@ -6,15 +6,15 @@ pub(crate) const SUBJECT: &str = "{subject}";
 pub(crate) const USER: &str = "{user}";
 /// Stands for a group of the caller.
 pub(crate) const GROUP: &str = "{group}";
-/// All that there are.
+/// All placeholders.
 pub(crate) const PLACEHOLDERS: [&str; 3] = [SUBJECT, USER, GROUP];
 
-/// Bytes other than letters and digits that stay as they are in a value of the caller.
+/// Bytes other than letters and digits that are not escaped in a value of the caller.
 const PLAIN: &[u8] = b"_@.-";
-/// What every other byte of a value begins with.
+/// The first character of the escape for every other byte of a value.
 pub(crate) const ESCAPE: u8 = b'=';
 
-/// Whether a byte of a value stays as it is.
+/// Whether a byte of a value is not escaped.
 pub(crate) fn is_plain(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || PLAIN.contains(&byte)
 }
@@ -24,13 +24,13 @@ pub(crate) fn is_plain(byte: u8) -> bool {
 enum Piece<'t> {
     Text(&'t str),
     Placeholder(&'static str),
-    /// A word in braces that is no placeholder.
+    /// A word in braces that is not a placeholder.
     Unknown(&'t str),
     /// The word of `{=word}`, which stands for `{word}`.
     Literal(&'t str),
 }
 
-/// Whether a value of the caller is in this text.
+/// Whether this text contains a placeholder.
 pub(crate) fn is_in(text: &str) -> bool {
     PLACEHOLDERS.iter().any(|name| text.contains(name))
 }
@@ -56,9 +56,10 @@ pub(crate) fn replace<E>(
     Ok(out)
 }
 
-/// A word in braces that was probably meant as a placeholder. With a misspelt one, all callers would share what each should have
-/// of their own. Shells have `${word}`, and templates have `{{word}}`. Texts with blanks are scripts and sentences, in which
-/// such words are common (`awk '{print}'`); there it must begin as a placeholder does.
+/// Finds a word in braces that was probably meant as a placeholder. With a misspelt placeholder, callers would
+/// share data that should be separate. `${word}` of shells and `{{word}}` of templates are not meant. Texts with
+/// spaces are scripts and sentences, in which words in braces are common (`awk '{print}'`); in these, the word
+/// must begin like a placeholder.
 pub(super) fn misspelt(text: &str) -> Option<&str> {
     let is_prose = text.contains(char::is_whitespace);
     let begins_like_one = |word: &str| {
@@ -77,14 +78,15 @@ pub(super) fn misspelt(text: &str) -> Option<&str> {
     None
 }
 
-/// Two different placeholders between which there is nothing that no value could have as well. Two callers with different values can
-/// get the same text then: `{user}-{group}` is `ann-b-c` for `ann` in `b-c` and for `ann-b` in `c`.
+/// Finds two different placeholders that are separated only by characters that values can contain, too. Then two
+/// callers with different values can get the same text: `{user}-{group}` is `ann-b-c` for `ann` in `b-c` and for
+/// `ann-b` in `c`.
 pub(super) fn ambiguous(text: &str) -> Option<(&'static str, &'static str)> {
     let mut before = None;
     for piece in pieces(text) {
         match piece {
             Piece::Text(text) if text.bytes().all(|byte| is_plain(byte) || byte == ESCAPE) => {}
-            // A brace is in no value.
+            // No value contains a brace.
             Piece::Text(_) | Piece::Unknown(_) | Piece::Literal(_) => before = None,
             Piece::Placeholder(name) => match before.replace(name) {
                 Some(other) if other != name => return Some((other, name)),
@@ -111,7 +113,7 @@ fn pieces(text: &str) -> Vec<Piece<'_>> {
     all
 }
 
-/// Reads what a text begins with, and returns it with what follows.
+/// Reads the piece at the beginning of a text, and returns it with the rest of the text.
 fn braced(text: &str) -> Option<(Piece<'_>, &str)> {
     let (inner, after) = text.strip_prefix('{')?.split_once('}')?;
     let is_word =

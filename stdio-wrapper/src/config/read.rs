@@ -190,7 +190,8 @@ impl Reader {
     }
 }
 
-/// The filter of the log. What the HTTP server says at its start adds nothing to what this program says.
+/// Reads the filter of the log. The messages of the HTTP server about its start are left out, because this program
+/// logs the same.
 fn log(read: &mut Reader, text: &str) -> LogFilter {
     if text.trim().is_empty() {
         return LogFilter::default();
@@ -202,8 +203,8 @@ fn log(read: &mut Reader, text: &str) -> LogFilter {
     filter.with_default("actix_server", LevelFilter::WARN)
 }
 
-/// The number of workers. One processor is left for the children: if threads of the wrapper took it from
-/// them, every call would have to wait.
+/// The number of workers. One processor is left for the children, because calls would be slower if the wrapper's
+/// threads used all processors.
 fn workers(wanted: usize) -> usize {
     match wanted {
         0 => std::thread::available_parallelism().map_or(1, |all| all.get().saturating_sub(1).clamp(1, 4)),
@@ -278,7 +279,7 @@ fn identity(read: &mut Reader, options: &Options) -> Identity {
             let issuer = read.url("ISSUER", &options.issuer);
             let resource = read.url("RESOURCE", &options.resource);
             match (jwks_url, issuer, resource) {
-                // Both are compared letter by letter, so they stay as they were written.
+                // Both are compared as exact text, so they are not normalized.
                 (Some(jwks_url), Some(_), Some(_)) => Identity::Assertion {
                     jwks_url,
                     issuer: options.issuer.trim().to_owned(),

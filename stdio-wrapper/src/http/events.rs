@@ -23,7 +23,7 @@ pub(super) struct Timing {
     pub(super) retry: Duration,
 }
 
-/// What differs between streams.
+/// The properties that differ between streams.
 #[derive(Default)]
 pub(super) struct Options {
     /// Whether the stream starts with an event that has an id and no data.
@@ -36,8 +36,8 @@ pub(super) struct Options {
     pub(super) preamble: Option<Bytes>,
     /// When the stream has to end, because the caller's token has expired (attack 86).
     pub(super) until: Option<Instant>,
-    /// The last message of a stream that ends because of its age or token. Without one, the client is told
-    /// when to come back.
+    /// The last message of a stream that ends because of its age or token. Without one, the client is told when to
+    /// reconnect.
     pub(super) farewell: Option<Text>,
     /// Completes when the client has disconnected, for streams whose end must be noticed at once.
     pub(super) disconnected: Option<Disconnect>,

@@ -11,7 +11,7 @@ use crate::identity::Header;
 use crate::modern::{self, Field, Fields};
 use crate::protocol::{Code, EventId, Version};
 
-// These names are parsed once, because every request needs them.
+// These names are parsed only once, because every request needs them.
 /// The header with the revision (2025-06-18 and later).
 static PROTOCOL_VERSION: HeaderName = HeaderName::from_static("mcp-protocol-version");
 static SESSION_ID: HeaderName = HeaderName::from_static(super::SESSION_ID);
@@ -19,8 +19,8 @@ static LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 static METHOD: HeaderName = HeaderName::from_static("mcp-method");
 static NAME: HeaderName = HeaderName::from_static("mcp-name");
 
-/// Maximum length of a header that is read before anything is known of its sender, in bytes. The longest
-/// useful one is an `Mcp-Name` with the URI of a resource.
+/// Maximum length of a header that is read before its sender is known, in bytes. The longest useful one is an
+/// `Mcp-Name` with the URI of a resource.
 const MAX_LEN: usize = 1024;
 
 /// The `Accept` value of most SDKs. It is sufficient for POST and GET.
@@ -48,7 +48,7 @@ impl<'r> RequestHeaders<'r> {
         Self { headers: request.headers(), uri: request.uri() }
     }
 
-    /// The same from parts, for tests and fuzzing.
+    /// The headers of a request from its parts, for tests and fuzzing.
     pub fn from_parts(headers: &'r HeaderMap, uri: &'r Uri) -> Self {
         Self { headers, uri }
     }

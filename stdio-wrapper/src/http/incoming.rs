@@ -22,7 +22,7 @@ use crate::protocol::{
 
 /// Time for a body in addition to the time that its size allows.
 const GRACE: Duration = Duration::from_secs(10);
-/// Minimum speed of a body, in bytes per second. A slower client only takes memory and a connection.
+/// Minimum speed of a body, in bytes per second. A slower client would only use memory and a connection.
 const FLOOR: u64 = 16 << 10;
 /// Maximum time between two pieces of a body.
 const PAUSE: Duration = Duration::from_secs(5);
@@ -61,11 +61,11 @@ pub(super) struct Messages {
     _room: Reservation,
 }
 
-/// A body that is no message, or not one that is accepted.
+/// A body that is not a message, or not one that is accepted.
 #[derive(Debug)]
 pub(super) struct Unread {
     pub(super) problem: Problem,
-    /// What it was meant to be, if that can be told.
+    /// The message that was probably meant, if that is known.
     pub(super) meant: Option<Unreadable>,
 }
 
@@ -76,7 +76,7 @@ impl From<Problem> for Box<Unread> {
 }
 
 impl Messages {
-    /// The messages. They are known already, so this takes no time.
+    /// The messages. They were parsed before, so this takes no time.
     pub(super) fn body(&self) -> Body<'_> {
         self.parts.clone().of(&self.text)
     }
@@ -133,8 +133,8 @@ impl Bodies {
         Ok(Incoming { text: first.unwrap_or_else(|| whole.into()), reservation })
     }
 
-    /// Reads a body as messages, without parts for which a child would drop them. A large body is read by other
-    /// threads, because that takes long enough to hold up the small requests of others (attack 109).
+    /// Parses a body as messages, and removes parts because of which a child would drop them. Other threads parse
+    /// large bodies, because this takes long enough to delay the small requests of other users (attack 109).
     pub(super) async fn parse(&self, body: Incoming, caller: &Caller) -> Result<Messages, Box<Unread>> {
         let max_batch = self.max_batch;
         if body.text.len() < LARGE {
@@ -184,7 +184,7 @@ fn parse(body: Incoming, max_batch: usize) -> Result<Messages, Box<Unread>> {
     }
 }
 
-/// The messages of a body, and its text without parts for which a child would drop them.
+/// The messages of a body, and its text without parts because of which a child would drop them.
 fn tidied(text: &str, max_batch: usize) -> Result<(Cow<'_, str>, BodyParts), Problem> {
     let body = text.as_bytes();
     let parsed = parse_body(body, max_batch)?;

@@ -1,6 +1,6 @@
-//! POST of the stateless revision (2026-07-28, "Streamable HTTP"). It has one request. The answer is JSON if
-//! it comes soon and nothing comes before it, and otherwise a stream of events that ends with it. If the
-//! client ends the response, it cancels the request.
+//! POST of the stateless revision (2026-07-28, "Streamable HTTP"). The body is one request. The response is JSON
+//! if the answer comes soon and before any other message, and otherwise an event stream that ends with the answer.
+//! If the client closes the response, this cancels the request.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,12 +25,12 @@ use crate::protocol::{Code, Kind, Message, Text, error_message, members, parse_l
 use crate::stream::{Consumer, First, Stream};
 use crate::translate::Refused;
 
-/// A request that was handed to its child, or to the translation.
+/// A request that was passed to its child, or to the translation.
 pub(super) struct Started {
     received: Received,
     stream: Arc<Stream>,
     consumer: Consumer,
-    /// Keeps the client's interest in the request, and its place among the principal's requests.
+    /// Cancels the request when it is dropped, and keeps its place among the principal's requests.
     guard: (Box<dyn std::any::Any>, Place),
     /// The last message of the stream if the caller's token expires.
     farewell: Text,
@@ -83,7 +83,7 @@ async fn request(
     Ok(Started { received, stream, consumer, guard: (interest, place), farewell })
 }
 
-/// Makes the response as soon as it is known how it begins.
+/// Makes the response as soon as its form is decided.
 pub(super) async fn respond(
     endpoint: &Endpoint,
     caller: &Caller,
@@ -123,7 +123,7 @@ fn client_has_disconnected() -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, Code::Cancelled, "The client has disconnected.")
 }
 
-/// Hands the request to the child, or to the translation. The request is cancelled when the returned value is
+/// Passes the request to the child, or to the translation. The request is cancelled when the returned value is
 /// dropped.
 async fn hand_over(
     endpoint: &Endpoint,

@@ -53,7 +53,7 @@ pub(super) async fn handle(
         },
         Body::Batch(items) => batch(request, endpoint, caller, items).await?,
     };
-    // The child has it, so nobody else has to wait for its memory.
+    // The child has the message, so its memory can be used for other messages.
     drop(messages);
     Ok(match reply {
         Reply::Modern(started, disconnected) => {
@@ -66,17 +66,17 @@ pub(super) async fn handle(
     })
 }
 
-/// How far the answer to a POST is.
+/// The state of the answer to a POST.
 enum Reply {
     Done(HttpResponse),
-    /// It comes on a stream of its own.
+    /// The answer will come on a stream of its own.
     Modern(super::modern::Started, super::disconnect::Disconnect),
-    /// It comes from the session's child.
+    /// The answer will come from the session's child.
     Wait(Arc<Session>, Consumer, Form),
 }
 
-/// The refusal of a body that is no message, under its id if that can be told. The child that asked does not wait for an
-/// answer that nobody can read.
+/// The refusal of a body that is not a message, with its id if that is known. If the body was meant as the answer
+/// to a question, the child gets an error, so that it does not wait.
 pub(super) async fn unread(session: Option<&Session>, error: Unread) -> Problem {
     let Unread { problem, meant } = error;
     let Some(meant) = meant else { return problem };
@@ -124,7 +124,7 @@ async fn single(
     Ok(Reply::Wait(session, consumer, Form::Single))
 }
 
-/// What the schema forbids in the params of any message; SDKs drop such a message without a word.
+/// Refuses params that the schema forbids in every message, because SDKs silently drop such a message.
 pub(super) fn check_params(message: &Message<'_>) -> Result<(), Problem> {
     let checked = peek_call(message).map(|_| ()).map_err(Problem::from);
     match &message.kind {
@@ -142,7 +142,7 @@ async fn initialize(
 ) -> Result<Reply, Problem> {
     let with_id = |problem: Problem| problem.with_id(message.at(&id));
     if RequestHeaders::new(request).session_id()?.is_some() {
-        // A client that still names a session which is gone is told so, and begins anew (2025-11-25, "Session
+        // A client that names a session that has ended gets 404, and then opens a new one (2025-11-25, "Session
         // Management").
         endpoint.session(request, caller).map_err(with_id)?;
         return Err(with_id(Problem::bad_request(
@@ -179,7 +179,8 @@ async fn translated(
 ) -> Option<HttpResponse> {
     let legacy_to_modern = endpoint.legacy_to_modern.as_ref()?;
     let settled = async {
-        // An answer may be there a moment before the session has a revision or an end, and nobody tells of it twice.
+        // The answer can arrive a moment before the session has a revision or has ended, and nothing signals that
+        // change.
         while session.version().is_none() && !session.is_ended() && !stream.is_complete() {
             stream.changed().await;
         }
@@ -188,9 +189,9 @@ async fn translated(
         stream.wake();
         return None;
     }
-    // A server that is gone has not said what it is.
+    // If the child has ended without an answer, it is unknown which revisions it speaks.
     if session.version().is_some() || !session.was_answered() {
-        // What was taken from the stream's signals is given back.
+        // The signal that was consumed here is sent again.
         stream.wake();
         return None;
     }
@@ -231,7 +232,7 @@ async fn batch(
     Ok(Reply::Wait(session, consumer, Form::Batch))
 }
 
-/// One item of a batch; a bad one spoils only itself (JSON-RPC 2.0 §6).
+/// Handles one item of a batch. An invalid item does not affect the others (JSON-RPC 2.0 §6).
 async fn send_item(
     endpoint: &Endpoint,
     caller: &Caller,
@@ -244,7 +245,7 @@ async fn send_item(
         Err(bad) => return bad_item(session, stream, bad).await,
     };
     let Kind::Request { method, id } = &message.kind else {
-        // One bad answer does not spoil the batch, and the child was told.
+        // An invalid answer does not affect the rest of the batch, and the child has got an error.
         let _ = take(endpoint, caller, session, message).await;
         return;
     };
@@ -263,7 +264,7 @@ async fn send_item(
     }
 }
 
-/// Answers an item that is no message, under its id if that can be told.
+/// Answers an item that is not a message, with its id if that is known.
 async fn bad_item(session: &Session, stream: &Stream, bad: &BadItem) {
     let id = match &bad.meant {
         Some(Unreadable::Request(id)) => Some(id.as_slice()),
@@ -276,7 +277,8 @@ async fn bad_item(session: &Session, stream: &Stream, bad: &BadItem) {
     stream.push(error_message(id, Code::InvalidRequest, &bad.error.to_string()).into(), true);
 }
 
-/// A message that wants no answer. A call does not get past the rules by wanting none: it goes nowhere.
+/// Handles a message that needs no answer. A call without an id cannot bypass the rules, because it is not sent to
+/// the child.
 pub(super) async fn take(
     endpoint: &Endpoint,
     caller: &Caller,
@@ -296,7 +298,7 @@ pub(super) async fn take(
                 "An answer needs a `result` that is an object, or an `error` with an integer `code` and a text in `message`.",
             ));
         }
-        // The client could not read the id of what it was asked.
+        // The client could not read the id of the child's question.
         Kind::Response { id: None, .. } => session.reply_lost(None).await,
         Kind::Response { .. } | Kind::Request { .. } => {}
     }
@@ -316,8 +318,8 @@ pub(super) enum ToolRefusal {
     Malformed(String),
 }
 
-/// Asks the tool rules, ours and those of the authorization service, for leave to send a message. What counts is the body,
-/// because that is what the child runs.
+/// Returns a permit if the rules of the wrapper and of the authorization service allow the message. The rules
+/// apply to the body, because the child reads the body.
 pub(super) fn permit<'m>(
     endpoint: &Endpoint,
     caller: &Caller,
@@ -325,7 +327,7 @@ pub(super) fn permit<'m>(
     message: &Message<'_>,
 ) -> Result<Permit<'m>, ToolRefusal> {
     let gate = endpoint.gate(caller);
-    // Other letters' case has been refused when the message was read.
+    // A method that differs in case was already refused when the message was parsed.
     let is_call = method.eq_ignore_ascii_case("tools/call");
     let tool = if is_call && !gate.is_open() { Some(tool_name(message)?) } else { None };
     gate.pass(method, tool.as_deref()).map_err(|decision| {
@@ -337,7 +339,7 @@ pub(super) fn permit<'m>(
     })
 }
 
-/// The tool that a `tools/call` names.
+/// The name of the tool in a `tools/call`.
 fn tool_name<'a>(message: &Message<'a>) -> Result<Cow<'a, str>, ToolRefusal> {
     let name = peek_name(message).map_err(|error| ToolRefusal::Malformed(error.to_string()))?;
     let malformed = |why: &str| ToolRefusal::Malformed(why.to_owned());
@@ -350,9 +352,9 @@ fn tool_name<'a>(message: &Message<'a>) -> Result<Cow<'a, str>, ToolRefusal> {
     Ok(name)
 }
 
-/// Whether a server may take a name for another one: readers in C end at NUL, and some servers trim.
+/// Whether a server could take a name for another one: readers in C end at NUL, and some servers trim names.
 fn is_ambiguous(name: &str) -> bool {
-    // JavaScript trims a byte order mark too.
+    // JavaScript also trims a byte order mark.
     let is_trimmed = |letter: char| letter.is_whitespace() || letter == '\u{feff}';
     name.contains(char::is_control) || name.starts_with(is_trimmed) || name.ends_with(is_trimmed)
 }
@@ -391,15 +393,15 @@ impl ToolRefusal {
     }
 }
 
-/// Where the protected resource metadata of a resource is (RFC 9728 §3.1). A query of the request goes along, because
-/// clients compare the metadata with the URL that they were given.
+/// The URL of the protected resource metadata of a resource (RFC 9728 §3.1). It includes the query of the request,
+/// because clients compare the metadata with the URL that they use.
 fn metadata_url(resource: &str, query: &str) -> Option<String> {
     let url = Url::parse(resource).ok()?;
     let path = url.path().trim_end_matches('/');
     let origin = url.origin().ascii_serialization();
     let mut metadata = Url::parse(&format!("{origin}/.well-known/oauth-protected-resource{path}")).ok()?;
     metadata.set_query(Some(query).filter(|query| !query.is_empty()));
-    // It stands in a quoted string, in which a backslash escapes (RFC 9110 §5.6.4).
+    // The URL is written into a quoted string, in which a backslash is an escape character (RFC 9110 §5.6.4).
     Some(String::from(metadata).replace('\\', "%5C"))
 }
 

@@ -22,13 +22,13 @@ const MAX_LIFE: u64 = 300;
 const MAX_LENGTH: usize = 16 << 10;
 /// Maximum number of verified assertions that are cached.
 const MAX_CACHED: usize = 4096;
-/// Maximum length of an assertion that is cached, in bytes. A longer one, of somebody in very many groups, is
-/// verified each time, so that the cache has a size.
+/// Maximum length of an assertion that is cached, in bytes. A longer one, of a user in very many groups, is
+/// verified each time, so that the size of the cache is limited.
 const MAX_CACHED_LENGTH: usize = 4 << 10;
 /// Minimum time between two lines of the log about clocks.
 const PAUSE: Duration = Duration::from_secs(10);
 
-/// Verifies assertions.
+/// Verifies assertions of one issuer for one resource.
 #[derive(Debug)]
 pub struct Verifier {
     jwks: Jwks,
@@ -36,7 +36,7 @@ pub struct Verifier {
     clock: ClockBox,
     /// Verified assertions by their SHA-256, because the edge sends the same assertion with several requests.
     cache: Mutex<HashMap<Vec<u8>, Known>>,
-    /// When the log was last told that clocks differ.
+    /// When it was last logged that clocks differ.
     told: Mutex<Option<Instant>>,
 }
 
@@ -78,7 +78,7 @@ impl Verifier {
             return Ok(Arc::clone(&known.caller));
         }
         let claims = self.check(token).await?;
-        // Only whoever has a genuine assertion gets as far as this, so the answer can say how late it is.
+        // At this point the signature is valid, so the error can say by how much the assertion is late.
         let expires = lifetime(&claims, now).inspect_err(|error| self.tell(error))?;
         let caller = Arc::new(caller(claims)?);
         if token.len() <= MAX_CACHED_LENGTH {
@@ -128,8 +128,8 @@ impl Verifier {
         cache.insert(digest, known);
     }
 
-    /// Tells the operator that clocks differ. An assertion that somebody sends again much later looks the same, so
-    /// this is logged only once in [`PAUSE`].
+    /// Logs that clocks differ. An assertion that is sent again much later looks the same, so this is logged only
+    /// once in [`PAUSE`].
     fn tell(&self, error: &Refused) {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         if told.is_some_and(|at| at.elapsed() < PAUSE) {

@@ -12,7 +12,7 @@ use url::Url;
 
 /// Age after which the keys are fetched again.
 const MAX_AGE: Duration = Duration::from_secs(300);
-/// Minimum time between two fetches, whatever key ids are asked for.
+/// Minimum time between two fetches, whatever key ids are looked up.
 const MIN_PAUSE: Duration = Duration::from_secs(5);
 /// Maximum size of a key set, in bytes.
 const MAX_SIZE: usize = 256 << 10;

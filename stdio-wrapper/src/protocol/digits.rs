@@ -6,7 +6,7 @@ pub const MAX_DIGITS: usize = 4000;
 
 /// Whether a number in `text`, which must be JSON, has more than [`MAX_DIGITS`] digits in a row.
 pub fn has_endless_number(text: &[u8]) -> bool {
-    // A run of that length covers one of these places, so the others need not be examined.
+    // A run of that length covers one of these places, so only these must be examined.
     let places = (0..text.len()).step_by(MAX_DIGITS / 2);
     places.filter(|at| is_digit(text.get(*at))).any(|at| run(text, at) > MAX_DIGITS) && has_run_outside(text)
 }

@@ -1,8 +1,7 @@
-//! The JSON-RPC envelope: which kind of message a text is, and where its id and params are.
+//! The JSON-RPC envelope: finds out the kind of a message, and the positions of its id and params.
 //!
 //! Keys are compared after unescaping. A repeated key, or one that differs only in case, is refused: another
-//! reader might use the other one, and would then do something else than what was checked (attack 106,
-//! CVE-2026-27896).
+//! reader might use the other key, and would then do something that was not checked (attack 106, CVE-2026-27896).
 
 use std::borrow::Cow;
 use std::fmt;
@@ -42,7 +41,7 @@ pub enum Malformed {
 }
 
 impl Malformed {
-    /// What the parser says about a message or a batch.
+    /// The error for a message or a batch that the parser refuses.
     fn of(error: &serde_json::Error) -> Self {
         match error.classify() {
             serde_json::error::Category::Data => Self::Envelope(short(error)),
@@ -50,7 +49,7 @@ impl Malformed {
         }
     }
 
-    /// What the parser says about a part of a message that is known to be JSON.
+    /// The error for a part of a message that the parser refuses, although it is known to be JSON.
     pub(super) fn in_part(error: &serde_json::Error) -> Self {
         Self::Envelope(short(error))
     }
@@ -294,8 +293,7 @@ pub fn parse_line(line: &[u8]) -> Result<Message<'_>, Malformed> {
     parse(utf8(line)?)
 }
 
-/// The same, for a line that is used in another place than where it is read. The text is in front of the
-/// message's parts.
+/// The same, for a line whose message is used elsewhere. Returns the text and the parts of the message.
 pub(super) fn parse_owned(line: &Bytes) -> Result<(ByteString, Parts), Malformed> {
     let text =
         ByteString::try_from(line.clone()).map_err(|_| Malformed::Json("it is not UTF-8".to_owned()))?;
@@ -425,7 +423,7 @@ fn method_name(text: &str) -> Result<Cow<'_, str>, &'static str> {
         return Ok(Cow::Borrowed(plain));
     }
     let name: String = serde_json::from_str(text).map_err(|_| "`method` must be a string")?;
-    // A reader that ends strings at NUL would run another method than the one that was checked.
+    // A reader that ends strings at NUL would see another method than the one that was checked.
     if name.contains('\0') {
         return Err("`method` must not contain NUL");
     }

@@ -1,6 +1,5 @@
-//! Finds out what can be known about a message that cannot be used as a whole, because it is too large to
-//! keep or is not quite JSON: its id, and whether it is a request or an answer. The caller that waits for it
-//! can then get an error.
+//! Finds the id and the kind of a message that cannot be used as a whole, because it is too large to keep or is
+//! not quite JSON. The caller that waits for it can then get an error.
 
 use serde_json::value::RawValue;
 
@@ -32,18 +31,17 @@ pub struct Outline {
 /// The kind of an unusable message, with its id as JSON text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Unreadable {
-    /// It answers the request with this id.
+    /// An answer to the request with this id.
     Response(Vec<u8>),
-    /// It is a request with this id.
+    /// A request with this id.
     Request(Vec<u8>),
-    /// It answers a request, but has no id, or one that is neither a string nor a number.
+    /// An answer to a request without an id, or with an id that is neither a string nor a number.
     NamelessResponse,
 }
 
 impl Outline {
-    /// What this line of a child is, if it is certain that it is a message. Servers also write log lines in
-    /// JSON with an `id`, an `error` or a `method`, and such a line must neither end a call nor answer a
-    /// question.
+    /// The kind of this line of a child, if it is certainly a message. Servers also write log lines in JSON with
+    /// an `id`, an `error` or a `method`, and such a line must neither end a call nor answer a question.
     pub fn unreadable(self) -> Option<Unreadable> {
         let is_bare = self.is_whole && !self.has_others;
         if self.is_nameless() && self.has_version && self.is_whole {
@@ -60,12 +58,12 @@ impl Outline {
         }
     }
 
-    /// Whether it has the outcome of a request, but does not say which one.
+    /// Whether it is an answer that does not name its request.
     fn is_nameless(&self) -> bool {
         self.id.is_none() && !self.is_ambiguous && self.has_outcome && !self.has_method
     }
 
-    /// What the body of a client's request was meant to be. It is certainly meant as a message.
+    /// The kind of message that the body of a client's request was meant to be.
     pub fn meant(self) -> Option<Unreadable> {
         if self.is_nameless() && self.is_whole {
             return Some(Unreadable::NamelessResponse);
@@ -79,7 +77,7 @@ impl Outline {
     }
 }
 
-/// Where the reader is in the text.
+/// The position of the reader in the text, as far as it matters.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum Place {
     #[default]
@@ -235,8 +233,7 @@ impl OutlineReader {
     }
 }
 
-/// Whether the text is a string or a number in JSON. Nothing else may be repeated in a message of the
-/// wrapper.
+/// Whether the text is a string or a number in JSON. The wrapper repeats no other text in its own messages.
 fn is_id(text: &[u8]) -> bool {
     text.first().is_some_and(|first| matches!(first, b'"' | b'-' | b'0'..=b'9'))
         && serde_json::from_slice::<&RawValue>(text).is_ok()
@@ -281,7 +278,7 @@ mod tests {
         ] {
             assert_eq!(outline(text.as_bytes()).unreadable(), found, "{text}");
         }
-        // A question of a library that writes every member is not an answer.
+        // A question that contains every member, as some libraries write it, is not an answer.
         let full = r#"{"jsonrpc":"2.0","id":7,"method":"roots/list","params":{},"result":null,"error":null}"#;
         assert_eq!(outline(full.as_bytes()).unreadable(), Some(Unreadable::Request("7".into())));
     }

@@ -20,14 +20,14 @@ const META: [&str; 5] = [
     "io.modelcontextprotocol/logLevel",
 ];
 
-/// What is known of a member.
+/// The state of a member.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 enum Found {
     #[default]
     Missing,
     /// Its value is at this position of the message.
     At(Span),
-    /// It is there more than once.
+    /// The member occurs more than once.
     Repeated,
     /// There is a key that differs from its name only in case.
     Refolded,
@@ -157,7 +157,7 @@ mod tests {
         let known =
             message.members.as_ref().map_or(Ok([const { None }; N]), |known| known.members(names).unwrap());
         let found = known.map(|spans| spans.map(|span| span.map(|span| message.at(&span).to_owned())));
-        // What is found at once is what is found by looking for it.
+        // Finding all members at once gives the same result as searching for each of them.
         let again = object(message.params_text()).map_or(Ok([None; N]), |params| members(params, names));
         let again = again.map(|found| found.map(|value| value.map(str::to_owned)));
         assert_eq!(found, again, "{text}");

@@ -1,5 +1,5 @@
-//! Handles lines of a child that are not messages as they are: finds out what they were meant to be or, if
-//! that is unknown, which request waits for them.
+//! Handles lines of a child that are not valid messages: finds out which message was meant or, if that is unknown,
+//! which request waits for it.
 //!
 //! A line is repaired if that changes no value: bytes that are not UTF-8, a byte order mark, colours, several
 //! messages on one line, text before or after a message. From all other lines, only the id is read.
@@ -37,16 +37,16 @@ pub enum Salvaged {
     Nothing,
 }
 
-/// What a line of a child is.
+/// A line of a child.
 #[derive(Debug)]
 pub enum Line {
     /// A message: its text, and what was found in it.
     Message(ByteString, Parts),
-    /// The line is not a message as it is.
+    /// The line is not a valid message.
     Doubtful {
         /// The line as the child wrote it.
         line: Bytes,
-        /// What could be made of it.
+        /// The result of trying to repair it.
         found: Salvaged,
         /// What is wrong with it, for the log and for callers.
         why: String,
@@ -102,7 +102,7 @@ impl Salvage {
     fn outline(&mut self, text: &str, accepts_prefixed: bool) -> Option<Unreadable> {
         let starts = text.starts_with('{');
         let (mut reader, is_told) = match self.open.take() {
-            // A line that looks like the beginning of a message is one.
+            // A line that looks like the beginning of a message is treated as one.
             Some(open) if !(starts && text.contains("\"jsonrpc\"")) => open,
             _ => (OutlineReader::default(), false),
         };
@@ -112,8 +112,7 @@ impl Salvage {
         }
         let from = if continues { 0 } else { text.find('{')? };
         let object = text.get(from..).unwrap_or_default();
-        // JSON behind other text is something that a server prints for its operator. If it is valid, nothing
-        // of it was lost.
+        // Valid JSON after other text is output for the operator of the server, so no message was lost.
         if !starts && !continues && is_json(object) {
             return None;
         }
@@ -125,8 +124,8 @@ impl Salvage {
         let is_own = |found: &Unreadable| match found {
             Unreadable::Response(_) => true,
             Unreadable::NamelessResponse => starts || continues,
-            // If a request comes over several lines or behind other text, the server prints what it has
-            // received.
+            // A request over several lines or after other text is probably one that the server has received and
+            // prints.
             Unreadable::Request(_) => starts && !continues,
         };
         let found = reader.outline().unreadable().filter(|found| !is_told && is_own(found));
@@ -313,11 +312,11 @@ mod tests {
         // A line break inside of a string is not escaped.
         assert_eq!(salvage.read(br#"{"jsonrpc":"2.0","result":{"x":"one"#, true), Salvaged::Nothing);
         assert_eq!(salvage.read(br#"two"},"id":5}"#, true), response("5"));
-        // A request over several lines is one that the server prints.
+        // The server has received a request and prints it over several lines.
         for line in ["{", r#""jsonrpc":"2.0","id":7,"#, r#""method":"x","params":{}"#, "}"] {
             assert_eq!(salvage.read(line.as_bytes(), true), Salvaged::Nothing);
         }
-        // An open message does not swallow the next one.
+        // The next message is found although an earlier one was never complete.
         assert_eq!(salvage.read(br#"{"jsonrpc":"2.0","x":"left open"#, true), Salvaged::Nothing);
         assert_eq!(salvage.read(br#"{"jsonrpc":"2.0","id":6,"result":NaN}"#, true), response("6"));
     }
@@ -339,7 +338,7 @@ mod tests {
         ] {
             assert_eq!(read(line.as_bytes()), Salvaged::Nothing, "{line}");
         }
-        // In a child with several callers, such a line neither forges an answer nor ends a call.
+        // If the child has several callers, such a line neither forges an answer nor ends a call.
         let cut = r#"user says: {"jsonrpc":"2.0","id":7,"result":{"x":NaN}}"#;
         for line in [format!("user says: {ANSWER}").as_str(), cut] {
             assert_eq!(Salvage::default().read(line.as_bytes(), false), Salvaged::Nothing, "{line}");

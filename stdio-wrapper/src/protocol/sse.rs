@@ -60,7 +60,7 @@ pub fn encode_priming(id: EventId, retry_ms: u128) -> Bytes {
     format!("id: {id}\nretry: {retry_ms}\ndata: \n\n").into()
 }
 
-/// Encodes the time for which a client shall wait before it connects again.
+/// Encodes the time for which a client should wait before it reconnects.
 pub fn encode_retry(retry_ms: u128) -> Bytes {
     format!("retry: {retry_ms}\n\n").into()
 }

@@ -12,8 +12,8 @@ use super::peek::{RELATED_TASK, members};
 /// Members of `_meta` for which SDKs do not accept `null`.
 const OPTIONAL: [&str; 2] = ["progressToken", RELATED_TASK];
 
-/// Removes these parts of a message. Returns `None` if there are none. What a strict reader must see, such as
-/// repeated keys, stays.
+/// Removes these parts of a message. Returns `None` if there are none. Parts that a strict reader must see, such
+/// as repeated keys, are kept.
 pub fn tidy(message: &Message<'_>) -> Option<String> {
     if may_be_untidy(message) { tidy_text(message.text) } else { None }
 }
@@ -50,7 +50,7 @@ pub fn tidy_body(text: &str) -> Option<String> {
 
 /// Whether `_meta` of the params, or a member of it that is optional, is `null`.
 fn has_null_member(message: &Message<'_>) -> bool {
-    // What is repeated stays for the strict reader.
+    // Repeated members are kept, so that a strict reader sees them.
     let Ok([meta]) = message.members(["_meta"]) else { return false };
     let is_null = |value: Option<&str>| value == Some("null");
     is_null(meta) || message.meta(OPTIONAL).is_ok_and(|found| found.into_iter().any(is_null))
@@ -98,7 +98,7 @@ fn tidy_text(text: &str) -> Option<String> {
 
 /// Removes `null` from `_meta`, which is optional in params and results, as are all of its members.
 fn tidy_meta(text: &str) -> Option<String> {
-    // What is repeated stays for the strict reader.
+    // Repeated members are kept, so that a strict reader sees them.
     let [meta] = members(text, ["_meta"]).ok()?;
     let meta = meta?;
     let tidied = if meta == "null" {
@@ -167,7 +167,7 @@ mod tests {
         assert!(parse_line(with(64).as_bytes()).is_ok());
         let why = parse_line(with(65).as_bytes()).unwrap_err().to_string();
         assert!(why.contains("more than 64 keys"), "{why}");
-        // A batch is not read any further, so it does not matter that the rest is nonsense.
+        // A batch is not read any further, so the rest does not matter.
         let why = parse_body(b"[1,1,1,nonsense", 2).unwrap_err().to_string();
         assert!(why.contains("at most 2 messages"), "{why}");
         let named = |length: usize| {
