@@ -144,7 +144,8 @@ async fn what_became_of_an_answer_is_told_by_a_page_that_can_be_loaded_again_for
         assert!(page.status == StatusCode::CONFLICT && page.body.contains("You have answered already"));
     }
     // The page is shown only in this browser. Otherwise an attacker could send others a link to a page that
-    // says what we did not tell them, and that continues to an address of the attacker's choice.
+    // makes a false statement in the name of the service, and that continues to an address of the attacker's
+    // choice.
     for other in [&mut app.browser(), &mut app.browser_of("eve").await] {
         let page = other.open(&there).await;
         assert!(page.status == StatusCode::GONE && !page.body.contains("class=\"way-on\""), "{}", page.body);
@@ -217,7 +218,7 @@ async fn a_second_answer_after_the_login_has_ended_does_not_deny_the_first() {
     let query = format!("/authorize?{}", authorize_query(&client, &[]));
     let page = browser.open(&query).await;
     assert!(browser.submit(&page, &[("decision", "allow")]).await.parameter("code").is_some());
-    // The form is sent without the session's cookies, and with those of another login.
+    // The form is sent first without session cookies, and then with those of another login.
     let mut other = app.browser();
     for _ in 0..2 {
         let again = other.submit(&page, &[("decision", "allow")]).await;
@@ -300,13 +301,13 @@ async fn a_device_that_is_allowed_twice_by_its_user_is_connected() {
     is_connected(&ana.open(result).await);
     // Without the parameters of the question, the address redirects to the page for the user code.
     assert_eq!(ana.open("/device/consent").await.location.unwrap(), format!("{ISSUER}/device"));
-    // A user who did not allow the device, and the one who allowed it and now denies it, see that it was
-    // answered already. Both can enter another code.
+    // The question was answered already. Another user who allows the device, and the same user who now denies
+    // it, both get a page that says so and offers to enter another code.
     for answer in [decide(&mut eve, &page_of_eve, "allow").await, decide(&mut ana, &page, "deny").await] {
         assert_eq!(answer.status, StatusCode::CONFLICT);
         assert_eq!(way_on(&answer), "/device");
     }
-    // The user goes back to the page for the code, which is still filled in.
+    // The user goes back to the page for the code, where the code is still filled in, and sends it again.
     let again = ana.submit(&code_page, &[("user_code", user)]).await;
     assert!(again.body.contains("If you have answered already, look at the device"), "{}", again.body);
     // After the codes have expired, the page still says nothing untrue about the result.

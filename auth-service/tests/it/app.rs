@@ -36,11 +36,11 @@ pub(crate) const CHALLENGE: &str = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"
 pub(crate) const REDIRECT: &str = "https://app.example/cb";
 pub(crate) const EDGE_SECRET: &str = "a secret of the edge alone";
 
-/// A clock that moves only when the test says so. The test can also set its time of day ahead.
+/// A clock that moves only when the test says so. The test can also set its time of day ahead or behind.
 pub(crate) struct TestClock {
     passed: AtomicU64,
     ahead: AtomicU64,
-    /// Whether it is compared with the clock of Redis.
+    /// Whether the service compares this clock with that of Redis.
     is_time_of_day: bool,
 }
 
@@ -119,14 +119,14 @@ impl TestApp {
         assert!(self.server.as_mut().unwrap().run());
     }
 
-    /// A copy of what the Redis of the app has on disk.
+    /// A copy of the files of the app's Redis.
     pub(crate) fn files_of_store(&self) -> tempfile::TempDir {
         let copy = tempfile::tempdir().unwrap();
         copy_files(self.server.as_ref().unwrap().data.path(), copy.path());
         copy
     }
 
-    /// Puts such a copy in the place of what is there.
+    /// Replaces the files of the app's Redis by those in `copy`.
     pub(crate) fn replace_files_of_store(&self, copy: &tempfile::TempDir) {
         let data = self.server.as_ref().unwrap().data.path();
         for entry in std::fs::read_dir(data).unwrap().map(Result::unwrap) {
@@ -166,7 +166,7 @@ impl TestApp {
         text.trim().trim_start_matches(':').parse().unwrap()
     }
 
-    /// Makes the store refuse to write, or lets it write again. It can be read all the while.
+    /// Makes the store refuse writes, or accept them again. Reading works in both cases.
     pub(crate) fn set_store_writable(&self, writable: bool) {
         if self.server.is_some() {
             self.tell_store(&format!("CONFIG SET maxmemory {}", if writable { "0" } else { "1" }));
@@ -191,7 +191,8 @@ impl TestApp {
         Self::start_from(on_redis, Arc::new(SystemRandomSource), settings).await
     }
 
-    /// Starts the app on a Redis with whose clock its own is compared. Returns `None` if Redis is not installed.
+    /// Starts the app on a Redis, with a clock that the service compares with that of Redis. Returns `None`
+    /// if Redis is not installed.
     pub(crate) async fn start_on_redis_now() -> Option<Self> {
         RedisServer::start(&["--appendonly", "no"])?;
         let clock = TestClock {
@@ -241,7 +242,7 @@ impl TestApp {
         self.replica_by(Arc::clone(&self.clock), settings).await
     }
 
-    /// Like [`Self::replica`], with a clock of its own that is so far behind that of this app.
+    /// Like [`Self::replica`], but with a clock of its own, which is `by` behind the clock of this app.
     pub(crate) async fn replica_behind(&self, by: Duration) -> Self {
         let clock = TestClock {
             passed: AtomicU64::new(self.clock.passed.load(Ordering::SeqCst)),
@@ -310,7 +311,7 @@ impl TestApp {
         self.clock.ahead.store(by.as_secs(), Ordering::SeqCst);
     }
 
-    /// Sets the clock so far behind what it should be.
+    /// Sets how far the time of day is behind the time that the test has let pass.
     pub(crate) fn set_clock_behind(&self, by: Duration) {
         self.clock.ahead.store(0_u64.wrapping_sub(by.as_secs()), Ordering::SeqCst);
     }
@@ -359,7 +360,7 @@ impl TestApp {
         response.json::<Value>().await.unwrap()["client_id"].as_str().unwrap().to_owned()
     }
 
-    /// Whether the client's registration is still there.
+    /// Whether the client is still registered.
     pub(crate) async fn client_is_known(&self, client: &str) -> bool {
         let id = ClientId::try_from(client.to_owned()).unwrap();
         self.state.store.client(&id, self.state.now()).await.unwrap().is_some()
@@ -428,7 +429,7 @@ impl TestApp {
         self.check_by("envoy", method.as_str(), host, target)
     }
 
-    /// A check as this proxy sends it over HTTP.
+    /// A check as `proxy` sends it over HTTP.
     pub(crate) fn check_by(&self, proxy: &str, method: &str, host: &str, target: &str) -> RequestBuilder {
         let url = format!("{}/verify/{proxy}", self.edge);
         let request = match proxy {

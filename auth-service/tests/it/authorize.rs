@@ -166,8 +166,8 @@ async fn a016_a_consent_counts_once_for_one_browser_in_time() {
     let mut ana = app.browser_of("ana").await;
     let mut eve = app.browser_of("eve").await;
     let page = ana.open(&query).await;
-    // The form is refused from another user's browser, from a browser without a login, without a form token, and
-    // without an answer.
+    // The form is refused if it comes from another user's browser, from a browser without a login, without a
+    // form token, or without an answer.
     assert_eq!(eve.submit(&page, &[("decision", "allow")]).await.status, StatusCode::BAD_REQUEST);
     assert_eq!(app.browser().submit(&page, &[("decision", "allow")]).await.status, StatusCode::BAD_REQUEST);
     assert_eq!(ana.post("/consent", &[("decision", "allow")]).await.status, StatusCode::BAD_REQUEST);

@@ -51,28 +51,28 @@ fn a_backup_of_one_machine_is_restored_on_another() {
     works(&command("user add bo", &here));
     for _ in 0..2 {
         works(&script("backup", &["--keep", "1", &dumps], &here));
-        // The file names contain the time in seconds, so that two backups need different seconds.
+        // The name of a dump contains the time in seconds, so the next backup has to begin in another second.
         std::thread::sleep(std::time::Duration::from_millis(1100));
     }
     let kept: Vec<_> = fs::read_dir(&dumps).unwrap().map(|entry| entry.unwrap().path()).collect();
     let [dump] = kept.as_slice() else { panic!("{kept:?}") };
-    // A dump with a later name comes from a clock that was ahead. Nothing is removed for it, least of all the new dump.
+    // A dump whose name contains a later time was made while the clock was ahead. In that case, the script
+    // reports an error and removes no dump.
     let later = Path::new(&dumps).join("mcp-gate-29990101T000000Z.dump");
     fs::write(&later, "").unwrap();
     std::thread::sleep(std::time::Duration::from_millis(1100));
-    let told = fails(&script("backup", &["--keep", "1", &dumps], &here));
-    assert!(told.contains("Set the clock"), "{told}");
+    let message = fails(&script("backup", &["--keep", "1", &dumps], &here));
+    assert!(message.contains("Set the clock"), "{message}");
     assert_eq!(fs::read_dir(&dumps).unwrap().count(), 3);
     fs::remove_file(later).unwrap();
     let dump = dump.to_str().unwrap();
     let bytes = fs::read(dump).unwrap();
     assert!(!bytes.windows(6).any(|window| window == b"people"));
-    // A change after the backup is lost by a restore. Everything else is restored, and needs the key that was
-    // used then.
+    // A restore brings back the state at the time of the backup. It needs the key that was used then.
     works(&command("user disable ana", &here));
     let refused = fails(&script("restore", &[dump], &there));
     assert!(refused.contains("--key-file"), "{refused}");
-    assert!(!Path::new(&new).join("store.key").exists(), "nothing was begun");
+    assert!(!Path::new(&new).join("store.key").exists(), "a refused restore left a key file");
     let key_file = format!("{data}/store.key");
     works(&script("restore", &["--key-file", &key_file, dump], &there));
     let users = works(&command("user list", &there));
@@ -107,15 +107,15 @@ fn a_command_that_works_without_the_service_writes_its_audit_event_itself() {
         {
             let output = command(words, settings);
             works(&output);
-            let told = String::from_utf8_lossy(&output.stderr).into_owned();
-            let line: serde_json::Value = serde_json::from_str(&told).unwrap();
+            let message = String::from_utf8_lossy(&output.stderr).into_owned();
+            let line: serde_json::Value = serde_json::from_str(&message).unwrap();
             assert_eq!(
                 (line["target"].as_str(), line["event"].as_str()),
                 (Some("audit"), Some(event)),
-                "{told}"
+                "{message}"
             );
         }
-        assert!(command("user list", settings).stderr.is_empty(), "nothing was changed");
+        assert!(command("user list", settings).stderr.is_empty(), "an event without a change");
     }
 }
 
@@ -133,7 +133,7 @@ fn one_machine_becomes_a_fleet_and_one_machine_again() {
     assert!(said.contains("read back and counted") && said.contains("1 accounts"), "{said}");
     assert!(works(&command("user list", &both)).starts_with("ana\t"));
     assert!(fails(&command("store migrate --to redis", &both)).contains("not empty"));
-    // The key is rotated by the steps of docs/state.md.
+    // These steps rotate the key as docs/state.md describes.
     let rotating = [("REDIS_URL", url.as_str()), ("STORE_KEY", OTHER_KEY), ("STORE_KEY_PREVIOUS", KEY)];
     assert!(fails(&command("store rekey", &both)).contains("STORE_KEY_PREVIOUS"));
     assert!(works(&command("store rekey", &rotating)).contains("none has now"));

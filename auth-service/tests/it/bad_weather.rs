@@ -1,4 +1,4 @@
-//! A clock that is wrong for a while, and a Redis that comes back empty.
+//! Tests of a clock that is wrong for a while, and of a Redis that loses data.
 
 use std::time::Duration;
 
@@ -35,16 +35,16 @@ async fn a_clock_that_is_days_ahead_for_a_while_costs_nothing() {
         app.state.follow_keys().await;
         assert_eq!(app.state.sweep().await.unwrap(), 0, "nothing is swept by a clock that has jumped");
         assert_eq!(app.kids().await, kids, "no key is made or thrown away");
-        let (status, told) = ready(&app).await;
-        assert_eq!(status, StatusCode::OK, "{told}");
-        assert!(told["clock"].as_str().unwrap().contains("jumped 17280000 s ahead"), "{told}");
+        let (status, body) = ready(&app).await;
+        assert_eq!(status, StatusCode::OK, "{body}");
+        assert!(body["clock"].as_str().unwrap().contains("jumped 17280000 s ahead"), "{body}");
         assert_eq!(
             app.check_token(&tokens.access).await.status(),
             StatusCode::SERVICE_UNAVAILABLE,
             "nobody can tell whether it has expired"
         );
 
-        // A replica that starts meanwhile compares with what the store remembers.
+        // A replica that starts meanwhile compares its clock with the time that the store remembers.
         let other = app.replica(&[]).await;
         assert_eq!(other.state.sweep().await.unwrap(), 0);
         assert_eq!(other.kids().await, kids);
@@ -70,12 +70,12 @@ async fn a_clock_that_stays_where_it_jumped_to_counts_after_an_hour() {
     app.wait(Duration::from_secs(3599));
     assert_eq!(app.state.sweep().await.unwrap(), 0);
     app.wait(Duration::from_secs(1));
-    assert!(app.state.sweep().await.unwrap() > 0, "what is over goes");
+    assert!(app.state.sweep().await.unwrap() > 0, "nothing that has expired is swept");
     assert_eq!(ready(&app).await.1["clock"], "ok");
     assert!(app.state.store.clients(None, 10, app.state.now()).await.unwrap().is_empty(), "{client} is gone");
 }
 
-/// The clock was ahead for an hour, and has been right for an hour.
+/// Lets an hour pass with the clock ahead, and another hour with the clock right.
 async fn after_a_clock_that_was_ahead(app: &TestApp) {
     app.state.follow_keys().await;
     for ahead in [DAYS, Duration::ZERO] {
@@ -85,7 +85,7 @@ async fn after_a_clock_that_was_ahead(app: &TestApp) {
         assert_eq!(ready(app).await.1["clock"], "ok");
     }
     let latest = app.state.time_bounds().latest;
-    assert!(latest.since(app.state.now()) >= DAYS, "a time that was believed is remembered");
+    assert!(latest.since(app.state.now()) >= DAYS, "a time that was trusted is not remembered");
 }
 
 #[actix_web::test]
@@ -116,7 +116,8 @@ async fn an_operator_forgets_a_time_that_was_ahead() {
             assert!(matches!(&refused, Reply::Refused(why) if why.contains("another day")), "{refused:?}");
         }
         let done = accept(app.state.now()).await;
-        // The clock of the test is not that of a real Redis, which has the last word.
+        // With Redis, the command also compares the clock of the test with that of the real Redis. They
+        // differ, so it refuses.
         if app.state.store.own_time().await.unwrap().is_some() {
             assert!(matches!(&done, Reply::Refused(why) if why.contains("Redis")), "{done:?}");
             continue;
@@ -140,7 +141,7 @@ impl Clock for At {
     }
 }
 
-/// As an earlier release, or a backup that was restored, leaves it.
+/// A store without a remembered time comes from an earlier release, or from a backup that was restored.
 #[actix_web::test]
 async fn a_store_that_remembers_no_time_believes_no_clock_at_once() {
     let data = tempfile::tempdir().unwrap();
@@ -163,7 +164,6 @@ async fn a_store_that_remembers_no_time_believes_no_clock_at_once() {
     assert_eq!(store.clock_mark().await.unwrap(), None, "a time in doubt is not remembered");
 }
 
-/// What a clock that is set back does: nothing that was used is unused again.
 #[actix_web::test]
 async fn a_clock_that_is_set_back_makes_no_code_and_no_refresh_token_good_again() {
     for app in TestApp::on_both_stores(&[]).await {
@@ -171,7 +171,7 @@ async fn a_clock_that_is_set_back_makes_no_code_and_no_refresh_token_good_again(
         app.state.follow_keys().await;
         app.wait(Duration::from_secs(3600));
         app.state.follow_keys().await;
-        assert_eq!(ready(&app).await.1["clock"], "ok", "what has held for an hour counts");
+        assert_eq!(ready(&app).await.1["clock"], "ok", "a time that was shown for an hour is not trusted");
         let client = app.client().await;
         let tokens = app.tokens(&client).await;
         let used = tokens.refresh.clone();
@@ -185,13 +185,13 @@ async fn a_clock_that_is_set_back_makes_no_code_and_no_refresh_token_good_again(
         assert_eq!(
             app.refresh(&client, &used).await.status(),
             StatusCode::BAD_REQUEST,
-            "a used token is used"
+            "a used token is valid again"
         );
         assert!(ready(&app).await.1["clock"].as_str().unwrap().contains("behind"));
     }
 }
 
-/// As on a machine that starts with the date of its image.
+/// The clock is behind like this on a machine that starts with the date of its image.
 #[actix_web::test]
 async fn a_refresh_while_the_clock_is_behind_costs_nobody_their_grant() {
     for app in TestApp::on_both_stores(&[]).await {
@@ -248,7 +248,7 @@ async fn what_is_made_while_the_clock_is_ahead_does_not_outlive_its_time() {
             app.set_clock_ahead(ahead);
             app.state.follow_keys().await;
             let page = browser.follow(&format!("/authorize?{}", authorize_query(&client, &[]))).await;
-            assert!(page.body.contains("name=\"password\""), "the login counts: {}", page.body);
+            assert!(page.body.contains("name=\"password\""), "the login is valid: {}", page.body);
             assert_eq!(app.check_token(&tokens.access).await.status(), StatusCode::UNAUTHORIZED);
         }
 
@@ -305,7 +305,8 @@ async fn a_lost_answer_is_repeated_although_the_clock_was_wrong_when_it_was_give
             app.wait(Duration::from_secs(1));
             let again = app.refresh(&client, &tokens.refresh).await;
             if ahead {
-                // Nobody can say how long ago that was. The grant stays.
+                // The time of the first refresh is not reliable, so the service can neither repeat the
+                // response nor end the grant.
                 assert_eq!(again.status(), StatusCode::SERVICE_UNAVAILABLE);
             } else {
                 assert_eq!(Tokens::of(again).await.refresh, lost.refresh);
@@ -325,25 +326,29 @@ async fn replicas_say_that_redis_has_lost_everything_and_agree_again_when_it_is_
     assert_eq!(other.check_token(&tokens.access).await.status(), StatusCode::OK);
 
     app.tell_store("FLUSHALL");
-    // Before anybody has looked, and afterwards. What the other has in its cache passes until it looks, which it
-    // does every five seconds.
+    // The requests are refused before a replica has noticed the loss, and afterwards. `other` is not asked
+    // before, because it accepts tokens from its cache until it looks at the store, which it does every five
+    // seconds.
     refuses_nothing_for_good(&app, &client, &tokens).await;
     for replica in [&app, &other] {
-        let (status, told) = ready(replica).await;
-        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{told}");
-        assert_eq!(told["store"], LOST);
+        let (status, body) = ready(replica).await;
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{body}");
+        assert_eq!(body["store"], LOST);
         replica.state.follow_keys().await;
         refuses_nothing_for_good(replica, &client, &tokens).await;
-        // What is taken now would be gone with the backup that is restored.
+        // A registration that is accepted now would be lost when the backup is restored.
         let refused = replica.register(&json!({ "redirect_uris": ["https://new.example/cb"] })).await;
         assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert!(refused.text().await.unwrap().contains("has lost what it kept"));
         assert_eq!(replica.browser().open("/login").await.status, StatusCode::OK);
     }
     assert!(app.state.store.clients(None, 10, app.state.now()).await.unwrap().is_empty());
-    assert!(app.state.store.signing_keys().await.is_err(), "nobody begins anew who has seen it before");
+    assert!(
+        app.state.store.signing_keys().await.is_err(),
+        "a replica that knew the lost store has begun a new one"
+    );
 
-    // One that is restarted begins anew, and the others follow it.
+    // A replica that is restarted begins a new store, and the others follow it.
     let restarted = app.replica(&[]).await;
     let fresh = restarted.kids().await;
     assert_ne!(fresh, before);
@@ -358,7 +363,8 @@ async fn replicas_say_that_redis_has_lost_everything_and_agree_again_when_it_is_
     assert!(!client.is_empty());
 }
 
-/// The backup that will be restored has the client and its tokens, so nobody is told to throw them away.
+/// Asserts that no response makes a client delete its registration or its tokens. They will be valid again
+/// when the backup is restored.
 async fn refuses_nothing_for_good(app: &TestApp, client: &str, tokens: &Tokens) {
     is_not_challenged(&app.check_token(&tokens.access).await);
     let page = app.browser().open(&format!("/authorize?{}", authorize_query(client, &[]))).await;
@@ -427,12 +433,12 @@ async fn operators_commands_begin_no_store_in_a_redis_that_was_emptied() {
     }
     assert_eq!(app.rows_of_store(), 0, "something was written");
     assert_eq!(ready(&app).await.1["store"], LOST);
-    // Before a first start, the operator says so.
+    // With `--new-store`, the operator says that the store is empty because it is new.
     let (done, said) = command(&["user", "add", "zed", "--new-store"]).await;
     assert!(done && said.contains("password:"), "{said}");
 }
 
-/// As a Redis that loses only the row of the signing keys, before the replicas have read that a key was revoked.
+/// Redis loses only the row of the signing keys, before the replicas have read that a key was revoked.
 #[actix_web::test]
 async fn a_revoked_signing_key_does_not_come_back_when_the_keys_are_lost() {
     let Some(app) = TestApp::start_on_redis().await else { return };
@@ -441,7 +447,8 @@ async fn a_revoked_signing_key_does_not_come_back_when_the_keys_are_lost() {
     let tokens = app.tokens(&client).await;
     let revoked = app.kids().await.remove(0);
     app.wait(Duration::from_secs(2));
-    // As `auth-service keys revoke` in a process of its own. Neither replica has read the keys again.
+    // This does the same as `auth-service keys revoke` in its own process. Neither replica has read the keys
+    // again.
     let (store, terms, now) = (app.state.store.as_ref(), app.state.config.signing, app.state.now());
     let stale = store.signing_keys().await.unwrap().unwrap();
     let changed = rotation::change(store, &terms, now, |set| set.without(&revoked, &terms, now)).await;
@@ -455,16 +462,17 @@ async fn a_revoked_signing_key_does_not_come_back_when_the_keys_are_lost() {
         assert_eq!(replica.check_token(&tokens.access).await.status(), StatusCode::UNAUTHORIZED);
     }
     assert_eq!(app.kids().await, other.kids().await);
-    // A process that has read the lost set before cannot take the new one for it.
+    // A process that has read the lost key set cannot replace the new one, because their revisions differ.
     assert!(!store.replace_signing_keys(Some(stale.revision()), &stale).await.unwrap());
-    let (_, told) = ready(&other).await;
-    assert!(told["store_dangers"].to_string().contains("the signing keys were missing"), "{told}");
-    // Clients go on with their refresh tokens.
+    let (_, body) = ready(&other).await;
+    assert!(body["store_dangers"].to_string().contains("the signing keys were missing"), "{body}");
+    // Clients get new access tokens with their refresh tokens.
     let answer = app.refresh(&client, &tokens.refresh).await;
     assert_eq!(answer.status(), StatusCode::OK);
 }
 
-/// As a Redis that is started from an earlier snapshot, or a copy that was promoted without the last writes.
+/// Redis is started with its files from an earlier time, as after a restore of a snapshot. A Redis replica
+/// that was promoted without the last writes has the same effect.
 #[actix_web::test]
 async fn a_redis_that_comes_back_older_opens_nothing_that_was_revoked() {
     let Some(mut app) = TestApp::start_on_redis().await else { return };
@@ -486,28 +494,28 @@ async fn a_redis_that_comes_back_older_opens_nothing_that_was_revoked() {
     for token in [&revoked.access, &kept.access, &latest.access] {
         assert!(!app.check_token(token).await.status().is_success());
     }
-    let (status, told) = ready(&app).await;
+    let (status, body) = ready(&app).await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
-    assert!(told["store"].as_str().unwrap().contains("came back older than it was"), "{told}");
+    assert!(body["store"].as_str().unwrap().contains("came back older than it was"), "{body}");
     app.state.follow_keys().await;
-    assert!(!app.kids().await.contains(&stolen), "a key that was revoked counts again");
+    assert!(!app.kids().await.contains(&stolen), "a revoked key is valid again");
     for token in [&revoked, &kept, &latest] {
         assert!(!app.check_token(&token.access).await.status().is_success());
         assert_eq!(
             app.refresh(&client, &token.refresh).await.status(),
             StatusCode::SERVICE_UNAVAILABLE,
-            "nothing is given out"
+            "a token was issued"
         );
     }
 
-    // Its latest data is found.
+    // Redis is started with its latest files.
     restart_store_with(&mut app, &later).await;
     assert_eq!(ready(&app).await.0, StatusCode::OK);
     assert_eq!(app.check_token(&latest.access).await.status(), StatusCode::OK);
     assert_eq!(app.check_token(&revoked.access).await.status(), StatusCode::UNAUTHORIZED);
 }
 
-/// Ends the store, and starts it with these files.
+/// Kills Redis, and starts it with these files.
 async fn restart_store_with(app: &mut TestApp, files: &tempfile::TempDir) {
     app.kill_store();
     app.replace_files_of_store(files);
@@ -515,7 +523,7 @@ async fn restart_store_with(app: &mut TestApp, files: &tempfile::TempDir) {
     until_store_answers(app).await;
 }
 
-/// Waits until Redis is asked again.
+/// Waits until the app is connected to Redis again.
 async fn until_store_answers(app: &TestApp) {
     for _ in 0..600 {
         match app.state.store.identity().await {
@@ -530,12 +538,12 @@ async fn until_store_answers(app: &TestApp) {
 async fn a_redis_that_evicts_or_keeps_no_log_is_told() {
     let Some(app) = TestApp::start_on_redis().await else { return };
     app.tell_store("CONFIG SET appendonly no");
-    let (status, told) = ready(&app.replica(&[]).await).await;
-    assert_eq!(status, StatusCode::OK, "{told}");
-    assert!(told["store_dangers"][0].as_str().unwrap().contains("appendonly yes"), "{told}");
+    let (status, body) = ready(&app.replica(&[]).await).await;
+    assert_eq!(status, StatusCode::OK, "{body}");
+    assert!(body["store_dangers"][0].as_str().unwrap().contains("appendonly yes"), "{body}");
     app.tell_store("CONFIG SET maxmemory 100mb");
     app.tell_store("CONFIG SET maxmemory-policy allkeys-lru");
     let restarted = app.replica(&[]).await;
-    let (_, told) = ready(&restarted).await;
-    assert!(told["store_dangers"][0].as_str().unwrap().contains("Set maxmemory-policy noeviction"), "{told}");
+    let (_, body) = ready(&restarted).await;
+    assert!(body["store_dangers"][0].as_str().unwrap().contains("Set maxmemory-policy noeviction"), "{body}");
 }

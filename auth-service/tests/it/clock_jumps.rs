@@ -1,5 +1,5 @@
-//! A clock that jumps and is set right a moment later. What it makes look expired is neither replaced nor refused
-//! for good.
+//! Tests of a clock that jumps and is corrected a moment later. What looks expired meanwhile is neither
+//! replaced nor refused for good.
 
 use std::time::Duration;
 
@@ -13,13 +13,14 @@ use serde_json::{Value, json};
 
 const DAYS: Duration = Duration::from_secs(200 * 86_400);
 
-/// The token endpoint says when to try again, and nothing that makes a client throw its credentials away.
+/// Asserts that the token endpoint says when to try again. After an OAuth error, a client could delete its
+/// credentials.
 fn is_told_to_try_again(answer: &Response) {
     assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE, "{answer:?}");
     assert!(answer.headers().contains_key(RETRY_AFTER), "{answer:?}");
 }
 
-/// The check has no challenge, which would lead to a new login.
+/// Asserts that the check is refused without a challenge, which would lead to a new login.
 pub(super) fn is_not_challenged(answer: &Response) {
     assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE, "{answer:?}");
     assert!(!answer.headers().contains_key(WWW_AUTHENTICATE), "{answer:?}");
@@ -33,9 +34,13 @@ async fn who_registers_a_client_while_the_clock_is_ahead_ends_no_login() {
         let tokens = app.tokens(&client).await;
 
         app.set_clock_ahead(DAYS);
-        assert_eq!(app.client().await, client, "it follows from the metadata");
+        assert_eq!(app.client().await, client, "the identifier is derived from the metadata");
         let code = app.code(&client).await;
-        assert_eq!(app.redeem(&client, &code).await.status(), StatusCode::OK, "who comes now can use it");
+        assert_eq!(
+            app.redeem(&client, &code).await.status(),
+            StatusCode::OK,
+            "the client cannot be used meanwhile"
+        );
 
         app.set_clock_ahead(Duration::ZERO);
         app.state.follow_keys().await;
@@ -89,9 +94,10 @@ async fn what_a_jump_makes_look_expired_is_not_refused_for_good() {
         is_told_to_try_again(&with_secret("unknown").await.unwrap());
         is_not_challenged(&app.check_token(&tokens.access).await);
         let unknown = app.refresh(&client, "unknown").await;
-        assert_eq!(unknown.status(), StatusCode::BAD_REQUEST, "no time makes it valid");
+        assert_eq!(unknown.status(), StatusCode::BAD_REQUEST, "an unknown token is not valid at any time");
 
-        // A jump that only access tokens do not survive costs a refresh, which works.
+        // After a jump that is longer than the lifetime of access tokens only, the client can refresh its
+        // tokens.
         app.set_clock_ahead(Duration::from_secs(7200));
         assert_eq!(app.check_token(&tokens.access).await.status(), StatusCode::UNAUTHORIZED);
         let tokens = Tokens::of(app.refresh(&client, &tokens.refresh).await).await;
@@ -120,11 +126,12 @@ async fn a063_replicas_whose_clocks_differ_accept_what_the_others_issue_and_noth
             assert_eq!(behind.check_token(&tokens.access).await.status(), StatusCode::UNAUTHORIZED);
             let tokens = app.tokens(&client).await;
             assert_eq!(behind.check_token(&tokens.access).await.status(), StatusCode::OK);
-            // It lives for an hour by each of the clocks.
+            // The token expires an hour after its issue by the clock of the replica as well.
             behind.wait(Duration::from_secs(3600 + seconds));
             assert_eq!(behind.check_token(&tokens.access).await.status(), StatusCode::UNAUTHORIZED);
         }
-        // What a clock issued that was far ahead is not accepted. A refresh mends it.
+        // A token that was issued while the clock was far ahead is not accepted. The client gets a valid one
+        // by a refresh.
         app.state.follow_keys().await;
         app.set_clock_ahead(Duration::from_secs(301));
         let early = app.tokens(&client).await;
@@ -145,17 +152,17 @@ async fn a_replica_whose_clock_is_behind_that_of_redis_says_so_and_refuses_no_to
     app.set_clock_ahead(Duration::ZERO);
     for (seconds, is_ready) in [(0, true), (60, true), (301, false)] {
         let behind = app.replica_behind(Duration::from_secs(seconds)).await;
-        let (status, told) = ready(&behind).await;
-        assert_eq!(status == StatusCode::OK, is_ready, "{told}");
-        let dangers = told["store_dangers"].to_string();
-        assert_eq!(dangers.contains("s behind compared with that of Redis"), seconds == 60, "{told}");
+        let (status, body) = ready(&behind).await;
+        assert_eq!(status == StatusCode::OK, is_ready, "{body}");
+        let dangers = body["store_dangers"].to_string();
+        assert_eq!(dangers.contains("s behind compared with that of Redis"), seconds == 60, "{body}");
         let answer = behind.check_token(&tokens.access).await;
         if is_ready {
             assert_eq!(answer.status(), StatusCode::OK, "{seconds} s");
         } else {
             is_not_challenged(&answer);
         }
-        // No replica that is ready can have issued this one.
+        // A replica whose clock is that far ahead is not ready, so no replica can have issued this token.
         assert_eq!(behind.check_token(&early).await.status(), StatusCode::UNAUTHORIZED);
     }
 }

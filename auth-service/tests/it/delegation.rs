@@ -227,7 +227,11 @@ async fn what_a_client_says_of_its_scope_does_not_narrow_what_the_enterprise_all
     assert_eq!(ask("1", json!("mcp"), "").await, "mcp");
     assert_eq!(ask("2", json!("mcp"), "mcp").await, "mcp");
     assert_eq!(ask("3", json!("mcp:read mcp:write"), "mcp:write unheard_of").await, "mcp:write");
-    assert_eq!(ask("4", Value::Null, "").await, "mcp:read", "who says nothing means what it registered");
+    assert_eq!(
+        ask("4", Value::Null, "").await,
+        "mcp:read",
+        "without a scope in either request, the registered scope counts"
+    );
 }
 
 #[actix_web::test]

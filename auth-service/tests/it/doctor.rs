@@ -10,7 +10,8 @@ use serde_json::Value;
 use super::document_host::tls_of_localhost;
 use super::faulty_edge::{Fault, Patient, patient};
 
-/// Longer than a busy machine delays a response. So the doctor never reports a late response as missing.
+/// How long the doctor waits for a response. A busy machine does not delay one for so long, so the doctor
+/// never reports a late response as missing.
 const PATIENT: Duration = Duration::from_secs(120);
 
 /// The findings of the doctor for a stack with this fault and these settings.
@@ -30,9 +31,9 @@ async fn examined(patient: &Patient, extra_roots: Option<Vec<u8>>) -> Vec<Findin
         now: SystemClock.now(),
         patience: PATIENT,
     };
-    let mut told = 0;
-    let findings = examine(&examination, &mut |_| told += 1).await.unwrap();
-    assert_eq!(told, findings.len(), "progress is told");
+    let mut reported = 0;
+    let findings = examine(&examination, &mut |_| reported += 1).await.unwrap();
+    assert_eq!(reported, findings.len(), "a finding was not reported as progress");
     server.stop(false).await;
     findings
 }
@@ -120,7 +121,7 @@ async fn settings_that_do_not_fit_are_found_from_inside() {
 #[actix_web::test]
 async fn a_service_that_is_not_ready_is_told_before_what_follows_from_it() {
     let mut patient = patient(Fault::Refuses, &[], None).await;
-    // Nobody listens there.
+    // Nothing listens on this port.
     patient.app.ops = "http://127.0.0.1:1".to_owned();
     let findings = examined(&patient, None).await;
     let complaints = complaints(&findings);
@@ -143,8 +144,8 @@ async fn a_policy_file_that_is_not_in_force_is_found_from_inside() {
     (0..2).for_each(|_| patient.app.state.policy.look());
     let findings = examined(&patient, None).await;
     assert_eq!(complaints(&findings), [("policy", Outcome::Warning)], "{findings:#?}");
-    let told = findings.iter().find(|finding| finding.check == "policy").unwrap();
-    assert!(told.what.contains(file.path().to_str().unwrap()), "{told:?}");
+    let stale = findings.iter().find(|finding| finding.check == "policy").unwrap();
+    assert!(stale.what.contains(file.path().to_str().unwrap()), "{stale:?}");
 }
 
 #[actix_web::test]

@@ -170,7 +170,7 @@ async fn a037_a_client_with_keys_authenticates_by_an_assertion_made_for_us_now_a
     assert_eq!(app.token(&form).await.status(), StatusCode::OK);
 }
 
-/// Identifiers of keys are optional (RFC 7517 §4.5), and so several keys can fit.
+/// Identifiers of keys are optional (RFC 7517 §4.5), so several keys can fit one assertion.
 #[actix_web::test]
 async fn every_key_that_fits_is_tried_and_one_without_an_identifier_can_be_replaced() {
     let host = DocumentHost::start().await;
@@ -194,7 +194,7 @@ async fn every_key_that_fits_is_tried_and_one_without_an_identifier_can_be_repla
     assert_eq!(error_code(redeem(&next, "of a stranger").await).await, "invalid_client");
     assert_eq!(redeem(&new, "first").await.status(), StatusCode::OK);
     host.put("/jwks.json", Answer::json(&json!({ "keys": [unnamed(&next)] }), ""));
-    // The code was used before. What counts here is that the client is known.
+    // The code was used before. The error `invalid_grant` shows that the client has authenticated.
     assert_eq!(error_code(redeem(&next, "second").await).await, "invalid_grant");
 }
 

@@ -84,7 +84,7 @@ async fn the_scope_in_a_document_is_what_the_client_asks_for_by_default_and_no_c
     let page = browser.follow(&format!("/authorize?{silent}")).await;
     assert!(
         page.body.contains("<dd>mcp: to use all tools of what is named above</dd>"),
-        "what the service needs comes with it: {}",
+        "the scope that the service needs is missing: {}",
         page.body
     );
 }
@@ -293,7 +293,7 @@ async fn a050_made_up_paths_do_not_keep_a_hosts_clients_away() {
     assert_eq!(
         authorize(&host.url("/other.json"), "203.0.113.9").await,
         StatusCode::SEE_OTHER,
-        "it is there now"
+        "the document exists now"
     );
 }
 
@@ -326,9 +326,9 @@ async fn a_document_that_is_away_for_a_moment_does_not_make_a_client_unknown() {
     let refused = app.refresh(&id, &tokens.refresh).await;
     assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(refused.headers()["retry-after"], "10");
-    let told: Value = refused.json().await.unwrap();
-    assert_eq!(told["error"], "temporarily_unavailable");
-    assert!(told["error_description"].as_str().unwrap().contains("it answered 503"), "{told}");
+    let body: Value = refused.json().await.unwrap();
+    assert_eq!(body["error"], "temporarily_unavailable");
+    assert!(body["error_description"].as_str().unwrap().contains("it answered 503"), "{body}");
     host.put(PATH, Answer::json(&document(&host), "max-age=60"));
     assert_eq!(app.refresh(&id, &tokens.refresh).await.status(), StatusCode::OK);
     // An error that the owner of the document has to fix is still reported as `invalid_client`.

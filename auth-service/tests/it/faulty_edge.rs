@@ -12,7 +12,6 @@ use tokio_rustls::TlsAcceptor;
 
 use super::app::{EDGE_SECRET, TestApp};
 
-/// A fault of the edge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
     None,
@@ -46,7 +45,7 @@ pub(crate) enum Fault {
     NoDeletion,
     /// auth-service is not reachable.
     NoAuthService,
-    /// The check is refused, as nginx refuses it while the store does not work.
+    /// The edge answers every check with 403, as nginx does while the store does not work.
     Refuses,
     /// The `Date` header has a time in 1994.
     Clock,
@@ -62,7 +61,7 @@ struct Edge {
     http: reqwest::Client,
 }
 
-/// Handles a request as the edge does, with its fault.
+/// Handles a request as an edge with this fault does.
 async fn edge(request: HttpRequest, body: Payload, edge: Data<Edge>) -> HttpResponse {
     let target = request.uri().path_and_query().map_or("/", |target| target.as_str()).to_owned();
     let path = request.uri().path();
@@ -181,7 +180,7 @@ async fn copied(ask: reqwest::RequestBuilder) -> HttpResponse {
     response.body(answer.bytes().await.unwrap())
 }
 
-/// A stack behind an edge with a fault.
+/// A stack whose edge proxy has a fault that the doctor must find.
 pub(crate) struct Patient {
     pub(crate) app: TestApp,
     pub(crate) origin: String,

@@ -99,7 +99,7 @@ async fn many_users_behind_one_address_log_in_at_the_same_moment() {
 async fn a093_an_attempt_whose_client_hung_up_is_dropped() {
     let app = TestApp::start().await;
     let (cookie, form_token) = form(&app).await;
-    // These verifications take some seconds, and go before those of the flood.
+    // These verifications take some seconds, and the service does them before those of the flood.
     let known: Vec<_> = (0..32)
         .map(|_| {
             let passwords = app.state.passwords.clone();
@@ -133,7 +133,10 @@ async fn a093_an_attempt_whose_client_hung_up_is_dropped() {
     }
     drop(streams);
     while passwords.waiting() > 0 {
-        assert!(known.iter().any(|one| !one.is_finished()), "attempts of nobody are hashed");
+        assert!(
+            known.iter().any(|one| !one.is_finished()),
+            "attempts whose clients have disconnected are hashed"
+        );
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }

@@ -164,7 +164,7 @@ async fn the_grpc_listener_says_that_it_is_well_and_stops_when_told() {
 const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
 const HEALTH: &str = "/grpc.health.v1.Health/Check";
 
-/// A call whose message has been begun. It goes on as long as the sender lives.
+/// A call that has sent only a part of its message. It continues until `_sender` is dropped.
 struct Unfinished {
     _sender: Sender<Bytes>,
     answer: tokio::task::JoinHandle<Result<http::Response<Body>, tonic::transport::Error>>,
@@ -183,7 +183,7 @@ async fn begin(channel: &Channel, method: &str, secret: Option<&str>) -> Unfinis
         std::future::poll_fn(|context| channel.poll_ready(context)).await?;
         channel.call(call).await
     });
-    // A message of 1000 bytes, and the first of them.
+    // The prefix announces a message of 1000 bytes. Only the first of them follows.
     sender.send_data(Bytes::from_static(&[0, 0, 0, 3, 232, 1])).await.unwrap();
     tokio::task::yield_now().await;
     Unfinished { _sender: sender, answer }
@@ -194,7 +194,7 @@ async fn connection(app: &TestApp) -> Channel {
     Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap()
 }
 
-/// Begins so many calls, on connections of 200 each, and waits until one of them is refused. Returns the others.
+/// Begins `calls` calls, 200 on each connection, and waits until one of them is refused. Returns the others.
 async fn until_refused(app: &TestApp, calls: usize, method: &str, secret: Option<&str>) -> Vec<Unfinished> {
     let mut under_way = Vec::new();
     while under_way.len() < calls {
@@ -206,7 +206,7 @@ async fn until_refused(app: &TestApp, calls: usize, method: &str, secret: Option
     for _ in 0..600 {
         while let Some(at) = under_way.iter().position(|call| call.answer.is_finished()) {
             let answer = under_way.swap_remove(at).answer.await.unwrap().unwrap();
-            // The other calls end when their time is over.
+            // A call with another status has reached its time limit.
             if answer.headers().get("grpc-status").is_some_and(|status| status == "14") {
                 return under_way;
             }
@@ -219,13 +219,13 @@ async fn until_refused(app: &TestApp, calls: usize, method: &str, secret: Option
 #[actix_web::test]
 async fn a100_calls_over_grpc_that_do_not_end_are_refused_beyond_their_places() {
     let app = start().await;
-    // Who has no secret takes no place of the edge.
+    // Calls without the edge secret do not use the places of the edge.
     let others = until_refused(&app, 200, HEALTH, None).await;
     let check = asked("POST", "mcp.example", "/mcp", &[]);
     assert_eq!(told(answer(&app, check.clone(), &[EDGE_SECRET]).await).0, 401);
     let of_edge = until_refused(&app, 2000, CHECK, Some(EDGE_SECRET)).await;
     drop((others, of_edge));
-    // Their places are free when the connections are closed.
+    // Closing the connections frees the places.
     for _ in 0..600 {
         let mut request = tonic::Request::new(check.clone());
         request.metadata_mut().append("x-edge-secret", EDGE_SECRET.parse().unwrap());
@@ -238,7 +238,7 @@ async fn a100_calls_over_grpc_that_do_not_end_are_refused_beyond_their_places() 
     panic!("the places are kept");
 }
 
-/// HTTP/2 sends an answer only as far as its peer allows.
+/// An HTTP/2 client can keep the server from sending a response (flow control, RFC 9113 §5.2).
 #[actix_web::test]
 async fn a100_answers_over_grpc_that_are_not_taken_hold_no_places() {
     let app = start().await;
@@ -283,11 +283,11 @@ async fn a100_who_lacks_the_secret_is_answered_before_the_message_has_come() {
     for secret in [None, Some("wrong")] {
         let call = begin(&channel, CHECK, secret).await;
         let answer = call.answer.await.unwrap().unwrap();
-        // A time limit would be told in the head.
+        // If the time limit had ended the call, the headers would have a `grpc-status`.
         assert_eq!(answer.headers().get("grpc-status"), None, "{answer:?}");
     }
     let watched = begin(&channel, "/grpc.health.v1.Health/Watch", None).await.answer.await.unwrap().unwrap();
-    assert_eq!(watched.headers()["grpc-status"], "12", "it would never end");
+    assert_eq!(watched.headers()["grpc-status"], "12", "a watch would never end");
 }
 
 #[actix_web::test]
@@ -297,7 +297,7 @@ async fn a069_a_connection_from_outside_the_networks_of_the_edge_is_closed() {
     let address = app.edge_grpc.as_ref().unwrap().address;
     let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
     let read = tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut Vec::new()).await;
-    // It is closed at once, before it has said anything and before its time is over.
+    // The listener closes the connection at once, before the client has sent anything.
     assert_eq!(read.unwrap_or(0), 0);
     let said = AuthorizationClient::connect(format!("http://{address}")).await;
     assert!(said.is_err() || said.unwrap().check(CheckRequest::default()).await.is_err());

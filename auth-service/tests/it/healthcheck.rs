@@ -35,13 +35,13 @@ fn a_service_is_healthy_when_it_says_so_and_unhealthy_when_it_does_not_or_is_not
         let output = healthcheck(&address, more);
         assert_eq!(output.status.success(), healthy, "{status}: {output:?}");
         assert_eq!(service.join().unwrap(), format!("GET {path} HTTP/1.1"));
-        let told = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(healthy || told.contains("why."), "{told}");
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(healthy || message.contains("why."), "{message}");
         // Nothing listens there any more.
         let output = healthcheck(&address, more);
-        let told = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(!output.status.success() && told.contains(&address), "{told}");
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && message.contains(&address), "{message}");
     }
-    let told = String::from_utf8_lossy(&healthcheck("nowhere", &[]).stderr).into_owned();
-    assert!(told.contains("OPS_LISTEN"), "{told}");
+    let message = String::from_utf8_lossy(&healthcheck("nowhere", &[]).stderr).into_owned();
+    assert!(message.contains("OPS_LISTEN"), "{message}");
 }

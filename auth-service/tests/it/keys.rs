@@ -88,8 +88,8 @@ async fn a_rotation_goes_unnoticed_on_both_replicas() {
     let reply = rows(one.operate(Command::RotateKeys).await);
     assert_eq!([reply[0].state, reply[1].state], [KeyState::Current, KeyState::Next]);
     let next = reply[1].kid.clone();
-    // Each replica looks for changes at other seconds. No token is refused at any time. No token is signed
-    // with a key that was in /jwks for less than the time for which the response of /jwks can be cached.
+    // The replicas look for changes at different seconds. No token is refused at any time. No token is signed
+    // with a key that has been in /jwks for a shorter time than a response of /jwks can be cached.
     let mut first_seen = [None; 2];
     let mut live: Vec<String> = vec![tokens.access.clone()];
     for second in 0..640_u64 {
@@ -143,7 +143,7 @@ async fn keys_rotate_by_themselves_and_to_another_algorithm() {
     assert_eq!(states, [KeyState::Current, KeyState::Next]);
     let rotated = app.state.take_rotated().unwrap();
     assert!(rotated.current == first.current && rotated.newest != first.newest && rotated.keys == 2);
-    assert_eq!(app.state.take_rotated(), None, "it is told once");
+    assert_eq!(app.state.take_rotated(), None, "a rotation is reported twice");
     app.wait(Duration::from_secs(600));
 
     for algorithm in ["ES256", "RS256"] {

@@ -66,9 +66,9 @@ pub(super) enum Step {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    // The index selects any of them, or from a million on one of the latest.
+    // An index below a million selects any of them, and a larger one selects one of the latest.
     let which = || prop_oneof![2 => 0_usize..1000, 3 => 1_000_000_usize..1_000_003];
-    // Mostly the right client, which is number 0.
+    // Number 0 stands for the right client, which is selected most often.
     let client = || prop_oneof![5 => Just(0_usize), 1 => Just(1_usize)];
     let key = || prop_oneof![4 => Just(None), 2 => Just(Some(0)), 1 => Just(Some(1))];
     let times = prop::sample::select(vec![1, 6, 20, 61, 119, 121, 600, 3601, 40_000, 31 * 86_400]);
@@ -109,15 +109,16 @@ async fn stories(app: &TestApp) {
         let mut model = Model::new(app.state.now().0);
         for (n, step) in steps.iter().enumerate() {
             // The steps so far are printed if a check fails.
-            let told = format!("{:#?}", &steps[..=n]);
-            world.take(step, &mut model).await.unwrap_or_else(|wrong| panic!("{wrong}\n{told}"));
-            let [yes, no] = world.look(&mut model).await.unwrap_or_else(|wrong| panic!("{wrong}\n{told}"));
+            let steps_so_far = format!("{:#?}", &steps[..=n]);
+            world.take(step, &mut model).await.unwrap_or_else(|wrong| panic!("{wrong}\n{steps_so_far}"));
+            let [yes, no] =
+                world.look(&mut model).await.unwrap_or_else(|wrong| panic!("{wrong}\n{steps_so_far}"));
             (opened, refused) = (opened + yes, refused + no);
         }
         parties.switch_all_on(app).await;
     }
-    // A story in which nothing happens proves nothing. Long stories have about fifteen calls that pass. A few
-    // of the short ones begin with a month of waiting.
+    // Stories in which no call passes would prove nothing. In a long story, about fifteen calls pass. The
+    // limit is lower, because some short stories begin with a wait of a month.
     println!("{stories} stories, {opened} calls passed, {refused} were refused");
     assert!(opened > stories * 4 && refused > stories * 4, "{opened} calls passed, {refused} were refused");
 }

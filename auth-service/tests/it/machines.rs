@@ -96,7 +96,7 @@ async fn a_machine_gets_a_token_for_itself_that_passes_the_check() {
     assert_eq!(passed.status(), StatusCode::OK);
     assert_eq!(passed.headers()["x-auth-username"], "backup-bot");
     assert_eq!(passed.headers()["x-auth-groups"], "robots");
-    // Access ends with the token, and with the client.
+    // Access ends when the token expires, and when the client is deleted.
     app.wait(Duration::from_secs(3600));
     assert_eq!(app.check_token(token).await.status(), StatusCode::UNAUTHORIZED);
     let token =
@@ -320,7 +320,7 @@ async fn a_confidential_client_looks_at_its_own_refresh_token() {
         ("refresh_token", &tokens.refresh),
     ];
     let next = Tokens::of(app.token(&form).await).await;
-    assert_eq!(introspect(&app, &own, &tokens.refresh).await["active"], false, "it is used up");
+    assert_eq!(introspect(&app, &own, &tokens.refresh).await["active"], false, "the token was used before");
     assert_eq!(introspect(&app, &own, &next.refresh).await["active"], true);
 }
 

@@ -38,7 +38,7 @@ async fn a100_an_account_that_asks_for_codes_in_a_loop_is_slowed_and_no_other() 
         refused.contains("error=temporarily_unavailable") && refused.contains("state=the+state"),
         "{refused}"
     );
-    // The form is refused too, and says when to come again.
+    // The consent form is refused too, and the response says when to try again.
     let page = eve.open(&format!("/authorize?{}", authorize_query(&client, &[("prompt", "consent")]))).await;
     let subject = &person.subject;
     let others = async {

@@ -115,9 +115,9 @@ async fn a_tool_that_needs_more_scope_is_refused_with_everything_that_is_needed(
     for name in ["delete_notes", "=?base64?ZGVsZXRlX25vdGVz?="] {
         let denied = ruled.calls(&tokens.access, "tools/call", name).await;
         assert_eq!(denied.status(), StatusCode::FORBIDDEN);
-        let told = challenge(&denied);
-        assert!(told.starts_with("Bearer error=\"insufficient_scope\""), "{told}");
-        assert!(told.ends_with("scope=\"mcp:admin mcp:read\""), "{told}");
+        let header = challenge(&denied);
+        assert!(header.starts_with("Bearer error=\"insufficient_scope\""), "{header}");
+        assert!(header.ends_with("scope=\"mcp:admin mcp:read\""), "{header}");
     }
 }
 
@@ -175,7 +175,7 @@ async fn a_file_that_cannot_be_used_leaves_the_last_good_one_in_force_and_is_tol
         assert_eq!((&ready["status"], &ready["policy"]["state"]), (&json!("ready"), &json!("stale")));
         assert!(ready["policy"]["error"].as_str().unwrap().contains("policy.toml"), "{ready}");
         let denied = ruled.calls(&tokens.access, "tools/call", "shutdown").await;
-        assert_eq!(denied.status(), StatusCode::FORBIDDEN, "the rules are still there");
+        assert_eq!(denied.status(), StatusCode::FORBIDDEN, "the last good rules do not apply");
     }
     std::fs::remove_file(&ruled.file).unwrap();
     ruled.app.state.policy.look();
@@ -209,7 +209,7 @@ async fn a_file_that_changes_all_the_time_is_told() {
     assert!(standing.error.unwrap().contains("changes all the time"));
     ruled.app.state.policy.look();
     let standing = ruled.app.state.policy.status();
-    assert_eq!((standing.epoch, standing.error), (2, None), "it is at rest");
+    assert_eq!((standing.epoch, standing.error), (2, None), "the file no longer changes");
 }
 
 #[actix_web::test]
@@ -275,8 +275,8 @@ async fn a072_a_path_that_many_servers_take_for_a_ruled_one_is_refused() {
     let body = (lookalike.status(), lookalike.text().await.unwrap());
     assert!(body.0 == StatusCode::FORBIDDEN && body.1.contains("case"), "{body:?}");
     let query = authorize_query(&client, &[("resource", "https://mcp.example/mcp/Admin")]);
-    let told = browser.open(&format!("/authorize?{query}")).await;
-    assert_eq!(told.parameter("error").as_deref(), Some("invalid_target"));
+    let page = browser.open(&format!("/authorize?{query}")).await;
+    assert_eq!(page.parameter("error").as_deref(), Some("invalid_target"));
 }
 
 #[actix_web::test]
@@ -292,7 +292,8 @@ async fn metadata_and_registration_speak_of_the_scopes_in_the_file() {
     };
     let server = document("oauth-authorization-server", "auth.example").await;
     assert_eq!(server["scopes_supported"], json!(["mcp", "mcp:admin", "mcp:read",]));
-    // The metadata lists the scopes that every request needs, and not those with more rights.
+    // The metadata lists only the scopes that every request needs, and not `mcp:admin`, which only some tools
+    // need.
     let resource = document("oauth-protected-resource/mcp", "mcp.example").await;
     assert_eq!(resource["scopes_supported"], json!(["mcp:read"]));
     let client = ruled.app.client().await;
@@ -300,7 +301,7 @@ async fn metadata_and_registration_speak_of_the_scopes_in_the_file() {
     let query = authorize_query(&client, &[("scope", "")]);
     let code = browser.allow(&query).await;
     let got: Value = ruled.app.redeem(&client, &code).await.json().await.unwrap();
-    assert_eq!(got["scope"], "mcp:read", "who asks for nothing gets what the service needs");
+    assert_eq!(got["scope"], "mcp:read", "a request without a scope gets what the service needs");
     let page =
         browser.open(&format!("/authorize?{}", authorize_query(&client, &[("scope", "mcp:admin")]))).await;
     assert!(page.body.contains("mcp:admin: Change what others see"), "{}", page.body);
@@ -317,10 +318,11 @@ async fn a_person_who_is_not_let_in_learns_it_before_allowing_anything() {
     assert_eq!(page.status, StatusCode::FORBIDDEN);
     assert!(page.body.contains("not allowed to use") && page.body.contains("https://other.example/mcp"));
     assert!(!page.body.contains("value=\"allow\""), "{}", page.body);
-    // A form that was made by hand does not help. After a denial, the client gets an error.
+    // An approval is refused, although the page has no button for it. After a denial, the client gets an
+    // error.
     assert_eq!(browser.submit(&page, &[("decision", "allow")]).await.status, StatusCode::FORBIDDEN);
-    let told = browser.submit(&page, &[("decision", "deny")]).await;
-    assert_eq!(told.parameter("error").as_deref(), Some("access_denied"));
+    let answer = browser.submit(&page, &[("decision", "deny")]).await;
+    assert_eq!(answer.parameter("error").as_deref(), Some("access_denied"));
 }
 
 #[actix_web::test]
@@ -367,8 +369,8 @@ async fn the_policy_commands_refuse_a_pipe_at_once() {
         command.envs(setting.map(|pipe| ("POLICY_FILE", pipe)));
         let output = tokio::time::timeout(Duration::from_secs(60), command.output()).await;
         let output = output.unwrap_or_else(|_| panic!("{arguments:?} {setting:?} hangs")).unwrap();
-        let told = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(told.contains("no regular file"), "{arguments:?} {setting:?}: {told}");
-        assert_eq!(output.status.code(), Some(2), "{told}");
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(message.contains("no regular file"), "{arguments:?} {setting:?}: {message}");
+        assert_eq!(output.status.code(), Some(2), "{message}");
     }
 }

@@ -112,7 +112,8 @@ async fn prompt_none_is_answered_without_a_page_or_not_at_all() {
     browser.allow(&authorize_query(&client, &[("scope", "mcp:read")])).await;
     let narrow = authorize_query(&client, &[("prompt", "none"), ("scope", "mcp:read")]);
     assert!(browser.open(&format!("/authorize?{narrow}")).await.parameter("code").is_some());
-    // The request is for more scope than was allowed. Its redirect URI is known by now.
+    // The request is for more scope than was allowed. The error goes to the client, because the user has
+    // allowed this redirect URI.
     let more = browser.open(&link(&client, "none")).await;
     assert_eq!(more.parameter("error").as_deref(), Some("consent_required"), "{}", more.body);
     assert_eq!(more.parameter("state").as_deref(), Some("the state"));

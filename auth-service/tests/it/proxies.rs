@@ -7,8 +7,8 @@ use reqwest::{RequestBuilder, Response, StatusCode};
 
 use super::app::{EDGE_SECRET, TestApp};
 
-/// The proxies, and the check of Traefik's entry point. A request for a service is judged in the same way by
-/// all of them.
+/// The proxies, and the check of Traefik's entry point. All of these checks judge a request for a service in
+/// the same way.
 const PROXIES: [&str; 5] = ["traefik", "traefik/entry-point", "caddy", "nginx", "envoy"];
 
 /// The service, and a token of a user with access.
@@ -301,7 +301,7 @@ async fn a081_methods_are_exact_and_options_is_no_way_in() {
             assert_eq!(got, if proxy == "nginx" { 403 } else { 405 }, "{proxy} {method}");
         }
         if proxy == "traefik/entry-point" {
-            // In front of the entry point's check, every OPTIONS request is for auth-service
+            // The check of the entry point lets these requests pass, because auth-service answers them
             // (`entry_point.rs`).
             continue;
         }
@@ -450,5 +450,5 @@ async fn a081_a097_the_public_listener_answers_preflights_of_protected_hosts_onl
         assert!(!answer.headers().contains_key("access-control-allow-origin"));
     }
     let get = app.http.get(format!("{}/mcp", app.public)).header("host", "mcp.example");
-    assert_eq!(status(get).await, 404, "nothing but OPTIONS");
+    assert_eq!(status(get).await, 404, "only OPTIONS requests are answered");
 }

@@ -201,9 +201,9 @@ async fn beyond_what_the_operator_gave_a_client_is_refused_and_never_cut_down() 
     let credentials = [("client_id", id.as_str()), ("client_secret", &secret)];
     for scope in ["notes:read notes:write", "notes:write", "notes:write unheard_of"] {
         let query = authorize_query(&id, &[("scope", scope)]);
-        let told = app.browser().open(&format!("/authorize?{query}")).await;
-        assert_eq!(told.parameter("error").as_deref(), Some("invalid_scope"), "{scope}");
-        let why = told.parameter("error_description").unwrap();
+        let page = app.browser().open(&format!("/authorize?{query}")).await;
+        assert_eq!(page.parameter("error").as_deref(), Some("invalid_scope"), "{scope}");
+        let why = page.parameter("error_description").unwrap();
         assert!(why.contains("notes:write") && !why.contains("notes:read"), "{why}");
         let asked = [("scope", scope)];
         let form: Vec<_> = PUSHED.into_iter().chain(credentials).chain(asked).collect();
@@ -233,10 +233,10 @@ async fn a_client_whose_limit_names_nothing_that_exists_is_refused_and_gets_no_e
     let credentials = [("client_id", id.as_str()), ("client_secret", &secret)];
     for scope in ["", "gone:read", "unheard_of"] {
         let query = authorize_query(&id, &[("scope", scope)]);
-        let told =
+        let page =
             app.browser_of(&format!("ana-{}", scope.len())).await.open(&format!("/authorize?{query}")).await;
-        assert_eq!(told.parameter("error").as_deref(), Some("invalid_scope"), "{scope}");
-        assert!(told.parameter("error_description").unwrap().contains("nothing is left"), "{scope}");
+        assert_eq!(page.parameter("error").as_deref(), Some("invalid_scope"), "{scope}");
+        assert!(page.parameter("error_description").unwrap().contains("nothing is left"), "{scope}");
         let asked: Vec<_> = [("scope", scope)].into_iter().filter(|(_, scope)| !scope.is_empty()).collect();
         let form: Vec<_> = PUSHED.into_iter().chain(credentials).chain(asked.clone()).collect();
         assert_eq!(error_code(push(app, &form).await).await, "invalid_scope", "{scope}");

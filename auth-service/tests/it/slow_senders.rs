@@ -13,8 +13,8 @@ use super::app::{REDIRECT, TestApp};
 /// More than the maximum number of connections to the public listener (docs/limits.md).
 const FLOOD: usize = 1100;
 const ADDRESSES: usize = 5;
-/// Number of the last connections of the flood. It is at most the share of each address, and more than the
-/// number of connections that can wait to be accepted.
+/// The number of connections, the last of the flood, that must stay open. It is at most the share of one
+/// address, and more than the number of connections that can wait to be accepted.
 const LATEST: usize = 150;
 
 /// Connects to the public listener from this loopback address.
@@ -48,14 +48,14 @@ async fn flood(
     streams
 }
 
-/// Asserts that other clients are served while the last connections of the flood are still open. If they were
-/// served only after the flood has ended, those connections would be closed too. Before each request, each of
-/// the connections sends `more`.
+/// Asserts that other clients are served while the last connections of the flood are still open. If the
+/// clients were served only after the flood had ended, these connections would be closed by then. Before each
+/// request, each of the connections sends `more`.
 async fn assert_others_are_served(app: &TestApp, flood: &mut [TcpStream], more: &[u8]) {
     let (_, latest) = flood.split_at_mut(FLOOD - LATEST);
     for n in 0..20 {
         for stream in &mut *latest {
-            assert!(stream.write_all(more).await.is_ok(), "the latest are not waited for any longer");
+            assert!(stream.write_all(more).await.is_ok(), "one of the last connections was closed");
         }
         let jwks = app.http.get(format!("{}/jwks", app.public));
         let answer = jwks.header("x-forwarded-for", format!("203.0.113.{n}")).send().await.unwrap();
@@ -116,8 +116,11 @@ async fn a100_half_heads_keep_no_health_check_from_the_ops_listener() {
     }
     let answer = app.http.get(format!("{}/health", app.ops)).send();
     let answer = tokio::time::timeout(Duration::from_secs(5), answer).await;
-    assert_eq!(answer.expect("half heads are in the way").unwrap().status(), StatusCode::OK);
-    // The connections that are given up are closed by tasks of their own.
+    assert_eq!(
+        answer.expect("unfinished requests keep the health check away").unwrap().status(),
+        StatusCode::OK
+    );
+    // The listener closes the connections that it gives up in separate tasks, so this takes a moment.
     let deadline = Instant::now() + Duration::from_secs(10);
     let count = || slow.iter().filter(|stream| is_waited_for(stream)).count();
     while count() > 32 && Instant::now() < deadline {

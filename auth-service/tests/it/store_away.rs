@@ -52,7 +52,7 @@ async fn a088_readiness_says_that_redis_is_gone_and_heals_by_itself() {
     assert_eq!(ready(&app).await.0, StatusCode::OK);
     app.kill_store();
     let gone = Instant::now();
-    let told = loop {
+    let body = loop {
         let (status, body) = ready(&app).await;
         if status == StatusCode::SERVICE_UNAVAILABLE && body["token_cache"] != "cached" {
             break body;
@@ -60,9 +60,9 @@ async fn a088_readiness_says_that_redis_is_gone_and_heals_by_itself() {
         assert!(gone.elapsed() < Duration::from_secs(2), "{body}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     };
-    assert_eq!(told["status"], "not ready");
-    assert!(told["store"].as_str().unwrap().contains("Redis"), "{told}");
-    assert!(told["token_cache"].as_str().unwrap().starts_with("not cached"), "{told}");
+    assert_eq!(body["status"], "not ready");
+    assert!(body["store"].as_str().unwrap().contains("Redis"), "{body}");
+    assert!(body["token_cache"].as_str().unwrap().starts_with("not cached"), "{body}");
     all_unavailable(&app, (&tokens.access, &tokens.refresh), BUDGET).await;
     app.run_store();
     is_ready_again(&app).await;
@@ -81,15 +81,18 @@ async fn a088_nobody_waits_for_a_redis_that_hangs_for_longer_than_the_budget() {
     // Cached answers are used for at most a second after the store's last message.
     let stopped = Instant::now();
     while app.state.store.changes().is_live() {
-        assert!(stopped.elapsed() < Duration::from_millis(1500), "a copy counts for longer than a second");
+        assert!(
+            stopped.elapsed() < Duration::from_millis(1500),
+            "cached answers are used for longer than a second"
+        );
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     for _ in 0..2 {
         all_unavailable(&app, (&tokens.access, &tokens.refresh), BUDGET).await;
     }
-    let (status, told) = ready(&app).await;
+    let (status, body) = ready(&app).await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
-    assert!(told["store"].as_str().unwrap().contains("does not answer"), "{told}");
+    assert!(body["store"].as_str().unwrap().contains("does not answer"), "{body}");
     for _ in 0..5 {
         all_unavailable(&app, (&tokens.access, &tokens.refresh), AT_ONCE).await;
     }
@@ -98,7 +101,8 @@ async fn a088_nobody_waits_for_a_redis_that_hangs_for_longer_than_the_budget() {
     assert_eq!(app.check_token(&tokens.access).await.status(), StatusCode::OK);
 }
 
-/// The challenge would lead to a refresh that cannot succeed, after which some clients ask the user to log in.
+/// A challenge would lead to a refresh, which cannot succeed then. After that, some clients ask the user to
+/// log in.
 #[actix_web::test]
 async fn an_expired_or_missing_token_is_not_challenged_while_the_store_cannot_be_written() {
     for app in TestApp::on_both_stores(&[]).await {
@@ -115,7 +119,7 @@ async fn an_expired_or_missing_token_is_not_challenged_while_the_store_cannot_be
         let refreshed = app.refresh(&client, &tokens.refresh).await;
         assert_eq!(refreshed.status(), StatusCode::SERVICE_UNAVAILABLE);
         let foreign = app.check_token("not a token of ours").await;
-        assert_eq!(foreign.status(), StatusCode::UNAUTHORIZED, "no refresh replaces it");
+        assert_eq!(foreign.status(), StatusCode::UNAUTHORIZED, "a token that is not ours is not challenged");
 
         app.set_store_writable(true);
         is_ready_again(&app).await;

@@ -312,7 +312,11 @@ async fn a035_a036_confidential_clients_authenticate_in_one_way() {
     let request =
         app.http.post(format!("{}/token", app.public)).basic_auth(&public, Some(secret)).form(&form);
     assert_eq!(error_code(request.send().await.unwrap()).await, "invalid_client");
-    assert_eq!(app.refresh(&public, &held).await.status(), StatusCode::OK, "and loses nothing by it");
+    assert_eq!(
+        app.refresh(&public, &held).await.status(),
+        StatusCode::OK,
+        "the refused requests have used up the token"
+    );
 }
 
 #[actix_web::test]
@@ -445,7 +449,7 @@ async fn a031_a034_a_forged_refresh_token_that_names_a_grant_ends_nothing() {
         assert_eq!(error_code(app.refresh(&client, forged.expose()).await).await, "invalid_grant");
         let form = [("token", forged.expose()), ("client_id", &client)];
         let revoked = app.http.post(format!("{}/revoke", app.public)).form(&form).send().await.unwrap();
-        assert_eq!(revoked.status(), StatusCode::OK, "as for any token that nobody knows");
+        assert_eq!(revoked.status(), StatusCode::OK, "a token that nobody knows");
     }
     assert_eq!(app.check_token(&tokens.access).await.status(), StatusCode::OK);
     assert_eq!(app.refresh(&client, &tokens.refresh).await.status(), StatusCode::OK);

@@ -54,7 +54,10 @@ pub(crate) async fn a044_the_same_public_client_registers_once(world: &World) {
     for outcome in &outcomes {
         if let Registration::Known(known) = outcome {
             assert_eq!((&known.id, &known.registration), (&added[0].id, &added[0].registration));
-            assert!(known.management.is_none(), "a client that two registered is managed by neither");
+            assert!(
+                known.management.is_none(),
+                "a client that two parties registered can be managed by one of them"
+            );
         }
     }
     assert!(world.store().client(&id("one"), NOW).await.unwrap().unwrap().management.is_none());
@@ -225,7 +228,7 @@ pub(crate) async fn a045_a_client_that_is_kept_makes_no_room(world: &World) {
 pub(crate) async fn a045_a_client_that_was_registered_twice_and_is_used_makes_no_room(world: &World) {
     let at = NOW.plus(HOUR / 12);
     register(world.store(), &client("wanted")).await;
-    // Too little longer for that to be written.
+    // The new `kept_until` is so little later that the store does not write it.
     let again = Client { kept_until: Some(at), ..client("wanted") };
     register(world.store(), &again).await;
     let wanted = world.store().client(&id("wanted"), NOW).await.unwrap().unwrap();
@@ -284,7 +287,7 @@ pub(crate) async fn the_holder_of_the_management_token_updates_a_client(world: &
     assert!(world.store().update_client(&added.management.unwrap(), &updated).await.unwrap());
     let found = world.store().client(&added.id, NOW).await.unwrap().unwrap();
     assert_eq!(found.metadata.display.client_name.as_deref(), Some("renamed"));
-    assert!(!found.disabled, "an update switches nothing on or off");
+    assert!(!found.disabled, "an update disables the client");
     assert!(!world.store().update_client(&added.management.unwrap(), &updated).await.unwrap());
     // The update does not change the time at which the client is deleted.
     assert!(world.store().client(&added.id, later(UNUSED)).await.unwrap().is_none());
@@ -333,7 +336,7 @@ pub(crate) async fn deletion_ends_grants_and_coming_back_does_not_revive_them(wo
     assert!(
         world.store().held_grant(&grant.id, &grant.client_id, &grant.subject, NOW).await.unwrap().is_none()
     );
-    assert!(!use_it(world.store(), &gone, NOW).await, "who saw it before cannot use it");
+    assert!(!use_it(world.store(), &gone, NOW).await, "a caller that read the client before can use it");
     register(world.store(), &client("a")).await;
     assert!(
         world.store().held_grant(&grant.id, &grant.client_id, &grant.subject, NOW).await.unwrap().is_none()
@@ -352,7 +355,7 @@ pub(crate) async fn a_use_keeps_a_client_and_comes_once_an_hour(world: &World) {
     assert!(use_it(world.store(), &added, later(HOUR)).await);
     assert_eq!(found(NOW).await.unwrap().last_used_at, Some(later(HOUR)));
     assert!(found(later(IDLE)).await.is_some());
-    assert!(!use_it(world.store(), &added, later(HOUR + IDLE)).await, "its time is over");
+    assert!(!use_it(world.store(), &added, later(HOUR + IDLE)).await, "an expired client can be used");
 }
 
 pub(crate) async fn a_client_of_a_document_is_remembered_from_its_first_use(world: &World) {
@@ -364,7 +367,7 @@ pub(crate) async fn a_client_of_a_document_is_remembered_from_its_first_use(worl
     next.metadata.display.client_name = Some("renamed".to_owned());
     assert!(use_it(world.store(), &next, later(HOUR)).await);
     let found = world.store().client(&first.id, NOW).await.unwrap().unwrap();
-    assert_eq!(found.registration, first.registration, "its grants stay");
+    assert_eq!(found.registration, first.registration, "the client's grants are invalid");
     assert_eq!(found.metadata.display.client_name.as_deref(), Some("renamed"));
     assert_eq!(names(world.store()).await, ["https://app.example/client.json"]);
     assert!(world.store().delete_client(&first.id).await.unwrap());
@@ -402,8 +405,8 @@ pub(crate) async fn sweeping_removes_clients_whose_time_is_over(world: &World) {
         register(world.store(), &client(&format!("unused{n}"))).await;
     }
     assert_eq!(world.store().sweep(NOW).await.unwrap(), 0);
-    // After that time the rows of codes have expired too. A store counts them or leaves their deletion to
-    // Redis.
+    // At that time, the rows of codes have expired too. The embedded store counts them, and Redis deletes
+    // them by itself.
     assert!(world.store().sweep(later(UNUSED)).await.unwrap() >= 5);
     assert_eq!(names(world.store()).await, ["used"]);
     let newcomer = Client { issued_at: later(UNUSED), ..client("new") };

@@ -102,7 +102,8 @@ fn session() -> LoginSession {
 /// The signing keys of a store that was filled, and the release that filled it.
 pub(crate) struct Filled {
     pub(crate) keys: KeySet,
-    /// Whether the first release filled it, whose refresh tokens do not name their grant.
+    /// Whether the first release filled the store. Its refresh tokens do not contain the identifier of their
+    /// grant.
     by_the_first: bool,
 }
 
@@ -201,7 +202,7 @@ pub(crate) async fn is_there(store: &dyn Store, filled: &Filled, at: UnixTime) {
     assert!(store.remove_account(&person().subject).await.unwrap());
     assert!(store.account_named(&person().username).await.unwrap().is_none());
     assert!(store.sweep(later(DAY * 400)).await.unwrap() > 0);
-    assert_eq!(store.clients(None, 10, at).await.unwrap().len(), 1, "the operator's");
+    assert_eq!(store.clients(None, 10, at).await.unwrap().len(), 1, "not only the operator's client");
 }
 
 /// Like [`is_there`], but changes nothing in the store.

@@ -98,7 +98,7 @@ async fn a_redis_that_cannot_be_used_says_why_and_never_the_password() {
     }
     let store = connect(&at(":hunter2hunter2@")).await.unwrap();
     assert!(store.add_account(&account("ana")).await.unwrap());
-    // A Redis user with only the permissions that are needed.
+    // This Redis user has only the permissions that are needed.
     let mut admin = Resp::connect(server.port);
     admin.ask(&[b"AUTH", b"hunter2hunter2"]);
     let rule = format!("ACL SETUSER gate on >p@ss ~mcp-gate:* resetchannels {NEEDED}");
@@ -108,11 +108,11 @@ async fn a_redis_that_cannot_be_used_says_why_and_never_the_password() {
     assert_eq!(limited.accounts().await.unwrap().len(), 2);
     assert_eq!(limited.clients(None, 5, NOW).await.unwrap().len(), 1);
     assert_eq!(limited.sweep(NOW).await.unwrap(), 0);
-    // The user is not allowed to ask for these, which is no error.
+    // The Redis user lacks the permissions to read the time and the settings of Redis. This is not an error.
     assert_eq!((limited.own_time().await.unwrap(), limited.dangers().await.unwrap()), (None, Vec::new()));
     assert!(limited.ping().await.is_ok());
     let numbered = connect(&format!("{}/1", at(":hunter2hunter2@"))).await.unwrap();
-    assert!(numbered.accounts().await.unwrap().is_empty(), "another database");
+    assert!(numbered.accounts().await.unwrap().is_empty(), "another database has the same accounts");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -143,7 +143,7 @@ async fn refuses_writes(store: &RedisStore, said: &str) {
     loop {
         match store.ping().await {
             Err(error) if error.to_string().contains(said) => break,
-            told => assert!(start.elapsed() < Duration::from_secs(10), "not {said}: {told:?}"),
+            other => assert!(start.elapsed() < Duration::from_secs(10), "not {said}: {other:?}"),
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -210,7 +210,7 @@ async fn the_master_is_looked_for_when_the_server_behind_a_name_has_become_a_cop
     let mut copy = Resp::connect(new.port);
     let start = Instant::now();
     while copy.keys().len() < Resp::connect(old.port).keys().len() {
-        assert!(start.elapsed() < Duration::from_secs(20), "the copy is not made");
+        assert!(start.elapsed() < Duration::from_secs(20), "the replica does not catch up");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     // After a failover, the old master becomes a replica, and the name leads to the new master.
@@ -296,7 +296,7 @@ async fn a100_what_is_taken_from_somebody_is_taken_although_redis_is_full() {
     assert!(store.held_grant(&grant.id, &client.id, &person.subject, NOW).await.unwrap().is_none());
     store.revoke_grant(&grant.id).await.unwrap();
     assert!(store.delete_client(&client.id).await.unwrap());
-    // What gives something is refused, and what was kept keeps its end.
+    // An update of a client takes nothing away, so it is refused.
     let update = store.update_client(&other.management.unwrap(), &other).await;
     assert!(update.is_err());
     assert_eq!(admin.ask(&[b"CONFIG", b"SET", b"maxmemory", b"0"]), ok);
@@ -311,7 +311,8 @@ fn tell(admin: &mut Resp, line: &str) -> Reply {
     admin.ask(&words)
 }
 
-/// Replaces the lists of what accounts hold with values that no script can change.
+/// Replaces the lists of what accounts hold with values of another type, which no script can change. Returns
+/// the number of lists.
 fn spoil_lists(admin: &mut Resp) -> usize {
     let lists: Vec<_> = admin.keys().into_iter().filter(|key| key.starts_with(b"mcp-gate:{h:")).collect();
     for list in &lists {
@@ -321,7 +322,8 @@ fn spoil_lists(admin: &mut Resp) -> usize {
     lists.len()
 }
 
-/// A retry would count as a replay and end the grant.
+/// If a redemption were reported as failed, the client would try again. That would count as a replay and end
+/// the grant.
 #[tokio::test(flavor = "multi_thread")]
 async fn a026_what_was_redeemed_is_told_although_the_list_of_its_account_cannot_be_changed() {
     let Some(server) = RedisServer::start(&["--appendonly", "no"]) else { return };
@@ -370,7 +372,7 @@ async fn a_permission_that_is_missing_is_named_at_the_start_and_by_the_check_of_
         permit(&format!("+{command}"));
         recovers(&store, Duration::from_secs(10)).await;
     }
-    // What was done is told as done.
+    // A change that was made is reported as a success, although it cannot be counted.
     permit("-incr");
     let new = super::things::password("second");
     assert!(store.replace_password(&person.subject, &person.password, &new).await.unwrap().is_some());
@@ -379,7 +381,7 @@ async fn a_permission_that_is_missing_is_named_at_the_start_and_by_the_check_of_
     store.revoke_grant(&grant.id).await.unwrap();
     permit("+incr");
     recovers(&store, Duration::from_secs(10)).await;
-    // They are counted later, so that an older Redis is noticed all the same.
+    // The changes are counted later, all together as one, so that a Redis with older data is still noticed.
     let number = Resp::connect(server.port).ask(&[b"GET", b"mcp-gate:{meta}:taken-away"]);
     assert_eq!(number, Reply::Bytes(Some(b"1".to_vec())));
 }
@@ -401,9 +403,9 @@ async fn a066_a_redis_that_lost_one_change_is_noticed_by_the_next_change_and_sta
     let number = b"mcp-gate:{meta}:taken-away";
     assert_eq!(admin.ask(&[b"GET", number]), Reply::Bytes(Some(b"3".to_vec())));
     admin.ask(&[b"SET", number, b"2"]);
-    let told = store.revoke_grant(&id_of_nobody()).await.unwrap_err().to_string();
-    assert!(told.contains("came back older than it was: at least 1 change"), "{told}");
-    // Changes of others do not make it new again.
+    let error = store.revoke_grant(&id_of_nobody()).await.unwrap_err().to_string();
+    assert!(error.contains("came back older than it was: at least 1 change"), "{error}");
+    // Changes by other replicas raise the number, but do not bring the lost change back.
     admin.ask(&[b"SET", number, b"7"]);
     let held = store.held_grant(&grant.id, &grant.client_id, &grant.subject, NOW).await;
     assert!(held.is_err());
@@ -412,7 +414,7 @@ async fn a066_a_redis_that_lost_one_change_is_noticed_by_the_next_change_and_sta
     recovers(&store, Duration::from_secs(10)).await;
 }
 
-/// Others do not know how far the number was, and count on from the older one.
+/// Other replicas do not know how high the number was, and continue from the older one.
 #[tokio::test(flavor = "multi_thread")]
 async fn a066_an_older_redis_whose_number_others_have_caught_up_with_is_not_taken_for_the_latest() {
     for made_by_others in [3, 5] {
@@ -441,16 +443,17 @@ async fn a066_an_older_redis_whose_number_others_have_caught_up_with_is_not_take
         server.kill();
         std::fs::write(&dump, older).unwrap();
         assert!(server.run());
-        // A process that starts now knows no higher number, and its changes make the numbers the same.
+        // A process that starts now knows no higher number. Its changes raise the number to the one that
+        // `store` has seen, or above it.
         let others = connect(&server.url()).await.unwrap();
-        assert!(opens(&others, &revoked).await.unwrap(), "it is older");
+        assert!(opens(&others, &revoked).await.unwrap(), "the data are not older than the revocation");
         for _ in 0..made_by_others {
             others.revoke_grant(&id_of_nobody()).await.unwrap();
         }
         let number = Resp::connect(server.port).ask(&[b"GET", b"mcp-gate:{meta}:taken-away"]);
         assert_eq!(number, Reply::Bytes(Some((1 + made_by_others).to_string().into_bytes())));
         refuses_writes(&store, "came back older than it was").await;
-        // Neither does another connection.
+        // A new connection leads to the same older data, which are refused too.
         Resp::connect(server.port).ask(&[b"CLIENT", b"KILL", b"TYPE", b"normal"]);
         refuses_writes(&store, "came back older than it was").await;
         for grant in [&kept, &revoked] {
@@ -477,7 +480,8 @@ async fn a100_the_history_of_changes_has_an_end() {
     assert!(store.ping().await.is_ok());
 }
 
-/// Each of many logins at once would otherwise remove what the others are removing, hundreds of times.
+/// If a login removed more than it displaces, many logins at once would all remove the same rows, hundreds of
+/// times.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a100_logins_at_once_at_the_ceiling_each_remove_what_they_displace() {
     let Some(server) = RedisServer::start(&["--appendonly", "no"]) else { return };

@@ -191,14 +191,14 @@ pub(crate) async fn a_refresh_token_rotates_and_a_lost_answer_is_repeated(world:
     };
     assert_eq!(rotated.expires_at, later(HOUR + DAY * 30));
     let of_new = world.store().grant_of_refresh(&held(&grant, 1, "two"), later(DAY * 30)).await.unwrap();
-    assert_eq!(of_new.unwrap().id, grant.id, "the grant lives on");
+    assert_eq!(of_new.unwrap().id, grant.id, "the refresh has not prolonged the grant");
     match rotate((0, "one"), "three", later(HOUR + GRACE)).await {
         Rotation::Repeated { sealed_successor, .. } => assert_eq!(sealed_successor, b"two"),
         outcome => panic!("{outcome:?}"),
     }
     assert!(matches!(rotate((1, "two"), "four", later(HOUR * 2)).await, Rotation::Rotated(_)));
     let late = rotate((2, "four"), "five", later(DAY * 60)).await;
-    assert!(matches!(late, Rotation::Unknown), "the grant is over");
+    assert!(matches!(late, Rotation::Unknown), "the grant has not expired");
 }
 
 pub(crate) async fn a031_a_refresh_token_that_is_used_up_ends_the_grant(world: &World) {
@@ -256,8 +256,8 @@ pub(crate) async fn a031_a_token_that_only_names_a_grant_is_unknown_and_ends_not
         let line = Line { key: LineKey::new([1; 32]), number };
         RefreshToken::new(&grant.id, &line, [1; 32]).presented()
     };
-    // This token was issued after the backup that is restored now. It is genuine but was not issued by this
-    // store.
+    // This token stands for one that was issued after the backup from which the store was restored. It is
+    // genuine, but this store has not issued it.
     let of_the_future = held(&grant, 2, "three");
     for foreign in [of_other_key(0), of_other_key(1), of_other_key(2), of_the_future] {
         assert!(world.store().grant_of_refresh(&foreign, NOW).await.unwrap().is_none());
@@ -265,7 +265,7 @@ pub(crate) async fn a031_a_token_that_only_names_a_grant_is_unknown_and_ends_not
         let outcome = world.store().rotate_refresh(&foreign, &next, &used, GRACE).await.unwrap();
         assert!(matches!(outcome, Rotation::Unknown), "{outcome:?}");
     }
-    // A grant without refresh tokens has issued none.
+    // A grant without refresh tokens recognises none as its own.
     let without = Grant { refresh: None, ..grant_of(&code(&client, &person.subject, NOW), "none", NOW) };
     assert!(world.store().add_grant(&without, &used).await.unwrap());
     let named = held(&without, 0, "none");
@@ -288,7 +288,7 @@ pub(crate) async fn a_token_of_the_first_release_rotates_and_stays_known(world: 
     assert!(world.store().grant_of_refresh(&old, NOW).await.unwrap().is_some());
     assert!(
         world.store().grant_of_refresh(&held(&grant, 0, ""), NOW).await.unwrap().is_none(),
-        "no line yet"
+        "the grant has a line already"
     );
     let rotate = |token: HashedRefreshToken, number, next: &str, at| {
         let (next, used) = (successor(&grant, number, next, at), usage(&client, at));
@@ -300,7 +300,10 @@ pub(crate) async fn a_token_of_the_first_release_rotates_and_stays_known(world: 
     let late = later(DAY * 29);
     assert!(matches!(rotate(held(&grant, 1, "new"), 2, "newer", late).await, Rotation::Rotated(_)));
     let reused = rotate(old, 1, "x", late).await;
-    assert!(matches!(reused, Rotation::Reused(id) if id == grant.id), "a month later");
+    assert!(
+        matches!(reused, Rotation::Reused(id) if id == grant.id),
+        "the old token is not known a month later"
+    );
     assert!(world.store().grant(&grant.id, late).await.unwrap().is_none());
 }
 

@@ -105,7 +105,7 @@ pub(crate) async fn a100_logins_of_one_account_have_a_ceiling_and_the_oldest_goe
     assert!(store.session(&hash("of ana"), later(HOUR)).await.unwrap().is_some());
 }
 
-/// How many logins and grants with these names still count.
+/// How many of these logins and grants are still valid.
 async fn count_live(store: &dyn Store, names: &[String], grants: &[Grant]) -> (usize, usize) {
     let (mut logins, mut live) = (0, 0);
     for name in names {
@@ -140,7 +140,8 @@ pub(crate) async fn a100_what_was_made_while_the_clock_was_ahead_goes_before_wha
     assert_eq!(count_live(store, &names, &grants).await, (50, 100));
 }
 
-/// What only a jump of the clock makes expire is not forgotten, so it counts when the clock is right again.
+/// Logins that look expired only because the clock has jumped are not forgotten, so they still count when the
+/// clock is right again.
 pub(crate) async fn a100_a_clock_that_is_ahead_makes_no_room_for_more(world: &World) {
     let store = world.store();
     let eve = Subject::new(random());
@@ -188,7 +189,8 @@ pub(crate) async fn a100_consents_of_one_account_have_a_ceiling_and_the_oldest_g
     assert_eq!(live, 200);
 }
 
-/// Makes a grant, whose refresh token has the name `name`. Returns it and the grants that went for it.
+/// Makes a grant whose refresh token has the name `name`. Returns it, and the grants that were ended to make
+/// room for it.
 async fn make_grant(
     store: &dyn Store,
     person: &Subject,
@@ -196,7 +198,7 @@ async fn make_grant(
     name: &str,
     at: UnixTime,
 ) -> (Grant, Vec<Grant>) {
-    // While the clock is ahead, the right time might still be the one from before.
+    // While the clock is ahead, the right time might still be `NOW`.
     let bounds = TimeBounds { earliest: NOW, latest: at, is_steady: at < later(DAY) };
     let (code, used) = (code(client, person, at), ClientUse { bounds, ..usage(client, at) });
     assert!(store.add_code(code.grant_id.as_str(), &hash(name), &code, &used).await.unwrap());
@@ -237,7 +239,7 @@ pub(crate) async fn a100_grants_of_one_account_have_a_ceiling_and_the_least_used
     }
 }
 
-/// The limits hold for what comes at once, and nobody is told of an error.
+/// The limit also holds for logins at the same moment, and none of them fails.
 pub(crate) async fn a100_what_one_account_makes_at_once_stays_within_its_ceilings(world: &World) {
     let eve = Subject::new([9; 32]);
     let user = eve.clone();
@@ -250,7 +252,7 @@ pub(crate) async fn a100_what_one_account_makes_at_once_stays_within_its_ceiling
             }
         })
         .await;
-    // What could not be removed on a busy machine goes for the next one.
+    // On a busy machine, some sessions over the limit can be left. The next login removes them.
     let last = session(&eve, "at once 120", UnixTime(NOW.0 + 120));
     world.store().add_session(&last).await.unwrap();
     let mut live = 0;
@@ -261,7 +263,8 @@ pub(crate) async fn a100_what_one_account_makes_at_once_stays_within_its_ceiling
     assert!((1..=50).contains(&live), "{live}");
 }
 
-/// What has ended makes no room, so a client that is used and revoked all day displaces nothing.
+/// Grants and logins that have ended do not count, so a client that is used and revoked all day displaces
+/// nothing.
 pub(crate) async fn a100_what_was_revoked_signed_out_or_forgotten_does_not_count(world: &World) {
     let store = world.store();
     let ana = Subject::new(random());

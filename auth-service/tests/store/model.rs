@@ -13,8 +13,8 @@ use super::things::{
 use super::worlds::World;
 use crate::redis_server::RedisServer;
 
-/// Numbers of different clients and of clients that the store may keep. They are small, so that steps often
-/// concern the same client and the maximum is reached.
+/// The number of different clients, and the maximum number of clients in the store. Both are small, so that
+/// steps often concern the same client and the maximum is reached.
 const CLIENTS: usize = 5;
 const CEILING: u64 = 3;
 
@@ -75,7 +75,7 @@ fn asked(n: usize) -> Client {
     }
 }
 
-/// Proposed identifiers. Clients 2 and 3 propose the same first one.
+/// The identifiers that are proposed for client `n`. Clients 2 and 3 have the same first one.
 fn ids(n: usize) -> [ClientId; 2] {
     [id(["c0", "c1", "c2", "c2"][n % 4]), id(["d0", "d1", "d2", "d3"][n % 4])]
 }

@@ -47,7 +47,7 @@ pub(crate) async fn a_device_waits_for_a_person_and_gets_one_grant(world: &World
     let grant = device_grant(&device, &person.subject, &client, "refresh");
     let used = usage(&client, NOW);
     let early = world.store().redeem_device(&hash("device"), &grant, &used).await.unwrap();
-    assert!(matches!(early, Redemption::Unknown), "nobody has said yes");
+    assert!(matches!(early, Redemption::Unknown), "nobody has allowed it");
     let (found, shown) = world.store().device_of_user(&user_code('B'), NOW).await.unwrap().unwrap();
     assert!(found == hash("device") && shown.grant_id == device.grant_id);
     let yes = allowed(&person.subject);
@@ -155,7 +155,8 @@ fn request_of(client: &str, counts_for: &[&str], at: UnixTime) -> PushedRequest 
     }
 }
 
-/// Two accounts have clients of their own and clients that they share. They push more than there is room for.
+/// Two accounts have clients of their own and clients that they share. They push more requests than the pool
+/// has places for.
 pub(crate) async fn a044_two_accounts_that_fill_a_room_displace_their_own_requests_only(world: &World) {
     let push = async |name: &str, request: &PushedRequest, at: UnixTime| {
         world.store().push_request(&hash(name), request, at, at).await.unwrap()
@@ -180,7 +181,7 @@ pub(crate) async fn a044_two_accounts_that_fill_a_room_displace_their_own_reques
     for name in ["of ana", "of ana and eve"] {
         assert!(waits(name, after).await, "{name}");
     }
-    // The client of another user is served, and so are further ones of the same user.
+    // The requests of another user's client are still accepted, and each of them waits.
     for n in 0..20 {
         let name = format!("late {n}");
         let request = request_of("of bob", &["bob"], after);
@@ -191,7 +192,7 @@ pub(crate) async fn a044_two_accounts_that_fill_a_room_displace_their_own_reques
         waiting += u64::from(waits(&format!("flood {n}"), after).await);
     }
     assert!((places - 200..=places).contains(&waiting), "{waiting}");
-    // What is decided or has expired leaves its place.
+    // A request that was decided or has expired leaves its place.
     world.store().forget_pushed_request(&hash("of ana")).await.unwrap();
     assert!(!waits("of ana", after).await);
     let over = at(7200);
@@ -217,7 +218,7 @@ pub(crate) async fn a044_a_full_room_of_those_who_have_one_place_each_takes_no_m
     }
     assert!(!push("one too many", &request(places)).await);
     assert!(world.store().pushed_request(&hash("0"), NOW).await.unwrap().is_some());
-    // Another pool has places.
+    // Another pool still has places.
     assert!(push("proven", &request_of("used", &["ana"], NOW)).await);
     world.store().forget_pushed_request(&hash("0")).await.unwrap();
     assert!(push("next", &request(places)).await);
@@ -249,9 +250,12 @@ pub(crate) async fn a043_a_device_that_nobody_answers_goes_soon_and_one_that_was
     let yes = allowed(&account("ana").subject);
     assert!(world.store().decide_device(&hash("wanted"), &yes, NOW).await.unwrap());
     let soon = later(Duration::from_secs(660));
-    assert!(world.store().device(&hash("ignored"), soon).await.unwrap().is_some(), "a late question");
+    assert!(
+        world.store().device(&hash("ignored"), soon).await.unwrap().is_some(),
+        "a late poll cannot be answered"
+    );
     assert!(world.store().device(&hash("ignored"), later(HOUR)).await.unwrap().is_none());
-    // One that was allowed is of no use after its end, until it was redeemed: then a replay is noticed.
+    // A device code that was redeemed is remembered after it has expired, so that a replay is noticed.
     let grant = device_grant(&wanted, &account("ana").subject, &client, "refresh");
     let redeemed = world.store().redeem_device(&hash("wanted"), &grant, &usage(&client, NOW)).await.unwrap();
     assert!(matches!(redeemed, Redemption::Redeemed { .. }));
@@ -390,7 +394,7 @@ pub(crate) async fn one_person_of_an_issuer_is_one_account(world: &World) {
     let issuer = "https://idp.example";
     assert!(world.store().linked_account(issuer, "7").await.unwrap().is_none());
     assert!(world.store().link_account(issuer, "7", &ana).await.unwrap());
-    assert!(world.store().link_account(issuer, "7", &ana).await.unwrap(), "again is no change");
+    assert!(world.store().link_account(issuer, "7", &ana).await.unwrap(), "the same link is refused");
     assert!(!world.store().link_account(issuer, "7", &bob).await.unwrap());
     assert!(!world.store().link_account(issuer, "8", &ana).await.unwrap());
     assert!(world.store().link_account("https://other.example", "8", &ana).await.unwrap());

@@ -230,7 +230,7 @@ async fn a_store_that_is_not_empty_is_replaced_only_when_told() {
     assert!(fs::read(two.path().join("store.reserve.replaced")).unwrap() == reserve);
     is_there(&open(two.path()), &keys, NOW).await;
     is_there(&connect(&server.url()).await, &keys, NOW).await;
-    // The data from before is kept.
+    // The replaced store is kept.
     let before = tempfile::tempdir().unwrap();
     fs::copy(two.path().join("store.redb.replaced"), before.path().join("store.redb")).unwrap();
     assert_eq!(open(before.path()).accounts().await.unwrap().len(), 2);
@@ -380,5 +380,5 @@ async fn a_key_of_redis_that_nobody_knows_is_not_left_out_silently() {
     let refused = transfer::export(&store, &file, &key(), (NOW, &SystemRandomSource), |_| {}).await;
     let refused = refused.unwrap_err().to_string();
     assert!(refused.contains("{x:abc}:news"), "{refused}");
-    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0, "half a dump is none");
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0, "a part of a dump is left");
 }

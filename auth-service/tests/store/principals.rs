@@ -50,11 +50,11 @@ impl Replica {
         self.check_at(token, NOW).await
     }
 
-    /// Waits until the cache is used.
+    /// Waits until the replica hears of changes, because it uses its cache only then.
     pub(crate) async fn is_live(&self) {
         let deadline = Instant::now() + Duration::from_secs(10);
         while !self.store.changes().is_live() {
-            assert!(Instant::now() < deadline, "changes are not heard of");
+            assert!(Instant::now() < deadline, "the replica does not hear of changes");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
@@ -68,7 +68,7 @@ impl Replica {
                 Err(RejectedToken::Revoked) => return start.elapsed(),
                 Err(error) => panic!("{error}"),
             }
-            assert!(start.elapsed() < within, "the token still counts");
+            assert!(start.elapsed() < within, "the token is still valid");
             tokio::time::sleep(Duration::from_micros(200)).await;
         }
     }
@@ -87,7 +87,7 @@ pub(crate) fn keys() -> Arc<KeyRing> {
     Arc::new(KeyRing::new(KeySet::first(&TERMS, NOW).unwrap(), Arc::new(FixedClock)).unwrap())
 }
 
-/// An access token of this grant.
+/// An access token of this grant, issued at [`NOW`].
 pub(crate) fn token(keys: &KeyRing, grant: &Grant) -> String {
     access_token(keys, grant, NOW)
 }
@@ -146,12 +146,15 @@ pub(crate) async fn a066_a083_what_ends_is_refused_everywhere_within_a_moment(wo
         for replica in &replicas {
             replica.check(&token).await.unwrap();
             let again = replica.check(&token).await.unwrap();
-            assert!(Arc::ptr_eq(&again, &replica.check(&token).await.unwrap()), "the principal is kept");
+            assert!(
+                Arc::ptr_eq(&again, &replica.check(&token).await.unwrap()),
+                "the principal is not cached"
+            );
         }
         end(way, &name, &*replicas[0].store, &grant).await;
         assert!(
             matches!(replicas[0].check(&token).await, Err(RejectedToken::Revoked)),
-            "{way}: at once where it was done"
+            "{way}: the replica that made the change still accepts the token"
         );
         for replica in &replicas {
             replica.refuses(&token, Duration::from_secs(1)).await;
@@ -171,11 +174,14 @@ pub(crate) async fn a066_principals_on_behalf_of_another_grant_end_with_it(world
         let token = token(&replicas[0].keys, &child);
         for replica in &replicas {
             let known = replica.check(&token).await.unwrap();
-            assert!(Arc::ptr_eq(&known, &replica.check(&token).await.unwrap()), "the principal is kept");
+            assert!(
+                Arc::ptr_eq(&known, &replica.check(&token).await.unwrap()),
+                "the principal is not cached"
+            );
         }
         if way == "time" {
-            // The parent grant ends sooner than the child's token. This must count to the second, whatever is
-            // cached.
+            // The parent grant ends before the child's token expires. The token must be refused from that
+            // second on, whatever is cached.
             let soon = successor(&parent, 1, "next", later(Duration::from_secs(3)));
             let soon = Successor { expires_at: later(Duration::from_secs(3)), ..soon };
             let by = world.store().client(&parent.client_id, NOW).await.unwrap().unwrap();
@@ -187,7 +193,7 @@ pub(crate) async fn a066_principals_on_behalf_of_another_grant_end_with_it(world
             for replica in &replicas {
                 let deadline = Instant::now() + Duration::from_secs(1);
                 while replica.check(&token).await.unwrap().principal.expires_at != soon.expires_at {
-                    assert!(Instant::now() < deadline, "the end of yesterday");
+                    assert!(Instant::now() < deadline, "the old time of expiry is used");
                     tokio::time::sleep(Duration::from_millis(1)).await;
                 }
                 replica.check_at(&token, later(Duration::from_secs(2))).await.unwrap();
@@ -230,7 +236,7 @@ pub(crate) async fn a083_principals_follow_the_account_at_once(world: &World) {
     for replica in &replicas {
         let deadline = Instant::now() + Duration::from_secs(1);
         while !replica.check(&token).await.unwrap().principal.groups.is_empty() {
-            assert!(Instant::now() < deadline, "the groups of yesterday");
+            assert!(Instant::now() < deadline, "the old groups are used");
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
@@ -298,8 +304,8 @@ async fn a066_an_answer_from_before_a_revocation_is_not_kept() {
         let name = format!("round{round}");
         let (_, _, grant) = granted(&*direct, &name, &name).await;
         let token = token(&keys, &grant);
-        // Principals are read over the first connection. It holds the response back, while the change is reported
-        // over another one.
+        // Principals are read over the first connection. The proxy holds the response on it back, while the
+        // change is reported over another connection.
         proxy.turn(Weather::Hold(0));
         let asking = tokio::spawn({
             let (slow, token) = (Arc::clone(&slow), token.clone());
@@ -317,8 +323,8 @@ async fn a066_an_answer_from_before_a_revocation_is_not_kept() {
     }
 }
 
-/// Whatever happens to the connection that reports changes, cached principals from before a revocation are used
-/// for at most a second.
+/// Whatever happens to the connection that reports changes, cached principals from before a revocation are
+/// used for at most a second.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a066_no_weather_keeps_a_revoked_token_alive_for_longer_than_a_second() {
     let Some(server) = RedisServer::start(&["--appendonly", "no"]) else { return };
@@ -348,7 +354,7 @@ async fn a066_no_weather_keeps_a_revoked_token_alive_for_longer_than_a_second() 
                 last = asked;
             }
             let took = start.elapsed().saturating_sub(asked);
-            assert!(took < Duration::from_millis(1200), "{weather:?}: longer than its budget");
+            assert!(took < Duration::from_millis(1200), "{weather:?}: the check took longer than its budget");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         println!("{weather:?}: the revoked token last counted after {last:?}");

@@ -21,7 +21,7 @@ async fn store(server: &RedisServer) -> RedisStore {
     RedisStore::connect(&RedisAddress::parse(&server.url()).unwrap(), &key()).await.unwrap()
 }
 
-/// Stores one of everything. Returns the texts that must not be found.
+/// Stores one record of each kind. Returns the texts that a thief must not find.
 async fn fill(store: &dyn Store) -> Vec<String> {
     let token = |kind| OpaqueToken::new(kind, random());
     let (secret, management) = (token(TokenKind::ClientSecret), token(TokenKind::RegistrationAccess));

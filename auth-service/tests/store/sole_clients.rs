@@ -94,14 +94,16 @@ pub(crate) async fn a045_accounts_that_work_together_have_no_more_clients_than_t
     let ana = account("ana");
     assert!(store.add_account(&ana).await.unwrap());
     accounts.push(ana.subject);
-    // They use each client one after the other, so that the last one makes it count for nobody.
+    // All accounts use each client in turn. With the last of them the client has more than a few users, and
+    // counts for none of them.
     for n in 0..6 * SOLE_CEILING {
         let shared = register(store, &client(&format!("shared{n}"))).await;
         for account in accounts.iter().cycle().skip(n).take(accounts.len()) {
             use_by(store, account, &shared, later(HOUR)).await;
         }
     }
-    // Each account is the last one as often as it may be, and has as many clients as it may have.
+    // An account can have `SOLE_CEILING` clients, and it can be that last user of the same number of other
+    // clients.
     let left = store.clients(None, 1000, NOW).await.unwrap().len();
     assert!(left <= 2 * accounts.len() * SOLE_CEILING, "{left}");
     for n in 0..40 * SOLE_CEILING {
@@ -112,7 +114,8 @@ pub(crate) async fn a045_accounts_that_work_together_have_no_more_clients_than_t
     }
     let left = store.clients(None, 1000, NOW).await.unwrap().len();
     assert!(left <= 2 * accounts.len() * SOLE_CEILING, "{left}");
-    // A client that many others use makes room for none, and goes on working for whoever was one too many.
+    // A client with many users is not deleted to make room. It also works for an account that can no longer
+    // be its last user.
     let late = accounts.last().unwrap();
     let popular = register(store, &client("popular")).await;
     for _ in 0..Client::FEW_USERS {
@@ -132,7 +135,7 @@ pub(crate) async fn a045_a_disabled_client_makes_no_room_and_does_not_expire(wor
     for client in [&used, &unused] {
         assert!(store.set_client_disabled(&client.id, true).await.unwrap());
     }
-    // Another party registers it, which would protect a client for longer that is not disabled.
+    // Another party registers the client again. If it were not disabled, that would protect it for longer.
     let again = Client { kept_until: Some(later(10 * HOUR)), ..client("unused") };
     assert!(register(store, &again).await.disabled);
     for n in 0..3 * SOLE_CEILING {
@@ -152,7 +155,7 @@ pub(crate) async fn a045_a_disabled_client_makes_no_room_and_does_not_expire(wor
         assert!(store.client(&client.id, late).await.unwrap().unwrap().disabled);
         assert!(register(store, &Client { issued_at: late, ..client.clone() }).await.disabled);
     }
-    // Once it is enabled and used, it ends like any other client.
+    // Once the client is enabled and used, it expires like any other client.
     assert!(store.set_client_disabled(&used.id, false).await.unwrap());
     let enabled = store.client(&used.id, late).await.unwrap().unwrap();
     use_by(store, &ana, &enabled, late).await;
@@ -205,7 +208,7 @@ pub(crate) async fn a045_a_client_that_somebody_registers_again_makes_no_room_wh
     assert!(store.client(&sought.id, NOW).await.unwrap().is_some(), "somebody is about to sign in with it");
     let own = register(store, &client("later")).await;
     use_by(store, &ana, &own, later(HOUR * 4)).await;
-    assert!(store.client(&sought.id, NOW).await.unwrap().is_none(), "nobody did");
+    assert!(store.client(&sought.id, NOW).await.unwrap().is_none(), "nobody has signed in with it");
     assert_eq!(store.clients(None, 1000, NOW).await.unwrap().len(), SOLE_CEILING);
     let again = register(store, &asked).await;
     use_by(store, &bob, &again, later(HOUR * 4)).await;

@@ -29,7 +29,7 @@ pub(crate) const DAY: Duration = Duration::from_secs(86_400);
 pub(crate) const UNUSED: Duration = DAY;
 /// How long a used client is kept after its last use.
 pub(crate) const IDLE: Duration = Duration::from_secs(90 * 86_400);
-/// How many clients that no other account uses one account can have.
+/// How many clients one account can have that only it, or few other accounts, have used.
 pub(crate) const SOLE_CEILING: usize = 3;
 pub(crate) const GRACE: Duration = Duration::from_secs(120);
 
@@ -49,7 +49,7 @@ pub(crate) fn id(text: &str) -> ClientId {
     ClientId::try_from(text.to_owned()).unwrap()
 }
 
-/// A public client with the name `name`.
+/// A public client whose identifier and name are `name`.
 pub(crate) fn client(name: &str) -> Client {
     Client {
         id: id(name),

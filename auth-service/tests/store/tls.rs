@@ -66,7 +66,7 @@ async fn redis_is_spoken_to_over_tls_with_who_is_trusted_and_with_nobody_else() 
         sleep(Duration::from_millis(50)).await;
     };
     assert_eq!(ready.status(), 200);
-    // The changes are reported over TLS too.
+    // Changes in the store are reported over TLS too.
     let ready = async || http.get(format!("http://127.0.0.1:{ops}/ready")).send().await?.text().await;
     while !ready().await.unwrap().contains("\"cached\"") {
         assert!(Instant::now() < deadline, "{}", fs::read_to_string(&log).unwrap());

@@ -15,7 +15,7 @@ use super::things::{GRACE, NOW, granted, held, successor, usage};
 use super::worlds::{Cluster, key};
 use crate::redis_server::{self, RedisServer};
 
-/// Rotates one grant's token until told to stop. Returns how many rotations succeeded, and how many failed
+/// Rotates one grant's token until `stop` is set. Returns how many rotations succeeded, and how many failed
 /// because the store was unavailable.
 async fn refresh_for_ever(store: Arc<RedisStore>, name: String, stop: Arc<AtomicBool>) -> (u32, u32) {
     let (client, _, grant) = granted(&*store, &name, &format!("{name} 0")).await;
@@ -101,7 +101,7 @@ impl Drop for Sentinel {
     }
 }
 
-/// Checks a live token and a revoked one until told to stop. Returns how often the first passed, and how
+/// Checks a live token and a revoked one until `stop` is set. Returns how often the first passed, and how
 /// often the store was unavailable.
 async fn check_for_ever(
     gate: Arc<principals::Replica>,

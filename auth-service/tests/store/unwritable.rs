@@ -1,5 +1,5 @@
-//! Tests of the embedded store while its file cannot be written. The file is moved away for that, which the store
-//! notices before every write. It still reads what is in it.
+//! Tests of the embedded store while its file cannot be written. The tests move the file away, which the
+//! store notices before every write. The store can still read it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -60,7 +60,7 @@ fn login(account: &Account, cookie: &str) -> LoginSession {
     }
 }
 
-/// Everything that can be taken away.
+/// Clients, accounts and grants, one of each for every way in which access is taken away.
 struct Before {
     disabled: (Client, Account, Grant),
     deleted: (Client, Account, Grant),
@@ -141,7 +141,7 @@ async fn what_is_taken_away_counts_while_the_file_cannot_be_written_and_for_ever
     let before = Before::made(&store).await;
     let fault = Fault::begin(data.path());
 
-    // What a replica has in its memory about them ends, too.
+    // Cached principals of these grants become invalid, too.
     let changes = store.changes();
     let version = |(client, account, grant): &(Client, Account, Grant)| {
         let rows = [
@@ -165,10 +165,10 @@ async fn what_is_taken_away_counts_while_the_file_cannot_be_written_and_for_ever
     assert!(is_unavailable(&store.add_grant(&grant(&code, "n", NOW), &used).await));
     assert!(is_unavailable(&store.set_account_disabled(&before.disabled.1.subject, false).await));
     assert!(is_unavailable(&store.set_client_disabled(&before.switched.0.id, false).await));
-    let told = store.ping().await.unwrap_err().to_string();
-    assert!(told.contains("kept in store.reserve"), "{told}");
+    let error = store.ping().await.unwrap_err().to_string();
+    assert!(error.contains("kept in store.reserve"), "{error}");
 
-    // As after a crash, since nothing but the file remains.
+    // Dropping the store leaves only its files, as a crash would.
     drop(store);
     fs::rename(data.path().join("aside"), data.path().join("store.redb")).unwrap();
     let store = open(data.path());
@@ -181,7 +181,7 @@ async fn what_is_taken_away_counts_while_the_file_cannot_be_written_and_for_ever
     before.is_taken_away(&store).await;
     assert!(!store.add_code("an approval", &hash("new"), &code, &used).await.unwrap(), "it was denied");
 
-    // What happens afterwards is not undone by what the reserve has kept.
+    // Later changes are not undone by the older ones that the reserve has kept.
     assert!(store.set_account_disabled(&before.disabled.1.subject, false).await.unwrap());
     drop(store);
     let store = open(data.path());
@@ -235,8 +235,8 @@ async fn what_cannot_even_be_kept_in_the_reserve_counts_until_a_restart_and_says
     fs::create_dir(reserve.join("in-the-way")).unwrap();
     let fault = Fault::begin(data.path());
 
-    let told = store.set_account_disabled(&ana.subject, true).await.unwrap_err().to_string();
-    assert!(told.contains("counts now, but a restart") && told.contains("undoes it"), "{told}");
+    let error = store.set_account_disabled(&ana.subject, true).await.unwrap_err().to_string();
+    assert!(error.contains("counts now, but a restart") && error.contains("undoes it"), "{error}");
     let found = store.held_grant(&grant.id, &grant.client_id, &grant.subject, NOW).await.unwrap();
     assert!(found.is_some_and(|(_, account)| account.disabled));
 

@@ -23,7 +23,8 @@ async fn connect(server: &RedisServer) -> RedisStore {
     RedisStore::connect(&RedisAddress::parse(&server.url()).unwrap(), &key()).await.unwrap()
 }
 
-/// Writes the data of this release to `fixtures/next`. Rename and keep it when a release changes the schema.
+/// Writes the data of this release to `fixtures/next`. When a release changes the schema, rename the
+/// directory and keep it.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "makes the fixtures of a release"]
 async fn write_fixtures() {

@@ -1,11 +1,11 @@
-//! The model predicts every response in a few lines, without store, signatures or HTTP. Times are in seconds,
-//! clients and keys are numbers, and a scope is all of it or a part.
+//! The model predicts every response in a few lines, without a store, signatures or HTTP. Times are in
+//! seconds, clients and keys are numbers, and a scope is either the whole scope or a part of it.
 
 /// Lifetimes in seconds. The test sets that of refresh tokens, the others are the defaults.
 const CODE: u64 = 60;
 const ACCESS: u64 = 3600;
 const REFRESH: u64 = 30 * 86_400;
-/// How long after its end a code that was redeemed is remembered.
+/// How long a redeemed code is remembered after it has expired.
 const REMEMBERED: u64 = 3600;
 const GRACE: u64 = 120;
 const DEVICE: u64 = 600;
@@ -115,7 +115,7 @@ impl Model {
             && grant.parent.is_none_or(|parent| self.lives(parent))
     }
 
-    /// Whether the store still has the grant. It does not matter who is disabled.
+    /// Whether the store still has the grant, even if its client or user is disabled.
     fn is_there(&self, grant: usize) -> bool {
         !self.grants[grant].over && self.grants[grant].ends > self.now
     }
@@ -165,7 +165,7 @@ impl Model {
         self.grants.len() - 1
     }
 
-    /// Whether the user is asked. It is `None` if there is no page at all.
+    /// Whether the user is asked before the client gets a code. `None` if the client gets no code.
     pub(super) fn authorize(&mut self, client: usize, all: bool) -> Option<bool> {
         if self.client_off[client] || self.person_off {
             return None;
@@ -192,7 +192,8 @@ impl Model {
             return Said::Error("invalid_grant");
         }
         if let Some(grant) = self.codes[code].grant {
-            // Somebody else has the code and its verifier. That is noticed for an hour.
+            // Two parties have the code and its verifier. The service notices this as long as it remembers
+            // the used code.
             if self.now < ends + REMEMBERED {
                 self.grants[grant].over = true;
                 if client < CLIENTS {

@@ -1,4 +1,4 @@
-//! A process of the program, and its connection to Redis.
+//! A process of auth-service, and the proxy through which it reaches Redis.
 
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
@@ -8,7 +8,7 @@ use crate::redis_server::free_port;
 use crate::store::things::ISSUER;
 use crate::store::worlds::key;
 
-/// A process of the program.
+/// A process of auth-service that can be killed and started again.
 pub(super) struct Replica {
     process: Mutex<Option<Child>>,
     pub(super) way: Chaos,
