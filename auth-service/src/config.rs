@@ -54,7 +54,7 @@ pub struct Config {
     pub allowed_origins: AllowedOrigins,
     /// The users who are allowed to use any service at all, and the policy file.
     pub policy: PolicySource,
-    /// Who is allowed to become a client, and for how long.
+    /// The rules for registration, and how long clients are kept.
     pub clients: ClientTerms,
     /// The grant types that the server supports.
     pub grants: Grants,
@@ -76,8 +76,8 @@ pub struct Config {
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Problems {
     found: Vec<String>,
-    /// One sentence for each variable that is perhaps a misspelt setting. These are told together with the problems, and are none
-    /// themselves.
+    /// One sentence for each variable that is perhaps a misspelt setting. They are reported together with the
+    /// problems, but are not problems themselves.
     doubts: Vec<String>,
 }
 

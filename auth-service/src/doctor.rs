@@ -129,7 +129,7 @@ pub async fn examine(
     if let Some(addresses) = network::resolve(&target, &mut notes).await
         && network::connect(&target, examination.now, &mut notes).await
     {
-        // A store that does not work is the cause of much of what is seen from outside, so this comes first.
+        // A broken store causes many of the problems that are visible from outside, so this comes first.
         if let Some(settings) = &examination.settings {
             inside::readiness(settings.listeners.ops, target.patience, &mut notes).await;
         }

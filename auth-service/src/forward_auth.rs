@@ -174,8 +174,8 @@ async fn decide_on(asked: &AccessRequest<'_>, resource: &ResourceUri, state: &Ap
     if asked.method == Method::OPTIONS {
         return Answer::refuse(&CheckError::Method);
     }
-    // The token and the assertion are judged by the same reading of the clock. Only the DPoP proof reads the
-    // clock again.
+    // The same reading of the clock is used for the token and the assertion. Only the check of the DPoP proof
+    // reads the clock again.
     let now = state.now();
     let invalid = |reason| conclude(asked, resource, None, Credentials::InvalidToken(reason), state, now);
     let (token, scheme) = match asked.bearer {

@@ -47,8 +47,8 @@ const BODIES_AWAITED: (usize, usize) = (32, 256);
 /// Maximum number of connections whose request head is incomplete, for one address and in total. The total is
 /// half of the connections. Connections of proxies do not count, because proxies send complete heads.
 const HEADS_AWAITED: (usize, usize) = (64, 512);
-/// Number of requests that each worker of the public listener works on at the same time. While one waits for
-/// the store, others use the processor.
+/// Number of requests that each worker of the public listener processes at the same time. While one waits for the
+/// store, others use the processor.
 const TURNS_PER_WORKER: usize = 4;
 /// For how long `/ready` reports that the signing keys were missing in the store.
 const KEYS_MISSED_TOLD: Duration = Duration::from_secs(3600);
@@ -87,9 +87,9 @@ pub struct AppState {
     pub bodies: Waiting,
     /// Limits the number of incomplete request heads at the public listener, except for trusted proxies.
     pub heads: Waiting,
-    /// The order in which requests to the public listener are worked on.
+    /// Decides the order in which requests to the public listener are processed.
     pub turns: Turns,
-    /// The networks from which accounts have been used, whose requests are worked on first.
+    /// The networks from which accounts have been used. Their requests are processed first.
     pub known_networks: KnownNetworks,
     /// Limits how fast passwords can be guessed.
     pub login_rate: LoginRate,
@@ -199,7 +199,7 @@ impl AppState {
         self.time_bounds().earliest
     }
 
-    /// Whether the clock shows another time than expected, so that nothing can be refused for good as
+    /// Whether the clock shows another time than expected. In that case, nothing may be refused for good as
     /// expired.
     pub fn is_clock_in_doubt(&self) -> bool {
         !self.time_bounds().is_steady

@@ -15,5 +15,5 @@ pub const SCOPE: &str = "x-auth-scope";
 /// The assertion, in which all of this is signed ([`crate::assertion`]).
 pub const ASSERTION: &str = "x-auth-assertion";
 
-/// All of them, in the order in which a check sends them.
+/// All of these headers, in the order in which a check sends them.
 pub const ALL: [&str; 7] = [SUBJECT, USERNAME, EMAIL, GROUPS, CLIENT_ID, SCOPE, ASSERTION];

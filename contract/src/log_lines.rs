@@ -1,4 +1,4 @@
-//! Writes the lines of a log so that each begins on a line of its own.
+//! Writes the lines of a log so that each event begins on a new line.
 
 use std::io::{self, ErrorKind, Write};
 use std::thread;
@@ -7,9 +7,8 @@ use std::time::Duration;
 /// Pause before a write is tried again, if the output does not block.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// An output that gets one whole line with each call of [`Write::write_all`]. If a line was torn because the
-/// disk is full, the next one begins on a line of its own, so that programs which read the log can still read
-/// that one.
+/// An output that gets one whole line with each call of [`Write::write_all`]. If a full disk has cut off a line,
+/// the next event still begins on a new line, so that programs can read it.
 #[derive(Debug)]
 pub struct LogLines<W> {
     out: W,

@@ -32,7 +32,7 @@ const STREAMS: u32 = 512;
 const WINDOWS: (u32, u32) = (64 * 1024, 128 * 1024);
 /// Maximum size of the headers of a check. What the client sent is in the message.
 const HEADERS_LIMIT: u32 = 16 * 1024;
-/// The limits of connections. After the preface, keep-alive probes watch a connection that says nothing.
+/// The limits of connections. After the preface, keep-alive probes test a connection that is silent.
 const LIMITS: Limits = Limits { connections: 256, strangers: 64, patience: Duration::from_secs(10) };
 /// How many connections may wait to be accepted.
 const BACKLOG: i32 = 128;

@@ -38,7 +38,7 @@ const GOOD: usize = 2000;
 /// The party on whose behalf a document is fetched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Caller {
-    /// Anybody, at this address.
+    /// A stranger at this address, if it is known.
     Stranger(Option<IpAddr>),
     /// A user who is logged in, at this address. Possibly no user has allowed the client yet.
     User(Option<IpAddr>),

@@ -1,4 +1,4 @@
-//! Who is allowed to become a client, and for how long.
+//! The settings that decide who can become a client, and how long a client is kept.
 
 use std::num::NonZeroU32;
 use std::path::Path;

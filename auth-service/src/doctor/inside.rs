@@ -100,7 +100,7 @@ pub(super) async fn readiness(ops: SocketAddr, patience: Duration, notes: &mut N
     }
 }
 
-/// Tells what `/ready` says of the clock of the service. It can differ from the one that the doctor sees.
+/// Reports what `/ready` says about the clock of the service, which can differ from the clock of the doctor.
 fn note_clock(clock: Option<&str>, notes: &mut Notes<'_>) {
     if let Some(clock) = clock.filter(|clock| *clock != "ok" && !clock.starts_with("not compared yet")) {
         notes.problem(
@@ -112,7 +112,7 @@ fn note_clock(clock: Option<&str>, notes: &mut Notes<'_>) {
     }
 }
 
-/// Tells what `/ready` says of risks to what the store keeps.
+/// Reports what `/ready` says about risks to the stored data.
 fn note_dangers(dangers: Option<&Vec<Value>>, notes: &mut Notes<'_>) {
     for danger in dangers.into_iter().flatten().filter_map(Value::as_str) {
         notes.warning(
@@ -124,7 +124,7 @@ fn note_dangers(dangers: Option<&Vec<Value>>, notes: &mut Notes<'_>) {
     }
 }
 
-/// Tells what `/ready` says of a policy file that cannot be used.
+/// Reports what `/ready` says about a policy file that cannot be used.
 fn note_policy(policy: Option<&Value>, notes: &mut Notes<'_>) {
     if let Some(error) = policy.and_then(|policy| policy.get("error")).and_then(Value::as_str) {
         notes.warning(
@@ -136,7 +136,7 @@ fn note_policy(policy: Option<&Value>, notes: &mut Notes<'_>) {
     }
 }
 
-/// Tells what `/ready` says of the log, if lines were left out.
+/// Reports what `/ready` says about the log, if lines were left out.
 fn note_log(log: Option<&str>, notes: &mut Notes<'_>) {
     if let Some(log) = log
         && log != "ok"

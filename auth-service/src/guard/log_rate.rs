@@ -71,8 +71,7 @@ impl<K: Hash + Eq + Clone> LogRates<K> {
         if self.rate.check(key).is_ok() {
             return Some(left_out.remove(key).unwrap_or_default());
         }
-        // So many keys at a time are not expected. Lines about further keys are left out without being
-        // counted.
+        // This number of keys is not expected. Lines about further keys are left out without being counted.
         if left_out.len() < MAX_KEYS || left_out.contains_key(key) {
             *left_out.entry(key.clone()).or_default() += 1;
         }

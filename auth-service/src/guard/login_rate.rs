@@ -21,8 +21,8 @@ const PAIR: (u32, Duration) = (10, Duration::from_secs(30));
 const ADDRESS: (u32, Duration) = (300, Duration::from_secs(1));
 /// Guesses for one name from any addresses.
 const NAME: (u32, Duration) = (50, Duration::from_secs(60));
-/// Logins with one name that do not count as guesses. Without this limit, somebody who has the password could
-/// have it hashed without end.
+/// Logins with one name that do not count as guesses. Without this limit, somebody who has the password could make
+/// the service hash it any number of times.
 const SUCCESSES: (u32, Duration) = (60, Duration::from_secs(1));
 /// Once this many attempts of all addresses wait for their hash, each address is limited to its share. It is
 /// half of the places, so that an office behind one address leaves places for others.
@@ -218,7 +218,7 @@ mod tests {
             drop(attempt().unwrap());
             assert!(matches!(attempt(), Err(TooManyAttempts::TooFast(_))));
         }
-        // Somebody who has the password cannot have it hashed without end.
+        // Somebody who has the password cannot make the service hash it any number of times.
         let who = name("busy");
         let logins = (0..1000).map_while(|_| rate.admit(Some(&who), None, Browser::KnownDevice).ok());
         let logins = logins.map(|admission| rate.succeeded(admission)).count();

@@ -6,10 +6,10 @@
 //! redirect hosts reaches the limit of the address, or of all registrations together. A client that is
 //! already registered is never limited.
 //!
-//! When there is no room for another client, the oldest client that nobody has used is removed. Each new
-//! client is kept for a while, so that a few addresses cannot drive out newcomers before their users have
-//! logged in. But only a limited number of each address is kept, so that a few addresses cannot fill the room
-//! with clients that are kept.
+//! When there is no room for another client, the oldest client that nobody has used is removed. Each new client is
+//! kept for a while, so that a few addresses cannot displace new clients before their users have logged in. But
+//! only a limited number of clients of each address is kept, so that a few addresses cannot use up all of the room
+//! with such clients.
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -26,7 +26,7 @@ use super::keyed_rate::{KeyedRate, OneRate, TooFast, quota};
 const ALL_TOGETHER: u32 = 50;
 /// Rate of a single address, as a multiple of the rate of one pair.
 const ONE_ADDRESS: u32 = 10;
-/// How long a new client is kept even when there is no room.
+/// How long a new client is kept even if there is no room for others.
 pub const KEPT: Duration = Duration::from_secs(30 * 60);
 /// Share of one address, as a divisor. One address can fill a hundredth of the room with kept clients at
 /// once, and another hundredth while those are kept, so filling all of it takes fifty addresses and half an

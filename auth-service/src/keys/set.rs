@@ -1,4 +1,4 @@
-//! The life of signing keys, in pure functions: a key is published, signs, is retired, and is removed
+//! The life cycle of signing keys, as pure functions: a key is published, signs, is retired, and is removed
 //! (`docs/adr/0007-signing-keys.md`).
 //!
 //! The state of a key follows from the clock and two times that are stored with it. Therefore a single write
@@ -218,8 +218,8 @@ pub fn gone_at(key: &StoredSigningKey) -> Option<UnixTime> {
     key.signs_until.map(|until| until.plus(MAX_TOKEN_LIFETIME).plus(MARGIN))
 }
 
-/// Undoes what was done while a clock was ahead. Keys whose creation time is in the future are removed, and
-/// the keys before them keep signing. If no other key is left, the newest one signs from now on. Returns
+/// Undoes changes that were made while a clock was ahead. Keys whose creation time is in the future are removed,
+/// and the keys before them keep signing. If no other key is left, the newest one signs from now on. Returns
 /// whether anything was undone.
 fn repair(keys: &mut Vec<StoredSigningKey>, now: UnixTime) -> bool {
     let is_of_the_future = |key: &StoredSigningKey| key.created_at > now.plus(MARGIN);

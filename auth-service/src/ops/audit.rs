@@ -23,23 +23,22 @@ static DELETED: LazyLock<LogRate> = LazyLock::new(LogRate::of_a_place);
 /// Limits for events that a user or a client can cause as often as they like, one for each account, or for
 /// each client if the event has no account.
 static OF_ACCOUNTS: LazyLock<LogRates<Subject>> = LazyLock::new(LogRates::of_accounts);
-/// Limits for events of accounts that the others must not hide, one for each kind. Whoever has stolen a
-/// session could hide what it is used for behind many events that cost nothing.
+/// Limits for events of accounts that other events must not suppress, one for each kind. Otherwise somebody who
+/// has stolen a session could hide its use behind many other events that are easy to cause.
 static GIVEN: LazyLock<LogRates<Subject>> = LazyLock::new(LogRates::of_accounts);
 static ENDED: LazyLock<LogRates<Subject>> = LazyLock::new(LogRates::of_accounts);
 /// Limits for events that say that somebody has a copy of a code or of a refresh token, one for each account.
 static STOLEN: LazyLock<LogRates<Subject>> = LazyLock::new(LogRates::of_accounts);
 static PASSWORDS: LazyLock<LogRates<Subject>> = LazyLock::new(LogRates::of_accounts);
 
-/// Forgets accounts whose lines are not limited any more. It is called periodically.
+/// Removes accounts whose lines are not limited any more. It is called periodically.
 pub fn forget_idle() {
     for rates in [&OF_ACCOUNTS, &GIVEN, &ENDED, &STOLEN, &PASSWORDS] {
         rates.forget_idle();
     }
 }
 
-/// Something that happened. No variant carries a token, a code, a password or anything else that a stranger
-/// typed.
+/// An audit event. No variant contains a token, a code, a password or any other text that a stranger has typed.
 #[derive(Debug)]
 pub enum Event<'a> {
     /// A client has registered itself (RFC 7591).
@@ -220,7 +219,7 @@ pub enum Event<'a> {
     },
     /// An operator has said that the clock is right, although later times were believed before.
     ClockAccepted {
-        /// The latest time that was believed.
+        /// The latest time that was believed, which is now discarded.
         forgotten: UnixTime,
     },
     /// An operator has exported the content of the store to an encrypted file.

@@ -1,6 +1,6 @@
-//! Writes log lines on a thread of its own, so that a reader of standard error that stalls (a log driver
-//! whose disk is full, a pipe that nobody reads) delays nobody. Lines wait in a queue. When it is full,
-//! further lines are left out and counted.
+//! Writes log lines on a separate thread, so that nothing else waits if the reader of standard error stalls (a log
+//! driver whose disk is full, or a pipe that nobody reads). Lines wait in a queue. When it is full, further lines
+//! are left out and counted.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -37,7 +37,7 @@ struct Queue {
     /// Whether the thread has taken a line and has not finished writing it.
     is_writing: bool,
     lost: Lost,
-    /// The part of `lost` that the log has reported.
+    /// The part of `lost` that has already been reported in the log.
     told: Lost,
     /// Whether the last line could not be written.
     fails: bool,
@@ -58,9 +58,10 @@ struct Waiting {
 pub struct Lost {
     /// Number of lines, audit lines included.
     pub lines: u64,
-    /// Those of them that were audit lines.
+    /// Number of these lines that were audit lines.
     pub audit: u64,
-    /// Those of them that could not be written. Nobody read the lines before the others.
+    /// Number of these lines that could not be written. The others were left out because nobody read the lines
+    /// before them.
     pub unwritten: u64,
 }
 
@@ -122,7 +123,7 @@ impl LogWriter {
 
     /// Whether lines are left out at this moment.
     pub fn is_full(&self) -> bool {
-        // A usual line still fits below this.
+        // Below this, a line of usual length still fits.
         self.queue().bytes + 4096 > MAX_WAITING
     }
 
@@ -249,7 +250,7 @@ mod tests {
 
     #[test]
     fn a095_a_reader_that_stalls_delays_nobody_and_what_it_misses_is_counted() {
-        // The other end is kept and not read.
+        // The other end stays open but is not read.
         let (ours, reader) = UnixStream::pair().unwrap();
         let writer = LogWriter::start(ours).unwrap();
         let line = [b'x'; 1024];
@@ -264,7 +265,7 @@ mod tests {
             told.starts_with("nobody reads") && told.ends_with("because nobody read standard error"),
             "{told}"
         );
-        // Audit lines have room of their own, which ends, too.
+        // Audit lines have additional space, which is also limited.
         writer.put(&line, true);
         assert_eq!(writer.lost(), lost);
         for _ in 0..4096 {

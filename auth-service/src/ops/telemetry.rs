@@ -26,7 +26,7 @@ use super::log_writer::LogWriter;
 /// How long the process waits at its end until the last lines are written.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
-/// What writes the lines of this process. The log is one for the whole process, as standard error is.
+/// The writer for the lines of this process. The whole process has one log, as it has one standard error.
 static WRITER: OnceLock<LogWriter> = OnceLock::new();
 
 /// Starts logging to standard error, also of panics.
@@ -34,10 +34,10 @@ static WRITER: OnceLock<LogWriter> = OnceLock::new();
 /// # Errors
 /// If standard error is closed, or the system has no thread left.
 pub fn start(settings: &Observability) -> io::Result<()> {
-    // Colours help at a terminal and are noise in a file.
+    // Colours are useful in a terminal, but not in a file.
     let colours = io::stderr().is_terminal();
     let all = tracing_subscriber::registry().with(settings.filter.to_env_filter()).with(Floods::default());
-    // Not through the standard library, which has a lock that everybody else who prints would wait for.
+    // This does not use the standard library's handle, whose lock would make all other writers wait.
     let out = File::from(io::stderr().as_fd().try_clone_to_owned()?);
     let writer = LogWriter::start(out)?;
     let writer = WRITER.get_or_init(|| writer).clone();
@@ -58,7 +58,7 @@ pub fn start(settings: &Observability) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes the last words of the process, and waits a moment until all lines are written. Nothing waits for a
+/// Writes the last line of the process, and waits a moment until all lines are written. It does not wait for a
 /// reader that has stalled.
 pub fn end(last_words: Option<&str>) {
     let Some(writer) = WRITER.get() else { return };

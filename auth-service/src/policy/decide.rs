@@ -112,7 +112,7 @@ fn applying<'s>(service: &'s Service, operation: Operation<'_>) -> Vec<&'s Rule>
 
 /// Decides on a request. Everything that is not explicitly allowed is denied.
 pub fn decide(presented: Credentials<'_>, policy: &Policy, asked: &PolicyTarget<'_>) -> Decision {
-    // This is decided before authentication, because logging in would not help.
+    // This is decided before the token is examined, because logging in would not help.
     let Ok(needed) = Requirements::of(policy, asked) else {
         return Decision::Deny(Denial::Forbidden { reason: LOOKALIKE });
     };

@@ -74,7 +74,7 @@ async fn show(
     form_for(http, state, &again.then, (&again.username, Some(&again.problem))).await
 }
 
-/// Leads to a new form after a failed attempt. The destination of the old form is kept, which is harmless
+/// Redirects to a new form after a failed attempt. The destination of the old form is kept, which is harmless
 /// because any link to the login page could set it.
 pub(super) async fn lead_to(
     http: &HttpRequest,

@@ -30,7 +30,7 @@ struct Known {
     mark: Option<Mark>,
     /// The identity of the store whose number this is.
     identity: Option<String>,
-    /// How many connections were made. A new one might lead to a Redis with older data.
+    /// The number of connections that were made so far. A new connection might lead to a Redis with older data.
     connections: u64,
     /// The value of `connections` for which the number was compared.
     compared: u64,
@@ -50,7 +50,7 @@ struct Older {
     lost: u64,
 }
 
-/// What was known when Redis was asked for the number. Other answers and new connections can arrive before
+/// What this process knew when it asked Redis for the number. Other answers and new connections can come before
 /// the answer to this question.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct KnownBefore {

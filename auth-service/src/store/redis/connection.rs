@@ -118,7 +118,7 @@ impl Connection {
         let lost = Arc::clone(&age);
         let failed = client.on_error(move |(error, _)| {
             failing.note_error(&error);
-            // The event of the next connection comes at some time after that connection is used.
+            // The event of the next connection can come after that connection is already in use.
             lost.doubt();
             std::future::ready(Ok(()))
         });
@@ -224,7 +224,8 @@ impl Connection {
                 result.convert().map_err(|error| self.unavailable(&error))
             }
             _ => {
-                // A connection whose answers are out of step stays so, and has to be replaced.
+                // If the answers on a connection do not match their requests, this does not mend itself, so the
+                // connection must be replaced.
                 let _ = tokio::time::timeout(CONNECT, self.client.force_reconnection()).await;
                 Err(StoreError::Unavailable("Redis answered another question than the one asked".to_owned()))
             }

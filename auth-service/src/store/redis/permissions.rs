@@ -52,7 +52,7 @@ pub(super) fn is_missing(error: &StoreError) -> bool {
     is_missing_in(reason)
 }
 
-/// Like [`is_missing`], for what Redis said.
+/// Like [`is_missing`], for the text of an error of Redis.
 pub(super) fn is_missing_in(said: &str) -> bool {
     ["NOPERM", "ACL failure", "can't run this command", "no permissions"]
         .iter()
