@@ -1,5 +1,5 @@
-//! `docs/attacks.md` names every test that carries the number of an attack, and no test that is gone. With `ATTACKS=write`
-//! the tests are written into the page.
+//! Tests that `docs/attacks.md` names every test whose name carries the number of an attack, and no test that
+//! does not exist. With `ATTACKS=write`, the test writes its list into the page.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::collections::BTreeMap;
@@ -11,7 +11,7 @@ use tests::places::repository;
 
 /// How many attacks the page has to list.
 const ATTACKS: u32 = 158;
-/// How a line begins that this test writes. Other lines below an attack are written by hand.
+/// The beginning of every line that this test writes. Other lines below an attack are written by hand.
 const WRITTEN: &str = "    - `";
 const BY_HAND: &str = "    - ";
 
@@ -68,7 +68,7 @@ fn number_of(line: &str) -> Option<u32> {
     line.split_once(". ").and_then(|(number, _)| number.parse().ok())
 }
 
-/// The page with the tests that there are in place of those that it names.
+/// The page with the existing tests in place of those that it names.
 fn rewritten(page: &str, tests: &Tests) -> String {
     let mut text = String::new();
     for line in page.lines().filter(|line| !line.starts_with(WRITTEN)) {
@@ -98,7 +98,7 @@ fn the_page_of_attacks_names_every_numbered_test_and_no_other() {
     let differ: Vec<_> = rewritten.lines().filter(|line| !page.lines().any(|other| other == *line)).collect();
     assert!(
         page == rewritten,
-        "docs/attacks.md does not name the tests that there are; `ATTACKS=write cargo test --workspace --test attacks` writes \
+        "docs/attacks.md does not name the existing tests; `ATTACKS=write cargo test --workspace --test attacks` writes \
          it. Lines that it lacks: {differ:#?}"
     );
     let listed: Vec<u32> = page.lines().filter_map(number_of).collect();

@@ -36,8 +36,8 @@ fn linked(program: &str) -> BTreeSet<(String, String)> {
 #[test]
 fn the_bill_of_materials_names_every_crate_that_is_linked() {
     if !tools_dir().join("cargo/bin/cargo-cyclonedx").exists() {
-        let told = "SKIPPED the_bill_of_materials_names_every_crate_that_is_linked: run scripts/tools cargo-cyclonedx\n";
-        std::io::stderr().write_all(told.as_bytes()).unwrap();
+        let message = "SKIPPED the_bill_of_materials_names_every_crate_that_is_linked: run scripts/tools cargo-cyclonedx\n";
+        std::io::stderr().write_all(message.as_bytes()).unwrap();
         return;
     }
     let dir = tempfile::tempdir().unwrap();

@@ -1,4 +1,5 @@
-//! Tests that scripts and documents refer only to examples, tests and programs that cargo can run, and to files that exist.
+//! Tests that scripts and documents refer only to examples, tests and programs that cargo can run, and to
+//! files that exist.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeSet;
@@ -52,7 +53,7 @@ fn what_scripts_and_documents_tell_cargo_to_run_is_there() {
     assert!(seen > 20, "only {seen} commands were found");
 }
 
-/// Where the paths begin that documents write between backticks.
+/// The directories to which the paths between backticks in documents are relative.
 const BEGINNINGS: [&str; 8] = [
     "",
     "auth-service",
@@ -64,8 +65,8 @@ const BEGINNINGS: [&str; 8] = [
     "tests",
 ];
 
-/// Whether a word between backticks is a file of ours by its name: a source file or a script. One in capital letters stands for others
-/// (`src/NAME.rs`).
+/// Whether a word between backticks is the name of a source file or a script of this repository. A name with
+/// capital letters, such as `src/NAME.rs`, stands for other files and is not one.
 fn is_a_file(word: &str) -> bool {
     let is_path = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_-./".contains(c);
     word.chars().all(is_path) && (word.starts_with("scripts/") || ends_in(word, "rs"))
@@ -78,7 +79,7 @@ fn ends_in(file: &str, extension: &str) -> bool {
 #[test]
 fn the_files_that_documents_name_or_link_to_are_there() {
     let (mut seen, mut missing) = (0, Vec::new());
-    // What changed once is told as it was then.
+    // The changelog can name files that existed only at the time of a change.
     for file in files().into_iter().filter(|file| ends_in(file, "md") && file != "CHANGELOG.md") {
         let text = fs::read_to_string(repository().join(&file)).unwrap();
         let directory = repository().join(&file).parent().unwrap().to_path_buf();

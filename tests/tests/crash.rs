@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 const ROUNDS: u64 = 6;
 const WORKERS: usize = 4;
 
-/// Everything that clients and users were told is done.
+/// Everything that auth-service has acknowledged to clients and users.
 #[derive(Default)]
 struct Acknowledged {
     clients: Vec<Registration>,
@@ -132,7 +132,8 @@ async fn nothing_acknowledged_is_lost_when_auth_service_is_killed() {
         while let Some(ended) = workers.join_next().await {
             ended.unwrap();
         }
-        stack = Arc::try_unwrap(shared).unwrap_or_else(|_| panic!("the workers are gone")).into_inner();
+        stack =
+            Arc::try_unwrap(shared).unwrap_or_else(|_| panic!("a worker still uses the stack")).into_inner();
         stack.kill_auth_service();
         stack.start_auth_service().await;
 

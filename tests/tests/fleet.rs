@@ -218,7 +218,7 @@ async fn a066_a083_what_is_done_at_one_replica_is_so_at_all_of_them_within_50_ms
     print("groups changed, since the operator was told", &spreads);
 }
 
-/// Sends calls until told to stop. Returns the number of calls, and the responses other than 200.
+/// Sends calls until `stop` is set. Returns the number of calls, and the responses other than 200.
 async fn call_for_ever(call: reqwest::RequestBuilder, stop: Arc<AtomicBool>) -> (usize, Vec<Answer>) {
     let (mut calls, mut failed) = (0, Vec::new());
     while !stop.load(Ordering::Relaxed) {

@@ -1,5 +1,5 @@
-//! Tests the issuer suite. Our own issuer passes it on both stores, and an issuer with many faults passes only
-//! three checks.
+//! Tests the issuer suite. Our own issuer passes it on both stores, and an issuer with many faults passes
+//! only three checks.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 use std::process::{Command, Stdio};
@@ -39,7 +39,7 @@ fn assert_good(report: &Report) {
 async fn ours_passes_on_the_embedded_store() {
     let stack = Stack::start().await;
     assert_good(&report_on(&stack).await);
-    // The attacks of the suite are in the audit log.
+    // The audit log records the attacks of the suite.
     let log = stack.log_of("auth-service");
     for event in ["code_replayed", "refresh_token_reused", "grant_revoked"] {
         assert!(log.contains(event), "no {event}");

@@ -31,8 +31,8 @@ struct Up {
 }
 
 impl Up {
-    /// Starts it from a clone in which nothing was built. The programs are those of this build, because
-    /// compiling them again would prove nothing.
+    /// Starts `scripts/up` from a clone in which nothing was built. The programs are those of this build,
+    /// because compiling them again would prove nothing.
     fn start(name: &'static str, data: &Path, port: u16) -> Self {
         tool("traefik");
         tool("npm/node_modules/@modelcontextprotocol/server-everything");
@@ -71,14 +71,14 @@ impl Up {
         }
     }
 
-    /// The word that follows `word` at the start of a line of its output.
+    /// The word that follows `word` at the start of a line of the output.
     fn told(&self, word: &str) -> Option<String> {
         let output = self.process.output();
         let after = output.lines().find_map(|line| line.trim_start().strip_prefix(word))?;
         after.split_whitespace().next().map(str::to_owned)
     }
 
-    /// The value of a line `NAME=VALUE` in `stack.env`, which it writes for other scripts.
+    /// The value of a line `NAME=VALUE` in `stack.env`, which `scripts/up` writes for other scripts.
     fn note(&self, name: &str) -> String {
         let notes = fs::read_to_string(self.data.join("stack.env")).unwrap();
         let value = notes.lines().find_map(|line| line.strip_prefix(&format!("{name}=")));
@@ -89,7 +89,7 @@ impl Up {
         Gate::at(&self.note("ISSUER"), &self.note("MCP_URL"))
     }
 
-    /// Stops it with Ctrl-C in its terminal or with another signal. None of the processes that it started may
+    /// Stops `scripts/up` with the signal of Ctrl-C or with another one. No process that it has started may
     /// be left.
     fn stop(mut self, signal: Signal) {
         let started = descendants(self.process.id());

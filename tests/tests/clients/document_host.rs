@@ -68,7 +68,7 @@ impl DocumentHost {
     }
 
     async fn answer(self, stream: TcpStream) {
-        // The client does not trust the certificate, or only connects to the port.
+        // The handshake fails if the client does not trust the certificate, or only connects to the port.
         let Ok(mut stream) = self.acceptor.accept(stream).await else { return };
         let mut request = vec![0; 4096];
         let read = stream.read(&mut request).await.unwrap_or_default();

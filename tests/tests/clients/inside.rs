@@ -72,7 +72,7 @@ fd00:99::2 v6.example
 2002:a63:2::2 sixtofour.example
 ";
 
-/// All ways to write one of the addresses, and the names above.
+/// The forbidden addresses in many forms, and the names in `HOSTS`.
 const HOSTS_OF_THE_CORPUS: [&str; 49] = [
     // 127.0.0.1 in decimal, octal, hexadecimal, short and mixed forms, and related addresses.
     "127.0.0.1",
@@ -128,7 +128,7 @@ const HOSTS_OF_THE_CORPUS: [&str; 49] = [
     "mapped.example",
 ];
 
-/// URLs in which more than the host is wrong.
+/// URLs with further hosts, with credentials, with other ports, or without TLS.
 const MORE_URLS: [&str; 9] = [
     "https://shared.example/client.json",
     "https://private.example/client.json",
@@ -155,7 +155,7 @@ fn corpus() -> Vec<String> {
 struct Scene {
     gate: Gate,
     host: DocumentHost,
-    /// How often the name was looked up that gets another address each time.
+    /// How often the name was looked up whose address changes with each query.
     rebound: Arc<AtomicUsize>,
     /// The number of the current source address of requests.
     moved: u16,

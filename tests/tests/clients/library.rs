@@ -1,6 +1,6 @@
-//! An OAuth library that knows nothing of MCP and checks responses more strictly than the SDKs. It covers
-//! discovery, registration, code with PKCE, refresh, introspection, revocation, pushed requests, DPoP and the
-//! device flow.
+//! Tests with an OAuth library that knows nothing of MCP and checks responses more strictly than the SDKs. It
+//! covers discovery, registration, code with PKCE, refresh, introspection, revocation, pushed requests, DPoP
+//! and the device flow.
 
 use serde_json::Value;
 use tests::Setup;

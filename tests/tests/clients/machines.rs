@@ -1,4 +1,4 @@
-//! Clients without a user, through Envoy. They use the SDKs' own providers for client credentials,
+//! Tests of clients without a user, through Envoy. They use the SDKs' own providers for client credentials,
 //! `private_key_jwt` and enterprise-managed authorization.
 
 use std::net::Ipv4Addr;

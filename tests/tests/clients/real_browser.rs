@@ -1,6 +1,6 @@
-//! Tests in real Chromium and Firefox. They sign in until the browser has arrived beyond the client's
-//! callback, and try second clicks, the back button and tabs. No HTTP client would find some of the faults
-//! that these tests find: Chromium, for example, applies `form-action` to every redirect that follows a form.
+//! Tests in real Chromium and Firefox. They sign in and follow all redirects beyond the client's callback,
+//! and try second clicks, the back button and tabs. No HTTP client would find some of the faults that these
+//! tests find: Chromium, for example, applies `form-action` to every redirect that follows a form.
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -87,7 +87,7 @@ struct Callback {
     arrival: (&'static str, &'static str),
 }
 
-/// auth-service behind its edge, the sites, and a browser that can reach all of them.
+/// auth-service behind its edge, the sites of clients, and a browser that can reach all of them.
 struct Scene {
     stack: Stack,
     browser: Browser,
@@ -127,17 +127,17 @@ impl Scene {
         Callback { uri: self.site("/cb"), arrival: ("until", "ARRIVED at the client") }
     }
 
-    /// The client's site redirects the user to another site.
+    /// A callback at which the client's site redirects the user to another site.
     fn callback_to_other_host(&self) -> Callback {
         Callback { uri: self.site("/cb-other-host"), arrival: ("until", "ARRIVED beyond the callback") }
     }
 
-    /// The client's site opens an application on the user's machine.
+    /// A callback at which the client's site opens an application on the user's machine.
     fn callback_to_application(&self) -> Callback {
         Callback { uri: self.site("/cb-application"), arrival: ("opens", "claude://oauth/done") }
     }
 
-    /// The client itself is an application on the user's machine.
+    /// The callback of a client that is itself an application on the user's machine.
     fn application() -> Callback {
         Callback { uri: APPLICATION.to_owned(), arrival: ("opens", APPLICATION) }
     }
@@ -245,7 +245,8 @@ async fn a_login_that_is_answered_at_once_ends_beyond_the_callback(mut scene: Sc
         let seen = scene.walk(&steps).await;
         assert!(seen[4]["asked"].to_string().contains(&format!("{uri}?code=")), "{}", seen[4]);
     }
-    // The same with a new password. The account is added while the service is stopped.
+    // The login ends there too if the user has to choose a new password. The account is added while the
+    // service is stopped.
     scene.stack.kill_auth_service();
     let one_time = scene.stack.add_account("eve", None);
     scene.stack.start_auth_service().await;

@@ -45,7 +45,7 @@ pub(crate) async fn events(stack: &Stack, sdk: Sdk, settings: &[(&str, &str)]) -
     events_of(stack, sdk.script(), settings).await
 }
 
-/// Runs a program in `tests/clients` in the same way.
+/// Like [`events`], for any program in `tests/clients`.
 pub(crate) async fn events_of(stack: &Stack, script: &str, settings: &[(&str, &str)]) -> Vec<Value> {
     let is_python = script.rsplit_once('.').is_some_and(|(_, kind)| kind == "py");
     let mut command = process::command(tool(if is_python { "venv/bin/python" } else { "node/bin/node" }));

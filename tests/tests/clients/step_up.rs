@@ -100,7 +100,7 @@ async fn registers_with_the_scope_of_the_first_challenge_and_steps_up_in_a_call(
     let stack = setup.start().await;
     let mut settings = vec![("STEP_UP_IN_CALL", "1")];
     if matches!(sdk, Sdk::TypeScript1) {
-        // With a refresh token, this SDK would refresh instead, as above.
+        // With a refresh token, this SDK would refresh instead of stepping up.
         settings.push(("GRANTS", "authorization_code"));
     }
     assert_steps_up_in_a_call(&events(&stack, sdk, &settings).await);

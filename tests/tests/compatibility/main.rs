@@ -1,6 +1,6 @@
-//! Stock clients with stock servers, through Traefik. Each client signs in without stored data, uses every
-//! feature of the server, and steps up for a tool that needs more scope than its first login allowed. The
-//! clients and servers follow the documentation of their SDKs, and are in `tests/compatibility`.
+//! Tests of stock clients with stock servers, through Traefik. Each client signs in without stored data, uses
+//! every feature of the server, and steps up for a tool that needs more scope than its first login allowed.
+//! The clients and servers follow the documentation of their SDKs, and are in `tests/compatibility`.
 //!
 //! `docs/compatibility.md` contains the results. Each test compares its part of the document with what it has
 //! seen, or writes it with `COMPATIBILITY=write`, which `scripts/compatibility` sets.

@@ -101,7 +101,7 @@ impl Server {
         }
     }
 
-    /// The newest protocol revision of the server.
+    /// The protocol revisions of the server, in the words of the document.
     pub(crate) fn era(self) -> &'static str {
         match self {
             Self::FastMcp | Self::TypeScript1 | Self::GoSessions => "sessions, up to 2025-11-25",
@@ -109,7 +109,7 @@ impl Server {
         }
     }
 
-    /// The command line for the wrapper. `work` is a [`work_directory`].
+    /// The command line of the server, which the wrapper runs. `work` is a [`work_directory`].
     pub(crate) fn command(self, work: &Path) -> Vec<String> {
         let script = |name: &str| work.join("servers").join(name).display().to_string();
         let tool = |name: &str| tool(name).display().to_string();

@@ -1,5 +1,5 @@
 //! Checks the compose files without an engine: labels that Traefik accepts, hardened containers, and settings
-//! that exist. A typing error in one of them fails here.
+//! that exist. A typing error in one of them makes a test fail.
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 mod memory;
@@ -38,7 +38,7 @@ fn assert_good(file: &Value) -> usize {
     lanes.len()
 }
 
-/// The commented template as a user makes a block of it.
+/// The block that a user gets from the commented template by removing the comment marks.
 fn template() -> String {
     let text = text(SERVICES);
     let lines = text.lines().skip_while(|line| !line.starts_with("  # The template."));
@@ -115,7 +115,7 @@ fn every_container_of_the_stack_is_held_to_the_rules() {
     let mut seen = 0;
     for below in edges.iter().map(String::as_str).chain(["compose/stack.yaml"]) {
         for (name, block) in section(&blocks::read(below).unwrap(), "services") {
-            // This file only extends a service of another file.
+            // This block only extends a service of another file.
             if block["image"].is_null() {
                 continue;
             }
@@ -271,8 +271,8 @@ fn composes() -> Vec<Vec<&'static str>> {
 fn compose_takes_every_variant() {
     let composes = composes();
     if composes.is_empty() {
-        let told = "SKIPPED compose_takes_every_variant: there is no Compose here (Debian: apt-get install docker-compose)\n";
-        std::io::stderr().write_all(told.as_bytes()).unwrap();
+        let message = "SKIPPED compose_takes_every_variant: there is no Compose here (Debian: apt-get install docker-compose)\n";
+        std::io::stderr().write_all(message.as_bytes()).unwrap();
         return;
     }
     let checkout = checkout();

@@ -1,4 +1,4 @@
-//! `MCP_GATE_IMAGE`: both programs from an image that was published, in place of compiling them.
+//! Tests of `MCP_GATE_IMAGE`, with which both programs come from a published image instead of being compiled.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -7,7 +7,8 @@ use std::process::{Command, Output};
 
 use crate::checkout;
 
-/// An engine that answers, and cannot build: `scripts/up` has written its settings by then, and ends.
+/// A script that acts as an engine that cannot build. When the build fails, `scripts/up` has already written
+/// its settings, and ends.
 const ENGINE: &str = "#!/bin/sh\ncase $2 in build) exit 1 ;; esac\necho 1\n";
 
 fn up(checkout: &Path, image: Option<&str>, options: &[&str]) -> Output {
@@ -40,6 +41,6 @@ fn the_programs_come_from_the_image_that_is_named_from_then_on() {
         assert_eq!(compiler(checkout.path()), published);
     }
     let refused = up(checkout.path(), Some(published), &["--local-images"]);
-    let told = String::from_utf8(refused.stderr).unwrap();
-    assert!(!refused.status.success() && told.contains("Use only one of the two"), "{told}");
+    let message = String::from_utf8(refused.stderr).unwrap();
+    assert!(!refused.status.success() && message.contains("Use only one of the two"), "{message}");
 }

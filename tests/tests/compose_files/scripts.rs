@@ -49,7 +49,7 @@ fn add_service_writes_good_blocks_until_the_lanes_are_used_up() {
     assert_eq!(block("tools")["build"]["args"]["DEBIAN_PACKAGES"], "git jq");
 
     let before = fs::read_to_string(checkout.path().join("compose/services.yaml")).unwrap();
-    for (words, told) in [
+    for (words, expected) in [
         (&["more", "--", "npx", "-y", "x"][..], "All twelve lanes are in use"),
         (&["notes", "--", "npx", "-y", "x"], "already has a block notes"),
         (&["redis", "--", "npx", "-y", "x"], "is used by the stack itself"),
@@ -63,7 +63,7 @@ fn add_service_writes_good_blocks_until_the_lanes_are_used_up() {
     ] {
         let output = add_service(checkout.path(), words);
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(!output.status.success() && error.contains(told), "{words:?}: {error}");
+        assert!(!output.status.success() && error.contains(expected), "{words:?}: {error}");
     }
     assert_eq!(fs::read_to_string(checkout.path().join("compose/services.yaml")).unwrap(), before);
 }
@@ -218,7 +218,7 @@ fn setup_believes_no_address_of_the_stack_itself() {
         ("", vec![]),
         ("10.0.0.7/32,10.0.0.8", vec!["10.0.0.7/32", "10.0.0.8"]),
         ("\"10.212.0.0/16\", \"2001:db8::/32\"", vec!["10.212.0.0/16", "2001:db8::/32"]),
-        // The address of a load balancer on this machine.
+        // This is the address of a load balancer on this machine.
         ("10.213.0.33/32", vec!["10.213.0.33/32"]),
     ] {
         let output = setup.run(&[("TRUSTED_IPS", given)]);
@@ -268,7 +268,7 @@ fn setup_makes_secrets_once_and_configurations_each_time() {
             (&edge["asDefault"], names(&fixed["providers"]["precedence"])),
             (&true.into(), vec!["file".into()])
         );
-        // Strangers fill what has no limits of its own.
+        // Strangers could fill the memory of an entry point without limits.
         for (name, entry_point) in fixed["entryPoints"].as_object().unwrap() {
             let has_limits =
                 entry_point["http"]["maxHeaderBytes"].as_u64().is_some_and(|bytes| bytes <= 16_384)
@@ -292,7 +292,7 @@ fn setup_makes_secrets_once_and_configurations_each_time() {
         assert_eq!(edge["http"]["tls"]["certResolver"].as_str(), (!email.is_empty()).then_some("acme"));
         assert_eq!(fixed["entryPoints"].as_object().unwrap().contains_key("plain"), tls);
     }
-    for (url, told) in [
+    for (url, expected) in [
         ("http://mcp.example.com", "for localhost only"),
         ("https://mcp.example.com/", "slash"),
         ("https://mcp.example.com/x", "no path"),
@@ -300,7 +300,7 @@ fn setup_makes_secrets_once_and_configurations_each_time() {
     ] {
         let output = run(url, "traefik", "");
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(!output.status.success() && error.contains(told), "{url}: {error}");
+        assert!(!output.status.success() && error.contains(expected), "{url}: {error}");
     }
     // Another key could not decrypt the existing data.
     fs::remove_file(volumes.join("auth/store-key")).unwrap();

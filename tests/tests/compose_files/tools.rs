@@ -10,8 +10,8 @@ use tempfile::TempDir;
 
 use crate::checkout;
 
-/// A script that acts as npm. It installs a Node that does nothing, and for a lock file its text. While the
-/// file `hold` exists, it waits.
+/// A script that acts as npm. It installs a Node that does nothing. For a lock file, it installs a copy of
+/// that file. While the file `hold` exists, it waits.
 const NPM: &str = r#"#!/bin/sh
 set -e
 here=$(dirname "$0")

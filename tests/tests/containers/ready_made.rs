@@ -136,7 +136,8 @@ async fn pages_are_fetched_from_the_internet_and_from_nowhere_else(stack: &Conta
     assert!(page.contains("A page of elsewhere"), "{page}\n{}", elsewhere.server.log_tail());
     tell("  a page was fetched; this server refuses what is no public address");
 
-    // The addresses that a server without such a check can reach, with and without the fence.
+    // A server without such a check is tried next: which addresses it can reach with the fence and without
+    // it.
     let here = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
     let place = |host: &str, port| (host.to_owned(), port);
     let port = here.local_addr().unwrap().port();
@@ -153,7 +154,7 @@ async fn pages_are_fetched_from_the_internet_and_from_nowhere_else(stack: &Conta
         );
         return;
     }
-    // The error for a name that does not exist, as opposed to that of an unreachable name server.
+    // The error number shows whether the name does not exist or the name server cannot be reached.
     let look_up = "import socket
 try: socket.getaddrinfo('example.invalid', 80)
 except socket.gaierror as error: print(error.errno)";

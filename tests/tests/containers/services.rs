@@ -80,9 +80,9 @@ pub(crate) async fn a_service_at_a_host_of_its_own(stack: &Containers) {
     assert_eq!(session.call("echo", json!({ "message": "own" })).await.unwrap(), "Echo: own");
 }
 
-/// Starts containers that claim this project's name and have labels that match every path. With the stack's
-/// own label, such a container is served, which shows that the other labels are right. Without it, it is not
-/// served. Neither of them gets the pages of auth-service.
+/// Starts containers that claim this project's name, with labels for a path of their own and for `/login`.
+/// With the stack's own label, such a container is served, which shows that the other labels are right.
+/// Without it, it is not served. Neither of them gets the pages of auth-service.
 pub(crate) async fn a_container_of_somebody_else_is_not_served(stack: &Containers) {
     let ours = stack.setting("STACK_LABEL");
     assert!(ours.len() >= 24, "scripts/up made no STACK_LABEL: {ours:?}");
@@ -114,7 +114,8 @@ pub(crate) async fn a_container_of_somebody_else_is_not_served(stack: &Container
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     assert_eq!(gate.get(&at("foreign")).await.unwrap().status, 404);
-    // The address of these containers has no listener, so that it would lead to status 502.
+    // The routers of these containers lead to an address without a listener. If one of them got the request,
+    // the status would be 502.
     let login = gate.get(&at("login")).await.unwrap();
     assert!(login.status < 500, "{login:?}");
     for (name, _) in claims {

@@ -27,7 +27,7 @@ pub(crate) async fn a088_with_auth_service_down_nothing_passes_and_when_it_is_ba
     world.stack.kill_auth_service();
     for headers in [&[("authorization", bearer.as_str())][..], &[]] {
         let answer = world.ask(Method::POST, headers).await;
-        // As docs/edges.md says.
+        // docs/edges.md promises these statuses.
         let expected = if edge == Edge::Traefik { 500 } else { 503 };
         assert_eq!(answer.status, expected, "{answer:?}");
         assert!(!answer.body.contains("<html"), "not JSON, as clients expect: {answer:?}");

@@ -1,7 +1,8 @@
-//! The limit on connections of one address, which `scripts/fence` sets up in the kernel.
+//! Tests of the limit on connections of one address, which `scripts/fence` sets up in the kernel.
 //!
-//! Nothing here touches the firewall of this machine. Each test has three network namespaces: `outside` with the
-//! strangers, `host` with the rules, which passes connections on as Docker does, and `edge` with the proxy.
+//! Nothing here touches the firewall of this machine. Each test has three network namespaces: `outside` with
+//! the strangers, `host` with the rules, and `edge` with the proxy. `host` forwards connections to `edge` as
+//! Docker does.
 
 use std::fs::{self, File};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
@@ -26,24 +27,26 @@ use crate::world::World;
 
 each_edge!(a100_one_address_does_not_take_all_connections,);
 
-/// The address of `host` for those outside, with the port that it passes on, and two addresses of theirs.
+/// The address of `host` in the network of `outside` with the port that it forwards, and two addresses of
+/// `outside`.
 const HOST: (&str, u16) = ("192.0.2.1", 8080);
 const STRANGER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 const HONEST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 3);
 /// The address of `edge` in the network `public` of the stack.
 const EDGE: Ipv4Addr = Ipv4Addr::new(10, 213, 0, 34);
-/// How many connections of the stranger `host` lets through: the preset of `scripts/fence`.
+/// How many connections of the stranger `host` lets through. This is the default of `scripts/fence`.
 const ALLOWED: usize = 256;
-/// More connections than any of the proxies takes (docs/limits.md).
+/// More connections than any of the proxies accepts (docs/limits.md).
 const CONNECTIONS: usize = 9000;
 /// How many requests must be served during the flood, each over a connection of its own.
 const REQUESTS: usize = 20;
-/// Time limit for one of them. A proxy without a free connection answers nobody for longer.
+/// Time limit for one of these requests. A proxy without a free connection does not answer for longer than
+/// this.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 struct Namespaces {
     id: String,
-    /// What `scripts/fence` needs of a checkout.
+    /// The files of a checkout that `scripts/fence` needs.
     checkout: TempDir,
 }
 
@@ -106,7 +109,7 @@ impl Namespaces {
         if output.status.success() { Ok(said) } else { Err(said) }
     }
 
-    /// Lets `host` pass connections to its port on to this port of `edge`, as Docker does.
+    /// Makes `host` forward connections from its port to this port of `edge`, as Docker does.
     #[track_caller]
     fn publish(&self, port: u16) {
         let rule = format!(
@@ -121,7 +124,8 @@ impl Namespaces {
         self.run("host", &rule).unwrap();
     }
 
-    /// Does something on a thread of its own in this namespace. Sockets and threads that it makes belong there.
+    /// Runs `work` on its own thread in this namespace. Sockets and threads that `work` creates belong to the
+    /// namespace.
     fn at<T: Send>(&self, namespace: &str, work: impl FnOnce() -> T + Send) -> T {
         let link = File::open(Path::new("/run/netns").join(format!("{}-{namespace}", self.id))).unwrap();
         std::thread::scope(|scope| {
@@ -133,7 +137,7 @@ impl Namespaces {
         })
     }
 
-    /// Like [`at`](Self::at), for work that waits.
+    /// Like [`at`](Self::at), for asynchronous work.
     fn wait_at<T: Send>(&self, namespace: &str, work: impl AsyncFnOnce() -> T + Send) -> T {
         self.at(namespace, || {
             tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work())
@@ -149,7 +153,7 @@ impl Drop for Namespaces {
     }
 }
 
-/// The namespaces, unless this machine cannot make them. Then reports that the test is skipped.
+/// Makes the namespaces. If this machine cannot do that, reports that the test is skipped.
 fn namespaces(test: &str) -> Option<Arc<Namespaces>> {
     let made = Namespaces::new().inspect_err(|why| say(&format!("SKIPPED {test}: {}", why.trim())));
     made.ok().map(Arc::new)
@@ -161,7 +165,7 @@ async fn connect(from: IpAddr, to: SocketAddr) -> std::io::Result<TcpStream> {
     socket.connect(to).await
 }
 
-/// The first line of the answer to a request with a token, over a connection of its own.
+/// The first line of the response to a request with a token, over a new connection.
 async fn ask(to: SocketAddr, host: &str, token: &str) -> std::io::Result<String> {
     let mut stream = connect(HONEST.into(), to).await?;
     let request = format!(
@@ -181,10 +185,10 @@ pub(crate) async fn a100_one_address_does_not_take_all_connections(edge: Edge) {
     }
     let Some(namespaces) = namespaces(test) else { return };
     let _turn = ONE_AT_A_TIME.lock().await;
-    // The proxy listens for everybody, as in its container.
+    // The proxy listens on all addresses, as in its container.
     let place = if edge == Edge::Caddy { "@EDGE_BIND@" } else { "@EDGE_ADDRESS@" };
     let setup = Setup::as_shipped().through(edge).within(Tier::Edge, bounds).edge_changed(place, "0.0.0.0");
-    // Caddy waits longer for a further request than for the end of a head.
+    // Caddy keeps an idle connection for longer than one with an unfinished head.
     let kind = match edge {
         Edge::Caddy => Kind::Bytes(b"GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec()),
         _ => Kind::Head(200),
@@ -194,7 +198,7 @@ pub(crate) async fn a100_one_address_does_not_take_all_connections(edge: Edge) {
         namespaces.publish(world.stack.port);
         namespaces.run("host", "scripts/fence").unwrap();
         let (during, host, token) = (namespaces.clone(), world.host.clone(), world.token.clone());
-        // This thread answers in place of the service behind the proxy, so another one waits for the answers.
+        // This thread runs the service behind the proxy, so another thread sends the requests.
         let seen = tokio::task::spawn_blocking(move || flooded(&during, &kind, &host, &token)).await;
         assert!(world.stack.runs(Tier::Edge), "{}", world.stack.logs());
         seen.unwrap()
@@ -203,8 +207,8 @@ pub(crate) async fn a100_one_address_does_not_take_all_connections(edge: Edge) {
     assert!((1..=ALLOWED).contains(&held), "{edge}: the stranger holds {held} connections");
 }
 
-/// Lets a stranger try more connections than the proxy takes. Returns what others are answered meanwhile, and how
-/// many connections the stranger has then.
+/// Makes a stranger try to open more connections than the proxy accepts. Returns the first lines of the
+/// responses that others get meanwhile, and how many connections the stranger has then.
 fn flooded(namespaces: &Namespaces, kind: &Kind, host: &str, token: &str) -> (Vec<String>, usize) {
     let to = SocketAddr::new(HOST.0.parse().unwrap(), HOST.1);
     let flood = namespaces.at("outside", || Flood::from_one_address(STRANGER, to, host, kind, CONNECTIONS));
@@ -230,14 +234,15 @@ fn flooded(namespaces: &Namespaces, kind: &Kind, host: &str, token: &str) -> (Ve
     (answers, held)
 }
 
-/// Opens connections from these addresses, in this order, until one of them is refused. Returns those that are
-/// open.
+/// Opens connections from these addresses, in this order, until one of them is refused. Returns those that
+/// are open.
 async fn open(to: SocketAddr, from: &[&str]) -> Vec<TcpStream> {
     let mut open = Vec::new();
     for address in from {
         match connect(address.parse().unwrap(), to).await {
             Ok(stream) => {
-                // It ends with a reset, and then the kernel does not wait for the other side.
+                // Without linger time, the connection ends with a reset, and the kernel does not wait for the
+                // other side.
                 stream.set_zero_linger().unwrap();
                 open.push(stream);
             }
@@ -257,7 +262,7 @@ fn a100_connections_are_counted_by_address_and_by_network_of_ipv6() {
     else {
         return;
     };
-    // Nobody accepts these connections, and the kernel completes them all the same.
+    // No program accepts these connections, but the kernel completes their handshakes.
     let edge = namespaces.at("edge", || TcpListener::bind((EDGE, 0)).unwrap());
     let _host = namespaces.at("host", || TcpListener::bind((Ipv6Addr::UNSPECIFIED, HOST.1)).unwrap());
     namespaces.publish(edge.local_addr().unwrap().port());
@@ -272,21 +277,22 @@ fn a100_connections_are_counted_by_address_and_by_network_of_ipv6() {
         namespaces.wait_at(namespace, async || open(to, from).await.len())
     };
 
-    // What is forwarded to the container. The connections end when `opened` is over.
+    // These connections are forwarded to the container. They end when `opened` returns.
     fence("--connections 4");
     let stranger = STRANGER.to_string();
     let deadline = Instant::now() + Duration::from_secs(60);
     for _ in 0..2 {
         assert_eq!(opened("outside", HOST.0, &[stranger.as_str(); 6]), 4);
-        // The kernel forgets an address without connections, so that those of long ago take no room.
+        // The kernel forgets an address without connections, so that old addresses use no memory.
         while namespaces.run("host", "nft list ruleset").unwrap().contains("elements") {
             assert!(Instant::now() < deadline, "an address is kept without connections");
             std::thread::sleep(Duration::from_millis(200));
         }
     }
-    // A load balancer brings the connections of everybody.
+    // A trusted load balancer has no limit, because it forwards the connections of all clients.
     assert_eq!(opened("outside", HOST.0, &[HONEST.to_string().as_str(); 6]), 6);
-    // What reaches a process of this machine, as all of IPv6 does. A /64 is one address.
+    // These connections reach a process on this machine, as all IPv6 connections do. A /64 network counts as
+    // one address.
     let (near, beside, other) = ("2001:db8:0:1::2", "2001:db8:0:1::3", "2001:db8:0:2::2");
     for options in ["--connections 4", "--native --connections 4"] {
         fence("--remove");

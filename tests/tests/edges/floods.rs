@@ -1,5 +1,5 @@
-//! Floods by strangers, against each proxy within the memory, processes and open files that its compose file
-//! allows.
+//! Tests of floods by strangers, against each proxy within the memory, processes and open files that its
+//! compose file allows.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,10 +20,11 @@ each_edge!(a100_heads_that_never_end_do_not_end_the_edge, a100_bodies_that_stall
 /// Runs one flood at a time. Two would be too much for a test machine, and slow each other down.
 pub(crate) static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 
-/// Number of requests that must be served during a flood. The slowest hundredth of fewer would be a matter of chance.
+/// Number of requests that must be served during a flood. With fewer requests, the slowest hundredth would be
+/// a matter of chance.
 const HONEST: usize = 2000;
 
-/// Time limit for one of them. The machine has few processors, which the flood uses too.
+/// Time limit for one of these requests. The machine has few processors, which the flood uses too.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Time limit for memory to be released after a flood. A machine with nothing else to do needs less than a
@@ -31,8 +32,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const BACK: Duration = Duration::from_secs(300);
 
 pub(crate) async fn a100_heads_that_never_end_do_not_end_the_edge(edge: Edge) {
-    // The first flood once killed every edge within seconds. The heads of the second one have the maximum size
-    // that is allowed now.
+    // The first flood once killed every edge within seconds. The heads of the second one have the maximum
+    // size that is allowed now.
     let kinds = [(Kind::Head(47_000), 4200), (Kind::Head(16_000), 700)];
     survives(edge, "a100_heads_that_never_end_do_not_end_the_edge", &kinds).await;
 }
@@ -110,7 +111,8 @@ pub(crate) async fn survives(edge: Edge, name: &str, kinds: &[(Kind, usize)]) {
     survives_at(None, edge, Setup::as_shipped(), name, kinds).await;
 }
 
-/// Floods a port of the proxy, or the one for clients, while requests to the latter must be served.
+/// Floods this port of the proxy, or the port for clients if `port` is `None`. Meanwhile, requests to the
+/// port for clients must be served.
 async fn survives_at(port: Option<u16>, edge: Edge, setup: Setup, name: &str, kinds: &[(Kind, usize)]) {
     let bounds = edge.container().bounds();
     if !ControlGroup::is_possible(bounds, name) {

@@ -242,7 +242,7 @@ pub(crate) async fn a076_identity_headers_of_the_client_never_survive(edge: Edge
 }
 
 pub(crate) async fn a076_the_ipv6_loopback_address_is_checked_and_cleaned_alike(edge: Edge) {
-    // The configuration names this address only where there is one.
+    // The configuration names this address only on a machine that has it.
     if !has_ipv6_loopback() {
         return;
     }

@@ -109,7 +109,7 @@ pub(crate) async fn a090_no_second_request_hides_in_a_first(edge: Edge) {
         // If the second request is read at all, it is refused because it has no token.
         assert!(answers.iter().skip(1).all(|answer| answer.status >= 400), "{trick}: {answers:?}");
     }
-    // HTTP/1.0 does not support chunks.
+    // HTTP/1.0 has no chunked encoding.
     let bytes = format!(
         "POST /mcp HTTP/1.0\r\nHost: {host}\r\nAuthorization: {bearer}\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n{inner}\r\n\r\n"
     );
@@ -125,7 +125,8 @@ pub(crate) async fn a091_a_kept_alive_connection_mixes_nobody_up(edge: Edge) {
     let (ana, bob) = (world.bearer(), format!("Bearer {bob}"));
     let host = world.host.as_str();
     let order = [Some(&ana), Some(&bob), None, Some(&bob), Some(&ana), None, None, Some(&ana)];
-    // Several connections use the proxy at the same time, which shares its own connections to the services.
+    // Several connections use the proxy at the same time. The proxy shares its own connections to the
+    // services among them.
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..4 {
         let (host, ana, bob, port) = (host.to_owned(), ana.clone(), bob.clone(), world.stack.port);

@@ -1,5 +1,5 @@
-//! Tests that no proxy speaks HTTP/2 with clients. There, one connection is worth hundreds, which the arithmetic of
-//! memory does not count.
+//! Tests that no proxy speaks HTTP/2 with clients. One HTTP/2 connection can carry hundreds of requests at a
+//! time, which the calculation of memory in docs/limits.md does not include.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,7 +23,7 @@ each_edge!(@through traefik_flood Traefik a100_streams_that_are_reset_do_not_end
 each_edge!(@through caddy_flood Caddy a100_streams_that_are_reset_do_not_end_the_edge);
 each_edge!(@through envoy_flood EnvoyHttp a100_streams_that_are_reset_do_not_end_the_edge);
 
-/// The first bytes of a client (RFC 9113 §3.4), with an empty SETTINGS frame.
+/// The first bytes of an HTTP/2 client (RFC 9113 §3.4), with an empty SETTINGS frame.
 const START: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
 /// Types of frames (RFC 9113 §6).
@@ -35,7 +35,7 @@ pub(crate) async fn a100_nobody_speaks_http2_without_tls(edge: Edge) {
     let world = World::start(edge).await;
     let mut stream = TcpStream::connect(("127.0.0.1", world.stack.port)).await.unwrap();
     stream.write_all(START).await.unwrap();
-    // A server that speaks it sends its settings before anything else, and keeps the connection.
+    // A server that speaks HTTP/2 sends its settings before anything else, and keeps the connection open.
     let mut answer = Vec::new();
     let read = stream.read_to_end(&mut answer);
     let ended = tokio::time::timeout(Duration::from_secs(20), read).await;
@@ -66,7 +66,7 @@ pub(crate) async fn a100_streams_that_are_reset_do_not_end_the_edge(edge: Edge) 
     survives(edge, "a100_streams_that_are_reset_do_not_end_the_edge", &kinds).await;
 }
 
-/// What the proxy says to a client that offers only this protocol in its TLS handshake (RFC 7301).
+/// The error with which a TLS handshake ends if the client offers only this protocol (RFC 7301).
 async fn offered(port: u16, protocol: &[u8]) -> Error {
     let mut config =
         ClientConfig::builder().with_root_certificates(RootCertStore::empty()).with_no_client_auth();
@@ -108,10 +108,12 @@ async fn offers_http1_only(edge: Edge, name: &str, port: u16, changes: &[(&str, 
     };
     let changes: Vec<_> = changes.iter().map(|(from, to)| ((*from).to_owned(), to.clone())).collect();
     let process = Process::start(edge.name(), &mut edge.command(&around, &changes), dir.path());
-    // Its certificate is of its own making, which the client finds out after the protocol was agreed upon.
+    // The client does not trust the certificate that the proxy has made. It notices that after the two have
+    // agreed on the protocol.
     let error = offered(port, b"http/1.1").await;
     assert!(matches!(error, Error::InvalidCertificate(_)), "{error}\n{}", process.log_tail());
-    // Traefik reads its dynamic configuration a moment after it has begun to listen, and serves nothing until then.
+    // Traefik reads its dynamic configuration a moment after it has begun to listen, and serves nothing until
+    // then.
     let refused = Error::AlertReceived(AlertDescription::NoApplicationProtocol);
     let deadline = Instant::now() + Duration::from_secs(10);
     let mut error = offered(port, b"h2").await;

@@ -50,8 +50,8 @@ fn with_router(router: &str) -> Setup {
 #[tokio::test]
 async fn a076_a_router_without_any_middleware_is_behind_the_check_and_its_server_sees_no_token() {
     on_traefik!(a076_a_router_without_any_middleware_is_behind_the_check_and_its_server_sees_no_token);
-    // The first router lacks three settings of the shipped one. The second is one as labels defined it
-    // before.
+    // The first router lacks three settings of the shipped one. The second is written like the labels of
+    // earlier blocks.
     let bare = "    bare: { rule: \"PathPrefix(`/bare`)\", service: stdio-wrapper }
     older: { entryPoints: [edge], rule: \"Path(`/older/mcp`) && !Method(`OPTIONS`)\", middlewares: [mcp], service: stdio-wrapper }";
     let world = World::of(with_router(bare)).await;

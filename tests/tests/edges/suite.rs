@@ -158,9 +158,9 @@ pub(crate) async fn a_url_with_a_query_is_described_as_the_client_wrote_it(edge:
 pub(crate) async fn the_doctor_finds_nothing_wrong(edge: Edge) {
     // This stack has a real wrapper, because the doctor sends requests as clients do.
     let stack = Setup::as_shipped().through(edge).wrapping(recorder()).start().await;
-    let told = stack.operator(&["doctor", "--outside-only", "--json", &stack.mcp_url]);
-    let told: Value = serde_json::from_str(&told).unwrap();
-    assert_eq!((&told["problems"], &told["warnings"]), (&json!(0), &json!(0)), "{told:#}");
+    let output = stack.operator(&["doctor", "--outside-only", "--json", &stack.mcp_url]);
+    let report: Value = serde_json::from_str(&output).unwrap();
+    assert_eq!((&report["problems"], &report["warnings"]), (&json!(0), &json!(0)), "{report:#}");
 }
 
 pub(crate) async fn every_endpoint_that_the_metadata_names_is_open(edge: Edge) {

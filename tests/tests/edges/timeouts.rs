@@ -33,7 +33,7 @@ pub(crate) async fn a086_a_stream_ends_soon_after_its_token(edge: Edge) {
     assert!(lasted > Duration::from_secs(2) && lasted < Duration::from_secs(9), "it lasted {lasted:?}");
 }
 
-/// Sends events for 1.7 s, with a time limit of one second.
+/// Runs the test whose events take 1.7 s, with this time limit set to one second.
 async fn streams_past(edge: Edge, name: &str, limit: &str) {
     if !world::is_here(edge, name) {
         return;

@@ -1,4 +1,4 @@
-//! A clock that is set wrong at the start and right a moment later.
+//! Tests of a clock that is wrong when auth-service starts, and is corrected a moment later.
 
 use std::time::Duration;
 
@@ -18,16 +18,16 @@ async fn a_start_two_hundred_days_ahead_deletes_nothing_and_leaves_no_rotation_b
     stack.kill_auth_service();
     sky.set_clock_ahead(DAYS);
     stack.start_auth_service().await;
-    let told = until_ready_is(&stack, 200).await;
-    assert!(told.body.contains("jumped 172"), "{}", told.body);
+    let answer = until_ready_is(&stack, 200).await;
+    assert!(answer.body.contains("jumped 172"), "{}", answer.body);
     assert!(stack.log_of("auth-service").contains("the clock: jumped"), "{}", stack.logs());
-    // Longer than between two looks at the keys.
+    // This is longer than the time between two readings of the keys.
     tokio::time::sleep(Duration::from_secs(6)).await;
 
     sky.set_clock_ahead(0);
     tokio::time::sleep(Duration::from_secs(6)).await;
     assert!(until_ready_is(&stack, 200).await.body.contains(r#""clock":"ok""#));
-    assert_eq!(stack.operator(&["keys", "list"]), keys, "the keys are those of before");
+    assert_eq!(stack.operator(&["keys", "list"]), keys, "the keys have changed");
     stack.refresh(&client, &tokens.refresh_token).await.unwrap();
     stack.log_in_as(&ana(), &stack.mcp_url).await.unwrap();
     stack.operator(&["keys", "rotate"]);

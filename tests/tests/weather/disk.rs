@@ -1,4 +1,4 @@
-//! A disk that takes no more, and one that fails once.
+//! Tests of a disk that is full, that fails once, or that stalls.
 
 use tests::browser::Person;
 use tests::setup::ACCOUNT;
@@ -6,20 +6,20 @@ use tests::{Registration, Setup, Stack, Tokens};
 
 use crate::sky::{Sky, SmallDisk, ana, until_ready_is};
 
-/// Whether the access token opens the MCP endpoint.
+/// Whether the access token is accepted at the MCP endpoint.
 async fn opens(stack: &Stack, tokens: &Tokens) -> bool {
     let answer = stack.http.post(&stack.mcp_url).bearer_auth(&tokens.access_token).send().await.unwrap();
     assert!([200, 401].contains(&answer.status().as_u16()), "{answer:?}");
     answer.status() == 200
 }
 
-/// The status of a revocation.
+/// Revokes a grant. Returns the status of the response.
 async fn revoke(stack: &Stack, client: &Registration, tokens: &Tokens) -> u16 {
     let form = [("token", &tokens.refresh_token), ("client_id", &client.client_id)];
     stack.http.post(stack.endpoint("revoke")).form(&form).send().await.unwrap().status().as_u16()
 }
 
-/// Before: two people's grants, one of them revoked. Returns what has to be so afterwards.
+/// Makes two grants, and revokes the second one. Returns both.
 async fn grants(stack: &Stack) -> ((Registration, Tokens), (Registration, Tokens)) {
     let person = ana();
     let kept = stack.log_in_as(&person, &stack.mcp_url).await.unwrap();
@@ -42,16 +42,16 @@ async fn a_full_disk_is_told_at_once_refuses_what_it_cannot_keep_and_is_over_whe
     let (kept, revoked) = grants(&stack).await;
 
     disk.fill();
-    // The file of the store has some room within, which is used up first.
+    // The file of the store has some free space inside, which is used up first.
     let mut more = 0;
     while stack.register_as(&format!("Newcomer {more}")).await.is_ok() {
         more += 1;
         assert!(more < 20_000, "a full disk takes client after client");
     }
-    let told = until_ready_is(&stack, 503).await;
-    assert!(told.body.contains("No space left on device"), "{}", told.body);
+    let answer = until_ready_is(&stack, 503).await;
+    assert!(answer.body.contains("No space left on device"), "{}", answer.body);
     assert!(stack.register_as("Newcomer").await.is_err(), "a client is registered on a full disk");
-    assert!(opens(&stack, &kept.1).await, "what can be read is answered");
+    assert!(opens(&stack, &kept.1).await, "a check that only reads is refused");
     assert!(!opens(&stack, &revoked.1).await, "a revoked token opens again");
     assert!(stack.metrics().await.contains("mcp_gate_store_writes_failing 1"));
     assert!(stack.log_of("auth-service").contains("nobody can log in or register until it can"));
@@ -72,7 +72,7 @@ async fn a_full_disk_is_told_at_once_refuses_what_it_cannot_keep_and_is_over_whe
     stack.log_in_as(&ana(), &stack.mcp_url).await.unwrap();
 }
 
-/// Somebody with an account of this name, and their client and tokens.
+/// Adds an account with this name. Returns a client and tokens of its user.
 async fn somebody(stack: &Stack, name: &str) -> (Registration, Tokens) {
     stack.add_account(name, Some(ACCOUNT.1));
     let client = stack.register_as(&format!("Client of {name}")).await.unwrap();
@@ -110,8 +110,8 @@ async fn a100_whoever_is_shut_out_stays_shut_out_although_another_program_keeps_
     for (who, (_, tokens)) in [("revoked", &revoked), ("bob", &bob), ("carol", &carol), ("before", &kept)] {
         assert!(!opens(&stack, tokens).await, "{who} is still let in");
     }
-    let told = stack.ready().await;
-    assert!(told.status == 503 && told.body.contains("kept in store.reserve"), "{}", told.body);
+    let answer = stack.ready().await;
+    assert!(answer.status == 503 && answer.body.contains("kept in store.reserve"), "{}", answer.body);
     assert!(!stack.metrics().await.contains("mcp_gate_store_changes_waiting 0"));
 
     stack.kill_auth_service();
@@ -160,7 +160,7 @@ async fn a_sync_that_fails_once_loses_nothing_acknowledged_and_is_over_by_itself
             stack.register_as(&format!("Unlucky {round}")).await.is_err(),
             "a client is registered that is not on disk"
         );
-        assert_eq!(sky.syncs_to_fail(), 0, "the sync that was to fail has failed");
+        assert_eq!(sky.syncs_to_fail(), 0, "the sync has not failed");
         until_ready_is(&stack, 200).await;
         assert!(opens(&stack, &kept.1).await, "round {round}");
         assert!(!opens(&stack, &revoked.1).await, "a revoked token opens again in round {round}");
@@ -181,8 +181,8 @@ async fn a_disk_that_stalls_is_told_nobody_waits_for_it_and_what_was_requested_c
     let (kept, revoked) = grants(&stack).await;
 
     sky.hang("hang-sync", true);
-    let told = until_ready_is(&stack, 503).await;
-    assert!(told.body.contains("the disk has not taken a write for 1 s"), "{}", told.body);
+    let answer = until_ready_is(&stack, 503).await;
+    assert!(answer.body.contains("the disk has not taken a write for 1 s"), "{}", answer.body);
     assert!(stack.metrics().await.contains("mcp_gate_store_writes_failing 1"));
     assert!(stack.log_of("auth-service").contains("nobody is shut out"));
     assert!(stack.register_as("Newcomer").await.is_err(), "a client is registered on a disk that stalls");

@@ -1,4 +1,4 @@
-//! A store whose file is emptied, removed, or removed while it is in use.
+//! Tests of a store whose file is emptied, removed, overwritten or damaged, also while it is in use.
 
 use std::fs;
 
@@ -7,7 +7,7 @@ use tests::{Setup, Stack};
 use crate::sky::{ana, until_ready_is};
 
 async fn start() -> Stack {
-    // Nobody asks what is behind the edge.
+    // Nothing listens on this port, because no test calls the service behind the edge.
     let stack = Setup::as_shipped().in_front_of(tests::places::free_port()).start().await;
     stack.log_in_as(&ana(), &stack.mcp_url).await.unwrap();
     stack
@@ -23,14 +23,14 @@ async fn a_store_that_is_empty_or_gone_is_not_taken_for_a_first_start() {
     fs::File::create(&file).unwrap();
     let refused = stack.refusal_to_start();
     assert!(refused.contains("although there was a store: restore it from a backup"), "{refused}");
-    assert_eq!(fs::metadata(&file).unwrap().len(), 0, "it is left as it was found");
+    assert_eq!(fs::metadata(&file).unwrap().len(), 0, "the file was changed");
     let command = stack.try_operator(&["user", "list"]).unwrap_err();
     assert!(command.contains("although there was a store"), "{command}");
 
     fs::remove_file(&file).unwrap();
     let refused = stack.refusal_to_start();
     assert!(refused.contains("although there was a store"), "{refused}");
-    assert!(!file.exists(), "no new store is made");
+    assert!(!file.exists(), "a new store was made");
 
     fs::rename(&aside, &file).unwrap();
     stack.start_auth_service().await;
@@ -42,11 +42,11 @@ async fn a_store_that_is_removed_while_it_is_in_use_takes_nothing_more() {
     let stack = start().await;
     let (file, aside) = (stack.dir().join("auth/store.redb"), stack.dir().join("auth/aside"));
     fs::rename(&file, &aside).unwrap();
-    let told = until_ready_is(&stack, 503).await;
+    let answer = until_ready_is(&stack, 503).await;
     assert!(
-        told.body.contains("was removed, replaced, cut off or written over while it was in use"),
+        answer.body.contains("was removed, replaced, cut off or written over while it was in use"),
         "{}",
-        told.body
+        answer.body
     );
     assert!(
         stack.register_as("Newcomer").await.is_err(),
@@ -57,14 +57,14 @@ async fn a_store_that_is_removed_while_it_is_in_use_takes_nothing_more() {
     until_ready_is(&stack, 200).await;
     stack.register_as("Newcomer").await.unwrap();
 
-    // In place: it is the same file by name and number.
+    // The file is overwritten in place, so that it keeps its name and its inode.
     let earlier = fs::read(&file).unwrap();
     for written in [&earlier[..], &[]] {
         stack.register_as(&format!("Another {}", written.len())).await.unwrap();
         let latest = fs::read(&file).unwrap();
         fs::write(&file, written).unwrap();
-        let told = until_ready_is(&stack, 503).await;
-        assert!(told.body.contains("written over while it was in use"), "{}", told.body);
+        let answer = until_ready_is(&stack, 503).await;
+        assert!(answer.body.contains("written over while it was in use"), "{}", answer.body);
         assert!(
             stack.register_as("Newcomer").await.is_err(),
             "a client is registered in a store that is not ours"
@@ -73,11 +73,11 @@ async fn a_store_that_is_removed_while_it_is_in_use_takes_nothing_more() {
         until_ready_is(&stack, 200).await;
     }
 
-    // Its beginning is as it was.
+    // The file is cut off, so that its beginning stays the same.
     let latest = fs::read(&file).unwrap();
     fs::OpenOptions::new().write(true).open(&file).unwrap().set_len(latest.len() as u64 / 2).unwrap();
-    let told = until_ready_is(&stack, 503).await;
-    assert!(told.body.contains("cut off or written over while it was in use"), "{}", told.body);
+    let answer = until_ready_is(&stack, 503).await;
+    assert!(answer.body.contains("cut off or written over while it was in use"), "{}", answer.body);
     assert!(stack.register_as("Newcomer").await.is_err(), "a client is registered in half a store");
     fs::write(&file, &latest).unwrap();
     until_ready_is(&stack, 200).await;
@@ -102,7 +102,7 @@ async fn a_store_that_is_damaged_is_refused_in_words() {
             "bytes {from} to {to}: {refused}"
         );
     }
-    // Of a store that was closed well, redb is sure how long it is.
+    // If a store was closed properly, redb knows how long its file is.
     fs::write(&file, &whole).unwrap();
     stack.operator(&["user", "list"]);
     let closed = fs::read(&file).unwrap();
@@ -110,7 +110,7 @@ async fn a_store_that_is_damaged_is_refused_in_words() {
         let mut other = closed.clone();
         other.resize(length, 0);
         fs::write(&file, &other).unwrap();
-        // Some of it can be made good.
+        // redb can repair some of these files.
         match stack.try_operator(&["user", "list"]) {
             Ok(list) => assert!(list.contains("ana"), "{length} of {} bytes: {list}", closed.len()),
             Err(refused) => {

@@ -1,6 +1,7 @@
-//! Bad weather below auth-service: a disk that is full or fails, a store that is lost, a clock that is wrong. What was
-//! acknowledged before is there after it, readiness tells of it, it is over by itself when its cause is, and nothing that was
-//! revoked opens anything.
+//! Tests of auth-service with faults in its environment: a disk that is full or fails, a store that is lost,
+//! a clock that is wrong, too few files or threads, a log that nobody reads, and signals. What was
+//! acknowledged before a fault is still there after it, readiness reports the fault, the service recovers by
+//! itself when the cause is gone, and nothing that was revoked becomes valid again.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod clock;

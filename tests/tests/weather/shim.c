@@ -1,9 +1,9 @@
-/* Weather for one process, made by the files in the directory that WEATHER names:
-     fail-sync   its length in bytes is how many more times fsync and fdatasync fail
-     hang-sync   fsync and fdatasync do not return while it exists
-     hang-policy opening a file with the name policy.toml does not return while it exists
-     clock       seconds to add to the time of day
-   Built and preloaded by the tests. */
+/* Simulates faults for one process. Files in the directory WEATHER control them:
+     fail-sync   fsync and fdatasync fail once for each byte of this file
+     hang-sync   fsync and fdatasync do not return while this file exists
+     hang-policy opening a file with the name policy.toml does not return while this file exists
+     clock       the number of seconds to add to the time of day
+   The tests build this library and preload it. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>

@@ -1,4 +1,4 @@
-//! What makes the weather: a small file system, a disk that fails to sync, a clock that is wrong.
+//! Simulates faults: a small file system, a disk that fails to sync, and a wrong clock.
 
 use std::fs;
 use std::io::Write as _;
@@ -13,10 +13,10 @@ use tests::browser::Person;
 use tests::setup::ACCOUNT;
 use tests::{Answer, Setup, Stack};
 
-/// Long enough for whatever is to come by itself within ten seconds, on a machine that is busy.
+/// Time limit for a change that takes at most ten seconds if the machine is not busy.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A library that is loaded into auth-service, and the files that say what it does there.
+/// A library that is loaded into auth-service, and the files that control it.
 pub(crate) struct Sky {
     directory: TempDir,
 }
@@ -37,7 +37,7 @@ impl Sky {
         Self { directory }
     }
 
-    /// Settings under which auth-service lives below this sky.
+    /// Adds the settings with which auth-service loads the library.
     pub(crate) fn over(&self, setup: Setup) -> Setup {
         let at = self.directory.path();
         setup
@@ -45,17 +45,17 @@ impl Sky {
             .auth_setting("WEATHER", at.to_str().unwrap())
     }
 
-    /// So many syncs fail from now on.
+    /// Makes the next `times` syncs fail.
     pub(crate) fn fail_syncs(&self, times: usize) {
         fs::write(self.directory.path().join("fail-sync"), vec![b'.'; times]).unwrap();
     }
 
-    /// How many syncs are still to fail.
+    /// How many of these syncs have not failed yet.
     pub(crate) fn syncs_to_fail(&self) -> u64 {
         fs::metadata(self.directory.path().join("fail-sync")).map_or(0, |file| file.len())
     }
 
-    /// Something takes no end, or goes on: `hang-sync` and `hang-policy` of shim.c.
+    /// Makes an operation hang, or lets it continue. `what` is `hang-sync` or `hang-policy` (shim.c).
     pub(crate) fn hang(&self, what: &str, hangs: bool) {
         let file = self.directory.path().join(what);
         if hangs {
@@ -65,7 +65,7 @@ impl Sky {
         }
     }
 
-    /// Sets the clock so many seconds ahead of the machine's.
+    /// Sets the clock of auth-service this many seconds ahead of the machine's clock.
     pub(crate) fn set_clock_ahead(&self, seconds: i64) {
         let (beside, place) = (self.directory.path().join("clock.new"), self.directory.path().join("clock"));
         fs::write(&beside, seconds.to_string()).unwrap();
@@ -73,17 +73,18 @@ impl Sky {
     }
 }
 
-/// A file system of its own, which only root can make.
+/// A small file system, which only root can mount.
 pub(crate) struct SmallDisk {
     place: PathBuf,
 }
 
 impl SmallDisk {
-    /// One of so many KiB in `directory`; nothing, and a word about it, where it cannot be made.
+    /// Mounts a file system of this size in `directory`. If that is not possible, reports that `test` is
+    /// skipped, and returns `None`.
     pub(crate) fn of(kibibytes: u32, directory: &Path, test: &str) -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
             let line = format!("SKIPPED {test}: only root can mount a small file system\n");
-            // Not eprintln, which the test runner keeps to itself.
+            // `eprintln!` would not do, because the test runner shows it only if the test fails.
             std::io::stderr().write_all(line.as_bytes()).unwrap();
             return None;
         }
@@ -98,18 +99,18 @@ impl SmallDisk {
         Some(Self { place })
     }
 
-    /// The directory where it is mounted.
+    /// The directory where the file system is mounted.
     pub(crate) fn place(&self) -> &Path {
         &self.place
     }
 
-    /// Takes all the room there is left.
+    /// Fills the remaining space.
     pub(crate) fn fill(&self) {
         let mut file = fs::File::options().create(true).append(true).open(self.place.join("filler")).unwrap();
         while file.write_all(&[0; 4096]).is_ok() {}
     }
 
-    /// Takes all the room there is left, and whatever becomes free, until what is returned is dropped.
+    /// Keeps the file system full until the returned value is dropped.
     pub(crate) fn keep_full(&self) -> Filler {
         let goes_on = Arc::new(AtomicBool::new(true));
         let (still, place) = (Arc::clone(&goes_on), self.place.join("filler"));
@@ -124,13 +125,13 @@ impl SmallDisk {
         Filler { goes_on, thread: Some(thread) }
     }
 
-    /// Gives that room back.
+    /// Frees the space that was filled.
     pub(crate) fn free(&self) {
         fs::remove_file(self.place.join("filler")).unwrap();
     }
 }
 
-/// A program that fills a disk.
+/// A thread that keeps a file system full.
 pub(crate) struct Filler {
     goes_on: Arc<AtomicBool>,
     thread: Option<std::thread::JoinHandle<()>>,
@@ -145,12 +146,12 @@ impl Drop for Filler {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // Whatever still uses it keeps it until it ends.
+        // Processes that still use the file system can do so until they end.
         let _ = Command::new("umount").arg("--lazy").arg(&self.place).status();
     }
 }
 
-/// What `/ready` says once it says `status`.
+/// Waits until `/ready` responds with `status`. Returns that response.
 pub(crate) async fn until_ready_is(stack: &Stack, status: u16) -> Answer {
     let mut last = None;
     let asked = tokio::time::timeout(PATIENCE, async {
@@ -167,7 +168,7 @@ pub(crate) async fn until_ready_is(stack: &Stack, status: u16) -> Answer {
     asked.unwrap_or_else(|_| panic!("/ready does not become {status}: {last:?}\n{}", stack.logs()))
 }
 
-/// Who has the account of every stack.
+/// The user of the account that every stack has.
 pub(crate) fn ana() -> Person {
     Person::new(ACCOUNT.0, ACCOUNT.1)
 }

@@ -1,5 +1,5 @@
-//! What the system tells auth-service: to stop, to read again, and things that mean nothing to it. And a pipe where a file
-//! should be.
+//! Tests of the signals with which auth-service stops or reads its files again, and of signals that mean
+//! nothing to it. Other tests put a pipe or a file that hangs in the place of the policy file.
 
 use std::fs;
 use std::process::Command;
@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 
 use crate::sky::{Sky, until_ready_is};
 
-/// One answer; nothing when the connection ended before it was whole.
+/// Reads one response. Returns `None` if the connection ends before the response is complete.
 async fn answer(stream: &mut TcpStream) -> Option<String> {
     let mut received = Vec::new();
     let mut piece = [0; 4096];
@@ -35,8 +35,8 @@ async fn answer(stream: &mut TcpStream) -> Option<String> {
     }
 }
 
-/// Checks over connections that are used again, as an edge does it, until nobody listens any more. How many were sent and got
-/// no answer.
+/// Sends checks over kept connections, as an edge does, until nothing listens any more. Returns how many
+/// checks were accepted and got no response.
 async fn check_until_it_is_gone(port: u16, secret: Arc<str>, answered: Arc<AtomicUsize>) -> usize {
     let request = format!(
         "POST /verify/caddy HTTP/1.1\r\nHost: localhost\r\nX-Edge-Secret: {secret}\r\nX-Forwarded-Method: POST\r\n\
@@ -44,7 +44,8 @@ async fn check_until_it_is_gone(port: u16, secret: Arc<str>, answered: Arc<Atomi
     );
     let (mut cut, mut was_taken) = (0, true);
     while let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)).await {
-        // What was sent on a new connection just before nobody listens any more was taken by the system only.
+        // The last connection can have been accepted only by the system, just before the listener was closed.
+        // A check on a new connection therefore counts only if the next connection succeeds.
         cut += usize::from(!was_taken);
         was_taken = false;
         loop {
@@ -92,19 +93,19 @@ async fn signals_for_a_reload_and_unknown_ones_do_not_end_the_service() {
     for signal in [Signal::HUP, Signal::USR1, Signal::USR2] {
         stack.signal_auth_service(signal);
     }
-    let told = AtomicBool::new(false);
+    let is_logged = AtomicBool::new(false);
     for _ in 0..600 {
         let log = stack.log_of("auth-service");
         if ["SIGHUP: policy file", "SIGUSR1 means nothing", "SIGUSR2 means nothing"]
             .iter()
             .all(|s| log.contains(s))
         {
-            told.store(true, Ordering::Relaxed);
+            is_logged.store(true, Ordering::Relaxed);
             break;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    assert!(told.into_inner(), "{}", stack.logs());
+    assert!(is_logged.into_inner(), "{}", stack.logs());
     until_ready_is(&stack, 200).await;
 }
 
@@ -123,7 +124,7 @@ async fn a_pipe_in_place_of_the_policy_is_told_and_stops_neither_the_watch_nor_t
         .in_front_of(tests::places::free_port())
         .auth_setting("POLICY_FILE", policy.to_str().unwrap());
     let mut stack = setup.start().await;
-    let told = async |stack: &tests::Stack, what: &str| {
+    let until_ready_says = async |stack: &tests::Stack, what: &str| {
         for _ in 0..600 {
             if stack.ready().await.body.contains(what) {
                 return;
@@ -135,14 +136,14 @@ async fn a_pipe_in_place_of_the_policy_is_told_and_stops_neither_the_watch_nor_t
 
     pipe_at(&beside);
     fs::rename(&beside, &policy).unwrap();
-    told(&stack, "it is no regular file").await;
+    until_ready_says(&stack, "it is no regular file").await;
     fs::write(&beside, format!("# Another one.\n{POLICY}")).unwrap();
     fs::rename(&beside, &policy).unwrap();
-    told(&stack, r#""state":"current""#).await;
+    until_ready_says(&stack, r#""state":"current""#).await;
 
     pipe_at(&beside);
     fs::rename(&beside, &policy).unwrap();
-    told(&stack, "it is no regular file").await;
+    until_ready_says(&stack, "it is no regular file").await;
     stack.signal_auth_service(Signal::TERM);
     assert!(stack.auth_service_ends().await.is_some_and(|status| status.success()), "{}", stack.logs());
     let refused = stack.refusal_to_start();

@@ -1,4 +1,4 @@
-//! A container that has no thread left to give (`pids_limit`).
+//! Tests of a container in which no more threads can be started (`pids_limit`).
 
 use std::time::Duration;
 
