@@ -1,6 +1,8 @@
-//! What live grants cost in memory: a Redis is filled with them, and a replica's cache with some of their tokens.
+//! What live grants cost in memory: a Redis is filled with them, and a replica's cache with some of their
+//! tokens.
 //!
-//! `cargo run --release --example live_grants [GRANTS [TOKENS]]` (1000000, 100000). `docs/state.md` has the figures.
+//! `cargo run --release --example live_grants [GRANTS [TOKENS]]` (1000000, 100000). `docs/state.md` has the
+//! figures.
 #![expect(
     clippy::print_stdout,
     clippy::unwrap_used,

@@ -1,8 +1,8 @@
-//! A flood of registrations: how many a second, next to the store's own write floor in the same run, and what is
-//! left of it afterwards.
+//! A flood of registrations: how many a second, next to the store's own write floor in the same run, and what
+//! is left of it afterwards.
 //!
-//! `cargo run --release --example registration_flood [REGISTRATIONS]` (100000). Exits with an error when a used
-//! client was lost or the store holds more than its ceiling.
+//! `cargo run --release --example registration_flood [REGISTRATIONS]` (100000). Exits with an error when a
+//! used client was lost or the store holds more than its ceiling.
 #![expect(clippy::print_stdout, reason = "prints its findings")]
 
 use std::path::Path;

@@ -1,4 +1,5 @@
-//! Asks a running program for its health. An image without a shell contains no other program that could do this.
+//! Asks a running program for its health. An image without a shell contains no other program that could do
+//! this.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};

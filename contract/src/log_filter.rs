@@ -38,9 +38,9 @@ impl LogFilter {
     /// Reads a list of directives that are separated by commas.
     ///
     /// # Errors
-    /// If a directive cannot be parsed, or is a single word that is not a level. The library reads such a word as
-    /// a target of which everything is logged, and logs no other events. So with a misspelt level, the log would
-    /// be empty.
+    /// If a directive cannot be parsed, or is a single word that is not a level. The library reads such a
+    /// word as a target of which everything is logged, and logs no other events. So with a misspelt level,
+    /// the log would be empty.
     pub fn parse(text: &str) -> Result<Self, NoLogFilter> {
         // The library itself does not expect spaces after a comma.
         let directives: Vec<&str> =

@@ -7,8 +7,8 @@ use std::time::Duration;
 /// Pause before a write is tried again, if the output does not block.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// An output that gets one whole line with each call of [`Write::write_all`]. If a full disk has cut off a line,
-/// the next event still begins on a new line, so that programs can read it.
+/// An output that gets one whole line with each call of [`Write::write_all`]. If a full disk has cut off a
+/// line, the next event still begins on a new line, so that programs can read it.
 #[derive(Debug)]
 pub struct LogLines<W> {
     out: W,

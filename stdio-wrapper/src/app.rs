@@ -33,12 +33,12 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_LARGE_ANSWERS: usize = 16;
 /// The budget for messages has space for this number of messages of the maximum size.
 const MAX_LARGE_MESSAGES: usize = 16;
-/// Minimum size of an answer that is counted by itself, in bytes. There are at most as many answers as connections
-/// and running calls, and each of these needs more memory than a smaller answer. Messages that wait in streams are
-/// always counted.
+/// Minimum size of an answer that is counted by itself, in bytes. There are at most as many answers as
+/// connections and running calls, and each of these needs more memory than a smaller answer. Messages that
+/// wait in streams are always counted.
 const COUNTED_ANSWER: usize = 4 << 10;
-/// Minimum size of a message that is counted by itself, in bytes. The number of messages in the queue of a child
-/// is limited anyway.
+/// Minimum size of a message that is counted by itself, in bytes. The number of messages in the queue of a
+/// child is limited anyway.
 const COUNTED_MESSAGE: usize = 1 << 10;
 /// Time for edges to notice that the wrapper is about to stop; at most a quarter of `SHUTDOWN_TIMEOUT`.
 const DRAIN: Duration = Duration::from_secs(1);
@@ -224,8 +224,8 @@ fn hide() {
 }
 
 fn capacity(config: &Config) -> Arc<Capacity> {
-    // If the operator has set a number, the limits of the container are not used. Children that all callers share
-    // do not count as sessions.
+    // If the operator has set a number, the limits of the container are not used. Children that all callers
+    // share do not count as sessions.
     if config.limits.max_sessions.is_some() || config.shared {
         return Arc::new(Capacity::unlimited());
     }
@@ -401,8 +401,8 @@ fn mcp_server(
             .configure(routes)
     })
     .workers(config.workers)
-    // The limit is divided among the workers. Further connections wait, and the system refuses them when too many
-    // are waiting.
+    // The limit is divided among the workers. Further connections wait, and the system refuses them when too
+    // many are waiting.
     .max_connections(per_worker)
     .backlog(4096)
     .client_request_timeout(HEAD_TIMEOUT)

@@ -1,6 +1,7 @@
-//! Attempts for which many callers wait, such as the start of a child that they share. Only one attempt runs at a
-//! time, and if it fails, all callers that waited for it get its error. Otherwise each of them would make another
-//! attempt, and with a child that hangs, the last of k callers would wait k times as long as the first.
+//! Attempts for which many callers wait, such as the start of a child that they share. Only one attempt runs
+//! at a time, and if it fails, all callers that waited for it get its error. Otherwise each of them would
+//! make another attempt, and with a child that hangs, the last of k callers would wait k times as long as the
+//! first.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 

@@ -74,8 +74,8 @@ impl Budget {
         Reservation { budget: Arc::clone(self), owner: Arc::from(user(owner)), taken: 0 }
     }
 
-    /// Makes an empty reservation for a child that serves several principals. Before a line is completely read, it
-    /// is unknown to which principal it belongs, so the child counts as a principal.
+    /// Makes an empty reservation for a child that serves several principals. Before a line is completely
+    /// read, it is unknown to which principal it belongs, so the child counts as a principal.
     pub fn reservation_of_child(self: &Arc<Self>, number: u64) -> Reservation {
         self.reservation(&of_child(number))
     }
@@ -123,8 +123,8 @@ impl Reservation {
         Self { budget: Arc::clone(&self.budget), owner: Arc::clone(&self.owner), taken: 0 }
     }
 
-    /// Keeps a text of any length in a separate reservation for the same principal. Returns `None` if there is no
-    /// space.
+    /// Keeps a text of any length in a separate reservation for the same principal. Returns `None` if there
+    /// is no space.
     pub fn keep(&self, text: impl Into<String>) -> Option<Kept> {
         let (text, mut reservation) = (text.into(), self.sibling());
         reservation.grow(text.len() + OVERHEAD).then(|| Kept(Arc::new(Inner { text, _room: reservation })))
@@ -144,8 +144,8 @@ impl Reservation {
         if self.taken == 0 { line } else { Text::from(line).holding(self).into_bytes() }
     }
 
-    /// Extends this reservation to the whole text, and waits for memory up to `patience`. Returns `None` if there
-    /// is no space.
+    /// Extends this reservation to the whole text, and waits for memory up to `patience`. Returns `None` if
+    /// there is no space.
     pub async fn count_within(mut self, text: Text, patience: Duration) -> Option<Text> {
         let missing = text.len().saturating_sub(self.taken);
         if !self.counts(text.len()) {
@@ -207,7 +207,8 @@ impl Reservation {
         self.budget.freed.notify_waiters();
     }
 
-    /// Reserves more bytes, and waits for them up to `patience`. Returns false if they are still not available.
+    /// Reserves more bytes, and waits for them up to `patience`. Returns false if they are still not
+    /// available.
     pub async fn grow_within(&mut self, bytes: usize, patience: Duration) -> bool {
         let end = Instant::now() + patience;
         let budget = Arc::clone(&self.budget);
@@ -230,8 +231,8 @@ impl Drop for Reservation {
     }
 }
 
-/// A text that is kept on behalf of a principal. It can only be made by [`Reservation::keep`], so there is memory for
-/// it. Copies share it.
+/// A text that is kept on behalf of a principal. It can only be made by [`Reservation::keep`], so there is
+/// memory for it. Copies share it.
 #[derive(Debug, Clone)]
 pub struct Kept(Arc<Inner>);
 

@@ -1,4 +1,5 @@
-//! Child processes: how they are started, read, written to, supervised and ended. This module does not know what the messages mean.
+//! Child processes: how they are started, read, written to, supervised and ended. This module does not know
+//! what the messages mean.
 
 mod backoff;
 mod becoming;

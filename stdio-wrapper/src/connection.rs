@@ -1,6 +1,6 @@
 //! Limits of each connection in addition to those of the HTTP server: the time that a client has to read a
-//! response, and to send the head of its next request. When the wrapper stops, the next response of a connection
-//! is its last one.
+//! response, and to send the head of its next request. When the wrapper stops, the next response of a
+//! connection is its last one.
 
 use std::any::Any;
 use std::os::fd::{AsFd, OwnedFd};
@@ -23,11 +23,11 @@ use tokio::time::timeout;
 
 use crate::holding::hold;
 
-/// Time within which a client must read a part of the data that it is sent, in milliseconds. A client that does
-/// not read uses memory and a connection.
+/// Time within which a client must read a part of the data that it is sent, in milliseconds. A client that
+/// does not read uses memory and a connection.
 const READ_TIMEOUT: u32 = 30_000;
-/// Maximum number of bytes of a response that the kernel buffers before they are sent. By default, it would buffer
-/// megabytes, which the wrapper does not count and which belong to the memory of the container.
+/// Maximum number of bytes of a response that the kernel buffers before they are sent. By default, it would
+/// buffer megabytes, which the wrapper does not count and which belong to the memory of the container.
 const MAX_UNSENT: u32 = 64 << 10;
 /// Time for which a connection can be without a request, even if a part of a head has arrived. The HTTP
 /// server closes idle connections earlier, and limits the first head itself, but not the others.
@@ -77,8 +77,8 @@ impl Drop for Counted {
     }
 }
 
-/// Makes the function that sets up each new connection of a listener. It must run on the thread that serves the
-/// connection.
+/// Makes the function that sets up each new connection of a listener. It must run on the thread that serves
+/// the connection.
 pub fn setup(open: &Arc<Open>) -> impl Fn(&dyn Any, &mut Extensions) + Clone + Send + Sync + use<> {
     let open = Arc::clone(open);
     move |connection, extensions| {

@@ -1,4 +1,5 @@
-//! `--healthcheck`: asks a running wrapper. An image without a shell contains no other program that could do this.
+//! `--healthcheck`: asks a running wrapper. An image without a shell contains no other program that could do
+//! this.
 
 use std::net::SocketAddr;
 use std::time::Duration;

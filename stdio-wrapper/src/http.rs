@@ -1,5 +1,5 @@
-//! The MCP endpoints: decides which requests are accepted, identifies their callers, and chooses the form of the
-//! response.
+//! The MCP endpoints: decides which requests are accepted, identifies their callers, and chooses the form of
+//! the response.
 
 mod answer;
 mod body;
@@ -39,8 +39,8 @@ use crate::translate::{LegacyToModern, ModernToLegacy};
 pub use guard::{Accepts, RequestHeaders};
 use problem::Problem;
 
-/// Divisor for the maximum share of the connections for the requests of one user: a quarter. Through an edge, each
-/// request in progress has its own connection.
+/// Divisor for the maximum share of the connections for the requests of one user: a quarter. Through an edge,
+/// each request in progress has its own connection.
 const SHARE: usize = 4;
 /// A user can always have this number of requests.
 const SMALLEST_SHARE: usize = 4;
@@ -82,8 +82,8 @@ pub struct Endpoint {
     tool_rules: Option<Arc<ToolRules>>,
     /// The resource identifier, for challenges.
     resource: Option<String>,
-    /// The requests of each user that are in progress: from the moment when the caller is known until the answer
-    /// was sent.
+    /// The requests of each user that are in progress: from the moment when the caller is known until the
+    /// answer was sent.
     under_way: Arc<Places>,
     max_under_way: usize,
     refusals: Mutex<RateLimit>,
@@ -132,9 +132,9 @@ impl Endpoint {
         }
     }
 
-    /// Finds out who calls, and has `handle` answer. The request counts for its user until the answer was sent or
-    /// given up (attack 100): one user with slow calls, or with answers that are read slowly, must not have all
-    /// connections.
+    /// Finds out who calls, and has `handle` answer. The request counts for its user until the answer was
+    /// sent or given up (attack 100): one user with slow calls, or with answers that are read slowly, must
+    /// not have all connections.
     async fn answer(
         &self,
         request: &HttpRequest,

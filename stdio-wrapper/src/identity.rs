@@ -30,23 +30,24 @@ pub struct Caller {
     pub groups: Vec<String>,
     /// The scopes of the access token.
     pub scopes: Vec<String>,
-    /// The rules that the caller does not meet. The wrapper enforces them for the authorization service. Only an
-    /// assertion can contain them.
+    /// The rules that the caller does not meet. The wrapper enforces them for the authorization service. Only
+    /// an assertion can contain them.
     pub unmet_rules: UnmetRules,
     /// When the caller's access token expires, in seconds since 1970.
     pub token_expires: Option<u64>,
 }
 
 impl Caller {
-    /// The name of the principal for whom sessions, memory and requests are counted: the subject together with
-    /// this client.
+    /// The name of the principal for whom sessions, memory and requests are counted: the subject together
+    /// with this client.
     pub fn owner(&self) -> String {
         // A header value cannot contain a line break, so the two parts cannot be confused.
         format!("{}\n{}", self.subject, self.client_id)
     }
 
-    /// Whether this caller can use a session of `owner`: every client of the same user can (attack 108). A client
-    /// that needs more rights might register again for that, and continue its session as another client.
+    /// Whether this caller can use a session of `owner`: every client of the same user can (attack 108). A
+    /// client that needs more rights might register again for that, and continue its session as another
+    /// client.
     pub fn is_user_of(&self, owner: &str) -> bool {
         owner.split_once('\n').is_some_and(|(subject, _)| subject == self.subject)
     }
@@ -96,7 +97,8 @@ pub enum Header<'a> {
     One(&'a str),
     /// The header comes more than once.
     Repeated,
-    /// The header comes once, and has a byte that is not ASCII. Readers differ in what they make of it (RFC 9110 §5.5).
+    /// The header comes once, and has a byte that is not ASCII. Readers differ in what they make of it (RFC
+    /// 9110 §5.5).
     NotText,
 }
 

@@ -1,5 +1,5 @@
-//! The log on standard error. A separate thread writes it, so that the rest of the program does not wait if its
-//! reader stalls (a log driver whose disk is full, or a pipe that nobody reads).
+//! The log on standard error. A separate thread writes it, so that the rest of the program does not wait if
+//! its reader stalls (a log driver whose disk is full, or a pipe that nobody reads).
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -13,8 +13,8 @@ use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuild
 
 use crate::config::Config;
 
-/// Maximum number of lines that wait to be written. When it is reached, further lines are left out and counted.
-/// The longest are lines of a child, with 4 KiB.
+/// Maximum number of lines that wait to be written. When it is reached, further lines are left out and
+/// counted. The longest are lines of a child, with 4 KiB.
 const MAX_WAITING: usize = 1024;
 
 /// Counts the lines that were left out. The whole process has one log, as it has one standard error.
@@ -28,8 +28,8 @@ pub enum LogError {
     Closed(#[from] io::Error),
 }
 
-/// Starts the log. Dropping the guard writes the lines that wait, but waits no longer than a second for a reader that has
-/// stalled.
+/// Starts the log. Dropping the guard writes the lines that wait, but waits no longer than a second for a
+/// reader that has stalled.
 ///
 /// # Errors
 /// If standard error is closed.
@@ -61,9 +61,10 @@ enum Escapes {
     Json,
 }
 
-/// Writes one line of the log at a time. Texts of children, clients and headers can be in any field and message,
-/// also inside of errors. With control characters, they could forge further lines, or control the terminal of a
-/// person who reads the log (attack 107). So control characters are escaped here, wherever the line comes from.
+/// Writes one line of the log at a time. Texts of children, clients and headers can be in any field and
+/// message, also inside of errors. With control characters, they could forge further lines, or control the
+/// terminal of a person who reads the log (attack 107). So control characters are escaped here, wherever the
+/// line comes from.
 struct Lines {
     out: NonBlocking,
     escapes: Escapes,

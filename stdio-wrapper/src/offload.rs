@@ -1,5 +1,5 @@
-//! Threads for work on large texts, so that the threads that serve everybody are not busy with a large text of one
-//! user. These threads work on one text of a user at a time, and users take turns.
+//! Threads for work on large texts, so that the threads that serve everybody are not busy with a large text
+//! of one user. These threads work on one text of a user at a time, and users take turns.
 
 use std::collections::HashMap;
 use std::collections::VecDeque;
@@ -12,8 +12,8 @@ use tokio::sync::oneshot;
 
 use crate::budget::user;
 
-/// Minimum size of a large text, in bytes. A smaller one takes about a millisecond, for which a change of threads
-/// is not worth it.
+/// Minimum size of a large text, in bytes. A smaller one takes about a millisecond, for which a change of
+/// threads is not worth it.
 pub const LARGE: usize = 256 << 10;
 /// Number of threads. With two, a text of one user does not wait for the end of another user's.
 const THREADS: usize = 2;
@@ -42,8 +42,8 @@ impl std::fmt::Debug for Queue {
 
 #[derive(Default)]
 struct State {
-    /// The waiting tasks, by user. A user has an entry as long as a task of that user waits or is running. The
-    /// memory of each text is counted, so the number of tasks is limited.
+    /// The waiting tasks, by user. A user has an entry as long as a task of that user waits or is running.
+    /// The memory of each text is counted, so the number of tasks is limited.
     tasks: HashMap<Arc<str>, VecDeque<Task>>,
     /// The users whose turns come next, in this order. None of their tasks is running now.
     turns: VecDeque<Arc<str>>,
@@ -111,8 +111,8 @@ impl Queue {
     /// Works on tasks until the queue is closed.
     fn work(&self) {
         while let Some((user, task)) = self.take() {
-            // The thread must continue even if the task panics. The caller of the task notices that there is no
-            // result.
+            // The thread must continue even if the task panics. The caller of the task notices that there is
+            // no result.
             let _ = catch_unwind(AssertUnwindSafe(task));
             self.done(user);
         }

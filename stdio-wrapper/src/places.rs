@@ -1,5 +1,5 @@
-//! Counts the sessions or the requests in progress of each user. All clients of a user count together, because a
-//! user can have any number of clients.
+//! Counts the sessions or the requests in progress of each user. All clients of a user count together,
+//! because a user can have any number of clients.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,14 +25,14 @@ pub struct Place {
 }
 
 impl Places {
-    /// Takes another place for the user of `owner`, who can have `max` of them. Returns `None` if there are that
-    /// many already.
+    /// Takes another place for the user of `owner`, who can have `max` of them. Returns `None` if there are
+    /// that many already.
     pub fn take(self: &Arc<Self>, owner: &str, max: usize) -> Option<Place> {
         self.take_if(owner, |taken| if taken < max { Ok(()) } else { Err(()) }).ok()
     }
 
-    /// Takes another place for the user of `owner` if `allow` has no objection. It gets the number of places that
-    /// the user has, and no place is taken or given back while it runs.
+    /// Takes another place for the user of `owner` if `allow` has no objection. It gets the number of places
+    /// that the user has, and no place is taken or given back while it runs.
     pub fn take_if<E>(
         self: &Arc<Self>,
         owner: &str,

@@ -1,5 +1,5 @@
-//! Decides whether a caller may send a message: according to the wrapper's own tool rules, and to the rules that
-//! the authorization service cannot enforce itself. This module is pure.
+//! Decides whether a caller may send a message: according to the wrapper's own tool rules, and to the rules
+//! that the authorization service cannot enforce itself. This module is pure.
 
 use std::sync::Arc;
 
@@ -31,8 +31,8 @@ struct ToolRule {
     groups: Vec<String>,
 }
 
-/// The rules of the authorization service that this caller does not meet (claim `tool_rules` of its assertion).
-/// That service does not see request bodies, so the wrapper compares the bodies with these rules.
+/// The rules of the authorization service that this caller does not meet (claim `tool_rules` of its
+/// assertion). That service does not see request bodies, so the wrapper compares the bodies with these rules.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct UnmetRules(pub Vec<UnmetRule>);
 
@@ -49,9 +49,9 @@ struct Held {
     groups: Vec<String>,
 }
 
-/// The permission to send a message with this method to a child. No request or notification is sent without one.
-/// There are only two ways to get one: the rules allow the message of a caller, or it is a message of the wrapper
-/// itself.
+/// The permission to send a message with this method to a child. No request or notification is sent without
+/// one. There are only two ways to get one: the rules allow the message of a caller, or it is a message of
+/// the wrapper itself.
 #[derive(Debug)]
 pub struct Permit<'a> {
     method: &'a str,
@@ -123,7 +123,8 @@ impl Gate {
         self.0.is_none()
     }
 
-    /// Returns a permit if the caller may send a message with this method and, for `tools/call`, with this tool.
+    /// Returns a permit if the caller may send a message with this method and, for `tools/call`, with this
+    /// tool.
     pub fn pass<'a>(&self, method: &'a str, tool: Option<&str>) -> Result<Permit<'a>, Decision> {
         let permit = Permit { method, gate: Some(self.clone()) };
         let Some(held) = &self.0 else { return Ok(permit) };
@@ -212,10 +213,10 @@ fn sorted(scopes: impl Iterator<Item = String>) -> Vec<String> {
     scopes
 }
 
-/// The scopes for the challenge: those that the call needs and those that the caller was granted, because clients
-/// request exactly the scopes in the challenge and would lose all others (2025-11-25, "Scope Challenge Handling").
-/// Scopes that another one includes are omitted, and so is `offline_access`, because only the client decides
-/// whether it needs that.
+/// The scopes for the challenge: those that the call needs and those that the caller was granted, because
+/// clients request exactly the scopes in the challenge and would lose all others (2025-11-25, "Scope
+/// Challenge Handling"). Scopes that another one includes are omitted, and so is `offline_access`, because
+/// only the client decides whether it needs that.
 pub fn scopes_to_ask_for(needed: &[String], granted: &[String]) -> Vec<String> {
     let all = sorted(needed.iter().chain(granted).filter(|scope| *scope != "offline_access").cloned());
     let is_spare = |scope: &String| all.iter().any(|other| other != scope && includes(other, scope));

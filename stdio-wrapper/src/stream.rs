@@ -1,5 +1,5 @@
-//! A stream of messages to a client: the answers to a POST, or the GET stream. One list with a maximum size is
-//! both the queue for a connected client and the log for a client that reconnects.
+//! A stream of messages to a client: the answers to a POST, or the GET stream. One list with a maximum size
+//! is both the queue for a connected client and the log for a client that reconnects.
 
 mod consumer;
 
@@ -250,8 +250,8 @@ impl Stream {
             state.pay();
             return First::Answers(events.into_iter().map(|event| event.data).collect());
         }
-        // The child would be blocked until the whole batch is answered. Therefore the messages so far are sent as
-        // events.
+        // The child would be blocked until the whole batch is answered. Therefore the messages so far are
+        // sent as events.
         if state.untaken > self.limit { First::Events } else { First::Wait }
     }
 

@@ -1,9 +1,12 @@
-//! What the check costs at each edge proxy: allowed requests through the proxy with auth-service behind it, next to the
-//! same proxy with a bare actix handler that answers the same headers and looks at nothing, in turns, in one run.
+//! What the check costs at each edge proxy: allowed requests through the proxy with auth-service behind it,
+//! next to the same proxy with a bare actix handler that answers the same headers and looks at nothing, in
+//! turns, in one run.
 //!
-//!     cargo build --release -p auth-service && cargo run --release -p tests --example edge_bench -- [SECONDS] [CONNECTIONS]
+//!     cargo build --release -p auth-service && cargo run --release -p tests --example edge_bench --
+//!     [SECONDS] [CONNECTIONS]
 //!
-//! The load and the service behind the edge run in this process; the check of either side runs in its own. All share the machine.
+//! The load and the service behind the edge run in this process; the check of either side runs in its own.
+//! All share the machine.
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,

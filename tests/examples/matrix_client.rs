@@ -1,5 +1,5 @@
-//! The official Rust SDK as a client, each thing that it does reported as a line: `matrix_client MODE URL`, with the modes
-//! `legacy`, `auto` and `discover`. `stdio-wrapper/tests/matrix/run` runs it.
+//! The official Rust SDK as a client, each thing that it does reported as a line: `matrix_client MODE URL`,
+//! with the modes `legacy`, `auto` and `discover`. `stdio-wrapper/tests/matrix/run` runs it.
 
 #![expect(deprecated, reason = "sampling is deprecated (SEP-2577), and still something that servers ask for")]
 

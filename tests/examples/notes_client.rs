@@ -1,5 +1,6 @@
-//! The official Rust SDK as a client: signs in with nothing stored, steps up, and uses every feature of the server once.
-//! Each thing that happens is a line of JSON; whoever reads them is the person who visits the URLs.
+//! The official Rust SDK as a client: signs in with nothing stored, steps up, and uses every feature of the
+//! server once. Each thing that happens is a line of JSON; whoever reads them is the person who visits the
+//! URLs.
 
 #![expect(
     deprecated,

@@ -1,5 +1,5 @@
-//! A stdio server on the official Rust SDK, written as its examples show: it asks over the session where there is one, and
-//! by what it returns where there is none. The compatibility tests wrap it.
+//! A stdio server on the official Rust SDK, written as its examples show: it asks over the session where
+//! there is one, and by what it returns where there is none. The compatibility tests wrap it.
 
 #![expect(
     deprecated,

@@ -1,5 +1,5 @@
-//! A stdio server with the tasks extension (SEP-2663), on the official Rust SDK: what the conformance suite's task
-//! scenarios need. `stdio-wrapper/tests/conformance/run` wraps it.
+//! A stdio server with the tasks extension (SEP-2663), on the official Rust SDK: what the conformance suite's
+//! task scenarios need. `stdio-wrapper/tests/conformance/run` wraps it.
 
 use std::time::Duration;
 

@@ -15,7 +15,8 @@ pub(crate) struct Figures {
     pub(crate) p99: Duration,
 }
 
-/// Asks `requests` in turn over `connections` for that long, on a thread of its own; every answer must be a 200.
+/// Asks `requests` in turn over `connections` for that long, on a thread of its own; every answer must be a
+/// 200.
 pub(crate) fn drive(
     to: SocketAddr,
     requests: &Arc<Vec<Vec<u8>>>,
@@ -27,8 +28,8 @@ pub(crate) fn drive(
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async move {
             let start = Instant::now();
-            // This side never sleeps: to wake it would cost the server more than an answer does, and the more so the
-            // longer an answer takes, since then it would sleep more often.
+            // This side never sleeps: to wake it would cost the server more than an answer does, and the more
+            // so the longer an answer takes, since then it would sleep more often.
             let awake = tokio::spawn(async move {
                 while Instant::now() < start + time {
                     tokio::task::yield_now().await;

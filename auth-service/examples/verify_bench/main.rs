@@ -1,8 +1,8 @@
 //! What a check costs, next to floors that are measured in the same run.
 //!
-//! `cargo run --release --example verify_bench` compares everything on this machine (the parts on Redis where there is
-//! one). `… -- --url http://127.0.0.1:8080/mcp --host mcp.example.com --bearer TOKEN` only puts load on that address, an
-//! edge proxy's, say, and prints what it saw.
+//! `cargo run --release --example verify_bench` compares everything on this machine (the parts on Redis where
+//! there is one). `… -- --url http://127.0.0.1:8080/mcp --host mcp.example.com --bearer TOKEN` only puts load
+//! on that address, an edge proxy's, say, and prints what it saw.
 #![expect(
     clippy::print_stdout,
     clippy::unwrap_used,

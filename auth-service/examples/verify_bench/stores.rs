@@ -1,4 +1,5 @@
-//! What the stores cost: a miss against one round trip, refreshing and redeeming in round trips, writes against fsync.
+//! What the stores cost: a miss against one round trip, refreshing and redeeming in round trips, writes
+//! against fsync.
 
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
@@ -127,7 +128,8 @@ async fn write(store: &dyn Store, calls: u32, at_once: bool) -> anyhow::Result<D
     Ok(took)
 }
 
-/// Writes and syncs one page again and again, in the middle of a file that keeps its length: what a commit cannot go below.
+/// Writes and syncs one page again and again, in the middle of a file that keeps its length: what a commit
+/// cannot go below.
 fn fsync_floor(directory: &std::path::Path) -> anyhow::Result<Duration> {
     let file = std::fs::File::create(directory.join("floor"))?;
     file.write_all_at(&vec![0_u8; 1024 * 1024], 0)?;

@@ -1,5 +1,5 @@
-//! Limits on what one request and one address can use of the public listener, and the order in which requests are
-//! processed. They apply before any handler sees the request.
+//! Limits on what one request and one address can use of the public listener, and the order in which requests
+//! are processed. They apply before any handler sees the request.
 
 use std::net::IpAddr;
 use std::pin::pin;
@@ -29,8 +29,8 @@ use super::unread::holding;
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time limit for receiving the next part of a body.
 const BODY_PAUSE: Duration = Duration::from_secs(3);
-/// How long a request keeps its turn. A request that takes longer waits for something other than the processor,
-/// such as a password hash or a document, for which there are other limits.
+/// How long a request keeps its turn. A request that takes longer waits for something other than the
+/// processor, such as a password hash or a document, for which there are other limits.
 const TURN: Duration = Duration::from_millis(5);
 
 /// Limits each request: the number of concurrent requests of its address, the length of its query, and the

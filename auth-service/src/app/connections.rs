@@ -1,4 +1,5 @@
-//! Watches the connections of the HTTP listeners: how long one can be silent, and how many request heads can be incomplete.
+//! Watches the connections of the HTTP listeners: how long one can be silent, and how many request heads can
+//! be incomplete.
 
 use std::any::Any;
 use std::cell::Cell;

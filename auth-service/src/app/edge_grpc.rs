@@ -25,8 +25,8 @@ const CHECK_LIMIT: usize = 256 * 1024;
 const HEALTH_LIMIT: usize = 1024;
 /// Time limit for one check.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
-/// Maximum number of concurrent checks on one connection. Envoy opens one connection for each of its threads, and
-/// another one when these have no place left.
+/// Maximum number of concurrent checks on one connection. Envoy opens one connection for each of its threads,
+/// and another one when these have no place left.
 const STREAMS: u32 = 512;
 /// Number of bytes that are accepted on one stream, and on one connection, before they are read.
 const WINDOWS: (u32, u32) = (64 * 1024, 128 * 1024);

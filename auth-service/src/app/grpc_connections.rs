@@ -1,5 +1,5 @@
-//! Limits the connections of the gRPC listener: their number, how many of them have not sent the edge secret, and
-//! how long one can be silent or leave its answers unread.
+//! Limits the connections of the gRPC listener: their number, how many of them have not sent the edge secret,
+//! and how long one can be silent or leave its answers unread.
 
 use std::collections::VecDeque;
 use std::io::{Error, ErrorKind, Result};
@@ -26,8 +26,8 @@ const PREFACE: usize = 24;
 pub(super) struct Limits {
     /// Maximum number of open connections. Further ones wait to be accepted.
     pub(super) connections: usize,
-    /// Maximum number of these connections on which the edge secret was not sent. For a further one, the oldest is
-    /// closed, so that other programs in the networks of the edge cannot keep an edge proxy out.
+    /// Maximum number of these connections on which the edge secret was not sent. For a further one, the
+    /// oldest is closed, so that other programs in the networks of the edge cannot keep an edge proxy out.
     pub(super) strangers: usize,
     /// Time limit for receiving the preface of a connection, and for an answer to be read.
     pub(super) patience: Duration,
@@ -56,8 +56,8 @@ pub(super) fn limited(
     })
 }
 
-/// If the maximum number of connections without the secret is reached, closes the oldest of them. Then adds this
-/// one.
+/// If the maximum number of connections without the secret is reached, closes the oldest of them. Then adds
+/// this one.
 fn make_room(strangers: &Mutex<VecDeque<Weak<ConnectionState>>>, new: &Arc<ConnectionState>, most: usize) {
     let mut all = strangers.lock().unwrap_or_else(PoisonError::into_inner);
     all.retain(|state| state.upgrade().is_some_and(|state| !state.is_of_edge()));

@@ -1,13 +1,13 @@
 //! The listening sockets of the HTTP servers. They can be closed to new connections while the servers still
 //! answer on the connections that they have.
 //!
-//! The servers cannot do this themselves: when one stops, connections that it has accepted and not yet looked at
-//! are dropped together with the listening socket. A proxy that has just sent a request on such a connection
-//! cannot tell whether it was processed, and many do not repeat it.
+//! The servers cannot do this themselves: when one stops, connections that it has accepted and not yet looked
+//! at are dropped together with the listening socket. A proxy that has just sent a request on such a
+//! connection cannot tell whether it was processed, and many do not repeat it.
 //!
 //! The system does the same to connections that wait to be accepted when their listening socket is closed. So
-//! the socket ignores attempts to connect for a moment before that, until those that wait have been accepted. A
-//! client repeats such an attempt after one second (RFC 6298 §2), and is refused then.
+//! the socket ignores attempts to connect for a moment before that, until those that wait have been accepted.
+//! A client repeats such an attempt after one second (RFC 6298 §2), and is refused then.
 
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
@@ -36,8 +36,8 @@ impl Socket {
         Ok((listener, Self(second)))
     }
 
-    /// From now on, the system ignores attempts to connect. Returns when the server has accepted the connections that
-    /// wait.
+    /// From now on, the system ignores attempts to connect. Returns when the server has accepted the
+    /// connections that wait.
     pub(super) async fn ignore_newcomers(&self) {
         match SockRef::from(&self.0).attach_filter(&without_new_connections()) {
             Ok(()) => tokio::time::sleep(LAST_ACCEPTED).await,
@@ -58,8 +58,8 @@ impl Socket {
     }
 }
 
-/// A program for a listening socket that drops the first packet of each new connection, and lets the others pass.
-/// It reads the flags of the TCP header (RFC 9293 §3.1), where the kernel's programs for sockets start.
+/// A program for a listening socket that drops the first packet of each new connection, and lets the others
+/// pass. It reads the flags of the TCP header (RFC 9293 §3.1), where the kernel's programs for sockets start.
 fn without_new_connections() -> [SockFilter; 4] {
     const FLAGS_AT: u32 = 13;
     const SYN: u32 = 2;

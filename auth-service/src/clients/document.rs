@@ -28,8 +28,8 @@ pub enum InvalidDocument {
     /// The `client_id` differs from the URL of the document (draft §4.1).
     #[error("its client_id is not the URL that it was fetched from")]
     ClientId,
-    /// The document contains a client secret, or an authentication method that needs one. A public document cannot
-    /// keep a secret (draft §4.1).
+    /// The document contains a client secret, or an authentication method that needs one. A public document
+    /// cannot keep a secret (draft §4.1).
     #[error("it holds a client secret, or asks to authenticate with one")]
     Secret,
     /// `private_key_jwt` is given without exactly one source of keys.

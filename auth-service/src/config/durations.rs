@@ -1,4 +1,5 @@
-//! Reads durations such as `90s`, `15m`, `1h` and `30d` as whole seconds. A number without a unit is in seconds.
+//! Reads durations such as `90s`, `15m`, `1h` and `30d` as whole seconds. A number without a unit is in
+//! seconds.
 
 use std::time::Duration;
 

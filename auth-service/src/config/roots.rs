@@ -1,5 +1,5 @@
-//! Checks the files of trusted certificates that libraries read by themselves. Those libraries would wait forever
-//! for a pipe, and their errors name neither the file nor the variable.
+//! Checks the files of trusted certificates that libraries read by themselves. Those libraries would wait
+//! forever for a pipe, and their errors name neither the file nor the variable.
 
 use std::io::{Error, ErrorKind, Result};
 use std::path::Path;

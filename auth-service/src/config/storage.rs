@@ -27,8 +27,9 @@ pub struct Storage {
     /// The previous key, while `STORE_KEY` is being replaced (`STORE_KEY_PREVIOUS`). Data that is encrypted
     /// with it can still be read.
     pub previous_key: Option<StoreKey>,
-    /// The limits of the token cache: the number of access tokens (`TOKEN_CACHE_SIZE`, default 100000), and the
-    /// longest time for which a result is cached, even if nothing changes (`TOKEN_CACHE_TTL`, default 10 s).
+    /// The limits of the token cache: the number of access tokens (`TOKEN_CACHE_SIZE`, default 100000), and
+    /// the longest time for which a result is cached, even if nothing changes (`TOKEN_CACHE_TTL`, default 10
+    /// s).
     pub token_cache: CacheTerms,
 }
 

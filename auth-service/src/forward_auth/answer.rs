@@ -285,8 +285,8 @@ fn challenge(scheme: Scheme, error: Option<(&str, &str)>, metadata: &str, scope:
 
 /// Makes a header value of `text`, which must be printable ASCII.
 pub(super) fn value(text: &str) -> HeaderValue {
-    // The conversion cannot fail for printable ASCII. If it did fail, the header would be empty, as if there were
-    // no value.
+    // The conversion cannot fail for printable ASCII. If it did fail, the header would be empty, as if there
+    // were no value.
     HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 

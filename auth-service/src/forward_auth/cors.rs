@@ -5,12 +5,13 @@
 //! credentials. Therefore pages of any origin can call a service, unless `ALLOWED_ORIGINS` lists the origins
 //! that can. The answer to a page of another origin has no header that would let the page read it.
 //!
-//! **Preflight.** Before a browser sends a request with a token, it sends `OPTIONS` without the token, and expects
-//! an answer with status 200–299. Traefik, Caddy and nginx let a request pass if the check answers 2xx, so the
-//! check cannot answer a preflight there. Instead, the shipped configuration of every edge routes `OPTIONS` on the
-//! protected paths to `PUBLIC_LISTEN`, where [`preflight_at_public_listener`] answers. If a preflight reaches the
-//! check nevertheless, Envoy gets 204 from it, because Envoy passes every answer except 200 to the client
-//! unchanged, as a denial. The other edges get an error. In no case does an `OPTIONS` request reach the service.
+//! **Preflight.** Before a browser sends a request with a token, it sends `OPTIONS` without the token, and
+//! expects an answer with status 200–299. Traefik, Caddy and nginx let a request pass if the check answers
+//! 2xx, so the check cannot answer a preflight there. Instead, the shipped configuration of every edge routes
+//! `OPTIONS` on the protected paths to `PUBLIC_LISTEN`, where [`preflight_at_public_listener`] answers. If a
+//! preflight reaches the check nevertheless, Envoy gets 204 from it, because Envoy passes every answer except
+//! 200 to the client unchanged, as a denial. The other edges get an error. In no case does an `OPTIONS`
+//! request reach the service.
 
 use actix_web::http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,

@@ -109,8 +109,8 @@ fn decode_sentinel(text: &str) -> Result<Cow<'_, str>, CheckError> {
     if !text.get(..START.len()).is_some_and(|start| start.eq_ignore_ascii_case(START)) {
         return Ok(Cow::Borrowed(text));
     }
-    // A value that begins like an encoded one but is not a valid one is refused, because one reader might take it
-    // for a name and another for an encoded text.
+    // A value that begins like an encoded one but is not a valid one is refused, because one reader might
+    // take it for a name and another for an encoded text.
     text.strip_prefix(START)
         .and_then(|rest| rest.strip_suffix("?="))
         .and_then(|code| STANDARD.decode(code).ok())

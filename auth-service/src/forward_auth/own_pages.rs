@@ -1,9 +1,9 @@
 //! Requests that Traefik's entry point lets pass without an identity, because only auth-service answers them.
 //!
-//! At an entry point, the check applies to every router, so it is also asked about pages, endpoints, well-known
-//! documents and preflights. The routers `open` and `preflight` of `traefik/dynamic.yaml.in` get exactly these
-//! requests before any other router does, and send them to `PUBLIC_LISTEN`. If there is any doubt, a request is
-//! treated as one to a service.
+//! At an entry point, the check applies to every router, so it is also asked about pages, endpoints,
+//! well-known documents and preflights. The routers `open` and `preflight` of `traefik/dynamic.yaml.in` get
+//! exactly these requests before any other router does, and send them to `PUBLIC_LISTEN`. If there is any
+//! doubt, a request is treated as one to a service.
 
 use actix_web::HttpResponse;
 use actix_web::http::header::{AUTHORIZATION, CACHE_CONTROL, COOKIE, HeaderMap, HeaderName, HeaderValue};

@@ -19,12 +19,14 @@ const AT_ONE_NETWORK: usize = 4;
 
 /// The networks from which accounts have logged in or refreshed a token, the last few of each account.
 ///
-/// A known network only affects the order in which requests are processed. It is never a reason to allow anything.
+/// A known network only affects the order in which requests are processed. It is never a reason to allow
+/// anything.
 pub struct KnownNetworks {
     /// The networks of an account, the newest first.
     by_account: Cache<Subject, [Option<IpAddr>; OF_ONE_ACCOUNT]>,
-    /// For each network, some of the accounts that have it in their list. They are not removed for other accounts
-    /// as long as they have it. Otherwise, a hostile account in an office could make the office's network unknown.
+    /// For each network, some of the accounts that have it in their list. They are not removed for other
+    /// accounts as long as they have it. Otherwise, a hostile account in an office could make the office's
+    /// network unknown.
     by_network: Cache<IpAddr, Vec<Subject>>,
 }
 
@@ -54,7 +56,8 @@ impl KnownNetworks {
         }
     }
 
-    /// Removes the accounts that no longer have this network in their list, and adds `another` if there is room.
+    /// Removes the accounts that no longer have this network in their list, and adds `another` if there is
+    /// room.
     fn remember_at(&self, place: IpAddr, another: Option<&Subject>) {
         let before = self.by_network.get(&place).unwrap_or_default();
         let mut subjects: Vec<_> = before.into_iter().filter(|subject| self.has(subject, place)).collect();

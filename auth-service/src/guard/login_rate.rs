@@ -21,8 +21,8 @@ const PAIR: (u32, Duration) = (10, Duration::from_secs(30));
 const ADDRESS: (u32, Duration) = (300, Duration::from_secs(1));
 /// Guesses for one name from any addresses.
 const NAME: (u32, Duration) = (50, Duration::from_secs(60));
-/// Logins with one name that do not count as guesses. Without this limit, somebody who has the password could make
-/// the service hash it any number of times.
+/// Logins with one name that do not count as guesses. Without this limit, somebody who has the password could
+/// make the service hash it any number of times.
 const SUCCESSES: (u32, Duration) = (60, Duration::from_secs(1));
 /// Once this many attempts of all addresses wait for their hash, each address is limited to its share. It is
 /// half of the places, so that an office behind one address leaves places for others.

@@ -6,10 +6,10 @@
 //! redirect hosts reaches the limit of the address, or of all registrations together. A client that is
 //! already registered is never limited.
 //!
-//! When there is no room for another client, the oldest client that nobody has used is removed. Each new client is
-//! kept for a while, so that a few addresses cannot displace new clients before their users have logged in. But
-//! only a limited number of clients of each address is kept, so that a few addresses cannot use up all of the room
-//! with such clients.
+//! When there is no room for another client, the oldest client that nobody has used is removed. Each new
+//! client is kept for a while, so that a few addresses cannot displace new clients before their users have
+//! logged in. But only a limited number of clients of each address is kept, so that a few addresses cannot
+//! use up all of the room with such clients.
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;

@@ -8,8 +8,8 @@ use tokio::sync::oneshot;
 
 use super::queues::{Key, Position, Queues};
 
-/// Maximum number of requests of strangers that wait. Beyond it, the newest request of the address with the most
-/// requests is refused.
+/// Maximum number of requests of strangers that wait. Beyond it, the newest request of the address with the
+/// most requests is refused.
 pub const MAX_STRANGERS: usize = 512;
 /// One turn of this many goes to a stranger while known users wait, too.
 const ONE_FOR_STRANGERS_IN: u32 = 4;
@@ -23,8 +23,8 @@ pub enum Sender {
     Stranger,
 }
 
-/// The turns of requests. Addresses take turns, so that an address with one request does not wait for all requests
-/// of an address that has sent many. Known users come first.
+/// The turns of requests. Addresses take turns, so that an address with one request does not wait for all
+/// requests of an address that has sent many. Known users come first.
 pub struct Turns {
     state: Arc<Mutex<State>>,
 }
@@ -147,9 +147,9 @@ impl Line {
         self.forget_if_empty(position.key);
     }
 
-    /// Refuses the newest request of the address with the most requests. The request gets an error, because its
-    /// notice is dropped. If each address has one request, the newest one is refused and not the one that has
-    /// waited longest.
+    /// Refuses the newest request of the address with the most requests. The request gets an error, because
+    /// its notice is dropped. If each address has one request, the newest one is refused and not the one that
+    /// has waited longest.
     fn refuse_newest_of_fullest(&mut self) {
         if let Some(fullest) = self.queues.fullest_and_newest() {
             self.queues.take_newest(fullest);
@@ -157,8 +157,8 @@ impl Line {
         }
     }
 
-    /// Keeps the order free of addresses that have no requests. Otherwise, such an address would be there twice
-    /// once it has a request again.
+    /// Keeps the order free of addresses that have no requests. Otherwise, such an address would be there
+    /// twice once it has a request again.
     fn forget_if_empty(&mut self, key: Key) {
         if self.queues.count_of(key) == 0 {
             self.order.retain(|other| *other != key);

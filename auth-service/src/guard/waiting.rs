@@ -1,5 +1,5 @@
-//! Limits how many senders the server waits for at the same time. Each address has a share of the places, and a
-//! new sender gets the place of the one that the server has waited for longest.
+//! Limits how many senders the server waits for at the same time. Each address has a share of the places, and
+//! a new sender gets the place of the one that the server has waited for longest.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,8 +8,8 @@ use tokio::sync::oneshot;
 
 use super::queues::{Key, Position, Queues};
 
-/// The places for senders. No new sender is refused: an honest sender delivers in a moment, so the sender that the
-/// server has waited for longest is the least likely to be honest.
+/// The places for senders. No new sender is refused: an honest sender delivers in a moment, so the sender
+/// that the server has waited for longest is the least likely to be honest.
 pub struct Waiting {
     share: usize,
     all: usize,

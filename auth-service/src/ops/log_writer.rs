@@ -1,6 +1,6 @@
-//! Writes log lines on a separate thread, so that nothing else waits if the reader of standard error stalls (a log
-//! driver whose disk is full, or a pipe that nobody reads). Lines wait in a queue. When it is full, further lines
-//! are left out and counted.
+//! Writes log lines on a separate thread, so that nothing else waits if the reader of standard error stalls
+//! (a log driver whose disk is full, or a pipe that nobody reads). Lines wait in a queue. When it is full,
+//! further lines are left out and counted.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -60,8 +60,8 @@ pub struct Lost {
     pub lines: u64,
     /// Number of these lines that were audit lines.
     pub audit: u64,
-    /// Number of these lines that could not be written. The others were left out because nobody read the lines
-    /// before them.
+    /// Number of these lines that could not be written. The others were left out because nobody read the
+    /// lines before them.
     pub unwritten: u64,
 }
 
@@ -180,8 +180,8 @@ impl LogWriter {
         queue.lines.pop_front().unwrap_or_default()
     }
 
-    /// Frees the space of a line, and counts it if it is lost. Returns what was left out since the last report,
-    /// if it is time for another one.
+    /// Frees the space of a line, and counts it if it is lost. Returns what was left out since the last
+    /// report, if it is time for another one.
     fn finish(&self, line: &Waiting, written: &io::Result<()>) -> Option<Lost> {
         let mut queue = self.queue();
         queue.is_writing = false;

@@ -58,8 +58,8 @@ pub fn start(settings: &Observability) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes the last line of the process, and waits a moment until all lines are written. It does not wait for a
-/// reader that has stalled.
+/// Writes the last line of the process, and waits a moment until all lines are written. It does not wait for
+/// a reader that has stalled.
 pub fn end(last_words: Option<&str>) {
     let Some(writer) = WRITER.get() else { return };
     if let Some(words) = last_words {

@@ -9,8 +9,8 @@
 
 use std::borrow::Cow;
 
-/// The folded form of a segment that is empty after folding, such as `%20` or `...`. No other folded segment ends
-/// with a space.
+/// The folded form of a segment that is empty after folding, such as `%20` or `...`. No other folded segment
+/// ends with a space.
 const VANISHES: &str = " ";
 
 /// The path in the form in which a lenient server compares it.

@@ -6,9 +6,9 @@
 //! A list is in the order in which its rows were made or last used, and not sorted by time. A row that was
 //! made while the clock was ahead would otherwise stay the newest, and later ones would be removed before it.
 //!
-//! A user can be led to make rows by any client that the user has allowed once. Therefore each client also has a
-//! ceiling, and beyond the ceiling of the account, the client with the most rows loses its oldest one. A client
-//! cannot displace the rows of another client that has fewer.
+//! A user can be led to make rows by any client that the user has allowed once. Therefore each client also
+//! has a ceiling, and beyond the ceiling of the account, the client with the most rows loses its oldest one.
+//! A client cannot displace the rows of another client that has fewer.
 
 use std::collections::HashMap;
 
@@ -128,9 +128,10 @@ pub(super) fn insert_imported(list: &mut Vec<Held>, held: Held, now: UnixTime) {
     list.sort_by_key(age);
 }
 
-/// Chooses the rows to remove from a list, so that the rest is within the ceilings. The row with the name `newest`
-/// always stays. Rows that have expired at `now` are removed first, then the oldest ones of the client with the
-/// most rows. Nothing is removed while the list is within its ceilings, because the clock might be ahead.
+/// Chooses the rows to remove from a list, so that the rest is within the ceilings. The row with the name
+/// `newest` always stays. Rows that have expired at `now` are removed first, then the oldest ones of the
+/// client with the most rows. Nothing is removed while the list is within its ceilings, because the clock
+/// might be ahead.
 pub(super) fn leaving(holding: Holding, mut list: Vec<Held>, newest: &str, now: UnixTime) -> Vec<Held> {
     let mut leaving = Vec::new();
     loop {

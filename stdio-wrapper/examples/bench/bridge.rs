@@ -1,6 +1,6 @@
-//! The smallest bridge that there can be between HTTP and a child's pipes: the body goes in as it is, the next line goes
-//! out, and nothing is read, checked or bounded. What it reaches on a machine is what HTTP, pipes, child and load generator
-//! leave there for anybody.
+//! The smallest bridge that there can be between HTTP and a child's pipes: the body goes in as it is, the
+//! next line goes out, and nothing is read, checked or bounded. What it reaches on a machine is what HTTP,
+//! pipes, child and load generator leave there for anybody.
 
 use std::collections::VecDeque;
 use std::process::Stdio;

@@ -1,4 +1,5 @@
-//! Stateless requests next to their floors, and what translation between the eras costs next to no translation.
+//! Stateless requests next to their floors, and what translation between the eras costs next to no
+//! translation.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! How long the first answer of a new session takes with a spare ready, next to the first answer of the same child when it
-//! was started as long before, pinged, and is spoken to directly.
+//! How long the first answer of a new session takes with a spare ready, next to the first answer of the same
+//! child when it was started as long before, pinged, and is spoken to directly.
 
 use std::process::Stdio;
 use std::time::{Duration, Instant};

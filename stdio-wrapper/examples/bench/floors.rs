@@ -27,8 +27,8 @@ struct Arguments {
     size: Option<usize>,
 }
 
-/// Answers every request of a stdio client: `tools/call` with so many bytes of text. Speaks the revisions with sessions,
-/// or the stateless one.
+/// Answers every request of a stdio client: `tools/call` with so many bytes of text. Speaks the revisions
+/// with sessions, or the stateless one.
 pub(crate) fn echo(is_stateless: bool) -> anyhow::Result<()> {
     let mut input = BufReader::with_capacity(64 << 10, std::io::stdin().lock());
     let mut output = BufWriter::with_capacity(64 << 10, std::io::stdout().lock());

@@ -1,6 +1,6 @@
-//! Calls a second and latency through the wrapper, next to three floors measured in the same run: the same child spoken to
-//! directly, a bare actix handler that answers the same bytes, and the smallest bridge between HTTP and that child.
-//! `tests/bench` runs it with everything it needs.
+//! Calls a second and latency through the wrapper, next to three floors measured in the same run: the same
+//! child spoken to directly, a bare actix handler that answers the same bytes, and the smallest bridge
+//! between HTTP and that child. `tests/bench` runs it with everything it needs.
 //!
 //! ```text
 //! bench run --wrapper PATH [--seconds N] [--child NAME=COMMAND]… [--peer NAME=URL]…

@@ -9,7 +9,8 @@ use crate::Target;
 use crate::client::{Process, Used, wait_for};
 use crate::load::{self, Outcome, Style};
 
-/// Where the first of the smallest bridges listens; each has a port of its own, since the one before may still be there.
+/// Where the first of the smallest bridges listens; each has a port of its own, since the one before may
+/// still be there.
 const BRIDGE: u16 = 18700;
 
 /// Prints as it goes.
@@ -118,8 +119,8 @@ impl Report {
     }
 }
 
-/// Processor time a call, of the load generator and of what is measured. It moves less than calls a second do when the
-/// machine has other work.
+/// Processor time a call, of the load generator and of what is measured. It moves less than calls a second do
+/// when the machine has other work.
 struct Meter {
     generator: Used,
     process: Option<(u32, Used)>,

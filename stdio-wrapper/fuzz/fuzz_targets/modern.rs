@@ -1,5 +1,6 @@
-//! Headers, body and a tool's schema of a stateless request: no panic, and what passes agrees. One line each: version,
-//! method, name, `Mcp-Param-…` as `token:value;…`, schema, body. `seeds/modern` holds some that pass.
+//! Headers, body and a tool's schema of a stateless request: no panic, and what passes agrees. One line each:
+//! version, method, name, `Mcp-Param-…` as `token:value;…`, schema, body. `seeds/modern` holds some that
+//! pass.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,6 +1,6 @@
-//! The limits of the control group of this process, and of those above it. It supports both versions of control
-//! groups in Linux: version 2 with one directory for all resources (`cgroup-v2.rst`), and version 1 with one for
-//! each resource.
+//! The limits of the control group of this process, and of those above it. It supports both versions of
+//! control groups in Linux: version 2 with one directory for all resources (`cgroup-v2.rst`), and version 1
+//! with one for each resource.
 
 use std::fs::read_to_string;
 use std::path::{Path, PathBuf};
@@ -103,8 +103,8 @@ fn tightest(directories: &[PathBuf], read: &dyn Fn(&Path) -> Option<Bound>) -> O
     found.min_by_key(|bound| bound.most.saturating_sub(bound.used))
 }
 
-/// The directories of a group and of those above it. The path can begin above the part that a container sees, so
-/// directories that do not exist are omitted.
+/// The directories of a group and of those above it. The path can begin above the part that a container sees,
+/// so directories that do not exist are omitted.
 fn upwards(root: &Path, path: &str) -> Vec<PathBuf> {
     let group = root.join(path.trim_start_matches('/'));
     let ancestors = group.ancestors().take_while(|directory| directory.starts_with(root));

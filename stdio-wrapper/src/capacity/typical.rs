@@ -2,9 +2,9 @@
 
 use super::{ASSUMED, LEAST_MEMORY, Measure, Usage};
 
-/// The expected size of the next child. `known` is the size that was learnt before. With two or more children, it
-/// is their lower median, separately for each measure. A single child counts only if it is smaller than the known
-/// size. So one large child does not keep out new ones that will be small.
+/// The expected size of the next child. `known` is the size that was learnt before. With two or more
+/// children, it is their lower median, separately for each measure. A single child counts only if it is
+/// smaller than the known size. So one large child does not keep out new ones that will be small.
 pub(super) fn typical(known: Usage, settled: &[Usage]) -> Usage {
     let learnt = |measure: Measure| {
         let mut all: Vec<u64> = settled.iter().map(|child| measure.of(child)).collect();
@@ -20,9 +20,10 @@ pub(super) fn typical(known: Usage, settled: &[Usage]) -> Usage {
     Usage { memory: learnt(Measure::Memory).max(LEAST_MEMORY), tasks: learnt(Measure::Tasks).max(1) }
 }
 
-/// How much each of so many users may use while there is no room for a user who has nothing: an equal share of
-/// what children may use, but at least what `few` children of the usual size need. For this, the usual size counts
-/// only up to [`ASSUMED`], because a user who fills the container can make most of its children large.
+/// How much each of so many users may use while there is no room for a user who has nothing: an equal share
+/// of what children may use, but at least what `few` children of the usual size need. For this, the usual
+/// size counts only up to [`ASSUMED`], because a user who fills the container can make most of its children
+/// large.
 pub(super) fn share(measure: Measure, most: u64, typical: Usage, users: usize, few: usize) -> u64 {
     let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
     let equal = most.saturating_sub(measure.kept_free(most)) / count(users).max(1);

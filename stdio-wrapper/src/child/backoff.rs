@@ -40,7 +40,8 @@ impl Backoff {
     }
 }
 
-/// If the children of this number of principals fail one after the other, the server counts as broken for all.
+/// If the children of this number of principals fail one after the other, the server counts as broken for
+/// all.
 const SEVERAL: usize = 3;
 /// Maximum number of principals whose failures are remembered.
 const MAX_KEPT: usize = 1024;
@@ -48,8 +49,8 @@ const MAX_KEPT: usize = 1024;
 const TRIAL: Duration = Duration::from_secs(1);
 
 /// The pauses of all principals. One caller can make a server end at its start, so failures count for the
-/// principal whose child it was (attack 100). For principals without a failure, children are still started, but at
-/// a lower rate while the children of several principals fail.
+/// principal whose child it was (attack 100). For principals without a failure, children are still started,
+/// but at a lower rate while the children of several principals fail.
 #[derive(Debug, Default)]
 pub(super) struct Backoffs {
     each: HashMap<Arc<str>, Backoff>,
@@ -97,8 +98,8 @@ impl Backoffs {
         }
     }
 
-    /// Records that a child is started for a principal. A spare does not belong to a principal yet, so it does not
-    /// count here.
+    /// Records that a child is started for a principal. A spare does not belong to a principal yet, so it
+    /// does not count here.
     pub(super) fn started(&mut self, owner: &str, now: Instant) {
         if self.failing.len() >= SEVERAL && owner != SPARES && !self.each.contains_key(owner) {
             self.next_trial = Some(now + TRIAL);

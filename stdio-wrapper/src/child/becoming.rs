@@ -1,7 +1,7 @@
 //! The last step of a start: the wrapper's program once more, which sets its own limits of resources and then
-//! becomes the child (`execve(2)`). So the limits are in force before the first instruction of the child. If the
-//! supervisor set them from outside, they would not apply to processes that the child starts at once. If the
-//! supervisor set them on itself, it could not undo this, because only root can raise a hard limit.
+//! becomes the child (`execve(2)`). So the limits are in force before the first instruction of the child. If
+//! the supervisor set them from outside, they would not apply to processes that the child starts at once. If
+//! the supervisor set them on itself, it could not undo this, because only root can raise a hard limit.
 
 use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
@@ -12,8 +12,8 @@ use std::process::{Command, ExitCode};
 use super::orders::{Orders, PREFIX, Report};
 use super::pipes;
 
-/// Replaces this process with the child that the arguments name. Standard input is a socket to the supervisor, to
-/// which reports are written. It is closed as soon as the child runs.
+/// Replaces this process with the child that the arguments name. Standard input is a socket to the
+/// supervisor, to which reports are written. It is closed as soon as the child runs.
 pub fn become_child(arguments: impl Iterator<Item = String>) -> ExitCode {
     let Ok(mut supervisor) = pipes::socket() else { return ExitCode::FAILURE };
     let Err(error) = run(arguments, &mut supervisor);

@@ -1,4 +1,5 @@
-//! The command line of one child. It is the configured one, with the placeholders replaced by values of the verified caller.
+//! The command line of one child. It is the configured one, with the placeholders replaced by values of the
+//! verified caller.
 
 use std::fmt::Write as _;
 
@@ -19,7 +20,8 @@ pub struct Placeholders {
 }
 
 impl Placeholders {
-    /// The values that the command of this child uses. Two callers with the same values have the same command.
+    /// The values that the command of this child uses. Two callers with the same values have the same
+    /// command.
     pub(super) fn used_by(&self, child: &config::Child) -> Self {
         let used = |name: &str, value: &Option<String>| value.clone().filter(|_| child.has(name));
         Self {
@@ -47,11 +49,13 @@ pub(super) struct Filled {
     pub(super) command: Vec<String>,
     pub(super) env: Vec<(String, String)>,
     pub(super) cwd: Option<String>,
-    /// Whether the name of the directory contains a value of the caller. In that case, the directory might not exist yet.
+    /// Whether the name of the directory contains a value of the caller. In that case, the directory might
+    /// not exist yet.
     pub(super) cwd_is_per_caller: bool,
 }
 
-/// Replaces every placeholder, except in the name of the program. Which program runs is fixed at the start (attack 103).
+/// Replaces every placeholder, except in the name of the program. Which program runs is fixed at the start
+/// (attack 103).
 pub(super) fn fill(child: &config::Child, caller: &Placeholders) -> Result<Filled, CommandError> {
     let mut command = child.command.clone();
     for argument in command.iter_mut().skip(1) {
@@ -78,9 +82,10 @@ fn fill_text(text: &str, caller: &Placeholders) -> Result<String, CommandError> 
     })
 }
 
-/// Encodes a value as one path segment. Letters, digits, `_`, `@`, and `.` and `-` after the first byte stay as they are, and
-/// every other byte becomes `=XX`. Different values become different segments. The segment contains no separator, no
-/// character of a shell and no control character, is not `..`, and does not begin like an option.
+/// Encodes a value as one path segment. Letters, digits, `_`, `@`, and `.` and `-` after the first byte stay
+/// as they are, and every other byte becomes `=XX`. Different values become different segments. The segment
+/// contains no separator, no character of a shell and no control character, is not `..`, and does not begin
+/// like an option.
 fn path_safe(value: &str) -> String {
     let mut out = String::with_capacity(value.len());
     for (index, byte) in value.bytes().enumerate() {
@@ -140,8 +145,8 @@ mod tests {
             prop_assert_eq!(safe_a == safe_b, a == b);
         }
 
-        /// Two callers get different texts, because of the characters that `config::placeholders` allows between
-        /// two placeholders.
+        /// Two callers get different texts, because of the characters that `config::placeholders` allows
+        /// between two placeholders.
         #[test]
         fn two_values_with_a_separator_that_is_in_no_value_are_distinct(
             a in "[-a=+/.]{1,4}", b in "[-a=+/.]{1,4}", c in "[-a=+/.]{1,4}", d in "[-a=+/.]{1,4}",

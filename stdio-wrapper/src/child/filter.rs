@@ -1,8 +1,9 @@
-//! A filter of system calls for children. The kernel lets a process set the limits of another process of the same
-//! user, and its scheduling on processor and disk. It does not check whether the first may trace the second, so a
-//! domain (`isolation`) does not prevent this. With such a call, a child could end or starve the wrapper and the
-//! children of other callers. The filter is a BPF program that the kernel runs before each system call of a child
-//! and of the processes that it starts (Linux, `Documentation/userspace-api/seccomp_filter.rst`).
+//! A filter of system calls for children. The kernel lets a process set the limits of another process of the
+//! same user, and its scheduling on processor and disk. It does not check whether the first may trace the
+//! second, so a domain (`isolation`) does not prevent this. With such a call, a child could end or starve the
+//! wrapper and the children of other callers. The filter is a BPF program that the kernel runs before each
+//! system call of a child and of the processes that it starts (Linux,
+//! `Documentation/userspace-api/seccomp_filter.rst`).
 
 use std::error::Error;
 use std::io;
@@ -10,8 +11,8 @@ use std::num::TryFromIntError;
 
 use seccompiler::{BpfProgram, apply_filter, sock_filter};
 
-/// From now on, filters the system calls of this thread and of the processes that it starts. These can also not
-/// gain privileges by running a program any more (`no_new_privs`), which the kernel requires.
+/// From now on, filters the system calls of this thread and of the processes that it starts. These can also
+/// not gain privileges by running a program any more (`no_new_privs`), which the kernel requires.
 pub(super) fn enter() -> io::Result<()> {
     // With a filter that contains no architecture, every program would be killed.
     if !cfg!(any(target_arch = "x86_64", target_arch = "aarch64")) {
@@ -49,8 +50,8 @@ const ARGUMENTS: u32 = 16;
 /// A call is allowed if all comparisons of one of these lists are true. Otherwise it fails with EPERM.
 type Allowed = &'static [&'static [Is]];
 
-/// The first argument is the process, and 0 means the caller itself. The caller's own id is refused, too, because
-/// the filter is the same for all processes and cannot know it.
+/// The first argument is the process, and 0 means the caller itself. The caller's own id is refused, too,
+/// because the filter is the same for all processes and cannot know it.
 const ON_ITSELF: Allowed = &[&[Is::argument(0, 0)]];
 
 /// The calls that are filtered, in the order of [`Numbers`].
@@ -62,8 +63,8 @@ const RULES: [Allowed; 7] = [
     ON_ITSELF,
     ON_ITSELF,
     ON_ITSELF,
-    // setpriority(which, who, value) is allowed with PRIO_PROCESS. A process group can contain other processes: a
-    // child can join that of the wrapper.
+    // setpriority(which, who, value) is allowed with PRIO_PROCESS. A process group can contain other
+    // processes: a child can join that of the wrapper.
     &[&[Is::argument(0, 0), Is::argument(1, 0)]],
     // ioprio_set(which, who, value) is allowed with IOPRIO_WHO_PROCESS.
     &[&[Is::argument(0, 1), Is::argument(1, 0)]],

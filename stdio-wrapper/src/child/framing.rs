@@ -1,5 +1,5 @@
-//! How messages are separated on the standard input and output of a child. This is a trait, because a later revision of MCP
-//! might use HTTP there instead of lines.
+//! How messages are separated on the standard input and output of a child. This is a trait, because a later
+//! revision of MCP might use HTTP there instead of lines.
 
 use bytes::{Buf, Bytes, BytesMut};
 
@@ -31,7 +31,8 @@ pub trait Framing: std::fmt::Debug + Send + Sync {
 
 /// Reads frames from a stream of bytes.
 pub trait Decoder: Send {
-    /// Takes the next complete frame out of `buffer`. The buffer never has to be larger than the limit and one read.
+    /// Takes the next complete frame out of `buffer`. The buffer never has to be larger than the limit and
+    /// one read.
     fn decode(&mut self, buffer: &mut BytesMut) -> Option<Frame>;
     /// Takes the rest out of `buffer` when the stream has ended.
     fn finish(&mut self, buffer: &mut BytesMut) -> Option<Frame>;
@@ -103,8 +104,8 @@ fn oversized(seen: &OutlineReader) -> Frame {
 }
 
 impl LineDecoder {
-    /// Called when there is no line break. Keeps the text until more arrives, or drops it if the line is over the
-    /// limit.
+    /// Called when there is no line break. Keeps the text until more arrives, or drops it if the line is over
+    /// the limit.
     fn keep_or_discard(&mut self, buffer: &mut BytesMut) {
         if self.oversized.is_some() || buffer.len() > self.max_line {
             self.oversized.get_or_insert_default().feed(buffer);

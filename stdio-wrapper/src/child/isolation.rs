@@ -1,9 +1,9 @@
-//! Isolates children from each other, although they have the same user id. Each child is started in a Landlock
-//! domain of its own. A process in a domain can trace another process, and open what `/proc` has of its memory,
-//! environment and files, only if the other one is in the same domain, or in a domain that was made inside of it
-//! (Linux, `Documentation/userspace-api/landlock.rst`, "Ptrace restrictions"). The wrapper and the supervisors are
-//! in no domain, so they have access to the children, and the children have none to them. A filter of system calls
-//! (`filter`) stops calls that a domain does not stop.
+//! Isolates children from each other, although they have the same user id. Each child is started in a
+//! Landlock domain of its own. A process in a domain can trace another process, and open what `/proc` has of
+//! its memory, environment and files, only if the other one is in the same domain, or in a domain that was
+//! made inside of it (Linux, `Documentation/userspace-api/landlock.rst`, "Ptrace restrictions"). The wrapper
+//! and the supervisors are in no domain, so they have access to the children, and the children have none to
+//! them. A filter of system calls (`filter`) stops calls that a domain does not stop.
 
 use std::error::Error;
 use std::io;
@@ -69,9 +69,9 @@ impl Isolation {
         on_a_thread(filter::enter).map_err(|error| Unavailable::Filter(error.to_string()))
     }
 
-    /// Starts a process in a domain of its own, and filters its system calls. Domain and filter apply to a thread
-    /// and to everything that the thread starts, and cannot be removed. So a separate thread enters them and
-    /// starts the process, because doing this between fork and exec would need unsafe code.
+    /// Starts a process in a domain of its own, and filters its system calls. Domain and filter apply to a
+    /// thread and to everything that the thread starts, and cannot be removed. So a separate thread enters
+    /// them and starts the process, because doing this between fork and exec would need unsafe code.
     pub(super) fn start<P: Send>(self, start: impl FnOnce() -> io::Result<P> + Send) -> io::Result<P> {
         if self == Self::OFF {
             return start();
@@ -113,8 +113,8 @@ impl Boundary {
         let rules = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
         match self {
             Self::Signals => Ok(rules.scope(Scope::Signal)?.scope(Scope::AbstractUnixSocket)?.create()?),
-            // A domain has to restrict something. This one restricts renaming and linking from one directory to
-            // another, as every domain with rules for files does, and then allows both everywhere.
+            // A domain has to restrict something. This one restricts renaming and linking from one directory
+            // to another, as every domain with rules for files does, and then allows both everywhere.
             Self::Tracing => {
                 let root = PathBeneath::new(PathFd::new("/")?, AccessFs::Refer);
                 Ok(rules.handle_access(AccessFs::Refer)?.create()?.add_rule(root)?)

@@ -1,6 +1,6 @@
-//! Decides which child is ended when there is no room for another one. Sessions and stateless servers each keep
-//! children of their own. The child that was unused for the longest time is ended first, whichever of them keeps
-//! it.
+//! Decides which child is ended when there is no room for another one. Sessions and stateless servers each
+//! keep children of their own. The child that was unused for the longest time is ended first, whichever of
+//! them keeps it.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -12,13 +12,13 @@ use crate::capacity::Measure;
 
 /// A child that was used more recently than this is not ended for another one, unless its user has many.
 const EVICTABLE_AFTER: Duration = Duration::from_secs(30);
-/// The same time if the new child is for a user who already has many, and the old one belongs to a user who has
-/// few.
+/// The same time if the new child is for a user who already has many, and the old one belongs to a user who
+/// has few.
 const ABANDONED_AFTER: Duration = Duration::from_secs(300);
 /// A user who has at most this number of sessions loses none that is in use.
 pub const FEW: usize = 4;
-/// Maximum time for which a start waits until the child that makes room for it has ended. A child can be slow to
-/// end, and keeps its memory until then.
+/// Maximum time for which a start waits until the child that makes room for it has ended. A child can be slow
+/// to end, and keeps its memory until then.
 pub const EXIT_PATIENCE: Duration = Duration::from_secs(8);
 
 /// The user for whom room is needed.
@@ -34,8 +34,8 @@ impl Newcomer<'_> {
     /// A user without any session.
     pub const ANYBODY: Self = Self { user: "", has: 0 };
 
-    /// How long a child of `user`, who has `count` children, must have been unused before it can be ended for the
-    /// newcomer. A user with few sessions loses them to a user who has many only after a long time.
+    /// How long a child of `user`, who has `count` children, must have been unused before it can be ended for
+    /// the newcomer. A user with few sessions loses them to a user who has many only after a long time.
     pub fn patience(&self, user: &str, count: usize) -> Duration {
         let is_modest = self.has < FEW || user == self.user || count > self.has;
         if is_modest { EVICTABLE_AFTER } else { ABANDONED_AFTER }
@@ -75,8 +75,8 @@ impl Keepers {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(keeper);
     }
 
-    /// Ends the child that has been unused for the longest time or, if all are in use, a child of the user who has
-    /// the most.
+    /// Ends the child that has been unused for the longest time or, if all are in use, a child of the user
+    /// who has the most.
     pub(super) fn give_up(&self, newcomer: Newcomer<'_>) -> Option<Gone> {
         let (keeper, reason) = self.choose(newcomer)?;
         keeper.give_up(newcomer, reason)

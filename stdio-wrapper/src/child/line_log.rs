@@ -1,5 +1,5 @@
-//! Writes to the log about the lines of one child. The number of log lines per second is limited, so that a child
-//! cannot fill the log.
+//! Writes to the log about the lines of one child. The number of log lines per second is limited, so that a
+//! child cannot fill the log.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

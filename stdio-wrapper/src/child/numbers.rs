@@ -1,8 +1,9 @@
 //! The numbers that replace the ids of requests when these are sent to a child.
 //!
 //! Servers print text that comes from users and from other servers. If that contains a line like
-//! `{"jsonrpc":"2.0","id":7,"result":{}}`, the line looks like an answer of the server. Therefore each number is random: nobody
-//! can write a number without having seen it, and the number of one request says nothing about that of another.
+//! `{"jsonrpc":"2.0","id":7,"result":{}}`, the line looks like an answer of the server. Therefore each number
+//! is random: nobody can write a number without having seen it, and the number of one request says nothing
+//! about that of another.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -16,11 +17,11 @@ pub type Random = Arc<dyn Fn(&mut [u8]) -> bool + Send + Sync>;
 /// The size of the numbers of a child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Width {
-    /// 31 bits, for a child with one caller. Servers with a version of rmcp from before September 2025 cannot read larger
-    /// numbers.
+    /// 31 bits, for a child with one caller. Servers with a version of rmcp from before September 2025 cannot
+    /// read larger numbers.
     Short,
-    /// 53 bits, for a child with several callers, because one of them can make the child print millions of guesses.
-    /// JavaScript cannot represent larger numbers.
+    /// 53 bits, for a child with several callers, because one of them can make the child print millions of
+    /// guesses. JavaScript cannot represent larger numbers.
     Long,
 }
 
@@ -47,8 +48,8 @@ impl Numbers {
         Self { random, width, count: 0, places: HashMap::new(), late: VecDeque::new() }
     }
 
-    /// Returns the place of the next request in the order of requests, beginning with 0, and its number. Returns `None` if
-    /// there are no random bytes.
+    /// Returns the place of the next request in the order of requests, beginning with 0, and its number.
+    /// Returns `None` if there are no random bytes.
     pub fn give(&mut self) -> Option<(u64, u64)> {
         let bits = match self.width {
             Width::Short => 31,

@@ -11,11 +11,12 @@ pub const SUPERVISE: &str = "supervise-child";
 pub const BECOME: &str = "become-child";
 /// The program of this process. This also works if its file was renamed, or if this user cannot reach it.
 pub(super) const PROGRAM: &str = "/proc/self/exe";
-/// The prefix of the child's environment variables in the environment of its supervisor, for which they have no meaning.
+/// The prefix of the child's environment variables in the environment of its supervisor, for which they have
+/// no meaning.
 pub(super) const PREFIX: &str = "CHILD ";
 
-/// How the child is started. The command of the child is not in here: it follows as separate arguments, because the length of
-/// each argument is limited.
+/// How the child is started. The command of the child is not in here: it follows as separate arguments,
+/// because the length of each argument is limited.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Orders {
     pub(super) isolation: Isolation,

@@ -1,6 +1,6 @@
-//! Passes on the ends of the pipes that become a child's standard input, output and error, from the wrapper to the
-//! supervisor and on to the child. They are sent over a socket, which is the standard input of the receiver
-//! (`SCM_RIGHTS`).
+//! Passes on the ends of the pipes that become a child's standard input, output and error, from the wrapper
+//! to the supervisor and on to the child. They are sent over a socket, which is the standard input of the
+//! receiver (`SCM_RIGHTS`).
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -24,7 +24,8 @@ pub(super) fn send(to: &UnixStream, pipes: [&OwnedFd; 3]) -> io::Result<()> {
     Ok(())
 }
 
-/// The socket that is the standard input of this process. A program that this process becomes does not get this copy.
+/// The socket that is the standard input of this process. A program that this process becomes does not get
+/// this copy.
 pub(super) fn socket() -> io::Result<UnixStream> {
     Ok(UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?))
 }

@@ -7,9 +7,9 @@ use tokio::time::Instant;
 
 /// Time between two measurements of how busy a thread is.
 const WINDOW: Duration = Duration::from_millis(5);
-/// A thread is under pressure if it works for at least this percentage of its time. On two processors, which clients, wrapper
-/// and child shared, the measured value was less than half with a Node child that was the slowest of them, and three quarters
-/// and more with a child that answers at once.
+/// A thread is under pressure if it works for at least this percentage of its time. On two processors, which
+/// clients, wrapper and child shared, the measured value was less than half with a Node child that was the
+/// slowest of them, and three quarters and more with a child that answers at once.
 const MUCH: u128 = 65;
 
 /// Whether one thread is busy.

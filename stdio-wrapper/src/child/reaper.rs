@@ -1,5 +1,5 @@
-//! Measures what each child uses, and kills orphans. Orphans are processes of a child whose supervisor was killed.
-//! Their new parent is the next subreaper above, which is the wrapper.
+//! Measures what each child uses, and kills orphans. Orphans are processes of a child whose supervisor was
+//! killed. Their new parent is the next subreaper above, which is the wrapper.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,14 +15,15 @@ use crate::metrics::Metrics;
 
 /// Time between two rounds if no child ends.
 const PERIOD: Duration = Duration::from_secs(5);
-/// Maximum number of rounds one after the other while there are orphans. Orphans that have not ended by then are
-/// killed again after [`PERIOD`].
+/// Maximum number of rounds one after the other while there are orphans. Orphans that have not ended by then
+/// are killed again after [`PERIOD`].
 const ROUNDS: usize = 20;
 
 /// Knows the processes of all children, and ends orphans.
 #[derive(Debug, Default)]
 pub struct Reaper {
-    /// The process id of the supervisor of each child, by the child's number. tokio waits for these processes.
+    /// The process id of the supervisor of each child, by the child's number. tokio waits for these
+    /// processes.
     children: Mutex<HashMap<u64, i32>>,
     descent: Mutex<Descent>,
     ended: Notify,
@@ -86,7 +87,8 @@ impl Reaper {
         }
     }
 
-    /// Records which processes come from those that existed before the first child, as long as this can be seen.
+    /// Records which processes come from those that existed before the first child, as long as this can be
+    /// seen.
     fn note(&self) {
         let children = self.children();
         let mut descent = self.descent();
@@ -126,8 +128,8 @@ impl Reaper {
         found
     }
 
-    /// Whether a process that is not a supervisor was started by a child whose supervisor has ended. If no process
-    /// existed before the first child, there is no other possibility.
+    /// Whether a process that is not a supervisor was started by a child whose supervisor has ended. If no
+    /// process existed before the first child, there is no other possibility.
     fn is_left_behind(&self, pid: i32) -> bool {
         let descent = self.descent();
         match descent.owner(pid) {

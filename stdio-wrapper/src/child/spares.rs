@@ -101,7 +101,8 @@ impl Spares {
         self.list.push_back(Spare { child, is_pinged });
     }
 
-    /// Removes the spares that have ended. Returns whether any of them ended for another reason than the first ping.
+    /// Removes the spares that have ended. Returns whether any of them ended for another reason than the
+    /// first ping.
     pub(super) fn forget_ended(&mut self) -> bool {
         let tries = self.pings;
         let mut any = false;

@@ -16,8 +16,8 @@ use crate::metrics::Metrics;
 const MAX_WAITING: usize = 256;
 /// Divisor for the maximum share of the waiting starts for one principal: a quarter.
 const WAITING_SHARE: usize = 4;
-/// Divisor for the maximum share of the places for one principal: half. The starts of one principal might never
-/// finish.
+/// Divisor for the maximum share of the places for one principal: half. The starts of one principal might
+/// never finish.
 const PLACE_SHARE: usize = 2;
 /// Maximum time for which a start keeps its place. A child that has not answered by then might never do so.
 const HOLD: Duration = Duration::from_secs(10);
@@ -25,10 +25,11 @@ const HOLD: Duration = Duration::from_secs(10);
 const SPARE_HOLD: Duration = Duration::from_secs(2);
 /// The name under which spares are counted. No principal has this name.
 pub(super) const SPARES: &str = "\0spares";
-/// Maximum time for which a start waits for its turn, and the part of `START_TIMEOUT` that it waits at most: two thirds.
+/// Maximum time for which a start waits for its turn, and the part of `START_TIMEOUT` that it waits at most:
+/// two thirds.
 const MAX_PATIENCE: Duration = Duration::from_secs(30);
-/// Maximum time by which waiting and starting together take longer than `START_TIMEOUT`. With its default of 45 s,
-/// clients get an error with the reason within the 60 s for which clients of the SDKs wait.
+/// Maximum time by which waiting and starting together take longer than `START_TIMEOUT`. With its default of
+/// 45 s, clients get an error with the reason within the 60 s for which clients of the SDKs wait.
 const OVERTIME: Duration = Duration::from_secs(12);
 
 /// Why a start did not get its turn.

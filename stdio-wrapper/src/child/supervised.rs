@@ -16,8 +16,8 @@ use super::limits::Limits;
 use super::orders::{Order, Orders, PREFIX, PROGRAM, Report, SUPERVISE};
 use super::pipes;
 
-/// Size of the pipe for the output of a child, in bytes. With the usual 64 KiB, the child and the wrapper would have to wait for
-/// each other many times during a large result.
+/// Size of the pipe for the output of a child, in bytes. With the usual 64 KiB, the child and the wrapper
+/// would have to wait for each other many times during a large result.
 const PIPE_SIZE: usize = 1 << 20;
 /// Settings for the allocator of the supervisor: it has one arena, and returns unused memory at once.
 const ALLOCATOR: (&str, &str) =
@@ -61,8 +61,8 @@ impl Supervised {
         self.process.id().and_then(|id| i32::try_from(id).ok())
     }
 
-    /// Waits for the next report. Returns `None` if the supervisor has ended, or is about to. No report is lost if this future is
-    /// dropped.
+    /// Waits for the next report. Returns `None` if the supervisor has ended, or is about to. No report is
+    /// lost if this future is dropped.
     pub(super) async fn report(&mut self) -> Option<Report> {
         let line = self.reports.next_line().await.ok().flatten()?;
         serde_json::from_str(&line).ok()

@@ -1,7 +1,8 @@
-//! The supervisor of one child. It is a small process between the wrapper and the child, and is the wrapper's program with
-//! another first argument. If a process loses its parent (by a double fork, for example), the nearest subreaper above becomes its
-//! parent. If that were the wrapper, it could not find out from which child the process comes. Therefore each child has a subreaper
-//! of its own, which ends all processes below it when the child, the session or the wrapper ends.
+//! The supervisor of one child. It is a small process between the wrapper and the child, and is the wrapper's
+//! program with another first argument. If a process loses its parent (by a double fork, for example), the
+//! nearest subreaper above becomes its parent. If that were the wrapper, it could not find out from which
+//! child the process comes. Therefore each child has a subreaper of its own, which ends all processes below
+//! it when the child, the session or the wrapper ends.
 
 mod kin;
 
@@ -22,14 +23,14 @@ use super::orders::{BECOME, Order, Orders, PROGRAM, Report};
 use super::pipes;
 use kin::Kin;
 
-/// This number is added to the score of a child, which is at most 1000. When memory is short, the kernel ends the
-/// process with the highest score (`proc_pid_oom_score_adj(5)`).
+/// This number is added to the score of a child, which is at most 1000. When memory is short, the kernel ends
+/// the process with the highest score (`proc_pid_oom_score_adj(5)`).
 const FIRST_TO_GO: i32 = 500;
 /// Time after which the supervisor checks again whether the processes that it has killed have ended.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Starts the child that the arguments name, and stays until no process of it is left. Standard input is the socket to the
-/// wrapper.
+/// Starts the child that the arguments name, and stays until no process of it is left. Standard input is the
+/// socket to the wrapper.
 pub fn supervise(arguments: impl Iterator<Item = String>) -> ExitCode {
     match run(arguments) {
         Ok(()) => ExitCode::SUCCESS,
@@ -78,22 +79,23 @@ struct OomScore {
 }
 
 impl OomScore {
-    /// Opens the file. This must happen before the process becomes not dumpable, because from then on the file belongs to root.
+    /// Opens the file. This must happen before the process becomes not dumpable, because from then on the
+    /// file belongs to root.
     fn find() -> Option<Self> {
         let path = "/proc/self/oom_score_adj";
         let own = fs::read_to_string(path).ok()?.trim().parse().ok()?;
         Some(Self { file: OpenOptions::new().write(true).open(path).ok()?, own })
     }
 
-    /// Sets the score. This needs privileges only for a score below the initial one. If the score cannot be set,
-    /// the child is started without it.
+    /// Sets the score. This needs privileges only for a score below the initial one. If the score cannot be
+    /// set, the child is started without it.
     fn set(&mut self, score: i32) {
         let _ = self.file.write_all(score.min(1000).to_string().as_bytes());
     }
 }
 
-/// Starts the child. Returns its process id, and what is to be reported. Afterwards, the supervisor's copies of the pipes are
-/// closed, so that the wrapper sees when the child closes its ends.
+/// Starts the child. Returns its process id, and what is to be reported. Afterwards, the supervisor's copies
+/// of the pipes are closed, so that the wrapper sees when the child closes its ends.
 fn start(start: Start, oom: Option<OomScore>) -> io::Result<(Pid, String)> {
     let Start { arguments, orders, pipes } = start;
     let (mut ours, theirs) = UnixStream::pair()?;
@@ -185,7 +187,8 @@ async fn watch(wrapper: UnixStream, order: Start, oom: Option<OomScore>) -> io::
     Ok(())
 }
 
-/// Kills the child and all processes below the supervisor, and reports it. Waits for processes that do not end.
+/// Kills the child and all processes below the supervisor, and reports it. Waits for processes that do not
+/// end.
 async fn end(kin: &mut Kin, ended: &mut Signals, to_wrapper: &mut OwnedWriteHalf) {
     kin.signal(Signal::KILL);
     let mut is_told = false;

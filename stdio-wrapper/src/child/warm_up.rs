@@ -1,17 +1,18 @@
-//! A `ping` to a spare. The protocol allows a ping before `initialize` (2025-11-25, lifecycle, "Initialization").
-//! After an interpreter has read and answered one message, it is several times as fast with the next one.
+//! A `ping` to a spare. The protocol allows a ping before `initialize` (2025-11-25, lifecycle,
+//! "Initialization"). After an interpreter has read and answered one message, it is several times as fast
+//! with the next one.
 
 use bytes::BytesMut;
 
 use crate::protocol::{Kind, Members, parse_line};
 
-/// The line with the ping. The ids of sessions are numbers, so a late answer to the ping is the answer to no request of a session,
-/// and is dropped.
+/// The line with the ping. The ids of sessions are numbers, so a late answer to the ping is the answer to no
+/// request of a session, and is dropped.
 pub(super) const PING: &[u8] = b"{\"jsonrpc\":\"2.0\",\"id\":\"mcp-gate-spare\",\"method\":\"ping\"}\n";
 const ID: &str = r#""mcp-gate-spare""#;
 
-/// Maximum number of bytes that a child can write before it answers the ping. A child that writes more counts as one that
-/// refuses it.
+/// Maximum number of bytes that a child can write before it answers the ping. A child that writes more counts
+/// as one that refuses it.
 pub(super) const MAX_EARLY: usize = 64 << 10;
 
 /// The outcome of a ping.
@@ -27,8 +28,8 @@ pub(super) enum Pinged {
     Taken,
 }
 
-/// Removes the answer from the output of the child so far. Everything else is kept for the session that will use
-/// the child.
+/// Removes the answer from the output of the child so far. Everything else is kept for the session that will
+/// use the child.
 pub(super) fn take_answer(early: &mut BytesMut) -> Option<Pinged> {
     let mut start = 0;
     while let Some(length) = memchr::memchr(b'\n', early.get(start..)?) {
@@ -51,7 +52,8 @@ fn read(line: &[u8]) -> Option<Pinged> {
         Kind::Response { id: Some(id), is_error: false } if message.at(id) == ID => {
             let result = message.result.as_ref().map(|result| message.at(result));
             let members = result.and_then(Members::parse);
-            // A server that treats any first message as `initialize` has answered that here, and would not do so again.
+            // A server that treats any first message as `initialize` has answered that here, and would not do
+            // so again.
             let is_empty = members.is_some_and(|members| members.iter().all(|(name, _)| name == "_meta"));
             Some(if is_empty { Pinged::Answered } else { Pinged::Refused })
         }

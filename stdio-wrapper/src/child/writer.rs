@@ -1,6 +1,6 @@
-//! The input of a child. Messages wait in a queue, which is limited in bytes, and one task writes them, several
-//! with one system call. While the thread of that task has time to spare, a caller writes its message itself, so
-//! that an idle child gets it sooner. If the thread is busy, it is better to save system calls.
+//! The input of a child. Messages wait in a queue, which is limited in bytes, and one task writes them,
+//! several with one system call. While the thread of that task has time to spare, a caller writes its message
+//! itself, so that an idle child gets it sooner. If the thread is busy, it is better to save system calls.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -83,8 +83,8 @@ impl Outbox {
         self.0.take(frame, false)
     }
 
-    /// Sends one framed message if there is space in the queue, and returns it otherwise. With `is_alone`, the child has nothing
-    /// else to do, so it would not help to write several messages together.
+    /// Sends one framed message if there is space in the queue, and returns it otherwise. With `is_alone`,
+    /// the child has nothing else to do, so it would not help to write several messages together.
     pub fn try_send(&self, frame: Bytes, is_alone: bool) -> Result<(), Bytes> {
         let Ok(permit) = self.0.budget.try_acquire_many(self.0.cost(frame.len())) else {
             return Err(frame);
@@ -179,8 +179,8 @@ async fn write_all(shared: Arc<Shared>) {
     shared.budget.close();
 }
 
-/// Writes messages with as few system calls as possible and without copying them. Each message is dropped as soon
-/// as it is written, which frees its memory.
+/// Writes messages with as few system calls as possible and without copying them. Each message is dropped as
+/// soon as it is written, which frees its memory.
 async fn write_frames(stdin: &pipe::Sender, mut frames: VecDeque<Bytes>) -> io::Result<()> {
     while !frames.is_empty() {
         let written = {

@@ -109,8 +109,9 @@ fn check_placeholders(read: &mut Reader, place: &str, text: &str) {
     }
 }
 
-/// Refuses texts that can be the same for two callers although their placeholders differ, because these callers
-/// would share data. Variables that are passed on by name are filled too. The text itself can be a secret.
+/// Refuses texts that can be the same for two callers although their placeholders differ, because these
+/// callers would share data. Variables that are passed on by name are filled too. The text itself can be a
+/// secret.
 fn check_ambiguous(read: &mut Reader, options: &Options, env: &[(String, String)]) {
     let arguments = options.command.iter().skip(1).map(|text| ("The command".to_owned(), text));
     let variables = env.iter().map(|(name, text)| (format!("The variable {name} of the child"), text));

@@ -35,8 +35,8 @@ pub(crate) fn is_in(text: &str) -> bool {
     PLACEHOLDERS.iter().any(|name| text.contains(name))
 }
 
-/// Replaces placeholders from left to right, so that one inside of a value is not replaced. Returns the first error of
-/// `value`, which is given the placeholder.
+/// Replaces placeholders from left to right, so that one inside of a value is not replaced. Returns the first
+/// error of `value`, which is given the placeholder.
 pub(crate) fn replace<E>(
     text: &str,
     mut value: impl FnMut(&'static str) -> Result<String, E>,
@@ -56,10 +56,10 @@ pub(crate) fn replace<E>(
     Ok(out)
 }
 
-/// Finds a word in braces that was probably meant as a placeholder. With a misspelt placeholder, callers would
-/// share data that should be separate. `${word}` of shells and `{{word}}` of templates are not meant. Texts with
-/// spaces are scripts and sentences, in which words in braces are common (`awk '{print}'`); in these, the word
-/// must begin like a placeholder.
+/// Finds a word in braces that was probably meant as a placeholder. With a misspelt placeholder, callers
+/// would share data that should be separate. `${word}` of shells and `{{word}}` of templates are not meant.
+/// Texts with spaces are scripts and sentences, in which words in braces are common (`awk '{print}'`); in
+/// these, the word must begin like a placeholder.
 pub(super) fn misspelt(text: &str) -> Option<&str> {
     let is_prose = text.contains(char::is_whitespace);
     let begins_like_one = |word: &str| {
@@ -78,9 +78,9 @@ pub(super) fn misspelt(text: &str) -> Option<&str> {
     None
 }
 
-/// Finds two different placeholders that are separated only by characters that values can contain, too. Then two
-/// callers with different values can get the same text: `{user}-{group}` is `ann-b-c` for `ann` in `b-c` and for
-/// `ann-b` in `c`.
+/// Finds two different placeholders that are separated only by characters that values can contain, too. Then
+/// two callers with different values can get the same text: `{user}-{group}` is `ann-b-c` for `ann` in `b-c`
+/// and for `ann-b` in `c`.
 pub(super) fn ambiguous(text: &str) -> Option<(&'static str, &'static str)> {
     let mut before = None;
     for piece in pieces(text) {

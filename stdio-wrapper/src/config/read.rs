@@ -190,8 +190,8 @@ impl Reader {
     }
 }
 
-/// Reads the filter of the log. The messages of the HTTP server about its start are left out, because this program
-/// logs the same.
+/// Reads the filter of the log. The messages of the HTTP server about its start are left out, because this
+/// program logs the same.
 fn log(read: &mut Reader, text: &str) -> LogFilter {
     if text.trim().is_empty() {
         return LogFilter::default();
@@ -203,8 +203,8 @@ fn log(read: &mut Reader, text: &str) -> LogFilter {
     filter.with_default("actix_server", LevelFilter::WARN)
 }
 
-/// The number of workers. One processor is left for the children, because calls would be slower if the wrapper's
-/// threads used all processors.
+/// The number of workers. One processor is left for the children, because calls would be slower if the
+/// wrapper's threads used all processors.
 fn workers(wanted: usize) -> usize {
     match wanted {
         0 => std::thread::available_parallelism().map_or(1, |all| all.get().saturating_sub(1).clamp(1, 4)),

@@ -1,5 +1,5 @@
-//! Chooses the form of the response to a POST: JSON if no other message comes before the answers, and an event
-//! stream if one does or if the answers take long.
+//! Chooses the form of the response to a POST: JSON if no other message comes before the answers, and an
+//! event stream if one does or if the answers take long.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,8 +45,8 @@ pub(super) async fn wait(
 ) -> HttpResponse {
     let received = Received::now();
     let stream = Arc::clone(consumer.stream());
-    // The status says why a session could not be opened, and most clients send no other request before they have
-    // one.
+    // The status says why a session could not be opened, and most clients send no other request before they
+    // have one.
     let stream_after = match form {
         Form::Initialize => endpoint.stream_after.max(INITIALIZE_AFTER),
         Form::Single | Form::Batch => endpoint.stream_after,

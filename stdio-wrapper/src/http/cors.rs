@@ -1,5 +1,5 @@
-//! CORS preflights (Fetch standard, "CORS-preflight request"), which decide which requests a script in a browser
-//! can send.
+//! CORS preflights (Fetch standard, "CORS-preflight request"), which decide which requests a script in a
+//! browser can send.
 
 use actix_web::http::header::{self, HeaderMap};
 use actix_web::{HttpRequest, HttpResponse};

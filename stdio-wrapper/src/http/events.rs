@@ -36,8 +36,8 @@ pub(super) struct Options {
     pub(super) preamble: Option<Bytes>,
     /// When the stream has to end, because the caller's token has expired (attack 86).
     pub(super) until: Option<Instant>,
-    /// The last message of a stream that ends because of its age or token. Without one, the client is told when to
-    /// reconnect.
+    /// The last message of a stream that ends because of its age or token. Without one, the client is told
+    /// when to reconnect.
     pub(super) farewell: Option<Text>,
     /// Completes when the client has disconnected, for streams whose end must be noticed at once.
     pub(super) disconnected: Option<Disconnect>,

@@ -8,11 +8,11 @@ use crate::protocol::Text;
 
 /// Minimum time between a request and the beginning of an answer that does not fit together with its head.
 ///
-/// A proxy on Go's HTTP library (Traefik, Caddy) closes the body of the request that it reads when it passes on
-/// the head of the answer. The part of the proxy that writes this request to the wrapper might not have looked for
-/// its end yet, which takes microseconds, or milliseconds on a loaded machine. In that case, it treats this as an
-/// error, and closes the connection in the middle of the answer (golang/go issue 40747, traefik/traefik issue
-/// 11767). The part that has arrived by then is passed on.
+/// A proxy on Go's HTTP library (Traefik, Caddy) closes the body of the request that it reads when it passes
+/// on the head of the answer. The part of the proxy that writes this request to the wrapper might not have
+/// looked for its end yet, which takes microseconds, or milliseconds on a loaded machine. In that case, it
+/// treats this as an error, and closes the connection in the middle of the answer (golang/go issue 40747,
+/// traefik/traefik issue 11767). The part that has arrived by then is passed on.
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// Bytes that such a proxy reads together with the head: 4 KiB, less the head.

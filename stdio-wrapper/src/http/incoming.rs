@@ -133,8 +133,9 @@ impl Bodies {
         Ok(Incoming { text: first.unwrap_or_else(|| whole.into()), reservation })
     }
 
-    /// Parses a body as messages, and removes parts because of which a child would drop them. Other threads parse
-    /// large bodies, because this takes long enough to delay the small requests of other users (attack 109).
+    /// Parses a body as messages, and removes parts because of which a child would drop them. Other threads
+    /// parse large bodies, because this takes long enough to delay the small requests of other users (attack
+    /// 109).
     pub(super) async fn parse(&self, body: Incoming, caller: &Caller) -> Result<Messages, Box<Unread>> {
         let max_batch = self.max_batch;
         if body.text.len() < LARGE {

@@ -1,6 +1,6 @@
-//! POST of the stateless revision (2026-07-28, "Streamable HTTP"). The body is one request. The response is JSON
-//! if the answer comes soon and before any other message, and otherwise an event stream that ends with the answer.
-//! If the client closes the response, this cancels the request.
+//! POST of the stateless revision (2026-07-28, "Streamable HTTP"). The body is one request. The response is
+//! JSON if the answer comes soon and before any other message, and otherwise an event stream that ends with
+//! the answer. If the client closes the response, this cancels the request.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -123,8 +123,8 @@ fn client_has_disconnected() -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, Code::Cancelled, "The client has disconnected.")
 }
 
-/// Passes the request to the child, or to the translation. The request is cancelled when the returned value is
-/// dropped.
+/// Passes the request to the child, or to the translation. The request is cancelled when the returned value
+/// is dropped.
 async fn hand_over(
     endpoint: &Endpoint,
     caller: &Caller,

@@ -75,8 +75,8 @@ enum Reply {
     Wait(Arc<Session>, Consumer, Form),
 }
 
-/// The refusal of a body that is not a message, with its id if that is known. If the body was meant as the answer
-/// to a question, the child gets an error, so that it does not wait.
+/// The refusal of a body that is not a message, with its id if that is known. If the body was meant as the
+/// answer to a question, the child gets an error, so that it does not wait.
 pub(super) async fn unread(session: Option<&Session>, error: Unread) -> Problem {
     let Unread { problem, meant } = error;
     let Some(meant) = meant else { return problem };
@@ -142,8 +142,8 @@ async fn initialize(
 ) -> Result<Reply, Problem> {
     let with_id = |problem: Problem| problem.with_id(message.at(&id));
     if RequestHeaders::new(request).session_id()?.is_some() {
-        // A client that names a session that has ended gets 404, and then opens a new one (2025-11-25, "Session
-        // Management").
+        // A client that names a session that has ended gets 404, and then opens a new one (2025-11-25,
+        // "Session Management").
         endpoint.session(request, caller).map_err(with_id)?;
         return Err(with_id(Problem::bad_request(
             "This session is initialized already. Send initialize without Mcp-Session-Id.",
@@ -179,8 +179,8 @@ async fn translated(
 ) -> Option<HttpResponse> {
     let legacy_to_modern = endpoint.legacy_to_modern.as_ref()?;
     let settled = async {
-        // The answer can arrive a moment before the session has a revision or has ended, and nothing signals that
-        // change.
+        // The answer can arrive a moment before the session has a revision or has ended, and nothing signals
+        // that change.
         while session.version().is_none() && !session.is_ended() && !stream.is_complete() {
             stream.changed().await;
         }
@@ -277,8 +277,8 @@ async fn bad_item(session: &Session, stream: &Stream, bad: &BadItem) {
     stream.push(error_message(id, Code::InvalidRequest, &bad.error.to_string()).into(), true);
 }
 
-/// Handles a message that needs no answer. A call without an id cannot bypass the rules, because it is not sent to
-/// the child.
+/// Handles a message that needs no answer. A call without an id cannot bypass the rules, because it is not
+/// sent to the child.
 pub(super) async fn take(
     endpoint: &Endpoint,
     caller: &Caller,
@@ -393,8 +393,8 @@ impl ToolRefusal {
     }
 }
 
-/// The URL of the protected resource metadata of a resource (RFC 9728 §3.1). It includes the query of the request,
-/// because clients compare the metadata with the URL that they use.
+/// The URL of the protected resource metadata of a resource (RFC 9728 §3.1). It includes the query of the
+/// request, because clients compare the metadata with the URL that they use.
 fn metadata_url(resource: &str, query: &str) -> Option<String> {
     let url = Url::parse(resource).ok()?;
     let path = url.path().trim_end_matches('/');

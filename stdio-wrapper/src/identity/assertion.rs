@@ -128,8 +128,8 @@ impl Verifier {
         cache.insert(digest, known);
     }
 
-    /// Logs that clocks differ. An assertion that is sent again much later looks the same, so this is logged only
-    /// once in [`PAUSE`].
+    /// Logs that clocks differ. An assertion that is sent again much later looks the same, so this is logged
+    /// only once in [`PAUSE`].
     fn tell(&self, error: &Refused) {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         if told.is_some_and(|at| at.elapsed() < PAUSE) {

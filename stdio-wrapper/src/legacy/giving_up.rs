@@ -44,9 +44,10 @@ fn unused(all: &[Use], newcomer: Newcomer<'_>) -> Option<usize> {
         .map(|(_, index, _)| index)
 }
 
-/// A session of the user with the most sessions, if that user has more than [`FEW`] and keeps at least as many as
-/// the newcomer. The session must be quiet, except if the newcomer has none: then it is the least busy one.
-/// Otherwise a few users could keep everybody else out with sessions that only send a ping now and then.
+/// A session of the user with the most sessions, if that user has more than [`FEW`] and keeps at least as
+/// many as the newcomer. The session must be quiet, except if the newcomer has none: then it is the least
+/// busy one. Otherwise a few users could keep everybody else out with sessions that only send a ping now and
+/// then.
 fn too_many(all: &[Use], newcomer: Newcomer<'_>) -> Option<usize> {
     let counts = counts(all);
     // Callers without an identity are all one user.

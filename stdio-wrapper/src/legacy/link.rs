@@ -248,8 +248,8 @@ impl Link {
             Ok(Ok(())) if self.dead.get().is_none() => {}
             Ok(Ok(())) => self.fail_one(number, &self.death()),
             Ok(Err(_)) => {
-                // The child has closed its input. If it has ended, that gives a better error message, and is known
-                // in a moment.
+                // The child has closed its input. If it has ended, that gives a better error message, and is
+                // known in a moment.
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 self.fail_one(number, &self.death());
             }
@@ -373,8 +373,8 @@ impl Link {
         state.retired.get(&place).cloned().map(|token| Progress { stream: None, token })
     }
 
-    /// The stream of the newest waiting request for which `is_good` is true. A message that names no request most
-    /// likely belongs to the newest request.
+    /// The stream of the newest waiting request for which `is_good` is true. A message that names no request
+    /// most likely belongs to the newest request.
     pub(super) fn newest_stream(&self, is_good: impl Fn(&Arc<Stream>) -> bool) -> Option<Arc<Stream>> {
         self.state()
             .pending

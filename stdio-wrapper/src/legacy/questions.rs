@@ -46,8 +46,8 @@ impl Questions {
         self.next_number.get_or_insert(1);
     }
 
-    /// Records a question, in the memory of the principal. Returns its id for the client, or `None` if too many
-    /// questions wait already.
+    /// Records a question, in the memory of the principal. Returns its id for the client, or `None` if too
+    /// many questions wait already.
     pub(super) fn put(
         &mut self,
         id: &str,

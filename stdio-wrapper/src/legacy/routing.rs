@@ -26,8 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// some soon.
 const PAYMENT_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Time in which a valid answer can still follow one that cannot be used. Some servers print a message before they
-/// send it, over several lines or truncated.
+/// Time in which a valid answer can still follow one that cannot be used. Some servers print a message before
+/// they send it, over several lines or truncated.
 const DOUBT: Duration = Duration::from_millis(200);
 
 /// Passes on the frames of one child.
@@ -86,8 +86,8 @@ impl Routes {
         }
     }
 
-    /// Parses a line. Other threads parse large lines, because this takes long enough to delay the children of
-    /// other users.
+    /// Parses a line. Other threads parse large lines, because this takes long enough to delay the children
+    /// of other users.
     async fn read(&mut self, line: Bytes, accepts_prefixed: bool) -> Option<Line> {
         if line.len() < LARGE {
             return Some(self.salvage.line(line, accepts_prefixed));
@@ -314,8 +314,8 @@ async fn answer(
     }
 }
 
-/// Ends a session whose `initialize` failed. The client must get its answer first, because a closed stream accepts
-/// nothing more.
+/// Ends a session whose `initialize` failed. The client must get its answer first, because a closed stream
+/// accepts nothing more.
 fn not_initialized(session: &Session, stream: &Stream) {
     session.initialized(None);
     stream.wake();
@@ -396,8 +396,8 @@ async fn cancelled(link: &Arc<Link>, message: &Message<'_>) {
     push(link, &stream, || rewrite(message.text.as_bytes(), &mut [patch])).await;
 }
 
-/// Passes on a notification. Changes of lists and resources belong to no request; all other notifications, such as
-/// log messages, belong to a request in progress.
+/// Passes on a notification. Changes of lists and resources belong to no request; all other notifications,
+/// such as log messages, belong to a request in progress.
 async fn notification(link: &Arc<Link>, message: &Message<'_>, method: &str) {
     let Some(session) = owner(link) else {
         return drop_message(link, "a notification of a shared child");
@@ -411,8 +411,9 @@ async fn notification(link: &Arc<Link>, message: &Message<'_>, method: &str) {
     push(link, &stream, || rewrite(message.text.as_bytes(), &mut [])).await;
 }
 
-/// Sends a message on a stream. The message is made only when it can be sent, so that it is not in memory together
-/// with its line for longer than necessary. Returns false if it was dropped because there was no memory for it.
+/// Sends a message on a stream. The message is made only when it can be sent, so that it is not in memory
+/// together with its line for longer than necessary. Returns false if it was dropped because there was no
+/// memory for it.
 async fn push(link: &Link, stream: &Arc<Stream>, make: impl FnOnce() -> Bytes) -> bool {
     wait_for_reader(link, stream).await;
     let is_taken = stream.tell(make().into());

@@ -155,8 +155,8 @@ impl Session {
         let _ = self.filled.set(with);
     }
 
-    /// Whether the session was opened with these values of the command's placeholders. A user who has left a group
-    /// must not continue with that group's child (attack 103).
+    /// Whether the session was opened with these values of the command's placeholders. A user who has left a
+    /// group must not continue with that group's child (attack 103).
     pub(super) fn is_filled_with(&self, values: &Placeholders) -> bool {
         self.filled.get() == Some(values)
     }
@@ -208,8 +208,8 @@ impl Session {
         state.forget_streams(stream, self.limits.event_log);
     }
 
-    /// Called when a stream has got an answer. If no client reads it, older streams are forgotten, so that the
-    /// streams that are kept take no more memory than before.
+    /// Called when a stream has got an answer. If no client reads it, older streams are forgotten, so that
+    /// the streams that are kept take no more memory than before.
     pub(super) fn answered_on(&self, stream: &Arc<Stream>) {
         if !stream.is_connected() {
             self.state().forget_streams(stream, self.limits.event_log);
@@ -346,7 +346,8 @@ impl Session {
         if matches!(self.behind.get(), Some(Backend::Own(_))) {
             let digits = number.to_string();
             let patch = Patch { span, with: digits.as_bytes() };
-            // If the child does not read, it does not get the cancellation. The request is given up in any case.
+            // If the child does not read, it does not get the cancellation. The request is given up in any
+            // case.
             let _ = link.pass(self, message, &mut [patch]).await;
         } else {
             link.say(&cancelled(number, "cancelled by the client"));
@@ -433,8 +434,9 @@ impl Session {
         now.saturating_duration_since(last)
     }
 
-    /// Returns how the session is used, which decides whether it can be ended for another one. This also works for
-    /// a session that only the translation uses. An open GET stream does not count as a running request.
+    /// Returns how the session is used, which decides whether it can be ended for another one. This also
+    /// works for a session that only the translation uses. An open GET stream does not count as a running
+    /// request.
     pub(super) fn usage(&self, now: Instant, makes_room: bool) -> Use {
         // Each use by the translation is also counted here.
         let running = self.in_flight.load(Ordering::Relaxed).max(self.users.load(Ordering::Acquire));

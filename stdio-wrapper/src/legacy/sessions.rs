@@ -29,15 +29,15 @@ use crate::places::{Place, Places};
 const SHARDS: usize = 64;
 /// Time between two rounds of removing sessions.
 const ROUND: Duration = Duration::from_millis(250);
-/// Maximum number of sessions that are ended to open one: one because of the limit of its owner, and one because
-/// of the limit for all.
+/// Maximum number of sessions that are ended to open one: one because of the limit of its owner, and one
+/// because of the limit for all.
 const MAX_GIVEN_UP: usize = 2;
-/// Divisor for the maximum share of all sessions for one user, if there is no setting: half. Some clients need
-/// several sessions, one for each window, and do not end them.
+/// Divisor for the maximum share of all sessions for one user, if there is no setting: half. Some clients
+/// need several sessions, one for each window, and do not end them.
 const SHARE: usize = 2;
 
-/// Maximum number of log lines per second about refused sessions, and about sessions that are ended while they are
-/// in use.
+/// Maximum number of log lines per second about refused sessions, and about sessions that are ended while
+/// they are in use.
 const REFUSAL_RATE: u32 = 5;
 
 /// Limits and times of sessions.
@@ -132,15 +132,15 @@ pub struct Sessions {
     random: Random,
     hasher: RandomState,
     shards: Vec<Shard>,
-    /// A session counts until no process of its child is left, so that nobody can fill the container with children
-    /// that are slow to end.
+    /// A session counts until no process of its child is left, so that nobody can fill the container with
+    /// children that are slow to end.
     places: Arc<Places>,
     /// The number of users without a session for whom a session of another user is ending. Nobody else gets a
     /// session in that time, because they could take the place of the one that ends.
     claims: AtomicUsize,
     refusals: Mutex<RateLimit>,
-    /// Limits the log lines about sessions that are ended while in use. This limit is separate, so that a flood of
-    /// refusals does not suppress these lines.
+    /// Limits the log lines about sessions that are ended while in use. This limit is separate, so that a
+    /// flood of refusals does not suppress these lines.
     endings: Mutex<RateLimit>,
     is_stopping: AtomicBool,
 }
@@ -220,7 +220,8 @@ impl Sessions {
         self.noted(opened)
     }
 
-    /// Waits until a child can be started for a session of this owner, if the session needs a child of its own.
+    /// Waits until a child can be started for a session of this owner, if the session needs a child of its
+    /// own.
     async fn source(&self, owner: &str) -> Result<Source, OpenError> {
         if self.is_stopping() {
             return Err(OpenError::Stopping);
@@ -342,9 +343,9 @@ impl Sessions {
         &self.settings.memory.answers
     }
 
-    /// Finds the session with this id, if `may_use` accepts its owner. A session of anybody else is treated as if
-    /// it did not exist (attack 108). If the caller's command has changed since then, the session ends, and the
-    /// client has to open another one (attack 103).
+    /// Finds the session with this id, if `may_use` accepts its owner. A session of anybody else is treated
+    /// as if it did not exist (attack 108). If the caller's command has changed since then, the session ends,
+    /// and the client has to open another one (attack 103).
     pub fn find(
         &self,
         id: &str,

@@ -147,8 +147,8 @@ impl SharedChildren {
         if let Some(ready) = slot.current() {
             return Ok(ready);
         }
-        // The start must not be aborted when the caller that has caused it disconnects: other callers wait for it,
-        // too, and its child must be ended if it does not answer.
+        // The start must not be aborted when the caller that has caused it disconnects: other callers wait
+        // for it, too, and its child must be ended if it does not answer.
         let (children, slot) = (Arc::clone(self), Arc::clone(slot));
         let started = tokio::spawn(async move { children.start_once(version, &slot).await }).await;
         started.unwrap_or_else(|error| Err(failure(format!("The MCP server could not be started: {error}."))))

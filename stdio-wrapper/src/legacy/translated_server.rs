@@ -50,8 +50,8 @@ impl Drop for Busy {
 }
 
 impl Session {
-    /// Sends a question to the client, on the stream of the request that it belongs to. Returns false if too many
-    /// questions are waiting already, or if there is no memory for it.
+    /// Sends a question to the client, on the stream of the request that it belongs to. Returns false if too
+    /// many questions are waiting already, or if there is no memory for it.
     pub fn put(&self, id: &str, method: &str, text: bytes::Bytes, stream: &Arc<Stream>) -> bool {
         let is_noted = self.expect_answer(id, method, stream).is_some();
         is_noted && stream.tell(text.into())

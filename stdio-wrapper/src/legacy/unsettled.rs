@@ -1,5 +1,5 @@
-//! Remembers messages that a child might still be working on, although no request waits for it. An error without
-//! an id could be about any of them.
+//! Remembers messages that a child might still be working on, although no request waits for it. An error
+//! without an id could be about any of them.
 
 use std::collections::BTreeSet;
 
@@ -32,7 +32,8 @@ impl Unsettled {
 
     /// Records that nobody waits for this request any more.
     pub(super) fn abandoned(&mut self, number: u64) {
-        // The end of a request that is not remembered is never noticed, so the memory counts as full from then on.
+        // The end of a request that is not remembered is never noticed, so the memory counts as full from
+        // then on.
         let is_full = self.abandoned.len() >= MAX_ABANDONED;
         self.abandoned.insert(if is_full { u64::MAX } else { number });
     }

@@ -1,5 +1,5 @@
-//! Checks a request of the stateless revision for faults, in the order that the specification gives (2026-07-28,
-//! "Streamable HTTP", "Versioning"). This module is pure.
+//! Checks a request of the stateless revision for faults, in the order that the specification gives
+//! (2026-07-28, "Streamable HTTP", "Versioning"). This module is pure.
 
 use std::borrow::Cow;
 
@@ -11,8 +11,8 @@ use crate::protocol::{Code, Kind, Malformed, Message, Span, object, progress_tok
 const REMOVED: [&str; 5] =
     ["initialize", "ping", "logging/setLevel", "resources/subscribe", "resources/unsubscribe"];
 
-/// Maximum size of a client's capabilities, in bytes. Those of known clients have some hundred bytes. They are
-/// kept together with everything that depends on them.
+/// Maximum size of a client's capabilities, in bytes. Those of known clients have some hundred bytes. They
+/// are kept together with everything that depends on them.
 pub const MAX_CAPABILITIES: usize = 16 << 10;
 /// Maximum length of the name of a tool, prompt, resource or task, in bytes of JSON text.
 const MAX_NAME: usize = 8 << 10;

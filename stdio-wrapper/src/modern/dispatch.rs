@@ -20,8 +20,8 @@ use crate::protocol::{
 };
 use crate::stream::Stream;
 
-/// Time in which a valid answer can still follow one that cannot be used. Some servers print a message before they
-/// send it, over several lines or truncated.
+/// Time in which a valid answer can still follow one that cannot be used. Some servers print a message before
+/// they send it, over several lines or truncated.
 const DOUBT: Duration = Duration::from_millis(200);
 
 /// Passes on the frames of one child.
@@ -78,8 +78,8 @@ impl Routes {
         }
     }
 
-    /// Parses a line. Other threads parse large lines, because this takes long enough to delay the children of
-    /// other users.
+    /// Parses a line. Other threads parse large lines, because this takes long enough to delay the children
+    /// of other users.
     async fn read(&mut self, line: Bytes, accepts_prefixed: bool) -> Option<Line> {
         if line.len() < LARGE {
             return Some(self.salvage.line(line, accepts_prefixed));
@@ -263,8 +263,8 @@ fn progress(link: &Arc<Link>, message: &Message<'_>) {
     }
 }
 
-/// Called when the child ends a subscription. On stdio, it can only do this with a cancellation; over HTTP, the
-/// client gets the completion instead.
+/// Called when the child ends a subscription. On stdio, it can only do this with a cancellation; over HTTP,
+/// the client gets the completion instead.
 fn cancelled(link: &Arc<Link>, message: &Message<'_>) {
     let id = peek_cancelled(message).ok().flatten();
     let ours = id.and_then(|id| own_number(message.at(&id).as_bytes()));

@@ -202,8 +202,8 @@ impl Link {
             Ok(Ok(())) if self.dead.get().is_none() => {}
             Ok(Ok(())) => self.fail(number, &self.death()),
             Ok(Err(_)) => {
-                // The child has closed its input. If it has ended, that gives a better error message, and is known
-                // in a moment.
+                // The child has closed its input. If it has ended, that gives a better error message, and is
+                // known in a moment.
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 self.fail(number, &self.death());
             }

@@ -1,9 +1,9 @@
 //! Caches results of list requests, if the child's `ttlMs` and `cacheScope` allow it (2026-07-28, "Caching").
 //!
-//! A cached result is used only for a request with exactly the same method and params, including `_meta`; only for
-//! the principal that asked, unless the child says that the result is the same for all; only while it is fresh,
-//! with the remaining time as its new `ttlMs`; and only if no change was announced since it was requested. The
-//! cache ends with its child.
+//! A cached result is used only for a request with exactly the same method and params, including `_meta`;
+//! only for the principal that asked, unless the child says that the result is the same for all; only while
+//! it is fresh, with the remaining time as its new `ttlMs`; and only if no change was announced since it was
+//! requested. The cache ends with its child.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -40,8 +40,9 @@ pub(super) struct Key {
 }
 
 impl Key {
-    /// The key of a request for a list. Returns `None` if its result cannot be cached: progress and log messages
-    /// belong to one request only, and a result that depends on a client's answers must not be reused.
+    /// The key of a request for a list. Returns `None` if its result cannot be cached: progress and log
+    /// messages belong to one request only, and a result that depends on a client's answers must not be
+    /// reused.
     pub(super) fn of(request: &Request<'_>, owner: &Arc<str>) -> Option<Self> {
         let (method, _) = LISTS.iter().find(|(method, _)| *method == request.method)?;
         let params = request.message.params_text().filter(|params| params.len() <= MAX_PARAMS)?;
@@ -131,8 +132,8 @@ impl Lists {
         state.drop_if(|_, _| true);
     }
 
-    /// Handles a notification of the child. If it announces a change of a list, the cached results of that list
-    /// are removed.
+    /// Handles a notification of the child. If it announces a change of a list, the cached results of that
+    /// list are removed.
     pub(super) fn changed(&self, notification: &str) {
         let is_about = |method: &str| LISTS.contains(&(method, notification));
         if LISTS.iter().any(|(_, known)| *known == notification) {

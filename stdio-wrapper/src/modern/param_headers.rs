@@ -45,7 +45,8 @@ struct Rule {
 }
 
 impl ParamHeaders {
-    /// Reads the rules from an input schema. An invalid schema has no rules, because clients ignore such a tool.
+    /// Reads the rules from an input schema. An invalid schema has no rules, because clients ignore such a
+    /// tool.
     pub fn of(schema: &Value) -> Self {
         let mut rules = Vec::new();
         if gather(schema, &mut Vec::new(), &mut rules).is_none() {
@@ -110,8 +111,8 @@ fn is_token(text: &str) -> bool {
 }
 
 impl Rule {
-    /// Compares a header with `arguments`, which is JSON text. For every key on the path to the value, it is an
-    /// error if a key occurs twice or in different case, because a server might use the other one.
+    /// Compares a header with `arguments`, which is JSON text. For every key on the path to the value, it is
+    /// an error if a key occurs twice or in different case, because a server might use the other one.
     fn check(&self, arguments: Option<&str>, fields: &Fields<'_>) -> Result<(), Fault> {
         let fault = |why: &str| Err(Fault::Header(format!("The Mcp-Param-{} header {why}.", self.token)));
         let mut value = arguments;

@@ -1,5 +1,5 @@
-//! The headers that the tools of a child require, according to its `tools/list`. A call is never refused because
-//! of an old list: if it does not match, the list is read again.
+//! The headers that the tools of a child require, according to its `tools/list`. A call is never refused
+//! because of an old list: if it does not match, the list is read again.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -87,7 +87,8 @@ impl Page {
     }
 }
 
-/// The headers that the tools of a `tools/list` result require, and the params for the next page, if there is one.
+/// The headers that the tools of a `tools/list` result require, and the params for the next page, if there is
+/// one.
 pub fn read_tools(result: &str) -> Result<(HashMap<String, ParamHeaders>, Option<String>), String> {
     let page: Page = serde_json::from_str(result)
         .map_err(|_| "The MCP server's list of tools cannot be read.".to_owned())?;
@@ -119,8 +120,8 @@ struct Refused {
 }
 
 impl Link {
-    /// The headers that one tool requires, according to a list that was read after `newer_than`, if that is given.
-    /// Each page of the list must come within `within`, and within [`PAGE_TIMEOUT`].
+    /// The headers that one tool requires, according to a list that was read after `newer_than`, if that is
+    /// given. Each page of the list must come within `within`, and within [`PAGE_TIMEOUT`].
     pub(super) async fn param_headers(
         self: &Arc<Self>,
         tool: &str,

@@ -1,7 +1,8 @@
 //! The JSON-RPC envelope: finds out the kind of a message, and the positions of its id and params.
 //!
 //! Keys are compared after unescaping. A repeated key, or one that differs only in case, is refused: another
-//! reader might use the other key, and would then do something that was not checked (attack 106, CVE-2026-27896).
+//! reader might use the other key, and would then do something that was not checked (attack 106,
+//! CVE-2026-27896).
 
 use std::borrow::Cow;
 use std::fmt;
@@ -25,8 +26,8 @@ pub type Span = Range<usize>;
 
 /// Maximum length of an id or a progress token, in bytes of JSON text.
 pub(super) const MAX_ID: usize = 1024;
-/// Maximum number of keys in a message that JSON-RPC does not know. They are removed, which needs memory and time
-/// for each of them.
+/// Maximum number of keys in a message that JSON-RPC does not know. They are removed, which needs memory and
+/// time for each of them.
 const MAX_OTHERS: usize = 64;
 
 /// Why a text is not a message.

@@ -1,5 +1,5 @@
-//! Finds the id and the kind of a message that cannot be used as a whole, because it is too large to keep or is
-//! not quite JSON. The caller that waits for it can then get an error.
+//! Finds the id and the kind of a message that cannot be used as a whole, because it is too large to keep or
+//! is not quite JSON. The caller that waits for it can then get an error.
 
 use serde_json::value::RawValue;
 
@@ -40,8 +40,8 @@ pub enum Unreadable {
 }
 
 impl Outline {
-    /// The kind of this line of a child, if it is certainly a message. Servers also write log lines in JSON with
-    /// an `id`, an `error` or a `method`, and such a line must neither end a call nor answer a question.
+    /// The kind of this line of a child, if it is certainly a message. Servers also write log lines in JSON
+    /// with an `id`, an `error` or a `method`, and such a line must neither end a call nor answer a question.
     pub fn unreadable(self) -> Option<Unreadable> {
         let is_bare = self.is_whole && !self.has_others;
         if self.is_nameless() && self.has_version && self.is_whole {

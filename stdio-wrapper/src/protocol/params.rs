@@ -1,5 +1,5 @@
-//! The members of `params` and of its `_meta` on which decisions depend. They are found when a message is read,
-//! so that a large message is not searched again for each decision.
+//! The members of `params` and of its `_meta` on which decisions depend. They are found when a message is
+//! read, so that a large message is not searched again for each decision.
 
 use serde::Deserializer as _;
 use serde::de::{IgnoredAny, MapAccess, Visitor};
@@ -66,8 +66,8 @@ impl Params {
         Self { params, meta }
     }
 
-    /// The positions of some members of `params`. A name that is repeated, or that differs only in case, is an
-    /// error. Returns `None` if one of these names is not known here.
+    /// The positions of some members of `params`. A name that is repeated, or that differs only in case, is
+    /// an error. Returns `None` if one of these names is not known here.
     pub(super) fn members<const N: usize>(
         &self,
         names: [&str; N],

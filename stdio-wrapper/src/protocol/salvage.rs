@@ -1,5 +1,5 @@
-//! Handles lines of a child that are not valid messages: finds out which message was meant or, if that is unknown,
-//! which request waits for it.
+//! Handles lines of a child that are not valid messages: finds out which message was meant or, if that is
+//! unknown, which request waits for it.
 //!
 //! A line is repaired if that changes no value: bytes that are not UTF-8, a byte order mark, colours, several
 //! messages on one line, text before or after a message. From all other lines, only the id is read.
@@ -82,9 +82,10 @@ impl Salvage {
         self.open = None;
     }
 
-    /// Reads a line that is not a message as it is. With `accepts_prefixed`, an answer is also searched behind other text. This is not done
-    /// for a child that serves several callers. A text cannot forge an answer, because it cannot name a call:
-    /// the numbers of calls cannot be guessed (`child/numbers.rs`), not even those of a session's own child.
+    /// Reads a line that is not a message as it is. With `accepts_prefixed`, an answer is also searched
+    /// behind other text. This is not done for a child that serves several callers. A text cannot forge an
+    /// answer, because it cannot name a call: the numbers of calls cannot be guessed (`child/numbers.rs`),
+    /// not even those of a session's own child.
     pub fn read(&mut self, line: &[u8], accepts_prefixed: bool) -> Salvaged {
         let text = String::from_utf8_lossy(line);
         let text = undecorated(&text);
@@ -124,8 +125,8 @@ impl Salvage {
         let is_own = |found: &Unreadable| match found {
             Unreadable::Response(_) => true,
             Unreadable::NamelessResponse => starts || continues,
-            // A request over several lines or after other text is probably one that the server has received and
-            // prints.
+            // A request over several lines or after other text is probably one that the server has received
+            // and prints.
             Unreadable::Request(_) => starts && !continues,
         };
         let found = reader.outline().unreadable().filter(|found| !is_told && is_own(found));

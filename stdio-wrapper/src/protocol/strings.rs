@@ -1,5 +1,6 @@
-//! Handles valid parts of JSON strings that cause problems for some readers: half a surrogate pair, and characters
-//! that some readers take for the end of a line. Both are replaced by a form that every reader understands.
+//! Handles valid parts of JSON strings that cause problems for some readers: half a surrogate pair, and
+//! characters that some readers take for the end of a line. Both are replaced by a form that every reader
+//! understands.
 
 use bytes::{BufMut, Bytes, BytesMut};
 

@@ -1,5 +1,6 @@
-//! A stateless request that is sent through a session. The server answers it or asks a question. In the latter
-//! case, the client gets an input-required result, and the call waits for the retry with the client's answer.
+//! A stateless request that is sent through a session. The server answers it or asks a question. In the
+//! latter case, the client gets an input-required result, and the call waits for the retry with the client's
+//! answer.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -22,7 +23,8 @@ use crate::stream::{Consumer, Next, Stream};
 
 /// Questions that a server asks within this time are sent to the client together.
 const GATHER: Duration = Duration::from_millis(40);
-/// The code of the error with which a server asks the user to visit a page (2025-11-25, "URL Mode Elicitation").
+/// The code of the error with which a server asks the user to visit a page (2025-11-25, "URL Mode
+/// Elicitation").
 const URL_ELICITATION: i64 = -32042;
 
 /// A request of a client.
@@ -48,7 +50,8 @@ pub(super) struct ClientRequest {
 }
 
 impl ClientRequest {
-    /// Makes a client request from an HTTP request. `bound_to` is what a request state of this call is bound to.
+    /// Makes a client request from an HTTP request. `bound_to` is what a request state of this call is bound
+    /// to.
     pub(super) fn of(
         request: &Request<'_>,
         bound_to: String,
@@ -258,8 +261,8 @@ async fn event(
                 return None;
             };
             pooled.respond(&lacking(message.at(id))).await;
-            // With several calls, it is not certain which one the question belongs to. In that case, the client
-            // gets the server's own answer.
+            // With several calls, it is not certain which one the question belongs to. In that case, the
+            // client gets the server's own answer.
             if pooled.calls.load(Ordering::Acquire) > 1 {
                 return None;
             }
@@ -272,8 +275,8 @@ async fn event(
     }
 }
 
-/// Fails a call because the client did not declare a capability that the server needs. The call is dropped, which
-/// cancels it at the child.
+/// Fails a call because the client did not declare a capability that the server needs. The call is dropped,
+/// which cancels it at the child.
 fn lacks(client_request: &ClientRequest, needed: &str) -> Outcome {
     let data = format!(r#"{{"requiredCapabilities":{needed}}}"#);
     let why = "The server needs a capability that the client did not declare.";

@@ -1,9 +1,9 @@
 //! The questions of one call to its client, over all its rounds (2026-07-28, "Multi Round-Trip Requests").
 //! This module is pure.
 //!
-//! A user's answer must never be given to another question. Therefore a name is used for only one question of a
-//! call, even after that question was answered. An answer is accepted only for a question that was sent to the
-//! client and is still open.
+//! A user's answer must never be given to another question. Therefore a name is used for only one question of
+//! a call, even after that question was answered. An answer is accepted only for a question that was sent to
+//! the client and is still open.
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
@@ -51,9 +51,8 @@ pub(super) enum Endless {
 }
 
 impl CallQuestions {
-    /// Records a question, with a name that no question of this call had before.
-    /// The questions without an answer can have at most `max_bytes` bytes together, because they all become one
-    /// result.
+    /// Records a question, with a name that no question of this call had before. The questions without an
+    /// answer can have at most `max_bytes` bytes together, because they all become one result.
     pub(super) fn ask(&mut self, question: &Question, max_bytes: usize) -> Result<(), Endless> {
         if self.names.len() >= MAX_QUESTIONS {
             return Err(Endless::Questions);

@@ -1,6 +1,6 @@
-//! A call that its client has given up, although the child might still work on it. Not every server stops after a
-//! cancellation, and a question on standard output does not name its call. A question of such a call must not be
-//! sent to the user of another one.
+//! A call that its client has given up, although the child might still work on it. Not every server stops
+//! after a cancellation, and a question on standard output does not name its call. A question of such a call
+//! must not be sent to the user of another one.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,8 +10,8 @@ use super::questions::Question;
 use crate::protocol::{Kind, parse_line};
 use crate::stream::{Consumer, Next};
 
-/// Maximum number of calls of one session that are followed to their end after they were given up. Further calls
-/// are only cancelled at the child. The session counts as doubtful in any case.
+/// Maximum number of calls of one session that are followed to their end after they were given up. Further
+/// calls are only cancelled at the child. The session counts as doubtful in any case.
 const MAX_FOLLOWED: usize = 64;
 
 /// A call that was given up. While it exists, questions of its session are refused.
@@ -36,8 +36,8 @@ impl GivenUp {
         Self { pooled, group, number, is_followed }
     }
 
-    /// Cancels the call at the child, and waits until the child has answered it nevertheless, or until the time of
-    /// the request is over.
+    /// Cancels the call at the child, and waits until the child has answered it nevertheless, or until the
+    /// time of the request is over.
     pub(super) async fn follow(self, open: Vec<Question>, consumer: Consumer) {
         let number = self.number;
         if !self.is_followed {

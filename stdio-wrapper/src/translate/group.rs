@@ -110,8 +110,8 @@ pub(super) struct PooledSession {
     users: AtomicUsize,
     /// The number of requests in progress.
     pub(super) calls: AtomicUsize,
-    /// Whether the session is reserved for a call in which the child can ask something. A question on stdio does
-    /// not name its call, so there is only one such call.
+    /// Whether the session is reserved for a call in which the child can ask something. A question on stdio
+    /// does not name its call, so there is only one such call.
     is_taken: AtomicBool,
     /// The number of calls that were given up and on which the child might still work.
     pub(super) given_up: AtomicUsize,
@@ -124,8 +124,9 @@ pub(super) struct PooledSession {
     log: Mutex<Option<(usize, Arc<Stream>)>>,
     /// The log level that was set at the child.
     pub(super) level: tokio::sync::Mutex<Option<String>>,
-    /// Locked while it is decided whether the child must watch a resource, and until the request is sent, so that
-    /// the child gets these requests in the order of the decisions. It is not locked while waiting for an answer.
+    /// Locked while it is decided whether the child must watch a resource, and until the request is sent, so
+    /// that the child gets these requests in the order of the decisions. It is not locked while waiting for
+    /// an answer.
     pub(super) watching: tokio::sync::Mutex<()>,
     last_used: Mutex<Instant>,
     tools: Mutex<Option<KnownTools>>,
@@ -140,9 +141,9 @@ pub(super) enum Prompt {
     Withdraw(Kept),
 }
 
-/// Whether a question can wait for the next call. Roots belong to the client and not to a call: servers ask for
-/// them as soon as the session is open, and the next call can answer. For any other question outside of a call,
-/// there is no client.
+/// Whether a question can wait for the next call. Roots belong to the client and not to a call: servers ask
+/// for them as soon as the session is open, and the next call can answer. For any other question outside of a
+/// call, there is no client.
 fn may_wait(question: &Question) -> bool {
     question.method == "roots/list"
 }
@@ -244,8 +245,8 @@ impl PooledSession {
         }
     }
 
-    /// Releases the session. Returns the questions that the call has not read yet, because they must not be sent
-    /// to the client of the next call.
+    /// Releases the session. Returns the questions that the call has not read yet, because they must not be
+    /// sent to the client of the next call.
     fn give_back(&self) -> Vec<Question> {
         let mut prompts = self.prompts();
         self.is_taken.store(false, Ordering::Release);

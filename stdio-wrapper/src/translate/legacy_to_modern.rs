@@ -1,5 +1,5 @@
-//! Presents a stateless server as one with sessions. The wrapper keeps the session, sends the server's questions
-//! to the client as requests, and gets the messages for the GET stream from a subscription.
+//! Presents a stateless server as one with sessions. The wrapper keeps the session, sends the server's
+//! questions to the client as requests, and gets the messages for the GET stream from a subscription.
 
 mod listen;
 mod rounds;
@@ -120,8 +120,8 @@ struct State {
     asked: HashMap<String, oneshot::Sender<Result<Kept, Unanswered>>>,
     /// What the client may send, according to its last request about notifications.
     gate: Gate,
-    /// The task that sends notifications to the session. It is started when the client asks for notifications for
-    /// the first time.
+    /// The task that sends notifications to the session. It is started when the client asks for notifications
+    /// for the first time.
     listening: Option<Listening>,
 }
 
@@ -165,8 +165,8 @@ impl Peer {
         result.to_string()
     }
 
-    /// Answers requests that need no server. The data that is kept for the session is limited, because a client
-    /// can send as much as a body can contain.
+    /// Answers requests that need no server. The data that is kept for the session is limited, because a
+    /// client can send as much as a body can contain.
     fn answer_here(&self, method: &str, params: &str) -> Option<Result<(), (Code, String)>> {
         let [level, uri] = members(params, ["level", "uri"]).unwrap_or_default();
         let text = |value: Option<&str>| value.and_then(string).map(Cow::into_owned);

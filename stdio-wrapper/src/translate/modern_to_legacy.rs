@@ -349,9 +349,9 @@ impl ModernToLegacy {
     }
 }
 
-/// The text to which a request state is bound: the same request of the same caller, with the same capabilities and
-/// the same values of the command's placeholders. The params are compared as values, because a client might write
-/// them differently.
+/// The text to which a request state is bound: the same request of the same caller, with the same
+/// capabilities and the same values of the command's placeholders. The params are compared as values, because
+/// a client might write them differently.
 fn bound_to(key: &GroupKey, request: &Request<'_>, params: &str) -> String {
     let may_ask = MAY_ASK.contains(&request.method.as_ref());
     let params = if may_ask { params } else { "{}" };

@@ -1,5 +1,5 @@
-//! Converts requests, results and errors of one era to the form of the other. Other parts are not changed. This
-//! module is pure.
+//! Converts requests, results and errors of one era to the form of the other. Other parts are not changed.
+//! This module is pure.
 
 use std::borrow::Cow;
 

@@ -274,8 +274,8 @@ async fn a104_a_page_may_read_what_a_client_needs_of_an_answer_and_only_if_it_ma
     let page = wrapper.client().with_header("origin", "https://app.example");
     let opened = page.try_initialize("2025-11-25").await;
     let exposed = opened.headers()["access-control-expose-headers"].to_str().unwrap().to_lowercase();
-    // The session's id, why and with what to authenticate, and when to come again; everything else a client needs is in
-    // the body, or safelisted (Fetch standard).
+    // The session's id, why and with what to authenticate, and when to come again; everything else a client
+    // needs is in the body, or safelisted (Fetch standard).
     assert_eq!(exposed, "mcp-session-id, www-authenticate, retry-after");
     assert_eq!(opened.headers()["access-control-allow-origin"], "https://app.example");
     assert!(opened.headers().contains_key("mcp-session-id"));
@@ -329,7 +329,8 @@ async fn a111_the_child_never_sees_token_cookie_or_setting() {
 async fn children_cannot_read_the_wrappers_memory_or_environment() {
     use std::os::unix::fs::MetadataExt as _;
     let wrapper = Wrapper::unprivileged(&[], &["cat"]).await;
-    // The kernel gives these files to root when a process is not dumpable, and then asks for the right to trace.
+    // The kernel gives these files to root when a process is not dumpable, and then asks for the right to
+    // trace.
     let owner = std::fs::metadata(format!("/proc/{}/environ", wrapper.pid())).unwrap().uid();
     assert_eq!(owner, 0, "the user of the wrapper and of its children may read them");
 }

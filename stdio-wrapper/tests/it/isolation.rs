@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use crate::wrapper::{Client, Wrapper, gone, is_alive};
 
-/// What a child can try; `own` is what it must be able to do with what is its own. A domain stops these, and the filter of
-/// system calls those.
+/// What a child can try; `own` is what it must be able to do with what is its own. A domain stops these, and
+/// the filter of system calls those.
 const ATTEMPTS: [&str; 5] = ["write", "environment", "memory", "trace", "kill"];
 const CALLS: [&str; 6] = ["limit", "scheduler", "affinity", "attributes", "priority", "io_priority"];
 /// A call with the number of 32-bit programs.
@@ -89,7 +89,8 @@ async fn a107_a_child_changes_neither_limits_nor_priorities_of_others() {
         }
     }
     wrapper.logged("children cannot change the limits and priorities of each other").await;
-    // The kernel shares out the processor between sessions (`autogroup`, sched(7)), and each process of one can change its share.
+    // The kernel shares out the processor between sessions (`autogroup`, sched(7)), and each process of one
+    // can change its share.
     let sessions = [mallory.server_pid, alice.server_pid, wrapper.pid()].map(session_of);
     assert!(
         sessions[0] != sessions[1] && sessions[0] != sessions[2] && sessions[1] != sessions[2],

@@ -1,4 +1,5 @@
-//! What a stateless request must look like: each rule with its status and code, in the order in which they count.
+//! What a stateless request must look like: each rule with its status and code, in the order in which they
+//! count.
 
 use reqwest::Method;
 use serde_json::{Value, json};

@@ -1,7 +1,9 @@
-//! What a child writes and its client cannot take as it is: the caller gets an answer at once all the same, the good one
-//! where no value has to be guessed, and else an error that says why. Nobody waits for a timeout.
+//! What a child writes and its client cannot take as it is: the caller gets an answer at once all the same,
+//! the good one where no value has to be guessed, and else an error that says why. Nobody waits for a
+//! timeout.
 //!
-//! The wrapper's own timeout is 5 minutes and that of the test's client is 60 s, so a call that waits fails its test.
+//! The wrapper's own timeout is 5 minutes and that of the test's client is 60 s, so a call that waits fails
+//! its test.
 
 use std::time::Duration;
 
@@ -338,7 +340,8 @@ async fn an_error_about_a_notification_is_not_given_to_the_call_after_it() {
     assert_eq!(client.text("echo", json!({})).await, "{}");
     client.post(r#"{"jsonrpc":"2.0","method":"notifications/roots/list_changed"}"#).await;
     assert_eq!(client.text("echo", json!({})).await, "{}");
-    // When such a call was answered, the child has read the notification, and an error is about what came after it.
+    // When such a call was answered, the child has read the notification, and an error is about what came
+    // after it.
     let nameless = r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32700,"message":"cannot read {this}"}}"#;
     assert!(refusal(&answered_with(&client, nameless).await).contains("cannot read {this}"));
     // Of one that is about something else than reading, nobody knows what it means.

@@ -1,5 +1,5 @@
-//! What a client sends and an SDK behind the wrapper would drop without a word (`--strict`): it is refused with 400, or the
-//! part that nobody needs is taken out. Nobody waits for a timeout.
+//! What a client sends and an SDK behind the wrapper would drop without a word (`--strict`): it is refused
+//! with 400, or the part that nobody needs is taken out. Nobody waits for a timeout.
 
 use serde_json::{Value, json};
 

@@ -1,5 +1,5 @@
-//! Clients that send slowly, nothing, or from everywhere at once hold neither memory nor connections for ever, at both
-//! listeners.
+//! Clients that send slowly, nothing, or from everywhere at once hold neither memory nor connections for
+//! ever, at both listeners.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -314,7 +314,8 @@ async fn a_translated_call_that_waits_does_not_keep_its_body() {
         let body =
             message.to_string().replacen(r#""name":"sleep""#, &format!(r#""name":"sleep"{padding}"#), 1);
         calls.push(tokio::spawn(async move { client.post(body).await }));
-        // One after the other, so that what has passed does not count, and no body is refused on a busy machine.
+        // One after the other, so that what has passed does not count, and no body is refused on a busy
+        // machine.
         wrapper.metric_becomes("stdio_wrapper_requests_in_flight", calls.len() as u64).await;
     }
     // The allocator keeps about as much as was sent. With the bodies it would be twice as much.

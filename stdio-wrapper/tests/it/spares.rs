@@ -36,7 +36,8 @@ async fn every_spare_is_pinged_once_it_is_known_that_they_answer() {
     let spare = wrapper.session().await;
     wrapper.metric_becomes("stdio_wrapper_children_started_total", 2).await;
     assert_eq!(spare.text("echo", json!({})).await, "{}");
-    // The one after it may still be starting: then its answer comes after the session has begun, and goes to nobody.
+    // The one after it may still be starting: then its answer comes after the session has begun, and goes to
+    // nobody.
     let early = wrapper.session().await;
     assert_eq!(early.text("echo", json!({"a": 1})).await, "{\"a\": 1}");
     wrapper.logs(PINGED, 3).await;

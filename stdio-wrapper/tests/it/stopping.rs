@@ -95,8 +95,8 @@ async fn whole_answer(stream: &mut TcpStream) -> Option<String> {
     }
 }
 
-/// Pings over connections that are used again, as an edge does it, until nobody listens any more. How many were sent and got
-/// no answer.
+/// Pings over connections that are used again, as an edge does it, until nobody listens any more. How many
+/// were sent and got no answer.
 async fn ping_until_it_is_gone(client: Client, address: String, answered: Arc<AtomicUsize>) -> usize {
     let body = r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#;
     let request = format!(

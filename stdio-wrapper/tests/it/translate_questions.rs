@@ -58,8 +58,8 @@ fn accept(content: Value) -> Value {
     json!({"action": "accept", "content": content})
 }
 
-/// Calls a tool as the client of an SDK does: asks its user whatever it is asked, and sends the answers of this round only.
-/// Gives the texts of the questions in order, and the last answer.
+/// Calls a tool as the client of an SDK does: asks its user whatever it is asked, and sends the answers of
+/// this round only. Gives the texts of the questions in order, and the last answer.
 async fn converse(client: &Client, first: &Value, reply: impl Fn(&str) -> Value) -> (Vec<String>, Value) {
     let (mut message, mut asked, mut names) = (first.clone(), Vec::new(), Vec::new());
     for _ in 0..200 {
@@ -157,7 +157,8 @@ async fn a_server_that_insists_asks_its_user_each_time_and_not_without_end() {
     assert_eq!((asked.len(), &done["error"]["code"]), (64, &json!(-32603)), "{done}");
     assert!(done["error"]["message"].as_str().unwrap().contains("more than 64 rounds"), "{done}");
     wrapper.logged("cancelled a call").await;
-    // A server that asks faster than anybody could answer. On a busy machine it may pause, and then its user is asked.
+    // A server that asks faster than anybody could answer. On a busy machine it may pause, and then its user
+    // is asked.
     let flood = call_with("flood", json!({"count": 100_000}), json!({}));
     let (asked, flooded) = converse(&client, &flood, |_| accept(json!({}))).await;
     assert!(flooded["error"]["message"].as_str().unwrap().contains("more than"), "{flooded}");

@@ -1,5 +1,5 @@
-//! The peer of a connection to the gRPC listener: its address, whether it has sent the edge secret, and whether it
-//! reads the answers to its calls.
+//! The peer of a connection to the gRPC listener: its address, whether it has sent the edge secret, and
+//! whether it reads the answers to its calls.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};

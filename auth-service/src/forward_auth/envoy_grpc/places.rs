@@ -126,8 +126,8 @@ where
             if is_read { request } else { request.map(|_| Body::new(Full::from(Bytes::from_static(EMPTY)))) };
         let called = self.service.call(request);
         Box::pin(async move {
-            // The place is kept until the response has been sent, because a peer can refuse to read it. If a peer
-            // reads none of its responses for some time, its connection is closed.
+            // The place is kept until the response has been sent, because a peer can refuse to read it. If a
+            // peer reads none of its responses for some time, its connection is closed.
             called.await.map(|response| {
                 let held = (place, peer.map(|peer| peer.answer()));
                 response.map(|body| {

@@ -224,8 +224,8 @@ impl Connection {
                 result.convert().map_err(|error| self.unavailable(&error))
             }
             _ => {
-                // If the answers on a connection do not match their requests, this does not mend itself, so the
-                // connection must be replaced.
+                // If the answers on a connection do not match their requests, this does not mend itself, so
+                // the connection must be replaced.
                 let _ = tokio::time::timeout(CONNECT, self.client.force_reconnection()).await;
                 Err(StoreError::Unavailable("Redis answered another question than the one asked".to_owned()))
             }

@@ -1,4 +1,5 @@
-//! The processes below a supervisor: its child, and processes that the child and its descendants have left behind.
+//! The processes below a supervisor: its child, and processes that the child and its descendants have left
+//! behind.
 
 use std::collections::HashSet;
 use std::os::fd::AsFd as _;
@@ -10,10 +11,11 @@ use rustix::process::{
 
 use crate::child::descent::{children_of_this_process, descendants_of_this_process};
 
-/// Number of looks in a row, before the supervisor waits for the processes that it has killed. Without this, a process that forks
-/// and exits again and again would never be seen.
+/// Number of looks in a row, before the supervisor waits for the processes that it has killed. Without this,
+/// a process that forks and exits again and again would never be seen.
 const LOOKS: usize = 16;
-/// Number of those looks at which only the children of the supervisor are killed, which is enough for nearly every program.
+/// Number of those looks at which only the children of the supervisor are killed, which is enough for nearly
+/// every program.
 const EASY_LOOKS: usize = 2;
 /// Maximum number of looks for processes that can still fork, before they are killed.
 const STOPS: usize = 16;
@@ -32,8 +34,8 @@ impl Kin {
         Self { child, status: None, killed: 0 }
     }
 
-    /// Whether the child has ended. This does not wait for it, so that its id, which is also that of its group, is not given to
-    /// another process.
+    /// Whether the child has ended. This does not wait for it, so that its id, which is also that of its
+    /// group, is not given to another process.
     pub(super) fn child_has_ended(&self) -> bool {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         self.status.is_some() || !matches!(waitid(WaitId::Pid(self.child), options), Ok(None))
@@ -55,8 +57,8 @@ impl Kin {
         self.reap();
     }
 
-    /// Kills all children of the supervisor. Returns whether any are left: the children of a process that was killed become
-    /// children of the supervisor.
+    /// Kills all children of the supervisor. Returns whether any are left: the children of a process that was
+    /// killed become children of the supervisor.
     pub(super) fn kill(&mut self) -> bool {
         for look in 0..LOOKS {
             if look >= EASY_LOOKS {
@@ -97,9 +99,9 @@ impl Kin {
     }
 }
 
-/// Stops all processes below the supervisor, makes them unable to fork, and kills them. Processes that fork all
-/// the time are faster than killing one generation after the other, and each killed process makes room for another
-/// one.
+/// Stops all processes below the supervisor, makes them unable to fork, and kills them. Processes that fork
+/// all the time are faster than killing one generation after the other, and each killed process makes room
+/// for another one.
 fn stop_forks() {
     let mut stopped = HashSet::new();
     for _ in 0..STOPS {

@@ -11,9 +11,9 @@ use crate::protocol::{Code, Kind, Message, Patch, error_message, is_sound, parse
 use crate::stream::Stream;
 
 impl Session {
-    /// Accepts the client's answer to a request of the child. An answer without a question is ignored. Returns
-    /// false if MCP does not allow such an answer. The child then gets an error, because its SDK would silently
-    /// drop the answer.
+    /// Accepts the client's answer to a request of the child. An answer without a question is ignored.
+    /// Returns false if MCP does not allow such an answer. The child then gets an error, because its SDK
+    /// would silently drop the answer.
     pub async fn reply(&self, message: &Message<'_>, id: &str) -> bool {
         self.touch();
         let taken = self.state().questions.take(id, Instant::now());
@@ -73,8 +73,8 @@ impl Session {
         self.state().questions.number();
     }
 
-    /// Records a request of the child that the client must answer. Returns its id for the client, as JSON text, or
-    /// `None` if there are too many.
+    /// Records a request of the child that the client must answer. Returns its id for the client, as JSON
+    /// text, or `None` if there are too many.
     pub(in crate::legacy) fn expect_answer(
         &self,
         id: &str,

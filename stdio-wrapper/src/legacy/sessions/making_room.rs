@@ -47,8 +47,8 @@ impl Sessions {
         })
     }
 
-    /// If a session of this user is ending, waits until it has ended. Returns `false` if none is ending, or if it
-    /// takes too long.
+    /// If a session of this user is ending, waits until it has ended. Returns `false` if none is ending, or
+    /// if it takes too long.
     pub(super) async fn one_has_ended(&self, owner: &str, until: Instant) -> bool {
         let mut freed = std::pin::pin!(self.places.freed());
         freed.as_mut().enable();
@@ -57,8 +57,8 @@ impl Sessions {
         counted > open && tokio::time::timeout_at(until, freed).await.is_ok()
     }
 
-    /// Waits until the child of an ended session has ended, because it keeps its memory and its place until then.
-    /// Stops waiting after a time limit, because a child can be slow to end.
+    /// Waits until the child of an ended session has ended, because it keeps its memory and its place until
+    /// then. Stops waiting after a time limit, because a child can be slow to end.
     pub async fn make_sure_it_is_gone(&self, session: &Session) {
         if let Some(link) = session.own_link() {
             let _ = tokio::time::timeout(EXIT_PATIENCE, link.child.exited()).await;
@@ -74,7 +74,8 @@ impl Sessions {
             && (has_child || self.launcher.can_make_room(Newcomer::ANYBODY))
     }
 
-    /// Ends a session or a stateless child, so that another child can be started. Returns whether one has ended.
+    /// Ends a session or a stateless child, so that another child can be started. Returns whether one has
+    /// ended.
     pub(super) async fn make_room_for_a_child(&self, error: &OpenError, owner: &str) -> bool {
         if matches!(error, OpenError::Start(StartError::NoRoom(_))) {
             return self.launcher.make_room(self.newcomer(owner)).await;

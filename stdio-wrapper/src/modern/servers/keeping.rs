@@ -21,8 +21,8 @@ const SHORT_OF_MEMORY: &str = "The server of this call was ended, because the me
 
 const SHORT_OF_PROCESSES: &str = "The server of this call was ended, because the processes and threads of its container are nearly used up and your servers take most of them. Make fewer calls at the same time, or try again later.";
 
-/// The slot whose child has been unused for the longest time, if that is long enough for this newcomer. A slot without a
-/// child counts as unused for `without`, or is skipped if that is `None`.
+/// The slot whose child has been unused for the longest time, if that is long enough for this newcomer. A
+/// slot without a child counts as unused for `without`, or is skipped if that is `None`.
 pub(super) fn oldest(
     slots: &HashMap<Placeholders, Arc<Slot>>,
     newcomer: Newcomer<'_>,

@@ -114,8 +114,8 @@ impl Peer {
     }
 }
 
-/// The questions for whose answers a call waits. When the call ends in any way, late answers are ignored, and the
-/// questions no longer count against the client's limit.
+/// The questions for whose answers a call waits. When the call ends in any way, late answers are ignored, and
+/// the questions no longer count against the client's limit.
 struct Asking<'a> {
     peer: &'a Peer,
     session: &'a Session,

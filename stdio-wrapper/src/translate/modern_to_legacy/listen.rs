@@ -71,8 +71,8 @@ impl ModernToLegacy {
 }
 
 impl Listening {
-    /// Asks the child to watch these resources. If this takes too long, the stream ends with an error, because the
-    /// acknowledged notifications might never come.
+    /// Asks the child to watch these resources. If this takes too long, the stream ends with an error,
+    /// because the acknowledged notifications might never come.
     async fn watch(
         self: Arc<Self>,
         client_request: ClientRequest,
@@ -89,8 +89,8 @@ impl Listening {
             drop(in_order);
             match self.answer(sent, number).await {
                 Some(Ok(())) => {}
-                // The resource was acknowledged, so the client would wait for its changes forever. (If the session
-                // has ended, this stream has already ended with it.)
+                // The resource was acknowledged, so the client would wait for its changes forever. (If the
+                // session has ended, this stream has already ended with it.)
                 Some(Err(error)) if self.group.listeners.has(self.number) => {
                     let why = format!("{error} It was for {uri}. Listen again without this resource.");
                     return client_request.fail(Code::InternalError, &why, None);
@@ -108,8 +108,9 @@ impl Listening {
         }
     }
 
-    /// Asks the child to stop watching these resources, except those that another listener wants. If this takes
-    /// too long, the rest is not sent to the child, and its notifications about these resources are dropped.
+    /// Asks the child to stop watching these resources, except those that another listener wants. If this
+    /// takes too long, the rest is not sent to the child, and its notifications about these resources are
+    /// dropped.
     async fn unwatch(&self, watched: BTreeSet<Kept>, unsubscribe: &Permit<'_>) {
         for uri in watched {
             let number = self.translation.number();

@@ -58,8 +58,8 @@ impl ModernToLegacy {
                         Ok(()) => continue,
                         Err(Refused::Open(error)) if count > 0 && error.is_ceiling() => {}
                         Err(error) => {
-                            // If a child failed, waiting callers get the same error and start no child themselves.
-                            // If a limit was reached, each of them checks the limit again itself.
+                            // If a child failed, waiting callers get the same error and start no child
+                            // themselves. If a limit was reached, each of them checks the limit again itself.
                             if let Refused::Child(why) = &error {
                                 turn.failed(why.clone());
                             }
@@ -81,11 +81,12 @@ impl ModernToLegacy {
             let mut until = end.min(now + LOOK_AGAIN);
             if is_exclusive && now >= may_give_up {
                 match self.give_up_oldest(&key.owner, now) {
-                    // One call was dropped, which is enough for now, because the reason might be a different one.
+                    // One call was dropped, which is enough for now, because the reason might be a different
+                    // one.
                     Ok(()) => {
                         may_give_up = now + self.settings.input_timeout / UNDISTURBED;
-                        // Most children end a cancelled call at once. Then it is certain which call a question
-                        // belongs to.
+                        // Most children end a cancelled call at once. Then it is certain which call a
+                        // question belongs to.
                         may_be_doubtful = now + LOOK_AGAIN;
                     }
                     Err(Some(patience)) if self.settings.max_seats > 1 && self.all_wait(&key.owner) => {
@@ -99,9 +100,10 @@ impl ModernToLegacy {
         }
     }
 
-    /// Drops the principal's call that has waited for its client for the longest time, if that is long enough: its
-    /// user might have left, and other calls must not wait for that. The client gets an error when it comes back.
-    /// The error of this function is the time after which the oldest call can be dropped, if there is such a call.
+    /// Drops the principal's call that has waited for its client for the longest time, if that is long
+    /// enough: its user might have left, and other calls must not wait for that. The client gets an error
+    /// when it comes back. The error of this function is the time after which the oldest call can be dropped,
+    /// if there is such a call.
     fn give_up_oldest(&self, owner: &str, now: Instant) -> Result<(), Option<Duration>> {
         let mut all = self.waiting();
         let own = all.iter().filter_map(|(number, waiting)| match &waiting.call {

@@ -17,8 +17,8 @@ const TOOLS_LIFE: Duration = Duration::from_secs(5);
 const MAX_PAGES: usize = 100;
 
 impl ModernToLegacy {
-    /// Checks that the arguments that a tool requires in headers are the same in headers and body. If they do not
-    /// match according to an older list, the list is read again.
+    /// Checks that the arguments that a tool requires in headers are the same in headers and body. If they do
+    /// not match according to an older list, the list is read again.
     pub(super) async fn check_params(
         &self,
         group: &Group,

@@ -8,7 +8,8 @@ use super::super::call::Running;
 use super::super::call_questions::CallQuestions;
 use crate::budget::user;
 
-/// Maximum number of calls that clients must repeat after the user has visited a page: for one user, and for all.
+/// Maximum number of calls that clients must repeat after the user has visited a page: for one user, and for
+/// all.
 const MAX_REPEATS: (usize, usize) = (64, 4096);
 
 /// A call that waits for its client.
@@ -26,8 +27,8 @@ pub(super) enum Suspended {
 }
 
 impl Waiting {
-    /// Whether this call can wait, too. The number of running calls is limited by their sessions. A call that must
-    /// be repeated has no session, so its number is limited here.
+    /// Whether this call can wait, too. The number of running calls is limited by their sessions. A call that
+    /// must be repeated has no session, so its number is limited here.
     pub(super) fn has_room(&self, others: &HashMap<u64, Self>) -> bool {
         let Suspended::Repeated { owner, .. } = &self.call else { return true };
         let owners = others.values().filter_map(|other| match &other.call {

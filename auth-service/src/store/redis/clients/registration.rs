@@ -149,7 +149,8 @@ async fn take_back(cells: &Cells, client: Client) -> Result<Registration, StoreE
         None => false,
     };
     if !removed {
-        // Another caller has registered the same client meanwhile and has got that answer, so the client is kept.
+        // Another caller has registered the same client meanwhile and has got that answer, so the client is
+        // kept.
         settle(cells, &client.id).await?;
     }
     Ok(Registration::Full)
