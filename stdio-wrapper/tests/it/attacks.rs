@@ -195,7 +195,8 @@ async fn a108_a_session_is_its_users_alone() {
     assert_eq!(eve.status_of_ping().await, 404);
     assert_eq!(eve.get(None).await.status(), 404);
     assert_eq!(eve.delete().await, 404);
-    // A client that asks for more rights may come back as another one (the Go SDK registers anew for that).
+    // A client that asks for more rights may come back with another client identifier. The Go SDK registers
+    // again to ask for them.
     let stepped_up = ana.clone().with_header("x-auth-client-id", "c2");
     assert_eq!(stepped_up.status_of_ping().await, 200);
     let mut nobody = ana.clone();
@@ -274,13 +275,13 @@ async fn a104_a_page_may_read_what_a_client_needs_of_an_answer_and_only_if_it_ma
     let page = wrapper.client().with_header("origin", "https://app.example");
     let opened = page.try_initialize("2025-11-25").await;
     let exposed = opened.headers()["access-control-expose-headers"].to_str().unwrap().to_lowercase();
-    // The session's id, why and with what to authenticate, and when to come again; everything else a client
-    // needs is in the body, or safelisted (Fetch standard).
+    // A page can read the session's id, the challenge and the time to wait before the next try. Everything
+    // else that a client needs is in the body, or is a safelisted header (Fetch standard).
     assert_eq!(exposed, "mcp-session-id, www-authenticate, retry-after");
     assert_eq!(opened.headers()["access-control-allow-origin"], "https://app.example");
     assert!(opened.headers().contains_key("mcp-session-id"));
     assert!(!opened.headers().contains_key("access-control-allow-credentials"), "no cookies here");
-    // Refusals are read too: a 404 tells a client to open a new session.
+    // A page must be able to read refusals too, because a 404 tells a client to open a new session.
     let mut stale = page.clone();
     stale.session = Some("gone".to_owned());
     let refused = stale.post(r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#).await;
@@ -314,7 +315,8 @@ async fn a111_the_child_never_sees_token_cookie_or_setting() {
     assert!(!process.contains("s3cret"), "{process}");
     let process: Value = serde_json::from_str(&process).unwrap();
     let mut names: Vec<&str> = process["env"].as_object().unwrap().keys().map(String::as_str).collect();
-    // The first four are passed always; the rest is what a Python of a version manager adds by itself.
+    // The wrapper always passes the first four variables. A Python from a version manager adds the others by
+    // itself.
     let own = ["PATH", "HOME", "LANG", "TZ", "LC_CTYPE", "PWD", "SHLVL", "_"];
     names.retain(|name| !own.contains(name) && !name.contains("PYENV"));
     names.sort_unstable();
@@ -329,8 +331,8 @@ async fn a111_the_child_never_sees_token_cookie_or_setting() {
 async fn children_cannot_read_the_wrappers_memory_or_environment() {
     use std::os::unix::fs::MetadataExt as _;
     let wrapper = Wrapper::unprivileged(&[], &["cat"]).await;
-    // The kernel gives these files to root when a process is not dumpable, and then asks for the right to
-    // trace.
+    // When a process is not dumpable, these files belong to root, and the kernel requires the right to trace
+    // for reading them.
     let owner = std::fs::metadata(format!("/proc/{}/environ", wrapper.pid())).unwrap().uid();
     assert_eq!(owner, 0, "the user of the wrapper and of its children may read them");
 }

@@ -1,4 +1,5 @@
-//! Batches of 2025-03-26: split for the child, gathered for the client.
+//! Tests of the batches of revision 2025-03-26. The wrapper splits a batch for the child and gathers the
+//! answers for the client.
 
 use serde_json::{Value, json};
 
@@ -17,7 +18,7 @@ async fn every_request_of_a_batch_is_answered_once_in_one_array() {
     let wrapper = Wrapper::start(&[], &[]).await;
     let client = wrapper.client().initialize("2025-03-26").await;
     let note = json!({"jsonrpc": "2.0", "method": "notifications/roots/list_changed"});
-    // The same id twice: not allowed by JSON-RPC, but each gets its own answer all the same.
+    // Two requests have the same id. JSON-RPC forbids this, but each of them gets its own answer.
     let batch = json!([echo(json!(1), "a"), note, echo(json!("x"), "b"), echo(json!(1), "c"), {"jsonrpc": "2.0"}, ping(json!(9))]);
     let response = client.post(batch.to_string()).await;
     assert_eq!(response.headers()["content-type"], "application/json");

@@ -1,4 +1,4 @@
-//! What one caller can make the wrapper keep has a ceiling, whatever it is that is kept and wherever.
+//! Tests that the memory that one caller can make the wrapper use has a limit, whatever the memory is for.
 
 use std::net::TcpStream;
 
@@ -14,7 +14,7 @@ async fn memory(wrapper: &Wrapper) -> u64 {
     wrapper.metric("process_resident_memory_bytes").await
 }
 
-/// The most memory that the wrapper takes until no request is in progress.
+/// The largest memory use of the wrapper until no request is in progress.
 async fn most_memory(wrapper: &Wrapper) -> u64 {
     let mut most = 0;
     loop {
@@ -39,14 +39,14 @@ async fn a109_the_questions_of_a_translated_call_have_a_size_together() {
         answer_of(client.post(message.to_string()).await).await
     };
     let before = memory(&wrapper).await;
-    // 100 MB, of which the client could never be sent more than one line has.
+    // The questions have 100 MB together, but no more than one line of them can be sent to the client.
     let refused = answer(&ask(250)).await;
     assert!(refused["error"]["message"].as_str().unwrap().contains("than 1048576 bytes"), "{refused}");
     let after = memory(&wrapper).await;
     assert!(after < before + (60 << 20), "{after} after {before}");
 }
 
-/// A client with a session that can be asked, in front of a stateless server.
+/// A client with a session that can answer the server's questions, in front of a stateless server.
 async fn askable(wrapper: &Wrapper) -> Client {
     let mut client = wrapper.client();
     let params = json!({"protocolVersion": "2025-06-18", "capabilities": {"elicitation": {}}, "clientInfo": {"name": "t", "version": "1"}});
@@ -71,7 +71,7 @@ async fn a109_answers_that_wait_for_the_others_of_their_round_have_a_ceiling() {
         let content = json!({"text": "x".repeat(size)});
         json!({"jsonrpc": "2.0", "id": id, "result": {"action": "accept", "content": content}}).to_string()
     };
-    // 99 MB, of which 32 MiB can be kept.
+    // The answers have 99 MB together, and the wrapper keeps at most 32 MiB for a caller.
     for id in &ids[1..] {
         assert_eq!(client.post(reply(id, 1_000_000)).await.status(), 202);
     }
@@ -80,7 +80,7 @@ async fn a109_answers_that_wait_for_the_others_of_their_round_have_a_ceiling() {
     client.post(reply(&ids[0], 1)).await;
     let failed = events.next().await.unwrap().data;
     assert!(failed["error"]["message"].as_str().unwrap().contains("large messages"), "{failed}");
-    // All of it was given back.
+    // The wrapper has released all of that memory.
     let mut events = Events::new(client.post(call("d", "ask", json!({}))).await);
     let question = events.next().await.unwrap().data;
     client.post(reply(&question["id"], 900_000)).await;
@@ -97,7 +97,7 @@ async fn a109_lines_that_wait_for_memory_have_a_ceiling_together() {
         sessions.push(caller(&wrapper, "ana").initialize("2025-11-25").await);
     }
     let idle = memory(&wrapper).await;
-    // 126 MB. Ana can have 32 MiB of 128.
+    // The answers have 126 MB together. Ana can use 32 MiB of the 128 MiB for all callers.
     let body = call(1, "big", json!({"bytes": 7_900_000}));
     let held: Vec<TcpStream> =
         sessions.iter().map(|session| post_and_not_read(session, &wrapper.address, &body)).collect();

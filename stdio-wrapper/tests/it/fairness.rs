@@ -1,4 +1,4 @@
-//! Who gets a session, or a child of the stateless revision, when there is no room.
+//! Tests who gets a session, or a child of the stateless revision, when there is no room.
 
 use std::time::Duration;
 
@@ -42,7 +42,7 @@ async fn status_of_stateless_call(client: &Client) -> u16 {
 #[tokio::test(flavor = "multi_thread")]
 async fn a100_users_whose_sessions_are_all_in_use_keep_nobody_out() {
     let options = ["--identity=headers", "--max-sessions=12", "--max-sessions-per-principal=0"];
-    // Their children are slow to end, so that there is time to take the places of those who wait for that.
+    // The children are slow to end, so that there is time for others to take the places that become free.
     let wrapper = Wrapper::start(&options, &["--ignores-eof", "--ignores-sigterm"]).await;
     let mut all = Vec::new();
     for _ in 0..6 {
@@ -91,7 +91,7 @@ async fn a100_users_whose_sessions_are_all_in_use_keep_nobody_out() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_has_just_ended_a_session_gets_its_place_for_another_one() {
     let options = ["--identity=headers", "--max-sessions=6", "--max-sessions-per-principal=0"];
-    // The place is free when the child has ended, which takes half a second.
+    // The place is free only when the child has ended, which takes half a second.
     let wrapper = Wrapper::start(&options, &["--ignores-eof", "--ignores-sigterm"]).await;
     let mut all = Vec::new();
     for _ in 0..5 {
@@ -115,7 +115,7 @@ async fn a100_sessions_in_use_do_not_keep_the_stateless_child_of_all_others_from
         all.push(session);
     }
     assert!(all.len() > 4, "{}", all.len());
-    // There may be room for a few more when it is known how small they are.
+    // When the wrapper has measured how small the children are, there may be room for a few more.
     tokio::time::sleep(Duration::from_secs(6)).await;
     while let Some(session) = busy(&wrapper, "mallory").await {
         all.push(session);
@@ -152,7 +152,7 @@ async fn what_nobody_has_used_makes_room_for_clients_of_the_other_kind() {
             }
             counts[1] += 1;
         }
-        // What a child takes is known by then, so the room is filled once more.
+        // By then the wrapper has measured what a child uses, so the test fills the room once more.
         tokio::time::sleep(Duration::from_secs(6)).await;
     }
     assert!(counts.iter().all(|count| (1..200).contains(count)), "{counts:?}");

@@ -1,4 +1,4 @@
-//! A user who has left a group, with a session that was opened as a member of it.
+//! Tests of a user who has left a group and has a session that was opened as a member of the group.
 
 use serde_json::json;
 
@@ -12,7 +12,7 @@ fn member(client: Client, groups: &str) -> Client {
     client.with_header("x-auth-subject", "ana").with_header("x-auth-groups", groups)
 }
 
-/// Status of a request with a session.
+/// Sends a request in the session in one of the ways, and returns its status.
 async fn used(client: &Client, way: &str) -> u16 {
     let response = match way {
         "call" => client.post(call(1, "self", json!({}))).await,
@@ -80,7 +80,7 @@ async fn a_session_goes_on_while_what_is_in_its_command_is_the_same() {
     let renamed = both.clone().with_header("x-auth-username", "ana-maria");
     assert_eq!(used(&renamed, "call").await, 200);
     assert_eq!(used(&member(both, "guests"), "call").await, 404);
-    // Where the command names nobody, groups do not matter.
+    // If the command has no placeholder for the caller, groups do not matter.
     let wrapper = Wrapper::run(&["--identity=headers"], &["python3", CHILD], &[]).await;
     let staff = member(wrapper.client(), "staff").initialize("2025-11-25").await;
     assert_eq!(used(&member(staff, ""), "call").await, 200);

@@ -1,4 +1,4 @@
-//! Who is calling: headers, assertions, placeholders and tool rules.
+//! Tests of the caller's identity: headers, assertions, placeholders and tool rules.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use crate::modern;
 use crate::wrapper::{CHILD, EVERY_LINE, Wrapper, answer_of, call};
 
-/// An authorization service that does nothing but sign and show its key.
+/// An authorization server that only signs assertions and publishes its key.
 pub(crate) struct Issuer {
     key: Ed25519KeyPair,
     pub(crate) url: String,
@@ -170,7 +170,7 @@ async fn an_assertion_must_be_right_in_every_part() {
     let mut twice = wrapper.client().with_header("x-auth-assertion", &good);
     twice.headers.push(("x-auth-assertion".to_owned(), good));
     assert_eq!(twice.try_initialize("2025-11-25").await.status(), 400);
-    // Plain identity headers count for nothing here.
+    // With assertions required, plain identity headers are ignored.
     assert_eq!(
         wrapper.client().with_header("x-auth-subject", "ana").try_initialize("2025-11-25").await.status(),
         401
@@ -200,7 +200,7 @@ async fn clocks_that_differ_are_named_to_the_caller_and_once_in_a_while_in_the_l
     }
     let told = wrapper.log().iter().filter(|line| line.contains("Set both clocks")).count();
     assert!(told < 10, "{told} lines");
-    // A stranger, who has no genuine assertion, learns nothing about clocks.
+    // A stranger without a genuine assertion must not learn anything about the wrapper's clock.
     let forged = Issuer::start().await.sign(&header(), &with(claims(), &[("iat", json!(now() + 3600))]));
     let client = wrapper.client().with_header("x-auth-assertion", &forged);
     let refused = client.try_initialize("2025-11-25").await.text().await.unwrap();
@@ -298,7 +298,7 @@ async fn tool_rules_are_enforced_from_the_body() {
         .initialize("2025-03-26")
         .await;
     assert_eq!(client.text("echo", json!({})).await, "{}");
-    // The header that later revisions mirror the name in is not what counts.
+    // The header in which later revisions repeat the name must not decide. The name in the body does.
     let response = client.clone().with_header("mcp-name", "echo").post(call(5, "crash", json!({}))).await;
     assert_eq!(response.status(), 403);
     let challenge = response.headers()["www-authenticate"].to_str().unwrap().to_owned();
@@ -353,7 +353,7 @@ async fn rules_that_the_assertion_says_are_not_met_are_enforced_from_the_body() 
     let token = issuer.sign(&header(), &with(claims(), &[("tool_rules", unmet)]));
     let client = wrapper.client().with_header("x-auth-assertion", &token).initialize("2025-11-25").await;
     assert_eq!(client.text("echo", json!({})).await, "{}");
-    // The header that later revisions mirror the name in is not what counts.
+    // The header in which later revisions repeat the name must not decide. The name in the body does.
     let refused = client.clone().with_header("mcp-name", "echo").post(call(5, "crash", json!({}))).await;
     assert_eq!(refused.status(), 403);
     let challenge = refused.headers()["www-authenticate"].to_str().unwrap().to_owned();
@@ -363,7 +363,7 @@ async fn rules_that_the_assertion_says_are_not_met_are_enforced_from_the_body() 
     let read = r#"{"jsonrpc":"2.0","id":2,"method":"resources/read","params":{"uri":"x:y"}}"#;
     assert_eq!(client.post(read).await.status(), 403);
     assert_eq!(client.post(read.replace("resources/read", "Resources/Read")).await.status(), 400);
-    // A call that wants no answer is still a call.
+    // A call that is sent as a notification is still a call.
     for (name, reaches_the_child) in [("crash", false), ("echo", true)] {
         let note = json!({"jsonrpc": "2.0", "method": "tools/call", "params": {"name": name}});
         assert_eq!(client.post(note.to_string()).await.status(), 202);
@@ -372,7 +372,7 @@ async fn rules_that_the_assertion_says_are_not_met_are_enforced_from_the_body() 
         }
     }
     assert!(!wrapper.log().iter().any(|line| line.contains("crash")), "{:?}", wrapper.log());
-    // A rule that this release does not know is not overlooked.
+    // A rule that this release does not know must not be ignored.
     let unknown = json!([{"prompts": ["x"], "denied": true}]);
     let token = issuer.sign(&header(), &with(claims(), &[("tool_rules", unknown)]));
     let refused = wrapper.client().with_header("x-auth-assertion", &token).try_initialize("2025-11-25").await;
@@ -419,7 +419,7 @@ async fn what_the_translation_asks_a_server_with_sessions_passes_the_rules_too()
     wrapper.logged("asked tools/call").await;
     let log = wrapper.log().join("\n");
     assert!(!log.contains("asked resources/subscribe") && !log.contains("asked logging/setLevel"), "{log}");
-    // Who may gets both.
+    // A caller with permission gets both.
     let client = wrapper.client().with_header("x-auth-assertion", &denied(&issuer, &["prompts/*"]));
     let (_events, acknowledged) =
         modern::listen(&client, 1, json!({"resourceSubscriptions": ["test://a"]})).await;
@@ -442,7 +442,7 @@ async fn what_the_translation_asks_a_server_without_sessions_passes_the_rules_to
     assert_eq!(client.text("echo", json!({})).await, "{}");
     wrapper.logged("asked tools/call").await;
     let log = wrapper.log().join("\n");
-    // The wrapper itself listens to every list, for nobody in particular.
+    // The wrapper's own subscription covers every list, and belongs to no caller.
     assert!(!log.contains("test://a") && !log.contains("{'toolsListChanged': True}"), "{log}");
     let token = denied(&issuer, &["prompts/*"]);
     let client = wrapper.client().with_header("x-auth-assertion", &token).initialize("2025-11-25").await;

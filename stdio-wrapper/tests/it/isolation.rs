@@ -1,4 +1,5 @@
-//! Attack 107: a child that was taken over goes for the children of other callers, and for the wrapper.
+//! Tests of attack 107: an attacker controls a child, and attacks the children of other callers and the
+//! wrapper.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, Command, Stdio};
@@ -8,15 +9,16 @@ use serde_json::{Value, json};
 
 use crate::wrapper::{Client, Wrapper, gone, is_alive};
 
-/// What a child can try; `own` is what it must be able to do with what is its own. A domain stops these, and
-/// the filter of system calls those.
+/// What a child tries. `own` is what it must be able to do with its own processes. The domain prevents the
+/// attempts of this list, and the filter of system calls those of the next one.
 const ATTEMPTS: [&str; 5] = ["write", "environment", "memory", "trace", "kill"];
 const CALLS: [&str; 6] = ["limit", "scheduler", "affinity", "attributes", "priority", "io_priority"];
-/// A call with the number of 32-bit programs.
+/// A system call with its number for 32-bit programs.
 const OLD_CALLS: &[&str] = if cfg!(target_arch = "x86_64") { &["old_call"] } else { &[] };
 const SIGTERM: i32 = 15;
 
-/// The child's own process, one that it has started, and one that has left it and is the wrapper's now.
+/// The processes that try it: the child's own process, one that it has started, and an orphan, whose parent
+/// is now the wrapper.
 const BY: [&str; 3] = ["itself", "a descendant", "orphan"];
 
 /// Whether the kernel supports what is tested here (Linux 6.12). If not, reports that the test is skipped.
@@ -41,14 +43,15 @@ async fn reach(client: &Client, pid: i32, by: &str) -> Value {
     found
 }
 
-/// Whether an attempt was refused for lack of permission.
+/// Checks that an attempt was refused for lack of permission.
 fn assert_refused(found: &Value, attempt: &str, by: &str, target: &str) {
     let told = found[attempt].as_str().unwrap();
     let is_refused = told.contains("PermissionError") || told.contains("not permitted");
     assert!(is_refused, "{by} of a child on {target}: {attempt}: {found}");
 }
 
-/// As in a container: a user without any right. Some rights of root would open what is tried here.
+/// The wrapper runs as a user without any rights, as in a container. Some rights of root would allow what the
+/// child tries here.
 #[tokio::test(flavor = "multi_thread")]
 async fn a107_a_child_reaches_neither_other_callers_children_nor_the_wrapper() {
     if !kernel_isolates("a107_a_child_reaches_neither_other_callers_children_nor_the_wrapper") {
@@ -67,7 +70,7 @@ async fn a107_a_child_reaches_neither_other_callers_children_nor_the_wrapper() {
         }
     }
     assert_eq!(alice.text("echo", json!({})).await, "{}");
-    // What it has left behind can still be found and ended.
+    // The wrapper can still find and end the processes that the child has left behind.
     let orphan: i32 = mallory.text("orphan", json!({"seconds": 1000})).await.parse().unwrap();
     assert_eq!(mallory.delete().await, 204);
     gone(orphan).await;
@@ -89,8 +92,8 @@ async fn a107_a_child_changes_neither_limits_nor_priorities_of_others() {
         }
     }
     wrapper.logged("children cannot change the limits and priorities of each other").await;
-    // The kernel shares out the processor between sessions (`autogroup`, sched(7)), and each process of one
-    // can change its share.
+    // The kernel divides the processor between sessions (`autogroup`, sched(7)), and each process of a
+    // session can change the session's share.
     let sessions = [mallory.server_pid, alice.server_pid, wrapper.pid()].map(session_of);
     assert!(
         sessions[0] != sessions[1] && sessions[0] != sessions[2] && sessions[1] != sessions[2],
@@ -98,10 +101,10 @@ async fn a107_a_child_changes_neither_limits_nor_priorities_of_others() {
     );
 }
 
-/// The session of a process; 0 is one that was started outside of this container (`proc_pid_stat(5)`).
+/// The session of a process (`proc_pid_stat(5)`). It is 0 if the session was started outside this container.
 fn session_of(pid: i32) -> i32 {
     let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    // The name of the program comes before, and may have spaces of its own.
+    // The name of the program stands before these fields, and it may contain spaces.
     state.rsplit(") ").next().unwrap().split(' ').nth(3).unwrap().parse().unwrap()
 }
 
@@ -135,7 +138,7 @@ async fn required_isolation_is_there_or_nothing_starts() {
         assert_eq!(output.status.code(), Some(1), "{told}");
         assert!(told.contains("CHILD_ISOLATION is `required`, which cannot be had"), "{told}");
         assert!(told.contains(needs), "{told}");
-        // Otherwise it starts, and says what does not hold.
+        // Otherwise the wrapper starts, and its log says which protection is missing.
         let mut process = start_after(without, &[]);
         let log = BufReader::new(process.stderr.take().unwrap()).lines().map_while(Result::ok);
         let lines: Vec<String> = log.take_while(|line| !line.contains(" serving ")).collect();
@@ -157,7 +160,7 @@ fn start_after(prepare: fn(), options: &[&str]) -> Child {
     std::thread::spawn(start).join().unwrap()
 }
 
-/// No further domain can be entered: the kernel allows sixteen, one in the other.
+/// Makes the kernel refuse another domain, because it allows only sixteen nested ones.
 fn no_more_domains() {
     for _ in 0..16 {
         let domain = Ruleset::default().scope(Scope::AbstractUnixSocket).unwrap().create().unwrap();
@@ -165,7 +168,8 @@ fn no_more_domains() {
     }
 }
 
-/// No further filter can be entered: a first one refuses seccomp(2), as the profile of a container might.
+/// Makes the kernel refuse another filter: the first one refuses seccomp(2), as the profile of a container
+/// might.
 fn no_more_filters() {
     let number = if cfg!(target_arch = "x86_64") { 317 } else { 277 };
     let instruction = |code, jf, k| seccompiler::sock_filter { code, jt: 0, jf, k };

@@ -1,4 +1,4 @@
-//! Clients with sessions in front of a stateless server.
+//! Tests of clients with sessions in front of a stateless server.
 
 use std::time::Duration;
 
@@ -59,7 +59,7 @@ async fn a_round_becomes_a_question_on_the_stream_of_the_call() {
     assert_eq!(answer["id"], "c");
     let text = answer["result"]["content"][0]["text"].as_str().unwrap();
     assert!(text.contains("\"opaque\"") && text.contains("accept"), "{answer}");
-    // Who cannot be asked is told what is missing.
+    // A client that cannot be asked learns which capability it would need.
     let unable = able(&wrapper, json!({})).await;
     let refused = unable.call("ask", json!({})).await;
     assert!(refused["error"]["message"].as_str().unwrap().contains("elicitation"), "{refused}");
@@ -106,7 +106,7 @@ async fn question(events: &mut Events) -> Value {
 async fn each_round_is_a_question_of_its_own() {
     let wrapper = wrapper(&[]).await;
     let client = able(&wrapper, json!({"elicitation": {}})).await;
-    // The client's own idea of answers and a state is not the server's.
+    // Answers and a state that the client writes into its arguments must not be those that the server gets.
     let arguments =
         json!({"name": "ask_twice", "inputResponses": {"q": {"action": "accept"}}, "requestState": "two"});
     let forged = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": arguments});
@@ -119,7 +119,7 @@ async fn each_round_is_a_question_of_its_own() {
     client.post(reply(&first["id"], "accept")).await;
     let second = question(&mut events).await;
     assert_eq!(second["params"]["message"], "second");
-    // The first answer once more is for no question.
+    // The first answer, sent again, belongs to no question.
     client.post(reply(&first["id"], "accept")).await;
     client.post(reply(&second["id"], "decline")).await;
     let answer = events.next().await.unwrap().data;
@@ -149,7 +149,7 @@ async fn calls_with_one_id_end_each_for_itself() {
     let slow = client.clone();
     let slow = tokio::spawn(async move { slow.call("sleep", json!({"seconds": 20})).await });
     tokio::time::sleep(Duration::from_millis(300)).await;
-    // With the same id, and answered first.
+    // This call has the same id and is answered first.
     assert_eq!(client.text("echo", json!({})).await, "{}");
     let cancel = json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1}});
     client.post(cancel.to_string()).await;
@@ -205,13 +205,13 @@ async fn a_subscription_is_replaced_only_for_another_one_and_not_for_each_change
 async fn calls_that_wait_for_a_stateless_server_have_a_ceiling_together() {
     let wrapper = wrapper(&["--max-body=1MiB"]).await;
     let client = able(&wrapper, json!({})).await;
-    // 40 MB, of which 32 MiB may wait.
+    // The messages have 40 MB together, of which 32 MiB may wait.
     let padding = "x".repeat(900_000);
     let calls = (0..45).map(|id| {
         let (client, body) = (client.clone(), call(id, "sleep", json!({"seconds": 5, "padding": padding})));
         async move {
             let answer = loop {
-                // While others are read there may be no room for a body.
+                // While the wrapper reads other bodies, there may be no room for one more.
                 let response = client.post(body.clone()).await;
                 if response.status() != 503 {
                     break crate::wrapper::answer_of(response).await;

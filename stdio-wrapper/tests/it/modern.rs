@@ -1,4 +1,4 @@
-//! A stateless client and its wrapper, so that a test reads as a sentence.
+//! Helpers for tests of stateless clients and their wrapper.
 
 use reqwest::Response;
 use serde_json::{Value, json};
@@ -13,7 +13,7 @@ pub(crate) async fn wrapper(options: &[&str]) -> Wrapper {
     Wrapper::run(options, &["python3", CHILD], &[]).await
 }
 
-/// `_meta` of every request.
+/// The `_meta` of every request.
 pub(crate) fn meta() -> Value {
     json!({
         "io.modelcontextprotocol/protocolVersion": VERSION,
@@ -34,7 +34,7 @@ pub(crate) fn request(id: impl Into<Value>, method: &str, params: Value) -> Valu
     json!({"jsonrpc": "2.0", "id": id.into(), "method": method, "params": params})
 }
 
-/// The headers that a message wants.
+/// The client with the headers that this message requires.
 pub(crate) fn with_headers(client: &Client, message: &Value) -> Client {
     let name = ["name", "uri", "taskId"].iter().find_map(|name| message["params"][name].as_str());
     let mut client = client
@@ -47,26 +47,26 @@ pub(crate) fn with_headers(client: &Client, message: &Value) -> Client {
     client
 }
 
-/// Sends a message with the headers that it wants.
+/// Sends a message with the headers that it requires.
 pub(crate) async fn send(client: &Client, message: &Value) -> Response {
     with_headers(client, message).post(message.to_string()).await
 }
 
-/// Calls a tool; gives status and answer.
+/// Calls a tool, and returns the status and the answer.
 pub(crate) async fn call(client: &Client, tool: &str, arguments: Value) -> (u16, Value) {
     let response =
         send(client, &request(1, "tools/call", json!({"name": tool, "arguments": arguments}))).await;
     (response.status().as_u16(), answer_of(response).await)
 }
 
-/// Calls a tool; gives its text.
+/// Calls a tool, and returns the text of its result.
 pub(crate) async fn text(client: &Client, tool: &str, arguments: Value) -> String {
     let (_, answer) = call(client, tool, arguments).await;
     let text = answer["result"]["content"][0]["text"].as_str();
     text.unwrap_or_else(|| panic!("no text in {answer}")).to_owned()
 }
 
-/// Opens a subscription, and takes its acknowledgement.
+/// Opens a subscription, and reads its acknowledgement.
 pub(crate) async fn listen(client: &Client, id: impl Into<Value>, wanted: Value) -> (Events, Value) {
     let message = request(id, "subscriptions/listen", json!({"notifications": wanted}));
     let mut events = Events::new(send(client, &message).await);
@@ -75,7 +75,7 @@ pub(crate) async fn listen(client: &Client, id: impl Into<Value>, wanted: Value)
     (events, first)
 }
 
-/// Status and JSON-RPC code of a refused message.
+/// Sends a message that is refused, and returns the status and the JSON-RPC code.
 pub(crate) async fn refusal(client: &Client, body: &str) -> (u16, i64) {
     let response = client.post(body.to_owned()).await;
     let status = response.status().as_u16();

@@ -1,5 +1,5 @@
-//! What a stateless request must look like: each rule with its status and code, in the order in which they
-//! count.
+//! Tests of the rules for a stateless request. Each rule has its status and code, and the rules are checked
+//! in a fixed order.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -37,9 +37,9 @@ async fn rules_4_to_9_bodies_metadata_and_versions() {
     let client = with_headers(&wrapper.client(), &list);
     assert_eq!(refusal(&client, "{nonsense").await, (400, -32700));
     assert_eq!(refusal(&client, &format!("[{list}]")).await.0, 400);
-    // 6: the header is missing.
+    // Rule 6: the header is missing.
     assert_eq!(refusal(&wrapper.client(), &list.to_string()).await, (400, -32020));
-    // 7: metadata is missing, in whole or in part.
+    // Rule 7: the metadata is missing, or a part of it is.
     for missing in ["protocolVersion", "clientCapabilities"] {
         let mut message = list.clone();
         message["params"]["_meta"]
@@ -48,13 +48,13 @@ async fn rules_4_to_9_bodies_metadata_and_versions() {
             .remove(&format!("io.modelcontextprotocol/{missing}"));
         assert_eq!(refusal(&client, &message.to_string()).await, (400, -32602), "{missing}");
     }
-    // They are kept with what depends on them, so they have a size.
+    // The wrapper keeps the capabilities together with what depends on them, so their size is limited.
     let mut large = list.clone();
     large["params"]["_meta"]["io.modelcontextprotocol/clientCapabilities"] = json!({"x": "x".repeat(17_000)});
     assert_eq!(refusal(&client, &large.to_string()).await, (400, -32602));
     let bare = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list"});
     assert_eq!(refusal(&client, &bare.to_string()).await, (400, -32602));
-    // 8 comes before 9: who disagrees with himself is told that.
+    // Rule 8 is checked before rule 9: a request whose header and body differ is refused for that reason.
     let mut other = list.clone();
     other["params"]["_meta"]["io.modelcontextprotocol/protocolVersion"] = json!("2099-01-01");
     assert_eq!(refusal(&client, &other.to_string()).await, (400, -32020));
@@ -98,7 +98,7 @@ async fn rules_10_and_11_method_and_name_are_repeated_in_headers() {
     let client = with_headers(&wrapper.client(), &json!({"method": "resources/read", "params": {}}))
         .with_header("mcp-name", "=?base64?dGVzdDovL8O8?=");
     assert_eq!(refusal(&client, &read.to_string()).await, (200, 0));
-    // Whoever writes the name as it is learns why that is refused.
+    // A client that sends the name without encoding it learns why it is refused.
     let told = answer_of(client.with_header("mcp-name", "test://ü").post(read.to_string()).await).await;
     let why = told["error"]["message"].as_str().unwrap();
     assert!(
@@ -194,7 +194,7 @@ async fn rule_5_both_eras_live_on_one_endpoint() {
     assert_eq!(session.text("echo", json!({"a": 1})).await, "{\"a\": 1}");
     let (status, answer) = call(&wrapper.client(), "echo", json!({"a": 2})).await;
     assert_eq!((status, &answer["result"]["resultType"]), (200, &json!("complete")), "{answer}");
-    // The handshake is the handshake, whatever revision it asks for.
+    // `initialize` opens a session, whichever revision it asks for.
     let later = wrapper.client().initialize(VERSION).await;
     assert_eq!(later.text("echo", json!({})).await, "{}");
 }
@@ -204,7 +204,7 @@ async fn rule_25_without_translation_clients_are_told_to_fall_back() {
     let wrapper = Wrapper::start(&["--translate=false"], &[]).await;
     let (status, answer) = call(&wrapper.client(), "echo", json!({})).await;
     assert_eq!((status, &answer["error"]["code"]), (400, &json!(-32000)));
-    // 26: and a server without sessions says itself which versions it has.
+    // Rule 26: a server without sessions names the versions that it supports.
     let modern = wrapper_without_translation().await;
     let refused = answer_of(modern.client().try_initialize("2025-11-25").await).await;
     assert_eq!(refused["error"]["code"], -32022);
@@ -225,7 +225,7 @@ async fn who_waits_for_a_list_of_tools_that_does_not_come_is_told_with_the_other
     )
     .await;
     let client = wrapper.client();
-    // From now on it is known which server this is.
+    // From now on, the wrapper knows which revisions the server speaks.
     send(&client, &request(1, "server/discover", json!({}))).await;
     let together = (0..5).map(|_| {
         let client = client.clone();

@@ -1,4 +1,4 @@
-//! Stateless clients in front of a server with sessions.
+//! Tests of stateless clients in front of a server with sessions.
 
 use std::time::Duration;
 
@@ -61,10 +61,10 @@ async fn a_question_becomes_a_round_and_the_waiting_call_goes_on() {
     assert_eq!(asked["result"]["resultType"], "input_required", "{asked}");
     assert_eq!(asked["result"]["inputRequests"]["elicitation"]["method"], "elicitation/create");
     let state = asked["result"]["requestState"].as_str().unwrap().to_owned();
-    // Nothing but the state itself opens it.
+    // Only the exact state is accepted.
     let forged = json!({"requestState": format!("{state}x"), "inputResponses": {}});
     assert_eq!(answer(&client, &asking(can.clone(), forged)).await.1["error"]["code"], -32602);
-    // An answer that is none is asked for again, in a new round.
+    // If an answer is not valid, the question is asked again in a new round.
     let wrong = json!({"requestState": state, "inputResponses": {"elicitation": {"action": "perhaps"}}});
     let (_, again) = answer(&client, &asking(can.clone(), wrong)).await;
     let next = again["result"]["requestState"].as_str().unwrap().to_owned();
@@ -179,7 +179,7 @@ async fn a_page_to_visit_becomes_a_round_for_those_who_can_and_codes_of_the_past
         request(1, "tools/call", params)
     };
     for lacking in [json!({}), json!({"elicitation": {}}), json!({"elicitation": {"form": {}}})] {
-        // Each of these clients has a server session of its own, so each is refused anew.
+        // Each of these clients has its own session with the server, so each of them is refused separately.
         let (status, refused) = answer(&client, &visit(lacking, json!({}))).await;
         assert_eq!((status, &refused["error"]["code"]), (400, &json!(-32021)), "{refused}");
         assert_eq!(refused["error"]["data"]["requiredCapabilities"], json!({"elicitation": {"url": {}}}));
@@ -205,7 +205,7 @@ async fn a_page_to_visit_becomes_a_round_for_those_who_can_and_codes_of_the_past
 async fn who_waits_for_a_session_that_cannot_be_opened_is_told_with_the_others_and_opens_none() {
     let wrapper = Wrapper::start(&["--start-timeout=4s"], &["--never-answers"]).await;
     let list = request(1, "tools/list", json!({}));
-    // From now on it is known that the server has sessions.
+    // From now on, the wrapper knows that the server has sessions.
     answer(&wrapper.client(), &list).await;
     let before = wrapper.metric("stdio_wrapper_children_started_total").await;
     let together = (0..5).map(|_| {
@@ -217,14 +217,14 @@ async fn who_waits_for_a_session_that_cannot_be_opened_is_told_with_the_others_a
         assert!(told["error"]["message"].as_str().unwrap().contains("did not answer within"), "{told}");
     }
     assert_eq!(wrapper.metric("stdio_wrapper_children_started_total").await, before + 1);
-    // What failed once is tried again for whoever comes later.
+    // A start that failed is tried again for the next client.
     answer(&wrapper.client(), &list).await;
     assert_eq!(wrapper.metric("stdio_wrapper_children_started_total").await, before + 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_goes_while_its_session_is_opened_leaves_none_behind() {
-    // START_TIMEOUT is 45 s.
+    // The session must go long before START_TIMEOUT, which is 45 s.
     let wrapper = Wrapper::start(&[], &["--never-answers"]).await;
     let (client, list) = (wrapper.client(), request(1, "tools/list", json!({})));
     let given_up = tokio::time::timeout(Duration::from_secs(3), send(&client, &list)).await;
@@ -240,11 +240,11 @@ async fn a_call_is_not_held_up_by_a_server_that_does_not_answer_when_it_is_told_
     let level = json!({"io.modelcontextprotocol/logLevel": "info"});
     let message = request(1, "tools/call", json!({"name": "log", "arguments": {"lines": 2}, "_meta": level}));
     let client = wrapper.client();
-    // REQUEST_TIMEOUT is five minutes.
+    // This must not wait for REQUEST_TIMEOUT, which is five minutes.
     let called = tokio::time::timeout(Duration::from_secs(30), send(&client, &message)).await;
     let logged = Events::new(called.expect("the call is sent all the same")).rest().await;
     assert_eq!(logged.len(), 3, "{logged:?}");
-    // Nothing of it is left behind.
+    // Afterwards, the wrapper keeps nothing of it.
     wrapper.metric_becomes("stdio_wrapper_requests_in_flight", 0).await;
 }
 
@@ -255,7 +255,7 @@ async fn a_resource_that_the_server_does_not_begin_to_watch_holds_up_no_other_li
     let client = wrapper.client();
     let soon = |wait| tokio::time::timeout(Duration::from_secs(30), wait);
     let silent = listen(&client, "a", json!({"resourceSubscriptions": ["silent://x"]}));
-    // REQUEST_TIMEOUT is five minutes.
+    // This must not wait for REQUEST_TIMEOUT, which is five minutes.
     let (mut silent, promised) = soon(Box::pin(silent)).await.expect("the stream begins at once");
     assert_eq!(promised["params"]["notifications"], json!({"resourceSubscriptions": ["silent://x"]}));
     let other = listen(&client, "b", json!({"resourceSubscriptions": ["test://b", "test://c"]}));
@@ -275,7 +275,7 @@ async fn a_resource_that_the_server_does_not_begin_to_watch_holds_up_no_other_li
     let words = told["error"]["message"].as_str().unwrap();
     assert!(words.contains("resources/subscribe") && words.contains("silent://x"), "{told}");
     assert_eq!(silent.next().await, None);
-    // Nothing of it is left behind.
+    // Afterwards, the wrapper keeps nothing of it.
     wrapper.logged("asked resources/unsubscribe").await;
     wrapper.metric_becomes("stdio_wrapper_requests_in_flight", 0).await;
 }

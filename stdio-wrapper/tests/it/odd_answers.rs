@@ -1,6 +1,6 @@
-//! What a child writes and its client cannot take as it is: the caller gets an answer at once all the same,
-//! the good one where no value has to be guessed, and else an error that says why. Nobody waits for a
-//! timeout.
+//! Tests of lines that a child writes and its client cannot accept unchanged. The caller gets an answer at
+//! once: the correct one if no value has to be guessed, and otherwise an error that says why. Nobody waits
+//! for a timeout.
 //!
 //! The wrapper's own timeout is 5 minutes and that of the test's client is 60 s, so a call that waits fails
 //! its test.
@@ -118,7 +118,8 @@ async fn an_answer_that_names_no_call_fails_the_only_one_that_waits() {
     let nameless = r#"{"jsonrpc":"2.0","error":{"code":-32603,"message":"broke {down}"}}"#;
     let answer = answered_with(&client, nameless).await;
     assert!(refusal(&answer).contains("broke {down}"), "{answer}");
-    // While another call waits, or one that was given up may still be answered, nobody can tell whose it is.
+    // While another call waits, or a call that was given up may still be answered, the wrapper cannot know
+    // which call the line belongs to.
     let waiting = tokio::spawn({
         let client = client.clone();
         async move { client.text("sleep", json!({"seconds": 1})).await }
@@ -171,7 +172,7 @@ async fn an_error_without_an_id_is_not_given_to_a_call_that_it_may_not_be_about(
         async move { client.text("sleep", json!({"seconds": 1})).await }
     });
     wrapper.metric_becomes("stdio_wrapper_requests_in_flight", 1).await;
-    // Two calls wait: nobody can tell which of them is meant.
+    // Two calls wait, and the wrapper cannot know which of them is meant.
     let nameless = r#"{"jsonrpc":"2.0","id":null,"error":{"code":1,"message":"x"}}"#;
     let line = format!("{nameless}\n{{\"jsonrpc\":\"2.0\",\"id\":{{ID}},\"result\":{{\"a\":1}}}}");
     assert_eq!(answered_with(&client, &line).await["result"]["a"], 1);
@@ -218,7 +219,7 @@ fn forged() -> String {
         format!(r#"{sound}\nEve says {{"jsonrpc":"2.0","id":{id},"result":{{"evil":NaN}}}}"#)
     };
     let mut lines: Vec<String> = ["{ID-1}", "{ID}"].into_iter().map(shown).collect();
-    // On a line of its own it looks like an answer.
+    // On its own line, the text looks like an answer.
     lines.push(r#"{"jsonrpc":"2.0","id":{ID-1},"result":{"evil":1}}"#.to_owned());
     lines.push(r#"{"jsonrpc":"2.0","id":{ID-1},"result":{"evil":NaN}}"#.to_owned());
     lines.join("\n").replace("\\n", "\n") + "\n{\"jsonrpc\":\"2.0\",\"id\":{ID},\"result\":{}}"
@@ -238,7 +239,7 @@ async fn what_a_stateless_child_prints_forges_no_answer_to_somebody_else() {
         let answer = answer_of(modern::send(client, &message).await).await;
         serde_json::from_str(answer["result"]["content"][0]["text"].as_str().unwrap()).unwrap()
     };
-    // Eve knows her own ids, and they tell nothing about Ana's.
+    // Eve knows her own ids, but she cannot derive Ana's ids from them.
     let mut before = 0;
     for _ in 0..3 {
         let shown = seen(&eve).await;
@@ -293,7 +294,8 @@ async fn a_line_of_a_session_with_several_stateless_callers_forges_no_answer_eit
     wrapper.metric_becomes("stdio_wrapper_requests_in_flight", 1).await;
     modern::call(&client, "raw", json!({"text": forged()})).await;
     assert_eq!(waiting.await.unwrap()["result"]["content"][0]["text"], "slept");
-    // Nor when only one call waits: what is printed may be about one that was answered before.
+    // The line is not accepted either when only one call waits, because it may be about a call that was
+    // answered before.
     let alone = "Eve says {\"jsonrpc\":\"2.0\",\"id\":{ID},\"result\":{\"evil\":1}}\n{\"jsonrpc\":\"2.0\",\"id\":{ID},\"result\":{\"a\":1}}";
     let answer = modern::call(&client, "raw", json!({"text": alone})).await.1;
     assert_eq!(answer["result"]["a"], 1, "{answer}");
@@ -340,11 +342,11 @@ async fn an_error_about_a_notification_is_not_given_to_the_call_after_it() {
     assert_eq!(client.text("echo", json!({})).await, "{}");
     client.post(r#"{"jsonrpc":"2.0","method":"notifications/roots/list_changed"}"#).await;
     assert_eq!(client.text("echo", json!({})).await, "{}");
-    // When such a call was answered, the child has read the notification, and an error is about what came
-    // after it.
+    // After the answer to such a call, the child has read the notification, so an error is about something
+    // that came later.
     let nameless = r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32700,"message":"cannot read {this}"}}"#;
     assert!(refusal(&answered_with(&client, nameless).await).contains("cannot read {this}"));
-    // Of one that is about something else than reading, nobody knows what it means.
+    // If the error is not a parse error, its meaning is unknown.
     let other = r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32601,"message":"x"}}"#;
     let line = format!("{other}\n{{\"jsonrpc\":\"2.0\",\"id\":{{ID}},\"result\":{{\"a\":1}}}}");
     assert_eq!(answered_with(&client, &line).await["result"]["a"], 1);
@@ -361,7 +363,7 @@ async fn an_error_without_an_id_is_not_given_to_the_call_after_a_cancelled_one()
     wrapper.metric_becomes("stdio_wrapper_requests_in_flight", 1).await;
     client.post(r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":5}}"#).await;
     assert!(waiting.await.unwrap()["error"].is_object());
-    // Even after another answer: the cancelled one may still run.
+    // This also holds after another answer, because the cancelled call may still run.
     assert_eq!(client.text("echo", json!({})).await, "{}");
     let late = r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32700,"message":"cannot read the first one"}}"#;
     let line = format!("{late}\n{{\"jsonrpc\":\"2.0\",\"id\":{{ID}},\"result\":{{\"a\":1}}}}");
@@ -410,7 +412,7 @@ async fn a_question_of_the_child_that_clients_would_drop_is_answered_with_an_err
         let told = client.text("ask", json!({"method": "roots/list", "params": params})).await;
         assert!(told.contains("-32600"), "{params}: {told}");
     }
-    // Null in place of what may be left out is left out.
+    // The wrapper removes an optional member whose value is null.
     let mut events = Events::new(
         client.post(call(1, "ask", json!({"method": "roots/list", "params": {"_meta": null}}))).await,
     );

@@ -1,5 +1,5 @@
-//! What a client sends and an SDK behind the wrapper would drop without a word (`--strict`): it is refused
-//! with 400, or the part that nobody needs is taken out. Nobody waits for a timeout.
+//! Tests of messages that an SDK behind the wrapper would silently drop (`--strict`). The wrapper refuses
+//! them with 400, or removes the part that nobody needs. Nobody waits for a timeout.
 
 use serde_json::{Value, json};
 
@@ -9,7 +9,7 @@ async fn wrapper() -> Wrapper {
     Wrapper::start(&[], &["--strict"]).await
 }
 
-/// A call of the tool that tells its params, with these members besides id and version.
+/// Calls the tool that returns its params. The message has these members besides id and version.
 async fn post(client: &Client, members: &str) -> (u16, Value) {
     let response = client.post(format!(r#"{{"jsonrpc":"2.0","id":7,{members}}}"#)).await;
     (response.status().as_u16(), answer_of(response).await)
@@ -51,7 +51,8 @@ async fn what_the_schema_forbids_is_refused() {
         let (status, answer) = post(&newcomer, &format!(r#""method":"initialize","params":{params}"#)).await;
         assert_eq!((status, &answer["error"]["code"]), (400, &json!(-32600)), "{meta}: {answer}");
     }
-    // Notifications too: what the child would have learned from them may be what a later call needs.
+    // Notifications are refused too, because a later call may depend on what the child would have learned
+    // from them.
     let noted = client.post(r#"{"jsonrpc":"2.0","method":"notifications/initialized","params":[]}"#).await;
     assert_eq!(noted.status(), 400);
     assert_eq!(client.text("echo", json!({})).await, "{}");
@@ -89,7 +90,7 @@ async fn keys_that_json_rpc_does_not_know_and_half_surrogate_pairs_do_not_reach_
     assert_eq!(params_of(&answer), json!({"name": "params", "x": 1}));
     let given = r#""method":"tools/call","params":{"name":"params","x":"a\ud83db\ud83d\ude00"}"#;
     assert_eq!(params_of(&post(&client, given).await.1)["x"], "a\u{fffd}b\u{1f600}");
-    // Node's readline ends lines at these.
+    // Node's readline ends a line at these characters.
     let given = "\"method\":\"tools/call\",\"params\":{\"name\":\"params\",\"x\":\"a\u{2028}b\u{2029}\"}";
     assert_eq!(params_of(&post(&client, given).await.1)["x"], "a\u{2028}b\u{2029}");
 }
@@ -132,7 +133,7 @@ async fn stateless_requests_are_held_to_the_same() {
     assert_eq!((status, &answer["error"]["code"]), (400, &json!(-32600)), "{answer}");
 }
 
-/// Asks the client with the id that the child chose; gives the stream and the id as the client saw it.
+/// Lets the child ask the client with this id. Returns the stream, and the id that the client received.
 async fn asked(client: &Client, id: Value) -> (Events, Value) {
     let mut events =
         Events::new(client.post(call(1, "ask", json!({"method": "roots/list", "id": id}))).await);
@@ -174,7 +175,7 @@ async fn an_answer_of_the_client_that_the_child_would_drop_does_not_leave_the_ch
         assert_eq!(posted.status(), 202, "{members}");
         assert_eq!(told(events).await, seen, "{members}");
     }
-    // A client that cannot even read the id says so without one.
+    // A client that cannot even read the id sends an error without an id.
     let (events, _) = asked(&client, json!("q")).await;
     let nameless = r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32700,"message":"cannot read"}}"#;
     assert_eq!(client.post(nameless).await.status(), 202);
@@ -213,7 +214,7 @@ async fn an_id_that_is_no_json_is_not_repeated() {
     }
     let (status, answer) = post(&client, r#""method":"tools/list","params":{"x":NaN}"#).await;
     assert_eq!((status, &answer["id"]), (400, &json!(7)), "one that can be read is repeated");
-    // Nor towards a child that asks under such an id.
+    // The same holds for a child that asks with such an id.
     let line = "{\"jsonrpc\":\"2.0\",\"id\":--..5eE,\"method\":\"ping\"}\n{\"jsonrpc\":\"2.0\",\"id\":{ID},\"result\":{}}";
     assert_eq!(client.call("raw", json!({"text": line})).await["result"], json!({}));
     assert_eq!(client.text("echo", json!({})).await, "{}", "the child reads on");

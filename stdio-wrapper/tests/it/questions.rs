@@ -1,4 +1,4 @@
-//! What a server asks its client within a session, and the calls that wait meanwhile.
+//! Tests of questions that a server asks its client in a session, and of the calls that wait for the answers.
 
 use std::time::Duration;
 
@@ -19,7 +19,8 @@ async fn a_question_that_nobody_answers_holds_up_no_later_call() {
     let client = wrapper.session().await;
     let left = Events::new(client.post(call(1, "leave", json!({}))).await).rest().await;
     assert!(left.iter().any(|event| event.data["params"]["message"] == "left behind"), "{left:?}");
-    // This one never ends. It used to wait for twelve times REQUEST_TIMEOUT, since the question was open.
+    // This call never ends. It once waited for twelve times REQUEST_TIMEOUT, because the question was still
+    // open.
     let late = timeout(Duration::from_secs(40), client.call("rouse", json!({}))).await.unwrap();
     assert!(late["error"]["message"].as_str().unwrap().contains("did not answer within 5 s"), "{late}");
 }
@@ -31,7 +32,7 @@ fn asking() -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_question_of_a_call_whose_connection_is_lost_comes_on_the_get_stream() {
-    // As events, and while the answer could still be JSON.
+    // The first value makes the response an event stream. With the second one, it could still become JSON.
     for stream_after in ["--stream-after=50ms", "--stream-after=30s"] {
         let wrapper = Wrapper::start(&[stream_after], &[]).await;
         let client = wrapper.session().await;

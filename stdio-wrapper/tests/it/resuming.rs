@@ -1,4 +1,4 @@
-//! Priming events, `retry`, and resuming with `Last-Event-ID`.
+//! Tests of priming events, of `retry`, and of resuming with `Last-Event-ID`.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ async fn a_stream_starts_with_a_priming_event_from_2025_11_25_on() {
     }
 }
 
-/// Reads some events of a call, drops the connection, and gives the last id seen.
+/// Reads some events of a call and drops the connection. Returns the last event id.
 async fn lose_connection(client: &Client, lines: usize, seen: usize) -> String {
     let mut events =
         Events::new(client.post(call("job", "log", json!({"lines": lines, "pause": 0.03}))).await);
@@ -48,7 +48,7 @@ async fn a_lost_post_stream_is_resumed_without_gap_or_repeat() {
     let expected: Vec<String> = (5..20).map(|step| format!("line {step}")).collect();
     assert_eq!(lines, expected);
     assert_eq!(rest.last().unwrap().data["id"], "job");
-    // The answer can be had again, too.
+    // The client can get the answer again, too.
     let before_last = rest[rest.len() - 2].id.clone().unwrap();
     let again = Events::new(client.get(Some(&before_last)).await).rest().await;
     assert_eq!(again.last().unwrap().data["id"], "job");
@@ -85,7 +85,7 @@ async fn a_session_resumes_its_own_events_only() {
         let status = ana.get(Some(id)).await.status();
         assert!(status == 400 || id.trim() == "1-0", "{id}: {status}");
     }
-    // The number is the client's choice. The GET stream goes on, as after a gap.
+    // The client can choose this number. The GET stream continues as after a gap.
     assert_eq!(ana.get(Some("0-18446744073709551615")).await.status(), 200);
 }
 

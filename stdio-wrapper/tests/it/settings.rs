@@ -1,4 +1,4 @@
-//! The command line and the operator's endpoints.
+//! Tests of the command line and of the operator's endpoints.
 
 use std::process::{Command, Output};
 
@@ -110,7 +110,7 @@ async fn health_starts_no_child() {
         assert_eq!(wrapper.ops_status(path).await, 200, "{path}");
     }
     assert_eq!(wrapper.metric("stdio_wrapper_children_started_total").await, 0);
-    // What is for the operator is not on the public listener.
+    // The operator's endpoints are not on the public listener.
     let mut client = wrapper.client();
     client.url = format!("http://{}/metrics", wrapper.address);
     assert_eq!(client.get(None).await.status(), 404);

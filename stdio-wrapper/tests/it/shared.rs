@@ -1,4 +1,4 @@
-//! One child for all sessions.
+//! Tests of one child that all sessions share.
 
 use std::time::Duration;
 
@@ -55,7 +55,7 @@ async fn who_waits_for_a_shared_child_that_does_not_answer_is_told_with_the_othe
         assert!(told["error"]["message"].as_str().unwrap().contains("in time"), "{told}");
     }
     assert_eq!(wrapper.metric("stdio_wrapper_children_started_total").await, 1);
-    // What failed once is tried again for whoever comes later.
+    // A start that failed is tried again for the next client.
     let told = answer_of(wrapper.client().try_initialize("2025-11-25").await).await;
     assert!(told["error"]["message"].as_str().unwrap().contains("in time"), "{told}");
     assert_eq!(wrapper.metric("stdio_wrapper_children_started_total").await, 2);
@@ -66,7 +66,7 @@ async fn who_waits_for_a_shared_child_that_does_not_answer_is_told_with_the_othe
 async fn a_client_that_goes_while_the_shared_child_starts_leaves_none_behind() {
     let wrapper = Wrapper::start(&["--shared", "--start-timeout=3s"], &["--never-answers"]).await;
     let list = request(1, "tools/list", json!({}));
-    // From now on it is known that the server has sessions.
+    // From now on, the wrapper knows that the server has sessions.
     let told = answer_of(send(&wrapper.client(), &list).await).await;
     assert!(told["error"]["message"].as_str().unwrap().contains("in time"), "{told}");
     let client = wrapper.client();

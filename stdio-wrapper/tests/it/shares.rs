@@ -1,4 +1,4 @@
-//! What one user can take of what all users need: connections, and the threads that serve them.
+//! Tests of the share that one user can take of connections and of the threads that serve them.
 
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use crate::modern;
 use crate::slow::{caller, post_and_not_read};
 use crate::wrapper::{Client, Wrapper, answer_of, call};
 
-/// Checks that a user has too many requests, in a way that tells what to do.
+/// Checks that the response refuses a request because its user has too many, and says what to do.
 async fn is_too_many(response: Response) {
     assert_eq!(response.status(), 429);
     assert_eq!(
@@ -21,7 +21,7 @@ async fn is_too_many(response: Response) {
     assert!(text.contains("You have 10 requests") && text.contains("MAX_CONNECTIONS"), "{text}");
 }
 
-/// Waits until a user's request gets this status.
+/// Waits until a ping of this user gets this status.
 async fn ping_gets(client: &Client, status: u16) {
     let deadline = Instant::now() + Duration::from_secs(60);
     while client.status_of_ping().await != status {
@@ -36,7 +36,8 @@ async fn a100_one_user_with_slow_calls_leaves_connections_for_others() {
     let ana = caller(&wrapper, "ana").initialize("2025-11-25").await;
     let again = caller(&wrapper, "ana").with_header("x-auth-client-id", "another");
     let again = again.initialize("2025-11-25").await;
-    // More than all connections. None of them is answered before all have come, which is never.
+    // These are more calls than there are connections. The child answers none of them before 1000 have come,
+    // which never happens.
     let calls: Vec<_> = (0..60)
         .map(|number| {
             let client = if number % 2 == 0 { ana.clone() } else { again.clone() };
@@ -59,13 +60,13 @@ async fn a100_one_user_with_slow_calls_leaves_connections_for_others() {
             is_too_many(call.await.unwrap()).await;
             refused += 1;
         } else {
-            // Whoever disconnects gives the place back.
+            // A disconnected call releases its place.
             call.abort();
         }
     }
     assert_eq!(refused, 50);
     ping_gets(&ana, 200).await;
-    // Stateless requests and subscriptions count as well.
+    // Stateless requests and subscriptions count, too.
     let (mut streams, wanted) = (Vec::new(), json!({"toolsListChanged": true}));
     for number in 0..10 {
         streams.push(modern::listen(&caller(&wrapper, "ana"), number, wanted.clone()).await);
@@ -85,7 +86,7 @@ async fn a100_answers_that_one_user_does_not_read_leave_connections_for_others()
     let held: Vec<TcpStream> = (0..10).map(|_| post_and_not_read(&ana, &wrapper.address, &body)).collect();
     wrapper.metric_at_least("stdio_wrapper_requests_total", 11).await;
     wrapper.metric_becomes("stdio_wrapper_requests_in_flight", 0).await;
-    // All calls are answered, and their answers are still on their way.
+    // The child has answered all calls, and the wrapper is still sending the answers.
     is_too_many(ana.post(call(1, "echo", json!({}))).await).await;
     let bob = caller(&wrapper, "bob").initialize("2025-11-25").await;
     assert_eq!(bob.text("echo", json!({})).await, "{}");
@@ -150,7 +151,7 @@ async fn a109_large_texts_are_read_by_threads_that_serve_nobody() {
     let small = ana.call("echo", json!({"numbers": vec![1; 1000]})).await;
     assert!(small["result"].is_object(), "{small}");
     let before = ticks_for_large_texts(&wrapper);
-    // As many brackets as a body can have. The child only counts them.
+    // The body has as many brackets as it can have. The child only counts them.
     let body =
         call(1, "count", json!({"x": "?"})).replace("\"?\"", &format!("[{}1]", "[1],".repeat(1_000_000)));
     let counted = answer_of(ana.post(body.clone()).await).await;
@@ -161,7 +162,7 @@ async fn a109_large_texts_are_read_by_threads_that_serve_nobody() {
     assert_eq!(lines.len(), 15_000_000);
     let of_lines = ticks_for_large_texts(&wrapper);
     assert!(of_lines > of_bodies, "{of_bodies}, {of_lines}");
-    // What is refused is refused with its id, as ever.
+    // A refusal of such a body has the id of the request, like every other refusal.
     let broken = body.replace("\"params\"", "\"Params\"");
     let refused = answer_of(ana.post(broken).await).await;
     assert_eq!((&refused["id"], &refused["error"]["code"]), (&json!(1), &json!(-32600)), "{refused}");

@@ -1,5 +1,5 @@
-//! Clients that send slowly, nothing, or from everywhere at once hold neither memory nor connections for
-//! ever, at both listeners.
+//! Tests that clients which send slowly, send nothing, or come from many addresses at once do not hold memory
+//! or connections forever, at both listeners.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -13,14 +13,15 @@ use crate::wrapper::{Client, Events, Wrapper, call};
 /// Sends some bytes and nothing more.
 fn send(address: &str, text: &[u8]) -> TcpStream {
     let mut stream = TcpStream::connect(address).unwrap();
-    // Far more than any of the wrapper's own limits, so that a connection which is held fails its test.
+    // This is much longer than each of the wrapper's own limits, so a connection that is not closed fails its
+    // test.
     stream.set_read_timeout(Some(Duration::from_secs(90))).unwrap();
-    // The other side may have refused already.
+    // The other side may have closed the connection already.
     let _ = stream.write_all(text);
     stream
 }
 
-/// What comes until the other side closes. Panics if it never does.
+/// Reads until the other side closes the connection. Panics if it never does.
 async fn until_closed(mut stream: TcpStream) -> String {
     let read = move || {
         let mut out = Vec::new();
@@ -32,7 +33,7 @@ async fn until_closed(mut stream: TcpStream) -> String {
     tokio::task::spawn_blocking(read).await.unwrap()
 }
 
-/// A client whom the edge calls by this name.
+/// A client with this name in the edge's header.
 pub(crate) fn caller(wrapper: &Wrapper, who: &str) -> Client {
     let headers = [("subject", who), ("client-id", "c"), ("username", who), ("groups", ""), ("scope", "")];
     headers
@@ -84,7 +85,7 @@ async fn a_refused_request_does_not_hold_its_connection_until_its_body_comes() {
 async fn bodies_that_are_held_back_have_a_ceiling_together() {
     let wrapper = Wrapper::start(&["--max-body=1MiB"], &[]).await;
     let idle = wrapper.metric("process_resident_memory_bytes").await;
-    // 54 MB, of which 32 MiB are let in.
+    // The bodies have 54 MB together, of which the wrapper reads 32 MiB.
     let body = vec![b' '; 900_000];
     let (address, flood) = (wrapper.address.clone(), 60);
     let streams = tokio::task::spawn_blocking(move || {
@@ -115,7 +116,7 @@ async fn half_of_a_second_head_does_not_hold_its_connection() {
         assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
     }
     assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
-    // A connection that is used is left alone for as long as that takes.
+    // The wrapper does not close a connection while it is in use.
     let client = wrapper.session().await;
     assert_eq!(client.text("sleep", json!({"seconds": 18})).await, "slept");
 }
@@ -141,7 +142,7 @@ async fn bodies_of_one_principal_leave_room_for_those_of_others() {
     assert!(refused >= 30, "{refused}");
 }
 
-/// A POST of a session on a connection of its own, of which nothing is read.
+/// Sends a POST in a session on a separate connection, from which nothing is read.
 pub(crate) fn post_and_not_read(client: &Client, address: &str, body: &str) -> TcpStream {
     let stream = TcpStream::connect(address).unwrap();
     rustix::net::sockopt::set_socket_recv_buffer_size(&stream, 4096).unwrap();
@@ -162,7 +163,7 @@ async fn clients_that_do_not_read_their_answers_hold_neither_connections_nor_mem
     let body = call(1, "big", json!({"bytes": 8_000_000}));
     let held: Vec<TcpStream> = (0..25).map(|_| post_and_not_read(&client, &wrapper.address, &body)).collect();
     let started = Instant::now();
-    // The client's own connection may be one of the twenty, so it needs another one.
+    // The client's connection may be one of the twenty, so this needs another one.
     let other = wrapper.session_of_its_own().await;
     assert_eq!(other.text("echo", json!({})).await, "{}");
     assert!(started.elapsed() < Duration::from_secs(59), "{:?}", started.elapsed());
@@ -171,12 +172,12 @@ async fn clients_that_do_not_read_their_answers_hold_neither_connections_nor_mem
     memory_becomes(&wrapper, idle + (60 << 20)).await;
 }
 
-/// Bytes that the kernel holds for the clients of a listener, and for how many.
+/// The number of bytes that the kernel holds for clients of a listener, and the number of those clients.
 fn queued(address: &str) -> (usize, u64) {
     let port = address.rsplit(':').next().unwrap().parse::<u16>().unwrap();
     let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
     let lines = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-    // The local address, the state, and what waits to be sent (`proc(5)`).
+    // The fields are the local address, the state, and the bytes that wait to be sent (`proc(5)`).
     let ours = lines.filter(|line| line[1].ends_with(&format!(":{port:04X}")) && line[3] == "01");
     let sizes: Vec<u64> =
         ours.map(|line| u64::from_str_radix(line[4].split(':').next().unwrap(), 16).unwrap()).collect();
@@ -218,7 +219,7 @@ async fn memory_becomes(wrapper: &Wrapper, most: u64) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn memory_of_many_answers_that_nobody_read_is_given_back_within_a_minute() {
-    // Each connection takes two of the wrapper's files and one of ours.
+    // Each connection uses two of the wrapper's open files and one of ours.
     let files = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     let raised = rustix::process::Rlimit { current: files.maximum, maximum: files.maximum };
     rustix::process::setrlimit(rustix::process::Resource::Nofile, raised).unwrap();
@@ -251,7 +252,7 @@ async fn answers_for_clients_that_may_come_back_do_not_pile_up() {
     }
     wrapper.metric_becomes("stdio_wrapper_requests_in_flight", 0).await;
     memory_becomes(&wrapper, idle + (50 << 20)).await;
-    // One of them is still there.
+    // One of the events is still kept.
     let kept = Events::new(client.get(Some(&last)).await).rest().await;
     assert!(kept.last().unwrap().data.to_string().len() > 8_000_000);
 }
@@ -261,7 +262,7 @@ async fn answers_that_one_principal_does_not_read_leave_room_for_those_of_others
     let wrapper = Wrapper::start(&["--identity=headers", "--max-line=8MiB"], &[]).await;
     let of = |who: &str| caller(&wrapper, who);
     let (ana, bob) = (of("ana").initialize("2025-11-25").await, of("bob").initialize("2025-11-25").await);
-    // Each may have 32 MiB of 128. The kernel takes some megabytes of each answer.
+    // Each caller can use 32 MiB of the 128 MiB. The kernel accepts some megabytes of each answer.
     let body = call(1, "big", json!({"bytes": 7_900_000}));
     let held: Vec<TcpStream> = (0..4).map(|_| post_and_not_read(&ana, &wrapper.address, &body)).collect();
     wrapper.metric_at_least("stdio_wrapper_requests_total", 6).await;
@@ -291,7 +292,7 @@ async fn connections_have_a_ceiling_and_those_beyond_it_wait() {
     let streams: Vec<TcpStream> = (0..200).map(|_| send(&wrapper.address, request.as_bytes())).collect();
     wrapper.metric_at_least("process_open_fds", before + 20).await;
     let open = wrapper.metric("process_open_fds").await;
-    // Each takes two, and one more may be on its way.
+    // Each connection uses two, and one more connection may be about to open.
     assert!(open <= before + 2 * 24, "{open} open files after {before}");
     assert_eq!(wrapper.ops_status("/health").await, 200, "the operator has a listener of their own");
     drop(streams);
@@ -304,7 +305,7 @@ async fn a_translated_call_that_waits_does_not_keep_its_body() {
     let client = wrapper.client();
     modern::text(&client, "echo", json!({})).await;
     let idle = wrapper.metric("process_resident_memory_bytes").await;
-    // Many small members, of which a tree has the most overhead.
+    // Many small members cause the largest overhead in a parsed tree.
     let padding = r#","a":1"#.repeat(1 << 15);
     let mut calls = Vec::new();
     for _ in 0..40 {
@@ -314,18 +315,19 @@ async fn a_translated_call_that_waits_does_not_keep_its_body() {
         let body =
             message.to_string().replacen(r#""name":"sleep""#, &format!(r#""name":"sleep"{padding}"#), 1);
         calls.push(tokio::spawn(async move { client.post(body).await }));
-        // One after the other, so that what has passed does not count, and no body is refused on a busy
-        // machine.
+        // The bodies are sent one after the other, so that finished ones do not count and none is refused on
+        // a busy machine.
         wrapper.metric_becomes("stdio_wrapper_requests_in_flight", calls.len() as u64).await;
     }
-    // The allocator keeps about as much as was sent. With the bodies it would be twice as much.
+    // The allocator keeps about as much memory as was sent. If the wrapper kept the bodies, it would be twice
+    // as much.
     memory_becomes(&wrapper, idle + 3 * 40 * padding.len() as u64 / 2).await;
     for call in calls {
         call.abort();
     }
 }
 
-/// Sessions of which the children read nothing any more.
+/// Opens sessions whose children no longer read anything.
 async fn deaf_sessions(wrapper: &Wrapper, who: &str, count: usize) -> Vec<Client> {
     let mut all = Vec::new();
     for _ in 0..count {
@@ -347,7 +349,7 @@ async fn messages_for_children_that_do_not_read_have_a_ceiling_together() {
     let wrapper = Wrapper::start(&["--identity=headers", "--max-body=1MiB"], &[]).await;
     let bob = caller(&wrapper, "bob").initialize("2025-11-25").await;
     let deaf = deaf_sessions(&wrapper, "ana", 7).await;
-    // Each child's queue takes two of them: 14 MB of which ana may have 8.
+    // Each child's queue has room for two of them. That would be 14 MB, of which Ana may use 8.
     let mut statuses = Vec::new();
     for client in deaf.iter().chain(&deaf) {
         let response = client.post(notification(1_000_000)).await;
@@ -360,7 +362,7 @@ async fn messages_for_children_that_do_not_read_have_a_ceiling_together() {
     assert!((5..=7).contains(&refused), "{statuses:?}");
     let large = "x".repeat(900_000);
     assert!(bob.text("echo", json!({"text": large})).await.contains(&large), "others have their share");
-    // What is given up is given back.
+    // A session that ends releases its memory.
     for client in &deaf {
         assert_eq!(client.delete().await, 204);
     }
@@ -392,6 +394,7 @@ async fn a_child_that_does_not_read_has_a_short_queue_of_small_messages_too() {
         let responses = futures_util::future::join_all(messages).await;
         refused += responses.iter().filter(|response| response.status() == 503).count();
     }
-    // The pipe takes some, and the queue 1024; it has room for 8 MiB, which is 20 000 of them.
+    // The pipe holds some of the messages and the queue 1024. The queue has room for 8 MiB, which would be 20
+    // 000 of them.
     assert!((500..all).contains(&refused), "{refused}");
 }

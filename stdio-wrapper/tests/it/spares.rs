@@ -1,4 +1,4 @@
-//! Spares are pinged before their first client comes, if they can bear it.
+//! Tests that spare children are pinged before their first client comes, unless the ping would disturb them.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ impl Wrapper {
         self.log().iter().filter(|line| line.contains(text)).count()
     }
 
-    /// Waits until so many lines of the log have this text.
+    /// Waits until `count` lines of the log contain this text.
     async fn logs(&self, text: &str, count: usize) {
         for _ in 0..400 {
             if self.lines_with(text) == count {
@@ -36,7 +36,7 @@ async fn every_spare_is_pinged_once_it_is_known_that_they_answer() {
     let spare = wrapper.session().await;
     wrapper.metric_becomes("stdio_wrapper_children_started_total", 2).await;
     assert_eq!(spare.text("echo", json!({})).await, "{}");
-    // The one after it may still be starting: then its answer comes after the session has begun, and goes to
+    // The next spare may still be starting. Its answer then comes after the session has begun, and goes to
     // nobody.
     let early = wrapper.session().await;
     assert_eq!(early.text("echo", json!({"a": 1})).await, "{\"a\": 1}");
@@ -54,7 +54,7 @@ async fn an_answer_that_comes_after_the_session_began_goes_to_nobody() {
     wrapper.logs(PINGED, 2).await;
     let second = wrapper.session().await;
     assert_eq!(first.text("echo", json!({})).await, "{}");
-    // It has answered by now, with a line that is cut in two.
+    // By now the child has answered, with a line that is split in two.
     tokio::time::sleep(Duration::from_millis(900)).await;
     let mut events = Events::new(second.get(None).await);
     let mut said = Vec::new();
@@ -70,7 +70,7 @@ async fn an_answer_that_comes_after_the_session_began_goes_to_nobody() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a107_a_child_that_exits_at_an_unknown_first_message_costs_no_session_and_is_not_asked_again() {
     let wrapper = Wrapper::start(&["--prewarm=2"], &["--picky"]).await;
-    // Before it is known what a ping does, nobody gets the spare that tries it out.
+    // Until the wrapper knows what a ping does, nobody gets the spare on which it tries one.
     let early = wrapper.session().await;
     assert_eq!(early.text("echo", json!({})).await, "{}");
     wrapper.logs(REFUSED, 1).await;
@@ -118,7 +118,7 @@ async fn a107_a_child_that_never_answers_a_ping_holds_nobody_up() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stateless_request_never_gets_a_child_that_was_pinged() {
-    // SDKs settle the era of a process by its first message.
+    // SDKs choose the era of a process by the first message that it gets.
     let wrapper = Wrapper::run(&["--prewarm=1"], &["python3", CHILD, "pinned"], &[]).await;
     wrapper.metric_becomes("stdio_wrapper_children", 1).await;
     tokio::time::sleep(Duration::from_millis(500)).await;

@@ -1,4 +1,4 @@
-//! The deprecated endpoints of 2024-11-05.
+//! Tests of the deprecated endpoints of revision 2024-11-05.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::wrapper::{Client, Events, Wrapper, call};
 
-/// Opens the stream; gives it with a client of the endpoint that it names.
+/// Opens the stream. Returns it with a client of the endpoint that the stream names.
 async fn open(wrapper: &Wrapper) -> (Events, Client) {
     let mut client = wrapper.client();
     client.url = format!("http://{}/sse", wrapper.address);

@@ -1,11 +1,11 @@
-//! Starts of children wait for their turn, and no start holds up those of others for long.
+//! Tests that starts of children wait for their turn, and that no start delays those of others for long.
 
 use reqwest::Response;
 use serde_json::Value;
 
 use crate::wrapper::{CHILD, Client, Wrapper, answer_of};
 
-/// A child that never answers mallory.
+/// Starts a wrapper whose child never answers Mallory.
 async fn wrapper(options: &[&str]) -> Wrapper {
     let code = format!(
         "import runpy, sys\nsys.argv = ['child.py'] + (['--never-answers'] if sys.argv[1] == 'mallory' else [])\nrunpy.run_path({CHILD:?}, run_name='__main__')"
@@ -22,7 +22,7 @@ fn open(client: Client) -> tokio::task::JoinHandle<Response> {
     tokio::spawn(async move { client.try_initialize("2025-11-25").await })
 }
 
-/// Whether this is the answer of a child.
+/// Whether this response contains the answer of a child.
 async fn is_opened(response: Response) -> bool {
     response.status() == 200 && answer_of(response).await["result"].is_object()
 }
@@ -56,7 +56,7 @@ async fn more_starts_than_run_at_a_time_are_all_done_one_after_the_other() {
     for opened in all {
         assert!(is_opened(opened.await.unwrap()).await);
     }
-    // Nobody waits to be told what cannot be had.
+    // No start waits any more, so the wrapper is ready.
     assert_eq!(wrapper.ops_status("/ready").await, 200);
 }
 

@@ -1,4 +1,4 @@
-//! No stream outlives the access token that it was opened with for longer than `STREAM_GRACE`.
+//! Tests that no stream stays open for longer than `STREAM_GRACE` after its access token has expired.
 
 use std::time::{Duration, Instant};
 
@@ -22,7 +22,7 @@ async fn wrapper(issuer: &Issuer, child: &str) -> Wrapper {
     Wrapper::run(&options, &["python3", child], &[]).await
 }
 
-/// A client whose token lives for so many seconds more; its assertion lives longer.
+/// A client whose token expires in this many seconds. Its assertion is valid for longer.
 fn with_token(issuer: &Issuer, client: &Client, seconds: u64) -> Client {
     let token = issuer.sign(&header(), &with(claims(), &[("token_exp", json!(now() + seconds))]));
     client.clone().with_header("x-auth-assertion", &token)
@@ -67,7 +67,7 @@ async fn a086_stateless_streams_end_with_the_token() {
     assert_eq!((&last["id"], &last["result"]["resultType"]), (&json!("l"), &json!("complete")));
     let last = called.iter().rfind(|data| !data.is_null()).unwrap();
     assert_eq!((&last["id"], &last["error"]["code"]), (&json!(9), &json!(-32000)));
-    // The child was told that nobody waits for the call any more.
+    // The child has been told that nobody waits for the call any more.
     let fresh = with_token(&issuer, &wrapper.client(), 600);
     let cancelled = modern::text(&fresh, "cancelled", json!({})).await;
     assert_eq!(serde_json::from_str::<Vec<u64>>(&cancelled).unwrap().len(), 2, "{cancelled}");

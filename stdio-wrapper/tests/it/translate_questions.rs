@@ -1,4 +1,5 @@
-//! Stateless clients in front of a server with sessions that asks more than once, as SDK users write it.
+//! Tests of stateless clients in front of a server with sessions that asks more than once, in the way in
+//! which users of SDKs write servers.
 
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ async fn wrapper(options: &[&str], flags: &[&str]) -> Wrapper {
     Wrapper::run(options, &command, &[]).await
 }
 
-/// A call of a client that can be asked everything.
+/// A call by a client that can be asked everything.
 fn call(tool: &str, extra: Value) -> Value {
     call_with(tool, json!({}), extra)
 }
@@ -35,7 +36,7 @@ async fn answer(client: &Client, message: &Value) -> Value {
     answer_of(send(client, message).await).await
 }
 
-/// The names and texts of what a client is asked.
+/// The names and texts of the questions to a client.
 fn questions(asked: &Value) -> Vec<(String, String)> {
     let requests = asked["result"]["inputRequests"].as_object();
     let text = |params: &Value| {
@@ -53,13 +54,13 @@ fn retry(asked: &Value, responses: Value) -> Value {
     json!({"requestState": asked["result"]["requestState"], "inputResponses": responses})
 }
 
-/// What a client's user says to each question.
+/// A user's answer that accepts a question with this content.
 fn accept(content: Value) -> Value {
     json!({"action": "accept", "content": content})
 }
 
-/// Calls a tool as the client of an SDK does: asks its user whatever it is asked, and sends the answers of
-/// this round only. Gives the texts of the questions in order, and the last answer.
+/// Calls a tool as the client of an SDK does: it asks its user every question, and sends only the answers of
+/// the current round. Returns the texts of the questions in order, and the last answer.
 async fn converse(client: &Client, first: &Value, reply: impl Fn(&str) -> Value) -> (Vec<String>, Value) {
     let (mut message, mut asked, mut names) = (first.clone(), Vec::new(), Vec::new());
     for _ in 0..200 {
@@ -86,7 +87,7 @@ async fn converse(client: &Client, first: &Value, reply: impl Fn(&str) -> Value)
 async fn each_question_of_a_call_is_put_to_the_user() {
     let wrapper = wrapper(&[], &[]).await;
     let client = wrapper.client();
-    // Twice in a row: the second call meets a child that has asked before.
+    // The second of the two calls goes to a child that has asked before.
     for _ in 0..2 {
         let yes_to_one = |text: &str| {
             if text.contains("ALL") { json!({"action": "decline"}) } else { accept(json!({"answer": "yes"})) }
@@ -157,8 +158,8 @@ async fn a_server_that_insists_asks_its_user_each_time_and_not_without_end() {
     assert_eq!((asked.len(), &done["error"]["code"]), (64, &json!(-32603)), "{done}");
     assert!(done["error"]["message"].as_str().unwrap().contains("more than 64 rounds"), "{done}");
     wrapper.logged("cancelled a call").await;
-    // A server that asks faster than anybody could answer. On a busy machine it may pause, and then its user
-    // is asked.
+    // The server asks faster than anybody could answer. On a busy machine it may pause, and then the user is
+    // asked.
     let flood = call_with("flood", json!({"count": 100_000}), json!({}));
     let (asked, flooded) = converse(&client, &flood, |_| accept(json!({}))).await;
     assert!(flooded["error"]["message"].as_str().unwrap().contains("more than"), "{flooded}");
@@ -172,20 +173,22 @@ async fn answers_that_come_again_answer_nothing_else() {
     let first = answer(&client, &call("clean", json!({}))).await;
     let [(name, _)] = questions(&first).try_into().unwrap();
     let yes = json!({&name: accept(json!({"answer": "yes"}))});
-    // The same retry twice at once: one goes on, the other finds nothing that waits.
+    // The same retry is sent twice at once. One of them continues the call, and for the other one no call
+    // waits.
     let retried = call("clean", retry(&first, yes.clone()));
     let (one, two) = tokio::join!(answer(&client, &retried), answer(&client, &retried));
     let (second, refused) = if one["result"].is_object() { (one, two) } else { (two, one) };
     assert_eq!(refused["error"]["code"], -32602, "{refused}");
     assert_eq!(questions(&second)[0].1, "Delete ALL 10000 files?");
-    // The old answers under the new state, and once more under the old one.
+    // The client sends the old answers with the new state, and then once more with the old state.
     let again = answer(&client, &call("clean", retry(&second, yes.clone()))).await;
     assert_eq!(questions(&again)[0].1, "Delete ALL 10000 files?", "{again}");
     assert_eq!(answer(&client, &retried).await["error"]["code"], -32602);
     // Answers without a state belong to no question.
     let fresh = answer(&client, &call("clean", json!({"inputResponses": yes}))).await;
     assert_eq!(questions(&fresh)[0].1, "Delete 1 temporary file?", "{fresh}");
-    // A state is for its own request: not for other arguments, and not for a client with other capabilities.
+    // A state is valid only for its own request. It is not valid with other arguments or for a client with
+    // other capabilities.
     let first = answer(&client, &call_with("register", json!({"who": "a"}), json!({}))).await;
     let named = json!({&questions(&first)[0].0: accept(json!({"name": "n"}))});
     let other = call_with("register", json!({"who": "b"}), retry(&first, named.clone()));
@@ -202,7 +205,7 @@ async fn questions_that_come_together_are_answered_in_any_order() {
     let [(this, _), (that, last)] = questions(&first).try_into().unwrap();
     let some = answer(&client, &call("both", retry(&first, json!({&that: {"action": "decline"}})))).await;
     assert_eq!((questions(&some).len(), &questions(&some)[0].0, last.as_str()), (1, &this, "that"));
-    // The answer that was used already is none to what is still open.
+    // An answer that was used already does not answer the question that is still open.
     let used = answer(&client, &call("both", retry(&some, json!({&that: {"action": "cancel"}})))).await;
     assert_eq!(questions(&used)[0].0, this);
     let done = answer(&client, &call("both", retry(&used, json!({&this: {"action": "accept"}})))).await;
@@ -236,13 +239,13 @@ async fn an_answer_to_a_question_that_was_taken_back_is_none_to_the_next_under_i
     let [(name, asked)] = questions(&first).try_into().unwrap();
     assert_eq!(asked, "Delete 1 file?");
     wrapper.logged("swapped its question").await;
-    // What the child wrote before that line is on its way through the wrapper.
+    // The wrapper may still be processing what the child wrote before that line.
     tokio::time::sleep(Duration::from_millis(300)).await;
     let accepted = json!({&name: {"action": "accept"}});
     let second = answer(&client, &call("swap", retry(&first, accepted.clone()))).await;
     let [(other, asked)] = questions(&second).try_into().unwrap_or_else(|_| panic!("{second}"));
     assert_eq!(asked, "Delete ALL files?");
-    // Nor under its old name; the user is asked once more.
+    // The answer is not accepted under its old name either, and the user is asked once more.
     let third = answer(&client, &call("swap", retry(&second, accepted))).await;
     assert_eq!(questions(&third)[0], (other.clone(), asked));
     let done = answer(&client, &call("swap", retry(&third, json!({other: {"action": "decline"}})))).await;
@@ -293,7 +296,7 @@ async fn progress_after_a_round_has_the_token_of_that_round() {
     assert_eq!(events[0].data["params"], json!({"progressToken": 2, "progress": 2}), "{events:?}");
 }
 
-/// Starts a call that takes a while, and gives its response up.
+/// Starts a call that takes a while, and closes the connection before the response.
 async fn give_up(wrapper: &Wrapper, client: &Client) {
     let response = send(client, &call("later", json!({}))).await;
     wrapper.logged("later has begun").await;
@@ -306,13 +309,13 @@ async fn a_call_that_was_given_up_asks_no_other_calls_user() {
     let wrapper = wrapper(&["--stream-after=50ms"], &["--goes-on"]).await;
     let client = wrapper.client();
     give_up(&wrapper, &client).await;
-    // It goes on in its child, and so does what comes next, until somebody asks.
+    // The call continues in its child, and the next ones go there too, until one of them asks something.
     let (asked, done) =
         converse(&client, &call("meanwhile", json!({})), |_| json!({"action": "accept"})).await;
     assert_eq!(asked, Vec::<String>::new(), "{done}");
     assert!(text(&done).contains("not certain whose question"), "{done}");
     wrapper.logged("later was refused").await;
-    // From then on calls that may ask have a child in which no such call runs.
+    // From then on, calls that may ask get a child in which no such call runs.
     let (asked, _) = converse(&client, &call("clean", json!({})), |_| json!({"action": "decline"})).await;
     assert_eq!(asked, ["Delete 1 temporary file?", "Delete ALL 10000 files?"]);
 }
@@ -323,14 +326,14 @@ async fn a_call_that_ends_when_it_is_given_up_leaves_no_doubt() {
     let client = wrapper.client();
     let before = pid(&client).await;
     let _ = answer(&client, &call("clean", json!({}))).await;
-    // Nobody answers, and the server ends the call when it hears that it was given up.
+    // Nobody answers, and the server ends the call when it is told that the client has given it up.
     wrapper.logged("cancelled a call").await;
     let (asked, _) = converse(&client, &call("clean", json!({})), |_| json!({"action": "decline"})).await;
     assert_eq!(asked, ["Delete 1 temporary file?", "Delete ALL 10000 files?"]);
     assert_eq!(pid(&client).await, before);
 }
 
-/// The process of the child that a call meets.
+/// The process ID of the child that gets a call of this client.
 async fn pid(client: &Client) -> String {
     text(&answer(client, &call("pid", json!({}))).await).to_owned()
 }
@@ -392,7 +395,7 @@ async fn sessions_are_counted_for_a_principal_whatever_its_clients_can_be_asked(
     let insist = call("insist", json!({}));
     let (one, two) = (answer(&client, &insist).await, answer(&client, &insist).await);
     wrapper.metric_becomes("stdio_wrapper_sessions", 2).await;
-    // Another kind of client has a session in any case, but not as many again.
+    // A client with other capabilities always gets a session, but not as many as the first kind has.
     let able = json!({"io.modelcontextprotocol/clientCapabilities": {"elicitation": {}}});
     let other = request(1, "tools/call", json!({"name": "insist", "arguments": {}, "_meta": able}));
     let third = answer(&client, &other).await;
@@ -402,7 +405,7 @@ async fn sessions_are_counted_for_a_principal_whatever_its_clients_can_be_asked(
     assert_eq!(response.status(), 429);
     let refused = answer_of(response).await;
     assert!(!refused.to_string().contains("session"), "such a client knows of none: {refused}");
-    // What the first kind needs no more makes room.
+    // When the first kind no longer needs its sessions, there is room.
     for asked in [one, two] {
         let yes = json!({&questions(&asked)[0].0: accept(json!({"answer": "yes"}))});
         assert_eq!(text(&answer(&client, &call("insist", retry(&asked, yes))).await), "1");
@@ -419,7 +422,7 @@ async fn a_call_for_which_there_is_no_room_among_the_questions_is_told_at_once()
     let insist = call("insist", json!({}));
     let asked = answer(&client, &insist).await;
     answer(&client, &insist).await;
-    // Nobody loses a question of the last half minute, and nobody waits for that either.
+    // No question of the last half minute is given up, and the new call is refused without waiting.
     let refused = send(&client, &insist).await;
     assert_eq!(refused.status(), 429);
     let wait: u64 = refused.headers()["retry-after"].to_str().unwrap().parse().unwrap();
@@ -445,7 +448,7 @@ async fn a_call_whose_user_is_away_does_not_hold_up_the_others_for_long() {
         let said = json!({&questions(asked)[0].0: accept(json!({"answer": "yes"}))});
         call("insist", retry(asked, said))
     };
-    // The one that had waited for the longest time was given up, and its client is told to begin anew.
+    // The question that had waited longest was given up, and its client is told to start again.
     let told = answer(&client, &yes(&first)).await;
     assert!(told["error"]["message"].as_str().unwrap().contains("Call again"), "{told}");
     for asked in [second, third] {

@@ -1,4 +1,4 @@
-//! Streamable HTTP: methods, headers, statuses, streams, and who gets what.
+//! Tests of Streamable HTTP: methods, headers, statuses, streams, and the client that gets each message.
 
 use std::time::Duration;
 
@@ -88,7 +88,7 @@ async fn values_pass_byte_for_byte() {
         text,
         r#"{"jsonrpc": "2.0", "id": "odd id \" é", "result": {"futureKey": {"a" : 1.0, "big": 12345678901234567890123, "e": 1E400}, "x" : [1 , 2], "s": "\u00e9\ud83d\ude00"} }"#
     );
-    // Line breaks between tokens are the only thing that changes on the way in.
+    // On the way to the child, only line breaks between tokens change.
     let body = "{\n \"jsonrpc\":\"2.0\",\r\n \"id\" : 1.50 ,\n \"method\":\"tools\\/call\",\n\"params\":{\"name\":\"params\",\"extra\":{\"n\":1.0}}\n}";
     let answer = client.post(body).await.text().await.unwrap();
     assert!(answer.contains(r#""id": 1.50"#), "{answer}");
@@ -118,7 +118,7 @@ async fn the_child_can_ask_the_client_on_the_stream_of_its_call() {
         events.next().await.unwrap();
         let question = events.next().await.unwrap().data;
         assert_eq!((question["method"].as_str(), &question["params"]["q"]), (Some(method), &json!(1)));
-        // An answer to what nobody asked goes nowhere.
+        // An answer to a question that nobody asked is dropped.
         let forged = json!({"jsonrpc": "2.0", "id": "ask-forged", "result": {"evil": 1}}).to_string();
         assert_eq!(client.post(forged).await.status(), 202);
         let reply = json!({"jsonrpc": "2.0", "id": question["id"], "result": {"of": method}}).to_string();
@@ -159,14 +159,15 @@ async fn cancelling_reaches_the_right_call_and_no_other() {
         json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": id}})
             .to_string()
     };
-    // Two calls have id 1: nobody can tell which one is meant.
+    // Two calls have id 1, so the wrapper cannot know which one is meant.
     assert_eq!(client.post(cancel(json!(1))).await.status(), 202);
     assert_eq!(client.post(cancel(json!("2"))).await.status(), 202);
     let cancelled = two.await.unwrap();
     assert_eq!((&cancelled["id"], &cancelled["error"]["code"]), (&json!("2"), &json!(-32800)));
     assert_eq!(one.await.unwrap()["result"]["content"][0]["text"], "slept");
     assert_eq!(twin.await.unwrap()["result"]["content"][0]["text"], "slept");
-    // The child was told with the id that it knows: the second request after initialize.
+    // The notification to the child has the id that the child knows: that of the second request after
+    // initialize.
     let told = wrapper.logged("notifications/cancelled").await;
     assert!(told.contains(r#"\"requestId\":"#) && !told.contains(r#"\"requestId\":\"2\""#), "{told}");
 }
@@ -260,7 +261,7 @@ async fn a_second_get_stream_lives_next_to_the_first_and_each_message_goes_to_on
     assert_eq!(second.next().await.unwrap().id.as_deref(), Some(seen.as_str()), "it can be resumed at once");
     client.text("changed", json!({})).await;
     assert_eq!(second.next().await.unwrap().data["method"], "notifications/tools/list_changed");
-    // What the first one has lost on its way can be had again, while the second lives on.
+    // The client can get again what the first stream lost, while the second one stays open.
     let mut third = Events::new(client.get(Some(&seen)).await);
     third.next().await.unwrap();
     assert_eq!(third.next().await.unwrap().data["method"], "notifications/tools/list_changed");
