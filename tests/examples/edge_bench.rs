@@ -1,12 +1,12 @@
-//! What the check costs at each edge proxy: allowed requests through the proxy with auth-service behind it,
-//! next to the same proxy with a bare actix handler that answers the same headers and looks at nothing, in
-//! turns, in one run.
+//! Measures what the check costs at each edge proxy. It sends allowed requests through the proxy with
+//! auth-service behind it, and through the same proxy with a bare actix handler that returns the same headers
+//! without checking anything. The two take turns in one run.
 //!
 //!     cargo build --release -p auth-service && cargo run --release -p tests --example edge_bench --
 //!     [SECONDS] [CONNECTIONS]
 //!
-//! The load and the service behind the edge run in this process; the check of either side runs in its own.
-//! All share the machine.
+//! The load and the service behind the edge run in this process. The check of each side has its own process.
+//! All of them share the machine.
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -27,10 +27,10 @@ use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::task::JoinSet;
 
-/// How often floor and check take turns.
+/// How often the floor and the check take turns.
 const TURNS: u32 = 4;
 
-/// Latencies of one side, in all its turns.
+/// The latencies of one side in all its turns.
 #[derive(Default)]
 struct Side {
     latencies: Vec<Duration>,
@@ -49,13 +49,15 @@ impl Side {
     }
 }
 
-/// The floor's check: an actix handler that says yes to everyone, in a process of its own as auth-service is.
+/// The check of the floor: an actix handler that allows every request. It has its own process, as
+/// auth-service has.
 struct BareHandler {
     port: u16,
     _process: Child,
 }
 
-/// Makes this program the bare handler. It reads the headers to answer with, and prints its port.
+/// The argument that turns this program into the bare handler. The handler reads the headers for its
+/// responses, and prints its port.
 const BARE: &str = "--bare-handler";
 
 impl BareHandler {
@@ -77,7 +79,7 @@ impl BareHandler {
         let text = std::io::read_to_string(std::io::stdin()).unwrap();
         let headers = text.lines().filter_map(|line| line.split_once(": "));
         let headers = headers.map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
-        // Shared: actix clones a handler for every request.
+        // The headers are shared because actix clones the handler for every request.
         let headers: Arc<[(HeaderName, HeaderValue)]> = headers.collect();
         let server = HttpServer::new(move || {
             let headers = Arc::clone(&headers);
@@ -95,7 +97,7 @@ impl BareHandler {
     }
 }
 
-/// The identity headers of a yes, as auth-service gives them to this token.
+/// The identity headers with which auth-service allows a request with this token.
 async fn headers_of_a_yes(stack: &Stack, token: &str) -> String {
     let bearer = format!("Bearer {token}");
     let host = format!("localhost:{}", stack.port);
@@ -108,7 +110,7 @@ async fn headers_of_a_yes(stack: &Stack, token: &str) -> String {
     kept.map(|line| format!("{line}\r\n")).collect::<Vec<_>>().concat()
 }
 
-/// One request after the other on each of so many kept-alive connections.
+/// Sends one request after the other on each of these kept-alive connections.
 async fn load(port: u16, request: &str, connections: usize, time: Duration, side: &mut Side) {
     let begin = Instant::now();
     let mut tasks = JoinSet::new();
@@ -126,7 +128,7 @@ async fn load(port: u16, request: &str, connections: usize, time: Duration, side
                 while !is_whole(&received) {
                     let count = if written { stream.read(&mut buffer).await.unwrap_or(0) } else { 0 };
                     if count == 0 {
-                        // A proxy ends a connection after so many requests (nginx: 1000).
+                        // A proxy closes a connection after a number of requests (nginx: 1000).
                         assert!(received.is_empty(), "cut off: {}", String::from_utf8_lossy(&received));
                         stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
                         stream.set_nodelay(true).unwrap();
@@ -146,7 +148,7 @@ async fn load(port: u16, request: &str, connections: usize, time: Duration, side
     side.busy += begin.elapsed();
 }
 
-/// An answer with a length, or with chunks, to its end.
+/// Whether the response, which has a length or chunks, is complete.
 fn is_whole(received: &[u8]) -> bool {
     let Some(end) = received.windows(4).position(|four| four == b"\r\n\r\n") else { return false };
     let head = String::from_utf8_lossy(received.get(..end).unwrap_or_default()).to_ascii_lowercase();
@@ -200,7 +202,7 @@ async fn compare() {
         let token = real.log_in().await.access_token;
         let bare_handler = BareHandler::start(&headers_of_a_yes(&real, &token).await).await;
         let port = bare_handler.port;
-        // gRPC has no floor of its own here: it stands next to the HTTP form's.
+        // gRPC has no floor here, so it is compared with the floor of the HTTP form.
         let floor_edge = if edge == Edge::EnvoyGrpc { Edge::EnvoyHttp } else { edge };
         let floor = setup.through(floor_edge).checked_at(port).with_any_answer().start().await;
         let request = |stack: &Stack, target: &str, secret: &str| {

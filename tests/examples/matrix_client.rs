@@ -1,5 +1,5 @@
-//! The official Rust SDK as a client, each thing that it does reported as a line: `matrix_client MODE URL`,
-//! with the modes `legacy`, `auto` and `discover`. `stdio-wrapper/tests/matrix/run` runs it.
+//! A client on the official Rust SDK that reports everything that it does as a line. Usage: `matrix_client
+//! MODE URL`, with the modes `legacy`, `auto` and `discover`. `stdio-wrapper/tests/matrix/run` runs it.
 
 #![expect(deprecated, reason = "sampling is deprecated (SEP-2577), and still something that servers ask for")]
 
@@ -19,7 +19,7 @@ use rmcp::{ClientHandler, ClientLifecycleMode, ClientServiceExt as _, ErrorData,
 use serde_json::json;
 use tokio::sync::Notify;
 
-/// What the client has been told.
+/// The notifications that the client has received.
 #[derive(Clone, Default)]
 struct Heard {
     progress: Arc<AtomicUsize>,

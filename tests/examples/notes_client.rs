@@ -1,6 +1,6 @@
-//! The official Rust SDK as a client: signs in with nothing stored, steps up, and uses every feature of the
-//! server once. Each thing that happens is a line of JSON; whoever reads them is the person who visits the
-//! URLs.
+//! A client on the official Rust SDK. It signs in without stored tokens, asks for more scopes, and uses every
+//! feature of the server once. It reports each event as a line of JSON. The program that reads the lines
+//! visits the URLs in place of a user.
 
 #![expect(
     deprecated,
@@ -38,7 +38,7 @@ fn report(event: &Value) {
     println!("{event}");
 }
 
-/// The person, and what the client has been told.
+/// The handler of the client, with the notifications that it has received.
 #[derive(Clone, Default)]
 struct User {
     asked: Arc<Mutex<Vec<String>>>,
@@ -124,7 +124,7 @@ impl ClientHandler for User {
 
 type Client = RunningService<RoleClient, User>;
 
-/// Where the browser comes back to.
+/// The listener to which the browser is redirected.
 struct Callback {
     listener: TcpListener,
     redirect_uri: String,
@@ -137,7 +137,7 @@ impl Callback {
         Ok(Self { listener, redirect_uri })
     }
 
-    /// Has a person visit the URL; answers the one that the browser came back to.
+    /// Lets the user visit the URL. Returns the URL to which the browser was redirected.
     async fn visit(&self, url: &str) -> Result<Url> {
         let scope = Url::parse(url)?;
         let scope =
@@ -162,7 +162,7 @@ fn mode() -> ClientLifecycleMode {
     ClientLifecycleMode::Auto { preferred_versions, legacy_version: None }
 }
 
-/// Tries without a token; the 401 says how to get one.
+/// Sends a request without a token, whose 401 response says how to get one.
 async fn sign_in(url: &str, callback: &Callback) -> Result<AuthorizationManager> {
     let plain =
         User::default().serve_with_lifecycle(StreamableHttpClientTransport::from_uri(url), mode()).await;
@@ -180,7 +180,7 @@ async fn sign_in(url: &str, callback: &Callback) -> Result<AuthorizationManager>
     state.into_authorization_manager().context("the SDK is not authorized")
 }
 
-/// The scope that a refused call needs, by the SDK's error.
+/// The scope that a refused call needs, according to the SDK's error.
 fn required_scope(error: &ServiceError) -> Option<String> {
     let ServiceError::TransportSend(refused) = error else { return None };
     let mut source: Option<&(dyn StdError + 'static)> = Some(refused.error.as_ref());
@@ -255,7 +255,7 @@ const FEATURES: [&str; 17] = [
     "cancellation",
 ];
 
-/// One client, while it uses the features of its server.
+/// A client that uses the features of its server.
 struct Using<'a> {
     client: &'a Client,
     user: &'a User,
@@ -358,7 +358,7 @@ impl Using<'_> {
     async fn progress(&self) -> Result<()> {
         let seen = || self.user.progress.lock().unwrap_or_else(PoisonError::into_inner).clone();
         self.client.call_tool(params("import_notes", json!({"count": 3}))).await?;
-        // What was sent before the answer is handed over on other tasks.
+        // The SDK delivers messages that came before the answer on other tasks.
         while seen().len() < 3 {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -372,7 +372,7 @@ impl Using<'_> {
             meta.set_log_level(LoggingLevel::Info);
             call.meta = Some(meta);
         } else {
-            // Some servers log without having been told a level, and do not know the request.
+            // Some servers log without a request for a level, and do not know that request.
             self.client.set_level(SetLevelRequestParams::new(LoggingLevel::Info)).await.ok();
         }
         self.client.call_tool(call).await?;

@@ -1,5 +1,5 @@
-//! A stdio server on the official Rust SDK, written as its examples show: it asks over the session where
-//! there is one, and by what it returns where there is none. The compatibility tests wrap it.
+//! A stdio server on the official Rust SDK, written like the SDK's examples. It asks its questions over the
+//! session if there is one, and otherwise in its results. The compatibility tests run it behind the wrapper.
 
 #![expect(
     deprecated,
@@ -79,7 +79,7 @@ fn said(temporary: &str, everything: &str) -> CallToolResponse {
     text(format!("temporary={temporary} ALL={everything}")).into()
 }
 
-/// A call in the revision without sessions: the answers that came with it, and what an earlier round left.
+/// A call in the revision without sessions, with the answers in it and the state of an earlier round.
 struct Round<'a>(&'a CallToolRequestParams);
 
 impl Round<'_> {
@@ -137,7 +137,7 @@ impl Round<'_> {
     }
 }
 
-/// The same over a session, where the server asks in the middle of a call.
+/// Answers a call over a session, in which the server asks in the middle of the call.
 async fn call_in_session(
     name: &str,
     context: &RequestContext<RoleServer>,

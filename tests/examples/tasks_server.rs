@@ -1,5 +1,5 @@
-//! A stdio server with the tasks extension (SEP-2663), on the official Rust SDK: what the conformance suite's
-//! task scenarios need. `stdio-wrapper/tests/conformance/run` wraps it.
+//! A stdio server on the official Rust SDK with the tasks extension (SEP-2663), for the task scenarios of the
+//! conformance suite. `stdio-wrapper/tests/conformance/run` runs it behind the wrapper.
 
 use std::time::Duration;
 
@@ -49,7 +49,7 @@ async fn slow(context: &TaskContext, seconds: f64) -> Result<CallToolResult, Tas
     }
 }
 
-/// What a task does.
+/// Does the work of a task.
 async fn work(
     tool: String,
     arguments: Value,

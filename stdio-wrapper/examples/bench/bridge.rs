@@ -1,6 +1,6 @@
-//! The smallest bridge that there can be between HTTP and a child's pipes: the body goes in as it is, the
-//! next line goes out, and nothing is read, checked or bounded. What it reaches on a machine is what HTTP,
-//! pipes, child and load generator leave there for anybody.
+//! The smallest possible bridge between HTTP and a child's pipes. It writes the body to the child unchanged
+//! and returns the next line, and it neither parses, checks nor limits anything. No bridge can be faster on a
+//! machine with the same HTTP library, pipes, child and load generator.
 
 use std::collections::VecDeque;
 use std::process::Stdio;
@@ -15,11 +15,11 @@ use tokio::sync::oneshot;
 
 struct Bridge {
     input: OnceLock<pipe::Sender>,
-    /// Answers come in the order of the requests.
+    /// The child answers in the order of the requests.
     waiting: Mutex<VecDeque<oneshot::Sender<Bytes>>>,
 }
 
-/// Serves one child on `port` with so many threads.
+/// Serves one child on `port` with this number of threads.
 pub(crate) fn serve(port: u16, workers: usize, command: &[String]) -> anyhow::Result<()> {
     let (program, arguments) = command.split_first().context("an empty command")?;
     let mut child = std::process::Command::new(program)
@@ -30,12 +30,12 @@ pub(crate) fn serve(port: u16, workers: usize, command: &[String]) -> anyhow::Re
         .spawn()?;
     let input = child.stdin.take().context("no input")?;
     let output = child.stdout.take().context("no output")?;
-    // The same pipe as the wrapper uses.
+    // The pipe has the size that the wrapper uses.
     let _ = rustix::pipe::fcntl_setpipe_size(&output, 1 << 20);
     let bridge = web::Data::new(Bridge { input: OnceLock::new(), waiting: Mutex::default() });
     let pipes = Arc::new(Mutex::new(Some((input, output))));
     let server = HttpServer::new(move || {
-        // The first thread gets the pipes.
+        // Only the first thread gets the pipes.
         if let Some((input, output)) = pipes.lock().unwrap_or_else(PoisonError::into_inner).take()
             && let (Ok(input), Ok(output)) =
                 (pipe::Sender::from_owned_fd(input.into()), pipe::Receiver::from_owned_fd(output.into()))
@@ -59,7 +59,7 @@ async fn handler(body: Bytes, bridge: web::Data<Bridge>) -> HttpResponse {
     line.push(b'\n');
     {
         let mut waiting = bridge.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        // What the load generator sends fits into the pipe.
+        // The pipe has room for everything that the load generator sends at the same time.
         if !bridge.input.get().is_some_and(|input| matches!(input.try_write(&line), Ok(n) if n == line.len()))
         {
             return HttpResponse::ServiceUnavailable().finish();
@@ -87,7 +87,7 @@ async fn read(bridge: Arc<Bridge>, mut output: pipe::Receiver) {
             let line = buffer.split_to(scanned + at + 1).freeze();
             scanned = 0;
             let sender = bridge.waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-            // A caller that is gone needs no answer.
+            // If the caller has disconnected, nobody needs the answer.
             let _ = sender.map(|sender| sender.send(line));
         }
         scanned = buffer.len();

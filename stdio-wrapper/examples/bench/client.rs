@@ -1,4 +1,4 @@
-//! Processes, and an HTTP/1.1 client that does just enough, so that it costs little next to what it measures.
+//! Processes, and a minimal HTTP/1.1 client that uses little processor time compared with what it measures.
 
 use std::collections::BTreeMap;
 use std::process::Stdio;
@@ -8,7 +8,7 @@ use anyhow::{Context as _, bail};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-/// A process that ends with this value.
+/// A process that is killed when this value is dropped.
 pub(crate) struct Process(tokio::process::Child);
 
 impl Process {
@@ -34,7 +34,7 @@ impl Process {
     }
 }
 
-/// Processor time that a process and its children have used, user and system.
+/// The processor time that a process and its children have used, in user and system mode.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Used {
     own: Duration,
@@ -43,7 +43,7 @@ pub(crate) struct Used {
 
 impl Used {
     pub(crate) fn now(id: u32) -> Self {
-        // Threads of a process start children for it, and the kernel lists them by thread.
+        // Threads of the process start its children, and the kernel lists the children of each thread.
         let threads = std::fs::read_dir(format!("/proc/{id}/task")).into_iter().flatten().flatten();
         let lists = threads.map(|thread| std::fs::read_to_string(thread.path().join("children")));
         let children: String = lists.map(Result::unwrap_or_default).collect();
@@ -51,7 +51,7 @@ impl Used {
         Self { own: used_by(id), children: children.map(|child| (child, used_by(child))).collect() }
     }
 
-    /// Of the process, and of the child that was busiest, since then.
+    /// The processor time since `before` of the process, and of its busiest child.
     pub(crate) fn since(&self, before: &Self) -> (Duration, Duration) {
         let children = self.children.iter().map(|(child, used)| {
             used.saturating_sub(before.children.get(child).copied().unwrap_or_default())
@@ -62,14 +62,15 @@ impl Used {
 
 fn used_by(id: u32) -> Duration {
     let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
-    // proc_pid_stat(5): after the name, which may hold anything, utime and stime are the 12th and 13th field.
+    // The name can contain any characters. In the fields after it, utime and stime are the 12th and 13th
+    // (proc_pid_stat(5)).
     let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields).split_whitespace();
     let ticks: u64 = fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
-    // The unit that the kernel shows programs is a hundredth of a second on every architecture we build for.
+    // The kernel's unit for this is a hundredth of a second on every architecture that we build for.
     Duration::from_millis(10 * ticks)
 }
 
-/// Waits until something listens.
+/// Waits until a program listens at this address.
 pub(crate) async fn wait_for(address: &str) -> anyhow::Result<()> {
     for _ in 0..200 {
         if TcpStream::connect(address).await.is_ok() {
@@ -85,7 +86,7 @@ pub(crate) struct Connection {
     host: String,
     path: String,
     session: Option<String>,
-    /// Header lines of every POST.
+    /// The additional header lines of every POST.
     fields: &'static str,
     buffer: Vec<u8>,
 }
@@ -105,18 +106,18 @@ impl Connection {
         })
     }
 
-    /// Sends header lines with every POST.
+    /// Sends these header lines with every POST.
     pub(crate) fn with_fields(mut self, fields: &'static str) -> Self {
         self.fields = fields;
         self
     }
 
-    /// The session that was opened.
+    /// The ID of the session.
     pub(crate) fn session(&self) -> Option<String> {
         self.session.clone()
     }
 
-    /// `initialize` and `notifications/initialized`; gives the answer.
+    /// Sends `initialize` and `notifications/initialized`. Returns the answer.
     pub(crate) async fn initialize(&mut self) -> anyhow::Result<String> {
         self.post(r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"bench","version":"1"}}}"#).await?;
         let answer = String::from_utf8_lossy(&self.buffer).into_owned();
@@ -124,7 +125,7 @@ impl Connection {
         Ok(answer)
     }
 
-    /// Posts a message; gives the length of the answer.
+    /// Posts a message. Returns the length of the answer.
     pub(crate) async fn post(&mut self, body: &str) -> anyhow::Result<usize> {
         let fields =
             format!("{}content-type: application/json\r\ncontent-length: {}\r\n", self.fields, body.len());
@@ -172,7 +173,7 @@ impl Connection {
         }
         let field = |name: &str| head.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
         if let Some(id) = field("mcp-session-id:") {
-            // Ids keep their case.
+            // The case of a session ID matters.
             let original =
                 String::from_utf8_lossy(self.buffer.get(..head_end).unwrap_or_default()).into_owned();
             self.session = original

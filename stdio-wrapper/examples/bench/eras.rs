@@ -1,5 +1,4 @@
-//! Stateless requests next to their floors, and what translation between the eras costs next to no
-//! translation.
+//! Compares stateless requests with their floors, and translated calls with calls that need no translation.
 
 use std::time::Duration;
 
@@ -8,7 +7,7 @@ use crate::load::{self, Outcome, Style};
 use crate::report::{Report, line};
 use crate::start_wrapper;
 
-/// What is measured, in this order.
+/// The port of the bare handler.
 const BARE: u16 = 18590;
 /// The wrapper in front of a server with sessions.
 const SESSIONS: u16 = 18620;
@@ -50,7 +49,10 @@ pub(crate) async fn compare(wrapper: &str, seconds: u64, sizes: &[usize]) -> any
         }
     }
     for (name, process) in [("sessions", one), ("stateless", two)] {
-        println!("resident memory of the wrapper after all this, {name}: {} MiB", process.resident_mib());
+        println!(
+            "resident memory of the wrapper after all measurements, {name}: {} MiB",
+            process.resident_mib()
+        );
     }
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! How long the first answer of a new session takes with a spare ready, next to the first answer of the same
-//! child when it was started as long before, pinged, and is spoken to directly.
+//! Measures how long the first answer of a new session takes with a spare child ready. The comparison is the
+//! first answer of the same child if it was started equally early, was pinged, and gets the message directly.
 
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -11,7 +11,8 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use crate::client::{Connection, wait_for};
 use crate::start_wrapper;
 
-/// Time for a child to be up; that it is there in time is the purpose of a spare.
+/// The time that a child has to start before the measurement, because a spare child has started before it is
+/// needed.
 const BEFORE: Duration = Duration::from_millis(2500);
 const TIMES: usize = 5;
 

@@ -1,4 +1,4 @@
-//! Closed-loop load: so many callers, each waiting for its answer before the next call.
+//! A load of several callers, each of which waits for its answer before it sends the next call.
 
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 
 use crate::client::Connection;
 
-/// What came of it.
+/// The result of a measurement.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Outcome {
     pub(crate) per_second: f64,
@@ -18,7 +18,7 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
-    /// What of a sum falls to one call.
+    /// The average for one call of this sum for all calls.
     pub(crate) fn a_call(&self, sum: Duration) -> Duration {
         sum.checked_div(self.calls).unwrap_or_default()
     }
@@ -33,7 +33,7 @@ fn outcome(mut times: Vec<Duration>, elapsed: Duration) -> Outcome {
     Outcome { per_second, p50: at(50), p99: at(99), calls }
 }
 
-/// How a client speaks.
+/// The kind of client that sends the load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Style {
     /// The client has a session (revisions up to 2025-11-25).
@@ -45,7 +45,7 @@ pub(crate) enum Style {
 }
 
 impl Style {
-    /// What the headers repeat.
+    /// The header lines that this kind of client adds.
     fn fields(self) -> &'static str {
         match self {
             Self::Session => "",
@@ -70,7 +70,8 @@ impl Style {
     }
 }
 
-/// A call of the echo tool. Ours take the size of the result, others the text itself, if it is small.
+/// A call of the echo tool. Our echo children get the size of the result, and other servers get the text
+/// itself if it is small.
 pub(crate) fn call(id: usize, size: usize) -> String {
     let message = if size <= 1000 { "x".repeat(size) } else { String::new() };
     format!(
@@ -78,7 +79,7 @@ pub(crate) fn call(id: usize, size: usize) -> String {
     )
 }
 
-/// Over HTTP, on one session if there are any.
+/// Sends the load over HTTP, in one session if the client has sessions.
 pub(crate) async fn http(
     host: &str,
     path: &str,
@@ -94,8 +95,8 @@ pub(crate) async fn http(
     let mut warm = Connection::open(host, path, opener.session()).await?.with_fields(style.fields());
     for _ in 0..20 {
         warm.post(&style.call(1, size)).await?;
-        // An error may be as long as an answer.
-        anyhow::ensure!(!warm.has_error(), "an error for an answer");
+        // The length does not distinguish an error from an answer.
+        anyhow::ensure!(!warm.has_error(), "the answer is an error");
     }
     let start = Instant::now();
     let mut callers = Vec::new();
@@ -104,12 +105,12 @@ pub(crate) async fn http(
             Connection::open(host, path, opener.session()).await?.with_fields(style.fields());
         callers.push(tokio::spawn(async move {
             let mut times = Vec::new();
-            // Equal ids would be fairer to us than to the others, some of which then hang.
+            // The callers use different ids, because some of the other bridges hang if the ids are equal.
             let body = style.call(caller + 1, size);
             while start.elapsed() < time {
                 let before = Instant::now();
                 let length = connection.post(&body).await?;
-                anyhow::ensure!(length > size, "an answer of {length} bytes");
+                anyhow::ensure!(length > size, "the answer has only {length} bytes");
                 times.push(before.elapsed());
             }
             Ok(times)
@@ -122,7 +123,7 @@ pub(crate) async fn http(
     Ok(outcome(times, start.elapsed()))
 }
 
-/// To the child's own pipes.
+/// Sends the load to the child's pipes directly.
 pub(crate) async fn direct(
     command: &[String],
     style: Style,
@@ -141,7 +142,7 @@ pub(crate) async fn direct(
     let mut child = process.spawn()?;
     let mut input = child.stdin.take().context("no input")?;
     let output = child.stdout.take().context("no output")?;
-    // The same pipe as the wrapper uses.
+    // The pipe has the size that the wrapper uses.
     let _ = rustix::pipe::fcntl_setpipe_size(&output, 1 << 20);
     let mut output = BufReader::with_capacity(256 << 10, output);
     let mut line = Vec::new();
@@ -165,7 +166,7 @@ pub(crate) async fn direct(
     while !sent.is_empty() {
         line.clear();
         output.read_until(b'\n', &mut line).await?;
-        let before = sent.pop_front().context("an answer too many")?;
+        let before = sent.pop_front().context("there is one answer too many")?;
         times.push(before.elapsed());
         if start.elapsed() < time {
             input.write_all(format!("{}\n", style.call(1, size)).as_bytes()).await?;

@@ -1,6 +1,7 @@
-//! Calls a second and latency through the wrapper, next to three floors measured in the same run: the same
-//! child spoken to directly, a bare actix handler that answers the same bytes, and the smallest bridge
-//! between HTTP and that child. `tests/bench` runs it with everything it needs.
+//! Measures calls per second and latency through the wrapper, and compares them with three floors from the
+//! same run: the same child without a bridge, a bare actix handler that answers with the same bytes, and the
+//! smallest bridge between HTTP and that child. `tests/bench` runs this program with everything that it
+//! needs.
 //!
 //! ```text
 //! bench run --wrapper PATH [--seconds N] [--child NAME=COMMAND]… [--peer NAME=URL]…
@@ -35,9 +36,9 @@ struct Options {
 
 #[derive(Subcommand)]
 enum Command {
-    /// The compiled echo child.
+    /// Run the compiled echo child.
     Echo {
-        /// Speaks the stateless revision, and no other.
+        /// Speak only the stateless revision.
         #[arg(long)]
         stateless: bool,
     },
@@ -50,9 +51,9 @@ enum Command {
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
         command: Vec<String>,
     },
-    /// Measure the wrapper and everything that it is compared with.
+    /// Measure the wrapper, and everything with which it is compared.
     Run(Run),
-    /// Stateless requests, and translation between the eras.
+    /// Measure stateless requests, and translation between the eras.
     Eras {
         #[arg(long)]
         wrapper: String,
@@ -62,22 +63,22 @@ enum Command {
         #[arg(long)]
         small: bool,
     },
-    /// Sessions opened, used, abandoned and killed, for so many seconds.
+    /// Open, use, abandon and kill sessions for this number of seconds.
     Soak {
         #[arg(long)]
         wrapper: String,
         #[arg(long, default_value_t = 60)]
         seconds: u64,
     },
-    /// Load on what listens already, for a profile of it.
+    /// Send load to a program that listens already, so that you can profile it.
     Load {
-        /// A peer's name and URL, as for `run`.
+        /// The name and URL of a peer, as for `run`.
         peer: String,
         #[arg(long, default_value_t = 3)]
         seconds: u64,
         #[arg(long, default_value_t = 16)]
         in_flight: usize,
-        /// Bytes of a result.
+        /// Size of a result, in bytes.
         #[arg(long, default_value_t = 100)]
         size: usize,
     },
@@ -98,7 +99,8 @@ struct Run {
     /// Duration of each measurement, in seconds.
     #[arg(long, default_value_t = 3)]
     seconds: u64,
-    /// A real child: a name, and a command split at blanks. It needs a tool `echo` with an argument `size`.
+    /// A real child: a name, and a command that is split at spaces. It needs a tool `echo` with an argument
+    /// `size`.
     #[arg(long = "child")]
     children: Vec<String>,
     /// A peer that already serves the compiled echo child: a name and a URL.
@@ -137,12 +139,12 @@ fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(work)
 }
 
-/// One thing to measure: a name and where it listens.
+/// A program to measure: its name, and where it listens.
 struct Target {
     name: String,
     host: String,
     path: String,
-    /// Whose processor time is of interest.
+    /// The process whose processor time is reported.
     process: Option<u32>,
 }
 
@@ -162,7 +164,7 @@ async fn compare(run: &Run) -> anyhow::Result<()> {
 
     let mut children = vec![("compiled echo".to_owned(), echo)];
     for child in &run.children {
-        let (name, command) = child.split_once('=').context("--child is NAME=COMMAND")?;
+        let (name, command) = child.split_once('=').context("--child must be NAME=COMMAND")?;
         children.push((name.to_owned(), command.split_whitespace().map(str::to_owned).collect()));
     }
     let mut wrappers = Vec::new();
@@ -187,7 +189,7 @@ async fn compare(run: &Run) -> anyhow::Result<()> {
             report::Report::heading(*size, in_flight);
             report.http(&bare, *size, in_flight, None).await;
             for (name, command, target, _) in &wrappers {
-                // It echoes what it gets, so only small results are comparable.
+                // This server returns the text that it gets, so only small results are comparable.
                 if *size > 1000 && name == "everything" {
                     continue;
                 }
@@ -201,15 +203,18 @@ async fn compare(run: &Run) -> anyhow::Result<()> {
         }
     }
     for (name, _, _, process) in &wrappers {
-        println!("resident memory of the wrapper after all this, {name}: {} MiB", process.resident_mib());
+        println!(
+            "resident memory of the wrapper after all measurements, {name}: {} MiB",
+            process.resident_mib()
+        );
     }
     first_byte::compare(&run.wrapper, &children).await
 }
 
 fn target(peer: &str) -> anyhow::Result<Target> {
-    let (name, url) = peer.split_once('=').context("a peer is NAME=URL")?;
-    let rest = url.strip_prefix("http://").context("a peer's URL starts with http://")?;
-    let (host, path) = rest.split_once('/').context("a peer's URL has a path")?;
+    let (name, url) = peer.split_once('=').context("a peer must be NAME=URL")?;
+    let rest = url.strip_prefix("http://").context("a peer's URL must start with http://")?;
+    let (host, path) = rest.split_once('/').context("a peer's URL must have a path")?;
     Ok(Target { name: name.to_owned(), host: host.to_owned(), path: format!("/{path}"), process: None })
 }
 

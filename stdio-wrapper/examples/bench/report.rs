@@ -1,4 +1,4 @@
-//! The table, and the ratios that the goals speak of.
+//! Prints the table and the ratios that the goals limit.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -9,11 +9,11 @@ use crate::Target;
 use crate::client::{Process, Used, wait_for};
 use crate::load::{self, Outcome, Style};
 
-/// Where the first of the smallest bridges listens; each has a port of its own, since the one before may
-/// still be there.
+/// The port of the first of the smallest bridges. Each bridge has its own port, because the one before it may
+/// still listen.
 const BRIDGE: u16 = 18700;
 
-/// Prints as it goes.
+/// A report that prints each measurement at once.
 pub(crate) struct Report {
     time: Duration,
     bare: Outcome,
@@ -31,7 +31,8 @@ impl Report {
         println!("  {:34} {:>10} {:>11} {:>11}  ratios", "", "calls/s", "p50", "p99");
     }
 
-    /// Measures over HTTP. `floors` are those of the same child: directly, and through the smallest bridge.
+    /// Measures over HTTP. `floors` are those of the same child: without a bridge, and through the smallest
+    /// bridge.
     pub(crate) async fn http(
         &mut self,
         target: &Target,
@@ -45,7 +46,7 @@ impl Report {
         let outcome = match tokio::time::timeout(limit, measured).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(error)) => return println!("  {:34} failed: {error:#}", target.name),
-            Err(_) => return println!("  {:34} failed: it hangs", target.name),
+            Err(_) => return println!("  {:34} failed: the measurement hangs", target.name),
         };
         let mut ratios = String::new();
         if target.name == "bare handler" {
@@ -83,7 +84,7 @@ impl Report {
         Ok(outcome)
     }
 
-    /// Measures the smallest bridge to the child, with one thread and with two; gives the better.
+    /// Measures the smallest bridge to the child, with one thread and with two. Returns the better result.
     pub(crate) async fn bridge(
         &mut self,
         name: &str,
@@ -119,8 +120,8 @@ impl Report {
     }
 }
 
-/// Processor time a call, of the load generator and of what is measured. It moves less than calls a second do
-/// when the machine has other work.
+/// The processor time for a call, of the load generator and of the measured program. Other work on the
+/// machine changes it less than it changes the number of calls per second.
 struct Meter {
     generator: Used,
     process: Option<(u32, Used)>,

@@ -1,4 +1,4 @@
-//! Many sessions opened, used, abandoned and killed, and many idle streams held: nothing may be left behind.
+//! Opens, uses, abandons and kills many sessions, and holds many idle streams. Nothing of them may remain.
 
 use std::time::{Duration, Instant};
 
@@ -9,14 +9,14 @@ use tokio::task::JoinSet;
 
 use crate::client::{Connection, Process, wait_for};
 
-/// Sessions of one wave.
+/// Number of sessions in a wave.
 const WAVE: usize = 1000;
-/// Waves before the first look: an allocator keeps what it once needed.
+/// Number of waves before the first measurement, because an allocator keeps memory that it once needed.
 const WARM_UP: u32 = 2;
-/// Sessions that are opened at the same time.
+/// Number of sessions that are opened at the same time.
 const AT_ONCE: usize = 50;
 
-/// Waves of sessions until the time is over.
+/// Runs waves of sessions until the time is over.
 pub(crate) async fn sessions(wrapper: &str, seconds: u64) -> anyhow::Result<()> {
     let options =
         ["--session-idle=2s", "--max-sessions=2000", "--keep-alive=1s", "--stop-grace=1s", "--log=error"];
@@ -61,7 +61,7 @@ async fn wave(process: &Process) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// One session, and one of five ways to part with it.
+/// Opens a session, and ends it in one of five ways.
 async fn one_session(index: usize) -> anyhow::Result<()> {
     let mut connection = Connection::open("127.0.0.1:18700", "/mcp", None).await?;
     let answer = connection.initialize().await?;
@@ -70,23 +70,23 @@ async fn one_session(index: usize) -> anyhow::Result<()> {
     }
     match index % 5 {
         0 => connection.delete().await,
-        // Abandoned: the reaper's.
+        // The session is abandoned, and the reaper must end it.
         1 => Ok(()),
         2 => kill(&answer),
         3 => {
-            // A GET stream that breaks.
+            // The connection of a GET stream breaks.
             let stream = connection.listen().await?;
             drop(stream);
             Ok(())
         }
         _ => {
-            // Gone in the middle of a call.
+            // The client disconnects during a call.
             connection.send_call(900_000).await
         }
     }
 }
 
-/// The echo child tells its process id.
+/// The answer of the echo child contains its process ID.
 fn kill(initialized: &str) -> anyhow::Result<()> {
     let pid = initialized.split_once("\"version\":\"").and_then(|(_, rest)| rest.split('"').next());
     let pid = pid
@@ -131,7 +131,7 @@ fn usage(process: &Process) -> Usage {
     }
 }
 
-/// Idle GET streams of so many sessions on one shared child.
+/// Opens idle GET streams of this number of sessions on one shared child.
 pub(crate) async fn streams(wrapper: &str, count: usize) -> anyhow::Result<()> {
     let process = start(wrapper, 18710, &["--shared", "--max-sessions=50000", "--log=error"]).await?;
     open_streams(100).await?.clear();
@@ -169,7 +169,7 @@ async fn open_streams(count: usize) -> anyhow::Result<Vec<TcpStream>> {
     Ok(streams)
 }
 
-/// A closed stream has an end to read.
+/// Reading from a closed stream returns its end.
 fn is_open(stream: &TcpStream) -> bool {
     let mut piece = [0; 4096];
     !matches!(stream.try_read(&mut piece), Ok(0))
