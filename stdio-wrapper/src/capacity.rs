@@ -19,6 +19,8 @@ const ASSUMED: Usage = Usage { memory: 48 << 20, tasks: 9 };
 const SETTLED: Duration = Duration::from_secs(3);
 /// The part of each limit that is kept free, for the wrapper and for children that grow: one eighth.
 const FREE: u64 = 8;
+/// The divisor for [`Load::unaccounted`].
+const UNACCOUNTED: u64 = 16;
 /// The minimum that is kept free, whatever the size of the container.
 const LEAST_FREE: Usage = Usage { memory: 32 << 20, tasks: 16 };
 
@@ -77,13 +79,16 @@ pub struct Bound {
     pub used: u64,
 }
 
-/// How much is used, and by how much this is too much.
+/// How much of a limit is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Excess {
+pub struct Load {
     /// How much of the limit is used.
     pub used: u64,
-    /// By how much this exceeds the part of the limit that children may use.
+    /// By how much this exceeds the part of the limit that children may use. Zero if it does not.
     pub over: u64,
+    /// How much of what is used may belong to no process without being suspicious: the kernel takes memory of its own for
+    /// each process and connection. A sixteenth of the limit.
+    pub unaccounted: u64,
 }
 
 /// The limits of the container. `None` means that there is no limit.
@@ -226,10 +231,11 @@ impl Capacity {
         Ok(Starting(self))
     }
 
-    /// Returns the usage and the excess if children that have grown use more than they may. Reads a few files.
-    pub fn excess(&self, measure: Measure) -> Option<Excess> {
+    /// Returns how much of a limit is used now, or `None` if there is no limit. Reads a few files.
+    pub fn load(&self, measure: Measure) -> Option<Load> {
         let bound = self.group.as_ref().and_then(|group| group.bound(measure))?;
-        Some(Excess { used: bound.used, over: over(bound, measure) }).filter(|excess| excess.over > 0)
+        let over = over(bound, measure);
+        Some(Load { used: bound.used, over, unaccounted: bound.most / UNACCOUNTED })
     }
 
     /// If there is no room for another child, returns the measure that is short, and how much of it each of so

@@ -105,6 +105,11 @@ impl Descent {
     }
 }
 
+/// What this process uses by itself.
+pub(super) fn own_usage() -> Usage {
+    i32::try_from(std::process::id()).ok().and_then(usage_of).unwrap_or_default()
+}
+
 /// The direct children of all threads of this process.
 pub(super) fn children_of_this_process() -> Vec<Pid> {
     let found = listed_children().unwrap_or_else(|| {

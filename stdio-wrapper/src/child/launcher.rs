@@ -2,6 +2,7 @@
 //! before it has answered.
 
 mod guard;
+mod roster;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -12,6 +13,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use self::guard::Relief;
+use self::roster::Roster;
 use super::backoff::Backoffs;
 use super::command::{CommandError, Placeholders, fill};
 use super::descent::Files;
@@ -86,6 +88,7 @@ pub struct Launcher {
     starts: Arc<Starts>,
     keepers: Keepers,
     relief: Relief,
+    roster: Roster,
     taken: Notify,
 }
 
@@ -124,6 +127,7 @@ impl Launcher {
             starts,
             keepers: Keepers::default(),
             relief: Relief::new(Instant::now()),
+            roster: Roster::default(),
             taken: Notify::new(),
         })
     }
@@ -183,6 +187,7 @@ impl Launcher {
             child
         };
         child.set_owner(Arc::clone(turn.owner()));
+        self.roster.enter(child.number, Arc::clone(turn.owner()), child.remains());
         Ok(child.connect(self.spec.max_queue)?)
     }
 

@@ -3,13 +3,12 @@
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::net::unix::pipe;
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 
 use super::command::Filled;
 use super::launcher::Spec;
@@ -54,7 +53,7 @@ pub struct Child {
     pub number: u64,
     pipes: Arc<Pipes>,
     exit: watch::Receiver<Option<Exit>>,
-    stop: Arc<Stop>,
+    stop: watch::Sender<Stop>,
     /// Whether the child has sent its first answer. Until then, its standard error is a banner, or the reason why
     /// it fails.
     has_answered: watch::Sender<bool>,
@@ -157,12 +156,12 @@ impl Child {
         let (has_answered, answered) = watch::channel(false);
         let log = stderr::Log::new(number, settings.stderr_rate, Arc::clone(metrics));
         tokio::spawn(stderr::drain(stderr, log, answered, exit.clone()));
-        let stop = Arc::<Stop>::default();
+        let stop = watch::Sender::new(Stop::NotWanted);
         let watched = Watched {
             number,
             supervised,
             pipes: Arc::clone(&pipes),
-            stop: Arc::clone(&stop),
+            stop: stop.clone(),
             grace: settings.stop_grace,
             reaper: Arc::clone(reaper),
             metrics: Arc::clone(metrics),
@@ -216,13 +215,17 @@ impl Child {
 
     /// Makes the child end: its input is closed, and after the grace period it gets SIGTERM, and after another one SIGKILL.
     pub fn stop(&self) {
-        self.stop.wanted.notify_one();
+        Stop::Wanted.ask(&self.stop);
     }
 
     /// Makes the child end at once, because memory is short: it gets SIGTERM, and SIGKILL a moment later.
     pub fn stop_at_once(&self) {
-        self.stop.is_urgent.store(true, Ordering::Release);
-        self.stop.wanted.notify_one();
+        Stop::AtOnce.ask(&self.stop);
+    }
+
+    /// A handle with which the child can be ended also when nobody keeps it any more.
+    pub(super) fn remains(&self) -> Remains {
+        Remains { stop: self.stop.clone(), exit: self.exit.clone() }
     }
 
     /// Records the principal for whom the child is used. Only the first call has an effect.
@@ -272,14 +275,45 @@ impl Child {
 
     /// Waits until no process of the child is left.
     pub fn exited(&self) -> impl Future<Output = Exit> + Send + use<> {
-        let mut exit = self.exit.clone();
-        async move {
-            let gone = Exit { status: "unknown".to_owned(), is_wanted: true };
-            match exit.wait_for(Option::is_some).await {
-                Ok(exit) => exit.clone().unwrap_or(gone),
-                Err(_) => gone,
-            }
-        }
+        exited(self.exit.clone())
+    }
+}
+
+/// Waits until no process of a child is left.
+async fn exited(mut exit: watch::Receiver<Option<Exit>>) -> Exit {
+    let gone = Exit { status: "unknown".to_owned(), is_wanted: true };
+    match exit.wait_for(Option::is_some).await {
+        Ok(exit) => exit.clone().unwrap_or(gone),
+        Err(_) => gone,
+    }
+}
+
+/// A child that nobody keeps any more, and that has not ended yet.
+#[derive(Debug, Clone)]
+pub(super) struct Remains {
+    stop: watch::Sender<Stop>,
+    exit: watch::Receiver<Option<Exit>>,
+}
+
+impl Remains {
+    /// Like [`Child::stop_at_once`].
+    pub(super) fn stop_at_once(&self) {
+        Stop::AtOnce.ask(&self.stop);
+    }
+
+    /// Whether the child is about to end.
+    pub(super) fn is_ending(&self) -> bool {
+        *self.stop.borrow() != Stop::NotWanted
+    }
+
+    /// Whether the child has ended.
+    pub(super) fn has_exited(&self) -> bool {
+        self.exit.borrow().is_some()
+    }
+
+    /// Waits until no process of the child is left.
+    pub(super) fn exited(&self) -> impl Future<Output = Exit> + Send + use<> {
+        exited(self.exit.clone())
     }
 }
 
@@ -298,20 +332,39 @@ impl Drop for Child {
     }
 }
 
-/// A child, as the task that watches it has it.
-/// Says that a child is to end.
-#[derive(Debug, Default)]
-struct Stop {
-    wanted: Notify,
-    /// Whether there is no time to wait.
-    is_urgent: AtomicBool,
+/// Whether a child is to end, and how soon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Stop {
+    NotWanted,
+    /// The child has its grace periods.
+    Wanted,
+    /// There is no time to wait.
+    AtOnce,
 }
 
+impl Stop {
+    /// Makes this known, unless the child is to end sooner already.
+    fn ask(self, stop: &watch::Sender<Self>) {
+        stop.send_if_modified(|stop| {
+            let is_sooner = *stop < self;
+            *stop = self.max(*stop);
+            is_sooner
+        });
+    }
+
+    /// Waits until the child is to end this soon.
+    async fn wait(self, stop: &watch::Sender<Self>) {
+        // The result cannot be an error, because the sender is here.
+        let _ = stop.subscribe().wait_for(|stop| *stop >= self).await;
+    }
+}
+
+/// A child, as the task that watches it has it.
 struct Watched {
     number: u64,
     supervised: Supervised,
     pipes: Arc<Pipes>,
-    stop: Arc<Stop>,
+    stop: watch::Sender<Stop>,
     grace: Duration,
     reaper: Arc<Reaper>,
     metrics: Arc<Metrics>,
@@ -320,10 +373,10 @@ struct Watched {
 
 impl Watched {
     async fn run(mut self, exit: watch::Sender<Option<Exit>>) {
-        let stop = Arc::clone(&self.stop);
+        let stop = self.stop.clone();
         let (status, mut is_wanted) = tokio::select! {
             status = self.ended() => (status, false),
-            () = stop.wanted.notified() => (self.end().await, true),
+            () = Stop::Wanted.wait(&stop) => (self.end().await, true),
         };
         // If a child ends because of a ping, the wrapper is the reason.
         is_wanted |= self.pipes.close();
@@ -372,6 +425,21 @@ impl Watched {
         }
     }
 
+    /// Waits until the child has ended or its grace period is over. As soon as there is no time to wait, the grace period is
+    /// only this long. Returns its status in words if it has ended.
+    async fn ended_within_grace(&mut self, urgent: Duration) -> Option<String> {
+        let (stop, grace) = (self.stop.clone(), self.grace);
+        let at_once = async {
+            Stop::AtOnce.wait(&stop).await;
+            tokio::time::sleep(urgent).await;
+        };
+        tokio::select! {
+            status = self.ended() => Some(status),
+            () = tokio::time::sleep(grace) => None,
+            () = at_once => None,
+        }
+    }
+
     /// Waits until no process of the child is left.
     async fn exited(&mut self) {
         while let Some(report) = self.supervised.report().await {
@@ -387,13 +455,11 @@ impl Watched {
     /// Ends the child in the way that the stdio transport describes (2025-11-25, lifecycle, "Shutdown").
     async fn end(&mut self) -> String {
         self.pipes.close();
-        let is_urgent = self.stop.is_urgent.load(Ordering::Acquire);
-        let grace = if is_urgent { URGENT_GRACE } else { self.grace };
-        if !is_urgent && let Ok(status) = tokio::time::timeout(grace, self.ended()).await {
+        if let Some(status) = self.ended_within_grace(Duration::ZERO).await {
             return status;
         }
         self.supervised.order(Order::Terminate);
-        if let Ok(status) = tokio::time::timeout(grace, self.ended()).await {
+        if let Some(status) = self.ended_within_grace(URGENT_GRACE).await {
             return status;
         }
         self.metrics.children_killed_total.add();

@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::keepers::Newcomer;
-use crate::capacity::{Excess, Measure, Usage};
+use crate::capacity::{Load, Measure, Usage};
 
 /// A child that a keeper keeps.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,29 +20,51 @@ pub struct Held {
     pub can_end: bool,
 }
 
-/// Chooses children whose end frees this much. It chooses the largest child of the user whose children use the
+/// What the container is short of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Shortage {
+    pub(super) measure: Measure,
+    /// How much must be freed.
+    pub(super) over: u64,
+    /// Memory that is used, but that no process is known to hold. The kernel also counts, for example, files in memory
+    /// and data that waits in sockets. All of it might belong to one user, so a user whose children use no more than
+    /// this loses none: a user who has hidden memory must not make others lose their children.
+    pub(super) hidden: u64,
+}
+
+impl Shortage {
+    /// `own` is the usage of the wrapper itself, and `ending` what children that are ending are about to free.
+    pub(super) fn new(
+        measure: Measure,
+        load: Load,
+        usage: &HashMap<u64, Usage>,
+        own: Usage,
+        ending: u64,
+    ) -> Self {
+        let known: u64 = usage.values().chain([&own]).map(|usage| measure.of(usage)).sum();
+        let hidden = load.used.saturating_sub(known).saturating_sub(load.unaccounted);
+        // No process or thread can be hidden.
+        let hidden = if measure == Measure::Memory { hidden } else { 0 };
+        Self { measure, over: load.over.saturating_sub(ending), hidden }
+    }
+}
+
+/// Chooses children whose end frees what is short. It chooses the largest child of the user whose children use the
 /// most, and repeats this. The last child is never chosen, because its end would help nobody else. No child is
-/// chosen if children are not the cause: if their known usage is at most what must be freed, or less than half of
-/// the used memory. The kernel also counts memory that belongs to no process, and a user who has hidden memory
-/// there must not make others lose their children.
-pub(super) fn choose(
-    all: &[Held],
-    usage: &HashMap<u64, Usage>,
-    measure: Measure,
-    Excess { used, over: excess }: Excess,
-) -> Vec<Held> {
+/// chosen if children are not the cause: if their known usage is at most what must be freed, or if no user's
+/// children use more than what is hidden.
+pub(super) fn choose(all: &[Held], usage: &HashMap<u64, Usage>, short: Shortage) -> Vec<Held> {
+    let Shortage { measure, over: excess, hidden } = short;
     let size = |one: &Held| size(one, usage, measure);
-    let known: u64 = usage.values().map(|usage| measure.of(usage)).sum();
-    let is_hidden = measure == Measure::Memory && known < used / 2;
-    if excess == 0 || is_hidden || all.iter().map(size).sum::<u64>() <= excess {
+    if excess == 0 || all.iter().map(size).sum::<u64>() <= excess {
         return Vec::new();
     }
     let mut left: Vec<&Held> = all.iter().collect();
     let (mut chosen, mut freed) = (Vec::new(), 0);
     while freed < excess && left.len() > 1 {
-        let Some((_, index)) = largest_of_most(&left, usage, measure) else { break };
+        let Some((sum, index)) = largest_of_most(&left, usage, measure) else { break };
         let one = left.swap_remove(index);
-        if !one.can_end || size(one) == 0 {
+        if !one.can_end || size(one) == 0 || sum <= hidden {
             break;
         }
         freed += size(one);
@@ -52,18 +74,20 @@ pub(super) fn choose(
 }
 
 /// Chooses a child to end for a newcomer who has no child, and for whom there is no room: the largest child of the
-/// user whose children use the most, if that is more than `share`. This can be the last child.
+/// user whose children use the most, if that is more than `share` and more than what is hidden. This can be the last
+/// child.
 pub(super) fn choose_for(
     newcomer: Newcomer<'_>,
     all: &[Held],
     usage: &HashMap<u64, Usage>,
-    measure: Measure,
+    short: Shortage,
     share: u64,
 ) -> Option<Held> {
     let others: Vec<&Held> = all.iter().filter(|one| one.user != newcomer.user).collect();
-    let (sum, index) = largest_of_most(&others, usage, measure)?;
+    let (sum, index) = largest_of_most(&others, usage, short.measure)?;
     let one = others.get(index)?;
-    (newcomer.has == 0 && one.can_end && sum > share).then(|| (*one).clone())
+    let is_too_much = sum > share && sum > short.hidden;
+    (newcomer.has == 0 && one.can_end && is_too_much).then(|| (*one).clone())
 }
 
 /// The number of users, including the newcomer.
@@ -102,9 +126,9 @@ mod tests {
         children.iter().map(|(child, memory)| (*child, Usage { memory: *memory, tasks: 1 })).collect()
     }
 
-    /// An excess of this amount, where the children use everything.
-    fn over(over: u64) -> Excess {
-        Excess { used: over, over }
+    /// A shortage of this amount of memory, none of which is hidden.
+    fn over(over: u64) -> Shortage {
+        Shortage { measure: Measure::Memory, over, hidden: 0 }
     }
 
     fn numbers(chosen: &[Held]) -> Vec<u64> {
@@ -115,27 +139,24 @@ mod tests {
     fn a100_who_holds_most_memory_loses_the_largest_child_until_somebody_else_holds_more() {
         let all = held(&[(1, "bob"), (2, "mallory"), (3, "mallory"), (4, "mallory"), (5, "ana")]);
         let usage = usage(&[(1, 90), (2, 70), (3, 80), (4, 60), (5, 30)]);
-        assert_eq!(numbers(&choose(&all, &usage, Measure::Memory, over(0))), [0_u64; 0]);
-        assert_eq!(numbers(&choose(&all, &usage, Measure::Memory, over(10))), [3]);
-        assert_eq!(numbers(&choose(&all, &usage, Measure::Memory, over(81))), [3, 2]);
+        assert_eq!(numbers(&choose(&all, &usage, over(0))), [0_u64; 0]);
+        assert_eq!(numbers(&choose(&all, &usage, over(10))), [3]);
+        assert_eq!(numbers(&choose(&all, &usage, over(81))), [3, 2]);
         // Bob has the largest child now, and what he holds is most.
-        assert_eq!(numbers(&choose(&all, &usage, Measure::Memory, over(151))), [3, 2, 1]);
+        assert_eq!(numbers(&choose(&all, &usage, over(151))), [3, 2, 1]);
     }
 
     #[test]
     fn nobody_loses_a_child_that_is_the_last_or_serves_everybody_or_if_children_are_not_what_is_large() {
         let usage = usage(&[(1, 90), (2, 40)]);
-        assert_eq!(choose(&held(&[(1, "ana")]), &usage, Measure::Memory, over(10)), []);
-        assert_eq!(choose(&held(&[(1, "ana"), (2, "bob")]), &usage, Measure::Memory, over(130)), []);
-        assert_eq!(
-            numbers(&choose(&held(&[(1, "ana"), (2, "bob")]), &usage, Measure::Memory, over(129))),
-            [1]
-        );
+        assert_eq!(choose(&held(&[(1, "ana")]), &usage, over(10)), []);
+        assert_eq!(choose(&held(&[(1, "ana"), (2, "bob")]), &usage, over(130)), []);
+        assert_eq!(numbers(&choose(&held(&[(1, "ana"), (2, "bob")]), &usage, over(129))), [1]);
         let mut all = held(&[(1, ""), (2, "bob")]);
         all[0].can_end = false;
-        assert_eq!(choose(&all, &usage, Measure::Memory, over(10)), []);
+        assert_eq!(choose(&all, &usage, over(10)), []);
         assert_eq!(
-            choose(&held(&[(7, "ana"), (8, "bob")]), &usage, Measure::Memory, over(10)),
+            choose(&held(&[(7, "ana"), (8, "bob")]), &usage, over(10)),
             [],
             "nothing is known of them"
         );
@@ -145,10 +166,20 @@ mod tests {
     fn a100_memory_that_no_child_is_known_to_hold_costs_nobody_a_session() {
         let all = held(&[(1, "bob"), (2, "ana"), (3, "mallory")]);
         let usage = usage(&[(1, 70), (2, 15), (3, 5)]);
-        let excess = |used| Excess { used, over: 10 };
-        assert_eq!(choose(&all, &usage, Measure::Memory, excess(900)), []);
-        assert_eq!(choose(&all, &usage, Measure::Memory, excess(182)), []);
-        assert_eq!(numbers(&choose(&all, &usage, Measure::Memory, excess(180))), [1]);
+        let own = Usage { memory: 20, tasks: 1 };
+        let short = |used, measure, given_back| {
+            Shortage::new(measure, Load { used, over: 10, unaccounted: 5 }, &usage, own, given_back)
+        };
+        let memory = |used| short(used, Measure::Memory, 0);
+        assert_eq!(memory(900).hidden, 785);
+        assert_eq!(choose(&all, &usage, memory(900)), []);
+        assert_eq!(choose(&all, &usage, memory(185)), [], "bob takes as much as is hidden");
+        assert_eq!(numbers(&choose(&all, &usage, memory(184))), [1]);
+        assert_eq!(memory(50).hidden, 0);
+        assert_eq!((short(900, Measure::Tasks, 3).hidden, short(900, Measure::Tasks, 3).over), (0, 7));
+        let new = Newcomer { user: "new", has: 0 };
+        assert_eq!(choose_for(new, &all, &usage, memory(185), 60), None);
+        assert_eq!(choose_for(new, &all, &usage, memory(184), 60).map(|one| one.child), Some(1));
     }
 
     #[test]
@@ -156,8 +187,9 @@ mod tests {
         let all = held(&[(1, "ana"), (2, "mallory"), (3, "bob")]);
         let of = |memory, tasks| Usage { memory, tasks };
         let usage = HashMap::from([(1, of(900, 2)), (2, of(10, 230)), (3, of(20, 3))]);
-        assert_eq!(numbers(&choose(&all, &usage, Measure::Tasks, over(16))), [2]);
-        assert_eq!(numbers(&choose(&all, &usage, Measure::Memory, over(16))), [1]);
+        let tasks = Shortage { measure: Measure::Tasks, ..over(16) };
+        assert_eq!(numbers(&choose(&all, &usage, tasks)), [2]);
+        assert_eq!(numbers(&choose(&all, &usage, over(16))), [1]);
     }
 
     #[test]
@@ -165,7 +197,7 @@ mod tests {
         let usage = usage(&[(1, 60), (2, 50), (3, 100), (4, 5)]);
         let new = Newcomer { user: "new", has: 0 };
         let chosen = |all: &[(u64, &str)], newcomer, share| {
-            choose_for(newcomer, &held(all), &usage, Measure::Memory, share).map(|one| one.child)
+            choose_for(newcomer, &held(all), &usage, over(1), share).map(|one| one.child)
         };
         let all = [(1, "mallory"), (2, "mallory"), (3, "ana"), (4, "bob")];
         assert_eq!(chosen(&all, new, 109), Some(1));
@@ -176,7 +208,7 @@ mod tests {
         assert_eq!(chosen(&[(3, "ana")], Newcomer::ANYBODY, 50), Some(3), "for a child for everybody");
         let mut shared = held(&[(3, ""), (4, "bob")]);
         shared[0].can_end = false;
-        assert_eq!(choose_for(new, &shared, &usage, Measure::Memory, 50), None, "it serves everybody");
+        assert_eq!(choose_for(new, &shared, &usage, over(1), 50), None, "it serves everybody");
         assert_eq!((users(&held(&all), new), users(&held(&all), Newcomer { user: "ana", has: 0 })), (4, 3));
     }
 }

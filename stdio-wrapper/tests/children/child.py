@@ -254,8 +254,17 @@ def call(message):
             exec(REACH, scope)
             return text(scope["reach"](given["pid"], given.get("line", ""), given["signal"]))
         return text(descendant(code, given["by"] == "orphan").decode())
+    if name == "grow":
+        def grow():
+            time.sleep(given["after"])
+            for _ in range(given["mib"]):
+                KEPT.append(b"k" * (1 << 20))
+                time.sleep(0.002)
+        threading.Thread(target=grow).start()
+        return text("grows")
     if name == "hide":
-        # Memory that is in no process.
+        # Memory that is in no process. The wrapper does not look at the last ones of many files.
+        KEPT.extend(open(os.devnull) for _ in range(given.get("behind", 0)))
         file = os.memfd_create("hidden")
         for _ in range(given["mib"]):
             os.write(file, bytes(1 << 20))

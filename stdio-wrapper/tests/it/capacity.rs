@@ -328,6 +328,53 @@ async fn a100_who_hides_memory_loses_the_server_and_nobody_else_does() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a100_memory_that_is_hidden_where_nobody_looks_costs_nobody_a_session() {
+    let Some(group) = Group::new("hiding-well", 4096, 512 << 20) else { return };
+    let wrapper = group.wrapper(&["--identity=headers"], &[]).await;
+    let mut honest = Vec::new();
+    for user in ["ana", "bob", "carol", "dave"] {
+        let session = caller(&wrapper, user).initialize("2025-11-25").await;
+        session.text("keep", serde_json::json!({"mib": 50})).await;
+        honest.push(session);
+    }
+    let mallory = caller(&wrapper, "mallory").initialize("2025-11-25").await;
+    mallory.text("hide", serde_json::json!({"mib": 220, "behind": 300})).await;
+    // Whether there is room for another user does not matter here.
+    let _newcomer = caller(&wrapper, "newcomer").try_initialize("2025-11-25").await;
+    // The wrapper looks at the memory every 100 ms, and at files every second.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    for session in &honest {
+        assert_eq!(session.status_of_ping().await, 200);
+    }
+    let ended = wrapper.metric("stdio_wrapper_children_ended_for_memory_total").await;
+    assert_eq!((ended, group.kills()), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a100_a_server_that_grows_after_its_session_has_ended_counts_for_its_user() {
+    let Some(group) = Group::new("growing-late", 4096, 512 << 20) else { return };
+    let options = ["--identity=headers", "--stop-grace=20s"];
+    let wrapper = group.wrapper(&options, &["--ignores-eof", "--ignores-sigterm"]).await;
+    let mut honest = Vec::new();
+    for user in ["ana", "bob", "carol"] {
+        let session = caller(&wrapper, user).initialize("2025-11-25").await;
+        session.text("keep", serde_json::json!({"mib": 40})).await;
+        honest.push(session);
+    }
+    let mallory = caller(&wrapper, "mallory").initialize("2025-11-25").await;
+    mallory.text("grow", serde_json::json!({"after": 1, "mib": 330})).await;
+    assert_eq!(mallory.delete().await, 204);
+    let message = wrapper.logged("the memory of the container is nearly used up").await;
+    assert!(message.contains("mallory"), "{message}");
+    wrapper.metric_becomes("stdio_wrapper_children", 3).await;
+    for session in &honest {
+        assert_eq!(session.status_of_ping().await, 200);
+    }
+    assert_eq!(wrapper.metric("stdio_wrapper_children_ended_for_memory_total").await, 1);
+    assert_eq!(group.kills(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a100_who_fills_the_processes_with_one_session_gives_way_to_a_user_who_has_none() {
     // Newcomers are let in up to 104; servers that grow are ended above 112.
     let Some(group) = Group::new("filled", 120, 1 << 30) else { return };

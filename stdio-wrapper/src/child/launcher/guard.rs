@@ -8,15 +8,18 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::Launcher;
-use crate::capacity::{Excess, Measure, Usage};
-use crate::child::descent::Files;
+use crate::capacity::{Load, Measure, Usage};
+use crate::child::descent::{Files, own_usage};
 use crate::child::keepers::{EXIT_PATIENCE, FEW, Gone, Newcomer};
-use crate::child::relief::{self, Held};
+use crate::child::relief::{self, Held, Shortage};
 use crate::child::stderr::{Pass, RateLimit};
 
 /// Time between two checks of whether memory or processes are short. A child can allocate hundreds of MiB in a
 /// second.
 const GUARD: Duration = Duration::from_millis(100);
+/// Minimum time between two looks at the files that children have open. There can be very many, and a user who has hidden
+/// memory elsewhere would make the guard look at them for ever.
+const FILES: Duration = Duration::from_secs(1);
 /// Maximum number of children per second whose end is logged.
 const RELIEF_RATE: u32 = 5;
 
@@ -27,13 +30,15 @@ pub(super) struct Relief {
     ending: Mutex<HashSet<u64>>,
     /// Notified whenever one of them has ended.
     ended: Notify,
+    /// When the files that children have open were last looked at.
+    files: Mutex<Option<Instant>>,
     log: Mutex<RateLimit>,
 }
 
 impl Relief {
     pub(super) fn new(now: Instant) -> Self {
         let log = Mutex::new(RateLimit::new(RELIEF_RATE, now));
-        Self { ending: Mutex::default(), ended: Notify::new(), log }
+        Self { ending: Mutex::default(), ended: Notify::new(), files: Mutex::default(), log }
     }
 
     /// If such a child is ending, waits until one has ended. Returns whether it has waited.
@@ -48,6 +53,16 @@ impl Relief {
         self.ending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether it is time to look at the files that children have open.
+    fn may_look_at_files(&self) -> bool {
+        let (mut last, now) = (self.files.lock().unwrap_or_else(PoisonError::into_inner), Instant::now());
+        let may = last.is_none_or(|last| now.duration_since(last) >= FILES);
+        if may {
+            *last = Some(now);
+        }
+        may
+    }
+
     fn may_log(&self) -> bool {
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         log.take(Instant::now()) != Pass::No
@@ -60,22 +75,22 @@ impl Launcher {
         while self.spec.capacity.is_limited() {
             tokio::time::sleep(GUARD).await;
             for short in Measure::ALL {
-                if let Some(excess) = self.spec.capacity.excess(short) {
+                if let Some(load) = self.spec.capacity.load(short).filter(|load| load.over > 0) {
                     // Measures now, so that no new child is admitted.
                     self.look();
-                    self.relieve(short, excess);
+                    self.relieve(short, load);
                 }
             }
         }
     }
 
-    fn relieve(self: &Arc<Self>, short: Measure, excess: Excess) {
-        let (all, usage) = self.not_ending();
-        let ending = self.relief.ending().clone();
-        let awaited: u64 =
-            ending.iter().filter_map(|child| usage.get(child)).map(|usage| short.of(usage)).sum();
-        let excess = Excess { used: excess.used, over: excess.over.saturating_sub(awaited) };
-        for large in relief::choose(&all, &usage, short, excess) {
+    fn relieve(self: &Arc<Self>, short: Measure, load: Load) {
+        let choose = |all: &[Held], usage: &HashMap<u64, Usage>| {
+            let chosen = relief::choose(all, usage, self.shortage(short, load, usage));
+            (!chosen.is_empty()).then_some(chosen)
+        };
+        let Some((chosen, usage)) = self.look_for(short, choose) else { return };
+        for large in chosen {
             let why = match short {
                 Measure::Memory => {
                     "the memory of the container is nearly used up, so the largest server of the user whose servers take most was ended"
@@ -106,18 +121,42 @@ impl Launcher {
     /// Finds a child whose user has more than a fair share, if there is no room for a user who has no child.
     pub(super) fn too_large(&self, newcomer: Newcomer<'_>) -> Option<(Held, Measure, HashMap<u64, Usage>)> {
         // All children are measured only if this could have a result.
-        self.spec.capacity.share(1, FEW).filter(|_| newcomer.has == 0)?;
-        let (all, usage) = self.not_ending();
-        let (short, share) = self.spec.capacity.share(relief::users(&all, newcomer), FEW)?;
-        let large = relief::choose_for(newcomer, &all, &usage, short, share)?;
+        let (short, _) = self.spec.capacity.share(1, FEW).filter(|_| newcomer.has == 0)?;
+        let load = self.spec.capacity.load(short)?;
+        let choose = |all: &[Held], usage: &HashMap<u64, Usage>| {
+            let (_, share) = self.spec.capacity.share(relief::users(all, newcomer), FEW)?;
+            relief::choose_for(newcomer, all, usage, self.shortage(short, load, usage), share)
+        };
+        let (large, usage) = self.look_for(short, choose)?;
         Some((large, short, usage))
     }
 
-    fn not_ending(&self) -> (Vec<Held>, HashMap<u64, Usage>) {
+    /// Chooses among the children that this has not ended yet. If that leads to nothing, memory in files that they have open
+    /// is counted, too: until then it is hidden, so nobody is chosen for it who holds less.
+    fn look_for<T>(
+        &self,
+        short: Measure,
+        choose: impl Fn(&[Held], &HashMap<u64, Usage>) -> Option<T>,
+    ) -> Option<(T, HashMap<u64, Usage>)> {
+        let mut all = self.keepers.held();
+        all.extend(self.roster.not_kept(&all));
+        let ending = self.relief.ending().clone();
+        all.retain(|held| !ending.contains(&held.child));
+        let usage = self.reaper.usage(Files::LeftOut);
+        if let Some(chosen) = choose(&all, &usage) {
+            return Some((chosen, usage));
+        }
+        if short != Measure::Memory || !self.relief.may_look_at_files() {
+            return None;
+        }
         let usage = self.reaper.usage(Files::Counted);
-        let all = self.keepers.held();
-        let ending = self.relief.ending();
-        (all.into_iter().filter(|held| !ending.contains(&held.child)).collect(), usage)
+        choose(&all, &usage).map(|chosen| (chosen, usage))
+    }
+
+    fn shortage(&self, short: Measure, load: Load, usage: &HashMap<u64, Usage>) -> Shortage {
+        let ending = self.relief.ending().clone();
+        let given_back = ending.iter().filter_map(|child| usage.get(child)).map(|usage| short.of(usage));
+        Shortage::new(short, load, usage, own_usage(), given_back.sum())
     }
 
     fn end_large(
@@ -127,7 +166,8 @@ impl Launcher {
         short: Measure,
         why: &'static str,
     ) -> Option<Gone> {
-        let gone = self.keepers.end_large(large.child, short)?;
+        let kept = self.keepers.end_large(large.child, short);
+        let gone = kept.or_else(|| self.roster.end(large.child))?;
         self.relief.ending().insert(large.child);
         let (launcher, child) = (Arc::clone(self), large.child);
         // Its waiter continues only when the freed resources have been measured.
