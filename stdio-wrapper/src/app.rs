@@ -148,7 +148,7 @@ pub async fn run(config: Config, world: World) -> anyhow::Result<()> {
     };
     sessions.begin_stopping();
     draining.begin();
-    tracing::info!("stopping: /ready says so, and connections end with their next answer");
+    tracing::info!("stopping: /ready reports it, and connections close after their next answer");
     tokio::time::sleep(drain).await;
     tracing::info!("shutting down");
     // Streams and waiting requests end with the sessions. Only then can the connections end.
@@ -233,7 +233,8 @@ fn capacity(config: &Config) -> Arc<Capacity> {
     if let Some(sessions) = capacity.more() {
         tracing::info!(
             sessions,
-            "MAX_SESSIONS is auto: about this many sessions of a usual server fit into the container's limits"
+            "MAX_SESSIONS is auto: the container's limits leave room for about this many sessions of a \
+             typical server"
         );
     }
     Arc::new(capacity)
@@ -270,7 +271,7 @@ fn isolation(wanted: config::Isolation) -> anyhow::Result<Isolation> {
     let missing = boundary.as_ref().err().or(filter.as_ref().err());
     if let Some(missing) = missing.filter(|_| wanted == config::Isolation::Required) {
         return Err(missing.clone()).context(
-            "CHILD_ISOLATION is `required`, which cannot be had. Write `auto` to run without it where it is not available",
+            "CHILD_ISOLATION is `required`, but is not available here. Write `auto` to run without it",
         );
     }
     match &boundary {
@@ -352,7 +353,7 @@ fn translation(config: &Config, sessions: &Arc<Sessions>, random: Random) -> Arc
 fn authenticator(config: &Config, clock: Clock) -> anyhow::Result<Authenticator> {
     let fetch = match &config.identity {
         Identity::Assertion { jwks_url, .. } => {
-            http_fetch(jwks_url).context("the HTTP client for JWKS_URL cannot be made")?
+            http_fetch(jwks_url).context("the HTTP client for JWKS_URL cannot be created")?
         }
         Identity::None | Identity::Headers => {
             Arc::new(|| Box::pin(async { Err(FetchError("no JWKS_URL".to_owned())) }) as _)
@@ -371,13 +372,14 @@ fn ready(sessions: Arc<Sessions>, authenticator: Arc<Authenticator>, open: Arc<O
             }
             if is_full {
                 return Err(
-                    "all connections are taken, so further ones wait until one ends. If this lasts, raise MAX_CONNECTIONS, or find out who has so many",
+                    "all connections are in use, so new ones wait until one ends. If this continues, raise \
+                     MAX_CONNECTIONS, or find out who has so many",
                 );
             }
             if authenticator.is_ready().await {
                 Ok(())
             } else {
-                Err("the keys of JWKS_URL are not known yet")
+                Err("the keys of JWKS_URL have not been read yet")
             }
         })
     })

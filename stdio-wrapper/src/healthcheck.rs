@@ -19,7 +19,7 @@ pub(crate) fn ask(ops_listen: &str) -> Result<(), String> {
     })?;
     let address = health::from_inside(listener);
     let answer = health::ask(address, "/health", PATIENCE).map_err(|error| {
-        format!("nothing answers at OPS_LISTEN ({address}): {error}. Does the wrapper run?")
+        format!("nothing answers at OPS_LISTEN ({address}): {error}. Is the wrapper running?")
     })?;
     answer.map(drop).map_err(|answer| format!("/health answered {answer}"))
 }

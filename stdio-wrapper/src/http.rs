@@ -158,7 +158,7 @@ impl Endpoint {
             tracing::warn!(
                 subject = caller.subject,
                 limit = self.max_under_way,
-                "a user has a quarter of MAX_CONNECTIONS in requests, so further ones get 429"
+                "the requests of a user take a quarter of MAX_CONNECTIONS, so more of them get 429"
             );
         }
         place.map(Some).ok_or_else(|| Problem::too_many_requests(self.max_under_way))

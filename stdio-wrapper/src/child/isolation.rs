@@ -40,12 +40,14 @@ pub struct Isolation {
 pub enum Unavailable {
     /// The kernel has no Landlock domains.
     #[error(
-        "the kernel cannot keep them apart: that takes Landlock of Linux 5.19 or later, switched on and not forbidden by the container ({0})"
+        "the kernel cannot isolate them: that needs Landlock of Linux 5.19 or later, enabled and not \
+         forbidden by the container ({0})"
     )]
     Boundary(String),
     /// The kernel cannot filter system calls.
     #[error(
-        "the kernel cannot filter their system calls: that takes seccomp, switched on and not forbidden by the container ({0})"
+        "the kernel cannot filter their system calls: that needs seccomp, enabled and not forbidden by the \
+         container ({0})"
     )]
     Filter(String),
 }

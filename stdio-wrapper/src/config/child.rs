@@ -103,7 +103,8 @@ fn check_command(read: &mut Reader, options: &Options, env: &[(String, String)])
 fn check_placeholders(read: &mut Reader, place: &str, text: &str) {
     if let Some(word) = placeholders::misspelt(text) {
         read.problem(format!(
-            "{place} has `{{{word}}}`, which is no placeholder. There are {}. Correct it, or write `{{={word}}}` if the MCP server is to get `{{{word}}}`.",
+            "{place} has `{{{word}}}`, which is not a placeholder. The placeholders are {}. Correct it, or \
+             write `{{={word}}}` if the MCP server is to get `{{{word}}}`.",
             placeholders::PLACEHOLDERS.join(", ")
         ));
     }

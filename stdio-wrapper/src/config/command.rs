@@ -85,8 +85,9 @@ fn script_problem(program: &str, file: &Path, path: &str) -> Option<String> {
     let interpreter = words.next()?;
     if interpreter.starts_with('/') && find(Path::new(interpreter)) != Found::Program {
         return Some(format!(
-            "The command `{program}` cannot be run, because {file} is a script for {interpreter}, which is no program here. \
-             Install it, or name a program that runs the script first, like: stdio-wrapper -- python3 {file}."
+            "The command `{program}` cannot be run, because {file} is a script for {interpreter}, which does \
+             not exist here. Install it, or name a program that runs the script first, like: stdio-wrapper \
+             -- python3 {file}."
         ));
     }
     // This is a line such as `#!/usr/bin/env node`.

@@ -39,7 +39,7 @@ pub(super) fn handle(
 
 /// Resumes the stream of the given event after that event, and no other stream.
 fn resume(endpoint: &Endpoint, session: &Session, last: EventId) -> Result<Consumer, Problem> {
-    let gone = || Problem::bad_request("The stream of this Last-Event-ID is not kept any more.");
+    let gone = || Problem::bad_request("The stream of this Last-Event-ID is no longer available.");
     let stream = session.stream(last.stream).ok_or_else(gone)?;
     let consumer = match stream.resume(last.sequence) {
         Some(consumer) => consumer,

@@ -157,7 +157,8 @@ fn grown(length: usize) -> usize {
 
 fn too_slow() -> Problem {
     let why = format!(
-        "The request body came too slowly. It must come at {} KiB a second or more, and without pauses of more than {} s.",
+        "The request body arrived too slowly. Send at least {} KiB per second, without pauses of more than \
+         {} s.",
         FLOOR / 1024,
         PAUSE.as_secs()
     );
@@ -194,7 +195,7 @@ fn tidied(text: &str, max_batch: usize) -> Result<(Cow<'_, str>, BodyParts), Pro
     }
     if has_nul_key(body) {
         return Err(Problem::bad_request(
-            "The message has a key that contains NUL, which some readers would read as another key.",
+            "The message has a key that contains NUL, which some programs would read as another key.",
         ));
     }
     if has_endless_number(body) {

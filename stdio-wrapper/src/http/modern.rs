@@ -161,7 +161,7 @@ fn farewell(request: &Request<'_>) -> Text {
     if request.method == "subscriptions/listen" {
         return completion(id).into();
     }
-    let why = "Your access token has expired, so this request was given up. Send it again with a new token.";
+    let why = "Your access token has expired, so this request was ended. Send it again with a new token.";
     error_message(Some(id.as_bytes()), Code::Refused, why).into()
 }
 

@@ -99,12 +99,12 @@ impl Verifier {
         }
         // No extension is supported, and an unknown one must not be ignored (RFC 7515 §4.1.11).
         if header.crit.is_some() {
-            return Err(Refused::Invalid("it needs an extension that is not known here"));
+            return Err(Refused::Invalid("it requires an unknown extension"));
         }
-        let id = header.kid.ok_or(Refused::Invalid("it names no key"))?;
+        let id = header.kid.ok_or(Refused::Invalid("it does not name a key"))?;
         let key = match self.jwks.key(&id).await {
             Lookup::Found(key) => key,
-            Lookup::Unknown => return Err(Refused::Invalid("its key is not known")),
+            Lookup::Unknown => return Err(Refused::Invalid("its key is unknown")),
             Lookup::Unavailable => return Err(Refused::Unavailable),
         };
         if header.alg != key.algorithm {
@@ -166,7 +166,7 @@ fn lifetime(claims: &Claims<'_>, now: u64) -> Result<u64, Refused> {
 
 fn caller(claims: Claims<'_>) -> Result<Caller, Refused> {
     if claims.sub.is_empty() {
-        return Err(Refused::Invalid("it names no subject"));
+        return Err(Refused::Invalid("it does not name a subject"));
     }
     Ok(Caller {
         subject: claims.sub.into_owned(),

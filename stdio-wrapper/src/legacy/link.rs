@@ -204,7 +204,7 @@ impl Link {
     pub(super) async fn request(&self, session: &Arc<Session>, stream: &Arc<Stream>, outgoing: Outgoing<'_>) {
         let message = outgoing.message;
         let Some((place, number)) = self.state().numbers.give() else {
-            let why = "This server cannot make random numbers.";
+            let why = "This server cannot generate random numbers.";
             return session.refuse(message, &outgoing.id, stream, Code::InternalError, why);
         };
         let now = Instant::now();
@@ -253,8 +253,9 @@ impl Link {
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 self.fail_one(number, &self.death());
             }
-            Err(_) => self
-                .fail_one(number, "The MCP server does not read its input, so the request ran out of time."),
+            Err(_) => {
+                self.fail_one(number, "The MCP server does not read its input, so the request timed out.")
+            }
         }
     }
 

@@ -49,7 +49,7 @@ impl Frames for Routes {
     }
 
     fn dropped(&mut self, outline: Outline, _length: usize) {
-        drop_message(&self.link, "a line for which there is no memory");
+        drop_message(&self.link, "there is no memory for this line");
         if let Some(message) = outline.unreadable() {
             unreadable(&self.link, message, TOO_MANY_ANSWERS);
         }
@@ -64,7 +64,7 @@ impl Routes {
             }
             Some(Line::Doubtful { line, found, why }) => match found {
                 Salvaged::Messages(messages) => {
-                    self.link.log.line(&line, &why, "a line of the child was put right");
+                    self.link.log.line(&line, &why, "a line of the child was corrected");
                     // The messages are copies, to which the memory of the line now belongs.
                     drop(line);
                     for text in messages {
@@ -141,7 +141,7 @@ fn account(link: &Link) -> Account {
 
 fn junk(link: &Link, text: &[u8], why: &str) {
     link.metrics.child_junk_lines_total.add();
-    link.log.line(text, why, "a line on the child's standard output is no MCP message and was skipped");
+    link.log.line(text, why, "a line on the child's standard output is not an MCP message and was skipped");
 }
 
 fn oversized(link: &Arc<Link>, outline: Outline, length: usize, limit: usize) {
@@ -169,7 +169,7 @@ fn unreadable(link: &Arc<Link>, message: Unreadable, why: &str) {
             }
         }
         Unreadable::Request(id) if owner(link).is_some_and(|session| asks(&session, &id)) => {
-            link.log.line(&id, why, "an unreadable request of the child has the id of a question that waits");
+            link.log.line(&id, why, "an unreadable request of the child has the id of a waiting question");
         }
         Unreadable::Request(id) => {
             let text = error_message(
@@ -232,7 +232,7 @@ async fn dispatch(
 
 /// Drops a message for which there is no memory. The child gets an error if it waits for an answer.
 fn no_memory(link: &Link, message: &Message<'_>) {
-    drop_message(link, "a message for which there is no memory");
+    drop_message(link, "there is no memory for this message");
     if let Kind::Request { id, .. } = &message.kind {
         let text = error_message(Some(message.at(id).as_bytes()), Code::Refused, TOO_MANY_ANSWERS);
         link.say(&String::from_utf8_lossy(&text));
@@ -252,7 +252,7 @@ fn nameless_error(link: &Link, message: &Message<'_>) {
     link.log.line(
         message.text.as_bytes(),
         "it has no id",
-        "an error of the child was given to the only request that waits",
+        "an error of the child was passed to the only waiting request",
     );
     fail(pending, &format!("The MCP server did not understand the request: {shown}"));
 }
@@ -280,7 +280,7 @@ async fn answer(
         if !number.is_some_and(|number| link.was_given(number)) {
             link.log.line(text, "no request has its id", "an answer of the child was dropped");
         }
-        return drop_message(link, "an answer that nobody waits for");
+        return drop_message(link, "nobody waits for this answer");
     };
     let (session, stream) = (Arc::clone(&pending.session), Arc::clone(&pending.stream));
     let is_initialize = pending.is_initialize;
@@ -295,7 +295,7 @@ async fn answer(
     }
     let Relayed { text: data, fault } = relay(text, message, id, &pending.id);
     if let Some(fault) = fault {
-        link.log.line(text, fault, "an answer of the child is not what MCP prescribes");
+        link.log.line(text, fault, "an answer of the child does not follow MCP");
     }
     wait_for_reader(link, &stream).await;
     let (reservation, patience) = match link.audience {
@@ -386,7 +386,7 @@ fn answer_for_nobody(link: &Link, method: &str, id: &str) {
 async fn cancelled(link: &Arc<Link>, message: &Message<'_>) {
     let id = peek_cancelled(message).ok().flatten();
     let (Some(span), Some(session)) = (id, owner(link)) else {
-        return drop_message(link, "a cancellation that belongs to nobody");
+        return drop_message(link, "a cancellation that belongs to no request");
     };
     let id = message.at(&span);
     let (stream, shown) =
@@ -418,7 +418,7 @@ async fn push(link: &Link, stream: &Arc<Stream>, make: impl FnOnce() -> Bytes) -
     wait_for_reader(link, stream).await;
     let is_taken = stream.tell(make().into());
     if !is_taken {
-        drop_message(link, "a message for which there is no memory");
+        drop_message(link, "there is no memory for this message");
     }
     is_taken
 }

@@ -94,7 +94,7 @@ pub enum OpenError {
     #[error("This server is shutting down. Try again in a moment.")]
     Stopping,
     /// There are no random bytes for an id.
-    #[error("This server cannot make random numbers, so it cannot open sessions.")]
+    #[error("This server cannot generate random numbers, so it cannot open sessions.")]
     Random,
 }
 
@@ -360,7 +360,7 @@ impl Sessions {
         if session.is_filled_with(&self.launcher.used(caller)) {
             return Some(session);
         }
-        self.end(&session, "the command is another one for its user now");
+        self.end(&session, "the command for its user has changed");
         None
     }
 
@@ -376,7 +376,8 @@ impl Sessions {
             Some("the wrapper is stopping")
         } else if !self.launcher.is_ready() {
             Some(
-                "no MCP server can be started now: it has failed several times at its start, or as many starts wait as there can be; see the log",
+                "no MCP server can be started at the moment: it has failed several times at its start, or \
+                 too many starts are waiting; see the log",
             )
         } else if !self.has_room() {
             Some(
@@ -465,7 +466,7 @@ impl Sessions {
             self.launcher.stop_spares().await;
         };
         if tokio::time::timeout(within.saturating_sub(start.elapsed()), gone).await.is_err() {
-            tracing::warn!("not every child ended in time; the rest is killed with the wrapper");
+            tracing::warn!("not every child ended in time; the others are killed with the wrapper");
         }
     }
 

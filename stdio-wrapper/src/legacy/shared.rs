@@ -143,7 +143,8 @@ impl SharedChildren {
     }
 
     async fn ready(self: &Arc<Self>, version: Version) -> Result<Ready, Refusal> {
-        let slot = self.slot(version).ok_or_else(|| failure("This revision is not served.".to_owned()))?;
+        let slot =
+            self.slot(version).ok_or_else(|| failure("This revision is not supported here.".to_owned()))?;
         if let Some(ready) = slot.current() {
             return Ok(ready);
         }

@@ -43,7 +43,7 @@ impl Frames for Routes {
     }
 
     fn dropped(&mut self, outline: Outline, _length: usize) {
-        drop_message(&self.link, "a line for which there is no memory");
+        drop_message(&self.link, "there is no memory for this line");
         if let Some(message) = outline.unreadable() {
             unreadable(&self.link, message, TOO_MANY_ANSWERS);
         }
@@ -61,7 +61,7 @@ impl Routes {
             }
             Some(Line::Doubtful { line, found, why }) => match found {
                 Salvaged::Messages(messages) => {
-                    self.link.log.line(&line, &why, "a line of the child was put right");
+                    self.link.log.line(&line, &why, "a line of the child was corrected");
                     for text in messages.into_iter().map(without_lone_surrogates) {
                         if let Ok(message) = parse_line(&text) {
                             dispatch(&self.link, &text, &message);
@@ -119,7 +119,7 @@ pub(super) async fn read(
 
 fn junk(link: &Link, text: &[u8], why: &str) {
     link.metrics.child_junk_lines_total.add();
-    link.log.line(text, why, "a line on the child's standard output is no MCP message and was skipped");
+    link.log.line(text, why, "a line on the child's standard output is not an MCP message and was skipped");
 }
 
 fn oversized(link: &Arc<Link>, outline: Outline, length: usize, limit: usize) {
@@ -201,7 +201,7 @@ fn nameless_error(link: &Link, message: &Message<'_>) {
         link.log.line(text, why, "an error of the child without an id was dropped");
         return drop_message(link, "an error without an id");
     };
-    let what = "an error of the child was given to the only request that waits";
+    let what = "an error of the child was passed to the only waiting request";
     link.log.line(message.text.as_bytes(), "it has no id", what);
     link.metrics.requests_failed_total.add();
     let shown = message.error.as_ref().map(|error| message.at(error)).unwrap_or_default();
@@ -216,14 +216,14 @@ fn answer(link: &Arc<Link>, text: &Bytes, message: &Message<'_>, id: &Span) {
         if !number.is_some_and(|number| link.was_given(number)) {
             link.log.line(text, "no request has its id", "an answer of the child was dropped");
         }
-        return drop_message(link, "an answer that nobody waits for");
+        return drop_message(link, "nobody waits for this answer");
     };
     let subscription = message.result.as_ref().filter(|_| pending.waits == Waits::Subscription);
     let data = match subscription.and_then(|result| subscription_in(message, message.at(result))) {
         None => {
             let Relayed { text: data, fault } = relay(text, message, id, &pending.id);
             if let Some(fault) = fault {
-                link.log.line(text, fault, "an answer of the child is not what MCP prescribes");
+                link.log.line(text, fault, "an answer of the child does not follow MCP");
             }
             data
         }
@@ -316,7 +316,7 @@ fn push(link: &Link, stream: &Arc<Stream>, data: Bytes) {
         return stream.cut();
     }
     if !stream.tell(data.into()) {
-        drop_message(link, "a message for which there is no memory");
+        drop_message(link, "there is no memory for this message");
     }
 }
 

@@ -181,7 +181,7 @@ impl Link {
             all.len() == 1
         };
         if number == 0 {
-            self.fail(number, "This server cannot make random numbers.");
+            self.fail(number, "This server cannot generate random numbers.");
             return ticket;
         }
         let digits = number.to_string();
@@ -208,7 +208,7 @@ impl Link {
                 self.fail(number, &self.death());
             }
             Err(_) => {
-                self.fail(number, "The MCP server does not read its input, so the request ran out of time.");
+                self.fail(number, "The MCP server does not read its input, so the request timed out.");
             }
         }
         ticket

@@ -499,7 +499,7 @@ impl<'de> Deserialize<'de> for Key {
             }
             fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Key, E> {
                 Key::of(name).map_err(|known| {
-                    E::custom(format!("a key differs from `{known}` only in its letters' case"))
+                    E::custom(format!("a key differs from `{known}` only in upper and lower case"))
                 })
             }
         }

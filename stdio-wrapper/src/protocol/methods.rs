@@ -49,7 +49,7 @@ pub(super) fn check_method(method: &str) -> Result<(), Malformed> {
     let refolded = KNOWN.iter().find(|known| known.eq_ignore_ascii_case(method) && **known != method);
     match refolded {
         Some(known) => {
-            let why = format!("`method` differs from `{known}` only in its letters' case");
+            let why = format!("`method` differs from `{known}` only in upper and lower case");
             Err(Malformed::Envelope(why))
         }
         None => Ok(()),

@@ -106,7 +106,7 @@ impl<const N: usize> Table<N> {
                 Found::At(span) => Some(span.clone()),
                 Found::Repeated => return Some(Err(Malformed::Envelope("a key is repeated".to_owned()))),
                 Found::Refolded => {
-                    let why = format!("a key differs from `{name}` only in its letters' case");
+                    let why = format!("a key differs from `{name}` only in upper and lower case");
                     return Some(Err(Malformed::Envelope(why)));
                 }
             };

@@ -170,7 +170,7 @@ impl<'de, const N: usize> Visitor<'de> for Members<'_, N> {
                 Named::Exactly(index) => out.get_mut(index),
                 Named::Refolded(index) => {
                     let name = self.0.get(index).unwrap_or(&"");
-                    let why = format!("a key differs from `{name}` only in its letters' case");
+                    let why = format!("a key differs from `{name}` only in upper and lower case");
                     return Err(M::Error::custom(why));
                 }
                 Named::Otherwise => None,

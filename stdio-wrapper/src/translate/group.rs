@@ -211,7 +211,7 @@ impl PooledSession {
         if !may_wait(&question) {
             self.has_asked.store(true, Ordering::Release);
             if !self.is_taken.load(Ordering::Acquire) {
-                return Err("No call is running that could put this question to its client.");
+                return Err("No running call can ask its client this question.");
             }
             if self.given_up.load(Ordering::Acquire) > 0 {
                 return Err(
@@ -277,7 +277,8 @@ impl PooledSession {
     /// Tells the child that nobody will answer these questions.
     pub(super) async fn refuse(&self, questions: Vec<Question>) {
         for question in questions {
-            self.respond(&question.refusal(-32000, "The call that this question is about is over.")).await;
+            self.respond(&question.refusal(-32000, "The call to which this question belongs has ended."))
+                .await;
         }
     }
 

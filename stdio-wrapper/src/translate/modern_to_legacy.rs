@@ -167,7 +167,7 @@ impl ModernToLegacy {
             }
             Some(Suspended::Repeated { mut asked, owner }) => {
                 if !asked.answer(&given).iter().all(|(_, answer)| is_accepted(answer)) {
-                    let why = "What the server asked for was not done, so the call cannot continue.";
+                    let why = "The client did not do what the server asked for, so the call cannot continue.";
                     return Err(Refused::Params(why.to_owned()));
                 }
                 if !asked.is_settled() {
@@ -212,7 +212,7 @@ impl ModernToLegacy {
     fn reopen(&self, state: &str, client_request: &ClientRequest) -> Result<Suspended, Refused> {
         let text = string(state).unwrap_or_default();
         let number = self.sealer.open(&text, &client_request.bound_to).ok_or_else(|| {
-            Refused::Params("The request state is not one that was given for this request.".to_owned())
+            Refused::Params("The request state was not issued for this request.".to_owned())
         })?;
         let waiting = self.waiting().remove(&number);
         let waiting = waiting.filter(|waiting| waiting.expires > Instant::now()).ok_or_else(|| {
@@ -257,7 +257,11 @@ impl ModernToLegacy {
         let requests = asked.requests();
         let number = self.number();
         let Some(sealed) = self.sealer.seal(number, &client_request.bound_to) else {
-            return client_request.fail(Code::InternalError, "This server cannot make random numbers.", None);
+            return client_request.fail(
+                Code::InternalError,
+                "This server cannot generate random numbers.",
+                None,
+            );
         };
         let waiting = Waiting { call, expires: Instant::now() + self.settings.input_timeout };
         {
@@ -301,7 +305,7 @@ impl ModernToLegacy {
             let asked = call::ask(group, pooled, number, &permit, &params);
             if tokio::time::timeout(LEVEL_PATIENCE, asked).await.is_err() {
                 // Otherwise the request would count as waiting until REQUEST_TIMEOUT.
-                pooled.cancel(number, "it takes too long to set the level").await;
+                pooled.cancel(number, "setting the level takes too long").await;
             }
             *known = Some(level.clone());
         }

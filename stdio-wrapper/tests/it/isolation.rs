@@ -131,12 +131,12 @@ async fn required_isolation_is_there_or_nothing_starts() {
     assert_eq!(wrapper.session().await.text("echo", json!({})).await, "{}");
     for (without, needs, warning) in [
         (no_more_domains as fn(), "Linux 5.19 or later", "can read, trace and signal"),
-        (no_more_filters, "that takes seccomp", "can change the limits and priorities"),
+        (no_more_filters, "that needs seccomp", "can change the limits and priorities"),
     ] {
         let output = start_after(without, &["--child-isolation=required"]).wait_with_output().unwrap();
         let told = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(1), "{told}");
-        assert!(told.contains("CHILD_ISOLATION is `required`, which cannot be had"), "{told}");
+        assert!(told.contains("CHILD_ISOLATION is `required`, but is not available here"), "{told}");
         assert!(told.contains(needs), "{told}");
         // Otherwise the wrapper starts, and its log says which protection is missing.
         let mut process = start_after(without, &[]);

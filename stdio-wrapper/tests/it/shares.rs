@@ -53,7 +53,9 @@ async fn a100_one_user_with_slow_calls_leaves_connections_for_others() {
     assert_eq!(ana.status_of_ping().await, 429, "whatever the request");
     assert_eq!(again.try_initialize("2025-11-25").await.status(), 429, "and whatever the client");
     assert_eq!(again.delete().await, 429);
-    assert!(wrapper.logged("a user has a quarter of MAX_CONNECTIONS").await.contains("\"ana\""));
+    assert!(
+        wrapper.logged("the requests of a user take a quarter of MAX_CONNECTIONS").await.contains("\"ana\"")
+    );
     let mut refused = 0;
     for call in calls {
         if call.is_finished() {
@@ -125,7 +127,7 @@ async fn a100_a_wrapper_without_connections_says_so() {
     assert_eq!(ready().await, (200, "ready\n".to_owned()));
     let held: Vec<TcpStream> = (0..10).map(|_| TcpStream::connect(&wrapper.address).unwrap()).collect();
     let why = becomes(503).await;
-    assert!(why.contains("connections are taken") && why.contains("MAX_CONNECTIONS"), "{why}");
+    assert!(why.contains("connections are in use") && why.contains("MAX_CONNECTIONS"), "{why}");
     assert_eq!(wrapper.ops_status("/health").await, 200);
     drop(held);
     becomes(200).await;
