@@ -85,9 +85,9 @@ fn script_problem(program: &str, file: &Path, path: &str) -> Option<String> {
     let interpreter = words.next()?;
     if interpreter.starts_with('/') && find(Path::new(interpreter)) != Found::Program {
         return Some(format!(
-            "The command `{program}` cannot be run, because {file} is a script for {interpreter}, which does \
-             not exist here. Install it, or name a program that runs the script first, like: stdio-wrapper \
-             -- python3 {file}."
+            "The command `{program}` cannot be run, because {file} is a script for {interpreter}, which is not a \
+             program here. Install it, or name a program that runs the script first, like: stdio-wrapper -- \
+             python3 {file}."
         ));
     }
     // This is a line such as `#!/usr/bin/env node`.
@@ -155,8 +155,8 @@ mod tests {
             ("\u{7f}ELF", ""),
             ("echo no first line for anybody", ""),
             ("#!", ""),
-            ("#!/no/such/python", "a script for /no/such/python, which is no program here"),
-            ("#!/etc/passwd", "a script for /etc/passwd, which is no program here"),
+            ("#!/no/such/python", "a script for /no/such/python, which is not a program here"),
+            ("#!/etc/passwd", "a script for /etc/passwd, which is not a program here"),
             ("#!/bin/sh\r", "ends in CR LF"),
             ("#!/usr/bin/env no-such-program", "a script for no-such-program, which was not found"),
         ] {

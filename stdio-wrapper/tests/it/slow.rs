@@ -55,7 +55,7 @@ async fn a_body_that_does_not_come_is_given_up_and_so_is_a_head() {
     let half_a_head = send(&wrapper.address, b"POST /mcp HTTP/1.1\r\nHost: loc");
     let nothing = send(&wrapper.address, b"");
     let answer = until_closed(stalled).await;
-    assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("16 KiB a second"), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("16 KiB per second"), "{answer}");
     until_closed(half_a_head).await;
     until_closed(nothing).await;
 }
