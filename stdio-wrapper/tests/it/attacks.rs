@@ -1,4 +1,5 @@
-//! Attacks 103 to 111 of the threat list, by number. What children do (107) stands in `children`.
+//! Tests of attacks 103 to 111 of the threat list (docs/attacks.md). Most tests of attack 107, a child that
+//! misbehaves, are in `children` and `isolation`.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -57,7 +58,7 @@ async fn a104_other_hosts_and_origins_are_turned_away_on_every_method() {
     assert_eq!(wrapper.metric("stdio_wrapper_children").await, 1, "the session is still there");
 }
 
-/// Each of `count` callers sends id 1; the child answers the last one first.
+/// Sends `count` calls with id 1 at once. The child answers the last one first.
 async fn every_answer_its_own(client: &Client, count: usize) {
     let calls = (0..count).map(|value| async move {
         let body = call(1, "hold", json!({"count": count, "value": format!("value-{value}")}));
@@ -177,7 +178,7 @@ async fn a106_a_method_that_another_reader_may_take_for_a_different_one_reaches_
         assert_eq!(of(json!(7))["error"]["code"], -32600, "{answers}");
         assert!(of(json!(8)).get("result").is_some(), "{answers}");
     }
-    assert_eq!(client.text("echo", json!({})).await, "{}", "the child lives");
+    assert_eq!(client.text("echo", json!({})).await, "{}", "the child still answers");
     // The test child logs every notification that it gets.
     assert!(
         !wrapper.log().iter().any(|line| line.contains("notified") && line.contains("crash")),
@@ -195,8 +196,8 @@ async fn a108_a_session_is_its_users_alone() {
     assert_eq!(eve.status_of_ping().await, 404);
     assert_eq!(eve.get(None).await.status(), 404);
     assert_eq!(eve.delete().await, 404);
-    // A client that asks for more rights may come back with another client identifier. The Go SDK registers
-    // again to ask for them.
+    // A client that asks for more scopes may come back with another client identifier. The Go SDK registers
+    // again for a step-up.
     let stepped_up = ana.clone().with_header("x-auth-client-id", "c2");
     assert_eq!(stepped_up.status_of_ping().await, 200);
     let mut nobody = ana.clone();
@@ -280,7 +281,10 @@ async fn a104_a_page_may_read_what_a_client_needs_of_an_answer_and_only_if_it_ma
     assert_eq!(exposed, "mcp-session-id, www-authenticate, retry-after");
     assert_eq!(opened.headers()["access-control-allow-origin"], "https://app.example");
     assert!(opened.headers().contains_key("mcp-session-id"));
-    assert!(!opened.headers().contains_key("access-control-allow-credentials"), "no cookies here");
+    assert!(
+        !opened.headers().contains_key("access-control-allow-credentials"),
+        "the wrapper uses no cookies"
+    );
     // A page must be able to read refusals too, because a 404 tells a client to open a new session.
     let mut stale = page.clone();
     stale.session = Some("gone".to_owned());
@@ -315,8 +319,8 @@ async fn a111_the_child_never_sees_token_cookie_or_setting() {
     assert!(!process.contains("s3cret"), "{process}");
     let process: Value = serde_json::from_str(&process).unwrap();
     let mut names: Vec<&str> = process["env"].as_object().unwrap().keys().map(String::as_str).collect();
-    // The wrapper always passes the first four variables. A Python from a version manager adds the others by
-    // itself.
+    // The wrapper always passes the first four variables. Python adds LC_CTYPE (PEP 538), and the start
+    // script of a version manager adds the others.
     let own = ["PATH", "HOME", "LANG", "TZ", "LC_CTYPE", "PWD", "SHLVL", "_"];
     names.retain(|name| !own.contains(name) && !name.contains("PYENV"));
     names.sort_unstable();

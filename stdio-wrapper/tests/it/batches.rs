@@ -61,7 +61,7 @@ async fn a_batch_with_more_answers_than_are_kept_becomes_a_stream_and_loses_none
     let mut ids: Vec<u64> = events.iter().filter_map(|event| event.data["id"].as_u64()).collect();
     ids.sort_unstable();
     assert_eq!(ids, (0..10).collect::<Vec<u64>>());
-    assert!(start.elapsed() < std::time::Duration::from_secs(10), "nobody waits for the other");
+    assert!(start.elapsed() < std::time::Duration::from_secs(10), "no answer waits for another one");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,7 +14,7 @@ async fn memory(wrapper: &Wrapper) -> u64 {
     wrapper.metric("process_resident_memory_bytes").await
 }
 
-/// The largest memory use of the wrapper until no request is in progress.
+/// Measures until no request is in progress. Returns the largest memory use of the wrapper.
 async fn most_memory(wrapper: &Wrapper) -> u64 {
     let mut most = 0;
     loop {
@@ -39,7 +39,7 @@ async fn a109_the_questions_of_a_translated_call_have_a_size_together() {
         answer_of(client.post(message.to_string()).await).await
     };
     let before = memory(&wrapper).await;
-    // The questions have 100 MB together, but no more than one line of them can be sent to the client.
+    // Together, the questions are 100 MB. Those of one call may have as many bytes as one line (MAX_LINE).
     let refused = answer(&ask(250)).await;
     assert!(refused["error"]["message"].as_str().unwrap().contains("than 1048576 bytes"), "{refused}");
     let after = memory(&wrapper).await;
@@ -71,7 +71,7 @@ async fn a109_answers_that_wait_for_the_others_of_their_round_have_a_ceiling() {
         let content = json!({"text": "x".repeat(size)});
         json!({"jsonrpc": "2.0", "id": id, "result": {"action": "accept", "content": content}}).to_string()
     };
-    // The answers have 99 MB together, and the wrapper keeps at most 32 MiB for a caller.
+    // Together, the answers are 99 MB. The wrapper keeps at most 32 MiB for a caller.
     for id in &ids[1..] {
         assert_eq!(client.post(reply(id, 1_000_000)).await.status(), 202);
     }
@@ -85,7 +85,10 @@ async fn a109_answers_that_wait_for_the_others_of_their_round_have_a_ceiling() {
     let question = events.next().await.unwrap().data;
     client.post(reply(&question["id"], 900_000)).await;
     let done = events.next().await.unwrap().data;
-    assert!(done["result"]["content"][0]["text"].as_str().unwrap().len() > 900_000, "it was answered");
+    assert!(
+        done["result"]["content"][0]["text"].as_str().unwrap().len() > 900_000,
+        "the server got the answer"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -97,7 +100,7 @@ async fn a109_lines_that_wait_for_memory_have_a_ceiling_together() {
         sessions.push(caller(&wrapper, "ana").initialize("2025-11-25").await);
     }
     let idle = memory(&wrapper).await;
-    // The answers have 126 MB together. Ana can use 32 MiB of the 128 MiB for all callers.
+    // Together, the answers are 126 MB. Ana can use 32 MiB of the 128 MiB for all callers.
     let body = call(1, "big", json!({"bytes": 7_900_000}));
     let held: Vec<TcpStream> =
         sessions.iter().map(|session| post_and_not_read(session, &wrapper.address, &body)).collect();

@@ -1,5 +1,5 @@
-//! Attack 107: whatever a child does, its client gets a clear answer at once, nobody else notices, and nothing is left
-//! behind. Each test prints its row of the table in docs/stdio-wrapper.md.
+//! Tests of attack 107: whatever a child does, its client gets a clear answer at once, other clients are not
+//! affected, and no process is left behind. Many of them print a row of the table in docs/stdio-wrapper.md.
 
 use std::time::{Duration, Instant};
 
@@ -173,12 +173,13 @@ async fn a107_processes_without_environment_end_with_their_session_and_with_the_
     gone(last).await;
 }
 
-/// A process without environment of a session that lives.
+/// Starts a process without an environment in a new session, which stays open. Returns its process id.
 async fn client_with_worker(wrapper: &Wrapper) -> i32 {
     wrapper.session().await.text("bare worker", json!({})).await.parse().unwrap()
 }
 
-/// A process that has left its child at once and carries these variables.
+/// Lets the child start a process that detaches at once and has only these environment variables. Returns its
+/// process id.
 async fn orphan(client: &Client, env: Value) -> i32 {
     client.text("orphan", json!({"seconds": 1000, "env": env})).await.parse().unwrap()
 }
@@ -208,7 +209,7 @@ async fn a107_what_detaches_from_a_child_ends_with_its_session_also_while_older_
     gone(spared).await;
 }
 
-/// Whether a process has this text in its arguments.
+/// Whether any process has this text as an argument.
 fn is_anywhere(mark: &str) -> bool {
     let processes = std::fs::read_dir("/proc").unwrap().filter_map(|entry| Some(entry.ok()?.path()));
     let mut commands = processes.filter_map(|process| std::fs::read_to_string(process.join("cmdline")).ok());
@@ -226,7 +227,7 @@ async fn a107_a_process_that_forks_and_exits_over_and_over_is_caught() {
     assert_eq!(client.delete().await, 204);
     gone(client.server_pid).await;
     wrapper.metric_becomes("stdio_wrapper_children", 1).await;
-    assert!(!(0..200).any(|_| is_anywhere(&mark)), "it has got away");
+    assert!(!(0..200).any(|_| is_anywhere(&mark)), "the process has outlived its session");
     assert_eq!(older.text("echo", json!({})).await, "{}");
 }
 
@@ -244,13 +245,13 @@ async fn a107_a_wrapper_that_is_killed_leaves_nothing_behind() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a107_a_child_that_kills_what_watches_over_it_ends_with_all_that_it_has_started() {
-    // So that it can: with isolation the kernel keeps its signals inside.
+    // The test sends these signals in place of a child. A child could send them only without isolation.
     let wrapper = Wrapper::start(&["--child-isolation=off"], &[]).await;
     let older = wrapper.session().await;
     let client = wrapper.session().await;
     let left = orphan(&client, json!({})).await;
     let watcher = parent(client.server_pid);
-    assert_ne!(watcher, wrapper.pid(), "a process of its own watches over the child");
+    assert_ne!(watcher, wrapper.pid(), "the parent of a child is a supervisor and not the wrapper");
     for signal in [Signal::STOP, Signal::KILL] {
         rustix::process::kill_process(Pid::from_raw(watcher).unwrap(), signal).unwrap();
     }
@@ -258,7 +259,7 @@ async fn a107_a_child_that_kills_what_watches_over_it_ends_with_all_that_it_has_
         gone(pid).await;
     }
     assert_eq!(older.text("echo", json!({})).await, "{}");
-    // One that is stopped cannot end its child, so that it is ended itself.
+    // A supervisor that is stopped cannot end its child, so the wrapper ends the supervisor.
     let stopped = wrapper.session().await;
     let left = orphan(&stopped, json!({})).await;
     rustix::process::kill_process(Pid::from_raw(parent(stopped.server_pid)).unwrap(), Signal::STOP).unwrap();
@@ -285,7 +286,7 @@ async fn the_kernel_takes_a_child_before_the_wrapper_when_memory_ends() {
     assert_eq!(of(client.server_pid), (own + 500).min(1000));
     let worker: i32 = client.text("bare worker", json!({})).await.parse().unwrap();
     assert_eq!(of(worker), of(client.server_pid));
-    assert_eq!(of(parent(client.server_pid)), own, "what watches over a child is not worth ending");
+    assert_eq!(of(parent(client.server_pid)), own, "the supervisor is not ended before the wrapper");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -335,7 +336,7 @@ async fn a107_a_late_answer_is_an_error_and_the_child_is_told() {
     assert_eq!(error_of(&answer), "The MCP server did not answer within 0.5 s.");
     row("does not answer (timeout 500 ms)", "JSON-RPC error -32603", start);
     wrapper.logged("notifications/cancelled").await;
-    // Progress keeps a call alive.
+    // The time limit starts again with each progress notification.
     let params =
         json!({"name": "progress", "arguments": {"steps": 12, "pause": 0.1}, "_meta": {"progressToken": 1}});
     let body = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}).to_string();
@@ -391,11 +392,13 @@ async fn a107_a_child_that_never_answers_initialize_or_refuses_it_opens_no_sessi
 #[tokio::test(flavor = "multi_thread")]
 async fn a107_whoever_waits_for_a_child_that_never_answers_is_told_when_its_time_is_over() {
     let wrapper = Wrapper::start(&["--start-timeout=300ms"], &["--never-answers"]).await;
-    // One after the other: who finds the wrapper idle is told of the answer in the moment between it and the session's end.
+    // A client that waited for the child could once be forgotten in the moment between the child's timeout
+    // and the end of its session. The attempts run one after the other, because an idle wrapper notifies a
+    // client in this moment.
     for _ in 0..12 {
-        let told = tokio::time::timeout(Duration::from_secs(12), failed_initialize(&wrapper)).await;
-        // What is forgotten is told after 15 s only.
-        let (status, session, answer) = told.expect("everybody is told");
+        let response = tokio::time::timeout(Duration::from_secs(12), failed_initialize(&wrapper)).await;
+        // A client that is forgotten gets its response only after 15 s.
+        let (status, session, answer) = response.expect("every client gets a response in time");
         assert_eq!((status, session), (200, None));
         assert!(error_of(&answer).contains("did not answer within"), "{answer}");
     }
@@ -403,7 +406,7 @@ async fn a107_whoever_waits_for_a_child_that_never_answers_is_told_when_its_time
     wrapper.metric_becomes("stdio_wrapper_sessions", 0).await;
 }
 
-/// Reads a little of a long stream and then nothing more.
+/// Starts a call with a long stream, and reads only the first three events.
 async fn slow_reader(client: &Client) -> Events {
     let mut events =
         Events::new(client.post(call(1, "log", json!({"lines": 3000, "padding": 20_000}))).await);
@@ -421,9 +424,9 @@ async fn a107_a_client_that_does_not_read_holds_its_child_back_and_costs_no_memo
     let events = slow_reader(&client).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     let memory = wrapper.metric("process_resident_memory_bytes").await;
-    assert!(memory < 60 << 20, "60 MB are waiting in the child, not here: {memory}");
+    assert!(memory < 60 << 20, "60 MB must wait in the child and not in the wrapper: {memory}");
     assert_eq!(other.text("echo", json!({})).await, "{}");
-    // When the client reads again it gets everything.
+    // When the client reads again, it gets everything.
     let rest = events.rest().await;
     assert_eq!(rest.iter().filter(|event| event.data["method"] == "notifications/message").count(), 3000 - 2);
     assert_eq!(rest.last().unwrap().data["id"], 1);
@@ -453,7 +456,7 @@ async fn limits_of_the_kernel_hold_for_the_child() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_low_limit_of_open_files_is_the_childs_and_not_ours() {
     let wrapper = Wrapper::with_files(64).await;
-    // Two files each are more than 64.
+    // The wrapper opens two files for each connection, so it needs more than 64.
     let mut held = Vec::new();
     for _ in 0..100 {
         held.push(tokio::net::TcpStream::connect(&wrapper.address).await.unwrap());
@@ -473,11 +476,12 @@ async fn a_banner_is_logged_in_short_and_the_reason_of_a_failure_in_full() {
     };
     let wrapper = Wrapper::start(&["--log=debug"], &["--wordy"]).await;
     let client = wrapper.session().await;
-    // Said after the banner, so that all of it has been read.
+    // The child logs this notification after its banner. When it is in the log, the wrapper has read the
+    // whole banner.
     client.post(r#"{"jsonrpc":"2.0","method":"notifications/roots/list_changed"}"#).await;
     assert!(
         wrapper.logged("roots/list_changed").await.contains("INFO"),
-        "after its first answer a child is heard"
+        "what a child writes after its first answer is logged"
     );
     assert_eq!(shown(&wrapper), 3);
     let failing = Wrapper::start(&[], &["--wordy", "--dies"]).await;

@@ -1,4 +1,4 @@
-//! Tests who gets a session, or a child of the stateless revision, when there is no room.
+//! Tests of who gets a session or a stateless child when the wrapper is full.
 
 use std::time::Duration;
 
@@ -9,14 +9,15 @@ use crate::capacity::Group;
 use crate::modern;
 use crate::wrapper::{Client, Wrapper};
 
-/// The command of a server that speaks the stateless revision and those with sessions.
+/// The command of a server that supports both eras.
 const BOTH: [&str; 3] = ["python3", modern::CHILD, "both"];
 
 fn user(wrapper: &Wrapper, name: &str) -> Client {
     wrapper.client().with_header("x-auth-subject", name)
 }
 
-/// A session with a call that runs until the end of the test.
+/// Opens a session with a call that runs until the end of the test. Returns nothing if the session is
+/// refused.
 async fn busy(wrapper: &Wrapper, name: &str) -> Option<(Client, JoinHandle<Value>)> {
     let mut client = user(wrapper, name);
     let response = client.try_initialize("2025-11-25").await;
@@ -65,7 +66,7 @@ async fn a100_users_whose_sessions_are_all_in_use_keep_nobody_out() {
         assert_eq!(
             response.status(),
             503,
-            "{refused}: four are kept, and a second one is not taken from anybody"
+            "{refused}: users with four sessions lose no more of them to others"
         );
     }
     let mut kept = Vec::new();
@@ -74,9 +75,12 @@ async fn a100_users_whose_sessions_are_all_in_use_keep_nobody_out() {
             kept.push(name);
             continue;
         }
-        let told = running.await.unwrap();
-        assert_eq!(told["error"]["code"], -32603, "{told}");
-        assert!(told["error"]["message"].as_str().unwrap().contains("another user had no session"), "{told}");
+        let answer = running.await.unwrap();
+        assert_eq!(answer["error"]["code"], -32603, "{answer}");
+        assert!(
+            answer["error"]["message"].as_str().unwrap().contains("another user had no session"),
+            "{answer}"
+        );
     }
     kept.sort_unstable();
     assert_eq!(kept, [["eve"; 4], ["mallory"; 4]].concat());
@@ -84,7 +88,7 @@ async fn a100_users_whose_sessions_are_all_in_use_keep_nobody_out() {
         assert_eq!(session.status_of_ping().await, 200);
     }
     wrapper.logged("a session was ended for another user").await;
-    assert!(hammering.iter().all(|task| !task.is_finished()), "nobody who has many got a place");
+    assert!(hammering.iter().all(|task| !task.is_finished()), "users with many sessions got no new one");
     hammering.iter().for_each(JoinHandle::abort);
 }
 
@@ -152,7 +156,8 @@ async fn what_nobody_has_used_makes_room_for_clients_of_the_other_kind() {
             }
             counts[1] += 1;
         }
-        // By then the wrapper has measured what a child uses, so the test fills the room once more.
+        // After this time, the wrapper has measured what a child uses and may admit more, so the test fills
+        // it once more.
         tokio::time::sleep(Duration::from_secs(6)).await;
     }
     assert!(counts.iter().all(|count| (1..200).contains(count)), "{counts:?}");
@@ -180,5 +185,5 @@ async fn a100_who_makes_the_server_end_at_its_start_is_paused_and_nobody_else() 
             return;
         }
     }
-    panic!("she is not paused");
+    panic!("mallory is not paused");
 }

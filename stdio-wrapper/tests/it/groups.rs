@@ -5,14 +5,14 @@ use serde_json::json;
 use crate::modern;
 use crate::wrapper::{CHILD, Client, Events, Wrapper, call, gone};
 
-/// The options of a wrapper with a directory, and so a child, for each group.
+/// The options of a wrapper whose children get their user's group in an environment variable.
 const PER_GROUP: [&str; 3] = ["--identity=headers", "--env=WHERE={group}", "--legacy-sse"];
 
 fn member(client: Client, groups: &str) -> Client {
     client.with_header("x-auth-subject", "ana").with_header("x-auth-groups", groups)
 }
 
-/// Sends a request in the session in one of the ways, and returns its status.
+/// Sends a request of this kind in the session, and returns the status.
 async fn used(client: &Client, way: &str) -> u16 {
     let response = match way {
         "call" => client.post(call(1, "self", json!({}))).await,

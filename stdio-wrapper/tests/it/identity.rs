@@ -63,7 +63,7 @@ impl Issuer {
         self.wrapper_of(options, &["python3", CHILD]).await
     }
 
-    /// Starts a wrapper with this command.
+    /// Starts a wrapper that accepts this issuer's assertions, in front of this command.
     async fn wrapper_of(&self, options: &[&str], command: &[&str]) -> Wrapper {
         let own = [
             "--identity=assertion",
@@ -104,8 +104,11 @@ async fn an_identity_header_that_is_not_ascii_is_told_as_that() {
     let client = wrapper.client().with_header("x-auth-subject", "u-1").with_header("x-auth-username", "José");
     let refused = client.try_initialize("2025-11-25").await;
     assert_eq!(refused.status(), 400);
-    let told = refused.text().await.unwrap().to_lowercase();
-    assert!(told.contains("header x-auth-username of the request has a byte that is not ascii"), "{told}");
+    let message = refused.text().await.unwrap().to_lowercase();
+    assert!(
+        message.contains("header x-auth-username of the request has a byte that is not ascii"),
+        "{message}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -198,8 +201,8 @@ async fn clocks_that_differ_are_named_to_the_caller_and_once_in_a_while_in_the_l
     for _ in 0..50 {
         answer(now() - 3600).await;
     }
-    let told = wrapper.log().iter().filter(|line| line.contains("Set both clocks")).count();
-    assert!(told < 10, "{told} lines");
+    let count = wrapper.log().iter().filter(|line| line.contains("Set both clocks")).count();
+    assert!(count < 10, "{count} lines");
     // A stranger without a genuine assertion must not learn anything about the wrapper's clock.
     let forged = Issuer::start().await.sign(&header(), &with(claims(), &[("iat", json!(now() + 3600))]));
     let client = wrapper.client().with_header("x-auth-assertion", &forged);
@@ -298,14 +301,14 @@ async fn tool_rules_are_enforced_from_the_body() {
         .initialize("2025-03-26")
         .await;
     assert_eq!(client.text("echo", json!({})).await, "{}");
-    // The header in which later revisions repeat the name must not decide. The name in the body does.
+    // The name in the body decides, and not the header in which later revisions repeat it.
     let response = client.clone().with_header("mcp-name", "echo").post(call(5, "crash", json!({}))).await;
     assert_eq!(response.status(), 403);
     let challenge = response.headers()["www-authenticate"].to_str().unwrap().to_owned();
     assert_eq!(
         challenge,
         r#"Bearer error="insufficient_scope", scope="mcp:read mcp:write", resource_metadata="https://mcp.example/.well-known/oauth-protected-resource/svc""#,
-        "what the caller has is named too: a client that asks for just this loses nothing"
+        "the challenge also names the scopes that the caller has, so that a client that asks for it keeps them"
     );
     let answer = answer_of(response).await;
     assert_eq!((&answer["id"], &answer["error"]["code"]), (&json!(5), &json!(-32000)));
@@ -338,7 +341,10 @@ async fn tool_rules_are_enforced_from_the_body() {
     assert!(answers.iter().any(|answer| answer["id"] == 1 && answer.get("result").is_some()));
     let writer = issuer.sign(&header(), &with(claims(), &[("scope", json!("mcp:read mcp"))]));
     let answer = client.with_header("x-auth-assertion", &writer).call("crash", json!({})).await;
-    assert_eq!(answer["error"]["code"], -32603, "with a scope that includes it the call reaches the child");
+    assert_eq!(
+        answer["error"]["code"], -32603,
+        "a scope that includes the needed one lets the call reach the child"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -353,7 +359,7 @@ async fn rules_that_the_assertion_says_are_not_met_are_enforced_from_the_body() 
     let token = issuer.sign(&header(), &with(claims(), &[("tool_rules", unmet)]));
     let client = wrapper.client().with_header("x-auth-assertion", &token).initialize("2025-11-25").await;
     assert_eq!(client.text("echo", json!({})).await, "{}");
-    // The header in which later revisions repeat the name must not decide. The name in the body does.
+    // The name in the body decides, and not the header in which later revisions repeat it.
     let refused = client.clone().with_header("mcp-name", "echo").post(call(5, "crash", json!({}))).await;
     assert_eq!(refused.status(), 403);
     let challenge = refused.headers()["www-authenticate"].to_str().unwrap().to_owned();
@@ -408,7 +414,7 @@ async fn what_the_translation_asks_a_server_with_sessions_passes_the_rules_too()
     let wanted = json!({"toolsListChanged": true, "resourceSubscriptions": ["test://a"]});
     let (_events, acknowledged) = modern::listen(&client, 1, wanted).await;
     let granted = &acknowledged["params"]["notifications"];
-    assert_eq!(granted, &json!({"toolsListChanged": true}), "what is denied is not promised");
+    assert_eq!(granted, &json!({"toolsListChanged": true}), "a denied subscription is not acknowledged");
     let meta = json!({
         "io.modelcontextprotocol/logLevel": "info",
         "io.modelcontextprotocol/clientCapabilities": {"elicitation": {}},
@@ -419,7 +425,7 @@ async fn what_the_translation_asks_a_server_with_sessions_passes_the_rules_too()
     wrapper.logged("asked tools/call").await;
     let log = wrapper.log().join("\n");
     assert!(!log.contains("asked resources/subscribe") && !log.contains("asked logging/setLevel"), "{log}");
-    // A caller with permission gets both.
+    // A caller to whom neither is denied gets both.
     let client = wrapper.client().with_header("x-auth-assertion", &denied(&issuer, &["prompts/*"]));
     let (_events, acknowledged) =
         modern::listen(&client, 1, json!({"resourceSubscriptions": ["test://a"]})).await;

@@ -1,5 +1,5 @@
-//! Tests of attack 107: an attacker controls a child, and attacks the children of other callers and the
-//! wrapper.
+//! Tests of attack 107 in which the attacker controls a child, and attacks the children of other callers and
+//! the wrapper.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, Command, Stdio};
@@ -9,16 +9,16 @@ use serde_json::{Value, json};
 
 use crate::wrapper::{Client, Wrapper, gone, is_alive};
 
-/// What a child tries. `own` is what it must be able to do with its own processes. The domain prevents the
-/// attempts of this list, and the filter of system calls those of the next one.
+/// What a child tries to do to another process, under the names that `child.py` has for it. The Landlock
+/// domain prevents the attempts of this list, and the system call filter those of the next one.
 const ATTEMPTS: [&str; 5] = ["write", "environment", "memory", "trace", "kill"];
 const CALLS: [&str; 6] = ["limit", "scheduler", "affinity", "attributes", "priority", "io_priority"];
-/// A system call with its number for 32-bit programs.
+/// The attempt to use the number that a system call has for 32-bit programs.
 const OLD_CALLS: &[&str] = if cfg!(target_arch = "x86_64") { &["old_call"] } else { &[] };
 const SIGTERM: i32 = 15;
 
-/// The processes that try it: the child's own process, one that it has started, and an orphan, whose parent
-/// is now the wrapper.
+/// The processes that make the attempts: the child itself, a process that it has started, and an orphan. The
+/// parent of an orphan is the child's supervisor.
 const BY: [&str; 3] = ["itself", "a descendant", "orphan"];
 
 /// Whether the kernel supports what is tested here (Linux 6.12). If not, reports that the test is skipped.
@@ -26,7 +26,7 @@ fn kernel_isolates(test: &str) -> bool {
     let rules = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
     let found = rules.scope(Scope::Signal).and_then(Ruleset::create);
     let Err(error) = found else { return true };
-    // Not eprintln, which the test runner shows only if the test fails.
+    // The test runner shows what `eprintln` writes only if the test fails.
     std::io::stderr().write_all(format!("SKIPPED isolation::{test}: {error}\n").as_bytes()).unwrap();
     false
 }
@@ -45,13 +45,13 @@ async fn reach(client: &Client, pid: i32, by: &str) -> Value {
 
 /// Checks that an attempt was refused for lack of permission.
 fn assert_refused(found: &Value, attempt: &str, by: &str, target: &str) {
-    let told = found[attempt].as_str().unwrap();
-    let is_refused = told.contains("PermissionError") || told.contains("not permitted");
+    let outcome = found[attempt].as_str().unwrap();
+    let is_refused = outcome.contains("PermissionError") || outcome.contains("not permitted");
     assert!(is_refused, "{by} of a child on {target}: {attempt}: {found}");
 }
 
-/// The wrapper runs as a user without any rights, as in a container. Some rights of root would allow what the
-/// child tries here.
+/// The wrapper runs as a user without any privileges, as in a container. Some privileges of root would allow
+/// what the child tries here.
 #[tokio::test(flavor = "multi_thread")]
 async fn a107_a_child_reaches_neither_other_callers_children_nor_the_wrapper() {
     if !kernel_isolates("a107_a_child_reaches_neither_other_callers_children_nor_the_wrapper") {
@@ -104,7 +104,7 @@ async fn a107_a_child_changes_neither_limits_nor_priorities_of_others() {
 /// The session of a process (`proc_pid_stat(5)`). It is 0 if the session was started outside this container.
 fn session_of(pid: i32) -> i32 {
     let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    // The name of the program stands before these fields, and it may contain spaces.
+    // The name of the program comes before these fields, and may contain spaces.
     state.rsplit(") ").next().unwrap().split(' ').nth(3).unwrap().parse().unwrap()
 }
 
@@ -134,11 +134,11 @@ async fn required_isolation_is_there_or_nothing_starts() {
         (no_more_filters, "that needs seccomp", "can change the limits and priorities"),
     ] {
         let output = start_after(without, &["--child-isolation=required"]).wait_with_output().unwrap();
-        let told = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.code(), Some(1), "{told}");
-        assert!(told.contains("CHILD_ISOLATION is `required`, but is not available here"), "{told}");
-        assert!(told.contains(needs), "{told}");
-        // Otherwise the wrapper starts, and its log says which protection is missing.
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{message}");
+        assert!(message.contains("CHILD_ISOLATION is `required`, but is not available here"), "{message}");
+        assert!(message.contains(needs), "{message}");
+        // Without `required`, the wrapper starts, and its log says which protection is missing.
         let mut process = start_after(without, &[]);
         let log = BufReader::new(process.stderr.take().unwrap()).lines().map_while(Result::ok);
         let lines: Vec<String> = log.take_while(|line| !line.contains(" serving ")).collect();
@@ -149,7 +149,8 @@ async fn required_isolation_is_there_or_nothing_starts() {
     }
 }
 
-/// Starts the wrapper on a thread on which `prepare` was called. Domains and filters belong to a thread.
+/// Starts the wrapper on a thread that has called `prepare`. Domains and filters belong to a thread, and a
+/// process that it starts inherits them.
 fn start_after(prepare: fn(), options: &[&str]) -> Child {
     let mut process = Command::new(env!("CARGO_BIN_EXE_stdio-wrapper"));
     process.args(["--listen=127.0.0.1:0", "--ops-listen=127.0.0.1:0"]).args(options).args(["--", "cat"]);

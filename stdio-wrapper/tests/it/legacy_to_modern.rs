@@ -72,8 +72,11 @@ async fn changes_and_watched_resources_reach_the_get_stream() {
     let mut events = Events::new(client.get(None).await);
     tokio::time::sleep(Duration::from_millis(300)).await;
     let _ = client.text("changed", json!({})).await;
-    let told = events.next().await.unwrap().data;
-    assert_eq!((&told["method"], &told["params"]), (&json!("notifications/tools/list_changed"), &json!({})));
+    let change = events.next().await.unwrap().data;
+    assert_eq!(
+        (&change["method"], &change["params"]),
+        (&json!("notifications/tools/list_changed"), &json!({}))
+    );
     let watch =
         json!({"jsonrpc": "2.0", "id": 1, "method": "resources/subscribe", "params": {"uri": "test://w"}});
     assert_eq!(client.post(watch.to_string()).await.status(), 200);
@@ -196,7 +199,7 @@ async fn a_subscription_is_replaced_only_for_another_one_and_not_for_each_change
     tokio::time::sleep(Duration::from_millis(600)).await;
     let count: u128 = client.text("listened", json!({})).await.parse().unwrap();
     let most = u128::from(before) + 2 + start.elapsed().as_millis() / 250;
-    assert!(count <= most, "{count} subscriptions, and {most} are enough");
+    assert!(count <= most, "{count} subscriptions, but at most {most} are needed");
     let _ = client.text("updated", json!({"uri": "test://49"})).await;
     assert_eq!(events.next().await.unwrap().data["params"], json!({"uri": "test://49"}));
 }
@@ -205,13 +208,13 @@ async fn a_subscription_is_replaced_only_for_another_one_and_not_for_each_change
 async fn calls_that_wait_for_a_stateless_server_have_a_ceiling_together() {
     let wrapper = wrapper(&["--max-body=1MiB"]).await;
     let client = able(&wrapper, json!({})).await;
-    // The messages have 40 MB together, of which 32 MiB may wait.
+    // Together, the messages are 40 MB. At most 32 MiB of them may wait.
     let padding = "x".repeat(900_000);
     let calls = (0..45).map(|id| {
         let (client, body) = (client.clone(), call(id, "sleep", json!({"seconds": 5, "padding": padding})));
         async move {
             let answer = loop {
-                // While the wrapper reads other bodies, there may be no room for one more.
+                // While the wrapper reads other bodies, there may be no memory for one more.
                 let response = client.post(body.clone()).await;
                 if response.status() != 503 {
                     break crate::wrapper::answer_of(response).await;

@@ -1,4 +1,4 @@
-//! Limits of resources of a child.
+//! Tests of the resource limits of children.
 
 use std::fs::{read_to_string, write};
 use std::io::Write as _;
@@ -8,8 +8,9 @@ use serde_json::json;
 
 use crate::wrapper::Wrapper;
 
-/// A program that forks as its first act, before any library is loaded. The new process becomes the program that its first
-/// argument names, the old one that of its fourth argument.
+/// A program that forks before it does anything else, even before a library is loaded. The new process
+/// executes the program that the first argument names, and the old process executes that of the fourth
+/// argument.
 #[cfg(target_arch = "x86_64")]
 fn forks_at_once() -> Vec<u8> {
     const CODE: [u8; 44] = [
@@ -60,7 +61,8 @@ async fn a107_what_a_child_forks_as_its_first_act_has_the_limits_too() {
     let (program, found) = (place.path().join("forks"), place.path().join("found"));
     write(&program, forks_at_once()).unwrap();
     std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
-    // The limits of the new process are looked at when those of the old one have long been set.
+    // The new process waits before it prints its limits. By then, those of the old process have long been
+    // set.
     let looks =
         format!("sleep 0.2; echo $(ulimit -v) $(ulimit -c) $(ulimit -n) $(ulimit -t) >> {}", found.display());
     let child = include_str!("../children/child.py");
@@ -85,7 +87,7 @@ async fn a107_what_a_child_forks_as_its_first_act_has_the_limits_too() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_limit_that_cannot_be_set_is_told_and_the_child_runs() {
     const MORE: u64 = 1 << 20;
-    // Raising a hard limit takes a right.
+    // Raising a hard limit needs a privilege, which this wrapper does not have.
     let hard = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
     if hard.is_none_or(|hard| hard >= MORE) {
         std::io::stderr()

@@ -51,7 +51,7 @@ async fn an_answer_that_loses_nothing_by_being_put_right_is_given() {
     assert_eq!(client.call("raw", latin).await["result"]["a"], "caf\u{fffd}");
     wrapper.logged("a line of the child was corrected").await;
     let half = answered_with(&client, r#"{"jsonrpc":"2.0","id":{ID},"result":{"a":"x\ud83d"}}"#).await;
-    assert_eq!(half["result"]["a"], "x\u{fffd}", "half a surrogate pair is no letter");
+    assert_eq!(half["result"]["a"], "x\u{fffd}", "half of a surrogate pair is not a character");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -98,7 +98,7 @@ async fn a_large_answer_that_is_no_json_is_not_given_to_its_client_either() {
     }
     let line = format!(r#"{{"jsonrpc":"2.0","id":{{ID}},"result":{{"padding":"{padding}","x":1E400}}}}"#);
     let body = client.post(call(1, "raw", json!({"text": line}))).await.text().await.unwrap();
-    assert!(body.ends_with(r#""x":1E400}}"#), "what is valid stays as it was written");
+    assert!(body.ends_with(r#""x":1E400}}"#), "a valid number stays as it was written");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -156,7 +156,7 @@ async fn an_error_that_clients_would_drop_keeps_its_words() {
             answered_with(&client, &format!(r#"{{"jsonrpc":"2.0","id":{{ID}},"error":{error}}}"#)).await;
         assert_eq!(refusal(&answer), "no such file");
     }
-    // The child could not even read the id of the call.
+    // With such an error, a child says that it could not even read the id of a request.
     let nameless = r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32700,"message":"cannot read {this}"}}"#;
     let answer = answered_with(&client, nameless).await;
     assert!(refusal(&answer).contains("cannot read {this}"), "{answer}");
@@ -212,7 +212,7 @@ async fn a_line_of_a_shared_child_forges_no_answer_to_somebody_else() {
     assert_eq!(waiting.await.unwrap(), "slept");
 }
 
-/// The child prints what Eve says, and she has guessed the ids of the calls of others.
+/// Lines that a child prints because Eve asks it to. She has guessed the ids of other callers' calls.
 fn forged() -> String {
     let shown = |id| {
         let sound = format!(r#"Eve says {{"jsonrpc":"2.0","id":{id},"result":{{"evil":1}}}}"#);
@@ -331,8 +331,8 @@ async fn a_log_line_with_the_id_of_a_question_does_not_answer_it() {
     }
     assert_eq!(client.post(r#"{"jsonrpc":"2.0","id":77,"result":{"said":"yes"}}"#).await.status(), 202);
     let rest = events.rest().await;
-    let told = rest.last().unwrap().data.to_string();
-    assert!(told.contains("yes"), "{told}");
+    let answer = rest.last().unwrap().data.to_string();
+    assert!(answer.contains("yes"), "{answer}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -342,8 +342,8 @@ async fn an_error_about_a_notification_is_not_given_to_the_call_after_it() {
     assert_eq!(client.text("echo", json!({})).await, "{}");
     client.post(r#"{"jsonrpc":"2.0","method":"notifications/roots/list_changed"}"#).await;
     assert_eq!(client.text("echo", json!({})).await, "{}");
-    // After the answer to such a call, the child has read the notification, so an error is about something
-    // that came later.
+    // A child that has answered a later call has read the notification before, so the next error is about
+    // something else.
     let nameless = r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32700,"message":"cannot read {this}"}}"#;
     assert!(refusal(&answered_with(&client, nameless).await).contains("cannot read {this}"));
     // If the error is not a parse error, its meaning is unknown.
@@ -409,8 +409,8 @@ async fn a_question_of_the_child_that_clients_would_drop_is_answered_with_an_err
     let wrapper = Wrapper::start(&[], &[]).await;
     let client = wrapper.session().await;
     for params in [json!([1]), json!({"_meta": []}), json!({"_meta": {"progressToken": {}}})] {
-        let told = client.text("ask", json!({"method": "roots/list", "params": params})).await;
-        assert!(told.contains("-32600"), "{params}: {told}");
+        let answer = client.text("ask", json!({"method": "roots/list", "params": params})).await;
+        assert!(answer.contains("-32600"), "{params}: {answer}");
     }
     // The wrapper removes an optional member whose value is null.
     let mut events = Events::new(
@@ -430,8 +430,8 @@ async fn a_question_that_is_too_large_is_refused_and_hits_no_call_with_its_numbe
     });
     wrapper.metric_becomes("stdio_wrapper_requests_in_flight", 1).await;
     let params = json!({"method": "sampling/createMessage", "id": "sleeping", "size": 100_000});
-    let told = client.text("ask", params).await;
-    assert!(told.contains("over the limit of 65536"), "{told}");
+    let answer = client.text("ask", params).await;
+    assert!(answer.contains("over the limit of 65536"), "{answer}");
     assert_eq!(waiting.await.unwrap(), "slept");
 }
 

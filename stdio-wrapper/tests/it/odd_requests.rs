@@ -1,5 +1,6 @@
-//! Tests of messages that an SDK behind the wrapper would silently drop (`--strict`). The wrapper refuses
-//! them with 400, or removes the part that nobody needs. Nobody waits for a timeout.
+//! Tests of messages that an SDK behind the wrapper would silently drop, as the test child does with
+//! `--strict`. The wrapper refuses them with 400, or removes the part that nobody needs, so that no client
+//! waits for a timeout.
 
 use serde_json::{Value, json};
 
@@ -9,7 +10,7 @@ async fn wrapper() -> Wrapper {
     Wrapper::start(&[], &["--strict"]).await
 }
 
-/// Calls the tool that returns its params. The message has these members besides id and version.
+/// Sends a message with the id 7 and these members. Returns the status and the answer.
 async fn post(client: &Client, members: &str) -> (u16, Value) {
     let response = client.post(format!(r#"{{"jsonrpc":"2.0","id":7,{members}}}"#)).await;
     (response.status().as_u16(), answer_of(response).await)
@@ -76,8 +77,8 @@ async fn null_in_place_of_what_may_be_left_out_is_left_out() {
     }
     let noted = client.post(r#"{"jsonrpc":"2.0","method":"notifications/odd","params":null}"#).await;
     assert_eq!(noted.status(), 202);
-    let told = wrapper.logged("notifications/odd").await;
-    assert!(!told.contains("params"), "{told}");
+    let logged = wrapper.logged("notifications/odd").await;
+    assert!(!logged.contains("params"), "{logged}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -161,8 +162,8 @@ async fn an_answer_of_the_client_that_the_child_would_drop_does_not_leave_the_ch
         let (events, id) = asked(&client, json!("q")).await;
         let posted = client.post(format!(r#"{{"jsonrpc":"2.0","id":{id},{members}}}"#)).await;
         assert_eq!(posted.status(), status, "{members}");
-        let told = told(events).await;
-        assert!(told.contains("could not be used") || told.contains("-32603"), "{members}: {told}");
+        let answer = told(events).await;
+        assert!(answer.contains("could not be used") || answer.contains("-32603"), "{members}: {answer}");
     }
     for (members, seen) in [
         (r#""result":null"#, "{}"),
@@ -213,9 +214,9 @@ async fn an_id_that_is_no_json_is_not_repeated() {
         }
     }
     let (status, answer) = post(&client, r#""method":"tools/list","params":{"x":NaN}"#).await;
-    assert_eq!((status, &answer["id"]), (400, &json!(7)), "one that can be read is repeated");
+    assert_eq!((status, &answer["id"]), (400, &json!(7)), "a valid id is repeated");
     // The same holds for a child that asks with such an id.
     let line = "{\"jsonrpc\":\"2.0\",\"id\":--..5eE,\"method\":\"ping\"}\n{\"jsonrpc\":\"2.0\",\"id\":{ID},\"result\":{}}";
     assert_eq!(client.call("raw", json!({"text": line})).await["result"], json!({}));
-    assert_eq!(client.text("echo", json!({})).await, "{}", "the child reads on");
+    assert_eq!(client.text("echo", json!({})).await, "{}", "the child still reads");
 }

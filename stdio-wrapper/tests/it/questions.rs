@@ -19,20 +19,21 @@ async fn a_question_that_nobody_answers_holds_up_no_later_call() {
     let client = wrapper.session().await;
     let left = Events::new(client.post(call(1, "leave", json!({}))).await).rest().await;
     assert!(left.iter().any(|event| event.data["params"]["message"] == "left behind"), "{left:?}");
-    // This call never ends. It once waited for twelve times REQUEST_TIMEOUT, because the question was still
-    // open.
+    // The server never answers this call. It once waited for twelve times REQUEST_TIMEOUT, because the
+    // earlier question was still open.
     let late = timeout(Duration::from_secs(40), client.call("rouse", json!({}))).await.unwrap();
     assert!(late["error"]["message"].as_str().unwrap().contains("did not answer within 5 s"), "{late}");
 }
 
-/// Asks the client after a while, in which the test can do something to the call's connection.
+/// A call whose tool pauses before it asks the client, so that the test can close the connection first.
 fn asking() -> String {
     call(1, "ask", json!({"method": "roots/list", "params": {}, "pause": 1.5}))
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_question_of_a_call_whose_connection_is_lost_comes_on_the_get_stream() {
-    // The first value makes the response an event stream. With the second one, it could still become JSON.
+    // With the first value, the response is already an event stream when the connection is lost. With the
+    // second one, it could still become JSON.
     for stream_after in ["--stream-after=50ms", "--stream-after=30s"] {
         let wrapper = Wrapper::start(&[stream_after], &[]).await;
         let client = wrapper.session().await;
@@ -51,7 +52,7 @@ async fn a_question_of_a_call_whose_connection_is_lost_comes_on_the_get_stream()
                 }
             }
         });
-        let question = question.await.expect("the question comes to where the client still reads");
+        let question = question.await.expect("the question comes on the GET stream");
         let reply = json!({"jsonrpc": "2.0", "id": question["id"], "result": {"roots": []}}).to_string();
         assert_eq!(client.post(reply).await.status(), 202);
         wrapper.metric_becomes("stdio_wrapper_requests_in_flight", 0).await;

@@ -44,7 +44,7 @@ async fn a_lost_post_stream_is_resumed_without_gap_or_repeat() {
     tokio::time::sleep(Duration::from_millis(100)).await;
     let rest = Events::new(client.get(Some(&last)).await).rest().await;
     let lines: Vec<&str> = rest.iter().map(data_line).filter(|line| !line.is_empty()).collect();
-    // One of the six was the priming event.
+    // One of the six events was the priming event, so the client has seen five lines.
     let expected: Vec<String> = (5..20).map(|step| format!("line {step}")).collect();
     assert_eq!(lines, expected);
     assert_eq!(rest.last().unwrap().data["id"], "job");
@@ -68,7 +68,7 @@ async fn resuming_one_stream_never_gives_messages_of_another() {
     let count = ids.len();
     ids.sort();
     ids.dedup();
-    // The resumed stream's priming event repeats the id that it was asked for.
+    // The priming event of the resumed stream repeats the id from which the client resumed.
     assert!(ids.len() + 1 >= count, "ids are unique in a session");
 }
 
@@ -85,7 +85,7 @@ async fn a_session_resumes_its_own_events_only() {
         let status = ana.get(Some(id)).await.status();
         assert!(status == 400 || id.trim() == "1-0", "{id}: {status}");
     }
-    // The client can choose this number. The GET stream continues as after a gap.
+    // A client may ask for any number on the GET stream, which then continues as after a gap.
     assert_eq!(ana.get(Some("0-18446744073709551615")).await.status(), 200);
 }
 

@@ -18,7 +18,7 @@ fn every_mistake_is_told_at_once_with_cause_and_fix() {
         &["--max-line", "much", "--", "no-such-program"],
         &[("LISTEN", "nowhere"), ("IDENTITY", "assertion"), ("ISSUR", "x"), ("LOG", "loud")],
     );
-    let told = text(&output.stderr);
+    let message = text(&output.stderr);
     assert_eq!(output.status.code(), Some(2));
     for part in [
         "LISTEN is `nowhere`",
@@ -30,16 +30,16 @@ fn every_mistake_is_told_at_once_with_cause_and_fix() {
         "RESOURCE is not set",
         "`no-such-program` was not found",
     ] {
-        assert!(told.contains(part), "{part}: {told}");
+        assert!(message.contains(part), "{part}: {message}");
     }
 }
 
 #[test]
 fn a_command_without_hyphens_before_it_is_told_where_it_goes() {
     let output = run(&["cat"], &[]);
-    let told = text(&output.stderr);
+    let message = text(&output.stderr);
     assert_eq!(output.status.code(), Some(2));
-    assert!(told.contains("goes after --, like: stdio-wrapper -- cat"), "{told}");
+    assert!(message.contains("goes after --, like: stdio-wrapper -- cat"), "{message}");
     assert!(!text(&run(&["--lisetn", "x"], &[]).stderr).contains("goes after --"));
 }
 
@@ -47,10 +47,10 @@ fn a_command_without_hyphens_before_it_is_told_where_it_goes() {
 fn a_command_that_cannot_be_run_is_told_at_the_start() {
     for (command, cause) in [("/etc/passwd", "is not executable"), ("/etc", "is a directory")] {
         let output = run(&["--ops-listen", "127.0.0.1:0", "--listen", "nowhere", "--", command], &[]);
-        let told = text(&output.stderr);
-        assert_eq!(output.status.code(), Some(2), "{told}");
-        assert!(told.contains(&format!("The command `{command}` cannot be run")), "{told}");
-        assert!(told.contains(cause), "{told}");
+        let message = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{message}");
+        assert!(message.contains(&format!("The command `{command}` cannot be run")), "{message}");
+        assert!(message.contains(cause), "{message}");
     }
 }
 
@@ -61,14 +61,14 @@ fn a_pipe_in_place_of_the_tool_rules_does_not_hang_the_start() {
     let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
     rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).unwrap();
     let pipe = pipe.to_str().unwrap();
-    // `timeout` ends it with 124 if it hangs.
+    // If the wrapper hangs, `timeout` ends it and exits with 124.
     let mut process = Command::new("timeout");
     process.args(["20", env!("CARGO_BIN_EXE_stdio-wrapper"), "--identity=headers", "--tool-rules", pipe]);
     let output = process.args(["--", "true"]).output().unwrap();
-    let told = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{told}");
+    let message = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{message}");
     let cause = format!("TOOL_RULES is `{pipe}`, which cannot be read: it is no regular file.");
-    assert!(told.contains(&cause), "{told}");
+    assert!(message.contains(&cause), "{message}");
 }
 
 #[test]
@@ -77,9 +77,9 @@ fn a_taken_port_is_one_clear_line() {
     let address = taken.local_addr().unwrap().to_string();
     let output =
         run(&["--listen", &address, "--ops-listen", "127.0.0.1:0", "--log", "error", "--", "true"], &[]);
-    let told = text(&output.stderr);
+    let message = text(&output.stderr);
     assert!(!output.status.success());
-    assert!(told.contains(&format!("LISTEN is {address}, which cannot be used")), "{told}");
+    assert!(message.contains(&format!("LISTEN is {address}, which cannot be used")), "{message}");
 }
 
 #[test]

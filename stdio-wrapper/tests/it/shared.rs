@@ -50,14 +50,14 @@ async fn who_waits_for_a_shared_child_that_does_not_answer_is_told_with_the_othe
         let client = wrapper.client();
         tokio::spawn(async move { answer_of(client.try_initialize("2025-11-25").await).await })
     });
-    for told in together.collect::<Vec<_>>() {
-        let told = told.await.unwrap();
-        assert!(told["error"]["message"].as_str().unwrap().contains("in time"), "{told}");
+    for answer in together.collect::<Vec<_>>() {
+        let answer = answer.await.unwrap();
+        assert!(answer["error"]["message"].as_str().unwrap().contains("in time"), "{answer}");
     }
     assert_eq!(wrapper.metric("stdio_wrapper_children_started_total").await, 1);
     // A start that failed is tried again for the next client.
-    let told = answer_of(wrapper.client().try_initialize("2025-11-25").await).await;
-    assert!(told["error"]["message"].as_str().unwrap().contains("in time"), "{told}");
+    let answer = answer_of(wrapper.client().try_initialize("2025-11-25").await).await;
+    assert!(answer["error"]["message"].as_str().unwrap().contains("in time"), "{answer}");
     assert_eq!(wrapper.metric("stdio_wrapper_children_started_total").await, 2);
     wrapper.metric_becomes("stdio_wrapper_children", 0).await;
 }
@@ -67,8 +67,8 @@ async fn a_client_that_goes_while_the_shared_child_starts_leaves_none_behind() {
     let wrapper = Wrapper::start(&["--shared", "--start-timeout=3s"], &["--never-answers"]).await;
     let list = request(1, "tools/list", json!({}));
     // From now on, the wrapper knows that the server has sessions.
-    let told = answer_of(send(&wrapper.client(), &list).await).await;
-    assert!(told["error"]["message"].as_str().unwrap().contains("in time"), "{told}");
+    let answer = answer_of(send(&wrapper.client(), &list).await).await;
+    assert!(answer["error"]["message"].as_str().unwrap().contains("in time"), "{answer}");
     let client = wrapper.client();
     let impatient = Duration::from_secs(1);
     assert!(

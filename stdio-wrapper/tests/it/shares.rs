@@ -1,4 +1,4 @@
-//! Tests of the share that one user can take of connections and of the threads that serve them.
+//! Tests that one user gets only a share of the connections and of the threads that serve them.
 
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
@@ -10,7 +10,8 @@ use crate::modern;
 use crate::slow::{caller, post_and_not_read};
 use crate::wrapper::{Client, Wrapper, answer_of, call};
 
-/// Checks that the response refuses a request because its user has too many, and says what to do.
+/// Checks that the response refuses a request because its user has too many requests, and that it says what
+/// to do.
 async fn is_too_many(response: Response) {
     assert_eq!(response.status(), 429);
     assert_eq!(
@@ -36,7 +37,7 @@ async fn a100_one_user_with_slow_calls_leaves_connections_for_others() {
     let ana = caller(&wrapper, "ana").initialize("2025-11-25").await;
     let again = caller(&wrapper, "ana").with_header("x-auth-client-id", "another");
     let again = again.initialize("2025-11-25").await;
-    // These are more calls than there are connections. The child answers none of them before 1000 have come,
+    // These are more calls than there are connections. The child would answer them only when 1000 have come,
     // which never happens.
     let calls: Vec<_> = (0..60)
         .map(|number| {
@@ -50,8 +51,12 @@ async fn a100_one_user_with_slow_calls_leaves_connections_for_others() {
     assert_eq!(bob.text("echo", json!({})).await, "{}");
     assert_eq!(wrapper.ops_status("/ready").await, 200);
     wrapper.metric_at_least("stdio_wrapper_http_refused_total", 50).await;
-    assert_eq!(ana.status_of_ping().await, 429, "whatever the request");
-    assert_eq!(again.try_initialize("2025-11-25").await.status(), 429, "and whatever the client");
+    assert_eq!(ana.status_of_ping().await, 429, "every kind of request is refused");
+    assert_eq!(
+        again.try_initialize("2025-11-25").await.status(),
+        429,
+        "other clients of the user are refused too"
+    );
     assert_eq!(again.delete().await, 429);
     assert!(
         wrapper.logged("the requests of a user take a quarter of MAX_CONNECTIONS").await.contains("\"ana\"")
@@ -133,7 +138,7 @@ async fn a100_a_wrapper_without_connections_says_so() {
     becomes(200).await;
 }
 
-/// The processor time of the threads for large texts, in ticks of the system.
+/// The processor time of the threads for large texts, in clock ticks.
 fn ticks_for_large_texts(wrapper: &Wrapper) -> u64 {
     let threads = std::fs::read_dir(format!("/proc/{}/task", wrapper.pid())).unwrap();
     let ticks = |thread: std::fs::DirEntry| {
@@ -153,7 +158,7 @@ async fn a109_large_texts_are_read_by_threads_that_serve_nobody() {
     let small = ana.call("echo", json!({"numbers": vec![1; 1000]})).await;
     assert!(small["result"].is_object(), "{small}");
     let before = ticks_for_large_texts(&wrapper);
-    // The body has as many brackets as it can have. The child only counts them.
+    // Nearly the whole body is brackets. The child only returns the number of elements.
     let body =
         call(1, "count", json!({"x": "?"})).replace("\"?\"", &format!("[{}1]", "[1],".repeat(1_000_000)));
     let counted = answer_of(ana.post(body.clone()).await).await;

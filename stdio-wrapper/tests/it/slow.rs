@@ -1,5 +1,5 @@
-//! Tests that clients which send slowly, send nothing, or come from many addresses at once do not hold memory
-//! or connections forever, at both listeners.
+//! Tests that clients which send slowly, send nothing, do not read, or open many connections at once do not
+//! hold memory or connections forever, at both listeners.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -33,7 +33,7 @@ async fn until_closed(mut stream: TcpStream) -> String {
     tokio::task::spawn_blocking(read).await.unwrap()
 }
 
-/// A client with this name in the edge's header.
+/// A client that sends the headers in which the edge proxy names this user.
 pub(crate) fn caller(wrapper: &Wrapper, who: &str) -> Client {
     let headers = [("subject", who), ("client-id", "c"), ("username", who), ("groups", ""), ("scope", "")];
     headers
@@ -85,7 +85,7 @@ async fn a_refused_request_does_not_hold_its_connection_until_its_body_comes() {
 async fn bodies_that_are_held_back_have_a_ceiling_together() {
     let wrapper = Wrapper::start(&["--max-body=1MiB"], &[]).await;
     let idle = wrapper.metric("process_resident_memory_bytes").await;
-    // The bodies have 54 MB together, of which the wrapper reads 32 MiB.
+    // Together, the bodies are 54 MB. The wrapper holds at most 32 MiB of them.
     let body = vec![b' '; 900_000];
     let (address, flood) = (wrapper.address.clone(), 60);
     let streams = tokio::task::spawn_blocking(move || {
@@ -163,7 +163,7 @@ async fn clients_that_do_not_read_their_answers_hold_neither_connections_nor_mem
     let body = call(1, "big", json!({"bytes": 8_000_000}));
     let held: Vec<TcpStream> = (0..25).map(|_| post_and_not_read(&client, &wrapper.address, &body)).collect();
     let started = Instant::now();
-    // The client's connection may be one of the twenty, so this needs another one.
+    // The first client's connection may be one of the twenty, so the test opens another one.
     let other = wrapper.session_of_its_own().await;
     assert_eq!(other.text("echo", json!({})).await, "{}");
     assert!(started.elapsed() < Duration::from_secs(59), "{:?}", started.elapsed());
@@ -172,7 +172,8 @@ async fn clients_that_do_not_read_their_answers_hold_neither_connections_nor_mem
     memory_becomes(&wrapper, idle + (60 << 20)).await;
 }
 
-/// The number of bytes that the kernel holds for clients of a listener, and the number of those clients.
+/// The number of a listener's connections with bytes that wait in the kernel to be sent, and the sum of these
+/// bytes.
 fn queued(address: &str) -> (usize, u64) {
     let port = address.rsplit(':').next().unwrap().parse::<u16>().unwrap();
     let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
@@ -204,7 +205,7 @@ async fn the_kernel_holds_little_of_answers_that_are_not_read() {
     assert!(bytes < held.len() as u64 * (256 << 10), "{bytes}");
 }
 
-/// Waits until the wrapper has no more memory than this.
+/// Waits until the wrapper uses no more memory than this.
 async fn memory_becomes(wrapper: &Wrapper, most: u64) {
     let mut memory = 0;
     for _ in 0..500 {
@@ -214,12 +215,12 @@ async fn memory_becomes(wrapper: &Wrapper, most: u64) {
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    panic!("{memory} stays in place of {most}");
+    panic!("the wrapper still uses {memory} bytes, which are more than {most}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn memory_of_many_answers_that_nobody_read_is_given_back_within_a_minute() {
-    // Each connection uses two of the wrapper's open files and one of ours.
+    // Each connection uses two open files of the wrapper and one of the test.
     let files = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     let raised = rustix::process::Rlimit { current: files.maximum, maximum: files.maximum };
     rustix::process::setrlimit(rustix::process::Resource::Nofile, raised).unwrap();
@@ -252,7 +253,7 @@ async fn answers_for_clients_that_may_come_back_do_not_pile_up() {
     }
     wrapper.metric_becomes("stdio_wrapper_requests_in_flight", 0).await;
     memory_becomes(&wrapper, idle + (50 << 20)).await;
-    // One of the events is still kept.
+    // The answer to the last call is still kept.
     let kept = Events::new(client.get(Some(&last)).await).rest().await;
     assert!(kept.last().unwrap().data.to_string().len() > 8_000_000);
 }
@@ -262,7 +263,7 @@ async fn answers_that_one_principal_does_not_read_leave_room_for_those_of_others
     let wrapper = Wrapper::start(&["--identity=headers", "--max-line=8MiB"], &[]).await;
     let of = |who: &str| caller(&wrapper, who);
     let (ana, bob) = (of("ana").initialize("2025-11-25").await, of("bob").initialize("2025-11-25").await);
-    // Each caller can use 32 MiB of the 128 MiB. The kernel accepts some megabytes of each answer.
+    // Each caller can use 32 MiB of the 128 MiB. Four of these answers fit, and a fifth one does not.
     let body = call(1, "big", json!({"bytes": 7_900_000}));
     let held: Vec<TcpStream> = (0..4).map(|_| post_and_not_read(&ana, &wrapper.address, &body)).collect();
     wrapper.metric_at_least("stdio_wrapper_requests_total", 6).await;
@@ -292,9 +293,13 @@ async fn connections_have_a_ceiling_and_those_beyond_it_wait() {
     let streams: Vec<TcpStream> = (0..200).map(|_| send(&wrapper.address, request.as_bytes())).collect();
     wrapper.metric_at_least("process_open_fds", before + 20).await;
     let open = wrapper.metric("process_open_fds").await;
-    // Each connection uses two, and one more connection may be about to open.
+    // Each connection uses two open files, and a few more connections may be about to open.
     assert!(open <= before + 2 * 24, "{open} open files after {before}");
-    assert_eq!(wrapper.ops_status("/health").await, 200, "the operator has a listener of their own");
+    assert_eq!(
+        wrapper.ops_status("/health").await,
+        200,
+        "the operator's listener has connections of its own"
+    );
     drop(streams);
     assert_eq!(wrapper.session().await.text("echo", json!({})).await, "{}");
 }
@@ -315,12 +320,12 @@ async fn a_translated_call_that_waits_does_not_keep_its_body() {
         let body =
             message.to_string().replacen(r#""name":"sleep""#, &format!(r#""name":"sleep"{padding}"#), 1);
         calls.push(tokio::spawn(async move { client.post(body).await }));
-        // The bodies are sent one after the other, so that finished ones do not count and none is refused on
-        // a busy machine.
+        // The bodies are sent one after the other. Otherwise a busy machine might have to hold many of them
+        // at once, and refuse some.
         wrapper.metric_becomes("stdio_wrapper_requests_in_flight", calls.len() as u64).await;
     }
-    // The allocator keeps about as much memory as was sent. If the wrapper kept the bodies, it would be twice
-    // as much.
+    // The allocator keeps about as much memory as was sent. If the wrapper kept the bodies, it would use
+    // twice as much.
     memory_becomes(&wrapper, idle + 3 * 40 * padding.len() as u64 / 2).await;
     for call in calls {
         call.abort();
@@ -349,7 +354,8 @@ async fn messages_for_children_that_do_not_read_have_a_ceiling_together() {
     let wrapper = Wrapper::start(&["--identity=headers", "--max-body=1MiB"], &[]).await;
     let bob = caller(&wrapper, "bob").initialize("2025-11-25").await;
     let deaf = deaf_sessions(&wrapper, "ana", 7).await;
-    // Each child's queue has room for two of them. That would be 14 MB, of which Ana may use 8.
+    // The queues of the seven children could hold two of these notifications each, which is 14 MB. Ana may
+    // use 8 MiB.
     let mut statuses = Vec::new();
     for client in deaf.iter().chain(&deaf) {
         let response = client.post(notification(1_000_000)).await;
@@ -394,7 +400,7 @@ async fn a_child_that_does_not_read_has_a_short_queue_of_small_messages_too() {
         let responses = futures_util::future::join_all(messages).await;
         refused += responses.iter().filter(|response| response.status() == 503).count();
     }
-    // The pipe holds some of the messages and the queue 1024. The queue has room for 8 MiB, which would be 20
-    // 000 of them.
+    // The pipe holds some of the messages, and the queue holds 1024 of them. If only the limit of 8 MiB
+    // applied, the queue could hold almost 20,000.
     assert!((500..all).contains(&refused), "{refused}");
 }

@@ -25,7 +25,7 @@ impl Wrapper {
             }
             tokio::time::sleep(Duration::from_millis(25)).await;
         }
-        panic!("`{text}` stands {} times in {:#?}", self.lines_with(text), self.log());
+        panic!("`{text}` appears {} times in {:#?}", self.lines_with(text), self.log());
     }
 }
 
@@ -36,8 +36,8 @@ async fn every_spare_is_pinged_once_it_is_known_that_they_answer() {
     let spare = wrapper.session().await;
     wrapper.metric_becomes("stdio_wrapper_children_started_total", 2).await;
     assert_eq!(spare.text("echo", json!({})).await, "{}");
-    // The next spare may still be starting. Its answer then comes after the session has begun, and goes to
-    // nobody.
+    // The next spare may still be starting. Its answer to the ping then comes after the session has begun,
+    // and goes to nobody.
     let early = wrapper.session().await;
     assert_eq!(early.text("echo", json!({"a": 1})).await, "{\"a\": 1}");
     wrapper.logs(PINGED, 3).await;
@@ -54,7 +54,7 @@ async fn an_answer_that_comes_after_the_session_began_goes_to_nobody() {
     wrapper.logs(PINGED, 2).await;
     let second = wrapper.session().await;
     assert_eq!(first.text("echo", json!({})).await, "{}");
-    // By now the child has answered, with a line that is split in two.
+    // After this time, the child has answered the ping, with a line that it writes in two parts.
     tokio::time::sleep(Duration::from_millis(900)).await;
     let mut events = Events::new(second.get(None).await);
     let mut said = Vec::new();
@@ -70,7 +70,7 @@ async fn an_answer_that_comes_after_the_session_began_goes_to_nobody() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a107_a_child_that_exits_at_an_unknown_first_message_costs_no_session_and_is_not_asked_again() {
     let wrapper = Wrapper::start(&["--prewarm=2"], &["--picky"]).await;
-    // Until the wrapper knows what a ping does, nobody gets the spare on which it tries one.
+    // No client gets the spare that was pinged first until the wrapper knows how it reacts.
     let early = wrapper.session().await;
     assert_eq!(early.text("echo", json!({})).await, "{}");
     wrapper.logs(REFUSED, 1).await;
@@ -109,7 +109,7 @@ async fn a107_a_child_that_never_answers_a_ping_holds_nobody_up() {
     let start = Instant::now();
     let client = wrapper.session().await;
     assert_eq!(client.text("echo", json!({})).await, "{}");
-    assert!(start.elapsed() < Duration::from_secs(5), "it did not wait for the spare");
+    assert!(start.elapsed() < Duration::from_secs(5), "the session must not wait for the spare");
     wrapper.logs(REFUSED, 1).await;
     wrapper.metric_becomes("stdio_wrapper_children_started_total", 3).await;
     assert_eq!(wrapper.session().await.text("echo", json!({})).await, "{}");

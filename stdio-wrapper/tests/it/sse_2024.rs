@@ -54,8 +54,8 @@ async fn an_answer_to_a_question_that_cannot_be_read_is_told_to_the_child() {
         let question = stream.next().await.unwrap().data;
         let answer = answer.replace("ID", &question["id"].to_string());
         assert_eq!(client.post(answer).await.status(), 400);
-        let told = stream.next().await.unwrap().data["result"]["content"][0]["text"].to_string();
-        assert!(told.contains("-32603"), "{told}");
+        let received = stream.next().await.unwrap().data["result"]["content"][0]["text"].to_string();
+        assert!(received.contains("-32603"), "{received}");
     }
 }
 

@@ -68,9 +68,9 @@ async fn who_has_waited_for_too_long_is_told_why_and_when_to_come_back() {
     let refused = open(caller(&wrapper, "alice")).await.unwrap();
     assert_eq!(refused.status(), 503);
     assert!(refused.headers().contains_key("retry-after"));
-    let told: Value = serde_json::from_str(&refused.text().await.unwrap()).unwrap();
-    let told = told["error"]["message"].as_str().unwrap();
-    assert!(told.contains("were being started for 6 s") && told.contains("PREWARM"), "{told}");
+    let refusal: Value = serde_json::from_str(&refused.text().await.unwrap()).unwrap();
+    let refusal = refusal["error"]["message"].as_str().unwrap();
+    assert!(refusal.contains("were being started for 6 s") && refusal.contains("PREWARM"), "{refusal}");
     mallory.abort();
 }
 
@@ -82,8 +82,8 @@ async fn who_waits_is_told_when_the_wrapper_stops() {
     let waiting = open(caller(&wrapper, "alice"));
     wrapper.metric_becomes("stdio_wrapper_starts_waiting", 1).await;
     wrapper.signal(rustix::process::Signal::TERM);
-    let told = waiting.await.unwrap();
-    assert_eq!(told.status(), 503);
-    assert!(told.text().await.unwrap().contains("is shutting down"));
+    let response = waiting.await.unwrap();
+    assert_eq!(response.status(), 503);
+    assert!(response.text().await.unwrap().contains("is shutting down"));
     mallory.abort();
 }

@@ -108,7 +108,7 @@ async fn ping_until_it_is_gone(client: Client, address: String, answered: Arc<At
     let (mut cut, mut was_taken) = (0, true);
     while let Ok(mut stream) = TcpStream::connect(&address).await {
         // If a request came on a new connection just before the listener closed, only the kernel has received
-        // it.
+        // it. It counts only if another connection can be opened afterwards.
         cut += usize::from(!was_taken);
         was_taken = false;
         loop {

@@ -1,5 +1,5 @@
-//! Tests of stateless clients in front of a server with sessions that asks more than once, in the way in
-//! which users of SDKs write servers.
+//! Tests of stateless clients in front of a server with sessions whose tools ask the user more than once, as
+//! tools that are written with an SDK do.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ async fn wrapper(options: &[&str], flags: &[&str]) -> Wrapper {
     Wrapper::run(options, &command, &[]).await
 }
 
-/// A call by a client that can be asked everything.
+/// A call by a client that declares the capabilities for all kinds of questions.
 fn call(tool: &str, extra: Value) -> Value {
     call_with(tool, json!({}), extra)
 }
@@ -87,7 +87,7 @@ async fn converse(client: &Client, first: &Value, reply: impl Fn(&str) -> Value)
 async fn each_question_of_a_call_is_put_to_the_user() {
     let wrapper = wrapper(&[], &[]).await;
     let client = wrapper.client();
-    // The second of the two calls goes to a child that has asked before.
+    // From the second call on, the child has asked before.
     for _ in 0..2 {
         let yes_to_one = |text: &str| {
             if text.contains("ALL") { json!({"action": "decline"}) } else { accept(json!({"answer": "yes"})) }
@@ -326,7 +326,7 @@ async fn a_call_that_ends_when_it_is_given_up_leaves_no_doubt() {
     let client = wrapper.client();
     let before = pid(&client).await;
     let _ = answer(&client, &call("clean", json!({}))).await;
-    // Nobody answers, and the server ends the call when it is told that the client has given it up.
+    // Nobody answers, and the server ends the call when the wrapper cancels it.
     wrapper.logged("cancelled a call").await;
     let (asked, _) = converse(&client, &call("clean", json!({})), |_| json!({"action": "decline"})).await;
     assert_eq!(asked, ["Delete 1 temporary file?", "Delete ALL 10000 files?"]);
@@ -395,7 +395,8 @@ async fn sessions_are_counted_for_a_principal_whatever_its_clients_can_be_asked(
     let insist = call("insist", json!({}));
     let (one, two) = (answer(&client, &insist).await, answer(&client, &insist).await);
     wrapper.metric_becomes("stdio_wrapper_sessions", 2).await;
-    // A client with other capabilities always gets a session, but not as many as the first kind has.
+    // A client with other capabilities always gets a first session. Further ones count together with those of
+    // the first client.
     let able = json!({"io.modelcontextprotocol/clientCapabilities": {"elicitation": {}}});
     let other = request(1, "tools/call", json!({"name": "insist", "arguments": {}, "_meta": able}));
     let third = answer(&client, &other).await;
@@ -404,8 +405,8 @@ async fn sessions_are_counted_for_a_principal_whatever_its_clients_can_be_asked(
     let response = send(&client, &other).await;
     assert_eq!(response.status(), 429);
     let refused = answer_of(response).await;
-    assert!(!refused.to_string().contains("session"), "such a client knows of none: {refused}");
-    // When the first kind no longer needs its sessions, there is room.
+    assert!(!refused.to_string().contains("session"), "a stateless client knows of no sessions: {refused}");
+    // When the calls of the first client no longer need their sessions, a further one is opened.
     for asked in [one, two] {
         let yes = json!({&questions(&asked)[0].0: accept(json!({"answer": "yes"}))});
         assert_eq!(text(&answer(&client, &call("insist", retry(&asked, yes))).await), "1");
@@ -422,7 +423,7 @@ async fn a_call_for_which_there_is_no_room_among_the_questions_is_told_at_once()
     let insist = call("insist", json!({}));
     let asked = answer(&client, &insist).await;
     answer(&client, &insist).await;
-    // No question of the last half minute is given up, and the new call is refused without waiting.
+    // The wrapper gives up no question of the last half minute, so it refuses the new call at once.
     let refused = send(&client, &insist).await;
     assert_eq!(refused.status(), 429);
     let wait: u64 = refused.headers()["retry-after"].to_str().unwrap().parse().unwrap();
@@ -435,7 +436,8 @@ async fn a_call_for_which_there_is_no_room_among_the_questions_is_told_at_once()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_whose_user_is_away_does_not_hold_up_the_others_for_long() {
-    // A twentieth of this is half a second.
+    // A question may be given up for another call after a twentieth of INPUT_TIMEOUT, which is half a second
+    // here.
     let wrapper = wrapper(&["--translate-sessions=2", "--input-timeout=10s"], &[]).await;
     let client = wrapper.client();
     let insist = call("insist", json!({}));
@@ -449,8 +451,8 @@ async fn a_call_whose_user_is_away_does_not_hold_up_the_others_for_long() {
         call("insist", retry(asked, said))
     };
     // The question that had waited longest was given up, and its client is told to start again.
-    let told = answer(&client, &yes(&first)).await;
-    assert!(told["error"]["message"].as_str().unwrap().contains("Call again"), "{told}");
+    let refused = answer(&client, &yes(&first)).await;
+    assert!(refused["error"]["message"].as_str().unwrap().contains("Call again"), "{refused}");
     for asked in [second, third] {
         assert_eq!(text(&answer(&client, &yes(&asked)).await), "1");
     }

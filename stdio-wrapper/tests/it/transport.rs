@@ -1,4 +1,4 @@
-//! Tests of Streamable HTTP: methods, headers, statuses, streams, and the client that gets each message.
+//! Tests of Streamable HTTP: methods, headers, statuses, streams, and which stream gets each message.
 
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ async fn headers_are_checked() {
     assert_eq!(with("application/json, text/event-stream", "application/json; charset=utf-8").await, 200);
     assert_eq!(with("*/*", "application/json").await, 200);
     let bare = client.request(Method::POST).header("content-type", "application/json").body(ping);
-    assert_eq!(bare.send().await.unwrap().status(), 200, "without Accept the client takes anything");
+    assert_eq!(bare.send().await.unwrap().status(), 200, "a client without Accept accepts anything");
     assert_eq!(with("application/json", "application/json").await, 406);
     assert_eq!(with("text/event-stream", "application/json").await, 406);
     assert_eq!(with("application/json, text/event-stream;q=0", "application/json").await, 406);
@@ -61,7 +61,7 @@ async fn headers_are_checked() {
     let mut stale = client.clone();
     stale.session = Some("gone".to_owned());
     let refused = stale.try_initialize("2025-11-25").await;
-    assert_eq!(refused.status(), 404, "the session that the client names is gone");
+    assert_eq!(refused.status(), 404, "the session that the client names does not exist");
     assert_eq!(answer_of(refused).await["id"], 1);
     let put = client.request(Method::PUT).send().await.unwrap();
     assert_eq!(
@@ -166,10 +166,9 @@ async fn cancelling_reaches_the_right_call_and_no_other() {
     assert_eq!((&cancelled["id"], &cancelled["error"]["code"]), (&json!("2"), &json!(-32800)));
     assert_eq!(one.await.unwrap()["result"]["content"][0]["text"], "slept");
     assert_eq!(twin.await.unwrap()["result"]["content"][0]["text"], "slept");
-    // The notification to the child has the id that the child knows: that of the second request after
-    // initialize.
-    let told = wrapper.logged("notifications/cancelled").await;
-    assert!(told.contains(r#"\"requestId\":"#) && !told.contains(r#"\"requestId\":\"2\""#), "{told}");
+    // The notification to the child has the id that the child knows, and not that of the client.
+    let logged = wrapper.logged("notifications/cancelled").await;
+    assert!(logged.contains(r#"\"requestId\":"#) && !logged.contains(r#"\"requestId\":\"2\""#), "{logged}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -256,9 +255,13 @@ async fn a_second_get_stream_lives_next_to_the_first_and_each_message_goes_to_on
     client.text("changed", json!({})).await;
     let seen = first.next().await.unwrap().id.unwrap();
     let second = client.get(None).await;
-    assert_eq!(second.status(), 200, "the peer of the first may be gone without a word");
+    assert_eq!(second.status(), 200, "the client of the first stream may have disconnected unnoticed");
     let mut second = Events::new(second);
-    assert_eq!(second.next().await.unwrap().id.as_deref(), Some(seen.as_str()), "it can be resumed at once");
+    assert_eq!(
+        second.next().await.unwrap().id.as_deref(),
+        Some(seen.as_str()),
+        "the second stream can be resumed at once"
+    );
     client.text("changed", json!({})).await;
     assert_eq!(second.next().await.unwrap().data["method"], "notifications/tools/list_changed");
     // The client can get again what the first stream lost, while the second one stays open.

@@ -1,4 +1,4 @@
-//! A wrapper under test and a client of it, so that a test reads as a sentence.
+//! Starts the wrapper for a test, and has an MCP client for it.
 
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, mpsc};
@@ -10,13 +10,14 @@ use serde_json::{Value, json};
 /// The test server in Python.
 pub(crate) const CHILD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/children/child.py");
 
-/// Has every line of a child's standard error logged. Without it, most of what is read before the child's first answer was is
-/// taken for a banner, and on a busy machine that can be more than what was written before it.
+/// Makes the wrapper log every line of a child's standard error. Otherwise it takes what it reads before the
+/// child's first answer for a banner, and logs only a few lines of it. On a busy machine, these can include
+/// lines that the child wrote later.
 pub(crate) const EVERY_LINE: &str = "--log=stdio_wrapper=debug";
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_stdio-wrapper");
 
-/// A running wrapper; it is stopped when the value goes.
+/// A running wrapper, which is stopped when this value is dropped.
 pub(crate) struct Wrapper {
     process: Child,
     pub(crate) address: String,
@@ -26,18 +27,18 @@ pub(crate) struct Wrapper {
 }
 
 impl Wrapper {
-    /// With options, and flags for the test child.
+    /// Starts a wrapper with these options in front of the test child with these flags.
     pub(crate) async fn start(options: &[&str], child: &[&str]) -> Self {
         let command = [&["python3", CHILD], child].concat();
         Self::run(options, &command, &[]).await
     }
 
-    /// With any command and with variables of the wrapper's own.
+    /// Starts a wrapper in front of this command, with these variables in the wrapper's environment.
     pub(crate) async fn run(options: &[&str], command: &[&str], env: &[(&str, &str)]) -> Self {
         Self::launch(Command::new(PROGRAM), options, command, env).await
     }
 
-    /// Started in control groups that have these files for their processes.
+    /// Starts a wrapper in the control groups with these `cgroup.procs` files.
     pub(crate) async fn inside(entries: &[std::path::PathBuf], options: &[&str], command: &[&str]) -> Self {
         let mut process = Command::new("sh");
         let enter: Vec<String> =
@@ -46,19 +47,19 @@ impl Wrapper {
         Self::launch(process, options, command, &[]).await
     }
 
-    /// Started by a shell that lets its programs have no more than so many files open, unless they ask for more.
+    /// Starts a wrapper with this soft limit of open files, which the wrapper can raise.
     pub(crate) async fn with_files(files: u32) -> Self {
         let mut process = Command::new("sh");
         process.args(["-c", &format!("ulimit -S -n {files} && exec \"$0\" \"$@\""), PROGRAM]);
         Self::launch(process, &[], &["python3", CHILD], &[]).await
     }
 
-    /// Run by a user who has no rights, also where the tests are run by root.
+    /// Starts a wrapper as a user without privileges, even if root runs the tests.
     pub(crate) async fn unprivileged(options: &[&str], command: &[&str]) -> Self {
         use std::os::unix::process::CommandExt as _;
         let mut process = Command::new(PROGRAM);
         if rustix::process::getuid().is_root() {
-            // Opened here, because that user may not reach it.
+            // Root opens the program, because the other user might not be able to reach it.
             let program = std::fs::File::open(PROGRAM).unwrap();
             rustix::io::fcntl_setfd(&program, rustix::io::FdFlags::empty()).unwrap();
             let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&program));
@@ -75,7 +76,7 @@ impl Wrapper {
             "--ops-listen=127.0.0.1:0",
             "--log-format=json",
             "--stop-grace=500ms",
-            // On a busy machine, answers would be event streams at times.
+            // With the default, some answers would be event streams on a busy machine.
             "--stream-after=2s",
         ]);
         process.args(options).arg("--").args(command).envs(env.iter().copied());
@@ -95,7 +96,7 @@ impl Wrapper {
         event["fields"]["address"].as_str().unwrap().to_owned()
     }
 
-    /// The first log line with this text, waited for.
+    /// Waits for a log line with this text, and returns the first one.
     pub(crate) async fn logged(&self, text: &str) -> String {
         for _ in 0..200 {
             if let Some(line) = self.log().into_iter().find(|line| line.contains(text)) {
@@ -106,7 +107,7 @@ impl Wrapper {
         panic!("`{text}` was not logged; the log: {:#?}", self.log());
     }
 
-    /// Everything logged so far.
+    /// All lines that were logged so far.
     pub(crate) fn log(&self) -> Vec<String> {
         self.log.lock().unwrap().clone()
     }
@@ -117,10 +118,10 @@ impl Wrapper {
         let (begun, is_held) = mpsc::channel();
         let (go_on, end) = mpsc::channel();
         std::thread::spawn(move || {
-            // The thread that reads waits for this lock with its next line.
+            // The thread that reads the log waits for this lock.
             let _held = log.lock().unwrap();
             begun.send(()).unwrap();
-            // It fails when the sender is dropped.
+            // Receiving fails when the sender is dropped.
             let _ = end.recv();
         });
         is_held.recv().unwrap();
@@ -143,12 +144,12 @@ impl Wrapper {
         self.client().initialize("2025-11-25").await
     }
 
-    /// The same on a connection that it shares with no other client.
+    /// Like [`Self::session`], but on a connection that no other client uses.
     pub(crate) async fn session_of_its_own(&self) -> Client {
         Client { http: reqwest::Client::new(), ..self.client() }.initialize("2025-11-25").await
     }
 
-    /// One number of `/metrics`.
+    /// The value of a metric.
     pub(crate) async fn metric(&self, name: &str) -> u64 {
         let text =
             self.http.get(format!("http://{}/metrics", self.ops)).send().await.unwrap().text().await.unwrap();
@@ -157,7 +158,7 @@ impl Wrapper {
         line.rsplit(' ').next().unwrap().parse().unwrap()
     }
 
-    /// Waits until a metric has a value.
+    /// Waits until a metric has this value.
     pub(crate) async fn metric_becomes(&self, name: &str, wanted: u64) {
         let mut last = 0;
         for _ in 0..400 {
@@ -167,10 +168,10 @@ impl Wrapper {
             }
             tokio::time::sleep(Duration::from_millis(25)).await;
         }
-        panic!("{name} stays {last} instead of {wanted}");
+        panic!("{name} is still {last} and not {wanted}");
     }
 
-    /// Waits until a metric has at least a value.
+    /// Waits until a metric has at least this value.
     pub(crate) async fn metric_at_least(&self, name: &str, wanted: u64) {
         for _ in 0..400 {
             if self.metric(name).await >= wanted {
@@ -181,7 +182,7 @@ impl Wrapper {
         panic!("{name} does not reach {wanted}");
     }
 
-    /// Status of a GET on the operator's listener.
+    /// The status of a GET on the operator's listener.
     pub(crate) async fn ops_status(&self, path: &str) -> u16 {
         self.http.get(format!("http://{}{path}", self.ops)).send().await.unwrap().status().as_u16()
     }
@@ -195,7 +196,7 @@ impl Wrapper {
         rustix::process::kill_process(pid, signal).unwrap();
     }
 
-    /// SIGTERM; gives exit code and time.
+    /// Sends SIGTERM and waits for the end. Returns the exit code, and how long it took.
     pub(crate) async fn terminate(mut self) -> (Option<i32>, Duration) {
         let start = Instant::now();
         self.signal(rustix::process::Signal::TERM);
@@ -214,7 +215,7 @@ impl Drop for Wrapper {
         if let Some(pid) = rustix::process::Pid::from_raw(self.pid())
             && self.process.try_wait().unwrap().is_none()
         {
-            // It may end at this very moment.
+            // The process may have ended since then.
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
             for _ in 0..200 {
                 if self.process.try_wait().unwrap().is_some() {
@@ -240,14 +241,14 @@ fn follow(stderr: std::process::ChildStderr) -> Arc<Mutex<Vec<String>>> {
     log
 }
 
-/// An MCP client as raw as the tests need it.
+/// An MCP client that can also send what the specification forbids.
 #[derive(Clone)]
 pub(crate) struct Client {
     http: reqwest::Client,
     pub(crate) url: String,
     pub(crate) session: Option<String>,
     pub(crate) headers: Vec<(String, String)>,
-    /// The test child tells its process id in `initialize`.
+    /// The process id of the test child, which reports it as its version in the answer to `initialize`.
     pub(crate) server_pid: i32,
 }
 
@@ -279,7 +280,7 @@ impl Client {
             .unwrap()
     }
 
-    /// GET stream, perhaps resumed.
+    /// Opens a GET stream. With `last`, resumes the stream after this event.
     pub(crate) async fn get(&self, last: Option<&str>) -> Response {
         let mut request = self.request(Method::GET).header("accept", "text/event-stream");
         if let Some(last) = last {
@@ -311,12 +312,12 @@ impl Client {
         self
     }
 
-    /// Calls a tool of the test child with id 1 and gives the whole answer.
+    /// Calls a tool of the test child with id 1, and returns the whole answer.
     pub(crate) async fn call(&self, tool: &str, arguments: Value) -> Value {
         answer_of(self.post(call(1, tool, arguments)).await).await
     }
 
-    /// Calls a tool and gives its text.
+    /// Calls a tool, and returns the text of its result.
     pub(crate) async fn text(&self, tool: &str, arguments: Value) -> String {
         let answer = self.call(tool, arguments).await;
         let text = answer["result"]["content"][0]["text"].as_str();
@@ -334,7 +335,7 @@ pub(crate) fn call(id: impl Into<Value>, tool: &str, arguments: Value) -> String
     json!({"jsonrpc": "2.0", "id": id.into(), "method": "tools/call", "params": params}).to_string()
 }
 
-/// The JSON-RPC answer in a response, JSON or events.
+/// The JSON-RPC answer in a response, which is JSON or an event stream.
 pub(crate) async fn answer_of(response: Response) -> Value {
     let is_events = response.headers()["content-type"] == "text/event-stream";
     if !is_events {
@@ -368,7 +369,7 @@ impl Events {
         Self { response, buffer: String::new() }
     }
 
-    /// The next event; comments are skipped.
+    /// The next event. Comments are skipped.
     pub(crate) async fn next(&mut self) -> Option<Event> {
         loop {
             while let Some((text, rest)) =
@@ -384,7 +385,7 @@ impl Events {
         }
     }
 
-    /// Everything until the end.
+    /// All events until the stream ends.
     pub(crate) async fn rest(mut self) -> Vec<Event> {
         let mut all = Vec::new();
         while let Some(event) = self.next().await {
@@ -411,13 +412,13 @@ fn parse(text: &str) -> Event {
     }
 }
 
-/// Whether a process exists and is no zombie.
+/// Whether a process exists and is not a zombie.
 pub(crate) fn is_alive(pid: i32) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/stat"))
         .is_ok_and(|stat| stat.rsplit(')').next().is_some_and(|rest| !rest.trim_start().starts_with('Z')))
 }
 
-/// Waits until a process is gone.
+/// Waits until a process has ended.
 pub(crate) async fn gone(pid: i32) {
     for _ in 0..400 {
         if !is_alive(pid) {
@@ -425,11 +426,11 @@ pub(crate) async fn gone(pid: i32) {
         }
         tokio::time::sleep(Duration::from_millis(25)).await;
     }
-    panic!("process {pid} is still there");
+    panic!("process {pid} has not ended");
 }
 
 impl Client {
-    /// Status of one more `initialize`, without the session.
+    /// Sends another `initialize` without the session id. Returns the status.
     pub(crate) async fn try_initialize_again(mut self) -> u16 {
         self.session = None;
         self.try_initialize("2025-11-25").await.status().as_u16()
