@@ -1,6 +1,7 @@
-"""A server with sessions whose tools ask the user, as its author writes it with an SDK: no question has a name, ids are
-numbers from 0 on in every process, and a tool asks again when it likes. By default it ends a cancelled call with an error,
-as FastMCP does; with "--goes-on" the tool goes on and the call gets no answer, as in the TypeScript SDK. Standard library only."""
+"""A server with sessions whose tools ask the user, like a server that is written with an SDK: questions have no names, their
+ids are numbers that start at 0 in every process, and a tool can ask several times. By default, a cancelled call is answered
+with an error, as in FastMCP. With "--goes-on", the tool continues and the call gets no answer, as in the TypeScript SDK.
+Uses only the standard library."""
 
 import json
 import os
@@ -94,7 +95,7 @@ def tool(call, name, given, token):
             send("elicitation/create", {"message": f"flood {count}" + "x" * given.get("size", 0), "requestedSchema": {"type": "object", "properties": {}}})
         return "flooded"
     if name == "leave":
-        # Nobody waits for the answer when the call ends, as with a task that was started and forgotten.
+        # The call ends without waiting for the answer, like a tool that starts a task and forgets it.
         _, slot = send("elicitation/create", {"message": "left behind", "requestedSchema": {"type": "object", "properties": {}}})
 
         def wait():
@@ -108,7 +109,7 @@ def tool(call, name, given, token):
         say(method="notifications/cancelled", params={"requestId": number, "reason": "no longer of interest"})
         return elicit(call, "asked instead")
     if name == "swap":
-        # Takes its question back while the user thinks, and asks another one under the same id.
+        # Cancels its question while the user thinks, and asks another one with the same id.
         number, _ = send("elicitation/create", {"message": "Delete 1 file?", "requestedSchema": {"type": "object", "properties": {}}})
         time.sleep(1)
         say(method="notifications/cancelled", params={"requestId": number})
@@ -117,12 +118,13 @@ def tool(call, name, given, token):
         note("swapped its question")
         return outcome(call, slot)["action"]
     if name == "ponder":
-        # Needs some time with the answer.
+        # Works for some time after the answer has come.
         found = elicit(call, "Sure?")
         time.sleep(given["seconds"])
         return found
     if name == "later":
-        # Works until somebody says so, and asks then: also after its call was cancelled, if it goes on.
+        # Works until another tool sets LATER, and then asks. With "--goes-on", it does so even after its call was
+        # cancelled.
         note("later has begun")
         LATER.wait(30)
         try:
@@ -131,12 +133,12 @@ def tool(call, name, given, token):
             note(f"later was refused: {error}")
             raise
     if name == "rouse":
-        # The tool above asks once the client of this one has gone, and this one never ends.
+        # Lets "later" ask after two seconds. This call never ends.
         time.sleep(2)
         LATER.set()
         threading.Event().wait()
     if name == "meanwhile":
-        # The tool above asks while this one runs, and this one asks too.
+        # Lets "later" ask while this tool runs, and asks a question too.
         LATER.set()
         time.sleep(0.5)
         return elicit(call, "asked meanwhile")
@@ -191,7 +193,7 @@ def main():
         elif method == "tools/call":
             threading.Thread(target=run, args=(message,), daemon=True).start()
         elif method == "resources/read" and "--goes-on" in sys.argv:
-            # As the TypeScript SDK says that it knows no such resource; below as FastMCP does.
+            # The TypeScript SDK has this error for an unknown resource. The next branch has that of FastMCP.
             say(id=number, error={"code": -32602, "message": f"MCP error -32602: Resource {message['params']['uri']} not found"})
         elif method == "resources/read":
             say(id=number, error={"code": -32002, "message": f"Resource not found: {message['params']['uri']!r}"})

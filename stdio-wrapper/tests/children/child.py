@@ -1,4 +1,5 @@
-"""An MCP server for tests: well-behaved by default, and as bad as its arguments and tools ask for. Standard library only."""
+"""An MCP server for tests. It behaves well by default, and its arguments and tools make it misbehave. Uses only the
+standard library."""
 
 import json
 import os
@@ -22,7 +23,7 @@ def raw(data):
 
 
 def show(message):
-    """As a server does that logs its messages to standard output."""
+    """Prints a message, as a server does that logs its messages to standard output."""
     raw(json.dumps(message, indent=2).encode() + b"\n")
 
 
@@ -38,7 +39,8 @@ def text(value):
 
 
 def orphan(seconds, env):
-    """A process that has left our group and session, and is nobody's child. Without `env` it has ours."""
+    """Starts a process that has left the group and session of this one, and whose parent has exited. Without `env`, it
+    has this process's environment."""
     code = (
         "import os,sys,time\n"
         "if os.fork(): os._exit(0)\n"
@@ -51,7 +53,8 @@ def orphan(seconds, env):
     return int(found.stdout)
 
 
-# A process that is another one at every moment: each lives only until it has started the next. It ends by itself.
+# Code of a process that forks and exits over and over, so that its process id changes all the time. It ends after two
+# minutes.
 RUNNER = r"""
 import os, time
 end = time.time() + 120
@@ -62,7 +65,7 @@ while time.time() < end:
 """
 
 
-# What a process may try on another one with the same user id: tells what it managed to do.
+# Code that tries to act on another process with the same user id. It returns which attempts succeeded.
 REACH = r"""
 import ctypes, json, mmap, os, resource, socket, struct
 def reach(pid, line, signal):
@@ -99,21 +102,21 @@ def reach(pid, line, signal):
         number = {"x86_64": 251, "aarch64": 30}[os.uname().machine]
         assert libc.syscall(number, 1, pid, 3 << 13) == 0, os.strerror(ctypes.get_errno())
     def old_call():
-        # setpriority with the number of 32-bit programs, whose calls a program of 64 bits can make too.
+        # This calls setpriority by its number for 32-bit programs, which 64-bit programs can use too.
         code = struct.pack("<cBIBIBIBIHcc", b"\x53", 0xb8, 97, 0xbb, 0, 0xb9, pid, 0xba, 19, 0x80cd, b"\x5b", b"\xc3")
         page = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
         page.write(code)
         result = ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(page)))()
         assert result == 0, os.strerror(-result)
     def own():
-        # Its own limits and priority.
+        # A process must be able to change its own limits and priority.
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         assert resource.prlimit(os.getpid(), resource.RLIMIT_NOFILE) == (soft, hard)
         os.sched_setaffinity(0, os.sched_getaffinity(0))
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
         os.setpriority(os.PRIO_PROCESS, 0, os.nice(1))
-        # Its own processes, and files from one directory to another: those it must reach.
+        # It must also be able to reach its own processes, and to move files between directories.
         child = os.fork()
         if child == 0:
             os.pause() if hasattr(os, "pause") else __import__("time").sleep(1000)
@@ -139,13 +142,14 @@ def reach(pid, line, signal):
 
 
 def descendant(code, is_orphan):
-    """Runs it in a process of our own; an orphan has no living ancestor but the wrapper."""
+    """Runs code in a process that this one starts, and returns its output. The parent of an orphan has exited."""
     leave = "import os, sys\nif os.fork(): os._exit(0)\nos.setsid()\nif os.fork(): os._exit(0)\n" if is_orphan else ""
     return subprocess.run([sys.executable, "-c", leave + code], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, check=True).stdout
 
 
 def is_sound(message):
-    """Whether a child on an SDK would take this message; it drops every other without a word (`--strict`)."""
+    """Whether a server on an SDK would accept this message. SDKs silently drop all others, and so does this server with
+    `--strict`."""
     params = message.get("params", {})
     try:
         json.dumps(message, ensure_ascii=False).encode()
@@ -190,7 +194,7 @@ def call(message):
         time.sleep(given["seconds"])
         return text("slept")
     if name == "hold":
-        # Answers come when enough calls wait, last one first.
+        # Answers all waiting calls when there are enough of them, the last one first.
         with LOCK:
             HELD.append((number, given["value"]))
             ready = HELD[:] if len(HELD) >= given["count"] else []
@@ -200,7 +204,7 @@ def call(message):
             say(id=one, result=text(value))
         return None
     if name == "visit":
-        # Until the page was visited, the call is refused with its address (2025-11-25, URL mode).
+        # Refuses the first calls with the address of a page that the user must visit (2025-11-25, URL mode).
         if VISITS.get(given["url"], 0) == given.get("refusals", 1):
             return text("visited")
         VISITS[given["url"]] = VISITS.get(given["url"], 0) + 1
@@ -218,12 +222,12 @@ def call(message):
         raw(b"Listening on port 3000\n{\"not\": \"rpc\"}\n[1,2]\nnull\n\n\x1b[32mok\x1b[0m\n{\"jsonrpc\":\"2.0\",\n")
         return text("after junk")
     if name == "raw":
-        # Any bytes; {ID} stands for the id of this call, {ID-1} for that of the one before.
+        # Writes any text. {ID} stands for the id of this call, and {ID-1} for that of the one before.
         line = given["text"].replace("{ID}", str(number)).replace("{ID-1}", str(number - 1))
         raw(line.encode(given.get("encoding", "utf-8")) + b"\n")
         return None
     if name == "repeat":
-        # A long line of the same piece over and over.
+        # Writes a long line that repeats one piece.
         raw(given["start"].encode() + given["piece"].encode() * given["count"] + b"\n")
         return text("repeated")
     if name == "half":
@@ -239,7 +243,7 @@ def call(message):
         sys.stderr.flush()
         return text("after stderr")
     if name == "keep":
-        # Memory that stays.
+        # Allocates memory and keeps it.
         KEPT.append(b"k" * (given["mib"] << 20))
         return text("kept")
     if name == "big":
@@ -263,14 +267,15 @@ def call(message):
         threading.Thread(target=grow).start()
         return text("grows")
     if name == "hide":
-        # Memory that is in no process. The wrapper does not look at the last ones of many files.
+        # Allocates memory in a file without a name. With `behind`, so many other files are opened first. The wrapper
+        # looks only at some of the open files of a process.
         KEPT.extend(open(os.devnull) for _ in range(given.get("behind", 0)))
         file = os.memfd_create("hidden")
         for _ in range(given["mib"]):
             os.write(file, bytes(1 << 20))
         return text("hidden")
     if name == "breed":
-        # Every process forks for ever, and leaves group and session.
+        # Starts a process that forks forever. Each new process does so too, and leaves its group and session.
         code = "import os\nwhile True:\n  try: os.fork(); os.setsid()\n  except OSError: pass\n"
         subprocess.Popen([sys.executable, "-c", code], env={"MARK": given["mark"]}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         return text("breeds")
@@ -278,7 +283,7 @@ def call(message):
         subprocess.Popen([sys.executable, "-c", RUNNER, given["mark"]], env={}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         return text("runs")
     if name == "bare worker":
-        # As `setsid env -i` starts it.
+        # Starts a process as `setsid env -i` does.
         return text(str(subprocess.Popen(["sleep", "1000"], env={}, start_new_session=True).pid))
     if name == "workers":
         return text([subprocess.Popen(["sleep", "1000"]).pid for _ in range(given["count"])])
@@ -307,11 +312,11 @@ def call(message):
         os.close(1)
         time.sleep(60)
     if name == "deaf":
-        # The reading thread is told to stop reading.
+        # Makes the main thread stop reading.
         FLAGS.add("--deaf")
         return text("deaf now")
     if name == "odd":
-        # Fields that nobody has heard of, numbers that do not survive a float.
+        # The result has unknown members, and numbers that a floating-point number cannot hold.
         body = b'{"jsonrpc": "2.0", "id": %d, "result": {"futureKey": {"a" : 1.0, "big": 12345678901234567890123, "e": 1E400}, "x" : [1 , 2], "s": "\\u00e9\\ud83d\\ude00"} }\n'
         raw(body % number)
         return None
@@ -332,7 +337,8 @@ def run(message):
 
 
 def late(message):
-    """Answers a ping after the session has begun, if it begins soon, in two pieces."""
+    """Waits until the session begins, and then answers a ping in two pieces. If no session begins within 1.5 s, answers in
+    one piece."""
     if not GREETED.wait(1.5):
         return say(id=message["id"], result={})
     time.sleep(0.3)
@@ -419,7 +425,7 @@ def main():
             ping(message)
         elif method == "tools/call":
             while BLAMED:
-                # What it says of a notification comes when the next call is there already.
+                # The error about a notification is sent when the next call has already arrived.
                 say(id=None, error={"code": -32600, "message": f"I did not expect that {BLAMED.pop()} notification"})
             threading.Thread(target=run, args=(message,), daemon=True).start()
             time.sleep(0.02 if message["params"]["name"] == "deaf" else 0)

@@ -1,4 +1,4 @@
-"""The fixture on the Python SDK 2.x. Texts and schemas stand in content.json; what moves stands here."""
+"""The fixture on the Python SDK 2.x. Texts and schemas are in content.json. Tools whose result is not fixed are here."""
 
 import hashlib
 import hmac
@@ -80,7 +80,7 @@ CAPABILITY = {"elicitation/create": "elicitation", "sampling/createMessage": "sa
 
 
 def questions(name, context, params):
-    """What the client still has to be asked; None: nothing."""
+    """Returns the questions that the client has not answered yet, or None if there are none."""
     found, meta = CONTENT["questions"].get(name), (context.params or {}).get("_meta", {})
     capabilities = meta.get(PREFIX + "clientCapabilities")
     if found is None or capabilities is None:

@@ -1,11 +1,11 @@
-// The fixture on the TypeScript SDK 2.x: both eras, or with --modern-only just the stateless one.
+// The fixture on the TypeScript SDK 2.x. It supports both eras, or only the stateless one with --modern-only.
 import { CLIENT_CAPABILITIES_META_KEY, LOG_LEVEL_META_KEY, Server } from '@modelcontextprotocol/server';
 import { serveStdio } from '@modelcontextprotocol/server/stdio';
 import { answers, capabilities } from './content.mjs';
 
 const legacy = process.argv.includes('--modern-only') ? { legacy: 'reject' } : {};
 
-// In the stateless revision a question is an answer, and its answer comes with the next request.
+// In the stateless revision, a server asks a question in its result, and the answer comes with the next request.
 const ask = ({ inputResponses }, method, params) => {
   if (inputResponses?.ask) return inputResponses.ask;
   throw Object.assign(new Error('asks'), { asks: { method, params } });

@@ -1,4 +1,4 @@
-// One TypeScript client, each thing that it does reported as a line: client.mjs v1|v2 MODE URL
+// A TypeScript client that reports the result of each check as a line. Usage: client.mjs v1|v2 MODE URL
 const [, , sdk, mode, url] = process.argv;
 const info = { name: 'matrix', version: '1.0.0' };
 const capabilities = { elicitation: {}, sampling: {} };
@@ -6,7 +6,7 @@ const sampled = { role: 'assistant', model: 'm', content: { type: 'text', text: 
 const elicited = { action: 'accept', content: { name: 'Ana' } };
 
 let client, transport, changed;
-const told = new Promise((done) => { changed = done; });
+const toolsChanged = new Promise((done) => { changed = done; });
 
 if (sdk === 'v1') {
   const { Client } = await import('@modelcontextprotocol/sdk/client/index.js');
@@ -49,7 +49,7 @@ const checks = {
   subscription: async () => {
     if (client.getProtocolEra?.() === 'modern') await client.listen({ toolsListChanged: true });
     await call('test_trigger_tool_change');
-    await within(told, 3000);
+    await within(toolsChanged, 3000);
   },
   cancellation: async () => {
     const stop = new AbortController();

@@ -1,4 +1,4 @@
-"""One Python client, each thing that it does reported as a line: client.py MODE URL"""
+"""A Python client that reports the result of each check as a line. Usage: client.py MODE URL"""
 
 import sys
 

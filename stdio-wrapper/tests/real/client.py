@@ -1,4 +1,5 @@
-"""Talks to a wrapped server as a client would: initialize, list, call, stream, delete. Standard library only."""
+"""Uses a wrapped server as a client would: it initializes a session, lists tools, calls one, and deletes the session.
+Uses only the standard library."""
 
 import http.client
 import json
@@ -19,7 +20,7 @@ class Client:
         return connection.getresponse()
 
     def request(self, method, params=None):
-        # Always the same id, as hosted clients do.
+        # Every request has the same id, as with some hosted clients.
         response = self.send("POST", {"jsonrpc": "2.0", "id": 1, "method": method, "params": params or {}})
         self.session = self.session or response.headers.get("Mcp-Session-Id")
         text = response.read().decode()

@@ -1,4 +1,4 @@
-//! One tool on rmcp 1.8.
+//! A server with one tool on rmcp 1.8.
 
 use rmcp::model::{CallToolResult, Content, ServerCapabilities, ServerInfo};
 use rmcp::{ErrorData, ServerHandler, ServiceExt as _, tool, tool_handler, tool_router};
