@@ -27,10 +27,13 @@ fuzz_target!(|input: (&str, &str, &str, &str)| {
     };
     let passes = |scope: &str, era| explain(&policy, &question(scope, era)).verdict == Verdict::Allowed;
     for era in [Era::Modern, Era::Legacy] {
-        assert!(!passes("", era), "without any scope");
+        assert!(!passes("", era), "allowed without any scope");
         let more = format!("{scope} more");
-        assert!(scope.len() > 200 || !passes(scope, era) || passes(&more, era), "with more");
+        assert!(scope.len() > 200 || !passes(scope, era) || passes(&more, era), "refused with more scope");
     }
     // Requests with an empty tool name are not compared.
-    assert!(tool.is_empty() || !passes(scope, Era::Legacy) || passes(scope, Era::Modern), "by keeping quiet");
+    assert!(
+        tool.is_empty() || !passes(scope, Era::Legacy) || passes(scope, Era::Modern),
+        "allowed because the tool is not named"
+    );
 });

@@ -1,4 +1,5 @@
-//! Any bytes as a message: no panic, every place inside the text, and a new id that reads back.
+//! Fuzzes the parsers of messages. They must not panic, and a line with another id must be read back with
+//! that id.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -19,8 +20,8 @@ fuzz_target!(|bytes: &[u8]| {
     if let Kind::Request { id, .. } = &message.kind {
         let line = rewrite_line(bytes, &mut [Patch { span: id.clone(), with: b"7" }]);
         assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1);
-        let again = parse_line(&line).expect("still a message");
-        let Kind::Request { id, .. } = &again.kind else { panic!("still a request") };
+        let again = parse_line(&line).expect("a line with another id is a message");
+        let Kind::Request { id, .. } = &again.kind else { panic!("a request with another id is a request") };
         assert_eq!(again.at(id), "7");
     }
 });

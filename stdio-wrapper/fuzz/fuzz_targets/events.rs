@@ -1,4 +1,5 @@
-//! Event ids and events: what is written reads back, and nothing else is taken.
+//! Fuzzes event ids and the encoding of events. What is written must be read back unchanged, and an id must
+//! be accepted only in the form in which it is written.
 #![no_main]
 
 use bytes::Bytes;

@@ -1,4 +1,5 @@
-//! A child's output, cut anywhere: the same frames, none over the limit.
+//! Fuzzes the framing of a child's output, which can arrive in pieces of any size. No message may be over the
+//! limit, and the number of frames must not depend on the pieces.
 #![no_main]
 
 use bytes::BytesMut;
@@ -31,7 +32,8 @@ fuzz_target!(|input: (u8, &[u8])| {
             |frame| !matches!(frame, Frame::Message(line) if line.len() > LIMIT || line.contains(&b'\n'))
         )
     );
-    // Whole, the last piece may be larger than the limit without an end; everything before it must agree.
+    // The same output in one piece must give as many frames, even if its last line is over the limit and has
+    // no end.
     let whole = frames(&[bytes]);
     assert_eq!(cut.len(), whole.len());
 });

@@ -1,4 +1,5 @@
-//! Header checks: no panic, and no foreign host or origin passes.
+//! Fuzzes the checks of headers. They must not panic, and must accept no other host or origin than the
+//! configured ones.
 #![no_main]
 
 use actix_web::http::Uri;

@@ -1,6 +1,7 @@
-//! Headers, body and a tool's schema of a stateless request: no panic, and what passes agrees. One line each:
-//! version, method, name, `Mcp-Param-…` as `token:value;…`, schema, body. `seeds/modern` holds some that
-//! pass.
+//! Fuzzes the checks of a stateless request: of its headers, its body and the schema of a tool. They must not
+//! panic, and the headers and the body of an accepted request must agree. The input has a line each for the
+//! version, the method, the name, the `Mcp-Param-…` headers (`token:value;…`), the schema and the body.
+//! `seeds/modern` has examples.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -24,7 +25,7 @@ fuzz_target!(|input: &str| {
     let era = era(&message, Field::One(version));
     match check(&message, &fields) {
         Ok(request) => {
-            assert_eq!(era, Ok(Era::Modern), "what passes is of this era");
+            assert_eq!(era, Ok(Era::Modern), "an accepted request is of the stateless era");
             assert_eq!(request.method, method);
             assert_eq!(version, VERSION);
             if let Some(named) = &request.name {
@@ -37,12 +38,12 @@ fuzz_target!(|input: &str| {
             let _ = fault.data();
         }
     }
-    // A schema may be anything that a child says, arguments anything that is an object.
+    // A child can send any schema, and a client can send any arguments.
     let params = message.params_text().and_then(Members::parse).unwrap_or_default();
     if let Ok(schema) = serde_json::from_str(schema) {
         let headers = ParamHeaders::of(&schema);
         if headers.check(params.get("arguments"), &fields).is_err() {
-            assert!(!headers.is_empty(), "a refusal needs a rule");
+            assert!(!headers.is_empty(), "a schema without rules refuses nothing");
         }
     }
 });
