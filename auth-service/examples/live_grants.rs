@@ -1,8 +1,8 @@
-//! What live grants cost in memory: a Redis is filled with them, and a replica's cache with some of their
-//! tokens.
+//! Measures the memory that live grants need. It fills a Redis with grants, and the cache of a replica with
+//! some of their tokens.
 //!
-//! `cargo run --release --example live_grants [GRANTS [TOKENS]]` (1000000, 100000). `docs/state.md` has the
-//! figures.
+//! `cargo run --release --example live_grants [GRANTS [TOKENS]]` (the defaults are 1000000 and 100000).
+//! `docs/state.md` has the figures.
 #![expect(
     clippy::print_stdout,
     clippy::unwrap_used,
@@ -42,7 +42,7 @@ use things::{
     GRACE, NOW, access_token, account, client, code, grant, held, refresh_token, register, successor, usage,
 };
 
-/// People, each of whom has as many grants as it takes.
+/// Number of accounts. All grants are spread evenly over them.
 const PEOPLE: usize = 1000;
 const AT_ONCE: usize = 256;
 const TERMS: RotationTerms = RotationTerms {
@@ -94,7 +94,7 @@ async fn main() -> anyhow::Result<()> {
     for times in 1..=2 {
         let before = redis_memory(&server)?;
         refresh(&store, &some, times, &used).await?;
-        // Signed: memory may also shrink.
+        // The difference is signed, because the memory may also shrink.
         let more = redis_memory(&server)?.cast_signed() - before.cast_signed();
         println!(
             "Redis: {} of them refreshed once more: {} bytes each",
@@ -130,9 +130,9 @@ async fn main() -> anyhow::Result<()> {
         let token = access_token(&keys, granted, now);
         let known =
             cache.of_token(&token, Sources { keys: &keys, issuer: &issuer, store: &store, now }).await?;
-        // What a check has signed about it, once.
+        // A check would sign these values for the resource and cache them.
         let resource = known.principal.resources.first().context("a resource")?.clone();
-        // The assertion is as long as the token, about, and comes last.
+        // The assertion is the last of the values, and is about as long as the token.
         let finished = || {
             let of = |at| if at + 1 == IDENTITY { token.as_str() } else { granted.subject.as_str() };
             Ok::<_, Infallible>(std::array::from_fn(|at| HeaderValue::from_str(of(at)).unwrap()))
@@ -150,7 +150,7 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Refreshes each of those grants, for the how-manieth time.
+/// Refreshes each of these grants. `times` is the number of refreshes of each grant, with this one.
 async fn refresh(store: &RedisStore, grants: &[Grant], times: u32, used: &ClientUse) -> anyhow::Result<()> {
     let name =
         |n: usize, times: u32| if times == 0 { format!("refresh {n}") } else { format!("{n} {times}") };
@@ -158,7 +158,7 @@ async fn refresh(store: &RedisStore, grants: &[Grant], times: u32, used: &Client
         .map(|(n, grant)| async move {
             let token = held(grant, times - 1, &name(n, times - 1));
             let next = refresh_token(&grant.id, times, &name(n, times));
-            // As long as it really is: sealing adds a nonce and a tag.
+            // The sealed token has its real length. Sealing adds a nonce and a tag.
             let sealed = [next.expose().as_bytes(), &[7; 28]].concat();
             let next = Successor { sealed, ..successor(grant, times, &name(n, times), NOW) };
             store.rotate_refresh(&token, &next, used, GRACE).await

@@ -1,8 +1,8 @@
-//! A flood of registrations: how many a second, next to the store's own write floor in the same run, and what
-//! is left of it afterwards.
+//! Measures a flood of registrations: how many are processed a second, how many the store alone can write a
+//! second in the same run, and how many clients are left afterwards.
 //!
-//! `cargo run --release --example registration_flood [REGISTRATIONS]` (100000). Exits with an error when a
-//! used client was lost or the store holds more than its ceiling.
+//! `cargo run --release --example registration_flood [REGISTRATIONS]` (the default is 100000). Exits with an
+//! error if a used client is lost or the store holds more clients than its ceiling.
 #![expect(clippy::print_stdout, reason = "prints its findings")]
 
 use std::path::Path;
@@ -122,7 +122,8 @@ async fn register(http: &reqwest::Client, url: &str, name: &str) -> anyhow::Resu
     Ok(response.json().await?)
 }
 
-/// What a consent does to a client.
+/// Uses a client as a consent does, so that the flood must not remove it. `registered` is the response to its
+/// registration.
 async fn use_client(store: &dyn Store, registered: Value) -> anyhow::Result<Client> {
     let id: ClientId = serde_json::from_value(registered.get("client_id").cloned().unwrap_or_default())?;
     let now = SystemClock.now();
@@ -143,12 +144,12 @@ async fn use_client(store: &dyn Store, registered: Value) -> anyhow::Result<Clie
     };
     ensure!(
         store.add_code(id.as_str(), &TokenHash::of(id.as_str().as_bytes()), &code, &used).await?,
-        "the code was not taken"
+        "the store refused the code"
     );
     Ok(client)
 }
 
-/// The same writes without HTTP, JSON and checks.
+/// Registers clients directly in a store, without HTTP, JSON and checks. Returns the registrations a second.
 async fn floor(directory: &Path, key: &StoreKey, registrations: usize) -> anyhow::Result<f64> {
     let store = EmbeddedStore::open(directory, key)?;
     let template = {

@@ -1,4 +1,5 @@
-//! The load side: keep-alive connections that ask again as soon as they are answered.
+//! Generates the load over keep-alive connections, which send the next request as soon as they have an
+//! answer.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,8 +16,8 @@ pub(crate) struct Figures {
     pub(crate) p99: Duration,
 }
 
-/// Asks `requests` in turn over `connections` for that long, on a thread of its own; every answer must be a
-/// 200.
+/// Sends `requests` in turn over this number of connections for this time, on a thread of its own. Fails if
+/// an answer is not a 200.
 pub(crate) fn drive(
     to: SocketAddr,
     requests: &Arc<Vec<Vec<u8>>>,
@@ -28,8 +29,8 @@ pub(crate) fn drive(
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async move {
             let start = Instant::now();
-            // This side never sleeps: to wake it would cost the server more than an answer does, and the more
-            // so the longer an answer takes, since then it would sleep more often.
+            // The load generator never sleeps, because waking it would cost the server more than an answer
+            // does. The cost would be higher for slower answers, because it would then sleep more often.
             let awake = tokio::spawn(async move {
                 while Instant::now() < start + time {
                     tokio::task::yield_now().await;
@@ -79,7 +80,7 @@ async fn ask_again_and_again(
     Ok(took)
 }
 
-/// One answer with a Content-Length.
+/// Reads one answer with a Content-Length.
 async fn read_answer(stream: &mut TcpStream, answer: &mut Vec<u8>) -> anyhow::Result<()> {
     answer.clear();
     let (head, length) = loop {
@@ -96,7 +97,7 @@ async fn read_answer(stream: &mut TcpStream, answer: &mut Vec<u8>) -> anyhow::Re
     Ok(())
 }
 
-/// The call of a tool by a client of MCP 2026-07-28, as the edge asks about it.
+/// The check that an edge proxy sends for a tool call by a client of MCP 2026-07-28.
 pub(crate) fn request(method: &str, target: &str, host: &str, bearer: &str) -> Vec<u8> {
     format!(
         "{method} {target} HTTP/1.1\r\nHost: {host}\r\nX-Forwarded-Proto: https\r\nAuthorization: Bearer {bearer}\r\n\
