@@ -1,4 +1,4 @@
-// A person with a browser, over plain HTTP: follows redirects, keeps cookies, logs in, says yes to consent.
+// Acts as a user with a browser, over plain HTTP: follows redirects, keeps cookies, signs in and gives consent.
 
 const MOST_STEPS = 15;
 
@@ -19,7 +19,7 @@ function attributes(tag) {
   return found;
 }
 
-/** The first form of a page: where it goes, and its fields with the values a person would send. */
+/** Fills the first form of a page as a user would. Returns its target and the values of its fields. */
 function fillFirstForm(html, page, { username, password, newPassword }) {
   const form = /<form\b[^>]*>[\s\S]*?<\/form>/i.exec(html)?.[0];
   if (!form) throw new Error(`${page} shows no form to go on with:\n${html.slice(0, 2000)}`);
@@ -37,8 +37,8 @@ function fillFirstForm(html, page, { username, password, newPassword }) {
 }
 
 /**
- * Goes through login and consent; answers the URL that the authorization server redirects the client to. The pages on
- * the way are added to `person.pages`.
+ * Goes through login and consent. Returns the URL of the client to which the authorization server redirects the
+ * browser. Adds the pages on the way to `person.pages`.
  */
 export async function authorizeInBrowser(authorizationUrl, redirectUri, person) {
   const cookies = new Map();

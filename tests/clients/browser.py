@@ -1,4 +1,4 @@
-"""A person with a browser, over plain HTTP: follows redirects, keeps cookies, logs in, says yes to consent."""
+"""Acts as a user with a browser, over plain HTTP: follows redirects, keeps cookies, signs in and gives consent."""
 
 import os
 from html.parser import HTMLParser
@@ -10,7 +10,7 @@ MOST_STEPS = 15
 
 
 class FirstForm(HTMLParser):
-    """Where the first form of a page goes, and its inputs and buttons."""
+    """The target of the first form of a page, and its inputs and buttons."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,9 +50,9 @@ def fill(form: FirstForm, username: str, password: str) -> dict[str, str]:
 async def authorize(
     url: str, redirect_uri: str, username: str, password: str, pages: list[str] | None = None
 ) -> dict[str, str]:
-    """Goes through login and consent; answers the parameters of the redirect to the client.
+    """Goes through login and consent. Returns the parameters of the redirect to the client.
 
-    The pages on the way are added to `pages`.
+    Adds the pages on the way to `pages`.
     """
     body: dict[str, str] | None = None
     async with httpx2.AsyncClient(follow_redirects=False) as browser:

@@ -1,24 +1,24 @@
-// What both TypeScript SDK drivers share: where the SDKs are, what is reported, and an OAuth provider in memory.
+// What the programs for both TypeScript SDKs share: loading the SDKs, reports, and an OAuth provider in memory.
 
 import { createRequire } from "node:module";
 import { authorizeInBrowser } from "./browser.mjs";
 
 const { MCP_URL, ACCOUNT, PASSWORD, NEW_PASSWORD, MCP_GATE_TOOLS } = process.env;
 const { TOOL = "echo", TOOL_ARGUMENTS = '{"message":"hello"}' } = process.env;
-// Without a name the client registers; with a URL it says who it is by a document (SEP-991).
-// With STEP_UP_FROM the first login asks for less than the server says is needed, and the second one for the rest.
-// With STEP_UP_IN_CALL the call is what the first login is too little for, and nothing is changed on the way.
+// The client registers as CLIENT_NAME, or uses the metadata document at CLIENT_METADATA_URL instead (SEP-991). With
+// STEP_UP_FROM, the first login requests this scope, which is less than the server asks for, and the second login
+// requests the rest. With STEP_UP_IN_CALL, the scope of the first login is not changed, and the call needs more.
 const { CLIENT_NAME = "an SDK in a test", CLIENT_METADATA_URL, RECONNECTS, STEP_UP_FROM, STEP_UP_IN_CALL, GRANTS } = process.env;
 
 export const url = new URL(MCP_URL);
 export const load = createRequire(`${MCP_GATE_TOOLS}/npm/package.json`);
 
-/** One JSON line for each thing that happened, in order. */
+/** Prints an event as a line of JSON. */
 export function report(event) {
   process.stdout.write(`${JSON.stringify(event)}\n`);
 }
 
-/** The SDK's own requests, reported. Nothing is changed on the way. */
+/** Sends a request of the SDK without a change, and reports it. */
 export async function watchedFetch(input, init) {
   const response = await fetch(input, init);
   const form = init?.body instanceof URLSearchParams ? Object.fromEntries(init.body) : undefined;
@@ -36,7 +36,7 @@ export async function watchedFetch(input, init) {
 export class Provider {
   clientMetadataUrl = CLIENT_METADATA_URL;
 
-  /** `port` is where this run of the client listens on loopback: another one each time, as with real ones. */
+  /** `port` is the loopback port of the redirect URI. Real clients use another one in each run. */
   constructor(port = 9) {
     this.redirectUrl = `http://127.0.0.1:${port}/callback`;
     this.clientMetadata = {
@@ -90,7 +90,10 @@ export class Provider {
   }
 }
 
-/** A first connection ends with the SDK asking for a person: by then it has discovered, registered and made its URL. */
+/**
+ * Connects without tokens, until the SDK needs a user. By then, it has read the metadata, registered, and made the
+ * authorization URL.
+ */
 async function askForLogin({ connect, isUnauthorized }, provider) {
   const { client, transport } = connect(provider);
   try {
@@ -103,8 +106,8 @@ async function askForLogin({ connect, isUnauthorized }, provider) {
 }
 
 /**
- * Clients that keep nothing: each of `runs` connections starts from scratch. The first and every fortieth after it go on
- * to a call; more logins a minute the server holds back.
+ * Connects `runs` times, each time as a client that has stored nothing. Only the first connection and every fortieth
+ * after it sign in and make a call, because the server limits the logins per minute.
  */
 async function reconnect(sdk, runs) {
   for (let run = 0; run < runs; run += 1) {
@@ -125,7 +128,7 @@ async function reconnect(sdk, runs) {
   report({ done: true });
 }
 
-/** A token that allows too little: the SDK finds out by the 403, and asks the person for the rest. */
+/** Signs in with too few scopes. The SDK learns this from a 403, and asks the user for the rest. */
 async function stepUp(sdk) {
   const provider = new Provider();
   provider.less = STEP_UP_FROM;
@@ -139,7 +142,7 @@ async function stepUp(sdk) {
   report({ done: true });
 }
 
-/** The call is refused for its scope: the SDK asks the person for the rest, and calls again. */
+/** The server refuses a call because of its scope. The SDK asks the user for the rest, and the client calls again. */
 async function stepUpInCall(sdk) {
   const provider = new Provider();
   await sdk.finish(await askForLogin(sdk, provider), provider.callback);
@@ -164,7 +167,10 @@ async function stepUpInCall(sdk) {
   report({ done: true });
 }
 
-/** The whole story. `connect` makes a client and a transport; `finish` hands the SDK the authorization response. */
+/**
+ * Runs the scenario that the environment selects. `sdk.connect` makes a client and a transport. `sdk.finish` gives
+ * the authorization response to the SDK.
+ */
 export async function run(sdk) {
   if (RECONNECTS) return reconnect(sdk, Number(RECONNECTS));
   if (STEP_UP_FROM) return stepUp(sdk);
@@ -180,7 +186,7 @@ export async function run(sdk) {
   report({ tools: (await client.listTools()).tools.map((tool) => tool.name) });
   report({ called: await call() });
 
-  // A token that the edge refuses: the SDK finds out by the challenge and refreshes by itself.
+  // The edge refuses this token. The SDK sees the challenge, and refreshes the token by itself.
   const before = provider.held;
   provider.held = { ...before, access_token: `${before.access_token.slice(0, -8)}AAAAAAAA` };
   report({ called_again: await call() });

@@ -1,5 +1,6 @@
-// A client without a person, with the TypeScript SDK's own providers: client credentials by secret or by signed
-// assertion, and cross-app access on the word of an enterprise's identity provider, which is played here.
+// A client without a user, with the TypeScript SDK's own providers: client credentials with a secret or a signed
+// assertion, and cross-app access with an assertion of an enterprise's identity provider. This program also acts as
+// that identity provider.
 
 import { load, report, url, watchedFetch } from "./common.mjs";
 
@@ -13,7 +14,7 @@ const sdk =
 
 const common = { clientId: CLIENT_ID, expectedIssuer: ISSUER };
 
-/** What the identity provider says about the person, for one exchange. */
+/** Makes an assertion of the identity provider about the user, for one exchange. */
 async function assertion({ authorizationServerUrl, resourceUrl, scope }) {
   const { SignJWT, importPKCS8 } = load("jose");
   report({ id_jag_for: String(authorizationServerUrl) });

@@ -1,5 +1,6 @@
-"""A client without a person, with the Python SDK's own providers: client credentials by secret or by signed assertion,
-and identity assertion on the word of an enterprise's identity provider, which is played here."""
+"""A client without a user, with the Python SDK's own providers: client credentials with a secret or a signed
+assertion, and an identity assertion of an enterprise's identity provider. This program also acts as that identity
+provider."""
 
 import asyncio
 import json
@@ -29,7 +30,7 @@ ALGORITHM = os.environ.get("ALGORITHM", "")
 
 
 class Memory:
-    """What the SDK asks its host program to keep."""
+    """The storage that the SDK needs from the program that uses it."""
 
     tokens: OAuthToken | None = None
 
@@ -47,7 +48,7 @@ class Memory:
 
 
 async def id_jag(audience: str, resource: str) -> str:
-    """What the identity provider says about the person, for one exchange."""
+    """Makes an assertion of the identity provider about the user, for one exchange."""
     report(id_jag_for=audience)
     now = int(time.time())
     claims = {

@@ -1,5 +1,5 @@
 // A general OAuth client that knows nothing of MCP: openid-client, which is certified for OpenID Connect and FAPI. It
-// checks what servers answer more strictly than SDKs do.
+// checks responses more strictly than the SDKs do.
 
 import { authorizeInBrowser } from "./browser.mjs";
 import { load, report } from "./common.mjs";
@@ -11,7 +11,7 @@ const jose = load("jose");
 const person = { username: ACCOUNT, password: PASSWORD };
 const redirectUri = "http://127.0.0.1:9/callback";
 const grants = ["authorization_code", "refresh_token", "urn:ietf:params:oauth:grant-type:device_code"];
-const http = [oauth.allowInsecureRequests]; // The stack of the tests is http on loopback.
+const http = [oauth.allowInsecureRequests]; // The test stack uses HTTP on loopback.
 
 const config = await oauth.dynamicClientRegistration(
   new URL(ISSUER),
@@ -21,7 +21,7 @@ const config = await oauth.dynamicClientRegistration(
 );
 report({ issuer: config.serverMetadata().issuer, registered: Boolean(config.clientMetadata().client_secret) });
 
-/** Code with PKCE, pushed or not, with DPoP or without. */
+/** Runs the authorization code flow with PKCE, with or without a pushed request, and with or without DPoP. */
 async function codeFlow({ pushed, DPoP }) {
   const pkceCodeVerifier = oauth.randomPKCECodeVerifier();
   const expectedState = oauth.randomState();
@@ -62,7 +62,7 @@ async function checked(tokens, DPoP) {
   return response.status;
 }
 
-// The plain flow, refresh, introspection, revocation.
+// The plain flow, with refresh, introspection and revocation.
 const first = await codeFlow({ pushed: false });
 report({ passed: await checked(first) });
 await assertActive(first.access_token, true, "access token");
@@ -76,18 +76,18 @@ try {
   await oauth.refreshTokenGrant(config, second.refresh_token);
   throw new Error("a revoked refresh token was taken");
 } catch (error) {
-  // What the library tells its user is what we said.
+  // The library reports the error as the server sent it.
   report({ refused: error.error, status: error.status, description: error.error_description, uri: error.cause?.error_uri });
 }
 
-// Pushed, and bound to a key.
+// The flow with a pushed request, and with tokens that are bound to a key.
 const DPoP = oauth.getDPoPHandle(config, await oauth.randomDPoPKeyPair("ES256"));
 const bound = await codeFlow({ pushed: true, DPoP });
 report({ passed_bound: await checked(bound, DPoP) });
 const again = await oauth.refreshTokenGrant(config, bound.refresh_token, undefined, { DPoP });
 report({ token_type: again.token_type, thumbprint: jose.decodeJwt(again.access_token).cnf?.jkt === (await DPoP.calculateThumbprint()) });
 
-// A device.
+// The flow for devices.
 const device = await oauth.initiateDeviceAuthorization(config, { scope: "mcp", resource: MCP_URL });
 const polled = oauth.pollDeviceAuthorizationGrant(config, device);
 await authorizeInBrowser(device.verification_uri_complete, "(nowhere)", person).catch((error) => report({ device_page: error.message.slice(0, 60) }));

@@ -1,4 +1,4 @@
-"""The Python SDK, as it comes from the registry."""
+"""A client on the unchanged Python SDK."""
 
 import asyncio
 import json
@@ -19,19 +19,19 @@ PASSWORD = os.environ["PASSWORD"]
 TOOL = os.environ.get("TOOL", "echo")
 TOOL_ARGUMENTS = json.loads(os.environ.get("TOOL_ARGUMENTS", '{"message":"hello"}'))
 CLIENT_NAME = os.environ.get("CLIENT_NAME", "an SDK in a test")
-# Without a method this SDK registers a client with a secret, and each such client is one of its own.
+# Without a method, this SDK registers a client with a secret. Each such registration makes a new client.
 AUTH_METHOD = os.environ.get("AUTH_METHOD")
-# With it the client does not register, but says who it is by a document (SEP-991).
+# With this URL, the client does not register, and uses its metadata document instead (SEP-991).
 CLIENT_METADATA_URL = os.environ.get("CLIENT_METADATA_URL")
 RECONNECTS = int(os.environ.get("RECONNECTS", "0"))
-# With it the first login asks for less than the server says is needed, and the second one for the rest.
+# With this scope, the first login requests less than the server asks for, and the second login requests the rest.
 STEP_UP_FROM = os.environ.get("STEP_UP_FROM")
-# With it the call is what the first login is too little for, and nothing is changed on the way.
+# With this, the scope of the first login is not changed, and the call needs more.
 STEP_UP_IN_CALL = os.environ.get("STEP_UP_IN_CALL")
 
 
 class Memory:
-    """What the SDK asks its host program to keep."""
+    """The storage that the SDK needs from the program that uses it."""
 
     tokens: OAuthToken | None = None
     client: OAuthClientInformationFull | None = None
@@ -52,7 +52,8 @@ class Memory:
 
 
 class LoginWanted(Exception):
-    """The SDK asks for a person, and there is none: by then it has discovered, registered and made its URL."""
+    """The SDK needs a user, and there is none. By then, it has read the metadata, registered, and made the
+    authorization URL."""
 
 
 def with_scope(url: str, scope: str) -> str:
@@ -62,7 +63,7 @@ def with_scope(url: str, scope: str) -> str:
 
 
 def make_provider(memory: Memory, port: int = 9, stays_out: bool = False) -> OAuthClientProvider:
-    """`port` is where this run of the client listens on loopback: another one each time, as with real ones."""
+    """`port` is the loopback port of the redirect URI. Real clients use another one in each run."""
     redirect_uri = f"http://127.0.0.1:{port}/callback"
     callback: dict[str, str] = {}
     less = STEP_UP_FROM
@@ -103,9 +104,10 @@ def make_provider(memory: Memory, port: int = 9, stays_out: bool = False) -> OAu
 
 
 async def reconnect(runs: int) -> None:
-    """Clients that keep nothing: each of `runs` connections starts from scratch.
+    """Connects `runs` times, each time as a client that has stored nothing.
 
-    The first and every fortieth after it go on to a call; more logins a minute the server holds back.
+    Only the first connection and every fortieth after it sign in and make a call, because the server limits the
+    logins per minute.
     """
     for run in range(runs):
         memory = Memory()
@@ -147,7 +149,8 @@ async def main() -> None:
                 report(done=True)
                 return
 
-            # This SDK refreshes by the clock, not by the challenge: for it, the token's hour is over.
+            # This SDK refreshes a token when it has expired, and not after a challenge. This makes it believe that the
+            # token has expired.
             provider.context.token_expiry_time = 1
             called = await client.call_tool(TOOL, TOOL_ARGUMENTS)
             report(called_again=[block.model_dump(mode="json", exclude_none=True) for block in called.content])

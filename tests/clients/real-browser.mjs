@@ -1,18 +1,18 @@
-// Starts Chromium or Firefox, without a window, with a profile of its own, driven over WebDriver BiDi.
+// Starts Chromium or Firefox without a window and with a profile of its own, and controls it over WebDriver BiDi.
 
 import { chmodSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 
 const { default: puppeteer } = createRequire(`${process.env.MCP_GATE_TOOLS}/npm/package.json`)("puppeteer-core");
 
-/** The sites beside our own. Their certificate is the test's, and their addresses are on this machine. */
+/** The sites of others. The test serves them on this machine, with its own certificate. */
 const SITES = ["app.example", "other.example"];
 /** The schemes of applications that the user has installed. */
 const SCHEMES = ["cursor", "claude"];
 
 /**
- * A program that stands for every application: it writes down what it is opened with. Its name is the one by which
- * Chromium opens applications.
+ * Installs a program that stands for every application. It records the URLs with which it is opened. Chromium opens
+ * applications with a program of this name.
  */
 function installApplication(profile) {
   const program = `${profile}/bin/xdg-open`;
@@ -23,7 +23,9 @@ function installApplication(profile) {
   return program;
 }
 
-/** Nobody is there to answer whether `origins` may open an application. */
+/**
+ * The options for Chromium. Its preferences let `origins` open applications, because no user is there to allow it.
+ */
 function chromium(profile, origins) {
   const applications = Object.fromEntries(SCHEMES.map((scheme) => [scheme, true]));
   const allowed = Object.fromEntries(origins.map((origin) => [origin, applications]));
@@ -40,7 +42,7 @@ function chromium(profile, origins) {
   };
 }
 
-/** The same. Firefox decides by scheme, not by origin. */
+/** The options for Firefox. Its settings allow applications by scheme and not by origin. */
 function firefox(profile, program) {
   const handler = { action: 2, ask: false, handlers: [{ name: "The application", path: program }] };
   const schemes = Object.fromEntries(SCHEMES.map((scheme) => [scheme, handler]));
@@ -54,7 +56,7 @@ function firefox(profile, program) {
   };
 }
 
-/** The browser, and what answers every URL that an application was opened with so far. */
+/** Returns the browser, and a function that returns every URL with which an application was opened so far. */
 export async function start(kind, executablePath, profile, origins) {
   const program = installApplication(profile);
   const options = kind === "firefox" ? firefox(profile, program) : chromium(profile, origins);

@@ -1,4 +1,4 @@
-// The TypeScript SDK, version 1, as it comes from the registry.
+// A client on the unchanged TypeScript SDK 1.
 
 import { load, run, url, watchedFetch } from "./common.mjs";
 

@@ -1,7 +1,8 @@
-// A user in a real browser: walk.mjs KIND PROGRAM PROFILE SITE, with the steps as JSON on standard input. KIND is chromium
-// or firefox, SITE the origin of the client's site. Clicks are a real mouse's, so that the browser treats each as a user's.
-// Prints one JSON line per step: where the browser is, what it shows, every document it asked for and every URL it opened an
-// application with since the last step, and what it complained about.
+// Acts as a user in a real browser. Usage: walk.mjs KIND PROGRAM PROFILE SITE, with the steps as JSON on standard
+// input. KIND is chromium or firefox, and SITE is the origin of the client's site. Clicks are mouse events of the
+// browser, so that it treats them as clicks of a user. Prints one JSON line per step: the URL of the page and what it
+// shows, every document that the browser requested and every URL with which it opened an application since the last
+// step, and the messages of its console and its dialogs.
 
 import { readFile } from "node:fs/promises";
 import { start } from "./real-browser.mjs";
@@ -10,7 +11,7 @@ const MOST = 45_000;
 const [kind, program, profile, site] = process.argv.slice(2);
 const steps = JSON.parse(await readFile("/dev/stdin", "utf8"));
 
-// What is started is ended with us.
+// An exit of this process ends the browser too.
 process.on("SIGTERM", () => process.exit(1));
 const { browser, opened } = await start(kind, program, profile, [new URL(steps[0].open).origin, site]);
 
@@ -20,7 +21,7 @@ function note(url) {
   if (asked.at(-1) !== url) asked.push(url);
 }
 
-/** How many of the application's URLs are noted. */
+/** The number of the application's URLs that are noted. */
 let noted = 0;
 function noteOpened() {
   const all = opened();
@@ -35,10 +36,10 @@ async function openTab() {
   page.on("request", (request) => { if (request.isNavigationRequest()) note(request.url()); });
   page.on("console", (message) => complaints.push(message.text()));
   page.on("dialog", (dialog) => complaints.push(`a dialog: ${dialog.message()}`));
-  // Firefox tells nobody else what a page's policy forbade.
+  // Firefox reports only to the page itself what the page's policy forbids.
   await page.evaluateOnNewDocument(() => {
     document.addEventListener("securitypolicyviolation", ({ violatedDirective, blockedURI }) => {
-      // Firefox asks for a picture for its tab. The pages have none.
+      // Firefox requests an icon for its tab, which the pages do not have.
       if (blockedURI.endsWith("/favicon.ico")) return;
       console.error(`Content Security Policy: ${violatedDirective} forbids ${blockedURI}`);
     });
@@ -48,14 +49,14 @@ async function openTab() {
 let tab = 0;
 const evaluate = (what, ...values) => tabs[tab].evaluate(what, ...values);
 
-/** Where and what the page is, once it is there. While a page goes, there is nothing to ask. */
+/** Returns the URL, the title and the text of the page, or null while it is loaded or left. */
 async function look() {
   try {
     const page = await evaluate(() => (document.readyState === "complete"
       ? { url: location.href, title: document.title, text: document.body?.innerText ?? "" }
       : null));
     if (!page?.text.includes("ERR_NETWORK_CHANGED")) return page;
-    // Something on this machine has added or removed a network, which is nothing of ours. Chromium says: Reload.
+    // Another program on this machine has added or removed a network. Chromium then asks the user to reload the page.
     await tabs[tab].reload();
     return null;
   } catch {
@@ -63,7 +64,7 @@ async function look() {
   }
 }
 
-/** Asks again until there is an answer. What a policy has forbidden does not come any more. */
+/** Calls `ask` again until it returns something. Fails early if a policy has forbidden something. */
 async function until(what, ask) {
   const deadline = Date.now() + MOST;
   for (;;) {
@@ -85,13 +86,16 @@ function place(words) {
   return { x: x + width / 2, y: y + height / 2 };
 }
 
-/** Until the page is drawn, or as good as: a click before that hits nothing. */
+/** Waits until the page is drawn, but no longer than a second. A click before that hits nothing. */
 const drawn = () => Promise.race([
   new Promise((done) => { requestAnimationFrame(() => requestAnimationFrame(() => done(true))); }),
   new Promise((enough) => { setTimeout(() => enough(true), 1000); }),
 ]);
 
-/** Clicks so many times. Chromium drops the clicks of a page that it has not quite put on the screen: those are repeated. */
+/**
+ * Clicks this number of times. Chromium drops clicks on a page that it has not completely drawn, so these are
+ * repeated.
+ */
 async function press(words, times) {
   await evaluate(drawn).catch(() => null);
   await until(`a page that takes the click on ${words}`, async () => {
@@ -101,9 +105,9 @@ async function press(words, times) {
       globalThis.pressed = false;
       addEventListener("click", () => { globalThis.pressed = true; }, true);
     });
-    // The page may go before the last click.
+    // The browser may leave the page before the last click.
     await tabs[tab].mouse.click(at.x, at.y, { count: times }).catch(() => null);
-    // A page that has gone meanwhile has taken it.
+    // If the browser has left the page meanwhile, the click has reached it.
     return (await evaluate(() => globalThis.pressed).catch(() => true)) !== false;
   });
 }
@@ -116,8 +120,8 @@ async function fill(name, value) {
 
 let marks = 0;
 /**
- * Leaves the page, until another document is there. What the library waits for is not waited for: in Firefox that does not
- * come in a tab whose last navigation has opened an application.
+ * Calls `go`, and waits until another document is there. Does not wait for the promise of `go`, which Firefox does
+ * not resolve in a tab whose last navigation has opened an application.
  */
 async function leave(go) {
   marks += 1;
@@ -151,7 +155,8 @@ async function take(step) {
     });
   }
   if (step.opens) {
-    // Chromium tells of the request before it has started the application, which could then seem to be opened by the next step.
+    // Chromium reports the request before it has started the application. Without this wait, the application could seem
+    // to be opened by the next step.
     await until(`an application opened with ${step.opens}`, () =>
       opened().slice(noted).some((url) => url.startsWith(step.opens)));
   }

@@ -1,4 +1,4 @@
-"""What both Python SDK drivers report: one JSON line for each thing that happened, in order."""
+"""Reports of the programs for the Python SDK, with a line of JSON for each event."""
 
 import json
 from urllib.parse import parse_qs
@@ -11,7 +11,7 @@ def report(**event: object) -> None:
 
 
 async def watch(response: httpx2.Response) -> None:
-    """The SDK's own requests, reported. Nothing is changed on the way."""
+    """Reports a request of the SDK and its response, without a change."""
     request = response.request
     form: dict[str, list[str]] = {}
     if request.headers.get("content-type") == "application/x-www-form-urlencoded":

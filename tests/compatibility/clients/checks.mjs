@@ -1,5 +1,5 @@
-// What both TypeScript clients do: sign in with nothing stored, step up, and use every feature of the server once. Each
-// thing that happens is a line of JSON; whoever reads them is the person who visits the URLs.
+// What both TypeScript clients do: they sign in without stored tokens, step up, and use every feature of the server
+// once. They report each event as a line of JSON. The program that reads the lines visits the URLs in place of a user.
 import { createServer } from 'node:http';
 
 const { MCP_URL, SIGN_IN, GRANTS = 'authorization_code refresh_token' } = process.env;
@@ -12,7 +12,7 @@ const CHECK_MS = Number(process.env.CHECK_SECONDS ?? 40) * 1000;
 
 export const report = (event) => process.stdout.write(`${JSON.stringify(event)}\n`);
 
-/** The questions of the server, as the user saw them. The user says no to the large one, and ticks every box of the other. */
+/** The questions of the server. The user declines the one about ALL files, and ticks every box of the others. */
 const asked = [];
 export function elicit({ params }) {
   asked.push(params.message);
@@ -29,7 +29,7 @@ export function sample({ params }) {
 
 export const roots = () => ({ roots: [{ uri: 'file:///notes', name: 'notes' }] });
 
-/** Something that the client waits to be told. */
+/** A notification for which the client waits. */
 class Told {
   constructor() {
     this.seen = new Promise((resolve) => { this.tell = resolve; });
@@ -102,7 +102,7 @@ async function connect(sdk, provider) {
   }
 }
 
-/** A call of the tool that needs more than the first login allowed. */
+/** Calls the tool that needs more scopes than the first login has. */
 async function stepUp(sdk, { transport }, provider, call) {
   const text = (result) => result.content[0].text;
   try {
@@ -114,7 +114,7 @@ async function stepUp(sdk, { transport }, provider, call) {
   }
 }
 
-/** Every feature, by name: whether the server has it, and what using it must give. */
+/** Every feature: its name, whether the server has it, and a function that uses it and checks the result. */
 function features(sdk, connection) {
   const { client } = connection;
   const is2026 = sdk.isModern(client);
@@ -157,7 +157,7 @@ function features(sdk, connection) {
     ['progress', true, async () => {
       const seen = [];
       await call('import_notes', { count: 3 }, { onprogress: ({ progress }) => seen.push(progress) });
-      // This SDK drops what it reads in one piece with the answer.
+      // This SDK drops progress that it reads in one piece with the answer.
       is(seen, [1, 2, 3].slice(0, Math.max(seen.length, 1)));
     }],
     ['logging', able.logging !== undefined, async () => {
@@ -173,7 +173,7 @@ function features(sdk, connection) {
     ['subscription', able.resources?.subscribe === true, async () => {
       if (is2026) await client.listen({ resourceSubscriptions: ['notes://list'] });
       else await client.subscribeResource({ uri: 'notes://list' });
-      // A server that says that it listens may still be about to.
+      // A server may confirm a subscription before it is in effect, so the note is changed again and again.
       const touching = setInterval(() => call('touch_note').catch(() => {}), 1000);
       await call('touch_note').then(() => updated.seen).finally(() => clearInterval(touching));
     }],
@@ -195,7 +195,7 @@ function features(sdk, connection) {
   ];
 }
 
-/** The whole story. */
+/** Signs in, uses every feature, and steps up. */
 export async function run(sdk) {
   const provider = SIGN_IN && !sdk.signsInByItself ? await Provider.listening() : undefined;
   const connection = await within(connect(sdk, provider), 60_000);

@@ -1,4 +1,5 @@
-// mcp-remote, which brings a server to clients that start a process: the TypeScript SDK 1 starts it, and it signs in.
+// mcp-remote connects clients that can only start a process to a remote server. The TypeScript SDK 1 starts it here,
+// and mcp-remote signs in.
 import { Client } from '@modelcontextprotocol/sdk/client/index.js';
 import { StdioClientTransport } from '@modelcontextprotocol/sdk/client/stdio.js';
 import {
@@ -9,7 +10,7 @@ import { capabilities, elicit, info, logged, report, roots, run, sample, updated
 
 const { MCP_REMOTE, MCP_REMOTE_CONFIG_DIR, PATH, HOME } = process.env;
 
-/** The URL for the browser stands on a line of its own. */
+/** Reports the URLs for the browser. Each is on a line of its own. */
 function visits(stderr) {
   let line = '';
   const seen = new Set();
@@ -38,7 +39,7 @@ await run({
     const transport = new StdioClientTransport({
       command: process.execPath,
       args: [MCP_REMOTE, url.href, '--transport', 'http-only'],
-      // The browser is whoever reads our output.
+      // The program that reads this program's output acts as the browser.
       env: { PATH, HOME, MCP_REMOTE_CONFIG_DIR, BROWSER: 'true' },
       stderr: 'pipe',
     });

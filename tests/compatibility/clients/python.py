@@ -1,6 +1,6 @@
-"""The Python SDK 2 as a client: signs in with nothing stored, steps up, and uses every feature of the server once.
+"""The Python SDK 2 as a client. It signs in without stored tokens, steps up, and uses every feature of the server once.
 
-Each thing that happens is a line of JSON; whoever reads them is the person who visits the URLs.
+It reports each event as a line of JSON. The program that reads the lines visits the URLs in place of a user.
 """
 
 import asyncio
@@ -123,7 +123,7 @@ QUESTIONS = ["Delete 1 temporary file?", "Delete ALL 10000 files?"]
 
 
 def features(client):
-    """Every feature, by name: whether the server has it, and what using it must give."""
+    """Every feature: its name, whether the server has it, and a function that uses it and checks the result."""
     is_2026 = client.protocol_version >= STATELESS
     able = client.server_capabilities
 
@@ -178,7 +178,7 @@ def features(client):
             seen.append(done)
 
         await client.call_tool("import_notes", {"count": 3}, progress_callback=note)
-        # What comes with the answer may be told after it.
+        # The SDK may deliver progress that comes together with the answer only after it.
         equal(seen, [1, 2, 3][: max(len(seen), 1)])
 
     async def logging():
@@ -205,7 +205,7 @@ def features(client):
     async def subscription():
         if is_2026:
             async with client.listen(resource_subscriptions=["notes://list"]) as events:
-                # A server that says that it listens may still be about to.
+                # A server may confirm a subscription before it is in effect, so the note is changed again and again.
                 async with anyio.create_task_group() as touching:
                     touching.start_soon(touch_again_and_again)
                     async for _ in events:

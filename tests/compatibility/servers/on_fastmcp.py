@@ -1,4 +1,4 @@
-"""A server on FastMCP 3, written as its documents show."""
+"""A server on FastMCP 3, written as the documentation of FastMCP shows."""
 
 import asyncio
 

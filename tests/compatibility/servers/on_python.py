@@ -1,4 +1,5 @@
-"""A server on the Python SDK 2, written as its documents show: what it asks the user is a dependency of the tool."""
+"""A server on the Python SDK 2, written as the documentation of the SDK shows. Questions to the user are dependencies of a
+tool."""
 
 import asyncio
 from typing import Annotated

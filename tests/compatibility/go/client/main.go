@@ -1,6 +1,6 @@
-// The Go SDK as a client: signs in with nothing stored, steps up, and uses every feature of the server once. Each thing
-// that happens is a line of JSON; whoever reads them is the person who visits the URLs. With -sessions-only it asks for the
-// newest revision with sessions, as the releases before it do.
+// The Go SDK as a client. It signs in without stored tokens, steps up, and uses every feature of the server once. It
+// reports each event as a line of JSON. The program that reads the lines visits the URLs in place of a user. With
+// -sessions-only, it requests the newest revision with sessions, as earlier releases of the SDK do.
 package main
 
 import (
@@ -41,7 +41,7 @@ func report(event map[string]any) {
 	_ = json.NewEncoder(os.Stdout).Encode(event)
 }
 
-// user is the person, and what the client has been told.
+// user answers questions, and has the notifications that the client has received.
 type user struct {
 	mu      sync.Mutex
 	asked   []string
@@ -85,14 +85,14 @@ func sample(_ context.Context, req *mcp.CreateMessageRequest) (*mcp.CreateMessag
 	return &mcp.CreateMessageResult{Role: "assistant", Model: "m", Content: content}, nil
 }
 
-func tell(told chan struct{}) {
+func tell(received chan struct{}) {
 	select {
-	case told <- struct{}{}:
+	case received <- struct{}{}:
 	default:
 	}
 }
 
-// authorization is the SDK's handler with a listener on loopback, as in its example.
+// authorization returns the SDK's handler with a listener on loopback, as in the SDK's example.
 func authorization() (auth.OAuthHandler, error) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -154,7 +154,8 @@ type check struct {
 	use  func(context.Context) error
 }
 
-// features are all of them, by name: whether the server has it, and what using it must give.
+// features returns every feature: its name, whether the server has it, and a function that uses it and checks the
+// result.
 func features(session *mcp.ClientSession, u *user) []check {
 	able := session.InitializeResult().Capabilities
 	isModern := session.InitializeResult().ProtocolVersion >= stateless
@@ -247,7 +248,7 @@ func features(session *mcp.ClientSession, u *user) []check {
 			if isModern {
 				params.Meta = mcp.Meta{mcp.MetaKeyLogLevel: "info"}
 			} else {
-				// Some servers log without having been told a level, and do not know the request.
+				// Some servers log without a request for a level, and do not know that request.
 				_ = session.SetLoggingLevel(ctx, &mcp.SetLoggingLevelParams{Level: "info"})
 			}
 			if _, err := session.CallTool(ctx, params); err != nil {
@@ -270,7 +271,7 @@ func features(session *mcp.ClientSession, u *user) []check {
 			if err := session.Subscribe(ctx, &mcp.SubscribeParams{URI: "notes://list"}); err != nil {
 				return err
 			}
-			// A server that says that it listens may still be about to.
+			// A server may confirm a subscription before it is in effect, so the note is changed again and again.
 			for ctx.Err() == nil {
 				if _, err := text(ctx, "touch_note", nil); err != nil {
 					return err
@@ -312,9 +313,9 @@ func features(session *mcp.ClientSession, u *user) []check {
 	}
 }
 
-func waitFor(ctx context.Context, told chan struct{}) error {
+func waitFor(ctx context.Context, received chan struct{}) error {
 	select {
-	case <-told:
+	case <-received:
 		return nil
 	case <-ctx.Done():
 		return errors.New("nothing was told")

@@ -1,5 +1,5 @@
-// A server on the Go SDK, written as its documents show. With -sessions-only it speaks the revisions with sessions and
-// nothing newer, as a server does whose module has not been updated for a while.
+// A server on the Go SDK, written as the documentation of the SDK shows. With -sessions-only, it supports only the
+// revisions with sessions, like a server whose module has not been updated for a while.
 package main
 
 import (
@@ -75,7 +75,8 @@ func said(temporary, everything string) *mcp.CallToolResult {
 	return text(fmt.Sprintf("temporary=%s ALL=%s", temporary, everything))
 }
 
-// clean asks twice, one question after the other: over the session, or by what it returns where there is none.
+// clean asks two questions, one after the other. It asks over the session if there is one, and otherwise in its
+// results.
 func clean(ctx context.Context, req *mcp.CallToolRequest, _ none) (*mcp.CallToolResult, any, error) {
 	if req.ProtocolVersion() < stateless {
 		temporary, err := req.Session.Elicit(ctx, question("Delete 1 temporary file?"))
