@@ -1,4 +1,5 @@
-"""An MCP server that takes one message after the other and holds next to nothing itself, for floods. Standard library only."""
+"""An MCP server for floods. It processes one message after the other, and uses very little memory itself. Uses only
+the standard library."""
 
 import json
 import sys
@@ -14,7 +15,7 @@ def say(**message):
 
 
 def big(number, pieces):
-    """So many times 64 KiB, of which it never has two."""
+    """Answers with `pieces` times 64 KiB of text, of which this process never holds more than one piece."""
     OUT.write(b'{"jsonrpc":"2.0","id":%s,"result":{"content":[{"type":"text","text":"' % json.dumps(number).encode())
     for _ in range(pieces):
         OUT.write(PIECE)

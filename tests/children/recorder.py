@@ -1,6 +1,6 @@
-"""An MCP server that tells what reached it: its arguments, its environment, and every message so far.
+"""An MCP server that reports what reached it: its arguments, its environment, and every message so far.
 
-Nothing but the standard library, so that it runs wherever there is a Python.
+Uses only the standard library, so that any Python can run it.
 """
 
 import json

@@ -53,7 +53,7 @@ impl RedisServer {
     }
 
     /// Starts the process on its port. Returns whether it accepts connections, according to its own log. A
-    /// connection would not tell, because another process may have taken the port meanwhile.
+    /// test connection would prove nothing, because another process may have taken the port meanwhile.
     pub(crate) fn run(&mut self) -> bool {
         let log = self.data.path().join("log");
         std::fs::write(&log, "").unwrap();
