@@ -29,6 +29,7 @@ use crate::config::Listeners;
 use crate::domain::error_code::ERRORS_PATH;
 use crate::domain::resource::WELL_KNOWN;
 use crate::forward_auth::{self, cors};
+use crate::guard::in_flight::InFlight;
 use crate::guard::waiting::Waiting;
 use crate::oauth::after_form::MESSAGE_PATH;
 use crate::oauth::register::{self, manage};
@@ -48,6 +49,9 @@ pub use sockets::Socket;
 const PUBLIC_CONNECTIONS: usize = 1024;
 const EDGE_CONNECTIONS: usize = 2048;
 const OPS_CONNECTIONS: usize = 64;
+/// Maximum number of open connections of one address to the public listener, and of one to the edge listener, unless
+/// it is that of a trusted proxy.
+const CONNECTIONS_OF_ONE: u32 = 128;
 /// How many connections may wait to be accepted. Some proxies open one for each check, all at the same time.
 const PUBLIC_BACKLOG: i32 = 2048;
 const EDGE_BACKLOG: i32 = 4096;
@@ -120,7 +124,8 @@ pub fn listen(
     let ceilings = open_files::ceilings(workers);
     let (public_share, edge_share) =
         (open_files::share(ceilings.public, workers), open_files::share(ceilings.edge, workers));
-    let connecting = state.clone();
+    let (connecting, checking) = (state.clone(), state.clone());
+    let [public_peers, edge_peers] = [(); 2].map(|()| InFlight::new(CONNECTIONS_OF_ONE));
     let (public_state, edge_state, ops_state) = (state.clone(), state.clone(), state.clone());
     let metrics = Data::new(metrics);
     let (public_listener, public_socket) =
@@ -140,6 +145,7 @@ pub fn listen(
     .max_connections(public_share.connections)
     .on_connect(move |stream, extensions| {
         if !connections::is_proxy(stream, &connecting) {
+            connections::count(stream, extensions, &public_peers);
             connections::await_head(stream, extensions, &connecting.heads);
         }
     })
@@ -162,7 +168,12 @@ pub fn listen(
     .workers(edge_share.workers)
     .max_connections(edge_share.connections)
     .keep_alive(EDGE_KEEP_ALIVE)
-    .on_connect(|stream, extensions| connections::watch(stream, extensions, EDGE_SILENCE))
+    .on_connect(move |stream, extensions| {
+        if !connections::is_proxy(stream, &checking) {
+            connections::count(stream, extensions, &edge_peers);
+        }
+        connections::watch(stream, extensions, EDGE_SILENCE);
+    })
     .client_request_timeout(HEAD_TIMEOUT)
     .client_disconnect_timeout(CLOSE_TIMEOUT)
     .shutdown_timeout(SHUTDOWN_TIMEOUT)

@@ -3,7 +3,7 @@
 
 use std::any::Any;
 use std::cell::Cell;
-use std::net::Shutdown;
+use std::net::{IpAddr, Shutdown};
 use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::Duration;
@@ -14,9 +14,11 @@ use actix_web::body::MessageBody;
 use actix_web::dev::{Extensions, ServiceRequest, ServiceResponse};
 use actix_web::middleware::Next;
 use actix_web::rt::task::JoinHandle;
+use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use crate::guard::in_flight::{InFlight, NoPlace, Place};
 use crate::guard::waiting::Waiting;
 use crate::state::AppState;
 
@@ -42,18 +44,44 @@ pub(super) fn await_head(stream: &dyn Any, extensions: &mut Extensions, heads: &
         return;
     };
     let mut wait = heads.enter(Some(peer.ip().to_canonical()));
+    let place = extensions.get::<Counted>().map(|counted| Rc::clone(&counted.0));
     let waiter = actix_web::rt::spawn(async move {
         wait.given_up().await;
+        // The server needs a moment to drop the connection, and its place is for a new one.
+        drop(place.and_then(|place| place.take()));
         // The peer might have closed the connection at the same time.
         let _ = std::net::TcpStream::from(stream).shutdown(Shutdown::Both);
     });
     extensions.insert(AwaitedHead(Cell::new(Some(waiter))));
 }
 
-/// Whether the peer is a trusted proxy. These always send complete heads.
+/// The place of a connection among those of its address.
+struct Counted(Rc<Cell<Option<Place>>>);
+
+/// Counts the connection for the address of its peer. Closes it if the address has too many. It is called from
+/// `HttpServer::on_connect`.
+///
+/// A peer that sends requests and reads no responses makes the server keep several of both for each connection.
+pub(super) fn count(stream: &dyn Any, extensions: &mut Extensions, peers: &InFlight) {
+    let Some(stream) = stream.downcast_ref::<TcpStream>() else { return };
+    match peers.enter(peer(stream)) {
+        Ok(place) => {
+            extensions.insert(Counted(Rc::new(Cell::new(Some(place)))));
+        }
+        Err(NoPlace) => {
+            let _ = SockRef::from(stream).shutdown(Shutdown::Both);
+        }
+    }
+}
+
+/// Whether the peer is a trusted proxy. These always send complete heads, and read every response.
 pub(super) fn is_proxy(stream: &dyn Any, state: &AppState) -> bool {
-    let peer = stream.downcast_ref::<TcpStream>().and_then(|stream| stream.peer_addr().ok());
-    peer.is_some_and(|peer| state.config.trusted_edge.is_known(peer.ip().to_canonical()))
+    let peer = stream.downcast_ref::<TcpStream>().and_then(peer);
+    peer.is_some_and(|peer| state.config.trusted_edge.is_known(peer))
+}
+
+fn peer(stream: &TcpStream) -> Option<IpAddr> {
+    stream.peer_addr().ok().map(|peer| peer.ip().to_canonical())
 }
 
 /// A middleware that records the arrival of a request head.

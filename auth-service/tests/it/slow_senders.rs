@@ -105,6 +105,43 @@ async fn a100_a_whole_body_is_heard_from_an_address_whose_others_are_slow() {
 }
 
 #[actix_web::test]
+async fn a100_one_address_that_is_no_proxy_has_few_connections() {
+    let app = TestApp::start_with(&[("TRUSTED_PROXIES", "127.0.0.1")]).await;
+    let (proxy, one, other) = ([127, 0, 0, 1].into(), [127, 0, 1, 1].into(), [127, 0, 1, 2].into());
+    let mut all = Vec::new();
+    for _ in 0..300 {
+        all.push(connect(&app.edge, one).await);
+    }
+    // The listener closes those that are too many when it accepts them, which takes a moment.
+    let open = async |all: &[TcpStream]| {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        all.iter().filter(|stream| is_waited_for(stream)).count()
+    };
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while open(&all).await > 128 && Instant::now() < deadline {}
+    assert_eq!(open(&all).await, 128);
+    for (address, expected) in [(proxy, 200), (other, 1)] {
+        let mut connections = Vec::new();
+        for _ in 0..expected {
+            connections.push(connect(&app.edge, address).await);
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert_eq!(open(&connections).await, expected, "{address}");
+    }
+    // When they are closed, the address can connect again.
+    all.clear();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let again = [connect(&app.edge, one).await];
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        if open(&again).await == 1 {
+            break;
+        }
+        assert!(Instant::now() < deadline, "the address cannot connect again");
+    }
+}
+
+#[actix_web::test]
 async fn a100_half_heads_keep_no_health_check_from_the_ops_listener() {
     let app = TestApp::start().await;
     let mut slow = Vec::new();

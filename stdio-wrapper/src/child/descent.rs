@@ -41,6 +41,9 @@ pub(super) enum Files {
 /// Maximum number of open files of one process that are looked at, so that a child with very many delays nobody.
 const MAX_FILES: usize = 256;
 
+/// Maximum number of threads of one process that are examined if its first thread has ended.
+const MAX_THREADS: usize = 16;
+
 /// The number that stands for processes that existed before the first child.
 pub(super) const INHERITED: u64 = 0;
 
@@ -197,7 +200,17 @@ fn parse(text: &str) -> Option<Stat> {
 }
 
 fn usage_of(pid: i32) -> Option<Usage> {
-    parse_usage(&std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?)
+    let usage = parse_usage(&std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?)?;
+    if usage.memory > 0 || usage.tasks < 2 {
+        return Some(usage);
+    }
+    // The first thread has ended, so it shows no memory, but others live. All threads of a process have the same memory.
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+    let status = |entry: std::io::Result<std::fs::DirEntry>| {
+        parse_usage(&std::fs::read_to_string(entry.ok()?.path().join("status")).ok()?)
+    };
+    let memory = threads.take(MAX_THREADS).filter_map(status).map(|thread| thread.memory).max();
+    Some(Usage { memory: memory.unwrap_or_default(), ..usage })
 }
 
 /// The memory in files without a name that a process has open (`memfd_create(2)`, or removed from a file system in
