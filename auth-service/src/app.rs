@@ -144,6 +144,7 @@ pub fn listen(
     .workers(public_share.workers)
     .max_connections(public_share.connections)
     .on_connect(move |stream, extensions| {
+        connections::expect_one_request(extensions);
         if !connections::is_proxy(stream, &connecting) {
             connections::count(stream, extensions, &public_peers);
             connections::await_head(stream, extensions, &connecting.heads);
@@ -192,7 +193,10 @@ pub fn listen(
     .workers(1)
     .keep_alive(KeepAlive::Disabled)
     .max_connections(OPS_CONNECTIONS)
-    .on_connect(move |stream, extensions| connections::await_head(stream, extensions, &ops_heads))
+    .on_connect(move |stream, extensions| {
+        connections::expect_one_request(extensions);
+        connections::await_head(stream, extensions, &ops_heads);
+    })
     .client_request_timeout(HEAD_TIMEOUT)
     .client_disconnect_timeout(CLOSE_TIMEOUT)
     .shutdown_timeout(1)

@@ -5,15 +5,18 @@ use std::any::Any;
 use std::cell::Cell;
 use std::net::{IpAddr, Shutdown};
 use std::os::fd::AsFd;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use actix_http::Request;
-use actix_web::HttpRequest;
-use actix_web::body::MessageBody;
+use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::{Extensions, ServiceRequest, ServiceResponse};
 use actix_web::middleware::Next;
 use actix_web::rt::task::JoinHandle;
+use actix_web::web::Bytes;
+use actix_web::{HttpRequest, HttpResponse};
 use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -74,6 +77,37 @@ pub(super) fn count(stream: &dyn Any, extensions: &mut Extensions, peers: &InFli
     }
 }
 
+/// Whether a request has arrived on the connection.
+struct Used(Cell<bool>);
+
+/// Prepares the connection for [`is_further`]. It is called from `HttpServer::on_connect`.
+pub(super) fn expect_one_request(extensions: &mut Extensions) {
+    extensions.insert(Used(Cell::new(false)));
+}
+
+/// Whether this request is not the first one of a connection that is closed after one. A client that sends further
+/// requests before it has read the response could make the server keep a response for each of them.
+pub(super) fn is_further(request: &HttpRequest) -> bool {
+    request.conn_data::<Used>().is_some_and(|used| used.0.replace(true))
+}
+
+/// A body that closes the connection at once, with everything that waits to be sent on it.
+pub(super) struct Abort;
+
+impl MessageBody for Abort {
+    type Error = Box<dyn std::error::Error>;
+
+    fn size(&self) -> BodySize {
+        BodySize::Stream
+    }
+
+    fn poll_next(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        Poll::Ready(Some(Err(
+            "the client sent a request before it had read the response to the last one".into()
+        )))
+    }
+}
+
 /// Whether the peer is a trusted proxy. These always send complete heads, and read every response.
 pub(super) fn is_proxy(stream: &dyn Any, state: &AppState) -> bool {
     let peer = stream.downcast_ref::<TcpStream>().and_then(peer);
@@ -85,12 +119,15 @@ fn peer(stream: &TcpStream) -> Option<IpAddr> {
 }
 
 /// A middleware that records the arrival of a request head.
-pub(super) async fn noting_heads<B: MessageBody>(
+pub(super) async fn noting_heads<B: MessageBody + 'static>(
     request: ServiceRequest,
     next: Next<B>,
-) -> Result<ServiceResponse<B>, actix_web::Error> {
+) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
     note_head(request.request());
-    next.call(request).await
+    if is_further(request.request()) {
+        return Ok(request.into_response(HttpResponse::Ok().body(Abort)));
+    }
+    next.call(request).await.map(ServiceResponse::map_into_boxed_body)
 }
 
 /// Records that the request head has arrived.
@@ -144,8 +181,8 @@ pub(super) fn note_request(request: &Request) {
 mod tests {
     use std::convert::Infallible;
 
+    use actix_web::HttpServer;
     use actix_web::dev::fn_service;
-    use actix_web::{HttpResponse, HttpServer};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use reqwest::StatusCode;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::app::{REDIRECT, TestApp};
@@ -138,6 +138,22 @@ async fn a100_one_address_that_is_no_proxy_has_few_connections() {
             break;
         }
         assert!(Instant::now() < deadline, "the address cannot connect again");
+    }
+}
+
+#[actix_web::test]
+async fn a100_requests_before_the_response_was_read_close_the_connection() {
+    let app = TestApp::start().await;
+    for (listener, path) in [(&app.public, "/errors"), (&app.ops, "/health")] {
+        let mut stream = connect(listener, Ipv4Addr::LOCALHOST).await;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n");
+        stream.write_all(request.repeat(200).as_bytes()).await.unwrap();
+        let mut received = Vec::new();
+        // The connection ends with an error if requests are left that the server did not read.
+        let _ =
+            tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut received)).await.unwrap();
+        let responses = String::from_utf8_lossy(&received).matches("HTTP/1.1 200").count();
+        assert!(responses <= 2, "{responses} responses at {listener}");
     }
 }
 
