@@ -47,7 +47,7 @@ pub(super) async fn resource(
             Some(server) => issuer = issuer.or_else(|| Some(server.to_owned())),
             None => notes.problem(
                 "resource metadata",
-                format!("{url} names no authorization server"),
+                format!("{url} does not name an authorization server"),
                 "clients do not know where to log in",
                 "route this path to PUBLIC_LISTEN of auth-service and not to another service",
             ),
@@ -69,13 +69,13 @@ pub(super) async fn server(target: &Target, issuer: &str, notes: &mut Notes<'_>)
         let Some(document) = fetch(target, &url, "server metadata", notes).await else { continue };
         let named = document.get("issuer").and_then(Value::as_str).unwrap_or_default();
         if named == issuer {
-            notes.fine("server metadata", format!("{url} is of {issuer}"));
+            notes.fine("server metadata", format!("{url} belongs to {issuer}"));
             found = found.or(Some(document));
         } else {
             notes.problem(
                 "server metadata",
                 format!("{url} says that its issuer is {named:?}, and the resource metadata says {issuer}"),
-                "clients refuse the server: the two have to be equal, byte for byte (RFC 8414 §3.3)",
+                "clients refuse the server: the two must be equal, byte for byte (RFC 8414 §3.3)",
                 "set ISSUER to the one public URL of auth-service, the same on every replica",
             );
         }
@@ -123,7 +123,7 @@ async fn keys(target: &Target, document: &Value, notes: &mut Notes<'_>) {
         _ => notes.problem(
             "keys",
             format!("{url} is not a set of public keys"),
-            "nothing that auth-service signs can be verified",
+            "no signature of auth-service can be verified",
             "route this path to PUBLIC_LISTEN of auth-service",
         ),
     }
@@ -136,14 +136,14 @@ async fn fetch(target: &Target, url: &str, check: &'static str, notes: &mut Note
         Ok(response) if response.status() == 200 => response,
         answered => {
             let what = match answered {
-                Ok(response) => format!("{url} is answered {}", response.status().as_u16()),
-                Err(error) => format!("{url} is not answered: {}", error.without_url()),
+                Ok(response) => format!("{url} returns {}", response.status().as_u16()),
+                Err(error) => format!("{url} gets no answer: {}", error.without_url()),
             };
             notes.problem(
                 check,
                 what,
                 "clients cannot find the login",
-                "route this path at the edge to PUBLIC_LISTEN of auth-service, past the check",
+                "route this path at the edge to PUBLIC_LISTEN of auth-service, without the check",
             );
             return None;
         }
@@ -154,7 +154,7 @@ async fn fetch(target: &Target, url: &str, check: &'static str, notes: &mut Note
             check,
             format!("{url} has no CORS headers"),
             "clients that run in a browser cannot read it",
-            "let the edge hand on the Access-Control-Allow-Origin header of auth-service",
+            "let the edge pass on the Access-Control-Allow-Origin header of auth-service",
         );
     }
     let document = response.json::<Value>().await.ok();

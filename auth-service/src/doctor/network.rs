@@ -138,7 +138,8 @@ pub(super) async fn connect(target: &Target, now: UnixTime, notes: &mut Notes<'_
                 "connection",
                 format!("{} does not answer: {error}", target.authority),
                 "no client reaches the service",
-                "start the edge proxy, open its port in the firewall, and see that the host's address is the edge's",
+                "start the edge proxy, open its port in the firewall, and make sure that the host's address \
+                 is the edge's",
             );
             return false;
         }
@@ -149,7 +150,7 @@ pub(super) async fn connect(target: &Target, now: UnixTime, notes: &mut Notes<'_
             notes.problem(
                 "tls",
                 "the URL is plain http",
-                "tokens can be read on the way, and MCP clients refuse the service",
+                "others on the network can read tokens, and MCP clients refuse the service",
                 "give the edge a certificate and use https; plain http is only for this machine",
             );
         }
@@ -194,12 +195,12 @@ fn expiry(certificate: Option<&[u8]>, now: UnixTime, notes: &mut Notes<'_>) {
     if left < RENEWAL {
         notes.warning(
             "tls",
-            format!("the certificate ends in {days} days"),
+            format!("the certificate expires in {days} days"),
             "clients will refuse to connect after that",
-            "renew it; a working ACME client renews a month before the end",
+            "renew it; a working ACME client renews it a month before it expires",
         );
     } else {
-        notes.fine("tls", format!("the certificate is trusted, and good for {days} days"));
+        notes.fine("tls", format!("the certificate is trusted, and valid for {days} days"));
     }
 }
 
@@ -219,7 +220,7 @@ pub(super) async fn clock(target: &Target, now: UnixTime, notes: &mut Notes<'_>)
     if apart > SKEW {
         notes.problem(
             "clock",
-            format!("the clock there is {apart} seconds off from the one here"),
+            format!("the clock of the edge differs by {apart} seconds from the clock of this machine"),
             "tokens and assertions are treated as expired or not yet valid",
             "run NTP on both machines",
         );

@@ -12,7 +12,7 @@ pub(super) async fn examine(target: &Target, server: &Value, notes: &mut Notes<'
             "registration",
             "the server has no registration endpoint",
             "clients that are not registered and have no metadata document cannot connect",
-            "set REGISTRATION=open or token, unless this is meant",
+            "set REGISTRATION=open or token, unless this is intended",
         );
     };
     let metadata = json!({
@@ -23,7 +23,7 @@ pub(super) async fn examine(target: &Target, server: &Value, notes: &mut Notes<'
         "token_endpoint_auth_method": "client_secret_basic",
     });
     let Ok(response) = target.http.post(endpoint).json(&metadata).send().await else {
-        return failed(notes, format!("{endpoint} is not answered"));
+        return failed(notes, format!("{endpoint} gets no answer"));
     };
     match response.status().as_u16() {
         201 => {}
@@ -36,18 +36,18 @@ pub(super) async fn examine(target: &Target, server: &Value, notes: &mut Notes<'
                 "registration",
                 "the server accepts no registration at the moment",
                 "new clients have to wait",
-                "try again in a minute; if it stays so, see REGISTRATION_RATE",
+                "try again in a minute; if this continues, see REGISTRATION_RATE",
             );
         }
         503 => {
             return notes.problem(
                 "registration",
-                format!("a registration is answered 503: {}", response.text().await.unwrap_or_default()),
-                "new clients cannot connect, as long as it lasts",
+                format!("a registration gets the status 503: {}", response.text().await.unwrap_or_default()),
+                "new clients cannot connect until this ends",
                 "see what /ready on OPS_LISTEN says, or run the doctor where auth-service runs",
             );
         }
-        status => return failed(notes, format!("a registration is answered {status}")),
+        status => return failed(notes, format!("a registration gets the status {status}")),
     }
     let client: Value = response.json().await.unwrap_or_default();
     let text = |name: &str| client.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
@@ -59,7 +59,7 @@ pub(super) async fn examine(target: &Target, server: &Value, notes: &mut Notes<'
         notes.warning(
             "registration",
             format!("the probe registered but could not be deleted at {uri:?}"),
-            "a client that is never used stays for CLIENT_UNUSED_TTL",
+            "a client that is never used is kept for CLIENT_UNUSED_TTL",
             "route the whole path below /register to PUBLIC_LISTEN, for GET, PUT and DELETE too",
         );
     }
