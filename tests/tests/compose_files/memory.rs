@@ -190,7 +190,7 @@ fn the_threads_of_auth_service_fit_its_container_and_the_document_says_how_many_
     let number = |name: &str| number("auth-service/src/threads.rs", &format!("pub const {name}: usize ="));
     let (preset, besides) = (number("DEFAULT_WORKERS"), number("BESIDES"));
     let needed = |workers: u64| 3 * workers + besides;
-    let document = text("docs/limits.md");
+    let document = text("docs/limits.md").split_whitespace().collect::<Vec<_>>().join(" ");
     let said = [
         format!("{besides} more"),
         format!("{} with {preset} workers", needed(preset)),
