@@ -254,7 +254,7 @@ impl Link {
                 self.fail_one(number, &self.death());
             }
             Err(_) => {
-                self.fail_one(number, "The MCP server does not read its input, so the request timed out.")
+                self.fail_one(number, "The MCP server does not read its input, so the request timed out.");
             }
         }
     }

@@ -73,7 +73,7 @@ async fn a103_a_session_of_2024_and_one_before_a_stateless_server_end_like_any_o
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_goes_on_while_what_is_in_its_command_is_the_same() {
-    let options = ["--identity=headers", "--env=WHERE={group}{subject}", "--group-order=staff,guests"];
+    let options = ["--identity=headers", "--env=WHERE={group}/{subject}", "--group-order=staff,guests"];
     let wrapper = Wrapper::start(&options, &[]).await;
     let both = member(wrapper.client(), "guests,staff").initialize("2025-11-25").await;
     assert_eq!(used(&member(both.clone(), "staff,new"), "call").await, 200);
