@@ -1,47 +1,186 @@
-//! Closes a connection whose request was answered before its body arrived.
+//! Bodies of requests: large ones are read in turns, and what nobody has read is discarded or closes the connection.
 //!
-//! The HTTP server does this itself if the body has a length. It reads a body in chunks to its end after the
-//! answer, without a time limit, so such a connection could be held forever.
+//! The HTTP server reads what has arrived of a body as long as more arrives, even if it was answered already. A user who
+//! sends large bodies on several connections without a pause would keep its thread busy for tens of milliseconds at a
+//! time, in which it serves nobody else (attack 100). If a body has a length, the server closes the connection after an
+//! answer that did not wait for it. It reads a body in chunks to its end after the answer, without a time limit, so such
+//! a connection could be held forever.
 
 use std::cell::RefCell;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
 use actix_web::error::PayloadError;
-use actix_web::http::header::TRANSFER_ENCODING;
+use actix_web::http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpMessage as _};
 use bytes::Bytes;
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt as _};
+use tokio::sync::Semaphore;
+use tokio::task::yield_now;
+use tokio::time::timeout;
 
 use crate::holding::hold;
 
-/// A middleware that keeps the request's body for as long as the response. If the body is still there when
-/// the response has been sent, the server closes the connection.
+/// Size up to which a body is read as fast as it comes, in bytes.
+const AT_ONCE: usize = 128 << 10;
+/// How much of a body is discarded before it is answered, in bytes.
+const MAX_DISCARDED: usize = 8 << 20;
+/// How long the next piece of a body is waited for that is discarded.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Whoever has the permit takes the next piece of a large body. Bodies have it in turn.
+static TURN: Semaphore = Semaphore::const_new(1);
+
+/// A middleware that reads a large request body in turns with others, and keeps it for as long as the response. If the
+/// body is still there when the response has been sent, the server closes the connection.
 pub async fn close_unread<B: MessageBody + 'static>(
     mut request: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
-    if !request.headers().contains_key(TRANSFER_ENCODING) {
+    if is_small(&request) {
         return Ok(next.call(request).await?.map_into_boxed_body());
     }
-    let body = SharedBody(Rc::new(RefCell::new(Box::pin(request.take_payload()))));
+    let body = SharedBody::new(request.take_payload());
     request.set_payload(Payload::Stream { payload: Box::pin(body.clone()) });
     let response = next.call(request).await?;
+    body.discard().await;
     Ok(response.map_body(|_, inner| hold(inner, body)))
+}
+
+/// Whether the body has a length, and is not large.
+fn is_small(request: &ServiceRequest) -> bool {
+    if request.headers().contains_key(TRANSFER_ENCODING) {
+        return false;
+    }
+    let length = request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok());
+    length.is_none_or(|length| length.parse::<usize>().is_ok_and(|length| length <= AT_ONCE))
 }
 
 /// A request body with two owners, one of which reads it.
 #[derive(Clone)]
-struct SharedBody(Rc<RefCell<Pin<Box<Payload>>>>);
+struct SharedBody(Rc<RefCell<Inner>>);
+
+struct Inner {
+    payload: Pin<Box<Payload>>,
+    /// Number of bytes that were taken.
+    taken: usize,
+    is_at_end: bool,
+    /// What has to happen before the next piece is taken.
+    turn: Option<Pin<Box<dyn Future<Output = ()>>>>,
+}
+
+impl SharedBody {
+    fn new(payload: Payload) -> Self {
+        Self(Rc::new(RefCell::new(Inner {
+            payload: Box::pin(payload),
+            taken: 0,
+            is_at_end: false,
+            turn: None,
+        })))
+    }
+
+    /// Discards the rest of a body that was answered before its end, while it comes without long pauses.
+    async fn discard(&self) {
+        let mut rest = self.clone();
+        let mut discarded = 0;
+        while !self.0.borrow().is_at_end && discarded < MAX_DISCARDED {
+            match timeout(PAUSE, rest.next()).await {
+                Ok(Some(Ok(piece))) => discarded += piece.len(),
+                _ => return,
+            }
+        }
+    }
+}
 
 impl Stream for SharedBody {
     type Item = Result<Bytes, PayloadError>;
 
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.0.borrow_mut().as_mut().poll_next(context)
+        let mut inner = self.0.borrow_mut();
+        if let Some(turn) = &mut inner.turn {
+            ready!(turn.as_mut().poll(context));
+            inner.turn = None;
+        }
+        let piece = ready!(inner.payload.as_mut().poll_next(context));
+        match &piece {
+            Some(Ok(bytes)) => {
+                inner.taken += bytes.len();
+                if inner.taken > AT_ONCE {
+                    inner.turn = Some(Box::pin(others_first()));
+                }
+            }
+            Some(Err(_)) | None => inner.is_at_end = true,
+        }
+        Poll::Ready(piece)
+    }
+}
+
+/// Lets this thread serve everybody whose bytes have arrived, and other large bodies, before it goes on.
+async fn others_first() {
+    // It is never closed. If it were, bodies would be read all the same.
+    let _turn = TURN.acquire().await;
+    // This comes back after the thread has asked the system what has arrived.
+    yield_now().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use futures_util::future::join_all;
+    use futures_util::stream;
+    use tokio::task::LocalSet;
+
+    use super::*;
+
+    const PIECE: usize = 32 << 10;
+    const PIECES: usize = 64;
+
+    /// A body that has arrived already. Counts the pieces that were taken.
+    fn arrived(taken: &Rc<Cell<usize>>) -> SharedBody {
+        let taken = Rc::clone(taken);
+        let pieces = stream::iter(0..PIECES).map(move |_| {
+            taken.set(taken.get() + 1);
+            Ok(Bytes::from(vec![b' '; PIECE]))
+        });
+        SharedBody::new(Payload::Stream { payload: Box::pin(pieces) })
+    }
+
+    /// Checks that this work with eight bodies takes no more than one or two pieces at a time, before others have their
+    /// turn.
+    async fn is_fair<W: Future<Output = ()> + 'static>(work: impl Fn(SharedBody) -> W) {
+        let (taken, all) = (Rc::new(Cell::new(0)), LocalSet::new());
+        let bodies: Vec<_> = (0..8).map(|_| all.spawn_local(work(arrived(&taken)))).collect();
+        all.run_until(async {
+            yield_now().await;
+            let begun = 8 * (AT_ONCE / PIECE + 1);
+            assert!(taken.get() <= begun, "{} pieces were taken at once", taken.get());
+            for _ in 0..100 {
+                let before = taken.get();
+                yield_now().await;
+                let now = taken.get() - before;
+                assert!(now <= 2, "{now} pieces were taken before others had their turn");
+            }
+            for body in join_all(bodies).await {
+                body.unwrap();
+            }
+            assert_eq!(taken.get(), 8 * PIECES);
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a100_large_bodies_are_taken_a_piece_at_a_time_between_the_work_of_others() {
+        is_fair(async |mut body| while body.next().await.is_some() {}).await;
+    }
+
+    #[tokio::test]
+    async fn a100_large_bodies_that_are_refused_are_discarded_a_piece_at_a_time() {
+        is_fair(async |body| body.discard().await).await;
     }
 }
