@@ -23,6 +23,15 @@ def big(number, pieces):
     OUT.flush()
 
 
+def arrays(number, count):
+    """So many empty arrays in one line. They are written a thousand at a time."""
+    OUT.write(b'{"jsonrpc":"2.0","id":%s,"result":{"content":[],"structuredContent":{"x":[[]' % json.dumps(number).encode())
+    for _ in range(count // 1000):
+        OUT.write(b",[]" * 1000)
+    OUT.write(b"]}}}\n")
+    OUT.flush()
+
+
 for line in sys.stdin.buffer:
     message = json.loads(line)
     number, method, params = message.get("id"), message.get("method"), message.get("params", {})
@@ -34,6 +43,10 @@ for line in sys.stdin.buffer:
         say(id=number, result={"protocolVersion": params["protocolVersion"], "capabilities": capabilities, "serverInfo": server})
     elif method == "tools/call" and params["name"] == "big":
         big(number, params["arguments"]["pieces"])
+    elif method == "tools/call" and params["name"] == "swallow":
+        say(id=number, result={"content": []})
+    elif method == "tools/call" and params["name"] == "arrays":
+        arrays(number, params["arguments"]["count"])
     elif method == "tools/call":
         say(id=number, result={"content": [{"type": "text", "text": json.dumps(params.get("arguments"))}]})
         while params["name"] == "deaf":

@@ -17,6 +17,9 @@ use tokio::time::sleep;
 
 use crate::raw;
 
+/// An addition to the priority of a thread which makes it the lowest one, whatever it is.
+const LOWEST: i32 = 39;
+
 /// How long a stranger waits before replacing a connection that was closed.
 const AGAIN: Duration = Duration::from_secs(2);
 
@@ -97,7 +100,7 @@ impl Flood {
         let mut builder = Builder::new_multi_thread();
         // On Linux, this sets the priority of the calling thread only.
         builder.worker_threads(1).on_thread_start(|| {
-            let _ = rustix::process::nice(19);
+            let _ = rustix::process::nice(LOWEST);
         });
         let runtime = builder.enable_all().build().expect("a runtime can be made");
         let counts = Arc::new(Counts::default());
@@ -242,9 +245,11 @@ async fn hold(mut stream: TcpStream, bytes: &[u8], counts: &Counts) {
 /// Sends a request. Returns the status of the response, unless the connection ends before it.
 async fn ask(stream: &mut TcpStream, request: &[u8]) -> Option<u16> {
     stream.write_all(request).await.ok()?;
-    let (mut received, mut buffer) = (Vec::new(), vec![0; 4096]);
+    let (mut received, mut buffer) = (Vec::new(), vec![0; 65536]);
     loop {
-        if let Some((answer, _)) = raw::parsed(&received) {
+        if may_be_whole(&received)
+            && let Some((answer, _)) = raw::parsed(&received)
+        {
             return Some(answer.status);
         }
         let count = stream.read(&mut buffer).await.ok().filter(|count| *count > 0)?;
@@ -252,15 +257,36 @@ async fn ask(stream: &mut TcpStream, request: &[u8]) -> Option<u16> {
     }
 }
 
+/// Whether these bytes are worth parsing. Parsing all chunks of a large response after each of its pieces would take the
+/// time in which a flood sends its next request.
+fn may_be_whole(received: &[u8]) -> bool {
+    let start = received.get(..1024.min(received.len())).unwrap_or_default().to_ascii_lowercase();
+    let is_chunked = start.windows(7).any(|window| window == b"chunked");
+    received.len() < 1 << 16 || !is_chunked || received.ends_with(b"\r\n0\r\n\r\n")
+}
+
 /// The response times of honest requests.
 #[derive(Debug, Default)]
 pub struct Times(Vec<Duration>);
 
+/// Time after which no further request is measured. What floods send is valid for a minute.
+const LONG_ENOUGH: Duration = Duration::from_secs(8);
+
 impl Times {
-    /// Measures `count` requests, one after the other.
-    pub async fn of(count: usize, mut request: impl AsyncFnMut()) -> Self {
+    /// Measures `count` requests, one after the other. On a slow machine they are fewer.
+    pub async fn of(count: usize, request: impl AsyncFnMut()) -> Self {
+        Self::with_pauses(Duration::ZERO, count, request).await
+    }
+
+    /// Like [`of`](Self::of), with a pause before each request. Without pauses, hundreds of short requests would all fall
+    /// into the same moment of a flood.
+    pub async fn with_pauses(pause: Duration, count: usize, mut request: impl AsyncFnMut()) -> Self {
         let mut all = Vec::with_capacity(count);
-        for _ in 0..count {
+        let first = Instant::now();
+        while all.len() < count && first.elapsed() < LONG_ENOUGH {
+            if !pause.is_zero() {
+                sleep(pause).await;
+            }
             let start = Instant::now();
             request().await;
             all.push(start.elapsed());

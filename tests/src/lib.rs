@@ -14,6 +14,7 @@
 
 pub mod blocks;
 pub mod browser;
+pub mod check;
 pub mod container;
 pub mod control_group;
 pub mod edge;
@@ -22,6 +23,7 @@ pub mod flood;
 pub mod gate;
 pub mod layers;
 pub mod mcp;
+pub mod next_door;
 pub mod oauth;
 pub mod places;
 pub mod process;

@@ -74,6 +74,11 @@ impl Session<'_> {
             .with_context(|| format!("no text in {result}"))
     }
 
+    /// The identifier of the session. A server without sessions gives none.
+    pub fn id(&self) -> Option<&str> {
+        self.id.as_deref()
+    }
+
     /// Ends the session, as a client does at its end. A server without sessions gets no request.
     pub async fn end(self) -> Result<()> {
         if self.id.is_some() {

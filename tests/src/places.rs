@@ -22,9 +22,12 @@ pub fn binary_dir() -> PathBuf {
 }
 
 /// The path of a program of this repository. Panics if it is not built.
+///
+/// `PROGRAMS` can name another directory, such as `target/release`, for figures that are not those of a debug build.
 #[track_caller]
 pub fn binary(name: &str) -> PathBuf {
-    let path = binary_dir().join(name);
+    let dir = std::env::var_os("PROGRAMS").map_or_else(binary_dir, |dir| repository().join(dir));
+    let path = dir.join(name);
     assert!(
         path.exists(),
         "{} is not built. Run `cargo build --workspace` first (`scripts/test` does).",

@@ -43,6 +43,7 @@ mod forged;
 mod framing;
 mod http2;
 mod identities;
+mod next_door;
 mod paths;
 mod possession;
 mod routers;

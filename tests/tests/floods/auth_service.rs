@@ -9,6 +9,7 @@ use tests::browser::{Person, authorize_in, browser};
 use tests::container::Container;
 use tests::control_group::ControlGroup;
 use tests::flood::{Flood, Kind};
+use tests::next_door::{Comparison, Side};
 use tests::oauth::REDIRECT_URI;
 use tests::setup::ACCOUNT;
 use tests::upstream::Upstream;
@@ -72,8 +73,7 @@ async fn strangers(store: &str, setup: Setup) {
 }
 
 /// Runs one flood after the other, and serves the honest user during each of them. The second flood of each entry
-/// goes to a neighbour, another auth-service on the same processors: what the user waits longer meanwhile is the price of
-/// the processors, and what the user waits longer than that during the first flood is the price of the queues in auth-service.
+/// goes to a neighbour.
 async fn during(
     stack: &mut Stack,
     honest: &mut Honest,
@@ -82,24 +82,20 @@ async fn during(
     all: Vec<(&str, Start, Start)>,
 ) {
     for (name, here, next_door) in all {
-        let floods = next_door();
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        let floor = honest.is_served(stack).await;
-        drop(floods);
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        let floods = here();
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        memory.look(stack);
-        let seen = honest.is_served(stack).await;
-        memory.look(stack);
-        // The listener for operators must answer too.
-        assert_eq!(stack.ready().await.status, 200, "{name}");
-        let answers: Vec<_> = floods.iter().map(|flood| (flood.opened(), flood.answers())).collect();
-        drop(floods);
-        say(&format!(
-            "FIGURE {what}, {name} {answers:?}: {seen}; at the neighbour: {floor}; {}",
-            seen.over(&floor)
-        ));
+        let comparison = Comparison::of(Duration::from_secs(1), next_door, here, async |side| {
+            if side == Side::Here {
+                memory.look(stack);
+            }
+            let seen = honest.is_served(stack).await;
+            if side == Side::Here {
+                memory.look(stack);
+                // The listener for operators must answer too.
+                assert_eq!(stack.ready().await.status, 200, "{name}");
+            }
+            seen
+        })
+        .await;
+        say(&format!("FIGURE {what}, {name} {comparison}"));
         assert!(stack.runs(Tier::AuthService), "{name}\n{}", stack.logs());
     }
 }

@@ -4,10 +4,12 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tests::flood::Times;
+use tests::next_door::{PAUSE, Seen, measured};
 use tests::{Answer, Stack};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const CALLS: usize = 200;
+const SESSIONS: usize = 5;
 
 /// A client of an account.
 #[derive(Clone)]
@@ -28,16 +30,7 @@ impl Caller {
 
     /// Gets a new assertion, because each is valid for only a minute.
     pub(crate) async fn renew(&mut self, stack: &Stack) {
-        let (port, secret) = stack.check_at();
-        let request = self
-            .http
-            .post(format!("http://127.0.0.1:{port}/verify/caddy"))
-            .header("x-edge-secret", secret)
-            .header("x-forwarded-method", "POST")
-            .header("x-forwarded-proto", "http")
-            .header("x-forwarded-host", format!("localhost:{}", stack.port))
-            .header("x-forwarded-uri", "/mcp")
-            .bearer_auth(&self.token);
+        let request = stack.check(&self.http, &self.token);
         let answer = Answer::read(request.send().await.unwrap()).await.unwrap();
         assert_eq!(answer.status, 200, "{answer:?}");
         answer.header("x-auth-assertion").clone_into(&mut self.assertion);
@@ -92,11 +85,10 @@ impl Caller {
         Ok(self.send(session, &call(tool, &json!({ "message": "hello" }))).await?.status)
     }
 
-    /// Measures calls in an existing session and the opening of new sessions. Also returns how many tries
-    /// were refused for the moment.
-    pub(crate) async fn is_served(&self, stack: &Stack, session: &str) -> (Times, Times, usize) {
+    /// Measures calls in an existing session and the opening of new sessions.
+    pub(crate) async fn is_served(&self, stack: &Stack, session: &str) -> Seen {
         let mut refused = 0;
-        let calls = Times::of(CALLS, async || {
+        let calls = Times::with_pauses(PAUSE, measured(CALLS), async || {
             until(stack, &mut refused, async || match self.call(session, "echo").await {
                 Ok(200) => Ok(()),
                 other => Err(format!("{other:?}")),
@@ -104,7 +96,7 @@ impl Caller {
             .await;
         })
         .await;
-        let sessions = Times::of(3, async || {
+        let sessions = Times::of(measured(SESSIONS), async || {
             let mut opened = String::new();
             until(stack, &mut refused, async || match self.open("2025-06-18").await {
                 Ok(Ok(session)) => {
@@ -117,7 +109,7 @@ impl Caller {
             self.close(&opened).await;
         })
         .await;
-        (calls, sessions, refused)
+        Seen { times: vec![("call", calls), ("new session", sessions)], refused }
     }
 }
 

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use tests::browser::{Person, authorize_in, browser};
 use tests::flood::Times;
+use tests::next_door::{Priority, Seen};
 use tests::oauth::REDIRECT_URI;
 use tests::{Registration, Stack, Tokens};
 
@@ -14,25 +15,6 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const CHECKS: usize = 500;
 const REFRESHES: usize = 300;
 
-/// Raises the priority of this thread until it is dropped, because a real user has another machine. On few
-/// processors, the test would otherwise measure mostly how long the client waits for one. This needs root.
-pub(crate) struct Priority;
-
-const FIRST: i32 = 15;
-
-impl Priority {
-    pub(crate) fn take() -> Self {
-        let _ = rustix::process::nice(-FIRST);
-        Self
-    }
-}
-
-impl Drop for Priority {
-    fn drop(&mut self) {
-        let _ = rustix::process::nice(FIRST);
-    }
-}
-
 pub(crate) struct Honest {
     http: reqwest::Client,
     browser: reqwest::Client,
@@ -41,32 +23,6 @@ pub(crate) struct Honest {
     tokens: Tokens,
     refused: usize,
     _priority: Priority,
-}
-
-/// The response times of the user's requests.
-pub(crate) struct Seen {
-    pub(crate) check: Times,
-    pub(crate) refresh: Times,
-    pub(crate) login: Times,
-    /// Number of requests that were refused for the moment.
-    pub(crate) refused: usize,
-}
-
-impl Seen {
-    /// How many times as long the slowest requests took as those of `floor`, in words.
-    pub(crate) fn over(&self, floor: &Self) -> String {
-        let ratio =
-            |seen: &Times, floor: &Times| seen.quantile(99).as_secs_f64() / floor.quantile(99).as_secs_f64();
-        let (check, refresh) = (ratio(&self.check, &floor.check), ratio(&self.refresh, &floor.refresh));
-        format!("ratio of p99: check {check:.1}, refresh {refresh:.1}")
-    }
-}
-
-impl std::fmt::Display for Seen {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { check, refresh, login, refused } = self;
-        write!(f, "check {check}; refresh {refresh}; login {login}; {refused} told to come again")
-    }
 }
 
 impl Honest {
@@ -90,21 +46,12 @@ impl Honest {
         let check = Times::of(CHECKS, async || self.check(stack).await).await;
         let refresh = Times::of(REFRESHES, async || self.refresh(stack).await).await;
         let login = Times::of(2, async || self.log_in(stack).await).await;
-        Seen { check, refresh, login, refused: self.refused }
+        Seen { times: vec![("check", check), ("refresh", refresh), ("login", login)], refused: self.refused }
     }
 
     /// Sends a check as an edge does, over a kept connection.
     async fn check(&mut self, stack: &Stack) {
-        let (port, secret) = stack.check_at();
-        let request = self
-            .http
-            .post(format!("http://127.0.0.1:{port}/verify/caddy"))
-            .header("x-edge-secret", secret)
-            .header("x-forwarded-method", "POST")
-            .header("x-forwarded-proto", "http")
-            .header("x-forwarded-host", format!("localhost:{}", stack.port))
-            .header("x-forwarded-uri", "/mcp")
-            .bearer_auth(&self.tokens.access_token);
+        let request = stack.check(&self.http, &self.tokens.access_token);
         self.until_served(stack, request).await;
     }
 

@@ -9,8 +9,10 @@
 mod auth_service;
 mod caller;
 mod honest;
+mod large_texts;
 #[path = "../../../auth-service/tests/support/redis_server.rs"]
 mod redis_server;
+mod scene;
 mod wrapper;
 
 use std::time::{Duration, Instant};

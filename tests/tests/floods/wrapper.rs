@@ -1,78 +1,23 @@
 //! Floods against the wrapper and the server behind it.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::{Value, json};
-use tests::browser::Person;
 use tests::container::Container;
 use tests::control_group::ControlGroup;
 use tests::flood::{Flood, Kind};
 use tests::places::{everything_server, repository, tool};
-use tests::setup::ACCOUNT;
-use tests::{Setup, Stack, Tier, say};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpSocket;
 
+use crate::ONE_AT_A_TIME;
 use crate::caller::{Caller, call};
-use crate::honest::Priority;
-use crate::{Memory, ONE_AT_A_TIME};
+use crate::scene::{Place, Scene};
 
-const BOB: &str = "another battery that is a staple";
-
-/// A stack with two accounts. Ana floods, and Bob uses the wrapper as usual.
-struct Scene {
-    stack: Stack,
-    ana: Caller,
-    bob: Caller,
-    /// The identifier of Bob's session.
-    session: String,
-    memory: Memory,
-    _priority: Priority,
-}
-
-impl Scene {
-    async fn of(server: Vec<String>) -> Self {
-        let bounds = Container::of_service().bounds();
-        let connections = Container::of_service().setting("MAX_CONNECTIONS");
-        let setup = Setup::as_shipped().wrapping(server).wrapper_setting("MAX_CONNECTIONS", &connections);
-        let stack = setup.within(Tier::Wrapper, bounds).start().await;
-        stack.add_account("bob", Some(BOB));
-        let ana = stack.log_in_as(&Person::new(ACCOUNT.0, ACCOUNT.1), &stack.mcp_url).await.unwrap().1;
-        let bob = stack.log_in_as(&Person::new("bob", BOB), &stack.mcp_url).await.unwrap().1;
-        let ana = Caller::new(&stack, ana.access_token).await;
-        let bob = Caller::new(&stack, bob.access_token).await;
-        let session = bob.open("2025-06-18").await.unwrap().unwrap();
-        let priority = Priority::take();
-        let (calls, sessions, _) = bob.is_served(&stack, &session).await;
-        say(&format!("FIGURE wrapper, quiet: call {calls}; new session {sessions}"));
-        let memory = Memory::before(&stack, Tier::Wrapper);
-        Self { stack, ana, bob, session, memory, _priority: priority }
-    }
-
-    /// Calls the wrapper as Bob while these floods run, and prints the times. The wrapper must keep running.
-    async fn bob_is_served(&mut self, name: &str, floods: Vec<Flood>) {
-        tokio::time::sleep(Duration::from_secs(2)).await;
-        self.memory.look(&self.stack);
-        self.bob.renew(&self.stack).await;
-        let (calls, sessions, refused) = self.bob.is_served(&self.stack, &self.session).await;
-        self.memory.look(&self.stack);
-        let health = format!("http://127.0.0.1:{}/health", self.stack.wrapper_ops_port);
-        assert_eq!(self.stack.get(&health).await.unwrap().status, 200, "{name}");
-        let answers: Vec<_> = floods.iter().map(|flood| (flood.opened(), flood.answers())).collect();
-        let most = self.memory.most >> 20;
-        say(&format!(
-            "FIGURE wrapper, {name} {answers:?}, {most} MiB: call {calls}; new session {sessions}; {refused} told to come again"
-        ));
-        drop(floods);
-        assert!(self.stack.runs(Tier::Wrapper), "{name}\n{}", self.stack.logs());
-        assert_eq!(self.stack.group(Tier::Wrapper).killed().unwrap(), 0, "{name}\n{}", self.stack.logs());
-        self.ana.renew(&self.stack).await;
-    }
-}
-
-fn plain_server() -> Vec<String> {
+pub(crate) fn plain_server() -> Vec<String> {
     let script = repository().join("tests/children/plain.py");
     vec![tool("venv/bin/python").display().to_string(), script.display().to_string()]
 }
@@ -84,22 +29,36 @@ async fn a100_strangers_do_not_end_the_wrapper() {
     }
     let _turn = ONE_AT_A_TIME.lock().await;
     let mut scene = Scene::of(plain_server()).await;
-    let (port, ops) = (scene.stack.upstream_port, scene.stack.wrapper_ops_port);
-    let heads = vec![
-        Flood::stalled(port, "localhost", &Kind::Head(120_000), 4000, 100),
-        Flood::stalled(ops, "localhost", &Kind::Head(120_000), 200, 100),
-    ];
-    scene.bob_is_served("heads that never end", heads).await;
-    let bodies = vec![
-        Flood::stalled(port, "localhost", &Kind::Body("/mcp".into(), 500_000), 1000, 100),
-        Flood::stalled(ops, "localhost", &Kind::Body("/ready".into(), 500_000), 200, 100),
-    ];
-    scene.bob_is_served("bodies of strangers that stall", bodies).await;
-    let wrong = scene.ana.post("", "", &call("echo", &json!({})));
-    let wrong = String::from_utf8(wrong).unwrap().replace("X-Auth-Assertion: ey", "X-Auth-Assertion: xy");
-    let requests = vec![Flood::requests(port, 64, 100, move |_| wrong.clone().into_bytes())];
-    scene.bob_is_served("requests with wrong assertions", requests).await;
-    scene.memory.is_back(&mut scene.stack, "wrapper after strangers");
+    let both = |kind: fn(&str) -> Kind, connections: usize| {
+        move |place: &Place| {
+            let (port, ops) = (place.stack.upstream_port, place.stack.wrapper_ops_port);
+            vec![
+                Flood::stalled(port, "localhost", &kind("/mcp"), connections, 100),
+                Flood::stalled(ops, "localhost", &kind("/ready"), 200, 100),
+            ]
+        }
+    };
+    scene.bob_is_served("heads that never end", both(|_| Kind::Head(120_000), 4000)).await;
+    let body = |path: &str| Kind::Body(path.to_owned(), 500_000);
+    scene.bob_is_served("bodies of strangers that stall", both(body, 1000)).await;
+    let wrong_assertions = |place: &Place| {
+        let wrong = place.ana.post("", "", &call("echo", &json!({})));
+        let wrong = String::from_utf8(wrong).unwrap().replace("X-Auth-Assertion: ey", "X-Auth-Assertion: xy");
+        vec![Flood::requests(place.stack.upstream_port, 64, 100, move |_| wrong.clone().into_bytes())]
+    };
+    scene.bob_is_served("requests with wrong assertions", wrong_assertions).await;
+    let wrong_signatures = |place: &Place| {
+        let good = String::from_utf8(place.ana.post("", "", &call("echo", &json!({})))).unwrap();
+        let (start, end) = good.split_once("X-Auth-Assertion: ").unwrap();
+        let (assertion, end) = end.split_once("\r\n").unwrap();
+        let (assertion, signature) = assertion.rsplit_once('.').unwrap();
+        let (start, end) = (format!("{start}X-Auth-Assertion: {assertion}."), end.to_owned());
+        let length = signature.len();
+        let request = move |number: usize| format!("{start}{number:A>length$}\r\n{end}").into_bytes();
+        vec![Flood::requests(place.stack.upstream_port, 64, 100, request)]
+    };
+    scene.bob_is_served("assertions with wrong signatures", wrong_signatures).await;
+    scene.memory_is_back("wrapper after strangers");
 }
 
 #[tokio::test]
@@ -110,55 +69,61 @@ async fn a100_somebody_with_an_account_does_not_end_the_wrapper() {
     }
     let _turn = ONE_AT_A_TIME.lock().await;
     let mut scene = Scene::of(plain_server()).await;
-    let port = scene.stack.upstream_port;
-    let mut sessions = Vec::new();
-    for _ in 0..4 {
-        sessions.push(scene.ana.open("2025-06-18").await.unwrap().unwrap());
-    }
+    scene.open_sessions(4, "2025-06-18").await;
+    scene.bob_is_served("bodies of one account that stall", stalled_bodies).await;
+    let unread = |place: &Place| {
+        let port = place.stack.upstream_port;
+        vec![unread_answers(port, place.sessions.iter().map(|session| place.ana.post(session, "", &big())))]
+    };
+    scene.bob_is_served("answers of 12 MB that nobody reads", unread).await;
+    scene.bob_is_served("GET streams", |place| vec![get_streams(&place.ana, &place.sessions, 500)]).await;
 
-    let body = [scene.ana.head("", "", 4_190_000).into_bytes(), vec![b' '; 4_100_000]].concat();
-    let bodies = vec![Flood::stalled(port, "", &Kind::Bytes(body), 250, 1)];
-    scene.bob_is_served("bodies of one account that stall", bodies).await;
-
-    let unread: Vec<Vec<u8>> = sessions.iter().map(|session| scene.ana.post(session, "", &big())).collect();
-    scene.bob_is_served("answers of 12 MB that nobody reads", vec![unread_answers(port, unread)]).await;
-
-    let streams = vec![get_streams(&scene.ana, &sessions, 500)];
-    scene.bob_is_served("GET streams", streams).await;
-
-    let note =
-        json!({ "jsonrpc": "2.0", "method": "notifications/x", "params": { "x": "x".repeat(3_000_000) } });
-    let mut notes = Vec::new();
-    for session in &sessions {
-        scene.ana.call(session, "deaf").await.unwrap();
-        notes.push(scene.ana.post(session, "", &note));
-    }
-    let notes = vec![Flood::requests(port, 64, 1, move |number| notes[number % notes.len()].clone())];
+    // Each server answers this call, and reads nothing afterwards.
+    scene.call_in_sessions("deaf").await;
+    let notes = |place: &Place| {
+        let params = json!({ "x": "x".repeat(3_000_000) });
+        let note = json!({ "jsonrpc": "2.0", "method": "notifications/x", "params": params });
+        let post = |session: &String| place.ana.post(session, "", &note);
+        let notes: Vec<Vec<u8>> = place.sessions.iter().map(post).collect();
+        let port = place.stack.upstream_port;
+        vec![Flood::requests(port, 64, 1, move |number| notes[number % notes.len()].clone())]
+    };
     scene.bob_is_served("a child that does not read", notes).await;
-    for session in &sessions {
-        scene.ana.close(session).await;
-    }
+    scene.close_sessions().await;
 
-    let session = scene.ana.open("2025-03-26").await.unwrap().unwrap();
-    let one = call("echo", &json!({ "text": "x".repeat(30_000) }));
-    let batch: Vec<Value> = (0..100)
-        .map(|number| {
-            let mut one = one.clone();
-            one["id"] = number.into();
-            one
-        })
-        .collect();
-    let batch = scene.ana.post(&session, "", &batch.into());
-    scene.bob_is_served("batches", vec![Flood::requests(port, 32, 1, move |_| batch.clone())]).await;
-    scene.ana.close(&session).await;
+    scene.open_sessions(1, "2025-03-26").await;
+    let batches = |place: &Place| {
+        let one = call("echo", &json!({ "text": "x".repeat(30_000) }));
+        let batch: Vec<Value> = (0..100)
+            .map(|number| {
+                let mut one = one.clone();
+                one["id"] = number.into();
+                one
+            })
+            .collect();
+        let batch = place.ana.post(&place.sessions[0], "", &batch.into());
+        vec![Flood::requests(place.stack.upstream_port, 32, 1, move |_| batch.clone())]
+    };
+    scene.bob_is_served("batches", batches).await;
+    scene.close_sessions().await;
 
-    let meta = json!({ "io.modelcontextprotocol/protocolVersion": "2026-07-28", "io.modelcontextprotocol/clientCapabilities": {} });
-    let params = json!({ "notifications": { "toolsListChanged": true }, "_meta": meta });
-    let listen = json!({ "jsonrpc": "2.0", "id": "l", "method": "subscriptions/listen", "params": params });
-    let headers = "Mcp-Protocol-Version: 2026-07-28\r\nMcp-Method: subscriptions/listen\r\n";
-    let listen = Kind::Bytes(scene.ana.post("", headers, &listen));
-    scene.bob_is_served("subscriptions", vec![Flood::stalled(port, "", &listen, 1000, 1)]).await;
-    scene.memory.is_back(&mut scene.stack, "wrapper after one account");
+    let subscriptions = |place: &Place| {
+        let meta = json!({ "io.modelcontextprotocol/protocolVersion": "2026-07-28", "io.modelcontextprotocol/clientCapabilities": {} });
+        let params = json!({ "notifications": { "toolsListChanged": true }, "_meta": meta });
+        let listen =
+            json!({ "jsonrpc": "2.0", "id": "l", "method": "subscriptions/listen", "params": params });
+        let headers = "Mcp-Protocol-Version: 2026-07-28\r\nMcp-Method: subscriptions/listen\r\n";
+        let listen = Kind::Bytes(place.ana.post("", headers, &listen));
+        vec![Flood::stalled(place.stack.upstream_port, "", &listen, 1000, 1)]
+    };
+    scene.bob_is_served("subscriptions", subscriptions).await;
+    scene.memory_is_back("wrapper after one account");
+}
+
+/// Requests of Ana with bodies of the maximum size that stall just before their end.
+fn stalled_bodies(place: &Place) -> Vec<Flood> {
+    let body = [place.ana.head("", "", 4_190_000).into_bytes(), vec![b' '; 4_100_000]].concat();
+    vec![Flood::stalled(place.stack.upstream_port, "", &Kind::Bytes(body), 250, 1)]
 }
 
 fn big() -> Value {
@@ -166,8 +131,8 @@ fn big() -> Value {
 }
 
 /// A flood that sends each request on ten connections, and does not read the responses.
-fn unread_answers(port: u16, requests: Vec<Vec<u8>>) -> Flood {
-    let requests = Arc::new(requests);
+fn unread_answers(port: u16, requests: impl Iterator<Item = Vec<u8>>) -> Flood {
+    let requests: Arc<Vec<Vec<u8>>> = Arc::new(requests.collect());
     Flood::of(requests.len() * 10, move |member, counts| {
         let requests = requests.clone();
         async move {
@@ -209,17 +174,28 @@ async fn a100_sessions_of_one_account_do_not_end_the_wrapper() {
     }
     let _turn = ONE_AT_A_TIME.lock().await;
     let mut scene = Scene::of(everything_server()).await;
-    let port = scene.stack.upstream_port;
-    let ana = scene.ana.clone();
-    let opened = Arc::new(std::sync::Mutex::new(Vec::new()));
-    let kept = opened.clone();
-    let opening = Flood::of(16, move |_, counts| {
-        let (ana, kept) = (ana.clone(), kept.clone());
+    // The sessions of each wrapper, by its port.
+    let opened = Arc::new(Mutex::new(BTreeMap::<u16, Vec<String>>::new()));
+    let opening = |place: &Place| vec![opening(&place.ana, place.stack.upstream_port, &opened)];
+    scene.bob_is_served_after(Duration::from_secs(8), "sessions without end", opening).await;
+    // Ana already has many sessions. The memory for these bodies is used in addition to theirs.
+    scene.bob_is_served("bodies that stall beside many sessions", stalled_bodies).await;
+    for place in scene.places() {
+        place.sessions = opened.lock().unwrap().remove(&place.stack.upstream_port).unwrap_or_default();
+    }
+    scene.close_sessions().await;
+    scene.memory_is_back("wrapper after many sessions");
+}
+
+/// Ana opens sixteen sessions at a time, and remembers them by the port of their wrapper.
+fn opening(ana: &Caller, port: u16, opened: &Arc<Mutex<BTreeMap<u16, Vec<String>>>>) -> Flood {
+    Flood::of(16, move |_, counts| {
+        let (ana, opened) = (ana.clone(), opened.clone());
         async move {
             loop {
                 match ana.open("2025-06-18").await {
                     Ok(Ok(session)) => {
-                        kept.lock().unwrap().push(session);
+                        opened.lock().unwrap().entry(port).or_default().push(session);
                         counts.answered(200);
                     }
                     Ok(Err(status)) => counts.answered(status),
@@ -227,16 +203,5 @@ async fn a100_sessions_of_one_account_do_not_end_the_wrapper() {
                 }
             }
         }
-    });
-    tokio::time::sleep(Duration::from_secs(8)).await;
-    scene.bob_is_served("sessions without end", vec![opening]).await;
-    // Ana already has many sessions. The memory for these bodies is used in addition to theirs.
-    let body = [scene.ana.head("", "", 4_190_000).into_bytes(), vec![b' '; 4_100_000]].concat();
-    let bodies = vec![Flood::stalled(port, "", &Kind::Bytes(body), 250, 1)];
-    scene.bob_is_served("bodies that stall beside many sessions", bodies).await;
-    let sessions = opened.lock().unwrap().clone();
-    for session in sessions {
-        scene.ana.close(&session).await;
-    }
-    scene.memory.is_back(&mut scene.stack, "wrapper after many sessions");
+    })
 }

@@ -1,0 +1,125 @@
+//! Tells the price of the processors from the price of waiting in the measured program.
+//!
+//! On a machine with few processors, everything is slower during a flood, whoever is flooded. Therefore the same flood
+//! goes to a neighbour first: a second program of the same kind on the same machine. What an honest user waits longer
+//! meanwhile is the price of the processors. What the user waits longer than that during the flood of the measured
+//! program is the price of its queues, locks and threads.
+
+use std::fmt::{self, Display};
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use crate::flood::{Flood, Times};
+
+/// Time between two floods, in which the work that the first one has left comes to its end.
+const BETWEEN: Duration = Duration::from_secs(1);
+
+/// Pause of an honest user between two calls.
+pub const PAUSE: Duration = Duration::from_millis(5);
+
+/// Whether the figures are for a table, because `PROGRAMS` names a release build.
+pub fn is_for_a_table() -> bool {
+    std::env::var_os("PROGRAMS").is_some()
+}
+
+/// The number of requests to measure. For a table they are more than a test needs, so that the figures are less a matter of
+/// chance.
+pub fn measured(usual: usize) -> usize {
+    if is_for_a_table() { 3 * usual } else { usual }
+}
+
+/// Raises the priority of this thread until it is dropped, because a real user has another machine. On few
+/// processors, the test would otherwise measure mostly how long the client waits for one. This needs root.
+#[derive(Debug)]
+pub struct Priority(());
+
+const FIRST: i32 = 15;
+
+impl Priority {
+    /// Raises the priority.
+    #[must_use]
+    pub fn take() -> Self {
+        let _ = rustix::process::nice(-FIRST);
+        Self(())
+    }
+}
+
+impl Drop for Priority {
+    fn drop(&mut self) {
+        let _ = rustix::process::nice(FIRST);
+    }
+}
+
+/// The response times of an honest user's requests.
+#[derive(Debug)]
+pub struct Seen {
+    /// The times of each kind of request.
+    pub times: Vec<(&'static str, Times)>,
+    /// Number of requests that were refused for the moment, and sent again.
+    pub refused: usize,
+}
+
+impl Display for Seen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (kind, times) in &self.times {
+            write!(f, "{kind} {times}, ")?;
+        }
+        write!(f, "{} told to come again", self.refused)
+    }
+}
+
+/// Who is flooded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// The neighbour of the program that serves the user.
+    NextDoor,
+    /// The program that serves the user.
+    Here,
+}
+
+/// What the user sees while the neighbour is flooded, and while the program is.
+#[derive(Debug)]
+pub struct Comparison {
+    next_door: Seen,
+    here: Seen,
+    /// How many connections the floods of the program opened, and what they were answered.
+    answers: String,
+}
+
+impl Comparison {
+    /// Floods the neighbour, and then the program, each for `warm_up` before the user is served.
+    pub async fn of(
+        warm_up: Duration,
+        next_door: impl FnOnce() -> Vec<Flood>,
+        here: impl FnOnce() -> Vec<Flood>,
+        mut is_served: impl AsyncFnMut(Side) -> Seen,
+    ) -> Self {
+        let floods = next_door();
+        sleep(warm_up).await;
+        let next_door = is_served(Side::NextDoor).await;
+        drop(floods);
+        sleep(BETWEEN).await;
+        let floods = here();
+        sleep(warm_up).await;
+        let here = is_served(Side::Here).await;
+        let answers: Vec<_> = floods.iter().map(|flood| (flood.opened(), flood.answers())).collect();
+        drop(floods);
+        sleep(BETWEEN).await;
+        Self { next_door, here, answers: format!("{answers:?}") }
+    }
+}
+
+impl Display for Comparison {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { next_door, here, answers } = self;
+        write!(f, "{answers}: next door: {next_door}; here: {here}; here / next door at p50, p99:")?;
+        for ((kind, here), (_, next_door)) in here.times.iter().zip(&next_door.times) {
+            let ratio = |of_hundred| {
+                here.quantile(of_hundred).as_secs_f64() / next_door.quantile(of_hundred).as_secs_f64()
+            };
+            write!(f, " {kind} {:.1}, {:.1};", ratio(50), ratio(99))?;
+        }
+        Ok(())
+    }
+}
