@@ -23,7 +23,9 @@ use auth_service::identity::password::{MAX_PASSWORD_LEN, MIN_PASSWORD_LEN, Passw
 use auth_service::keys::seal::SystemRandomSource;
 use auth_service::operator::{self, ClientRow, PAGE, Reply, Tools, UserRow, socket};
 use auth_service::ops::telemetry;
+use auth_service::store::Store;
 use auth_service::store::embedded::{self, OpenError};
+use auth_service::upkeep;
 use contract::log_filter::LogFilter;
 
 use crate::serve::{NewStore, open_store};
@@ -89,8 +91,8 @@ pub(crate) enum UserCommand {
     Add(AddUser),
     /// List all accounts with their state.
     List,
-    /// Link an account to a user of an issuer in `TRUSTED_ISSUERS`, so that assertions of that issuer about this
-    /// user are accepted.
+    /// Link an account to a user of an issuer in `TRUSTED_ISSUERS`, so that assertions of that issuer about
+    /// this user are accepted.
     Link {
         /// Login name of the account.
         name: String,
@@ -107,14 +109,14 @@ pub(crate) enum UserCommand {
         /// The value of `iss` in the issuer's assertions.
         issuer: String,
     },
-    /// Disable an account. Until it is enabled again, it cannot log in, and its tokens are refused. The tokens are
-    /// not deleted: those that have not expired by then are valid again.
+    /// Disable an account. Until it is enabled again, it cannot log in, and its tokens are refused. The
+    /// tokens are not deleted: those that have not expired by then are valid again.
     Disable {
         /// Login name of the account.
         name: String,
     },
-    /// Enable an account again. Its tokens are valid again, so applications that the user has connected need no
-    /// new login.
+    /// Enable an account again. Its tokens are valid again, so applications that the user has connected need
+    /// no new login.
     Enable {
         /// Login name of the account.
         name: String,
@@ -134,8 +136,8 @@ pub(crate) enum UserCommand {
         /// The user's email address.
         email: Option<String>,
     },
-    /// Print a new one-time password for an account, and sign the user out in all browsers. Applications that the
-    /// user has connected stay connected. `disable` stops those, too, until `enable`.
+    /// Print a new one-time password for an account, and sign the user out in all browsers. Applications that
+    /// the user has connected stay connected. `disable` stops those, too, until `enable`.
     Reset {
         /// Login name of the account.
         name: String,
@@ -155,9 +157,9 @@ pub(crate) struct AddUser {
     /// Read a permanent password from standard input instead of making a one-time password.
     #[arg(long)]
     password_stdin: bool,
-    /// Create a new store if Redis has none because the service was never started with it. Without this option,
-    /// the command refuses to do so, because Redis might have lost its data, and a backup might have to be
-    /// restored. An embedded store does not need this option.
+    /// Create a new store if Redis has none because the service was never started with it. Without this
+    /// option, the command refuses to do so, because Redis might have lost its data, and a backup might have
+    /// to be restored. An embedded store does not need this option.
     #[arg(long)]
     new_store: bool,
 }
@@ -175,8 +177,8 @@ pub(crate) enum ClientCommand {
         #[arg(allow_hyphen_values = true)]
         id: String,
     },
-    /// Disable a client. Until it is enabled again, it gets no tokens, and its tokens are refused. The tokens are
-    /// not deleted: those that have not expired by then are valid again.
+    /// Disable a client. Until it is enabled again, it gets no tokens, and its tokens are refused. The tokens
+    /// are not deleted: those that have not expired by then are valid again.
     Disable {
         /// The `client_id` of the client.
         #[arg(allow_hyphen_values = true)]
@@ -254,16 +256,32 @@ pub(crate) async fn client(command: ClientCommand) -> anyhow::Result<()> {
     }
 }
 
-/// Lets this process write the audit events of the command to standard error, because no service does.
-fn write_audit_events() -> anyhow::Result<()> {
+/// Lets this process write the audit events of the command to standard error, because no service does, and
+/// warnings about the store.
+fn write_log() -> anyhow::Result<()> {
     static STARTED: std::sync::Once = std::sync::Once::new();
     let settings = Config::log_from_variables(std::env::vars())?;
-    let audit_only = LogFilter::parse("off,audit=info")?;
+    let filter = LogFilter::parse("off,audit=info,auth_service::cli=warn")?;
     let mut outcome = Ok(());
     STARTED.call_once(|| {
-        outcome = telemetry::start(&Observability { filter: audit_only, ..settings });
+        outcome = telemetry::start(&Observability { filter, ..settings });
     });
     outcome.context("standard error cannot be written")
+}
+
+/// Tells what puts the data of the store at risk, once in this process. The log of the service says the same,
+/// but the operator who disables somebody reads the output of the command.
+async fn tell_dangers(store: &dyn Store) -> anyhow::Result<()> {
+    static TOLD: std::sync::Once = std::sync::Once::new();
+    write_log()?;
+    // If the store does not answer, the command itself says so.
+    let dangers = upkeep::dangers_of(store, &SystemClock).await.unwrap_or_default();
+    TOLD.call_once(|| {
+        for danger in dangers {
+            tracing::warn!("the store: {danger}");
+        }
+    });
+    Ok(())
 }
 
 /// Runs a command on the store. If the store is in use, the command is sent to the service that uses it.
@@ -282,25 +300,32 @@ async fn run_on(new: NewStore, command: operator::Command) -> anyhow::Result<Rep
             storage.data_dir.display()
         );
     }
-    let reply = match open_store(&storage, new).await {
-        Ok((open, _)) => {
-            write_audit_events()?;
-            let passwords = Passwords::new(1)?;
-            let progress = store::report_progress();
-            let tools = Tools {
-                store: open.as_ref(),
-                passwords: &passwords,
-                rotation,
-                random: &SystemRandomSource,
-                now: SystemClock.now(),
-                progress: &progress,
-            };
-            operator::run(command, &tools).await?
+    // The running service is asked first. If the file of its store was replaced, that file is not in use, and
+    // a change there would not count for the service.
+    let reply = if storage.redis.is_none() && socket::is_served(&storage.data_dir).await {
+        socket::ask(&storage.data_dir, &command).await?
+    } else {
+        match open_store(&storage, new).await {
+            Ok((open, _)) => {
+                tell_dangers(open.as_ref()).await?;
+                let passwords = Passwords::new(1)?;
+                let progress = store::report_progress();
+                let tools = Tools {
+                    store: open.as_ref(),
+                    passwords: &passwords,
+                    rotation,
+                    random: &SystemRandomSource,
+                    now: SystemClock.now(),
+                    progress: &progress,
+                };
+                operator::run(command, &tools).await?
+            }
+            // It has just been started.
+            Err(error) if matches!(error.downcast_ref(), Some(OpenError::InUse(_))) => {
+                socket::ask(&storage.data_dir, &command).await?
+            }
+            Err(error) => return Err(error),
         }
-        Err(error) if matches!(error.downcast_ref(), Some(OpenError::InUse(_))) => {
-            socket::ask(&storage.data_dir, &command).await?
-        }
-        Err(error) => return Err(error),
     };
     match reply {
         Reply::Refused(reason) => bail!(reason),
@@ -416,7 +441,7 @@ fn print_client(reply: &Reply) -> anyhow::Result<()> {
         println!("client_id:     {}", client.id);
         println!("kind:          {}", kind(client));
         println!("name:          {}", client.name.as_deref().unwrap_or_default().escape_debug());
-        println!("known since:   {}", when(client.issued_at));
+        println!("known since:   {}", client.issued_at.readable());
         println!("last used:     {}", used(client.last_used_at));
         println!("state:         {}", if client.disabled { "disabled" } else { "active" });
         for uri in &client.redirect_uris {
@@ -436,15 +461,7 @@ fn kind(client: &ClientRow) -> &'static str {
 }
 
 fn used(at: Option<UnixTime>) -> String {
-    at.map_or_else(|| "never".to_owned(), when)
-}
-
-fn when(at: UnixTime) -> String {
-    let known =
-        i64::try_from(at.0).ok().and_then(|seconds| time::OffsetDateTime::from_unix_timestamp(seconds).ok());
-    known
-        .and_then(|moment| moment.format(&time::format_description::well_known::Rfc3339).ok())
-        .unwrap_or_else(|| at.to_string())
+    at.map_or_else(|| "never".to_owned(), UnixTime::readable)
 }
 
 #[cfg(test)]

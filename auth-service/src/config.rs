@@ -92,7 +92,7 @@ impl Problems {
         self.found.push(format!("{variable} {predicate}"));
     }
 
-    fn add_misspelt(&mut self, misspelt: &Misspelt<'_>) {
+    fn add_misspelt(&mut self, misspelt: &Misspelt) {
         self.found.push(misspelt.to_string());
     }
 }

@@ -9,6 +9,7 @@ mod discovery;
 mod inside;
 mod network;
 mod raw;
+mod reach;
 mod registration;
 mod spoof;
 
@@ -46,10 +47,12 @@ pub struct Examination {
 pub enum Outcome {
     /// The check found nothing wrong.
     Fine,
-    /// The service works but could be better, or could not be examined.
+    /// The service works but could be better.
     Warning,
     /// Clients fail, or the service is not protected.
     Problem,
+    /// This could not be examined, so nothing is known of it.
+    Unexamined,
 }
 
 /// The result of a single check.
@@ -96,6 +99,11 @@ impl Notes<'_> {
         self.add(Finding { check, outcome: Outcome::Fine, what: what.into(), meaning: None, fix: None });
     }
 
+    fn unexamined(&mut self, check: &'static str, what: impl Into<String>, fix: &'static str) {
+        let (outcome, fix) = (Outcome::Unexamined, Some(fix));
+        self.add(Finding { check, outcome, what: what.into(), meaning: None, fix });
+    }
+
     fn warning(
         &mut self,
         check: &'static str,
@@ -126,26 +134,45 @@ pub async fn examine(
 ) -> Result<Vec<Finding>, CannotExamine> {
     let target = Target::of(&examination.url, examination.extra_roots.as_deref(), examination.patience)?;
     let mut notes = Notes { progress, findings: Vec::new() };
-    if let Some(addresses) = network::resolve(&target, &mut notes).await
-        && network::connect(&target, examination.now, &mut notes).await
-    {
-        // A broken store causes many of the problems that are visible from outside, so this comes first.
-        if let Some(settings) = &examination.settings {
-            inside::readiness(settings.listeners.ops, target.patience, &mut notes).await;
+    let notes = &mut notes;
+    let settings = examination.settings.as_ref();
+    let addresses = match network::resolve(&target, notes).await {
+        Some(addresses) if network::connect(&target, examination.now, notes).await => addresses,
+        _ => {
+            if let Some(settings) = settings {
+                inside::readiness(settings.listeners.ops, target.patience, notes).await;
+            }
+            reach::note_unexamined("the edge cannot be reached", notes);
+            return Ok(std::mem::take(&mut notes.findings));
         }
-        let challenged = challenge::examine(&target, &mut notes).await;
-        network::clock(&target, examination.now, &mut notes).await;
-        let issuer = discovery::resource(&target, challenged.as_ref(), &mut notes).await;
-        browser::examine(&target, &mut notes).await;
-        if let Some(issuer) = &issuer
-            && let Some(server) = discovery::server(&target, issuer, &mut notes).await
-        {
-            registration::examine(&target, &server, &mut notes).await;
+    };
+    // What is seen in place of auth-service would be told by nearly every other check, without the cause.
+    if let Some(seen) = reach::in_place_of_auth_service(&target).await {
+        reach::note_absence(&target, &seen, settings.map(|settings| settings.listeners.ops), notes).await;
+        challenge::examine_without_auth_service(&target, notes).await;
+        if let Some(settings) = settings {
+            inside::examine(&target, settings, None, &addresses, notes).await;
         }
-        spoof::examine(&target, challenged.as_ref(), &mut notes).await;
-        if let Some(settings) = &examination.settings {
-            inside::examine(&target, settings, issuer.as_deref(), &addresses, &mut notes).await;
-        }
+        reach::note_unexamined("auth-service cannot be reached", notes);
+        return Ok(std::mem::take(&mut notes.findings));
     }
-    Ok(notes.findings)
+    // A store that does not work is the cause of much of what is seen from outside, so this comes first.
+    if let Some(settings) = settings {
+        inside::readiness(settings.listeners.ops, target.patience, notes).await;
+    }
+    let answers = challenge::examine(&target, notes).await;
+    network::clock(&target, examination.now, notes).await;
+    let issuer = discovery::resource(&target, answers.challenge.as_ref(), notes).await;
+    browser::examine(&target, notes).await;
+    if let Some(issuer) = &issuer
+        && let Some(server) = discovery::server(&target, issuer, notes).await
+    {
+        registration::examine(&target, &server, notes).await;
+    }
+    spoof::examine(&target, &answers, notes).await;
+    if let Some(settings) = settings {
+        inside::examine(&target, settings, issuer.as_deref(), &addresses, notes).await;
+    }
+    reach::note_service(notes);
+    Ok(std::mem::take(&mut notes.findings))
 }

@@ -270,8 +270,7 @@ pub async fn run(command: Command, tools: &Tools<'_>) -> Result<Reply, CommandEr
                 return Ok(no_account(&username));
             };
             let done = store.set_account_disabled(&account.subject, disabled).await?;
-            let what = if disabled { "off" } else { "on" };
-            let event = audit::Event::AccountChanged { subject: &account.subject, what };
+            let event = audit::Event::AccountSwitched { subject: &account.subject, disabled };
             Ok(if done { audited(&event) } else { no_account(&username) })
         }
         Command::SetUserGroups { username, groups } => {
@@ -279,7 +278,7 @@ pub async fn run(command: Command, tools: &Tools<'_>) -> Result<Reply, CommandEr
                 return Ok(no_account(&username));
             };
             let done = store.set_account_groups(&account.subject, &groups).await?;
-            let event = audit::Event::AccountChanged { subject: &account.subject, what: "groups" };
+            let event = audit::Event::AccountChanged { subject: &account.subject, changed: "groups" };
             Ok(if done { audited(&event) } else { no_account(&username) })
         }
         Command::SetUserEmail { username, email } => {
@@ -287,7 +286,7 @@ pub async fn run(command: Command, tools: &Tools<'_>) -> Result<Reply, CommandEr
                 return Ok(no_account(&username));
             };
             let done = store.set_account_email(&account.subject, email.as_deref()).await?;
-            let event = audit::Event::AccountChanged { subject: &account.subject, what: "email" };
+            let event = audit::Event::AccountChanged { subject: &account.subject, changed: "email" };
             Ok(if done { audited(&event) } else { no_account(&username) })
         }
         Command::ListClients { after } => {
@@ -311,7 +310,7 @@ pub async fn run(command: Command, tools: &Tools<'_>) -> Result<Reply, CommandEr
             // The account of a client that acts for itself is removed too. Its subject is the client
             // identifier, which no other account has.
             store.remove_account(&Subject::of_client(&id)).await?;
-            Ok(if done { audited(&audit::Event::ClientDeleted { client_id: &id }) } else { no_client(&id) })
+            Ok(if done { audited(&audit::Event::ClientRemoved { client_id: &id }) } else { no_client(&id) })
         }
         Command::ListKeys => keys::list(tools).await,
         Command::RotateKeys => keys::rotate(tools).await,

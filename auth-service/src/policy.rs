@@ -34,7 +34,7 @@ use service::{Lookalike, Service, Table};
 
 /// Description of the scope `mcp` without a policy file. The consent page shows it below the names of the
 /// services.
-const EVERYTHING: &str = "to use all tools of what is named above";
+const EVERYTHING: &str = "To use all tools of these services";
 
 /// The access rules in force.
 #[derive(Debug, Clone)]

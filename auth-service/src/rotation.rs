@@ -1,12 +1,16 @@
 //! Keeps the signing keys of all replicas the same and rotates them on time. The first replica that notices
 //! that a change is due makes it, and the others read it from the store.
 
+mod keys_read;
+
 use std::time::Duration;
 
 use crate::domain::clock::UnixTime;
 use crate::keys::seal::CryptoFailure;
 use crate::keys::set::{KeySet, RotationTerms, Unchanged};
 use crate::store::{Store, StoreError};
+
+pub use keys_read::{KeysRead, Reading};
 
 /// How often a replica reads the stored keys. After this time, no replica accepts a revoked key, and all know
 /// a new one. A new key must therefore be published for longer than this before it signs.

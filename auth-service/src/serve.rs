@@ -20,7 +20,7 @@ use auth_service::operator::socket;
 use auth_service::ops::{audit, telemetry};
 use auth_service::rotation::{LOOK_EVERY, Rotated};
 use auth_service::state::AppState;
-use auth_service::store::embedded::{self, EmbeddedStore};
+use auth_service::store::embedded::{self, EmbeddedStore, OpenError};
 use auth_service::store::redis::RedisStore;
 use auth_service::store::{Store, StoreError};
 use auth_service::threads;
@@ -38,6 +38,8 @@ const LEAVE: Duration = Duration::from_secs(1);
 /// How often a connection to Redis is tried at the start, and the pause between attempts.
 const START_ATTEMPTS: u32 = 10;
 const START_PAUSE: Duration = Duration::from_secs(1);
+/// The pause before the embedded store is opened again that a command has open.
+const COMMAND_PAUSE: Duration = Duration::from_millis(200);
 
 /// Whether a Redis without a store gets one.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -76,6 +78,13 @@ async fn awaited_store(storage: &Storage) -> anyhow::Result<(Arc<dyn Store>, Sto
             Err(error) if matches!(error.downcast_ref(), Some(StoreError::Unavailable(_))) => {
                 tracing::warn!("trying again in a moment: {error:#}");
                 tokio::time::sleep(START_PAUSE).await;
+            }
+            // A command that works without the service has the store open for some milliseconds.
+            Err(error)
+                if matches!(error.downcast_ref(), Some(OpenError::InUse(_)))
+                    && !socket::is_served(&storage.data_dir).await =>
+            {
+                tokio::time::sleep(COMMAND_PAUSE).await;
             }
             outcome => return outcome,
         }
@@ -118,11 +127,11 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let state = Data::new(state);
     let servers = app::listen(listeners, &state, metrics)?;
     // The embedded store can only be opened by this process, so operator commands have to be sent to it.
-    let operators = match &state.config.storage.redis {
-        Some(_) => None,
-        None => {
-            Some(tokio::spawn(socket::serve(socket::listen(&state.config.storage.data_dir)?, state.clone())))
-        }
+    let operators = if state.config.storage.redis.is_none() {
+        let operators = socket::Operators::listen(&state.config.storage.data_dir)?;
+        Some(tokio::spawn(socket::serve(operators, state.clone())))
+    } else {
+        None
     };
     let (public, edge, ops) = (servers.public.handle(), servers.edge.handle(), servers.ops.handle());
     let [public_at, edge_at, ops_at] = servers.addresses;

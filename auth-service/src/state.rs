@@ -1,5 +1,7 @@
 //! The shared state of all handlers.
 
+mod signing_keys;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -29,14 +31,15 @@ use crate::guard::waiting::Waiting;
 use crate::identity::form_token::FormTokens;
 use crate::identity::password::{Passwords, SetUpError};
 use crate::keys::seal::{CryptoFailure, StoreKey};
-use crate::keys::set::KeySet;
 use crate::keys::signing::KeyRing;
 use crate::policy::{CurrentPolicy, LoadError};
 use crate::principal::{Known, PrincipalCache, RejectedToken, Sources};
-use crate::rotation::{self, Rotated, RotationError};
+use crate::rotation::{Reading, Rotated, RotationError};
 use crate::store::{LatestEnds, Store, StoreError};
 use crate::upkeep::write_probe::WriteProbe;
 use crate::upkeep::{Findings, Upkeep};
+
+use signing_keys::{SigningKeys, current_keys};
 
 /// Maximum number of concurrent requests of one address. A hosted client serves many users from few
 /// addresses, but a request only takes milliseconds.
@@ -47,14 +50,9 @@ const BODIES_AWAITED: (usize, usize) = (32, 256);
 /// Maximum number of connections whose request head is incomplete, for one address and in total. The total is
 /// half of the connections. Connections of proxies do not count, because proxies send complete heads.
 const HEADS_AWAITED: (usize, usize) = (64, 512);
-/// Number of requests that each worker of the public listener processes at the same time. While one waits for the
-/// store, others use the processor.
+/// Number of requests that each worker of the public listener processes at the same time. While one waits for
+/// the store, others use the processor.
 const TURNS_PER_WORKER: usize = 4;
-/// For how long `/ready` reports that the signing keys were missing in the store.
-const KEYS_MISSED_TOLD: Duration = Duration::from_secs(3600);
-const KEYS_WERE_MISSING: &str = "the signing keys were missing in the store, and new ones replace them: every access token from \
-     before is invalid. Does Redis evict keys (maxmemory-policy), or has somebody deleted them?";
-
 /// The settings, the store, the keys, and the sources of time and randomness.
 pub struct AppState {
     /// The settings of the service.
@@ -104,8 +102,7 @@ pub struct AppState {
     upkeep: Upkeep,
     write_probe: WriteProbe,
     rotated: Mutex<Option<Rotated>>,
-    /// When this process last found no signing keys in the store.
-    keys_missed_at: Mutex<Option<UnixTime>>,
+    signing_keys: SigningKeys,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
 }
@@ -146,6 +143,7 @@ impl AppState {
         let upkeep = Upkeep::start(store.as_ref(), clock.as_ref(), random.as_ref()).await?;
         let findings = upkeep.look(store.as_ref(), clock.as_ref()).await?;
         let rotated = Mutex::default();
+        let reading = Reading::begin(store.changes());
         let keys = current_keys(store.as_ref(), &config, &findings, clock.now(), &rotated).await?;
         let loopback = if config.site.issuer.is_loopback() { Loopback::Allowed } else { Loopback::Refused };
         let fetcher = Fetcher::new(loopback, config.clients.extra_roots.as_deref())?;
@@ -157,7 +155,7 @@ impl AppState {
             dpop: Dpop::new(config.dpop, store_key)?,
             keys: KeyRing::new(keys, Arc::clone(&clock))?,
             rotated,
-            keys_missed_at: Mutex::default(),
+            signing_keys: SigningKeys::new(reading, findings.identity),
             registration_rate: RegistrationRate::new(config.clients.rate, config.clients.unused_ceiling()),
             account_rate: AccountRate::default(),
             device_rate: DeviceRate::default(),
@@ -205,33 +203,6 @@ impl AppState {
         !self.time_bounds().is_steady
     }
 
-    /// Reads the signing keys from the store, and changes them there if that is due. If this fails, the
-    /// present keys stay in use.
-    pub async fn follow_keys(&self) {
-        match self.follow_keys_of_store().await {
-            Ok(false) => {}
-            Ok(true) => tracing::info!("a signing key is gone; nothing that it signed counts any more"),
-            Err(error) => tracing::warn!(%error, "the signing keys could not be brought up to date"),
-        }
-    }
-
-    async fn follow_keys_of_store(&self) -> Result<bool, RotationError> {
-        let findings = self.findings().await?;
-        if findings.is_lost {
-            return Ok(false);
-        }
-        let (store, now) = (self.store.as_ref(), self.now());
-        // The keys of this process are not written back: one of them might have been revoked since they were
-        // read, and the record of that is lost together with the row. With new keys, all access tokens become
-        // invalid, but clients get new ones with their refresh tokens.
-        if store.signing_keys().await?.is_none() {
-            *self.keys_missed_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
-            tracing::error!("{KEYS_WERE_MISSING}");
-        }
-        let keys = current_keys(store, &self.config, &findings, now, &self.rotated).await?;
-        Ok(self.keys.install(keys)?)
-    }
-
     /// The last change of the signing keys that was due and that this replica has made, for the audit log. It
     /// is returned only once.
     pub fn take_rotated(&self) -> Option<Rotated> {
@@ -269,10 +240,7 @@ impl AppState {
     /// If the store cannot be read.
     pub async fn findings(&self) -> Result<Findings, StoreError> {
         let mut findings = self.upkeep.look(self.store.as_ref(), self.clock.as_ref()).await?;
-        let missed_at = *self.keys_missed_at.lock().unwrap_or_else(PoisonError::into_inner);
-        if missed_at.is_some_and(|at| self.now().since(at) < KEYS_MISSED_TOLD) {
-            findings.dangers.push(KEYS_WERE_MISSING.to_owned());
-        }
+        findings.dangers.extend(self.signing_keys.dangers(self.now()));
         Ok(findings)
     }
 
@@ -320,7 +288,7 @@ impl AppState {
     /// Therefore a token is only refused as expired if the store can write, and if the refresh token has
     /// certainly expired or is still valid.
     pub async fn principal_of(&self, token: &str, now: UnixTime) -> Result<Arc<Known>, RejectedToken> {
-        match self.principal_at(token, now).await {
+        match self.principal_by_current_keys(token, now).await {
             // The future is boxed, so that a check that passes does not need memory for it.
             Err(refused @ (RejectedToken::Expired | RejectedToken::Revoked)) => {
                 Err(Box::pin(self.final_refusal(token, now, refused)).await)
@@ -399,21 +367,5 @@ impl AppState {
     /// Creates a new opaque token.
     pub fn new_token(&self, kind: TokenKind) -> Result<OpaqueToken, RandomUnavailable> {
         Ok(OpaqueToken::new(kind, self.random.bytes()?))
-    }
-}
-
-/// The signing keys. They are changed in the store if that is due and the clock is reliable.
-async fn current_keys(
-    store: &dyn Store,
-    config: &Config,
-    findings: &Findings,
-    now: UnixTime,
-    rotated: &Mutex<Option<Rotated>>,
-) -> Result<KeySet, RotationError> {
-    if findings.clock.is_steady() {
-        let note = |change| *rotated.lock().unwrap_or_else(PoisonError::into_inner) = Some(change);
-        rotation::up_to_date_telling(store, &config.signing, now, note).await
-    } else {
-        rotation::known(store, &config.signing, now).await
     }
 }

@@ -43,6 +43,9 @@ pub enum StoreError {
     /// The store is closed, unreachable or failing.
     #[error("the store is unavailable: {0}")]
     Unavailable(String),
+    /// The store has lost data. Only its operator can end this.
+    #[error("the store is unavailable: {0}")]
+    NeedsOperator(String),
     /// A stored value cannot be decrypted or parsed: `STORE_KEY` is wrong or the data is damaged.
     #[error(
         "a stored value cannot be read: STORE_KEY is not the one that it was written with, or the data is damaged"

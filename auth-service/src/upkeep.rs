@@ -15,8 +15,8 @@ use crate::store::{LOST, Store, StoreError};
 
 /// How often the time of the last use is recorded in the store.
 const MARK_EVERY: Duration = Duration::from_secs(300);
-/// How often the store is asked for risks to its data.
-const DANGERS_EVERY: Duration = Duration::from_secs(60);
+/// How often risks to the data of the store are logged while they change.
+const DANGERS_LOGGED_EVERY: Duration = Duration::from_secs(60);
 
 /// The results of the checks.
 #[derive(Debug, Clone)]
@@ -25,6 +25,8 @@ pub struct Findings {
     pub clock: ClockState,
     /// Whether the store has lost its data while this service was running.
     pub is_lost: bool,
+    /// The identity of the store, if it has one.
+    pub identity: Option<String>,
     /// Risks to the data of the store, each with a way to fix it.
     pub dangers: Vec<String>,
 }
@@ -41,7 +43,8 @@ struct Known {
     new_identity: Option<String>,
     identity: Option<String>,
     dangers: Vec<String>,
-    dangers_seen: Option<Duration>,
+    /// The dangers that were logged last, and when.
+    dangers_logged: (Vec<String>, Option<Duration>),
     was_lost: bool,
     was_steady: bool,
     /// Whether the clock differed from that of the store by more than replicas can differ, at the last check.
@@ -73,7 +76,7 @@ impl Upkeep {
             new_identity,
             identity,
             dangers: Vec::new(),
-            dangers_seen: None,
+            dangers_logged: (Vec::new(), None),
             was_lost: false,
             was_steady: true,
             is_apart: false,
@@ -91,7 +94,7 @@ impl Upkeep {
         let identity = identity_of(store, new_identity.as_deref()).await?;
         let asked_at = clock.now();
         let own_time = if clock.is_time_of_day() { store.own_time().await? } else { None };
-        let is_lost = self.known().compare(identity, store);
+        let is_lost = self.known().compare(identity.clone(), store);
         let (now, up) = (clock.now(), clock.up());
         let standing = self.known().look_at_clock(now, up, own_time);
         self.known()
@@ -104,11 +107,9 @@ impl Upkeep {
                 self.known().mark = Some(now);
             }
         }
-        if self.known().are_dangers_due(up) {
-            let dangers = store.dangers().await?;
-            self.known().note_dangers(dangers, up);
-        }
-        Ok(Findings { clock: standing, is_lost, dangers: self.known().all_dangers() })
+        let dangers = store.dangers().await?;
+        self.known().note_dangers(dangers, up);
+        Ok(Findings { clock: standing, is_lost, identity, dangers: self.known().all_dangers() })
     }
 
     /// The bounds of the right time.
@@ -131,6 +132,28 @@ impl Upkeep {
     fn known(&self) -> MutexGuard<'_, Known> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Everything that puts the data of the store at risk, for a process that does not check it regularly.
+///
+/// # Errors
+/// If the store cannot be read.
+pub async fn dangers_of(store: &dyn Store, clock: &dyn Clock) -> Result<Vec<String>, StoreError> {
+    let mut dangers = store.dangers().await?;
+    let asked_at = clock.now();
+    if let Some(own_time) = store.own_time().await? {
+        dangers.extend(told(clock_watch::difference((asked_at, clock.now()), own_time)));
+    }
+    Ok(dangers)
+}
+
+fn told(difference: Difference) -> Option<String> {
+    difference.is_notable().then(|| {
+        format!(
+            "the clock of this machine is {difference} compared with that of Redis: replicas decide differently what has \
+             expired. Set both by NTP"
+        )
+    })
 }
 
 /// The identity of the store. If it has none, it gets this one if possible.
@@ -193,12 +216,7 @@ impl Known {
         let Some(difference) = difference else { return };
         self.behind = difference.behind();
         metrics::gauge!("mcp_gate_clock_difference_seconds").set(difference.seconds());
-        let told = difference.is_notable().then(|| {
-            format!(
-                "the clock of this machine is {difference} compared with that of Redis: replicas decide differently what has \
-                 expired. Set both by NTP"
-            )
-        });
+        let told = told(difference);
         match (&self.difference, &told) {
             (None, Some(told)) => tracing::warn!("{told}"),
             (Some(_), None) => tracing::info!("the clock agrees with that of Redis again"),
@@ -224,16 +242,16 @@ impl Known {
         self.mark.is_none_or(|mark| now < mark || now.since(mark) >= MARK_EVERY)
     }
 
-    fn are_dangers_due(&self, up: Duration) -> bool {
-        self.dangers_seen.is_none_or(|seen| up.saturating_sub(seen) >= DANGERS_EVERY)
-    }
-
     fn note_dangers(&mut self, dangers: Vec<String>, up: Duration) {
-        if dangers != self.dangers {
+        let (logged, at) = &self.dangers_logged;
+        let is_due = at.is_none_or(|at| up.saturating_sub(at) >= DANGERS_LOGGED_EVERY);
+        // A number in a danger can grow with every look. A new danger is logged at once.
+        if dangers != *logged && (is_due || dangers.len() > logged.len()) {
             for danger in &dangers {
                 tracing::warn!("the store: {danger}");
             }
+            self.dangers_logged = (dangers.clone(), Some(up));
         }
-        (self.dangers, self.dangers_seen) = (dangers, Some(up));
+        self.dangers = dangers;
     }
 }

@@ -1,6 +1,9 @@
 //! Tests of auth-service over real sockets, with a clock that the test sets.
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
+#[path = "support/chaos.rs"]
+#[expect(dead_code, reason = "these tests need few kinds of weather")]
+mod chaos;
 #[path = "support/redis_server.rs"]
 mod redis_server;
 

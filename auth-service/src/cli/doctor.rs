@@ -58,14 +58,16 @@ pub(crate) async fn run(asked: Doctor) -> ExitCode {
     };
     let count = |outcome| findings.iter().filter(|finding| finding.outcome == outcome).count();
     let (problems, warnings) = (count(Outcome::Problem), count(Outcome::Warning));
+    let unexamined = count(Outcome::Unexamined);
     if as_json {
         println!(
             "{}",
-            json!({ "url": url, "problems": problems, "warnings": warnings, "findings": findings })
+            json!({ "url": url, "problems": problems, "warnings": warnings, "unexamined": unexamined, "findings": findings })
         );
     } else {
         let (problems, warnings) = (counted(problems, "problem"), counted(warnings, "warning"));
-        println!("{problems}, {warnings}, {} as they must be", counted(count(Outcome::Fine), "check"));
+        let fine = counted(count(Outcome::Fine), "check");
+        println!("{problems}, {warnings}, {unexamined} not examined, {fine} as they must be");
     }
     if problems == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -105,6 +107,7 @@ fn line(finding: &Finding) -> String {
         Outcome::Fine => "ok       ",
         Outcome::Warning => "WARNING  ",
         Outcome::Problem => "PROBLEM  ",
+        Outcome::Unexamined => "unknown  ",
     };
     let mut text = format!("{mark}{}: {}", finding.check, finding.what);
     for (name, part) in [("means", finding.meaning), ("fix", finding.fix)] {

@@ -7,7 +7,7 @@ use auth_service::domain::clock::UnixTime;
 use auth_service::keys::set::KeyState;
 use auth_service::operator::{self, KeyRow, Reply};
 
-use super::{run, when};
+use super::run;
 
 #[derive(Subcommand)]
 pub(crate) enum KeysCommand {
@@ -17,9 +17,9 @@ pub(crate) enum KeysCommand {
     /// Publish a new key now, and sign with it as soon as verifiers have had time to fetch it
     /// (`SIGNING_KEY_LEAD`).
     Rotate,
-    /// Remove a key at once, in an emergency. Within seconds, all access tokens that it signed become invalid.
-    /// Clients get new ones with their refresh tokens; some clients (the Python SDK) ask their user to log in
-    /// instead.
+    /// Remove a key at once, in an emergency. Within seconds, all access tokens that it signed become
+    /// invalid. Clients get new ones with their refresh tokens; some clients (the Python SDK) ask their user
+    /// to log in instead.
     Revoke {
         /// The identifier of the key, as `list` shows it.
         // One identifier in 64 begins with a hyphen (RFC 7638 thumbprints in base64url).
@@ -42,7 +42,7 @@ pub(crate) async fn keys(command: KeysCommand) -> anyhow::Result<()> {
 
 #[expect(clippy::print_stdout, reason = "the command's result")]
 fn print(rows: &[KeyRow]) {
-    let time = |at: Option<UnixTime>| at.map_or_else(|| "-".to_owned(), when);
+    let time = |at: Option<UnixTime>| at.map_or_else(|| "-".to_owned(), UnixTime::readable);
     for row in rows {
         let state = match row.state {
             KeyState::Next => "next",
@@ -53,7 +53,7 @@ fn print(rows: &[KeyRow]) {
             "{}\t{}\t{state}\tsigns from {}\tuntil {}\tgone at {}",
             row.kid,
             row.algorithm,
-            when(row.signs_from),
+            row.signs_from.readable(),
             time(row.signs_until),
             time(row.gone_at)
         );

@@ -10,12 +10,12 @@ use clap::{Args, Subcommand, ValueEnum};
 use auth_service::config::{Config, Storage};
 use auth_service::domain::clock::{Clock, SystemClock};
 use auth_service::keys::seal::{StoreKey, SystemRandomSource};
-use auth_service::operator::{self, Reply, read_key};
+use auth_service::operator::{self, Reply, read_key, socket};
 use auth_service::store::embedded::{self, EmbeddedStore, EmbeddedTarget};
 use auth_service::store::redis::{RedisStore, RedisTarget};
 use auth_service::store::transfer::{self, Source};
 
-use super::run;
+use super::{run, tell_dangers};
 
 #[derive(Subcommand)]
 pub(crate) enum StoreCommand {
@@ -49,8 +49,8 @@ pub(crate) enum StoreCommand {
         #[arg(long)]
         key_file: Option<PathBuf>,
     },
-    /// Encrypt again, with `STORE_KEY`, everything that is encrypted with `STORE_KEY_PREVIOUS`. The old key is not
-    /// needed afterwards. Works while the service is running.
+    /// Encrypt again, with `STORE_KEY`, everything that is encrypted with `STORE_KEY_PREVIOUS`. The old key
+    /// is not needed afterwards. Works while the service is running.
     Rekey,
 }
 
@@ -61,7 +61,8 @@ pub(crate) struct Import {
     /// The file with the key of the dump, if it is not the key of the store.
     #[arg(long)]
     key_file: Option<PathBuf>,
-    /// Replace the contents of the store. The previous embedded store is kept as `store.redb.replaced`, with `store.reserve.replaced`.
+    /// Replace the contents of the store. The previous embedded store is kept as `store.redb.replaced`, with
+    /// `store.reserve.replaced`.
     #[arg(long)]
     replace: bool,
 }
@@ -143,7 +144,11 @@ async fn migrate(to: Place, replace: bool) -> anyhow::Result<()> {
             }
             Source::Store(Arc::new(open_embedded(&storage)?))
         }
-        Place::Embedded => Source::Store(Arc::new(RedisStore::connect_to_known(address, key).await?)),
+        Place::Embedded => {
+            let store = RedisStore::connect_to_known(address, key).await?;
+            tell_dangers(&store).await?;
+            Source::Store(Arc::new(store))
+        }
     };
     copy(&source, &storage, to, replace).await
 }
@@ -183,9 +188,16 @@ fn own_key(storage: &Storage) -> anyhow::Result<StoreKey> {
 }
 
 async fn copy(source: &Source, storage: &Storage, to: Place, replace: bool) -> anyhow::Result<()> {
+    // The file of a running service can have been replaced, and is then not in use.
+    let uses_embedded = matches!(to, Place::Embedded) || matches!(source, Source::Store(_));
+    if uses_embedded && socket::is_served(&storage.data_dir).await {
+        bail!("an auth-service runs with {}: stop it first", storage.data_dir.display());
+    }
     let counts = if let (Some(address), Some(key), Place::Redis) = (&storage.redis, &storage.key, to) {
         let target = async || RedisTarget::new(address, key, replace, SystemClock.now()).await;
-        transfer::copy(source, target, &SystemClock, report_progress()).await?
+        let counts = transfer::copy(source, target, &SystemClock, report_progress()).await?;
+        tell_dangers(&RedisStore::connect_to_known(address, key).await?).await?;
+        counts
     } else {
         // The key is read before the source, so that a source that fails leaves at most a new key file
         // behind.

@@ -94,11 +94,13 @@ impl Environment {
                 (None, None) => {}
             }
         }
-        for misspelt in misspelt(NAMES, given.keys().cloned()) {
+        let files: Vec<String> = NAMES.iter().map(|name| format!("{name}_FILE")).collect();
+        let known: Vec<&str> = NAMES.iter().copied().chain(files.iter().map(String::as_str)).collect();
+        for misspelt in misspelt(&known, given.keys().cloned()) {
             problems.add_misspelt(&misspelt);
         }
         problems.doubts =
-            perhaps_misspelt(NAMES, given.keys().cloned()).iter().map(ToString::to_string).collect();
+            perhaps_misspelt(&known, given.keys().cloned()).iter().map(ToString::to_string).collect();
         let value = |name| given.get(name).map(|value: &String| value.as_str());
         roots::check(value(roots::FILE), value(roots::DIRECTORIES), problems);
         Self(values)
@@ -119,6 +121,14 @@ impl Environment {
 mod tests {
     use super::*;
 
+    /// What is told about these variables, and how many problems are among it.
+    fn told(given: &[&str]) -> (String, usize) {
+        let mut problems = Problems::default();
+        let given = given.iter().map(|name| ((*name).to_owned(), "x".to_owned()));
+        Environment::new(given, &mut problems);
+        (problems.to_string(), problems.found.len())
+    }
+
     #[test]
     fn a_misspelt_setting_is_a_problem() {
         let mut problems = Problems::default();
@@ -129,12 +139,54 @@ mod tests {
     }
 
     #[test]
+    fn other_letters_and_misspelt_names_of_files_are_problems() {
+        for (given, meant) in [
+            ("allowed_users", "ALLOWED_USERS"),
+            ("Allowed_Users", "ALLOWED_USERS"),
+            ("EDGE_SECRETX_FILE", "EDGE_SECRET_FILE"),
+            ("EDGE_SECRET_FIL", "EDGE_SECRET_FILE"),
+            ("EDGE_SECRET_file", "EDGE_SECRET_FILE"),
+        ] {
+            let (told, problems) = told(&[given]);
+            assert!(problems == 1 && told.contains(&format!("Is {meant} meant?")), "{told}");
+        }
+    }
+
+    #[test]
     fn a_variable_that_could_be_a_misspelt_setting_or_another_programs_is_only_told() {
-        let mut problems = Problems::default();
-        let given = [("ISSUR", "x"), ("TOKEN_TTL", "1h"), ("PATH", "/bin")];
-        Environment::new(given.map(|(name, value)| (name.to_owned(), value.to_owned())), &mut problems);
-        assert!(problems.found.is_empty(), "{problems}");
-        let told = problems.to_string();
-        assert!(told.contains("Is ISSUER meant?") && told.contains("Is ACCESS_TOKEN_TTL or"), "{told}");
+        for (given, meant) in [
+            ("ISSUR", "ISSUER"),
+            ("TOKEN_TTL", "ACCESS_TOKEN_TTL or TOKEN_CACHE_TTL or REFRESH_TOKEN_TTL"),
+            ("TRUSTED_PROXY", "TRUSTED_PROXIES"),
+            ("POLICY", "POLICY_FILE"),
+        ] {
+            let (told, problems) = told(&[given, "PATH"]);
+            assert!(problems == 0 && told.contains(&format!("Is {meant} meant?")), "{told}");
+        }
+    }
+
+    #[test]
+    fn variables_of_other_programs_are_not_told() {
+        let others = [
+            "CLIENT_FILE",
+            "HOSTNAME",
+            "HTTP_PROXY",
+            "HTTPS_PROXY",
+            "http_proxy",
+            "no_proxy",
+            "KUBERNETES_PORT_443_TCP_ADDR",
+            "KUBERNETES_SERVICE_HOST",
+            "LANG",
+            "LC_ALL",
+            "LOG_FILE",
+            "LOG_LEVEL",
+            "PATH",
+            "REDIS_PORT_6379_TCP",
+            "REDIS_SERVICE_HOST",
+            "TZ",
+            "XDG_RUNTIME_DIR",
+        ];
+        let (told, problems) = told(&others);
+        assert!(problems == 0 && !told.contains("meant?"), "{told}");
     }
 }

@@ -2,6 +2,7 @@
 //! "Error Handling").
 
 use reqwest::{Method, Response};
+use serde_json::Value;
 
 use super::Notes;
 use super::network::Target;
@@ -14,15 +15,22 @@ pub(super) struct Challenge {
     pub(super) metadata: Option<String>,
 }
 
+/// What requests without a token tell.
+pub(super) struct Answers {
+    /// The challenge, if there is one.
+    pub(super) challenge: Option<Challenge>,
+    /// Whether an ordinary request is answered with an error of the server.
+    pub(super) is_closed: bool,
+}
+
+/// The methods that MCP uses.
+const METHODS: [Method; 3] = [Method::POST, Method::GET, Method::DELETE];
+
 /// Sends a request without a token with each method, and one with a wrong token.
-pub(super) async fn examine(target: &Target, notes: &mut Notes<'_>) -> Option<Challenge> {
-    let mut challenge = None;
-    for method in [Method::POST, Method::GET, Method::DELETE] {
-        let request = target
-            .http
-            .request(method.clone(), &target.url)
-            .header("accept", "application/json, text/event-stream");
-        let Ok(response) = request.send().await else {
+pub(super) async fn examine(target: &Target, notes: &mut Notes<'_>) -> Answers {
+    let (mut challenge, mut closed) = (None, Vec::new());
+    for method in METHODS {
+        let Some(response) = send(target, &method).await else {
             notes.problem(
                 "challenge",
                 format!("{method} without a token is not answered"),
@@ -31,10 +39,75 @@ pub(super) async fn examine(target: &Target, notes: &mut Notes<'_>) -> Option<Ch
             );
             continue;
         };
-        challenge = judge(&method, &response, target, notes).or(challenge);
+        if response.status().is_server_error() {
+            closed.push((method, response));
+        } else {
+            challenge = judge(&method, &response, target, notes).or(challenge);
+        }
     }
-    with_a_wrong_token(target, notes).await;
-    challenge
+    let is_closed = !closed.is_empty();
+    if is_closed {
+        note_closed(closed, notes).await;
+    }
+    with_a_wrong_token(target, is_closed, notes).await;
+    Answers { challenge, is_closed }
+}
+
+/// Looks only whether something is let through without a check.
+pub(super) async fn examine_without_auth_service(target: &Target, notes: &mut Notes<'_>) {
+    let mut is_open = false;
+    for method in METHODS {
+        if let Some(response) = send(target, &method).await
+            && matches!(response.status().as_u16(), 200..=399)
+        {
+            is_open = true;
+            note_open(&method, response.status().as_u16(), notes);
+        }
+    }
+    if !is_open {
+        notes.fine("challenge", "without auth-service, the edge lets no request without a token through");
+    }
+}
+
+async fn send(target: &Target, method: &Method) -> Option<Response> {
+    let request = target.http.request(method.clone(), &target.url);
+    request.header("accept", "application/json, text/event-stream").send().await.ok()
+}
+
+fn note_open(method: &Method, status: u16, notes: &mut Notes<'_>) {
+    notes.problem(
+        "challenge",
+        format!("{method} without a token is answered {status}"),
+        "anyone can use the service: the check is not in front of it",
+        "send this route through the check at the edge (ForwardAuth, forward_auth, auth_request, ext_authz), for every method",
+    );
+}
+
+/// Says once that requests without a token are answered with errors of the server.
+async fn note_closed(closed: Vec<(Method, Response)>, notes: &mut Notes<'_>) {
+    let (mut told, mut is_told_by_us) = (Vec::new(), true);
+    for (method, response) in closed {
+        told.push(format!("{method} {}", response.status().as_u16()));
+        let body: Value = response.json().await.unwrap_or_default();
+        is_told_by_us &= body.get("error").is_some_and(|error| error == "temporarily_unavailable");
+    }
+    let what =
+        format!("requests without a token are answered with errors of the server ({})", told.join(", "));
+    if is_told_by_us {
+        notes.problem(
+            "challenge",
+            what,
+            "auth-service cannot let anybody log in at the moment; whether it still accepts valid tokens is not known",
+            "mend its store: see `store`, or what /ready says at OPS_LISTEN; docs/state.md has the causes, such as a full disk",
+        );
+    } else {
+        notes.problem(
+            "challenge",
+            what,
+            "the edge is closed to everyone, most often because it cannot reach EDGE_LISTEN of auth-service, or because the store does not work",
+            "see that the edge has the address of EDGE_LISTEN, that the store works (`store`, or /ready at OPS_LISTEN), and what both logs say",
+        );
+    }
 }
 
 fn judge(method: &Method, response: &Response, target: &Target, notes: &mut Notes<'_>) -> Option<Challenge> {
@@ -42,21 +115,7 @@ fn judge(method: &Method, response: &Response, target: &Target, notes: &mut Note
     match status {
         401 => {}
         200..=399 => {
-            notes.problem(
-                "challenge",
-                format!("{method} without a token is answered {status}"),
-                "anyone can use the service: the check is not in front of it",
-                "send this route through the check at the edge (ForwardAuth, forward_auth, auth_request, ext_authz), for every method",
-            );
-            return None;
-        }
-        500..=599 => {
-            notes.problem(
-                "challenge",
-                format!("{method} without a token is answered {status}"),
-                "the edge is closed to everyone, most often because it cannot reach auth-service",
-                "see that auth-service runs, that the edge has its EDGE_LISTEN address, and what both logs say",
-            );
+            note_open(method, status, notes);
             return None;
         }
         _ => {
@@ -111,12 +170,16 @@ fn judge(method: &Method, response: &Response, target: &Target, notes: &mut Note
     Some(Challenge { text: text.to_owned(), metadata })
 }
 
-async fn with_a_wrong_token(target: &Target, notes: &mut Notes<'_>) {
+/// `is_closed` is whether a request without a token is answered with an error of the server.
+async fn with_a_wrong_token(target: &Target, is_closed: bool, notes: &mut Notes<'_>) {
     let request = target.http.post(&target.url).bearer_auth("mcp-gate-doctor.is.no-token");
     let Ok(response) = request.send().await else { return };
     let text = response.headers().get("www-authenticate").and_then(|value| value.to_str().ok());
     let error = text.and_then(|text| parameter(text, "error"));
     let status = response.status().as_u16();
+    if is_closed && response.status().is_server_error() {
+        return;
+    }
     if status == 401 && error.as_deref() == Some("invalid_token") {
         notes.fine("challenge", "a wrong token is answered 401 invalid_token");
     } else {

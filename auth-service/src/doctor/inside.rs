@@ -4,9 +4,9 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use reqwest::Response;
 use serde_json::Value;
 use tokio::net::TcpStream;
-use url::Url;
 
 use crate::config::Config;
 
@@ -60,43 +60,51 @@ pub(super) async fn examine(
     }
 }
 
-/// Asks `/ready`, which asks the store. If the service listens at all, its keys were loaded.
+/// Asks `/ready`, which asks the store, and judges the answer.
 pub(super) async fn readiness(ops: SocketAddr, patience: Duration, notes: &mut Notes<'_>) {
-    let address = match ops.ip() {
-        ip if ip.is_unspecified() && ip.is_ipv4() => SocketAddr::from(([127, 0, 0, 1], ops.port())),
-        ip if ip.is_unspecified() => SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, ops.port())),
-        _ => ops,
-    };
-    let client = reqwest::Client::builder().no_proxy().timeout(patience).build();
-    let Ok(url) = Url::parse(&format!("http://{address}/ready")) else { return };
-    let answered = match client {
-        Ok(client) => client.get(url).send().await.ok(),
-        Err(_) => None,
-    };
-    match answered {
+    match ask(ops, patience).await {
+        Some(response) => judge(response, notes).await,
         None => notes.problem(
             "store",
-            format!("auth-service does not answer on OPS_LISTEN ({address})"),
+            format!("auth-service does not answer on OPS_LISTEN ({})", reachable_form(ops)),
             "it is not running here, or the settings of this shell differ from its own",
             "start it, or run the doctor with the service's own environment",
         ),
-        Some(response) if response.status() == 200 => {
-            notes.fine("store", "the store answers, and keys are there");
-            let body: Value = response.json().await.unwrap_or_default();
-            note_dangers(body.get("store_dangers").and_then(Value::as_array), notes);
-            note_clock(body.get("clock").and_then(Value::as_str), notes);
-            note_policy(body.get("policy"), notes);
-            note_log(body.get("log").and_then(Value::as_str), notes);
-        }
-        Some(response) => {
-            let body: Value = response.json().await.unwrap_or_default();
-            notes.problem(
-                "store",
-                format!("auth-service is not ready: {body}"),
-                "logins, registrations and refreshes are refused, and perhaps checks too",
-                "mend what it says of the store and the clock; docs/state.md has the causes: a full disk, Redis that is away or full, a wrong clock, lost data",
-            );
-        }
+    }
+}
+
+/// The address at which a listener is reached from this machine.
+pub(super) fn reachable_form(listener: SocketAddr) -> SocketAddr {
+    match listener.ip() {
+        ip if ip.is_unspecified() && ip.is_ipv4() => SocketAddr::from(([127, 0, 0, 1], listener.port())),
+        ip if ip.is_unspecified() => SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, listener.port())),
+        _ => listener,
+    }
+}
+
+/// The answer of `/ready`, if there is one.
+pub(super) async fn ask(ops: SocketAddr, patience: Duration) -> Option<Response> {
+    let client = reqwest::Client::builder().no_proxy().timeout(patience).build().ok()?;
+    client.get(format!("http://{}/ready", reachable_form(ops))).send().await.ok()
+}
+
+/// Judges the answer of `/ready`. If the service listens at all, its keys were loaded.
+pub(super) async fn judge(response: Response, notes: &mut Notes<'_>) {
+    let is_ready = response.status() == 200;
+    let body: Value = response.json().await.unwrap_or_default();
+    if is_ready {
+        notes.fine("store", "the store answers, and keys are there");
+        note_dangers(body.get("store_dangers").and_then(Value::as_array), notes);
+        note_clock(body.get("clock").and_then(Value::as_str), notes);
+        note_policy(body.get("policy"), notes);
+        note_log(body.get("log").and_then(Value::as_str), notes);
+    } else {
+        notes.problem(
+            "store",
+            format!("auth-service is not ready: {body}"),
+            "logins, registrations and refreshes are refused, and perhaps checks too",
+            "mend what it says of the store and the clock; docs/state.md has the causes: a full disk, Redis that is away or full, a wrong clock, lost data",
+        );
     }
 }
 

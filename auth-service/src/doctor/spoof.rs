@@ -4,7 +4,7 @@
 use futures_util::stream::{self, StreamExt};
 
 use super::Notes;
-use super::challenge::Challenge;
+use super::challenge::Answers;
 use super::network::Target;
 use super::raw::{self, ProbeResponse, Reply};
 
@@ -68,7 +68,8 @@ const METHODS: [&str; 7] = ["post", "PUT", "PATCH", "TRACE", "CONNECT", "PROPFIN
 const AT_ONCE: usize = 16;
 
 /// Sends all of these requests, and judges the responses.
-pub(super) async fn examine(target: &Target, challenge: Option<&Challenge>, notes: &mut Notes<'_>) {
+pub(super) async fn examine(target: &Target, answers: &Answers, notes: &mut Notes<'_>) {
+    let (challenge, is_closed) = (answers.challenge.as_ref(), answers.is_closed);
     let own = target.request_path();
     let mut attacks: Vec<(String, Vec<u8>, Option<&str>)> = Vec::new();
     for (label, headers) in HEADERS {
@@ -88,9 +89,12 @@ pub(super) async fn examine(target: &Target, challenge: Option<&Challenge>, note
             (label, raw::send(target, &bytes).await, expected)
         }));
     let mut answers = answers.buffered(AT_ONCE);
-    let (mut open, mut silent) = (false, Vec::new());
+    let (mut open, mut silent, mut failed) = (false, Vec::new(), Vec::new());
     while let Some((label, reply, expected)) = answers.next().await {
         match reply {
+            Reply::Answered(told) if matches!(told.status, 500 | 502..=504) => {
+                failed.push(format!("{label} ({})", told.status));
+            }
             Reply::Answered(told) => open |= judge(&label, &told, expected, notes),
             // The edge has closed the connection, which is also a refusal.
             Reply::HungUp => {}
@@ -105,7 +109,25 @@ pub(super) async fn examine(target: &Target, challenge: Option<&Challenge>, note
             "try again when the edge is less busy; if this continues, look in its log for the reason",
         );
     }
-    if !open && silent.is_empty() {
+    let is_unknown = is_closed && !failed.is_empty();
+    if is_unknown {
+        notes.unexamined(
+            "bypass",
+            format!(
+                "{} of {sent} forged and malformed requests are answered with errors of the server, as ordinary ones are: it is not known whether the check would stop them",
+                failed.len()
+            ),
+            "mend what is said of the challenge, and run the doctor again",
+        );
+    } else if !failed.is_empty() {
+        notes.warning(
+            "bypass",
+            format!("answered with an error of the server: {}", failed.join(", ")),
+            "something behind the edge does not accept these requests, and might have seen them",
+            "look in the logs of the edge and of auth-service",
+        );
+    }
+    if !open && silent.is_empty() && !is_unknown {
         notes.fine("bypass", format!("{sent} forged and malformed requests got no further than the check"));
     }
 }
@@ -133,15 +155,6 @@ fn judge(label: &str, told: &ProbeResponse, expected: Option<&str>, notes: &mut 
                 "compare the edge's configuration with the one that is shipped for it, header by header; see docs/forward-auth.md",
             );
             true
-        }
-        500 | 502 | 503 => {
-            notes.warning(
-                "bypass",
-                format!("{label} is answered {}", told.status),
-                "something behind the edge does not accept it, and might have seen it",
-                "look in the logs of the edge and of auth-service",
-            );
-            false
         }
         401 => {
             let altered =

@@ -5,6 +5,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 /// Seconds since the Unix epoch (`NumericDate` of RFC 7519 §2, without fractions).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -26,6 +28,14 @@ impl UnixTime {
     /// The time between this and `other`, whichever is earlier.
     pub fn distance(self, other: Self) -> Duration {
         Duration::from_secs(self.0.abs_diff(other.0))
+    }
+}
+
+impl UnixTime {
+    /// The time as people read it (RFC 3339, UTC), or the number of seconds if that is beyond the calendar.
+    pub fn readable(self) -> String {
+        let moment = i64::try_from(self.0).ok().and_then(|at| OffsetDateTime::from_unix_timestamp(at).ok());
+        moment.and_then(|moment| moment.format(&Rfc3339).ok()).unwrap_or_else(|| self.to_string())
     }
 }
 

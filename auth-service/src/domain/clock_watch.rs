@@ -66,15 +66,19 @@ impl fmt::Display for ClockState {
             ),
             Self::Jumped { expected, found, left } => write!(
                 f,
-                "jumped {} (Unix time {found}; {expected} was expected): set it right if it is wrong. Nothing is deleted as \
+                "jumped {} ({}; {} was expected): set it right if it is wrong. Nothing is deleted as \
                  expired, and no signing key replaced, until it has held for {} minutes",
                 Apart(*expected, *found),
+                found.readable(),
+                expected.readable(),
                 left.as_secs().div_ceil(60)
             ),
             Self::Disagrees { store, found } => write!(
                 f,
-                "{} compared with that of Redis (Unix time {found} here, {store} there): set both by NTP",
-                Apart(*store, *found)
+                "{} compared with that of Redis ({} here, {} there): set both by NTP",
+                Apart(*store, *found),
+                found.readable(),
+                store.readable()
             ),
         }
     }

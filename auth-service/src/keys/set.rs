@@ -80,7 +80,7 @@ impl From<Layout> for KeySet {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unchanged {
     /// Another rotation is in progress, and there can be only one at a time.
-    #[error("a rotation is under way: {kid} signs from {from} (Unix time) on")]
+    #[error("a rotation is under way: {kid} signs from {} on", .from.readable())]
     UnderWay {
         /// Identifier of the key that will sign next.
         kid: String,
@@ -218,9 +218,9 @@ pub fn gone_at(key: &StoredSigningKey) -> Option<UnixTime> {
     key.signs_until.map(|until| until.plus(MAX_TOKEN_LIFETIME).plus(MARGIN))
 }
 
-/// Undoes changes that were made while a clock was ahead. Keys whose creation time is in the future are removed,
-/// and the keys before them keep signing. If no other key is left, the newest one signs from now on. Returns
-/// whether anything was undone.
+/// Undoes changes that were made while a clock was ahead. Keys whose creation time is in the future are
+/// removed, and the keys before them keep signing. If no other key is left, the newest one signs from now on.
+/// Returns whether anything was undone.
 fn repair(keys: &mut Vec<StoredSigningKey>, now: UnixTime) -> bool {
     let is_of_the_future = |key: &StoredSigningKey| key.created_at > now.plus(MARGIN);
     if !keys.iter().any(is_of_the_future) {

@@ -93,6 +93,11 @@ impl KeyRing {
         self.ring.read().unwrap_or_else(PoisonError::into_inner).generation
     }
 
+    /// The revision of the set that is in use.
+    pub fn revision(&self) -> u64 {
+        self.ring().set.revision()
+    }
+
     /// The public keys, as they are served.
     pub fn jwks(&self) -> Jwks {
         self.ring().jwks.clone()

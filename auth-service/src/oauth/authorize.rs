@@ -58,6 +58,10 @@ pub(super) enum AuthorizeError {
         "The link that brought you here was used already, or has expired. Go back to the application and connect again."
     )]
     RequestUri,
+    #[error(
+        "This service cannot be used until its operator has repaired it. Tell the operator. Afterwards, go back to the application and connect it again."
+    )]
+    NeedsOperator,
     #[error("The service cannot be used at the moment. Try again in a minute.")]
     Unavailable,
 }
@@ -78,7 +82,10 @@ impl AuthorizeError {
 impl From<StoreError> for AuthorizeError {
     fn from(error: StoreError) -> Self {
         tracing::error!(%error, "the store failed during an authorization");
-        Self::Unavailable
+        match error {
+            StoreError::NeedsOperator(_) => Self::NeedsOperator,
+            StoreError::Unavailable(_) | StoreError::Unreadable => Self::Unavailable,
+        }
     }
 }
 
@@ -92,7 +99,7 @@ impl AuthorizeError {
                 (StatusCode::BAD_REQUEST, ErrorCode::InvalidClient)
             }
             Self::RequestUri => (StatusCode::BAD_REQUEST, ErrorCode::InvalidRequestUri),
-            Self::Unavailable | Self::DocumentAway(..) => {
+            Self::NeedsOperator | Self::Unavailable | Self::DocumentAway(..) => {
                 (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::TemporarilyUnavailable)
             }
         };
@@ -149,6 +156,7 @@ async fn answer(request: &HttpRequest, state: &AppState) -> Result<HttpResponse,
                 Err(ConsentError::PageRequired) => Ok(refused(&Refusal::ConsentRequired)),
                 Err(ConsentError::TooFast(_)) => Ok(refused(&Refusal::TooFast)),
                 Err(ConsentError::AnsweredBefore) => Err(AuthorizeError::RequestUri),
+                Err(ConsentError::NeedsOperator) => Err(AuthorizeError::NeedsOperator),
                 page => page.map_err(|_| AuthorizeError::Unavailable),
             }
         }

@@ -89,7 +89,7 @@ pub(super) async fn ask(
     let request = &asked.request;
     let target = FormTarget::MayLeave;
     if !barred.is_empty() {
-        audit::Event::Barred { subject: &asked.subject, client_id: &client.id }.emit();
+        audit::Event::AccessDenied { subject: &asked.subject, client_id: &client.id }.emit();
         let template = BarredPage {
             action: &state.config.site.issuer.endpoint("/consent"),
             form_token: &form_token,
@@ -144,12 +144,12 @@ pub(super) async fn known(
     Ok(known.filter(|consent| consent.is_to(client)))
 }
 
-/// Formats scopes for the user, one line for each, with descriptions.
+/// Formats scopes for the user, one line for each: the description, and the name for those who know it.
 pub(super) fn scope_lines(scope: &Scope, state: &AppState) -> Vec<String> {
     let policy = state.policy.now();
     let line = |token: &ScopeToken| match (token.as_str(), policy.description(token)) {
-        (name, Some(words)) => format!("{name}: {words}"),
-        ("offline_access", None) => "offline_access: to stay connected when you are away".to_owned(),
+        (name, Some(words)) => format!("{words} ({name})"),
+        ("offline_access", None) => "To stay connected when you are away (offline_access)".to_owned(),
         (name, None) => name.to_owned(),
     };
     scope.tokens().map(line).collect()

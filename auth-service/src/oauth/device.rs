@@ -72,6 +72,11 @@ pub enum DeviceError {
     /// The form contains neither `allow` nor `deny`.
     #[error("The form that was sent has no answer in it. Type the code again.")]
     NoDecision,
+    /// The store has lost data.
+    #[error(
+        "This service cannot be used until its operator has repaired it. Tell the operator. Afterwards, go back to the device and connect it again."
+    )]
+    NeedsOperator,
     /// The server failed, or the client's metadata document is not available at the moment.
     #[error("The service cannot be used at the moment. Try again in a minute.")]
     Unavailable,
@@ -80,7 +85,10 @@ pub enum DeviceError {
 impl From<StoreError> for DeviceError {
     fn from(error: StoreError) -> Self {
         tracing::error!(%error, "the store failed on the device page");
-        Self::Unavailable
+        match error {
+            StoreError::NeedsOperator(_) => Self::NeedsOperator,
+            StoreError::Unavailable(_) | StoreError::Unreadable => Self::Unavailable,
+        }
     }
 }
 
@@ -101,7 +109,7 @@ impl DeviceError {
             | Self::ClientChanged => StatusCode::BAD_REQUEST,
             Self::Over => StatusCode::CONFLICT,
             Self::Barred => StatusCode::FORBIDDEN,
-            Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NeedsOperator | Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         };
         let title = match self {
             Self::Over => "This code can no longer be used",
@@ -284,7 +292,7 @@ async fn ask(http: &HttpRequest, state: &AppState) -> Result<HttpResponse, Devic
     let action = state.config.site.issuer.endpoint("/device/consent");
     let barred = barred(&account, &asked.resources, state);
     if !barred.is_empty() {
-        audit::Event::Barred { subject: &session.subject, client_id: &client.id }.emit();
+        audit::Event::AccessDenied { subject: &session.subject, client_id: &client.id }.emit();
         let username = account.username.as_str();
         let template = BarredPage { action: &action, form_token, username, resources: &barred };
         return Ok(page(StatusCode::FORBIDDEN, &template, FormTarget::Ourselves));

@@ -37,6 +37,11 @@ pub enum LoginError {
     /// The query is so long that the login form would be too large to send.
     #[error("The link that brought you here is too long. Go back to the application and connect again.")]
     LongLink,
+    /// The store has lost data.
+    #[error(
+        "This service cannot be used until its operator has repaired it. Tell the operator. Afterwards, go back to the application and connect it again."
+    )]
+    NeedsOperator,
     /// The store, the random source, encryption or hashing failed.
     #[error("The service cannot be used at the moment. Try again in a minute.")]
     Unavailable,
@@ -52,14 +57,24 @@ macro_rules! unavailable_from {
         }
     )*};
 }
-unavailable_from!(StoreError, CryptoFailure, RandomUnavailable, HashingError);
+unavailable_from!(CryptoFailure, RandomUnavailable, HashingError);
+
+impl From<StoreError> for LoginError {
+    fn from(error: StoreError) -> Self {
+        tracing::error!(%error, "a login could not be handled");
+        match error {
+            StoreError::NeedsOperator(_) => Self::NeedsOperator,
+            StoreError::Unavailable(_) | StoreError::Unreadable => Self::Unavailable,
+        }
+    }
+}
 
 impl LoginError {
     fn response(&self) -> HttpResponse {
         let status = match self {
             Self::Params(_) => StatusCode::BAD_REQUEST,
             Self::LongLink => StatusCode::URI_TOO_LONG,
-            Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NeedsOperator | Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         };
         let text = self.to_string();
         let template =

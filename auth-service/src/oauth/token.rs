@@ -51,6 +51,7 @@ async fn answer(request: &HttpRequest, body: &[u8], state: &AppState) -> Result<
         return Err(BadParams::Doubled.into());
     }
     let client = authenticate(request, &params, state).await?;
+    state.renew_keys().await?;
     let proof = &ProofOfPossession::of(request, &client, state)?;
     let name = params.one("grant_type")?.ok_or(TokenError::Missing("grant_type"))?;
     let grant_type = GrantType::named(name).filter(|grant_type| state.config.grants.offers(*grant_type));

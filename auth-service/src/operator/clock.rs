@@ -17,22 +17,25 @@ pub(super) async fn accept(today: &str, tools: &Tools<'_>) -> Result<Reply, Comm
         return Ok(Reply::Refused(format!("{today:?} is no date; write it like 2027-01-31")));
     };
     let shown = i64::try_from(now.0).ok().and_then(|now| OffsetDateTime::from_unix_timestamp(now).ok());
-    let Some(shown) = shown.map(OffsetDateTime::date).filter(|shown| (asked - *shown).abs() <= Duration::DAY)
-    else {
+    if shown.is_none_or(|shown| (asked - shown.date()).abs() > Duration::DAY) {
         return Ok(Reply::Refused(format!(
-            "the clock of this machine shows another day (Unix time {now}). Set it right first"
+            "the clock of this machine shows another day ({}). Set it right first",
+            now.readable()
         )));
-    };
+    }
     if let Some(own) = store.own_time().await?
         && own.distance(now) > TOLERANCE
     {
         return Ok(Reply::Refused(format!(
-            "the clock of Redis shows Unix time {own}, and that of this machine {now} ({shown}). Set both right first"
+            "the clock of Redis shows {}, and that of this machine {}. Set both right first",
+            own.readable(),
+            now.readable()
         )));
     }
     let Some(mark) = store.clock_mark().await?.filter(|mark| mark.latest.since(now) > TOLERANCE) else {
         return Ok(Reply::Refused(format!(
-            "no time after the present one (Unix time {now}) was ever believed, so there is nothing to forget"
+            "no time after the present one ({}) was ever believed, so there is nothing to forget",
+            now.readable()
         )));
     };
     let accepted = ClockMark { latest: now, corrections: mark.corrections + 1, ..mark };

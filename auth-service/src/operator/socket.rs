@@ -2,7 +2,7 @@
 //! direction.
 
 use std::io::ErrorKind;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +21,8 @@ const NAME: &str = "operator.sock";
 const MAX_LINE_LEN: u64 = 64 * 1024;
 /// Time limit for receiving a command. A command is sent as soon as its connection is there.
 const RECEIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often it is checked that the socket is still in its place.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Time limit for sending the reply.
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -44,7 +46,8 @@ pub enum SocketError {
     },
     /// The running service does not answer.
     #[error(
-        "the store is in use, and its owner does not answer on {path}: {source}. Is another user's auth-service running there?"
+        "the store is in use, and its owner does not answer on {path}: {source}. A running auth-service makes a socket that was \
+         removed anew within a few seconds. Otherwise, is another user's auth-service running there?"
     )]
     Ask {
         /// The path of the socket.
@@ -64,7 +67,7 @@ pub enum SocketError {
 
 /// Listens for operators. Only the process that holds the store is allowed to call this, because the socket
 /// of a service that was killed is replaced.
-pub fn listen(directory: &Path) -> Result<UnixListener, SocketError> {
+fn listen(directory: &Path) -> Result<UnixListener, SocketError> {
     let path = directory.join(NAME);
     let bind = || -> std::io::Result<UnixListener> {
         match std::fs::remove_file(&path) {
@@ -79,13 +82,58 @@ pub fn listen(directory: &Path) -> Result<UnixListener, SocketError> {
     bind().map_err(|source| SocketError::Listen { path: path.clone(), source })
 }
 
+/// A listener, and what is known of its socket.
+pub struct Operators {
+    directory: PathBuf,
+    listener: UnixListener,
+    inode: Option<u64>,
+}
+
+impl Operators {
+    /// Makes the socket in `directory`.
+    ///
+    /// # Errors
+    /// As of [`listen`].
+    pub fn listen(directory: &Path) -> Result<Self, SocketError> {
+        let listener = listen(directory)?;
+        Ok(Self { directory: directory.to_owned(), listener, inode: inode(directory) })
+    }
+
+    /// Makes the socket anew if it was removed or replaced, because nobody can be disabled without it.
+    fn keep(&mut self) {
+        if self.inode.is_some() && inode(&self.directory) == self.inode {
+            return;
+        }
+        match Self::listen(&self.directory) {
+            Ok(anew) => {
+                tracing::warn!("the operator's socket was removed or replaced, and is made anew");
+                *self = anew;
+            }
+            Err(error) => {
+                tracing::error!(%error, "the operator's socket was removed, and cannot be made anew");
+            }
+        }
+    }
+}
+
+fn inode(directory: &Path) -> Option<u64> {
+    std::fs::symlink_metadata(directory.join(NAME)).ok().map(|socket| socket.ino())
+}
+
 /// Answers operators until the service ends.
-pub async fn serve(listener: UnixListener, state: Data<AppState>) {
+pub async fn serve(mut operators: Operators, state: Data<AppState>) {
+    let mut looks = tokio::time::interval(LOOK_EVERY);
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let commands = Arc::new(Semaphore::new(MAX_COMMANDS));
     // The semaphore is never closed, so acquiring does not fail.
     while let Ok(place) = Arc::clone(&places).acquire_owned().await {
-        match listener.accept().await {
+        let accepted = loop {
+            tokio::select! {
+                accepted = operators.listener.accept() => break accepted,
+                _ = looks.tick() => operators.keep(),
+            }
+        };
+        match accepted {
             Ok((stream, _)) => {
                 let (state, commands) = (state.clone(), Arc::clone(&commands));
                 tokio::spawn(async move {
@@ -143,6 +191,12 @@ fn tools(state: &AppState) -> Tools<'_> {
         now: state.now(),
         progress: &|_| {},
     }
+}
+
+/// Whether a running service listens in `directory`. Its store can be another file than the one that is there
+/// now, so this has to be asked before that file is opened.
+pub async fn is_served(directory: &Path) -> bool {
+    UnixStream::connect(directory.join(NAME)).await.is_ok()
 }
 
 /// Sends a command to the service that holds the store in `directory`, and returns its reply.

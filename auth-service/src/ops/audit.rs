@@ -23,8 +23,8 @@ static DELETED: LazyLock<LogRate> = LazyLock::new(LogRate::of_a_place);
 /// Limits for events that a user or a client can cause as often as they like, one for each account, or for
 /// each client if the event has no account.
 static OF_ACCOUNTS: LazyLock<LogRates<Subject>> = LazyLock::new(LogRates::of_accounts);
-/// Limits for events of accounts that other events must not suppress, one for each kind. Otherwise somebody who
-/// has stolen a session could hide its use behind many other events that are easy to cause.
+/// Limits for events of accounts that other events must not suppress, one for each kind. Otherwise somebody
+/// who has stolen a session could hide its use behind many other events that are easy to cause.
 static GIVEN: LazyLock<LogRates<Subject>> = LazyLock::new(LogRates::of_accounts);
 static ENDED: LazyLock<LogRates<Subject>> = LazyLock::new(LogRates::of_accounts);
 /// Limits for events that say that somebody has a copy of a code or of a refresh token, one for each account.
@@ -38,7 +38,8 @@ pub fn forget_idle() {
     }
 }
 
-/// An audit event. No variant contains a token, a code, a password or any other text that a stranger has typed.
+/// An audit event. No variant contains a token, a code, a password or any other text that a stranger has
+/// typed.
 #[derive(Debug)]
 pub enum Event<'a> {
     /// A client has registered itself (RFC 7591).
@@ -56,6 +57,11 @@ pub enum Event<'a> {
         /// The client that was deleted.
         client_id: &'a ClientId,
     },
+    /// An operator has deleted a client together with all of its grants.
+    ClientRemoved {
+        /// The client that was deleted.
+        client_id: &'a ClientId,
+    },
     /// An operator has disabled or enabled a client.
     ClientSwitched {
         /// The client that the operator changed.
@@ -69,7 +75,7 @@ pub enum Event<'a> {
         client_id: &'a ClientId,
     },
     /// A client got a token for itself (RFC 6749 §4.4).
-    MachineAuthorized {
+    ClientCredentialsAccepted {
         /// The grant of the token.
         grant_id: &'a GrantId,
         /// The client that got the token.
@@ -115,7 +121,7 @@ pub enum Event<'a> {
         scope: &'a Scope,
     },
     /// A client asked for resources that policy does not let its user access.
-    Barred {
+    AccessDenied {
         /// The user who was refused.
         subject: &'a Subject,
         /// The client that asked.
@@ -135,8 +141,15 @@ pub enum Event<'a> {
     AccountChanged {
         /// The account that was changed.
         subject: &'a Subject,
-        /// What was changed: `off`, `on`, `groups` or `email`.
-        what: &'static str,
+        /// What was changed: `groups` or `email`.
+        changed: &'static str,
+    },
+    /// An operator has disabled or enabled an account.
+    AccountSwitched {
+        /// The account that was changed.
+        subject: &'a Subject,
+        /// Whether the account is disabled now.
+        disabled: bool,
     },
     /// A user has logged in.
     LoggedIn {
@@ -202,8 +215,8 @@ pub enum Event<'a> {
         /// Time from which the key signs.
         signs_from: UnixTime,
     },
-    /// The service has changed its signing keys by itself: it made the first key, rotated on schedule, removed
-    /// a key whose tokens have expired, or undid what a wrong clock had scheduled.
+    /// The service has changed its signing keys by itself: it made the first key, rotated on schedule,
+    /// removed a key whose tokens have expired, or undid what a wrong clock had scheduled.
     SigningKeysRotated {
         /// Identifier of the key that signs now.
         current: &'a str,
@@ -268,23 +281,29 @@ impl Event<'_> {
                 }
                 "client_deleted"
             }
+            Self::ClientRemoved { client_id } => {
+                tracing::info!(target: "audit", event = "client_removed", %client_id);
+                "client_removed"
+            }
             Self::ClientSwitched { client_id, disabled } => {
-                tracing::info!(target: "audit", event = "client_switched", %client_id, disabled);
-                "client_switched"
+                let event = if *disabled { "client_disabled" } else { "client_enabled" };
+                tracing::info!(target: "audit", event, %client_id);
+                event
             }
             Self::ClientAdded { client_id } => {
                 tracing::info!(target: "audit", event = "client_added", %client_id);
                 "client_added"
             }
-            Self::MachineAuthorized { grant_id, client_id } => {
+            Self::ClientCredentialsAccepted { grant_id, client_id } => {
                 if let Some(left_out) = OF_ACCOUNTS.admit(&Subject::of_client(client_id)) {
-                    tracing::info!(target: "audit", event = "machine_authorized", %grant_id, %client_id, left_out);
+                    tracing::info!(target: "audit", event = "client_credentials_accepted", %grant_id, %client_id, left_out);
                 }
-                "machine_authorized"
+                "client_credentials_accepted"
             }
             Self::AccountLinked { subject, linked } => {
-                tracing::info!(target: "audit", event = "account_linked", %subject, linked);
-                "account_linked"
+                let event = if *linked { "account_linked" } else { "account_unlinked" };
+                tracing::info!(target: "audit", event, %subject);
+                event
             }
             Self::AssertionAccepted { grant_id, subject, client_id } => {
                 if let Some(left_out) = OF_ACCOUNTS.admit(subject) {
@@ -310,11 +329,11 @@ impl Event<'_> {
                 }
                 "consent_remembered"
             }
-            Self::Barred { subject, client_id } => {
+            Self::AccessDenied { subject, client_id } => {
                 if let Some(left_out) = OF_ACCOUNTS.admit(subject) {
-                    tracing::info!(target: "audit", event = "barred", %subject, %client_id, left_out);
+                    tracing::info!(target: "audit", event = "access_denied", %subject, %client_id, left_out);
                 }
-                "barred"
+                "access_denied"
             }
             Self::AccountAdded { subject } => {
                 tracing::info!(target: "audit", event = "account_added", %subject);
@@ -324,9 +343,14 @@ impl Event<'_> {
                 tracing::info!(target: "audit", event = "password_reset", %subject);
                 "password_reset"
             }
-            Self::AccountChanged { subject, what } => {
-                tracing::info!(target: "audit", event = "account_changed", %subject, what);
+            Self::AccountChanged { subject, changed } => {
+                tracing::info!(target: "audit", event = "account_changed", %subject, changed);
                 "account_changed"
+            }
+            Self::AccountSwitched { subject, disabled } => {
+                let event = if *disabled { "account_disabled" } else { "account_enabled" };
+                tracing::info!(target: "audit", event, %subject);
+                event
             }
             Self::LoggedIn { subject } => {
                 if let Some(left_out) = OF_ACCOUNTS.admit(subject) {
@@ -383,7 +407,7 @@ impl Event<'_> {
                 "grant_displaced"
             }
             Self::SigningKeyAdded { kid, signs_from } => {
-                tracing::info!(target: "audit", event = "signing_key_added", %kid, %signs_from);
+                tracing::info!(target: "audit", event = "signing_key_added", %kid, signs_from = signs_from.readable());
                 "signing_key_added"
             }
             Self::SigningKeysRotated { current, newest, keys } => {
@@ -395,7 +419,7 @@ impl Event<'_> {
                 "signing_key_revoked"
             }
             Self::ClockAccepted { forgotten } => {
-                tracing::warn!(target: "audit", event = "clock_accepted", %forgotten);
+                tracing::warn!(target: "audit", event = "clock_accepted", forgotten = forgotten.readable());
                 "clock_accepted"
             }
             Self::StoreExported { records } => {
@@ -433,6 +457,7 @@ mod tests {
                 Event::ClientRegistered { client_id }.emit();
                 Event::ClientUpdated { client_id }.emit();
                 Event::ClientDeleted { client_id }.emit();
+                Event::ClientRemoved { client_id }.emit();
                 Event::LoggedIn { subject: eve }.emit();
                 Event::ConsentRemembered { subject: eve, client_id, scope }.emit();
                 Event::ConsentGiven { subject: eve, client_id, scope }.emit();
@@ -450,6 +475,7 @@ mod tests {
         }
         assert!((200..400).contains(&of(eve.as_str())), "{}", of(eve.as_str()));
         assert_eq!(of(ana.as_str()), 60);
+        assert_eq!(of("client_removed"), 1000, "what an operator does is always written");
         assert!(lines.iter().any(|line| line.contains("client_registered") && line.contains("left_out=0")));
     }
 
@@ -492,7 +518,7 @@ mod tests {
         let grant_id = &GrantId::new([1; 32]);
         let lines = lines_of(|| {
             for _ in 0..1000 {
-                Event::Barred { subject: eve, client_id }.emit();
+                Event::AccessDenied { subject: eve, client_id }.emit();
                 Event::ConsentDenied { subject: eve, client_id }.emit();
                 Event::ConsentRemembered { subject: eve, client_id, scope }.emit();
                 Event::LoggedIn { subject: eve }.emit();

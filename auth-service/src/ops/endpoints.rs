@@ -7,10 +7,13 @@ use serde_json::json;
 use crate::domain::clock_watch;
 use crate::policy::PolicyStatus;
 use crate::state::AppState;
-use crate::store::{LOST, StoreError};
+use crate::store::LOST;
 use crate::upkeep::Findings;
 
 use super::telemetry;
+
+/// What `/ready` says of the clock while the store does not work.
+const NO_CLOCK: &str = "not compared: the store does not work";
 
 /// `/health`: the process answers. It does not ask the store, so that a store outage does not restart the
 /// service.
@@ -41,17 +44,18 @@ pub async fn ready(state: web::Data<AppState>) -> HttpResponse {
     if state.is_stopping() {
         return HttpResponse::ServiceUnavailable().json(json!({ "status": "stopping" }));
     }
-    let (is_ready, store, clock, dangers) = match findings(&state).await {
-        Ok(Findings { is_lost: true, clock, dangers }) => {
+    let (is_ready, store, clock, dangers) = match state.findings().await {
+        Ok(Findings { is_lost: true, clock, dangers, .. }) => {
             (false, LOST.to_owned(), clock.to_string(), dangers)
         }
-        Ok(Findings { clock, dangers, .. }) => {
-            let is_ready = !matches!(clock, clock_watch::ClockState::Disagrees { .. });
-            (is_ready, "ok".to_owned(), clock.to_string(), dangers)
-        }
-        Err(error) => {
-            (false, error.to_string(), "not compared: the store does not work".to_owned(), Vec::new())
-        }
+        Ok(Findings { clock, dangers, .. }) => match state.store.ping().await {
+            Ok(()) => {
+                let is_ready = !matches!(clock, clock_watch::ClockState::Disagrees { .. });
+                (is_ready, "ok".to_owned(), clock.to_string(), dangers)
+            }
+            Err(error) => (false, error.to_string(), NO_CLOCK.to_owned(), dangers),
+        },
+        Err(error) => (false, error.to_string(), NO_CLOCK.to_owned(), Vec::new()),
     };
     let status = if is_ready { "ready" } else { "not ready" };
     let body = json!({
@@ -59,15 +63,6 @@ pub async fn ready(state: web::Data<AppState>) -> HttpResponse {
         "log": telemetry::log_status(),
     });
     if is_ready { HttpResponse::Ok().json(body) } else { HttpResponse::ServiceUnavailable().json(body) }
-}
-
-async fn findings(state: &AppState) -> Result<Findings, StoreError> {
-    let findings = state.findings().await?;
-    if findings.is_lost {
-        return Ok(findings);
-    }
-    state.store.ping().await?;
-    Ok(findings)
 }
 
 /// `/metrics`: the metrics in the text format of Prometheus.

@@ -36,6 +36,8 @@ pub struct Changes {
     /// A counter of changes that affect all rows.
     everything: AtomicU64,
     parts: Box<[AtomicU64]>,
+    /// A counter of changes of the signing keys, and of times when one might have been missed.
+    signing_keys: AtomicU64,
     /// The end of the lease, in milliseconds after `start`. Until then, every change is certain to be
     /// recorded.
     lease: AtomicU64,
@@ -64,7 +66,8 @@ impl Changes {
 
     fn with_lease(lease: u64) -> Self {
         let parts = (0..NUMBERS).map(|_| AtomicU64::new(0)).collect();
-        Self { everything: AtomicU64::new(0), parts, lease: AtomicU64::new(lease), start: Instant::now() }
+        let (everything, signing_keys) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { everything, parts, signing_keys, lease: AtomicU64::new(lease), start: Instant::now() }
     }
 
     /// The current counters of these rows. Returns `None` without a lease, for no rows, or for more than
@@ -116,6 +119,16 @@ impl Changes {
         self.everything.fetch_add(1, Ordering::SeqCst);
     }
 
+    /// The number of times that the signing keys were changed, or might have been.
+    pub fn of_signing_keys(&self) -> u64 {
+        self.signing_keys.load(Ordering::SeqCst)
+    }
+
+    /// Records that the signing keys changed, or might have changed.
+    pub(super) fn note_signing_keys(&self) {
+        self.signing_keys.fetch_add(1, Ordering::SeqCst);
+    }
+
     /// Extends the lease until `span` after `moment`. All changes before `moment` have to be recorded
     /// already.
     pub(super) fn renew(&self, moment: Instant, span: Duration) {
@@ -126,6 +139,7 @@ impl Changes {
     pub(super) fn end_lease(&self) {
         self.lease.store(0, Ordering::SeqCst);
         self.note_everything();
+        self.note_signing_keys();
     }
 
     fn number(&self, at: usize) -> u64 {

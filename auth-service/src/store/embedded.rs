@@ -106,7 +106,9 @@ impl EmbeddedStore {
         let sealer = Arc::new(Sealer::new(key, Purpose::StoredValue)?);
         let damaged = |error: StoreError| match error {
             StoreError::Unreadable => OpenError::WrongKey(path.to_owned()),
-            StoreError::Unavailable(reason) => OpenError::Damaged(path.to_owned(), reason),
+            StoreError::Unavailable(reason) | StoreError::NeedsOperator(reason) => {
+                OpenError::Damaged(path.to_owned(), reason)
+            }
         };
         let database = disk.database().map_err(damaged)?;
         rows::prepare(&database, &sealer).map_err(|unfit| match unfit {

@@ -54,25 +54,26 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// A description of such records, in the plural.
-    pub const fn text(self) -> &'static str {
-        match self {
-            Self::Client => "clients",
-            Self::Account => "accounts",
-            Self::Session => "logins",
-            Self::Approval => "answered consent forms",
-            Self::Code => "codes",
-            Self::Grant => "grants",
-            Self::RefreshToken => "refresh tokens, used ones included",
-            Self::Device => "device authorizations",
-            Self::UserCode => "user codes",
-            Self::PushedRequest => "pushed requests",
-            Self::Consent => "remembered consents",
-            Self::Link => "linked people",
-            Self::LinkBack => "links back",
-            Self::Once => "names that come once",
-            Self::SigningKeys => "sets of signing keys",
-        }
+    /// A description of this number of such records.
+    pub const fn text(self, count: u64) -> &'static str {
+        let (one, many) = match self {
+            Self::Client => ("client", "clients"),
+            Self::Account => ("account", "accounts"),
+            Self::Session => ("login", "logins"),
+            Self::Approval => ("answered consent form", "answered consent forms"),
+            Self::Code => ("code", "codes"),
+            Self::Grant => ("grant", "grants"),
+            Self::RefreshToken => ("refresh token, used ones included", "refresh tokens, used ones included"),
+            Self::Device => ("device authorization", "device authorizations"),
+            Self::UserCode => ("user code", "user codes"),
+            Self::PushedRequest => ("pushed request", "pushed requests"),
+            Self::Consent => ("remembered consent", "remembered consents"),
+            Self::Link => ("account link", "account links"),
+            Self::LinkBack => ("reverse account link", "reverse account links"),
+            Self::Once => ("used assertion or proof", "used assertions and proofs"),
+            Self::SigningKeys => ("set of signing keys", "sets of signing keys"),
+        };
+        if count == 1 { one } else { many }
     }
 }
 
@@ -146,8 +147,9 @@ impl Counts {
 
 impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} records", self.total())?;
-        self.0.iter().try_for_each(|(kind, count)| write!(f, "\n  {count:>9} {}", kind.text()))
+        let total = self.total();
+        write!(f, "{total} {}", if total == 1 { "record" } else { "records" })?;
+        self.0.iter().try_for_each(|(kind, count)| write!(f, "\n  {count:>9} {}", kind.text(*count)))
     }
 }
 

@@ -31,6 +31,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::future::try_join;
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
 
 use crate::domain::account::{Account, Group, LoginSession, StoredPassword, Subject, Username};
 use crate::domain::client::{Client, ClientId, ClientUse};
@@ -50,7 +52,7 @@ use age::Age;
 use cells::{Cells, Found, Life, Tries};
 use connection::Connection;
 use keys::Keys;
-use tracking::Tracking;
+use tracking::{Heard, Tracking};
 use turns::Turns;
 
 pub use address::{InvalidRedisUrl, RedisAddress};
@@ -75,8 +77,34 @@ const SCHEMA: u32 = 2;
 /// A connection to Redis that implements [`Store`].
 pub struct RedisStore {
     key: StoreKey,
-    cells: Cells,
+    cells: Arc<Cells>,
     _tracking: Tracking,
+    age_keeper: AbortHandle,
+}
+
+impl Drop for RedisStore {
+    fn drop(&mut self) {
+        self.age_keeper.abort();
+    }
+}
+
+/// Minimum time between two comparisons of the age that changes of others cause. Each takes a round trip.
+const AGE_EVERY: Duration = Duration::from_millis(20);
+
+/// Compares the age whenever the number or the history of changes, or the identity of the store was changed,
+/// by whomever. Cached values are used without a question to Redis, so they have to be dropped as soon as one
+/// of them is missing or lower than it was.
+async fn keep_age(cells: Arc<Cells>, changed: Arc<Notify>) {
+    loop {
+        changed.notified().await;
+        // The identity is read first. Without it, the age is an error.
+        let read = cells.identity().await;
+        if read.is_err() || cells.check_age().await.is_err() {
+            // Redis may also have failed to answer. The next check then asks it.
+            cells.changes.note_everything();
+        }
+        tokio::time::sleep(AGE_EVERY).await;
+    }
 }
 
 impl RedisStore {
@@ -147,8 +175,11 @@ impl RedisStore {
         let age = Arc::new(Age::default());
         let connection = Connection::open(address, Arc::clone(&age)).await?;
         let (keys, changes) = (Keys::new(prefix), Arc::new(Changes::of_many_processes()));
-        let tracking = Tracking::start(address, connection.followed(), keys.clone(), Arc::clone(&changes));
-        let cells = Cells {
+        let age_changed = Arc::new(Notify::new());
+        let heard =
+            Heard { keys: keys.clone(), changes: Arc::clone(&changes), age: Arc::clone(&age_changed) };
+        let tracking = Tracking::start(address, connection.followed(), heard);
+        let cells = Arc::new(Cells {
             connection,
             keys,
             sealer,
@@ -156,8 +187,9 @@ impl RedisStore {
             age,
             turns: Turns::default(),
             making_room: tokio::sync::Mutex::default(),
-        };
-        Ok(Self { key: key.clone(), cells, _tracking: tracking })
+        });
+        let age_keeper = tokio::spawn(keep_age(Arc::clone(&cells), age_changed)).abort_handle();
+        Ok(Self { key: key.clone(), cells, _tracking: tracking, age_keeper })
     }
 }
 

@@ -56,9 +56,9 @@ pub enum TransferError {
     Writing(#[source] StoreError),
     /// Some records are missing at the target.
     #[error(
-        "{missing} of {} did not arrive. Was the store in use meanwhile? Stop every service that uses either store, and \
+        "{missing} {} did not arrive. Was the store in use meanwhile? Stop every service that uses either store, and \
          begin anew",
-        kind.text()
+        kind.text(*missing)
     )]
     Missing {
         /// The kind of the missing records.
@@ -79,8 +79,10 @@ pub enum TargetError {
     NotEmpty(String),
     /// The clock of the target shows another time. Rows could be removed too early, or kept too long.
     #[error(
-        "the clock of Redis shows Unix time {store}, and that of this machine {here}: set both right (NTP), and repeat the command. \
-         Nothing was changed"
+        "the clock of Redis shows {}, and that of this machine {}: set both right (NTP), and repeat the command. \
+         Nothing was changed",
+        .store.readable(),
+        .here.readable()
     )]
     Clock {
         /// The time of the target.

@@ -147,7 +147,16 @@ impl TestApp {
         stream.write_all(format!("{command}\r\n").as_bytes()).unwrap();
         let mut answer = [0; 64];
         let read = stream.read(&mut answer).unwrap();
-        assert_eq!(&answer[..read], b"+OK\r\n", "{command}");
+        assert!([&b"+OK\r\n"[..], b":1\r\n"].contains(&&answer[..read]), "{command}");
+    }
+
+    /// The directory of the embedded store.
+    pub(crate) fn directory(&self) -> &Path {
+        self.data.path()
+    }
+
+    pub(crate) fn port_of_store(&self) -> u16 {
+        self.server.as_ref().unwrap().port
     }
 
     pub(crate) fn url_of_store(&self) -> String {
@@ -240,6 +249,15 @@ impl TestApp {
     /// connection.
     pub(crate) async fn replica(&self, settings: &[(&str, &str)]) -> Self {
         self.replica_by(Arc::clone(&self.clock), settings).await
+    }
+
+    /// Like [`Self::replica`], but with the Redis at this URL.
+    pub(crate) async fn replica_at(&self, url: &str) -> Self {
+        let address = RedisAddress::parse(url).unwrap();
+        let store = RedisStore::connect(&address, &StoreKey::new(STORE_KEY)).await.unwrap();
+        let sources = (Arc::clone(&self.clock), Arc::new(SystemRandomSource) as Arc<dyn Random>);
+        let data = tempfile::tempdir().unwrap();
+        Self::launch(self.settings.clone(), Arc::new(store), sources, data, None).await
     }
 
     /// Like [`Self::replica`], but with a clock of its own, which is `by` behind the clock of this app.

@@ -96,14 +96,14 @@ fn a_backup_of_one_machine_is_restored_on_another() {
 
 #[test]
 fn a_command_that_works_without_the_service_writes_its_audit_event_itself() {
-    let Some(server) = RedisServer::start(&["--appendonly", "no"]) else { return };
+    let Some(server) = RedisServer::start(&["--appendonly", "yes"]) else { return };
     let all = tempfile::tempdir().unwrap();
     let (data, url) = (all.path().display().to_string(), server.url());
     let embedded = [("DATA_DIR", data.as_str()), ("LOG_FORMAT", "json")];
     let redis = [("REDIS_URL", url.as_str()), ("STORE_KEY", KEY), ("LOG_FORMAT", "json")];
     for settings in [embedded.as_slice(), redis.as_slice()] {
         for (words, event) in
-            [("user add --new-store ana", "account_added"), ("user disable ana", "account_changed")]
+            [("user add --new-store ana", "account_added"), ("user disable ana", "account_disabled")]
         {
             let output = command(words, settings);
             works(&output);
@@ -130,7 +130,7 @@ fn one_machine_becomes_a_fleet_and_one_machine_again() {
     works(&command("user add ana", &here));
     let both = [("DATA_DIR", data.as_str()), ("REDIS_URL", url.as_str()), ("STORE_KEY", KEY)];
     let said = works(&command("store migrate --to redis", &both));
-    assert!(said.contains("read back and counted") && said.contains("1 accounts"), "{said}");
+    assert!(said.contains("read back and counted") && said.contains("1 account\n"), "{said}");
     assert!(works(&command("user list", &both)).starts_with("ana\t"));
     assert!(fails(&command("store migrate --to redis", &both)).contains("not empty"));
     // These steps rotate the key as docs/state.md describes.
@@ -150,4 +150,28 @@ fn one_machine_becomes_a_fleet_and_one_machine_again() {
     works(&command("store rekey", &rotating));
     fs::remove_file(old).unwrap();
     assert!(works(&command("user list", &here)).starts_with("ana\t"));
+}
+
+#[test]
+fn a_command_on_a_redis_that_can_lose_rows_says_so_once() {
+    let evicts = ["--appendonly", "no", "--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"];
+    let Some(server) = RedisServer::start(&evicts) else { return };
+    let all = tempfile::tempdir().unwrap();
+    let (url, dump) = (server.url(), all.path().join("dump").display().to_string());
+    let settings = [("REDIS_URL", url.as_str()), ("STORE_KEY", KEY)];
+    works(&command("user add --new-store ana", &settings));
+    for words in [
+        "user list",
+        "user disable ana",
+        "client list",
+        &format!("store export {dump}"),
+        &format!("store import --replace {dump}"),
+    ] {
+        let output = command(words, &settings);
+        works(&output);
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        for danger in ["Set maxmemory-policy noeviction", "Set appendonly yes"] {
+            assert_eq!(told.matches(danger).count(), 1, "{words}: {told}");
+        }
+    }
 }

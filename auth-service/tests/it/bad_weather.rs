@@ -6,6 +6,7 @@ use super::app::{ISSUER, PASSWORD, TestApp, Tokens, authorize_query};
 use super::clock_jumps::is_not_challenged;
 use super::operator::ask;
 use super::store_away::ready;
+use crate::chaos::{Chaos, Weather};
 use auth_service::config::Config;
 use auth_service::domain::clock::{Clock, UnixTime};
 use auth_service::domain::clock_watch::TOLERANCE;
@@ -546,4 +547,145 @@ async fn a_redis_that_evicts_or_keeps_no_log_is_told() {
     let restarted = app.replica(&[]).await;
     let (_, body) = ready(&restarted).await;
     assert!(body["store_dangers"][0].as_str().unwrap().contains("Set maxmemory-policy noeviction"), "{body}");
+}
+
+/// Waits until the answer to a check of this token is one of these.
+async fn until_checked(app: &TestApp, token: &str, wanted: &[StatusCode]) -> StatusCode {
+    for _ in 0..6000 {
+        let status = app.check_token(token).await.status();
+        if wanted.contains(&status) {
+            return status;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("no answer to a check is one of {wanted:?}");
+}
+
+/// Waits until tokens are cached.
+async fn until_cached(app: &TestApp) {
+    for _ in 0..6000 {
+        if app.state.store.changes().is_live() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("changes are not reported");
+}
+
+/// The connections stay, so that nothing but the number and the history says that Redis is older.
+#[actix_web::test]
+async fn a066_a_number_history_or_identity_that_is_lost_in_place_opens_nothing_that_is_cached() {
+    let older = "came back older than it was";
+    for (damage, words) in [
+        ("SET mcp-gate:{meta}:taken-away 0", older),
+        ("RENAME mcp-gate:{meta}:taken-away lost", older),
+        ("RENAME mcp-gate:{meta}:history lost", older),
+        ("RENAME mcp-gate:{meta}:identity lost", LOST),
+    ] {
+        // The clock of the tests stands still, so what is cached stays in the cache.
+        let Some(app) = TestApp::start_on_redis().await else { return };
+        let client = app.client().await;
+        let (revoked, kept) = (app.tokens(&client).await, app.tokens(&client).await);
+        let answer = app.http.post(format!("{}/revoke", app.public));
+        let answer =
+            answer.form(&[("token", &revoked.refresh), ("client_id", &client)]).send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK);
+        until_cached(&app).await;
+        for _ in 0..3 {
+            assert_eq!(app.check_token(&kept.access).await.status(), StatusCode::OK);
+        }
+        app.tell_store(damage);
+        until_checked(&app, &kept.access, &[StatusCode::SERVICE_UNAVAILABLE]).await;
+        let (status, told) = ready(&app).await;
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{damage}");
+        assert!(told["store"].as_str().unwrap().contains(words), "{told}");
+    }
+}
+
+#[actix_web::test]
+async fn a_key_that_is_revoked_counts_nowhere_although_no_replica_looks_for_it() {
+    let Some(app) = TestApp::start_on_redis().await else { return };
+    let other = app.replica(&[]).await;
+    let client = app.client().await;
+    let tokens = app.tokens(&client).await;
+    until_cached(&other).await;
+    for _ in 0..3 {
+        assert_eq!(other.check_token(&tokens.access).await.status(), StatusCode::OK);
+    }
+    let revoked = app.kids().await.remove(0);
+    ask(&app, Command::RevokeKey { kid: revoked.clone() }).await;
+    until_checked(&other, &tokens.access, &[StatusCode::UNAUTHORIZED]).await;
+    let again = Tokens::of(other.refresh(&client, &tokens.refresh).await).await;
+    assert_eq!(app.check_token(&again.access).await.status(), StatusCode::OK);
+}
+
+#[actix_web::test]
+async fn a_replica_that_was_cut_off_while_a_key_was_revoked_never_believes_that_key_again() {
+    let Some(app) = TestApp::start_on_redis().await else { return };
+    let between = Chaos::before(app.port_of_store()).await;
+    let away = app.replica_at(&between.url()).await;
+    let client = app.client().await;
+    let tokens = app.tokens(&client).await;
+    assert_eq!(away.check_token(&tokens.access).await.status(), StatusCode::OK);
+    between.turn(Weather::Cut);
+    until_checked(&away, &tokens.access, &[StatusCode::SERVICE_UNAVAILABLE]).await;
+    let revoked = app.kids().await.remove(0);
+    ask(&app, Command::RevokeKey { kid: revoked.clone() }).await;
+    between.turn(Weather::Fair);
+    let back = [StatusCode::OK, StatusCode::UNAUTHORIZED];
+    assert_eq!(until_checked(&away, &tokens.access, &back).await, StatusCode::UNAUTHORIZED);
+    // What it signs is not signed with that key either.
+    let again = Tokens::of(away.refresh(&client, &tokens.refresh).await).await;
+    assert_ne!(jsonwebtoken::decode_header(&again.access).unwrap().kid.unwrap(), revoked);
+    assert_eq!(app.check_token(&again.access).await.status(), StatusCode::OK);
+}
+
+#[actix_web::test]
+async fn people_are_told_that_only_the_operator_can_end_the_loss_of_the_store() {
+    const TOLD: &str = "This service cannot be used until its operator has repaired it. Tell the operator. Afterwards, go \
+                        back to the application and connect it again.";
+    let Some(app) = TestApp::start_on_redis().await else { return };
+    let client = app.client().await;
+    let query = format!("/authorize?{}", authorize_query(&client, &[]));
+    let mut browser = app.browser();
+    let form = browser.follow(&query).await;
+    let mut signed_in = app.browser_of("ana").await;
+    let question = signed_in.follow(&query).await;
+    app.tell_store("FLUSHALL");
+    for page in [
+        browser.submit(&form, &[("username", "ana"), ("password", PASSWORD)]).await,
+        browser.open(&query).await,
+        signed_in.submit(&question, &[("decision", "allow")]).await,
+    ] {
+        assert_eq!(page.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert!(page.body.contains(TOLD), "{}", page.body);
+    }
+}
+
+#[actix_web::test]
+async fn a_row_of_signing_keys_that_is_put_back_opens_no_revoked_key_and_is_told() {
+    let Some(app) = TestApp::start_on_redis().await else { return };
+    let other = app.replica(&[]).await;
+    let client = app.client().await;
+    let tokens = app.tokens(&client).await;
+    app.tell_store("COPY mcp-gate:{keys}:signing mcp-gate:{keys}:before");
+    let revoked = app.kids().await.remove(0);
+    ask(&app, Command::RevokeKey { kid: revoked.clone() }).await;
+    for replica in [&app, &other] {
+        replica.state.follow_keys().await;
+    }
+    app.tell_store("RENAME mcp-gate:{keys}:before mcp-gate:{keys}:signing");
+    for replica in [&app, &other] {
+        for _ in 0..2 {
+            assert_eq!(replica.check_token(&tokens.access).await.status(), StatusCode::UNAUTHORIZED);
+            replica.state.follow_keys().await;
+        }
+        assert!(!replica.kids().await.contains(&revoked));
+        let (_, told) = ready(replica).await;
+        assert!(told["store_dangers"].to_string().contains("somebody has put back an old row"), "{told}");
+    }
+    // What the message says helps.
+    ask(&app, Command::RevokeKey { kid: revoked.clone() }).await;
+    let restarted = app.replica(&[]).await;
+    assert_eq!(restarted.check_token(&tokens.access).await.status(), StatusCode::UNAUTHORIZED);
 }

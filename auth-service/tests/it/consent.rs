@@ -383,7 +383,7 @@ async fn with_offline_access_only_who_asks_stays_connected() {
     let page = browser
         .open(&format!("/authorize?{}", authorize_query(&client, &[("scope", "mcp offline_access")])))
         .await;
-    assert!(page.body.contains("to stay connected"), "{}", page.body);
+    assert!(page.body.contains("To stay connected when you are away (offline_access)"), "{}", page.body);
     let code = browser.submit(&page, &[("decision", "allow")]).await.parameter("code").unwrap();
     let tokens = Tokens::of(app.redeem(&client, &code).await).await;
     assert_eq!(app.refresh(&client, &tokens.refresh).await.status(), StatusCode::OK);

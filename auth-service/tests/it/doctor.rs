@@ -40,15 +40,59 @@ async fn examined(patient: &Patient, extra_roots: Option<Vec<u8>>) -> Vec<Findin
 
 /// The checks that found a problem or a warning.
 fn complaints(findings: &[Finding]) -> Vec<(&'static str, Outcome)> {
-    let bad = findings.iter().filter(|finding| finding.outcome != Outcome::Fine);
+    let is_bad = |outcome| matches!(outcome, Outcome::Problem | Outcome::Warning);
+    let bad = findings.iter().filter(|finding| is_bad(finding.outcome));
     bad.map(|finding| (finding.check, finding.outcome)).collect()
+}
+
+fn unexamined(findings: &[Finding]) -> Vec<&'static str> {
+    let unknown = findings.iter().filter(|finding| finding.outcome == Outcome::Unexamined);
+    unknown.map(|finding| finding.check).collect()
+}
+
+#[actix_web::test]
+async fn an_auth_service_that_is_not_reached_is_told_once_with_its_cause() {
+    for (ops_answers, cause) in [(true, "the edge does not reach it"), (false, "nor on OPS_LISTEN")] {
+        let mut patient = patient(Fault::Down, &[], None).await;
+        if !ops_answers {
+            // Nobody listens there.
+            patient.app.ops = "http://127.0.0.1:1".to_owned();
+        }
+        let findings = examined(&patient, None).await;
+        assert_eq!(complaints(&findings), [("auth-service", Outcome::Problem)], "{findings:#?}");
+        assert_eq!(unexamined(&findings), ["examination"]);
+        let bad = findings.iter().find(|finding| finding.outcome == Outcome::Problem).unwrap();
+        assert!(bad.what.contains(cause) && bad.meaning.is_some() && bad.fix.is_some(), "{bad:?}");
+        let good = findings.iter().find(|finding| finding.check == "challenge").unwrap();
+        assert!(good.what.contains("lets no request without a token through"), "{good:?}");
+    }
+    let open = findings(Fault::DownAndOpen, &[]).await;
+    assert_eq!(
+        complaints(&open),
+        [("auth-service", Outcome::Problem), ("challenge", Outcome::Problem)],
+        "{open:#?}"
+    );
+}
+
+#[actix_web::test]
+async fn a_check_that_fails_is_told_once() {
+    for (fault, words) in
+        [(Fault::NoAuthService, "cannot reach EDGE_LISTEN"), (Fault::NoStore, "cannot let anybody log in")]
+    {
+        let findings = findings(fault, &[]).await;
+        assert_eq!(complaints(&findings), [("challenge", Outcome::Problem)], "{findings:#?}");
+        assert_eq!(unexamined(&findings), ["bypass", "service"]);
+        let bad = findings.iter().find(|finding| finding.outcome == Outcome::Problem).unwrap();
+        assert!(bad.meaning.unwrap().contains(words), "{bad:?}");
+    }
 }
 
 #[actix_web::test]
 async fn a_healthy_stack_has_no_findings() {
     let findings = findings(Fault::None, &[]).await;
-    let complaints: Vec<_> = findings.iter().filter(|finding| finding.outcome != Outcome::Fine).collect();
-    assert!(complaints.is_empty(), "{complaints:#?}");
+    assert_eq!(complaints(&findings), [], "{findings:#?}");
+    // Nothing that the doctor can do tells whether the service behind the check works, so it says that.
+    assert_eq!(unexamined(&findings), ["service"]);
     let checks = [
         "dns",
         "connection",
@@ -97,7 +141,8 @@ async fn every_fault_is_found_and_nothing_else_is_blamed() {
     let mut examined = std::pin::pin!(examined.buffer_unordered(4));
     while let Some((fault, check, outcome, findings)) = examined.next().await {
         assert!(complaints(&findings).contains(&(check, outcome)), "{fault:?}: {:?}", complaints(&findings));
-        for finding in findings.iter().filter(|finding| finding.outcome != Outcome::Fine) {
+        let told = |finding: &&Finding| matches!(finding.outcome, Problem | Warning);
+        for finding in findings.iter().filter(told) {
             assert!(finding.meaning.is_some() && finding.fix.is_some(), "{fault:?}: {}", finding.what);
         }
     }
@@ -167,6 +212,7 @@ async fn a_name_without_address_and_a_port_without_listener_are_told_apart() {
             Examination { url, extra_roots: None, settings: None, now: SystemClock.now(), patience: PATIENT };
         let findings = examine(&examination, &mut |_| {}).await.unwrap();
         assert_eq!(complaints(&findings), [(check, Outcome::Problem)]);
+        assert_eq!(unexamined(&findings), ["examination"]);
     }
 }
 
@@ -210,7 +256,15 @@ async fn the_command_says_it_to_people_and_to_programs() {
     assert_eq!(document["url"], healthy);
     assert_eq!((&document["problems"], &document["warnings"]), (&0.into(), &0.into()), "{said}");
     let findings = document["findings"].as_array().unwrap();
-    assert!(findings.len() > 10 && findings.iter().all(|finding| finding["outcome"] == "fine"), "{said}");
+    assert!(
+        findings.len() > 10 && findings.iter().rev().skip(1).all(|finding| finding["outcome"] == "fine"),
+        "{said}"
+    );
+    assert_eq!(
+        (&findings.last().unwrap()["check"], &document["unexamined"]),
+        (&"service".into(), &1.into()),
+        "{said}"
+    );
 
     let (code, said, _) = doctor(&[&sick, "--ca-file", ca, "--json"]).await;
     let document: Value = serde_json::from_str(&said).unwrap();
@@ -223,7 +277,7 @@ async fn the_command_says_it_to_people_and_to_programs() {
     let (code, said, _) = doctor(&[&sick, "--ca-file", ca]).await;
     assert_eq!(code, Some(1));
     assert!(said.contains("\nPROBLEM  keys: ") && said.contains("\n           fix: "), "{said}");
-    assert!(said.lines().last().unwrap().starts_with("1 problem, 0 warnings, "), "{said}");
+    assert!(said.lines().last().unwrap().starts_with("1 problem, 0 warnings, 1 not examined, "), "{said}");
 
     for arguments in [&["ftp://mcp.example/mcp", "--json"][..], &[&healthy, "--ca-file", "/nowhere"]] {
         let (code, said, why) = doctor(arguments).await;

@@ -45,6 +45,12 @@ pub(crate) enum Fault {
     NoDeletion,
     /// auth-service is not reachable.
     NoAuthService,
+    /// auth-service is not reachable, neither for checks nor for its own pages.
+    Down,
+    /// Like `Down`, and GET requests are forwarded without a check.
+    DownAndOpen,
+    /// The store of auth-service does not work, so every request without a token is answered with 503.
+    NoStore,
     /// The edge answers every check with 403, as nginx does while the store does not work.
     Refuses,
     /// The `Date` header has a time in 1994.
@@ -67,6 +73,10 @@ async fn edge(request: HttpRequest, body: Payload, edge: Data<Edge>) -> HttpResp
     let path = request.uri().path();
     let method = request.method().as_str();
     let fault = edge.fault;
+    let is_down = matches!(fault, Fault::Down | Fault::DownAndOpen);
+    if is_down && !(path == "/mcp" && passes(&edge, &request)) {
+        return HttpResponse::BadGateway().body("Bad Gateway");
+    }
     let resolves = fault == Fault::ResolvesDots && path.ends_with("/mcp") && path.contains("..");
     let mut response = if resolves || (path == "/mcp" && passes(&edge, &request)) {
         HttpResponse::Ok().json(serde_json::json!({ "jsonrpc": "2.0", "id": 1, "result": {} }))
@@ -96,7 +106,7 @@ async fn edge(request: HttpRequest, body: Payload, edge: Data<Edge>) -> HttpResp
 fn passes(edge: &Edge, request: &HttpRequest) -> bool {
     match edge.fault {
         Fault::Unchecked => true,
-        Fault::UncheckedGet => request.method() == "GET",
+        Fault::UncheckedGet | Fault::DownAndOpen => request.method() == "GET",
         Fault::BelievesIdentity => request.headers().contains_key("x-auth-subject"),
         _ => false,
     }
@@ -134,6 +144,10 @@ fn spoil(fault: Fault, response: &mut HttpResponse) {
 async fn check(edge: &Edge, request: &HttpRequest, target: &str) -> HttpResponse {
     if edge.fault == Fault::NoAuthService {
         return HttpResponse::InternalServerError().finish();
+    }
+    if edge.fault == Fault::NoStore {
+        let body = serde_json::json!({ "error": "temporarily_unavailable" });
+        return HttpResponse::ServiceUnavailable().json(body);
     }
     if edge.fault == Fault::Refuses {
         return HttpResponse::Forbidden().finish();

@@ -9,11 +9,11 @@ use auth_service::store::records::Kind;
 use auth_service::store::transfer::Source;
 use reqwest::StatusCode;
 
-use super::app::{PASSWORD, TestApp, error_code};
+use super::app::{PASSWORD, TestApp, Tokens, authorize_query, error_code};
 
 pub(crate) async fn ask(app: &TestApp, command: Command) -> Reply {
     let directory = tempfile::tempdir().unwrap();
-    let listener = socket::listen(directory.path()).unwrap();
+    let listener = socket::Operators::listen(directory.path()).unwrap();
     let serving = actix_web::rt::spawn(socket::serve(listener, app.state.clone()));
     let reply = socket::ask(directory.path(), &command).await.unwrap();
     serving.abort();
@@ -24,7 +24,7 @@ pub(crate) async fn ask(app: &TestApp, command: Command) -> Reply {
 async fn connections_without_a_command_delay_no_command() {
     let app = TestApp::start().await;
     let directory = tempfile::tempdir().unwrap();
-    let listener = socket::listen(directory.path()).unwrap();
+    let listener = socket::Operators::listen(directory.path()).unwrap();
     let serving = actix_web::rt::spawn(socket::serve(listener, app.state.clone()));
     let mut silent = Vec::new();
     for _ in 0..100 {
@@ -55,7 +55,7 @@ async fn clients_are_listed_with_their_last_use_to_the_hour() {
     let first = last_used().await.unwrap();
     assert_eq!(first, app.state.now());
     app.wait(Duration::from_secs(600));
-    let tokens = super::app::Tokens::of(app.refresh(&client, &tokens.refresh).await).await;
+    let tokens = Tokens::of(app.refresh(&client, &tokens.refresh).await).await;
     assert_eq!(last_used().await, Some(first));
     app.wait(Duration::from_secs(3600));
     app.refresh(&client, &tokens.refresh).await;
@@ -73,7 +73,7 @@ async fn a_client_that_is_switched_off_gets_nothing_until_it_is_switched_on() {
     assert!(matches!(switch(true).await, Reply::Done));
     assert_eq!(app.check_token(&tokens.access).await.status(), StatusCode::UNAUTHORIZED);
     assert_eq!(error_code(app.refresh(&client, &tokens.refresh).await).await, "invalid_client");
-    let page = app.browser().open(&format!("/authorize?{}", super::app::authorize_query(&client, &[]))).await;
+    let page = app.browser().open(&format!("/authorize?{}", authorize_query(&client, &[]))).await;
     assert!(page.status == StatusCode::BAD_REQUEST && page.body.contains("disabled"));
     assert!(matches!(switch(false).await, Reply::Done));
     assert_eq!(app.check_token(&tokens.access).await.status(), StatusCode::OK);
@@ -87,7 +87,7 @@ async fn a_password_reset_ends_logins_and_gives_a_one_time_password() {
     let app = TestApp::start().await;
     let client = app.client().await;
     let mut browser = app.browser_of("ana").await;
-    let query = format!("/authorize?{}", super::app::authorize_query(&client, &[]));
+    let query = format!("/authorize?{}", authorize_query(&client, &[]));
     assert_eq!(browser.open(&query).await.status, StatusCode::OK);
     app.wait(Duration::from_secs(1));
     let username = Username::try_from("ana".to_owned()).unwrap();
@@ -195,4 +195,50 @@ async fn the_running_service_exports_its_store() {
     assert!(reason.contains("no key"), "{reason}");
     let Reply::Resealed(resealed) = ask(&app, Command::ResealStore).await else { panic!() };
     assert!(resealed.rows > 5 && resealed.changed == 0);
+}
+
+#[actix_web::test]
+async fn a_socket_that_is_removed_is_made_anew() {
+    let app = TestApp::start().await;
+    let directory = tempfile::tempdir().unwrap();
+    let operators = socket::Operators::listen(directory.path()).unwrap();
+    let serving = actix_web::rt::spawn(socket::serve(operators, app.state.clone()));
+    let list = async || socket::ask(directory.path(), &Command::ListUsers).await;
+    assert!(list().await.is_ok());
+    std::fs::remove_file(directory.path().join("operator.sock")).unwrap();
+    for _ in 0..600 {
+        if list().await.is_ok() {
+            return serving.abort();
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("nobody can be disabled");
+}
+
+/// As after a restore by hand. A change in the new file would not count for the service.
+#[actix_web::test]
+async fn a_command_asks_the_running_service_although_the_file_of_its_store_was_replaced() {
+    let app = TestApp::start().await;
+    let client = app.client().await;
+    let mut browser = app.browser_of("ana").await;
+    let page = browser.follow(&format!("/authorize?{}", authorize_query(&client, &[]))).await;
+    let code = browser.submit(&page, &[("decision", "allow")]).await.parameter("code").unwrap();
+    let tokens = Tokens::of(app.redeem(&client, &code).await).await;
+    assert_eq!(app.check_token(&tokens.access).await.status(), StatusCode::OK);
+    let directory = app.directory();
+    let operators = socket::Operators::listen(directory).unwrap();
+    let serving = actix_web::rt::spawn(socket::serve(operators, app.state.clone()));
+    std::fs::copy(directory.join("store.redb"), directory.join("copy")).unwrap();
+    std::fs::rename(directory.join("copy"), directory.join("store.redb")).unwrap();
+    let done = tokio::process::Command::new(env!("CARGO_BIN_EXE_auth-service"))
+        .args(["user", "disable", "ana"])
+        .env_clear()
+        .env("DATA_DIR", directory)
+        .env("STORE_KEY", "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=")
+        .output()
+        .await
+        .unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    assert_eq!(app.check_token(&tokens.access).await.status(), StatusCode::UNAUTHORIZED);
+    serving.abort();
 }

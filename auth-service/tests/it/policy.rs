@@ -304,7 +304,7 @@ async fn metadata_and_registration_speak_of_the_scopes_in_the_file() {
     assert_eq!(got["scope"], "mcp:read", "a request without a scope gets what the service needs");
     let page =
         browser.open(&format!("/authorize?{}", authorize_query(&client, &[("scope", "mcp:admin")]))).await;
-    assert!(page.body.contains("mcp:admin: Change what others see"), "{}", page.body);
+    assert!(page.body.contains("Change what others see (mcp:admin)"), "{}", page.body);
 }
 
 #[actix_web::test]

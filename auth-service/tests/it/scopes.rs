@@ -165,7 +165,7 @@ async fn a_pushed_request_and_a_device_step_up_as_well() {
     let mut browser = app.browser_of("bob").await;
     let page = browser.open("/device").await;
     let page = send_code(&mut browser, &page, &text(&codes, "user_code")).await;
-    assert!(page.body.contains("notes:write: Change and delete your notes"), "{}", page.body);
+    assert!(page.body.contains("Change and delete your notes (notes:write)"), "{}", page.body);
     browser.submit(&page, &[("decision", "allow")]).await;
     let device_code = text(&codes, "device_code");
     let poll = [("grant_type", DEVICE_CODE), ("client_id", &id), ("device_code", &device_code)];

@@ -34,7 +34,7 @@ async fn refresh_for_ever(store: Arc<RedisStore>, name: String, stop: Arc<Atomic
                 (last, number) = (String::from_utf8(sealed_successor).unwrap(), number + 1);
             }
             Ok(wrong) => panic!("{name}: {wrong:?}"),
-            Err(StoreError::Unavailable(_)) => {
+            Err(StoreError::Unavailable(_) | StoreError::NeedsOperator(_)) => {
                 refused += 1;
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
@@ -170,7 +170,12 @@ async fn when_the_master_dies_the_store_goes_on_at_the_replica() {
                 assert!(found.is_some(), "the replica has what the master acknowledged a while ago");
                 break;
             }
-            Err(error) => assert!(matches!(error, StoreError::Unavailable(_)), "{error}"),
+            Err(error) => {
+                assert!(
+                    matches!(error, StoreError::Unavailable(_) | StoreError::NeedsOperator(_)),
+                    "{error}"
+                );
+            }
         }
         refused += 1;
         assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());

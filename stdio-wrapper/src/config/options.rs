@@ -21,20 +21,20 @@ pub struct Options {
     /// Path of the MCP endpoint.
     #[arg(long, env = "MCP_PATH", default_value = "/mcp", value_name = "PATH")]
     pub mcp_path: String,
-    /// Number of threads that serve HTTP. 0 means one fewer than there are processors, but at least 1 and at most
-    /// 4.
+    /// Number of threads that serve HTTP. 0 means one fewer than there are processors, but at least 1 and at
+    /// most 4.
     #[arg(long, env = "WORKERS", default_value = "0", value_name = "N")]
     pub workers: String,
     /// Also serve the deprecated 2024-11-05 endpoints GET /sse and POST /messages.
     #[arg(long, env = "LEGACY_SSE", default_value = "false", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub legacy_sse: String,
 
-    /// Host names that are allowed in the Host header, comma-separated and without port; * allows any. The default
-    /// is the names of loopback if LISTEN is loopback, and otherwise any name.
+    /// Host names that are allowed in the Host header, comma-separated and without port; * allows any. The
+    /// default is the names of loopback if LISTEN is loopback, and otherwise any name.
     #[arg(long, env = "ALLOWED_HOSTS", default_value = "", hide_default_value = true, value_name = "LIST")]
     pub allowed_hosts: String,
-    /// Origins of browser clients that are allowed, comma-separated (<https://app.example.com>). The default is
-    /// loopback origins if LISTEN is loopback, and otherwise none.
+    /// Origins of browser clients that are allowed, comma-separated (<https://app.example.com>). The default
+    /// is loopback origins if LISTEN is loopback, and otherwise none.
     #[arg(long, env = "ALLOWED_ORIGINS", default_value = "", hide_default_value = true, value_name = "LIST")]
     pub allowed_origins: String,
 
@@ -55,8 +55,8 @@ pub struct Options {
     /// TOML file that says which scopes and groups a tool needs.
     #[arg(long, env = "TOOL_RULES", default_value = "", hide_default_value = true, value_name = "FILE")]
     pub tool_rules: String,
-    /// Groups that can replace {group}, comma-separated. The first one that the caller belongs to is used. The
-    /// default is the caller's only group.
+    /// Groups that can replace {group}, comma-separated. The first one that the caller belongs to is used.
+    /// The default is the caller's only group.
     #[arg(
         long = "group-order",
         env = "GROUP_ORDER",
@@ -73,7 +73,8 @@ pub struct Options {
     #[arg(long, env = "PREWARM", default_value = "0", value_name = "N")]
     pub prewarm: String,
     /// NAME passes this variable of the wrapper on to the child, and NAME=VALUE sets one. The option can be
-    /// repeated; `CHILD_ENV` has one per line. The child gets no other variables except PATH, HOME, LANG and TZ.
+    /// repeated; `CHILD_ENV` has one per line. The child gets no other variables except PATH, HOME, LANG and
+    /// TZ.
     #[arg(long = "env", env = "CHILD_ENV", value_delimiter = '\n', value_name = "NAME[=VALUE]")]
     pub child_env: Vec<String>,
     /// Working directory of the child. It is created if it has a placeholder.
@@ -97,9 +98,9 @@ pub struct Options {
     /// Limit of a child's open files; 0 means no limit.
     #[arg(long, env = "CHILD_FILES", default_value = "0", value_name = "N")]
     pub child_files: String,
-    /// Whether the kernel prevents a child from reading, tracing and signalling other children and the wrapper
-    /// (Landlock, and a filter of system calls). auto: if the kernel supports it. required: do not start if the
-    /// kernel does not support it. off: never.
+    /// Whether the kernel prevents a child from reading, tracing and signalling other children and the
+    /// wrapper (Landlock, and a filter of system calls). auto: if the kernel supports it. required: do not
+    /// start if the kernel does not support it. off: never.
     #[arg(long, env = "CHILD_ISOLATION", default_value = "auto", value_name = "MODE")]
     pub child_isolation: String,
     /// Maximum number of lines of a child's standard error that are logged per second.
@@ -109,8 +110,8 @@ pub struct Options {
     #[arg(long, env = "STOP_GRACE", default_value = "3s", value_name = "TIME")]
     pub stop_grace: String,
 
-    /// Maximum number of sessions. auto means as many as fit into the memory and process limits of the container,
-    /// or 100 if there are no limits.
+    /// Maximum number of sessions. auto means as many as fit into the memory and process limits of the
+    /// container, or 100 if there are no limits.
     #[arg(long, env = "MAX_SESSIONS", default_value = "auto", value_name = "N")]
     pub max_sessions: String,
     /// Maximum number of sessions of one user. auto means half of all sessions, but at least 4; 0 means no
@@ -129,12 +130,12 @@ pub struct Options {
     /// Time that a child has to answer initialize, from its start.
     #[arg(long, env = "START_TIMEOUT", default_value = "45s", value_name = "TIME")]
     pub start_timeout: String,
-    /// Maximum number of children that are starting at the same time; auto means two for each processor. Further
-    /// starts wait for their turn.
+    /// Maximum number of children that are starting at the same time; auto means two for each processor.
+    /// Further starts wait for their turn.
     #[arg(long, env = "MAX_STARTS", default_value = "auto", value_name = "N")]
     pub max_starts: String,
-    /// Time after which the response to a call becomes an event stream. Until then, the client does not even have
-    /// the headers of the response, and some clients send no other request.
+    /// Time after which the response to a call becomes an event stream. Until then, the client does not even
+    /// have the headers of the response, and some clients send no other request.
     #[arg(long, env = "STREAM_AFTER", default_value = "100ms", value_name = "TIME")]
     pub stream_after: String,
     /// Maximum age of a GET stream, after which the client must connect again, and is checked again.
@@ -143,14 +144,14 @@ pub struct Options {
     /// Translate between clients and servers of different eras.
     #[arg(long, env = "TRANSLATE", default_value = "true", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub translate: String,
-    /// Maximum number of server sessions, each with a child of its own, that the stateless clients of one user can
-    /// use for calls in which the server can ask something. Clients with different capabilities do not share
-    /// sessions, and each set of capabilities can have one in any case. With 1, all such calls with the same
-    /// capabilities go to one child, one after the other.
+    /// Maximum number of server sessions, each with a child of its own, that the stateless clients of one
+    /// user can use for calls in which the server can ask something. Clients with different capabilities do
+    /// not share sessions, and each set of capabilities can have one in any case. With 1, all such calls with
+    /// the same capabilities go to one child, one after the other.
     #[arg(long, env = "TRANSLATE_SESSIONS", default_value = "8", value_name = "COUNT")]
     pub translate_sessions: String,
-    /// Time that a translated call waits for each answer of its client. While a child waits for an answer of its
-    /// client, `REQUEST_TIMEOUT` does not run, for at most this long.
+    /// Time that a translated call waits for each answer of its client. While a child waits for an answer of
+    /// its client, `REQUEST_TIMEOUT` does not run, for at most this long.
     #[arg(long, env = "INPUT_TIMEOUT", default_value = "10m", value_name = "TIME")]
     pub input_timeout: String,
     /// How long a stream stays open after the access token with which it was opened has expired
@@ -163,8 +164,8 @@ pub struct Options {
     /// Time that clients are told to wait before they connect again.
     #[arg(long, env = "RETRY", default_value = "1s", value_name = "TIME")]
     pub retry: String,
-    /// Maximum number of open connections of clients, idle streams included. Further connections wait until one is
-    /// closed.
+    /// Maximum number of open connections of clients, idle streams included. Further connections wait until
+    /// one is closed.
     #[arg(long, env = "MAX_CONNECTIONS", default_value = "10000", value_name = "N")]
     pub max_connections: String,
     /// Maximum size of a POST body.
@@ -176,11 +177,12 @@ pub struct Options {
     /// Maximum number of messages in a batch (2025-03-26 only).
     #[arg(long, env = "MAX_BATCH", default_value = "100", value_name = "N")]
     pub max_batch: String,
-    /// Memory for events that are kept for clients that reconnect: for each stream, and for all finished streams
-    /// of a session.
+    /// Memory for events that are kept for clients that reconnect: for each stream, and for all finished
+    /// streams of a session.
     #[arg(long, env = "EVENT_LOG", default_value = "1MiB", value_name = "SIZE")]
     pub event_log: String,
-    /// Memory for each stateless child, for lists that it allows to be cached (`ttlMs`); 0 turns the cache off.
+    /// Memory for each stateless child, for lists that it allows to be cached (`ttlMs`); 0 turns the cache
+    /// off.
     #[arg(long, env = "LIST_CACHE", default_value = "8MiB", value_name = "SIZE")]
     pub list_cache: String,
     /// Maximum time for shutting down.
@@ -194,8 +196,8 @@ pub struct Options {
     #[arg(long, env = "LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
     pub log_format: String,
 
-    /// Ask the running wrapper at the same `OPS_LISTEN` whether it is alive, and exit with 0 if it is, or with 1
-    /// if not. This is for the health check of a container; no MCP server is started.
+    /// Ask the running wrapper at the same `OPS_LISTEN` whether it is alive, and exit with 0 if it is, or
+    /// with 1 if not. This is for the health check of a container; no MCP server is started.
     #[arg(long)]
     pub healthcheck: bool,
 
@@ -205,14 +207,14 @@ pub struct Options {
 }
 
 impl Options {
-    /// Returns a sentence for each environment variable whose name is almost that of an option, and that is not
-    /// passed on to the child.
+    /// Returns a sentence for each environment variable whose name is almost that of an option, and that is
+    /// not passed on to the child.
     pub fn misspelt(&self, given: impl Iterator<Item = String>) -> Vec<String> {
         self.compared(given, misspelt)
     }
 
-    /// Returns a sentence for each environment variable that could be a misspelt option, but also a variable of
-    /// another program.
+    /// Returns a sentence for each environment variable that could be a misspelt option, but also a variable
+    /// of another program.
     pub fn perhaps_misspelt(&self, given: impl Iterator<Item = String>) -> Vec<String> {
         self.compared(given, perhaps_misspelt)
     }
@@ -220,7 +222,7 @@ impl Options {
     fn compared(
         &self,
         given: impl Iterator<Item = String>,
-        compare: impl for<'a> Fn(&[&'a str], Vec<String>) -> Vec<Misspelt<'a>>,
+        compare: impl Fn(&[&str], Vec<String>) -> Vec<Misspelt>,
     ) -> Vec<String> {
         let command = Self::command();
         let known: Vec<&str> =
@@ -260,5 +262,47 @@ mod tests {
         let given = ["ISSUR", "PATH"].map(str::to_owned);
         let doubts = options.perhaps_misspelt(given.into_iter());
         assert_eq!(doubts, ["ISSUR: there is no such setting. Is ISSUER meant?"]);
+    }
+
+    #[test]
+    fn other_letters_and_the_name_of_a_file_are_problems_because_the_option_would_be_ignored() {
+        let options = Options::parse_from(["stdio-wrapper", "--", "server"]);
+        for (given, meant) in [
+            ("allowed_hosts", "ALLOWED_HOSTS"),
+            ("Tool_Rules", "TOOL_RULES"),
+            ("identity", "IDENTITY"),
+            ("TOOL_RULES_FILE", "TOOL_RULES"),
+            ("TOOL_RULE_FILE", "TOOL_RULES"),
+        ] {
+            let told = format!("{given}: there is no such setting. Is {meant} meant?");
+            assert_eq!(options.misspelt([given.to_owned()].into_iter()), [told]);
+        }
+        for (given, meant) in
+            [("issuer", "ISSUER"), ("ISSUER_FILE", "ISSUER"), ("GROUPS_ORDER", "GROUP_ORDER")]
+        {
+            let told = format!("{given}: there is no such setting. Is {meant} meant?");
+            let both = [
+                options.misspelt([given.to_owned()].into_iter()),
+                options.perhaps_misspelt([given.to_owned()].into_iter()),
+            ];
+            assert_eq!(both.concat(), [told]);
+        }
+        let others = [
+            "HOSTNAME",
+            "HTTP_PROXY",
+            "http_proxy",
+            "KUBERNETES_SERVICE_HOST",
+            "LANG",
+            "LOG_FILE",
+            "LOG_LEVEL",
+            "NODE_ENV",
+            "PATH",
+            "SSL_CERT_FILE",
+            "EDGE_SECRET",
+            "STORE_KEY_FILE",
+            "TRUSTED_PROXIES",
+        ];
+        let others = || others.map(str::to_owned).into_iter();
+        assert_eq!([options.misspelt(others()), options.perhaps_misspelt(others())].concat(), [""; 0]);
     }
 }

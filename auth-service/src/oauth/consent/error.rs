@@ -54,6 +54,11 @@ pub enum ConsentError {
     /// The account gets codes too often.
     #[error("This account has connected applications too often in a short time. Try again in a minute.")]
     TooFast(TooFast),
+    /// The store has lost data.
+    #[error(
+        "This service cannot be used until its operator has repaired it. Tell the operator. Afterwards, go back to the application and connect it again."
+    )]
+    NeedsOperator,
     /// The server failed, or the client's metadata document is not available at the moment.
     #[error("The service cannot be used at the moment. Try again in a minute.")]
     Unavailable,
@@ -62,7 +67,10 @@ pub enum ConsentError {
 impl From<StoreError> for ConsentError {
     fn from(error: StoreError) -> Self {
         tracing::error!(%error, "the store failed during consent");
-        Self::Unavailable
+        match error {
+            StoreError::NeedsOperator(_) => Self::NeedsOperator,
+            StoreError::Unavailable(_) | StoreError::Unreadable => Self::Unavailable,
+        }
     }
 }
 
@@ -103,7 +111,7 @@ impl ConsentError {
             Self::AnsweredBefore => StatusCode::CONFLICT,
             Self::Barred => StatusCode::FORBIDDEN,
             Self::TooFast(_) => StatusCode::TOO_MANY_REQUESTS,
-            Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NeedsOperator | Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -116,6 +124,7 @@ impl ConsentError {
             Self::ClientChanged => ("The application has changed", Help::AskAgain),
             Self::AnsweredBefore => ("You have answered already", Help::IfNotConnected),
             Self::Unavailable | Self::TooFast(_) => ("This did not work", Help::AskAgain),
+            Self::NeedsOperator => ("This did not work", Help::None),
             Self::PageRequired | Self::ClientGone | Self::Barred => ("This cannot be allowed", Help::None),
         }
     }

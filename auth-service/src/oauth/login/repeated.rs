@@ -14,6 +14,7 @@ use crate::oauth::params::Params;
 use crate::oauth::session;
 use crate::ops::audit;
 use crate::state::AppState;
+use crate::store::StoreError;
 
 use super::{Continuation, LoginError, STALE, attempt, form_for, set_attempt, shown_here};
 
@@ -107,6 +108,10 @@ pub(super) fn problem_of(refused: &NotProven) -> Result<Problem, LoginError> {
             tracing::error!(error = %refused, "a login could not be handled");
         }
     }
-    let (status, seconds) = refused.again().ok_or(LoginError::Unavailable)?;
+    let fault = match refused {
+        NotProven::Store(StoreError::NeedsOperator(_)) => LoginError::NeedsOperator,
+        _ => LoginError::Unavailable,
+    };
+    let (status, seconds) = refused.again().ok_or(fault)?;
     Ok(Problem::new(status, &refused.to_string()).retry_after(seconds))
 }

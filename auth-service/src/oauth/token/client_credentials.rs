@@ -53,7 +53,7 @@ pub(super) async fn grant_to_client(
     if !state.store.add_grant(&grant, &state.client_use(client.clone(), &grant.subject)).await? {
         return Err(TokenError::InvalidGrant("the client was removed or switched off"));
     }
-    audit::Event::MachineAuthorized { grant_id: &grant.id, client_id: &client.id }.emit();
+    audit::Event::ClientCredentialsAccepted { grant_id: &grant.id, client_id: &client.id }.emit();
     Ok(response)
 }
 

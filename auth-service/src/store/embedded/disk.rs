@@ -165,7 +165,7 @@ impl Disk {
     /// Records that a write or read failed, and opens the database again.
     pub(super) fn failed(&self, error: &StoreError) {
         let reason = match error {
-            StoreError::Unavailable(reason) => reason.clone(),
+            StoreError::Unavailable(reason) | StoreError::NeedsOperator(reason) => reason.clone(),
             StoreError::Unreadable => error.to_string(),
         };
         self.postpone(&reason);

@@ -139,6 +139,11 @@ impl CurrentOverlay {
         Ok(())
     }
 
+    /// Whether the overlay is on disk.
+    pub(super) fn is_kept(&self) -> bool {
+        self.file().is_kept
+    }
+
     /// Removes all rows, because the database contains them.
     pub(super) fn clear(&self) {
         self.publish(Overlay::default());

@@ -241,7 +241,9 @@ impl Parts {
         match &committed {
             Ok(()) => self.disk.succeeded(),
             Err(StoreError::Unreadable) => {}
-            Err(error @ StoreError::Unavailable(_)) => self.disk.failed(error),
+            Err(error @ (StoreError::Unavailable(_) | StoreError::NeedsOperator(_))) => {
+                self.disk.failed(error);
+            }
         }
         committed
     }
@@ -290,7 +292,9 @@ impl Parts {
                     accepted.push((write, is_change, touched));
                 }
                 Err(StoreError::Unreadable) => write.finish(Err(StoreError::Unreadable)),
-                Err(StoreError::Unavailable(_)) => write.finish(Err(refusal(reason, overlay.len()))),
+                Err(StoreError::Unavailable(_) | StoreError::NeedsOperator(_)) => {
+                    write.finish(Err(refusal(reason, overlay.len(), self.overlay.is_kept())));
+                }
             }
         }
         let kept = if accepted.iter().any(|(_, is_change, _)| *is_change) {
@@ -334,13 +338,18 @@ impl Parts {
 /// cached.
 type Beside = (Overlay, Vec<(About, String)>);
 
-/// The error of a write that is refused because it does more than take access away.
-fn refusal(reason: &str, waiting: usize) -> StoreError {
-    let kept = match waiting {
-        0 => String::new(),
-        waiting => format!(
-            ". What was disabled, deleted or revoked meanwhile counts and is kept in store.reserve ({})",
-            if waiting == 1 { "1 row".to_owned() } else { format!("{waiting} rows") }
+/// The error of a write that is refused because it does more than take access away. `waiting` is the number
+/// of rows in the overlay, and `is_kept` is whether they are on disk.
+fn refusal(reason: &str, waiting: usize, is_kept: bool) -> StoreError {
+    let rows = if waiting == 1 { "1 row".to_owned() } else { format!("{waiting} rows") };
+    let kept = match (waiting, is_kept) {
+        (0, _) => String::new(),
+        (_, true) => format!(
+            ". What was disabled, deleted or revoked meanwhile counts and is kept in store.reserve ({rows})"
+        ),
+        (_, false) => format!(
+            ". What was disabled, deleted or revoked meanwhile counts ({rows}), but store.reserve cannot be written either: a restart \
+             undoes it"
         ),
     };
     StoreError::Unavailable(format!("{reason}{kept}"))

@@ -49,7 +49,8 @@ pub(super) async fn remove(cells: &Cells, subject: &Subject) -> Result<bool, Sto
 pub(super) async fn named(cells: &Cells, username: &Username) -> Result<Option<Account>, StoreError> {
     match cells.read::<Subject>(&cells.keys.username(username)).await? {
         Some(subject) => by_subject(cells, &subject.value).await,
-        None => Ok(None),
+        // Nobody is told that the name is wrong because Redis was emptied.
+        None => cells.absent(None).await,
     }
 }
 

@@ -30,7 +30,10 @@ struct Known {
     mark: Option<Mark>,
     /// The identity of the store whose number this is.
     identity: Option<String>,
-    /// The number of connections that were made so far. A new connection might lead to a Redis with older data.
+    /// The number of times that a store with another identity was found.
+    stores: u64,
+    /// The number of connections that were made so far. A new connection might lead to a Redis with older
+    /// data.
     connections: u64,
     /// The value of `connections` for which the number was compared.
     compared: u64,
@@ -50,8 +53,8 @@ struct Older {
     lost: u64,
 }
 
-/// What this process knew when it asked Redis for the number. Other answers and new connections can come before
-/// the answer to this question.
+/// What this process knew when it asked Redis for the number. Other answers and new connections can come
+/// before the answer to this question.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct KnownBefore {
     /// The highest number that was seen.
@@ -59,6 +62,7 @@ pub(super) struct KnownBefore {
     /// The latest change whose token was seen.
     pub(super) mark: Option<Mark>,
     connection: u64,
+    store: u64,
 }
 
 /// A change, as it is recorded in the history in Redis.
@@ -124,27 +128,43 @@ impl Age {
             return Ok(());
         }
         known.is_lost = true;
-        Err(StoreError::Unavailable(LOST.to_owned()))
+        Err(StoreError::NeedsOperator(LOST.to_owned()))
     }
 
     /// What is known now. The caller has to call this before it asks Redis for the number.
     pub(super) fn known_now(&self) -> KnownBefore {
         let known = self.known();
-        KnownBefore { seen: known.seen, mark: known.mark, connection: known.connections }
+        KnownBefore { seen: known.seen, mark: known.mark, connection: known.connections, store: known.stores }
     }
 
     /// Records the identity of the store. A store with a new identity was begun anew, and its number starts
-    /// again from 0.
+    /// again from 0. A store without the identity that it had has lost its data.
     pub(super) fn note_identity(&self, found: Option<&str>) {
-        let Some(found) = found else { return };
         let mut known = self.known();
-        known.is_lost = false;
+        known.is_lost = found.is_none() && known.identity.is_some();
+        let Some(found) = found else { return };
         if known.identity.as_deref() != Some(found) {
             if known.identity.is_some() {
                 (known.seen, known.mark, known.older) = (0, None, None);
+                known.stores += 1;
             }
             known.identity = Some(found.to_owned());
         }
+    }
+
+    /// Whether the store had lost its identity when it was last read.
+    pub(super) fn is_lost(&self) -> bool {
+        self.known().is_lost
+    }
+
+    /// Whether this would be the answer of an older Redis, unless another store was begun in it.
+    pub(super) fn is_older(asked: KnownBefore, told: AgeReport) -> bool {
+        told.number < asked.seen || told.is_other_history(asked.mark)
+    }
+
+    /// Whether the store is still the one that was asked.
+    pub(super) fn is_same_store(&self, asked: KnownBefore) -> bool {
+        self.known().stores == asked.store
     }
 
     /// Records that a change was made that could not be counted.
@@ -188,6 +208,10 @@ impl Age {
         (now, latest): (u64, Option<Mark>),
     ) -> Result<(), StoreError> {
         let mut known = self.known();
+        if known.stores != asked.store {
+            // Another store was begun after this question. It counts from the beginning.
+            return Ok(());
+        }
         let earlier = known.older.filter(|older| asked.connection <= older.connection);
         let is_other_history = told.is_other_history(asked.mark);
         if before >= asked.seen && !is_other_history && earlier.is_none() {
@@ -216,7 +240,7 @@ impl Age {
         if !was_older {
             tracing::error!("{reason}. Everything is refused until then");
         }
-        Err(StoreError::Unavailable(reason))
+        Err(StoreError::NeedsOperator(reason))
     }
 }
 
@@ -250,13 +274,16 @@ mod tests {
         assert!(error.contains("2 changes are undone"), "{error}");
         assert!(age.has_to_be_read());
         age.note_identity(None);
-        assert!(compare(2).is_err());
+        assert!(age.is_lost() && compare(2).is_err());
+        age.note_identity(Some("first"));
         let error = compare(5).unwrap_err().to_string();
         assert!(error.contains("2 changes are undone"), "others have counted: {error}");
         age.doubt();
         assert!(compare(3).is_ok() && !age.has_to_be_read(), "it is the latest data");
         assert!(compare(0).is_err());
+        let earlier = age.known_now();
         age.note_identity(Some("second"));
+        assert!(age.compare(earlier, number(0)).is_ok(), "the question was asked of another store");
         assert!(compare(0).is_ok() && !age.has_to_be_read());
     }
 

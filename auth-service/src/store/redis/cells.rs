@@ -160,10 +160,27 @@ impl Cells {
     pub(super) async fn check_age(&self) -> Result<(), StoreError> {
         let asked = self.age.known_now();
         let told = history::report(self, asked.mark).await?;
-        if told.is_none() && self.age.has_seen_anything() && self.identity_found().await?.is_none() {
-            return self.age.note_absence();
+        let was_emptied = told.is_none() && self.age.has_seen_anything();
+        let told = told.unwrap_or_default();
+        if was_emptied || self.age.is_lost() || Age::is_older(asked, told) {
+            if self.identity_found().await?.is_none() {
+                let absence = self.dropping_what_is_cached(self.age.note_absence());
+                // A store that never had an identity can be older, too.
+                if was_emptied || absence.is_err() {
+                    return absence;
+                }
+            }
+            if !self.age.is_same_store(asked) {
+                return Ok(());
+            }
         }
-        self.age.compare(asked, told.unwrap_or_default())
+        self.dropping_what_is_cached(self.age.compare(asked, told))
+    }
+
+    /// Invalidates all cached values if Redis is older than it was, because they would be used without a
+    /// question to it.
+    fn dropping_what_is_cached(&self, compared: Result<(), StoreError>) -> Result<(), StoreError> {
+        compared.inspect_err(|_| self.changes.note_everything())
     }
 
     /// Like [`Cells::check_age`], for callers that rarely need it. Its future is boxed, so that the futures
@@ -197,7 +214,9 @@ impl Cells {
     pub(super) async fn count_change(&self) -> Result<(), StoreError> {
         let asked = self.age.known_now();
         match history::count(self, asked.mark).await {
-            Ok((before, token)) => self.age.compare_counted(asked, before, token),
+            Ok((before, token)) => {
+                self.dropping_what_is_cached(self.age.compare_counted(asked, before, token))
+            }
             Err(error) if permissions::is_missing(&error) => {
                 self.age.owe();
                 Ok(())

@@ -66,12 +66,23 @@ impl RedisStore {
     }
 }
 
-/// The settings in `INFO` that can cause a loss of rows.
+/// The oldest major version that has the commands that are used: `SET` with `KEEPTTL`, and `CLIENT TRACKING`.
+const OLDEST: u64 = 6;
+
+/// What `INFO` says that can cause a loss of rows.
 fn dangers_in(info: &str) -> Vec<String> {
     let value = |name: &str| {
         info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap_or_default().trim()
     };
     let mut dangers = Vec::new();
+    let version = value("redis_version");
+    let major = version.split('.').next().and_then(|major| major.parse::<u64>().ok());
+    if major.is_some_and(|major| major < OLDEST) {
+        dangers.push(format!(
+            "Redis {version} is too old: users, clients and keys cannot be disabled or revoked, and every check waits for \
+             Redis. Use Redis {OLDEST} or later"
+        ));
+    }
     let policy = value("maxmemory_policy");
     if !matches!(policy, "" | "noeviction") && value("maxmemory") != "0" {
         dangers.push(format!(
@@ -93,6 +104,17 @@ fn dangers_in(info: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_redis_that_is_too_old_is_told() {
+        let [told] = &*dangers_in("redis_version:5.0.14\r\naof_enabled:1\r\n") else { panic!("one danger") };
+        assert!(told.contains("5.0.14 is too old") && told.contains("Use Redis 6"), "{told}");
+        for new in
+            ["redis_version:6.0.0\r\naof_enabled:1\r\n", "redis_version:7.2.4\r\nvalkey_version:9.0.0\r\n"]
+        {
+            assert!(dangers_in(new).is_empty(), "{new}");
+        }
+    }
 
     #[test]
     fn eviction_and_a_missing_log_are_told() {

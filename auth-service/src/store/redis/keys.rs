@@ -57,9 +57,19 @@ impl Keys {
         format!("{}:{{{tag}}}:{rest}", self.prefix)
     }
 
-    /// The prefixes of keys whose rows are cached.
+    /// The prefixes of keys whose changes are followed: the rows that are cached, the signing keys, and what
+    /// tells whether the store has its latest data.
     pub(super) fn tracked(&self) -> Vec<String> {
-        ["g", "c", "s"].map(|kind| format!("{}:{{{kind}:", self.prefix)).into()
+        let cached = ["g", "c", "s"].map(|kind| format!("{}:{{{kind}:", self.prefix));
+        cached
+            .into_iter()
+            .chain([self.signing_keys(), self.identity(), self.taken_away(), self.history()])
+            .collect()
+    }
+
+    /// Whether a key tells whether the store has its latest data.
+    pub(super) fn tells_age(&self, key: &str) -> bool {
+        [self.identity(), self.taken_away(), self.history()].iter().any(|known| known == key)
     }
 
     /// Whether a key has one of the prefixes in [`Keys::tracked`].
@@ -357,8 +367,7 @@ mod tests {
         }
         let code = keys.code(&grant, &TokenHash::of(b"code"));
         assert!(keys.is_tracked(&code) && keys.about(&code).is_none());
-        for key in
-            [keys.signing_keys(), keys.key_check(), keys.writable(), keys.client_index().all, "x".to_owned()]
+        for key in [keys.clock(), keys.key_check(), keys.writable(), keys.client_index().all, "x".to_owned()]
         {
             assert!(!keys.is_tracked(&key) && keys.about(&key).is_none(), "{key}");
         }

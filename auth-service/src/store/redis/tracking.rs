@@ -1,6 +1,8 @@
 //! Notices what other replicas change. A separate connection to each server receives the keys of rows that
 //! were written (client-side caching of Redis 6, RESP3, broadcasting mode). This includes rows that are
-//! removed by hand, evicted or expired.
+//! removed by hand, evicted or expired. The signing keys are followed too, and the identity of the store, the
+//! number and the history of changes, because lost or older data have to be noticed before a cached value is
+//! used ([`super::age`]).
 //!
 //! Notifications and the answer to a PING arrive on the same connection in the order in which they happened.
 //! An answered PING therefore proves that all changes before it was sent have been received, and extends the
@@ -18,6 +20,7 @@ use fred::types::client::Invalidation;
 use fred::types::config::{ServerConfig, UnresponsiveConfig};
 use fred::types::{ConnectHandle, RespVersion};
 use futures_util::future::try_join_all;
+use tokio::sync::Notify;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::task::JoinHandle;
@@ -50,6 +53,15 @@ impl Drop for Tracking {
     }
 }
 
+/// What the reports of changes are compared with, and where they are recorded.
+#[derive(Clone)]
+pub(super) struct Heard {
+    pub(super) keys: Keys,
+    pub(super) changes: Arc<Changes>,
+    /// Notified when the number or the history of changes was changed.
+    pub(super) age: Arc<Notify>,
+}
+
 /// The reason why changes are no longer received.
 #[derive(Debug, thiserror::Error)]
 enum Lost {
@@ -66,13 +78,13 @@ enum Lost {
 }
 
 impl Tracking {
-    pub(super) fn start(address: &RedisAddress, followed: Client, keys: Keys, changes: Arc<Changes>) -> Self {
+    pub(super) fn start(address: &RedisAddress, followed: Client, heard: Heard) -> Self {
         let config = address.config();
         Self(tokio::spawn(async move {
             let mut told = None;
             loop {
-                let Err(lost) = follow(&config, &followed, &keys, &changes, &mut told).await;
-                changes.end_lease();
+                let Err(lost) = follow(&config, &followed, &heard, &mut told).await;
+                heard.changes.end_lease();
                 metrics::gauge!("mcp_gate_token_cache_channel_live").set(0.0);
                 metrics::counter!("mcp_gate_token_cache_channel_losses_total").increment(1);
                 // Each reason is logged only once, because Redis could be away for hours.
@@ -124,16 +136,18 @@ impl Drop for Followed {
 async fn follow(
     config: &Config,
     main: &Client,
-    keys: &Keys,
-    changes: &Changes,
+    records: &Heard,
     told: &mut Option<String>,
 ) -> Result<Infallible, Lost> {
+    let Heard { keys, changes, .. } = records;
     let mut reconnected = main.reconnect_rx();
     let servers = servers(main);
     if servers.is_empty() {
         return Err(Lost::Servers);
     }
     let mut connections = try_join_all(servers.iter().map(|server| connect(config, server, keys))).await?;
+    // The keys were read before, and a change since then is not reported.
+    changes.note_signing_keys();
     // For each server, the last time until which all changes are known. There is no lease until every server
     // has answered.
     let heard = Mutex::new(vec![None; connections.len()]);
@@ -166,7 +180,7 @@ async fn follow(
     let begun = Mutex::new(&mut begun);
     let following = connections.iter_mut().enumerate().map(|(at, connection)| {
         let (renew, begun) = (&renew, &begun);
-        hear(connection, keys, changes, move |asked| {
+        hear(connection, records, move |asked| {
             let first = renew(at, asked);
             (begun.lock().unwrap_or_else(PoisonError::into_inner))(first);
         })
@@ -231,8 +245,7 @@ async fn connect(config: &Config, server: &Server, keys: &Keys) -> Result<Follow
 /// known.
 async fn hear(
     connection: &mut Followed,
-    keys: &Keys,
-    changes: &Changes,
+    records: &Heard,
     heard: impl Fn(Instant),
 ) -> Result<Infallible, Lost> {
     let Followed { client, changed, broken, .. } = connection;
@@ -242,7 +255,7 @@ async fn hear(
         tokio::select! {
             biased;
             told = changed.recv() => match told {
-                Ok(told) => note(&told, keys, changes)?,
+                Ok(told) => note(&told, records)?,
                 Err(RecvError::Lagged(_)) => return Err(Lost::Lag),
                 Err(RecvError::Closed) => return Err(Lost::Servers),
             },
@@ -251,7 +264,7 @@ async fn hear(
                 let asked = asked?;
                 // fred delivers messages in the order of their arrival, so all notifications before the
                 // answer are already in the channel.
-                drain(changed, keys, changes)?;
+                drain(changed, records)?;
                 heard(asked);
                 beat.set(self::beat(client, BEAT));
             }
@@ -268,10 +281,10 @@ async fn beat(client: &Client, pause: Duration) -> Result<Instant, Lost> {
 }
 
 /// Records all notifications that are waiting.
-fn drain(waiting: &mut Receiver<Invalidation>, keys: &Keys, changes: &Changes) -> Result<(), Lost> {
+fn drain(waiting: &mut Receiver<Invalidation>, records: &Heard) -> Result<(), Lost> {
     loop {
         match waiting.try_recv() {
-            Ok(told) => note(&told, keys, changes)?,
+            Ok(told) => note(&told, records)?,
             Err(TryRecvError::Empty) => return Ok(()),
             Err(TryRecvError::Lagged(_)) => return Err(Lost::Lag),
             Err(TryRecvError::Closed) => return Err(Lost::Servers),
@@ -279,7 +292,8 @@ fn drain(waiting: &mut Receiver<Invalidation>, keys: &Keys, changes: &Changes) -
     }
 }
 
-fn note(told: &Invalidation, keys: &Keys, changes: &Changes) -> Result<(), Lost> {
+fn note(told: &Invalidation, records: &Heard) -> Result<(), Lost> {
+    let Heard { keys, changes, age } = records;
     if told.keys.is_empty() {
         return Err(Lost::Unreadable);
     }
@@ -291,6 +305,10 @@ fn note(told: &Invalidation, keys: &Keys, changes: &Changes) -> Result<(), Lost>
         if let Some((about, hash)) = keys.about(key) {
             metrics::counter!("mcp_gate_token_cache_changes_heard_total").increment(1);
             changes.note_hashed(about, hash);
+        } else if keys.tells_age(key) {
+            age.notify_one();
+        } else if *key == keys.signing_keys() {
+            changes.note_signing_keys();
         }
     }
     Ok(())
