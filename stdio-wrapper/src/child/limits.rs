@@ -26,6 +26,18 @@ pub fn raise_files() -> Option<u64> {
     raised.current
 }
 
+/// The part of the limit of open files that children do not get: a quarter, and at most [`MOST_WITHHELD`].
+const WITHHELD: u64 = 4;
+/// At most this many open files are withheld from children: as many as 256 threads can send at the same moment.
+const MOST_WITHHELD: u64 = 1 << 16;
+
+/// The highest limit of open files for a child. It is below that of the wrapper, which hands the pipes of each child over a socket: for each user
+/// id, the kernel counts all files that are sent and not received yet, and refuses to send another one beyond the limit of the process
+/// that sends (`unix(7)`, ETOOMANYREFS). A child with the limit of the wrapper could fill it, and no child could be started any more.
+fn most_files(wrapper: u64) -> u64 {
+    wrapper.saturating_sub((wrapper / WITHHELD).min(MOST_WITHHELD))
+}
+
 /// A soft and a hard limit. `None` means that there is no limit.
 type Bounds = (Option<u64>, Option<u64>);
 
@@ -36,18 +48,24 @@ pub(super) struct Limits {
     cpu: Option<u64>,
     processes: Option<u64>,
     files: Option<Bounds>,
+    /// No child has more open files, even if `files` cannot be set.
+    most_files: Option<u64>,
 }
 
 impl Limits {
     /// The limits from the settings.
     pub(super) fn of(child: &config::Child) -> Self {
         let exactly = child.max_files.map(|limit| (Some(limit), Some(limit)));
-        let before = || FILES.get().map(|limit| (limit.current, limit.maximum));
+        // The wrapper and the supervisors have raised theirs to the maximum.
+        let most_files = FILES.get().and_then(|limit| limit.maximum).map(most_files);
+        let at_most = |limit: Option<u64>| limit.into_iter().chain(most_files).min();
+        let before = || FILES.get().map(|limit| (at_most(limit.current), at_most(limit.maximum)));
         Self {
             memory: child.max_memory,
             cpu: child.max_cpu,
             processes: child.max_processes,
             files: exactly.or_else(before),
+            most_files,
         }
     }
 
@@ -59,6 +77,7 @@ impl Limits {
             (Resource::Core, exactly(Some(0))),
             (Resource::Cpu, exactly(self.cpu)),
             (Resource::Nproc, exactly(self.processes)),
+            (Resource::Nofile, exactly(self.most_files)),
             (Resource::Nofile, self.files),
             // This process still needs some memory itself.
             (Resource::As, exactly(self.memory)),
@@ -69,5 +88,16 @@ impl Limits {
             Some(format!("the limit {current:?} for {resource:?} could not be set: {error}"))
         };
         limits.into_iter().filter_map(set).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a100_a_child_has_fewer_open_files_than_the_wrapper_can_send() {
+        assert_eq!(most_files(1 << 20), (1 << 20) - MOST_WITHHELD);
+        assert_eq!([1024, 4096, 1].map(most_files), [768, 3072, 1]);
     }
 }

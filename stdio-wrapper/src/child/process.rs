@@ -67,7 +67,11 @@ type Held = Arc<Mutex<Vec<Box<dyn Send>>>>;
 
 /// The input and output of a child.
 #[derive(Debug)]
-struct Pipes(Mutex<PipeState>);
+struct Pipes {
+    state: Mutex<PipeState>,
+    /// The input, as soon as the child is used.
+    outbox: OnceLock<Outbox>,
+}
 
 #[derive(Debug)]
 enum PipeState {
@@ -103,7 +107,7 @@ impl Pipes {
     }
 
     fn state(&self) -> MutexGuard<'_, PipeState> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reads the output of a spare until it has answered the ping or is used.
@@ -151,7 +155,7 @@ impl Child {
         let Ends { stdin, stdout, stderr } = ends;
         let stderr = pipe::Receiver::from_owned_fd(stderr)?;
         let idle = Idle { stdin, stdout, early: BytesMut::new(), ping: None };
-        let pipes = Arc::new(Pipes(Mutex::new(PipeState::Idle(idle))));
+        let pipes = Arc::new(Pipes { state: Mutex::new(PipeState::Idle(idle)), outbox: OnceLock::new() });
         let (exit_sender, exit) = watch::channel(None);
         let (has_answered, answered) = watch::channel(false);
         let log = stderr::Log::new(number, settings.stderr_rate, Arc::clone(metrics));
@@ -183,6 +187,8 @@ impl Child {
             let _ = waiting.send(());
         }
         let outbox = Outbox::start(pipe::Sender::from_owned_fd(idle.stdin)?, max_queue);
+        // A child is connected once.
+        let _ = self.pipes.outbox.set(outbox.clone());
         *state = PipeState::Open(outbox.clone());
         drop(state);
         let output = Output { pipe: pipe::Receiver::from_owned_fd(idle.stdout)?, early: idle.early };
@@ -396,6 +402,9 @@ impl Watched {
             exit.send_replace(Some(exit_status.clone()));
             self.supervised.kill();
             self.exited().await;
+        }
+        if let Some(outbox) = self.pipes.outbox.get() {
+            outbox.abandon();
         }
         self.reaper.child_ended(self.number);
         self.metrics.children.sub();

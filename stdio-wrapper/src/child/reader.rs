@@ -17,9 +17,14 @@ const READ: usize = 16 << 10;
 const LARGE_READ: usize = 1 << 20;
 /// Bytes of a child's output that are not counted. Most lines are shorter.
 const FREE: usize = 64 << 10;
-/// How long output is still read after the process has ended. A process that it left behind can keep the pipe
-/// open.
+/// How long output may still come after the process has ended.
 const AFTERLIFE: Duration = Duration::from_millis(100);
+
+/// How many bytes are still read of a pipe when no process of the child is left: those in it. Another process may hold the pipe and
+/// write to it without end: one of another child, to which this child has sent it.
+pub(super) fn rest_of(pipe: &pipe::Receiver) -> usize {
+    rustix::io::ioctl_fionread(pipe).map_or(0, |count| usize::try_from(count).unwrap_or(usize::MAX))
+}
 
 /// The output of a child.
 #[derive(Debug)]
@@ -57,22 +62,30 @@ pub async fn read_frames(
 ) -> Option<Exit> {
     let exited = child.exited();
     tokio::pin!(exited);
-    let mut exit = None;
+    let (mut exit, mut rest) = (None, usize::MAX);
     let Output { pipe: mut stdout, early: buffer } = output;
     let mut reader = Reader { decoder, buffer, account, dropping: None };
     loop {
         reader.hand_over(frames).await;
-        let space = reader.make_space().await;
+        let space = reader.make_space().await.min(rest);
         let mut target = (&mut reader.buffer).limit(space);
         let count = if exit.is_some() {
             tokio::time::timeout(AFTERLIFE, stdout.read_buf(&mut target)).await.unwrap_or(Ok(0))
         } else {
             tokio::select! {
                 count = stdout.read_buf(&mut target) => count,
-                end = &mut exited => { exit = Some(end); continue; }
+                end = &mut exited => {
+                    (exit, rest) = (Some(end), rest_of(&stdout));
+                    if rest == 0 {
+                        break;
+                    }
+                    continue;
+                }
             }
         };
-        if !matches!(count, Ok(1..)) {
+        let Ok(count @ 1..) = count else { break };
+        rest = if exit.is_some() { rest.saturating_sub(count) } else { rest };
+        if rest == 0 {
             break;
         }
     }

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio::time::{Duration, Instant};
 
 use super::process::Exit;
+use super::reader::rest_of;
 use crate::metrics::Metrics;
 
 /// Maximum length of a line in the log, in bytes. Longer lines are cut.
@@ -20,7 +21,8 @@ const MAX_BANNER: usize = 3;
 /// Number of lines that are kept until the child has answered something. If it fails before that, these lines say why.
 const MAX_HELD: usize = 40;
 
-/// Reads until the child closes its standard error. `answered` becomes true with the child's first answer.
+/// Reads until the child closes its standard error, or has ended and what it wrote was read. Another process can still hold the pipe
+/// then, and write to it without end. `answered` becomes true with the child's first answer.
 pub(super) async fn drain(
     mut stderr: pipe::Receiver,
     mut log: Log,
@@ -30,7 +32,15 @@ pub(super) async fn drain(
     let mut line = Vec::new();
     let mut is_cut = false;
     let mut piece = [0_u8; 4096];
+    // What may still be read, from the end of the child on.
+    let mut rest: Option<usize> = None;
     loop {
+        if rest.is_none() && exit.borrow().is_some() {
+            rest = Some(rest_of(&stderr));
+        }
+        if rest == Some(0) {
+            break;
+        }
         let read = tokio::select! {
             // Text that can be read at this point was written before the answer.
             biased;
@@ -40,11 +50,13 @@ pub(super) async fn drain(
                 log.held = VecDeque::new();
                 continue;
             }
+            () = has_ended(&mut exit), if rest.is_none() => continue,
         };
         let count = match read {
             Ok(0) | Err(_) => break,
             Ok(count) => count,
         };
+        rest = rest.map(|rest| rest.saturating_sub(count));
         for part in piece.get(..count).unwrap_or_default().split_inclusive(|byte| *byte == b'\n') {
             let (text, is_end) = part.strip_suffix(b"\n").map_or((part, false), |text| (text, true));
             let room = MAX_LINE - line.len();
@@ -65,6 +77,12 @@ pub(super) async fn drain(
     if exit.wait_for(Option::is_some).await.is_ok_and(|exit| is_failure(&exit)) {
         log.explain();
     }
+}
+
+/// Waits for the end of the child.
+async fn has_ended(exit: &mut watch::Receiver<Option<Exit>>) {
+    // If nothing tells of it any more, it has ended.
+    let _ = exit.wait_for(Option::is_some).await;
 }
 
 /// Waits for the first answer. Returns false if there will be none.

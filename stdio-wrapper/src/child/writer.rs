@@ -34,6 +34,8 @@ struct Shared {
     backlog: Mutex<Backlog>,
     /// Notified when there is something to do for the writing task.
     wake: Notify,
+    /// Notified when nobody reads the messages any more.
+    gone: Notify,
     /// The free space of the queue, in units.
     budget: Semaphore,
     capacity: usize,
@@ -68,6 +70,7 @@ impl Outbox {
         let shared = Arc::new(Shared {
             backlog: Mutex::new(backlog),
             wake: Notify::new(),
+            gone: Notify::new(),
             budget: Semaphore::new(capacity),
             capacity,
             home: std::thread::current().id(),
@@ -96,6 +99,18 @@ impl Outbox {
     /// Closes the input of the child after the messages in the queue.
     pub fn close(&self) {
         self.0.backlog().is_closing = true;
+        self.0.wake.notify_one();
+    }
+
+    /// Closes the input at once, because the child is gone. Another process may have the pipe and never read it, and the queue would
+    /// wait for that.
+    pub(super) fn abandon(&self) {
+        self.0.gone.notify_one();
+        {
+            let mut backlog = self.0.backlog();
+            backlog.is_closing = true;
+            backlog.frames.clear();
+        }
         self.0.wake.notify_one();
     }
 }
@@ -168,7 +183,11 @@ async fn write_all(shared: Arc<Shared>) {
     while let Some((stdin, frames)) = shared.next().await {
         let paid: usize = frames.iter().map(|frame| shared.cost(frame.len()) as usize).sum();
         // A child that has closed its input is about to end, or is broken. Its output shows which.
-        if write_frames(&stdin, frames).await.is_err() {
+        let written = tokio::select! {
+            written = write_frames(&stdin, frames) => written,
+            () = shared.gone.notified() => break,
+        };
+        if written.is_err() {
             break;
         }
         shared.budget.add_permits(paid);
@@ -219,6 +238,32 @@ mod tests {
         fn as_ref(&self) -> &[u8] {
             &self.0
         }
+    }
+
+    #[tokio::test]
+    async fn a100_what_waits_for_a_child_that_is_gone_is_dropped_although_somebody_holds_the_pipe() {
+        let (output, input) =
+            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::NONBLOCK | rustix::pipe::PipeFlags::CLOEXEC)
+                .unwrap();
+        let outbox = Outbox::start(pipe::Sender::from_owned_fd(input).unwrap(), 1 << 20);
+        let count = Arc::new(());
+        for number in 0..40_u8 {
+            let frame = Counted(vec![number; 20_000], Arc::clone(&count));
+            outbox.try_send(Bytes::from_owner(frame), false).unwrap();
+            tokio::task::yield_now().await;
+        }
+        outbox.close();
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert!(Arc::strong_count(&count) > 20, "nobody reads");
+        outbox.abandon();
+        while Arc::strong_count(&count) > 1 {
+            tokio::task::yield_now().await;
+        }
+        // The other end is closed, too.
+        let mut output = pipe::Receiver::from_owned_fd(output).unwrap();
+        assert!(output.read_to_end(&mut Vec::new()).await.unwrap() <= 1 << 16);
     }
 
     #[tokio::test]

@@ -9,6 +9,12 @@ use crate::protocol::{members, object};
 
 /// The keyword in a schema.
 const KEYWORD: &str = "x-mcp-header";
+/// Maximum size of a schema with the keyword, in bytes. As a tree, a text can take a hundred times as much memory.
+const MAX_SCHEMA: usize = 256 << 10;
+/// Maximum number of headers that one tool can ask for.
+const MAX_RULES: usize = 64;
+/// Maximum length of the names that lead to one value, together with the header's, in bytes.
+const MAX_PATH: usize = 1024;
 /// Keywords for further schemas that cannot be reached by `properties` alone.
 const ELSEWHERE: [&str; 18] = [
     "items",
@@ -60,6 +66,22 @@ impl ParamHeaders {
         Self(rules)
     }
 
+    /// The same from the text of a schema. A schema that asks for more than the limits allow has no rules either.
+    pub fn of_text(schema: &str) -> Self {
+        // Most schemas do not have the keyword, and need not be read.
+        let may_have_rules = schema.contains(KEYWORD) || schema.contains('\\');
+        if !may_have_rules || schema.len() > MAX_SCHEMA {
+            return Self::default();
+        }
+        serde_json::from_str(schema).map_or_else(|_| Self::default(), |schema| Self::of(&schema))
+    }
+
+    /// About how much memory the rules take, in bytes.
+    pub(super) fn size(&self) -> usize {
+        let size = |rule: &Rule| rule.length() + size_of::<Rule>() + rule.path.len() * size_of::<String>();
+        self.0.iter().map(size).sum()
+    }
+
     /// Whether the tool requires no headers.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -78,6 +100,10 @@ fn gather(schema: &Value, path: &mut Vec<String>, rules: &mut Vec<Rule>) -> Opti
         let kind = schema.get("type").and_then(Value::as_str)?;
         let token = token.as_str().filter(|token| is_token(token))?;
         if path.is_empty() || !["string", "integer", "boolean"].contains(&kind) {
+            return None;
+        }
+        let length = path.iter().map(String::len).sum::<usize>() + token.len();
+        if rules.len() >= MAX_RULES || length > MAX_PATH {
             return None;
         }
         rules.push(Rule {
@@ -111,6 +137,11 @@ fn is_token(text: &str) -> bool {
 }
 
 impl Rule {
+    /// The length of all names.
+    fn length(&self) -> usize {
+        self.path.iter().map(String::len).sum::<usize>() + self.token.len()
+    }
+
     /// Compares a header with `arguments`, which is JSON text. For every key on the path to the value, it is
     /// an error if a key occurs twice or in different case, because a server might use the other one.
     fn check(&self, arguments: Option<&str>, fields: &Fields<'_>) -> Result<(), Fault> {
@@ -120,7 +151,9 @@ impl Rule {
             let [member] = object(value).map_or(Ok([None]), |text| members(text, [name.as_str()]))?;
             value = member;
         }
-        let value: Option<Value> = value.and_then(|text| serde_json::from_str(text).ok());
+        // An array or object has no form in a header, and is not made a tree of.
+        let single = value.filter(|text| !text.starts_with(['{', '[']));
+        let value: Option<Value> = single.and_then(|text| serde_json::from_str(text).ok());
         let field = fields.params.iter().find(|(token, _)| *token == self.token);
         match (value.as_ref().and_then(shown), field.map_or(Field::Absent, |(_, field)| *field)) {
             (_, Field::Repeated) => fault(REPEATED),
@@ -221,6 +254,30 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn a109_a_schema_beyond_the_limits_asks_for_nothing() {
+        let headers = |count: usize, name: &str, more: &str| {
+            let rules: Vec<String> = (0..count)
+                .map(|number| format!(r#""p{number}":{{"type":"string","x-mcp-header":"H{number}"}}"#))
+                .collect();
+            let text = format!(
+                r#"{{"properties":{{"{name}":{{"type":"object","properties":{{{}}}}}}}{more}}}"#,
+                rules.join(",")
+            );
+            ParamHeaders::of_text(&text)
+        };
+        assert_eq!(headers(MAX_RULES, "a", "").0.len(), MAX_RULES);
+        assert!(headers(MAX_RULES + 1, "a", "").is_empty());
+        assert!(!headers(2, &"a".repeat(MAX_PATH - 8), "").is_empty());
+        assert!(headers(2, &"a".repeat(MAX_PATH), "").is_empty());
+        let large = format!(r#","description":"{}""#, "x".repeat(MAX_SCHEMA));
+        assert!(headers(2, "a", &large).is_empty());
+        assert!(headers(2, "a", "").size() > 2 * size_of::<Rule>());
+        // The keyword can be written with an escape.
+        let escaped = r#"{"properties":{"a":{"type":"string","x-\u006dcp-header":"A"}}}"#;
+        assert!(!ParamHeaders::of_text(escaped).is_empty());
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! Finds out which revisions a child speaks, by its answer to `server/discover` (2026-07-28, "stdio",
 //! "Backward Compatibility").
 
-use serde_json::Value;
-
 use super::VERSION;
-use crate::protocol::Code;
+use crate::protocol::{Code, elements, members, string};
+
+/// Maximum number of revisions in an answer that are looked at. There are five.
+const MAX_VERSIONS: usize = 64;
 
 /// The result of a probe, according to the child's answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,20 +17,28 @@ pub(super) enum Shows {
     Legacy,
 }
 
+/// Reads the answer, which can be as large as a line. No tree is made of it.
 pub(super) fn read(answer: &[u8]) -> Shows {
-    let Ok(answer) = serde_json::from_slice::<Value>(answer) else { return Shows::Legacy };
-    let names_ours = |versions: Option<&Value>| {
-        versions.and_then(Value::as_array).is_some_and(|all| all.iter().any(|version| version == VERSION))
-    };
-    let is_ours = match (answer.get("result"), answer.get("error")) {
-        (Some(result), _) => names_ours(result.get("supportedVersions")),
-        (None, Some(error)) => {
-            error.get("code").and_then(Value::as_i64) == Some(i64::from(Code::UnsupportedVersion.number()))
-                && names_ours(error.pointer("/data/supported"))
-        }
-        (None, None) => false,
-    };
+    let is_ours = std::str::from_utf8(answer).ok().and_then(names_this_revision).unwrap_or_default();
     if is_ours { Shows::Modern } else { Shows::Legacy }
+}
+
+/// Returns `None` if a part that counts is missing or ambiguous.
+fn names_this_revision(answer: &str) -> Option<bool> {
+    let names_ours = |versions: &str| {
+        elements(versions, MAX_VERSIONS)
+            .into_iter()
+            .any(|version| string(version).as_deref() == Some(VERSION))
+    };
+    let [result, error] = members(answer, ["result", "error"]).ok()?;
+    if let Some(result) = result {
+        let [versions] = members(result, ["supportedVersions"]).ok()?;
+        return versions.map(names_ours);
+    }
+    let [code, data] = members(error?, ["code", "data"]).ok()?;
+    let [supported] = members(data?, ["supported"]).ok()?;
+    let is_about_versions = code?.parse::<i32>().ok()? == Code::UnsupportedVersion.number();
+    Some(is_about_versions && supported.is_some_and(names_ours))
 }
 
 #[cfg(test)]
@@ -49,6 +58,9 @@ mod tests {
             r#"{"result":{}}"#,
             r#"{"error":{"code":-32601,"message":""}}"#,
             r#"{"error":{"code":-32022,"message":"","data":{"supported":["2025-11-25"]}}}"#,
+            r#"{"error":{"code":-32601,"message":"","data":{"supported":["2026-07-28"]}}}"#,
+            r#"{"result":{"supportedVersions":"2026-07-28"}}"#,
+            r#"{"result":["2026-07-28"]}"#,
             "no",
         ] {
             assert_eq!(read(text.as_bytes()), Shows::Legacy, "{text}");

@@ -16,7 +16,7 @@ use super::dispatch;
 use super::header::Fields;
 use super::link::{Link, Ticket};
 use super::probe::{self, Shows};
-use super::verdict::{Probed, Verdict};
+use super::verdict::{Probed, Verdict, Verdicts};
 use crate::budget::{Budget, Memory};
 use crate::child::{Framing, Keeper, Launcher, Newcomer, Placeholders, StartError};
 use crate::metrics::Metrics;
@@ -91,7 +91,7 @@ pub struct Servers {
     launcher: Arc<Launcher>,
     framing: Arc<dyn Framing>,
     metrics: Arc<Metrics>,
-    verdict: Verdict,
+    verdicts: Verdicts,
     /// Locked while a server of the earlier revisions is probed again.
     asking_again: Arc<tokio::sync::Mutex<()>>,
     /// The child that did not answer the probe in time, while it might still do so.
@@ -116,6 +116,25 @@ impl Slot {
     }
 }
 
+/// Records what the answer to the probe shows. `None` is no answer.
+fn conclude(verdict: &Verdict, link: &Link, answer: Option<Bytes>) -> Shows {
+    let has_answered = link.has_answered();
+    let shows = answer.as_ref().map_or(Shows::Legacy, |answer| probe::read(answer));
+    let probed = match (has_answered, answer) {
+        (true, _) => Probed::Answered(shows),
+        (false, Some(_)) => Probed::Ended,
+        (false, None) => Probed::Silent,
+    };
+    verdict.record(probed, Instant::now());
+    tracing::info!(
+        modern = shows == Shows::Modern,
+        has_answered,
+        "the MCP server was asked which revisions it speaks"
+    );
+    link.is_probe.store(false, Ordering::Relaxed);
+    shows
+}
+
 /// A child that speaks the stateless revision itself.
 #[derive(Debug, Clone)]
 pub struct Native(Arc<Link>);
@@ -129,11 +148,11 @@ impl Servers {
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
         let servers = Arc::new(Self {
+            verdicts: Verdicts::new(settings.is_per_caller),
             settings,
             launcher,
             framing,
             metrics,
-            verdict: Verdict::default(),
             asking_again: Arc::default(),
             late: Mutex::default(),
             slots: Mutex::default(),
@@ -157,10 +176,11 @@ impl Servers {
     /// revisions. The first child is asked which revisions it speaks, and kept only if it speaks this one. If it
     /// did not answer, it is probed again after a while, but no client waits for that.
     pub async fn native(self: &Arc<Self>, caller: &Placeholders) -> Result<Option<Native>, CallError> {
-        if self.verdict.known(Instant::now()) == Some(Shows::Legacy) {
+        let verdict = self.verdict(caller);
+        if verdict.known(Instant::now()) == Some(Shows::Legacy) {
             return Ok(None);
         }
-        if self.verdict.was_legacy() {
+        if verdict.was_legacy() {
             self.ask_again(caller);
             return Ok(None);
         }
@@ -202,12 +222,13 @@ impl Servers {
         if let Some(link) = slot.current() {
             return Ok(Some(Native(link)));
         }
-        let link = match self.verdict.known(Instant::now()) {
+        let verdict = self.verdict(caller);
+        let link = match verdict.known(Instant::now()) {
             Some(Shows::Legacy) => return Ok(None),
             Some(Shows::Modern) => self.start_in_room(caller, false).await?,
-            None => match self.probe(caller).await {
+            None => match self.probe(caller, &verdict).await {
                 // A server that did not answer the probe before is still used in the older way.
-                Err(CallError::Start(StartError::NoRoom(_))) if self.verdict.was_legacy() => return Ok(None),
+                Err(CallError::Start(StartError::NoRoom(_))) if verdict.was_legacy() => return Ok(None),
                 Err(error) => return Err(error),
                 Ok(Some(link)) => link,
                 Ok(None) => return Ok(None),
@@ -258,9 +279,13 @@ impl Servers {
         Ok(link)
     }
 
-    async fn probe(self: &Arc<Self>, caller: &Placeholders) -> Result<Option<Arc<Link>>, CallError> {
+    async fn probe(
+        self: &Arc<Self>,
+        caller: &Placeholders,
+        verdict: &Arc<Verdict>,
+    ) -> Result<Option<Arc<Link>>, CallError> {
         // No session is ended only to probe a server of the earlier revisions again.
-        let link = if self.verdict.was_legacy() {
+        let link = if verdict.was_legacy() {
             self.start(caller, true).await?
         } else {
             self.start_in_room(caller, true).await?
@@ -268,48 +293,34 @@ impl Servers {
         let (asked, most) = (Arc::clone(&link), self.settings.start_timeout);
         let mut asking = tokio::spawn(async move { asked.ask("server/discover", "{}", "{}", most).await });
         let Ok(answer) = tokio::time::timeout(PROBE_TIMEOUT.min(most), &mut asking).await else {
-            self.verdict.record(Probed::Silent, Instant::now());
+            verdict.record(Probed::Silent, Instant::now());
             tracing::warn!(
                 waited = ?PROBE_TIMEOUT.min(most),
                 "the MCP server has not said which revisions it speaks, because it starts slowly or does not answer; it is used as \
                  one with sessions (up to 2025-11-25), and listened to until START_TIMEOUT"
             );
             *self.late() = Some(Arc::clone(&link));
-            let servers = Arc::clone(self);
+            let (servers, verdict) = (Arc::clone(self), Arc::clone(verdict));
             tokio::spawn(async move {
                 let answer = asking.await;
                 if link.has_answered() {
-                    servers.conclude(&link, answer.ok().and_then(Result::ok));
+                    conclude(&verdict, &link, answer.ok().and_then(Result::ok));
                 }
                 servers.late().take_if(|late| Arc::ptr_eq(late, &link));
                 link.child.stop();
             });
             return Ok(None);
         };
-        if self.conclude(&link, answer.ok().and_then(Result::ok)) == Shows::Modern {
+        if conclude(verdict, &link, answer.ok().and_then(Result::ok)) == Shows::Modern {
             return Ok(Some(link));
         }
         link.child.stop();
         Ok(None)
     }
 
-    /// Records the result of the probe. `None` means that there was no answer.
-    fn conclude(&self, link: &Link, answer: Option<Bytes>) -> Shows {
-        let has_answered = link.has_answered();
-        let shows = answer.as_ref().map_or(Shows::Legacy, |answer| probe::read(answer));
-        let probed = match (has_answered, answer) {
-            (true, _) => Probed::Answered(shows),
-            (false, Some(_)) => Probed::Ended,
-            (false, None) => Probed::Silent,
-        };
-        self.verdict.record(probed, Instant::now());
-        tracing::info!(
-            modern = shows == Shows::Modern,
-            has_answered,
-            "the MCP server was asked which revisions it speaks"
-        );
-        link.is_probe.store(false, Ordering::Relaxed);
-        shows
+    /// The verdict on the child that this caller would get.
+    fn verdict(&self, caller: &Placeholders) -> Arc<Verdict> {
+        self.verdicts.of(|| self.launcher.used(caller), Instant::now())
     }
 
     fn late(&self) -> MutexGuard<'_, Option<Arc<Link>>> {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use super::link::Link;
@@ -19,6 +19,8 @@ use crate::protocol::Code;
 const MAX_PAGES: usize = 100;
 /// Maximum number of lists that are kept. The list can depend on the capabilities of the client.
 const MAX_LISTS: usize = 32;
+/// Maximum memory for what the tools of one server ask for, in bytes. Servers with this keyword have a few such tools.
+const MAX_KEPT: usize = 1 << 20;
 /// Time for which a list is used if the child announces no changes.
 const UNWATCHED_LIFE: Duration = Duration::from_secs(5);
 /// Maximum time for one page.
@@ -71,43 +73,56 @@ impl Tools {
 
 /// A page of `tools/list`.
 #[derive(Deserialize)]
-struct Page {
-    #[serde(default)]
-    tools: Vec<Tool>,
+struct Page<'a> {
+    #[serde(default, borrow)]
+    tools: Vec<Tool<'a>>,
     #[serde(default, rename = "nextCursor")]
     next_cursor: Option<String>,
 }
 
-impl Page {
+impl Page<'_> {
     /// Adds the tools of this page. Returns the params for the next page, if there is one.
-    fn read_into(self, tools: &mut HashMap<String, ParamHeaders>) -> Option<String> {
-        let found = self.tools.into_iter().map(|tool| (tool.name, ParamHeaders::of(&tool.input_schema)));
-        tools.extend(found.filter(|(_, headers)| !headers.is_empty()));
-        self.next_cursor.map(|cursor| serde_json::json!({ "cursor": cursor }).to_string())
+    fn read_into(self, tools: &mut HashMap<String, ParamHeaders>) -> Result<Option<String>, String> {
+        let size = |(name, headers): (&String, &ParamHeaders)| name.len() + headers.size();
+        let mut kept: usize = tools.iter().map(size).sum();
+        for tool in self.tools {
+            let headers =
+                tool.input_schema.map(|schema| ParamHeaders::of_text(schema.get())).unwrap_or_default();
+            if headers.is_empty() {
+                continue;
+            }
+            kept += size((&tool.name, &headers));
+            if kept > MAX_KEPT {
+                return Err("The tools of the MCP server ask for too many Mcp-Param headers.".to_owned());
+            }
+            tools.insert(tool.name, headers);
+        }
+        Ok(self.next_cursor.map(|cursor| serde_json::json!({ "cursor": cursor }).to_string()))
     }
 }
 
-/// The headers that the tools of a `tools/list` result require, and the params for the next page, if there is
-/// one.
-pub fn read_tools(result: &str) -> Result<(HashMap<String, ParamHeaders>, Option<String>), String> {
-    let page: Page = serde_json::from_str(result)
+/// Adds the headers that the tools of a `tools/list` result ask for. Returns the params for the next page, if there is one.
+pub(crate) fn read_tools(
+    result: &str,
+    tools: &mut HashMap<String, ParamHeaders>,
+) -> Result<Option<String>, String> {
+    let page: Page<'_> = serde_json::from_str(result)
         .map_err(|_| "The MCP server's list of tools cannot be read.".to_owned())?;
-    let mut tools = HashMap::new();
-    let next = page.read_into(&mut tools);
-    Ok((tools, next))
+    page.read_into(tools)
 }
 
 #[derive(Deserialize)]
-struct Tool {
+struct Tool<'a> {
     name: String,
-    #[serde(default, rename = "inputSchema")]
-    input_schema: Value,
+    /// It can be so large that no tree is made of it unless it is needed.
+    #[serde(default, rename = "inputSchema", borrow)]
+    input_schema: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
-struct Answer {
-    #[serde(default)]
-    result: Option<Page>,
+struct Answer<'a> {
+    #[serde(default, borrow)]
+    result: Option<Page<'a>>,
     #[serde(default)]
     error: Option<Refused>,
 }
@@ -168,7 +183,7 @@ impl Link {
         let mut params = "{}".to_owned();
         for _ in 0..MAX_PAGES {
             let answer = self.ask("tools/list", &params, capabilities, within.min(PAGE_TIMEOUT)).await?;
-            let answer: Answer = serde_json::from_slice(&answer)
+            let answer: Answer<'_> = serde_json::from_slice(&answer)
                 .map_err(|_| "The MCP server's list of tools cannot be read.".to_owned())?;
             let page = match (answer.result, answer.error) {
                 (Some(page), _) => page,
@@ -179,11 +194,38 @@ impl Link {
                 }
                 (None, None) => break,
             };
-            match page.read_into(&mut tools) {
+            match page.read_into(&mut tools)? {
                 Some(next) => params = next,
                 None => return Ok(tools),
             }
         }
         Ok(tools)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a109_what_is_kept_of_many_tools_has_a_limit_and_other_schemas_are_not_read() {
+        let tool = |number: usize| {
+            format!(
+                r#"{{"name":"t{number}","inputSchema":{{"properties":{{"{}":{{"type":"string","x-mcp-header":"A"}}}}}}}}"#,
+                "p".repeat(900)
+            )
+        };
+        let page = |count: usize| {
+            let tools: Vec<String> = (0..count).map(tool).collect();
+            format!(r#"{{"tools":[{}],"nextCursor":"more"}}"#, tools.join(","))
+        };
+        let mut tools = HashMap::new();
+        assert_eq!(read_tools(&page(800), &mut tools), Ok(Some(r#"{"cursor":"more"}"#.to_owned())));
+        assert_eq!(tools.len(), 800);
+        assert!(read_tools(&page(2000), &mut tools).unwrap_err().contains("too many"));
+        let odd = r#"{"tools":[{"name":"a","inputSchema":[1e999999]},{"name":"b"},{"name":"c","inputSchema":null}]}"#;
+        let mut tools = HashMap::new();
+        assert_eq!(read_tools(odd, &mut tools), Ok(None));
+        assert!(tools.is_empty());
     }
 }

@@ -1,11 +1,13 @@
 //! Remembers which revisions the server speaks, and when it is probed again.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::probe::Shows;
+use crate::child::Placeholders;
 
 /// Time after which a verdict is checked again, if it was made because the child ended.
 const DOUBT: Duration = Duration::from_secs(300);
@@ -13,6 +15,11 @@ const DOUBT: Duration = Duration::from_secs(300);
 /// and after every further one. On a busy machine, the next probe can succeed, while a server of the earlier
 /// revisions that ignores unknown messages never answers.
 const DOUBT_OF_SILENCE: [Duration; 3] = [Duration::from_secs(5), Duration::from_secs(30), DOUBT];
+
+/// Maximum number of callers whose verdicts are remembered. Of whoever was forgotten, a child is asked again.
+const MAX_CALLERS: usize = 4096;
+/// Maximum length of a value of a caller that is remembered, in bytes. Longer ones are refused in a command.
+const MAX_VALUE: usize = 256;
 
 /// How a probe ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,7 +32,48 @@ pub(super) enum Probed {
     Silent,
 }
 
-/// The verdict on the server, which is the same for the children of all callers.
+/// The verdicts on a server. If the command depends on the caller, the children of two callers can be different programs, or one of
+/// them can be broken or poisoned, so there is one verdict for each caller. Nobody decides for others then.
+#[derive(Debug)]
+pub(super) enum Verdicts {
+    /// One for all.
+    Common(Arc<Verdict>),
+    /// One for each caller, with the time of its last use.
+    PerCaller(Mutex<HashMap<Placeholders, (Instant, Arc<Verdict>)>>),
+}
+
+impl Verdicts {
+    pub(super) fn new(is_per_caller: bool) -> Self {
+        if is_per_caller { Self::PerCaller(Mutex::default()) } else { Self::Common(Arc::default()) }
+    }
+
+    /// The verdict on the children whose command has these values of the caller.
+    pub(super) fn of(&self, caller: impl FnOnce() -> Placeholders, now: Instant) -> Arc<Verdict> {
+        let (caller, all) = match self {
+            Self::Common(verdict) => return Arc::clone(verdict),
+            Self::PerCaller(all) => (caller(), all),
+        };
+        let values = [&caller.subject, &caller.user, &caller.group];
+        if values.into_iter().flatten().any(|value| value.len() > MAX_VALUE) {
+            // There is no command for such a caller.
+            return Arc::default();
+        }
+        let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((used, verdict)) = all.get_mut(&caller) {
+            *used = now;
+            return Arc::clone(verdict);
+        }
+        if all.len() >= MAX_CALLERS {
+            let oldest = all.iter().min_by_key(|(_, (used, _))| *used).map(|(caller, _)| caller.clone());
+            oldest.and_then(|oldest| all.remove(&oldest));
+        }
+        let verdict = Arc::<Verdict>::default();
+        all.insert(caller, (now, Arc::clone(&verdict)));
+        verdict
+    }
+}
+
+/// The verdict on one server.
 #[derive(Debug, Default)]
 pub(super) struct Verdict(Mutex<Option<Found>>);
 
@@ -53,6 +101,10 @@ impl Verdict {
     /// Records how a probe ended.
     pub(super) fn record(&self, probed: Probed, now: Instant) {
         let mut found = self.found();
+        // An earlier probe can end later, and that a child was slow or has ended says less than an answer.
+        if !matches!(probed, Probed::Answered(_)) && found.is_some_and(|found| found.until.is_none()) {
+            return;
+        }
         let before = found.map_or(0, |found| found.silences);
         let until = |doubt| Some(now + doubt);
         let (shows, until, silences) = match probed {
@@ -76,6 +128,28 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a100_verdicts_of_callers_are_their_own_and_the_one_unused_for_longest_is_forgotten() {
+        let (verdicts, start) = (Verdicts::new(true), Instant::now());
+        let named = |name: String| Placeholders { subject: Some(name), ..Placeholders::default() };
+        let caller = |number: usize| named(number.to_string());
+        let at = |number: usize| start + Duration::from_millis(number as u64);
+        for number in 0..MAX_CALLERS {
+            verdicts.of(|| caller(number), at(number)).record(Probed::Answered(Shows::Modern), start);
+        }
+        let is_known = |number, now| verdicts.of(|| caller(number), now).known(now).is_some();
+        assert!(is_known(0, at(MAX_CALLERS)));
+        assert!(!is_known(MAX_CALLERS, at(MAX_CALLERS + 1)), "nobody decides for others");
+        let Verdicts::PerCaller(all) = &verdicts else { panic!("they are for each caller") };
+        let is_kept = |number| all.lock().unwrap().contains_key(&caller(number));
+        assert!(is_kept(0) && !is_kept(1) && all.lock().unwrap().len() == MAX_CALLERS);
+        verdicts.of(|| named("x".repeat(MAX_VALUE + 1)), at(MAX_CALLERS + 2));
+        assert!(is_kept(0) && all.lock().unwrap().len() == MAX_CALLERS);
+        let common = Verdicts::new(false);
+        common.of(|| caller(1), start).record(Probed::Ended, start);
+        assert!(common.of(|| caller(2), start).was_legacy());
+    }
+
+    #[test]
     fn silence_is_doubted_sooner_than_the_end_of_a_child_and_an_answer_never() {
         let (verdict, now) = (Verdict::default(), Instant::now());
         let after = |seconds| now + Duration::from_secs(seconds);
@@ -90,5 +164,9 @@ mod tests {
         verdict.record(Probed::Answered(Shows::Modern), now);
         assert_eq!(verdict.known(after(3000)), Some(Shows::Modern));
         assert!(!verdict.was_legacy());
+        for probed in [Probed::Silent, Probed::Ended] {
+            verdict.record(probed, now);
+            assert_eq!(verdict.known(after(3000)), Some(Shows::Modern), "{probed:?} replaces no answer");
+        }
     }
 }

@@ -17,7 +17,7 @@ use tokio::task::AbortHandle;
 
 use self::listen::Listening;
 use super::call_questions::MAX_ROUNDS;
-use super::results::{LEVELS, MAX_URI, capabilities_for_modern};
+use super::results::{LEVELS, MAX_GREETING, MAX_URI, capabilities_for_modern, tree};
 use crate::budget::{Kept, TOO_MANY_ANSWERS, TOO_MANY_MESSAGES};
 use crate::child::Placeholders;
 use crate::legacy::{Busy, Session, Sessions, TranslatedServer};
@@ -72,6 +72,11 @@ impl LegacyToModern {
         // Capabilities that are too large to be kept count as not declared.
         let declared = capabilities_for_modern(declared.unwrap_or("{}")).unwrap_or_else(|_| "{}".to_owned());
         let discovered = self.servers.discover(&native, &declared).await.ok()?;
+        let offers = offers(&discovered)
+            .inspect_err(|error| {
+                tracing::debug!(error, "the server cannot be translated for clients with sessions");
+            })
+            .ok()?;
         let wanted = peek_requested_version(message).ok().flatten();
         let version = wanted.and_then(|name| Version::parse(&name)).unwrap_or(Version::LATEST);
         let peer = Arc::new_cyclic(|own| Peer {
@@ -80,7 +85,7 @@ impl LegacyToModern {
             caller: caller.clone(),
             owner: owner.to_owned(),
             capabilities: declared,
-            offers: serde_json::from_str(&discovered).unwrap_or_default(),
+            offers,
             next: AtomicU64::new(1),
             state: Mutex::default(),
         });
@@ -103,7 +108,7 @@ struct Peer {
     owner: String,
     /// The client's capabilities, as JSON text.
     capabilities: String,
-    /// The result of `server/discover`.
+    /// What is used of the result of `server/discover`.
     offers: Value,
     next: AtomicU64,
     state: Mutex<State>,
@@ -152,8 +157,7 @@ impl Peer {
     /// The result of `initialize`, as JSON text.
     fn greeting(&self, version: Version) -> String {
         let offers = |pointer: &str| self.offers.pointer(pointer).cloned();
-        let escaped = SERVER_INFO.replace('/', "~1");
-        let info = offers(&format!("/_meta/{escaped}")).or_else(|| offers("/serverInfo"));
+        let info = offers("/serverInfo");
         let mut result = json!({
             "protocolVersion": version.as_str(),
             "capabilities": offers("/capabilities").unwrap_or_else(|| json!({})),
@@ -324,6 +328,31 @@ impl Peer {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What is used of a result of `server/discover`. It is kept as long as the session.
+fn offers(discovered: &str) -> Result<Value, String> {
+    if discovered.len() > MAX_GREETING {
+        let length = discovered.len();
+        return Err(format!(
+            "The MCP server's answer to server/discover has {length} bytes. At most {MAX_GREETING} are translated."
+        ));
+    }
+    let [capabilities, info, instructions, meta] =
+        members(discovered, ["capabilities", "serverInfo", "instructions", "_meta"])
+            .map_err(|error| error.to_string())?;
+    let [named] = members(object(meta).unwrap_or("{}"), [SERVER_INFO]).map_err(|error| error.to_string())?;
+    let mut offers = serde_json::Map::new();
+    if let Some(capabilities) = capabilities {
+        offers.insert("capabilities".to_owned(), tree("capabilities", capabilities)?);
+    }
+    if let Some(info) = named.or(info) {
+        offers.insert("serverInfo".to_owned(), tree("serverInfo", info)?);
+    }
+    if let Some(instructions) = instructions.and_then(string) {
+        offers.insert("instructions".to_owned(), instructions.into());
+    }
+    Ok(offers.into())
 }
 
 /// The error for a resource that cannot be kept.

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::results::{Greeting, MAX_URI};
 use crate::budget::{Kept, Reservation};
 use crate::modern::{SUBSCRIPTION, completion};
-use crate::protocol::{Members, Message, members, string};
+use crate::protocol::{Members, Message, elements, members, string};
 use crate::stream::Stream;
 
 /// Notifications about lists: the name in the subscription, the method of the notification, and the
@@ -53,8 +53,12 @@ impl Filter {
             if uris.len() > MAX_RESOURCES * MAX_URI {
                 return Err("`resourceSubscriptions` is too large.".to_owned());
             }
-            let uris: Vec<Value> = serde_json::from_str(uris).unwrap_or_default();
-            resources.extend(uris.iter().filter_map(Value::as_str).map(str::to_owned));
+            for uri in elements(uris, usize::MAX).into_iter().filter_map(string) {
+                resources.insert(uri.into_owned());
+                if resources.len() > MAX_RESOURCES {
+                    break;
+                }
+            }
         }
         if resources.iter().any(|uri: &String| uri.len() > MAX_URI) {
             return Err(format!("The URI of a resource that is watched can have at most {MAX_URI} bytes."));

@@ -46,9 +46,9 @@ impl Question {
         let mut members = object(message.params_text()).and_then(Members::parse).unwrap_or_default();
         let meta = members.remove("_meta");
         let hint = meta.and_then(|meta| {
-            let meta: Value = serde_json::from_str(&meta).ok()?;
-            let hint = meta.get(KEY_HINT)?.as_str()?;
-            (!hint.is_empty() && hint.len() <= 64).then(|| hint.to_owned())
+            let [hint] = crate::protocol::members(&meta, [KEY_HINT]).ok()?;
+            let hint = string(hint?)?;
+            (!hint.is_empty() && hint.len() <= 64).then(|| hint.into_owned())
         });
         // Tasks are a different protocol in the stateless revision.
         members.remove("task");

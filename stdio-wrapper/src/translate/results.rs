@@ -34,6 +34,9 @@ pub(super) const MAX_URI: usize = 4096;
 pub(super) const LEVELS: [&str; 8] =
     ["debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"];
 
+/// Maximum size of what a server says about itself, in bytes. It is kept as long as the session.
+pub(super) const MAX_GREETING: usize = 256 << 10;
+
 /// The capabilities of a client are too large to be kept.
 #[derive(Debug, thiserror::Error)]
 #[error("The client's capabilities have {0} bytes. At most {MAX_CAPABILITIES} are accepted.")]
@@ -49,11 +52,19 @@ pub(super) struct Greeting {
 }
 
 impl Greeting {
-    /// Parses the result of `initialize`.
-    pub(super) fn parse(result: &str) -> Option<Self> {
-        let members = Members::parse(result)?;
-        Some(Self {
-            capabilities: serde_json::from_str(members.get("capabilities")?).ok()?,
+    /// Parses the result of `initialize`. The error says why it cannot be used.
+    pub(super) fn parse(result: &str) -> Result<Self, String> {
+        if result.len() > MAX_GREETING {
+            let length = result.len();
+            return Err(format!(
+                "The MCP server's answer to initialize has {length} bytes. At most {MAX_GREETING} are translated."
+            ));
+        }
+        let missing = || "The MCP server's answer to initialize has no `capabilities`.".to_owned();
+        let members = Members::parse(result).ok_or_else(missing)?;
+        let capabilities = members.get("capabilities").ok_or_else(missing)?;
+        Ok(Self {
+            capabilities: tree("capabilities", capabilities)?,
             server_info: members.get("serverInfo").unwrap_or("{}").to_owned(),
             instructions: members.get("instructions").map(str::to_owned),
         })
@@ -112,6 +123,17 @@ impl Greeting {
         meta.set_default(SERVER_INFO, self.server_info.as_str());
         meta.to_string()
     }
+}
+
+/// A part of what a server says about itself, as a tree, which can take a hundred times as much memory as the text.
+pub(super) fn tree(name: &str, text: &str) -> Result<Value, String> {
+    let length = text.len();
+    if length > MAX_CAPABILITIES {
+        return Err(format!(
+            "`{name}` of the MCP server has {length} bytes. At most {MAX_CAPABILITIES} are translated."
+        ));
+    }
+    serde_json::from_str(text).map_err(|_| format!("`{name}` of the MCP server cannot be read."))
 }
 
 /// Normalizes the capabilities with which a client can be asked something: keeps only those that a question
@@ -216,6 +238,20 @@ pub(super) fn result_for_legacy(result: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a109_a_server_that_says_very_much_about_itself_is_refused() {
+        let greeting = |capabilities: &str, instructions: usize| {
+            let instructions = "i".repeat(instructions);
+            let text = format!(r#"{{"capabilities":{capabilities},"instructions":"{instructions}"}}"#);
+            Greeting::parse(&text).map(|_| ())
+        };
+        assert_eq!(greeting("{}", 1000), Ok(()));
+        assert!(greeting("{}", MAX_GREETING).unwrap_err().contains("At most"));
+        let many = format!(r#"{{"x":[{}0]}}"#, r#"{"a":0},"#.repeat(MAX_CAPABILITIES / 8));
+        assert!(greeting(&many, 0).unwrap_err().contains("`capabilities` of the MCP server has"));
+        assert!(Greeting::parse("{}").unwrap_err().contains("no `capabilities`"));
+    }
 
     #[test]
     fn results_get_what_the_revision_adds_and_keep_the_rest() {

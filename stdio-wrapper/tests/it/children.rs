@@ -489,3 +489,22 @@ async fn a_banner_is_logged_in_short_and_the_reason_of_a_failure_in_full() {
     failing.logged("banner line 20").await;
     assert_eq!(shown(&failing), 20);
 }
+
+/// Both can send each other open files over a socket in the file system.
+#[tokio::test(flavor = "multi_thread")]
+async fn a107_pipes_that_a_child_has_given_to_another_one_are_closed_when_it_has_ended() {
+    let wrapper = Wrapper::start(&[], &[]).await;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("door");
+    let (keeper, lender) = (wrapper.session().await, wrapper.session_of_its_own().await);
+    keeper.text("borrow", json!({"path": path})).await;
+    lender.text("lend", json!({"path": path})).await;
+    assert_eq!(lender.delete().await, 204);
+    for _ in 0..400 {
+        if keeper.text("borrowed", json!({})).await == r#"["writes", "EPIPE", "EPIPE"]"# {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    panic!("they are still read: {}", keeper.text("borrowed", json!({})).await);
+}

@@ -103,3 +103,19 @@ async fn a_limit_that_cannot_be_set_is_told_and_the_child_runs() {
     assert_eq!(wrapper.session().await.text("echo", json!({})).await, "{}");
     assert!(wrapper.logged("could not be set").await.contains("Nofile"));
 }
+
+/// The pipes of each child are handed over as open files on a socket.
+#[tokio::test(flavor = "multi_thread")]
+async fn a100_a_child_that_sends_as_many_files_as_it_can_keeps_no_other_from_being_started() {
+    let command = ["python3", "-c", include_str!("../children/child.py")];
+    let wrapper = Wrapper::unprivileged_with_files(2048, &["--identity=headers"], &command).await;
+    let caller = |name: &str| wrapper.client().with_header("x-auth-subject", name);
+    let mallory = caller("mallory").initialize("2025-11-25").await;
+    let sent = mallory.text("fly", json!({})).await;
+    // Only a process without rights is held to it.
+    assert!(sent.ends_with("ETOOMANYREFS"), "{sent}");
+    let bob = caller("bob").initialize("2025-11-25").await;
+    assert_eq!(bob.text("echo", json!({})).await, "{}");
+    caller("mallory").initialize("2025-11-25").await;
+    assert_eq!(wrapper.ops_status("/ready").await, 200);
+}

@@ -264,6 +264,31 @@ async fn a103_a_command_that_names_the_caller_has_a_child_for_each_caller() {
     assert!(text(&as_user("bob"), "seen", json!({})).await.contains("\"WHO\": \"bob\""));
 }
 
+/// A wrapper whose command runs one server for mallory and another one for everybody else.
+async fn wrapper_with_two_servers(of_mallory: &str, of_others: &str) -> Wrapper {
+    let code = format!(
+        "import runpy, sys\nrunpy.run_path({of_mallory:?} if sys.argv.pop(1) == 'mallory' else {of_others:?}, run_name='__main__')"
+    );
+    Wrapper::run(&["--identity=headers"], &["python3", "-c", &code, "{subject}"], &[]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a100_nobody_decides_for_others_which_revisions_their_server_speaks() {
+    let with_sessions = crate::wrapper::CHILD;
+    for (of_mallory, of_others) in
+        [(CHILD, with_sessions), (with_sessions, CHILD), ("/does/not/exist", CHILD)]
+    {
+        let wrapper = wrapper_with_two_servers(of_mallory, of_others).await;
+        let caller = |name: &str| wrapper.client().with_header("x-auth-subject", name);
+        let mallory = call(&caller("mallory"), "echo", json!({})).await;
+        let (status, answer) = call(&caller("bob"), "echo", json!({})).await;
+        assert!(status == 200 && answer["result"].is_object(), "{of_mallory} {mallory:?}: {answer}");
+        // Also with a session, which is translated in front of a stateless server.
+        let carol = caller("carol").initialize("2025-11-25").await;
+        assert_eq!(carol.text("echo", json!({"a": 1})).await, r#"{"a": 1}"#, "{of_mallory}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_was_too_slow_to_say_what_it_is_is_soon_asked_again() {
     let directory = tempfile::tempdir().unwrap();

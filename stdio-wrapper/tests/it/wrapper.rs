@@ -70,6 +70,20 @@ impl Wrapper {
         Self::launch(process, options, command, &[]).await
     }
 
+    /// The same, with this limit of open files.
+    pub(crate) async fn unprivileged_with_files(files: u32, options: &[&str], command: &[&str]) -> Self {
+        use std::os::unix::process::CommandExt as _;
+        let program = std::fs::File::open(PROGRAM).unwrap();
+        rustix::io::fcntl_setfd(&program, rustix::io::FdFlags::empty()).unwrap();
+        let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&program));
+        let mut process = Command::new("sh");
+        process.args(["-c", &format!("ulimit -n {files} && exec \"$0\" \"$@\""), &path]);
+        if rustix::process::getuid().is_root() {
+            process.uid(65_534);
+        }
+        Self::launch(process, options, command, &[]).await
+    }
+
     async fn launch(mut process: Command, options: &[&str], command: &[&str], env: &[(&str, &str)]) -> Self {
         process.args([
             "--listen=127.0.0.1:0",

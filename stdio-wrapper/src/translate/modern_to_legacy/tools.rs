@@ -61,9 +61,7 @@ impl ModernToLegacy {
         for _ in 0..MAX_PAGES {
             let page =
                 call::ask(group, pooled, self.number(), &Permit::ours(Own::ListTools), &params).await?;
-            let (found, next) = read_tools(&page)?;
-            tools.extend(found);
-            match next {
+            match read_tools(&page, &mut tools)? {
                 Some(next) => params = next,
                 None => break,
             }
