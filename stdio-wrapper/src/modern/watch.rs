@@ -4,10 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::Value;
-
 use super::link::Link;
 use crate::budget::Reservation;
+use crate::protocol::{members, string};
 use crate::stream::{Next, Stream};
 
 /// All notifications about lists. A child grants those that it can send.
@@ -64,16 +63,22 @@ impl Link {
     }
 }
 
+/// Reads a message, which can be as large as a line. No tree is made of it.
 fn heard(text: &[u8]) -> Heard {
-    let message: Value = serde_json::from_slice(text).unwrap_or_default();
-    match message.get("method").and_then(Value::as_str) {
-        None => Heard::End,
-        Some("notifications/subscriptions/acknowledged") => {
-            let tools = message.pointer("/params/notifications/toolsListChanged").and_then(Value::as_bool);
-            Heard::Granted { tools: tools == Some(true) }
-        }
-        Some(_) => Heard::Change,
+    let text = std::str::from_utf8(text).unwrap_or_default();
+    let Some(method) = member(text, "method").and_then(string) else { return Heard::End };
+    if method != "notifications/subscriptions/acknowledged" {
+        return Heard::Change;
     }
+    let granted = member(text, "params").and_then(|params| member(params, "notifications"));
+    let tools = granted.and_then(|granted| member(granted, "toolsListChanged"));
+    Heard::Granted { tools: tools == Some("true") }
+}
+
+/// The member of an object (JSON text), as JSON text. Returns `None` if it is missing or ambiguous.
+fn member<'a>(object: &'a str, name: &str) -> Option<&'a str> {
+    let [found] = members(object, [name]).ok()?;
+    found
 }
 
 #[cfg(test)]
@@ -92,6 +97,7 @@ mod tests {
         };
         assert_eq!(acknowledged(r#"{"toolsListChanged":true}"#), Heard::Granted { tools: true });
         assert_eq!(acknowledged("{}"), Heard::Granted { tools: false });
+        assert_eq!(acknowledged(r#"{"toolsListChanged":"true"}"#), Heard::Granted { tools: false });
         assert_eq!(heard(br#"{"method":"notifications/tools/list_changed"}"#), Heard::Change);
         assert_eq!(heard(br#"{"id":0,"error":{"code":-32601,"message":""}}"#), Heard::End);
     }
