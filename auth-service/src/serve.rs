@@ -35,7 +35,7 @@ const DRAIN: Duration = Duration::from_secs(1);
 /// How long the connections of edge proxies last after [`DRAIN`], until each has had its last response.
 const LEAVE: Duration = Duration::from_secs(1);
 
-/// How often a connection to Redis is tried at the start, and the pause between attempts.
+/// How many times a connection to Redis is attempted at the start, and the pause between attempts.
 const START_ATTEMPTS: u32 = 10;
 const START_PAUSE: Duration = Duration::from_secs(1);
 /// The pause before the embedded store is opened again that a command has open.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use contract::health;
 
-/// Time for the answer.
+/// How long to wait for the answer.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Asks the wrapper with this `OPS_LISTEN` for `/health`. Anything but 200 is an error, which is one sentence

@@ -55,7 +55,7 @@ struct Held {
 #[derive(Debug)]
 pub struct Permit<'a> {
     method: &'a str,
-    /// The rules for the caller, or `None` for a message of the wrapper itself.
+    /// The rules for the caller, or `None` for one of the wrapper's own messages.
     gate: Option<Gate>,
 }
 

@@ -28,7 +28,7 @@ const STEP: usize = 16 << 10;
 pub struct Stream {
     /// The number of the stream in its session.
     pub id: StreamId,
-    /// The maximum of bytes that are kept.
+    /// The maximum number of bytes that are kept.
     limit: usize,
     /// The part of the principal's memory that the kept messages use.
     account: Reservation,

@@ -21,10 +21,10 @@ use crate::setup::{ACCOUNT, Backend, Setup, Tier};
 /// Time limit for a part of a stack to become ready.
 const START: Duration = Duration::from_secs(40);
 
-/// The name of auth-service for an edge that knows several replicas, as in compose/stack.yaml.
+/// The host name by which an edge with several replicas reaches auth-service, as in compose/stack.yaml.
 const AUTH_SERVICE: &str = "auth-service";
 
-/// The settings of auth-service for the place of its state.
+/// The settings that say where auth-service keeps its state, and with which key.
 const STATE: [&str; 3] = ["DATA_DIR", "REDIS_URL", "STORE_KEY"];
 
 /// The real auth-service, wrapper and edge proxy, in a temporary directory. Dropping the stack stops them.

@@ -13,7 +13,7 @@ pub const TOLERANCE: Duration = Duration::from_secs(300);
 /// How far the clock can differ from that of the store before this is reported to operators. The clocks of
 /// two replicas without such a report differ by at most twice this and a second.
 const NOTABLE: Duration = Duration::from_secs(2);
-/// How long an unexpected time has to last before it is trusted.
+/// How long the clock must keep showing an unexpected time before it is trusted.
 pub const HOLD: Duration = Duration::from_secs(3600);
 /// How long the service can have been stopped before its clock counts as having jumped. After a longer stop,
 /// expired data is deleted an hour late, which does no harm.
@@ -35,7 +35,7 @@ pub enum ClockState {
         expected: UnixTime,
         /// The time that the clock shows.
         found: UnixTime,
-        /// How much longer the new time has to last before it is trusted.
+        /// How much longer the clock must keep showing the new time before it is trusted.
         left: Duration,
     },
     /// The clock of the store shows another time.

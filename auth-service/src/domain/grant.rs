@@ -225,8 +225,8 @@ pub enum RefreshUse {
 }
 
 impl Grant {
-    /// Decides on a refresh token that names this grant. A token of the first release names none, and the
-    /// store found its grant.
+    /// Decides what happens when a refresh token for this grant is presented. Tokens from the first release do
+    /// not name their grant; for those, the store has looked it up.
     pub fn judge_refresh(
         &self,
         presented: &HashedRefreshToken,
@@ -255,7 +255,7 @@ impl Grant {
         match (presented.grant(), &refresh.line) {
             (Some(_), Some(line)) => presented.is_of(line),
             (Some(_), None) => false,
-            // For a token without a grant identifier, the store's index led here, so the grant issued it.
+            // A token without a grant identifier was found through the store's index, so it belongs to this grant.
             (None, _) => true,
         }
     }

@@ -138,7 +138,7 @@ impl<K: Hash + Eq + Clone> Cells<K> {
     }
 }
 
-/// One rate limit that all callers share, with the same error.
+/// A single rate limit that all callers share. Like [`KeyedRate`], it fails with [`TooFast`].
 pub struct OneRate {
     rate: governor::DefaultDirectRateLimiter,
     clock: DefaultClock,

@@ -9,7 +9,7 @@ use super::client_address::network;
 /// The address whose queue it is: an IPv4 address or an IPv6 /64 network, if it is known.
 pub(super) type Key = Option<IpAddr>;
 
-/// The entries that wait, by address. The oldest entry of each address comes first.
+/// The waiting entries, by address. The oldest entry of each address comes first.
 #[derive(Debug)]
 pub(super) struct Queues<T> {
     by_address: HashMap<Key, BTreeMap<u64, T>>,

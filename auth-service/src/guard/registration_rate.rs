@@ -66,8 +66,8 @@ impl RegistrationRate {
         self.all.check()
     }
 
-    /// Whether a new client from this address is kept for a while. It counts against the share of the
-    /// address.
+    /// Whether a new client from this address is protected from removal for a while. If so, it counts against
+    /// the share of the address.
     pub fn keeps(&self, address: Option<IpAddr>) -> bool {
         self.kept.check(&address.map(network)).is_ok()
     }

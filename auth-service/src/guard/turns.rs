@@ -132,7 +132,7 @@ impl Line {
     fn next(&mut self) -> Option<oneshot::Sender<Turn>> {
         loop {
             let key = self.order.pop_front()?;
-            // The requests of an address can have left since it was added to the order.
+            // The requests of an address might have left since it was added to the order.
             if let Some((_, notice)) = self.queues.take_oldest(key) {
                 if self.queues.count_of(key) > 0 {
                     self.order.push_back(key);

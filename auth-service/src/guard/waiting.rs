@@ -57,7 +57,7 @@ impl Waiting {
 fn give_up_oldest(queues: &mut Queues<oneshot::Sender<()>>, key: Key) {
     if let Some((number, notice)) = queues.take_oldest(key) {
         tracing::debug!(number, "a sender is not waited for any longer: others need its place");
-        // The receiver can be gone, because its sender has just delivered.
+        // The receiver might be gone already, if its sender has just delivered.
         let _ = notice.send(());
     }
 }

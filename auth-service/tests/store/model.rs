@@ -209,7 +209,7 @@ impl Caller {
         self.tokens.extend(made.map(|(grant, number)| (grant, number, name)));
     }
 
-    /// The results of all calls that only read.
+    /// The results of all read-only calls.
     async fn look_around(&self, store: &dyn Store) -> String {
         let mut all = said(&store.clients(None, 100, self.now).await);
         for code in &self.codes {

@@ -73,7 +73,7 @@ const RULES: [Allowed; 7] = [
 /// The numbers of the filtered calls in one architecture.
 type Numbers = [u32; RULES.len()];
 
-/// An architecture whose programs this machine runs, and its numbers.
+/// An architecture whose programs this machine can run, and its system call numbers.
 struct Machine {
     /// Its name in `linux/audit.h`.
     audit: u32,

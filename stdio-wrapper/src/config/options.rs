@@ -127,7 +127,7 @@ pub struct Options {
     /// A request fails when the child has sent neither an answer nor progress for this long.
     #[arg(long, env = "REQUEST_TIMEOUT", default_value = "5m", value_name = "TIME")]
     pub request_timeout: String,
-    /// Time that a child has to answer initialize, from its start.
+    /// How long a child can take to answer initialize, counted from its start.
     #[arg(long, env = "START_TIMEOUT", default_value = "45s", value_name = "TIME")]
     pub start_timeout: String,
     /// Maximum number of children that are starting at the same time; auto means two for each processor.
@@ -164,7 +164,7 @@ pub struct Options {
     /// Time that clients are told to wait before they connect again.
     #[arg(long, env = "RETRY", default_value = "1s", value_name = "TIME")]
     pub retry: String,
-    /// Maximum number of open connections of clients, idle streams included. Further connections wait until
+    /// Maximum number of open client connections, idle streams included. Further connections wait until
     /// one is closed.
     #[arg(long, env = "MAX_CONNECTIONS", default_value = "10000", value_name = "N")]
     pub max_connections: String,

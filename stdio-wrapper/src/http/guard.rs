@@ -290,7 +290,7 @@ fn is_allowed_origin(origin: &str, sites: &Sites) -> bool {
     sites.origins.contains(&serialized) || (sites.loopback && parsed.host_str().is_some_and(is_loopback))
 }
 
-/// Whether a name always leads to this machine (RFC 6761 §6.3).
+/// Whether a name always resolves to this machine (RFC 6761 §6.3).
 fn is_loopback(name: &str) -> bool {
     name == "localhost"
         || name.ends_with(".localhost")

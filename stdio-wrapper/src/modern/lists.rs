@@ -30,7 +30,7 @@ const LISTS: [(&str, &str); 4] = [
     ("resources/templates/list", "notifications/resources/list_changed"),
 ];
 
-/// What must be equal in two requests.
+/// The key of a cached result: two requests with equal keys get the same result.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Key {
     method: &'static str,

@@ -13,7 +13,7 @@ use crate::wrapper::{Client, Wrapper, gone, is_alive};
 /// domain prevents the attempts of this list, and the system call filter those of the next one.
 const ATTEMPTS: [&str; 5] = ["write", "environment", "memory", "trace", "kill"];
 const CALLS: [&str; 6] = ["limit", "scheduler", "affinity", "attributes", "priority", "io_priority"];
-/// The attempt to use the number that a system call has for 32-bit programs.
+/// The attempt to make a system call by its number for 32-bit programs.
 const OLD_CALLS: &[&str] = if cfg!(target_arch = "x86_64") { &["old_call"] } else { &[] };
 const SIGTERM: i32 = 15;
 

@@ -73,7 +73,7 @@ async fn a_store_that_is_removed_while_it_is_in_use_takes_nothing_more() {
         until_ready_is(&stack, 200).await;
     }
 
-    // The file is cut off, so that its beginning stays the same.
+    // The file is truncated, and its beginning stays the same.
     let latest = fs::read(&file).unwrap();
     fs::OpenOptions::new().write(true).open(&file).unwrap().set_len(latest.len() as u64 / 2).unwrap();
     let answer = until_ready_is(&stack, 503).await;

@@ -1,4 +1,4 @@
-//! For each account, the list of the clients that it and few other accounts have used.
+//! For each account, the clients that only it and at most a few other accounts have used.
 
 use crate::domain::client::{Client, ClientUse};
 use crate::domain::clock::UnixTime;

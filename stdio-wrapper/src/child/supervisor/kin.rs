@@ -83,7 +83,7 @@ impl Kin {
         self.killed
     }
 
-    /// Collects the processes that have ended. Returns whether there are others.
+    /// Reaps the processes that have exited. Returns whether any are still running.
     fn reap(&mut self) -> bool {
         loop {
             match wait(WaitOptions::NOHANG) {

@@ -1,5 +1,5 @@
-//! The index of all clients. It follows the rows, which are in other slots: every change of a client is
-//! followed by an update of its entry from the current row.
+//! The index of all clients. It lags behind the rows, which are in other slots: after every change to a client,
+//! its entry is updated from the current row.
 
 use std::sync::LazyLock;
 
