@@ -11,8 +11,8 @@ fn scopes_under(page: &str, heading: &str) -> Vec<String> {
     let Some((_, rest)) = page.split_once(&format!("<dt>{heading}")) else { return Vec::new() };
     let list = rest.split("</div>").next().unwrap();
     let items = list.split("<dd").skip(1).map(|item| item.split(['>', '<']).nth(1).unwrap());
-    // The text of a scope can contain its description after a colon.
-    items.map(|item| item.split(": ").next().unwrap().to_owned()).collect()
+    // If a scope has a description, its name follows in brackets.
+    items.map(|item| item.trim_end_matches(')').rsplit('(').next().unwrap().to_owned()).collect()
 }
 
 fn assert_steps_up(events: &[Value]) {
