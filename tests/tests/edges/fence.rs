@@ -188,6 +188,8 @@ pub(crate) async fn a100_one_address_does_not_take_all_connections(edge: Edge) {
     // The proxy listens on all addresses, as in its container.
     let place = if edge == Edge::Caddy { "@EDGE_BIND@" } else { "@EDGE_ADDRESS@" };
     let setup = Setup::as_shipped().through(edge).within(Tier::Edge, bounds).edge_changed(place, "0.0.0.0");
+    // For Traefik, this includes ::1, so a second entry point could not listen there.
+    let setup = if edge == Edge::Traefik { setup.edge_changed("@MORE_ENTRY_POINTS@", "") } else { setup };
     // Caddy keeps an idle connection for longer than one with an unfinished head.
     let kind = match edge {
         Edge::Caddy => Kind::Bytes(b"GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec()),
