@@ -93,7 +93,7 @@ impl Operators {
     /// Makes the socket in `directory`.
     ///
     /// # Errors
-    /// As of [`listen`].
+    /// If the socket cannot be made or listened to.
     pub fn listen(directory: &Path) -> Result<Self, SocketError> {
         let listener = listen(directory)?;
         Ok(Self { directory: directory.to_owned(), listener, inode: inode(directory) })
