@@ -136,6 +136,7 @@ pub fn listen(
         App::new()
             .wrap(from_fn(browsers::with_pages))
             .wrap(from_fn(bounds::bounded))
+            .wrap(from_fn(connections::one_request))
             .wrap(TracingLogger::<RequestSpan>::new())
             .app_data(web::PayloadConfig::new(responses::BODY_LIMIT))
             .app_data(public_state.clone())
@@ -185,7 +186,7 @@ pub fn listen(
     let ops_server = HttpServer::new(move || {
         App::new()
             .wrap(from_fn(unread::close_unread))
-            .wrap(from_fn(connections::noting_heads))
+            .wrap(from_fn(connections::one_request))
             .app_data(ops_state.clone())
             .app_data(metrics.clone())
             .configure(ops_routes)

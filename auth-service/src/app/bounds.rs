@@ -11,7 +11,7 @@ use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
 use actix_web::http::Method;
 use actix_web::middleware::Next;
 use actix_web::web::{Bytes, BytesMut, Data};
-use actix_web::{Error, HttpMessage, HttpResponse};
+use actix_web::{Error, HttpMessage};
 use futures_util::{StreamExt, poll};
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::Instrument;
@@ -22,7 +22,6 @@ use crate::oauth::responses::{BODY_LIMIT, EarlyRefusal, QUERY_LIMIT};
 use crate::state::AppState;
 
 use super::browsers;
-use super::connections::{self, Abort};
 use super::unread::holding;
 
 /// Time limit for receiving a body. Bodies have at most 16 kB, so this is also a minimum speed.
@@ -45,10 +44,6 @@ pub(super) async fn bounded<B: MessageBody + 'static>(
     let Some(state) = request.app_data::<Data<AppState>>().cloned() else {
         return next.call(request).await.map(ServiceResponse::map_into_boxed_body);
     };
-    connections::note_head(request.request());
-    if connections::is_further(request.request()) {
-        return Ok(request.into_response(HttpResponse::Ok().body(Abort)));
-    }
     let address =
         client_address::of(request.request(), |address| state.config.trusted_edge.is_known(address));
     let Ok(place) = state.requests.enter(address) else {

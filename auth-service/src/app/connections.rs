@@ -11,12 +11,12 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use actix_http::Request;
+use actix_web::HttpResponse;
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::{Extensions, ServiceRequest, ServiceResponse};
 use actix_web::middleware::Next;
 use actix_web::rt::task::JoinHandle;
 use actix_web::web::Bytes;
-use actix_web::{HttpRequest, HttpResponse};
 use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -80,19 +80,13 @@ pub(super) fn count(stream: &dyn Any, extensions: &mut Extensions, peers: &InFli
 /// Whether a request has arrived on the connection.
 struct Used(Cell<bool>);
 
-/// Prepares the connection for [`is_further`]. It is called from `HttpServer::on_connect`.
+/// Prepares the connection for [`one_request`]. It is called from `HttpServer::on_connect`.
 pub(super) fn expect_one_request(extensions: &mut Extensions) {
     extensions.insert(Used(Cell::new(false)));
 }
 
-/// Whether this request is not the first one of a connection that is closed after one. A client that sends further
-/// requests before it has read the response could make the server keep a response for each of them.
-pub(super) fn is_further(request: &HttpRequest) -> bool {
-    request.conn_data::<Used>().is_some_and(|used| used.0.replace(true))
-}
-
 /// A body that closes the connection at once, with everything that waits to be sent on it.
-pub(super) struct Abort;
+struct Abort;
 
 impl MessageBody for Abort {
     type Error = Box<dyn std::error::Error>;
@@ -118,23 +112,20 @@ fn peer(stream: &TcpStream) -> Option<IpAddr> {
     stream.peer_addr().ok().map(|peer| peer.ip().to_canonical())
 }
 
-/// A middleware that records the arrival of a request head.
-pub(super) async fn noting_heads<B: MessageBody + 'static>(
+/// A middleware for listeners that close each connection after one request. It records that the head of the request has
+/// arrived, and ends the connection if another one comes: a client that sends further requests before it has read the
+/// response could make the server keep a response for each of them.
+pub(super) async fn one_request<B: MessageBody + 'static>(
     request: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
-    note_head(request.request());
-    if is_further(request.request()) {
+    if let Some(waiter) = request.request().conn_data::<AwaitedHead>().and_then(|head| head.0.take()) {
+        waiter.abort();
+    }
+    if request.request().conn_data::<Used>().is_some_and(|used| used.0.replace(true)) {
         return Ok(request.into_response(HttpResponse::Ok().body(Abort)));
     }
     next.call(request).await.map(ServiceResponse::map_into_boxed_body)
-}
-
-/// Records that the request head has arrived.
-pub(super) fn note_head(request: &HttpRequest) {
-    if let Some(waiter) = request.conn_data::<AwaitedHead>().and_then(|head| head.0.take()) {
-        waiter.abort();
-    }
 }
 
 /// Watches one connection of an HTTP server until the server drops it.
