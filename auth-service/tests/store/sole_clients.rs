@@ -161,6 +161,13 @@ pub(crate) async fn a045_a_disabled_client_makes_no_room_and_does_not_expire(wor
     use_by(store, &ana, &enabled, late).await;
     assert!(store.client(&used.id, late.plus(IDLE.checked_sub(HOUR).unwrap())).await.unwrap().is_some());
     assert!(store.client(&used.id, late.plus(2 * IDLE)).await.unwrap().is_none());
+    // One that was never used makes room for others again.
+    assert!(store.set_client_disabled(&unused.id, false).await.unwrap());
+    let terms = RegistrationTerms { unused_ceiling: 1, ..terms(late, 100) };
+    let newcomer = Client { issued_at: late, ..client("last") };
+    let outcome = store.register_client(&newcomer, std::slice::from_ref(&newcomer.id), &terms).await;
+    assert!(matches!(outcome.unwrap(), Registration::Added(_)));
+    assert!(store.client(&unused.id, late).await.unwrap().is_none());
 }
 
 pub(crate) async fn a045_who_gives_up_a_client_takes_it_from_nobody_else(world: &World) {

@@ -141,7 +141,8 @@ pub(super) fn enter(rows: &Writable<'_>, client: &Client, now: UnixTime) -> Resu
 
 /// Disables or enables a client. Returns false if there is none.
 ///
-/// A disabled client has no end ([`Client::stays`]). Once it is enabled, its next use gives it one again.
+/// A disabled client has no end ([`Client::stays`]). Once it is enabled, it can make room for others, and its
+/// next use gives it an end again.
 pub(super) fn set_disabled(rows: &Writable<'_>, id: &ClientId, disabled: bool) -> Result<bool, StoreError> {
     let Some(mut client) = rows.get::<Client>(Table::Clients, id.as_str())? else {
         return Ok(false);
@@ -150,6 +151,9 @@ pub(super) fn set_disabled(rows: &Writable<'_>, id: &ClientId, disabled: bool) -
         rows.remove(Table::UnusedClients, &unused_key(&client))?;
         client.disabled = disabled;
         rows.put(Table::Clients, id.as_str(), &client, None)?;
+        if client.last_used_at.is_none() && !client.stays() {
+            rows.put(Table::UnusedClients, &unused_key(&client), &client.id, None)?;
+        }
     }
     Ok(true)
 }

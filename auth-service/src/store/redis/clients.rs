@@ -52,7 +52,8 @@ pub(super) async fn enter_for_good(
 
 /// Disables or enables a client, even if Redis is full. Returns false if there is none.
 ///
-/// A disabled client has no end ([`Client::stays`]). Once it is enabled, its next use gives it one again.
+/// A disabled client has no end ([`Client::stays`]). Once it is enabled, it can make room for others, and its
+/// next use gives it an end again.
 pub(super) async fn set_disabled(cells: &Cells, id: &ClientId, disabled: bool) -> Result<bool, StoreError> {
     let key = cells.keys.client(id);
     let mut tries = Tries::default();
