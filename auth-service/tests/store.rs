@@ -15,6 +15,7 @@ mod store {
     mod holdings;
     mod keys;
     mod model;
+    mod newer_release;
     mod pending;
     mod portable;
     mod principals;
@@ -28,6 +29,5 @@ mod store {
     mod tls;
     mod topology;
     mod unwritable;
-    mod upgrade;
     mod worlds;
 }

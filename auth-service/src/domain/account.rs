@@ -159,7 +159,6 @@ pub struct Account {
     /// The identifier, which never changes.
     pub subject: Subject,
     /// Whether the account is a user's or a client's.
-    #[serde(default)]
     pub kind: AccountKind,
     /// The name that the user types to log in.
     pub username: Username,
@@ -171,7 +170,6 @@ pub struct Account {
     pub password: StoredPassword,
     /// How often all logins of the account were ended, because its password was replaced or the account was
     /// disabled. It is a number and not a time, because a clock can be set back.
-    #[serde(default)]
     pub logins_ended: u64,
     /// Whether the account is disabled. The user of a disabled account cannot log in, and tokens of the
     /// account are refused.
@@ -225,7 +223,6 @@ pub struct LoginSession {
     /// The user who logged in.
     pub subject: Subject,
     /// [`Account::logins_ended`] at the time of the login.
-    #[serde(default)]
     pub logins_ended: u64,
     /// The time of the login.
     pub authenticated_at: UnixTime,

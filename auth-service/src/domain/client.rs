@@ -205,8 +205,7 @@ pub struct Client {
     pub issued_at: UnixTime,
     /// The last time that a user allowed the client or that it got a token, accurate to one hour.
     pub last_used_at: Option<UnixTime>,
-    /// The accounts that have used the client. The value is `None` if nobody has, or if the release that
-    /// stored the client did not record it.
+    /// The accounts that have used the client. The value is `None` if nobody has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub users: Option<ClientUsers>,
     /// The other accounts that have used the client, if they are few.
@@ -250,13 +249,11 @@ pub struct ClientMetadata {
     pub application_type: Option<String>,
     /// Whether the client accepts only access tokens that are bound to a key (`dpop_bound_access_tokens`, RFC
     /// 9449 §5.2).
-    #[serde(default)]
     pub dpop_bound_access_tokens: bool,
     /// The client's public keys, for `private_key_jwt`.
     #[serde(default)]
     pub keys: Option<ClientKeys>,
     /// Descriptions that the client gave of itself. They are shown to users, and no decision depends on them.
-    #[serde(default)]
     pub display: ClientDisplay,
 }
 
@@ -467,7 +464,7 @@ impl Client {
     }
 
     /// Whether a code can be sent to `requested`. URIs that could be mistaken for an authorization response
-    /// are refused here too, because earlier releases accepted them at registration.
+    /// are refused here too, in case registration ever accepts one.
     pub fn allows_redirect(&self, requested: &RedirectUri) -> bool {
         requested.could_be_answer().is_none()
             && self.metadata.redirect_uris.iter().any(|registered| registered.matches(requested))

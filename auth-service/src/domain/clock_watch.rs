@@ -24,7 +24,7 @@ const AWAY: Duration = Duration::from_secs(3600);
 pub enum ClockState {
     /// The clock shows the expected time.
     Steady,
-    /// The store has no record of its last use, because an earlier release or a backup did not write one.
+    /// The store has no record of its last use, because it is new or was restored from a backup.
     Unknown {
         /// How much longer the clock has to run steadily before it is trusted.
         left: Duration,
@@ -172,7 +172,6 @@ pub struct ClockMark {
     /// of an operator.
     pub latest: UnixTime,
     /// How often operators have set `latest` back. A process that knows a lower number adopts `latest`.
-    #[serde(default)]
     pub corrections: u64,
 }
 

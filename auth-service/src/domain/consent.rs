@@ -21,19 +21,12 @@ pub struct Consent {
     pub client_id: ClientId,
     /// The client's registration at the time of consent.
     pub registration: RegistrationId,
-    /// Digest of the client's metadata at the time of consent ([`ClientMetadata::digest`]). Rows of release
-    /// 0.1 have no digest and record no redirect URI, so they cover nothing.
+    /// Digest of the client's metadata at the time of consent ([`ClientMetadata::digest`]).
     ///
     /// [`ClientMetadata::digest`]: super::client::ClientMetadata::digest
-    #[serde(default)]
-    metadata: Option<TokenHash>,
+    metadata: TokenHash,
     /// The allowed scope for each redirect URI ([`RedirectUri::comparable`]) and resource.
-    #[serde(default)]
     answers: BTreeMap<String, BTreeMap<ResourceUri, Scope>>,
-    /// Always written empty and never read. A replica of release 0.1 that uses the same store cannot read a
-    /// row without this field, and asks the user if it is empty.
-    #[serde(skip_deserializing)]
-    allowed: BTreeMap<ResourceUri, Scope>,
 }
 
 /// What a user allows in one authorization response. A consent covers it completely or not at all.
@@ -62,9 +55,8 @@ impl Consent {
             subject,
             client_id: client.id.clone(),
             registration: client.registration.clone(),
-            metadata: Some(client.metadata.digest()),
+            metadata: client.metadata.digest(),
             answers: BTreeMap::new(),
-            allowed: BTreeMap::new(),
         }
     }
 
@@ -73,7 +65,7 @@ impl Consent {
     pub fn is_to(&self, client: &Client) -> bool {
         self.client_id == client.id
             && self.registration == client.registration
-            && self.metadata == Some(client.metadata.digest())
+            && self.metadata == client.metadata.digest()
     }
 
     /// Whether the user has allowed a response to this redirect URI before.
@@ -248,18 +240,6 @@ mod tests {
         same.metadata.redirect_uris = vec![uri("http://127.0.0.1:9/cb"), uri(HERE)];
         assert!(consent.is_to(&same));
         assert!(!consent.is_to(&Client { registration: RegistrationId::new([3; 32]), ..client() }));
-    }
-
-    #[test]
-    fn a_row_of_release_0_1_is_read_and_covers_nothing() {
-        let mut row = serde_json::to_value(consent()).unwrap();
-        // Release 0.1 can still read the rows of this release.
-        assert_eq!(row["allowed"], json!({}));
-        let members = row.as_object_mut().unwrap();
-        members.retain(|name, _| ["subject", "client_id", "registration"].contains(&name.as_str()));
-        members.insert("allowed".to_owned(), json!({ "https://a.example/one": "mcp" }));
-        let earlier: Consent = serde_json::from_value(row).unwrap();
-        assert!(!earlier.is_to(&client()) && !earlier.covers(&asks(HERE, "mcp", &["one"])));
     }
 
     #[test]

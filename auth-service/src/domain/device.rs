@@ -75,7 +75,6 @@ pub struct DeviceAuthorization {
     pub registration: RegistrationId,
     /// Digest of the client's metadata at the time of the request. It identifies a client that has a metadata
     /// document and is not stored yet ([`Client::has_left`]).
-    #[serde(default)]
     pub metadata: Option<TokenHash>,
     /// The resources for which the token is requested.
     pub resources: Vec<ResourceUri>,

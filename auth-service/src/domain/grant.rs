@@ -141,9 +141,8 @@ pub struct RefreshState {
     pub current: TokenHash,
     /// The token that `current` replaced.
     pub replaced: Option<ReplacedToken>,
-    /// The data that identifies used tokens. It is absent while `current` is a token of the first release.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub line: Option<Line>,
+    /// The data that identifies used tokens.
+    pub line: Line,
 }
 
 /// A refresh token that was used. It is kept in case the response with its successor was lost.
@@ -178,29 +177,18 @@ impl ReplacedToken {
     }
 }
 
-/// Serialises bytes as base64. The first release wrote a list of numbers, which is three times as long and is
-/// still read.
+/// Serialises bytes as base64, because a list of numbers would be three times as long.
 mod sealed_bytes {
     use base64::Engine;
     use base64::engine::general_purpose::URL_SAFE_NO_PAD;
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
-
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Written {
-        Text(String),
-        Numbers(Vec<u8>),
-    }
 
     pub(super) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&URL_SAFE_NO_PAD.encode(bytes))
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
-        match Written::deserialize(deserializer)? {
-            Written::Text(text) => URL_SAFE_NO_PAD.decode(text).map_err(D::Error::custom),
-            Written::Numbers(bytes) => Ok(bytes),
-        }
+        URL_SAFE_NO_PAD.decode(String::deserialize(deserializer)?).map_err(D::Error::custom)
     }
 }
 
@@ -225,8 +213,7 @@ pub enum RefreshUse {
 }
 
 impl Grant {
-    /// Decides what happens when a refresh token for this grant is presented. Tokens from the first release do
-    /// not name their grant; for those, the store has looked it up.
+    /// Decides what happens when a refresh token that names this grant is presented.
     pub fn judge_refresh(
         &self,
         presented: &HashedRefreshToken,
@@ -251,13 +238,7 @@ impl Grant {
 
     /// Whether this grant issued the refresh token, which can be used up or current.
     pub fn has_issued(&self, presented: &HashedRefreshToken) -> bool {
-        let Some(refresh) = &self.refresh else { return false };
-        match (presented.grant(), &refresh.line) {
-            (Some(_), Some(line)) => presented.is_of(line),
-            (Some(_), None) => false,
-            // A token without a grant identifier was found through the store's index, so it belongs to this grant.
-            (None, _) => true,
-        }
+        self.refresh.as_ref().is_some_and(|refresh| presented.is_of(&refresh.line))
     }
 
     /// Makes `current`, with its position in the sequence of tokens, the current token, and keeps the old one
@@ -271,7 +252,7 @@ impl Grant {
     ) {
         let replaced =
             self.refresh.take().map(|old| ReplacedToken { hash: old.current, at: latest, sealed_successor });
-        self.refresh = Some(RefreshState { current, replaced, line: Some(line) });
+        self.refresh = Some(RefreshState { current, replaced, line });
         self.expires_at = expires_at;
     }
 
@@ -321,17 +302,13 @@ mod tests {
     }
 
     #[test]
-    fn a_sealed_successor_is_read_as_this_and_as_the_first_release_wrote_it() {
+    fn a_sealed_successor_is_stored_as_base64() {
         let hash = TokenHash::of(b"used");
         let token = ReplacedToken { hash, at: UnixTime(1), sealed_successor: vec![0, 1, 250] };
         let written = serde_json::to_value(&token).unwrap();
         assert_eq!(written["sealed_successor"], "AAH6");
-        let mut earlier = written.clone();
-        earlier["sealed_successor"] = serde_json::json!([0, 1, 250]);
-        for written in [written, earlier] {
-            let read: ReplacedToken = serde_json::from_value(written).unwrap();
-            assert_eq!(read.sealed_successor, token.sealed_successor);
-        }
+        let read: ReplacedToken = serde_json::from_value(written).unwrap();
+        assert_eq!(read.sealed_successor, token.sealed_successor);
     }
 
     #[test]

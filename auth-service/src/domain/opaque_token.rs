@@ -20,8 +20,6 @@ use subtle::ConstantTimeEq;
 pub enum TokenKind {
     /// An authorization code (RFC 6749 §1.3.1).
     AuthorizationCode,
-    /// A refresh token (RFC 6749 §1.5) of the first release. For current ones, see [`super::refresh_token`].
-    RefreshToken,
     /// A client secret (RFC 6749 §2.3.1).
     ClientSecret,
     /// A registration access token (RFC 7592 §1.2).
@@ -41,7 +39,6 @@ impl TokenKind {
     pub const fn prefix(self) -> &'static str {
         match self {
             Self::AuthorizationCode => "mgc_",
-            Self::RefreshToken => "mgr_",
             Self::ClientSecret => "mgk_",
             Self::RegistrationAccess => "mgm_",
             Self::Session => "mgs_",
@@ -62,7 +59,7 @@ impl OpaqueToken {
         let mut payload = [0_u8; 36];
         let (body, checksum) = payload.split_at_mut(32);
         body.copy_from_slice(&random);
-        checksum.copy_from_slice(&crc(kind, &random).to_be_bytes());
+        checksum.copy_from_slice(&crc(kind.prefix(), &random).to_be_bytes());
         let text = format!("{}{}", kind.prefix(), URL_SAFE_NO_PAD.encode(payload));
         Self(SecretString::from(text))
     }
@@ -78,7 +75,7 @@ impl OpaqueToken {
         }
         let payload = URL_SAFE_NO_PAD.decode(encoded).map_err(|_| MalformedToken)?;
         let (body, checksum) = payload.split_at_checked(32).ok_or(MalformedToken)?;
-        if checksum != crc(kind, body).to_be_bytes() {
+        if checksum != crc(kind.prefix(), body).to_be_bytes() {
             return Err(MalformedToken);
         }
         Ok(Self(SecretString::from(text)))
@@ -101,10 +98,10 @@ impl fmt::Debug for OpaqueToken {
     }
 }
 
-/// The CRC-32 at the end of a credential of this kind.
-pub(super) fn crc(kind: TokenKind, body: &[u8]) -> u32 {
+/// The CRC-32 at the end of a credential with this prefix.
+pub(super) fn crc(prefix: &str, body: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
-    hasher.update(kind.prefix().as_bytes());
+    hasher.update(prefix.as_bytes());
     hasher.update(body);
     hasher.finalize()
 }
@@ -175,8 +172,8 @@ mod tests {
     proptest! {
         #[test]
         fn a_token_reads_back_as_its_own_kind_only(random: [u8; 32]) {
-            let token = OpaqueToken::new(TokenKind::RefreshToken, random);
-            let read = OpaqueToken::parse(TokenKind::RefreshToken, token.expose()).unwrap();
+            let token = OpaqueToken::new(TokenKind::ClientSecret, random);
+            let read = OpaqueToken::parse(TokenKind::ClientSecret, token.expose()).unwrap();
             prop_assert_eq!(read.hash(), token.hash());
             prop_assert!(OpaqueToken::parse(TokenKind::AuthorizationCode, token.expose()).is_err());
         }

@@ -45,17 +45,14 @@ pub struct PushedRequest {
     pub registration: RegistrationId,
     /// Digest of the client's metadata at the time of the request. It identifies a client that has a metadata
     /// document and is not stored yet ([`Client::has_left`]).
-    #[serde(default)]
     pub metadata: Option<TokenHash>,
     /// The grant that is created if the user approves. It is fixed now, so that one request creates at most
     /// one grant.
     pub grant_id: GrantId,
     /// The pool in which the request waits.
-    #[serde(default)]
     pub pool: PushedPool,
     /// The accounts, the client or the network for which the request counts. Their requests cannot displace
     /// those of others who have fewer.
-    #[serde(default)]
     pub counts_for: Vec<String>,
     /// The parameters of the request, encoded as a form.
     pub query: String,

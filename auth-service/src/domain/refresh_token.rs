@@ -4,8 +4,7 @@
 //! The text is `mgr_`, followed by base64url of the grant identifier (16 bytes), the number (4 bytes,
 //! big-endian), 32 random bytes, a MAC over these three (16 bytes), and a CRC-32 as in other credentials. The
 //! MAC's key is stored with the grant; RFC 9700 §4.14.2 requires integrity protection for a token that names
-//! its grant. Only the SHA-256 of the text is stored. Tokens of the first release were 32 random bytes
-//! ([`OpaqueToken`]), and the store keeps an index from those to their grants.
+//! its grant. Only the SHA-256 of the text is stored.
 
 use std::fmt;
 
@@ -17,9 +16,9 @@ use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 
 use super::grant::GrantId;
-use super::opaque_token::{MalformedToken, OpaqueToken, TokenHash, TokenKind, crc};
+use super::opaque_token::{MalformedToken, TokenHash, crc};
 
-const PREFIX: &str = TokenKind::RefreshToken.prefix();
+const PREFIX: &str = "mgr_";
 const GRANT: usize = 16;
 const NUMBER: usize = 4;
 const RANDOM: usize = 32;
@@ -84,7 +83,7 @@ pub struct Line {
 #[derive(Clone)]
 pub struct RefreshToken {
     text: SecretString,
-    place: Option<Place>,
+    place: Place,
 }
 
 /// The grant, number and MAC that a token contains.
@@ -100,7 +99,7 @@ struct Place {
 #[derive(Debug, Clone)]
 pub struct HashedRefreshToken {
     hash: TokenHash,
-    place: Option<Place>,
+    place: Place,
 }
 
 impl RefreshToken {
@@ -111,25 +110,24 @@ impl RefreshToken {
         signed.iter_mut().zip(parts).for_each(|(to, from)| *to = from);
         let mac = line.key.mac(&signed);
         let body = [&signed[..], &mac].concat();
-        let checksum = crc(TokenKind::RefreshToken, &body).to_be_bytes();
+        let checksum = crc(PREFIX, &body).to_be_bytes();
         let text = format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode([&body[..], &checksum].concat()));
         let place = Place { grant: grant.clone(), number: line.number, signed, mac };
-        Self { text: SecretString::from(text), place: Some(place) }
+        Self { text: SecretString::from(text), place }
     }
 
-    /// Reads a token of the current or of the first format.
+    /// Reads a token.
     ///
     /// # Errors
     /// If the prefix, length, alphabet or checksum is wrong. Such a token was never issued.
     pub fn parse(text: &str) -> Result<Self, MalformedToken> {
         let encoded = text.strip_prefix(PREFIX).ok_or(MalformedToken)?;
         if encoded.len() != ENCODED {
-            OpaqueToken::parse(TokenKind::RefreshToken, text)?;
-            return Ok(Self { text: SecretString::from(text), place: None });
+            return Err(MalformedToken);
         }
         let payload = URL_SAFE_NO_PAD.decode(encoded).map_err(|_| MalformedToken)?;
         let (body, checksum) = payload.split_last_chunk::<CRC>().ok_or(MalformedToken)?;
-        if *checksum != crc(TokenKind::RefreshToken, body).to_be_bytes() {
+        if *checksum != crc(PREFIX, body).to_be_bytes() {
             return Err(MalformedToken);
         }
         let (signed, mac) = body.split_first_chunk::<SIGNED>().ok_or(MalformedToken)?;
@@ -141,7 +139,7 @@ impl RefreshToken {
             signed: *signed,
             mac: mac.try_into().map_err(|_| MalformedToken)?,
         };
-        Ok(Self { text: SecretString::from(text), place: Some(place) })
+        Ok(Self { text: SecretString::from(text), place })
     }
 
     /// The clear text, to be sent to its owner.
@@ -161,7 +159,7 @@ impl RefreshToken {
 
     /// The number of the token that follows this one.
     pub fn next_number(&self) -> u32 {
-        self.place.as_ref().map_or(1, |place| place.number.saturating_add(1))
+        self.place.number.saturating_add(1)
     }
 }
 
@@ -171,30 +169,22 @@ impl fmt::Debug for RefreshToken {
     }
 }
 
-/// Makes a token of the first release, which does not name its grant.
-impl From<TokenHash> for HashedRefreshToken {
-    fn from(hash: TokenHash) -> Self {
-        Self { hash, place: None }
-    }
-}
-
 impl HashedRefreshToken {
     /// SHA-256 of the token's text.
     pub const fn hash(&self) -> &TokenHash {
         &self.hash
     }
 
-    /// The grant that the token names. Returns `None` for a token of the first release.
-    pub fn grant(&self) -> Option<&GrantId> {
-        self.place.as_ref().map(|place| &place.grant)
+    /// The grant that the token names.
+    pub const fn grant(&self) -> &GrantId {
+        &self.place.grant
     }
 
     /// Whether the token was issued in this sequence and is not newer than the current one. A newer one was
     /// issued after the backup from which the store has since been restored.
     pub(super) fn is_of(&self, line: &Line) -> bool {
-        self.place.as_ref().is_some_and(|place| {
-            bool::from(line.key.mac(&place.signed).ct_eq(&place.mac)) && place.number <= line.number
-        })
+        let place = &self.place;
+        bool::from(line.key.mac(&place.signed).ct_eq(&place.mac)) && place.number <= line.number
     }
 }
 
@@ -215,10 +205,9 @@ mod tests {
             let token = RefreshToken::new(&grant, &line, random);
             let read = RefreshToken::parse(token.expose()).unwrap();
             prop_assert_eq!(read.hash(), token.hash());
-            prop_assert!(read.presented().grant() == Some(&grant));
+            prop_assert!(read.presented().grant() == &grant);
             prop_assert_eq!(read.next_number(), number.saturating_add(1));
             prop_assert!(read.presented().is_of(&line));
-            prop_assert!(OpaqueToken::parse(TokenKind::RefreshToken, token.expose()).is_err());
         }
 
         #[test]
@@ -240,7 +229,7 @@ mod tests {
             let payload = URL_SAFE_NO_PAD.decode(token.expose().strip_prefix(PREFIX).unwrap()).unwrap();
             let mut body = payload[..SIGNED + MAC].to_vec();
             body[at] ^= change;
-            let checksum = crc(TokenKind::RefreshToken, &body).to_be_bytes();
+            let checksum = crc(PREFIX, &body).to_be_bytes();
             let forged = format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode([&body[..], &checksum].concat()));
             prop_assert!(!RefreshToken::parse(&forged).unwrap().presented().is_of(&line(1, u32::MAX)));
         }
@@ -251,7 +240,6 @@ mod tests {
         let token = RefreshToken::new(&GrantId::new([1; 32]), &line(1, 3), [7; 32]).presented();
         assert!(token.is_of(&line(1, 3)) && token.is_of(&line(1, 4)));
         assert!(!token.is_of(&line(1, 2)) && !token.is_of(&line(2, 3)));
-        assert!(!HashedRefreshToken::from(TokenHash::of(b"of the first release")).is_of(&line(1, 3)));
     }
 
     #[test]
@@ -259,12 +247,5 @@ mod tests {
         let token = RefreshToken::new(&GrantId::new([1; 32]), &line(1, 3), [7; 32]);
         assert!(!format!("{token:?}").contains(token.expose()));
         assert_eq!(format!("{:?}", line(1, 3).key), "LineKey(…)");
-    }
-
-    #[test]
-    fn a_token_of_the_first_release_is_read() {
-        let old = OpaqueToken::new(TokenKind::RefreshToken, [7; 32]);
-        let read = RefreshToken::parse(old.expose()).unwrap();
-        assert!(read.hash() == old.hash() && read.presented().grant().is_none() && read.next_number() == 1);
     }
 }

@@ -135,6 +135,7 @@ mod tests {
     fn client(name: &str, method: &str, last_used_at: Option<u64>) -> Client {
         let metadata: ClientMetadata = from_value(json!({
             "redirect_uris": ["https://app.example/cb"], "auth_method": method, "grant_types": [],
+            "dpop_bound_access_tokens": false, "display": {},
         }))
         .unwrap();
         Client {

@@ -47,33 +47,11 @@ pub enum KeyState {
 
 /// All signing keys of a deployment.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(from = "Layout")]
 pub struct KeySet {
     /// Increases with every change. A replica replaces only the revision that it has read.
     revision: u64,
     /// Sorted by the time at which they begin to sign.
     keys: Vec<StoredSigningKey>,
-}
-
-/// The forms in which a set can be stored.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Layout {
-    Set {
-        revision: u64,
-        keys: Vec<StoredSigningKey>,
-    },
-    /// The form of the first release, which had only one key.
-    Single(StoredSigningKey),
-}
-
-impl From<Layout> for KeySet {
-    fn from(layout: Layout) -> Self {
-        match layout {
-            Layout::Set { revision, keys } => Self { revision, keys },
-            Layout::Single(key) => Self { revision: 0, keys: vec![key] },
-        }
-    }
 }
 
 /// Why a set was not changed.
@@ -248,9 +226,7 @@ fn due(current: &StoredSigningKey, terms: &RotationTerms, now: UnixTime) -> Opti
     if current.algorithm != terms.algorithm {
         return Some(earliest);
     }
-    // A key of the first release has only the time at which it was made.
-    let began = current.signs_from.max(current.created_at);
-    let planned = began.plus(terms.period?);
+    let planned = current.signs_from.plus(terms.period?);
     (planned <= earliest).then_some(earliest)
 }
 
@@ -368,23 +344,6 @@ mod tests {
         let off = rotating.without(&rotating.keys()[1].kid, &terms(), UnixTime(10)).unwrap();
         assert_eq!(states(&off, 10 + 2 * LEAD), [KeyState::Current]);
         assert!(matches!(first.without("?", &terms(), UnixTime(0)), Err(Unchanged::NoSuchKey(_))));
-    }
-
-    #[test]
-    fn the_first_releases_key_is_a_set_of_one() {
-        let key = StoredSigningKey::generate(SigningAlgorithm::EdDsa, UnixTime(7), UnixTime(7)).unwrap();
-        let mut old = serde_json::to_value(&key).unwrap();
-        for added in ["algorithm", "signs_from"] {
-            old.as_object_mut().unwrap().remove(added);
-        }
-        let set: KeySet = serde_json::from_value(old).unwrap();
-        assert_eq!(current(&set, 7), key.kid);
-        // The set is not written again until a rotation is due, so that the release before this one can still
-        // read it.
-        assert!(set.settled(&terms(), UnixTime(8)).unwrap().is_none());
-        assert!(set.settled(&terms(), UnixTime(7 + 90 * DAY)).unwrap().is_some());
-        let again: KeySet = serde_json::from_value(serde_json::to_value(&set).unwrap()).unwrap();
-        assert_eq!(current(&again, 7), key.kid);
     }
 
     #[derive(Debug, Clone)]

@@ -26,25 +26,18 @@ use super::seal::CryptoFailure;
 pub struct StoredSigningKey {
     /// RFC 7638 thumbprint of the public key.
     pub kid: String,
-    /// The algorithm of the key. The first release had only one and did not store it.
-    #[serde(default)]
+    /// The algorithm of the key.
     pub algorithm: SigningAlgorithm,
     /// The private key in PKCS #8 DER, encoded in base64url.
     pkcs8: Zeroizing<String>,
     /// Time at which the key was made.
     pub created_at: UnixTime,
-    /// Time from which the key signs; before that, it is only published. The key of the first release has no
-    /// such time.
-    #[serde(default = "beginning")]
+    /// Time from which the key signs; before that, it is only published.
     pub signs_from: UnixTime,
     /// Time at which a successor takes over, if there is one. The key keeps verifying until its last token
     /// has expired.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signs_until: Option<UnixTime>,
-}
-
-fn beginning() -> UnixTime {
-    UnixTime(0)
 }
 
 impl fmt::Debug for StoredSigningKey {
@@ -218,16 +211,6 @@ mod tests {
             .unwrap();
         let rsa = Public::Rsa { modulus, exponent: vec![1, 0, 1] };
         assert_eq!(thumbprint(&rsa), "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs");
-    }
-
-    #[test]
-    fn a_key_of_the_first_release_reads_as_one_that_signs() {
-        let key = StoredSigningKey::generate(SigningAlgorithm::EdDsa, UnixTime(7), UnixTime(7)).unwrap();
-        let old = json!({ "kid": key.kid, "pkcs8": *key.pkcs8, "created_at": 7 });
-        let read: StoredSigningKey = serde_json::from_value(old).unwrap();
-        assert_eq!(read.algorithm, SigningAlgorithm::EdDsa);
-        assert_eq!((read.signs_from, read.signs_until), (UnixTime(0), None));
-        assert!(read.material().is_ok());
     }
 
     #[test]

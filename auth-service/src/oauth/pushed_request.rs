@@ -154,7 +154,7 @@ mod tests {
             "id": "app", "registration": "r", "origin": ClientOrigin::Registration, "issued_at": 1, "last_used_at": null,
             "disabled": false, "fingerprint": null, "management": null, "secret": null, "metadata": {
                 "redirect_uris": [], "auth_method": "client_secret_basic", "grant_types": [], "scope": null,
-                "application_type": null,
+                "application_type": null, "dpop_bound_access_tokens": false, "display": {},
             },
         }))
         .unwrap();

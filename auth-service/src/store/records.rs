@@ -31,8 +31,6 @@ pub enum Kind {
     Code,
     /// A grant, named by its identifier.
     Grant,
-    /// The grant of a refresh token, used or not, named by the token's SHA-256.
-    RefreshToken,
     /// A device authorization, named by the SHA-256 of the device code.
     Device,
     /// The device code of a user code, named by the SHA-256 of the user code.
@@ -63,7 +61,6 @@ impl Kind {
             Self::Approval => ("answered consent form", "answered consent forms"),
             Self::Code => ("code", "codes"),
             Self::Grant => ("grant", "grants"),
-            Self::RefreshToken => ("refresh token, used ones included", "refresh tokens, used ones included"),
             Self::Device => ("device authorization", "device authorizations"),
             Self::UserCode => ("user code", "user codes"),
             Self::PushedRequest => ("pushed request", "pushed requests"),

@@ -61,10 +61,7 @@ pub use portable::RedisTarget;
 /// The prefix of all keys.
 const PREFIX: &str = "mcp-gate";
 /// The content of the key-check row, which includes the schema version.
-const KEY_CHECK: &str = "right key, schema 2";
-/// The content of the key-check row before refresh tokens named their grant. The data stays unchanged, but
-/// earlier releases would refuse the new tokens.
-const EARLIER: &str = "right key, schema 1";
+const KEY_CHECK: &str = "right key, schema 1";
 /// The content of the key-check row during an import.
 const UNFINISHED: &str = "an import is under way";
 /// The error of a command that finds no store.
@@ -72,7 +69,7 @@ const NOT_BEGUN: &str = "there is no store of this service in Redis: the service
                          everything. Restore a backup (scripts/restore DUMP), or begin a new store by starting the \
                          service. To add the first account before the first start, use `user add --new-store`";
 /// The schema version of this release.
-const SCHEMA: u32 = 2;
+const SCHEMA: u32 = 1;
 
 /// A connection to Redis that implements [`Store`].
 pub struct RedisStore {
@@ -147,7 +144,7 @@ impl RedisStore {
         permissions::check(&self.cells).await?;
         let check = self.cells.keys.key_check();
         let found = self.cells.read::<String>(&check).await?;
-        if found.as_ref().is_none_or(|found| found.value == EARLIER) {
+        if found.is_none() {
             self.cells.swap(&check, found.as_ref(), &KEY_CHECK, None).await?;
         }
         // The service can start with a Redis that is full, because the stored data is still useful.

@@ -78,12 +78,6 @@ pub(super) fn with_consent(
     consent
 }
 
-/// The current refresh token if it is of the first release. Such a token does not name its grant, so a
-/// separate row has to lead to it.
-pub(super) fn leading(grant: &Grant) -> Option<&TokenHash> {
-    grant.refresh.as_ref().filter(|refresh| refresh.line.is_none()).map(|refresh| &refresh.current)
-}
-
 /// Returns the grant and the account if the grant belongs to the account and the client still holds it.
 pub(super) fn held(
     grant: Option<Grant>,

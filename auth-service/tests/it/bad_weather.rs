@@ -142,7 +142,7 @@ impl Clock for At {
     }
 }
 
-/// A store without a remembered time comes from an earlier release, or from a backup that was restored.
+/// A store without a remembered time is new, or comes from a backup that was restored.
 #[actix_web::test]
 async fn a_store_that_remembers_no_time_believes_no_clock_at_once() {
     let data = tempfile::tempdir().unwrap();

@@ -1,12 +1,12 @@
-//! Fills a store with one of every kind of record, and checks that all of them are there. Exports, imports,
-//! upgrades and new keys must not lose any.
+//! Fills a store with one of every kind of record, and checks that all of them are there. Exports, imports
+//! and new keys must not lose any.
 
 use auth_service::domain::account::{Account, LoginSession, StoredPassword, Subject};
 use auth_service::domain::client::{Client, ClientOrigin, RegistrationId};
 use auth_service::domain::clock::UnixTime;
 use auth_service::domain::consent::Approval;
 use auth_service::domain::device::{DeviceAuthorization, DeviceState, UserCode};
-use auth_service::domain::grant::{AuthorizationCode, Grant, GrantId, RefreshState};
+use auth_service::domain::grant::{AuthorizationCode, Grant, GrantId};
 use auth_service::domain::pushed_request::{PushedPool, PushedRequest};
 use auth_service::domain::refresh_token::HashedRefreshToken;
 use auth_service::keys::set::KeySet;
@@ -99,37 +99,12 @@ fn session() -> LoginSession {
     }
 }
 
-/// The signing keys of a store that was filled, and the release that filled it.
-pub(crate) struct Filled {
-    pub(crate) keys: KeySet,
-    /// Whether the first release filled the store. Its refresh tokens do not contain the identifier of their
-    /// grant.
-    by_the_first: bool,
-}
-
-impl Filled {
-    pub(crate) fn by_the_first_release(keys: KeySet) -> Self {
-        Self { keys, by_the_first: true }
-    }
-
-    /// A refresh token of this grant, in the format of the release that filled the store.
-    fn token(&self, grant: &Grant, number: u32, name: &str) -> HashedRefreshToken {
-        if self.by_the_first { hash(name).into() } else { held(grant, number, name) }
-    }
-}
-
 fn of_document() -> Grant {
     grant(&code_of(14, &document()), "of document", NOW)
 }
 
-/// A grant from the first release whose refresh token was not used since.
-fn from_before() -> Grant {
-    let refresh = RefreshState { current: hash("from before"), replaced: None, line: None };
-    Grant { refresh: Some(refresh), ..grant(&code_of(16, &public()), "", NOW) }
-}
-
-/// Puts one record of each kind into an empty store.
-pub(crate) async fn fill(store: &dyn Store) -> Filled {
+/// Puts one record of each kind into an empty store. Returns its signing keys.
+pub(crate) async fn fill(store: &dyn Store) -> KeySet {
     assert!(store.add_account(&person()).await.unwrap());
     for client in [public(), unused()] {
         register(store, &client).await;
@@ -146,21 +121,19 @@ pub(crate) async fn fill(store: &dyn Store) -> Filled {
     let rotated = store.rotate_refresh(&first, &second, &used, GRACE).await.unwrap();
     assert!(matches!(rotated, Rotation::Rotated(_)));
     assert!(store.add_grant(&of_document(), &usage(&document(), NOW)).await.unwrap());
-    assert!(store.add_grant(&from_before(), &used).await.unwrap());
     assert!(store.add_device(&hash("device"), &user_code(), &device()).await.unwrap());
     assert!(store.push_request(&hash("handle"), &pushed(), NOW, NOW).await.unwrap());
     let used = usage_by(&person().subject, &public(), NOW);
     store.add_consent(&approval(), &used, later(DAY)).await.unwrap();
     assert!(store.link_account(ISSUER, "jo-1", &person().subject).await.unwrap());
     assert!(store.remember_once("jti of josephine", later(HOUR), NOW).await.unwrap());
-    let keys = rotation::up_to_date(store, &TERMS, NOW).await.unwrap();
-    Filled { keys, by_the_first: false }
+    rotation::up_to_date(store, &TERMS, NOW).await.unwrap()
 }
 
 /// Asserts that everything from [`fill`] is there and works as before. `at` is a time within a minute of the
 /// filling.
-pub(crate) async fn is_there(store: &dyn Store, filled: &Filled, at: UnixTime) {
-    is_there_to_read(store, filled, at).await;
+pub(crate) async fn is_there(store: &dyn Store, keys: &KeySet, at: UnixTime) {
+    is_there_to_read(store, keys, at).await;
     let used = usage(&public(), at);
     // Things that can be used only once are still remembered.
     assert!(matches!(store.find_code(&hash("waiting"), at).await.unwrap(), FoundCode::Live(_)));
@@ -176,7 +149,7 @@ pub(crate) async fn is_there(store: &dyn Store, filled: &Filled, at: UnixTime) {
     assert!(store.grant_of_refresh(&held(&granted, 0, "of waiting"), at).await.unwrap().is_some());
     // A refresh whose response was lost is repeated, the next token rotates, and a token that was used up
     // ends the grant.
-    let token = |number, name| filled.token(&refreshed(), number, name);
+    let token = |number, name| held(&refreshed(), number, name);
     let rotate = |token: HashedRefreshToken, number, next: &str| {
         let (next, used) = (successor(&refreshed(), number, next, at), &used);
         async move { store.rotate_refresh(&token, &next, used, GRACE).await.unwrap() }
@@ -206,7 +179,7 @@ pub(crate) async fn is_there(store: &dyn Store, filled: &Filled, at: UnixTime) {
 }
 
 /// Like [`is_there`], but changes nothing in the store.
-pub(crate) async fn is_there_to_read(store: &dyn Store, filled: &Filled, at: UnixTime) {
+pub(crate) async fn is_there_to_read(store: &dyn Store, keys: &KeySet, at: UnixTime) {
     let found = store.account_named(&person().username).await.unwrap().unwrap();
     assert!(found.subject == person().subject && found.password == person().password);
     assert_eq!(store.accounts().await.unwrap().len(), 1);
@@ -215,24 +188,25 @@ pub(crate) async fn is_there_to_read(store: &dyn Store, filled: &Filled, at: Uni
         assert!(found.registration == client.registration && found.origin == client.origin);
     }
     assert_eq!(store.session(&hash("cookie"), at).await.unwrap().unwrap().subject, person().subject);
-    let token = |number, name| filled.token(&refreshed(), number, name);
-    let held = store.grant_of_refresh(&token(1, "second"), at).await.unwrap().unwrap();
-    assert_eq!(held.id, refreshed().id);
-    assert!(store.held_grant(&held.id, &held.client_id, &held.subject, at).await.unwrap().is_some());
-    assert_eq!(store.grant_of_refresh(&token(0, "first"), at).await.unwrap().unwrap().id, held.id);
-    let of_document = filled.token(&of_document(), 0, "of document");
+    let token = |number, name| held(&refreshed(), number, name);
+    let held_grant = store.grant_of_refresh(&token(1, "second"), at).await.unwrap().unwrap();
+    assert_eq!(held_grant.id, refreshed().id);
+    assert!(
+        store
+            .held_grant(&held_grant.id, &held_grant.client_id, &held_grant.subject, at)
+            .await
+            .unwrap()
+            .is_some()
+    );
+    assert_eq!(store.grant_of_refresh(&token(0, "first"), at).await.unwrap().unwrap().id, held_grant.id);
+    let of_document = held(&of_document(), 0, "of document");
     let of_document = store.grant_of_refresh(&of_document, at).await.unwrap().unwrap();
     assert_eq!(of_document.id, GrantId::new([14; 32]));
-    if !filled.by_the_first {
-        let found = store.grant_of_refresh(&hash("from before").into(), at).await.unwrap().unwrap();
-        assert_eq!(found.id, from_before().id);
-    }
     assert_eq!(store.device(&hash("device"), at).await.unwrap().unwrap(), device());
     assert_eq!(store.pushed_request(&hash("handle"), at).await.unwrap().unwrap(), pushed());
     let consent = store.consent(&person().subject, &public().id, at).await.unwrap().unwrap();
-    // The first release did not store the redirect URIs of a consent, so the user is asked again (a016).
-    assert_eq!(consent.is_to(&public()) && consent.covers(&approval()), !filled.by_the_first);
+    assert!(consent.is_to(&public()) && consent.covers(&approval()));
     assert_eq!(store.linked_account(ISSUER, "jo-1").await.unwrap().unwrap(), person().subject);
     let kids = |set: &KeySet| set.keys().iter().map(|key| key.kid.clone()).collect::<Vec<_>>();
-    assert_eq!(kids(&store.signing_keys().await.unwrap().unwrap()), kids(&filled.keys));
+    assert_eq!(kids(&store.signing_keys().await.unwrap().unwrap()), kids(keys));
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use auth_service::domain::clock::UnixTime;
-use auth_service::domain::grant::{Grant, RefreshState};
-use auth_service::domain::refresh_token::{HashedRefreshToken, Line, LineKey, RefreshToken};
+use auth_service::domain::grant::Grant;
+use auth_service::domain::refresh_token::{Line, LineKey, RefreshToken};
 use auth_service::store::{FoundCode, Redemption, Rotation};
 
 use super::things::{
@@ -275,36 +275,6 @@ pub(crate) async fn a031_a_token_that_only_names_a_grant_is_unknown_and_ends_not
     for grant in [&grant.id, &without.id] {
         assert!(world.store().grant(grant, NOW).await.unwrap().is_some());
     }
-}
-
-/// Refresh tokens of the first release do not name their grant. Their first refresh returns one that does.
-pub(crate) async fn a_token_of_the_first_release_rotates_and_stays_known(world: &World) {
-    let client = register(world.store(), &client("a")).await;
-    let made = code(&client, &account("ana").subject, NOW);
-    let refresh = RefreshState { current: hash("old"), replaced: None, line: None };
-    let grant = Grant { refresh: Some(refresh), ..grant_of(&made, "", NOW) };
-    assert!(world.store().add_grant(&grant, &usage(&client, NOW)).await.unwrap());
-    let old = HashedRefreshToken::from(hash("old"));
-    assert!(world.store().grant_of_refresh(&old, NOW).await.unwrap().is_some());
-    assert!(
-        world.store().grant_of_refresh(&held(&grant, 0, ""), NOW).await.unwrap().is_none(),
-        "the grant has a line already"
-    );
-    let rotate = |token: HashedRefreshToken, number, next: &str, at| {
-        let (next, used) = (successor(&grant, number, next, at), usage(&client, at));
-        async move { world.store().rotate_refresh(&token, &next, &used, GRACE).await.unwrap() }
-    };
-    assert!(matches!(rotate(old.clone(), 1, "new", NOW).await, Rotation::Rotated(_)));
-    let repeated = rotate(old.clone(), 1, "lost", later(GRACE)).await;
-    assert!(matches!(repeated, Rotation::Repeated { sealed_successor, .. } if sealed_successor == b"new"));
-    let late = later(DAY * 29);
-    assert!(matches!(rotate(held(&grant, 1, "new"), 2, "newer", late).await, Rotation::Rotated(_)));
-    let reused = rotate(old, 1, "x", late).await;
-    assert!(
-        matches!(reused, Rotation::Reused(id) if id == grant.id),
-        "the old token is not known a month later"
-    );
-    assert!(world.store().grant(&grant.id, late).await.unwrap().is_none());
 }
 
 pub(crate) async fn a032_parallel_refreshes_leave_one_live_branch(world: &World) {

@@ -77,8 +77,7 @@ fn all() -> Vec<(Kind, u64)> {
         (Kind::Session, 1),
         (Kind::Approval, 2),
         (Kind::Code, 2),
-        (Kind::Grant, 3),
-        (Kind::RefreshToken, 1),
+        (Kind::Grant, 2),
         (Kind::Device, 1),
         (Kind::UserCode, 1),
         (Kind::PushedRequest, 1),
@@ -144,7 +143,7 @@ async fn everything_goes_from_redis_to_a_cluster_and_out_of_it() {
         granted(&*store, &format!("c{n}"), &format!("r{n}")).await;
     }
     let counts = into_redis(&Source::Store(store), &cluster.url(), false, NOW).await.unwrap();
-    assert_eq!((counts.0[&Kind::Grant], counts.0[&Kind::Account]), (303, 301));
+    assert_eq!((counts.0[&Kind::Grant], counts.0[&Kind::Account]), (302, 301));
     assert_eq!(cluster.filled(), [true; 3]);
     let there = Arc::new(connect(&cluster.url()).await);
     let directory = tempfile::tempdir().unwrap();
@@ -175,7 +174,7 @@ async fn what_is_over_stays_behind_and_nobody_misses_it() {
     let source = Source::Dump(dump(&store, one.path()).await, key());
     let counts = into_redis(&source, &server.url(), false, later(HOUR)).await.unwrap();
     assert_eq!(counts.0.get(&Kind::Session), None);
-    assert_eq!(counts.0[&Kind::Grant], 3);
+    assert_eq!(counts.0[&Kind::Grant], 2);
     let far = into_redis(&source, &server.url(), true, later(DAY * 400)).await.unwrap();
     assert!(!far.0.contains_key(&Kind::Grant));
     assert_eq!((far.0[&Kind::Account], far.0[&Kind::Client]), (1, 1), "{far}");

@@ -90,7 +90,6 @@ conformance! {
     grants::a031_a_refresh_token_that_is_used_up_ends_the_grant,
     grants::a031_every_token_of_a_long_line_is_known_when_it_comes_again,
     grants::a031_a_token_that_only_names_a_grant_is_unknown_and_ends_nothing,
-    grants::a_token_of_the_first_release_rotates_and_stays_known,
     grants::a032_parallel_refreshes_leave_one_live_branch,
     grants::a066_a_revoked_grant_stays_revoked_whatever_comes_at_once,
     holdings::a100_codes_that_nobody_redeems_have_a_ceiling_and_the_oldest_goes,

@@ -163,7 +163,7 @@ pub(crate) fn grant(code: &AuthorizationCode, refresh: &str, at: UnixTime) -> Gr
         refresh: Some(RefreshState {
             current: refresh_token(&code.grant_id, 0, refresh).hash(),
             replaced: None,
-            line: Some(line(0)),
+            line: line(0),
         }),
         parent: None,
     }

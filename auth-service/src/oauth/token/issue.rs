@@ -83,7 +83,7 @@ pub(super) fn new_grant(
         bound_to: allowed.bound_to,
         refresh: refresh_token.as_ref().map(|token| {
             let current = token.hash();
-            RefreshState { current, replaced: None, line: Some(line) }
+            RefreshState { current, replaced: None, line }
         }),
         parent: None,
     };

@@ -5,7 +5,7 @@
 //! nobody out, and only one successor is valid at a time. Any other reuse means that somebody has a copy.
 
 use crate::domain::client::{Client, GrantType};
-use crate::domain::refresh_token::{Line, LineKey, RefreshToken};
+use crate::domain::refresh_token::{Line, RefreshToken};
 use crate::keys::seal::Sealer;
 use crate::oauth::params::Params;
 use crate::oauth::proof::ProofOfPossession;
@@ -37,9 +37,9 @@ pub(super) async fn refresh(
         .await?
         .ok_or(TokenError::InvalidGrant(UNKNOWN))?;
     // Either the client made a mistake or the token was stolen. In both cases the grant stays as it is.
-    if !grant.is_held_by(client) {
+    let Some(refresh) = grant.refresh.as_ref().filter(|_| grant.is_held_by(client)) else {
         return Err(TokenError::InvalidGrant(UNKNOWN));
-    }
+    };
     if grant.is_expired(now) {
         return Err(expired(state, UNKNOWN));
     }
@@ -55,12 +55,7 @@ pub(super) async fn refresh(
     proof.spend(state, &grant.subject, client).await?;
 
     let sealer = Sealer::from_secret(presented.expose().as_bytes())?;
-    let known = grant.refresh.as_ref().and_then(|refresh| refresh.line.as_ref());
-    let key = match known {
-        Some(line) => line.key.clone(),
-        None => LineKey::new(state.random_bytes()?),
-    };
-    let line = Line { key, number: presented.next_number() };
+    let line = Line { key: refresh.line.key.clone(), number: presented.next_number() };
     let new = RefreshToken::new(&grant.id, &line, state.random_bytes()?);
     let successor = Successor {
         hash: new.hash(),

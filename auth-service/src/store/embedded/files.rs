@@ -151,7 +151,7 @@ fn past(directory: &Path) -> Result<Past, OpenError> {
     match read_setting(&path) {
         Ok(mark) if mark == BEGUN => Ok(Past::None),
         Ok(_) => Ok(Past::Store),
-        // Earlier releases did not write this file, but most of their stores have a key file.
+        // The file may have been left out of a copy. The database and the key file show that there is a store.
         Err(error) if error.kind() == ErrorKind::NotFound => {
             let is_there = !is_empty(&directory.join(DATABASE)) || has_key_file(directory);
             Ok(if is_there { Past::Store } else { Past::None })

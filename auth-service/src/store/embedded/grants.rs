@@ -29,21 +29,11 @@ pub(super) fn of_refresh(
     token: &HashedRefreshToken,
     now: UnixTime,
 ) -> Result<Option<Grant>, StoreError> {
-    let id = match token.grant() {
-        Some(id) => Some(id.clone()),
-        None => rows.get_live::<GrantId>(Table::RefreshTokens, &token.hash().text(), now)?,
-    };
-    let grant = id.map_or(Ok(None), |id| live(rows, &id, now))?;
-    Ok(grant.filter(|grant| grant.has_issued(token)))
+    Ok(live(rows, token.grant(), now)?.filter(|grant| grant.has_issued(token)))
 }
 
-/// Writes a grant, and the row that leads to it from a refresh token of the first release.
 pub(super) fn put(rows: &Writable<'_>, grant: &Grant) -> Result<(), StoreError> {
-    rows.put(Table::Grants, grant.id.as_str(), grant, Some(grant.expires_at))?;
-    match rules::leading(grant) {
-        Some(token) => rows.put(Table::RefreshTokens, &token.text(), &grant.id, Some(grant.expires_at)),
-        None => Ok(()),
-    }
+    rows.put(Table::Grants, grant.id.as_str(), grant, Some(grant.expires_at))
 }
 
 /// Adds a grant to the list of its account, and deletes the grants that exceed the limits then. Returns the
@@ -144,12 +134,6 @@ pub(super) fn rotate(
             successor.replace(&mut grant, used);
             put(rows, &grant)?;
             holdings::note(rows, &New::grant(&grant, now))?;
-            if presented.grant().is_none() {
-                // The token does not name its grant, so the row that leads to the grant is kept as long as
-                // the grant.
-                let known = presented.hash().text();
-                rows.put(Table::RefreshTokens, &known, &grant.id, Some(grant.expires_at))?;
-            }
             Ok(Rotation::Rotated(grant))
         }
         RefreshUse::Repeated { sealed_successor } => Ok(Rotation::Repeated { grant, sealed_successor }),

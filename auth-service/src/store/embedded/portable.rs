@@ -124,8 +124,6 @@ fn put(rows: &Writable<'_>, record: &Record, now: UnixTime) -> Result<(), StoreE
             }
             rows.put(Table::UnusedClients, &clients::unused_key(&client), &client.id, record.until)
         }
-        // The row that leads to a grant from a refresh token of the first release is written again here. An
-        // export of a running store might lack it, if that token was issued during the export.
         Kind::Grant => {
             let grant: Grant = record.read()?;
             super::grants::put(rows, &grant)?;

@@ -6,7 +6,6 @@ use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, ReadableT
 use serde::de::DeserializeOwned;
 
 use crate::domain::clock::UnixTime;
-use crate::domain::opaque_token::TokenHash;
 use crate::keys::seal::Sealer;
 use crate::store::{StoreError, row};
 
@@ -20,9 +19,8 @@ pub(super) const KEY_CHECK: &str = "key-check";
 const SCHEMA: &str = "schema";
 /// The row that is written to test whether writes work.
 pub(super) const WRITABLE: &str = "writable";
-/// The schema version. 1: the first release. 2: keys of approvals and of names that can be used once are
-/// SHA-256 hashes. 3: refresh tokens name their grant, and existing data stays unchanged.
-pub(super) const SCHEMA_VERSION: u32 = 3;
+/// The schema version of this release.
+pub(super) const SCHEMA_VERSION: u32 = 1;
 
 /// Turns any failure of redb into a store error.
 #[expect(clippy::needless_pass_by_value, reason = "shaped for map_err")]
@@ -44,8 +42,8 @@ impl From<StoreError> for Unfit {
     }
 }
 
-/// Creates the tables, checks key and schema, and upgrades data of earlier releases. All this is one
-/// transaction, so an interruption leaves the database unchanged.
+/// Creates the tables, and checks key and schema. All this is one transaction, so an interruption leaves the
+/// database unchanged.
 pub(super) fn prepare(database: &Database, sealer: &Sealer) -> Result<(), Unfit> {
     if is_ready(database, sealer) {
         return Ok(());
@@ -56,18 +54,13 @@ pub(super) fn prepare(database: &Database, sealer: &Sealer) -> Result<(), Unfit>
     }
     let rows = Writable::new(&transaction, sealer);
     match rows.get::<u32>(Table::Meta, SCHEMA)? {
-        None => rows.put(Table::Meta, KEY_CHECK, &"right key", None)?,
-        Some(SCHEMA_VERSION) => return Ok(transaction.commit().map_err(unavailable)?),
-        Some(1) => {
-            for table in [Table::Once, Table::Approvals] {
-                let renamed = rows.rename(table, |name| TokenHash::of(name.as_bytes()).text())?;
-                tracing::info!(table = table.name(), rows = renamed, "the store was brought up to date");
-            }
+        None => {
+            rows.put(Table::Meta, KEY_CHECK, &"right key", None)?;
+            rows.put(Table::Meta, SCHEMA, &SCHEMA_VERSION, None)?;
         }
-        Some(2) => {}
+        Some(SCHEMA_VERSION) => {}
         Some(other) => return Err(Unfit::Newer(other)),
     }
-    rows.put(Table::Meta, SCHEMA, &SCHEMA_VERSION, None)?;
     Ok(transaction.commit().map_err(unavailable)?)
 }
 

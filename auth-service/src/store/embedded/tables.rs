@@ -33,8 +33,6 @@ pub(super) enum Table {
     Codes,
     /// Maps grant ids to grants.
     Grants,
-    /// Maps the hash of a refresh token of the first release to its grant id. Newer tokens name their grant.
-    RefreshTokens,
     /// Maps the hash of a device code to the device authorization.
     Devices,
     /// Maps the SHA-256 of a user code to the hash of the device code.
@@ -56,7 +54,7 @@ pub(super) enum Table {
 }
 
 impl Table {
-    pub(super) const ALL: [Self; 21] = [
+    pub(super) const ALL: [Self; 20] = [
         Self::Clients,
         Self::UnusedClients,
         Self::SoleClients,
@@ -68,7 +66,6 @@ impl Table {
         Self::Approvals,
         Self::Codes,
         Self::Grants,
-        Self::RefreshTokens,
         Self::Devices,
         Self::UserCodes,
         Self::PushedRequests,
@@ -79,7 +76,7 @@ impl Table {
         Self::Keys,
         Self::Meta,
     ];
-    pub(super) const EXPIRING: [Self; 15] = [
+    pub(super) const EXPIRING: [Self; 14] = [
         Self::Clients,
         Self::UnusedClients,
         Self::SoleClients,
@@ -89,7 +86,6 @@ impl Table {
         Self::Approvals,
         Self::Codes,
         Self::Grants,
-        Self::RefreshTokens,
         Self::Devices,
         Self::UserCodes,
         Self::PushedRequests,
@@ -110,7 +106,6 @@ impl Table {
             Self::Approvals => "approvals",
             Self::Codes => "codes",
             Self::Grants => "grants",
-            Self::RefreshTokens => "refresh_tokens",
             Self::Devices => "devices",
             Self::UserCodes => "user_codes",
             Self::PushedRequests => "pushed_requests",
@@ -144,7 +139,6 @@ impl Table {
             Self::Approvals => Kind::Approval,
             Self::Codes => Kind::Code,
             Self::Grants => Kind::Grant,
-            Self::RefreshTokens => Kind::RefreshToken,
             Self::Devices => Kind::Device,
             Self::UserCodes => Kind::UserCode,
             Self::PushedRequests => Kind::PushedRequest,
@@ -171,7 +165,6 @@ impl Table {
             Kind::Approval => Self::Approvals,
             Kind::Code => Self::Codes,
             Kind::Grant => Self::Grants,
-            Kind::RefreshToken => Self::RefreshTokens,
             Kind::Device => Self::Devices,
             Kind::UserCode => Self::UserCodes,
             Kind::PushedRequest => Self::PushedRequests,

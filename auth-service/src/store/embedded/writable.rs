@@ -126,26 +126,6 @@ impl<'a> Writable<'a> {
         self.set(table, key, Some(&row))
     }
 
-    /// Changes the key of every row of a table, and encrypts each for its new place. Returns the number of
-    /// rows.
-    pub(super) fn rename(&self, table: Table, name: impl Fn(&str) -> String) -> Result<u64, StoreError> {
-        let mut renamed = Vec::new();
-        {
-            let rows = self.table(table)?;
-            for row in rows.iter().map_err(unavailable)? {
-                let (key, row) = row.map_err(unavailable)?;
-                let (key, row) = (key.value(), row.value());
-                let json = row::open_json(self.sealer, &place(table, key), row)?;
-                renamed.push((key.to_owned(), json, row::expiry(row)));
-            }
-        }
-        for (before, json, expires_at) in &renamed {
-            self.remove(table, before)?;
-            self.put_json(table, &name(before), json, *expires_at)?;
-        }
-        Ok(renamed.len() as u64)
-    }
-
     /// Encrypts the rows at `keys`, as far as they still exist, with the current key.
     pub(super) fn reseal(&self, table: Table, keys: &[String]) -> Result<Resealed, StoreError> {
         let mut resealed = Resealed::default();

@@ -1,10 +1,9 @@
 //! Codes and grants. A code is in the slot of the grant that it will create, so that it can be redeemed in
-//! one step. Rows that lead to a code or grant (from a code, or from a refresh token of the first release)
-//! are written first, so that every valid one can be found.
+//! one step. The row that leads to a code is written first, so that every valid one can be found.
 
 use std::time::Duration;
 
-use futures_util::future::{join, try_join, try_join3, try_join4};
+use futures_util::future::{join, try_join, try_join4};
 
 use crate::domain::account::{Account, Subject};
 use crate::domain::client::{ClientId, ClientUse};
@@ -99,12 +98,8 @@ pub(super) async fn redeem_code(
     let mut tries = Tries::default();
     loop {
         tries.next().await?;
-        let (found, client, ()) = try_join3(
-            cells.read_live::<CodeRow>(&place, now),
-            clients::of_use(cells, used),
-            lead_to(cells, grant, life),
-        )
-        .await?;
+        let (found, client) =
+            try_join(cells.read_live::<CodeRow>(&place, now), clients::of_use(cells, used)).await?;
         let Some(found) = found else {
             return Ok(Redemption::Unknown);
         };
@@ -126,14 +121,6 @@ pub(super) async fn redeem_code(
     }
 }
 
-/// Writes the row that leads to a grant from a refresh token of the first release.
-pub(super) async fn lead_to(cells: &Cells, grant: &Grant, life: Life) -> Result<(), StoreError> {
-    match rules::leading(grant) {
-        Some(token) => cells.write(&cells.keys.grant_of_refresh(token), &grant.id, life).await,
-        None => Ok(()),
-    }
-}
-
 /// Adds a grant to the list of its account, and deletes the grants that exceed the limits then. Returns the
 /// deleted grants. A grant without a refresh token ends soon and does not count.
 pub(super) async fn hold(cells: &Cells, grant: &Grant, now: UnixTime) -> Vec<Grant> {
@@ -149,7 +136,6 @@ pub(super) async fn add(cells: &Cells, grant: &Grant, used: &ClientUse) -> Resul
         return Ok(false);
     }
     let life = Life { until: grant.expires_at, now: used.at };
-    lead_to(cells, grant, life).await?;
     cells.write(&cells.keys.grant(&grant.id), grant, life).await?;
     Ok(true)
 }
@@ -163,34 +149,19 @@ pub(super) async fn live(cells: &Cells, id: &GrantId, now: UnixTime) -> Result<O
     Ok(found(cells, id, now).await?.map(|found| found.value))
 }
 
-/// The grant that a refresh token names. For a token of the first release, a row leads to it.
-async fn id_of_refresh(
-    cells: &Cells,
-    token: &HashedRefreshToken,
-    now: UnixTime,
-) -> Result<Option<GrantId>, StoreError> {
-    match token.grant() {
-        Some(id) => Ok(Some(id.clone())),
-        None => cells.live(&cells.keys.grant_of_refresh(token.hash()), now).await,
-    }
-}
-
 pub(super) async fn live_of_refresh(
     cells: &Cells,
     token: &HashedRefreshToken,
     now: UnixTime,
 ) -> Result<Option<Grant>, StoreError> {
-    let Some(id) = id_of_refresh(cells, token, now).await? else {
-        return cells.absent(None).await;
-    };
-    match live(cells, &id, now).await? {
+    match live(cells, token.grant(), now).await? {
         None => cells.absent(None).await,
         found => Ok(found.filter(|grant| grant.has_issued(token))),
     }
 }
 
 /// Decides on a refresh token, and applies the decision. This takes two round trips, one to read and one to
-/// write, and another one for a token of the first release.
+/// write.
 pub(super) async fn rotate(
     cells: &Cells,
     presented: &HashedRefreshToken,
@@ -202,10 +173,8 @@ pub(super) async fn rotate(
     let mut tries = Tries::default();
     loop {
         tries.next().await?;
-        let Some(id) = id_of_refresh(cells, presented, now).await? else {
-            return Ok(Rotation::Unknown);
-        };
-        let (found, client) = try_join(found(cells, &id, now), clients::of_use(cells, used)).await?;
+        let (found, client) =
+            try_join(found(cells, presented.grant(), now), clients::of_use(cells, used)).await?;
         let Some(found) = found else {
             return Ok(Rotation::Unknown);
         };
@@ -220,19 +189,14 @@ pub(super) async fn rotate(
                 let key = cells.keys.grant(&grant.id);
                 let change = cells.swap(&key, Some(&found), &grant, Some(life));
                 let held = New::grant(&grant, now);
-                let known = stay_known(cells, &grant, presented, life);
-                let (changed, noted) = join(try_join(change, known), holdings::note(cells, &held)).await;
+                let (changed, noted) = join(change, holdings::note(cells, &held)).await;
                 holdings::log_error(noted);
-                let (changed, ()) = changed?;
-                if changed {
+                if changed? {
                     return Ok(Rotation::Rotated(grant));
                 }
             }
             RefreshUse::Repeated { sealed_successor } => {
-                let grant = found.value;
-                // This completes a rotation with the same token that was interrupted.
-                stay_known(cells, &grant, presented, Life { until: grant.expires_at, now }).await?;
-                return Ok(Rotation::Repeated { grant, sealed_successor });
+                return Ok(Rotation::Repeated { grant: found.value, sealed_successor });
             }
             // A token that was used up stays used up, whatever happens to the grant at the same time.
             RefreshUse::Reused => {
@@ -242,20 +206,6 @@ pub(super) async fn rotate(
             RefreshUse::Undatable => return Ok(Rotation::Undatable),
             RefreshUse::Foreign => return Ok(Rotation::Unknown),
         }
-    }
-}
-
-/// Keeps the row that leads from a used token of the first release to its grant as long as the grant, so that
-/// reuse of the token is noticed. Such a token does not name its grant.
-async fn stay_known(
-    cells: &Cells,
-    grant: &Grant,
-    used: &HashedRefreshToken,
-    life: Life,
-) -> Result<(), StoreError> {
-    match used.grant() {
-        Some(_) => Ok(()),
-        None => cells.write(&cells.keys.grant_of_refresh(used.hash()), &grant.id, life).await,
     }
 }
 

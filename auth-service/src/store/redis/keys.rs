@@ -104,7 +104,6 @@ impl Keys {
             ("l", "session") => Named::Record(Kind::Session, hash),
             ("a", "approval") => Named::Record(Kind::Approval, hash),
             ("g", "grant") => Named::Record(Kind::Grant, hash),
-            ("r", "grant") => Named::Record(Kind::RefreshToken, hash),
             ("u", "device") => Named::Record(Kind::UserCode, hash),
             ("p", "request") => Named::Record(Kind::PushedRequest, hash),
             ("y", "consent") => Named::Record(Kind::Consent, hash),
@@ -144,7 +143,6 @@ impl Keys {
             Kind::Session => key("l", "session"),
             Kind::Approval => key("a", "approval"),
             Kind::Code => self.of_code(name),
-            Kind::RefreshToken => key("r", "grant"),
             Kind::Device => self.of_device(name),
             Kind::UserCode => key("u", "device"),
             Kind::PushedRequest => key("p", "request"),
@@ -236,12 +234,6 @@ impl Keys {
 
     pub(super) fn grant(&self, id: &GrantId) -> String {
         self.key(&format!("g:{}", hashed(id.as_str())), "grant")
-    }
-
-    /// The key of the row that leads from a refresh token of the first release, current or used, to its
-    /// grant.
-    pub(super) fn grant_of_refresh(&self, token: &TokenHash) -> String {
-        self.key(&format!("r:{}", token.text()), "grant")
     }
 
     /// The key of the row that leads from a device code to the grant that it will create.

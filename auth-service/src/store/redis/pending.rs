@@ -3,7 +3,7 @@
 //! from the device code and from the user code.
 
 use async_trait::async_trait;
-use futures_util::future::try_join3;
+use futures_util::future::try_join;
 
 use crate::domain::account::Subject;
 use crate::domain::client::{ClientId, ClientUse};
@@ -157,12 +157,9 @@ impl PendingStore for RedisStore {
         let mut tries = Tries::default();
         loop {
             tries.next().await?;
-            let (found, client, ()) = try_join3(
-                cells.read_live::<DeviceAuthorization>(&place, now),
-                clients::of_use(cells, used),
-                grants::lead_to(cells, grant, grant_life),
-            )
-            .await?;
+            let (found, client) =
+                try_join(cells.read_live::<DeviceAuthorization>(&place, now), clients::of_use(cells, used))
+                    .await?;
             let Some(found) = found else {
                 return Ok(Redemption::Unknown);
             };

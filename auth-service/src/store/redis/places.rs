@@ -107,8 +107,7 @@ fn written(place: &Place) -> String {
     format!("{} {} {}", place.client, place.counts_for.join(","), place.name)
 }
 
-/// Reads a member. Members of an earlier release contain only the name of the request, and all count for the
-/// same, empty name.
+/// Reads a member. One that this program has not written counts for the empty name.
 fn read(member: &str) -> Place {
     let mut parts = member.rsplitn(3, ' ');
     let name = parts.next().unwrap_or_default().to_owned();

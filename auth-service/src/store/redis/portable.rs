@@ -18,7 +18,7 @@ use crate::domain::device::DeviceAuthorization;
 use crate::domain::grant::Grant;
 use crate::keys::seal::StoreKey;
 use crate::store::records::{BATCH, Kind, Portable, Record, Resealed, Sink, nobody_receives};
-use crate::store::rules::{self, CodeRow};
+use crate::store::rules::CodeRow;
 use crate::store::transfer::{Target, TargetError};
 use crate::store::{Installation as _, Store, StoreError};
 
@@ -155,13 +155,8 @@ async fn put(cells: &Cells, record: &Record, now: UnixTime) -> Result<(), StoreE
             key = cells.keys.device_below(&grant, name);
             cells.write_for(&cells.keys.of_device(name), &grant, life).await?;
         }
-        // The row that leads to a grant from a refresh token of the first release is written again here. An
-        // export of a running store might lack it, if that token was issued during the export.
         Kind::Grant => {
             let grant: Grant = record.read()?;
-            if let Some(token) = rules::leading(&grant) {
-                cells.write_for(&cells.keys.grant_of_refresh(token), &grant.id, life).await?;
-            }
             if life.is_some() && grant.refresh.is_some() {
                 holdings::enter(cells, &New::grant(&grant, grant.last_used_at()), now).await?;
             }
