@@ -22,6 +22,7 @@ use actix_web::http::{KeepAlive, Method};
 use actix_web::middleware::from_fn;
 use actix_web::web::{self, Data, ServiceConfig};
 use actix_web::{App, HttpResponse, HttpServer, Route, guard};
+use contract::pipelining;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tracing_actix_web::TracingLogger;
 
@@ -145,7 +146,7 @@ pub fn listen(
     .workers(public_share.workers)
     .max_connections(public_share.connections)
     .on_connect(move |stream, extensions| {
-        connections::expect_one_request(extensions);
+        pipelining::expect_requests(extensions);
         if !connections::is_proxy(stream, &connecting) {
             connections::count(stream, extensions, &public_peers);
             connections::await_head(stream, extensions, &connecting.heads);
@@ -195,7 +196,7 @@ pub fn listen(
     .keep_alive(KeepAlive::Disabled)
     .max_connections(OPS_CONNECTIONS)
     .on_connect(move |stream, extensions| {
-        connections::expect_one_request(extensions);
+        pipelining::expect_requests(extensions);
         connections::await_head(stream, extensions, &ops_heads);
     })
     .client_request_timeout(HEAD_TIMEOUT)

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::dev::Server;
+use actix_web::http::KeepAlive;
 use actix_web::middleware::from_fn;
 use actix_web::{App, HttpServer, web};
 use anyhow::Context as _;
@@ -122,7 +123,7 @@ pub async fn run(config: Config, world: World) -> anyhow::Result<()> {
     );
 
     let per_worker = config.limits.max_connections.div_ceil(config.workers.max(1));
-    let open = Open::new(per_worker * config.workers.max(1));
+    let open = Open::new(per_worker * config.workers.max(1), config.listen.ip());
     let ready = ready(Arc::clone(&sessions), authenticator, Arc::clone(&open));
     let ops = ops_server(&config, Arc::clone(&metrics), ready)?;
     let draining = web::Data::<Draining>::default();
@@ -400,6 +401,7 @@ fn mcp_server(
             .wrap(from_fn(connection::end_with_answer))
             .wrap(from_fn(close_unread))
             .wrap(from_fn(connection::count))
+            .wrap(from_fn(connection::reads_responses))
             .configure(routes)
     })
     .workers(config.workers)
@@ -425,11 +427,16 @@ fn mcp_server(
 fn ops_server(config: &Config, metrics: Arc<Metrics>, ready: Ready) -> anyhow::Result<Server> {
     let server = HttpServer::new(move || {
         let routes = ops::routes(Arc::clone(&metrics), Arc::clone(&ready));
-        App::new().wrap(from_fn(close_unread)).wrap(from_fn(connection::count)).configure(routes)
+        App::new()
+            .wrap(from_fn(close_unread))
+            .wrap(from_fn(connection::count))
+            .wrap(from_fn(connection::only_one))
+            .configure(routes)
     })
     .workers(1)
+    .keep_alive(KeepAlive::Disabled)
     .max_connections(MAX_OPS_CONNECTIONS)
-    .on_connect(connection::setup(&Open::new(MAX_OPS_CONNECTIONS)))
+    .on_connect(connection::setup(&Open::new(MAX_OPS_CONNECTIONS, config.ops_listen.ip())))
     .client_request_timeout(HEAD_TIMEOUT)
     .client_disconnect_timeout(CLOSE_TIMEOUT)
     .shutdown_timeout(1)

@@ -1,8 +1,10 @@
-//! Limits of each connection in addition to those of the HTTP server: the time that a client has to read a
-//! response, and to send the head of its next request. When the wrapper stops, the next response of a
-//! connection is its last one.
+//! Limits of connections in addition to those of the HTTP server: the time that a client has to read a response
+//! and to send the head of its next request, requests that are sent before the last response was read, and
+//! the number of connections from the same machine. When the wrapper stops, the next response of a connection
+//! is its last one.
 
 use std::any::Any;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -14,11 +16,14 @@ use actix_web::dev::{Extensions, ServiceRequest, ServiceResponse};
 use actix_web::http::ConnectionType;
 use actix_web::middleware::Next;
 use actix_web::rt::net::TcpStream;
-use actix_web::{Error, web};
+use actix_web::{Error, HttpRequest, web};
+use contract::pipelining;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::Shutdown;
 use rustix::net::sockopt::set_tcp_user_timeout;
 use socket2::SockRef;
 use tokio::sync::watch;
+use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use crate::holding::hold;
@@ -32,6 +37,9 @@ const MAX_UNSENT: u32 = 64 << 10;
 /// Time for which a connection can be without a request, even if a part of a head has arrived. The HTTP
 /// server closes idle connections earlier, and limits the first head itself, but not the others.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Divisor for the maximum share of the connections that come from the same machine: a quarter.
+const LOCAL_SHARE: usize = 4;
 
 /// A client's connection, which is closed if the client is too slow.
 pub struct Connection {
@@ -47,12 +55,29 @@ pub struct Open {
     count: AtomicUsize,
     /// With this number of connections, no more are accepted.
     max: usize,
+    /// The connections from the same machine.
+    local: AtomicUsize,
+    /// How many connections from the same machine can be open at the same time.
+    max_local: usize,
+    /// Whether a connection was closed because there were too many from the same machine.
+    has_told: AtomicBool,
 }
 
 impl Open {
-    /// Makes a count for a listener that accepts this number of connections.
-    pub fn new(max: usize) -> Arc<Self> {
-        Arc::new(Self { count: AtomicUsize::new(0), max })
+    /// Makes a count for a listener at this address that accepts this number of connections.
+    ///
+    /// If the listener can be reached from other machines, the edge proxy is expected there, and connections from the
+    /// same machine come from the servers that the wrapper has started. These must not be able to keep the proxy
+    /// out. If the listener is on loopback, so is the proxy, and nobody can tell the two apart.
+    pub fn new(max: usize, listener: IpAddr) -> Arc<Self> {
+        let max_local = if listener.is_loopback() { usize::MAX } else { (max / LOCAL_SHARE).max(1) };
+        Arc::new(Self {
+            count: AtomicUsize::new(0),
+            max,
+            local: AtomicUsize::new(0),
+            max_local,
+            has_told: AtomicBool::new(false),
+        })
     }
 
     /// Whether further connections have to wait until another one ends.
@@ -62,18 +87,28 @@ impl Open {
 }
 
 /// A connection that counts until it ends.
-struct Counted(Arc<Open>);
+struct Counted {
+    open: Arc<Open>,
+    is_local: bool,
+}
 
 impl Counted {
-    fn new(open: &Arc<Open>) -> Self {
+    fn new(open: &Arc<Open>, is_local: bool) -> Self {
         open.count.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(open))
+        open.local.fetch_add(usize::from(is_local), Ordering::Relaxed);
+        Self { open: Arc::clone(open), is_local }
+    }
+
+    /// Whether there are more connections from the same machine than are allowed, with this one.
+    fn is_too_many(&self) -> bool {
+        self.is_local && self.open.local.load(Ordering::Relaxed) > self.open.max_local
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.count.fetch_sub(1, Ordering::Relaxed);
+        self.open.count.fetch_sub(1, Ordering::Relaxed);
+        self.open.local.fetch_sub(usize::from(self.is_local), Ordering::Relaxed);
     }
 }
 
@@ -82,13 +117,32 @@ impl Drop for Counted {
 pub fn setup(open: &Arc<Open>) -> impl Fn(&dyn Any, &mut Extensions) + Clone + Send + Sync + use<> {
     let open = Arc::clone(open);
     move |connection, extensions| {
-        extensions.insert(Counted::new(&open));
-        accept(connection, extensions);
+        let Some(stream) = connection.downcast_ref::<TcpStream>() else { return };
+        let counted = Counted::new(&open, is_local(stream));
+        if counted.is_too_many() {
+            let _ = SockRef::from(stream).shutdown(std::net::Shutdown::Both);
+            if !open.has_told.swap(true, Ordering::Relaxed) {
+                tracing::warn!(
+                    limit = open.max_local,
+                    "connections from this machine take a quarter of all connections, so further ones are closed. If \
+                     the edge proxy is on this machine, LISTEN should be a loopback address"
+                );
+            }
+        }
+        extensions.insert(counted);
+        pipelining::expect_requests(extensions);
+        accept(stream, extensions);
     }
 }
 
-fn accept(connection: &dyn Any, extensions: &mut Extensions) {
-    let Some(stream) = connection.downcast_ref::<TcpStream>() else { return };
+/// Whether the peer is on the same machine, or in the same container.
+fn is_local(stream: &TcpStream) -> bool {
+    let (Ok(peer), Ok(here)) = (stream.peer_addr(), stream.local_addr()) else { return false };
+    let peer = peer.ip().to_canonical();
+    peer.is_loopback() || peer == here.ip().to_canonical()
+}
+
+fn accept(stream: &TcpStream, extensions: &mut Extensions) {
     // A connection works without this option, too.
     let _ = set_tcp_user_timeout(stream, READ_TIMEOUT);
     let _ = SockRef::from(stream).set_tcp_notsent_lowat(MAX_UNSENT);
@@ -125,6 +179,44 @@ pub async fn count<B: MessageBody + 'static>(
     let under_way = request.conn_data::<Connection>().map(|connection| UnderWay::new(&connection.under_way));
     let response = next.call(request).await?;
     Ok(response.map_body(|_, inner| hold(inner, under_way)))
+}
+
+/// A middleware that ends the connection if a request arrives on it before the client has read the response to the
+/// last one. A client that reads can send requests ahead.
+pub async fn reads_responses<B: MessageBody + 'static>(
+    request: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse<BoxBody>, Error> {
+    if pipelining::is_further(request.request()) {
+        // If the request had come before the last response was complete, that response is still in the server's buffer.
+        // The server sends as much of it as the system takes when it has to wait.
+        yield_now().await;
+        if !is_writable(request.request()) {
+            return Ok(pipelining::end_connection(request));
+        }
+    }
+    next.call(request).await.map(ServiceResponse::map_into_boxed_body)
+}
+
+/// Whether the system would take more bytes of a response. If it does not, the client has not read the ones before.
+fn is_writable(request: &HttpRequest) -> bool {
+    let Some(connection) = request.conn_data::<Connection>() else { return true };
+    let mut socket = [PollFd::new(&connection.socket, PollFlags::OUT)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    // The call is interrupted only if it waits.
+    poll(&mut socket, Some(&now)).is_ok_and(|ready| ready > 0)
+}
+
+/// A middleware for a listener that closes each connection after one request. It ends the connection if there
+/// is another one.
+pub async fn only_one<B: MessageBody + 'static>(
+    request: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse<BoxBody>, Error> {
+    if pipelining::is_further(request.request()) {
+        return Ok(pipelining::end_connection(request));
+    }
+    next.call(request).await.map(ServiceResponse::map_into_boxed_body)
 }
 
 /// Whether the wrapper is about to stop.
@@ -166,5 +258,50 @@ impl UnderWay {
 impl Drop for UnderWay {
     fn drop(&mut self) {
         self.0.send_modify(|count| *count -= 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, TcpStream};
+
+    use actix_web::{App, HttpResponse, HttpServer};
+
+    use super::*;
+
+    const MAX: usize = 40;
+
+    /// Opens connections to a server on this machine whose listener has this address. Returns how many are not closed.
+    async fn kept(listener: Ipv4Addr) -> usize {
+        let open = Open::new(MAX, listener.into());
+        let server = HttpServer::new(|| App::new().default_service(web::to(HttpResponse::Ok)))
+            .workers(1)
+            .on_connect(setup(&open))
+            .disable_signals()
+            .bind("127.0.0.1:0")
+            .unwrap();
+        let address = server.addrs()[0];
+        actix_web::rt::spawn(server.run());
+        let streams: Vec<_> = (0..MAX).map(|_| TcpStream::connect(address).unwrap()).collect();
+        let mut kept = 0;
+        for stream in &streams {
+            stream.set_nonblocking(true).unwrap();
+            let stream = tokio::net::TcpStream::from_std(stream.try_clone().unwrap()).unwrap();
+            // A connection that is not closed answers. The request to one that is closed might be lost.
+            let _ = stream.try_write(b"GET / HTTP/1.1\r\n\r\n");
+            stream.readable().await.unwrap();
+            kept += usize::from(matches!(stream.try_read(&mut [0; 100]), Ok(1..)));
+        }
+        kept
+    }
+
+    #[actix_web::test]
+    async fn a100_servers_cannot_take_all_connections_of_their_wrapper() {
+        assert_eq!(kept(Ipv4Addr::UNSPECIFIED).await, MAX / LOCAL_SHARE);
+    }
+
+    #[actix_web::test]
+    async fn on_loopback_all_connections_are_for_the_edge() {
+        assert_eq!(kept(Ipv4Addr::LOCALHOST).await, MAX);
     }
 }

@@ -5,18 +5,15 @@ use std::any::Any;
 use std::cell::Cell;
 use std::net::{IpAddr, Shutdown};
 use std::os::fd::AsFd;
-use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use actix_http::Request;
-use actix_web::HttpResponse;
-use actix_web::body::{BodySize, BoxBody, MessageBody};
+use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{Extensions, ServiceRequest, ServiceResponse};
 use actix_web::middleware::Next;
 use actix_web::rt::task::JoinHandle;
-use actix_web::web::Bytes;
+use contract::pipelining;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -77,31 +74,6 @@ pub(super) fn count(stream: &dyn Any, extensions: &mut Extensions, peers: &InFli
     }
 }
 
-/// Whether a request has arrived on the connection.
-struct Used(Cell<bool>);
-
-/// Prepares the connection for [`one_request`]. It is called from `HttpServer::on_connect`.
-pub(super) fn expect_one_request(extensions: &mut Extensions) {
-    extensions.insert(Used(Cell::new(false)));
-}
-
-/// A body that closes the connection at once, with everything that waits to be sent on it.
-struct Abort;
-
-impl MessageBody for Abort {
-    type Error = Box<dyn std::error::Error>;
-
-    fn size(&self) -> BodySize {
-        BodySize::Stream
-    }
-
-    fn poll_next(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
-        Poll::Ready(Some(Err(
-            "the client sent a request before it had read the response to the last one".into()
-        )))
-    }
-}
-
 /// Whether the peer is a trusted proxy. These always send complete heads, and read every response.
 pub(super) fn is_proxy(stream: &dyn Any, state: &AppState) -> bool {
     let peer = stream.downcast_ref::<TcpStream>().and_then(peer);
@@ -122,8 +94,8 @@ pub(super) async fn one_request<B: MessageBody + 'static>(
     if let Some(waiter) = request.request().conn_data::<AwaitedHead>().and_then(|head| head.0.take()) {
         waiter.abort();
     }
-    if request.request().conn_data::<Used>().is_some_and(|used| used.0.replace(true)) {
-        return Ok(request.into_response(HttpResponse::Ok().body(Abort)));
+    if pipelining::is_further(request.request()) {
+        return Ok(pipelining::end_connection(request));
     }
     next.call(request).await.map(ServiceResponse::map_into_boxed_body)
 }
@@ -172,8 +144,8 @@ pub(super) fn note_request(request: &Request) {
 mod tests {
     use std::convert::Infallible;
 
-    use actix_web::HttpServer;
     use actix_web::dev::fn_service;
+    use actix_web::{HttpResponse, HttpServer};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;

@@ -191,16 +191,16 @@ impl Reader {
 }
 
 /// Reads the filter of the log. The messages of the HTTP server about its start are left out, because this
-/// program logs the same.
+/// program logs the same, and those about single connections, because whoever connects can cause any number.
 fn log(read: &mut Reader, text: &str) -> LogFilter {
     if text.trim().is_empty() {
-        return LogFilter::default();
+        return LogFilter::default().with_default("actix_http", LevelFilter::OFF);
     }
     let filter = LogFilter::parse(text).unwrap_or_else(|error| {
         read.problem(format!("LOG: {error}"));
         LogFilter::default()
     });
-    filter.with_default("actix_server", LevelFilter::WARN)
+    filter.with_default("actix_server", LevelFilter::WARN).with_default("actix_http", LevelFilter::OFF)
 }
 
 /// The number of workers. One processor is left for the children, because calls would be slower if the

@@ -172,6 +172,43 @@ async fn clients_that_do_not_read_their_answers_hold_neither_connections_nor_mem
     memory_becomes(&wrapper, idle + (60 << 20)).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a100_requests_before_the_last_response_was_read_end_the_connection() {
+    let wrapper = Wrapper::start(&["--identity=headers"], &[]).await;
+    let before = wrapper.metric("process_open_fds").await;
+    let all = 5000;
+    let unread = |address: &str, request: &str| {
+        let stream = TcpStream::connect(address).unwrap();
+        rustix::net::sockopt::set_socket_recv_buffer_size(&stream, 4096).unwrap();
+        let text = request.replace("\r\n", &format!("\r\nHost: {address}\r\n")) + "\r\n";
+        // The other side may close the connection meanwhile.
+        let _ = (&stream).write_all(text.repeat(all).as_bytes());
+        stream
+    };
+    // A stranger's requests are refused with 401.
+    let strangers = unread(&wrapper.address, "DELETE /mcp HTTP/1.1\r\n");
+    wrapper.metric_becomes("process_open_fds", before).await;
+    let answered = wrapper.metric("stdio_wrapper_http_requests_total").await;
+    assert!(answered < all as u64 / 2, "{answered} requests were answered, and no response was read");
+    let operators = unread(&wrapper.ops, "GET /metrics HTTP/1.1\r\n");
+    wrapper.metric_becomes("process_open_fds", before).await;
+    let mut text = Vec::new();
+    // The connection might have been reset.
+    let _ = (&operators).read_to_end(&mut text);
+    let responses = String::from_utf8_lossy(&text).matches("HTTP/1.1 200").count();
+    assert!(responses <= 1, "{responses} responses");
+    drop(strangers);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_reads_can_send_requests_ahead() {
+    let wrapper = Wrapper::start(&[], &[]).await;
+    let request = format!("DELETE /mcp HTTP/1.1\r\nHost: {}\r\n\r\n", wrapper.address);
+    let last = request.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n");
+    let answers = until_closed(send(&wrapper.address, (request.repeat(20) + &last).as_bytes())).await;
+    assert_eq!(answers.matches("HTTP/1.1 400 ").count(), 21, "{answers}");
+}
+
 /// The number of a listener's connections with bytes that wait in the kernel to be sent, and the sum of these
 /// bytes.
 fn queued(address: &str) -> (usize, u64) {

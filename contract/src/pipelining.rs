@@ -1,0 +1,48 @@
+//! Ends a connection on which a client sends requests and does not read the responses.
+//!
+//! The HTTP server reads up to 128 KiB of requests of a connection at once. It answers them one after the other, and
+//! keeps all responses that the client has not read, so that each connection could take megabytes (attack 100).
+
+use std::cell::Cell;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use actix_web::body::{BodySize, BoxBody, MessageBody};
+use actix_web::dev::{Extensions, ServiceRequest, ServiceResponse};
+use actix_web::web::Bytes;
+use actix_web::{HttpRequest, HttpResponse};
+
+/// Whether a request has arrived on the connection.
+struct Used(Cell<bool>);
+
+/// Prepares the connection for [`is_further`]. It is called from `HttpServer::on_connect`.
+pub fn expect_requests(extensions: &mut Extensions) {
+    extensions.insert(Used(Cell::new(false)));
+}
+
+/// Whether another request has arrived on the same connection before. This must be called once for each request.
+pub fn is_further(request: &HttpRequest) -> bool {
+    request.conn_data::<Used>().is_some_and(|used| used.0.replace(true))
+}
+
+/// A response that ends the connection at once, with everything that waits to be sent on it.
+pub fn end_connection(request: ServiceRequest) -> ServiceResponse<BoxBody> {
+    request.into_response(HttpResponse::Ok().body(Abort))
+}
+
+/// A body that cannot be sent.
+struct Abort;
+
+impl MessageBody for Abort {
+    type Error = Box<dyn std::error::Error>;
+
+    fn size(&self) -> BodySize {
+        BodySize::Stream
+    }
+
+    fn poll_next(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        Poll::Ready(Some(Err(
+            "the client sent a request before it had read the response to the last one".into()
+        )))
+    }
+}
