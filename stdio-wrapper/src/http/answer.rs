@@ -33,6 +33,28 @@ pub(super) enum Form {
     Batch,
 }
 
+/// The response to a POST.
+pub(super) enum Waited {
+    /// Somebody is there to read it.
+    Response(HttpResponse),
+    /// The client has disconnected.
+    Disconnected,
+}
+
+impl Waited {
+    /// Whether somebody is there to read it.
+    pub(super) fn is_read(&self) -> bool {
+        matches!(self, Self::Response(_))
+    }
+
+    pub(super) fn into_response(self) -> HttpResponse {
+        match self {
+            Self::Response(response) => response,
+            Self::Disconnected => HttpResponse::BadRequest().finish(),
+        }
+    }
+}
+
 /// Waits until the form is decided. The consumer was connected before the request was sent, so nothing is
 /// lost. When the client disconnects, this future is dropped, and with it the consumer.
 pub(super) async fn wait(
@@ -42,7 +64,7 @@ pub(super) async fn wait(
     consumer: Consumer,
     form: Form,
     until: Option<Instant>,
-) -> HttpResponse {
+) -> Waited {
     let received = Received::now();
     let stream = Arc::clone(consumer.stream());
     // The status says why a session could not be opened, and most clients send no other request before they
@@ -57,12 +79,12 @@ pub(super) async fn wait(
         first = tokio::select! {
             first = timeout(stream_after.saturating_sub(quick), decided(&stream)) => first,
             // Nobody reads this response, so questions of the child must be sent on another stream.
-            () = disconnect::watch(request) => return HttpResponse::BadRequest().finish(),
+            () = disconnect::watch(request) => return Waited::Disconnected,
         };
     }
     if let Ok(First::Answers(answers)) = first {
         received.before_answers(&answers).await;
-        return json(session, answers, form);
+        return Waited::Response(json(session, answers, form));
     }
     received.before_events().await;
     session.keep_stream(&stream);
@@ -79,7 +101,7 @@ pub(super) async fn wait(
     if form == Form::Initialize && !session.is_ended() {
         add_session_id(&mut response, session);
     }
-    response
+    Waited::Response(response)
 }
 
 async fn decided(stream: &Stream) -> First {

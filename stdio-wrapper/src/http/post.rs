@@ -11,11 +11,12 @@ use url::Url;
 
 use super::Endpoint;
 use super::answer::{self, Form};
+use super::disconnect;
 use super::guard::{Accepts, RequestHeaders};
 use super::incoming::Unread;
 use super::problem::Problem;
 use crate::identity::Caller;
-use crate::legacy::Session;
+use crate::legacy::{Session, Sessions};
 use crate::modern::{self, Era};
 use crate::policy::{Decision, Permit, scopes_to_ask_for};
 use crate::protocol::{
@@ -60,8 +61,13 @@ pub(super) async fn handle(
             super::modern::respond(endpoint, caller, started, disconnected).await?
         }
         Reply::Done(response) => response,
-        Reply::Wait(session, consumer, form) => {
-            answer::wait(request, endpoint, &session, consumer, form, endpoint.until(caller)).await
+        Reply::Wait(session, consumer, form, nameless) => {
+            let waited =
+                answer::wait(request, endpoint, &session, consumer, form, endpoint.until(caller)).await;
+            if let Some(nameless) = nameless.filter(|_| waited.is_read()) {
+                nameless.named();
+            }
+            waited.into_response()
         }
     })
 }
@@ -70,9 +76,9 @@ pub(super) async fn handle(
 enum Reply {
     Done(HttpResponse),
     /// The answer will come on a stream of its own.
-    Modern(super::modern::Started, super::disconnect::Disconnect),
+    Modern(super::modern::Started, disconnect::Disconnect),
     /// The answer will come from the session's child.
-    Wait(Arc<Session>, Consumer, Form),
+    Wait(Arc<Session>, Consumer, Form, Option<Nameless>),
 }
 
 /// The refusal of a body that is not a message, with its id if that is known. If the body was meant as the
@@ -121,7 +127,7 @@ async fn single(
     let stream = session.post_stream(1);
     let consumer = stream.connect();
     session.request(message, id.clone(), &stream, &permit).await;
-    Ok(Reply::Wait(session, consumer, Form::Single))
+    Ok(Reply::Wait(session, consumer, Form::Single, None))
 }
 
 /// Refuses params that the schema forbids in every message, because SDKs silently drop such a message.
@@ -159,13 +165,45 @@ async fn initialize(
     }
     let opened = endpoint.sessions.open(&caller.owner(), &endpoint.placeholders(caller), false).await;
     let session = opened.map_err(|error| with_id(error.into()))?;
+    let nameless = Nameless::new(endpoint, &session);
     let stream = session.post_stream(1);
     let consumer = stream.connect();
-    session.initialize(message, id.clone(), &stream).await;
-    if let Some(translated) = translated(endpoint, caller, message, &id, &session, &stream).await {
+    let answered = async {
+        session.initialize(message, id.clone(), &stream).await;
+        translated(endpoint, caller, message, &id, &session, &stream).await
+    };
+    let translated = tokio::select! {
+        translated = answered => translated,
+        () = disconnect::watch(request) => return Err(Problem::bad_request("The client has disconnected.")),
+    };
+    if let Some(translated) = translated {
+        nameless.named();
         return Ok(Reply::Done(translated));
     }
-    Ok(Reply::Wait(session, consumer, Form::Initialize))
+    Ok(Reply::Wait(session, consumer, Form::Initialize, Some(nameless)))
+}
+
+/// A session whose client does not know its id yet. If the client disconnects before that, nobody can ever use the
+/// session, so it ends.
+struct Nameless(Option<(Arc<Sessions>, Arc<Session>)>);
+
+impl Nameless {
+    fn new(endpoint: &Endpoint, session: &Arc<Session>) -> Self {
+        Self(Some((Arc::clone(&endpoint.sessions), Arc::clone(session))))
+    }
+
+    /// The client gets the id.
+    fn named(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Nameless {
+    fn drop(&mut self) {
+        if let Some((sessions, session)) = &self.0 {
+            sessions.end(session, "its client disconnected before it got the id");
+        }
+    }
 }
 
 /// The answer of the translation, if the server refused `initialize` because it has no sessions.
@@ -229,7 +267,7 @@ async fn batch(
     if answers == 0 {
         return Ok(Reply::Done(HttpResponse::Accepted().finish()));
     }
-    Ok(Reply::Wait(session, consumer, Form::Batch))
+    Ok(Reply::Wait(session, consumer, Form::Batch, None))
 }
 
 /// Handles one item of a batch. An invalid item does not affect the others (JSON-RPC 2.0 §6).
