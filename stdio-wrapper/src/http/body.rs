@@ -14,7 +14,7 @@ use crate::protocol::Text;
 pub(super) const SLICE: usize = 64 << 10;
 
 /// Takes the next bytes to hand over.
-pub(super) fn slice(rest: &mut Bytes) -> Bytes {
+fn slice(rest: &mut Bytes) -> Bytes {
     rest.split_to(rest.len().min(SLICE))
 }
 

@@ -9,10 +9,10 @@ use bytes::Bytes;
 use futures_util::stream;
 use tokio::time::Instant;
 
-use super::body::slice;
+use super::body::SLICE;
 use super::disconnect::Disconnect;
 use crate::metrics::Metrics;
-use crate::protocol::{Text, encode_event, encode_priming, encode_retry};
+use crate::protocol::{Event, Text, encode_event, encode_priming, encode_retry};
 use crate::stream::{Consumer, Next};
 
 /// The times of a stream; see `KEEP_ALIVE`, `STREAM_MAX_AGE` and `RETRY`.
@@ -49,8 +49,8 @@ struct Body<G> {
     options: Options,
     started: Instant,
     is_done: bool,
-    /// The rest of the event that is being sent, and its message, whose memory is counted until then.
-    sending: Option<(Bytes, Text)>,
+    /// The event that is being sent. It keeps its message, whose memory is counted.
+    sending: Option<Event>,
     counted: Counted,
     /// Dropped when the client has disconnected.
     _guard: G,
@@ -114,16 +114,13 @@ impl<G> Body<G> {
             return Some(encode_priming(self.consumer.position(), self.timing.retry.as_millis()));
         }
         loop {
-            if let Some((rest, _)) = &mut self.sending {
-                if !rest.is_empty() {
-                    return Some(slice(rest));
-                }
-                self.sending = None;
+            if let Some(part) = self.sending.as_mut().and_then(|event| event.part(SLICE)) {
+                return Some(part);
             }
+            self.sending = None;
             match self.consumer.next() {
                 Next::Event(id, data) => {
-                    let event = encode_event(self.options.ids.then_some(id), "message", &data);
-                    self.sending = Some((event, data));
+                    self.sending = Some(Event::new(self.options.ids.then_some(id), "message", &data));
                     continue;
                 }
                 Next::End => return None,

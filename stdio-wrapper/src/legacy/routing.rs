@@ -13,9 +13,9 @@ use crate::budget::{Reservation, TOO_MANY_ANSWERS, of_child};
 use crate::child::{Account, Decoder, Exit, Frame, Frames, Output, read_frames};
 use crate::offload::{LARGE, Offload};
 use crate::protocol::{
-    Code, Kind, Line, Message, Outline, Patch, Relayed, Salvage, Salvaged, Span, Unreadable, error_message,
-    is_about_a_request, own_number, parse_line, peek_call, peek_cancelled, peek_initialize_result,
-    peek_progress, relay, rewrite, tidy, too_long, without_lone_surrogates,
+    Code, Kind, Line, Message, Outline, OutlineReader, Patch, Relayed, Salvage, Salvaged, Span, Unreadable,
+    error_message, is_about_a_request, mended_length, own_number, parse_line, peek_call, peek_cancelled,
+    peek_initialize_result, peek_progress, relay, rewrite, tidy, too_long, without_lone_surrogates,
 };
 use crate::stream::Stream;
 
@@ -58,6 +58,11 @@ impl Frames for Routes {
 
 impl Routes {
     async fn line(&mut self, line: Bytes, mut reservation: Option<Reservation>) {
+        if !self.has_memory(&line, &mut reservation).await {
+            let mut seen = OutlineReader::default();
+            seen.feed(&line);
+            return self.dropped(seen.outline(), line.len());
+        }
         match self.read(line, self.link.accepts_prefixed()).await {
             Some(Line::Message(text, parts)) => {
                 dispatch(&self.link, text.as_bytes(), reservation, &parts.of(&text)).await;
@@ -67,6 +72,10 @@ impl Routes {
                     self.link.log.line(&line, &why, "a line of the child was corrected");
                     // The messages are copies, to which the memory of the line now belongs.
                     drop(line);
+                    if let Some(reservation) = &mut reservation {
+                        let kept = messages.iter().map(Bytes::len).sum();
+                        reservation.shrink(reservation.taken().saturating_sub(kept));
+                    }
                     for text in messages {
                         let text = without_lone_surrogates(text);
                         if let Ok(message) = parse_line(&text) {
@@ -86,16 +95,38 @@ impl Routes {
         }
     }
 
+    /// Takes memory for the copy of a large line whose bytes are no UTF-8. Returns false if there is none.
+    async fn has_memory(&self, line: &Bytes, reservation: &mut Option<Reservation>) -> bool {
+        let Some(reservation) = reservation else { return true };
+        let text = line.clone();
+        let length = if line.len() < LARGE {
+            Some(mended_length(&text))
+        } else {
+            self.offload.run(&self.owner(), move || mended_length(&text)).await
+        };
+        let patience = if owner(&self.link).is_some() { PAYMENT_PATIENCE } else { Duration::ZERO };
+        match length {
+            Some(0) => true,
+            Some(length) => reservation.grow_within(length, patience).await,
+            None => false,
+        }
+    }
+
+    /// In whose name other threads work on large lines.
+    fn owner(&self) -> String {
+        match owner(&self.link) {
+            Some(session) => session.owner.clone(),
+            None => of_child(self.link.child.number),
+        }
+    }
+
     /// Parses a line. Other threads parse large lines, because this takes long enough to delay the children
     /// of other users.
     async fn read(&mut self, line: Bytes, accepts_prefixed: bool) -> Option<Line> {
         if line.len() < LARGE {
             return Some(self.salvage.line(line, accepts_prefixed));
         }
-        let owner = match owner(&self.link) {
-            Some(session) => session.owner.clone(),
-            None => of_child(self.link.child.number),
-        };
+        let owner = self.owner();
         let mut salvage = std::mem::take(&mut self.salvage);
         let read = move || {
             let read = salvage.line(line, accepts_prefixed);

@@ -14,9 +14,9 @@ use crate::budget::{Reservation, TOO_MANY_ANSWERS, of_child};
 use crate::child::{Account, Decoder, Exit, Frame, Frames, Output, read_frames};
 use crate::offload::{LARGE, Offload};
 use crate::protocol::{
-    Code, Kind, Line, Message, Outline, Patch, Relayed, Salvage, Salvaged, Span, Unreadable, error_message,
-    members, object, own_number, parse_line, peek_cancelled, peek_progress, relay, rewrite, span_in, tidy,
-    too_long, without_lone_surrogates,
+    Code, Kind, Line, Message, Outline, OutlineReader, Patch, Relayed, Salvage, Salvaged, Span, Unreadable,
+    error_message, members, mended_length, object, own_number, parse_line, peek_cancelled, peek_progress,
+    relay, rewrite, span_in, tidy, too_long, without_lone_surrogates,
 };
 use crate::stream::Stream;
 
@@ -34,9 +34,14 @@ struct Routes {
 }
 
 impl Frames for Routes {
-    async fn frame(&mut self, frame: Frame, _room: Option<Reservation>) {
+    async fn frame(&mut self, frame: Frame, mut room: Option<Reservation>) {
         match frame {
-            Frame::Message(line) => self.line(line).await,
+            Frame::Message(line) if self.has_memory(&line, &mut room).await => self.line(line).await,
+            Frame::Message(line) => {
+                let mut seen = OutlineReader::default();
+                seen.feed(&line);
+                self.dropped(seen.outline(), line.len());
+            }
             Frame::Cut(text) => junk(&self.link, &text, "the output ended within a line"),
             Frame::Oversized { outline, length } => oversized(&self.link, outline, length, self.max_line),
         }
@@ -76,6 +81,18 @@ impl Routes {
             },
             None => junk(&self.link, b"", "it could not be read"),
         }
+    }
+
+    /// Takes memory for the copy of a large line whose bytes are no UTF-8. Returns false if there is none.
+    async fn has_memory(&self, line: &Bytes, reservation: &mut Option<Reservation>) -> bool {
+        let Some(reservation) = reservation else { return true };
+        let text = line.clone();
+        let length = if line.len() < LARGE {
+            Some(mended_length(&text))
+        } else {
+            self.offload.run(&of_child(self.link.child.number), move || mended_length(&text)).await
+        };
+        length.is_some_and(|length| length == 0 || reservation.grow(length))
     }
 
     /// Parses a line. Other threads parse large lines, because this takes long enough to delay the children

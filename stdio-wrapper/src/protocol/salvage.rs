@@ -4,6 +4,7 @@
 //! A line is repaired if that changes no value: bytes that are not UTF-8, a byte order mark, colours, several
 //! messages on one line, text before or after a message. From all other lines, only the id is read.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use bytes::Bytes;
@@ -87,15 +88,22 @@ impl Salvage {
     /// answer, because it cannot name a call: the numbers of calls cannot be guessed (`child/numbers.rs`),
     /// not even those of a session's own child.
     pub fn read(&mut self, line: &[u8], accepts_prefixed: bool) -> Salvaged {
-        let text = String::from_utf8_lossy(line);
-        let text = undecorated(&text);
+        let mended: ByteString;
+        let (whole, text) = match String::from_utf8_lossy(line) {
+            Cow::Borrowed(text) => (None, text),
+            Cow::Owned(text) => {
+                mended = text.into();
+                (Some(&mended), &*mended)
+            }
+        };
+        let text = undecorated(text);
         let mut messages = at_start(text);
         if messages.is_empty() && accepts_prefixed {
             messages = behind_text(text);
         }
         if !messages.is_empty() {
             self.reset();
-            return Salvaged::Messages(messages);
+            return Salvaged::Messages(messages.into_iter().map(|message| own(message, whole)).collect());
         }
         self.outline(text, accepts_prefixed).map_or(Salvaged::Nothing, Salvaged::Unreadable)
     }
@@ -139,6 +147,26 @@ impl Salvage {
     }
 }
 
+/// How many bytes a line takes in addition when it is read, because its bytes are no UTF-8: that many are replaced by
+/// characters of three bytes in a copy. A large line that is not counted as its copy could take several times the memory of its
+/// user.
+pub fn mended_length(line: &[u8]) -> usize {
+    if std::str::from_utf8(line).is_ok() {
+        return 0;
+    }
+    let replacement =
+        |invalid: &[u8]| if invalid.is_empty() { 0 } else { char::REPLACEMENT_CHARACTER.len_utf8() };
+    line.utf8_chunks().map(|chunk| chunk.valid().len() + replacement(chunk.invalid())).sum()
+}
+
+/// The message, without keeping much else of the line in memory.
+fn own(message: &str, mended: Option<&ByteString>) -> Bytes {
+    match mended.filter(|line| message.len() > line.len() / 2) {
+        Some(line) => line.slice_ref(message).into_bytes(),
+        None => Bytes::copy_from_slice(message.as_bytes()),
+    }
+}
+
 /// Whether the text begins with a JSON value.
 fn is_json(text: &str) -> bool {
     serde_json::Deserializer::from_str(text)
@@ -175,9 +203,9 @@ fn without_sequence(text: &str) -> Option<&str> {
     Some(letters.as_str())
 }
 
-/// The messages at the beginning of the text: one, several, or a batch. They are copied only when it is known
-/// that the line has messages, and not too many: a line of a few megabytes can have millions of values.
-fn at_start(text: &str) -> Vec<Bytes> {
+/// The messages at the beginning of the text: one, several, or a batch. There are none if there are too many values: a line
+/// of a few megabytes can have millions.
+fn at_start(text: &str) -> Vec<&str> {
     let is_message = |text: &&str| parse_line(text.as_bytes()).is_ok();
     let values = if text.starts_with('[') {
         serde_json::from_str::<Items<'_>>(text).map(|items| items.0).unwrap_or_default()
@@ -192,7 +220,7 @@ fn at_start(text: &str) -> Vec<Bytes> {
     if values.len() > MAX_MESSAGES || !values.first().is_some_and(is_message) {
         return Vec::new();
     }
-    values.into_iter().filter(is_message).map(|text| Bytes::copy_from_slice(text.as_bytes())).collect()
+    values.into_iter().filter(is_message).collect()
 }
 
 /// The items of a batch. Reading fails if there are too many.
@@ -224,7 +252,7 @@ impl<'de> Deserialize<'de> for Items<'de> {
 /// An answer that follows other text and ends the line. Requests are not searched, because servers print
 /// those that they receive. An answer inside of other JSON is ignored, because log lines show what other
 /// servers have answered.
-fn behind_text(text: &str) -> Vec<Bytes> {
+fn behind_text(text: &str) -> Vec<&str> {
     if text.starts_with('{') || text.len() > MAX_PREFIXED {
         return Vec::new();
     }
@@ -233,13 +261,13 @@ fn behind_text(text: &str) -> Vec<Bytes> {
 }
 
 /// The answer, if the whole text consists of one.
-fn answer_to_the_end(text: &str) -> Option<Bytes> {
+fn answer_to_the_end(text: &str) -> Option<&str> {
     let mut values = serde_json::Deserializer::from_str(text).into_iter::<&RawValue>();
     let value = values.next()?.ok()?.get();
     let ends = undecorated(text.get(value.len()..)?).is_empty();
     let message = parse_line(value.as_bytes()).ok()?;
     let is_answer = matches!(message.kind, Kind::Response { id: Some(_), .. }) && is_sound(&message);
-    (ends && is_answer).then(|| Bytes::from(value.to_owned()))
+    (ends && is_answer).then_some(value)
 }
 
 #[cfg(test)]
@@ -247,6 +275,17 @@ mod tests {
     use super::*;
 
     const ANSWER: &str = r#"{"jsonrpc":"2.0","id":7,"result":{"a":"}{"}}"#;
+
+    #[test]
+    fn what_a_line_takes_in_addition_is_the_length_of_its_mended_copy() {
+        for line in [&b"abc"[..], b"a\xffb\xf0\x9f\x98", "é–😀".as_bytes(), b"\xff\xff\xff\xe2\x80"] {
+            let copy = match String::from_utf8_lossy(line) {
+                Cow::Borrowed(_) => 0,
+                Cow::Owned(text) => text.len(),
+            };
+            assert_eq!(mended_length(line), copy);
+        }
+    }
 
     fn read(line: &[u8]) -> Salvaged {
         Salvage::default().read(line, true)

@@ -323,6 +323,25 @@ async fn answers_that_one_principal_does_not_read_leave_room_for_those_of_others
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a100_an_answer_that_is_not_utf_8_is_counted_with_the_copy_that_is_made_of_it() {
+    let wrapper = Wrapper::start(&["--identity=headers", "--max-line=1MiB"], &[]).await;
+    let ana = caller(&wrapper, "ana").initialize("2025-11-25").await;
+    // Each of these bytes becomes a character of three bytes. The line and its copy take almost 4 MiB, which is what a user
+    // can have.
+    let line =
+        format!(r#"{{"jsonrpc":"2.0","id":{{ID}},"result":{{"content":"{}"}}}}"#, "ÿ".repeat(1_000_000));
+    let broken = json!({"text": line, "encoding": "latin-1"});
+    let held = post_and_not_read(&ana, &wrapper.address, &call(1, "big", json!({"bytes": 900_000})));
+    wrapper.metric_at_least("stdio_wrapper_requests_total", 2).await;
+    wrapper.metric_becomes("stdio_wrapper_requests_in_flight", 0).await;
+    let refused = ana.call("raw", broken.clone()).await;
+    assert!(refused["error"]["message"].as_str().unwrap().contains("wait to be read"), "{refused}");
+    drop(held);
+    let text = ana.call("raw", broken).await["result"]["content"].as_str().unwrap().to_owned();
+    assert_eq!((text.len(), text.chars().next()), (3_000_000, Some('\u{fffd}')));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn connections_have_a_ceiling_and_those_beyond_it_wait() {
     let wrapper = Wrapper::start(&["--max-connections=20", "--workers=1"], &[]).await;
     let before = wrapper.metric("process_open_fds").await;
