@@ -1,4 +1,4 @@
-//! Pauses between starts when one child after the other ends before it has answered.
+//! Pauses between starts when one child after the other ends before it has answered, or does not answer at all.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -11,12 +11,21 @@ use super::starts::SPARES;
 /// Number of failures in a row after which there is no pause yet.
 const FREE: u32 = 2;
 const MAX_PAUSE: Duration = Duration::from_secs(30);
+/// The first pause after a child that did not answer `initialize`. Its client has waited for as long as a start can take,
+/// so there is a pause after the first one.
+const SILENCE_PAUSE: Duration = Duration::from_secs(5);
+/// Number of children in a row without an answer after which the server counts as broken.
+const SILENCES: u32 = 2;
 
 /// The number of failures in a row, and the end of the pause.
 #[derive(Debug, Default)]
 pub(super) struct Backoff {
     failures: u32,
     until: Option<Instant>,
+    /// The time limit that the last child has exceeded, if it did not end.
+    silence: Option<Duration>,
+    /// Until when the server counts as broken.
+    broken_until: Option<Instant>,
 }
 
 impl Backoff {
@@ -27,6 +36,20 @@ impl Backoff {
             let pause = Duration::from_secs(1 << (self.failures - FREE - 1).min(6)).min(MAX_PAUSE);
             self.until = Some(now + pause);
         }
+        (self.silence, self.broken_until) = (None, self.until);
+    }
+
+    /// Records that a child did not answer `initialize` within this time. Several that were started at the same time count
+    /// once.
+    pub(super) fn was_silent(&mut self, within: Duration, now: Instant) {
+        if self.remaining(now).is_some() {
+            return;
+        }
+        self.failures = self.failures.saturating_add(1);
+        let pause = (SILENCE_PAUSE * (1 << (self.failures - 1).min(6))).min(MAX_PAUSE);
+        (self.silence, self.until) = (Some(within), Some(now + pause));
+        // The next child needs as much time before anything is known about it.
+        self.broken_until = self.until.filter(|_| self.failures >= SILENCES).map(|until| until + within);
     }
 
     /// Records that a child answered.
@@ -36,8 +59,36 @@ impl Backoff {
 
     /// The rest of the pause before the next start. Returns `None` if there is no pause.
     pub(super) fn remaining(&self, now: Instant) -> Option<Duration> {
-        self.until.and_then(|until| until.checked_duration_since(now)).filter(|rest| !rest.is_zero())
+        rest(self.until, now)
     }
+
+    /// Whether the server counts as broken, and if so, whether it does not answer.
+    fn broken(&self, now: Instant) -> Option<Broken> {
+        rest(self.broken_until, now)?;
+        Some(if self.silence.is_some() { Broken::Silent } else { Broken::Ends })
+    }
+}
+
+/// The time that is left. Returns `None` if there is none.
+fn rest(until: Option<Instant>, now: Instant) -> Option<Duration> {
+    until.and_then(|until| until.checked_duration_since(now)).filter(|rest| !rest.is_zero())
+}
+
+/// Why the server counts as broken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Broken {
+    /// Its children end before they answer.
+    Ends,
+    /// Its children do not answer `initialize`.
+    Silent,
+}
+
+/// A time in which no child is started for a principal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Pause {
+    pub(super) rest: Duration,
+    /// The time limit that the last child has exceeded, if it did not end.
+    pub(super) silence: Option<Duration>,
 }
 
 /// If the children of this number of principals fail one after the other, the server counts as broken for
@@ -64,18 +115,27 @@ pub(super) struct Backoffs {
 impl Backoffs {
     /// Records that a child of a principal ended before it answered, or could not be started.
     pub(super) fn failed(&mut self, owner: &Arc<str>, now: Instant) {
+        self.note(owner, &|backoff| backoff.failed(now));
+    }
+
+    /// Records that a child of a principal did not answer `initialize` within this time.
+    pub(super) fn was_silent(&mut self, owner: &Arc<str>, within: Duration, now: Instant) {
+        self.note(owner, &|backoff| backoff.was_silent(within, now));
+    }
+
+    fn note(&mut self, owner: &Arc<str>, note: &dyn Fn(&mut Backoff)) {
         if self.each.len() >= MAX_KEPT && !self.each.contains_key(owner) {
             let first = self.each.iter().min_by_key(|(_, backoff)| backoff.until);
             if let Some(first) = first.map(|(owner, _)| Arc::clone(owner)) {
                 self.each.remove(&first);
             }
         }
-        self.each.entry(Arc::clone(owner)).or_default().failed(now);
+        note(self.each.entry(Arc::clone(owner)).or_default());
         if self.failing.len() < SEVERAL {
             self.failing.insert(Arc::clone(owner));
         }
         if self.failing.len() >= SEVERAL {
-            self.all.failed(now);
+            note(&mut self.all);
         }
     }
 
@@ -91,11 +151,15 @@ impl Backoffs {
     pub(super) fn remaining(&self, owner: &str, now: Instant) -> Option<Duration> {
         match self.each.get(owner) {
             Some(own) => own.remaining(now),
-            None => self
-                .next_trial
-                .and_then(|next| next.checked_duration_since(now))
-                .filter(|rest| !rest.is_zero()),
+            None => rest(self.next_trial, now),
         }
+    }
+
+    /// The pause before a child can be started for a principal.
+    pub(super) fn pause(&self, owner: &str, now: Instant) -> Option<Pause> {
+        let rest = self.remaining(owner, now)?;
+        let silence = self.each.get(owner).map_or(self.all.silence, |own| own.silence);
+        Some(Pause { rest, silence })
     }
 
     /// Records that a child is started for a principal. A spare does not belong to a principal yet, so it
@@ -108,9 +172,8 @@ impl Backoffs {
 
     /// Whether the server counts as broken, because the children of several principals fail, or because all
     /// callers are one principal.
-    pub(super) fn is_broken(&self, now: Instant) -> bool {
-        let nobody = self.each.get("").and_then(|backoff| backoff.remaining(now));
-        nobody.or_else(|| self.all.remaining(now)).is_some()
+    pub(super) fn broken(&self, now: Instant) -> Option<Broken> {
+        self.each.get("").and_then(|nobody| nobody.broken(now)).or_else(|| self.all.broken(now))
     }
 }
 
@@ -134,6 +197,50 @@ mod tests {
     }
 
     #[test]
+    fn a_server_that_does_not_answer_has_pauses_from_the_first_time_on_and_one_pause_for_what_came_together()
+    {
+        let (mut now, mut backoff, within) = (Instant::now(), Backoff::default(), Duration::from_secs(45));
+        for (seconds, is_broken) in [(5, false), (10, true), (20, true), (30, true), (30, true)] {
+            backoff.was_silent(within, now);
+            backoff.was_silent(within, now);
+            let pause = Duration::from_secs(seconds);
+            assert_eq!(backoff.remaining(now), Some(pause));
+            assert_eq!(backoff.broken(now).is_some(), is_broken);
+            now += pause;
+            assert_eq!(backoff.remaining(now), None);
+            // The next child is started now, and nothing is known about it yet.
+            assert_eq!(backoff.broken(now).is_some(), is_broken);
+            now += within;
+            assert_eq!(backoff.broken(now), None, "somebody has to try");
+        }
+        backoff.worked();
+        assert_eq!((backoff.remaining(now), backoff.broken(now)), (None, None));
+    }
+
+    #[test]
+    fn a100_one_principal_whose_children_do_not_answer_pauses_nobody_else() {
+        let (mut now, mut all, within) = (Instant::now(), Backoffs::default(), Duration::from_secs(45));
+        let names = ["mallory", "ana", "bob"].map(Arc::<str>::from);
+        for _ in 0..9 {
+            all.was_silent(&names[0], within, now);
+            now += within;
+        }
+        all.was_silent(&names[0], within, now);
+        let pause = Pause { rest: MAX_PAUSE, silence: Some(within) };
+        assert_eq!(all.pause("mallory", now), Some(pause));
+        assert_eq!((all.pause("ana", now), all.broken(now)), (None, None));
+        for _ in 0..2 {
+            now += within;
+            for name in &names {
+                all.was_silent(name, within, now);
+            }
+        }
+        assert_eq!(all.broken(now), Some(Broken::Silent));
+        all.worked("carol");
+        assert_eq!(all.broken(now), None);
+    }
+
+    #[test]
     fn a100_one_principal_whose_children_fail_pauses_nobody_else() {
         let (now, mut all) = (Instant::now(), Backoffs::default());
         let (mallory, ana) = (Arc::from("mallory"), Arc::from("ana"));
@@ -141,7 +248,7 @@ mod tests {
             all.failed(&mallory, now);
         }
         assert!(all.remaining("mallory", now).is_some());
-        assert_eq!((all.remaining("ana", now), all.is_broken(now)), (None, false));
+        assert_eq!((all.remaining("ana", now), all.broken(now)), (None, None));
         all.worked("ana");
         assert!(all.remaining("mallory", now).is_some(), "it is her own");
         all.failed(&ana, now);
@@ -150,7 +257,7 @@ mod tests {
         for _ in 0..3 {
             all.failed(&nobody, now);
         }
-        assert!(all.is_broken(now));
+        assert_eq!(all.broken(now), Some(Broken::Ends));
     }
 
     #[test]
@@ -160,7 +267,7 @@ mod tests {
             all.failed(&Arc::from(format!("user-{number}")), now);
         }
         assert_eq!((all.each.len(), all.failing.len()), (MAX_KEPT, SEVERAL));
-        assert!(all.is_broken(now));
+        assert_eq!(all.broken(now), Some(Broken::Ends));
         assert_eq!(all.remaining("ana", now), None);
         all.started(SPARES, now);
         assert_eq!(all.remaining("ana", now), None, "a spare is nobody's turn");
@@ -168,6 +275,6 @@ mod tests {
         assert_eq!(all.remaining("bob", now), Some(TRIAL));
         assert_eq!(all.remaining("bob", now + TRIAL), None);
         all.worked("ana");
-        assert_eq!((all.remaining("bob", now), all.is_broken(now)), (None, false));
+        assert_eq!((all.remaining("bob", now), all.broken(now)), (None, None));
     }
 }

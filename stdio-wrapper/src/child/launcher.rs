@@ -1,5 +1,5 @@
 //! Provides children, which are spares or are newly started. None is started while one child after the other ends
-//! before it has answered.
+//! before it has answered, or does not answer.
 
 mod guard;
 mod roster;
@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use self::guard::Relief;
 use self::roster::Roster;
-use super::backoff::Backoffs;
+use super::backoff::{Backoffs, Broken, Pause};
 use super::command::{CommandError, Placeholders, fill};
 use super::descent::Files;
 use super::isolation::Isolation;
@@ -62,6 +62,16 @@ pub enum StartError {
     /// One child after the other has ended before it answered. None is started for this time.
     #[error("The MCP server keeps failing at start. It is tried again in {} s.", .0.as_secs() + 1)]
     BackOff(Duration),
+    /// The last child did not answer `initialize`. None is started for this time.
+    #[error(
+        "The MCP server did not answer initialize within {} s, so no further one is started for you. It is tried again in {} s. If it needs longer to start, its operator can raise START_TIMEOUT; what it waits for may stand in the log.", within.as_secs_f32(), rest.as_secs() + 1
+    )]
+    Silent {
+        /// The rest of the pause.
+        rest: Duration,
+        /// The time limit that the child has exceeded.
+        within: Duration,
+    },
     /// The start did not get a turn, because other children are starting.
     #[error(transparent)]
     Busy(#[from] Busy),
@@ -74,6 +84,12 @@ pub enum StartError {
     /// The caller does not have a value that the command needs.
     #[error(transparent)]
     Command(#[from] CommandError),
+}
+
+impl From<Pause> for StartError {
+    fn from(Pause { rest, silence }: Pause) -> Self {
+        silence.map_or(Self::BackOff(rest), |within| Self::Silent { rest, within })
+    }
 }
 
 /// Starts children, or takes spares, and limits how many start at the same time.
@@ -144,10 +160,17 @@ impl Launcher {
     }
 
     async fn turn_for(&self, wanted: Wanted, owner: &str) -> Result<Arc<Turn>, StartError> {
+        // A spare of a server that does not answer would not answer either.
+        let pause = self.pause(owner);
+        if let Some(silent) = pause.filter(|pause| pause.silence.is_some()) {
+            return Err(silent.into());
+        }
         if self.state().spares.has(wanted) {
             return Ok(Turn::without_start(owner, self.spec.start_timeout));
         }
-        self.check_backoff(owner)?;
+        if let Some(pause) = pause {
+            return Err(pause.into());
+        }
         Ok(self.starts.turn(owner).await?)
     }
 
@@ -211,19 +234,40 @@ impl Launcher {
         self.failed(&child.owner().map_or_else(|| Arc::from(""), Arc::clone));
     }
 
+    /// Records that a child did not answer `initialize` within this time.
+    pub fn child_was_silent(&self, child: &Child, within: Duration) {
+        let owner = child.owner().map_or_else(|| Arc::from(""), Arc::clone);
+        self.state().backoff.was_silent(&owner, within, Instant::now());
+    }
+
     fn failed(&self, owner: &Arc<str>) {
         self.metrics.children_failed_total.add();
         self.state().backoff.failed(owner, Instant::now());
     }
 
-    /// Whether a child could be started now.
-    pub fn is_ready(&self) -> bool {
-        !self.state().backoff.is_broken(Instant::now()) && !self.starts.is_full()
+    /// Why no child could be started now.
+    pub fn why_not_ready(&self) -> Option<&'static str> {
+        match self.state().backoff.broken(Instant::now()) {
+            Some(Broken::Ends) => Some(
+                "no MCP server can be started at the moment: it has failed several times at its start; see the log",
+            ),
+            Some(Broken::Silent) => Some(
+                "the MCP server did not answer initialize within START_TIMEOUT, several times in a row; see the log",
+            ),
+            None => self
+                .starts
+                .is_full()
+                .then_some("no MCP server can be started at the moment: too many starts are waiting"),
+        }
     }
 
-    fn check_backoff(&self, owner: &str) -> Result<(), StartError> {
-        let rest = self.state().backoff.remaining(owner, Instant::now());
-        rest.map_or(Ok(()), |rest| Err(StartError::BackOff(rest)))
+    /// Fails if no child is started for this principal at the moment, because the last ones did not work.
+    pub fn check_pause(&self, owner: &str) -> Result<(), StartError> {
+        self.pause(owner).map_or(Ok(()), |pause| Err(pause.into()))
+    }
+
+    fn pause(&self, owner: &str) -> Option<Pause> {
+        self.state().backoff.pause(owner, Instant::now())
     }
 
     /// From now on, nobody gets a turn.
@@ -374,7 +418,7 @@ impl Launcher {
     }
 
     fn start(&self, caller: &Placeholders, turn: &Turn) -> Result<Child, StartError> {
-        self.check_backoff(turn.owner())?;
+        self.check_pause(turn.owner())?;
         let filled = fill(&self.spec.child, caller)?;
         let _starting = self.spec.capacity.take()?;
         self.state().backoff.started(turn.owner(), Instant::now());

@@ -143,7 +143,9 @@ impl From<OpenError> for Problem {
                 let problem = Self::new(StatusCode::TOO_MANY_REQUESTS, Code::Refused, message.clone());
                 problem.retry_after(Duration::from_secs(9))
             }
-            OpenError::Start(StartError::BackOff(wait)) => unavailable(wait.as_secs()),
+            OpenError::Start(StartError::BackOff(rest) | StartError::Silent { rest, .. }) => {
+                unavailable(rest.as_secs())
+            }
             OpenError::Start(StartError::Command(_)) => Self::forbidden(message),
             // The error of the operating system is only logged.
             OpenError::Start(StartError::Spawn(_)) => Self::new(

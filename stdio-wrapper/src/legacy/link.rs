@@ -422,6 +422,7 @@ impl Link {
             // `initialize` must not be cancelled (2025-11-25, "Cancellation").
             if pending.is_initialize {
                 lost_initialize = true;
+                self.launcher.child_was_silent(&self.child, pending.timeout);
             } else {
                 self.say(&cancelled(pending.number, "timed out"));
             }

@@ -227,7 +227,10 @@ impl Sessions {
             return Err(OpenError::Stopping);
         }
         Ok(match &self.shared {
-            Some(shared) => Source::Shared(Arc::clone(shared)),
+            Some(shared) => {
+                shared.check_pause()?;
+                Source::Shared(Arc::clone(shared))
+            }
             None => Source::Own(self.launcher.turn(user(owner)).await?),
         })
     }
@@ -374,11 +377,8 @@ impl Sessions {
     pub fn why_not_ready(&self) -> Option<&'static str> {
         if self.is_stopping() {
             Some("the wrapper is stopping")
-        } else if !self.launcher.is_ready() {
-            Some(
-                "no MCP server can be started at the moment: it has failed several times at its start, or \
-                 too many starts are waiting; see the log",
-            )
+        } else if let Some(why) = self.launcher.why_not_ready() {
+            Some(why)
         } else if !self.has_room() {
             Some(
                 "there is no room for another session (MAX_SESSIONS, or the memory and the processes of the container)",

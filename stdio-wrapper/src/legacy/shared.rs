@@ -14,7 +14,7 @@ use super::session::{Refusal, Session, SessionLimits};
 use super::sessions::Settings;
 use crate::attempts::Attempts;
 use crate::budget::{Reservation, TOO_MANY_ANSWERS};
-use crate::child::{Framing, Launcher, Placeholders};
+use crate::child::{Framing, Launcher, Placeholders, StartError};
 use crate::metrics::Metrics;
 use crate::protocol::{
     Code, Kind, Message, Span, Text, Version, error_message, error_words, parse_line, peek_requested_version,
@@ -92,6 +92,14 @@ impl SharedChildren {
                 session.initialized(None);
             }
         }
+    }
+
+    /// Fails if no child is running, and none is started at the moment because the last ones did not work.
+    pub(super) fn check_pause(&self) -> Result<(), StartError> {
+        if self.slots.iter().any(|slot| slot.current().is_some()) {
+            return Ok(());
+        }
+        self.launcher.check_pause("")
     }
 
     /// Finds or starts the child for a request of this session.
@@ -247,6 +255,7 @@ impl SharedChildren {
         };
         let Ok(answers) = tokio::time::timeout(timeout, wait).await else {
             link.fail_all(None, "The MCP server did not answer initialize in time.");
+            self.launcher.child_was_silent(&link.child, timeout);
             return Err(failure("The MCP server did not answer initialize in time.".to_owned()));
         };
         let answer = answers.into_iter().next().map(Text::into_bytes);

@@ -7,6 +7,7 @@ use futures_util::future::join_all;
 use rustix::process::{Pid, Signal};
 use serde_json::{Value, json};
 
+use crate::starts;
 use crate::wrapper::{Client, Events, Wrapper, answer_of, call, gone, is_alive};
 
 fn row(what: &str, got: &str, since: Instant) {
@@ -343,8 +344,8 @@ async fn a107_a_late_answer_is_an_error_and_the_child_is_told() {
     assert_eq!(answer_of(client.post(body).await).await["result"]["content"][0]["text"], "done");
 }
 
-async fn failed_initialize(wrapper: &Wrapper) -> (u16, Option<String>, Value) {
-    let response = wrapper.client().try_initialize("2025-11-25").await;
+async fn failed_initialize(client: &Client) -> (u16, Option<String>, Value) {
+    let response = client.try_initialize("2025-11-25").await;
     let status = response.status().as_u16();
     let session = response.headers().get("mcp-session-id").map(|id| id.to_str().unwrap().to_owned());
     (status, session, answer_of(response).await)
@@ -355,14 +356,14 @@ async fn a107_a_child_that_dies_at_start_is_told_and_then_backed_off_from() {
     let wrapper = Wrapper::start(&["--stream-after=30s"], &["--dies"]).await;
     for _ in 0..3 {
         let start = Instant::now();
-        let (status, session, answer) = failed_initialize(&wrapper).await;
+        let (status, session, answer) = failed_initialize(&wrapper.client()).await;
         assert_eq!((status, session), (200, None));
         assert!(error_of(&answer).contains("exit status: 7"), "{answer}");
         row("dies at start", "JSON-RPC error -32603 with the exit status", start);
         assert!(start.elapsed() < Duration::from_secs(15));
     }
     let start = Instant::now();
-    let (status, _, answer) = failed_initialize(&wrapper).await;
+    let (status, _, answer) = failed_initialize(&wrapper.client()).await;
     assert_eq!(status, 503);
     assert!(error_of(&answer).contains("keeps failing"), "{answer}");
     row("dies at start for the fourth time in a row", "503 with Retry-After; no process is started", start);
@@ -377,26 +378,52 @@ async fn a107_a_child_that_never_answers_initialize_or_refuses_it_opens_no_sessi
     let wrapper =
         Wrapper::start(&["--start-timeout=500ms", "--stream-after=30s"], &["--never-answers"]).await;
     let start = Instant::now();
-    let (status, session, answer) = failed_initialize(&wrapper).await;
+    let (status, session, answer) = failed_initialize(&wrapper.client()).await;
     assert_eq!((status, session), (200, None));
     assert!(error_of(&answer).contains("did not answer within"), "{answer}");
     row("never answers initialize (START_TIMEOUT 500 ms)", "JSON-RPC error -32603, no session", start);
+    let start = Instant::now();
+    let (status, _, answer) = failed_initialize(&wrapper.client()).await;
+    assert_eq!(status, 503);
+    assert!(error_of(&answer).contains("did not answer initialize within 0.5 s"), "{answer}");
+    row("did not answer initialize a moment ago", "503 with Retry-After; no process is started", start);
+    assert_eq!(wrapper.metric("stdio_wrapper_children_started_total").await, 1);
     wrapper.metric_becomes("stdio_wrapper_children", 0).await;
     let wrapper = Wrapper::start(&["--stream-after=30s"], &["--refuses"]).await;
-    let (_, session, answer) = failed_initialize(&wrapper).await;
+    let (_, session, answer) = failed_initialize(&wrapper.client()).await;
     assert_eq!((session, error_of(&answer)), (None, "refused on purpose".to_owned()));
     wrapper.metric_becomes("stdio_wrapper_children", 0).await;
     wrapper.metric_becomes("stdio_wrapper_sessions", 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_goes_before_it_knows_its_session_leaves_none_behind() {
+    // The session must go long before START_TIMEOUT, which is 45 s.
+    for options in [&["--translate=true"], &["--translate=false"]] {
+        let wrapper = Wrapper::start(options, &["--never-answers"]).await;
+        let client = wrapper.client();
+        let gone = tokio::spawn(async move { client.try_initialize("2025-11-25").await });
+        wrapper.metric_becomes("stdio_wrapper_requests_in_flight", 1).await;
+        gone.abort();
+        wrapper.metric_becomes("stdio_wrapper_sessions", 0).await;
+        wrapper.metric_becomes("stdio_wrapper_children", 0).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a107_whoever_waits_for_a_child_that_never_answers_is_told_when_its_time_is_over() {
-    let wrapper = Wrapper::start(&["--start-timeout=300ms"], &["--never-answers"]).await;
+    let wrapper = starts::wrapper(&["--start-timeout=5s"]).await;
     // A client that waited for the child could once be forgotten in the moment between the child's timeout
     // and the end of its session. The attempts run one after the other, because an idle wrapper notifies a
     // client in this moment.
-    for _ in 0..12 {
-        let response = tokio::time::timeout(Duration::from_secs(12), failed_initialize(&wrapper)).await;
+    for number in 0..3 {
+        // Nobody has to wait for a server that has just not answered, so each attempt is for another user, and one that
+        // works comes between.
+        let alice = starts::caller(&wrapper, "alice").initialize("2025-11-25").await;
+        assert_eq!(alice.delete().await, 204);
+        let mallory = starts::caller(&wrapper, &format!("mallory-{number}"));
+        let failed = failed_initialize(&mallory);
+        let response = tokio::time::timeout(Duration::from_secs(12), failed).await;
         // A client that is forgotten gets its response only after 15 s.
         let (status, session, answer) = response.expect("every client gets a response in time");
         assert_eq!((status, session), (200, None));

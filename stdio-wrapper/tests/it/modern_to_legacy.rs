@@ -203,13 +203,14 @@ async fn a_page_to_visit_becomes_a_round_for_those_who_can_and_codes_of_the_past
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_waits_for_a_session_that_cannot_be_opened_is_told_with_the_others_and_opens_none() {
-    let wrapper = Wrapper::start(&["--start-timeout=4s"], &["--never-answers"]).await;
+    let wrapper = Wrapper::start(&["--identity=headers", "--start-timeout=4s"], &["--never-answers"]).await;
+    let of = |who: &str| wrapper.client().with_header("x-auth-subject", who);
     let list = request(1, "tools/list", json!({}));
     // From now on, the wrapper knows that the server has sessions.
-    answer(&wrapper.client(), &list).await;
+    answer(&of("ana"), &list).await;
     let before = wrapper.metric("stdio_wrapper_children_started_total").await;
     let together = (0..5).map(|_| {
-        let (client, list) = (wrapper.client(), list.clone());
+        let (client, list) = (of("bob"), list.clone());
         tokio::spawn(async move { answer(&client, &list).await })
     });
     for told in together.collect::<Vec<_>>() {
@@ -217,8 +218,12 @@ async fn who_waits_for_a_session_that_cannot_be_opened_is_told_with_the_others_a
         assert!(told["error"]["message"].as_str().unwrap().contains("did not answer within"), "{told}");
     }
     assert_eq!(wrapper.metric("stdio_wrapper_children_started_total").await, before + 1);
-    // A start that failed is tried again for the next client.
-    answer(&wrapper.client(), &list).await;
+    // For a while, no other one is started for him, and he is told at once.
+    let (refused, why) = answer(&of("bob"), &list).await;
+    assert_eq!(refused, 503, "{why}");
+    assert!(why["error"]["message"].as_str().unwrap().contains("did not answer initialize within"), "{why}");
+    // A start that failed is tried again for another client.
+    answer(&of("carol"), &list).await;
     assert_eq!(wrapper.metric("stdio_wrapper_children_started_total").await, before + 2);
 }
 

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::modern::{request, send};
 use crate::wrapper::{Wrapper, answer_of};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -55,25 +54,32 @@ async fn who_waits_for_a_shared_child_that_does_not_answer_is_told_with_the_othe
         assert!(answer["error"]["message"].as_str().unwrap().contains("in time"), "{answer}");
     }
     assert_eq!(wrapper.metric("stdio_wrapper_children_started_total").await, 1);
-    // A start that failed is tried again for the next client.
-    let answer = answer_of(wrapper.client().try_initialize("2025-11-25").await).await;
+    // For a while, nobody else has to wait for it.
+    let refused = wrapper.client().try_initialize("2025-11-25").await;
+    assert!(refused.status() == 503 && refused.headers().contains_key("retry-after"), "{refused:?}");
+    let refused = refused.text().await.unwrap();
+    assert!(refused.contains("did not answer initialize within 3 s"), "{refused}");
+    assert_eq!(wrapper.ops_status("/ready").await, 200, "this was the first time");
+    assert_eq!(wrapper.metric("stdio_wrapper_children_started_total").await, 1);
+    // After that, it is tried again for the next client.
+    let mut again = wrapper.client().try_initialize("2025-11-25").await;
+    while again.status() == 503 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        again = wrapper.client().try_initialize("2025-11-25").await;
+    }
+    let answer = answer_of(again).await;
     assert!(answer["error"]["message"].as_str().unwrap().contains("in time"), "{answer}");
     assert_eq!(wrapper.metric("stdio_wrapper_children_started_total").await, 2);
+    assert_eq!(wrapper.ops_status("/ready").await, 503);
     wrapper.metric_becomes("stdio_wrapper_children", 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_goes_while_the_shared_child_starts_leaves_none_behind() {
     let wrapper = Wrapper::start(&["--shared", "--start-timeout=3s"], &["--never-answers"]).await;
-    let list = request(1, "tools/list", json!({}));
-    // From now on, the wrapper knows that the server has sessions.
-    let answer = answer_of(send(&wrapper.client(), &list).await).await;
-    assert!(answer["error"]["message"].as_str().unwrap().contains("in time"), "{answer}");
     let client = wrapper.client();
-    let impatient = Duration::from_secs(1);
-    assert!(
-        tokio::time::timeout(impatient, send(&client, &list)).await.is_err(),
-        "the child does not answer"
-    );
+    let impatient = tokio::spawn(async move { client.try_initialize("2025-11-25").await });
+    wrapper.metric_becomes("stdio_wrapper_children", 1).await;
+    impatient.abort();
     wrapper.metric_becomes("stdio_wrapper_children", 0).await;
 }

@@ -6,15 +6,15 @@ use serde_json::Value;
 use crate::wrapper::{CHILD, Client, Wrapper, answer_of};
 
 /// Starts a wrapper whose child never answers Mallory.
-async fn wrapper(options: &[&str]) -> Wrapper {
+pub(crate) async fn wrapper(options: &[&str]) -> Wrapper {
     let code = format!(
-        "import runpy, sys\nsys.argv = ['child.py'] + (['--never-answers'] if sys.argv[1] == 'mallory' else [])\nrunpy.run_path({CHILD:?}, run_name='__main__')"
+        "import runpy, sys\nsys.argv = ['child.py'] + (['--never-answers'] if sys.argv[1].startswith('mallory') else [])\nrunpy.run_path({CHILD:?}, run_name='__main__')"
     );
     let options = [&["--identity=headers"], options].concat();
     Wrapper::run(&options, &["python3", "-c", &code, "{subject}"], &[]).await
 }
 
-fn caller(wrapper: &Wrapper, name: &str) -> Client {
+pub(crate) fn caller(wrapper: &Wrapper, name: &str) -> Client {
     wrapper.client().with_header("x-auth-subject", name)
 }
 
