@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use control_group::ControlGroup;
 
 /// The assumed usage of a child until one has run for [`SETTLED`]: about that of a server on Node with its supervisor.
-const ASSUMED: Usage = Usage { memory: 48 << 20, tasks: 9 };
+const ASSUMED: Usage = Usage { memory: 48 << 20, in_files: 0, tasks: 9, processes: 0 };
 /// Time after which a child is assumed to have its usual size.
 const SETTLED: Duration = Duration::from_secs(3);
 /// The part of each limit that is kept free, for the wrapper and for children that grow: one eighth.
@@ -22,15 +22,36 @@ const FREE: u64 = 8;
 /// The divisor for [`Load::unaccounted`].
 const UNACCOUNTED: u64 = 16;
 /// The minimum that is kept free, whatever the size of the container.
-const LEAST_FREE: Usage = Usage { memory: 32 << 20, tasks: 16 };
+const LEAST_FREE: Usage = Usage { memory: 32 << 20, in_files: 0, tasks: 16, processes: 0 };
 
 /// What a child uses, including its supervisor and the processes that it has started.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Bytes of memory that are not shared with a file.
     pub memory: u64,
+    /// The part of that memory which belongs to files in memory. The rest is anonymous.
+    pub in_files: u64,
     /// Number of processes and threads.
     pub tasks: u64,
+    /// Number of processes.
+    pub processes: u64,
+}
+
+impl Usage {
+    /// Bytes of memory that belong to no file.
+    pub fn anonymous(&self) -> u64 {
+        self.memory.saturating_sub(self.in_files)
+    }
+}
+
+/// What the control group says about its memory, in bytes. Each page counts once, however many processes have it. A number
+/// that the kernel does not tell is the maximum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kinds {
+    /// Memory of processes that belongs to no file.
+    pub anonymous: u64,
+    /// Memory of files that exist only in memory.
+    pub in_files: u64,
 }
 
 /// The resources of a container that can run out.
@@ -206,12 +227,14 @@ impl Capacity {
         self.group.is_some()
     }
 
-    /// Records the current usage. `children` returns all running children by number, and is called while no
-    /// child can be admitted.
-    pub fn look(&self, children: &dyn Fn() -> HashMap<u64, Usage>, now: Instant) {
-        let Some(group) = &self.group else { return };
+    /// Records the current usage, and returns it. `children` returns all running children by number, and is called while
+    /// no child can be admitted. It is not called if there are no limits.
+    pub fn look(&self, children: &dyn Fn() -> HashMap<u64, Usage>, now: Instant) -> HashMap<u64, Usage> {
+        let Some(group) = &self.group else { return HashMap::new() };
         let mut state = self.state();
-        state.note(&group.bounds(), &children(), now);
+        let usage = children();
+        state.note(&group.bounds(), &usage, now);
+        usage
     }
 
     /// Admits another child. The first child is always admitted, because without it nothing is served and
@@ -236,6 +259,12 @@ impl Capacity {
         let bound = self.group.as_ref().and_then(|group| group.bound(measure))?;
         let over = over(bound, measure);
         Some(Load { used: bound.used, over, unaccounted: bound.most / UNACCOUNTED })
+    }
+
+    /// The kinds of memory that are used now. Reads a few files.
+    pub fn kinds(&self) -> Kinds {
+        let unknown = Kinds { anonymous: u64::MAX, in_files: u64::MAX };
+        self.group.as_ref().map_or(unknown, ControlGroup::kinds)
     }
 
     /// If there is no room for another child, returns the measure that is short, and how much of it each of so
@@ -308,7 +337,7 @@ mod tests {
     }
 
     fn usage(memory: u64, tasks: u64) -> Usage {
-        Usage { memory: memory * MIB, tasks }
+        Usage { memory: memory * MIB, tasks, ..Usage::default() }
     }
 
     #[test]

@@ -20,6 +20,7 @@ mod process;
 mod reader;
 mod reaper;
 mod relief;
+mod sharing;
 mod spares;
 mod starts;
 mod stderr;

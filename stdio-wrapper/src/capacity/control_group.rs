@@ -5,7 +5,7 @@
 use std::fs::read_to_string;
 use std::path::{Path, PathBuf};
 
-use super::{Bound, Bounds, Measure};
+use super::{Bound, Bounds, Kinds, Measure};
 
 const ROOT: &str = "/sys/fs/cgroup";
 /// If there is no limit, version 1 has a number of at least this size.
@@ -26,17 +26,24 @@ struct Names {
     used_memory: &'static str,
     /// Entries of `memory.stat` for memory that the kernel frees by itself when memory is short.
     reclaimable: &'static [&'static str],
+    /// Entries of `memory.stat` for [`Kinds`].
+    anonymous: &'static str,
+    in_files: &'static str,
 }
 
 const V2: Names = Names {
     most_memory: "memory.max",
     used_memory: "memory.current",
     reclaimable: &["active_file", "inactive_file", "slab_reclaimable"],
+    anonymous: "anon",
+    in_files: "shmem",
 };
 const V1: Names = Names {
     most_memory: "memory.limit_in_bytes",
     used_memory: "memory.usage_in_bytes",
     reclaimable: &["total_active_file", "total_inactive_file"],
+    anonymous: "total_rss",
+    in_files: "total_shmem",
 };
 
 impl ControlGroup {
@@ -85,17 +92,37 @@ impl ControlGroup {
         }
     }
 
+    /// The kinds of memory in the group whose limit of memory leaves the least.
+    pub(super) fn kinds(&self) -> Kinds {
+        let left = |directory: &&PathBuf| {
+            let bound = self.memory_in(directory)?;
+            Some(bound.most.saturating_sub(bound.used))
+        };
+        let tightest = self.memory.iter().filter_map(|directory| Some((left(&directory)?, directory))).min();
+        let text = tightest.map(|(_, directory)| statistics(directory)).unwrap_or_default();
+        let number = |wanted: &str| {
+            entries(&text).find(|(name, _)| *name == wanted).map_or(u64::MAX, |(_, number)| number)
+        };
+        Kinds { anonymous: number(self.names.anonymous), in_files: number(self.names.in_files) }
+    }
+
     fn memory_in(&self, directory: &Path) -> Option<Bound> {
         let bound = bound(directory, self.names.most_memory, self.names.used_memory)?;
-        let statistics = read_to_string(directory.join("memory.stat")).unwrap_or_default();
-        let reclaimable: u64 = statistics
-            .lines()
-            .filter_map(|line| line.split_once(' '))
-            .filter(|(name, _)| self.names.reclaimable.contains(name))
-            .filter_map(|(_, number)| number.trim().parse::<u64>().ok())
-            .sum();
+        let text = statistics(directory);
+        let reclaimable = entries(&text).filter(|(name, _)| self.names.reclaimable.contains(name));
+        let reclaimable: u64 = reclaimable.map(|(_, number)| number).sum();
         Some(Bound { used: bound.used.saturating_sub(reclaimable), ..bound })
     }
+}
+
+fn statistics(directory: &Path) -> String {
+    read_to_string(directory.join("memory.stat")).unwrap_or_default()
+}
+
+/// The entries of `memory.stat`.
+fn entries(text: &str) -> impl Iterator<Item = (&str, u64)> {
+    let lines = text.lines().filter_map(|line| line.split_once(' '));
+    lines.filter_map(|(name, number)| Some((name, number.trim().parse::<u64>().ok()?)))
 }
 
 fn tightest(directories: &[PathBuf], read: &dyn Fn(&Path) -> Option<Bound>) -> Option<Bound> {
@@ -142,7 +169,7 @@ mod tests {
             &[
                 ("memory.max", "800"),
                 ("memory.current", "700"),
-                ("memory.stat", "anon 100\nactive_file 200\ninactive_file 150\nslab_reclaimable 50"),
+                ("memory.stat", "anon 100\nshmem 7\nactive_file 200\ninactive_file 150\nslab_reclaimable 50"),
                 ("pids.max", "256"),
                 ("pids.current", "12"),
             ],
@@ -153,6 +180,7 @@ mod tests {
         write(root.join("pod/memory.current"), "100").unwrap();
         let found = ControlGroup::of("0::/pod/own\n", root).bounds();
         assert_eq!(found.memory, Some(Bound { most: 800, used: 300 }));
+        assert_eq!(ControlGroup::of("0::/pod/own\n", root).kinds(), Kinds { anonymous: 100, in_files: 7 });
     }
 
     #[test]
@@ -165,6 +193,9 @@ mod tests {
         let found = ControlGroup::of(text, root).bounds();
         assert_eq!(found.memory, Some(Bound { most: 1000, used: 10 }));
         assert_eq!(found.tasks, Some(Bound { most: 9, used: 3 }));
+        assert_eq!(ControlGroup::of(text, root).kinds(), Kinds { anonymous: u64::MAX, in_files: u64::MAX });
+        write(root.join("memory/memory.stat"), "rss 1\ntotal_rss 20\ntotal_shmem 30\n").unwrap();
+        assert_eq!(ControlGroup::of(text, root).kinds(), Kinds { anonymous: 20, in_files: 30 });
     }
 
     #[test]

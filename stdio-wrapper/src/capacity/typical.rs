@@ -17,7 +17,11 @@ pub(super) fn typical(known: Usage, settled: &[Usage]) -> Usage {
         }
     };
     // Some kernels do not report what a process uses, and a process that has ended uses nothing.
-    Usage { memory: learnt(Measure::Memory).max(LEAST_MEMORY), tasks: learnt(Measure::Tasks).max(1) }
+    Usage {
+        memory: learnt(Measure::Memory).max(LEAST_MEMORY),
+        tasks: learnt(Measure::Tasks).max(1),
+        ..Usage::default()
+    }
 }
 
 /// How much each of so many users may use while there is no room for a user who has nothing: an equal share
@@ -38,7 +42,7 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     fn usage(mib: u64, tasks: u64) -> Usage {
-        Usage { memory: mib * MIB, tasks }
+        Usage { memory: mib * MIB, tasks, ..Usage::default() }
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt as _;
 
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use tokio::time::Instant;
 
 use crate::capacity::Usage;
 
@@ -93,19 +94,62 @@ impl Descent {
             let sum: &mut Usage = all.entry(number).or_default();
             // The process might have ended a moment ago.
             let usage = usage_of(pid).unwrap_or_default();
-            sum.memory += usage.memory;
-            if files == Files::Counted {
-                sum.memory += memory_in_files(pid, &mut seen);
-            }
+            let in_files = if files == Files::Counted { memory_in_files(pid, &mut seen) } else { 0 };
+            sum.memory += usage.memory + in_files;
+            sum.in_files += usage.in_files + in_files;
             sum.tasks += usage.tasks;
+            sum.processes += 1;
         }
         all
+    }
+
+    /// The part of its anonymous memory that each child with several processes takes if pages that processes share count
+    /// once. The kernel goes through all pages for this, so a child is left out if it would take longer than `until`, or if
+    /// the kernel does not tell.
+    pub(super) fn parts(&self, children: &HashMap<u64, i32>, until: Instant) -> HashMap<u64, Part> {
+        let mut processes: HashMap<u64, Vec<i32>> = HashMap::new();
+        for (process, number) in self.known.iter().filter(|(_, number)| children.contains_key(*number)) {
+            processes.entry(*number).or_default().push(process.pid);
+        }
+        let part = |pids: &[i32]| {
+            let mut part = Part { counted: 0, shared_once: 0 };
+            for pid in pids {
+                // The process might have ended a moment ago.
+                let counted = usage_of(*pid).unwrap_or_default().anonymous();
+                if counted > 0 {
+                    part.counted += counted;
+                    part.shared_once +=
+                        (Instant::now() < until).then(|| proportional(*pid)).flatten()?.min(counted);
+                }
+            }
+            Some(part)
+        };
+        // The first process comes from no other one.
+        let several = processes.into_iter().filter(|(_, pids)| pids.len() > 1);
+        several.filter_map(|(number, pids)| Some((number, part(&pids)?))).collect()
     }
 
     /// The number of the child that has started a process, directly or indirectly.
     pub(super) fn owner(&self, pid: i32) -> Option<u64> {
         self.known.get(&stat(pid)?.process(pid)).copied()
     }
+}
+
+/// Anonymous memory of processes, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Part {
+    /// The sum of what the kernel says for each of them.
+    pub(super) counted: u64,
+    /// The same, if pages that several processes have count once.
+    pub(super) shared_once: u64,
+}
+
+/// The anonymous memory of a process, where a page that n processes have counts as an n-th
+/// (`Documentation/filesystems/proc.rst`, `smaps_rollup`).
+fn proportional(pid: i32) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Pss_Anon:"))?;
+    line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
 /// What this process uses by itself.
@@ -209,8 +253,8 @@ fn usage_of(pid: i32) -> Option<Usage> {
     let status = |entry: std::io::Result<std::fs::DirEntry>| {
         parse_usage(&std::fs::read_to_string(entry.ok()?.path().join("status")).ok()?)
     };
-    let memory = threads.take(MAX_THREADS).filter_map(status).map(|thread| thread.memory).max();
-    Some(Usage { memory: memory.unwrap_or_default(), ..usage })
+    let largest = threads.take(MAX_THREADS).filter_map(status).max_by_key(|thread| thread.memory);
+    Some(Usage { tasks: usage.tasks, ..largest.unwrap_or(usage) })
 }
 
 /// The memory in files without a name that a process has open (`memfd_create(2)`, or removed from a file system in
@@ -236,8 +280,9 @@ fn parse_usage(text: &str) -> Option<Usage> {
         value.trim().trim_end_matches(" kB").parse::<u64>().ok()
     };
     // A process that has ended still has a number of threads, but no memory.
-    let memory = (number("RssAnon:").unwrap_or_default() + number("RssShmem:").unwrap_or_default()) * 1024;
-    Some(Usage { memory, tasks: number("Threads:")? })
+    let in_files = number("RssShmem:").unwrap_or_default() * 1024;
+    let memory = number("RssAnon:").unwrap_or_default() * 1024 + in_files;
+    Some(Usage { memory, in_files, tasks: number("Threads:")?, processes: 1 })
 }
 
 #[cfg(test)]
@@ -248,8 +293,10 @@ mod tests {
     fn usage_is_what_the_kernel_cannot_take_back() {
         let text =
             "Name:\tnode\nRssAnon:\t   30000 kB\nRssFile:\t   9000 kB\nRssShmem:\t      24 kB\nThreads:\t7\n";
-        assert_eq!(parse_usage(text), Some(Usage { memory: 30_024 * 1024, tasks: 7 }));
-        assert_eq!(parse_usage("Name:\tx\nThreads:\t1\n"), Some(Usage { memory: 0, tasks: 1 }));
+        let usage = Usage { memory: 30_024 * 1024, in_files: 24 * 1024, tasks: 7, processes: 1 };
+        assert_eq!(parse_usage(text), Some(usage));
+        let ended = Usage { tasks: 1, processes: 1, ..Usage::default() };
+        assert_eq!(parse_usage("Name:\tx\nThreads:\t1\n"), Some(ended));
         assert_eq!(parse_usage(""), None);
     }
 
@@ -280,6 +327,37 @@ mod tests {
         }
         shell.kill().unwrap();
         shell.wait().unwrap();
+    }
+
+    #[test]
+    fn pages_that_processes_share_after_a_fork_count_once() {
+        let script = "import os, signal, sys\nkept = b'k' * (40 << 20)\nfor _ in range(5):\n  if os.fork() == 0: signal.pause()\nprint('forked', flush=True)\nsignal.pause()";
+        let mut command = std::process::Command::new("sh");
+        // The shell stands for the supervisor.
+        command.args(["-c", "python3 -c \"$0\"; exit", script]).stdout(std::process::Stdio::piped());
+        let mut shell = command.spawn().unwrap();
+        let mut out = [0; 7];
+        std::io::Read::read_exact(&mut shell.stdout.take().unwrap(), &mut out).unwrap();
+        let children = HashMap::from([(5, i32::try_from(shell.id()).unwrap())]);
+        let mut descent = Descent::default();
+        descent.look(&children);
+        let counted = descent.usage(&children, Files::LeftOut)[&5];
+        let part =
+            descent.parts(&children, Instant::now() + std::time::Duration::from_secs(60)).get(&5).copied();
+        let late = descent.parts(&children, Instant::now());
+        for process in descent.known.keys() {
+            let _ = rustix::process::kill_process(
+                Pid::from_raw(process.pid).unwrap(),
+                rustix::process::Signal::KILL,
+            );
+        }
+        shell.kill().unwrap();
+        shell.wait().unwrap();
+        assert!(counted.processes == 7 && counted.anonymous() > 240 << 20, "{counted:?}");
+        let part = part.unwrap();
+        assert!(part.counted > 240 << 20, "{part:?}");
+        assert!((40 << 20..100 << 20).contains(&part.shared_once), "{part:?}");
+        assert!(late.is_empty(), "{late:?}");
     }
 
     #[test]

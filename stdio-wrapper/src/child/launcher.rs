@@ -4,6 +4,7 @@
 mod guard;
 mod roster;
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -27,7 +28,7 @@ use super::spares::{Shown, Spares, Wanted};
 use super::starts::{Busy, SPARES, Starts, Turn};
 use super::warm_up::Pinged;
 use super::writer::Outbox;
-use crate::capacity::{Capacity, NoRoom};
+use crate::capacity::{Capacity, NoRoom, Usage};
 use crate::config;
 use crate::metrics::Metrics;
 
@@ -312,6 +313,7 @@ impl Launcher {
     /// Measures what children use, at regular intervals, as long as the wrapper runs.
     pub async fn keep_looking(self: Arc<Self>) {
         while self.spec.capacity.is_limited() {
+            self.measure_sharing();
             self.look();
             tokio::time::sleep(LOOK).await;
         }
@@ -328,10 +330,10 @@ impl Launcher {
     }
 
     /// Measures what children use now.
-    pub fn look(&self) {
+    pub fn look(&self) -> HashMap<u64, Usage> {
         let now = Instant::now();
         self.state().looked = Some(now);
-        self.spec.capacity.look(&|| self.reaper.usage(Files::LeftOut), now);
+        self.spec.capacity.look(&|| self.usage(Files::LeftOut), now)
     }
 
     /// Keeps spares ready as long as the wrapper runs.

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use rustix::process::{Signal, WaitOptions, kill_process, waitpid};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
-use super::descent::{Descent, Files, INHERITED, children_of_this_process};
+use super::descent::{Descent, Files, INHERITED, Part, children_of_this_process};
 use super::supervised::Supervised;
 use crate::capacity::Usage;
 use crate::metrics::Metrics;
@@ -61,6 +62,12 @@ impl Reaper {
         let mut descent = self.descent();
         descent.look(&children);
         descent.usage(&children, files)
+    }
+
+    /// The part of its anonymous memory that each child with several processes takes, measured until this time.
+    pub(super) fn parts(&self, until: Instant) -> HashMap<u64, Part> {
+        let children = self.children();
+        self.descent().parts(&children, until)
     }
 
     fn children(&self) -> MutexGuard<'_, HashMap<u64, i32>> {

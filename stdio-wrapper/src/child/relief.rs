@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::keepers::Newcomer;
-use crate::capacity::{Load, Measure, Usage};
+use crate::capacity::{Kinds, Load, Measure, Usage};
 
 /// A child that a keeper keeps.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,13 +36,16 @@ impl Shortage {
     /// `own` is the usage of the wrapper itself, and `ending` what children that are ending are about to free.
     pub(super) fn new(
         measure: Measure,
-        load: Load,
+        (load, kinds): (Load, Kinds),
         usage: &HashMap<u64, Usage>,
         own: Usage,
         ending: u64,
     ) -> Self {
-        let known: u64 = usage.values().chain([&own]).map(|usage| measure.of(usage)).sum();
-        let hidden = load.used.saturating_sub(known).saturating_sub(load.unaccounted);
+        let sum = |of: fn(&Usage) -> u64| usage.values().chain([&own]).map(of).sum::<u64>();
+        // What is counted for several processes that share it must not make up for what is hidden.
+        let anonymous = sum(Usage::anonymous).min(kinds.anonymous);
+        let in_files = sum(|usage| usage.in_files).min(kinds.in_files);
+        let hidden = load.used.saturating_sub(anonymous + in_files).saturating_sub(load.unaccounted);
         // No process or thread can be hidden.
         let hidden = if measure == Measure::Memory { hidden } else { 0 };
         Self { measure, over: load.over.saturating_sub(ending), hidden }
@@ -123,7 +126,10 @@ mod tests {
     }
 
     fn usage(children: &[(u64, u64)]) -> HashMap<u64, Usage> {
-        children.iter().map(|(child, memory)| (*child, Usage { memory: *memory, tasks: 1 })).collect()
+        children
+            .iter()
+            .map(|(child, memory)| (*child, Usage { memory: *memory, tasks: 1, ..Usage::default() }))
+            .collect()
     }
 
     /// A shortage of this amount of memory, none of which is hidden.
@@ -166,9 +172,10 @@ mod tests {
     fn a100_memory_that_no_child_is_known_to_hold_costs_nobody_a_session() {
         let all = held(&[(1, "bob"), (2, "ana"), (3, "mallory")]);
         let usage = usage(&[(1, 70), (2, 15), (3, 5)]);
-        let own = Usage { memory: 20, tasks: 1 };
+        let own = Usage { memory: 20, tasks: 1, ..Usage::default() };
         let short = |used, measure, given_back| {
-            Shortage::new(measure, Load { used, over: 10, unaccounted: 5 }, &usage, own, given_back)
+            let kinds = Kinds { anonymous: u64::MAX, in_files: u64::MAX };
+            Shortage::new(measure, (Load { used, over: 10, unaccounted: 5 }, kinds), &usage, own, given_back)
         };
         let memory = |used| short(used, Measure::Memory, 0);
         assert_eq!(memory(900).hidden, 785);
@@ -183,9 +190,26 @@ mod tests {
     }
 
     #[test]
+    fn a100_what_processes_share_does_not_make_up_for_what_is_hidden() {
+        let all = held(&[(1, "bob"), (2, "mallory")]);
+        let of = |memory, in_files| Usage { memory, in_files, tasks: 1, processes: 9 };
+        // Mallory's children share ten of each kind, and more is hidden than bob has.
+        let usage = HashMap::from([(1, of(300, 0)), (2, of(290, 140))]);
+        let short = |anonymous, in_files| {
+            let load = (Load { used: 700, over: 10, unaccounted: 5 }, Kinds { anonymous, in_files });
+            Shortage::new(Measure::Memory, load, &usage, Usage::default(), 0)
+        };
+        assert_eq!(short(u64::MAX, u64::MAX).hidden, 105);
+        assert_eq!(short(310, 10).hidden, 375);
+        // What is hidden can be a file in memory itself.
+        assert_eq!(short(310, 385).hidden, 245);
+        assert_eq!(choose(&all, &usage, short(310, 10)), []);
+    }
+
+    #[test]
     fn a100_what_is_short_is_what_counts() {
         let all = held(&[(1, "ana"), (2, "mallory"), (3, "bob")]);
-        let of = |memory, tasks| Usage { memory, tasks };
+        let of = |memory, tasks| Usage { memory, tasks, ..Usage::default() };
         let usage = HashMap::from([(1, of(900, 2)), (2, of(10, 230)), (3, of(20, 3))]);
         let tasks = Shortage { measure: Measure::Tasks, ..over(16) };
         assert_eq!(numbers(&choose(&all, &usage, tasks)), [2]);

@@ -278,6 +278,13 @@ def call(message):
         for _ in range(given["mib"]):
             os.write(file, bytes(1 << 20))
         return text("hidden")
+    if name == "fork":
+        # Starts workers that share the memory of this process.
+        for _ in range(given["count"]):
+            if os.fork() == 0:
+                while True:
+                    signal.pause()
+        return text("forked")
     if name == "fly":
         # Files that are sent and never received. The kernel counts them for the user id.
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]

@@ -350,6 +350,40 @@ async fn a100_memory_that_is_hidden_where_nobody_looks_costs_nobody_a_session() 
     assert_eq!((ended, group.kills()), (0, 0));
 }
 
+/// After a fork, the kernel counts the same memory for both processes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a100_forks_do_not_make_up_for_hidden_memory() {
+    let Some(group) = Group::new("hiding-behind-forks", 4096, 512 << 20) else { return };
+    let wrapper = group.wrapper(&["--identity=headers"], &[]).await;
+    let bob = caller(&wrapper, "bob").initialize("2025-11-25").await;
+    bob.text("keep", serde_json::json!({"mib": 170})).await;
+    let mallory = caller(&wrapper, "mallory").initialize("2025-11-25").await;
+    mallory.text("keep", serde_json::json!({"mib": 8})).await;
+    assert_eq!(mallory.text("fork", serde_json::json!({"count": 8})).await, "forked");
+    mallory.text("hide", serde_json::json!({"mib": 270, "behind": 300})).await;
+    // The wrapper looks at the memory every 100 ms, and at files every second.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(bob.status_of_ping().await, 200);
+    let ended = wrapper.metric("stdio_wrapper_children_ended_for_memory_total").await;
+    assert_eq!((ended, group.kills()), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_forks_workers_is_not_counted_once_for_each_of_them() {
+    let Some(group) = Group::new("forking", 4096, 512 << 20) else { return };
+    let wrapper = group.wrapper(&["--identity=headers"], &[]).await;
+    let bob = caller(&wrapper, "bob").initialize("2025-11-25").await;
+    bob.text("keep", serde_json::json!({"mib": 40})).await;
+    assert_eq!(bob.text("fork", serde_json::json!({"count": 9})).await, "forked");
+    let mallory = caller(&wrapper, "mallory").initialize("2025-11-25").await;
+    mallory.text("grow", serde_json::json!({"after": 1, "mib": 400})).await;
+    let message = wrapper.logged("the memory of the container is nearly used up").await;
+    assert!(message.contains("mallory"), "{message}");
+    wrapper.metric_becomes("stdio_wrapper_children", 1).await;
+    assert_eq!(bob.status_of_ping().await, 200);
+    assert_eq!(group.kills(), 0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a100_a_server_that_grows_after_its_session_has_ended_counts_for_its_user() {
     let Some(group) = Group::new("growing-late", 4096, 512 << 20) else { return };

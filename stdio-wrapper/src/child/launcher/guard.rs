@@ -8,10 +8,11 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::Launcher;
-use crate::capacity::{Load, Measure, Usage};
+use crate::capacity::{Kinds, Load, Measure, Usage};
 use crate::child::descent::{Files, own_usage};
 use crate::child::keepers::{EXIT_PATIENCE, FEW, Gone, Newcomer};
 use crate::child::relief::{self, Held, Shortage};
+use crate::child::sharing::Sharing;
 use crate::child::stderr::{Pass, RateLimit};
 
 /// Time between two checks of whether memory or processes are short. A child can allocate hundreds of MiB in a
@@ -32,13 +33,21 @@ pub(super) struct Relief {
     ended: Notify,
     /// When the files that children have open were last looked at.
     files: Mutex<Option<Instant>>,
+    /// What the processes of children share.
+    sharing: Mutex<Sharing>,
     log: Mutex<RateLimit>,
 }
 
 impl Relief {
     pub(super) fn new(now: Instant) -> Self {
         let log = Mutex::new(RateLimit::new(RELIEF_RATE, now));
-        Self { ending: Mutex::default(), ended: Notify::new(), files: Mutex::default(), log }
+        Self {
+            ending: Mutex::default(),
+            ended: Notify::new(),
+            files: Mutex::default(),
+            sharing: Mutex::default(),
+            log,
+        }
     }
 
     /// If such a child is ending, waits until one has ended. Returns whether it has waited.
@@ -47,6 +56,10 @@ impl Relief {
         gone.as_mut().enable();
         let is_one_ending = !self.ending().is_empty();
         is_one_ending && tokio::time::timeout(EXIT_PATIENCE, gone).await.is_ok()
+    }
+
+    fn sharing(&self) -> MutexGuard<'_, Sharing> {
+        self.sharing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn ending(&self) -> MutexGuard<'_, HashSet<u64>> {
@@ -76,20 +89,38 @@ impl Launcher {
             tokio::time::sleep(GUARD).await;
             for short in Measure::ALL {
                 if let Some(load) = self.spec.capacity.load(short).filter(|load| load.over > 0) {
+                    self.measure_sharing();
                     // Measures now, so that no new child is admitted.
-                    self.look();
-                    self.relieve(short, load);
+                    let usage = self.look();
+                    self.relieve(short, load, usage);
                 }
             }
         }
     }
 
-    fn relieve(self: &Arc<Self>, short: Measure, load: Load) {
+    /// Measures what the processes of children share, if they seem to have more memory than there is, and unless this was
+    /// done a moment ago.
+    pub(super) fn measure_sharing(&self) {
+        if self.relief.sharing().is_due() {
+            let (usage, kinds) = (self.reaper.usage(Files::LeftOut), self.spec.capacity.kinds());
+            self.relief.sharing().measure(&usage, own_usage(), kinds, |until| self.reaper.parts(until));
+        }
+    }
+
+    /// What each child uses. Memory that its processes share counts once.
+    pub(super) fn usage(&self, files: Files) -> HashMap<u64, Usage> {
+        let mut usage = self.reaper.usage(files);
+        self.relief.sharing().fit(&mut usage, own_usage(), self.spec.capacity.kinds());
+        usage
+    }
+
+    fn relieve(self: &Arc<Self>, short: Measure, load: Load, usage: HashMap<u64, Usage>) {
+        let load = (load, self.spec.capacity.kinds());
         let choose = |all: &[Held], usage: &HashMap<u64, Usage>| {
             let chosen = relief::choose(all, usage, self.shortage(short, load, usage));
             (!chosen.is_empty()).then_some(chosen)
         };
-        let Some((chosen, usage)) = self.look_for(short, choose) else { return };
+        let Some((chosen, usage)) = self.look_for(short, usage, choose) else { return };
         for large in chosen {
             let why = match short {
                 Measure::Memory => {
@@ -122,12 +153,12 @@ impl Launcher {
     pub(super) fn too_large(&self, newcomer: Newcomer<'_>) -> Option<(Held, Measure, HashMap<u64, Usage>)> {
         // All children are measured only if this could have a result.
         let (short, _) = self.spec.capacity.share(1, FEW).filter(|_| newcomer.has == 0)?;
-        let load = self.spec.capacity.load(short)?;
+        let load = (self.spec.capacity.load(short)?, self.spec.capacity.kinds());
         let choose = |all: &[Held], usage: &HashMap<u64, Usage>| {
             let (_, share) = self.spec.capacity.share(relief::users(all, newcomer), FEW)?;
             relief::choose_for(newcomer, all, usage, self.shortage(short, load, usage), share)
         };
-        let (large, usage) = self.look_for(short, choose)?;
+        let (large, usage) = self.look_for(short, self.usage(Files::LeftOut), choose)?;
         Some((large, short, usage))
     }
 
@@ -136,24 +167,24 @@ impl Launcher {
     fn look_for<T>(
         &self,
         short: Measure,
+        usage: HashMap<u64, Usage>,
         choose: impl Fn(&[Held], &HashMap<u64, Usage>) -> Option<T>,
     ) -> Option<(T, HashMap<u64, Usage>)> {
         let mut all = self.keepers.held();
         all.extend(self.roster.not_kept(&all));
         let ending = self.relief.ending().clone();
         all.retain(|held| !ending.contains(&held.child));
-        let usage = self.reaper.usage(Files::LeftOut);
         if let Some(chosen) = choose(&all, &usage) {
             return Some((chosen, usage));
         }
         if short != Measure::Memory || !self.relief.may_look_at_files() {
             return None;
         }
-        let usage = self.reaper.usage(Files::Counted);
+        let usage = self.usage(Files::Counted);
         choose(&all, &usage).map(|chosen| (chosen, usage))
     }
 
-    fn shortage(&self, short: Measure, load: Load, usage: &HashMap<u64, Usage>) -> Shortage {
+    fn shortage(&self, short: Measure, load: (Load, Kinds), usage: &HashMap<u64, Usage>) -> Shortage {
         let ending = self.relief.ending().clone();
         let given_back = ending.iter().filter_map(|child| usage.get(child)).map(|usage| short.of(usage));
         Shortage::new(short, load, usage, own_usage(), given_back.sum())

@@ -1,0 +1,155 @@
+//! Memory that the processes of a child share. After a fork, two processes have the same pages until one of them writes to a
+//! page, and the kernel counts the pages for both. A server that forks workers would count as many times its size.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::descent::Part;
+use crate::capacity::{Kinds, Usage};
+
+/// Maximum time for one measurement of what processes share.
+const MEASURE: Duration = Duration::from_millis(50);
+/// Minimum time between two measurements, and how many times as long as the last one it is at least: a tenth of the time is
+/// spent on them at most.
+const PAUSE: Duration = Duration::from_secs(1);
+const PAUSE_FACTOR: u32 = 10;
+/// The supervisor of a child and one process share nothing.
+const UNSHARED: u64 = 2;
+
+/// What was measured last.
+#[derive(Debug, Default)]
+pub(super) struct Sharing {
+    parts: HashMap<u64, Part>,
+    next: Option<Instant>,
+}
+
+impl Sharing {
+    /// Whether it is time to measure again.
+    pub(super) fn is_due(&self) -> bool {
+        self.next.is_none_or(|next| Instant::now() >= next)
+    }
+
+    /// Measures the parts of children, if together they have more than the control group counts.
+    pub(super) fn measure(
+        &mut self,
+        usage: &HashMap<u64, Usage>,
+        own: Usage,
+        kinds: Kinds,
+        parts: impl FnOnce(Instant) -> HashMap<u64, Part>,
+    ) {
+        let now = Instant::now();
+        if sum(usage, own, Usage::anonymous) > kinds.anonymous {
+            self.parts = parts(now + MEASURE);
+        }
+        self.next = Some(Instant::now() + PAUSE.max(now.elapsed() * PAUSE_FACTOR));
+    }
+
+    /// Reduces what children with several processes are counted with: to what was measured, and then so far that all
+    /// children together have no more than the control group counts.
+    pub(super) fn fit(&self, usage: &mut HashMap<u64, Usage>, own: Usage, kinds: Kinds) {
+        if sum(usage, own, Usage::anonymous) > kinds.anonymous {
+            for (number, usage) in usage.iter_mut().filter(|(_, usage)| usage.processes > UNSHARED) {
+                if let Some(part) = self.parts.get(number) {
+                    let fitted = scaled(usage.anonymous(), part.shared_once, part.counted);
+                    usage.memory = usage.in_files + fitted;
+                }
+            }
+            shrink(usage, own, kinds.anonymous, Usage::anonymous, |usage, fitted| {
+                usage.memory = usage.in_files + fitted;
+            });
+        }
+        shrink(
+            usage,
+            own,
+            kinds.in_files,
+            |usage| usage.in_files,
+            |usage, fitted| {
+                usage.memory = usage.anonymous() + fitted;
+                usage.in_files = fitted;
+            },
+        );
+    }
+}
+
+/// Reduces one kind of memory of all children with several processes, by the same factor.
+fn shrink(
+    usage: &mut HashMap<u64, Usage>,
+    own: Usage,
+    limit: u64,
+    of: fn(&Usage) -> u64,
+    set: impl Fn(&mut Usage, u64),
+) {
+    let all = sum(usage, own, of);
+    if all <= limit {
+        return;
+    }
+    let mut several: Vec<&mut Usage> =
+        usage.values_mut().filter(|usage| usage.processes > UNSHARED).collect();
+    let theirs: u64 = several.iter().map(|usage| of(usage)).sum();
+    let left = limit.saturating_sub(all - theirs);
+    for usage in &mut several {
+        let fitted = scaled(of(usage), left, theirs);
+        set(usage, fitted);
+    }
+}
+
+/// `number * part / whole`, but no more than the number.
+fn scaled(number: u64, part: u64, whole: u64) -> u64 {
+    let scaled = u128::from(number) * u128::from(part) / u128::from(whole.max(1));
+    u64::try_from(scaled).unwrap_or(u64::MAX).min(number)
+}
+
+fn sum(usage: &HashMap<u64, Usage>, own: Usage, of: fn(&Usage) -> u64) -> u64 {
+    usage.values().chain([&own]).map(of).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OWN: Usage = Usage { memory: 10, in_files: 0, tasks: 1, processes: 1 };
+
+    fn all() -> HashMap<u64, Usage> {
+        let of = |memory, in_files, processes| Usage { memory, in_files, tasks: processes, processes };
+        // The first child has forked nine workers, the second has not forked, and the third has one process more.
+        HashMap::from([(1, of(400, 0, 11)), (2, of(300, 20, 2)), (3, of(100, 0, 3))])
+    }
+
+    fn memory(sharing: &Sharing, kinds: Kinds) -> [u64; 3] {
+        let mut usage = all();
+        sharing.fit(&mut usage, OWN, kinds);
+        [1, 2, 3].map(|number| usage[&number].memory)
+    }
+
+    #[test]
+    fn a_server_that_has_forked_counts_with_what_it_takes() {
+        let kinds = Kinds { anonymous: 430, in_files: 20 };
+        let mut sharing = Sharing::default();
+        let measured = Part { counted: 400, shared_once: 40 };
+        sharing.measure(&all(), OWN, kinds, |_| {
+            HashMap::from([(1, measured), (3, Part { counted: 100, shared_once: 100 })])
+        });
+        assert_eq!(memory(&sharing, kinds), [40, 300, 100]);
+        assert!(!sharing.is_due());
+    }
+
+    #[test]
+    fn without_a_measurement_children_with_several_processes_are_made_to_fit_together() {
+        let sharing = Sharing::default();
+        assert_eq!(memory(&sharing, Kinds { anonymous: 430, in_files: 20 }), [112, 300, 28]);
+        assert_eq!(memory(&sharing, Kinds { anonymous: 790, in_files: 20 }), [400, 300, 100]);
+        assert_eq!(memory(&sharing, Kinds { anonymous: u64::MAX, in_files: u64::MAX }), [400, 300, 100]);
+        assert_eq!(memory(&sharing, Kinds { anonymous: 1, in_files: 1 }), [0, 300, 0]);
+        Sharing::default()
+            .measure(&all(), OWN, Kinds { anonymous: 790, in_files: 0 }, |_| panic!("nothing is shared"));
+    }
+
+    #[test]
+    fn files_in_memory_that_processes_share_are_made_to_fit_too() {
+        let mut usage = HashMap::from([(1, Usage { memory: 100, in_files: 80, tasks: 9, processes: 9 })]);
+        Sharing::default().fit(&mut usage, OWN, Kinds { anonymous: 30, in_files: 10 });
+        assert_eq!((usage[&1].memory, usage[&1].in_files), (30, 10));
+    }
+}
