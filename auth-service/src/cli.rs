@@ -157,9 +157,9 @@ pub(crate) struct AddUser {
     /// Read a permanent password from standard input instead of making a one-time password.
     #[arg(long)]
     password_stdin: bool,
-    /// Create a new store if Redis has none because the service was never started with it. Without this
-    /// option, the command refuses to do so, because Redis might have lost its data, and a backup might have
-    /// to be restored. An embedded store does not need this option.
+    /// Create a new store if there is none because the service was never started. Without this option, the
+    /// command refuses to do so: `DATA_DIR` or `REDIS_URL` might name the wrong place, or Redis might have lost
+    /// its data.
     #[arg(long)]
     new_store: bool,
 }
@@ -291,12 +291,16 @@ async fn run(command: operator::Command) -> anyhow::Result<Reply> {
 
 async fn run_on(new: NewStore, command: operator::Command) -> anyhow::Result<Reply> {
     let (storage, rotation) = Config::storage_from_variables(std::env::vars())?;
-    // The first account can be added before the first start. For any other command, a missing store means
-    // that the directory is wrong.
-    let makes_a_store = matches!(command, operator::Command::AddUser { .. });
-    if storage.redis.is_none() && !makes_a_store && !embedded::exists(&storage.data_dir) {
+    // A missing store usually means that the directory is wrong.
+    if storage.redis.is_none() && new == NewStore::Refuse && !embedded::exists(&storage.data_dir) {
+        let is_first = match &command {
+            operator::Command::AddUser { .. } => {
+                ". To add the first account before the first start, use `user add --new-store`"
+            }
+            _ => "",
+        };
         bail!(
-            "there is no store in {}; set DATA_DIR to where the service keeps its state",
+            "there is no store in {}; set DATA_DIR to where the service keeps its state{is_first}",
             storage.data_dir.display()
         );
     }

@@ -47,7 +47,7 @@ fn a_backup_of_one_machine_is_restored_on_another() {
     let (data, new, dumps) = (at("data"), at("new"), at("dumps"));
     fs::create_dir(&dumps).unwrap();
     let (here, there) = ([("DATA_DIR", data.as_str())], [("DATA_DIR", new.as_str())]);
-    works(&command("user add ana --email ana@people.example --group staff", &here));
+    works(&command("user add --new-store ana --email ana@people.example --group staff", &here));
     works(&command("user add bo", &here));
     for _ in 0..2 {
         works(&script("backup", &["--keep", "1", &dumps], &here));
@@ -94,6 +94,23 @@ fn a_backup_of_one_machine_is_restored_on_another() {
     assert!(fails(&script("backup", &["/nowhere"], &here)).contains("not a directory"));
 }
 
+/// With a wrong `DATA_DIR`, the account would be in a store that no service uses.
+#[test]
+fn an_account_makes_a_store_only_if_the_operator_says_so() {
+    let all = tempfile::tempdir().unwrap();
+    let data = all.path().join("data");
+    let here = [("DATA_DIR", data.to_str().unwrap())];
+    let told = fails(&command("user add ana", &here));
+    assert!(told.contains("there is no store in") && told.contains("--new-store"), "{told}");
+    assert!(!data.exists(), "a store was made");
+    assert!(!fails(&command("user list", &here)).contains("--new-store"));
+    works(&command("user add --new-store ana", &here));
+    works(&command("user add bo", &here));
+    // The option is for a store that might be there.
+    works(&command("user add --new-store cy", &here));
+    assert_eq!(works(&command("user list", &here)).lines().count(), 3);
+}
+
 #[test]
 fn a_command_that_works_without_the_service_writes_its_audit_event_itself() {
     let Some(server) = RedisServer::start(&["--appendonly", "yes"]) else { return };
@@ -127,7 +144,7 @@ fn one_machine_becomes_a_fleet_and_one_machine_again() {
         (all.path().join("data").display().to_string(), all.path().join("back").display().to_string());
     let url = server.url();
     let here = [("DATA_DIR", data.as_str())];
-    works(&command("user add ana", &here));
+    works(&command("user add --new-store ana", &here));
     let both = [("DATA_DIR", data.as_str()), ("REDIS_URL", url.as_str()), ("STORE_KEY", KEY)];
     let said = works(&command("store migrate --to redis", &both));
     assert!(said.contains("read back and counted") && said.contains("1 account\n"), "{said}");
