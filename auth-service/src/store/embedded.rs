@@ -7,6 +7,7 @@ mod files;
 mod grants;
 mod holdings;
 mod installation;
+mod made;
 mod overlay;
 mod pending;
 mod places;
@@ -118,7 +119,8 @@ impl EmbeddedStore {
         let applied = rows::number_of_overlay(&database, &sealer).map_err(damaged)?;
         drop(database);
         disk.note_beginning();
-        let overlay = Arc::new(CurrentOverlay::new(Reserve::open(path, &sealer, applied)));
+        let reserve = Reserve::open(path, &sealer, applied).map_err(OpenError::ReserveLost)?;
+        let overlay = Arc::new(CurrentOverlay::new(reserve));
         let changes = Arc::new(Changes::of_one_process());
         let writer = Writer::start(Parts {
             disk: Arc::clone(&disk),

@@ -12,8 +12,8 @@ use auth_service::domain::device::DeviceState;
 use auth_service::domain::device::UserCode;
 use auth_service::domain::grant::{Grant, GrantId};
 use auth_service::store::changes::About;
-use auth_service::store::embedded::EmbeddedStore;
-use auth_service::store::{PendingStore, Redemption, Rotation, Store, StoreError};
+use auth_service::store::embedded::{EmbeddedStore, OpenError};
+use auth_service::store::{Installation as _, PendingStore, Redemption, Rotation, Store, StoreError};
 
 use super::things::{
     DAY, GRACE, NOW, account, asked_for_device, client, code, grant, granted, hash, held, later, password,
@@ -247,6 +247,72 @@ async fn what_cannot_even_be_kept_in_the_reserve_counts_until_a_restart_and_says
     assert!(store.account(&ana.subject).await.unwrap().is_some_and(|account| account.disabled));
 }
 
+/// Revocations that wait in the file are lost with it, so that the store alone would open what was closed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_is_not_opened_without_the_reserve_in_which_changes_wait() {
+    let data = tempfile::tempdir().unwrap();
+    let reserve = data.path().join("store.reserve");
+    let store = open(data.path());
+    let (_, ana, _) = granted(&store, "a", "r").await;
+    drop(store);
+    // Nothing waits in it, so a new one takes its place.
+    fs::remove_file(&reserve).unwrap();
+    let store = open(data.path());
+    let fault = Fault::begin(data.path());
+    assert!(store.set_account_disabled(&ana.subject, true).await.unwrap());
+    drop(store);
+    fs::rename(fault.directory.join("aside"), data.path().join("store.redb")).unwrap();
+
+    let kept = fs::read(&reserve).unwrap();
+    let refused = || match EmbeddedStore::open(data.path(), &key()) {
+        Err(error @ OpenError::ReserveLost(_)) => error.to_string(),
+        other => panic!("{:?}", other.map(|_| "it is open")),
+    };
+    for damage in [None, Some(Vec::new()), Some(vec![0; kept.len()]), Some(vec![7; kept.len()])] {
+        match damage {
+            None => fs::remove_file(&reserve).unwrap(),
+            Some(content) => fs::write(&reserve, content).unwrap(),
+        }
+        let told = refused();
+        assert!(told.contains("Put it back") && told.contains("remove store.made"), "{told}");
+    }
+    // The file is put back. What waited in it counts, and is then part of the store, which needs it no more.
+    fs::write(&reserve, &kept).unwrap();
+    let store = open(data.path());
+    assert!(store.account(&ana.subject).await.unwrap().unwrap().disabled);
+    store.ping().await.unwrap();
+    drop(store);
+    fs::remove_file(&reserve).unwrap();
+    let store = open(data.path());
+    assert!(store.account(&ana.subject).await.unwrap().unwrap().disabled);
+
+    // If the file is lost for good, the way out that the message names works.
+    let fault = Fault::begin(data.path());
+    assert!(store.remove_account(&ana.subject).await.unwrap());
+    drop(store);
+    fs::rename(fault.directory.join("aside"), data.path().join("store.redb")).unwrap();
+    fs::remove_file(&reserve).unwrap();
+    refused();
+    fs::remove_file(data.path().join("store.made")).unwrap();
+    assert!(open(data.path()).account(&ana.subject).await.unwrap().is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reserve_that_is_removed_is_made_again_and_told_until_then() {
+    let data = tempfile::tempdir().unwrap();
+    let reserve = data.path().join("store.reserve");
+    let store = open(data.path());
+    assert!(store.dangers().await.unwrap().is_empty());
+    fs::remove_file(&reserve).unwrap();
+    fs::create_dir(&reserve).unwrap();
+    fs::create_dir(reserve.join("in-the-way")).unwrap();
+    let told = store.dangers().await.unwrap().concat();
+    assert!(told.contains("store.reserve beside the store could not be made"), "{told}");
+    fs::remove_dir_all(&reserve).unwrap();
+    assert!(store.dangers().await.unwrap().is_empty());
+    assert_eq!(fs::metadata(&reserve).unwrap().len(), 512 * 1024);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_write_of_the_reserve_that_was_broken_off_leaves_what_was_kept_before() {
     let data = tempfile::tempdir().unwrap();
@@ -256,6 +322,7 @@ async fn a_write_of_the_reserve_that_was_broken_off_leaves_what_was_kept_before(
     let fault = Fault::begin(data.path());
     assert!(store.set_account_disabled(&ana.subject, true).await.unwrap());
     let first = fs::read(data.path().join("store.reserve")).unwrap();
+    let made = fs::read(data.path().join("store.made")).unwrap();
     assert!(store.set_account_disabled(&bob.subject, true).await.unwrap());
     drop(store);
 
@@ -263,6 +330,8 @@ async fn a_write_of_the_reserve_that_was_broken_off_leaves_what_was_kept_before(
     let at = (0..file.len()).find(|at| file[*at] != first[*at]).unwrap();
     file[at + 100] ^= 1;
     fs::write(data.path().join("store.reserve"), file).unwrap();
+    // That the second change was kept is recorded only after it was written.
+    fs::write(data.path().join("store.made"), made).unwrap();
     fs::rename(fault.directory.join("aside"), data.path().join("store.redb")).unwrap();
     let store = open(data.path());
     assert!(store.account(&ana.subject).await.unwrap().unwrap().disabled);

@@ -1,7 +1,7 @@
 //! The files of the store: the database and its key, which only their owner can read.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{ErrorKind, Read, Write};
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::{ErrorKind, Read};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -9,14 +9,11 @@ use crate::domain::clock::{Random, RandomUnavailable};
 use crate::keys::seal::{CryptoFailure, InvalidStoreKey, StoreKey};
 use contract::files::read_setting;
 
+use super::made::{self, Made};
 use super::reserve::Reserve;
 
 pub(super) const DATABASE: &str = "store.redb";
 const KEY: &str = "store.key";
-/// The name of the file that records whether there is a store, in case the database is lost.
-const MARK: &str = "store.made";
-const BEGUN: &str = "begun: the first start has not ended yet\n";
-const MADE: &str = "made: auth-service does not start here without store.redb (docs/state.md)\n";
 
 /// The reason why the embedded store cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +43,14 @@ pub enum OpenError {
          anew, without accounts, clients and tokens, remove store.made and store.key beside it"
     )]
     Lost(PathBuf),
+    /// Changes that were kept beside the store, because it could not be written, are lost.
+    #[error(
+        "{0} is missing or damaged, although it has kept changes that the store does not contain: what was disabled, deleted or \
+         revoked while the store could not be written. Put it back. If it is lost, remove store.made beside it, and make these \
+         changes again before you start the service (the audit log has them): auth-service user disable, client disable, \
+         client delete, keys revoke"
+    )]
+    ReserveLost(PathBuf),
     /// The store was written by a newer release.
     #[error(
         "{path} was written by a newer release: its schema is version {found}, and this one reads up to {}. Start that \
@@ -121,21 +126,11 @@ pub fn store_key(
             }
             begin(directory)?;
             let key = StoreKey::new(random.bytes()?);
-            write_whole(directory, KEY, key.encode().as_bytes()).map_err(io_error(&path))?;
+            made::write_whole(directory, KEY, key.encode().as_bytes()).map_err(io_error(&path))?;
             Ok(key.with_previous(previous))
         }
         Err(error) => Err(io_error(&path)(error)),
     }
-}
-
-/// Writes to a temporary file and renames it, so that a crash leaves the whole file or none.
-fn write_whole(directory: &Path, name: &str, content: &[u8]) -> std::io::Result<()> {
-    let beside = directory.join(format!(".{name}.new"));
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    fs::rename(&beside, directory.join(name))?;
-    File::open(directory)?.sync_all()
 }
 
 /// What is known about an earlier store in a directory.
@@ -147,16 +142,14 @@ enum Past {
 }
 
 fn past(directory: &Path) -> Result<Past, OpenError> {
-    let path = directory.join(MARK);
-    match read_setting(&path) {
-        Ok(mark) if mark == BEGUN => Ok(Past::None),
-        Ok(_) => Ok(Past::Store),
+    match made::read(directory).map_err(io_error(&made::path(directory)))? {
+        Made::Begun => Ok(Past::None),
+        Made::Store => Ok(Past::Store),
         // The file may have been left out of a copy. The database and the key file show that there is a store.
-        Err(error) if error.kind() == ErrorKind::NotFound => {
+        Made::Absent => {
             let is_there = !is_empty(&directory.join(DATABASE)) || has_key_file(directory);
             Ok(if is_there { Past::Store } else { Past::None })
         }
-        Err(error) => Err(io_error(&path)(error)),
     }
 }
 
@@ -165,17 +158,18 @@ fn past(directory: &Path) -> Result<Past, OpenError> {
 fn begin(directory: &Path) -> Result<(), OpenError> {
     match past(directory)? {
         Past::Store => Ok(()),
-        Past::None => write_whole(directory, MARK, BEGUN.as_bytes()).map_err(io_error(directory)),
+        Past::None => made::begin(directory).map_err(io_error(directory)),
     }
 }
 
 /// Records that there is a store in `directory`.
 pub(super) fn mark_made(directory: &Path) -> Result<(), OpenError> {
-    let path = directory.join(MARK);
-    if read_setting(&path).is_ok_and(|mark| mark == MADE) {
-        return Ok(());
-    }
-    write_whole(directory, MARK, MADE.as_bytes()).map_err(io_error(&path))
+    made::finish(directory).map_err(io_error(&made::path(directory)))
+}
+
+/// Records that there is a store in `directory` that replaces an earlier one.
+pub(super) fn mark_replaced(directory: &Path) -> Result<(), OpenError> {
+    made::replace(directory).map_err(io_error(&made::path(directory)))
 }
 
 /// Returns the path of the database, and makes sure that the file exists with mode 0600. If it is empty, this

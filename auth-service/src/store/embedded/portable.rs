@@ -166,7 +166,12 @@ impl EmbeddedTarget {
         let before = match files::exists(directory).then(|| open(&path)).transpose() {
             Ok(before) => before,
             // The existing file is replaced, even if it cannot be read.
-            Err(OpenError::WrongKey(_) | OpenError::Damaged(..) | OpenError::Newer { .. }) if replace => None,
+            Err(
+                OpenError::WrongKey(_)
+                | OpenError::Damaged(..)
+                | OpenError::Newer { .. }
+                | OpenError::ReserveLost(_),
+            ) if replace => None,
             Err(error) => return Err(TargetError::Open(error)),
         };
         if let Some(before) = &before
@@ -211,6 +216,8 @@ impl Target for EmbeddedTarget {
         // Closing the new store completes it on disk.
         self.made.take();
         let place = self.directory.join(files::DATABASE);
+        // What was kept beside the previous store is not missing in this one.
+        files::mark_replaced(&self.directory).map_err(TargetError::Open)?;
         if place.exists() {
             fs::rename(&place, self.directory.join(REPLACED))?;
         }
@@ -219,7 +226,6 @@ impl Target for EmbeddedTarget {
         fs::rename(self.directory.join(BESIDE), &place)?;
         Reserve::remove(&self.directory.join(BESIDE))?;
         File::open(&self.directory)?.sync_all()?;
-        files::mark_made(&self.directory).map_err(TargetError::Open)?;
         self.before.take();
         Ok(())
     }

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use crate::keys::seal::Sealer;
 
+use super::made;
 use super::overlay::Overlay;
 
 /// The extension of the file's name, which replaces that of the database.
@@ -29,15 +30,21 @@ const HEADER: usize = 16;
 /// The file, the number of the last overlay, and the slot that it is in.
 pub(super) struct Reserve {
     path: PathBuf,
+    database: PathBuf,
     number: u64,
     slot: u64,
 }
 
 impl Reserve {
-    /// Opens the file beside the database. Returns the overlay that is not yet part of the database.
-    pub(super) fn open(database: &Path, sealer: &Sealer, applied: u64) -> (Self, Overlay) {
+    /// Opens the file beside the database. Returns the overlay that is not yet part of the database. Returns
+    /// the path of the file as an error if it has lost a change that it had kept.
+    pub(super) fn open(
+        database: &Path,
+        sealer: &Sealer,
+        applied: u64,
+    ) -> std::result::Result<(Self, Overlay), PathBuf> {
         let path = database.with_extension(EXTENSION);
-        let mut reserve = Self { path, number: applied, slot: 0 };
+        let mut reserve = Self { path, database: database.to_owned(), number: applied, slot: 0 };
         let mut overlay = Overlay::default();
         for slot in 0..SLOTS {
             let Some((number, content)) = reserve.slot(slot).filter(|(number, _)| *number > reserve.number)
@@ -52,10 +59,13 @@ impl Reserve {
                 tracing::warn!(path = %reserve.path.display(), "a part of the file cannot be read");
             }
         }
+        if made::kept(database) > reserve.number {
+            return Err(reserve.path);
+        }
         if let Err(error) = reserve.make() {
             tracing::warn!(%error, "{}", Self::missing());
         }
-        (reserve, overlay)
+        Ok((reserve, overlay))
     }
 
     /// Removes the file of an earlier database at this path.
@@ -131,6 +141,10 @@ impl Reserve {
         file.write_all_at(&content, slot * SLOT)?;
         file.sync_data()?;
         (self.number, self.slot) = (number, slot);
+        // The change is kept, so it is no reason to refuse it that this cannot be recorded.
+        if let Err(error) = made::note_kept(&self.database, number) {
+            tracing::warn!(%error, "store.made cannot be written: a start would not notice that store.reserve was lost");
+        }
         Ok(())
     }
 
