@@ -261,7 +261,7 @@ pub(crate) async fn client(command: ClientCommand) -> anyhow::Result<()> {
 fn write_log() -> anyhow::Result<()> {
     static STARTED: std::sync::Once = std::sync::Once::new();
     let settings = Config::log_from_variables(std::env::vars())?;
-    let filter = LogFilter::parse("off,audit=info,auth_service::cli=warn")?;
+    let filter = LogFilter::parse("off,audit=info,auth_service::cli=warn,auth_service::rotation=error")?;
     let mut outcome = Ok(());
     STARTED.call_once(|| {
         outcome = telemetry::start(&Observability { filter, ..settings });

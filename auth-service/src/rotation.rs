@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::domain::clock::UnixTime;
 use crate::keys::seal::CryptoFailure;
 use crate::keys::set::{KeySet, RotationTerms, Unchanged};
-use crate::store::{Store, StoreError};
+use crate::store::{KeysMark, Store, StoreError};
 
 pub use keys_read::{KeysRead, Reading};
 
@@ -54,16 +54,24 @@ pub async fn up_to_date_telling(
 ) -> Result<KeySet, RotationError> {
     for _ in 0..TRIES {
         let found = store.signing_keys().await?;
+        // The record is read before keys are made, because it is there as soon as another process has made the
+        // first ones.
+        let mark = store.keys_mark().await?;
         let changed = match &found {
             None => Some(KeySet::first(terms, now)?),
             Some(set) => set.settled(terms, now)?,
         };
         match (changed, found) {
-            (None, Some(set)) => return Ok(set),
+            (None, Some(set)) => {
+                note_keys(store, mark, None).await;
+                return Ok(set);
+            }
             (None, None) => {}
             (Some(changed), found) => {
                 let seen = found.map(|set| set.revision());
                 if store.replace_signing_keys(seen, &changed).await? {
+                    let were_missing = seen.is_none() && mark.is_some();
+                    note_keys(store, mark, were_missing.then_some(now)).await;
                     rotated(report(&changed, now));
                     return Ok(changed);
                 }
@@ -71,6 +79,19 @@ pub async fn up_to_date_telling(
         }
     }
     Err(RotationError::Busy)
+}
+
+/// Records in the store that it has keys, and when they were missing.
+async fn note_keys(store: &dyn Store, known: Option<KeysMark>, missed_at: Option<UnixTime>) {
+    if missed_at.is_some() {
+        tracing::error!("new signing keys were made, because the store had lost those that it had");
+    } else if known.is_some() {
+        return;
+    }
+    // The keys are made and count, so this is no reason to refuse anything.
+    if let Err(error) = store.set_keys_mark(KeysMark { missed_at }).await {
+        tracing::warn!(%error, "it could not be recorded that the store has signing keys");
+    }
 }
 
 /// Like [`up_to_date_telling`], for callers that do not have to know whether something was changed.

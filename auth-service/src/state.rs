@@ -240,7 +240,7 @@ impl AppState {
     /// If the store cannot be read.
     pub async fn findings(&self) -> Result<Findings, StoreError> {
         let mut findings = self.upkeep.look(self.store.as_ref(), self.clock.as_ref()).await?;
-        findings.dangers.extend(self.signing_keys.dangers(self.now()));
+        findings.dangers.extend(self.signing_keys.dangers());
         Ok(findings)
     }
 

@@ -30,12 +30,13 @@ use crate::keys::set::KeySet;
 use changes::Changes;
 use records::Portable;
 
-pub use installation::Installation;
+pub use installation::{Installation, KeysMark};
 pub use pending::PendingStore;
 
 /// The message of the readiness endpoint and of the log when the store has lost its data.
-pub const LOST: &str = "the store has lost everything since this service started: accounts, clients, tokens, keys. Stop the \
-                        service and restore a backup (scripts/restore DUMP); to begin anew instead, restart it";
+pub const LOST: &str = "the store has lost its identity since this service started, and with it everything or a part of it: \
+                        accounts, clients, tokens, keys. Stop the service and restore a backup (scripts/restore DUMP). To \
+                        begin anew in an empty Redis instead, restart it; if rows are left, the start says what to do";
 
 /// The store failed. Nothing of the requested change was applied. Callers answer with status 503.
 #[derive(Debug, Clone, thiserror::Error)]

@@ -11,7 +11,7 @@ use crate::domain::clock_watch::{
     self, ClockMark, ClockState, ClockWatch, Difference, TOLERANCE, TimeBounds,
 };
 use crate::domain::opaque_token::TokenHash;
-use crate::store::{LOST, Store, StoreError};
+use crate::store::{KeysMark, LOST, Store, StoreError};
 
 /// How often the time of the last use is recorded in the store.
 const MARK_EVERY: Duration = Duration::from_secs(300);
@@ -45,6 +45,8 @@ struct Known {
     dangers: Vec<String>,
     /// The dangers that were logged last, and when.
     dangers_logged: (Vec<String>, Option<Duration>),
+    /// What the store has recorded about its signing keys.
+    keys_mark: KeysMark,
     was_lost: bool,
     was_steady: bool,
     /// Whether the clock differed from that of the store by more than replicas can differ, at the last check.
@@ -77,6 +79,7 @@ impl Upkeep {
             identity,
             dangers: Vec::new(),
             dangers_logged: (Vec::new(), None),
+            keys_mark: KeysMark::default(),
             was_lost: false,
             was_steady: true,
             is_apart: false,
@@ -108,8 +111,12 @@ impl Upkeep {
             }
         }
         let dangers = store.dangers().await?;
-        self.known().note_dangers(dangers, up);
-        Ok(Findings { clock: standing, is_lost, identity, dangers: self.known().all_dangers() })
+        // A store that has lost its identity has lost this, too.
+        let keys_mark = if is_lost { None } else { store.keys_mark().await? };
+        let mut known = self.known();
+        known.note_dangers(dangers, up);
+        known.note_keys(keys_mark.unwrap_or_default(), now);
+        Ok(Findings { clock: standing, is_lost, identity, dangers: known.all_dangers(now) })
     }
 
     /// The bounds of the right time.
@@ -140,6 +147,8 @@ impl Upkeep {
 /// If the store cannot be read.
 pub async fn dangers_of(store: &dyn Store, clock: &dyn Clock) -> Result<Vec<String>, StoreError> {
     let mut dangers = store.dangers().await?;
+    let mark = store.keys_mark().await?.unwrap_or_default();
+    dangers.extend(mark.danger(clock.now()).map(str::to_owned));
     let asked_at = clock.now();
     if let Some(own_time) = store.own_time().await? {
         dangers.extend(told(clock_watch::difference((asked_at, clock.now()), own_time)));
@@ -225,11 +234,23 @@ impl Known {
         self.difference = told;
     }
 
-    /// The dangers of the store's settings, and that of a clock that differs from the store's. A difference
+    /// The dangers of the store's settings, that of signing keys that were lost, and that of a clock that
+    /// differs from the store's. A difference
     /// so large that this replica is not ready is not among them, because the state of the clock shows it.
-    fn all_dangers(&self) -> Vec<String> {
+    fn all_dangers(&self, now: UnixTime) -> Vec<String> {
         let of_clock = self.difference.iter().filter(|_| !self.is_apart);
-        self.dangers.iter().chain(of_clock).cloned().collect()
+        let of_keys = self.keys_mark.danger(now).map(str::to_owned);
+        self.dangers.iter().chain(of_clock).cloned().chain(of_keys).collect()
+    }
+
+    /// Records what the store says of its signing keys. Whoever has found them missing, every replica says it.
+    fn note_keys(&mut self, mark: KeysMark, now: UnixTime) {
+        if mark != self.keys_mark
+            && let Some(danger) = mark.danger(now)
+        {
+            tracing::error!("{danger}");
+        }
+        self.keys_mark = mark;
     }
 
     /// Adopts a correction of an operator. Returns the times to record.

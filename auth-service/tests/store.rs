@@ -14,6 +14,7 @@ mod store {
     mod grants;
     mod holdings;
     mod keys;
+    mod lost;
     mod model;
     mod newer_release;
     mod pending;

@@ -11,11 +11,12 @@ use auth_service::config::{Config, Storage};
 use auth_service::domain::clock::{Clock, SystemClock};
 use auth_service::keys::seal::{StoreKey, SystemRandomSource};
 use auth_service::operator::{self, Reply, read_key, socket};
+use auth_service::ops::audit;
 use auth_service::store::embedded::{self, EmbeddedStore, EmbeddedTarget};
 use auth_service::store::redis::{RedisStore, RedisTarget};
 use auth_service::store::transfer::{self, Source};
 
-use super::{run, tell_dangers};
+use super::{run, tell_dangers, write_log};
 
 #[derive(Subcommand)]
 pub(crate) enum StoreCommand {
@@ -49,6 +50,10 @@ pub(crate) enum StoreCommand {
         #[arg(long)]
         key_file: Option<PathBuf>,
     },
+    /// Let what is in Redis count again, although Redis has lost the identity of the store, or has older data
+    /// than before. The service refuses everything until then. What was revoked since the time of the data is
+    /// valid again: stop every replica first, and revoke and disable it again before you start them.
+    Adopt,
     /// Encrypt again, with `STORE_KEY`, everything that is encrypted with `STORE_KEY_PREVIOUS`. The old key
     /// is not needed afterwards. Works while the service is running.
     Rekey,
@@ -88,7 +93,22 @@ pub(crate) async fn store(command: StoreCommand) -> anyhow::Result<()> {
             Ok(())
         }
         StoreCommand::Rekey => rekey().await,
+        StoreCommand::Adopt => adopt().await,
     }
+}
+
+async fn adopt() -> anyhow::Result<()> {
+    let storage = storage()?;
+    let (Some(address), Some(key)) = (&storage.redis, &storage.key) else {
+        bail!("this command is for a store in Redis: set REDIS_URL and STORE_KEY");
+    };
+    write_log()?;
+    RedisStore::adopt(address, key).await.with_context(|| format!("store: {address}"))?;
+    audit::Event::StoreAdopted.emit();
+    say(
+        "what is in Redis counts from now on; make again what was revoked, disabled or removed and is not, and start the service",
+    );
+    Ok(())
 }
 
 fn storage() -> anyhow::Result<Storage> {

@@ -240,6 +240,9 @@ pub enum Event<'a> {
         /// Number of records in the file.
         records: u64,
     },
+    /// An operator has said that what is in Redis counts, although it lost the identity of the store or has
+    /// older data than before.
+    StoreAdopted,
     /// An operator has encrypted the content of the store again, with the current key.
     StoreResealed {
         /// Number of rows in the store.
@@ -425,6 +428,10 @@ impl Event<'_> {
             Self::StoreExported { records } => {
                 tracing::warn!(target: "audit", event = "store_exported", records);
                 "store_exported"
+            }
+            Self::StoreAdopted => {
+                tracing::warn!(target: "audit", event = "store_adopted");
+                "store_adopted"
             }
             Self::StoreResealed { rows, changed } => {
                 tracing::info!(target: "audit", event = "store_resealed", rows, changed);

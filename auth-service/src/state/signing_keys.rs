@@ -1,22 +1,17 @@
 //! Keeps the signing keys of this process those in the store.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use crate::config::Config;
 use crate::domain::clock::UnixTime;
 use crate::keys::set::KeySet;
 use crate::principal::{Known, RejectedToken};
 use crate::rotation::{self, KeysRead, Reading, Rotated, RotationError};
-use crate::store::{Store, StoreError};
+use crate::store::{KeysMark, Store, StoreError};
 use crate::upkeep::Findings;
 
 use super::AppState;
 
-/// For how long `/ready` reports that the signing keys were missing in the store.
-const KEYS_MISSED_TOLD: Duration = Duration::from_secs(3600);
-const KEYS_WERE_MISSING: &str = "the signing keys were missing in the store, and new ones replace them: every access token from \
-     before is invalid. Does Redis evict keys (maxmemory-policy), or has somebody deleted them?";
 const KEYS_ARE_OLDER: &str = "the signing keys in the store are older than those that this process has: somebody has put back an old row, in \
      which revoked keys can be. They are not used. Revoke again what was revoked (auth-service keys list, keys revoke), and restart every \
      replica";
@@ -30,15 +25,13 @@ pub(super) struct SigningKeys {
 struct StoredKeys {
     /// The identity of the store from which the keys in use are.
     identity: Option<String>,
-    /// When there were no keys in the store.
-    missed_at: Option<UnixTime>,
     /// Whether the keys in the store are older than those in use.
     are_older: bool,
 }
 
 impl SigningKeys {
     pub(super) fn new(reading: Reading, identity: Option<String>) -> Self {
-        let known = StoredKeys { identity, missed_at: None, are_older: false };
+        let known = StoredKeys { identity, are_older: false };
         Self { read: KeysRead::new(reading), known: Mutex::new(known) }
     }
 
@@ -47,16 +40,13 @@ impl SigningKeys {
     }
 
     /// What `/ready` says of the keys.
-    pub(super) fn dangers(&self, now: UnixTime) -> Vec<String> {
-        let known = self.known();
-        let were_missing = known.missed_at.is_some_and(|at| now.since(at) < KEYS_MISSED_TOLD);
-        let told = [(were_missing, KEYS_WERE_MISSING), (known.are_older, KEYS_ARE_OLDER)];
-        told.into_iter().filter(|(is_so, _)| *is_so).map(|(_, words)| words.to_owned()).collect()
+    pub(super) fn dangers(&self) -> Option<String> {
+        self.known().are_older.then(|| KEYS_ARE_OLDER.to_owned())
     }
 
-    fn note_missing(&self, now: UnixTime) {
-        self.known().missed_at = Some(now);
-        tracing::error!("{KEYS_WERE_MISSING}");
+    /// Whether the keys in use are from the store with this identity.
+    fn are_from(&self, identity: Option<&str>) -> bool {
+        self.known().identity.as_deref() == identity
     }
 
     /// Whether a set with this revision is older than the one in use, in the same store. A store that was
@@ -97,10 +87,14 @@ impl AppState {
         // The keys of this process are not written back: one of them might have been revoked since they were
         // read, and the record of that is lost together with the row. With new keys, all access tokens become
         // invalid, but clients get new ones with their refresh tokens.
-        if store.signing_keys().await?.is_none() {
-            self.signing_keys.note_missing(now);
-        }
+        let were_missing =
+            store.signing_keys().await?.is_none() && self.signing_keys.are_from(findings.identity.as_deref());
         let keys = current_keys(store, &self.config, &findings, now, &self.rotated).await?;
+        if were_missing {
+            // The record of whoever has made the new ones can be missing, because the record of the old ones
+            // was lost with them.
+            note_missing(store, now).await?;
+        }
         let is_older = self.signing_keys.are_older(keys.revision(), in_use, findings.identity.as_deref());
         // A request may have read newer keys meanwhile, which then stay.
         let is_gone = !is_older && self.keys.revision() == in_use && self.keys.install(keys)?;
@@ -139,6 +133,14 @@ impl AppState {
             // refused.
             Err(error) => found.and(Err(error.into())),
         }
+    }
+}
+
+/// Records in the store that its signing keys were missing, unless that is recorded.
+async fn note_missing(store: &dyn Store, now: UnixTime) -> Result<(), StoreError> {
+    match store.keys_mark().await? {
+        Some(mark) if mark.danger(now).is_some() => Ok(()),
+        _ => store.set_keys_mark(KeysMark { missed_at: Some(now) }).await,
     }
 }
 

@@ -1,12 +1,36 @@
 //! Information about the store itself: its identity, the last time at which it was in use, and risks to its
 //! data.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 
 use crate::domain::clock::UnixTime;
 use crate::domain::clock_watch::ClockMark;
 
 use super::StoreError;
+
+/// For how long it is told that the signing keys were missing in the store.
+const MISSED_TOLD: Duration = Duration::from_secs(3600);
+const KEYS_WERE_MISSING: &str = "the signing keys were missing in the store, and new ones replace them: every access token from \
+     before is invalid. Does Redis evict keys (maxmemory-policy), or has somebody deleted them?";
+
+/// What the store records about its signing keys, apart from the keys. There is a record as soon as there
+/// were keys for the first time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeysMark {
+    /// When the keys were last found missing, so that new ones were made.
+    pub missed_at: Option<UnixTime>,
+}
+
+impl KeysMark {
+    /// What operators are told for an hour after the keys were missing.
+    pub fn danger(self, now: UnixTime) -> Option<&'static str> {
+        let is_recent = self.missed_at.is_some_and(|at| now.since(at) < MISSED_TOLD);
+        is_recent.then_some(KEYS_WERE_MISSING)
+    }
+}
 
 /// Gives access to the information about the store itself.
 #[async_trait]
@@ -15,6 +39,11 @@ pub trait Installation: Send + Sync {
     async fn identity(&self) -> Result<Option<String>, StoreError>;
     /// Sets the identity, unless there is one.
     async fn identify(&self, identity: &str) -> Result<(), StoreError>;
+
+    /// The record about the signing keys. Returns `None` if the store never had any.
+    async fn keys_mark(&self) -> Result<Option<KeysMark>, StoreError>;
+    /// Replaces the record about the signing keys.
+    async fn set_keys_mark(&self, mark: KeysMark) -> Result<(), StoreError>;
 
     /// The last time that was recorded. The clock was reliable at that time.
     async fn clock_mark(&self) -> Result<Option<ClockMark>, StoreError>;

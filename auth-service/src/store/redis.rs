@@ -8,6 +8,7 @@
 mod accounts;
 mod address;
 mod age;
+mod begin;
 mod cells;
 mod circuit;
 mod clients;
@@ -49,6 +50,7 @@ use super::{
     Successor,
 };
 use age::Age;
+use begin::NewStore;
 use cells::{Cells, Found, Life, Tries};
 use connection::Connection;
 use keys::Keys;
@@ -64,10 +66,6 @@ const PREFIX: &str = "mcp-gate";
 const KEY_CHECK: &str = "right key, schema 1";
 /// The content of the key-check row during an import.
 const UNFINISHED: &str = "an import is under way";
-/// The error of a command that finds no store.
-const NOT_BEGUN: &str = "there is no store of this service in Redis: the service was never started with it, or Redis has lost \
-                         everything. Restore a backup (scripts/restore DUMP), or begin a new store by starting the \
-                         service. To add the first account before the first start, use `user add --new-store`";
 /// The schema version of this release.
 const SCHEMA: u32 = 1;
 
@@ -120,14 +118,7 @@ impl RedisStore {
     /// # Errors
     /// Those of [`RedisStore::connect`], and one if there is no store in Redis.
     pub async fn connect_to_known(address: &RedisAddress, key: &StoreKey) -> Result<Self, StoreError> {
-        let store = Self::unchecked(address, key, PREFIX).await?;
-        // Data that was imported from a backup or another store has no identity before the service is
-        // started.
-        let check = store.cells.read::<String>(&store.cells.keys.key_check()).await?;
-        if check.is_none() && store.cells.identity().await?.is_none() {
-            return Err(StoreError::Unavailable(NOT_BEGUN.to_owned()));
-        }
-        store.checked().await
+        Self::unchecked(address, key, PREFIX).await?.checked(NewStore::Refuse).await
     }
 
     /// Like [`RedisStore::connect`], but with keys that start with `prefix`, so that several deployments can
@@ -137,11 +128,12 @@ impl RedisStore {
         key: &StoreKey,
         prefix: &str,
     ) -> Result<Self, StoreError> {
-        Self::unchecked(address, key, prefix).await?.checked().await
+        Self::unchecked(address, key, prefix).await?.checked(NewStore::Begin).await
     }
 
-    async fn checked(self) -> Result<Self, StoreError> {
+    async fn checked(self, new: NewStore) -> Result<Self, StoreError> {
         permissions::check(&self.cells).await?;
+        begin::find(&self.cells, new).await?;
         let check = self.cells.keys.key_check();
         let found = self.cells.read::<String>(&check).await?;
         if found.is_none() {
@@ -149,6 +141,8 @@ impl RedisStore {
         }
         // The service can start with a Redis that is full, because the stored data is still useful.
         self.check_schema().await?;
+        // A process that knows more may have left a claim.
+        self.cells.check_age().await?;
         Ok(self)
     }
 

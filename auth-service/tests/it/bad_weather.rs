@@ -465,11 +465,49 @@ async fn a_revoked_signing_key_does_not_come_back_when_the_keys_are_lost() {
     assert_eq!(app.kids().await, other.kids().await);
     // A process that has read the lost key set cannot replace the new one, because their revisions differ.
     assert!(!store.replace_signing_keys(Some(stale.revision()), &stale).await.unwrap());
-    let (_, body) = ready(&other).await;
-    assert!(body["store_dangers"].to_string().contains("the signing keys were missing"), "{body}");
+    for replica in [&app, &other] {
+        let (_, body) = ready(replica).await;
+        assert!(body["store_dangers"].to_string().contains("the signing keys were missing"), "{body}");
+    }
     // Clients get new access tokens with their refresh tokens.
     let answer = app.refresh(&client, &tokens.refresh).await;
     assert_eq!(answer.status(), StatusCode::OK);
+}
+
+/// Whoever makes the new keys, every replica says that the old ones were lost.
+#[actix_web::test]
+async fn signing_keys_that_a_start_or_a_command_replaces_are_told_by_all() {
+    for by_command in [false, true] {
+        let Some(app) = TestApp::start_on_redis().await else { return };
+        let other = app.replica(&[]).await;
+        for replica in [&app, &other] {
+            replica.state.follow_keys().await;
+            assert!(!ready(replica).await.1["store_dangers"].to_string().contains("signing keys"));
+        }
+        app.tell_store("DEL mcp-gate:{keys}:signing");
+        let (store, terms, now) = (app.state.store.as_ref(), app.state.config.signing, app.state.now());
+        let started = if by_command {
+            // This does what `auth-service keys list` does in its own process.
+            rotation::known(store, &terms, now).await.unwrap();
+            None
+        } else {
+            Some(app.replica(&[]).await)
+        };
+        for replica in [&app, &other].into_iter().chain(&started) {
+            replica.state.follow_keys().await;
+            let (_, body) = ready(replica).await;
+            let told = body["store_dangers"].to_string();
+            assert!(told.contains("the signing keys were missing"), "{by_command}: {told}");
+        }
+        // Nor is it forgotten by a replica that is restarted, before an hour is over.
+        let restarted = app.replica(&[]).await;
+        assert!(
+            ready(&restarted).await.1["store_dangers"].to_string().contains("the signing keys were missing")
+        );
+        app.wait(Duration::from_secs(3601));
+        let (_, body) = ready(&app).await;
+        assert!(!body["store_dangers"].to_string().contains("the signing keys were missing"), "{body}");
+    }
 }
 
 /// Redis is started with its files from an earlier time, as after a restore of a snapshot. A Redis replica

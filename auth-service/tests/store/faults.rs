@@ -419,7 +419,9 @@ async fn a066_a_redis_that_lost_one_change_is_noticed_by_the_next_change_and_sta
 async fn a066_an_older_redis_whose_number_others_have_caught_up_with_is_not_taken_for_the_latest() {
     for made_by_others in [3, 5] {
         let Some(mut server) = RedisServer::start(&["--appendonly", "no"]) else { return };
-        let store = connect(&server.url()).await.unwrap();
+        // Through this, `store` can be kept from seeing what others do.
+        let between = Switch::start(server.port);
+        let store = connect(&format!("redis://127.0.0.1:{}", between.port)).await.unwrap();
         let (_, _, kept) = granted(&store, "kept", "refresh").await;
         let (_, _, revoked) = granted(&store, "revoked", "refresh").await;
         store.revoke_grant(&id_of_nobody()).await.unwrap();
@@ -441,10 +443,11 @@ async fn a066_an_older_redis_whose_number_others_have_caught_up_with_is_not_take
         let latest = std::fs::read(&dump).unwrap();
 
         server.kill();
+        between.lead_to(1);
         std::fs::write(&dump, older).unwrap();
         assert!(server.run());
-        // A process that starts now knows no higher number. Its changes raise the number to the one that
-        // `store` has seen, or above it.
+        // A process that starts now knows no higher number, and `store` cannot tell it. Its changes raise the
+        // number to the one that `store` has seen, or above it.
         let others = connect(&server.url()).await.unwrap();
         assert!(opens(&others, &revoked).await.unwrap(), "the data are not older than the revocation");
         for _ in 0..made_by_others {
@@ -452,7 +455,11 @@ async fn a066_an_older_redis_whose_number_others_have_caught_up_with_is_not_take
         }
         let number = Resp::connect(server.port).ask(&[b"GET", b"mcp-gate:{meta}:taken-away"]);
         assert_eq!(number, Reply::Bytes(Some((1 + made_by_others).to_string().into_bytes())));
+        between.lead_to(server.port);
         refuses_writes(&store, "came back older than it was").await;
+        // The other process learns from it.
+        refuses_writes(&others, "came back older than it was").await;
+        drop(others);
         // A new connection leads to the same older data, which are refused too.
         Resp::connect(server.port).ask(&[b"CLIENT", b"KILL", b"TYPE", b"normal"]);
         refuses_writes(&store, "came back older than it was").await;
@@ -519,6 +526,6 @@ async fn a100_logins_at_once_at_the_ceiling_each_remove_what_they_displace() {
     assert!((150..=3 * 150).contains(&removals), "{removals}");
 }
 
-fn id_of_nobody() -> auth_service::domain::grant::GrantId {
+pub(crate) fn id_of_nobody() -> auth_service::domain::grant::GrantId {
     auth_service::domain::grant::GrantId::new([9; 32])
 }

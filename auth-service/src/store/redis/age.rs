@@ -11,8 +11,14 @@
 //! this process has seen is not in the history, the data belong to another history, whatever their number is.
 //! There is no token to compare if the number comes from an earlier release, or if the change is so old that
 //! it has left the history.
+//!
+//! A process that did not run, or was cut off, while all this happened knows too little to notice it, and so
+//! does one that starts. Therefore a process that notices it leaves what it knows in Redis, as a [`Claim`].
+//! Every process that finds the claim refuses everything, as long as the data do not contain that change.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use aws_lc_rs::digest::{SHA256, digest};
 
 use crate::store::LOST;
 
@@ -73,6 +79,26 @@ pub(super) struct Mark {
     pub(super) token: u64,
 }
 
+/// What a process has left in Redis because the data were older than it knew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Claim {
+    /// The highest number that it has seen.
+    pub(super) seen: u64,
+    /// The latest change whose token it has seen.
+    pub(super) mark: Option<Mark>,
+    /// The store that this is about, as [`Claim::store`] names it.
+    pub(super) store: u64,
+}
+
+impl Claim {
+    /// A short name for a store with this identity. The identity itself is encrypted in Redis, and a claim is
+    /// not.
+    pub(super) fn store(identity: &str) -> u64 {
+        let hash = digest(&SHA256, identity.as_bytes());
+        hash.as_ref().first_chunk().copied().map(u64::from_be_bytes).unwrap_or_default()
+    }
+}
+
 /// What Redis says about its age.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct AgeReport {
@@ -84,15 +110,29 @@ pub(super) struct AgeReport {
     pub(super) earliest: Option<u64>,
     /// The number of the change with the token that was asked for, if the history contains it.
     pub(super) number_of_asked: Option<u64>,
+    /// What a process that knew more has left.
+    pub(super) claim: Option<Claim>,
+    /// The number of the change with the token of the claim, if the history contains it.
+    pub(super) number_of_claimed: Option<u64>,
 }
 
 impl AgeReport {
     /// Whether `mark` is missing in the history although it should be there, so that the data belong to
     /// another history.
     fn is_other_history(&self, mark: Option<Mark>) -> bool {
+        self.lacks(mark, self.number_of_asked)
+    }
+
+    /// Whether `mark` is missing, if the history has its token with this number.
+    fn lacks(&self, mark: Option<Mark>, number_of_token: Option<u64>) -> bool {
         let Some(mark) = mark else { return false };
         let may_have_left = self.earliest.is_some_and(|earliest| earliest > mark.number);
-        self.number_of_asked != Some(mark.number) && !may_have_left
+        number_of_token != Some(mark.number) && !may_have_left
+    }
+
+    /// The claim of another process, if it knows more than these data contain.
+    fn unmet_claim(&self) -> Option<Claim> {
+        self.claim.filter(|claim| self.number < claim.seen || self.lacks(claim.mark, self.number_of_claimed))
     }
 }
 
@@ -152,6 +192,11 @@ impl Age {
         }
     }
 
+    /// Whether this process has found a store.
+    pub(super) fn has_identity(&self) -> bool {
+        self.known().identity.is_some()
+    }
+
     /// Whether the store had lost its identity when it was last read.
     pub(super) fn is_lost(&self) -> bool {
         self.known().is_lost
@@ -159,7 +204,23 @@ impl Age {
 
     /// Whether this would be the answer of an older Redis, unless another store was begun in it.
     pub(super) fn is_older(asked: KnownBefore, told: AgeReport) -> bool {
-        told.number < asked.seen || told.is_other_history(asked.mark)
+        told.number < asked.seen || told.is_other_history(asked.mark) || told.unmet_claim().is_some()
+    }
+
+    /// What this process has to leave in Redis for others, if it knows more than the data contain, and more
+    /// than an earlier claim says.
+    pub(super) fn claim(&self, asked: KnownBefore, told: AgeReport) -> Option<Claim> {
+        let known = self.known();
+        if known.stores != asked.store || told.number >= asked.seen && !told.is_other_history(asked.mark) {
+            return None;
+        }
+        let claim =
+            Claim { seen: asked.seen, mark: asked.mark, store: Claim::store(known.identity.as_deref()?) };
+        let number = |claim: &Claim| claim.mark.map(|mark| mark.number);
+        let is_said = |said: Claim| {
+            said.store == claim.store && said.seen >= claim.seen && number(&said) >= number(&claim)
+        };
+        (!told.claim.is_some_and(is_said)).then_some(claim)
     }
 
     /// Whether the store is still the one that was asked.
@@ -214,7 +275,10 @@ impl Age {
         }
         let earlier = known.older.filter(|older| asked.connection <= older.connection);
         let is_other_history = told.is_other_history(asked.mark);
-        if before >= asked.seen && !is_other_history && earlier.is_none() {
+        // A claim about the store that was here before this one says nothing about this one.
+        let store = known.identity.as_deref().map(Claim::store);
+        let claim = told.unmet_claim().filter(|claim| store.is_none_or(|store| claim.store == store));
+        if before >= asked.seen && !is_other_history && claim.is_none() && earlier.is_none() {
             known.seen = known.seen.max(now);
             if known.mark.map(|mark| mark.number) < latest.map(|latest| latest.number) {
                 known.mark = latest;
@@ -227,14 +291,16 @@ impl Age {
         }
         // If other replicas have made changes since, the number of lost changes is unknown, but at least one
         // is lost.
-        let lost = asked.seen.saturating_sub(before).max(earlier.map_or(1, |older| older.lost));
+        let seen = asked.seen.max(claim.map_or(0, |claim| claim.seen));
+        let lost = seen.saturating_sub(before).max(earlier.map_or(1, |older| older.lost));
         let connection = asked.connection.max(earlier.map_or(0, |older| older.connection));
         let was_older = known.older.replace(Older { connection, lost }).is_some();
         drop(known);
         let reason = format!(
             "Redis came back older than it was: at least {lost} {} undone that revoked, disabled or removed something, or \
-             changed a password or the signing keys. Restore its latest data, or make these changes again \
-             (auth-service user disable, client disable, keys revoke: docs/state.md), and restart every replica",
+             changed a password or the signing keys. Restore its latest data. If they are lost, stop every replica, run \
+             `auth-service store adopt`, make these changes again (auth-service user disable, client disable, keys revoke: \
+             docs/state.md), and start",
             if lost == 1 { "change is" } else { "changes are" }
         );
         if !was_older {
@@ -258,6 +324,7 @@ mod tests {
             latest: changes.last().map(mark),
             earliest: changes.first().map(|change| change.0),
             number_of_asked: asked.mark.and_then(found).map(|change| change.0),
+            ..AgeReport::default()
         }
     }
 
@@ -313,6 +380,47 @@ mod tests {
         // An earlier release counts without tokens.
         assert!(compare(5001, &[(4990, 1), (5000, 2)]).is_ok());
         assert!(compare(5001, &[(4990, 1), (5000, 3)]).is_err());
+    }
+
+    #[test]
+    fn a066_what_another_process_knows_counts_for_one_that_knows_less() {
+        let (knows, frozen) = (Age::default(), Age::default());
+        for age in [&knows, &frozen] {
+            age.note_identity(Some("store"));
+        }
+        let compare = |age: &Age, number, changes: &[(u64, u64)]| {
+            let asked = age.known_now();
+            age.compare(asked, told(number, changes, asked))
+        };
+        assert!(compare(&frozen, 1, &[(1, 11)]).is_ok());
+        assert!(compare(&knows, 3, &[(1, 11), (2, 12), (3, 13)]).is_ok());
+        let older = [(1, 11)];
+        assert!(compare(&frozen, 1, &older).is_ok(), "it cannot know");
+        assert!(frozen.claim(frozen.known_now(), told(1, &older, frozen.known_now())).is_none());
+        let asked = knows.known_now();
+        let claim = knows.claim(asked, told(1, &older, asked)).unwrap();
+        let claimed = |age: &Age, number, changes: &[(u64, u64)]| {
+            let found = changes.iter().find(|change| Some(change.1) == claim.mark.map(|mark| mark.token));
+            AgeReport {
+                claim: Some(claim),
+                number_of_claimed: found.map(|change| change.0),
+                ..told(number, changes, age.known_now())
+            }
+        };
+        assert!(knows.claim(asked, claimed(&knows, 1, &older)).is_none(), "it is said already");
+        let report = claimed(&frozen, 1, &older);
+        let error = frozen.compare(frozen.known_now(), report).unwrap_err().to_string();
+        assert!(error.contains("at least 2 changes are undone"), "{error}");
+        // The number catches up, with other changes.
+        let others = [(1, 11), (2, 22), (3, 23)];
+        frozen.doubt();
+        assert!(frozen.compare(frozen.known_now(), claimed(&frozen, 3, &others)).is_err());
+        // A new connection leads to the latest data, or the store is declared another one.
+        frozen.doubt();
+        let latest = claimed(&frozen, 3, &[(1, 11), (2, 12), (3, 13)]);
+        assert!(frozen.compare(frozen.known_now(), latest).is_ok());
+        frozen.note_identity(Some("adopted"));
+        assert!(frozen.compare(frozen.known_now(), claimed(&frozen, 1, &older)).is_ok());
     }
 
     #[test]

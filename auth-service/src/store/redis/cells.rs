@@ -16,7 +16,7 @@ use crate::keys::seal::Sealer;
 use crate::store::changes::Changes;
 use crate::store::{StoreError, row};
 
-use super::age::Age;
+use super::age::{Age, AgeReport, KnownBefore};
 use super::connection::{Connection, Script};
 use super::history;
 use super::keys::Keys;
@@ -174,7 +174,24 @@ impl Cells {
                 return Ok(());
             }
         }
-        self.dropping_what_is_cached(self.age.compare(asked, told))
+        let compared = self.age.compare(asked, told);
+        self.told_others(asked, told, compared).await
+    }
+
+    /// If the data are older than this process knows, leaves that in Redis for processes that know less.
+    async fn told_others(
+        &self,
+        asked: KnownBefore,
+        told: AgeReport,
+        compared: Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        if compared.is_err()
+            && let Some(claim) = self.age.claim(asked, told)
+        {
+            // If it cannot be written, it is tried again with the next comparison.
+            let _ = Box::pin(history::leave(self, claim)).await;
+        }
+        self.dropping_what_is_cached(compared)
     }
 
     /// Invalidates all cached values if Redis is older than it was, because they would be used without a
@@ -215,7 +232,8 @@ impl Cells {
         let asked = self.age.known_now();
         match history::count(self, asked.mark).await {
             Ok((before, token)) => {
-                self.dropping_what_is_cached(self.age.compare_counted(asked, before, token))
+                let compared = self.age.compare_counted(asked, before, token);
+                self.told_others(asked, before, compared).await
             }
             Err(error) if permissions::is_missing(&error) => {
                 self.age.owe();
@@ -246,7 +264,10 @@ impl Cells {
         self.read_of_any_age(key).await
     }
 
-    async fn read_of_any_age<T: DeserializeOwned>(&self, key: &str) -> Result<Option<Found<T>>, StoreError> {
+    pub(super) async fn read_of_any_age<T: DeserializeOwned>(
+        &self,
+        key: &str,
+    ) -> Result<Option<Found<T>>, StoreError> {
         let row: Option<Bytes> = self.connection.run("GET", vec![key.into()]).await?;
         row.map(|row| Ok(Found { value: row::open(&self.sealer, key.as_bytes(), &row)?, row })).transpose()
     }

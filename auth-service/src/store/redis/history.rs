@@ -7,7 +7,7 @@ use fred::types::Value;
 
 use crate::store::StoreError;
 
-use super::age::{AgeReport, Mark};
+use super::age::{AgeReport, Claim, Mark};
 use super::cells::Cells;
 use super::connection::Script;
 
@@ -16,23 +16,26 @@ use super::connection::Script;
 const REMEMBERED: u64 = 1024;
 
 /// Collects the number (empty if absent), the latest token with its number, the earliest number in the
-/// history, and the number of a token. The keys are those of the number and of the history, which is a set of
-/// tokens, sorted by their numbers. The argument is the token, which may be empty.
+/// history, the number of a token, the claim, and the number of the token in the claim. The keys are those of
+/// the number, of the history, which is a set of tokens, sorted by their numbers, and of the claim. The
+/// argument is the token, which may be empty.
 const TELL: &str = "local history = KEYS[2]
+     local claim = redis.call('GET', KEYS[3]) or ''
+     local claimed = string.match(claim, '^%d+ %d+ (%x+) %x+$') or ''
      local latest = redis.call('ZRANGE', history, -1, -1, 'WITHSCORES')
      local earliest = redis.call('ZRANGE', history, 0, 0, 'WITHSCORES')
      local told = {redis.call('GET', KEYS[1]) or '', latest[1] or '', latest[2] or '', earliest[2] or '',
-       redis.call('ZSCORE', history, ARGV[1]) or ''}";
+       redis.call('ZSCORE', history, ARGV[1]) or '', claim, redis.call('ZSCORE', history, claimed) or ''}";
 
 static ASK: LazyLock<Script> = LazyLock::new(|| Script::made(&format!("{TELL} return told")));
 
 /// Returns what [`ASK`] returns, and then increments the number, even if Redis is full, as
-/// `SWAP_ALTHOUGH_FULL` in `cells.rs` does. The third key is one that never exists. The further arguments are
+/// `SWAP_ALTHOUGH_FULL` in `cells.rs` does. The fourth key is one that never exists. The further arguments are
 /// the new token, and the number of changes that the history keeps.
 static COUNT: LazyLock<Script> = LazyLock::new(|| {
     Script::made(&format!(
         "{TELL}
-         redis.call('DEL', KEYS[3])
+         redis.call('DEL', KEYS[4])
          local number = redis.call('INCR', KEYS[1])
          redis.call('ZADD', history, number, ARGV[2])
          redis.call('ZREMRANGEBYSCORE', history, '-inf', number - tonumber(ARGV[3]))
@@ -40,10 +43,14 @@ static COUNT: LazyLock<Script> = LazyLock::new(|| {
     ))
 });
 
+/// Writes a claim, even if Redis is full. The second key is one that never exists.
+static LEAVE: LazyLock<Script> =
+    LazyLock::new(|| Script::new("redis.call('DEL', KEYS[2]) redis.call('SET', KEYS[1], ARGV[1]) return 1"));
+
 /// What Redis says about its age. Returns `None` if it has counted no change.
 pub(super) async fn report(cells: &Cells, asked: Option<Mark>) -> Result<Option<AgeReport>, StoreError> {
-    let (number, history) = (cells.keys.taken_away(), cells.keys.history());
-    let told = cells.connection.script(&ASK, &[&number, &history], vec![token_of(asked)]).await?;
+    let (number, history, claim) = (cells.keys.taken_away(), cells.keys.history(), cells.keys.claim());
+    let told = cells.connection.script(&ASK, &[&number, &history, &claim], vec![token_of(asked)]).await?;
     read(told)
 }
 
@@ -53,10 +60,34 @@ pub(super) async fn count(cells: &Cells, asked: Option<Mark>) -> Result<(AgeRepo
     aws_lc_rs::rand::fill(&mut random).map_err(|error| StoreError::Unavailable(error.to_string()))?;
     let token = u64::from_be_bytes(random);
     let number = cells.keys.taken_away();
-    let keys = [number.as_str(), &cells.keys.history(), &format!("{number}:none")];
+    let keys = [number.as_str(), &cells.keys.history(), &cells.keys.claim(), &format!("{number}:none")];
     let arguments = vec![token_of(asked), text(token).into(), REMEMBERED.to_string().into()];
     let told = cells.connection.script(&COUNT, &keys, arguments).await?;
     Ok((read(told)?.unwrap_or_default(), token))
+}
+
+/// Leaves what this process knows, for those that know less.
+pub(super) async fn leave(cells: &Cells, claim: Claim) -> Result<(), StoreError> {
+    let key = cells.keys.claim();
+    let Claim { seen, mark, store } = claim;
+    let Mark { number, token } = mark.unwrap_or(Mark { number: 0, token: 0 });
+    let row = format!("{seen} {number} {token:016x} {store:016x}");
+    let keys = [key.as_str(), &format!("{key}:none")];
+    cells.connection.script::<u64>(&LEAVE, &keys, vec![row.into()]).await.map(|_| ())
+}
+
+/// Whether a process has left a claim.
+pub(super) async fn has_claim(cells: &Cells) -> Result<bool, StoreError> {
+    let row: Option<String> = cells.connection.run("GET", vec![cells.keys.claim().into()]).await?;
+    Ok(row.is_some())
+}
+
+/// Reads what [`leave`] wrote.
+fn claim_in(row: &str) -> Option<Claim> {
+    let [seen, number, token, store] = <[&str; 4]>::try_from(row.split(' ').collect::<Vec<_>>()).ok()?;
+    let mark = Mark { number: number.parse().ok()?, token: u64::from_str_radix(token, 16).ok()? };
+    let store = u64::from_str_radix(store, 16).ok()?;
+    Some(Claim { seen: seen.parse().ok()?, mark: (mark.number > 0).then_some(mark), store })
 }
 
 fn token_of(mark: Option<Mark>) -> Value {
@@ -68,8 +99,8 @@ fn text(token: u64) -> String {
 }
 
 fn read(told: Vec<String>) -> Result<Option<AgeReport>, StoreError> {
-    let [number, token, of_latest, earliest, of_asked] =
-        <[String; 5]>::try_from(told).map_err(|_| StoreError::Unreadable)?;
+    let [number, token, of_latest, earliest, of_asked, claim, of_claimed] =
+        <[String; 7]>::try_from(told).map_err(|_| StoreError::Unreadable)?;
     let read = |text: &str| match text {
         "" => Ok(None),
         text => text.parse::<u64>().map(Some).map_err(|_| StoreError::Unreadable),
@@ -80,6 +111,12 @@ fn read(told: Vec<String>) -> Result<Option<AgeReport>, StoreError> {
             Ok(Mark { number, token })
         })
         .transpose()?;
-    let (earliest, number_of_asked) = (read(&earliest)?, read(&of_asked)?);
-    Ok(read(&number)?.map(|number| AgeReport { number, latest, earliest, number_of_asked }))
+    let (earliest, number_of_asked, number_of_claimed) =
+        (read(&earliest)?, read(&of_asked)?, read(&of_claimed)?);
+    let (number, claim) = (read(&number)?, claim_in(&claim));
+    if number.is_none() && claim.is_none() {
+        return Ok(None);
+    }
+    let number = number.unwrap_or_default();
+    Ok(Some(AgeReport { number, latest, earliest, number_of_asked, claim, number_of_claimed }))
 }

@@ -6,8 +6,8 @@ use async_trait::async_trait;
 
 use crate::domain::clock::UnixTime;
 use crate::domain::clock_watch::ClockMark;
-use crate::store::StoreError;
-use crate::store::installation::Installation;
+use crate::store::installation::{Installation, KeysMark};
+use crate::store::{LOST, StoreError};
 
 use super::RedisStore;
 use super::cells::Found;
@@ -26,9 +26,21 @@ impl Installation for RedisStore {
     }
 
     async fn identify(&self, identity: &str) -> Result<(), StoreError> {
+        // The store got its identity when this process connected. If it is missing now, it was lost, perhaps
+        // with other rows.
+        if self.cells.age.has_identity() {
+            return Err(StoreError::NeedsOperator(LOST.to_owned()));
+        }
         let absent: Option<&Found<String>> = None;
-        // If there is already an identity, it stays.
         self.cells.swap(&self.cells.keys.identity(), absent, &identity, None).await.map(|_| ())
+    }
+
+    async fn keys_mark(&self) -> Result<Option<KeysMark>, StoreError> {
+        Ok(self.cells.read(&self.cells.keys.keys_mark()).await?.map(|found| found.value))
+    }
+
+    async fn set_keys_mark(&self, mark: KeysMark) -> Result<(), StoreError> {
+        self.cells.write_for(&self.cells.keys.keys_mark(), &mark, None).await
     }
 
     async fn clock_mark(&self) -> Result<Option<ClockMark>, StoreError> {

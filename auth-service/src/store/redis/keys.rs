@@ -63,13 +63,13 @@ impl Keys {
         let cached = ["g", "c", "s"].map(|kind| format!("{}:{{{kind}:", self.prefix));
         cached
             .into_iter()
-            .chain([self.signing_keys(), self.identity(), self.taken_away(), self.history()])
+            .chain([self.signing_keys(), self.identity(), self.taken_away(), self.history(), self.claim()])
             .collect()
     }
 
     /// Whether a key tells whether the store has its latest data.
     pub(super) fn tells_age(&self, key: &str) -> bool {
-        [self.identity(), self.taken_away(), self.history()].iter().any(|known| known == key)
+        [self.identity(), self.taken_away(), self.history(), self.claim()].iter().any(|known| known == key)
     }
 
     /// Whether a key has one of the prefixes in [`Keys::tracked`].
@@ -123,9 +123,9 @@ impl Keys {
             | ("w", "clients")
             | ("f", "client")
             | ("k" | "d", "grant")
-            | ("meta", "key-check" | "writable" | "trial" | "identity" | "clock") => Named::Pointer,
+            | ("meta", "key-check" | "writable" | "trial" | "identity" | "clock" | "keys") => Named::Pointer,
             ("h", _)
-            | ("meta", "taken-away" | "history")
+            | ("meta", "taken-away" | "history" | "claim")
             | ("clients", "all" | "unused" | "ends")
             | ("accounts", "all")
             | ("pool", "requests" | "requests-public" | "requests-proven" | "devices") => Named::Index,
@@ -322,6 +322,16 @@ impl Keys {
     /// The key of the history of these changes.
     pub(super) fn history(&self) -> String {
         self.key("meta", "history")
+    }
+
+    /// The key of what a process that knows later changes has left.
+    pub(super) fn claim(&self) -> String {
+        self.key("meta", "claim")
+    }
+
+    /// The key of the record about the signing keys.
+    pub(super) fn keys_mark(&self) -> String {
+        self.key("meta", "keys")
     }
 
     /// The key of the row that shows whether `STORE_KEY` is correct.

@@ -26,7 +26,7 @@ use super::address::RedisAddress;
 use super::cells::{Cells, Found, Life, Tries};
 use super::holdings::{self, New};
 use super::keys::Named;
-use super::{KEY_CHECK, RedisStore, UNFINISHED, clients, sole_clients};
+use super::{KEY_CHECK, RedisStore, UNFINISHED, begin, clients, sole_clients};
 
 /// Number of rows that are read or written at the same time.
 const AT_ONCE: usize = 64;
@@ -245,10 +245,12 @@ impl RedisTarget {
         let mut pages = cells.connection.scan(cells.keys.all());
         let mut all = Vec::new();
         while let Some(page) = pages.try_next().await? {
-            // The row that a service writes as a test does not count as content.
+            // The row that a service writes as a test does not count as content, nor does the identity of a
+            // store in which nothing was stored.
             let others = page.into_iter().filter(|key| *key != check && *key != cells.keys.writable());
             all.extend(others);
-            if !all.is_empty() && !begun && !replace {
+            let has_content = all.iter().any(|key| *key != cells.keys.identity());
+            if has_content && !begun && !replace {
                 return Err(TargetError::NotEmpty(address.to_string()));
             }
         }
@@ -284,6 +286,7 @@ impl Target for RedisTarget {
             let reason = "Redis was emptied or filled by another while it was being filled".to_owned();
             return Err(StoreError::Unavailable(reason).into());
         }
+        cells.write_for(&cells.keys.identity(), &begin::new_identity()?, None).await?;
         cells.swap(&check, found.as_ref(), &KEY_CHECK, None).await?;
         Ok(())
     }

@@ -1,0 +1,161 @@
+//! Begins the store in an empty Redis, and refuses to do so over what is left of another.
+//!
+//! The row with the identity is the first one that is written and the one that tells whether there is a
+//! store. A Redis that evicts rows, or a hand that deletes one, can take it away and leave others. A new store
+//! over these would be one in which some accounts, clients and tokens of the old one still count, and nobody
+//! would know.
+
+use std::sync::LazyLock;
+
+use fred::types::Value;
+use futures_util::stream::TryStreamExt;
+
+use crate::domain::opaque_token::TokenHash;
+use crate::keys::seal::StoreKey;
+use crate::store::StoreError;
+
+use super::address::RedisAddress;
+use super::cells::{Cells, Found};
+use super::connection::Script;
+use super::{PREFIX, RedisStore, UNFINISHED, history, permissions, unfit};
+
+/// The error of a command that finds no store.
+const NOT_BEGUN: &str = "there is no store of this service in Redis: the service was never started with it, or Redis has lost \
+                         everything. Restore a backup (scripts/restore DUMP), or begin a new store by starting the \
+                         service. To add the first account before the first start, use `user add --new-store`";
+/// The error of a start and of a command if the row with the identity is missing, but others are there.
+const LEFT_OVER: &str = "Redis has lost the row with the identity of this store, but not all others, so it is not known what \
+                         else is lost. Does it evict rows (maxmemory-policy), or has somebody deleted some? Stop every \
+                         replica, and restore a backup (scripts/restore --replace DUMP). If you know that nothing else is \
+                         missing, or have no backup, run `auth-service store adopt`: what is left counts again. To begin \
+                         anew instead, delete every key whose name begins with `mcp-gate:{`";
+/// The error of an adoption for which there is no reason.
+const NOTHING_TO_ADOPT: &str = "there is nothing to adopt: the store in Redis has its identity, and no replica has said that \
+                                its data are older than they were";
+
+/// Whether a Redis without a store gets one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum NewStore {
+    Begin,
+    Refuse,
+}
+
+/// Whether there is a row, of whatever type.
+static IS_THERE: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "local row = redis.pcall('GET', KEYS[1])
+         if row then return 1 end
+         return 0",
+    )
+});
+
+/// Makes sure that there is a store. In an empty Redis, one is begun if the caller wants it.
+///
+/// # Errors
+/// If there is none, if an import is not finished, or if Redis has lost the identity of its store but not all
+/// of its rows.
+pub(super) async fn find(cells: &Cells, new: NewStore) -> Result<(), StoreError> {
+    refuse_unfinished(cells).await?;
+    if has_identity(cells).await? {
+        return Ok(());
+    }
+    if has_others(cells).await? {
+        // Another process may have begun the store meanwhile. The identity is the first row that it writes.
+        let is_begun = has_identity(cells).await?;
+        return if is_begun { Ok(()) } else { Err(StoreError::NeedsOperator(LEFT_OVER.to_owned())) };
+    }
+    match new {
+        NewStore::Refuse => Err(StoreError::Unavailable(NOT_BEGUN.to_owned())),
+        NewStore::Begin => {
+            let absent: Option<&Found<String>> = None;
+            // If another process was faster, its identity stays.
+            cells.swap(&cells.keys.identity(), absent, &new_identity()?, None).await?;
+            cells.identity().await.map(|_| ())
+        }
+    }
+}
+
+/// A random identity.
+pub(super) fn new_identity() -> Result<String, StoreError> {
+    let mut random = [0_u8; 32];
+    aws_lc_rs::rand::fill(&mut random).map_err(|error| StoreError::Unavailable(error.to_string()))?;
+    Ok(TokenHash::of(&random).text())
+}
+
+async fn refuse_unfinished(cells: &Cells) -> Result<(), StoreError> {
+    let check = cells.read_of_any_age::<String>(&cells.keys.key_check()).await?;
+    match check {
+        Some(check) if check.value == UNFINISHED => Err(unfit(UNFINISHED)),
+        _ => Ok(()),
+    }
+}
+
+async fn has_identity(cells: &Cells) -> Result<bool, StoreError> {
+    Ok(cells.identity().await?.is_some())
+}
+
+/// Whether there are rows of a store, except those that a process writes to test something.
+async fn has_others(cells: &Cells) -> Result<bool, StoreError> {
+    let keys = &cells.keys;
+    let index = keys.client_index();
+    // A user of Redis who may not search for keys finds these, at least one of which every store has that
+    // was ever in use.
+    let known = [
+        keys.key_check(),
+        keys.clock(),
+        keys.keys_mark(),
+        keys.taken_away(),
+        keys.history(),
+        keys.signing_keys(),
+        keys.account_index(),
+        index.all,
+    ];
+    for key in known {
+        let is_there: u64 = cells.connection.script(&IS_THERE, &[&key], Vec::new()).await?;
+        if is_there > 0 {
+            return Ok(true);
+        }
+    }
+    // The search itself does not say why it was refused.
+    match cells.connection.run::<Value>("SCAN", vec!["0".into(), "COUNT".into(), "1".into()]).await {
+        Err(error) if permissions::is_missing(&error) => return Ok(false),
+        tried => tried?,
+    };
+    let tests = [keys.writable(), keys.trial()];
+    let mut pages = cells.connection.scan(keys.all());
+    while let Some(page) = pages.try_next().await? {
+        if page.iter().any(|key| !tests.contains(key)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+impl RedisStore {
+    /// Makes what is in Redis the store that counts, although it has lost its identity or is older than it
+    /// was. Running replicas take it for another store, and follow it.
+    ///
+    /// # Errors
+    /// If Redis has no store, or one that nothing is wrong with.
+    pub async fn adopt(address: &RedisAddress, key: &StoreKey) -> Result<(), StoreError> {
+        let store = Self::unchecked(address, key, PREFIX).await?;
+        let cells = &store.cells;
+        permissions::check(cells).await?;
+        refuse_unfinished(cells).await?;
+        let identity = cells.keys.identity();
+        let found = cells.read_of_any_age::<String>(&identity).await?;
+        if found.is_none() && !has_others(cells).await? {
+            return Err(StoreError::Unavailable(NOT_BEGUN.to_owned()));
+        }
+        if found.is_some() && !history::has_claim(cells).await? {
+            return Err(StoreError::Unavailable(NOTHING_TO_ADOPT.to_owned()));
+        }
+        if !cells.swap(&identity, found.as_ref(), &new_identity()?, None).await? {
+            let reason = "another process has begun or adopted the store at the same moment; look again";
+            return Err(StoreError::Unavailable(reason.to_owned()));
+        }
+        // The claim is about the store with the former identity, so it does not count any more.
+        cells.remove(&cells.keys.claim()).await?;
+        Ok(())
+    }
+}
