@@ -34,7 +34,9 @@ pub use envelope::{
     BadItem, Body, BodyParts, Kind, Malformed, Message, Parts, Span, folds_to, parse_body, parse_line,
 };
 pub use error::{Code, error_message, error_with_data, error_words};
-pub use ids::{own_number, same_id};
+#[cfg(test)]
+pub use ids::DECODED;
+pub use ids::{IdKey, own_number, same_id};
 pub use keys::has_nul_key;
 pub use outcome::{Relayed, is_about_a_request, is_sound, relay};
 pub use outline::{Outline, OutlineReader, Unreadable, outline};

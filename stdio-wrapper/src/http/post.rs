@@ -263,6 +263,8 @@ async fn batch(
     let consumer = stream.connect();
     for item in &items {
         send_item(endpoint, caller, &session, &stream, item).await;
+        // A batch can have a hundred messages, and others must not wait for all of them.
+        tokio::task::yield_now().await;
     }
     if answers == 0 {
         return Ok(Reply::Done(HttpResponse::Accepted().finish()));

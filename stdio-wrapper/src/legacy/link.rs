@@ -16,7 +16,7 @@ use super::unsettled::Unsettled;
 use crate::budget::{Budget, Memory, Reservation, TOO_MANY_MESSAGES};
 use crate::child::{Child, Framing, Launcher, LineLog, Numbers, Outbox, Width};
 use crate::metrics::Metrics;
-use crate::protocol::{Code, Message, Patch, Span, Text, error_message, same_id};
+use crate::protocol::{Code, IdKey, Message, Patch, Span, Text, error_message, same_id};
 use crate::stream::Stream;
 
 /// Progress extends the time of a request, but at most to this multiple of its timeout.
@@ -85,6 +85,7 @@ pub(super) struct Pending {
     pub(super) stream: Arc<Stream>,
     /// The caller's id, as JSON text.
     pub(super) id: Box<[u8]>,
+    key: IdKey,
     /// The caller's progress token, as JSON text.
     pub(super) token: Option<Box<[u8]>>,
     pub(super) is_initialize: bool,
@@ -112,9 +113,9 @@ impl State {
 }
 
 impl Pending {
-    /// Whether this is the caller's id.
-    fn has_id(&self, id: &str) -> bool {
-        std::str::from_utf8(&self.id).is_ok_and(|own| same_id(own, id))
+    /// Whether this is the caller's id, which has this key.
+    fn has_id(&self, id: &str, key: IdKey) -> bool {
+        self.key == key && std::str::from_utf8(&self.id).is_ok_and(|own| same_id(own, id))
     }
 
     /// Whether the client and not the child is the reason why the request takes so long.
@@ -213,6 +214,7 @@ impl Link {
             session: Arc::clone(session),
             stream: Arc::clone(stream),
             id: message.at(&outgoing.id).as_bytes().into(),
+            key: IdKey::of(message.at(&outgoing.id)),
             token: outgoing.token.as_ref().map(|token| message.at(token).as_bytes().into()),
             is_initialize: outgoing.is_initialize,
             started: now,
@@ -389,11 +391,11 @@ impl Link {
     /// The only waiting request of a session with this id of the caller's. If two requests have the same id,
     /// neither is returned, because cancelling the wrong one would harm its caller.
     pub(super) fn find(&self, session: &Session, id: &str) -> Option<u64> {
+        let key = IdKey::of(id);
         let state = self.state();
-        let mut found = state
-            .pending
-            .iter()
-            .filter(|(_, pending)| pending.has_id(id) && std::ptr::eq(&raw const *pending.session, session));
+        let mut found = state.pending.iter().filter(|(_, pending)| {
+            std::ptr::eq(&raw const *pending.session, session) && pending.has_id(id, key)
+        });
         let (_, pending) = found.next()?;
         (found.next().is_none() && !pending.is_initialize).then_some(pending.number)
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::budget::{Kept, Reservation};
-use crate::protocol::same_id;
+use crate::protocol::{IdKey, same_id};
 use crate::stream::Stream;
 
 /// Maximum number of requests of a child that wait for the client at the same time.
@@ -22,12 +22,35 @@ const HOLDS_A_CALL: [&str; 3] = ["elicitation/create", "sampling/createMessage",
 pub(super) struct Question {
     /// The id that the child gave it, as JSON text.
     pub(super) id: Kept,
+    keys: Keys,
     /// The id that the client knows, as JSON text.
     shown: Kept,
+    shown_keys: Keys,
     /// The stream on which it was sent.
     pub(super) stream: Arc<Stream>,
     asked: Instant,
     holds_a_call: bool,
+}
+
+/// The keys of an id. There can be so many questions that their ids are not compared one by one.
+#[derive(Debug, Clone, Copy)]
+struct Keys {
+    value: IdKey,
+    /// Of the text without quotation marks.
+    bare: IdKey,
+}
+
+impl Keys {
+    fn of(id: &str) -> Self {
+        Self { value: IdKey::of(id), bare: IdKey::of(bare(id)) }
+    }
+}
+
+impl Question {
+    /// Whether the child would take a message with this id for the answer.
+    fn has(&self, id: &str, keys: Keys) -> bool {
+        self.keys.value == keys.value && same_id(&self.id, id)
+    }
 }
 
 /// The questions of one session, oldest first.
@@ -56,7 +79,8 @@ impl Questions {
         now: Instant,
         reservation: &Reservation,
     ) -> Option<String> {
-        self.waiting.retain(|question| !same_id(&question.id, id));
+        let keys = Keys::of(id);
+        self.waiting.retain(|question| !question.has(id, keys));
         if self.waiting.len() >= MAX_QUESTIONS {
             return None;
         }
@@ -71,6 +95,8 @@ impl Questions {
         let name = shown.to_string();
         self.waiting.push(Question {
             id,
+            keys,
+            shown_keys: Keys::of(&shown),
             shown,
             stream: Arc::clone(stream),
             asked: now,
@@ -82,9 +108,13 @@ impl Questions {
     /// Removes and returns the question with this id of the client's. Some clients return a number as a
     /// string, or a string as a number. This is accepted if only one question can be meant.
     pub(super) fn take(&mut self, id: &str, now: Instant) -> Option<Question> {
-        let exact = self.waiting.iter().position(|question| same_id(&question.shown, id));
-        let found = exact.or_else(|| {
-            let is_alike = |question: &Question| bare(&question.shown) == bare(id);
+        let keys = Keys::of(id);
+        let is_exact =
+            |question: &Question| question.shown_keys.value == keys.value && same_id(&question.shown, id);
+        let found = self.waiting.iter().position(is_exact).or_else(|| {
+            let is_alike = |question: &Question| {
+                question.shown_keys.bare == keys.bare && bare(&question.shown) == bare(id)
+            };
             let mut alike = self.waiting.iter().enumerate().filter(|(_, question)| is_alike(question));
             alike.next().filter(|_| alike.next().is_none()).map(|(index, _)| index)
         })?;
@@ -93,7 +123,10 @@ impl Questions {
 
     /// Whether the child would take a message with this id for the answer to a waiting question.
     pub(super) fn has(&self, id: &str) -> bool {
-        self.waiting.iter().any(|question| same_id(&question.id, id) || bare(&question.id) == bare(id))
+        let keys = Keys::of(id);
+        self.waiting.iter().any(|question| {
+            question.has(id, keys) || question.keys.bare == keys.bare && bare(&question.id) == bare(id)
+        })
     }
 
     /// Removes and returns the question, if there is only one.
@@ -104,7 +137,8 @@ impl Questions {
     /// Removes and returns the question with this id of the child's, together with its id for the client, as
     /// JSON text.
     pub(super) fn take_own(&mut self, id: &str, now: Instant) -> Option<(Question, String)> {
-        let found = self.waiting.iter().position(|question| same_id(&question.id, id))?;
+        let keys = Keys::of(id);
+        let found = self.waiting.iter().position(|question| question.has(id, keys))?;
         let question = self.remove(found, now);
         let shown = question.shown.to_string();
         Some((question, shown))
@@ -144,6 +178,7 @@ fn bare(id: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::DECODED;
 
     #[test]
     fn an_answer_finds_its_question_in_another_spelling_of_the_id_and_never_a_doubtful_one() {
@@ -186,6 +221,25 @@ mod tests {
         assert_eq!(put(3, &bob), counts[0], "others have their share");
         all.clear();
         assert!(ana.keep("x".repeat(1 << 19)).is_some(), "it is given back");
+    }
+
+    #[test]
+    fn a100_an_id_is_decoded_once_and_not_for_each_question_that_waits() {
+        let mut questions = Questions::default();
+        let (stream, now) = (Stream::endless(0, 100, Reservation::unlimited()), Instant::now());
+        let id = |number: usize| format!(r#""{}{number}""#, r"\u0061".repeat(10));
+        let before = DECODED.get();
+        for number in 0..2 * MAX_QUESTIONS {
+            let is_put =
+                questions.put(&id(number), "ping", &stream, now, &Reservation::unlimited()).is_some();
+            assert_eq!(is_put, number < MAX_QUESTIONS);
+        }
+        for number in MAX_QUESTIONS..2 * MAX_QUESTIONS {
+            assert!(!questions.has(&id(number)) && questions.take(&id(number), now).is_none());
+        }
+        assert!(questions.has(&id(7)) && questions.take_own(&id(7), now).is_some());
+        let (decoded, ids) = (DECODED.get() - before, 4 * MAX_QUESTIONS);
+        assert!(decoded < 4 * ids, "{decoded} times for {ids} ids");
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! Ids as JSON text: finds the wrapper's number that an id stands for, and compares ids.
 
 use std::borrow::Cow;
+use std::hash::{BuildHasher as _, RandomState};
+use std::sync::OnceLock;
 
 use super::peek::string;
 
@@ -30,7 +32,29 @@ pub fn same_id(one: &str, other: &str) -> bool {
     one == other || (one.contains('\\') || other.contains('\\')) && value(one) == value(other)
 }
 
+/// The key of an id in [`same_id`]: ids with the same value have the same one, and others hardly ever. With it, an id is
+/// compared with many others without decoding each of them (attack 100). It is different in each process, so that nobody
+/// can make ids with the same key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IdKey(u64);
+
+impl IdKey {
+    /// The key of an id, as JSON text.
+    pub fn of(id: &str) -> Self {
+        static KEYS: OnceLock<RandomState> = OnceLock::new();
+        Self(KEYS.get_or_init(RandomState::new).hash_one(value(id)))
+    }
+}
+
+#[cfg(test)]
+thread_local! {
+    /// The number of ids that this thread has decoded.
+    pub static DECODED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
 fn value(id: &str) -> Cow<'_, str> {
+    #[cfg(test)]
+    DECODED.set(DECODED.get() + 1);
     match string(id) {
         Some(text) => Cow::Owned(format!("\"{text}")),
         None => Cow::Borrowed(id),
@@ -67,6 +91,8 @@ mod tests {
     #[test]
     fn equal_ids_are_equal_in_any_spelling_and_a_number_is_no_string() {
         assert!(same_id(r#""\u00e9\/""#, "\"é/\""));
+        assert_eq!(IdKey::of(r#""\u00e9\/""#), IdKey::of("\"é/\""));
+        assert_ne!(IdKey::of("1"), IdKey::of("\"1\""));
         assert!(!same_id("1", "\"1\""));
         assert!(!same_id(r#""\u0031""#, "1"));
     }
