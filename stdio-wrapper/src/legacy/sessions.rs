@@ -1,6 +1,7 @@
-//! Opens sessions within the limits, finds them, ends them, and removes unused ones.
+//! The sessions: finds them, ends them, and removes unused ones.
 
 mod making_room;
+mod opening;
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -8,33 +9,22 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use tokio::time::Instant;
 
-use super::link::{Audience, Link};
-use super::routing;
-use super::session::{Backend, Session, SessionLimits};
+use super::session::Session;
 use super::shared::SharedChildren;
-use super::translated_server::TranslatedServer;
-use crate::budget::{Budget, Memory, user};
-use crate::child::{
-    EXIT_PATIENCE, FEW, Framing, Keeper, Launcher, Pass, Placeholders, Random, RateLimit, StartError, Turn,
-};
+use crate::budget::{Budget, Memory};
+use crate::child::{Framing, Keeper, Launcher, Pass, Placeholders, Random, RateLimit};
 use crate::metrics::Metrics;
 use crate::offload::Offload;
 use crate::places::{Place, Places};
+
+pub use opening::OpenError;
 
 /// Number of session tables. A lookup locks one of them for reading.
 const SHARDS: usize = 64;
 /// Time between two rounds of removing sessions.
 const ROUND: Duration = Duration::from_millis(250);
-/// Maximum number of sessions that are ended to open one: one because of the limit of its owner, and one
-/// because of the limit for all.
-const MAX_GIVEN_UP: usize = 2;
-/// Divisor for the maximum share of all sessions for one user, if there is no setting: half. Some clients
-/// need several sessions, one for each window, and do not end them.
-const SHARE: usize = 2;
 
 /// Maximum number of log lines per second about refused sessions, and about sessions that are ended while
 /// they are in use.
@@ -69,58 +59,8 @@ pub struct Settings {
     pub offload: Arc<Offload>,
 }
 
-/// Why no session was opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The limit of the wrapper is reached.
-    #[error(
-        "This server has no free session: it has the maximum of {0}. Try again later. Its operator can raise MAX_SESSIONS."
-    )]
-    Full(usize),
-    /// The limit of the principal is reached.
-    #[error(
-        "You have too many open sessions: one caller can have {0}. End one of them, or try again later. The operator can raise MAX_SESSIONS_PER_PRINCIPAL."
-    )]
-    OwnerFull(usize),
-    /// The next free place is reserved for another user.
-    #[error(
-        "This server has no free session: the next one is for a user who has none. Try again later. Its operator can raise MAX_SESSIONS."
-    )]
-    Claimed,
-    /// No child could be started.
-    #[error(transparent)]
-    Start(#[from] StartError),
-    /// The wrapper is stopping.
-    #[error("This server is shutting down. Try again in a moment.")]
-    Stopping,
-    /// There are no random bytes for an id.
-    #[error("This server cannot generate random numbers, so it cannot open sessions.")]
-    Random,
-}
-
-impl OpenError {
-    /// Whether there are too many sessions, so that ending one might help.
-    pub fn is_ceiling(&self) -> bool {
-        matches!(
-            self,
-            Self::Full(_) | Self::OwnerFull(_) | Self::Claimed | Self::Start(StartError::NoRoom(_))
-        )
-    }
-}
-
 /// Some of the sessions, by id.
 type Shard = RwLock<HashMap<String, (Arc<Session>, Arc<Place>)>>;
-
-/// The origin of the child of a new session.
-enum Source {
-    /// It is started for the session, or is a spare.
-    Own(Arc<Turn>),
-    /// All sessions share it.
-    Shared(Arc<SharedChildren>),
-}
-
-/// Connects a session to the server that answers its requests.
-type Backing<'a> = dyn Fn(&Arc<Session>, &Arc<Place>) -> Result<Backend, StartError> + 'a;
 
 /// All sessions.
 pub struct Sessions {
@@ -180,165 +120,6 @@ impl Sessions {
         let keeper: Weak<dyn Keeper> = Arc::<Self>::downgrade(&sessions);
         sessions.launcher.add_keeper(keeper);
         sessions
-    }
-
-    /// Opens a session with a child. The caller then sends `initialize` on it. If there is no room, ends the
-    /// session or the stateless child that has been unused for the longest time.
-    pub async fn open(
-        &self,
-        owner: &str,
-        caller: &Placeholders,
-        is_sse: bool,
-    ) -> Result<Arc<Session>, OpenError> {
-        let source = match self.source(owner).await {
-            Ok(source) => source,
-            Err(error) => return self.noted(Err(error)),
-        };
-        let start_timeout = match &source {
-            Source::Own(turn) => turn.start_timeout(),
-            Source::Shared(_) => self.settings.start_timeout,
-        };
-        let behind: &Backing<'_> = &|session, place| self.behind(session, place, caller, &source);
-        let attempt = || self.try_open(owner, is_sse, start_timeout, behind);
-        let mut opened = attempt();
-        let until = Instant::now() + EXIT_PATIENCE;
-        // A user who has just ended a session gets its place as soon as its child has ended.
-        while opened.as_ref().is_err_and(OpenError::is_ceiling) && self.one_has_ended(owner, until).await {
-            opened = attempt();
-        }
-        if matches!(&opened, Err(OpenError::Start(StartError::NoRoom(_)))) && self.launcher.look_again() {
-            opened = attempt();
-        }
-        let _claim = opened.as_ref().is_err_and(OpenError::is_ceiling).then(|| self.claim(owner)).flatten();
-        for _ in 0..MAX_GIVEN_UP {
-            let Err(error) = &opened else { break };
-            if !self.make_room_for_a_child(error, owner).await {
-                break;
-            }
-            opened = attempt();
-        }
-        self.noted(opened)
-    }
-
-    /// Waits until a child can be started for a session of this owner, if the session needs a child of its
-    /// own.
-    async fn source(&self, owner: &str) -> Result<Source, OpenError> {
-        if self.is_stopping() {
-            return Err(OpenError::Stopping);
-        }
-        Ok(match &self.shared {
-            Some(shared) => {
-                shared.check_pause()?;
-                Source::Shared(Arc::clone(shared))
-            }
-            None => Source::Own(self.launcher.turn(user(owner)).await?),
-        })
-    }
-
-    /// Opens a session that the translation serves, which answers `initialize` itself.
-    pub fn open_foreign(
-        &self,
-        owner: &str,
-        caller: &Placeholders,
-        peer: &Arc<dyn TranslatedServer>,
-    ) -> Result<Arc<Session>, OpenError> {
-        let behind: &Backing<'_> = &|session, _| {
-            session.fill(self.launcher.used(caller));
-            Ok(Backend::Translated(Arc::clone(peer)))
-        };
-        let attempt = || self.try_open(owner, false, self.settings.start_timeout, behind);
-        let mut opened = attempt();
-        for _ in 0..MAX_GIVEN_UP {
-            if opened.as_ref().err().and_then(|error| self.make_place(error, owner)).is_none() {
-                break;
-            }
-            opened = attempt();
-        }
-        self.noted(opened)
-    }
-
-    fn noted(&self, opened: Result<Arc<Session>, OpenError>) -> Result<Arc<Session>, OpenError> {
-        match &opened {
-            Ok(_) => self.metrics.sessions_opened_total.add(),
-            Err(error) => {
-                self.metrics.sessions_refused_total.add();
-                if Self::may_log(&self.refusals) {
-                    tracing::warn!(%error, "no session was opened");
-                }
-            }
-        }
-        opened
-    }
-
-    fn try_open(
-        &self,
-        owner: &str,
-        is_sse: bool,
-        start_timeout: Duration,
-        behind: &Backing<'_>,
-    ) -> Result<Arc<Session>, OpenError> {
-        if self.is_stopping() {
-            return Err(OpenError::Stopping);
-        }
-        let id = self.new_id()?;
-        let place = Arc::new(self.reserve(owner)?);
-        let limits = SessionLimits {
-            max_in_flight: self.settings.max_in_flight,
-            event_log: self.settings.event_log,
-            request_timeout: self.settings.request_timeout,
-            start_timeout,
-            input_timeout: self.settings.input_timeout,
-        };
-        let session = Arc::new(Session::new(
-            id.clone(),
-            owner.to_owned(),
-            is_sse,
-            limits,
-            self.answers(),
-            Arc::clone(&self.metrics),
-        ));
-        match behind(&session, &place) {
-            Ok(behind) => session.attach(behind),
-            Err(error) => {
-                self.metrics.sessions.sub();
-                return Err(error.into());
-            }
-        }
-        if let Some(shard) = self.shard(&id) {
-            let entry = (Arc::clone(&session), place);
-            shard.write().unwrap_or_else(PoisonError::into_inner).insert(id, entry);
-        }
-        Ok(session)
-    }
-
-    fn behind(
-        &self,
-        session: &Arc<Session>,
-        place: &Arc<Place>,
-        caller: &Placeholders,
-        source: &Source,
-    ) -> Result<Backend, StartError> {
-        session.fill(self.launcher.used(caller));
-        let (child, outbox, output) = match source {
-            Source::Own(turn) => self.launcher.take(caller, turn)?,
-            Source::Shared(shared) => return Ok(Backend::Shared(Arc::clone(shared))),
-        };
-        child.hold(Arc::clone(place));
-        let audience = Audience::Session(Arc::downgrade(session));
-        let link = Link::new(
-            child,
-            outbox,
-            Arc::clone(&self.framing),
-            audience,
-            Arc::clone(&self.launcher),
-            Arc::clone(&self.metrics),
-            self.settings.memory.clone(),
-        );
-        let link = Arc::new(link);
-        let decoder = self.framing.decoder(self.settings.max_line);
-        let large = (self.settings.max_line, Arc::clone(&self.settings.offload));
-        tokio::spawn(routing::read(Arc::clone(&link), output, decoder, large));
-        Ok(Backend::Own(link))
     }
 
     /// Memory for answers that wait until their clients read them.
@@ -484,29 +265,6 @@ impl Sessions {
         of.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now()) != Pass::No
     }
 
-    /// Counts another session.
-    fn reserve(&self, owner: &str) -> Result<Place, OpenError> {
-        self.places.take_if(owner, |own| {
-            let (max, all) = (self.settings.max_sessions, self.count());
-            if all >= max {
-                return Err(OpenError::Full(max));
-            }
-            let max = self.settings.max_per_owner.unwrap_or_else(|| {
-                let more = self.launcher.capacity().more();
-                let fit = more.map_or(max, |more| max.min(all.saturating_add(more)));
-                (fit / SHARE).max(FEW)
-            });
-            if own >= max {
-                return Err(OpenError::OwnerFull(max));
-            }
-            if own > 0 && self.claims.load(Ordering::Acquire) > 0 {
-                return Err(OpenError::Claimed);
-            }
-            self.metrics.sessions.add();
-            Ok(())
-        })
-    }
-
     fn remove(&self, session: &Session) {
         let Some(shard) = self.shard(&session.id) else {
             return;
@@ -515,13 +273,6 @@ impl Sessions {
         if removed.is_some() {
             self.metrics.sessions.sub();
         }
-    }
-
-    /// Makes an id of 256 random bits, in characters that a header can contain (2025-11-25, "Session
-    /// Management").
-    fn new_id(&self) -> Result<String, OpenError> {
-        let mut bytes = [0; 32];
-        if (self.random)(&mut bytes) { Ok(URL_SAFE_NO_PAD.encode(bytes)) } else { Err(OpenError::Random) }
     }
 
     fn shard(&self, id: &str) -> Option<&Shard> {
