@@ -104,7 +104,8 @@ pub async fn run(config: Config, world: World) -> anyhow::Result<()> {
         Arc::clone(&metrics),
     );
     let authenticator = Arc::new(authenticator(&config, Arc::clone(&world.clock))?);
-    let translation = config.translate.then(|| translation(&config, &sessions, world.random));
+    let translation =
+        config.translate.then(|| translation(&config, &sessions, world.random, Arc::clone(&offload)));
     let legacy_to_modern =
         config.translate.then(|| LegacyToModern::new(Arc::clone(&sessions), Arc::clone(&modern)));
     let backends = Backends {
@@ -340,13 +341,19 @@ fn modern_settings(
     }
 }
 
-fn translation(config: &Config, sessions: &Arc<Sessions>, random: Random) -> Arc<ModernToLegacy> {
+fn translation(
+    config: &Config,
+    sessions: &Arc<Sessions>,
+    random: Random,
+    offload: Arc<Offload>,
+) -> Arc<ModernToLegacy> {
     let settings = translate::Settings {
         max_seats: config.limits.translate_sessions,
         input_timeout: config.limits.input_timeout,
         request_timeout: config.limits.request_timeout,
         max_asked: config.limits.max_line,
         idle: config.limits.session_idle,
+        offload,
     };
     ModernToLegacy::new(settings, Arc::clone(sessions), random)
 }

@@ -20,7 +20,7 @@ pub use link::Ticket;
 pub use param_headers::ParamHeaders;
 pub use pending::completion;
 pub use servers::{CallError, Native, Servers, Settings};
-pub(crate) use tools::read_tools;
+pub(crate) use tools::read_tools_with;
 
 /// The name of the revision in messages.
 pub const VERSION: &str = "2026-07-28";

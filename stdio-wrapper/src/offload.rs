@@ -87,6 +87,18 @@ impl Offload {
     }
 }
 
+impl Offload {
+    /// Does `work` on a text of this length: at once, or like [`Offload::run`] if the text is large.
+    pub async fn run_if_large<T: Send + 'static>(
+        &self,
+        owner: &str,
+        length: usize,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
+        if length < LARGE { Some(work()) } else { self.run(owner, work).await }
+    }
+}
+
 impl Drop for Offload {
     fn drop(&mut self) {
         self.queue.state().is_closed = true;

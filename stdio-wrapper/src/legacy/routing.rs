@@ -99,11 +99,8 @@ impl Routes {
     async fn has_memory(&self, line: &Bytes, reservation: &mut Option<Reservation>) -> bool {
         let Some(reservation) = reservation else { return true };
         let text = line.clone();
-        let length = if line.len() < LARGE {
-            Some(mended_length(&text))
-        } else {
-            self.offload.run(&self.owner(), move || mended_length(&text)).await
-        };
+        let measure = move || mended_length(&text);
+        let length = self.offload.run_if_large(&self.owner(), line.len(), measure).await;
         let patience = if owner(&self.link).is_some() { PAYMENT_PATIENCE } else { Duration::ZERO };
         match length {
             Some(0) => true,

@@ -87,11 +87,9 @@ impl Routes {
     async fn has_memory(&self, line: &Bytes, reservation: &mut Option<Reservation>) -> bool {
         let Some(reservation) = reservation else { return true };
         let text = line.clone();
-        let length = if line.len() < LARGE {
-            Some(mended_length(&text))
-        } else {
-            self.offload.run(&of_child(self.link.child.number), move || mended_length(&text)).await
-        };
+        let measure = move || mended_length(&text);
+        let owner = of_child(self.link.child.number);
+        let length = self.offload.run_if_large(&owner, line.len(), measure).await;
         length.is_some_and(|length| length == 0 || reservation.grow(length))
     }
 

@@ -181,7 +181,7 @@ impl Servers {
             return Ok(None);
         }
         if verdict.was_legacy() {
-            self.ask_again(caller);
+            self.ask_again(caller, verdict);
             return Ok(None);
         }
         let slot = self.slot(caller)?;
@@ -191,21 +191,21 @@ impl Servers {
         // The start must not be aborted when the caller that has caused it disconnects: other callers wait for it,
         // too, and its child must be ended if it does not answer.
         let (servers, caller) = (Arc::clone(self), caller.clone());
-        let started = tokio::spawn(async move { servers.start_once(&caller, &slot).await }).await;
+        let started = tokio::spawn(async move { servers.start_once(&caller, &slot, &verdict).await }).await;
         started.unwrap_or_else(|error| {
             Err(CallError::Child(format!("The MCP server could not be started: {error}")))
         })
     }
 
     /// Probes a server of the earlier revisions again, unless this is already in progress.
-    fn ask_again(self: &Arc<Self>, caller: &Placeholders) {
+    fn ask_again(self: &Arc<Self>, caller: &Placeholders, verdict: Arc<Verdict>) {
         let (Ok(asking), Ok(slot)) = (Arc::clone(&self.asking_again).try_lock_owned(), self.slot(caller))
         else {
             return;
         };
         let (servers, caller) = (Arc::clone(self), caller.clone());
         tokio::spawn(async move {
-            if let Err(error) = servers.start_once(&caller, &slot).await {
+            if let Err(error) = servers.start_once(&caller, &slot, &verdict).await {
                 tracing::info!(%error, "the MCP server cannot be asked once more which revisions it speaks");
             }
             drop(asking);
@@ -217,16 +217,16 @@ impl Servers {
         self: &Arc<Self>,
         caller: &Placeholders,
         slot: &Slot,
+        verdict: &Arc<Verdict>,
     ) -> Result<Option<Native>, CallError> {
         let _one_at_a_time = slot.starting.lock().await;
         if let Some(link) = slot.current() {
             return Ok(Some(Native(link)));
         }
-        let verdict = self.verdict(caller);
         let link = match verdict.known(Instant::now()) {
             Some(Shows::Legacy) => return Ok(None),
             Some(Shows::Modern) => self.start_in_room(caller, false).await?,
-            None => match self.probe(caller, &verdict).await {
+            None => match self.probe(caller, verdict).await {
                 // A server that did not answer the probe before is still used in the older way.
                 Err(CallError::Start(StartError::NoRoom(_))) if verdict.was_legacy() => return Ok(None),
                 Err(error) => return Err(error),
@@ -359,13 +359,14 @@ impl Servers {
             return Ok(());
         }
         let (asked, within) = (Instant::now(), self.settings.request_timeout);
-        let link = &native.0;
+        let (link, offload) = (&native.0, &self.settings.offload);
         let capabilities = request.meta.capabilities;
-        let headers = link.param_headers(tool, capabilities, None, within).await.map_err(CallError::Child)?;
+        let headers =
+            link.param_headers(tool, capabilities, None, within, offload).await.map_err(CallError::Child)?;
         if headers.check(request.arguments, fields).is_ok() {
             return Ok(());
         }
-        let headers = link.param_headers(tool, capabilities, Some(asked), within).await;
+        let headers = link.param_headers(tool, capabilities, Some(asked), within, offload).await;
         let headers = headers.map_err(CallError::Child)?;
         Ok(headers.check(request.arguments, fields)?)
     }

@@ -13,6 +13,8 @@ use tokio::time::Instant;
 use super::link::Link;
 use super::param_headers::ParamHeaders;
 use crate::attempts::Attempts;
+use crate::budget::of_child;
+use crate::offload::Offload;
 use crate::protocol::Code;
 
 /// Maximum number of pages of one list.
@@ -101,14 +103,24 @@ impl Page<'_> {
     }
 }
 
+const UNREADABLE: &str = "The MCP server's list of tools cannot be read.";
+
 /// Adds the headers that the tools of a `tools/list` result ask for. Returns the params for the next page, if there is one.
-pub(crate) fn read_tools(
-    result: &str,
-    tools: &mut HashMap<String, ParamHeaders>,
-) -> Result<Option<String>, String> {
-    let page: Page<'_> = serde_json::from_str(result)
-        .map_err(|_| "The MCP server's list of tools cannot be read.".to_owned())?;
+fn read_tools(result: &str, tools: &mut HashMap<String, ParamHeaders>) -> Result<Option<String>, String> {
+    let page: Page<'_> = serde_json::from_str(result).map_err(|_| UNREADABLE.to_owned())?;
     page.read_into(tools)
+}
+
+/// Like [`read_tools`], but a large list is read on another thread.
+pub(crate) async fn read_tools_with(
+    offload: &Offload,
+    owner: &str,
+    result: String,
+    mut tools: HashMap<String, ParamHeaders>,
+) -> Result<(HashMap<String, ParamHeaders>, Option<String>), String> {
+    let length = result.len();
+    let read = move || read_tools(&result, &mut tools).map(|next| (tools, next));
+    offload.run_if_large(owner, length, read).await.ok_or_else(|| UNREADABLE.to_owned())?
 }
 
 #[derive(Deserialize)]
@@ -134,6 +146,18 @@ struct Refused {
     message: String,
 }
 
+/// Like [`read_tools`], for a whole answer.
+fn read_answer(answer: &[u8], tools: &mut HashMap<String, ParamHeaders>) -> Result<Option<String>, String> {
+    let answer: Answer<'_> = serde_json::from_slice(answer).map_err(|_| UNREADABLE.to_owned())?;
+    match (answer.result, answer.error) {
+        (Some(page), _) => page.read_into(tools),
+        // The child does not support tools.
+        (None, Some(error)) if error.code == i64::from(Code::MethodNotFound.number()) => Ok(None),
+        (None, Some(error)) => Err(format!("The MCP server refused tools/list: {}", error.message)),
+        (None, None) => Ok(None),
+    }
+}
+
 impl Link {
     /// The headers that one tool requires, according to a list that was read after `newer_than`, if that is
     /// given. Each page of the list must come within `within`, and within [`PAGE_TIMEOUT`].
@@ -143,6 +167,7 @@ impl Link {
         capabilities: &str,
         newer_than: Option<Instant>,
         within: Duration,
+        offload: &Offload,
     ) -> Result<ParamHeaders, String> {
         let of = |list: &List| list.tools.get(tool).cloned().unwrap_or_default();
         if let Some(list) = self.tools.cached(capabilities, newer_than) {
@@ -157,7 +182,7 @@ impl Link {
         }
         let generation = self.tools.generation.load(Ordering::Acquire);
         let read = Instant::now();
-        let tools = match self.read_tools(capabilities, within).await {
+        let tools = match self.read_tools(capabilities, within, offload).await {
             Ok(tools) => Arc::new(tools),
             Err(why) => {
                 turn.failed(why.clone());
@@ -178,23 +203,18 @@ impl Link {
         self: &Arc<Self>,
         capabilities: &str,
         within: Duration,
+        offload: &Offload,
     ) -> Result<HashMap<String, ParamHeaders>, String> {
         let mut tools = HashMap::new();
         let mut params = "{}".to_owned();
         for _ in 0..MAX_PAGES {
             let answer = self.ask("tools/list", &params, capabilities, within.min(PAGE_TIMEOUT)).await?;
-            let answer: Answer<'_> = serde_json::from_slice(&answer)
-                .map_err(|_| "The MCP server's list of tools cannot be read.".to_owned())?;
-            let page = match (answer.result, answer.error) {
-                (Some(page), _) => page,
-                // The child does not support tools.
-                (None, Some(error)) if error.code == i64::from(Code::MethodNotFound.number()) => break,
-                (None, Some(error)) => {
-                    return Err(format!("The MCP server refused tools/list: {}", error.message));
-                }
-                (None, None) => break,
-            };
-            match page.read_into(&mut tools)? {
+            let (length, owner) = (answer.len(), of_child(self.child.number));
+            let read = move || read_answer(&answer, &mut tools).map(|next| (tools, next));
+            let read = offload.run_if_large(&owner, length, read).await;
+            let (more, next) = read.ok_or_else(|| UNREADABLE.to_owned())??;
+            tools = more;
+            match next {
                 Some(next) => params = next,
                 None => return Ok(tools),
             }

@@ -24,6 +24,7 @@ use crate::budget::TOO_MANY_ANSWERS;
 use crate::child::{Placeholders, Random};
 use crate::legacy::{OpenError, Sessions};
 use crate::modern::{Fault, Fields, Request};
+use crate::offload::Offload;
 use crate::policy::{Gate, Permit};
 use crate::protocol::{Code, Members, members, string};
 use crate::stream::Stream;
@@ -50,6 +51,8 @@ pub struct Settings {
     pub max_asked: usize,
     /// Time after which unused sessions end.
     pub idle: Duration,
+    /// The threads for large lists.
+    pub offload: Arc<Offload>,
 }
 
 /// Why a request was not accepted.

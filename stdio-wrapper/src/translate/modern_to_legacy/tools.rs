@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::super::call;
 use super::super::group::{Group, PooledSession};
 use super::{ModernToLegacy, Refused};
-use crate::modern::{Fields, ParamHeaders, Request, read_tools};
+use crate::modern::{Fields, ParamHeaders, Request, read_tools_with};
 use crate::policy::{Own, Permit};
 
 /// Time for which a list of tools is used if the child announces no changes.
@@ -61,7 +61,10 @@ impl ModernToLegacy {
         for _ in 0..MAX_PAGES {
             let page =
                 call::ask(group, pooled, self.number(), &Permit::ours(Own::ListTools), &params).await?;
-            match read_tools(&page, &mut tools)? {
+            let next;
+            (tools, next) =
+                read_tools_with(&self.settings.offload, &pooled.session.owner, page, tools).await?;
+            match next {
                 Some(next) => params = next,
                 None => break,
             }
