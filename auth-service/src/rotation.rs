@@ -53,25 +53,25 @@ pub async fn up_to_date_telling(
     rotated: impl FnOnce(Rotated),
 ) -> Result<KeySet, RotationError> {
     for _ in 0..TRIES {
-        let found = store.signing_keys().await?;
-        // The record is read before keys are made, because it is there as soon as another process has made the
-        // first ones.
+        // The record is read before the keys. So keys that are older than it says are an old row, and not those
+        // that another process was just replacing.
         let mark = store.keys_mark().await?;
+        let found = store.signing_keys().await?;
+        let are_lost = are_lost(mark, found.as_ref());
         let changed = match &found {
-            None => Some(KeySet::first(terms, now)?),
-            Some(set) => set.settled(terms, now)?,
+            Some(set) if !are_lost => set.settled(terms, now)?,
+            _ => Some(KeySet::after(mark.unwrap_or_default().revision, terms, now)?),
         };
         match (changed, found) {
             (None, Some(set)) => {
-                note_keys(store, mark, None).await;
+                note_keys(store, mark, set.revision(), None).await;
                 return Ok(set);
             }
             (None, None) => {}
             (Some(changed), found) => {
                 let seen = found.map(|set| set.revision());
                 if store.replace_signing_keys(seen, &changed).await? {
-                    let were_missing = seen.is_none() && mark.is_some();
-                    note_keys(store, mark, were_missing.then_some(now)).await;
+                    note_keys(store, mark, changed.revision(), are_lost.then_some(now)).await;
                     rotated(report(&changed, now));
                     return Ok(changed);
                 }
@@ -81,17 +81,44 @@ pub async fn up_to_date_telling(
     Err(RotationError::Busy)
 }
 
-/// Records in the store that it has keys, and when they were missing.
-async fn note_keys(store: &dyn Store, known: Option<KeysMark>, missed_at: Option<UnixTime>) {
+/// Whether the store has lost the keys that it had, if it has these now. The keys that a process has in memory
+/// are not put back in their place: one of them might have been revoked since they were read, and the record of
+/// that is lost. With new keys, all access tokens become invalid, but clients get new ones with their refresh
+/// tokens.
+fn are_lost(mark: Option<KeysMark>, found: Option<&KeySet>) -> bool {
+    mark.is_some_and(|mark| found.is_none_or(|set| set.revision() < mark.revision))
+}
+
+/// Records in the store which keys it has, and when they were lost.
+async fn note_keys(store: &dyn Store, before: Option<KeysMark>, revision: u64, missed_at: Option<UnixTime>) {
     if missed_at.is_some() {
         tracing::error!("new signing keys were made, because the store had lost those that it had");
-    } else if known.is_some() {
+    }
+    let known = before.unwrap_or_default();
+    let mark = KeysMark { missed_at: missed_at.or(known.missed_at), revision: known.revision.max(revision) };
+    if before == Some(mark) {
         return;
     }
     // The keys are made and count, so this is no reason to refuse anything.
-    if let Err(error) = store.set_keys_mark(KeysMark { missed_at }).await {
-        tracing::warn!(%error, "it could not be recorded that the store has signing keys");
+    if let Err(error) = store.set_keys_mark(mark).await {
+        tracing::warn!(%error, "it could not be recorded which signing keys the store has");
     }
+}
+
+/// Records in the store that it had this revision of the keys, if it has an older one or none now. This is for
+/// a process that has that revision in use, because the record can be lost together with the keys.
+///
+/// # Errors
+/// If the store cannot be read or written.
+pub async fn note_in_use(store: &dyn Store, revision: u64) -> Result<(), StoreError> {
+    if store.signing_keys().await?.is_some_and(|set| set.revision() >= revision) {
+        return Ok(());
+    }
+    let mark = store.keys_mark().await?.unwrap_or_default();
+    if mark.revision >= revision {
+        return Ok(());
+    }
+    store.set_keys_mark(KeysMark { revision, ..mark }).await
 }
 
 /// Like [`up_to_date_telling`], for callers that do not have to know whether something was changed.
@@ -103,12 +130,14 @@ pub async fn up_to_date(
     up_to_date_telling(store, terms, now, drop).await
 }
 
-/// Returns the signing keys as they are stored, and only creates the first one if there is none. It is used
+/// Returns the signing keys as they are stored, and only creates new ones if there are none, or if somebody has
+/// put back an old row. It is used
 /// when the clock is in doubt, and by commands that only read.
 pub async fn known(store: &dyn Store, terms: &RotationTerms, now: UnixTime) -> Result<KeySet, RotationError> {
+    let mark = store.keys_mark().await?;
     match store.signing_keys().await? {
-        Some(set) => Ok(set),
-        None => up_to_date(store, terms, now).await,
+        Some(set) if !are_lost(mark, Some(&set)) => Ok(set),
+        _ => up_to_date(store, terms, now).await,
     }
 }
 
@@ -121,11 +150,13 @@ pub async fn change(
 ) -> Result<Result<KeySet, Unchanged>, RotationError> {
     for _ in 0..TRIES {
         let found = known(store, terms, now).await?;
+        let mark = store.keys_mark().await?;
         let changed = match step(&found) {
             Ok(changed) => changed,
             Err(unchanged) => return Ok(Err(unchanged)),
         };
         if store.replace_signing_keys(Some(found.revision()), &changed).await? {
+            note_keys(store, mark, changed.revision(), None).await;
             return Ok(Ok(changed));
         }
     }

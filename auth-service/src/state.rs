@@ -239,9 +239,7 @@ impl AppState {
     /// # Errors
     /// If the store cannot be read.
     pub async fn findings(&self) -> Result<Findings, StoreError> {
-        let mut findings = self.upkeep.look(self.store.as_ref(), self.clock.as_ref()).await?;
-        findings.dangers.extend(self.signing_keys.dangers());
-        Ok(findings)
+        self.upkeep.look(self.store.as_ref(), self.clock.as_ref()).await
     }
 
     /// Deletes expired rows, unless the clock is in doubt or the store has lost its data.

@@ -85,6 +85,12 @@ impl KeySet {
         })
     }
 
+    /// Makes the set for a store that has lost its set, of which it knew this revision.
+    pub fn after(revision: u64, terms: &RotationTerms, now: UnixTime) -> Result<Self, CryptoFailure> {
+        let first = Self::first(terms, now)?;
+        Ok(Self { revision: first.revision.max(revision.saturating_add(1)), ..first })
+    }
+
     /// The number of this revision of the set, which increases with every change.
     pub fn revision(&self) -> u64 {
         self.revision

@@ -7,62 +7,32 @@ use crate::domain::clock::UnixTime;
 use crate::keys::set::KeySet;
 use crate::principal::{Known, RejectedToken};
 use crate::rotation::{self, KeysRead, Reading, Rotated, RotationError};
-use crate::store::{KeysMark, Store, StoreError};
+use crate::store::{Store, StoreError};
 use crate::upkeep::Findings;
 
 use super::AppState;
 
-const KEYS_ARE_OLDER: &str = "the signing keys in the store are older than those that this process has: somebody has put back an old row, in \
-     which revoked keys can be. They are not used. Revoke again what was revoked (auth-service keys list, keys revoke), and restart every \
-     replica";
-
 /// What is known of the signing keys in the store.
 pub(super) struct SigningKeys {
     read: KeysRead,
-    known: Mutex<StoredKeys>,
-}
-
-struct StoredKeys {
     /// The identity of the store from which the keys in use are.
-    identity: Option<String>,
-    /// Whether the keys in the store are older than those in use.
-    are_older: bool,
+    identity: Mutex<Option<String>>,
 }
 
 impl SigningKeys {
     pub(super) fn new(reading: Reading, identity: Option<String>) -> Self {
-        let known = StoredKeys { identity, are_older: false };
-        Self { read: KeysRead::new(reading), known: Mutex::new(known) }
+        Self { read: KeysRead::new(reading), identity: Mutex::new(identity) }
     }
 
-    fn known(&self) -> MutexGuard<'_, StoredKeys> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    fn identity(&self) -> MutexGuard<'_, Option<String>> {
+        self.identity.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What `/ready` says of the keys.
-    pub(super) fn dangers(&self) -> Option<String> {
-        self.known().are_older.then(|| KEYS_ARE_OLDER.to_owned())
-    }
-
-    /// Whether the keys in use are from the store with this identity.
+    /// Whether the keys in use are from the store with this identity. A store that was begun anew has other
+    /// keys.
     fn are_from(&self, identity: Option<&str>) -> bool {
-        self.known().identity.as_deref() == identity
-    }
-
-    /// Whether a set with this revision is older than the one in use, in the same store. A store that was
-    /// begun anew counts from the beginning.
-    fn are_older(&self, revision: u64, in_use: u64, identity: Option<&str>) -> bool {
-        let mut known = self.known();
-        let is_same_store = known.identity.as_deref() == identity || known.identity.is_none();
-        let are_older = is_same_store && revision < in_use;
-        if are_older && !known.are_older {
-            tracing::error!("{KEYS_ARE_OLDER}");
-        }
-        known.are_older = are_older;
-        if !are_older && identity.is_some() {
-            known.identity = identity.map(str::to_owned);
-        }
-        are_older
+        let known = self.identity();
+        known.is_none() || known.as_deref() == identity
     }
 }
 
@@ -84,20 +54,15 @@ impl AppState {
         }
         let (store, now) = (self.store.as_ref(), self.now());
         let (reading, in_use) = (Reading::begin(store.changes()), self.keys.revision());
-        // The keys of this process are not written back: one of them might have been revoked since they were
-        // read, and the record of that is lost together with the row. With new keys, all access tokens become
-        // invalid, but clients get new ones with their refresh tokens.
-        let were_missing =
-            store.signing_keys().await?.is_none() && self.signing_keys.are_from(findings.identity.as_deref());
-        let keys = current_keys(store, &self.config, &findings, now, &self.rotated).await?;
-        if were_missing {
-            // The record of whoever has made the new ones can be missing, because the record of the old ones
-            // was lost with them.
-            note_missing(store, now).await?;
+        if self.signing_keys.are_from(findings.identity.as_deref()) {
+            rotation::note_in_use(store, in_use).await?;
         }
-        let is_older = self.signing_keys.are_older(keys.revision(), in_use, findings.identity.as_deref());
+        let keys = current_keys(store, &self.config, &findings, now, &self.rotated).await?;
         // A request may have read newer keys meanwhile, which then stay.
-        let is_gone = !is_older && self.keys.revision() == in_use && self.keys.install(keys)?;
+        let is_gone = self.keys.revision() == in_use && self.keys.install(keys)?;
+        if findings.identity.is_some() {
+            *self.signing_keys.identity() = findings.identity;
+        }
         self.signing_keys.read.note(reading);
         Ok(is_gone)
     }
@@ -133,14 +98,6 @@ impl AppState {
             // refused.
             Err(error) => found.and(Err(error.into())),
         }
-    }
-}
-
-/// Records in the store that its signing keys were missing, unless that is recorded.
-async fn note_missing(store: &dyn Store, now: UnixTime) -> Result<(), StoreError> {
-    match store.keys_mark().await? {
-        Some(mark) if mark.danger(now).is_some() => Ok(()),
-        _ => store.set_keys_mark(KeysMark { missed_at: Some(now) }).await,
     }
 }
 

@@ -13,15 +13,20 @@ use super::StoreError;
 
 /// For how long it is told that the signing keys were missing in the store.
 const MISSED_TOLD: Duration = Duration::from_secs(3600);
-const KEYS_WERE_MISSING: &str = "the signing keys were missing in the store, and new ones replace them: every access token from \
-     before is invalid. Does Redis evict keys (maxmemory-policy), or has somebody deleted them?";
+const KEYS_WERE_MISSING: &str = "the signing keys were missing in the store, or somebody has put back an old row of them, and new ones \
+     replace them: every access token from before is invalid. Does Redis evict keys (maxmemory-policy), or has somebody deleted \
+     or replaced this one?";
 
 /// What the store records about its signing keys, apart from the keys. There is a record as soon as there
 /// were keys for the first time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeysMark {
-    /// When the keys were last found missing, so that new ones were made.
+    /// When the keys were last found missing or older than they were, so that new ones were made.
     pub missed_at: Option<UnixTime>,
+    /// The latest revision of the keys that any process has seen. A set with a lower one is an old row, in
+    /// which revoked keys can be.
+    #[serde(default)]
+    pub revision: u64,
 }
 
 impl KeysMark {
