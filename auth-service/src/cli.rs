@@ -128,6 +128,9 @@ pub(crate) enum UserCommand {
         name: String,
         /// All groups of the user.
         groups: Vec<String>,
+        /// The same as a group without `--group`, as `user add` has it.
+        #[arg(long = "group", value_name = "GROUP")]
+        more: Vec<String>,
     },
     /// Replace the email address of an account, or remove it if none is given.
     Email {
@@ -218,7 +221,8 @@ pub(crate) async fn user(command: UserCommand) -> anyhow::Result<()> {
             let username = username(&name)?;
             run(operator::Command::SwitchUser { username, disabled: false }).await.map(|_| ())
         }
-        UserCommand::Groups { name, groups } => {
+        UserCommand::Groups { name, mut groups, more } => {
+            groups.extend(more);
             let (username, groups) = (username(&name)?, self::groups(groups)?);
             run(operator::Command::SetUserGroups { username, groups }).await.map(|_| ())
         }

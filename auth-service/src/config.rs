@@ -314,6 +314,37 @@ mod tests {
     }
 
     #[test]
+    fn two_listeners_with_one_address_are_named() {
+        let with = |given: &[(&'static str, &'static str)]| read(&[&LEAST, given].concat());
+        for given in [
+            [("PUBLIC_LISTEN", "127.0.0.1:7000"), ("EDGE_LISTEN", "127.0.0.1:7000")],
+            [("PUBLIC_LISTEN", "0.0.0.0:7000"), ("OPS_LISTEN", "127.0.0.1:7000")],
+            [("EDGE_GRPC_LISTEN", "[::]:9002"), ("EDGE_LISTEN", "127.0.0.1:7000")],
+        ] {
+            let told = with(&given).unwrap_err().to_string();
+            assert!(
+                told.contains("1 problem") && told.contains("give each listener one of its own"),
+                "{told}"
+            );
+        }
+        for given in [
+            [("PUBLIC_LISTEN", "127.0.0.1:0"), ("EDGE_LISTEN", "127.0.0.1:0")],
+            [("PUBLIC_LISTEN", "127.0.0.2:7000"), ("EDGE_LISTEN", "127.0.0.1:7000")],
+        ] {
+            assert!(with(&given).is_ok(), "{given:?}");
+        }
+    }
+
+    #[test]
+    fn a_file_without_certificates_is_no_file_of_certificates() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "root:x:0:0:root:/root:/bin/sh\n").unwrap();
+        let given = [&LEAST[..], &[("EXTRA_CA_FILE", file.path().to_str().unwrap())]].concat();
+        let told = read(&given).unwrap_err().to_string();
+        assert!(told.contains("EXTRA_CA_FILE") && told.contains("no certificate in PEM form"), "{told}");
+    }
+
+    #[test]
     fn plain_http_is_for_loopback_hosts_only() {
         let text = read(&[("ISSUER", "http://localhost:1"), ("PROTECTED_HOSTS", "mcp.example.com")])
             .unwrap_err()

@@ -127,9 +127,14 @@ pub(super) fn read(environment: &Environment, lifetimes: &Lifetimes, problems: &
             off: is_off(raw.client_metadata_documents.as_deref(), problems),
         },
         extra_roots: raw.extra_ca_file.and_then(|path| {
-            let read = read_regular(Path::new(&path), MAX_SETTING_LEN);
-            read.map_err(|error| problems.add("EXTRA_CA_FILE", format_args!("cannot read {path}: {error}")))
-                .ok()
+            match read_regular(Path::new(&path), MAX_SETTING_LEN) {
+                Ok(content) if has_certificate(&content) => return Some(content),
+                Ok(_) => {
+                    problems.add("EXTRA_CA_FILE", format_args!("{path} has no certificate in PEM form"));
+                }
+                Err(error) => problems.add("EXTRA_CA_FILE", format_args!("cannot read {path}: {error}")),
+            }
+            None
         }),
         rate: number(
             "REGISTRATION_RATE",
@@ -222,4 +227,10 @@ fn number<T: std::str::FromStr + Copy>(
         problems.add(variable, format_args!("{text:?} is not a whole number above zero"));
         default
     })
+}
+/// Whether a file has a certificate in PEM form (RFC 7468 §5). Without one, the library trusts nothing more and
+/// says nothing.
+fn has_certificate(content: &[u8]) -> bool {
+    let begin = b"-----BEGIN CERTIFICATE-----";
+    content.windows(begin.len()).any(|window| window == begin)
 }

@@ -59,12 +59,39 @@ pub(super) fn read(environment: &Environment, problems: &mut Problems) -> Listen
             })
         })
     };
-    Listeners {
+    let listeners = Listeners {
         public: address("PUBLIC_LISTEN", raw.public_listen, 9000),
         edge: address("EDGE_LISTEN", raw.edge_listen, 9001),
         edge_grpc: raw.edge_grpc_listen.map(|text| address("EDGE_GRPC_LISTEN", Some(text), 9003)),
         ops: address("OPS_LISTEN", raw.ops_listen, 9002),
         workers,
+    };
+    refuse_shared(&listeners, problems);
+    listeners
+}
+
+/// Refuses two listeners with one address. The system would only say that it is in use, as if another program
+/// had it.
+fn refuse_shared(listeners: &Listeners, problems: &mut Problems) {
+    let all = [
+        ("PUBLIC_LISTEN", Some(listeners.public)),
+        ("EDGE_LISTEN", Some(listeners.edge)),
+        ("EDGE_GRPC_LISTEN", listeners.edge_grpc),
+        ("OPS_LISTEN", Some(listeners.ops)),
+    ];
+    let all: Vec<_> = all.into_iter().filter_map(|(name, address)| Some((name, address?))).collect();
+    for (at, (name, address)) in all.iter().enumerate() {
+        let is_same = |other: &SocketAddr| {
+            let (one, two) = (address.ip(), other.ip());
+            let overlap = one == two || one.is_unspecified() || two.is_unspecified();
+            address.port() != 0 && address.port() == other.port() && overlap
+        };
+        if let Some((other, _)) = all.iter().take(at).find(|(_, other)| is_same(other)) {
+            problems.add(
+                name,
+                format_args!("{address} is the address of {other}, too: give each listener one of its own"),
+            );
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use actix_web::HttpRequest;
 use actix_web::http::StatusCode;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 
 use crate::domain::account::{Account, Username};
 use crate::domain::opaque_token::TokenHash;
@@ -85,6 +85,12 @@ pub(super) async fn account_of(
     let (queue, admission) = admit(http, state, Some(&name))?;
     let account = state.store.account_named(&name).await?.filter(Account::may_log_in);
     let phc = account.as_ref().map(|account| account.password.phc.clone());
+    // A one-time password has no blanks, but one that is copied from a terminal or a message often has some
+    // around it.
+    let password = match &account {
+        Some(account) if account.password.one_time => password.expose_secret().trim().to_owned().into(),
+        _ => password,
+    };
     let proven = state.passwords.verify(phc, password, queue).await?;
     let account = account.filter(|_| proven).ok_or(NotProven::Wrong)?;
     state.login_rate.succeeded(admission);

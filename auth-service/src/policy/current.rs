@@ -116,6 +116,7 @@ impl CurrentPolicy {
                 (accept(path, &bytes, &source.allowed, &hosts)?, Ok(bytes))
             }
         };
+        tracing::info!(target: "audit", event = "policy_loaded", epoch = policy.epoch);
         report(&policy, false);
         let seen = Mutex::new(Seen { judged, fresh: None, restless: 0, error: None, trouble: None });
         Ok(Self { policy: ArcSwap::from_pointee(policy), source, hosts, seen })
@@ -239,6 +240,8 @@ fn note_trouble(seen: &mut Seen, error: String) {
 }
 
 fn tell_refused(error: &str) {
+    // Each event of the log is one line.
+    let error = error.lines().map(str::trim).collect::<Vec<_>>().join(" ");
     tracing::error!(target: "audit", event = "policy_refused", "the last good policy stays in force: {error}");
     metrics::counter!("mcp_gate_policy_loads_total", "result" => "refused").increment(1);
 }

@@ -26,6 +26,9 @@ pub enum DumpError {
     /// Reading or writing the file failed.
     #[error(transparent)]
     Io(#[from] io::Error),
+    /// There is a file in the place of a new dump.
+    #[error("the file exists already, and is not replaced: name another one")]
+    Exists,
     /// The file does not start like a dump.
     #[error("it is not a dump of a store: `auth-service store export` makes one")]
     NotADump,

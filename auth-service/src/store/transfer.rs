@@ -307,7 +307,7 @@ impl NewDump {
         is_complete: oneshot::Receiver<()>,
     ) -> Result<Option<Counts>, DumpError> {
         if self.path.exists() {
-            return Err(std::io::Error::from(std::io::ErrorKind::AlreadyExists).into());
+            return Err(DumpError::Exists);
         }
         // A file of an interrupted export is replaced.
         let _ = std::fs::remove_file(&self.beside);

@@ -112,6 +112,41 @@ fn an_account_makes_a_store_only_if_the_operator_says_so() {
 }
 
 #[test]
+fn what_an_operator_gets_wrong_is_named() {
+    let all = tempfile::tempdir().unwrap();
+    let (data, dump) = (all.path().join("data"), all.path().join("dump"));
+    let here = [("DATA_DIR", data.to_str().unwrap())];
+    works(&command("user add --new-store ana", &here));
+    // The option of `user add` means the same here.
+    works(&command("user groups ana staff --group admins", &here));
+    assert!(works(&command("user list", &here)).contains("staff,admins"));
+    fs::write(&dump, "in the way").unwrap();
+    let told = fails(&command(&format!("store export {}", dump.display()), &here));
+    assert!(told.contains("exists already") && told.contains("name another one"), "{told}");
+    let rotated = works(&command("keys rotate", &here));
+    let told = fails(&command("keys rotate", &here));
+    assert!(rotated.contains("next") && told.contains("a rotation is under way"), "{told}");
+    assert!(is_dated(&told), "{told}");
+    let told = fails(&command("clock accept --today 2020-01-01", &here));
+    assert!(told.contains("shows another day") && is_dated(&told), "{told}");
+    fs::remove_file(data.join("store.key")).unwrap();
+    fs::create_dir(data.join("store.key")).unwrap();
+    let told = fails(&command("user list", &here));
+    assert!(
+        told.contains("regular file that this user may read") && !told.contains("DATA_DIR must"),
+        "{told}"
+    );
+}
+
+/// Whether a text has a time that people can read, and not seconds since 1970.
+fn is_dated(text: &str) -> bool {
+    let words = || text.split(|c: char| !c.is_ascii_alphanumeric() && !"-:".contains(c));
+    let is_time = |word: &str| word.starts_with("20") && word.contains('T') && word.ends_with('Z');
+    let is_number = |word: &str| word.len() >= 10 && word.bytes().all(|b| b.is_ascii_digit());
+    words().any(is_time) && !words().any(is_number)
+}
+
+#[test]
 fn a_command_that_works_without_the_service_writes_its_audit_event_itself() {
     let Some(server) = RedisServer::start(&["--appendonly", "yes"]) else { return };
     let all = tempfile::tempdir().unwrap();

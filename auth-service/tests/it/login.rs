@@ -65,7 +65,9 @@ async fn a102_a_one_time_password_works_once_and_is_replaced() {
     app.account("ana", true).await;
     let mut browser = app.browser();
     let page = browser.open("/login").await;
-    let choose = browser.submit_and_follow(&page, &[("username", "ana"), ("password", PASSWORD)]).await;
+    // A password that is copied from a terminal can have blanks around it.
+    let pasted = format!(" {PASSWORD}\t ");
+    let choose = browser.submit_and_follow(&page, &[("username", "ana"), ("password", &pasted)]).await;
     assert!(choose.body.contains("Choose your own password"));
     // A one-time password does not log in before a new password is chosen.
     assert!(!browser.cookies.iter().any(|(name, _)| name.ends_with("_session")));
@@ -87,6 +89,10 @@ async fn a102_a_one_time_password_works_once_and_is_replaced() {
         browser.submit(&page, &[("username", "ana"), ("password", PASSWORD)]).await.status,
         StatusCode::FORBIDDEN
     );
+    // A password that the user has chosen is taken as it is.
+    let pasted = format!("{NEW} ");
+    let answer = browser.submit(&page, &[("username", "ana"), ("password", &pasted)]).await;
+    assert_eq!(answer.status, StatusCode::FORBIDDEN);
     assert_eq!(browser.submit(&page, &[("username", "ana"), ("password", NEW)]).await.status, StatusCode::OK);
 }
 

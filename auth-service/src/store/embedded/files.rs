@@ -73,6 +73,11 @@ pub enum OpenError {
         "{0} is missing although there is a store beside it. Put it back from a backup, or set STORE_KEY to its content"
     )]
     KeyMissing(PathBuf),
+    /// The key file cannot be read.
+    #[error(
+        "{0} cannot be read: {1}. It must be a regular file that this user may read and that holds the store key"
+    )]
+    KeyUnusable(PathBuf, std::io::Error),
     /// The key file does not contain a store key.
     #[error("{0} does not hold a store key: {1}")]
     KeyInvalid(PathBuf, InvalidStoreKey),
@@ -129,7 +134,7 @@ pub fn store_key(
             made::write_whole(directory, KEY, key.encode().as_bytes()).map_err(io_error(&path))?;
             Ok(key.with_previous(previous))
         }
-        Err(error) => Err(io_error(&path)(error)),
+        Err(error) => Err(OpenError::KeyUnusable(path, error)),
     }
 }
 

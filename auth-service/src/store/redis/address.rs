@@ -19,9 +19,12 @@ pub enum InvalidRedisUrl {
          (rediss, rediss-cluster, rediss-sentinel: with TLS)"
     )]
     Form,
-    /// The database is not a number from 0 to 255, or the URL of a cluster names one.
-    #[error("ends with the number of a database, as in redis://host/1, and a cluster has none")]
+    /// The database is not a number from 0 to 255.
+    #[error("must end with the number of a database from 0 to 255, as in redis://host/1, or with none")]
     Database,
+    /// The URL of a cluster names a database.
+    #[error("names a database, and a Redis Cluster has only one: remove what follows the host")]
+    ClusterDatabase,
     /// A sentinel URL does not name the service.
     #[error(
         "must name the service that the sentinels watch: redis-sentinel://host:26379?sentinelServiceName=mymaster"
@@ -49,7 +52,10 @@ impl RedisAddress {
         }
         let database = url.path().trim_start_matches('/');
         let clustered = url.scheme().ends_with("-cluster");
-        if !database.is_empty() && (clustered || database.parse::<u8>().is_err()) {
+        if !database.is_empty() && clustered {
+            return Err(InvalidRedisUrl::ClusterDatabase);
+        }
+        if !database.is_empty() && database.parse::<u8>().is_err() {
             return Err(InvalidRedisUrl::Database);
         }
         let names_service =
@@ -115,7 +121,7 @@ mod tests {
             ("http://gate:secret@localhost", InvalidRedisUrl::Form),
             ("redis://gate:secret@", InvalidRedisUrl::Form),
             ("redis://gate:secret@localhost/one", InvalidRedisUrl::Database),
-            ("redis-cluster://gate:secret@localhost/1", InvalidRedisUrl::Database),
+            ("redis-cluster://gate:secret@localhost/1", InvalidRedisUrl::ClusterDatabase),
             ("redis-sentinel://gate:secret@localhost", InvalidRedisUrl::Service),
         ] {
             let error = RedisAddress::parse(url).unwrap_err();

@@ -25,6 +25,7 @@ use crate::store::StoreError;
 use super::address::RedisAddress;
 use super::age::Age;
 use super::circuit::Circuit;
+use super::permissions;
 use super::renewal::Renewal;
 
 /// Time limit for making a connection.
@@ -300,6 +301,14 @@ fn cannot_connect(address: &RedisAddress, error: &Error) -> StoreError {
         ErrorKind::Cluster | ErrorKind::Protocol => {
             "check that the kind of Redis is the one that REDIS_URL names"
         }
+        // Redis answers, so its address is right.
+        _ if error.details().starts_with("MISCONF") => {
+            "Redis cannot save, and so refuses everything: its own log says why"
+        }
+        _ if error.details().contains("max number of clients") => {
+            "Redis has as many connections as it accepts: raise its maxclients, or end what holds them"
+        }
+        _ if error.details().starts_with("LOADING") => "Redis is reading its data: try again in a moment",
         _ if error.details().contains("InvalidCertificate") => {
             "its certificate is not one that is trusted for this host name; SSL_CERT_FILE may name a file of the \
              certificates to trust"
@@ -308,7 +317,7 @@ fn cannot_connect(address: &RedisAddress, error: &Error) -> StoreError {
             "check REDIS_URL (rediss if Redis expects TLS, redis if not), and that Redis runs and can be reached from here"
         }
     };
-    StoreError::Unavailable(format!("cannot connect to {address}: {error}; {fix}"))
+    StoreError::Unavailable(format!("cannot connect to {address}: {}; {fix}", words_of(error)))
 }
 
 fn unavailable(error: &Error) -> StoreError {
@@ -316,7 +325,50 @@ fn unavailable(error: &Error) -> StoreError {
         ErrorKind::Canceled => "not connected to Redis; a new connection is being made".to_owned(),
         ErrorKind::Backpressure => "Redis does not answer; it is tried again a few times a second".to_owned(),
         ErrorKind::Timeout => format!("Redis did not answer within {} ms", COMMAND.as_millis()),
-        _ => format!("Redis answered {error}"),
+        _ if permissions::is_missing_in(error.details()) => format!(
+            "Redis answered {}. Give the user in REDIS_URL this permission (docs/adr/0003-redis-store.md lists all)",
+            words_of(error)
+        ),
+        _ => format!("Redis answered {}", words_of(error)),
     };
     StoreError::Unavailable(reason)
+}
+
+/// What Redis said. The library calls every error of Redis that it does not know an unknown one, which is no
+/// help.
+fn words_of(error: &Error) -> String {
+    match error.kind() {
+        ErrorKind::Unknown => error.details().to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_redis_refuses_is_told_in_its_own_words_with_what_to_do() {
+        let address = RedisAddress::parse("redis://localhost").unwrap();
+        let error = |said: &'static str| Error::new(ErrorKind::Unknown, said);
+        for (said, fix) in [
+            ("MISCONF Redis is configured to save RDB snapshots", "its own log says why"),
+            ("ERR max number of clients reached", "raise its maxclients"),
+            ("LOADING Redis is loading the dataset in memory", "try again in a moment"),
+            ("ERR anything else", "check REDIS_URL"),
+        ] {
+            let told = cannot_connect(&address, &error(said)).to_string();
+            assert!(told.contains(&format!(": {said}; ")) && told.contains(fix), "{told}");
+            assert!(!told.contains("Unknown Error"), "{told}");
+            assert!(fix.starts_with("check") || !told.contains("check REDIS_URL"), "{told}");
+        }
+        let told = unavailable(&error("READONLY You can't write against a read only replica.")).to_string();
+        assert!(
+            told.ends_with("Redis answered READONLY You can't write against a read only replica."),
+            "{told}"
+        );
+        let told = unavailable(&error("NOPERM User gate has no permissions to run the 'evalsha' command"));
+        assert!(told.to_string().contains("docs/adr/0003-redis-store.md"), "{told}");
+        assert!(permissions::is_missing(&told));
+    }
 }
