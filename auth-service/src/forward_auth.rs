@@ -31,6 +31,8 @@ use actix_web::web::Data;
 
 use crate::domain::clock::UnixTime;
 use crate::domain::resource::ResourceUri;
+use crate::guard::client_address;
+use crate::guard::pace::TooManyRequests;
 use crate::policy::{Credentials, Decision, Operation, PolicyTarget, decide};
 use crate::principal::{Known, RejectedToken};
 use crate::state::AppState;
@@ -56,6 +58,11 @@ pub async fn check(request: Request, state: Data<AppState>) -> HttpResponse {
         let refused = Answer::refuse(&trusted.err().unwrap_or(CheckError::UnknownProxy));
         return counted(refused, &state).into_response();
     };
+    if trusted.is_ok()
+        && let Err(refused) = proxy.pace(peer, headers, &state).await
+    {
+        return counted(Answer::refuse(&refused.into()), &state).into_response();
+    }
     if trusted.is_ok()
         && matches!(proxy, Proxy::TraefikEntryPoint)
         && let Some(pass) = own_pages::pass(headers, &state)
@@ -104,6 +111,23 @@ impl<'a> Proxy<'a> {
             Self::Nginx => nginx::parse(headers),
             Self::Envoy(original) => envoy::parse(method, original, headers),
         }
+    }
+
+    /// Limits how many requests the client's address can send in a second, for a proxy that cannot do so itself, or
+    /// does so too eagerly (`guard/pace.rs`).
+    async fn pace(
+        &self,
+        peer: Option<IpAddr>,
+        headers: &HeaderMap,
+        state: &AppState,
+    ) -> Result<(), TooManyRequests> {
+        if !matches!(self, Self::Traefik | Self::TraefikEntryPoint | Self::Caddy) {
+            return Ok(());
+        }
+        let is_proxy = |address| state.config.trusted_edge.is_known(address);
+        let address = peer.map(|peer| client_address::behind(peer, headers, is_proxy));
+        // The proxy's own address stands for everybody whose address it does not tell.
+        state.check_pace.admit(address.filter(|address| !is_proxy(*address))).await
     }
 
     fn words(&self, answer: Answer) -> Answer {

@@ -10,6 +10,7 @@ pub mod keyed_rate;
 pub mod known_networks;
 pub mod log_rate;
 pub mod login_rate;
+pub mod pace;
 pub mod push_rate;
 mod queues;
 pub mod registration_rate;

@@ -256,6 +256,8 @@ async fn sweep_forever(state: Data<AppState>) {
     let mut ticks = tokio::time::interval(SWEEP_EVERY);
     loop {
         ticks.tick().await;
+        state.request_pace.forget_idle();
+        state.check_pace.forget_idle();
         state.registration_rate.forget_idle();
         state.login_rate.forget_idle();
         state.account_rate.forget_idle();

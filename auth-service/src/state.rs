@@ -24,6 +24,7 @@ use crate::guard::fetch::{Fetcher, Loopback, NoFetcher};
 use crate::guard::in_flight::InFlight;
 use crate::guard::known_networks::KnownNetworks;
 use crate::guard::login_rate::LoginRate;
+use crate::guard::pace::Pace;
 use crate::guard::push_rate::PushRate;
 use crate::guard::registration_rate::RegistrationRate;
 use crate::guard::turns::Turns;
@@ -44,6 +45,10 @@ use signing_keys::{SigningKeys, current_keys};
 /// Maximum number of concurrent requests of one address. A hosted client serves many users from few
 /// addresses, but a request only takes milliseconds.
 const REQUESTS_AT_ONCE: u32 = 256;
+/// Maximum numbers of requests and of checks that wait for a refusal. A quarter of the connections of the public
+/// listener, and half of those of the edge listener.
+const REQUESTS_REFUSED_LATE: usize = 256;
+const CHECKS_REFUSED_LATE: usize = 1024;
 /// Maximum number of requests whose body has not arrived, for one address and in total. Hosted clients send
 /// head and body together, so they rarely need such a place. The total is a quarter of the connections.
 const BODIES_AWAITED: (usize, usize) = (32, 256);
@@ -81,6 +86,10 @@ pub struct AppState {
     pub assertion_rate: PushRate,
     /// Limits the number of concurrent requests of one address at the public listener.
     pub requests: InFlight,
+    /// Limits how many requests one address can send to the public listener in a second.
+    pub request_pace: Pace,
+    /// Limits how many requests to services one address can send in a second.
+    pub check_pace: Pace,
     /// Limits the number of incomplete bodies at the public listener.
     pub bodies: Waiting,
     /// Limits the number of incomplete request heads at the public listener, except for trusted proxies.
@@ -163,6 +172,8 @@ impl AppState {
             push_rate: PushRate::default(),
             assertion_rate: PushRate::default(),
             requests: InFlight::new(REQUESTS_AT_ONCE),
+            request_pace: Pace::new(config.trusted_edge.requests_per_second, REQUESTS_REFUSED_LATE),
+            check_pace: Pace::new(config.trusted_edge.requests_per_second, CHECKS_REFUSED_LATE),
             bodies: Waiting::new(BODIES_AWAITED.0, BODIES_AWAITED.1),
             heads: Waiting::new(HEADS_AWAITED.0, HEADS_AWAITED.1),
             turns: Turns::new(config.listeners.workers.get().saturating_mul(TURNS_PER_WORKER)),

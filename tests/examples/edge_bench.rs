@@ -197,7 +197,7 @@ async fn compare() {
             continue;
         }
         let upstream = Upstream::start().await;
-        let setup = Setup::as_shipped().in_front_of(upstream.port);
+        let setup = Setup::as_shipped().with_any_rate().in_front_of(upstream.port);
         let real = setup.clone().through(edge).start().await;
         let token = real.log_in().await.access_token;
         let bare_handler = BareHandler::start(&headers_of_a_yes(&real, &token).await).await;

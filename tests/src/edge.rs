@@ -44,7 +44,15 @@ pub struct Surroundings {
     pub auth_edge_grpc_port: u16,
     /// The port of the service behind the check.
     pub wrapper_port: u16,
+    /// How many requests one address may send in a second.
+    pub requests_per_second: u32,
 }
+
+/// How many requests one address may send in a second, if the operator does not say otherwise.
+pub const REQUESTS_PER_SECOND: u32 = 300;
+
+/// How many requests one address may send in a row, for each that it may send in a second.
+pub const IN_A_ROW: u32 = 3;
 
 /// A change to the shipped configuration: a text and its replacement.
 pub type Change = (String, String);
@@ -139,6 +147,8 @@ impl Edge {
             ("WRAPPER_PORT", around.wrapper_port.to_string()),
             ("EDGE_ADDRESS", "127.0.0.1".to_owned()),
             ("REQUESTS_PER_ADDRESS", "512".to_owned()),
+            ("REQUESTS_PER_SECOND", around.requests_per_second.to_string()),
+            ("REQUESTS_IN_A_ROW", (IN_A_ROW * around.requests_per_second).to_string()),
         ];
         match self {
             Self::EnvoyHttp | Self::EnvoyGrpc => {

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use crate::control_group::Bounds;
-use crate::edge::{Change, Edge};
+use crate::edge::{Change, Edge, REQUESTS_PER_SECOND};
 
 /// User name and password of the account that every stack has.
 pub const ACCOUNT: (&str, &str) = ("ana", "correct horse battery staple");
@@ -41,6 +41,7 @@ pub struct Setup {
     pub(crate) backend: Option<Backend>,
     pub(crate) edge: Edge,
     pub(crate) edge_changes: Vec<Change>,
+    pub(crate) requests_per_second: u32,
     pub(crate) any_answer: bool,
     pub(crate) checked_at: Option<u16>,
     pub(crate) auth_addresses: Vec<Ipv4Addr>,
@@ -59,6 +60,7 @@ impl Setup {
             backend: None,
             edge: Edge::EnvoyHttp,
             edge_changes: Vec::new(),
+            requests_per_second: REQUESTS_PER_SECOND,
             any_answer: false,
             checked_at: None,
             auth_addresses: Vec::new(),
@@ -107,6 +109,14 @@ impl Setup {
     pub fn edge_changed(mut self, from: &str, to: &str) -> Self {
         self.edge_changes.push((from.to_owned(), to.to_owned()));
         self
+    }
+
+    /// Lets one address send any number of requests in a second.
+    #[must_use]
+    pub fn with_any_rate(mut self) -> Self {
+        const MANY: u32 = 1_000_000;
+        self.requests_per_second = MANY;
+        self.auth_setting("REQUESTS_PER_SECOND", &MANY.to_string())
     }
 
     /// Limits one of the programs to these bounds, in its own control group.

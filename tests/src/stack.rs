@@ -345,6 +345,7 @@ impl Stack {
             auth_edge_port: self.setup.checked_at.unwrap_or(self.auth_edge_port),
             auth_edge_grpc_port: self.auth_edge_grpc_port,
             wrapper_port: self.upstream_port,
+            requests_per_second: self.setup.requests_per_second,
         };
         let mut command = self.setup.edge.command(&around, &self.setup.edge_changes);
         command.envs(self.setup.edge.container().memory_settings());

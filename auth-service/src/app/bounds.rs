@@ -49,6 +49,11 @@ pub(super) async fn bounded<B: MessageBody + 'static>(
     let Ok(place) = state.requests.enter(address) else {
         return Ok(refuse(request, EarlyRefusal::Crowded, &state));
     };
+    // The proxy's own address stands for everybody whose address it does not tell.
+    let counted = address.filter(|address| !state.config.trusted_edge.is_known(*address));
+    if state.request_pace.admit(counted).await.is_err() {
+        return Ok(refuse(request, EarlyRefusal::TooManyRequests, &state));
+    }
     if request.query_string().len() > QUERY_LIMIT {
         return Ok(refuse(request, EarlyRefusal::LongQuery, &state));
     }

@@ -1,6 +1,7 @@
 //! The edge proxies whose checks are answered.
 
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 
 use ipnet::IpNet;
 use secrecy::{ExposeSecret, SecretString};
@@ -16,7 +17,12 @@ pub struct TrustedEdge {
     pub networks: Vec<IpNet>,
     /// If set, every check is required to have this secret in `X-Edge-Secret` (`EDGE_SECRET`).
     pub secret: Option<SecretString>,
+    /// How many requests one address may send in a second (`REQUESTS_PER_SECOND`, default 300).
+    pub requests_per_second: NonZeroU32,
 }
+
+/// Enough for a company whose users all have the same address.
+const REQUESTS_PER_SECOND: NonZeroU32 = NonZeroU32::MIN.saturating_add(299);
 
 impl TrustedEdge {
     /// Whether this is the address of an edge proxy.
@@ -37,6 +43,7 @@ impl TrustedEdge {
 struct Raw {
     trusted_proxies: Option<String>,
     edge_secret: Option<String>,
+    requests_per_second: Option<String>,
 }
 
 pub(super) fn read(environment: &Environment, problems: &mut Problems) -> TrustedEdge {
@@ -71,7 +78,13 @@ pub(super) fn read(environment: &Environment, problems: &mut Problems) -> Truste
             "trusts every address while EDGE_SECRET is not set; name the proxy's networks, or set EDGE_SECRET",
         );
     }
-    TrustedEdge { networks, secret: raw.edge_secret.map(SecretString::from) }
+    let requests_per_second = raw.requests_per_second.map_or(REQUESTS_PER_SECOND, |text| {
+        text.parse().unwrap_or_else(|_| {
+            problems.add("REQUESTS_PER_SECOND", format_args!("{text:?} is not a whole number above zero"));
+            REQUESTS_PER_SECOND
+        })
+    });
+    TrustedEdge { networks, secret: raw.edge_secret.map(SecretString::from), requests_per_second }
 }
 
 #[cfg(test)]
@@ -80,14 +93,17 @@ mod tests {
 
     #[test]
     fn a069_network_and_secret_must_both_fit() {
-        let edge =
-            TrustedEdge { networks: vec!["10.0.0.0/8".parse().unwrap()], secret: Some("secret".into()) };
+        let edge = TrustedEdge {
+            networks: vec!["10.0.0.0/8".parse().unwrap()],
+            secret: Some("secret".into()),
+            requests_per_second: REQUESTS_PER_SECOND,
+        };
         let inside: IpAddr = "10.1.2.3".parse().unwrap();
         assert!(edge.trusts(inside, Some(b"secret")));
         assert!(edge.trusts("::ffff:10.1.2.3".parse().unwrap(), Some(b"secret")));
         assert!(!edge.trusts(inside, Some(b"Secret")) && !edge.trusts(inside, None));
         assert!(!edge.trusts("192.0.2.1".parse().unwrap(), Some(b"secret")));
-        let open = TrustedEdge { networks: vec![], secret: None };
+        let open = TrustedEdge { networks: vec![], secret: None, ..edge };
         assert!(!open.trusts(inside, None));
     }
 }

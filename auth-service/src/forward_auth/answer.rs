@@ -18,6 +18,7 @@ use crate::domain::resource::ResourceUri;
 use crate::domain::scope::Scope;
 use crate::dpop::ProofRefused;
 use crate::guard::log_rate::LogRate;
+use crate::guard::pace::TooManyRequests;
 use crate::keys::dpop::ALGORITHMS;
 use crate::keys::seal::CryptoFailure;
 use crate::policy::{Denial, Policy};
@@ -197,6 +198,7 @@ impl Answer {
                 return Self::unavailable();
             }
             CheckError::Undatable => return Self::unavailable(),
+            CheckError::TooManyRequests(cause) => return Self::too_many_requests(*cause),
             CheckError::Untrusted | CheckError::UnknownHost | CheckError::Origin => StatusCode::FORBIDDEN,
             CheckError::UnknownProxy => StatusCode::NOT_FOUND,
             CheckError::Method => StatusCode::METHOD_NOT_ALLOWED,
@@ -208,6 +210,13 @@ impl Answer {
             tracing::warn!(reason = %error, left_out, "a check was refused");
         }
         Self::problem(status, "invalid_request", &error.to_string(), error.label())
+    }
+
+    fn too_many_requests(cause: TooManyRequests) -> Self {
+        let (status, code) = (StatusCode::TOO_MANY_REQUESTS, "temporarily_unavailable");
+        let mut answer = Self::problem(status, code, &cause.to_string(), "too_many_requests");
+        answer.headers.push((RETRY_AFTER, 1.into()));
+        answer
     }
 
     pub(super) fn unavailable() -> Self {

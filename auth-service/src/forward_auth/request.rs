@@ -9,6 +9,7 @@ use crate::domain::origin::Origin;
 use crate::domain::path::UnambiguousPath;
 use crate::domain::resource::{ProtectedHosts, Scheme};
 use crate::domain::resource_query::ResourceQuery;
+use crate::guard::pace::TooManyRequests;
 use crate::store::StoreError;
 
 use super::check_headers::{CheckHeaders, Field, MAX_LEN};
@@ -156,6 +157,9 @@ pub enum CheckError {
         "X-Forwarded-Prefix says that the path was rewritten before the check; the check has to come first"
     )]
     Rewritten,
+    /// The address of the client has sent more requests in a second than it is allowed.
+    #[error(transparent)]
+    TooManyRequests(#[from] TooManyRequests),
     /// The clock is in doubt, so that it is unknown whether the token has expired.
     #[error("the clock does not tell whether the access token has expired")]
     Undatable,
@@ -171,6 +175,7 @@ impl CheckError {
             Self::Untrusted => "untrusted",
             Self::Undatable | Self::Store(_) => "unavailable",
             Self::Origin => "foreign_origin",
+            Self::TooManyRequests(_) => "too_many_requests",
             _ => "malformed",
         }
     }

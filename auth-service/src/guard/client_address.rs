@@ -3,13 +3,19 @@
 use std::net::IpAddr;
 
 use actix_web::HttpRequest;
+use actix_web::http::header::HeaderMap;
 
 /// The address that sent the request to the edge. If the peer is a trusted proxy, this is the first address
 /// in `X-Forwarded-For`, read from the right, that is not a trusted proxy. Everything to the left of it is
 /// ignored, because an untrusted party might have written it.
 pub fn of(request: &HttpRequest, is_trusted: impl Fn(IpAddr) -> bool) -> Option<IpAddr> {
-    let mut address = request.peer_addr()?.ip().to_canonical();
-    let header = request.headers().get_all("x-forwarded-for").filter_map(|value| value.to_str().ok());
+    Some(behind(request.peer_addr()?.ip(), request.headers(), is_trusted))
+}
+
+/// Like [`of`], for a request of this peer with these headers.
+pub fn behind(peer: IpAddr, headers: &HeaderMap, is_trusted: impl Fn(IpAddr) -> bool) -> IpAddr {
+    let mut address = peer.to_canonical();
+    let header = headers.get_all("x-forwarded-for").filter_map(|value| value.to_str().ok());
     let hops: Vec<&str> = header.flat_map(|value| value.split(',')).collect();
     for hop in hops.iter().rev() {
         if !is_trusted(address) {
@@ -18,7 +24,7 @@ pub fn of(request: &HttpRequest, is_trusted: impl Fn(IpAddr) -> bool) -> Option<
         let Ok(next) = hop.trim().parse::<IpAddr>() else { break };
         address = next.to_canonical();
     }
-    Some(address)
+    address
 }
 
 /// The part of an address that belongs to one subscriber: all of an IPv4 address, or the /64 network of an

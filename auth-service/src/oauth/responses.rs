@@ -10,6 +10,7 @@ use serde_json::json;
 
 use crate::domain::error_code::ErrorCode;
 use crate::domain::issuer::Issuer;
+use crate::guard::pace::TooManyRequests;
 
 /// Maximum size in bytes of a request body at any endpoint. It has room for a form with two long tokens, or
 /// for a registration.
@@ -48,6 +49,9 @@ pub enum EarlyRefusal {
     /// The address has as many requests in progress as it is allowed.
     #[error("too many requests from this network at the same time; try again in a moment")]
     Crowded,
+    /// The address has sent more requests in a second than it is allowed.
+    #[error("{TooManyRequests}")]
+    TooManyRequests,
 }
 
 impl EarlyRefusal {
@@ -59,7 +63,9 @@ impl EarlyRefusal {
             Self::Slow => (StatusCode::REQUEST_TIMEOUT, ErrorCode::InvalidRequest, None),
             Self::Broken => (StatusCode::BAD_REQUEST, ErrorCode::InvalidRequest, None),
             Self::StoreLost => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::TemporarilyUnavailable, Some(60)),
-            Self::Crowded => (StatusCode::TOO_MANY_REQUESTS, ErrorCode::TemporarilyUnavailable, Some(1)),
+            Self::Crowded | Self::TooManyRequests => {
+                (StatusCode::TOO_MANY_REQUESTS, ErrorCode::TemporarilyUnavailable, Some(1))
+            }
         };
         let mut response = error(issuer, status, code, &self.to_string(), None);
         if let Some(seconds) = retry_after {

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use reqwest::Method;
+use serde_json::Value;
 use tests::process::{Process, clean_command};
 use tests::{Answer, Edge, Setup, places};
 
@@ -30,10 +31,23 @@ pub(crate) async fn a088_with_auth_service_down_nothing_passes_and_when_it_is_ba
         // docs/edges.md promises these statuses.
         let expected = if edge == Edge::Traefik { 500 } else { 503 };
         assert_eq!(answer.status, expected, "{answer:?}");
+        if edge != Edge::Traefik {
+            assert_eq!(answer.headers["retry-after"], "5", "{answer:?}");
+            let said: Value = serde_json::from_str(&answer.body).unwrap();
+            assert_eq!(said["error"], "temporarily_unavailable", "{answer:?}");
+            assert!(said["error_description"].as_str().unwrap().contains("does not answer"), "{said}");
+        }
         assert!(!answer.body.contains("<html"), "not JSON, as clients expect: {answer:?}");
         assert_eq!(answer.challenge(), "", "a client would log in again: {answer:?}");
     }
     world.assert_nothing_passed("a request that nobody checked");
+    if edge != Edge::Traefik {
+        let url = world.stack.mcp_url.replace("/mcp", "/jwks");
+        let answer = Answer::read(world.stack.http.get(url).send().await.unwrap()).await.unwrap();
+        assert_eq!(answer.status, 503, "{answer:?}");
+        assert_eq!(answer.headers["retry-after"], "5", "{answer:?}");
+        assert!(answer.body.contains("does not answer"), "{answer:?}");
+    }
     world.stack.start_auth_service().await;
     let answer = world.ask(Method::POST, &[("authorization", &bearer)]).await;
     assert_eq!(answer.status, 200, "{answer:?}\n{}", world.stack.logs());

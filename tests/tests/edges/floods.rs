@@ -119,7 +119,7 @@ async fn survives_at(port: Option<u16>, edge: Edge, setup: Setup, name: &str, ki
         return;
     }
     let _turn = ONE_AT_A_TIME.lock().await;
-    let mut world = World::of(setup.through(edge).within(Tier::Edge, bounds)).await;
+    let mut world = World::of(setup.through(edge).with_any_rate().within(Tier::Edge, bounds)).await;
     // The memory in use is measured after some work, because it is more than after the start.
     work(&world).await;
     let idle = world.stack.group(Tier::Edge).held().unwrap();

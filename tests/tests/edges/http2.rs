@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tests::edge::Surroundings;
+use tests::edge::{REQUESTS_PER_SECOND, Surroundings};
 use tests::flood::Kind;
 use tests::places::free_port;
 use tests::process::Process;
@@ -105,6 +105,7 @@ async fn offers_http1_only(edge: Edge, name: &str, port: u16, changes: &[(&str, 
         auth_edge_port: free_port(),
         auth_edge_grpc_port: free_port(),
         wrapper_port: free_port(),
+        requests_per_second: REQUESTS_PER_SECOND,
     };
     let changes: Vec<_> = changes.iter().map(|(from, to)| ((*from).to_owned(), to.clone())).collect();
     let process = Process::start(edge.name(), &mut edge.command(&around, &changes), dir.path());

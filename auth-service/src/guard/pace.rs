@@ -1,0 +1,98 @@
+//! Slows down an address that sends more requests in a second than its share.
+//!
+//! Some edge proxies cannot do this themselves: Caddy has no such limit, and Traefik answers what is beyond its limit at
+//! once, so that a client that does not wait keeps the proxy busy with answers.
+
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use governor::Quota;
+use tokio::sync::Semaphore;
+use tokio::time::sleep;
+
+use super::client_address::network;
+use super::keyed_rate::KeyedRate;
+
+/// How many requests an address may send in a row, for each that it may send in a second.
+const IN_A_ROW: u32 = 3;
+
+/// How long a request beyond the limit waits for its refusal. A client that sends its next request after each answer sends
+/// no more than one in this time on each of its connections.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// The rates of all addresses at one listener.
+pub struct Pace {
+    rate: KeyedRate<IpAddr>,
+    waiting: Semaphore,
+}
+
+/// The address has sent too many requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("too many requests from this network; send fewer, and try again in a second")]
+pub struct TooManyRequests;
+
+impl Pace {
+    /// Allows each address this number of requests in a second. At most `waiting` requests wait for their refusal at
+    /// the same time. Further ones are refused at once, because each of them holds a connection of the listener.
+    pub fn new(in_a_second: NonZeroU32, waiting: usize) -> Self {
+        let burst = in_a_second.saturating_mul(NonZeroU32::MIN.saturating_add(IN_A_ROW - 1));
+        Self::of(Quota::per_second(in_a_second).allow_burst(burst), waiting)
+    }
+
+    fn of(quota: Quota, waiting: usize) -> Self {
+        Self { rate: KeyedRate::new(quota), waiting: Semaphore::new(waiting) }
+    }
+
+    /// Counts a request of this address. Requests without a known address are not counted, because they could be those
+    /// of everybody.
+    ///
+    /// # Errors
+    /// After a pause, if the address has sent too many.
+    pub async fn admit(&self, address: Option<IpAddr>) -> Result<(), TooManyRequests> {
+        let Some(address) = address else { return Ok(()) };
+        if self.rate.check(&network(address)).is_ok() {
+            return Ok(());
+        }
+        if let Ok(_place) = self.waiting.try_acquire() {
+            sleep(PAUSE).await;
+        }
+        Err(TooManyRequests)
+    }
+
+    /// Forgets addresses that are within the limit again. It is called periodically.
+    pub fn forget_idle(&self) {
+        self.rate.forget_idle();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::task::Poll;
+
+    use futures_util::poll;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a100_an_address_beyond_its_rate_waits_for_its_refusal_and_others_do_not() {
+        let pace = Pace::of(Quota::per_hour(NonZeroU32::new(3).unwrap()), 1);
+        let [one, neighbour, other] =
+            ["2001:db8::1", "2001:db8::2", "2001:db8:0:1::1"].map(|text| text.parse().ok());
+        for _ in 0..3 {
+            assert_eq!(poll!(pin!(pace.admit(one))), Poll::Ready(Ok(())));
+        }
+        // The whole /64 network counts as one address.
+        let mut late = pin!(pace.admit(neighbour));
+        assert_eq!(poll!(late.as_mut()), Poll::Pending);
+        // There is a place for one that waits.
+        assert_eq!(poll!(pin!(pace.admit(one))), Poll::Ready(Err(TooManyRequests)));
+        assert_eq!(poll!(pin!(pace.admit(other))), Poll::Ready(Ok(())));
+        for _ in 0..10 {
+            assert_eq!(poll!(pin!(pace.admit(None))), Poll::Ready(Ok(())));
+        }
+        assert_eq!(late.await, Err(TooManyRequests));
+        assert_eq!(poll!(pin!(pace.admit(one))), Poll::Pending, "the place is not free again");
+    }
+}
