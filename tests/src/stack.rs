@@ -255,11 +255,11 @@ impl Stack {
 
     /// Starts auth-service again with the same state.
     pub async fn start_auth_service(&mut self) {
-        self.start_auth_service_until_ready_is(200).await;
+        self.start_auth_service_until_ready_is(&[200]).await;
     }
 
-    /// Like [`Stack::start_auth_service`], but waits for another status of its readiness endpoint.
-    pub async fn start_auth_service_until_ready_is(&mut self, status: u16) {
+    /// Like [`Stack::start_auth_service`], but waits for one of these statuses of its readiness endpoint.
+    pub async fn start_auth_service_until_ready_is(&mut self, statuses: &[u16]) {
         assert!(self.auth_service.is_none(), "auth-service runs already");
         let command = self.auth_command();
         let mut command = self.bounded(Tier::AuthService, command);
@@ -267,7 +267,7 @@ impl Stack {
         let process = Process::start_with_errors_to(log, "auth-service", &mut command, self.dir());
         self.auth_service = Some(process);
         let ready = format!("http://127.0.0.1:{}/ready", self.ops_port);
-        self.wait_for("auth-service", &ready, |answer| answer.status == status).await;
+        self.wait_for("auth-service", &ready, |answer| statuses.contains(&answer.status)).await;
     }
 
     /// Starts another replica of auth-service, which has the same ports at another loopback address.
