@@ -16,14 +16,15 @@ use std::time::Duration;
 
 use actix_cors::Cors;
 use actix_http::{ConnectionType, Request};
-use actix_web::dev::{Server, fn_service};
+use actix_web::dev::{Extensions, Server, fn_service};
 use actix_web::http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, WWW_AUTHENTICATE};
 use actix_web::http::{KeepAlive, Method};
 use actix_web::middleware::from_fn;
 use actix_web::web::{self, Data, ServiceConfig};
-use actix_web::{App, HttpResponse, HttpServer, Route, guard};
-use contract::pipelining;
+use actix_web::{App, HttpResponse, Route, guard};
+use contract::listener::{self, Limits};
 use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::net::TcpStream;
 use tracing_actix_web::TracingLogger;
 
 use crate::config::Listeners;
@@ -56,6 +57,7 @@ const CONNECTIONS_OF_ONE: u32 = 128;
 /// How many connections may wait to be accepted. Some proxies open one for each check, all at the same time.
 const PUBLIC_BACKLOG: i32 = 2048;
 const EDGE_BACKLOG: i32 = 4096;
+const OPS_BACKLOG: i32 = 2048;
 /// Maximum number of connections to the ops listener whose request head is incomplete, for one address and in
 /// total.
 const OPS_HEADS_AWAITED: (usize, usize) = (16, 32);
@@ -133,7 +135,8 @@ pub fn listen(
         Socket::listen(public, PUBLIC_BACKLOG).map_err(cannot_bind("PUBLIC_LISTEN", public))?;
     let (edge_listener, edge_socket) =
         Socket::listen(edge, EDGE_BACKLOG).map_err(cannot_bind("EDGE_LISTEN", edge))?;
-    let public_server = HttpServer::new(move || {
+    let ops_listener = listener::bind(ops, OPS_BACKLOG).map_err(cannot_bind("OPS_LISTEN", ops))?;
+    let public_app = move || {
         App::new()
             .wrap(from_fn(browsers::with_pages))
             .wrap(from_fn(bounds::bounded))
@@ -142,85 +145,81 @@ pub fn listen(
             .app_data(web::PayloadConfig::new(responses::BODY_LIMIT))
             .app_data(public_state.clone())
             .configure(|config| public_routes(config, public_state.config.site.issuer.path()))
-    })
-    .workers(public_share.workers)
-    .max_connections(public_share.connections)
-    .on_connect(move |stream, extensions| {
-        pipelining::expect_requests(extensions);
+    };
+    let public_connection = move |stream: &TcpStream, extensions: &mut Extensions| {
         if !connections::is_proxy(stream, &connecting) {
             connections::count(stream, extensions, &public_peers);
             connections::await_head(stream, extensions, &connecting.heads);
         }
-    })
-    .client_request_timeout(HEAD_TIMEOUT)
-    .client_disconnect_timeout(CLOSE_TIMEOUT)
-    // The server limits the time only for the first request head of a connection. With keep-alive, an
-    // incomplete second head could hold the connection forever.
-    .keep_alive(KeepAlive::Disabled)
-    // With this option, a disconnect is noticed at once and not only when the response is written.
-    .h1_allow_half_closed(false)
-    .shutdown_timeout(SHUTDOWN_TIMEOUT)
-    .disable_signals()
-    .listen(public_listener)
-    .map_err(cannot_bind("PUBLIC_LISTEN", public))?;
-    // Some proxies open a connection for each check. Others reuse connections, so idle ones are kept.
-    let edge_server = HttpServer::new(move || {
+    };
+    let public_limits = Limits {
+        workers: public_share.workers,
+        connections: public_share.connections,
+        // The server limits the time only for the first request head of a connection. With keep-alive, an
+        // incomplete second head could hold the connection forever.
+        keep_alive: KeepAlive::Disabled,
+        head_timeout: HEAD_TIMEOUT,
+        close_timeout: CLOSE_TIMEOUT,
+        // A disconnect is noticed at once and not only when the response is written.
+        half_closed: false,
+        shutdown_timeout: SHUTDOWN_TIMEOUT,
+    };
+    let edge_app = move || {
         let state = edge_state.clone();
         fn_service(move |request| checked(request, state.clone()))
-    })
-    .workers(edge_share.workers)
-    .max_connections(edge_share.connections)
-    .keep_alive(EDGE_KEEP_ALIVE)
-    .on_connect(move |stream, extensions| {
+    };
+    let edge_connection = move |stream: &TcpStream, extensions: &mut Extensions| {
         if !connections::is_proxy(stream, &checking) {
             connections::count(stream, extensions, &edge_peers);
         }
         connections::watch(stream, extensions, EDGE_SILENCE);
-    })
-    .client_request_timeout(HEAD_TIMEOUT)
-    .client_disconnect_timeout(CLOSE_TIMEOUT)
-    .shutdown_timeout(SHUTDOWN_TIMEOUT)
-    .disable_signals()
-    .listen(edge_listener)
-    .map_err(cannot_bind("EDGE_LISTEN", edge))?;
+    };
+    let edge_limits = Limits {
+        workers: edge_share.workers,
+        connections: edge_share.connections,
+        // Some proxies open a connection for each check. Others reuse connections, so idle ones are kept.
+        keep_alive: KeepAlive::Timeout(EDGE_KEEP_ALIVE),
+        half_closed: true,
+        ..public_limits
+    };
     let ops_heads = Waiting::new(OPS_HEADS_AWAITED.0, OPS_HEADS_AWAITED.1);
-    let ops_server = HttpServer::new(move || {
+    let ops_app = move || {
         App::new()
             .wrap(from_fn(unread::close_unread))
             .wrap(from_fn(connections::one_request))
             .app_data(ops_state.clone())
             .app_data(metrics.clone())
             .configure(ops_routes)
-    })
-    .workers(1)
-    .keep_alive(KeepAlive::Disabled)
-    .max_connections(OPS_CONNECTIONS)
-    .on_connect(move |stream, extensions| {
-        pipelining::expect_requests(extensions);
+    };
+    let ops_connection = move |stream: &TcpStream, extensions: &mut Extensions| {
         connections::await_head(stream, extensions, &ops_heads);
-    })
-    .client_request_timeout(HEAD_TIMEOUT)
-    .client_disconnect_timeout(CLOSE_TIMEOUT)
-    .shutdown_timeout(1)
-    .disable_signals()
-    .bind(ops)
-    .map_err(cannot_bind("OPS_LISTEN", ops))?;
+    };
+    let ops_limits = Limits {
+        workers: 1,
+        connections: OPS_CONNECTIONS,
+        keep_alive: KeepAlive::Disabled,
+        half_closed: true,
+        shutdown_timeout: 1,
+        ..public_limits
+    };
     let edge_grpc = edge_grpc
         .map(|address| {
             EdgeGrpc::listen(address, workers, state).map_err(cannot_bind("EDGE_GRPC_LISTEN", address))
         })
         .transpose()?;
-    // Each server is bound to one address. If that is unknown, the configured address is returned.
     let addresses = [
-        public_server.addrs().first().copied().unwrap_or(public),
-        edge_server.addrs().first().copied().unwrap_or(edge),
-        ops_server.addrs().first().copied().unwrap_or(ops),
+        public_listener.local_addr().unwrap_or(public),
+        edge_listener.local_addr().unwrap_or(edge),
+        ops_listener.local_addr().unwrap_or(ops),
     ];
     Ok(Servers {
-        public: public_server.run(),
-        edge: edge_server.run(),
+        public: listener::serve(public_listener, public_limits, public_connection, public_app)
+            .map_err(cannot_bind("PUBLIC_LISTEN", public))?,
+        edge: listener::serve(edge_listener, edge_limits, edge_connection, edge_app)
+            .map_err(cannot_bind("EDGE_LISTEN", edge))?,
         edge_grpc,
-        ops: ops_server.run(),
+        ops: listener::serve(ops_listener, ops_limits, ops_connection, ops_app)
+            .map_err(cannot_bind("OPS_LISTEN", ops))?,
         addresses,
         sockets: [public_socket, edge_socket],
     })

@@ -3,18 +3,17 @@
 //! Each of these is defined only here, so that the program that writes it and the one that reads it cannot
 //! differ. Other services can read the same data (`docs/forward-auth.md`).
 //!
-//! The crate also has a few functions that both programs need, for settings, logs, health checks
-//! and connections.
+//! The crate also has a few functions that both programs need, for settings, logs, health checks and listeners.
 
 pub mod assertion;
 pub mod duration;
 pub mod files;
 pub mod headers;
 pub mod health;
+pub mod listener;
 pub mod log_filter;
 pub mod log_lines;
 pub mod pattern;
-pub mod pipelining;
 pub mod rules;
 pub mod scope;
 pub mod settings;

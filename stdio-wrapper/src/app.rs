@@ -7,8 +7,9 @@ use std::time::Duration;
 use actix_web::dev::Server;
 use actix_web::http::KeepAlive;
 use actix_web::middleware::from_fn;
-use actix_web::{App, HttpServer, web};
+use actix_web::{App, web};
 use anyhow::Context as _;
+use contract::listener::{self, Limits};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -52,6 +53,10 @@ const MAX_SESSIONS: usize = 10_000;
 /// Number of children that are starting at the same time for each processor of the container. More than one,
 /// because a start sometimes waits.
 const STARTS_PER_PROCESSOR: usize = 2;
+/// Maximum number of connections that wait to be accepted.
+const BACKLOG: i32 = 4096;
+/// The same at the operator's listener.
+const OPS_BACKLOG: i32 = 2048;
 /// Maximum number of connections to the operator's listener.
 const MAX_OPS_CONNECTIONS: usize = 100;
 
@@ -401,7 +406,7 @@ fn mcp_server(
 ) -> anyhow::Result<(Server, SocketAddr)> {
     let endpoint = web::Data::new(endpoint);
     let (path, legacy_sse) = (config.mcp_path.clone(), config.legacy_sse);
-    let server = HttpServer::new(move || {
+    let app = move || {
         let routes = http::routes(endpoint.clone(), &path, legacy_sse);
         App::new()
             .app_data(draining.clone())
@@ -410,53 +415,56 @@ fn mcp_server(
             .wrap(from_fn(connection::count))
             .wrap(from_fn(connection::reads_responses))
             .configure(routes)
-    })
-    .workers(config.workers)
-    // The limit is divided among the workers. Further connections wait, and the system refuses them when too
-    // many are waiting.
-    .max_connections(per_worker)
-    .backlog(4096)
-    .client_request_timeout(HEAD_TIMEOUT)
-    .client_disconnect_timeout(CLOSE_TIMEOUT)
-    // Events are small, and must not be delayed.
-    .tcp_nodelay(true)
-    .shutdown_timeout(1)
-    .disable_signals()
-    .on_connect(connection::setup(open))
-    .bind(config.listen)
-    .with_context(|| {
+    };
+    let limits = Limits {
+        workers: config.workers,
+        // The limit is divided among the workers. Further connections wait, and the system refuses them when too
+        // many are waiting.
+        connections: per_worker,
+        keep_alive: KeepAlive::default(),
+        head_timeout: HEAD_TIMEOUT,
+        close_timeout: CLOSE_TIMEOUT,
+        half_closed: true,
+        shutdown_timeout: 1,
+    };
+    let cannot_listen = || {
         format!("LISTEN is {}, which cannot be used. Choose a free port, or stop what uses it", config.listen)
-    })?;
-    let address = server.addrs().first().copied().unwrap_or(config.listen);
-    Ok((server.run(), address))
+    };
+    let socket = listener::bind(config.listen, BACKLOG).with_context(cannot_listen)?;
+    let address = socket.local_addr()?;
+    let server = listener::serve(socket, limits, connection::setup(open), app).with_context(cannot_listen)?;
+    Ok((server, address))
 }
 
 fn ops_server(config: &Config, metrics: Arc<Metrics>, ready: Ready) -> anyhow::Result<Server> {
-    let server = HttpServer::new(move || {
+    let app = move || {
         let routes = ops::routes(Arc::clone(&metrics), Arc::clone(&ready));
         App::new()
             .wrap(from_fn(close_unread))
             .wrap(from_fn(connection::count))
             .wrap(from_fn(connection::only_one))
             .configure(routes)
-    })
-    .workers(1)
-    .keep_alive(KeepAlive::Disabled)
-    .max_connections(MAX_OPS_CONNECTIONS)
-    .on_connect(connection::setup(&Open::new(MAX_OPS_CONNECTIONS, config.ops_listen.ip())))
-    .client_request_timeout(HEAD_TIMEOUT)
-    .client_disconnect_timeout(CLOSE_TIMEOUT)
-    .shutdown_timeout(1)
-    .disable_signals()
-    .bind(config.ops_listen)
-    .with_context(|| {
+    };
+    let limits = Limits {
+        workers: 1,
+        connections: MAX_OPS_CONNECTIONS,
+        keep_alive: KeepAlive::Disabled,
+        head_timeout: HEAD_TIMEOUT,
+        close_timeout: CLOSE_TIMEOUT,
+        half_closed: true,
+        shutdown_timeout: 1,
+    };
+    let open = Open::new(MAX_OPS_CONNECTIONS, config.ops_listen.ip());
+    let cannot_listen = || {
         format!(
             "OPS_LISTEN is {}, which cannot be used. Choose a free port, or stop what uses it",
             config.ops_listen
         )
-    })?;
-    for address in server.addrs() {
-        tracing::info!(%address, "health, readiness and metrics");
-    }
-    Ok(server.run())
+    };
+    let socket = listener::bind(config.ops_listen, OPS_BACKLOG).with_context(cannot_listen)?;
+    let address = socket.local_addr()?;
+    let server =
+        listener::serve(socket, limits, connection::setup(&open), app).with_context(cannot_listen)?;
+    tracing::info!(%address, "health, readiness and metrics");
+    Ok(server)
 }

@@ -3,7 +3,6 @@
 //! the number of connections from the same machine. When the wrapper stops, the next response of a connection
 //! is its last one.
 
-use std::any::Any;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
@@ -17,7 +16,7 @@ use actix_web::http::ConnectionType;
 use actix_web::middleware::Next;
 use actix_web::rt::net::TcpStream;
 use actix_web::{Error, HttpRequest, web};
-use contract::pipelining;
+use contract::listener::pipelining;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::Shutdown;
 use rustix::net::sockopt::set_tcp_user_timeout;
@@ -114,10 +113,9 @@ impl Drop for Counted {
 
 /// Makes the function that sets up each new connection of a listener. It must run on the thread that serves
 /// the connection.
-pub fn setup(open: &Arc<Open>) -> impl Fn(&dyn Any, &mut Extensions) + Clone + Send + Sync + use<> {
+pub fn setup(open: &Arc<Open>) -> impl Fn(&TcpStream, &mut Extensions) + Send + Sync + use<> {
     let open = Arc::clone(open);
-    move |connection, extensions| {
-        let Some(stream) = connection.downcast_ref::<TcpStream>() else { return };
+    move |stream, extensions| {
         let counted = Counted::new(&open, is_local(stream));
         if counted.is_too_many() {
             let _ = SockRef::from(stream).shutdown(std::net::Shutdown::Both);
@@ -130,7 +128,6 @@ pub fn setup(open: &Arc<Open>) -> impl Fn(&dyn Any, &mut Extensions) + Clone + S
             }
         }
         extensions.insert(counted);
-        pipelining::expect_requests(extensions);
         accept(stream, extensions);
     }
 }
@@ -265,7 +262,8 @@ impl Drop for UnderWay {
 mod tests {
     use std::net::{Ipv4Addr, TcpStream};
 
-    use actix_web::{App, HttpResponse, HttpServer};
+    use actix_web::{App, HttpResponse};
+    use contract::listener::{self, Limits};
 
     use super::*;
 
@@ -274,14 +272,10 @@ mod tests {
     /// Opens connections to a server on this machine whose listener has this address. Returns how many are not closed.
     async fn kept(listener: Ipv4Addr) -> usize {
         let open = Open::new(MAX, listener.into());
-        let server = HttpServer::new(|| App::new().default_service(web::to(HttpResponse::Ok)))
-            .workers(1)
-            .on_connect(setup(&open))
-            .disable_signals()
-            .bind("127.0.0.1:0")
-            .unwrap();
-        let address = server.addrs()[0];
-        actix_web::rt::spawn(server.run());
+        let app = || App::new().default_service(web::to(HttpResponse::Ok));
+        let socket = listener::bind("127.0.0.1:0".parse().unwrap(), 128).unwrap();
+        let address = socket.local_addr().unwrap();
+        actix_web::rt::spawn(listener::serve(socket, Limits::default(), setup(&open), app).unwrap());
         let streams: Vec<_> = (0..MAX).map(|_| TcpStream::connect(address).unwrap()).collect();
         let mut kept = 0;
         for stream in &streams {

@@ -1,7 +1,6 @@
 //! Watches the connections of the HTTP listeners: how long one can be silent, and how many request heads can
 //! be incomplete.
 
-use std::any::Any;
 use std::cell::Cell;
 use std::net::{IpAddr, Shutdown};
 use std::os::fd::AsFd;
@@ -13,7 +12,7 @@ use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{Extensions, ServiceRequest, ServiceResponse};
 use actix_web::middleware::Next;
 use actix_web::rt::task::JoinHandle;
-use contract::pipelining;
+use contract::listener::pipelining;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -35,9 +34,8 @@ impl Drop for AwaitedHead {
 }
 
 /// Closes the connection if its request head is incomplete while another connection needs its place. It is
-/// called from `HttpServer::on_connect`.
-pub(super) fn await_head(stream: &dyn Any, extensions: &mut Extensions, heads: &Waiting) {
-    let Some(stream) = stream.downcast_ref::<TcpStream>() else { return };
+/// called for each new connection.
+pub(super) fn await_head(stream: &TcpStream, extensions: &mut Extensions, heads: &Waiting) {
     let Ok(peer) = stream.peer_addr() else { return };
     let Ok(stream) = stream.as_fd().try_clone_to_owned() else {
         tracing::error!("a connection cannot be watched");
@@ -58,12 +56,11 @@ pub(super) fn await_head(stream: &dyn Any, extensions: &mut Extensions, heads: &
 /// The place of a connection among those of its address.
 struct Counted(Rc<Cell<Option<Place>>>);
 
-/// Counts the connection for the address of its peer. Closes it if the address has too many. It is called from
-/// `HttpServer::on_connect`.
+/// Counts the connection for the address of its peer. Closes it if the address has too many. It is called for
+/// each new connection.
 ///
 /// A peer that sends requests and reads no responses makes the server keep several of both for each connection.
-pub(super) fn count(stream: &dyn Any, extensions: &mut Extensions, peers: &InFlight) {
-    let Some(stream) = stream.downcast_ref::<TcpStream>() else { return };
+pub(super) fn count(stream: &TcpStream, extensions: &mut Extensions, peers: &InFlight) {
     match peers.enter(peer(stream)) {
         Ok(place) => {
             extensions.insert(Counted(Rc::new(Cell::new(Some(place)))));
@@ -75,9 +72,8 @@ pub(super) fn count(stream: &dyn Any, extensions: &mut Extensions, peers: &InFli
 }
 
 /// Whether the peer is a trusted proxy. These always send complete heads, and read every response.
-pub(super) fn is_proxy(stream: &dyn Any, state: &AppState) -> bool {
-    let peer = stream.downcast_ref::<TcpStream>().and_then(peer);
-    peer.is_some_and(|peer| state.config.trusted_edge.is_known(peer))
+pub(super) fn is_proxy(stream: &TcpStream, state: &AppState) -> bool {
+    peer(stream).is_some_and(|peer| state.config.trusted_edge.is_known(peer))
 }
 
 fn peer(stream: &TcpStream) -> Option<IpAddr> {
@@ -112,11 +108,10 @@ impl Drop for Watch {
     }
 }
 
-/// Closes the connection if no complete request arrives for `patience`. It is called from
-/// `HttpServer::on_connect`.
-pub(super) fn watch(stream: &dyn Any, extensions: &mut Extensions, patience: Duration) {
-    let stream = stream.downcast_ref::<TcpStream>().map(|stream| stream.as_fd().try_clone_to_owned());
-    let Some(Ok(stream)) = stream else {
+/// Closes the connection if no complete request arrives for `patience`. It is called for
+/// each new connection.
+pub(super) fn watch(stream: &TcpStream, extensions: &mut Extensions, patience: Duration) {
+    let Ok(stream) = stream.as_fd().try_clone_to_owned() else {
         tracing::error!("a connection cannot be watched");
         return;
     };
@@ -144,8 +139,10 @@ pub(super) fn note_request(request: &Request) {
 mod tests {
     use std::convert::Infallible;
 
+    use actix_web::HttpResponse;
     use actix_web::dev::fn_service;
-    use actix_web::{HttpResponse, HttpServer};
+    use actix_web::http::KeepAlive;
+    use contract::listener::{self, Limits};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
@@ -157,15 +154,13 @@ mod tests {
             note_request(&request);
             Ok::<_, Infallible>(HttpResponse::Ok().finish())
         };
-        let server = HttpServer::new(move || fn_service(answer))
-            .workers(1)
-            .keep_alive(Duration::from_secs(90))
-            .on_connect(move |stream, extensions| watch(stream, extensions, patience))
-            .disable_signals()
-            .bind("127.0.0.1:0")
-            .unwrap();
-        let address = server.addrs()[0];
-        actix_web::rt::spawn(server.run());
+        let limits = Limits { keep_alive: KeepAlive::Timeout(Duration::from_secs(90)), ..Limits::default() };
+        let on_connect =
+            move |stream: &TcpStream, extensions: &mut Extensions| watch(stream, extensions, patience);
+        let socket = listener::bind("127.0.0.1:0".parse().unwrap(), 128).unwrap();
+        let address = socket.local_addr().unwrap();
+        let server = listener::serve(socket, limits, on_connect, move || fn_service(answer)).unwrap();
+        actix_web::rt::spawn(server);
         let whole = b"GET / HTTP/1.1\r\nHost: l\r\n\r\n";
         let mut buffer = [0; 1024];
         for half in [&b""[..], b"GET /", b"GET / HTTP/1.1\r\nHost:"] {

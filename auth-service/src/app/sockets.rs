@@ -13,7 +13,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
 use actix_web::dev::ServerHandle;
-use rustix::net::{Shutdown, listen, shutdown};
+use rustix::net::{Shutdown, shutdown};
 use socket2::{SockFilter, SockRef};
 
 /// How long the server has to accept the connections that wait, while further ones are ignored.
@@ -29,9 +29,7 @@ impl Socket {
     /// Listens on an address. `backlog` is the maximum number of connections that wait to be accepted.
     /// Returns the listener for the server, and the second handle to its socket.
     pub(super) fn listen(address: SocketAddr, backlog: i32) -> std::io::Result<(TcpListener, Self)> {
-        let listener = TcpListener::bind(address)?;
-        // A socket that already listens accepts a new backlog (listen(2)).
-        listen(&listener, backlog)?;
+        let listener = contract::listener::bind(address, backlog)?;
         let second = listener.try_clone()?;
         Ok((listener, Self(second)))
     }
@@ -84,7 +82,8 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
 
-    use actix_web::{App, HttpServer, web};
+    use actix_web::{App, web};
+    use contract::listener::{self, Limits};
 
     use super::*;
 
@@ -109,10 +108,9 @@ mod tests {
     async fn whoever_connected_before_the_socket_closed_gets_an_answer() {
         for _ in 0..10 {
             let address = SocketAddr::from(([127, 0, 0, 1], 0));
-            let (listener, socket) = Socket::listen(address, 128).unwrap();
-            let address = listener.local_addr().unwrap();
-            let server =
-                HttpServer::new(App::new).workers(1).disable_signals().listen(listener).unwrap().run();
+            let (waiting, socket) = Socket::listen(address, 128).unwrap();
+            let address = waiting.local_addr().unwrap();
+            let server = listener::serve(waiting, Limits::default(), |_, _| {}, App::new).unwrap();
             let handle = server.handle();
             let server = actix_web::rt::spawn(server);
             let is_over = Arc::new(AtomicBool::new(false));

@@ -112,6 +112,15 @@ async fn floods_of_strangers(stack: &Stack, honest: &Honest) -> Vec<(&'static st
         let host = host.clone();
         move || Flood::stalled(port, &host, &kind, connections, ADDRESSES)
     };
+    // Each has some thirty bytes, and takes much more when it is read.
+    let ahead = |path: &str| {
+        Kind::Bytes(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").repeat(20_000).into_bytes())
+    };
+    let ahead = [
+        stalled(public, ahead("/errors"), 500),
+        stalled(edge, ahead("/verify/caddy"), 1000),
+        stalled(ops, ahead("/metrics"), 50),
+    ];
     let preface = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice(), &[0, 0, 0, 4, 0, 0, 0, 0, 0]].concat();
     let heads = [
         stalled(public, Kind::Head(120_000), 1500),
@@ -127,6 +136,7 @@ async fn floods_of_strangers(stack: &Stack, honest: &Honest) -> Vec<(&'static st
     vec![
         ("heads that never end", Box::new(move || heads.iter().map(|start| start()).collect()) as Start),
         ("bodies that stall", Box::new(move || bodies.iter().map(|start| start()).collect())),
+        ("requests sent ahead", Box::new(move || ahead.iter().map(|start| start()).collect())),
         ("registrations", posts(stack, "/register", JSON, registration)),
         (
             "authorizations",

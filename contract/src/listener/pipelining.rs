@@ -1,7 +1,7 @@
 //! Ends a connection on which a client sends requests and does not read the responses.
 //!
-//! The HTTP server reads up to 128 KiB of requests of a connection at once. It answers them one after the other, and
-//! keeps all responses that the client has not read, so that each connection could take megabytes (attack 100).
+//! The HTTP server answers the requests that it has read one after the other, and keeps the responses that it has not sent
+//! yet, so that many requests for a large response could take much memory (attack 100).
 
 use std::cell::Cell;
 use std::pin::Pin;
@@ -15,8 +15,8 @@ use actix_web::{HttpRequest, HttpResponse};
 /// Whether a request has arrived on the connection.
 struct Used(Cell<bool>);
 
-/// Prepares the connection for [`is_further`]. It is called from `HttpServer::on_connect`.
-pub fn expect_requests(extensions: &mut Extensions) {
+/// Prepares a new connection for [`is_further`].
+pub(super) fn expect_requests(extensions: &mut Extensions) {
     extensions.insert(Used(Cell::new(false)));
 }
 

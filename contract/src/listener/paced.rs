@@ -1,0 +1,220 @@
+//! A connection that the HTTP server reads in small pieces, and only while it can also write.
+//!
+//! The HTTP server reads up to 128 KiB before it looks at them, and decodes all requests among them at once. Thousands of
+//! tiny requests are in so much text, and each takes 2.5 kB when it is decoded. It also reads and answers further
+//! requests while it cannot send the responses to earlier ones. So a client that only sends would make each of its
+//! connections take megabytes (attack 100).
+
+use std::cell::Cell;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf, Take};
+
+/// How many bytes the server gets before it has to look at them.
+const PIECE: u64 = 1 << 10;
+/// The same within the body of a request.
+const PIECE_OF_BODY: u64 = 64 << 10;
+
+/// The number of bytes of a request's body that are still expected on a connection. It is 0 if that is unknown.
+#[derive(Clone, Default)]
+pub(super) struct Expected(Rc<Cell<u64>>);
+
+impl Expected {
+    /// Records the length of the body of a request whose head has just arrived.
+    pub(super) fn set(&self, length: u64) {
+        self.0.set(length);
+    }
+
+    fn piece(&self) -> u64 {
+        // The last piece of a body is not larger than what is left of it, or else the next requests would be in it.
+        self.0.get().clamp(PIECE, PIECE_OF_BODY)
+    }
+
+    fn take(&self, read: u64) {
+        self.0.set(self.0.get().saturating_sub(read));
+    }
+}
+
+/// A connection that is read in small pieces.
+pub(super) struct Paced<T> {
+    stream: Take<T>,
+    expected: Expected,
+    /// Whether the server has to look at the last piece before it gets another one.
+    is_resting: bool,
+    /// Whether the peer does not take what is sent.
+    is_blocked: bool,
+    /// Whether the server wanted to read while the peer took nothing.
+    wants_to_read: bool,
+}
+
+impl<T: AsyncRead> Paced<T> {
+    pub(super) fn new(stream: T) -> Self {
+        Self {
+            stream: stream.take(0),
+            expected: Expected::default(),
+            is_resting: false,
+            is_blocked: false,
+            wants_to_read: false,
+        }
+    }
+}
+
+impl<T: AsyncRead> Paced<T> {
+    pub(super) fn stream(&self) -> &T {
+        self.stream.get_ref()
+    }
+
+    pub(super) fn expected(&self) -> Expected {
+        self.expected.clone()
+    }
+
+    fn note<R>(&mut self, written: Poll<R>, context: &Context<'_>) -> Poll<R> {
+        self.is_blocked = written.is_pending();
+        if !self.is_blocked && std::mem::take(&mut self.wants_to_read) {
+            // The stream was not asked for more, so it will not wake the server.
+            context.waker().wake_by_ref();
+        }
+        written
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Paced<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if this.is_blocked {
+            this.wants_to_read = true;
+            return Poll::Pending;
+        }
+        if std::mem::take(&mut this.is_resting) {
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let (before, piece) = (buffer.filled().len(), this.expected.piece());
+        this.stream.set_limit(piece);
+        let result = ready!(Pin::new(&mut this.stream).poll_read(context, buffer));
+        let read = (buffer.filled().len() - before) as u64;
+        this.expected.take(read);
+        // If there was less, the stream is empty for now, and says itself when there is more.
+        this.is_resting = read == piece;
+        Poll::Ready(result)
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Paced<T> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(self.stream.get_mut()).poll_write(context, data);
+        self.note(written, context)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(self.stream.get_mut()).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(self.stream.get_mut()).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        data: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(self.stream.get_mut()).poll_write_vectored(context, data);
+        self.note(written, context)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.get_ref().is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::{Wake, Waker};
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+
+    use super::*;
+
+    /// Counts how often it was woken.
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// What the server gets before it has to wait, as it reads for as long as it can.
+    fn all_at_once(stream: &mut (impl AsyncRead + Unpin), waker: &Waker) -> usize {
+        let (mut bytes, mut count) = (vec![0; 128 << 10], 0);
+        loop {
+            let mut buffer = ReadBuf::new(&mut bytes);
+            match Pin::new(&mut *stream).poll_read(&mut Context::from_waker(waker), &mut buffer) {
+                Poll::Ready(result) => result.unwrap(),
+                Poll::Pending => return count,
+            }
+            count += buffer.filled().len();
+        }
+    }
+
+    #[tokio::test]
+    async fn a100_the_server_gets_one_piece_and_is_woken_for_the_next() {
+        let (mut client, server) = duplex(64 << 10);
+        client.write_all(&vec![b'x'; 3 * PIECE as usize + 1]).await.unwrap();
+        let (mut server, woken) = (Paced::new(server), Arc::new(Woken::default()));
+        let waker = Waker::from(Arc::clone(&woken));
+        for n in 1..=3 {
+            assert_eq!(all_at_once(&mut server, &waker) as u64, PIECE);
+            assert_eq!(woken.0.load(Ordering::Relaxed), n);
+        }
+        assert_eq!(all_at_once(&mut server, &waker), 1);
+        assert_eq!(woken.0.load(Ordering::Relaxed), 3, "it is woken although nothing is left");
+        client.write_all(b"y").await.unwrap();
+        assert_eq!(woken.0.load(Ordering::Relaxed), 4, "it is not woken when more arrives");
+    }
+
+    #[tokio::test]
+    async fn a_body_comes_in_large_pieces_and_what_follows_in_small_ones() {
+        let (mut client, server) = duplex(256 << 10);
+        client.write_all(&vec![b'x'; 100 << 10]).await.unwrap();
+        let (mut server, waker) = (Paced::new(server), Waker::noop());
+        server.expected().set(90 << 10);
+        assert_eq!(all_at_once(&mut server, waker) as u64, PIECE_OF_BODY);
+        assert_eq!(all_at_once(&mut server, waker) as u64, (90 << 10) - PIECE_OF_BODY);
+        assert_eq!(all_at_once(&mut server, waker) as u64, PIECE);
+    }
+
+    #[tokio::test]
+    async fn a100_nothing_is_read_while_the_peer_takes_no_response() {
+        let (mut client, server) = duplex(8);
+        client.write_all(b"request").await.unwrap();
+        let (mut server, woken) = (Paced::new(server), Arc::new(Woken::default()));
+        let waker = Waker::from(Arc::clone(&woken));
+        let write = |server: &mut Paced<_>| {
+            Pin::new(server).poll_write(&mut Context::from_waker(&waker), b"response")
+        };
+        assert!(write(&mut server).is_ready());
+        assert!(write(&mut server).is_pending());
+        assert_eq!(all_at_once(&mut server, &waker), 0);
+        assert_eq!(client.read(&mut [0; 8]).await.unwrap(), 8);
+        let before = woken.0.load(Ordering::Relaxed);
+        assert!(write(&mut server).is_ready());
+        assert_eq!(woken.0.load(Ordering::Relaxed), before + 1, "it does not know that it can read again");
+        assert_eq!(all_at_once(&mut server, &waker), 7);
+    }
+}
