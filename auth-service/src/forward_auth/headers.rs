@@ -22,6 +22,10 @@ pub(super) fn host(text: &str) -> Result<HostName, CheckError> {
 
 /// Reads a request target. Returns its path, and its query as it was sent, which is empty if there is none.
 pub(super) fn path_and_query(target: &str) -> Result<(UnambiguousPath, &str), CheckError> {
+    // A target is ASCII (RFC 9112 §3.2). Envoy can pass other bytes on, and proxies differ in what they make of them.
+    if !target.is_ascii() {
+        return Err(CheckError::AmbiguousPath);
+    }
     let path = UnambiguousPath::of_target(target).map_err(|_| CheckError::AmbiguousPath)?;
     Ok((path, target.split_once('?').map_or("", |(_, query)| query)))
 }

@@ -96,3 +96,11 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a072_bytes_that_no_target_can_have_are_refused_by_every_parser() {
+    for target in ["/mcp?é", "/é", "/mcp?\u{840}"] {
+        let put = put("POST", "mcp.example", target, &[]).unwrap();
+        assert!(put.read_by_all(&Method::POST, target).iter().all(Result::is_err), "{target}");
+    }
+}

@@ -11,6 +11,10 @@ use crate::domain::resource::ResourceUri;
 /// path is a separate resource.
 const RESOURCES: usize = 4;
 
+/// Maximum length of a resource URI, in bytes, for which an assertion is cached. It contains the URI, and the caches of
+/// all tokens together have to fit into the memory of the service (attack 100).
+const MAX_RESOURCE: usize = 256;
+
 /// The assertions about one caller. They are stored with that principal and removed with it,
 /// so another caller can never get them (attacks 82, 91).
 #[derive(Debug)]
@@ -50,6 +54,9 @@ impl<T> Assertions<T> {
             return Ok(Arc::clone(&found.made));
         }
         let made = Arc::new(sign()?);
+        if resource.as_str().len() > MAX_RESOURCE {
+            return Ok(made);
+        }
         signed.retain(|signed| !is_for(&signed));
         if signed.len() == RESOURCES {
             signed.remove(0);
@@ -88,6 +95,16 @@ mod tests {
             }
         }
         assert!(assertions.0.lock().unwrap().len() <= RESOURCES);
+    }
+
+    #[test]
+    fn a100_an_assertion_for_a_long_path_is_not_kept() {
+        let assertions = Assertions::default();
+        let long = format!("https://a.example/{}", "x".repeat(4000));
+        for now in [100, 101] {
+            assert_eq!(signed(&assertions, &long, 1, now), format!("{long} 1 {now}"));
+        }
+        assert!(assertions.0.lock().unwrap().is_empty());
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use actix_web::http::header::HeaderValue;
 use metrics::Counter;
+use quick_cache::Weighter;
 use quick_cache::sync::{Cache, PlaceholderGuard};
 use tokio::sync::Semaphore;
 
@@ -39,10 +40,24 @@ type Guard<'a> = PlaceholderGuard<
     'a,
     Key,
     Arc<Known>,
-    quick_cache::UnitWeighter,
+    BySize,
     quick_cache::DefaultHashBuilder,
     quick_cache::sync::DefaultLifecycle<Key, Arc<Known>>,
 >;
+
+/// Number of bytes of resources for which a token counts as another one. A token for one resource usually has fewer.
+const RESOURCES_OF_ONE: usize = 1024;
+
+/// Weighs a token by the length of its resources. One token can be for several, with kilobytes together.
+#[derive(Clone)]
+struct BySize;
+
+impl Weighter<Key, Arc<Known>> for BySize {
+    fn weight(&self, _: &Key, known: &Arc<Known>) -> u64 {
+        let bytes: usize = known.principal.resources.iter().map(|resource| resource.as_str().len()).sum();
+        1 + (bytes / RESOURCES_OF_ONE) as u64
+    }
+}
 
 /// A principal, and the assertions made for it.
 #[derive(Debug)]
@@ -68,7 +83,7 @@ struct Verified {
 /// The limits of the cache.
 #[derive(Debug, Clone, Copy)]
 pub struct CacheTerms {
-    /// Maximum number of tokens in the cache.
+    /// Maximum number of tokens in the cache. A token for many resources counts as several.
     pub tokens: usize,
     /// The longest time for which a value is cached, even if nothing changes.
     pub longest: Duration,
@@ -89,7 +104,7 @@ pub struct Sources<'a> {
 
 /// The cache of principals by access token.
 pub struct PrincipalCache {
-    known: Cache<Key, Arc<Known>>,
+    known: Cache<Key, Arc<Known>, BySize>,
     /// Tokens without a valid signature. They remain invalid as long as the keys do not change.
     invalid: Cache<Key, Verified>,
     /// One permit for each worker, because a worker verifies one signature at a time in any case.
@@ -106,7 +121,7 @@ impl PrincipalCache {
     pub fn new(terms: CacheTerms, workers: NonZeroUsize) -> Self {
         let outcome = |outcome: &'static str| metrics::counter!("mcp_gate_token_cache_lookups_total", "outcome" => outcome);
         Self {
-            known: Cache::new(terms.tokens),
+            known: Cache::with_weighter(terms.tokens, terms.tokens as u64, BySize),
             invalid: Cache::new((terms.tokens / KNOWN_TO_ONE_INVALID).max(1)),
             verifications: Semaphore::new(workers.get()),
             longest: terms.longest,

@@ -175,7 +175,7 @@ mod tests {
     #[tokio::test]
     async fn a100_the_server_gets_one_piece_and_is_woken_for_the_next() {
         let (mut client, server) = duplex(64 << 10);
-        client.write_all(&vec![b'x'; 3 * PIECE as usize + 1]).await.unwrap();
+        client.write_all(&[b'x'; 3073]).await.unwrap();
         let (mut server, woken) = (Paced::new(server), Arc::new(Woken::default()));
         let waker = Waker::from(Arc::clone(&woken));
         for n in 1..=3 {

@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 
 use crate::domain::account::Subject;
 use crate::domain::clock::UnixTime;
+use crate::domain::clock_watch::TOLERANCE;
 use crate::keys::seal::Sealer;
 use crate::store::changes::Changes;
 use crate::store::{StoreError, row};
@@ -23,9 +24,9 @@ use super::keys::Keys;
 use super::permissions;
 use super::turns::{Turn, Turns};
 
-/// How long Redis keeps a row after its expiry. The clocks of replicas differ slightly, so the expiry in the
-/// row itself decides.
-const MARGIN: Duration = Duration::from_secs(60);
+/// How long Redis keeps a row after its expiry. The expiry in the row itself decides, by the clock of a replica. That
+/// clock can differ from the one of Redis by [`TOLERANCE`], and something that was used must stay used (attack 33).
+const MARGIN: Duration = TOLERANCE.saturating_add(Duration::from_secs(60));
 /// Maximum life of a row in Redis, which keeps its arithmetic within bounds.
 const MAX_LIFETIME: Duration = Duration::from_secs(100 * 366 * 86_400);
 
