@@ -159,6 +159,11 @@ impl Reservation {
         length >= self.budget.least
     }
 
+    /// The principal whose memory this is.
+    pub fn owner(&self) -> &str {
+        &self.owner
+    }
+
     /// The number of bytes that are taken.
     pub fn taken(&self) -> usize {
         self.taken

@@ -63,6 +63,11 @@ struct LineDecoder {
 impl Decoder for LineDecoder {
     fn decode(&mut self, buffer: &mut BytesMut) -> Option<Frame> {
         loop {
+            if self.scanned == 0 && self.oversized.is_none() {
+                // Blank lines take no longer than other bytes. Whitespace before a message has no meaning.
+                let blank = buffer.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
+                buffer.advance(blank);
+            }
             let Some(at) = memchr::memchr(b'\n', buffer.get(self.scanned..)?) else {
                 self.keep_or_discard(buffer);
                 return None;

@@ -1,6 +1,7 @@
 //! Writes to the log about the lines of one child. The number of log lines per second is limited, so that a
 //! child cannot fill the log.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::time::Instant;
@@ -17,12 +18,24 @@ const SHOWN: usize = 200;
 pub struct LineLog {
     child: u64,
     limit: Mutex<RateLimit>,
+    /// The number of lines and messages that nobody could use.
+    useless: AtomicU64,
 }
 
 impl LineLog {
     /// Makes a log for the child with this number.
     pub fn new(child: u64) -> Self {
-        Self { child, limit: Mutex::new(RateLimit::new(RATE, Instant::now())) }
+        Self { child, limit: Mutex::new(RateLimit::new(RATE, Instant::now())), useless: AtomicU64::new(0) }
+    }
+
+    /// Counts a line or a message that nobody could use.
+    pub fn count_useless(&self) {
+        self.useless.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The number of lines and messages so far that nobody could use.
+    pub fn useless(&self) -> u64 {
+        self.useless.load(Ordering::Relaxed)
     }
 
     /// Writes a warning that says what happened to a line, and why.

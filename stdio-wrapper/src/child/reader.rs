@@ -5,9 +5,11 @@ use std::time::Duration;
 use bytes::{Buf, BufMut as _, BytesMut};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
+use tokio::time::Instant;
 
 use super::framing::{Decoder, Frame};
 use super::process::{Child, Exit};
+use super::turns::{PER_LINE, Share};
 use crate::budget::Reservation;
 use crate::protocol::{Outline, OutlineReader};
 
@@ -17,6 +19,10 @@ const READ: usize = 16 << 10;
 const LARGE_READ: usize = 1 << 20;
 /// Bytes of a child's output that are not counted. Most lines are shorter.
 const FREE: usize = 64 << 10;
+/// A read counts as work for this part of its bytes, because they are only copied. The rest of the work is counted by lines.
+const PART_OF_READ: usize = 16;
+/// A blank line of this length counts as one that nobody can use.
+const BLANK: usize = 64;
 /// How long output may still come after the process has ended.
 const AFTERLIFE: Duration = Duration::from_millis(100);
 
@@ -48,6 +54,9 @@ pub trait Frames: Send {
     /// Handles the next frame. No further frame is read until this is done. A large frame comes with its memory.
     fn frame(&mut self, frame: Frame, reservation: Option<Reservation>) -> impl Future<Output = ()> + Send;
 
+    /// The number of lines and messages so far that nobody could use.
+    fn useless(&self) -> u64;
+
     /// Called for a line for which there was no memory, with its length. Its text was dropped.
     fn dropped(&mut self, outline: Outline, length: usize);
 }
@@ -64,9 +73,15 @@ pub async fn read_frames(
     tokio::pin!(exited);
     let (mut exit, mut rest) = (None, usize::MAX);
     let Output { pipe: mut stdout, early: buffer } = output;
-    let mut reader = Reader { decoder, buffer, account, dropping: None };
+    let mut reader = Reader::new(decoder, buffer, account, child.number);
     loop {
         reader.hand_over(frames).await;
+        if let Some(until) = reader.is_paused_until(frames, Instant::now()).filter(|_| exit.is_none()) {
+            tokio::select! {
+                () = tokio::time::sleep_until(until) => {}
+                end = &mut exited => (exit, rest) = (Some(end), rest_of(&stdout)),
+            }
+        }
         let space = reader.make_space().await.min(rest);
         let mut target = (&mut reader.buffer).limit(space);
         let count = if exit.is_some() {
@@ -85,6 +100,7 @@ pub async fn read_frames(
         };
         let Ok(count @ 1..) = count else { break };
         rest = if exit.is_some() { rest.saturating_sub(count) } else { rest };
+        reader.share.spend(count / PART_OF_READ).await;
         if rest == 0 {
             break;
         }
@@ -105,16 +121,39 @@ struct Reader {
     account: Account,
     /// What was seen of a line for which there was no memory.
     dropping: Option<OutlineReader>,
+    share: Share,
+    /// The number of bytes in blank lines that were not counted yet.
+    blank: usize,
+    /// The lines that nobody could use and that were counted.
+    useless: u64,
 }
 
 impl Reader {
+    fn new(decoder: Box<dyn Decoder>, buffer: BytesMut, account: Account, child: u64) -> Self {
+        let share = Share::of(account.reservation.owner(), child);
+        Self { decoder, buffer, account, dropping: None, share, blank: 0, useless: 0 }
+    }
+
+    /// Until when the child must not be read, because it has written too many lines that nobody can use.
+    fn is_paused_until(&mut self, frames: &impl Frames, now: Instant) -> Option<Instant> {
+        let blank = std::mem::take(&mut self.blank).div_ceil(BLANK);
+        let useless = frames.useless();
+        let lines = useless.saturating_sub(std::mem::replace(&mut self.useless, useless));
+        self.share.useless(lines.saturating_add(u64::try_from(blank).unwrap_or(u64::MAX)), now)
+    }
+
     /// Passes on every complete frame.
     async fn hand_over(&mut self, frames: &mut impl Frames) {
         loop {
             if self.dropping.is_some() && !self.drop_rest(frames) {
                 return;
             }
-            let Some(frame) = self.decoder.decode(&mut self.buffer) else { break };
+            let before = self.buffer.len();
+            let Some(frame) = self.decoder.decode(&mut self.buffer) else {
+                self.blank += if self.buffer.is_empty() { before } else { 0 };
+                break;
+            };
+            let work = before.saturating_sub(self.buffer.len()).min(LARGE_READ) + PER_LINE;
             let length = match &frame {
                 Frame::Message(text) | Frame::Cut(text) => text.len(),
                 Frame::Oversized { .. } => 0,
@@ -124,6 +163,7 @@ impl Reader {
             let reservation = (length > 0 && reservation.taken() > 0).then(|| reservation.split(length));
             self.settle();
             frames.frame(frame, reservation).await;
+            self.share.spend(work).await;
         }
         if self.buffer.is_empty() {
             // Otherwise the rest of the text would keep the whole large buffer in memory.
@@ -210,6 +250,10 @@ mod tests {
             self.frames.push((text.len(), reservation.map_or(0, |reservation| reservation.taken())));
         }
 
+        fn useless(&self) -> u64 {
+            self.frames.iter().filter(|(length, _)| *length < 3).count() as u64
+        }
+
         fn dropped(&mut self, _: Outline, length: usize) {
             self.dropped.push(length);
         }
@@ -230,7 +274,7 @@ mod tests {
         let budget = Budget::new(4 << 20, 1);
         let account = Account { reservation: budget.reservation("ana"), patience: Duration::ZERO };
         let decoder = LineFraming.decoder(16 << 20);
-        let mut reader = Reader { decoder, buffer: BytesMut::new(), account, dropping: None };
+        let mut reader = Reader::new(decoder, BytesMut::new(), account, 1);
         let mut seen = Seen::default();
         let line = |length: usize| [vec![b'x'; length], vec![b'\n']].concat();
         feed(&mut reader, &line(40_000), &mut seen).await;
@@ -240,5 +284,43 @@ mod tests {
         feed(&mut reader, &[line(3_000_000), line(7)].concat(), &mut seen).await;
         assert_eq!((&seen.frames[2..], seen.dropped), (&[(7, 0)][..], vec![3_000_000]));
         assert_eq!(reader.account.reservation.taken(), 0, "all of it was given back");
+    }
+
+    fn reader_for(owner: &str) -> Reader {
+        let account =
+            Account { reservation: Budget::new(4 << 20, 1).reservation(owner), patience: Duration::ZERO };
+        Reader::new(LineFraming.decoder(1 << 20), BytesMut::new(), account, 1)
+    }
+
+    #[tokio::test]
+    async fn a100_short_lines_are_handled_a_few_at_a_time_between_the_work_of_others() {
+        let mut reader = reader_for("mallory of short lines");
+        reader.buffer.extend_from_slice(&b"xx\n".repeat(100_000));
+        let mut seen = Seen::default();
+        let mut work = Box::pin(reader.hand_over(&mut seen));
+        let mut turns = 0;
+        while futures_util::poll!(&mut work).is_pending() {
+            turns += 1;
+            tokio::task::yield_now().await;
+        }
+        drop(work);
+        assert_eq!(seen.frames.len(), 100_000);
+        assert!(turns >= 100_000 * (2 + PER_LINE) / super::super::turns::PIECE, "{turns} turns of others");
+    }
+
+    #[tokio::test]
+    async fn a100_a_child_whose_lines_nobody_can_use_is_not_read_for_a_while() {
+        let mut reader = reader_for("mallory of useless lines");
+        let now = Instant::now() + Duration::from_secs(1);
+        let mut seen = Seen::default();
+        feed(&mut reader, &b"useful\n".repeat(5000), &mut seen).await;
+        assert_eq!(reader.is_paused_until(&seen, now), None);
+        feed(&mut reader, &b"xx\n".repeat(900), &mut seen).await;
+        assert_eq!(reader.is_paused_until(&seen, now), None);
+        feed(&mut reader, &b"xx\n".repeat(200), &mut seen).await;
+        let end = reader.is_paused_until(&seen, now).unwrap();
+        assert_eq!(reader.is_paused_until(&seen, end), None, "until the second is over");
+        feed(&mut reader, &b"\n".repeat(70_000), &mut seen).await;
+        assert!(reader.is_paused_until(&seen, end).is_some(), "blank lines");
     }
 }

@@ -57,6 +57,8 @@ pub(super) async fn drain(
             Ok(count) => count,
         };
         rest = rest.map(|rest| rest.saturating_sub(count));
+        // Otherwise this goes on for as long as the child writes.
+        tokio::task::yield_now().await;
         for part in piece.get(..count).unwrap_or_default().split_inclusive(|byte| *byte == b'\n') {
             let (text, is_end) = part.strip_suffix(b"\n").map_or((part, false), |text| (text, true));
             let room = MAX_LINE - line.len();

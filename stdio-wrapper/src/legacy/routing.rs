@@ -48,6 +48,10 @@ impl Frames for Routes {
         }
     }
 
+    fn useless(&self) -> u64 {
+        self.link.log.useless()
+    }
+
     fn dropped(&mut self, outline: Outline, _length: usize) {
         drop_message(&self.link, "there is no memory for this line");
         if let Some(message) = outline.unreadable() {
@@ -169,6 +173,7 @@ fn account(link: &Link) -> Account {
 
 fn junk(link: &Link, text: &[u8], why: &str) {
     link.metrics.child_junk_lines_total.add();
+    link.log.count_useless();
     link.log.line(text, why, "a line on the child's standard output is not an MCP message and was skipped");
 }
 
@@ -481,5 +486,6 @@ fn owner(link: &Link) -> Option<Arc<Session>> {
 
 fn drop_message(link: &Link, what: &str) {
     link.metrics.child_messages_dropped_total.add();
+    link.log.count_useless();
     tracing::debug!(child = link.child.number, what, "a message of the child was dropped");
 }

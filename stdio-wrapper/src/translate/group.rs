@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tokio::sync::Notify;
+use tokio::task::yield_now;
 use tokio::time::Instant;
 
 use super::listen::Listeners;
@@ -357,6 +358,8 @@ pub(super) async fn pump(group: Arc<Group>, pooled: Arc<PooledSession>) {
                 if let Ok(message) = parse_line(&text.into_bytes()) {
                     take(&group, &pooled, &message).await;
                 }
+                // There can be many listeners, and the child can have written many messages.
+                yield_now().await;
             }
             Next::End => break,
             Next::Wait => consumer.stream().changed().await,

@@ -22,6 +22,9 @@ const LISTS: [(&str, &str, &str); 3] = [
 ];
 /// Maximum number of resources that one client can watch.
 const MAX_RESOURCES: usize = 256;
+const UPDATED: &str = "notifications/resources/updated";
+/// Maximum length of the params of a notification about a resource, in bytes. They contain little more than its URI.
+const MAX_UPDATED: usize = 64 << 10;
 
 /// The notifications that one client wants and that the child can send.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -88,12 +91,12 @@ impl Filter {
         )
     }
 
-    fn wants(&self, method: &str, params: &str) -> bool {
-        if method != "notifications/resources/updated" {
+    /// Whether the client wants a notification with this method, which is about the resource with this URI, if any.
+    fn wants(&self, method: &str, uri: Option<&str>) -> bool {
+        if method != UPDATED {
             return self.methods.contains(&method);
         }
-        let [uri] = members(params, ["uri"]).unwrap_or_default();
-        uri.and_then(string).is_some_and(|uri| self.resources.contains(uri.as_ref()))
+        uri.is_some_and(|uri| self.resources.contains(uri))
     }
 }
 
@@ -156,13 +159,21 @@ impl Listeners {
         if method == "notifications/tools/list_changed" {
             self.tool_changes.fetch_add(1, Ordering::AcqRel);
         }
-        let params = message.params_text().unwrap_or("{}");
-        let wants =
-            |listener: &&Listener| listener.filter.wants(method, params) && !listener.stream.is_complete();
+        let params = if method == UPDATED { message.params_text().unwrap_or("{}") } else { "{}" };
+        // This is read once, because there can be many listeners. They get only what the protocol defines: the child
+        // could write megabytes beside it (attack 100).
+        let [uri] =
+            if params.len() <= MAX_UPDATED { members(params, ["uri"]).unwrap_or_default() } else { [None] };
+        let resource = uri.and_then(string);
+        let wants = |listener: &&Listener| {
+            listener.filter.wants(method, resource.as_deref()) && !listener.stream.is_complete()
+        };
+        let before_meta = uri.map(|uri| format!(r#""uri":{uri},"#)).unwrap_or_default();
         for listener in self.all().iter().filter(wants) {
-            let mut params = Members::parse(params).unwrap_or_default();
-            params.set("_meta", format!(r#"{{"{SUBSCRIPTION}":{}}}"#, listener.id));
-            let text = format!(r#"{{"jsonrpc":"2.0","method":"{method}","params":{params}}}"#);
+            let id = &listener.id;
+            let text = format!(
+                r#"{{"jsonrpc":"2.0","method":"{method}","params":{{{before_meta}"_meta":{{"{SUBSCRIPTION}":{id}}}}}}}"#
+            );
             listener.stream.tell(bytes::Bytes::from(text).into());
         }
     }
@@ -176,5 +187,45 @@ impl Listeners {
 
     fn all(&self) -> MutexGuard<'_, Vec<Listener>> {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::parse_line;
+    use crate::stream::Next;
+
+    #[test]
+    fn a100_listeners_get_only_what_the_protocol_defines_however_much_the_server_adds() {
+        let listeners = Listeners::default();
+        let reservation = Reservation::unlimited();
+        let filter = Filter {
+            methods: vec!["notifications/tools/list_changed"],
+            resources: BTreeSet::from([reservation.keep("file:///a").unwrap()]),
+        };
+        let stream = Stream::endless(1, 1 << 20, Reservation::unlimited());
+        let consumer = stream.connect();
+        listeners.add(1, "session", filter, "7", &stream);
+        let tell = |method: &str, pad: usize| {
+            let pad = "1,".repeat(pad);
+            let text = format!(
+                r#"{{"jsonrpc":"2.0","method":"{method}","params":{{"pad":[{pad}1],"uri":"file:///a","_meta":{{"a":1}}}}}}"#
+            );
+            listeners.tell(method, &parse_line(text.as_bytes()).unwrap());
+            match consumer.next() {
+                Next::Event(_, text) => String::from_utf8(text.into_bytes().to_vec()).unwrap(),
+                _ => String::new(),
+            }
+        };
+        let meta = format!(r#""_meta":{{"{SUBSCRIPTION}":7}}"#);
+        assert_eq!(
+            tell("notifications/tools/list_changed", 100_000),
+            format!(r#"{{"jsonrpc":"2.0","method":"notifications/tools/list_changed","params":{{{meta}}}}}"#)
+        );
+        let updated =
+            format!(r#"{{"jsonrpc":"2.0","method":"{UPDATED}","params":{{"uri":"file:///a",{meta}}}}}"#);
+        assert_eq!(tell(UPDATED, 100), updated);
+        assert_eq!(tell(UPDATED, MAX_UPDATED), "");
     }
 }

@@ -1,0 +1,234 @@
+//! Turns in which the output of children is handled. A child can write millions of lines in a second. Without turns,
+//! its lines would be handled as long as there are more of them, and the thread would serve nobody else meanwhile
+//! (attack 100).
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::task::yield_now;
+use tokio::time::Instant;
+
+use crate::budget::{of_child, user};
+
+/// The work after which others come first. The unit is the work for one byte of a short line: the fastest of these
+/// take about 10 ns, and the slowest 300 ns.
+pub(super) const PIECE: usize = 8 << 10;
+/// The work for a line in addition to that for its bytes.
+pub(super) const PER_LINE: usize = 64;
+/// The work for one user in each [`WINDOW`] that does not wait for the work for other users.
+const FREE: usize = 64 << 10;
+const WINDOW: Duration = Duration::from_millis(100);
+/// Number of lines per second that nobody can use, such as blank lines, after which the children of a user are not
+/// read until the second is over.
+const MAX_USELESS: u64 = 1000;
+const SECOND: Duration = Duration::from_secs(1);
+
+static ALL: Turns = Turns::new(FREE);
+
+/// The turns of all users.
+struct Turns {
+    /// The users who have a share now.
+    users: Mutex<BTreeMap<Arc<str>, Arc<User>>>,
+    /// Whoever has the permit is the next one to work for a user who has had much work done lately.
+    turn: Semaphore,
+    /// See [`FREE`].
+    free: usize,
+}
+
+/// The work for one user.
+struct User {
+    /// Keeps several children of a user from having several turns for one turn of another user.
+    turn: Semaphore,
+    done: Mutex<Done>,
+}
+
+/// What was done for a user in the present window and in the present second.
+struct Done {
+    window: Instant,
+    work: usize,
+    second: Instant,
+    useless: u64,
+}
+
+impl Turns {
+    const fn new(free: usize) -> Self {
+        Self { users: Mutex::new(BTreeMap::new()), turn: Semaphore::const_new(1), free }
+    }
+
+    fn users(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Arc<User>>> {
+        self.users.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn share(&'static self, name: &str) -> Share {
+        let mut users = self.users();
+        let name = users.get_key_value(name).map_or_else(|| Arc::from(name), |(name, _)| Arc::clone(name));
+        let user = Arc::clone(users.entry(Arc::clone(&name)).or_insert_with(|| Arc::new(User::new())));
+        Share { turns: self, name, user, work: 0 }
+    }
+}
+
+impl User {
+    fn new() -> Self {
+        let now = Instant::now();
+        let done = Mutex::new(Done { window: now, work: 0, second: now, useless: 0 });
+        Self { turn: Semaphore::new(1), done }
+    }
+
+    fn done(&self) -> MutexGuard<'_, Done> {
+        self.done.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts work. Returns whether this user has had so little done that it need not wait for others.
+    fn is_free(&self, work: usize, free: usize) -> bool {
+        let (mut done, now) = (self.done(), Instant::now());
+        if now.duration_since(done.window) >= WINDOW {
+            (done.window, done.work) = (now, 0);
+        }
+        done.work = done.work.saturating_add(work);
+        done.work <= free
+    }
+}
+
+/// The share of one child in the turns of its user.
+pub(super) struct Share {
+    turns: &'static Turns,
+    name: Arc<str>,
+    user: Arc<User>,
+    /// The work since the last turn.
+    work: usize,
+}
+
+impl std::fmt::Debug for Share {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Share").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Share {
+    /// The share of a child in the turns of the user of `owner`. If callers have no identity, the child counts as a user,
+    /// so that no caller waits for all others.
+    pub(super) fn of(owner: &str, child: u64) -> Self {
+        match user(owner) {
+            nobody if nobody.trim().is_empty() => ALL.share(&of_child(child)),
+            user => ALL.share(user),
+        }
+    }
+
+    /// Counts work that was done. After each [`PIECE`], lets this thread serve everybody whose bytes have arrived and, if
+    /// much was done for this user lately, waits for a turn among users.
+    pub(super) async fn spend(&mut self, work: usize) {
+        self.work = self.work.saturating_add(work);
+        if self.work < PIECE {
+            return;
+        }
+        if self.user.is_free(std::mem::take(&mut self.work), self.turns.free) {
+            return yield_now().await;
+        }
+        // These are never closed. If they were, output would be handled all the same.
+        let _own = self.user.turn.acquire().await;
+        let _turn = self.turns.turn.acquire().await;
+        // This comes back after the thread has asked the system what has arrived.
+        yield_now().await;
+    }
+
+    /// Counts lines that nobody could use. Returns until when the child must not be read, if there were too many.
+    pub(super) fn useless(&self, lines: u64, now: Instant) -> Option<Instant> {
+        let mut done = self.user.done();
+        if now.duration_since(done.second) >= SECOND {
+            (done.second, done.useless) = (now, 0);
+        }
+        done.useless = done.useless.saturating_add(lines);
+        (done.useless > MAX_USELESS).then(|| done.second + SECOND)
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut users = self.turns.users();
+        // The map has one reference, and this share the other.
+        if Arc::strong_count(&self.user) <= 2 {
+            users.remove(&self.name);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::{Cell, RefCell};
+    use std::rc::Rc;
+
+    use tokio::task::LocalSet;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a100_a_user_with_many_children_has_no_more_turns_than_another_with_one() {
+        let (order, all) = (Rc::new(RefCell::new(Vec::new())), LocalSet::new());
+        let turns: &Turns = Box::leak(Box::new(Turns::new(0)));
+        let work = |name: &'static str| {
+            let (mut share, order) = (turns.share(name), Rc::clone(&order));
+            all.spawn_local(async move {
+                for _ in 0..100 {
+                    share.spend(PIECE).await;
+                    order.borrow_mut().push(name);
+                }
+            })
+        };
+        for _ in 0..8 {
+            work("mallory");
+        }
+        let bob = work("bob");
+        all.run_until(bob).await.unwrap();
+        let before_bob_was_done = order.borrow().iter().filter(|name| **name == "mallory").count();
+        assert!(before_bob_was_done <= 102, "{before_bob_was_done}");
+    }
+
+    #[tokio::test]
+    async fn a100_between_two_pieces_of_work_everybody_else_has_a_turn() {
+        let (done, all) = (Rc::new(Cell::new(0)), LocalSet::new());
+        let turns: &Turns = Box::leak(Box::new(Turns::new(0)));
+        for number in 0..8 {
+            let (mut share, done) = (turns.share(&format!("user {}", number % 3)), Rc::clone(&done));
+            all.spawn_local(async move {
+                for _ in 0..1000 {
+                    share.spend(PIECE).await;
+                    done.set(done.get() + 1);
+                }
+            });
+        }
+        all.run_until(async {
+            yield_now().await;
+            for _ in 0..100 {
+                let before = done.get();
+                yield_now().await;
+                let now = done.get() - before;
+                assert!(now <= 2, "{now} pieces were done before others had their turn");
+            }
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a100_lines_that_nobody_can_use_are_counted_for_all_children_of_a_user() {
+        let turns: &Turns = Box::leak(Box::new(Turns::new(0)));
+        let (one, other, bob) = (turns.share("mallory"), turns.share("mallory"), turns.share("bob"));
+        let now = Instant::now() + SECOND;
+        assert_eq!(one.useless(MAX_USELESS, now), None);
+        let end = other.useless(1, now).unwrap();
+        assert_eq!(end, now + SECOND);
+        assert_eq!((one.useless(0, now), bob.useless(MAX_USELESS, now)), (Some(end), None));
+        assert_eq!(one.useless(1, end), None);
+        drop((one, other, bob));
+        assert!(turns.users().is_empty(), "nothing is left of users without children");
+    }
+
+    #[tokio::test]
+    async fn callers_without_an_identity_do_not_wait_for_each_other() {
+        let (one, other) = (Share::of("\n", 7_000_001), Share::of("\n", 7_000_002));
+        assert!(!Arc::ptr_eq(&one.user, &other.user));
+        let (one, other) = (Share::of("ana of turns\nx", 1), Share::of("ana of turns\ny", 2));
+        assert!(Arc::ptr_eq(&one.user, &other.user));
+    }
+}
