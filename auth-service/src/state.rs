@@ -49,9 +49,10 @@ const REQUESTS_AT_ONCE: u32 = 256;
 /// listener, and half of those of the edge listener.
 const REQUESTS_REFUSED_LATE: usize = 256;
 const CHECKS_REFUSED_LATE: usize = 1024;
-/// Maximum number of requests whose body has not arrived, for one address and in total. Hosted clients send
-/// head and body together, so they rarely need such a place. The total is a quarter of the connections.
-const BODIES_AWAITED: (usize, usize) = (32, 256);
+/// Maximum number of requests whose body has not arrived, for one address and in total. Many SDKs send head and body one
+/// after the other, so a company behind one address needs many places for a moment. An address that takes them all loses
+/// the oldest one to each address that has fewer. The total is a quarter of the connections.
+const BODIES_AWAITED: (usize, usize) = (128, 256);
 /// Maximum number of connections whose request head is incomplete, for one address and in total. The total is
 /// half of the connections. Connections of proxies do not count, because proxies send complete heads.
 const HEADS_AWAITED: (usize, usize) = (64, 512);

@@ -127,7 +127,7 @@ async fn awaited_body(
     tokio::select! {
         biased;
         body = body => body,
-        () = wait.given_up() => Err(EarlyRefusal::Slow),
+        () = wait.given_up() => Err(EarlyRefusal::Displaced),
     }
 }
 

@@ -37,6 +37,9 @@ pub enum EarlyRefusal {
         "the body did not come in time; send all of it within ten seconds, and pause for less than three"
     )]
     Slow,
+    /// Another body needed the place of this one, which had not arrived yet.
+    #[error("too many requests are waiting for their bodies; send the request again")]
+    Displaced,
     /// The body ended too early, or its encoding is broken.
     #[error("the body cannot be read")]
     Broken,
@@ -63,6 +66,7 @@ impl EarlyRefusal {
             Self::Slow => (StatusCode::REQUEST_TIMEOUT, ErrorCode::InvalidRequest, None),
             Self::Broken => (StatusCode::BAD_REQUEST, ErrorCode::InvalidRequest, None),
             Self::StoreLost => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::TemporarilyUnavailable, Some(60)),
+            Self::Displaced => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::TemporarilyUnavailable, Some(1)),
             Self::Crowded | Self::TooManyRequests => {
                 (StatusCode::TOO_MANY_REQUESTS, ErrorCode::TemporarilyUnavailable, Some(1))
             }

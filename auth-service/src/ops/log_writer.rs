@@ -259,7 +259,11 @@ mod tests {
         }
         let lost = writer.lost();
         assert!(lost.lines > 1000 && lost.lines < 4096 && lost.audit == 0, "{lost}");
-        assert!(writer.is_full());
+        // The kernel can still take some lines when the thread that writes has its turn.
+        while !writer.is_full() {
+            writer.put(&line, false);
+        }
+        let lost = writer.lost();
         let told = writer.status();
         assert!(
             told.starts_with("nobody reads") && told.ends_with("because nobody read standard error"),
