@@ -8,22 +8,25 @@ use std::fmt::Debug;
 use std::future::ready;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use actix_http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
-use actix_http::{Extensions, HttpMessage as _, HttpService, KeepAlive, Request, Response};
+use actix_http::{ConnectionType, Extensions, HttpMessage as _, HttpService, KeepAlive, Request, Response};
 use actix_server::Server;
 use actix_service::{
     IntoServiceFactory, Service as _, ServiceFactory, ServiceFactoryExt as _, apply_fn_factory,
 };
 use actix_service::{fn_service, map_config};
-use actix_web::Error;
-use actix_web::body::MessageBody;
+use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::AppConfig;
+use actix_web::web::Bytes;
+use actix_web::{Error, HttpResponse};
 use tokio::net::TcpStream;
 
-use paced::{Expected, Paced};
+use paced::{Activity, Paced, UnderWay};
 
 /// The limits of a listener.
 #[derive(Debug, Clone, Copy)]
@@ -94,10 +97,19 @@ where
     let stopping = server.graceful_shutdown_signal();
     let server = server.listen(address.to_string(), socket, move || {
         let (on_connect, stopping) = (Arc::clone(&on_connect), stopping.clone());
-        let app = app().into_factory().map_err(|error| error.into().error_response());
+        let app = app().into_factory().map_err(|error: S::Error| error.into().error_response());
         let app = apply_fn_factory(map_config(app, |()| AppConfig::default()), |request: Request, app| {
-            note_length(&request);
-            app.call(request)
+            let (under_way, is_last) = begin(&request);
+            let response = app.call(request);
+            async move {
+                let mut response: Response<B> = response.await?.into();
+                if is_last {
+                    response.head_mut().set_connection_type(ConnectionType::Close);
+                }
+                Ok::<_, HttpResponse>(
+                    response.map_body(|_, body| Tracked { body: body.boxed(), _under_way: under_way }),
+                )
+            }
         });
         let http = HttpService::build()
             .keep_alive(limits.keep_alive)
@@ -110,7 +122,7 @@ where
                 async move { stopping.notified().await }
             })
             .on_connect_ext(move |connection: &Paced<TcpStream>, extensions: &mut Extensions| {
-                extensions.insert(connection.expected());
+                extensions.insert(connection.activity());
                 pipelining::expect_requests(extensions);
                 on_connect(connection.stream(), extensions);
             })
@@ -126,11 +138,73 @@ where
     Ok(server.run())
 }
 
-/// Records the length of the body that follows a request head, if it has one.
-fn note_length(request: &Request) {
-    let Some(expected) = request.conn_data::<Expected>() else { return };
-    let length =
-        request.headers().get(CONTENT_LENGTH).filter(|_| !request.headers().contains_key(TRANSFER_ENCODING));
-    let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
-    expected.set(length.unwrap_or(0));
+/// Records that a request was begun. Also returns whether it has to be the last one of its connection: the length of a
+/// body in chunks is unknown, so nobody could tell it from the requests that follow.
+fn begin(request: &Request) -> (Option<UnderWay>, bool) {
+    let is_chunked = request.headers().contains_key(TRANSFER_ENCODING);
+    let length = request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    let length = if is_chunked { None } else { Some(length.unwrap_or(0)) };
+    (request.conn_data::<Activity>().map(|activity| activity.begin(length)), is_chunked)
+}
+
+/// A response body. The request is under way until it was sent.
+struct Tracked {
+    body: BoxBody,
+    _under_way: Option<UnderWay>,
+}
+
+impl MessageBody for Tracked {
+    type Error = <BoxBody as MessageBody>::Error;
+
+    fn size(&self) -> BodySize {
+        self.body.size()
+    }
+
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        Pin::new(&mut self.body).poll_next(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::io::{ErrorKind, Write as _};
+
+    use rustix::net::sockopt::{set_socket_recv_buffer_size, set_socket_send_buffer_size};
+
+    use super::*;
+
+    /// The kernel keeps some kilobytes on both sides, and the HTTP server would read 128 KiB and decode them all.
+    #[actix_web::test]
+    async fn a100_requests_that_are_sent_ahead_stay_with_their_sender() {
+        let socket = bind("127.0.0.1:0".parse().unwrap(), 16).unwrap();
+        set_socket_recv_buffer_size(&socket, 4096).unwrap();
+        let address = socket.local_addr().unwrap();
+        let never = || {
+            fn_service(async |_: Request| std::future::pending::<Result<HttpResponse, Infallible>>().await)
+        };
+        actix_web::rt::spawn(serve(socket, Limits::default(), |_, _| {}, never).unwrap());
+        for head in
+            ["GET / HTTP/1.1\r\nHost: a\r\n\r\n", "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nab"]
+        {
+            let mut client = std::net::TcpStream::connect(address).unwrap();
+            set_socket_send_buffer_size(&client, 4096).unwrap();
+            client.set_nonblocking(true).unwrap();
+            let (requests, mut sent) = (head.repeat(20_000), 0);
+            for _ in 0..100 {
+                loop {
+                    match client.write(&requests.as_bytes()[sent..]) {
+                        Ok(count) => sent += count,
+                        Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            assert!(sent < 64 << 10, "the server has taken {sent} bytes of requests");
+        }
+    }
 }

@@ -9,7 +9,7 @@ use std::cell::Cell;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf, Take};
 
@@ -18,30 +18,55 @@ const PIECE: u64 = 1 << 10;
 /// The same within the body of a request.
 const PIECE_OF_BODY: u64 = 64 << 10;
 
-/// The number of bytes of a request's body that are still expected on a connection. It is 0 if that is unknown.
+/// What a connection is doing. The service that answers its requests says so, and the reader goes by it.
 #[derive(Clone, Default)]
-pub(super) struct Expected(Rc<Cell<u64>>);
+pub(super) struct Activity(Rc<Doing>);
 
-impl Expected {
-    /// Records the length of the body of a request whose head has just arrived.
-    pub(super) fn set(&self, length: u64) {
-        self.0.set(length);
+#[derive(Default)]
+struct Doing {
+    /// The number of requests that were begun and whose responses are not complete.
+    under_way: Cell<usize>,
+    /// The number of bytes of the body of the last one that are still expected.
+    expected: Cell<u64>,
+    /// Whether the length of that body is unknown.
+    is_chunked: Cell<bool>,
+    /// Wakes the server if it wanted to read while it was not allowed to.
+    reader: Cell<Option<Waker>>,
+}
+
+/// A request that was begun. Dropping it says that its response is complete.
+pub(super) struct UnderWay(Rc<Doing>);
+
+impl Activity {
+    /// Records that a request was begun. `length` is that of its body, or none if it comes in chunks.
+    pub(super) fn begin(&self, length: Option<u64>) -> UnderWay {
+        self.0.under_way.set(self.0.under_way.get() + 1);
+        self.0.expected.set(length.unwrap_or(0));
+        self.0.is_chunked.set(length.is_none());
+        self.wake();
+        UnderWay(Rc::clone(&self.0))
     }
 
-    fn piece(&self) -> u64 {
-        // The last piece of a body is not larger than what is left of it, or else the next requests would be in it.
-        self.0.get().clamp(PIECE, PIECE_OF_BODY)
+    fn wake(&self) {
+        if let Some(reader) = self.0.reader.take() {
+            reader.wake();
+        }
     }
+}
 
-    fn take(&self, read: u64) {
-        self.0.set(self.0.get().saturating_sub(read));
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.under_way.set(self.0.under_way.get().saturating_sub(1));
+        Activity(Rc::clone(&self.0)).wake();
     }
 }
 
 /// A connection that is read in small pieces.
 pub(super) struct Paced<T> {
     stream: Take<T>,
-    expected: Expected,
+    activity: Activity,
+    /// The number of bytes that were read beyond the requests that are under way.
+    ahead: u64,
     /// Whether the server has to look at the last piece before it gets another one.
     is_resting: bool,
     /// Whether the peer does not take what is sent.
@@ -54,7 +79,8 @@ impl<T: AsyncRead> Paced<T> {
     pub(super) fn new(stream: T) -> Self {
         Self {
             stream: stream.take(0),
-            expected: Expected::default(),
+            activity: Activity::default(),
+            ahead: 0,
             is_resting: false,
             is_blocked: false,
             wants_to_read: false,
@@ -67,8 +93,36 @@ impl<T: AsyncRead> Paced<T> {
         self.stream.get_ref()
     }
 
-    pub(super) fn expected(&self) -> Expected {
-        self.expected.clone()
+    pub(super) fn activity(&self) -> Activity {
+        self.activity.clone()
+    }
+
+    /// The maximum number of bytes that can be read now. 0 if the server has to finish a request first.
+    ///
+    /// While a request is under way, little is read of what comes after it, so that the server notices when the peer
+    /// disconnects. The server itself would go on reading, and decode it all when it has time.
+    fn piece(&mut self) -> u64 {
+        let doing = &self.activity.0;
+        if doing.under_way.get() == 0 {
+            self.ahead = 0;
+            return PIECE;
+        }
+        match doing.expected.get() {
+            // The last piece of a body is not larger than what is left of it, or else the next requests would be in it.
+            expected @ 1.. => expected.clamp(PIECE, PIECE_OF_BODY),
+            // A body in chunks is the last one of its connection.
+            0 if doing.is_chunked.get() => PIECE,
+            0 => PIECE.saturating_sub(self.ahead),
+        }
+    }
+
+    fn note_read(&mut self, read: u64) {
+        let doing = &self.activity.0;
+        let expected = doing.expected.get();
+        doing.expected.set(expected.saturating_sub(read));
+        if doing.under_way.get() > 0 && expected == 0 && !doing.is_chunked.get() {
+            self.ahead = self.ahead.saturating_add(read);
+        }
     }
 
     fn note<R>(&mut self, written: Poll<R>, context: &Context<'_>) -> Poll<R> {
@@ -96,11 +150,15 @@ impl<T: AsyncRead + Unpin> AsyncRead for Paced<T> {
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
-        let (before, piece) = (buffer.filled().len(), this.expected.piece());
+        let (before, piece) = (buffer.filled().len(), this.piece());
+        if piece == 0 {
+            this.activity.0.reader.set(Some(context.waker().clone()));
+            return Poll::Pending;
+        }
         this.stream.set_limit(piece);
         let result = ready!(Pin::new(&mut this.stream).poll_read(context, buffer));
         let read = (buffer.filled().len() - before) as u64;
-        this.expected.take(read);
+        this.note_read(read);
         // If there was less, the stream is empty for now, and says itself when there is more.
         this.is_resting = read == piece;
         Poll::Ready(result)
@@ -193,10 +251,36 @@ mod tests {
         let (mut client, server) = duplex(256 << 10);
         client.write_all(&vec![b'x'; 100 << 10]).await.unwrap();
         let (mut server, waker) = (Paced::new(server), Waker::noop());
-        server.expected().set(90 << 10);
+        let request = server.activity().begin(Some(90 << 10));
         assert_eq!(all_at_once(&mut server, waker) as u64, PIECE_OF_BODY);
         assert_eq!(all_at_once(&mut server, waker) as u64, (90 << 10) - PIECE_OF_BODY);
-        assert_eq!(all_at_once(&mut server, waker) as u64, PIECE);
+        assert_eq!(all_at_once(&mut server, waker) as u64, PIECE, "what comes after the body");
+        drop(request);
+        assert_eq!(all_at_once(&mut server, waker) as u64, PIECE, "the next request");
+    }
+
+    #[tokio::test]
+    async fn a100_little_is_read_beyond_a_request_that_is_under_way() {
+        let (mut client, server) = duplex(64 << 10);
+        client.write_all(&[b'x'; 16 << 10]).await.unwrap();
+        let (mut server, woken) = (Paced::new(server), Arc::new(Woken::default()));
+        let waker = Waker::from(Arc::clone(&woken));
+        let first = server.activity().begin(Some(0));
+        assert_eq!(all_at_once(&mut server, &waker) as u64, PIECE);
+        let _ = all_at_once(&mut server, &waker);
+        let before = woken.0.load(Ordering::Relaxed);
+        for _ in 0..3 {
+            assert_eq!(all_at_once(&mut server, &waker), 0);
+        }
+        assert_eq!(woken.0.load(Ordering::Relaxed), before, "it goes on asking");
+        // The next request that was read begins when this one is complete.
+        let next = server.activity().begin(Some(0));
+        drop(first);
+        assert_eq!(woken.0.load(Ordering::Relaxed), before + 1);
+        assert_eq!(all_at_once(&mut server, &waker), 0, "more is read with each request");
+        drop(next);
+        assert_eq!(woken.0.load(Ordering::Relaxed), before + 2);
+        assert_eq!(all_at_once(&mut server, &waker) as u64, PIECE);
     }
 
     #[tokio::test]
