@@ -11,10 +11,10 @@ use crate::capacity::{Kinds, Usage};
 
 /// Maximum time for one measurement of what processes share.
 const MEASURE: Duration = Duration::from_millis(50);
-/// Minimum time between two measurements, and how many times as long as the last one it is at least: a tenth of the time is
-/// spent on them at most.
-const PAUSE: Duration = Duration::from_secs(1);
-const PAUSE_FACTOR: u32 = 10;
+/// Minimum time between two measurements, and how many times as long as the last one it is at least: a quarter of the time
+/// is spent on them at most. They are only made while memory is short.
+const PAUSE: Duration = Duration::from_millis(100);
+const PAUSE_FACTOR: u32 = 3;
 /// The supervisor of a child and one process share nothing.
 const UNSHARED: u64 = 2;
 
@@ -22,6 +22,8 @@ const UNSHARED: u64 = 2;
 #[derive(Debug, Default)]
 pub(super) struct Sharing {
     parts: HashMap<u64, Part>,
+    /// What the control group counted at that time.
+    anonymous: u64,
     next: Option<Instant>,
 }
 
@@ -42,17 +44,21 @@ impl Sharing {
         let now = Instant::now();
         if sum(usage, own, Usage::anonymous) > kinds.anonymous {
             self.parts = parts(now + MEASURE);
+            self.anonymous = kinds.anonymous;
         }
         self.next = Some(Instant::now() + PAUSE.max(now.elapsed() * PAUSE_FACTOR));
     }
 
     /// Reduces what children with several processes are counted with: to what was measured, and then so far that all
-    /// children together have no more than the control group counts.
+    /// children together have no more than the control group counts. What has been added since the measurement can be theirs,
+    /// because each write to a shared page makes another one, so it counts for them (attack 100).
     pub(super) fn fit(&self, usage: &mut HashMap<u64, Usage>, own: Usage, kinds: Kinds) {
         if sum(usage, own, Usage::anonymous) > kinds.anonymous {
+            let added = kinds.anonymous.saturating_sub(self.anonymous);
             for (number, usage) in usage.iter_mut().filter(|(_, usage)| usage.processes > UNSHARED) {
                 if let Some(part) = self.parts.get(number) {
                     let fitted = scaled(usage.anonymous(), part.shared_once, part.counted);
+                    let fitted = fitted.saturating_add(added).min(usage.anonymous());
                     usage.memory = usage.in_files + fitted;
                 }
             }
@@ -133,6 +139,8 @@ mod tests {
         });
         assert_eq!(memory(&sharing, kinds), [40, 300, 100]);
         assert!(!sharing.is_due());
+        // Since then, the workers of the first child have written to the pages that they shared.
+        assert_eq!(memory(&sharing, Kinds { anonymous: 750, in_files: 20 }), [360, 300, 100]);
     }
 
     #[test]
