@@ -9,8 +9,7 @@
 //! Replicas that do not know the highest number can change the older data until its number has caught up.
 //! Therefore each change also adds a random token to a history of the latest changes. If the last token that
 //! this process has seen is not in the history, the data belong to another history, whatever their number is.
-//! There is no token to compare if the number comes from an earlier release, or if the change is so old that
-//! it has left the history.
+//! There is no token to compare if the change is so old that it has left the history.
 //!
 //! A process that did not run, or was cut off, while all this happened knows too little to notice it, and so
 //! does one that starts. Therefore a process that notices it leaves what it knows in Redis, as a [`Claim`].
@@ -369,7 +368,7 @@ mod tests {
             let error = compare(number, &theirs).unwrap_err().to_string();
             assert!(error.contains("at least 1 change is undone"), "{error}");
         }
-        // The history of an earlier release has no tokens.
+        // A history that was lost has no tokens.
         age.doubt();
         assert!(compare(3, &[]).is_err());
         age.doubt();
@@ -377,7 +376,7 @@ mod tests {
         // A change that has left the history cannot be compared.
         age.doubt();
         assert!(compare(5000, &[(4990, 1), (5000, 2)]).is_ok());
-        // An earlier release counts without tokens.
+        // The number can grow without a token in the history.
         assert!(compare(5001, &[(4990, 1), (5000, 2)]).is_ok());
         assert!(compare(5001, &[(4990, 1), (5000, 3)]).is_err());
     }
