@@ -52,6 +52,7 @@ impl Fleet {
         let addresses = [&OTHERS[..], &[Ipv4Addr::LOCALHOST]].concat();
         let mut stack = Setup::as_shipped()
             .through(edge)
+            .with_any_rate()
             .in_front_of(upstream.port)
             .auth_setting("REDIS_URL", &redis.url())
             .auth_setting("STORE_KEY", "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=")
