@@ -1,6 +1,7 @@
 //! HTTP/1.1 listeners of both programs. They do what `actix_web::HttpServer` does, but read each connection at the pace
 //! at which the server can answer.
 
+mod holding;
 mod paced;
 pub mod pipelining;
 
@@ -8,9 +9,7 @@ use std::fmt::Debug;
 use std::future::ready;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use actix_http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
@@ -20,12 +19,12 @@ use actix_service::{
     IntoServiceFactory, Service as _, ServiceFactory, ServiceFactoryExt as _, apply_fn_factory,
 };
 use actix_service::{fn_service, map_config};
-use actix_web::body::{BodySize, BoxBody, MessageBody};
+use actix_web::body::MessageBody;
 use actix_web::dev::AppConfig;
-use actix_web::web::Bytes;
 use actix_web::{Error, HttpResponse};
 use tokio::net::TcpStream;
 
+pub use holding::hold;
 use paced::{Activity, Paced, UnderWay};
 
 /// The limits of a listener.
@@ -106,9 +105,7 @@ where
                 if is_last {
                     response.head_mut().set_connection_type(ConnectionType::Close);
                 }
-                Ok::<_, HttpResponse>(
-                    response.map_body(|_, body| Tracked { body: body.boxed(), _under_way: under_way }),
-                )
+                Ok::<_, HttpResponse>(response.map_body(|_, body| hold(body, under_way)))
             }
         });
         let http = HttpService::build()
@@ -138,34 +135,13 @@ where
     Ok(server.run())
 }
 
-/// Records that a request was begun. Also returns whether it has to be the last one of its connection: the length of a
+/// Records that a request was begun; it is under way until its response was sent. Also returns whether it has to be the last one of its connection: the length of a
 /// body in chunks is unknown, so nobody could tell it from the requests that follow.
 fn begin(request: &Request) -> (Option<UnderWay>, bool) {
     let is_chunked = request.headers().contains_key(TRANSFER_ENCODING);
     let length = request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     let length = if is_chunked { None } else { Some(length.unwrap_or(0)) };
     (request.conn_data::<Activity>().map(|activity| activity.begin(length)), is_chunked)
-}
-
-/// A response body. The request is under way until it was sent.
-struct Tracked {
-    body: BoxBody,
-    _under_way: Option<UnderWay>,
-}
-
-impl MessageBody for Tracked {
-    type Error = <BoxBody as MessageBody>::Error;
-
-    fn size(&self) -> BodySize {
-        self.body.size()
-    }
-
-    fn poll_next(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Bytes, Self::Error>>> {
-        Pin::new(&mut self.body).poll_next(context)
-    }
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use actix_web::http::ConnectionType;
 use actix_web::middleware::Next;
 use actix_web::rt::net::TcpStream;
 use actix_web::{Error, HttpRequest, web};
-use contract::listener::pipelining;
+use contract::listener::{hold, pipelining};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::Shutdown;
 use rustix::net::sockopt::set_tcp_user_timeout;
@@ -24,8 +24,6 @@ use socket2::SockRef;
 use tokio::sync::watch;
 use tokio::task::yield_now;
 use tokio::time::timeout;
-
-use crate::holding::hold;
 
 /// Time within which a client must read a part of the data that it is sent, in milliseconds. A client that
 /// does not read uses memory and a connection.

@@ -22,11 +22,11 @@ use std::time::Duration;
 use actix_web::http::Method;
 use actix_web::http::header::{self, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, web};
+use contract::listener::hold;
 use tokio::time::Instant;
 
 use crate::child::{Pass, Placeholders, RateLimit};
 use crate::config::{Config, Sites};
-use crate::holding::hold;
 use crate::identity::{Authenticator, Caller, Clock};
 use crate::legacy::{Session, Sessions};
 use crate::metrics::Metrics;

@@ -9,7 +9,6 @@ pub mod capacity;
 pub mod child;
 pub mod config;
 pub mod connection;
-mod holding;
 pub mod http;
 pub mod identity;
 pub mod legacy;

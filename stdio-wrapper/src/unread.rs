@@ -19,12 +19,11 @@ use actix_web::http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpMessage as _};
 use bytes::Bytes;
+use contract::listener::hold;
 use futures_util::{Stream, StreamExt as _};
 use tokio::sync::Semaphore;
 use tokio::task::yield_now;
 use tokio::time::timeout;
-
-use crate::holding::hold;
 
 /// Size up to which a body is read as fast as it comes, in bytes.
 const AT_ONCE: usize = 128 << 10;

@@ -319,6 +319,11 @@ mod tests {
             std::thread::sleep(std::time::Duration::from_millis(25));
         }
         assert_eq!(descent.usage(&children, Files::LeftOut).get(&5).map(|usage| usage.tasks), Some(3));
+        end(&descent, &mut shell);
+    }
+
+    /// Ends a shell and everything that it has started.
+    fn end(descent: &Descent, shell: &mut std::process::Child) {
         for process in descent.known.keys() {
             let _ = rustix::process::kill_process(
                 Pid::from_raw(process.pid).unwrap(),
@@ -345,14 +350,7 @@ mod tests {
         let part =
             descent.parts(&children, Instant::now() + std::time::Duration::from_secs(60)).get(&5).copied();
         let late = descent.parts(&children, Instant::now());
-        for process in descent.known.keys() {
-            let _ = rustix::process::kill_process(
-                Pid::from_raw(process.pid).unwrap(),
-                rustix::process::Signal::KILL,
-            );
-        }
-        shell.kill().unwrap();
-        shell.wait().unwrap();
+        end(&descent, &mut shell);
         assert!(counted.processes == 7 && counted.anonymous() > 240 << 20, "{counted:?}");
         let part = part.unwrap();
         assert!(part.counted > 240 << 20, "{part:?}");
@@ -377,14 +375,7 @@ mod tests {
             }
             std::thread::sleep(std::time::Duration::from_millis(25));
         }
-        for process in descent.known.keys() {
-            let _ = rustix::process::kill_process(
-                Pid::from_raw(process.pid).unwrap(),
-                rustix::process::Signal::KILL,
-            );
-        }
-        shell.kill().unwrap();
-        shell.wait().unwrap();
+        end(&descent, &mut shell);
         assert!((1 << 20..2 << 20).contains(&hidden), "{hidden}");
     }
 

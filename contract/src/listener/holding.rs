@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use actix_web::body::{BodySize, BoxBody, MessageBody};
-use bytes::Bytes;
+use actix_web::web::Bytes;
 
 /// A response body, and the value that it keeps.
 struct Holding<T> {
@@ -13,7 +13,7 @@ struct Holding<T> {
 }
 
 /// Makes a body that keeps a value.
-pub(crate) fn hold<T: Unpin + 'static>(inner: impl MessageBody + 'static, value: T) -> BoxBody {
+pub fn hold<T: Unpin + 'static>(inner: impl MessageBody + 'static, value: T) -> BoxBody {
     BoxBody::new(Holding { inner: inner.boxed(), _value: value })
 }
 
