@@ -42,6 +42,7 @@ async fn main() -> anyhow::Result<()> {
         ("PROTECTED_HOSTS", "localhost".to_owned()),
         ("CLIENT_CEILING", CEILING.to_string()),
         ("REGISTRATION_RATE", "10000000".to_owned()),
+        ("REQUESTS_PER_SECOND", "10000000".to_owned()),
         ("PUBLIC_LISTEN", "127.0.0.1:0".to_owned()),
         ("EDGE_LISTEN", "127.0.0.1:0".to_owned()),
         ("OPS_LISTEN", "127.0.0.1:0".to_owned()),
