@@ -1,4 +1,4 @@
-//! The listeners, and the table of all routes that each of them serves.
+//! The listeners, and the routes that each of them serves.
 
 mod bounds;
 mod browsers;
@@ -51,29 +51,30 @@ pub use sockets::Socket;
 const PUBLIC_CONNECTIONS: usize = 1024;
 const EDGE_CONNECTIONS: usize = 2048;
 const OPS_CONNECTIONS: usize = 64;
-/// Maximum number of open connections of one address to the public listener, and of one to the edge listener, unless
-/// it is that of a trusted proxy.
+/// Maximum number of open connections from one address to the public listener, and likewise to the edge listener.
+/// It does not apply to trusted proxies.
 const CONNECTIONS_OF_ONE: u32 = 128;
-/// How many connections may wait to be accepted. Some proxies open one for each check, all at the same time.
+/// Maximum number of connections that wait to be accepted. Some proxies open a connection for each check, so many
+/// can arrive at the same time.
 const PUBLIC_BACKLOG: i32 = 2048;
 const EDGE_BACKLOG: i32 = 4096;
 const OPS_BACKLOG: i32 = 2048;
-/// Maximum number of connections to the ops listener whose request head is incomplete, for one address and in
+/// Maximum number of connections to the ops listener whose request head is incomplete: from one address, and in
 /// total.
 const OPS_HEADS_AWAITED: (usize, usize) = (16, 32);
-/// Time limit for receiving a request head, so that slow clients do not hold connections.
+/// Time limit for receiving a request head, so that slow clients cannot keep connections open.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the edge listener keeps an idle connection open for its proxy.
 const EDGE_KEEP_ALIVE: Duration = Duration::from_secs(90);
-/// How long a connection of the edge listener can last without a complete request. The server limits the time
-/// only for the first request head, and the limit for idle connections is shorter than this.
+/// Time limit for a connection to the edge listener without a complete request. It is needed because
+/// [`HEAD_TIMEOUT`] applies only to the first request head of a connection. It is longer than [`EDGE_KEEP_ALIVE`].
 const EDGE_SILENCE: Duration = Duration::from_secs(100);
 /// Time limit for closing a connection.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
-/// Time limit for requests in progress after the service was told to stop, in seconds.
+/// Time limit for requests in progress after the service starts to stop, in seconds.
 pub const SHUTDOWN_TIMEOUT: u64 = 10;
 
-/// The service cannot listen.
+/// Why the service cannot listen.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     /// An address cannot be bound.
@@ -81,24 +82,24 @@ pub enum ListenError {
         "{variable}: cannot listen on {address}: {cause}. Free the port, or set {variable} to another address"
     )]
     Bind {
-        /// The setting of the address.
+        /// The name of the setting that contains the address.
         variable: &'static str,
         /// The address that could not be bound.
         address: SocketAddr,
         /// The error of the operating system.
         cause: std::io::Error,
     },
-    /// The system has not enough threads.
+    /// The operating system cannot start enough threads.
     #[error("WORKERS ({workers}): {cause}")]
     Threads {
         /// The number of workers.
         workers: NonZeroUsize,
-        /// Why there are not enough.
+        /// Why the threads cannot be started.
         cause: NoThread,
     },
 }
 
-/// The servers. All have bound their addresses and are ready to run.
+/// The servers, which have bound their addresses and are ready to run.
 pub struct Servers {
     /// The server for OAuth endpoints and pages.
     pub public: Server,
@@ -108,10 +109,10 @@ pub struct Servers {
     pub edge_grpc: Option<EdgeGrpc>,
     /// The server for health and metrics.
     pub ops: Server,
-    /// The addresses of the public, edge and ops servers, in this order. If the configured port is 0, the
-    /// system has chosen one.
+    /// The addresses of the public, edge and ops servers, in this order. If a configured port is 0, the operating
+    /// system has chosen the port.
     pub addresses: [SocketAddr; 3],
-    /// The sockets of the public and of the edge server.
+    /// Second handles to the listening sockets of the public and the edge server.
     pub sockets: [Socket; 2],
 }
 
@@ -155,12 +156,12 @@ pub fn listen(
     let public_limits = Limits {
         workers: public_share.workers,
         connections: public_share.connections,
-        // The server limits the time only for the first request head of a connection. With keep-alive, an
-        // incomplete second head could hold the connection forever.
+        // The HTTP library limits the time only for the first request head of a connection. With keep-alive, a
+        // client could keep the connection open forever with an incomplete second head.
         keep_alive: KeepAlive::Disabled,
         head_timeout: HEAD_TIMEOUT,
         close_timeout: CLOSE_TIMEOUT,
-        // A disconnect is noticed at once and not only when the response is written.
+        // A disconnect is noticed immediately, not only when the response is written.
         half_closed: false,
         shutdown_timeout: SHUTDOWN_TIMEOUT,
     };
@@ -177,7 +178,7 @@ pub fn listen(
     let edge_limits = Limits {
         workers: edge_share.workers,
         connections: edge_share.connections,
-        // Some proxies open a connection for each check. Others reuse connections, so idle ones are kept.
+        // Some proxies open a connection for each check. Others reuse connections, so idle connections are kept.
         keep_alive: KeepAlive::Timeout(EDGE_KEEP_ALIVE),
         half_closed: true,
         ..public_limits
@@ -225,27 +226,27 @@ pub fn listen(
     })
 }
 
-/// Makes the error of an address that cannot be bound.
+/// Returns a function that makes the error for an address that cannot be bound.
 fn cannot_bind(variable: &'static str, address: SocketAddr) -> impl FnOnce(std::io::Error) -> ListenError {
     move |cause| ListenError::Bind { variable, address, cause }
 }
 
-/// Answers a check. It always returns a response, never an error.
+/// Answers a check.
 async fn checked(mut request: Request, state: Data<AppState>) -> Result<HttpResponse, Infallible> {
     connections::note_request(&request);
     let unread = request.take_payload();
     let is_last = state.is_leaving();
     let mut answer = forward_auth::check(request, state).await;
     if is_last {
-        // If an idle connection is closed while the proxy is sending on it, a request is lost. This header
-        // tells the proxy not to use the connection again.
+        // Without this header, the proxy might send a request on the idle connection just when it is closed, and
+        // the request would be lost.
         answer.head_mut().set_connection_type(ConnectionType::Close);
     }
     Ok(answer.map_body(|_, body| unread::holding(unread, body)))
 }
 
-/// The routes of the public listener. `base` is the path of the issuer, below which all routes are except the
-/// well-known documents.
+/// The routes of the public listener. `base` is the path of the issuer. All routes except the well-known documents
+/// are below it.
 pub fn public_routes(config: &mut ServiceConfig, base: &str) {
     let well_known = |name: &str| format!("/.well-known/{name}{base}");
     config
@@ -331,8 +332,8 @@ pub fn public_routes(config: &mut ServiceConfig, base: &str) {
         )
         .default_service(web::to(cors::preflight_at_public_listener));
     if !base.is_empty() {
-        // OpenID Connect Discovery §4 appends the well-known path to the issuer's path, while RFC 8414
-        // inserts it before. Clients try both.
+        // OpenID Connect Discovery §4 appends the well-known path to the issuer's path, and RFC 8414 inserts it
+        // before that path. Clients try both.
         config.service(
             web::resource(format!("{base}/.well-known/openid-configuration"))
                 .wrap(browsers_may(&[Method::GET, Method::HEAD]))
@@ -342,7 +343,8 @@ pub fn public_routes(config: &mut ServiceConfig, base: &str) {
     }
 }
 
-/// The routes for clients of MCP 2025-03-26, on hosts with a default resource.
+/// The routes for clients of MCP 2025-03-26, which expect them at the root of the MCP server's host. They are
+/// served only on hosts with a default resource.
 fn root_of_mcp_hosts(config: &mut ServiceConfig) {
     config
         .service(
@@ -378,7 +380,7 @@ fn ops_routes(config: &mut ServiceConfig) {
         .route("/version", reading().to(endpoints::version));
 }
 
-/// A route for GET, and for HEAD with the same response but no body (RFC 9110 §9.3.2).
+/// A route for GET and HEAD (RFC 9110 §9.3.2).
 fn reading() -> Route {
     web::route().guard(guard::Any(guard::Get()).or(guard::Head()))
 }

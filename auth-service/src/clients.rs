@@ -1,4 +1,4 @@
-//! Finds clients, whether their metadata is in the store or in a document at the URL that is their
+//! Finds clients. The metadata of a client is in the store, or in a document at the URL that is the client's
 //! identifier.
 
 pub mod document;
@@ -15,7 +15,7 @@ use crate::store::{Store, StoreError};
 use documents::{DocumentError, Documents};
 use fetch_rate::Caller;
 
-/// Finds clients in the store and among client ID metadata documents.
+/// Finds clients in the store, and fetches client ID metadata documents.
 pub struct Clients {
     store: Arc<dyn Store>,
     documents: Documents,
@@ -33,19 +33,19 @@ pub enum UnknownClient {
     /// The client's metadata document cannot be used.
     #[error("the client metadata document cannot be used: {0}")]
     Document(DocumentError),
-    /// The client's metadata document cannot be fetched at the moment, which says nothing about the client.
+    /// The client's metadata document cannot be fetched at the moment. The client itself might be valid.
     #[error(transparent)]
     Away(DocumentError),
     /// The store could not be read.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The operating system gave no random bytes.
+    /// The operating system returned no random bytes.
     #[error(transparent)]
     Random(#[from] RandomUnavailable),
 }
 
 impl Clients {
-    /// Finds clients in this store, and in documents that `documents` fetches.
+    /// Looks in `store` for registered clients, and in `documents` for clients with a metadata document.
     pub fn new(store: Arc<dyn Store>, documents: Documents) -> Self {
         Self { store, documents }
     }
@@ -55,9 +55,9 @@ impl Clients {
         &self.documents
     }
 
-    /// The client with this identifier and its current metadata. `caller` decides which limits apply if a
-    /// document has to be fetched. `now` is the earliest time that it can be, so that no client is replaced
-    /// or refused for good because the clock is ahead.
+    /// Returns the client with this identifier and its current metadata. `caller` determines the limits that apply
+    /// if a document must be fetched. `now` must be the earliest time that it can be, so that a clock that is
+    /// ahead does not make a client expire too early.
     pub async fn find(&self, caller: Caller, id: &ClientId, now: UnixTime) -> Result<Client, UnknownClient> {
         let known = self.store.client(id, now).await?;
         if known.as_ref().is_some_and(|client| client.disabled) {
@@ -72,8 +72,7 @@ impl Clients {
         }
     }
 
-    /// The metadata always comes from the document. The registration and the time of last use come from the
-    /// store.
+    /// Takes the metadata from the document, and everything else from the store if the client is in use.
     async fn by_document(
         &self,
         id: &ClientId,
@@ -90,8 +89,8 @@ impl Clients {
         })?;
         Ok(match known {
             Some(client) if client.metadata.drops_credentials(&metadata) => {
-                // Until now the client authenticated. What it received must not be usable without
-                // authentication, so its registration ends.
+                // The client had to authenticate until now. A new registration makes its earlier codes and tokens
+                // invalid, so that they cannot be used without authentication.
                 let registration = RegistrationId::new(self.documents.random_bytes()?);
                 Client { registration, metadata, ..client }
             }

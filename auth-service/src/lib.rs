@@ -1,8 +1,8 @@
-//! auth-service: an OAuth 2.1 authorization server for MCP, and the check that edge proxies request for every
-//! request.
+//! auth-service: an OAuth 2.1 authorization server for MCP. It also answers the checks that an edge proxy sends
+//! for each request that it receives.
 //!
-//! `tests/layers.toml` lists the modules from the lowest layer to the highest, and which of them each can
-//! import. A test verifies it. `docs/architecture.md` says what each module contains.
+//! `tests/layers.toml` lists the modules from the lowest layer to the highest, and the modules that each of them
+//! can import. A test verifies the list. `docs/architecture.md` describes each module.
 
 pub mod app;
 pub mod clients;

@@ -1,4 +1,4 @@
-//! `auth-service`: reads its settings, opens its store, and serves until it is told to stop.
+//! The `auth-service` program: reads its settings, opens its store, and serves until it receives a signal to stop.
 
 mod cli;
 mod serve;
@@ -16,8 +16,8 @@ use auth_service::ops::telemetry;
 
 use cli::{Cli, Command};
 
-/// jemalloc, which gives memory back to the system when a flood of requests is over. The allocator of the C
-/// library would keep most of it.
+/// jemalloc returns memory to the operating system after a flood of requests. The allocator of the C library would
+/// keep most of it.
 #[global_allocator]
 static ALLOCATOR: Jemalloc = Jemalloc;
 
@@ -26,12 +26,13 @@ fn main() -> ExitCode {
     System::with_tokio_rt(runtime).block_on(run(command))
 }
 
-/// The runtime of everything except the workers. A thread that libraries use for blocking work, such as
-/// looking up the name of Redis, is never ended: they panic if they need one and the system has none left.
+/// Creates the runtime for everything except the workers. Its threads for blocking work are never stopped.
+/// Libraries use them, for example to look up the host name of Redis, and panic if they need a new thread and the
+/// system cannot start one.
 #[expect(clippy::panic, reason = "without a runtime, the program can only report the error")]
 fn runtime() -> Runtime {
     let made = Builder::new_current_thread().enable_all().thread_keep_alive(Duration::MAX).build();
-    made.unwrap_or_else(|error| panic!("the system gives no resources for a runtime: {error}"))
+    made.unwrap_or_else(|error| panic!("the operating system has no resources for an async runtime: {error}"))
 }
 
 async fn run(command: Command) -> ExitCode {
@@ -49,13 +50,13 @@ async fn run(command: Command) -> ExitCode {
         Command::Policy(command) => return cli::policy(command).await,
         Command::Doctor(asked) => return cli::doctor(asked).await,
     };
-    // A command can have written audit events.
+    // The command might have written audit events, which must be flushed.
     telemetry::end(None);
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // The whole chain of causes is printed on one line, because this is what an operator reads first.
-            #[expect(clippy::print_stderr, reason = "the last word of a failing command")]
+            #[expect(clippy::print_stderr, reason = "how a failed command reports its error")]
             {
                 eprintln!("auth-service: {}", in_one_line(error.as_ref()));
             }

@@ -1,5 +1,5 @@
-//! Limits on what one request and one address can use of the public listener, and the order in which requests
-//! are processed. They apply before any handler sees the request.
+//! Limits what one request and one address can use of the public listener, and orders the requests that wait for
+//! processing. All of this happens before a handler receives the request.
 
 use std::net::IpAddr;
 use std::pin::pin;
@@ -24,19 +24,19 @@ use crate::state::AppState;
 use super::browsers;
 use super::unread::holding;
 
-/// Time limit for receiving a body. Bodies have at most 16 kB, so this is also a minimum speed.
+/// Time limit for receiving a body. A body has at most 16 kB.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time limit for receiving the next part of a body.
 const BODY_PAUSE: Duration = Duration::from_secs(3);
-/// How long a request keeps its turn. A request that takes longer waits for something other than the
-/// processor, such as a password hash or a document, for which there are other limits.
+/// How long a request keeps its turn. A request that needs more time is usually waiting for something other than
+/// the processor, such as a password hash or a document. Other limits apply to those.
 const TURN: Duration = Duration::from_millis(5);
 
 /// Limits each request: the number of concurrent requests of its address, the length of its query, and the
 /// size and arrival time of its body.
 ///
-/// If a client disconnects, its login attempt is cancelled, so that no password is hashed in vain. Every
-/// other request is completed, because a change can take several steps with Redis.
+/// If a client disconnects during a login attempt, the attempt is cancelled, so that no password is hashed
+/// unnecessarily. Every other request is completed, because one change can take several steps in Redis.
 pub(super) async fn bounded<B: MessageBody + 'static>(
     mut request: ServiceRequest,
     next: Next<B>,
@@ -49,7 +49,8 @@ pub(super) async fn bounded<B: MessageBody + 'static>(
     let Ok(place) = state.requests.enter(address) else {
         return Ok(refuse(request, EarlyRefusal::Crowded, &state));
     };
-    // The proxy's own address stands for everybody whose address it does not tell.
+    // A trusted proxy's own address is not counted: it stands for every client whose address the proxy has not
+    // sent.
     let counted = address.filter(|address| !state.config.trusted_edge.is_known(*address));
     if state.request_pace.admit(counted).await.is_err() {
         return Ok(refuse(request, EarlyRefusal::TooManyRequests, &state));
@@ -82,13 +83,13 @@ pub(super) async fn bounded<B: MessageBody + 'static>(
         drop(place);
         response
     };
-    // The panic has been logged. Its message is not sent to the client.
+    // A panic has already been logged, and its message must not reach the client.
     let failed = |_| actix_web::error::ErrorInternalServerError("the service cannot answer at the moment");
     let handled = actix_web::rt::spawn(to_the_end.in_current_span()).await.map_err(failed)?;
     handled.map(ServiceResponse::map_into_boxed_body)
 }
 
-/// Does the work of a request, whose turn ends with it or after [`TURN`].
+/// Processes a request. Its turn ends when it is finished, or after [`TURN`].
 async fn in_turn<T>(turn: Turn, work: impl Future<Output = T>) -> T {
     let mut work = pin!(work);
     if let Ok(done) = timeout(TURN, work.as_mut()).await {
@@ -104,22 +105,22 @@ fn refuse(mut request: ServiceRequest, refusal: EarlyRefusal, state: &AppState) 
     request.into_response(response.map_body(|_, body| holding(unread, body)))
 }
 
-/// Whether a password might be hashed for this request.
+/// Whether this request can cause a password to be hashed.
 fn hashes(request: &ServiceRequest) -> bool {
-    // This is the path that routing uses, because the path in the request can be spelled in many ways.
+    // The path is the normalized one that routing uses, because a client can spell a path in many ways.
     let path = request.match_info().as_str();
     request.method() == Method::POST && (path.ends_with("/login") || path.ends_with("/login/password"))
 }
 
-/// Reads the body. A body that has not arrived takes one of a limited number of places, and a slow sender
-/// loses its place if another request needs it.
+/// Reads the body. While it is incomplete, it occupies one of a limited number of places. A slow sender can lose
+/// its place to another request, and is then refused.
 async fn awaited_body(
     payload: &mut Payload,
     address: Option<IpAddr>,
     state: &AppState,
 ) -> Result<Bytes, EarlyRefusal> {
     let mut body = pin!(whole_body(payload));
-    // A body that has already arrived does not need a place.
+    // A body that has already arrived needs no place.
     if let Poll::Ready(body) = poll!(body.as_mut()) {
         return body;
     }

@@ -1,4 +1,4 @@
-//! Pages for users whose browser requests an address that has no page. Programs get JSON, but a user needs an
+//! Pages for users whose browser requests an address without a page. A program receives JSON, but a user needs an
 //! explanation and a link.
 
 use actix_web::body::{BoxBody, MessageBody};
@@ -19,8 +19,7 @@ const NOTHING: &str = "There is nothing at this address. If an application or a 
 const NO_PAGE: &str = "This address has no page of its own: it only accepts what a form or an application sends. Go back to the \
                        application and connect it again.";
 
-/// A middleware that replaces "not found" and "method not allowed" responses by a page if a browser sent the
-/// request.
+/// Middleware that replaces the responses 404 and 405 with a page if a browser sent the request.
 pub(super) async fn with_pages<B: MessageBody + 'static>(
     request: ServiceRequest,
     next: Next<B>,
@@ -38,14 +37,14 @@ pub(super) async fn with_pages<B: MessageBody + 'static>(
         return Ok(response);
     };
     let mut page = message(response.status(), text, &state.config.site.issuer);
-    // The response to a disallowed method has to list the allowed ones (RFC 9110 §15.5.6).
+    // A 405 response must list the allowed methods (RFC 9110 §15.5.6).
     if let Some(allow) = response.headers().get(ALLOW) {
         page.headers_mut().insert(ALLOW, allow.clone());
     }
     Ok(response.into_response(page))
 }
 
-/// The response to a request that is refused before an endpoint sees it.
+/// The response to a request that is refused before it reaches an endpoint: a page for a browser, otherwise JSON.
 pub(super) fn refused_early(refusal: EarlyRefusal, headers: &HeaderMap, issuer: &Issuer) -> HttpResponse {
     let answer = refusal.response(issuer);
     if !is_browser(headers) {
@@ -61,8 +60,8 @@ pub(super) fn refused_early(refusal: EarlyRefusal, headers: &HeaderMap, issuer: 
     page
 }
 
-/// Whether a browser sent the request. When a user navigates, browsers explicitly accept HTML. Programs and
-/// scripts of web pages do not.
+/// Whether a browser sent the request. A browser that navigates to a page explicitly accepts HTML. Programs and
+/// scripts in web pages do not.
 fn is_browser(headers: &HeaderMap) -> bool {
     headers.get_all(ACCEPT).filter_map(|value| value.to_str().ok()).any(|value| value.contains("text/html"))
 }

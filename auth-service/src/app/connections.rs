@@ -1,5 +1,5 @@
-//! Watches the connections of the HTTP listeners: how long one can be silent, and how many request heads can
-//! be incomplete.
+//! Limits the connections of the HTTP listeners: how long one can be silent, how many one address can have, and
+//! how many can have an incomplete request head.
 
 use std::cell::Cell;
 use std::net::{IpAddr, Shutdown};
@@ -21,8 +21,8 @@ use crate::guard::in_flight::{InFlight, NoPlace, Place};
 use crate::guard::waiting::Waiting;
 use crate::state::AppState;
 
-/// A task that waits for the request head of a connection. It is stopped when the head has arrived or the
-/// connection ends.
+/// A task that runs while the request head of a connection is incomplete. It is stopped when the head has arrived
+/// or the connection is closed.
 struct AwaitedHead(Cell<Option<JoinHandle<()>>>);
 
 impl Drop for AwaitedHead {
@@ -33,8 +33,8 @@ impl Drop for AwaitedHead {
     }
 }
 
-/// Closes the connection if its request head is incomplete while another connection needs its place. It is
-/// called for each new connection.
+/// Called for each new connection. Closes the connection if its request head is still incomplete when another
+/// connection needs its place.
 pub(super) fn await_head(stream: &TcpStream, extensions: &mut Extensions, heads: &Waiting) {
     let Ok(peer) = stream.peer_addr() else { return };
     let Ok(stream) = stream.as_fd().try_clone_to_owned() else {
@@ -45,7 +45,8 @@ pub(super) fn await_head(stream: &TcpStream, extensions: &mut Extensions, heads:
     let place = extensions.get::<Counted>().map(|counted| Rc::clone(&counted.0));
     let waiter = actix_web::rt::spawn(async move {
         wait.given_up().await;
-        // The server needs a moment to drop the connection, and its place is for a new one.
+        // The server drops the connection only a moment later, but its place must be free for a new connection
+        // now.
         drop(place.and_then(|place| place.take()));
         // The peer might have closed the connection at the same time.
         let _ = std::net::TcpStream::from(stream).shutdown(Shutdown::Both);
@@ -53,13 +54,14 @@ pub(super) fn await_head(stream: &TcpStream, extensions: &mut Extensions, heads:
     extensions.insert(AwaitedHead(Cell::new(Some(waiter))));
 }
 
-/// The place of a connection among those of its address.
+/// The place of a connection among the connections of its address.
 struct Counted(Rc<Cell<Option<Place>>>);
 
-/// Counts the connection for the address of its peer. Closes it if the address has too many. It is called for
-/// each new connection.
+/// Called for each new connection. Counts the connection for its peer address, and closes it if the address has
+/// too many.
 ///
-/// A peer that sends requests and reads no responses makes the server keep several of both for each connection.
+/// The limit is needed because a peer that sends requests and does not read the responses makes the server keep
+/// several of both for each connection.
 pub(super) fn count(stream: &TcpStream, extensions: &mut Extensions, peers: &InFlight) {
     match peers.enter(peer(stream)) {
         Ok(place) => {
@@ -71,7 +73,8 @@ pub(super) fn count(stream: &TcpStream, extensions: &mut Extensions, peers: &InF
     }
 }
 
-/// Whether the peer is a trusted proxy. These always send complete heads, and read every response.
+/// Whether the peer is a trusted proxy. Trusted proxies always send complete request heads, and read every
+/// response.
 pub(super) fn is_proxy(stream: &TcpStream, state: &AppState) -> bool {
     peer(stream).is_some_and(|peer| state.config.trusted_edge.is_known(peer))
 }
@@ -80,9 +83,9 @@ fn peer(stream: &TcpStream) -> Option<IpAddr> {
     stream.peer_addr().ok().map(|peer| peer.ip().to_canonical())
 }
 
-/// A middleware for listeners that close each connection after one request. It records that the head of the request has
-/// arrived, and ends the connection if another one comes: a client that sends further requests before it has read the
-/// response could make the server keep a response for each of them.
+/// Middleware for listeners that close each connection after one request. It records that the request head has
+/// arrived, and closes the connection if a second request arrives. Otherwise, a client that sends requests without
+/// reading the responses could make the server keep a response for each of them.
 pub(super) async fn one_request<B: MessageBody + 'static>(
     request: ServiceRequest,
     next: Next<B>,
@@ -96,7 +99,7 @@ pub(super) async fn one_request<B: MessageBody + 'static>(
     next.call(request).await.map(ServiceResponse::map_into_boxed_body)
 }
 
-/// Watches one connection of an HTTP server until the server drops it.
+/// Watches one connection of the edge listener until the server drops it.
 struct Watch {
     last_request: Rc<Cell<Instant>>,
     watcher: JoinHandle<()>,
@@ -108,8 +111,7 @@ impl Drop for Watch {
     }
 }
 
-/// Closes the connection if no complete request arrives for `patience`. It is called for
-/// each new connection.
+/// Called for each new connection. Closes the connection if no complete request arrives for `patience`.
 pub(super) fn watch(stream: &TcpStream, extensions: &mut Extensions, patience: Duration) {
     let Ok(stream) = stream.as_fd().try_clone_to_owned() else {
         tracing::error!("a connection cannot be watched");
@@ -165,16 +167,16 @@ mod tests {
         let mut buffer = [0; 1024];
         for half in [&b""[..], b"GET /", b"GET / HTTP/1.1\r\nHost:"] {
             let mut stream = TcpStream::connect(address).await.unwrap();
-            // The connection is used for three times its patience.
+            // The connection is used for three times as long as the time limit.
             for _ in 0..15 {
                 stream.write_all(whole).await.unwrap();
                 assert!(stream.read(&mut buffer).await.unwrap() > 0, "it is closed while it is in use");
                 tokio::time::sleep(patience / 5).await;
             }
-            // Half a request that follows a complete one does not hold the connection either.
+            // Half a request after a complete one does not keep the connection open.
             stream.write_all(&[whole, half].concat()).await.unwrap();
             let closed = tokio::time::timeout(patience * 10, stream.read_to_end(&mut Vec::new())).await;
-            assert!(closed.is_ok(), "it is held");
+            assert!(closed.is_ok(), "the connection is still open");
         }
     }
 }

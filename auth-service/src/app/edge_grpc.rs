@@ -19,24 +19,25 @@ use crate::state::AppState;
 use super::grpc_connections::{Limits, limited};
 use super::sockets::Socket;
 
-/// Maximum size of a check in bytes. Envoy sends the headers of one request without its body.
+/// Maximum size of a check in bytes. A check contains the headers of one request, without its body.
 const CHECK_LIMIT: usize = 256 * 1024;
-/// Maximum size of a question to the health service, which names a service.
+/// Maximum size in bytes of a request to the health service. It contains only the name of a service.
 const HEALTH_LIMIT: usize = 1024;
 /// Time limit for one check.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
-/// Maximum number of concurrent checks on one connection. Envoy opens one connection for each of its threads,
-/// and another one when these have no place left.
+/// Maximum number of concurrent checks on one connection. Envoy opens one connection for each of its threads, and
+/// a further one when all streams are in use.
 const STREAMS: u32 = 512;
-/// Number of bytes that are accepted on one stream, and on one connection, before they are read.
+/// HTTP/2 flow control windows in bytes, for one stream and for one connection.
 const WINDOWS: (u32, u32) = (64 * 1024, 128 * 1024);
-/// Maximum size of the headers of a check. What the client sent is in the message.
+/// Maximum size in bytes of the HTTP/2 headers of a check. The headers of the client's request are in the message
+/// instead.
 const HEADERS_LIMIT: u32 = 16 * 1024;
-/// The limits of connections. After the preface, keep-alive probes test a connection that is silent.
+/// The limits on connections. After the preface, [`KEEP_ALIVE`] detects silent connections.
 const LIMITS: Limits = Limits { connections: 256, strangers: 64, patience: Duration::from_secs(10) };
-/// How many connections may wait to be accepted.
+/// Maximum number of connections that wait to be accepted.
 const BACKLOG: i32 = 128;
-/// The idle time after which a connection is probed, and the time limit for the answer.
+/// The idle time after which a connection receives an HTTP/2 ping, and the time limit for the acknowledgement.
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
 
 /// The running gRPC listener.
@@ -49,7 +50,7 @@ pub struct EdgeGrpc {
 }
 
 impl EdgeGrpc {
-    /// Listens on `address` and starts the threads.
+    /// Listens on `address`, and starts the threads.
     pub(super) fn listen(
         address: SocketAddr,
         workers: NonZeroUsize,
@@ -73,7 +74,7 @@ impl EdgeGrpc {
             if let Err(error) = runtime.block_on(serve((listener, edges), service, places, asked_to_stop)) {
                 tracing::error!(%error, "the gRPC listener failed");
             }
-            // The receiver might already have been dropped.
+            // Sending fails only if the receiver has already been dropped.
             let _ = done.send(());
         })?;
         Ok(Self { address, socket, stop, stopped })
@@ -112,7 +113,7 @@ async fn serve(
         .add_service(health_service)
         .add_service(service)
         .serve_with_incoming_shutdown(incoming, async move {
-            // If the sender was dropped, the listener stops too.
+            // An error means that the sender was dropped. The listener stops in this case as well.
             let _ = asked_to_stop.await;
             health.set_not_serving::<AuthorizationServer<Authorizer>>().await;
         })

@@ -1,5 +1,5 @@
-//! Limits the connections of the gRPC listener: their number, how many of them have not sent the edge secret,
-//! and how long one can be silent or leave its answers unread.
+//! Limits the connections of the gRPC listener: their number, the number of connections without the edge secret,
+//! and how long a client can send nothing or read no responses.
 
 use std::collections::VecDeque;
 use std::io::{Error, ErrorKind, Result};
@@ -26,14 +26,14 @@ const PREFACE: usize = 24;
 pub(super) struct Limits {
     /// Maximum number of open connections. Further ones wait to be accepted.
     pub(super) connections: usize,
-    /// Maximum number of these connections on which the edge secret was not sent. For a further one, the
-    /// oldest is closed, so that other programs in the networks of the edge cannot keep an edge proxy out.
+    /// Maximum number of connections on which the edge secret was not sent. If there is one more, the oldest of
+    /// them is closed. Otherwise, other programs in the networks of the edge could occupy all connections.
     pub(super) strangers: usize,
-    /// Time limit for receiving the preface of a connection, and for an answer to be read.
+    /// Time limit for the client to send the preface of a connection, and to read a response.
     pub(super) patience: Duration,
 }
 
-/// Accepts connections within these limits. Those that are not `welcome` are closed.
+/// Accepts connections within these limits. A connection for which `welcome` is false is closed.
 pub(super) fn limited(
     incoming: impl Stream<Item = Result<TcpStream>>,
     welcome: impl Fn(&TcpStream) -> bool,
@@ -56,8 +56,8 @@ pub(super) fn limited(
     })
 }
 
-/// If the maximum number of connections without the secret is reached, closes the oldest of them. Then adds
-/// this one.
+/// Adds a connection on which the secret was not sent yet. If there are already `most` of them, closes the oldest
+/// first.
 fn make_room(strangers: &Mutex<VecDeque<Weak<ConnectionState>>>, new: &Arc<ConnectionState>, most: usize) {
     let mut all = strangers.lock().unwrap_or_else(PoisonError::into_inner);
     all.retain(|state| state.upgrade().is_some_and(|state| !state.is_of_edge()));
@@ -76,7 +76,7 @@ pub(super) struct Connection {
     peer: Peer,
     heard: usize,
     opened: Instant,
-    /// When it is checked next.
+    /// Fires when the time limits must be checked next.
     tick: Pin<Box<Sleep>>,
     patience: Duration,
     _place: OwnedSemaphorePermit,
@@ -183,7 +183,7 @@ mod tests {
         speaking.write_all(&[b'x'; PREFACE]).await.unwrap();
         connection.read_exact(&mut [0; PREFACE]).await.unwrap();
         let later = tokio::time::timeout(Duration::from_millis(200), connection.read(&mut buffer)).await;
-        assert!(later.is_err(), "it is waited for");
+        assert!(later.is_err(), "the connection waits to be accepted");
     }
 
     #[tokio::test]

@@ -1,5 +1,5 @@
-//! Computes how many connections the limit of open files allows. A listener that strangers can reach must not
-//! take the files that readiness, checks and the store need.
+//! Computes how many connections the limit on open files allows. A listener that strangers can reach must not use
+//! up the files that the readiness check, the edge and the store need.
 
 use std::num::NonZeroUsize;
 
@@ -7,15 +7,15 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::{EDGE_CONNECTIONS, OPS_CONNECTIONS, PUBLIC_CONNECTIONS};
 
-/// Number of files of a connection: its socket, and the handle that closes it when it is silent.
+/// Number of files for a connection: its socket, and a second handle with which a silent connection is closed.
 const OF_A_CONNECTION: usize = 2;
-/// Maximum number of connections over gRPC, each of which takes one file.
+/// Maximum number of gRPC connections. Each uses one file.
 const GRPC_CONNECTIONS: usize = 256;
-/// Number of files of a worker of a listener: its queue of events, and the one that wakes it.
+/// Number of files for one worker of a listener, which its event loop uses.
 const OF_A_WORKER: usize = 4;
-/// Number of files for documents that are fetched, for the store, and for operators' commands.
+/// Number of files for fetching documents, for the store, and for operators' commands.
 const BESIDES: usize = 128;
-/// Number of files that are assumed to be open at the start if the system does not say how many there are.
+/// Assumed number of open files at the start if `/proc/self/fd` cannot be read.
 const USUAL: usize = 64;
 
 /// Maximum numbers of open connections of the public and the edge listener.
@@ -25,12 +25,12 @@ pub(super) struct Ceilings {
     pub(super) edge: usize,
 }
 
-/// Raises the limit of open files to the hard limit, and returns the ceilings that fit it. Logs a warning if
-/// they are lower than usual. The usual soft limit of 1024 is meant for programs that use select(2).
+/// Raises the limit on open files to the hard limit, and returns the ceilings that fit it. Logs a warning if they
+/// are lower than usual. The soft limit is usually 1024, which is meant for programs that use select(2).
 pub(super) fn ceilings(workers: NonZeroUsize) -> Ceilings {
     let hard = getrlimit(Resource::Nofile).maximum;
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: hard, maximum: hard }) {
-        tracing::warn!(%error, "the limit of open files cannot be raised");
+        tracing::warn!(%error, "the limit on open files cannot be raised");
     }
     let limit = getrlimit(Resource::Nofile)
         .current
@@ -57,28 +57,29 @@ const ALL: Ceilings = Ceilings { public: PUBLIC_CONNECTIONS, edge: EDGE_CONNECTI
 const OTHERS: usize = OPS_CONNECTIONS * OF_A_CONNECTION + GRPC_CONNECTIONS + BESIDES;
 const NEEDED: usize = (PUBLIC_CONNECTIONS + EDGE_CONNECTIONS) * OF_A_CONNECTION + OTHERS;
 
-/// The ceilings with `limit` files, of which `taken` are open anyway.
+/// The ceilings if `limit` files can be open and `taken` of them are not available to connections.
 fn fitting(limit: usize, taken: usize) -> Ceilings {
     let free = limit.saturating_sub(taken);
     if free >= NEEDED {
         return ALL;
     }
-    // Everything else seldom needs all of its files, so it keeps at most half of the free ones.
+    // The other uses seldom need all of their files, so at most half of the free files is reserved for them.
     let shared = free.saturating_sub(OTHERS.min(free / 2)) / OF_A_CONNECTION;
     let of = |part: usize| (shared * part / (PUBLIC_CONNECTIONS + EDGE_CONNECTIONS)).clamp(1, part);
     Ceilings { public: of(PUBLIC_CONNECTIONS), edge: of(EDGE_CONNECTIONS) }
 }
 
-/// How a ceiling is divided among the workers of a listener, each of which counts for itself.
+/// How a ceiling is divided among the workers of a listener. Each worker counts only its own connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Share {
-    /// Number of workers, which is lower than usual if there is not one connection for each.
+    /// Number of workers. It is lower than configured if the ceiling allows fewer connections than there are
+    /// workers.
     pub(super) workers: usize,
     /// Maximum number of connections of one worker.
     pub(super) connections: usize,
 }
 
-/// Divides `ceiling`, which is at least 1, so that the workers together stay below it.
+/// Divides `ceiling`, which must be at least 1. All workers together do not exceed it.
 pub(super) fn share(ceiling: usize, workers: NonZeroUsize) -> Share {
     let workers = workers.get().min(ceiling).max(1);
     Share { workers, connections: (ceiling / workers).max(1) }

@@ -1,13 +1,13 @@
-//! The listening sockets of the HTTP servers. They can be closed to new connections while the servers still
-//! answer on the connections that they have.
+//! The listening sockets of the HTTP servers. They can stop accepting connections while the servers still answer
+//! requests on existing connections.
 //!
-//! The servers cannot do this themselves: when one stops, connections that it has accepted and not yet looked
-//! at are dropped together with the listening socket. A proxy that has just sent a request on such a
-//! connection cannot tell whether it was processed, and many do not repeat it.
+//! The HTTP library cannot do this. When a server stops, it drops the listening socket, and with it the
+//! connections that it has accepted but not yet read. A proxy that has just sent a request on such a connection
+//! cannot know whether the request was processed, and many proxies do not repeat it.
 //!
-//! The system does the same to connections that wait to be accepted when their listening socket is closed. So
-//! the socket ignores attempts to connect for a moment before that, until those that wait have been accepted.
-//! A client repeats such an attempt after one second (RFC 6298 §2), and is refused then.
+//! When a listening socket is closed, the kernel drops the connections that wait to be accepted. Therefore, the
+//! socket first ignores new connection attempts until the waiting connections have been accepted. A client repeats
+//! an ignored attempt after one second (RFC 6298 §2). By then the socket is closed, and the attempt is refused.
 
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
@@ -16,26 +16,26 @@ use actix_web::dev::ServerHandle;
 use rustix::net::{Shutdown, shutdown};
 use socket2::{SockFilter, SockRef};
 
-/// How long the server has to accept the connections that wait, while further ones are ignored.
+/// How long the server can accept the waiting connections while new attempts are ignored.
 const LAST_ACCEPTED: Duration = Duration::from_millis(200);
 
-/// Time that the thread that accepts connections might need to notice that it is paused.
+/// Time in which the thread that accepts connections notices that it is paused.
 const PAUSE: Duration = Duration::from_millis(1);
 
 /// A second handle to a listening socket.
 pub struct Socket(TcpListener);
 
 impl Socket {
-    /// Listens on an address. `backlog` is the maximum number of connections that wait to be accepted.
-    /// Returns the listener for the server, and the second handle to its socket.
+    /// Listens on an address. `backlog` is the maximum number of connections that wait to be accepted. Returns the
+    /// listener for the server, and a second handle to its socket.
     pub(super) fn listen(address: SocketAddr, backlog: i32) -> std::io::Result<(TcpListener, Self)> {
         let listener = contract::listener::bind(address, backlog)?;
         let second = listener.try_clone()?;
         Ok((listener, Self(second)))
     }
 
-    /// From now on, the system ignores attempts to connect. Returns when the server has accepted the
-    /// connections that wait.
+    /// Makes the kernel ignore new connection attempts. Returns when the server has accepted the waiting
+    /// connections.
     pub(super) async fn ignore_newcomers(&self) {
         match SockRef::from(&self.0).attach_filter(&without_new_connections()) {
             Ok(()) => tokio::time::sleep(LAST_ACCEPTED).await,
@@ -43,11 +43,11 @@ impl Socket {
         }
     }
 
-    /// After this, the system refuses new connections, so that a proxy turns to another replica at once. The
-    /// server still answers on the connections that it has.
+    /// Makes the kernel refuse new connections, so that a proxy immediately tries another replica. The server
+    /// still answers requests on existing connections.
     pub async fn close(&self, server: &ServerHandle) {
         self.ignore_newcomers().await;
-        // Without the pause, the server would report an error because the socket does not listen.
+        // Without the pause, the server would report an error because the socket no longer listens.
         server.pause().await;
         tokio::time::sleep(PAUSE).await;
         if let Err(error) = shutdown(&self.0, Shutdown::Read) {
@@ -56,8 +56,8 @@ impl Socket {
     }
 }
 
-/// A program for a listening socket that drops the first packet of each new connection, and lets the others
-/// pass. It reads the flags of the TCP header (RFC 9293 §3.1), where the kernel's programs for sockets start.
+/// A socket filter that drops the first packet (SYN) of each new connection and accepts all other packets. Offsets
+/// in a socket filter count from the TCP header (RFC 9293 §3.1).
 fn without_new_connections() -> [SockFilter; 4] {
     const FLAGS_AT: u32 = 13;
     const SYN: u32 = 2;
@@ -87,8 +87,8 @@ mod tests {
 
     use super::*;
 
-    /// Connects and sends a request, again and again, until the connection is refused. Returns how many
-    /// were answered, and the errors of those that were not.
+    /// Repeatedly connects and sends a request until the connection is refused. Returns the number of requests
+    /// that were answered, and the errors of the others.
     fn ask_until_refused(address: SocketAddr, is_over: &AtomicBool) -> (usize, Vec<std::io::Error>) {
         let (mut answered, mut failed) = (0, Vec::new());
         while !is_over.load(Ordering::Relaxed) {

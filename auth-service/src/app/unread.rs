@@ -1,9 +1,9 @@
-//! Closes a connection whose request was answered before its body arrived.
+//! Closes a connection if its request is answered before the request body has arrived.
 //!
-//! If the body has a length, the HTTP server does this itself. But it reads a chunked body to its end after
-//! the response, without a time limit, so a client could hold such a connection forever. The server closes
-//! the connection instead if the payload is still owned when the response has been sent. Therefore the
-//! response keeps the unread payload.
+//! The HTTP library does this for a body with a `Content-Length`. It reads a chunked body to its end after the
+//! response, without a time limit, so a client could keep the connection open forever. But it closes the
+//! connection if something still owns the payload when the response has been sent. Therefore, the response body
+//! owns the unread payload.
 
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
@@ -11,7 +11,7 @@ use actix_web::middleware::Next;
 use actix_web::{Error, HttpMessage};
 use contract::listener::hold;
 
-/// A middleware for servers whose handlers never read a body.
+/// Middleware for servers whose handlers never read a body.
 pub(super) async fn close_unread<B: MessageBody + 'static>(
     mut request: ServiceRequest,
     next: Next<B>,
@@ -21,7 +21,7 @@ pub(super) async fn close_unread<B: MessageBody + 'static>(
     Ok(response.map_body(|_, body| holding(unread, body)))
 }
 
-/// A response body that keeps the unread payload of its request.
+/// A response body that owns the unread payload of its request.
 pub(super) fn holding(unread: Payload, body: impl MessageBody + 'static) -> BoxBody {
     match unread {
         Payload::None => body.boxed(),

@@ -1,5 +1,5 @@
 //! Client ID metadata documents (draft-ietf-oauth-client-id-metadata-document; MCP authorization, "Client ID
-//! Metadata Documents"): validates their URLs and their content. Pure functions without I/O.
+//! Metadata Documents"): validates their URLs and their content, without I/O.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -22,7 +22,7 @@ pub enum InvalidDocument {
         "its URL must be https with a path, in its normal form, and without user name, dot segments and fragment"
     )]
     Url,
-    /// The document is not a JSON object that has the required members with the right types.
+    /// The document is not a JSON object, or a required member is missing or has the wrong type.
     #[error("it is not a JSON object with client_id, client_name and redirect_uris")]
     Json,
     /// The `client_id` differs from the URL of the document (draft §4.1).
@@ -32,7 +32,7 @@ pub enum InvalidDocument {
     /// cannot keep a secret (draft §4.1).
     #[error("it holds a client secret, or asks to authenticate with one")]
     Secret,
-    /// `private_key_jwt` is given without exactly one source of keys.
+    /// The method is `private_key_jwt`, but there is not exactly one source of keys.
     #[error("private_key_jwt needs either jwks or an https jwks_uri, and any other method neither")]
     Keys,
     /// None of the redirect URIs can be used.
@@ -66,7 +66,7 @@ struct Document {
     software_version: Option<String>,
 }
 
-/// The identifier as a URL, if a document can be at such a URL.
+/// Parses the identifier as the URL of a document (draft §3).
 pub fn url(id: &ClientId) -> Result<Url, InvalidDocument> {
     let url = Url::parse(id.as_str()).map_err(|_| InvalidDocument::Url)?;
     let plain = url.scheme() == "https"
@@ -110,8 +110,8 @@ pub fn read(id: &ClientId, body: &[u8]) -> Result<ClientMetadata, InvalidDocumen
     })
 }
 
-/// Reads the authentication method and the keys. The default is `none`: the default of RFC 7591 is a secret,
-/// which is not possible here.
+/// Reads the authentication method and the keys. The default method is `none`, because the default of RFC 7591
+/// needs a client secret.
 fn authentication(document: &Document) -> Result<(ClientAuthMethod, Option<ClientKeys>), InvalidDocument> {
     let method = said(document.token_endpoint_auth_method.clone()).unwrap_or_else(|| "none".to_owned());
     let jwks_uri = said(document.jwks_uri.clone());
@@ -128,7 +128,7 @@ fn authentication(document: &Document) -> Result<(ClientAuthMethod, Option<Clien
     }
 }
 
-/// The redirect URIs that can be used. One document can serve all products of a vendor, so the others are
+/// The redirect URIs that can be used. One document can describe all products of a vendor, so the others are
 /// skipped.
 fn redirect_uris(sent: Vec<String>) -> Result<Vec<RedirectUri>, InvalidDocument> {
     let usable: Vec<RedirectUri> = sent
@@ -140,7 +140,7 @@ fn redirect_uris(sent: Vec<String>) -> Result<Vec<RedirectUri>, InvalidDocument>
     if usable.is_empty() { Err(InvalidDocument::RedirectUris) } else { Ok(usable) }
 }
 
-/// The grants of the client. Grant types and response types must agree (RFC 7591 §2.1), and the client has to
+/// The grant types of the client. Grant types and response types must agree (RFC 7591 §2.1), and the client must
 /// use authorization codes.
 fn grant_types(
     asked: Option<&[String]>,

@@ -1,9 +1,8 @@
-//! Fetches and caches the documents of clients: their metadata, and the key sets that it refers to.
+//! Fetches and caches the documents of clients: metadata documents, and the key sets that these refer to.
 //!
-//! A document is cached for as long as its host says, within bounds. Errors and invalid documents are never
-//! cached (draft §4.2). A successful fetch replaces a cached document, and a failed one does not. Callers
-//! that need the same document at the same time share one fetch. [`super::fetch_rate`] limits how many
-//! fetches a stranger can cause.
+//! A document is cached for the `max-age` of its host, within bounds. Errors and invalid documents are never
+//! cached (draft §4.2). A failed fetch does not replace a cached document. Callers that need the same document at
+//! the same time share one fetch. [`super::fetch_rate`] limits how many fetches a stranger can cause.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,23 +22,23 @@ use super::fetch_rate::{Caller, FetchRate};
 use super::hosts::HostRule;
 
 /// Shortest and longest time in seconds for which a document is cached, and the time if its host sends no
-/// `max-age`. The shortest time also applies to a host that says `no-store`: one login reads the document
-/// several times (request, consent, redemption), and without it every request of a stranger would cause a
-/// fetch. The document is only in memory, and is public.
+/// `max-age`. The shortest time applies even with `no-store`: one login reads the document several times (request,
+/// consent, redemption), and otherwise every request of a stranger would cause a fetch. This is safe because the
+/// document is public and is cached only in memory.
 const MIN_CACHE_SECONDS: u64 = 60;
 const MAX_CACHE_SECONDS: u64 = 24 * 3600;
 const UNSAID: u64 = 3600;
-/// Maximum size in bytes of all cached metadata documents. Key sets are cached as text, because a parsed one
-/// can take twenty times as much memory.
+/// Maximum size in bytes of all cached metadata documents. Key sets are cached as text, because a parsed key set
+/// can use twenty times as much memory.
 const METADATA_BYTES: u64 = 4 * 1024 * 1024;
-/// Maximum size in bytes of all cached key sets of clients that nobody has used. The next limit is for the
-/// key sets of clients in use and of issuers.
+/// Maximum size in bytes of all cached key sets: of clients that no user has allowed, and of clients in use and
+/// issuers.
 const STRANGE_KEY_SET_BYTES: u64 = 1024 * 1024;
 const KNOWN_KEY_SET_BYTES: u64 = 8 * 1024 * 1024;
-/// Expected number of cached documents. It is small, so that the cache has few shards and the largest
-/// document fits in each of them.
+/// Expected number of cached documents. A small number makes the cache use few shards, so that the largest
+/// document fits into each shard.
 const USUALLY: usize = 100;
-/// Memory in bytes that a cached document needs besides its content.
+/// Memory in bytes that a cached document needs in addition to its content.
 const OVERHEAD: usize = 256;
 /// Maximum size of a key set in bytes.
 const KEY_SET_LIMIT: usize = 64 * 1024;
@@ -47,7 +46,7 @@ const KEY_SET_LIMIT: usize = 64 * 1024;
 /// Which metadata documents are accepted.
 #[derive(Debug, Clone, Default)]
 pub struct DocumentPolicy {
-    /// If there are any, only documents at these hosts are accepted.
+    /// If the list is not empty, only documents at these hosts are accepted.
     pub allowed: Vec<HostRule>,
     /// Documents at these hosts are never accepted.
     pub blocked: Vec<HostRule>,
@@ -70,14 +69,14 @@ pub enum DocumentError {
     /// A limit on fetches was exceeded.
     #[error("too many documents are being fetched")]
     Crowded,
-    /// The document is not a key set, or an issuer's metadata does not lead to one.
+    /// The document is not a key set, or an issuer's metadata contains no URL of one.
     #[error("its jwks_uri does not hold a key set")]
     Keys,
 }
 
 impl DocumentError {
-    /// Whether a retry can succeed without a change to the document. A host that does not answer for a client
-    /// that nobody has used (`in_use` is false) might not exist, so this counts as permanent.
+    /// Whether a retry can succeed without a change to the document. `in_use` states whether a user has allowed
+    /// the client. If not, an unreachable host might not exist, so this counts as permanent.
     pub const fn is_temporary(&self, in_use: bool) -> bool {
         match self {
             Self::Crowded => true,
@@ -94,8 +93,8 @@ pub struct Documents {
     policy: DocumentPolicy,
     metadata: Kept<ClientMetadata>,
     strange_key_sets: Kept<Box<[u8]>>,
-    /// The key sets of clients in use and of issuers. They have a cache of their own, because strangers can
-    /// publish any number of key sets of the maximum size.
+    /// The key sets of clients in use and of issuers. They have a separate cache, because strangers can publish
+    /// any number of key sets of the maximum size.
     known_key_sets: Kept<Box<[u8]>>,
     rate: FetchRate,
     random: Arc<dyn Random>,
@@ -119,7 +118,7 @@ impl<T> Weighter<String, Cached<T>> for ByBytes {
     }
 }
 
-// A derived implementation would require that `T` can be cloned.
+// A derived implementation would require `T: Clone`.
 impl<T> Clone for Cached<T> {
     fn clone(&self) -> Self {
         Self { content: Arc::clone(&self.content), bytes: self.bytes, until: self.until }
@@ -145,7 +144,7 @@ impl Documents {
         !self.policy.off
     }
 
-    /// The metadata in the document at `id`. `caller` decides which limits apply.
+    /// Returns the metadata in the document at `id`. `caller` determines the limits that apply.
     pub async fn metadata(
         &self,
         id: &ClientId,
@@ -159,8 +158,8 @@ impl Documents {
         Ok(metadata.as_ref().clone())
     }
 
-    /// The key set at a `jwks_uri`. With `fresh` it is fetched again, unless that has been done too often,
-    /// because the client might have rotated its keys.
+    /// Returns the key set at a `jwks_uri`. With `fresh`, a cached key set is fetched again because the client
+    /// might have rotated its keys, unless this has happened too often.
     pub async fn key_set(
         &self,
         uri: &str,
@@ -203,8 +202,7 @@ impl Documents {
         let Some(kept) = kept else {
             return self.cached(cache, url, KEY_SET_LIMIT, (caller, now), read).await;
         };
-        // Anybody can name a key that does not exist, so the cached set stays until a new one has been
-        // fetched.
+        // Anybody can request a key that does not exist, so the cached set stays until a new one has been fetched.
         self.rate.note_good(url);
         let Ok(_place) = self.rate.admit_another_look(url, caller) else {
             return Ok(kept.content);
@@ -218,8 +216,9 @@ impl Documents {
         }
     }
 
-    /// The keys of an issuer that the operator trusts, at `jwks_uri` or at the URL in its own metadata (RFC
-    /// 8414 §3, `OpenID` Connect Discovery §4). The rules for the hosts of clients do not apply.
+    /// Returns the keys of an issuer that the operator trusts. They are at `jwks_uri`, or at the URL in the
+    /// issuer's metadata (RFC 8414 §3, `OpenID` Connect Discovery §4). The rules for hosts of clients do not
+    /// apply.
     pub async fn issuer_keys(
         &self,
         issuer: &str,
@@ -261,7 +260,7 @@ impl Documents {
         self.keys_at(&url, fresh, Caller::Known, now).await
     }
 
-    /// Removes entries that no longer limit anything. It is called periodically.
+    /// Removes rate limit entries that are no longer needed. Called periodically.
     pub fn forget_idle(&self) {
         self.rate.forget_idle();
     }
@@ -292,7 +291,7 @@ impl Documents {
             self.rate.note_good(url);
         }
         let fetch = async {
-            // A URL that is not allowed is not fetched, and so counts against no limit.
+            // A URL that must not be fetched counts against no limit.
             self.fetcher.check(url)?;
             let _place = self.rate.admit(url, caller).map_err(|_| DocumentError::Crowded)?;
             self.fetch(url, limit, (caller, now), read).await
@@ -334,7 +333,7 @@ mod tests {
     async fn a050_a_fresh_look_at_keys_counts_for_who_causes_it() {
         let fetcher = Fetcher::new(Loopback::Refused, None).unwrap();
         let documents = Documents::new(fetcher, DocumentPolicy::default(), Arc::new(SystemRandomSource));
-        // The fetcher refuses this address, so the fetch fails at once.
+        // The fetcher refuses this address, so the fetch fails immediately.
         let url = Url::parse("https://127.0.0.1/keys").unwrap();
         let kept = Cached {
             content: Arc::new(br#"{"keys":[]}"#.as_slice().into()),
@@ -352,7 +351,7 @@ mod tests {
         assert!(documents.rate.was_good(&url), "it was fetched");
         documents.key_set(url.as_str(), true, at(2), UnixTime(10)).await.unwrap();
         assert!(!documents.rate.was_good(&url), "it was not fetched");
-        // Fetching a cached set again, however often, does not use up the limit for a set that is not cached.
+        // Repeated fetches of a cached set do not use up the limit for a set that is not cached.
         for _ in 0..20 {
             documents.key_set(url.as_str(), true, Caller::Known, UnixTime(10)).await.unwrap();
         }
@@ -374,7 +373,7 @@ mod tests {
         }
         assert!(documents.strange_key_sets.len() < 20, "{}", documents.strange_key_sets.len());
         documents.key_set(in_use, false, Caller::Known, UnixTime(10)).await.unwrap();
-        // Once a user has allowed a client, its key set is fetched again.
+        // When a user has allowed a client, its key set is cached separately, so it is fetched again.
         assert!(
             documents.key_set("https://host.example/999", false, Caller::Known, UnixTime(10)).await.is_err()
         );

@@ -1,13 +1,13 @@
-//! Limits how many documents strangers can make this server fetch.
+//! Limits the number of documents that strangers can make this server fetch.
 //!
-//! A fetch of a new URL counts against the address that caused it, then against the URL's host, then against
-//! all strangers together. The URL of a client in use counts only against its own limit, so made-up URLs
-//! cannot block a client that works. Such fetches also have their own connections and name lookups
-//! ([`Lane`]).
+//! A fetch of a new URL counts against the address that caused it, then against the URL's host, then against all
+//! strangers together. A fetch for a client in use counts only against the limit of its URL, so made-up URLs
+//! cannot block such a client. It also uses separate connections and name lookups ([`Lane`]).
 //!
-//! A URL that has returned a good document before counts against its own limit and not against the address.
-//! The other limits still apply, because anybody can publish a good document. Strangers cannot block a user
-//! who is logged in, and that user takes only few of the connections for clients in use.
+//! A URL that has already returned a good document counts against its own limit instead of the limit of the
+//! address. The other limits still apply, because anybody can publish a good document. A fetch for a user who is
+//! logged in counts against the limit of its URL, so strangers cannot block it. Each such user can have only a few
+//! fetches in progress.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -20,17 +20,19 @@ use crate::guard::fetch::Lane;
 use crate::guard::in_flight::{InFlight, Place};
 use crate::guard::keyed_rate::{KeyedRate, OneRate, quota};
 
-/// New URLs of one address: the number in a row, and the time after which one more is allowed.
+/// Limit on new URLs for one address: the size of a burst, and the time after which one more is allowed. The other
+/// limits have the same form.
 const ADDRESS: (u32, Duration) = (20, Duration::from_secs(5));
-/// New URLs at one host, so that nobody can use this server to flood it.
+/// Limit on new URLs at one host, so that this server cannot be used to flood it.
 const HOST: (u32, Duration) = (60, Duration::from_secs(1));
-/// New URLs of all addresses together.
+/// Limit on new URLs for all addresses together.
 const ALL: (u32, Duration) = (300, Duration::from_millis(50));
-/// Fetches of one URL that counts only against its own limit.
+/// Limit for one URL that counts against its own limit.
 const KNOWN: (u32, Duration) = (5, Duration::from_secs(10));
-/// Repeated fetches of one URL whose document is cached but lacks the key that a request names.
+/// Limit on repeated fetches of one URL whose document is cached but does not contain the key that a request
+/// names.
 const ANOTHER_LOOK: (u32, Duration) = (5, Duration::from_secs(10));
-/// Maximum number of fetches of one address in progress.
+/// Maximum number of fetches in progress for one address.
 const AT_ONCE: u32 = 3;
 /// Maximum number of URLs that are remembered as good.
 const GOOD: usize = 2000;
@@ -38,9 +40,9 @@ const GOOD: usize = 2000;
 /// The party on whose behalf a document is fetched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Caller {
-    /// A stranger at this address, if it is known.
+    /// A stranger, with the address if it is known.
     Stranger(Option<IpAddr>),
-    /// A user who is logged in, at this address. Possibly no user has allowed the client yet.
+    /// A user who is logged in, with the address if it is known. The client might not be in use yet.
     User(Option<IpAddr>),
     /// A client in use, or an issuer that the operator trusts.
     Known,
@@ -59,7 +61,7 @@ impl Caller {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Crowded;
 
-/// The limits on fetches, as the module documentation describes them.
+/// The limits on fetches that the module documentation describes.
 pub(super) struct FetchRate {
     addresses: KeyedRate<Option<IpAddr>>,
     hosts: KeyedRate<String>,
@@ -85,7 +87,7 @@ impl Default for FetchRate {
 }
 
 impl FetchRate {
-    /// Counts a fetch. The caller keeps the returned place until the fetch is over.
+    /// Counts a fetch. The caller must keep the returned place until the fetch is finished.
     pub(super) fn admit(&self, url: &Url, caller: Caller) -> Result<Option<Place>, Crowded> {
         let address = match caller {
             Caller::Known => return self.admit_url(url).map(|()| None),
@@ -106,8 +108,8 @@ impl FetchRate {
         Ok(Some(place))
     }
 
-    /// Counts a fetch of a document that is already cached. Anybody can cause it in the name of a client in
-    /// use, so it has a limit apart from the fetches that the client depends on.
+    /// Counts a repeated fetch of a cached document. Anybody can cause one in the name of a client in use, so it
+    /// has a separate limit and cannot block the fetches that the client needs.
     pub(super) fn admit_another_look(&self, url: &Url, caller: Caller) -> Result<Option<Place>, Crowded> {
         self.another_look.check(&url.as_str().to_owned()).map_err(|_| Crowded)?;
         match caller {
@@ -134,7 +136,7 @@ impl FetchRate {
         self.good.get(url.as_str()).is_some()
     }
 
-    /// Removes entries that no longer limit anything.
+    /// Removes entries that are no longer needed.
     pub(super) fn forget_idle(&self) {
         self.addresses.forget_idle();
         self.hosts.forget_idle();
@@ -161,7 +163,7 @@ mod tests {
         let admitted = |caller| (0..100).filter(|n| rate.admit(&url(*n), caller).is_ok()).count();
         assert_eq!(admitted(at(1)), 20);
         assert!(rate.admit(&url(0), at(2)).is_ok());
-        // Many addresses use up the host's limit for new URLs, but not the limits of known URLs.
+        // Many addresses together use up the host's limit for new URLs, but not the limits of known URLs.
         for n in 10..20 {
             admitted(at(n));
         }
@@ -179,8 +181,8 @@ mod tests {
         assert_eq!(rate.admit(&url(4), at(1)).unwrap_err(), Crowded);
         drop(held);
         let admitted = (5..200).filter(|n| rate.admit(&url(*n), at(1)).is_ok()).count();
-        assert!((57..=60).contains(&admitted), "{admitted}: the host ends it, and not the address");
-        // After a fetch that failed, the URL counts as a new one again.
+        assert!((57..=60).contains(&admitted), "{admitted}: the limit of the host applies, and not that of the address");
+        // After a failed fetch, the URL counts as a new one again.
         let rate = FetchRate::default();
         (0..100).for_each(|n| rate.note_good(&url(n)));
         (0..100).for_each(|n| rate.note_bad(&url(n)));

@@ -1,8 +1,8 @@
-//! Lists of hosts in settings, which say whose client metadata documents are accepted.
+//! Lists of hosts in the settings that allow or block client metadata documents.
 
 use psl::{List, Psl};
 
-/// An entry of a list: a host, or with `*.` every host below a domain.
+/// An entry of such a list: a host, or with `*.` all hosts below a domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostRule {
     domain: String,
@@ -16,7 +16,7 @@ pub enum InvalidHostRule {
     #[error("it is not a host name such as example.com or *.example.com")]
     NotAHost,
     /// Anybody can have a host below this domain, because it is a public suffix such as `com` or `github.io`.
-    #[error("everybody can get a host below it, since it is a public suffix; name the hosts one by one")]
+    #[error("it is a public suffix, so anybody can register a host below it; list the hosts individually")]
     PublicSuffix,
 }
 
@@ -37,7 +37,7 @@ impl HostRule {
         Ok(Self { domain, below })
     }
 
-    /// Whether the entry stands for `host`. A dot at the end of `host` is ignored.
+    /// Whether the entry matches `host`. A dot at the end of `host` is ignored.
     pub fn matches(&self, host: &str) -> bool {
         let host = host.strip_suffix('.').unwrap_or(host);
         if self.below {
