@@ -181,7 +181,10 @@ mod tests {
         assert_eq!(rate.admit(&url(4), at(1)).unwrap_err(), Crowded);
         drop(held);
         let admitted = (5..200).filter(|n| rate.admit(&url(*n), at(1)).is_ok()).count();
-        assert!((57..=60).contains(&admitted), "{admitted}: the limit of the host applies, and not that of the address");
+        assert!(
+            (57..=60).contains(&admitted),
+            "{admitted}: the limit of the host applies, and not that of the address"
+        );
         // After a failed fetch, the URL counts as a new one again.
         let rate = FetchRate::default();
         (0..100).for_each(|n| rate.note_good(&url(n)));
