@@ -1,6 +1,6 @@
-//! Computes how many more children fit into the container, from the limits of its control group, from what is used
-//! of them, and from what the running children use. In a full container, the kernel kills processes, or no thread
-//! can be started, which affects all users. Therefore further children are refused before that.
+//! Computes how many more children fit into the container, from the limits of its control group, their current
+//! usage, and the usage of the running children. In a full container, the kernel kills processes or refuses new
+//! threads, which affects all users. Therefore further children are refused before the container is full.
 
 mod control_group;
 mod typical;
@@ -13,23 +13,24 @@ use tokio::time::Instant;
 
 use control_group::ControlGroup;
 
-/// The assumed usage of a child until one has run for [`SETTLED`]: about that of a server on Node with its supervisor.
+/// The assumed usage of a child until one has run for [`SETTLED`]. It is about the usage of a Node server with
+/// its supervisor.
 const ASSUMED: Usage = Usage { memory: 48 << 20, in_files: 0, tasks: 9, processes: 0 };
-/// Time after which a child is assumed to have its usual size.
+/// Time after which a child is assumed to have reached its usual size.
 const SETTLED: Duration = Duration::from_secs(3);
-/// The part of each limit that is kept free, for the wrapper and for children that grow: one eighth.
+/// Divisor for the part of each limit that is kept free for the wrapper and for children that grow: one eighth.
 const FREE: u64 = 8;
 /// The divisor for [`Load::unaccounted`].
 const UNACCOUNTED: u64 = 16;
-/// The minimum that is kept free, whatever the size of the container.
+/// The minimum that is kept free in a container of any size.
 const LEAST_FREE: Usage = Usage { memory: 32 << 20, in_files: 0, tasks: 16, processes: 0 };
 
-/// What a child uses, including its supervisor and the processes that it has started.
+/// The usage of a child, including its supervisor and the processes that it has started.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Bytes of memory that are not shared with a file.
+    /// Bytes of memory that do not mirror a file on disk.
     pub memory: u64,
-    /// The part of that memory which belongs to files in memory. The rest is anonymous.
+    /// The part of `memory` that belongs to files in memory. The rest is anonymous.
     pub in_files: u64,
     /// Number of processes and threads.
     pub tasks: u64,
@@ -44,17 +45,17 @@ impl Usage {
     }
 }
 
-/// What the control group says about its memory, in bytes. Each page counts once, however many processes have it. A number
-/// that the kernel does not tell is the maximum.
+/// The memory values of the control group, in bytes. Each page counts once, even if several processes share it.
+/// A value that the kernel does not report is the maximum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Kinds {
     /// Memory of processes that belongs to no file.
     pub anonymous: u64,
-    /// Memory of files that exist only in memory.
+    /// Memory of files that are stored only in memory.
     pub in_files: u64,
 }
 
-/// The resources of a container that can run out.
+/// A resource of the container that can run out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Measure {
     /// The memory of the container, in bytes.
@@ -80,9 +81,9 @@ impl Measure {
         (most / FREE).max(self.of(&LEAST_FREE))
     }
 
-    /// The part of a limit that even children that have grown must not use. For processes, it is half of what is
-    /// kept free. Many servers start a process for each call, and if no process is left, the kernel only refuses
-    /// the next one. If no memory is left, it ends a process.
+    /// The part of a limit that must stay free even when children have grown. For processes, this is half of
+    /// the part that is kept free, because many servers start a process for each call, and the kernel only
+    /// refuses the next process when none is left. When no memory is left, the kernel kills a process.
     fn never_used(self, most: u64) -> u64 {
         match self {
             Self::Memory => self.kept_free(most),
@@ -100,14 +101,14 @@ pub struct Bound {
     pub used: u64,
 }
 
-/// How much of a limit is used.
+/// The current usage of a limited resource.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Load {
     /// How much of the limit is used.
     pub used: u64,
-    /// By how much this exceeds the part of the limit that children may use. Zero if it does not.
+    /// By how much the usage exceeds the part of the limit that children can use. Zero if it does not.
     pub over: u64,
-    /// How much of what is used may belong to no process without being suspicious: the kernel takes memory of its own for
+    /// The usage that can be expected without belonging to any process, because the kernel needs memory for
     /// each process and connection. A sixteenth of the limit.
     pub unaccounted: u64,
 }
@@ -121,12 +122,12 @@ pub struct Bounds {
     pub tasks: Option<Bound>,
 }
 
-/// The limit that leaves no room for another child.
+/// The limit that prevents another child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NoRoom {
     /// The memory of the container is too small.
     #[error(
-        "This server has no free session: the memory of its container, {} MiB, leaves no room for another one, which takes about {} MiB. Try again later. Its operator can raise that limit (mem_limit), or set MAX_SESSIONS to decide without it.", most >> 20, each.div_ceil(1 << 20)
+        "This server has no free session: the memory of its container, {} MiB, leaves no room for another one, which needs about {} MiB. Try again later. Its operator can raise that limit (mem_limit), or set MAX_SESSIONS to decide without it.", most >> 20, each.div_ceil(1 << 20)
     )]
     Memory {
         /// The limit, in bytes.
@@ -134,27 +135,27 @@ pub enum NoRoom {
         /// What a child needs, in bytes.
         each: u64,
     },
-    /// The number of processes and threads in the container.
+    /// The container allows too few processes and threads.
     #[error(
-        "This server has no free session: the {most} processes and threads of its container leave no room for another one, which takes about {each}. Try again later. Its operator can raise that limit (pids_limit), or set MAX_SESSIONS to decide without it."
+        "This server has no free session: the {most} processes and threads of its container leave no room for another one, which needs about {each}. Try again later. Its operator can raise that limit (pids_limit), or set MAX_SESSIONS to decide without it."
     )]
     Tasks {
         /// The limit, in the unit of the measure.
         most: u64,
-        /// What a child needs, in processes and threads.
+        /// The processes and threads that a child needs.
         each: u64,
     },
 }
 
-/// How many more children fit, and the limit that determines it.
+/// How many more children fit, and the limit that determines this number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Headroom {
     more: u64,
     limit: NoRoom,
 }
 
-/// Computes how many more children fit beside these, each of which might grow to the size of a `typical` one.
-/// Returns `None` if there are no limits.
+/// Computes how many more children fit beside the given ones, each of which might grow to the size of a
+/// `typical` one. Returns `None` if there are no limits.
 fn headroom(bounds: &Bounds, children: &[Usage], typical: Usage) -> Option<Headroom> {
     let left = |bound: Bound, measure: Measure| {
         let each = measure.of(&typical).max(1);
@@ -173,7 +174,7 @@ fn headroom(bounds: &Bounds, children: &[Usage], typical: Usage) -> Option<Headr
     memory.into_iter().chain(tasks).min_by_key(|headroom| headroom.more)
 }
 
-/// By how much the usage exceeds what children that have grown may use.
+/// By how much the usage exceeds the part that children can use after they have grown.
 fn over(bound: Bound, measure: Measure) -> u64 {
     bound.used.saturating_sub(bound.most.saturating_sub(measure.never_used(bound.most)))
 }
@@ -194,7 +195,7 @@ struct State {
     /// When each child was first seen.
     since: HashMap<u64, Instant>,
     typical: Usage,
-    /// The number of running children, and of those that were admitted since they were counted.
+    /// The number of running children, plus those that were admitted since the last count.
     children: u64,
     /// `None` if there are no limits.
     headroom: Option<Headroom>,
@@ -222,13 +223,13 @@ impl Capacity {
         Self { group, state: Mutex::new(state) }
     }
 
-    /// Whether there is a limit at all.
+    /// Whether the container has a limit that applies.
     pub fn is_limited(&self) -> bool {
         self.group.is_some()
     }
 
-    /// Records the current usage, and returns it. `children` returns all running children by number, and is called while
-    /// no child can be admitted. It is not called if there are no limits.
+    /// Records the current usage, and returns it. `children` returns the usage of all running children by
+    /// number. It is called while no child can be admitted, and not called if there are no limits.
     pub fn look(&self, children: &dyn Fn() -> HashMap<u64, Usage>, now: Instant) -> HashMap<u64, Usage> {
         let Some(group) = &self.group else { return HashMap::new() };
         let mut state = self.state();
@@ -237,9 +238,9 @@ impl Capacity {
         usage
     }
 
-    /// Admits another child. The first child is always admitted, because without it nothing is served and
-    /// nothing is known about its size. The result is dropped when the child is among those that
-    /// [`Capacity::look`] is told of.
+    /// Admits another child. The first child is always admitted, because otherwise no request could be served
+    /// and the size of children would stay unknown. The result must be dropped when [`Capacity::look`] sees the
+    /// child.
     pub fn take(&self) -> Result<Starting<'_>, NoRoom> {
         let mut state = self.state();
         let is_first = state.children == 0;
@@ -261,14 +262,15 @@ impl Capacity {
         Some(Load { used: bound.used, over, unaccounted: bound.most / UNACCOUNTED })
     }
 
-    /// The kinds of memory that are used now. Reads a few files.
+    /// The current usage by kind of memory. Reads a few files.
     pub fn kinds(&self) -> Kinds {
         let unknown = Kinds { anonymous: u64::MAX, in_files: u64::MAX };
         self.group.as_ref().map_or(unknown, ControlGroup::kinds)
     }
 
-    /// If there is no room for another child, returns the measure that is short, and how much of it each of so
-    /// many users may use: an equal share, but at least what `few` children need. Returns `None` if there is room.
+    /// If there is no room for another child, returns the resource that is short, and how much of it each of
+    /// this number of users can use: an equal share, but at least what `few` children need. Returns `None` if
+    /// there is room.
     pub fn share(&self, users: usize, few: usize) -> Option<(Measure, u64)> {
         let state = self.state();
         let (measure, most) = match state.headroom.filter(|headroom| headroom.more == 0)?.limit {
@@ -294,7 +296,7 @@ impl Capacity {
     }
 }
 
-/// The place of a child that is being started.
+/// The reservation for a child that is being started.
 #[derive(Debug)]
 pub struct Starting<'a>(&'a Capacity);
 
@@ -315,7 +317,7 @@ impl State {
         let settled: Vec<Usage> =
             children.iter().filter(|(number, _)| is_settled(number)).map(|(_, usage)| *usage).collect();
         self.typical = typical::typical(self.typical, &settled);
-        // A child that is being started uses nothing yet, and will become as large as the others.
+        // A child that is being started uses nothing yet, and will grow to the size of the others.
         let starting = std::iter::repeat_n(Usage::default(), self.starting);
         let all: Vec<Usage> = children.values().copied().chain(starting).collect();
         self.headroom = headroom(bounds, &all, self.typical);
@@ -342,7 +344,7 @@ mod tests {
 
     #[test]
     fn the_tighter_limit_counts_and_is_named() {
-        // The container of the compose file, and a server on Node.
+        // The container of the compose file, and a Node server.
         let shipped = headroom(&bounds((1024, 30), (256, 10)), &[], usage(30, 7)).unwrap();
         assert_eq!(shipped.more, 28);
         assert!(shipped.limit.to_string().contains("1024 MiB"), "{}", shipped.limit);

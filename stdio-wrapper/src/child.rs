@@ -1,5 +1,5 @@
-//! Child processes: how they are started, read, written to, supervised and ended. This module does not know
-//! what the messages mean.
+//! Child processes: how they are started, read, written to, supervised and stopped. This module does not
+//! interpret the messages.
 
 mod backoff;
 mod becoming;

@@ -1,6 +1,6 @@
-//! The limits of the control group of this process, and of those above it. It supports both versions of
-//! control groups in Linux: version 2 with one directory for all resources (`cgroup-v2.rst`), and version 1
-//! with one for each resource.
+//! The limits of the control group of this process and of its ancestors. Both versions of control groups in
+//! Linux are supported: version 2 with one directory for all resources (`cgroup-v2.rst`), and version 1 with
+//! one for each resource.
 
 use std::fs::read_to_string;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::{Bound, Bounds, Kinds, Measure};
 
 const ROOT: &str = "/sys/fs/cgroup";
-/// If there is no limit, version 1 has a number of at least this size.
+/// Version 1 reports a number of at least this size if there is no limit.
 const NO_LIMIT: u64 = 1 << 60;
 
 /// The directories with the limits and usages, from the group of this process up to the root.
@@ -24,7 +24,7 @@ pub(super) struct ControlGroup {
 struct Names {
     most_memory: &'static str,
     used_memory: &'static str,
-    /// Entries of `memory.stat` for memory that the kernel frees by itself when memory is short.
+    /// Entries of `memory.stat` for memory that the kernel frees when memory is short.
     reclaimable: &'static [&'static str],
     /// Entries of `memory.stat` for [`Kinds`].
     anonymous: &'static str,
@@ -47,13 +47,12 @@ const V1: Names = Names {
 };
 
 impl ControlGroup {
-    /// The group of this process.
     pub(super) fn own() -> Self {
         Self::of(&read_to_string("/proc/self/cgroup").unwrap_or_default(), Path::new(ROOT))
     }
 
-    /// The group that `/proc/PID/cgroup` names (`cgroups(7)`): `0::/path` in version 2, `NUMBER:memory:/path`
-    /// in version 1.
+    /// The group from the content of `/proc/PID/cgroup` (`cgroups(7)`): `0::/path` in version 2,
+    /// `NUMBER:memory:/path` in version 1.
     fn of(text: &str, root: &Path) -> Self {
         let path_of = |controller: &str| {
             text.lines().find_map(|line| {
@@ -77,7 +76,7 @@ impl ControlGroup {
         self.bounds() != Bounds::default()
     }
 
-    /// For each resource, the limit in this hierarchy that leaves the least.
+    /// For each resource, the limit among this group and its ancestors that leaves the least.
     pub(super) fn bounds(&self) -> Bounds {
         Bounds { memory: self.bound(Measure::Memory), tasks: self.bound(Measure::Tasks) }
     }
@@ -92,7 +91,7 @@ impl ControlGroup {
         }
     }
 
-    /// The kinds of memory in the group whose limit of memory leaves the least.
+    /// The kinds of memory in the group whose memory limit leaves the least.
     pub(super) fn kinds(&self) -> Kinds {
         let left = |directory: &&PathBuf| {
             let bound = self.memory_in(directory)?;
@@ -119,7 +118,6 @@ fn statistics(directory: &Path) -> String {
     read_to_string(directory.join("memory.stat")).unwrap_or_default()
 }
 
-/// The entries of `memory.stat`.
 fn entries(text: &str) -> impl Iterator<Item = (&str, u64)> {
     let lines = text.lines().filter_map(|line| line.split_once(' '));
     lines.filter_map(|(name, number)| Some((name, number.trim().parse::<u64>().ok()?)))
@@ -130,7 +128,7 @@ fn tightest(directories: &[PathBuf], read: &dyn Fn(&Path) -> Option<Bound>) -> O
     found.min_by_key(|bound| bound.most.saturating_sub(bound.used))
 }
 
-/// The directories of a group and of those above it. The path can begin above the part that a container sees,
+/// The directories of a group and of its ancestors. The path can start above the part that a container can see,
 /// so directories that do not exist are omitted.
 fn upwards(root: &Path, path: &str) -> Vec<PathBuf> {
     let group = root.join(path.trim_start_matches('/'));
@@ -138,7 +136,7 @@ fn upwards(root: &Path, path: &str) -> Vec<PathBuf> {
     ancestors.filter(|directory| directory.is_dir()).map(Path::to_path_buf).collect()
 }
 
-/// Reads a limit. Returns `None` if it is `max`, or if there is none.
+/// Reads a limit. Returns `None` if it is `max`, or if there is no limit.
 fn bound(directory: &Path, most: &str, used: &str) -> Option<Bound> {
     let number = |name: &str| read_to_string(directory.join(name)).ok()?.trim().parse::<u64>().ok();
     let most = number(most).filter(|most| *most < NO_LIMIT)?;

@@ -1,10 +1,10 @@
-//! The usual size of a child, which is learnt from children that have run for a while.
+//! The typical size of a child, learned from children that have run for a while.
 
 use super::{ASSUMED, LEAST_MEMORY, Measure, Usage};
 
-/// The expected size of the next child. `known` is the size that was learnt before. With two or more
-/// children, it is their lower median, separately for each measure. A single child counts only if it is
-/// smaller than the known size. So one large child does not keep out new ones that will be small.
+/// The expected size of the next child. `known` is the size that was learned before. With two or more children,
+/// it is their lower median, separately for each measure. A single child counts only if it is smaller than
+/// `known`, so that one large child does not prevent new children that will be small.
 pub(super) fn typical(known: Usage, settled: &[Usage]) -> Usage {
     let learnt = |measure: Measure| {
         let mut all: Vec<u64> = settled.iter().map(|child| measure.of(child)).collect();
@@ -16,7 +16,7 @@ pub(super) fn typical(known: Usage, settled: &[Usage]) -> Usage {
             [.., _] => all.get((all.len() - 1) / 2).copied().unwrap_or(known),
         }
     };
-    // Some kernels do not report what a process uses, and a process that has ended uses nothing.
+    // Some kernels do not report the usage of a process, and a process that has exited uses nothing.
     Usage {
         memory: learnt(Measure::Memory).max(LEAST_MEMORY),
         tasks: learnt(Measure::Tasks).max(1),
@@ -24,10 +24,10 @@ pub(super) fn typical(known: Usage, settled: &[Usage]) -> Usage {
     }
 }
 
-/// How much each of so many users may use while there is no room for a user who has nothing: an equal share
-/// of what children may use, but at least what `few` children of the usual size need. For this, the usual
-/// size counts only up to [`ASSUMED`], because a user who fills the container can make most of its children
-/// large.
+/// How much each of this number of users can use while there is no room for a user without a child. It is an
+/// equal share of the part that children can use, but at least what `few` children of typical size need. Here
+/// the typical size is capped at [`ASSUMED`], because a user who fills the container can make most of its
+/// children large.
 pub(super) fn share(measure: Measure, most: u64, typical: Usage, users: usize, few: usize) -> u64 {
     let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
     let equal = most.saturating_sub(measure.kept_free(most)) / count(users).max(1);

@@ -1,4 +1,4 @@
-//! Pauses between starts when one child after the other ends before it has answered, or does not answer at all.
+//! Pauses between starts while children keep exiting before their first response, or do not respond.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -8,28 +8,27 @@ use tokio::time::Instant;
 
 use super::starts::SPARES;
 
-/// Number of failures in a row after which there is no pause yet.
+/// Number of consecutive failures that cause no pause.
 const FREE: u32 = 2;
 const MAX_PAUSE: Duration = Duration::from_secs(30);
-/// The first pause after a child that did not answer `initialize`. Its client has waited for as long as a start can take,
-/// so there is a pause after the first one.
+/// The first pause after a child that did not answer `initialize`. There is a pause even after the first such
+/// child, because its client has already waited for a whole start timeout.
 const SILENCE_PAUSE: Duration = Duration::from_secs(5);
-/// Number of children in a row without an answer after which the server counts as broken.
+/// Number of consecutive children without an answer after which the server counts as broken.
 const SILENCES: u32 = 2;
 
-/// The number of failures in a row, and the end of the pause.
 #[derive(Debug, Default)]
 pub(super) struct Backoff {
     failures: u32,
     until: Option<Instant>,
-    /// The time limit that the last child has exceeded, if it did not end.
+    /// The time limit that the last child exceeded. `None` if that child exited instead.
     silence: Option<Duration>,
-    /// Until when the server counts as broken.
+    /// The time until which the server counts as broken.
     broken_until: Option<Instant>,
 }
 
 impl Backoff {
-    /// Records that a child ended before it answered, or could not be started.
+    /// Records that a child exited before it answered, or could not be started.
     pub(super) fn failed(&mut self, now: Instant) {
         self.failures = self.failures.saturating_add(1);
         if self.failures > FREE {
@@ -39,8 +38,8 @@ impl Backoff {
         (self.silence, self.broken_until) = (None, self.until);
     }
 
-    /// Records that a child did not answer `initialize` within this time. Several that were started at the same time count
-    /// once.
+    /// Records that a child did not answer `initialize` within this time. Several children that were started
+    /// together count once.
     pub(super) fn was_silent(&mut self, within: Duration, now: Instant) {
         if self.remaining(now).is_some() {
             return;
@@ -48,7 +47,7 @@ impl Backoff {
         self.failures = self.failures.saturating_add(1);
         let pause = (SILENCE_PAUSE * (1 << (self.failures - 1).min(6))).min(MAX_PAUSE);
         (self.silence, self.until) = (Some(within), Some(now + pause));
-        // The next child needs as much time before anything is known about it.
+        // The next child needs this long before it is clear whether it answers.
         self.broken_until = self.until.filter(|_| self.failures >= SILENCES).map(|until| until + within);
     }
 
@@ -57,19 +56,19 @@ impl Backoff {
         *self = Self::default();
     }
 
-    /// The rest of the pause before the next start. Returns `None` if there is no pause.
+    /// The rest of the pause before the next start, or `None` if there is no pause.
     pub(super) fn remaining(&self, now: Instant) -> Option<Duration> {
         rest(self.until, now)
     }
 
-    /// Whether the server counts as broken, and if so, whether it does not answer.
+    /// How the server is broken, or `None` if it does not count as broken.
     fn broken(&self, now: Instant) -> Option<Broken> {
         rest(self.broken_until, now)?;
         Some(if self.silence.is_some() { Broken::Silent } else { Broken::Ends })
     }
 }
 
-/// The time that is left. Returns `None` if there is none.
+/// The time left until `until`, or `None` if there is none.
 fn rest(until: Option<Instant>, now: Instant) -> Option<Duration> {
     until.and_then(|until| until.checked_duration_since(now)).filter(|rest| !rest.is_zero())
 }

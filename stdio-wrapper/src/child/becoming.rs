@@ -1,7 +1,8 @@
-//! The last step of a start: the wrapper's program once more, which sets its own limits of resources and then
-//! becomes the child (`execve(2)`). So the limits are in force before the first instruction of the child. If
-//! the supervisor set them from outside, they would not apply to processes that the child starts at once. If
-//! the supervisor set them on itself, it could not undo this, because only root can raise a hard limit.
+//! The last step of a start. The wrapper's program runs once more, sets its own resource limits and then
+//! becomes the child (`execve(2)`), so the limits are in force before the first instruction of the child.
+//! Limits that the supervisor set from outside would come too late for processes that the child starts
+//! immediately. Limits that the supervisor set on itself could not be undone, because only root can raise a
+//! hard limit.
 
 use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
@@ -12,8 +13,8 @@ use std::process::{Command, ExitCode};
 use super::orders::{Orders, PREFIX, Report};
 use super::pipes;
 
-/// Replaces this process with the child that the arguments name. Standard input is a socket to the
-/// supervisor, to which reports are written. It is closed as soon as the child runs.
+/// Replaces this process with the child that the arguments name. Standard input is a socket to the supervisor,
+/// which receives the reports. The socket is closed when the child starts to run.
 pub fn become_child(arguments: impl Iterator<Item = String>) -> ExitCode {
     let Ok(mut supervisor) = pipes::socket() else { return ExitCode::FAILURE };
     let Err(error) = run(arguments, &mut supervisor);
@@ -31,8 +32,8 @@ fn run(
     let orders: Orders = serde_json::from_str(&orders)?;
     let pipes = pipes::receive(supervisor)?;
     let mut command = command(arguments, &orders, pipes)?;
-    // A Unix session has its own process group, to which signals are sent, and its own share of the processor
-    // (`autogroup`, sched(7)). A child in the wrapper's session could lower the share of the wrapper.
+    // A Unix session has its own process group, which receives signals, and its own share of the processor
+    // (`autogroup`, sched(7)). A child in the wrapper's session could lower the wrapper's share.
     rustix::process::setsid()?;
     for warning in orders.limits.apply() {
         // The child is started even if the warning cannot be sent.

@@ -1,5 +1,5 @@
-//! The command line of one child. It is the configured one, with the placeholders replaced by values of the
-//! verified caller.
+//! The command line of one child: the configured one, with the placeholders replaced by values of the verified
+//! caller.
 
 use std::fmt::Write as _;
 

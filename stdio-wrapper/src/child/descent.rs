@@ -1,5 +1,5 @@
-//! Finds out from which child a process comes, by looking at its ancestors. The supervisor of the child is one of them for as long
-//! as it lives.
+//! Finds out which child started a process, by following the parents of the process. The child's supervisor is
+//! among them while it runs.
 
 use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
@@ -11,35 +11,36 @@ use tokio::time::Instant;
 
 use crate::capacity::Usage;
 
-/// Maximum number of ancestors that are looked at.
+/// Maximum number of ancestors that are examined.
 const MAX_STEPS: usize = 64;
 
-/// A process, identified by its id and the time of its start, because the system reuses process ids.
+/// A process, identified by its id and start time, because the system reuses process ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Process {
     pid: i32,
-    /// The time of its start, in clock ticks since the start of the machine.
+    /// The start time, in clock ticks since the machine booted.
     started: u64,
 }
 
 /// The descendants of children that were seen, and the processes that existed before the first child.
 #[derive(Debug, Default)]
 pub(super) struct Descent {
-    /// The number of the child from which each process comes.
+    /// For each process, the number of the child that it descends from.
     known: HashMap<Process, u64>,
-    /// Whether this process had children before it became the wrapper. This happens when a script starts a program, and then
-    /// runs the wrapper with `exec`.
+    /// Whether this process already had children when it became the wrapper. This happens when a script starts
+    /// a program and then runs the wrapper with `exec`.
     has_inherited: bool,
 }
 
-/// Whether the files in memory count that processes have open.
+/// Whether memory in open files (such as `memfd_create(2)`) counts as memory of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Files {
     Counted,
     LeftOut,
 }
 
-/// Maximum number of open files of one process that are looked at, so that a child with very many delays nobody.
+/// Maximum number of open files that are examined in one process. Without it, a child with very many open files
+/// could delay the measurement for all.
 const MAX_FILES: usize = 256;
 
 /// Maximum number of threads of one process that are examined if its first thread has ended.
@@ -56,12 +57,12 @@ impl Descent {
         self.has_inherited = !self.known.is_empty();
     }
 
-    /// Whether there were such processes. In that case, an orphan might come from one of them.
+    /// Whether such processes existed. If so, an orphan might descend from one of them.
     pub(super) fn has_inherited(&self) -> bool {
         self.has_inherited
     }
 
-    /// Looks at all processes. `children` has the process id of the supervisor of each child, by the child's number.
+    /// Examines all processes. `children` maps the number of each child to the process id of its supervisor.
     pub(super) fn look(&mut self, children: &HashMap<u64, i32>) {
         let all: HashMap<i32, Stat> = processes();
         let roots: HashMap<i32, u64> = children.iter().map(|(number, pid)| (*pid, *number)).collect();
@@ -84,8 +85,8 @@ impl Descent {
         }
     }
 
-    /// What each child uses, including all processes that come from it and were seen at the last look. Memory in files that
-    /// they have open costs more to find, so it is only counted if this is asked for.
+    /// What each child uses, including all its descendants that were seen in the last look. Memory in open
+    /// files is counted only on request, because it is expensive to find.
     pub(super) fn usage(&self, children: &HashMap<u64, i32>, files: Files) -> HashMap<u64, Usage> {
         let own = children.iter().map(|(number, pid)| (*number, *pid));
         let started = self.known.iter().map(|(process, number)| (*number, process.pid));
@@ -103,9 +104,9 @@ impl Descent {
         all
     }
 
-    /// The part of its anonymous memory that each child with several processes takes if pages that processes share count
-    /// once. The kernel goes through all pages for this, so a child is left out if it would take longer than `until`, or if
-    /// the kernel does not tell.
+    /// The anonymous memory of each child with several processes, where pages that processes share count once.
+    /// The kernel walks all pages for this, so a child is left out if measuring it would take longer than
+    /// `until`, or if the kernel does not report the value.
     pub(super) fn parts(&self, children: &HashMap<u64, i32>, until: Instant) -> HashMap<u64, Part> {
         let mut processes: HashMap<u64, Vec<i32>> = HashMap::new();
         for (process, number) in self.known.iter().filter(|(_, number)| children.contains_key(*number)) {
@@ -124,7 +125,7 @@ impl Descent {
             }
             Some(part)
         };
-        // The first process comes from no other one.
+        // A child with a single process shares its pages with no other process of the child.
         let several = processes.into_iter().filter(|(_, pids)| pids.len() > 1);
         several.filter_map(|(number, pids)| Some((number, part(&pids)?))).collect()
     }
@@ -135,16 +136,15 @@ impl Descent {
     }
 }
 
-/// Anonymous memory of processes, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Part {
-    /// The sum of what the kernel says for each of them.
+    /// The sum of the values that the kernel reports for the processes.
     pub(super) counted: u64,
-    /// The same, if pages that several processes have count once.
+    /// The same sum with each shared page counted once.
     pub(super) shared_once: u64,
 }
 
-/// The anonymous memory of a process, where a page that n processes have counts as an n-th
+/// The anonymous memory of a process, where a page that n processes share counts as 1/n of a page
 /// (`Documentation/filesystems/proc.rst`, `smaps_rollup`).
 fn proportional(pid: i32) -> Option<u64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
@@ -152,7 +152,7 @@ fn proportional(pid: i32) -> Option<u64> {
     line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
-/// What this process uses by itself.
+/// The resources that this process uses.
 pub(super) fn own_usage() -> Usage {
     i32::try_from(std::process::id()).ok().and_then(usage_of).unwrap_or_default()
 }
@@ -172,7 +172,7 @@ fn listed_children() -> Option<Vec<i32>> {
     for thread in std::fs::read_dir("/proc/self/task").ok()? {
         match std::fs::read_to_string(thread.ok()?.path().join("children")) {
             Ok(text) => found.extend(text.split_whitespace().filter_map(|id| id.parse::<i32>().ok())),
-            // The thread has ended in the meantime.
+            // The thread has exited since it was listed.
             Err(error) if error.raw_os_error() == Some(Errno::SRCH.raw_os_error()) => {}
             Err(_) => return None,
         }
@@ -184,7 +184,7 @@ fn listed_children() -> Option<Vec<i32>> {
 #[derive(Debug)]
 pub(super) struct Descendant {
     pub(super) pid: Pid,
-    /// A handle of the process. Its id can belong to another process after it has ended.
+    /// A handle of the process, because the system can reuse the process id.
     pub(super) handle: OwnedFd,
 }
 
@@ -205,7 +205,7 @@ pub(super) fn descendants_of_this_process() -> Vec<Descendant> {
     let open = |(pid, seen): (&i32, &Stat)| {
         let id = Pid::from_raw(*pid)?;
         let handle = pidfd_open(id, PidfdFlags::empty()).ok()?;
-        // If this is still the process that was seen, the handle is for it.
+        // The handle belongs to the process that was seen only if the start time is still the same.
         (stat(*pid)?.started == seen.started).then_some(Descendant { pid: id, handle })
     };
     below.filter_map(open).collect()
@@ -234,7 +234,8 @@ fn stat(pid: i32) -> Option<Stat> {
     parse(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
-/// Reads `/proc/PID/stat` (`proc_pid_stat(5)`). The name of the program is in brackets, and can contain brackets itself.
+/// Reads `/proc/PID/stat` (`proc_pid_stat(5)`). The program name is in brackets, and can itself contain
+/// brackets.
 fn parse(text: &str) -> Option<Stat> {
     let (_, rest) = text.rsplit_once(')')?;
     let mut fields = rest.split_whitespace();
@@ -248,7 +249,8 @@ fn usage_of(pid: i32) -> Option<Usage> {
     if usage.memory > 0 || usage.tasks < 2 {
         return Some(usage);
     }
-    // The first thread has ended, so it shows no memory, but others live. All threads of a process have the same memory.
+    // The first thread has exited and shows no memory, but other threads run. All threads of a process share
+    // the same memory.
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?;
     let status = |entry: std::io::Result<std::fs::DirEntry>| {
         parse_usage(&std::fs::read_to_string(entry.ok()?.path().join("status")).ok()?)
@@ -257,8 +259,9 @@ fn usage_of(pid: i32) -> Option<Usage> {
     Some(Usage { tasks: usage.tasks, ..largest.unwrap_or(usage) })
 }
 
-/// The memory in files without a name that a process has open (`memfd_create(2)`, or removed from a file system in
-/// memory), in bytes. The kernel counts it as memory of the process only if it is mapped. Each file counts once.
+/// The memory, in bytes, of unnamed files that a process has open: from `memfd_create(2)`, or removed from a
+/// file system in memory. The kernel counts such a file as memory of the process only if it is mapped. Each
+/// file counts once.
 fn memory_in_files(pid: i32, seen: &mut HashSet<(u64, u64)>) -> u64 {
     let Ok(open) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return 0 };
     let size = |entry: std::io::Result<std::fs::DirEntry>| {
@@ -272,14 +275,14 @@ fn memory_in_files(pid: i32, seen: &mut HashSet<(u64, u64)>) -> u64 {
     open.take(MAX_FILES).filter_map(size).sum()
 }
 
-/// Reads `/proc/PID/status` (`proc_pid_status(5)`). Memory with the content of a file is not counted, because the kernel can free
-/// it.
+/// Reads `/proc/PID/status` (`proc_pid_status(5)`). Memory that mirrors a file on disk is not counted, because
+/// the kernel can free it.
 fn parse_usage(text: &str) -> Option<Usage> {
     let number = |name: &str| {
         let value = text.lines().find_map(|line| line.strip_prefix(name))?;
         value.trim().trim_end_matches(" kB").parse::<u64>().ok()
     };
-    // A process that has ended still has a number of threads, but no memory.
+    // A process that has exited still reports a number of threads, but no memory.
     let in_files = number("RssShmem:").unwrap_or_default() * 1024;
     let memory = number("RssAnon:").unwrap_or_default() * 1024 + in_files;
     Some(Usage { memory, in_files, tasks: number("Threads:")?, processes: 1 })
@@ -322,7 +325,7 @@ mod tests {
         end(&descent, &mut shell);
     }
 
-    /// Ends a shell and everything that it has started.
+    /// Kills a shell and all processes that it has started.
     fn end(descent: &Descent, shell: &mut std::process::Child) {
         for process in descent.known.keys() {
             let _ = rustix::process::kill_process(
@@ -369,7 +372,7 @@ mod tests {
             descent.look(&children);
             let memory = |files| descent.usage(&children, files).get(&5).map_or(0, |usage| usage.memory);
             hidden = memory(Files::Counted).saturating_sub(memory(Files::LeftOut));
-            // The shell and what it has started have the same file open.
+            // The shell and the process that it has started share the open file.
             if hidden >= 1 << 20 && descent.known.len() == 1 {
                 break;
             }

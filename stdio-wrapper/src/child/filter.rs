@@ -1,8 +1,8 @@
-//! A filter of system calls for children. The kernel lets a process set the limits of another process of the
-//! same user, and its scheduling on processor and disk. It does not check whether the first may trace the
-//! second, so a domain (`isolation`) does not prevent this. With such a call, a child could end or starve the
-//! wrapper and the children of other callers. The filter is a BPF program that the kernel runs before each
-//! system call of a child and of the processes that it starts (Linux,
+//! A system call filter for children. The kernel lets a process change the resource limits, the processor
+//! scheduling and the disk scheduling of another process of the same user. It does not check for these calls
+//! whether the first process may trace the second, so a domain (`isolation`) does not prevent them. With such a
+//! call, a child could kill or starve the wrapper and the children of other callers. The filter is a BPF
+//! program that the kernel runs before each system call of a child and of its descendants (Linux,
 //! `Documentation/userspace-api/seccomp_filter.rst`).
 
 use std::error::Error;
@@ -11,10 +11,10 @@ use std::num::TryFromIntError;
 
 use seccompiler::{BpfProgram, apply_filter, sock_filter};
 
-/// From now on, filters the system calls of this thread and of the processes that it starts. These can also
-/// not gain privileges by running a program any more (`no_new_privs`), which the kernel requires.
+/// From now on, filters the system calls of this thread and of the processes that it starts. As the kernel
+/// requires, they also can no longer gain privileges by running a program (`no_new_privs`).
 pub(super) fn enter() -> io::Result<()> {
-    // With a filter that contains no architecture, every program would be killed.
+    // A filter without a rule for the architecture would kill every program.
     if !cfg!(any(target_arch = "x86_64", target_arch = "aarch64")) {
         return Err(io::ErrorKind::Unsupported.into());
     }
@@ -31,40 +31,40 @@ struct Is {
 }
 
 impl Is {
-    /// Compares the low half of an argument. For a number, the kernel reads only this half.
+    /// Compares the low half of an argument, which is all that the kernel reads of a number.
     const fn argument(index: u32, value: u32) -> Self {
         Self { at: ARGUMENTS + 8 * index, value }
     }
 
-    /// Compares the high half of an argument, which matters for a pointer.
+    /// Compares the high half of an argument, which matters for pointers.
     const fn high(index: u32, value: u32) -> Self {
         Self { at: ARGUMENTS + 8 * index + 4, value }
     }
 }
 
-/// The positions of the number of the call, the architecture and the arguments.
+/// Offsets of the call number, the architecture and the arguments in `struct seccomp_data`.
 const NUMBER: u32 = 0;
 const ARCHITECTURE: u32 = 4;
 const ARGUMENTS: u32 = 16;
 
-/// A call is allowed if all comparisons of one of these lists are true. Otherwise it fails with EPERM.
+/// A call is allowed if all comparisons in at least one of these lists are true. Otherwise it fails with EPERM.
 type Allowed = &'static [&'static [Is]];
 
-/// The first argument is the process, and 0 means the caller itself. The caller's own id is refused, too,
-/// because the filter is the same for all processes and cannot know it.
+/// The first argument is a process id, and 0 means the calling process. A process cannot pass its own id
+/// instead, because all processes share one filter, which contains no process ids.
 const ON_ITSELF: Allowed = &[&[Is::argument(0, 0)]];
 
 /// The calls that are filtered, in the order of [`Numbers`].
 const RULES: [Allowed; 7] = [
-    // prlimit64(pid, resource, new, old) is also allowed without new limits, because reading is harmless.
+    // prlimit64(pid, resource, new, old) is also allowed if `new` is null, because reading limits is harmless.
     &[&[Is::argument(0, 0)], &[Is::argument(2, 0), Is::high(2, 0)]],
     // sched_setparam, sched_setscheduler, sched_setaffinity, sched_setattr
     ON_ITSELF,
     ON_ITSELF,
     ON_ITSELF,
     ON_ITSELF,
-    // setpriority(which, who, value) is allowed with PRIO_PROCESS. A process group can contain other
-    // processes: a child can join that of the wrapper.
+    // setpriority(which, who, value) is allowed with PRIO_PROCESS. Process groups are not allowed, because a
+    // child can join the process group of the wrapper.
     &[&[Is::argument(0, 0), Is::argument(1, 0)]],
     // ioprio_set(which, who, value) is allowed with IOPRIO_WHO_PROCESS.
     &[&[Is::argument(0, 1), Is::argument(1, 0)]],
@@ -110,12 +110,13 @@ const ARM: [Machine; 2] = [
     Machine { audit: 0x4000_0028, numbers: &[[369, 154, 156, 241, 380, 97, 314]] },
 ];
 
-/// What the filter decides (`linux/seccomp.h`).
+/// Actions of the filter (`linux/seccomp.h`).
 const ALLOW: u32 = 0x7fff_0000;
 const EPERM: u32 = 0x0005_0001;
 const KILL_PROCESS: u32 = 0x8000_0000;
 
-/// Programs of an unknown architecture are killed, because the meaning of their call numbers is unknown.
+/// The program kills processes of an unknown architecture, because the meaning of their call numbers is
+/// unknown.
 fn program(machine: &[Machine]) -> Result<BpfProgram, TryFromIntError> {
     let mut program = vec![load(ARCHITECTURE)];
     for Machine { audit, numbers } in machine {
@@ -140,7 +141,7 @@ fn rule(allowed: Allowed) -> Result<BpfProgram, TryFromIntError> {
     let mut rule = Vec::new();
     for all in allowed {
         for (index, is) in all.iter().enumerate() {
-            // Two instructions for each comparison that follows, and one that allows the call.
+            // Each remaining comparison has two instructions, and one more instruction allows the call.
             let rest = 2 * (all.len() - index - 1) + 1;
             rule.extend([load(is.at), skip_unless(is.value, rest)?]);
         }
@@ -150,12 +151,12 @@ fn rule(allowed: Allowed) -> Result<BpfProgram, TryFromIntError> {
     Ok(rule)
 }
 
-/// An instruction that loads the four bytes at this position of the arguments.
+/// An instruction that loads four bytes at this offset of the call data.
 fn load(at: u32) -> sock_filter {
     sock_filter { code: 0x20, jt: 0, jf: 0, k: at }
 }
 
-/// An instruction that skips `count` instructions, unless the loaded value is this one.
+/// An instruction that skips the next `count` instructions unless the loaded value equals `value`.
 fn skip_unless(value: u32, count: usize) -> Result<sock_filter, TryFromIntError> {
     Ok(sock_filter { code: 0x15, jt: 0, jf: u8::try_from(count)?, k: value })
 }

@@ -1,5 +1,5 @@
-//! How messages are separated on the standard input and output of a child. This is a trait, because a later
-//! revision of MCP might use HTTP there instead of lines.
+//! How messages are separated on the standard input and output of a child. It is a trait because a later
+//! revision of MCP might replace lines with HTTP there.
 
 use bytes::{Buf, Bytes, BytesMut};
 
@@ -8,33 +8,33 @@ use crate::protocol::{Outline, OutlineReader, Patch, rewrite_line};
 /// A part of the output of a child.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Frame {
-    /// The text of one message. Whether it really is a message is not known yet.
+    /// The text of one message, which was not parsed yet.
     Message(Bytes),
-    /// A message over the limit. Its text was not kept.
+    /// A message that exceeds the limit. Its text was not kept.
     Oversized {
-        /// What was seen of the message.
+        /// The properties that were found while the text was discarded.
         outline: Outline,
         /// The length of the message, in bytes.
         length: usize,
     },
-    /// The beginning of a message, after which the output ended.
+    /// The beginning of a message that the end of the output cut off.
     Cut(Bytes),
 }
 
 /// A way to separate messages in a stream of bytes.
 pub trait Framing: std::fmt::Debug + Send + Sync {
-    /// Makes the bytes for one message, and replaces some of its values.
+    /// Encodes one message, and replaces some of its values.
     fn encode(&self, text: &str, patches: &mut [Patch<'_>]) -> Bytes;
-    /// Makes a reader for the output of one child.
+    /// Creates a decoder for the output of one child.
     fn decoder(&self, max_frame: usize) -> Box<dyn Decoder>;
 }
 
 /// Reads frames from a stream of bytes.
 pub trait Decoder: Send {
-    /// Takes the next complete frame out of `buffer`. The buffer never has to be larger than the limit and
-    /// one read.
+    /// Takes the next complete frame out of `buffer`. The buffer never has to hold more than the limit plus one
+    /// read.
     fn decode(&mut self, buffer: &mut BytesMut) -> Option<Frame>;
-    /// Takes the rest out of `buffer` when the stream has ended.
+    /// Takes the last, incomplete frame out of `buffer` after the stream has ended.
     fn finish(&mut self, buffer: &mut BytesMut) -> Option<Frame>;
 }
 
@@ -56,7 +56,7 @@ struct LineDecoder {
     max_line: usize,
     /// The length of the part of the buffer that is known to contain no line break.
     scanned: usize,
-    /// Set while a line over the limit is dropped.
+    /// Set while a line that exceeds the limit is discarded.
     oversized: Option<OutlineReader>,
 }
 
@@ -64,7 +64,8 @@ impl Decoder for LineDecoder {
     fn decode(&mut self, buffer: &mut BytesMut) -> Option<Frame> {
         loop {
             if self.scanned == 0 && self.oversized.is_none() {
-                // Blank lines take no longer than other bytes. Whitespace before a message has no meaning.
+                // Skipping blank lines costs no more than other bytes. Whitespace before a message has no
+                // meaning.
                 let blank = buffer.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
                 buffer.advance(blank);
             }
@@ -109,12 +110,12 @@ fn oversized(seen: &OutlineReader) -> Frame {
 }
 
 impl LineDecoder {
-    /// Called when there is no line break. Keeps the text until more arrives, or drops it if the line is over
-    /// the limit.
+    /// Called when the buffer contains no line break. Keeps the text until more arrives, or discards it if the
+    /// line exceeds the limit.
     fn keep_or_discard(&mut self, buffer: &mut BytesMut) {
         if self.oversized.is_some() || buffer.len() > self.max_line {
             self.oversized.get_or_insert_default().feed(buffer);
-            // This frees the memory of the large buffer.
+            // Frees the memory of the large buffer.
             *buffer = BytesMut::new();
         }
         self.scanned = buffer.len();

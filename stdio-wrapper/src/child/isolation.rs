@@ -1,9 +1,9 @@
-//! Isolates children from each other, although they have the same user id. Each child is started in a
-//! Landlock domain of its own. A process in a domain can trace another process, and open what `/proc` has of
-//! its memory, environment and files, only if the other one is in the same domain, or in a domain that was
-//! made inside of it (Linux, `Documentation/userspace-api/landlock.rst`, "Ptrace restrictions"). The wrapper
-//! and the supervisors are in no domain, so they have access to the children, and the children have none to
-//! them. A filter of system calls (`filter`) stops calls that a domain does not stop.
+//! Isolates children from each other, although they have the same user id. Each child is started in its own
+//! Landlock domain. A process in a domain can trace another process and open its memory, environment and files
+//! in `/proc` only if the other process is in the same domain or in one nested inside it (Linux,
+//! `Documentation/userspace-api/landlock.rst`, "Ptrace restrictions"). The wrapper and the supervisors are in
+//! no domain, so they can access the children, and the children cannot access them. A system call filter
+//! (`filter`) blocks calls that a domain does not block.
 
 use std::error::Error;
 use std::io;
@@ -17,12 +17,12 @@ use serde::{Deserialize, Serialize};
 
 use super::filter;
 
-/// What a process in a domain cannot do to processes outside of it.
+/// What a process in a domain cannot do to processes outside the domain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Boundary {
     /// Tracing, and everything in `/proc` that needs the right to trace (Linux 5.19 and later).
     Tracing,
-    /// Tracing as above, and also signals and abstract sockets (Linux 6.12 and later).
+    /// Tracing as above, and also sending signals and connecting to abstract sockets (Linux 6.12 and later).
     Signals,
 }
 
@@ -35,7 +35,7 @@ pub struct Isolation {
     pub has_filter: bool,
 }
 
-/// The protection that this kernel does not offer.
+/// The kernel does not support this protection.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unavailable {
     /// The kernel has no Landlock domains.
@@ -63,7 +63,7 @@ impl Boundary {
 }
 
 impl Isolation {
-    /// Children are not isolated from each other.
+    /// No isolation between children.
     pub const OFF: Self = Self { boundary: None, has_filter: false };
 
     /// Whether the kernel can filter system calls.
@@ -71,9 +71,9 @@ impl Isolation {
         on_a_thread(filter::enter).map_err(|error| Unavailable::Filter(error.to_string()))
     }
 
-    /// Starts a process in a domain of its own, and filters its system calls. Domain and filter apply to a
-    /// thread and to everything that the thread starts, and cannot be removed. So a separate thread enters
-    /// them and starts the process, because doing this between fork and exec would need unsafe code.
+    /// Starts a process in its own domain with filtered system calls. Domain and filter apply to a thread and
+    /// everything that the thread starts, and cannot be removed. Therefore a separate thread enters them and
+    /// starts the process. Entering them between fork and exec would need unsafe code.
     pub(super) fn start<P: Send>(self, start: impl FnOnce() -> io::Result<P> + Send) -> io::Result<P> {
         if self == Self::OFF {
             return start();
@@ -88,7 +88,7 @@ impl Isolation {
     }
 }
 
-/// Size of the stack of the thread that starts a child, in bytes.
+/// Stack size of the thread that starts a child, in bytes.
 const STACK: usize = 256 << 10;
 
 fn on_a_thread<T: Send>(run: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
@@ -99,8 +99,8 @@ fn on_a_thread<T: Send>(run: impl FnOnce() -> io::Result<T> + Send) -> io::Resul
 }
 
 impl Boundary {
-    /// Puts this thread and everything that it starts from now on into a new domain. These can also not gain
-    /// privileges by running a program any more (`no_new_privs`), which the kernel requires.
+    /// Puts this thread and every process that it starts from now on into a new domain. As the kernel requires,
+    /// they also can no longer gain privileges by running a program (`no_new_privs`).
     fn enter(self) -> io::Result<()> {
         let entered = self.rules().and_then(|rules| Ok(rules.restrict_self()?));
         match entered.map_err(io::Error::other)?.ruleset {
@@ -115,8 +115,8 @@ impl Boundary {
         let rules = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
         match self {
             Self::Signals => Ok(rules.scope(Scope::Signal)?.scope(Scope::AbstractUnixSocket)?.create()?),
-            // A domain has to restrict something. This one restricts renaming and linking from one directory
-            // to another, as every domain with rules for files does, and then allows both everywhere.
+            // A domain must restrict something. This one restricts renaming and linking across directories, as
+            // every domain with file rules does, and then allows both everywhere.
             Self::Tracing => {
                 let root = PathBeneath::new(PathFd::new("/")?, AccessFs::Refer);
                 Ok(rules.handle_access(AccessFs::Refer)?.create()?.add_rule(root)?)
@@ -150,7 +150,7 @@ mod tests {
         for boundary in [Boundary::Tracing, Boundary::Signals] {
             if let Err(error) = on_a_thread(|| boundary.enter()) {
                 let line = format!("SKIPPED child::isolation, {boundary:?}: {error}\n");
-                // The test runner shows the output of eprintln only if the test fails.
+                // The test runner shows output of eprintln only for tests that fail.
                 io::stderr().write_all(line.as_bytes()).unwrap();
                 continue;
             }
@@ -161,7 +161,7 @@ mod tests {
             // A process in no domain, like the wrapper, can read it.
             assert!(succeeds(Isolation::OFF, &reads));
             assert!(succeeds(apart, "sleep 1000 & readlink /proc/$!/fd/0 && kill $!"));
-            // `ln` does not copy, as `mv` would.
+            // `ln` fails across directories, while `mv` would fall back to copying.
             let links = format!("cd {place} && mkdir a b && touch a/x && ln a/x b/x && rm -r a b");
             assert!(succeeds(apart, &links), "{boundary:?}");
             assert_eq!(

@@ -1,6 +1,6 @@
-//! Decides which child is ended when there is no room for another one. Sessions and stateless servers each
-//! keep children of their own. The child that was unused for the longest time is ended first, whichever of
-//! them keeps it.
+//! Decides which child is stopped when there is no room for another one. Sessions and stateless servers each
+//! keep their own children. The child that has been unused for the longest time is stopped first, no matter
+//! which of them keeps it.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -10,21 +10,21 @@ use futures_util::future::BoxFuture;
 use super::relief::Held;
 use crate::capacity::Measure;
 
-/// A child that was used more recently than this is not ended for another one, unless its user has many.
+/// A child that was used more recently than this is not stopped for another child, unless its user has many
+/// children.
 const EVICTABLE_AFTER: Duration = Duration::from_secs(30);
-/// The same time if the new child is for a user who already has many, and the old one belongs to a user who
-/// has few.
+/// The same limit for a child of a user with few children, if the new child is for a user who already has many.
 const ABANDONED_AFTER: Duration = Duration::from_secs(300);
-/// A user who has at most this number of sessions loses none that is in use.
+/// A user with at most this number of sessions loses no session that is in use.
 pub const FEW: usize = 4;
-/// Maximum time for which a start waits until the child that makes room for it has ended. A child can be slow
-/// to end, and keeps its memory until then.
+/// Maximum time for which a start waits for the exit of the child that makes room for it. A child can exit
+/// slowly, and keeps its memory until it has exited.
 pub const EXIT_PATIENCE: Duration = Duration::from_secs(8);
 
-/// The user for whom room is needed.
+/// The user who needs room for a child.
 #[derive(Debug, Clone, Copy)]
 pub struct Newcomer<'a> {
-    /// The user. It is empty for a child that serves everybody, and if all callers are one principal.
+    /// Empty for a child that serves all users, and if all callers are one principal.
     pub user: &'a str,
     /// The number of sessions that the user has, including those that are ending.
     pub has: usize,
@@ -34,20 +34,20 @@ impl Newcomer<'_> {
     /// A user without any session.
     pub const ANYBODY: Self = Self { user: "", has: 0 };
 
-    /// How long a child of `user`, who has `count` children, must have been unused before it can be ended for
-    /// the newcomer. A user with few sessions loses them to a user who has many only after a long time.
+    /// How long a child of `user`, who has `count` children, must have been unused before it can be stopped for
+    /// the newcomer. A user with few sessions loses them to a user with many only after a long time.
     pub fn patience(&self, user: &str, count: usize) -> Duration {
         let is_modest = self.has < FEW || user == self.user || count > self.has;
         if is_modest { EVICTABLE_AFTER } else { ABANDONED_AFTER }
     }
 }
 
-/// Why a child can be ended for another one.
+/// Why a child can be stopped for another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EndReason {
     /// The child has been unused for long enough.
     Unused,
-    /// The user of the child has more than other users.
+    /// The user of the child has more children than other users.
     TooMany,
 }
 
@@ -56,17 +56,17 @@ pub type Gone = BoxFuture<'static, ()>;
 
 /// A part of the wrapper that keeps children.
 pub trait Keeper: Send + Sync {
-    /// If a child can be ended for this reason, returns for how long it has been unused.
+    /// If a child can be stopped for this reason, returns how long it has been unused.
     fn candidate(&self, newcomer: Newcomer<'_>, reason: EndReason) -> Option<Duration>;
-    /// Ends the child that [`Keeper::candidate`] is about.
+    /// Stops the child for which [`Keeper::candidate`] returned the time.
     fn give_up(&self, newcomer: Newcomer<'_>, reason: EndReason) -> Option<Gone>;
     /// All children that are kept.
     fn held(&self) -> Vec<Held>;
-    /// Ends this child at once, because it is large and this resource is short.
+    /// Stops this child immediately, because it is large and this resource is short.
     fn end_large(&self, child: u64, short: Measure) -> Option<Gone>;
 }
 
-/// All keepers of one launcher's children.
+/// All keepers of the children of one launcher.
 #[derive(Default)]
 pub(super) struct Keepers(Mutex<Vec<Weak<dyn Keeper>>>);
 
@@ -75,24 +75,23 @@ impl Keepers {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(keeper);
     }
 
-    /// Ends the child that has been unused for the longest time or, if all are in use, a child of the user
-    /// who has the most.
+    /// Stops the child that has been unused for the longest time or, if all are in use, a child of the user
+    /// with the most children.
     pub(super) fn give_up(&self, newcomer: Newcomer<'_>) -> Option<Gone> {
         let (keeper, reason) = self.choose(newcomer)?;
         keeper.give_up(newcomer, reason)
     }
 
-    /// Whether a child can be ended for another one.
+    /// Whether a child can be stopped for another one.
     pub(super) fn can_give_up(&self, newcomer: Newcomer<'_>) -> bool {
         self.choose(newcomer).is_some()
     }
 
-    /// All children that are kept.
     pub(super) fn held(&self) -> Vec<Held> {
         self.all().iter().flat_map(|keeper| keeper.held()).collect()
     }
 
-    /// Ends a child at once, because it is large and this resource is short.
+    /// Stops a child immediately, because it is large and this resource is short.
     pub(super) fn end_large(&self, child: u64, short: Measure) -> Option<Gone> {
         self.all().iter().find_map(|keeper| keeper.end_large(child, short))
     }

@@ -1,5 +1,5 @@
-//! Provides children, which are spares or are newly started. None is started while one child after the other ends
-//! before it has answered, or does not answer.
+//! Provides children, either spares or newly started ones. None is started while children keep exiting before
+//! their first response, or do not respond.
 
 mod guard;
 mod roster;
@@ -32,10 +32,9 @@ use crate::capacity::{Capacity, NoRoom, Usage};
 use crate::config;
 use crate::metrics::Metrics;
 
-/// Time between two measurements of what children use.
 const LOOK: Duration = Duration::from_secs(2);
-/// Before a child is refused, the launcher measures again what children use, unless the last measurement is more
-/// recent than this.
+/// Before it refuses a child, the launcher measures again what children use, unless the last measurement is
+/// more recent than this.
 const FRESH: Duration = Duration::from_millis(200);
 
 /// The settings of a launcher.
@@ -45,11 +44,11 @@ pub struct Spec {
     pub child: config::Child,
     /// Number of spares to keep (`PREWARM`).
     pub prewarm: usize,
-    /// How long a child may take to answer its first message.
+    /// Maximum time for a child's first response.
     pub start_timeout: Duration,
-    /// Maximum number of children that are started at a time.
+    /// Maximum number of children that are starting at the same time.
     pub max_starts: usize,
-    /// Maximum number of bytes that wait until a child reads them.
+    /// Maximum number of bytes that are queued for a child.
     pub max_queue: usize,
     /// How children are isolated from each other.
     pub isolation: Isolation,
@@ -60,20 +59,20 @@ pub struct Spec {
 /// Why there is no child.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// One child after the other has ended before it answered. None is started for this time.
+    /// Children keep exiting before their first response. No child is started for this time.
     #[error("The MCP server keeps failing at start. It is tried again in {} s.", .0.as_secs() + 1)]
     BackOff(Duration),
-    /// The last child did not answer `initialize`. None is started for this time.
+    /// The last child did not answer `initialize`. No child is started during the pause.
     #[error(
-        "The MCP server did not answer initialize within {} s, so no further one is started for you. It is tried again in {} s. If it needs longer to start, its operator can raise START_TIMEOUT; what it waits for may stand in the log.", within.as_secs_f32(), rest.as_secs() + 1
+        "The MCP server did not answer initialize within {} s, so no further one is started for you. It is tried again in {} s. If it needs longer to start, its operator can raise START_TIMEOUT; the log might show what it waits for.", within.as_secs_f32(), rest.as_secs() + 1
     )]
     Silent {
         /// The rest of the pause.
         rest: Duration,
-        /// The time limit that the child has exceeded.
+        /// The time limit that the child exceeded.
         within: Duration,
     },
-    /// The start did not get a turn, because other children are starting.
+    /// The start got no turn, because other children are starting.
     #[error(transparent)]
     Busy(#[from] Busy),
     /// The container has no room for another child.
@@ -93,7 +92,7 @@ impl From<Pause> for StartError {
     }
 }
 
-/// Starts children, or takes spares, and limits how many start at the same time.
+/// Starts children or takes spares, and limits how many start at the same time.
 pub struct Launcher {
     spec: Spec,
     runtime: Handle,
@@ -119,12 +118,12 @@ impl std::fmt::Debug for Launcher {
 struct State {
     spares: Spares,
     backoff: Backoffs,
-    /// When the launcher last measured what children use.
+    /// The time of the last measurement of what children use.
     looked: Option<Instant>,
 }
 
 impl Launcher {
-    /// Makes a launcher whose children are watched on `runtime`.
+    /// Creates a launcher whose children are watched on `runtime`.
     pub fn new(
         spec: Spec,
         runtime: Handle,
@@ -149,19 +148,19 @@ impl Launcher {
         })
     }
 
-    /// Waits until it is the turn of this principal to have a child started. Does not wait if a spare is ready, or
-    /// while starts fail.
+    /// Waits until a child can be started for this principal. Returns immediately if a spare is ready, or with
+    /// an error while starts fail.
     pub async fn turn(&self, owner: &str) -> Result<Arc<Turn>, StartError> {
         self.turn_for(Wanted::Greeting, owner).await
     }
 
-    /// The same for a child to which nothing was sent before.
+    /// Like [`Launcher::turn`], for a child that has not received any message.
     pub async fn turn_for_untouched(&self, owner: &str) -> Result<Arc<Turn>, StartError> {
         self.turn_for(Wanted::Untouched, owner).await
     }
 
     async fn turn_for(&self, wanted: Wanted, owner: &str) -> Result<Arc<Turn>, StartError> {
-        // A spare of a server that does not answer would not answer either.
+        // If the server does not answer, its spares would not answer either.
         let pause = self.pause(owner);
         if let Some(silent) = pause.filter(|pause| pause.silence.is_some()) {
             return Err(silent.into());
@@ -175,9 +174,9 @@ impl Launcher {
         Ok(self.starts.turn(owner).await?)
     }
 
-    /// Provides a child for a session of one caller, which is a spare if there is one, with its input and output.
-    /// Input and output belong to the runtime of the calling function, so that a message can be handled on the
-    /// thread of its HTTP connection alone.
+    /// Provides a child for a session of one caller, with its input and output. Takes a spare if there is one.
+    /// Input and output belong to the runtime of the calling function, so the thread of an HTTP connection can
+    /// handle its messages alone.
     pub fn take(
         &self,
         caller: &Placeholders,
@@ -186,7 +185,7 @@ impl Launcher {
         self.take_as(Wanted::Greeting, caller, turn)
     }
 
-    /// Provides a child to which nothing was sent.
+    /// Provides a child that has not received any message.
     pub fn take_untouched(
         &self,
         caller: &Placeholders,
@@ -220,17 +219,17 @@ impl Launcher {
         caller.used_by(&self.spec.child)
     }
 
-    /// Makes the numbers for the requests to one child.
+    /// Creates the generator of request ids for one child.
     pub fn numbers(&self, width: Width) -> Numbers {
         Numbers::new(Arc::clone(&self.random), width)
     }
 
-    /// Records that a child answered. The next failure will be the first one.
+    /// Records that a child answered, which resets the count of failures.
     pub fn child_worked(&self, child: &Child) {
         self.state().backoff.worked(child.owner().map_or("", |owner| owner));
     }
 
-    /// Records that a child ended before it answered.
+    /// Records that a child exited before it answered.
     pub fn child_failed(&self, child: &Child) {
         self.failed(&child.owner().map_or_else(|| Arc::from(""), Arc::clone));
     }
@@ -246,11 +245,11 @@ impl Launcher {
         self.state().backoff.failed(owner, Instant::now());
     }
 
-    /// Why no child could be started now.
+    /// The reason why no child can be started now, in words.
     pub fn why_not_ready(&self) -> Option<&'static str> {
         match self.state().backoff.broken(Instant::now()) {
             Some(Broken::Ends) => Some(
-                "no MCP server can be started at the moment: it has failed several times at its start; see the log",
+                "no MCP server can be started at the moment: it has failed several times while starting; see the log",
             ),
             Some(Broken::Silent) => Some(
                 "the MCP server did not answer initialize within START_TIMEOUT, several times in a row; see the log",
@@ -262,7 +261,7 @@ impl Launcher {
         }
     }
 
-    /// Fails if no child is started for this principal at the moment, because the last ones did not work.
+    /// Fails if no child is started for this principal at the moment, because previous starts failed.
     pub fn check_pause(&self, owner: &str) -> Result<(), StartError> {
         self.pause(owner).map_or(Ok(()), |pause| Err(pause.into()))
     }
@@ -271,7 +270,7 @@ impl Launcher {
         self.state().backoff.pause(owner, Instant::now())
     }
 
-    /// From now on, nobody gets a turn.
+    /// From now on, all starts are refused.
     pub fn stop_starting(&self) {
         self.starts.close();
     }
@@ -286,8 +285,8 @@ impl Launcher {
         self.keepers.add(keeper);
     }
 
-    /// Ends the least used child, or one that is too large, and waits until it has ended. Returns whether there
-    /// was one.
+    /// Stops the least recently used child, or one that is too large, and waits until it has exited. Returns
+    /// whether a child was stopped.
     pub async fn make_room(self: &Arc<Self>, newcomer: Newcomer<'_>) -> bool {
         let mut gone = self.keepers.give_up(newcomer);
         if gone.is_none() && self.relief.one_has_ended().await {
@@ -300,7 +299,7 @@ impl Launcher {
         true
     }
 
-    /// Whether a child could be ended for another one.
+    /// Whether a child could be stopped for another one.
     pub fn can_make_room(&self, newcomer: Newcomer<'_>) -> bool {
         self.keepers.can_give_up(newcomer) || self.too_large(newcomer).is_some()
     }
@@ -310,7 +309,7 @@ impl Launcher {
         &self.spec.capacity
     }
 
-    /// Measures what children use, at regular intervals, as long as the wrapper runs.
+    /// Measures what children use, at regular intervals, while the wrapper runs.
     pub async fn keep_looking(self: Arc<Self>) {
         while self.spec.capacity.is_limited() {
             self.measure_sharing();
@@ -319,7 +318,7 @@ impl Launcher {
         }
     }
 
-    /// Measures what children use now, unless the last measurement was a moment ago. Returns whether it did.
+    /// Measures what children use now, unless the last measurement is very recent. Returns whether it measured.
     pub fn look_again(&self) -> bool {
         let now = Instant::now();
         let is_fresh = self.state().looked.is_some_and(|looked| now.duration_since(looked) < FRESH);
@@ -329,26 +328,26 @@ impl Launcher {
         !is_fresh
     }
 
-    /// Measures what children use now.
+    /// Measures what children use now, and returns it by the number of the child.
     pub fn look(&self) -> HashMap<u64, Usage> {
         let now = Instant::now();
         self.state().looked = Some(now);
         self.spec.capacity.look(&|| self.usage(Files::LeftOut), now)
     }
 
-    /// Keeps spares ready as long as the wrapper runs.
+    /// Keeps spares ready while the wrapper runs.
     pub async fn keep_spares(self: Arc<Self>) {
         if self.spec.prewarm == 0 {
             return;
         }
         loop {
             self.refill();
-            // A spare can also end without being taken, so this does not wait forever.
+            // A spare can exit without being taken, so this must not wait forever.
             let _ = tokio::time::timeout(Duration::from_secs(1), self.taken.notified()).await;
         }
     }
 
-    /// Ends all spares, and waits until they have ended.
+    /// Stops all spares, and waits until they have exited.
     pub async fn stop_spares(&self) {
         let spares = self.state().spares.take_all();
         for spare in &spares {

@@ -1,4 +1,4 @@
-//! The resource limits of a child. They are set by the process that then becomes the child (`becoming`), so they
+//! The resource limits of a child. The process that then becomes the child sets them (`becoming`), so they
 //! apply to the child and to all processes that it starts. Setting them between fork and exec would need unsafe
 //! code.
 
@@ -12,8 +12,8 @@ use crate::config;
 /// The limit of open files that this process had before [`raise_files`].
 static FILES: OnceLock<Rlimit> = OnceLock::new();
 
-/// Raises the limit of open files of this process to its maximum. Each connection takes two files, and the usual
-/// limit of 1024 is meant for programs that wait with select(2). Children get the previous limit. Returns the new
+/// Raises the limit of open files of this process to its maximum. Each connection takes two files, and the
+/// usual limit of 1024 exists for programs that use select(2). Children get the previous limit. Returns the new
 /// limit, or `None` if there is none.
 pub fn raise_files() -> Option<u64> {
     let before = getrlimit(Resource::Nofile);
@@ -21,19 +21,22 @@ pub fn raise_files() -> Option<u64> {
     if setrlimit(Resource::Nofile, raised).is_err() {
         return before.current;
     }
-    // This function is called once.
+    // This cannot fail, because the function is called only once.
     let _ = FILES.set(before);
     raised.current
 }
 
-/// The part of the limit of open files that children do not get: a quarter, and at most [`MOST_WITHHELD`].
+/// Divisor for the part of the limit of open files that children do not get: a quarter, and at most
+/// [`MOST_WITHHELD`].
 const WITHHELD: u64 = 4;
-/// At most this many open files are withheld from children: as many as 256 threads can send at the same moment.
+/// Maximum number of open files that are withheld from children, enough for 256 threads that send at the same
+/// time.
 const MOST_WITHHELD: u64 = 1 << 16;
 
-/// The highest limit of open files for a child. It is below that of the wrapper, which hands the pipes of each child over a socket: for each user
-/// id, the kernel counts all files that are sent and not received yet, and refuses to send another one beyond the limit of the process
-/// that sends (`unix(7)`, ETOOMANYREFS). A child with the limit of the wrapper could fill it, and no child could be started any more.
+/// The highest limit of open files for a child. It is lower than the wrapper's limit, because the wrapper sends
+/// the pipes of each child over a socket. For each user id, the kernel counts all files that were sent and not
+/// yet received, and refuses further ones beyond the limit of the sending process (`unix(7)`, ETOOMANYREFS). A
+/// child with the wrapper's limit could use up this count, and no further child could be started.
 fn most_files(wrapper: u64) -> u64 {
     wrapper.saturating_sub((wrapper / WITHHELD).min(MOST_WITHHELD))
 }
@@ -41,14 +44,14 @@ fn most_files(wrapper: u64) -> u64 {
 /// A soft and a hard limit. `None` means that there is no limit.
 type Bounds = (Option<u64>, Option<u64>);
 
-/// The limits of a child. `None` means that the child has the limit of the wrapper.
+/// The limits of a child. `None` means that the child inherits the wrapper's limit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Limits {
     memory: Option<u64>,
     cpu: Option<u64>,
     processes: Option<u64>,
     files: Option<Bounds>,
-    /// No child has more open files, even if `files` cannot be set.
+    /// Upper bound for open files that applies even if `files` cannot be set.
     most_files: Option<u64>,
 }
 
@@ -56,7 +59,7 @@ impl Limits {
     /// The limits from the settings.
     pub(super) fn of(child: &config::Child) -> Self {
         let exactly = child.max_files.map(|limit| (Some(limit), Some(limit)));
-        // The wrapper and the supervisors have raised theirs to the maximum.
+        // The wrapper and the supervisors have raised their limits to the maximum.
         let most_files = FILES.get().and_then(|limit| limit.maximum).map(most_files);
         let at_most = |limit: Option<u64>| limit.into_iter().chain(most_files).min();
         let before = || FILES.get().map(|limit| (at_most(limit.current), at_most(limit.maximum)));
@@ -69,7 +72,8 @@ impl Limits {
         }
     }
 
-    /// Sets the limits of this process. Returns a sentence for each limit that the kernel refuses; the others are set.
+    /// Sets the limits of this process. Returns a message for each limit that the kernel rejects, and sets the
+    /// others.
     pub(super) fn apply(&self) -> Vec<String> {
         let exactly = |limit: Option<u64>| limit.map(|limit| (Some(limit), Some(limit)));
         let limits = [
@@ -79,7 +83,7 @@ impl Limits {
             (Resource::Nproc, exactly(self.processes)),
             (Resource::Nofile, exactly(self.most_files)),
             (Resource::Nofile, self.files),
-            // This process still needs some memory itself.
+            // This limit comes last, because this process needs memory while it sets the others.
             (Resource::As, exactly(self.memory)),
         ];
         let set = |(resource, limit): (Resource, Option<Bounds>)| {

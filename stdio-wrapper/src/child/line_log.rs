@@ -1,5 +1,4 @@
-//! Writes to the log about the lines of one child. The number of log lines per second is limited, so that a
-//! child cannot fill the log.
+//! Writes log lines about the output of one child. Their rate is limited, so that a child cannot fill the log.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,17 +7,16 @@ use tokio::time::Instant;
 
 use super::stderr::{Pass, RateLimit};
 
-/// Maximum number of log lines per second about the lines of one child.
+/// Maximum number of log lines per second about the output of one child.
 const RATE: u32 = 5;
 /// Maximum number of bytes of a line that are logged.
 const SHOWN: usize = 200;
 
-/// The log about the lines of one child.
 #[derive(Debug)]
 pub struct LineLog {
     child: u64,
     limit: Mutex<RateLimit>,
-    /// The number of lines and messages that nobody could use.
+    /// Number of lines and messages that could not be used.
     useless: AtomicU64,
 }
 
@@ -28,27 +26,28 @@ impl LineLog {
         Self { child, limit: Mutex::new(RateLimit::new(RATE, Instant::now())), useless: AtomicU64::new(0) }
     }
 
-    /// Counts a line or a message that nobody could use.
+    /// Counts a line or a message that could not be used.
     pub fn count_useless(&self) {
         self.useless.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The number of lines and messages so far that nobody could use.
+    /// Number of lines and messages so far that could not be used.
     pub fn useless(&self) -> u64 {
         self.useless.load(Ordering::Relaxed)
     }
 
-    /// Writes a warning that says what happened to a line, and why.
+    /// Logs a warning that says what happened to a line, and why.
     pub fn line(&self, line: &[u8], why: &str, what: &str) {
         if let Pass::Yes { suppressed } = self.take() {
             let left_out = nonzero(suppressed);
             let shown = String::from_utf8_lossy(line.get(..line.len().min(SHOWN)).unwrap_or_default());
-            // The line is logged as a field, which is escaped: a child can repeat text from others.
+            // The line is logged as a field, which is escaped, because a child can repeat text from untrusted
+            // sources.
             tracing::warn!(child = self.child, line = &*shown, why, left_out, "{what}");
         }
     }
 
-    /// Writes a warning about a line that was too long.
+    /// Logs a warning about a line that was too long.
     pub fn oversized(&self, length: usize) {
         if let Pass::Yes { suppressed } = self.take() {
             let left_out = nonzero(suppressed);
@@ -62,7 +61,7 @@ impl LineLog {
         }
     }
 
-    /// Writes a warning about a client that delays the child.
+    /// Logs a warning about a client that delays the child.
     pub fn client_does_not_read(&self, stream: u64) {
         if let Pass::Yes { suppressed } = self.take() {
             let left_out = nonzero(suppressed);
@@ -76,7 +75,7 @@ impl LineLog {
         }
     }
 
-    /// If the second with too many lines is over, writes how many were not logged.
+    /// Logs how many lines were left out, if the second in which there were too many is over.
     pub fn tell(&self, now: Instant) {
         let left_out = self.limit().left_out(now);
         if left_out > 0 {
@@ -94,7 +93,7 @@ impl LineLog {
     }
 }
 
-/// The value of a field with a count. The field is left out if the count is 0.
+/// The value of a count field, which is left out of the log if the count is 0.
 fn nonzero(count: u64) -> Option<u64> {
     (count > 0).then_some(count)
 }

@@ -1,27 +1,26 @@
-//! The numbers that replace the ids of requests when these are sent to a child.
+//! Numbers that replace the ids of requests that are sent to a child.
 //!
-//! Servers print text that comes from users and from other servers. If that contains a line like
-//! `{"jsonrpc":"2.0","id":7,"result":{}}`, the line looks like an answer of the server. Therefore each number
-//! is random: nobody can write a number without having seen it, and the number of one request says nothing
-//! about that of another.
+//! Servers print text from users and from other servers. A line in this text such as
+//! `{"jsonrpc":"2.0","id":7,"result":{}}` looks like a response of the server. Therefore each number is random:
+//! it cannot be guessed, and the number of one request reveals nothing about another.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-/// Maximum number of requests that nobody waits for any more and whose numbers are still known.
+/// Maximum number of abandoned requests whose numbers are still known.
 const MAX_LATE: usize = 1024;
 
-/// Fills a buffer with random bytes. Returns false if there are none.
+/// Fills a buffer with random bytes. Returns false if it failed.
 pub type Random = Arc<dyn Fn(&mut [u8]) -> bool + Send + Sync>;
 
 /// The size of the numbers of a child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Width {
-    /// 31 bits, for a child with one caller. Servers with a version of rmcp from before September 2025 cannot
+    /// 31 bits, for a child with one caller. Servers that use an rmcp version from before September 2025 cannot
     /// read larger numbers.
     Short,
     /// 53 bits, for a child with several callers, because one of them can make the child print millions of
-    /// guesses. JavaScript cannot represent larger numbers.
+    /// guesses. JavaScript cannot represent larger integers exactly.
     Long,
 }
 
@@ -31,9 +30,9 @@ pub struct Numbers {
     width: Width,
     /// The number of requests so far.
     count: u64,
-    /// The place of each number in the order of requests.
+    /// The position of each number in the sequence of requests.
     places: HashMap<u64, u64>,
-    /// The numbers of requests that nobody waits for, oldest first.
+    /// The numbers of abandoned requests, oldest first.
     late: VecDeque<u64>,
 }
 
@@ -48,8 +47,8 @@ impl Numbers {
         Self { random, width, count: 0, places: HashMap::new(), late: VecDeque::new() }
     }
 
-    /// Returns the place of the next request in the order of requests, beginning with 0, and its number.
-    /// Returns `None` if there are no random bytes.
+    /// Returns the position of the next request in the sequence of requests, starting with 0, and its number.
+    /// Returns `None` if no random bytes are available.
     pub fn give(&mut self) -> Option<(u64, u64)> {
         let bits = match self.width {
             Width::Short => 31,
@@ -61,7 +60,7 @@ impl Numbers {
                 return None;
             }
             let number = u64::from_ne_bytes(bytes) >> (64 - bits);
-            // Small numbers are left out, because counters of other programs begin at 0.
+            // Small numbers are not used, because counters of other programs start at 0.
             if number > u64::from(u16::MAX) && !self.places.contains_key(&number) {
                 break number;
             }
@@ -72,17 +71,17 @@ impl Numbers {
         Some((place, number))
     }
 
-    /// The place of the next request.
+    /// The position of the next request.
     pub fn next_place(&self) -> u64 {
         self.count
     }
 
-    /// The place of the request that was sent with this number, if the number is still known.
+    /// The position of the request that was sent with this number, if the number is still known.
     pub fn place(&self, number: u64) -> Option<u64> {
         self.places.get(&number).copied()
     }
 
-    /// Records that nobody waits for the answer any more. The number is forgotten after `MAX_LATE` others.
+    /// Records that the request was abandoned. The number is forgotten after `MAX_LATE` further ones.
     pub fn release(&mut self, number: u64) {
         self.late.push_back(number);
         if self.late.len() > MAX_LATE

@@ -5,18 +5,19 @@ use serde::{Deserialize, Serialize};
 use super::isolation::Isolation;
 use super::limits::Limits;
 
-/// The first argument of a supervisor, which is the program of the wrapper.
+/// First argument that makes the wrapper's program run as a supervisor.
 pub const SUPERVISE: &str = "supervise-child";
-/// The first argument of the program that becomes a child.
+/// First argument that makes the wrapper's program become a child.
 pub const BECOME: &str = "become-child";
-/// The program of this process. This also works if its file was renamed, or if this user cannot reach it.
+/// The program of this process. The path works even if the program file was renamed, or if this user cannot
+/// access it.
 pub(super) const PROGRAM: &str = "/proc/self/exe";
-/// The prefix of the child's environment variables in the environment of its supervisor, for which they have
-/// no meaning.
+/// The prefix of the child's environment variables in the environment of its supervisor. It keeps them from
+/// having an effect on the supervisor.
 pub(super) const PREFIX: &str = "CHILD ";
 
-/// How the child is started. The command of the child is not in here: it follows as separate arguments,
-/// because the length of each argument is limited.
+/// How the child is started. The command of the child follows as separate arguments, because the length of each
+/// argument is limited.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Orders {
     pub(super) isolation: Isolation,
@@ -24,12 +25,12 @@ pub(super) struct Orders {
     pub(super) cwd: Option<String>,
 }
 
-/// What the wrapper orders. Each order is one byte.
+/// A command of the wrapper to the supervisor, sent as one byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Order {
     /// Send SIGTERM to the process group of the child.
     Terminate,
-    /// Kill the child and everything that it has started.
+    /// Kill the child and all its descendants.
     Kill,
 }
 
@@ -41,21 +42,21 @@ impl Order {
         }
     }
 
-    /// Reads an order. An unknown byte is an order to kill.
+    /// Decodes an order. An unknown byte counts as an order to kill.
     pub(super) fn of(byte: u8) -> Self {
         if byte == Self::Terminate.byte() { Self::Terminate } else { Self::Kill }
     }
 }
 
-/// What the supervisor reports. Each report is one line of JSON.
+/// A message of the supervisor to the wrapper, sent as one line of JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Report {
-    /// The child could not be started, for this reason.
+    /// The child could not be started. Contains the error message.
     NotStarted(String),
-    /// The child runs, but one of its limits could not be set.
+    /// The child runs, but one of its limits could not be set. Contains the error message.
     Warning(String),
-    /// The child has ended with this status (`waitpid(2)`).
+    /// The child has exited with this status (`waitpid(2)`).
     Ended(i32),
-    /// No process of the child is left. This number of other processes had to be killed.
+    /// All processes of the child have exited. Contains the number of other processes that had to be killed.
     Gone(u64),
 }

@@ -1,5 +1,5 @@
-//! Passes on the ends of the pipes that become a child's standard input, output and error, from the wrapper
-//! to the supervisor and on to the child. They are sent over a socket, which is the standard input of the
+//! Passes the pipe ends that become a child's standard input, output and error from the wrapper to the
+//! supervisor, and from there to the child. They are sent over a socket, which is the standard input of the
 //! receiver (`SCM_RIGHTS`).
 
 use std::io::{self, IoSlice, IoSliceMut};
@@ -12,7 +12,7 @@ use rustix::net::{
     SendFlags, recvmsg, sendmsg,
 };
 
-/// Sends the pipes. They stay in the socket until they are received, so this does not wait.
+/// Sends the pipes without blocking. They stay in the socket until they are received.
 pub(super) fn send(to: &UnixStream, pipes: [&OwnedFd; 3]) -> io::Result<()> {
     let pipes = pipes.map(|pipe| pipe.as_fd());
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
@@ -24,8 +24,8 @@ pub(super) fn send(to: &UnixStream, pipes: [&OwnedFd; 3]) -> io::Result<()> {
     Ok(())
 }
 
-/// The socket that is the standard input of this process. A program that this process becomes does not get
-/// this copy.
+/// A copy of the socket that is the standard input of this process. The copy is closed when this process
+/// becomes another program.
 pub(super) fn socket() -> io::Result<UnixStream> {
     Ok(UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?))
 }

@@ -1,4 +1,4 @@
-//! Finds out whether the thread that handles a child has time to spare.
+//! Measures whether the thread that handles a child is busy.
 
 use std::time::Duration;
 
@@ -7,18 +7,18 @@ use tokio::time::Instant;
 
 /// Time between two measurements of how busy a thread is.
 const WINDOW: Duration = Duration::from_millis(5);
-/// A thread is under pressure if it works for at least this percentage of its time. On two processors, which
-/// clients, wrapper and child shared, the measured value was less than half with a Node child that was the
-/// slowest of them, and three quarters and more with a child that answers at once.
+/// A thread is under pressure if it works for at least this percentage of its time. On two processors that
+/// clients, wrapper and child shared, the measured value was below 50 % with a slow Node child, and 75 % or
+/// more with a child that responds immediately.
 const MUCH: u128 = 65;
 
-/// Whether one thread is busy.
+/// Measures whether one thread is busy.
 #[derive(Debug)]
 pub(super) struct Pressure {
-    /// `None` if the thread shares its work with others.
+    /// `None` if the runtime has several threads.
     thread: Option<RuntimeMetrics>,
     since: Instant,
-    /// The time for which the thread had worked by then.
+    /// The time for which the thread had worked at the start of the window.
     busy: Duration,
     is_high: bool,
 }
@@ -72,7 +72,8 @@ mod tests {
     async fn what_a_thread_does_is_seen() {
         let mut pressure = Pressure::of_this_thread();
         assert!(!pressure.is_high());
-        // This takes two windows, because the first one can have begun before the thread's work was counted.
+        // This takes two windows, because the first one might have started before the thread's work was
+        // counted.
         let until = Instant::now() + 4 * WINDOW;
         while Instant::now() < until {
             let turn = Instant::now() + Duration::from_millis(1);

@@ -22,22 +22,23 @@ use super::warm_up::{self, Pinged};
 use super::writer::Outbox;
 use crate::metrics::Metrics;
 
-/// Time to end after SIGTERM for a child that is ended because memory is short.
+/// Time between SIGTERM and SIGKILL for a child that is stopped because memory is short.
 const URGENT_GRACE: Duration = Duration::from_millis(200);
-/// Maximum time for a supervisor to kill everything below it. A supervisor that was stopped by a signal never does.
+/// Maximum time for a supervisor to kill all its descendants. A supervisor that was stopped by a signal never
+/// does so.
 const KILL_PATIENCE: Duration = Duration::from_secs(3);
 
-/// How a child ended.
+/// How a child exited.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exit {
-    /// The status in words, like "exit status: 1" or "signal: 9 (SIGKILL)".
+    /// The status in words, such as "exit status: 1" or "signal: 9 (SIGKILL)".
     pub status: String,
-    /// Whether the wrapper ended the child.
+    /// Whether the wrapper stopped the child.
     pub is_wanted: bool,
 }
 
 impl Exit {
-    /// Says why a request was not answered, in a form for its caller.
+    /// Returns the reason why a request was not answered, for its caller.
     pub fn reason(exit: Option<&Self>) -> String {
         match exit {
             Some(exit) if exit.is_wanted => "The MCP server was stopped.".to_owned(),
@@ -47,17 +48,17 @@ impl Exit {
     }
 }
 
-/// A running child. Dropping it makes the child end.
+/// A running child. Dropping it stops the child.
 pub struct Child {
     /// The number of the child in logs.
     pub number: u64,
     pipes: Arc<Pipes>,
     exit: watch::Receiver<Option<Exit>>,
     stop: watch::Sender<Stop>,
-    /// Whether the child has sent its first answer. Until then, its standard error is a banner, or the reason why
-    /// it fails.
+    /// Whether the child has sent its first response. Until then, its standard error is a banner, or the reason
+    /// for a failure.
     has_answered: watch::Sender<bool>,
-    /// The principal for whom it is used.
+    /// The principal who uses the child.
     owner: OnceLock<Arc<str>>,
     held: Held,
 }
@@ -69,17 +70,17 @@ type Held = Arc<Mutex<Vec<Box<dyn Send>>>>;
 #[derive(Debug)]
 struct Pipes {
     state: Mutex<PipeState>,
-    /// The input, as soon as the child is used.
+    /// The input, set when the child is first used.
     outbox: OnceLock<Outbox>,
 }
 
 #[derive(Debug)]
 enum PipeState {
-    /// The child is a spare, which nobody uses.
+    /// The child is an unused spare.
     Idle(Idle),
-    /// The child is used.
+    /// The child is in use.
     Open(Outbox),
-    /// The child is about to end.
+    /// The child is about to exit.
     Closed,
 }
 
@@ -89,12 +90,14 @@ struct Idle {
     stdout: OwnedFd,
     /// The output that was read so far.
     early: BytesMut,
-    /// Set until a ping is answered. It tells the function that waits for the answer that the child is used now.
+    /// Set until a ping is answered. Notifies the task that waits for the ping response that the child is now
+    /// in use.
     ping: Option<oneshot::Sender<()>>,
 }
 
 impl Pipes {
-    /// Closes the input of the child after the messages in the queue. Returns whether a ping was not answered.
+    /// Closes the input of the child after the queued messages were written. Returns whether a ping was not
+    /// answered.
     fn close(&self) -> bool {
         match std::mem::replace(&mut *self.state(), PipeState::Closed) {
             PipeState::Open(outbox) => {
@@ -110,14 +113,14 @@ impl Pipes {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reads the output of a spare until it has answered the ping or is used.
+    /// Reads the output of a spare until it has answered the ping or is taken.
     async fn answer(&self, stdout: pipe::Receiver) -> Pinged {
         loop {
             if stdout.readable().await.is_err() {
                 return Pinged::Ended;
             }
             let mut state = self.state();
-            // Once a session uses the child, its output belongs to the session and must not be read here.
+            // Once a session has taken the child, its output belongs to the session and must not be read here.
             let idle = match &mut *state {
                 PipeState::Idle(idle) => idle,
                 PipeState::Open(_) => return Pinged::Taken,
@@ -139,7 +142,7 @@ impl Pipes {
 }
 
 impl Child {
-    /// Starts a child with a process group and a supervisor of its own.
+    /// Starts a child with its own process group and supervisor.
     pub(super) fn start(
         number: u64,
         filled: &Filled,
@@ -151,7 +154,7 @@ impl Child {
         metrics.children_started_total.add();
         metrics.children.add();
         let settings = &spec.child;
-        // The pipes are connected by the thread that takes the child, so that messages are handled on that thread.
+        // The thread that takes the child connects the pipes, so that it also handles the messages.
         let Ends { stdin, stdout, stderr } = ends;
         let stderr = pipe::Receiver::from_owned_fd(stderr)?;
         let idle = Idle { stdin, stdout, early: BytesMut::new(), ping: None };
@@ -176,18 +179,19 @@ impl Child {
         Ok(Self { number, pipes, exit, stop, has_answered, owner: OnceLock::new(), held })
     }
 
-    /// Connects the child to the runtime of the calling function. At most about `max_queue` bytes wait until the child reads them.
+    /// Connects the child to the runtime of the calling function. At most about `max_queue` bytes are queued
+    /// for the child.
     pub(super) fn connect(self, max_queue: usize) -> std::io::Result<(Self, Outbox, Output)> {
         let mut state = self.pipes.state();
         let PipeState::Idle(idle) = std::mem::replace(&mut *state, PipeState::Closed) else {
             return Err(std::io::Error::other("the child has ended"));
         };
         if let Some(waiting) = idle.ping {
-            // The other side might have stopped waiting.
+            // The receiver might already have stopped waiting.
             let _ = waiting.send(());
         }
         let outbox = Outbox::start(pipe::Sender::from_owned_fd(idle.stdin)?, max_queue);
-        // A child is connected once.
+        // This cannot fail, because a child is connected only once.
         let _ = self.pipes.outbox.set(outbox.clone());
         *state = PipeState::Open(outbox.clone());
         drop(state);
@@ -195,7 +199,7 @@ impl Child {
         Ok((self, outbox, output))
     }
 
-    /// Sends a ping to a spare. The future returns its outcome.
+    /// Sends a ping to a spare. The returned future resolves to the outcome.
     pub(super) fn ping(&self) -> std::io::Result<impl Future<Output = Pinged> + Send + use<>> {
         let (waiting, mut used) = oneshot::channel();
         let stdout = {
@@ -204,7 +208,7 @@ impl Child {
                 return Err(std::io::Error::other("the child is in use"));
             };
             let stdout = pipe::Receiver::from_owned_fd(idle.stdout.try_clone()?)?;
-            // An empty pipe has space for the whole line.
+            // The pipe is empty, so the whole line fits.
             rustix::io::write(&idle.stdin, warm_up::PING)?;
             idle.ping = Some(waiting);
             stdout
@@ -219,43 +223,46 @@ impl Child {
         })
     }
 
-    /// Makes the child end: its input is closed, and after the grace period it gets SIGTERM, and after another one SIGKILL.
+    /// Stops the child: closes its input, sends SIGTERM after the grace period, and SIGKILL after another grace
+    /// period.
     pub fn stop(&self) {
         Stop::Wanted.ask(&self.stop);
     }
 
-    /// Makes the child end at once, because memory is short: it gets SIGTERM, and SIGKILL a moment later.
+    /// Stops the child immediately, because memory is short: sends SIGTERM, and SIGKILL shortly after.
     pub fn stop_at_once(&self) {
         Stop::AtOnce.ask(&self.stop);
     }
 
-    /// A handle with which the child can be ended also when nobody keeps it any more.
+    /// A handle that can stop the child even after the `Child` was dropped.
     pub(super) fn remains(&self) -> Remains {
         Remains { stop: self.stop.clone(), exit: self.exit.clone() }
     }
 
-    /// Records the principal for whom the child is used. Only the first call has an effect.
+    /// Records the principal who uses the child. Only the first call has an effect.
     pub(super) fn set_owner(&self, owner: Arc<str>) {
-        // A child is taken only once, so this cannot fail.
+        // This cannot fail, because a child is taken only once.
         let _ = self.owner.set(owner);
     }
 
-    /// The principal for whom the child is used, if it was taken.
+    /// The principal who uses the child, if it was taken.
     pub(super) fn owner(&self) -> Option<&Arc<str>> {
         self.owner.get()
     }
 
-    /// Keeps a value until no process of the child is left. It is dropped before the end is announced.
+    /// Keeps a value until the last process of the child has exited. The value is dropped before the exit is
+    /// announced.
     pub fn hold(&self, held: impl Send + 'static) {
         self.held.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(held));
     }
 
-    /// Keeps the place of the start until the child has answered something or has ended, or until its time is over.
+    /// Occupies the start slot until the child has sent its first response, has exited, or has used up its
+    /// time.
     pub(super) fn occupy(&self, turn: Arc<Turn>) {
         let (mut has_answered, exited) = (self.has_answered.subscribe(), self.exited());
         tokio::spawn(async move {
             let answered = async {
-                // A child that is not used any more still uses the processor until it has ended.
+                // A child that is no longer used still needs the processor until it has exited.
                 if has_answered.wait_for(|has_answered| *has_answered).await.is_err() {
                     std::future::pending::<()>().await;
                 }
@@ -269,23 +276,23 @@ impl Child {
         });
     }
 
-    /// Records that the child has answered something.
+    /// Records that the child has sent its first response.
     pub fn set_answered(&self) {
         self.has_answered.send_replace(true);
     }
 
-    /// Whether the child has ended.
+    /// Whether the child has exited.
     pub fn has_exited(&self) -> bool {
         self.exit.borrow().is_some()
     }
 
-    /// Waits until no process of the child is left.
+    /// Waits until the last process of the child has exited.
     pub fn exited(&self) -> impl Future<Output = Exit> + Send + use<> {
         exited(self.exit.clone())
     }
 }
 
-/// Waits until no process of a child is left.
+/// Waits until the last process of a child has exited.
 async fn exited(mut exit: watch::Receiver<Option<Exit>>) -> Exit {
     let gone = Exit { status: "unknown".to_owned(), is_wanted: true };
     match exit.wait_for(Option::is_some).await {
@@ -294,7 +301,7 @@ async fn exited(mut exit: watch::Receiver<Option<Exit>>) -> Exit {
     }
 }
 
-/// A child that nobody keeps any more, and that has not ended yet.
+/// A child that was dropped and has not exited yet.
 #[derive(Debug, Clone)]
 pub(super) struct Remains {
     stop: watch::Sender<Stop>,
@@ -307,17 +314,17 @@ impl Remains {
         Stop::AtOnce.ask(&self.stop);
     }
 
-    /// Whether the child is about to end.
+    /// Whether the child was told to stop.
     pub(super) fn is_ending(&self) -> bool {
         *self.stop.borrow() != Stop::NotWanted
     }
 
-    /// Whether the child has ended.
+    /// Whether the child has exited.
     pub(super) fn has_exited(&self) -> bool {
         self.exit.borrow().is_some()
     }
 
-    /// Waits until no process of the child is left.
+    /// Waits until the last process of the child has exited.
     pub(super) fn exited(&self) -> impl Future<Output = Exit> + Send + use<> {
         exited(self.exit.clone())
     }
@@ -338,18 +345,18 @@ impl Drop for Child {
     }
 }
 
-/// Whether a child is to end, and how soon.
+/// Whether a child must be stopped, and how quickly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Stop {
     NotWanted,
-    /// The child has its grace periods.
+    /// The child gets its grace periods.
     Wanted,
-    /// There is no time to wait.
+    /// The child gets no grace period.
     AtOnce,
 }
 
 impl Stop {
-    /// Makes this known, unless the child is to end sooner already.
+    /// Requests this stop, unless a quicker one was already requested.
     fn ask(self, stop: &watch::Sender<Self>) {
         stop.send_if_modified(|stop| {
             let is_sooner = *stop < self;
@@ -358,14 +365,14 @@ impl Stop {
         });
     }
 
-    /// Waits until the child is to end this soon.
+    /// Waits until at least this stop is requested.
     async fn wait(self, stop: &watch::Sender<Self>) {
-        // The result cannot be an error, because the sender is here.
+        // The result cannot be an error, because this function borrows the sender.
         let _ = stop.subscribe().wait_for(|stop| *stop >= self).await;
     }
 }
 
-/// A child, as the task that watches it has it.
+/// The state of the task that watches a child.
 struct Watched {
     number: u64,
     supervised: Supervised,
@@ -384,7 +391,7 @@ impl Watched {
             status = self.ended() => (status, false),
             () = Stop::Wanted.wait(&stop) => (self.end().await, true),
         };
-        // If a child ends because of a ping, the wrapper is the reason.
+        // If a child exits because of a ping, the wrapper caused it.
         is_wanted |= self.pipes.close();
         if is_wanted {
             tracing::debug!(child = self.number, status, "child ended");
@@ -393,11 +400,12 @@ impl Watched {
             tracing::warn!(child = self.number, status, "child ended by itself");
         }
         let exit_status = Exit { status, is_wanted };
-        // Processes that the child has left behind end with it (attack 107). The child counts until they have ended.
+        // Processes that the child has left behind are killed with it (attack 107). The child counts as running
+        // until they have exited.
         if tokio::time::timeout(KILL_PATIENCE, self.exited()).await.is_err() {
             tracing::warn!(
                 child = self.number,
-                "what the child has started does not end, although it was killed"
+                "processes of the child did not exit after they were killed"
             );
             exit.send_replace(Some(exit_status.clone()));
             self.supervised.kill();
@@ -412,7 +420,7 @@ impl Watched {
         exit.send_replace(Some(exit_status));
     }
 
-    /// Waits until the child has ended. Returns its status in words.
+    /// Waits until the child has exited. Returns its status in words.
     async fn ended(&mut self) -> String {
         loop {
             match self.supervised.report().await {
@@ -425,17 +433,17 @@ impl Watched {
                     tracing::warn!(
                         child = self.number,
                         warning,
-                        "the child does not run quite as configured"
+                        "the child runs, but without part of its configuration"
                     );
                 }
                 Some(Report::Gone(killed)) => self.metrics.orphans_killed_total.add_many(killed),
-                None => return "its supervisor was ended".to_owned(),
+                None => return "its supervisor was killed".to_owned(),
             }
         }
     }
 
-    /// Waits until the child has ended or its grace period is over. As soon as there is no time to wait, the grace period is
-    /// only this long. Returns its status in words if it has ended.
+    /// Waits until the child has exited or its grace period is over. When an immediate stop is requested, the
+    /// rest of the grace period is `urgent`. Returns the status in words if the child has exited.
     async fn ended_within_grace(&mut self, urgent: Duration) -> Option<String> {
         let (stop, grace) = (self.stop.clone(), self.grace);
         let at_once = async {
@@ -449,7 +457,7 @@ impl Watched {
         }
     }
 
-    /// Waits until no process of the child is left.
+    /// Waits until the last process of the child has exited.
     async fn exited(&mut self) {
         while let Some(report) = self.supervised.report().await {
             if let Report::Gone(killed) = report {
@@ -461,7 +469,7 @@ impl Watched {
         }
     }
 
-    /// Ends the child in the way that the stdio transport describes (2025-11-25, lifecycle, "Shutdown").
+    /// Stops the child as the stdio transport specifies (2025-11-25, lifecycle, "Shutdown").
     async fn end(&mut self) -> String {
         self.pipes.close();
         if let Some(status) = self.ended_within_grace(Duration::ZERO).await {
@@ -474,7 +482,7 @@ impl Watched {
         self.metrics.children_killed_total.add();
         tracing::warn!(
             child = self.number,
-            "child ignored the end of its input and SIGTERM, so it is killed"
+            "child did not exit after the end of its input and SIGTERM, so it is killed"
         );
         self.supervised.order(Order::Kill);
         if let Ok(status) = tokio::time::timeout(KILL_PATIENCE, self.ended()).await {

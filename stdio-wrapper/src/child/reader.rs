@@ -1,4 +1,4 @@
-//! Reads one child's output until the child is gone.
+//! Reads the output of one child until the child has exited.
 
 use std::time::Duration;
 
@@ -13,21 +13,23 @@ use super::turns::{PER_LINE, Share};
 use crate::budget::Reservation;
 use crate::protocol::{Outline, OutlineReader};
 
-/// Space for one read of a short line. Later reads of a line are as large as what has arrived of it.
+/// Buffer space for a read at the beginning of a line. Later reads of a long line double the buffer.
 const READ: usize = 16 << 10;
 /// Maximum size of one read.
 const LARGE_READ: usize = 1 << 20;
 /// Bytes of a child's output that are not counted. Most lines are shorter.
 const FREE: usize = 64 << 10;
-/// A read counts as work for this part of its bytes, because they are only copied. The rest of the work is counted by lines.
+/// Divisor for the bytes of a read that count as work, because they are only copied. Other work is counted by
+/// lines.
 const PART_OF_READ: usize = 16;
-/// A blank line of this length counts as one that nobody can use.
+/// A blank line of this length counts as one useless line.
 const BLANK: usize = 64;
-/// How long output may still come after the process has ended.
+/// Maximum time for which output is still read after the process has exited.
 const AFTERLIFE: Duration = Duration::from_millis(100);
 
-/// How many bytes are still read of a pipe when no process of the child is left: those in it. Another process may hold the pipe and
-/// write to it without end: one of another child, to which this child has sent it.
+/// The number of bytes that are still in a pipe after the last process of the child has exited. Only these are
+/// read, because a process of another child might have received the pipe from this child and write to it
+/// endlessly.
 pub(super) fn rest_of(pipe: &pipe::Receiver) -> usize {
     rustix::io::ioctl_fionread(pipe).map_or(0, |count| usize::try_from(count).unwrap_or(usize::MAX))
 }
@@ -40,28 +42,29 @@ pub struct Output {
     pub(super) early: BytesMut,
 }
 
-/// The memory for the output of a child.
+/// The memory account for the output of a child.
 #[derive(Debug)]
 pub struct Account {
-    /// The memory of the principal for whom the child works.
+    /// The memory reservation of the principal who uses the child.
     pub reservation: Reservation,
-    /// Maximum time for which a line waits for memory. The child is not read meanwhile.
+    /// Maximum time for which a line waits for memory. The child is not read during this time.
     pub patience: Duration,
 }
 
 /// Handles the output of a child.
 pub trait Frames: Send {
-    /// Handles the next frame. No further frame is read until this is done. A large frame comes with its memory.
+    /// Handles the next frame. No further frame is read until this is done. A large frame comes with its memory
+    /// reservation.
     fn frame(&mut self, frame: Frame, reservation: Option<Reservation>) -> impl Future<Output = ()> + Send;
 
-    /// The number of lines and messages so far that nobody could use.
+    /// The number of lines and messages so far that could not be used.
     fn useless(&self) -> u64;
 
-    /// Called for a line for which there was no memory, with its length. Its text was dropped.
+    /// Called with the length of a line for which there was no memory. Its text was discarded.
     fn dropped(&mut self, outline: Outline, length: usize);
 }
 
-/// Passes on every frame. Returns how the child ended, if it has ended.
+/// Passes on every frame. Returns how the child exited, if it has exited.
 pub async fn read_frames(
     child: &Child,
     output: Output,
@@ -106,25 +109,25 @@ pub async fn read_frames(
         }
     }
     reader.finish(frames).await;
-    // The output can end a moment before the process. The exit status gives a better error message.
+    // The output can end shortly before the process exits. The exit status gives a better error message.
     if exit.is_none() {
         exit = tokio::time::timeout(Duration::from_millis(250), exited).await.ok();
     }
     exit
 }
 
-/// The output of one child, as far as it has been read.
+/// The state of reading the output of one child.
 struct Reader {
     decoder: Box<dyn Decoder>,
     buffer: BytesMut,
-    /// Has memory for the buffer, except for the first [`FREE`] bytes.
+    /// Reserves memory for the buffer, except for the first [`FREE`] bytes.
     account: Account,
-    /// What was seen of a line for which there was no memory.
+    /// The outline of a line that is being discarded, because there was no memory for it.
     dropping: Option<OutlineReader>,
     share: Share,
     /// The number of bytes in blank lines that were not counted yet.
     blank: usize,
-    /// The lines that nobody could use and that were counted.
+    /// The number of useless lines that were already counted.
     useless: u64,
 }
 
@@ -134,7 +137,7 @@ impl Reader {
         Self { decoder, buffer, account, dropping: None, share, blank: 0, useless: 0 }
     }
 
-    /// Until when the child must not be read, because it has written too many lines that nobody can use.
+    /// The time until which the child must not be read, because it has written too many useless lines.
     fn is_paused_until(&mut self, frames: &impl Frames, now: Instant) -> Option<Instant> {
         let blank = std::mem::take(&mut self.blank).div_ceil(BLANK);
         let useless = frames.useless();
@@ -166,13 +169,13 @@ impl Reader {
             self.share.spend(work).await;
         }
         if self.buffer.is_empty() {
-            // Otherwise the rest of the text would keep the whole large buffer in memory.
+            // An incomplete line would otherwise keep the whole large buffer in memory.
             self.buffer = BytesMut::new();
         }
         self.settle();
     }
 
-    /// Drops the rest of a line. Returns whether its end has arrived.
+    /// Discards the rest of a line. Returns whether the end of the line has arrived.
     fn drop_rest(&mut self, frames: &mut impl Frames) -> bool {
         let Some(mut seen) = self.dropping.take() else { return true };
         let end = memchr::memchr(b'\n', &self.buffer);
@@ -187,8 +190,8 @@ impl Reader {
         true
     }
 
-    /// Makes space in the buffer for the next read, in memory of the principal. If there is none, the line is
-    /// dropped. Returns the size of the read.
+    /// Makes space in the buffer for the next read, from memory of the principal. If there is none, the line is
+    /// discarded. Returns the size of the read.
     async fn make_space(&mut self) -> usize {
         let space = self.buffer.len().clamp(READ, LARGE_READ);
         let missing = counted(self.buffer.len() + space).saturating_sub(self.account.reservation.taken());
@@ -196,7 +199,7 @@ impl Reader {
             let mut seen = OutlineReader::default();
             seen.feed(&self.buffer);
             self.buffer = BytesMut::new();
-            // The decoder begins a new line.
+            // The decoder starts a new line.
             self.decoder.finish(&mut self.buffer);
             self.dropping = Some(seen);
             self.settle();
@@ -208,7 +211,7 @@ impl Reader {
         space.min(self.buffer.capacity() - self.buffer.len())
     }
 
-    /// Returns memory that the buffer does not need any more.
+    /// Returns memory that the buffer no longer needs.
     fn settle(&mut self) {
         let unused = self.account.reservation.taken().saturating_sub(counted(self.buffer.len()));
         self.account.reservation.shrink(unused);
@@ -280,7 +283,7 @@ mod tests {
         feed(&mut reader, &line(40_000), &mut seen).await;
         feed(&mut reader, &line(400_000), &mut seen).await;
         assert_eq!(seen.frames, [(40_000, 0), (400_000, 400_000)]);
-        // More than the share of a principal, which is a quarter.
+        // This is more than the share of one principal, which is a quarter.
         feed(&mut reader, &[line(3_000_000), line(7)].concat(), &mut seen).await;
         assert_eq!((&seen.frames[2..], seen.dropped), (&[(7, 0)][..], vec![3_000_000]));
         assert_eq!(reader.account.reservation.taken(), 0, "all of it was given back");

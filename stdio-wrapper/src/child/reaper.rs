@@ -14,17 +14,16 @@ use super::supervised::Supervised;
 use crate::capacity::Usage;
 use crate::metrics::Metrics;
 
-/// Time between two rounds if no child ends.
+/// Time between two rounds if no child exits.
 const PERIOD: Duration = Duration::from_secs(5);
-/// Maximum number of rounds one after the other while there are orphans. Orphans that have not ended by then
-/// are killed again after [`PERIOD`].
+/// Maximum number of consecutive rounds while there are orphans. Orphans that have not exited by then are
+/// killed again after [`PERIOD`].
 const ROUNDS: usize = 20;
 
-/// Knows the processes of all children, and ends orphans.
+/// Keeps track of the processes of all children, and kills orphans.
 #[derive(Debug, Default)]
 pub struct Reaper {
-    /// The process id of the supervisor of each child, by the child's number. tokio waits for these
-    /// processes.
+    /// The process id of the supervisor of each child, by the child's number. tokio waits for these processes.
     children: Mutex<HashMap<u64, i32>>,
     descent: Mutex<Descent>,
     ended: Notify,
@@ -42,7 +41,8 @@ impl Reaper {
         Arc::new(reaper)
     }
 
-    /// Starts a supervisor. The lock is held meanwhile, so that the supervisor is not mistaken for an orphan.
+    /// Starts a supervisor. The lock is held during the start, so that the supervisor is not mistaken for an
+    /// orphan.
     pub(super) fn start<T>(
         &self,
         number: u64,
@@ -56,7 +56,7 @@ impl Reaper {
         Ok(started)
     }
 
-    /// What each child uses now, including its supervisor and the processes that come from the child.
+    /// What each child uses now, including its supervisor and all its descendants.
     pub(super) fn usage(&self, files: Files) -> HashMap<u64, Usage> {
         let children = self.children();
         let mut descent = self.descent();
@@ -64,7 +64,8 @@ impl Reaper {
         descent.usage(&children, files)
     }
 
-    /// The part of its anonymous memory that each child with several processes takes, measured until this time.
+    /// The anonymous memory of each child with several processes, with shared pages counted once. Measures
+    /// until this time.
     pub(super) fn parts(&self, until: Instant) -> HashMap<u64, Part> {
         let children = self.children();
         self.descent().parts(&children, until)
@@ -78,24 +79,24 @@ impl Reaper {
         self.descent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Records that the supervisor of this child has ended and was waited for.
+    /// Records that the supervisor of this child has exited and was waited for.
     pub(super) fn child_ended(&self, number: u64) {
         self.children().remove(&number);
         self.ended.notify_one();
     }
 
-    /// Kills orphans as long as the wrapper runs.
+    /// Kills orphans while the wrapper runs.
     pub async fn run(self: Arc<Self>, metrics: Arc<Metrics>) {
         loop {
-            // It does not matter whether a child has ended or the time is over.
+            // A round follows in both cases, whether a child has exited or the period is over.
             let _ = tokio::time::timeout(PERIOD, self.ended.notified()).await;
             self.note();
             self.collect(&metrics).await;
         }
     }
 
-    /// Records which processes come from those that existed before the first child, as long as this can be
-    /// seen.
+    /// Records which processes descend from those that existed before the first child, as long as their
+    /// ancestors still exist.
     fn note(&self) {
         let children = self.children();
         let mut descent = self.descent();
@@ -104,8 +105,8 @@ impl Reaper {
         }
     }
 
-    /// Kills orphans until none is left. This takes several rounds, because the children of an orphan become
-    /// orphans when it ends.
+    /// Kills orphans until none is left. This takes several rounds, because the children of a killed orphan
+    /// become orphans.
     pub async fn collect(&self, metrics: &Metrics) {
         for _ in 0..ROUNDS {
             if self.sweep(metrics) == 0 {
@@ -123,7 +124,7 @@ impl Reaper {
             if children.values().any(|supervisor| *supervisor == raw) {
                 continue;
             }
-            // Nobody has waited for this child of ours, so its id cannot belong to another process.
+            // This process was not waited for yet, so its id cannot belong to another process.
             if self.is_left_behind(raw) && kill_process(pid, Signal::KILL).is_ok() {
                 found += 1;
                 metrics.orphans_killed_total.add();
@@ -135,8 +136,8 @@ impl Reaper {
         found
     }
 
-    /// Whether a process that is not a supervisor was started by a child whose supervisor has ended. If no
-    /// process existed before the first child, there is no other possibility.
+    /// Whether a process that is not a supervisor was started by a child whose supervisor has exited. If no
+    /// process existed before the first child, every such process is one.
     fn is_left_behind(&self, pid: i32) -> bool {
         let descent = self.descent();
         match descent.owner(pid) {

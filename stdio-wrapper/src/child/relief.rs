@@ -1,7 +1,7 @@
-//! Decides which children are ended when the memory or the processes of the container are nearly used up, or when
-//! there is no room for a user who has no child. Without this, the kernel would end the process with the most
-//! memory when none is left, whichever user it serves; and if no process were left, the servers of other users
-//! could not start any.
+//! Decides which children are stopped when the memory or the processes of the container are nearly used up, or
+//! when there is no room for a user who has no child. Otherwise the kernel would kill the process with the most
+//! memory when none is left, no matter which user it serves. If the process limit were reached, the servers of
+//! other users could not start any process.
 
 use std::collections::{HashMap, HashSet};
 
@@ -13,27 +13,28 @@ use crate::capacity::{Kinds, Load, Measure, Usage};
 pub struct Held {
     /// The number of the child.
     pub child: u64,
-    /// The user whom it serves. It is empty if all callers are one principal, and for a child that serves
-    /// everybody.
+    /// The user whom the child serves. Empty if all callers are one principal, and for a child that serves all
+    /// users.
     pub user: String,
-    /// Whether it can be ended because of its size. A child that serves everybody cannot.
+    /// Whether the child can be stopped because of its size. A child that serves all users cannot.
     pub can_end: bool,
 }
 
-/// What the container is short of.
+/// The resource that the container is short of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Shortage {
     pub(super) measure: Measure,
     /// How much must be freed.
     pub(super) over: u64,
-    /// Memory that is used, but that no process is known to hold. The kernel also counts, for example, files in memory
-    /// and data that waits in sockets. All of it might belong to one user, so a user whose children use no more than
-    /// this loses none: a user who has hidden memory must not make others lose their children.
+    /// Used memory that is not attributed to any process. For example, the kernel also counts files in memory
+    /// and data that is queued in sockets. All of it might belong to one user, so a user whose children use no
+    /// more than this amount loses none. A user who hides memory must not cause other users to lose their
+    /// children.
     pub(super) hidden: u64,
 }
 
 impl Shortage {
-    /// `own` is the usage of the wrapper itself, and `ending` what children that are ending are about to free.
+    /// `own` is the usage of the wrapper itself. `ending` is the amount that exiting children will free.
     pub(super) fn new(
         measure: Measure,
         (load, kinds): (Load, Kinds),
@@ -42,20 +43,20 @@ impl Shortage {
         ending: u64,
     ) -> Self {
         let sum = |of: fn(&Usage) -> u64| usage.values().chain([&own]).map(of).sum::<u64>();
-        // What is counted for several processes that share it must not make up for what is hidden.
+        // Memory that processes share is counted several times. The excess must not hide other memory.
         let anonymous = sum(Usage::anonymous).min(kinds.anonymous);
         let in_files = sum(|usage| usage.in_files).min(kinds.in_files);
         let hidden = load.used.saturating_sub(anonymous + in_files).saturating_sub(load.unaccounted);
-        // No process or thread can be hidden.
+        // Processes and threads cannot be hidden.
         let hidden = if measure == Measure::Memory { hidden } else { 0 };
         Self { measure, over: load.over.saturating_sub(ending), hidden }
     }
 }
 
-/// Chooses children whose end frees what is short. It chooses the largest child of the user whose children use the
-/// most, and repeats this. The last child is never chosen, because its end would help nobody else. No child is
-/// chosen if children are not the cause: if their known usage is at most what must be freed, or if no user's
-/// children use more than what is hidden.
+/// Chooses children to stop until enough is freed. It repeatedly chooses the largest child of the user whose
+/// children use the most. It never chooses the last child, because stopping it would help no other user. It
+/// chooses none if children are not the cause: if their known usage is at most the amount that must be freed,
+/// or if no user's children use more than the hidden amount.
 pub(super) fn choose(all: &[Held], usage: &HashMap<u64, Usage>, short: Shortage) -> Vec<Held> {
     let Shortage { measure, over: excess, hidden } = short;
     let size = |one: &Held| size(one, usage, measure);
@@ -76,9 +77,9 @@ pub(super) fn choose(all: &[Held], usage: &HashMap<u64, Usage>, short: Shortage)
     chosen
 }
 
-/// Chooses a child to end for a newcomer who has no child, and for whom there is no room: the largest child of the
-/// user whose children use the most, if that is more than `share` and more than what is hidden. This can be the last
-/// child.
+/// Chooses a child to stop for a newcomer who has no child and for whom there is no room: the largest child of
+/// the user whose children use the most, if that is more than `share` and more than the hidden amount. This can
+/// be the last child.
 pub(super) fn choose_for(
     newcomer: Newcomer<'_>,
     all: &[Held],
@@ -108,7 +109,7 @@ fn largest_of_most(all: &[&Held], usage: &HashMap<u64, Usage>, measure: Measure)
     for one in all {
         *sums.entry(one.user.as_str()).or_default() += size(one, usage, measure);
     }
-    // The name only decides between users with the same sum.
+    // The name is only a tie-breaker between users with the same sum.
     let (most, sum) = sums.into_iter().max_by_key(|(user, sum)| (*sum, *user))?;
     let of_user = all.iter().enumerate().filter(|(_, one)| one.user == most);
     of_user.max_by_key(|(_, one)| size(one, usage, measure)).map(|(index, _)| (sum, index))
@@ -132,7 +133,7 @@ mod tests {
             .collect()
     }
 
-    /// A shortage of this amount of memory, none of which is hidden.
+    /// A shortage of this amount of memory, without any hidden memory.
     fn over(over: u64) -> Shortage {
         Shortage { measure: Measure::Memory, over, hidden: 0 }
     }
@@ -148,7 +149,7 @@ mod tests {
         assert_eq!(numbers(&choose(&all, &usage, over(0))), [0_u64; 0]);
         assert_eq!(numbers(&choose(&all, &usage, over(10))), [3]);
         assert_eq!(numbers(&choose(&all, &usage, over(81))), [3, 2]);
-        // Bob has the largest child now, and what he holds is most.
+        // Bob now has the largest child, and his children use the most.
         assert_eq!(numbers(&choose(&all, &usage, over(151))), [3, 2, 1]);
     }
 
@@ -193,7 +194,8 @@ mod tests {
     fn a100_what_processes_share_does_not_make_up_for_what_is_hidden() {
         let all = held(&[(1, "bob"), (2, "mallory")]);
         let of = |memory, in_files| Usage { memory, in_files, tasks: 1, processes: 9 };
-        // Mallory's children share ten of each kind, and more is hidden than bob has.
+        // The kernel counts memory that the processes of a child share only once (`Kinds`). The hidden memory
+        // is more than bob uses.
         let usage = HashMap::from([(1, of(300, 0)), (2, of(290, 140))]);
         let short = |anonymous, in_files| {
             let load = (Load { used: 700, over: 10, unaccounted: 5 }, Kinds { anonymous, in_files });
@@ -201,7 +203,7 @@ mod tests {
         };
         assert_eq!(short(u64::MAX, u64::MAX).hidden, 105);
         assert_eq!(short(310, 10).hidden, 375);
-        // What is hidden can be a file in memory itself.
+        // The hidden memory can itself be a file in memory.
         assert_eq!(short(310, 385).hidden, 245);
         assert_eq!(choose(&all, &usage, short(310, 10)), []);
     }

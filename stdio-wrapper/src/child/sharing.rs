@@ -1,5 +1,6 @@
-//! Memory that the processes of a child share. After a fork, two processes have the same pages until one of them writes to a
-//! page, and the kernel counts the pages for both. A server that forks workers would count as many times its size.
+//! Memory that the processes of a child share. After a fork, both processes have the same pages until one of
+//! them writes to a page, but the kernel counts the pages for both. Without a correction, a server that forks
+//! workers would count as several times its real size.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -9,20 +10,20 @@ use tokio::time::Instant;
 use super::descent::Part;
 use crate::capacity::{Kinds, Usage};
 
-/// Maximum time for one measurement of what processes share.
+/// Maximum time for one measurement of shared memory.
 const MEASURE: Duration = Duration::from_millis(50);
-/// Minimum time between two measurements, and how many times as long as the last one it is at least: a quarter of the time
-/// is spent on them at most. They are only made while memory is short.
+/// Minimum time between two measurements, and the minimum multiple of the duration of the last one. Therefore
+/// at most a quarter of the time is spent on measurements, which take place only while memory is short.
 const PAUSE: Duration = Duration::from_millis(100);
 const PAUSE_FACTOR: u32 = 3;
-/// The supervisor of a child and one process share nothing.
+/// A child with at most this number of processes (its supervisor and one more) shares no memory.
 const UNSHARED: u64 = 2;
 
-/// What was measured last.
+/// The last measurement.
 #[derive(Debug, Default)]
 pub(super) struct Sharing {
     parts: HashMap<u64, Part>,
-    /// What the control group counted at that time.
+    /// The amount of anonymous memory that the control group reported at that time.
     anonymous: u64,
     next: Option<Instant>,
 }
@@ -33,7 +34,7 @@ impl Sharing {
         self.next.is_none_or(|next| Instant::now() >= next)
     }
 
-    /// Measures the parts of children, if together they have more than the control group counts.
+    /// Measures the parts of children, if their sum exceeds what the control group reports.
     pub(super) fn measure(
         &mut self,
         usage: &HashMap<u64, Usage>,
@@ -49,9 +50,10 @@ impl Sharing {
         self.next = Some(Instant::now() + PAUSE.max(now.elapsed() * PAUSE_FACTOR));
     }
 
-    /// Reduces what children with several processes are counted with: to what was measured, and then so far that all
-    /// children together have no more than the control group counts. What has been added since the measurement can be theirs,
-    /// because each write to a shared page makes another one, so it counts for them (attack 100).
+    /// Reduces the usage of children with several processes to the measured amount. Then reduces it further
+    /// until all children together have no more than the control group reports. Memory that was added since the
+    /// measurement counts for these children, because each write to a shared page creates a private copy
+    /// (attack 100).
     pub(super) fn fit(&self, usage: &mut HashMap<u64, Usage>, own: Usage, kinds: Kinds) {
         if sum(usage, own, Usage::anonymous) > kinds.anonymous {
             let added = kinds.anonymous.saturating_sub(self.anonymous);
@@ -79,7 +81,7 @@ impl Sharing {
     }
 }
 
-/// Reduces one kind of memory of all children with several processes, by the same factor.
+/// Reduces one kind of memory of all children with several processes by the same factor.
 fn shrink(
     usage: &mut HashMap<u64, Usage>,
     own: Usage,
@@ -101,7 +103,7 @@ fn shrink(
     }
 }
 
-/// `number * part / whole`, but no more than the number.
+/// `number * part / whole`, but at most `number`.
 fn scaled(number: u64, part: u64, whole: u64) -> u64 {
     let scaled = u128::from(number) * u128::from(part) / u128::from(whole.max(1));
     u64::try_from(scaled).unwrap_or(u64::MAX).min(number)
@@ -119,7 +121,7 @@ mod tests {
 
     fn all() -> HashMap<u64, Usage> {
         let of = |memory, in_files, processes| Usage { memory, in_files, tasks: processes, processes };
-        // The first child has forked nine workers, the second has not forked, and the third has one process more.
+        // The first child has forked nine workers, the second has forked none, and the third has forked one.
         HashMap::from([(1, of(400, 0, 11)), (2, of(300, 20, 2)), (3, of(100, 0, 3))])
     }
 
@@ -139,7 +141,7 @@ mod tests {
         });
         assert_eq!(memory(&sharing, kinds), [40, 300, 100]);
         assert!(!sharing.is_due());
-        // Since then, the workers of the first child have written to the pages that they shared.
+        // Since the measurement, the workers of the first child have written to the pages that they shared.
         assert_eq!(memory(&sharing, Kinds { anonymous: 750, in_files: 20 }), [360, 300, 100]);
     }
 

@@ -1,4 +1,4 @@
-//! Children that wait for their first client, and whether they can be pinged.
+//! Children that were started before a client needs them, and whether they can be pinged.
 
 use std::collections::VecDeque;
 
@@ -15,12 +15,12 @@ pub(super) struct Spares {
 #[derive(Debug)]
 struct Spare {
     child: Child,
-    /// Whether it was sent a ping.
+    /// Whether a ping was sent to the child.
     is_pinged: bool,
 }
 
-/// Whether the children of this command support a ping. A server might end after an unknown first message.
-/// Therefore one spare is used to test this, and no client gets that spare before it has answered.
+/// Whether the children of this command support a ping. A server might exit after an unknown first message.
+/// Therefore the ping is tested with one spare, and no client gets that spare before it has answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Pings {
     #[default]
@@ -31,20 +31,20 @@ enum Pings {
     Harm,
 }
 
-/// What the first ping has shown about all spares.
+/// The result of the first ping, which applies to all spares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Shown {
     Work,
     Harm,
 }
 
-/// Why a spare is wanted.
+/// The purpose of a spare.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wanted {
     /// For a session, whose first message will be `initialize`.
     Greeting,
-    /// For stateless requests. The first message must come from the wrapper, because it tells a server that
-    /// supports both eras which of them is used.
+    /// For stateless requests. The wrapper must send the first message, because a server that supports both
+    /// eras recognizes the era by it.
     Untouched,
 }
 
@@ -54,7 +54,7 @@ impl Spares {
         self.list.len()
     }
 
-    /// Whether there is one to take.
+    /// Whether a suitable spare exists.
     pub(super) fn has(&self, wanted: Wanted) -> bool {
         self.find(wanted).is_some()
     }
@@ -74,13 +74,13 @@ impl Spares {
         self.list.iter().position(fits)
     }
 
-    /// Removes and returns all spares, at the end. No spare is pinged from now on.
+    /// Removes and returns all spares during shutdown. No spare is pinged from now on.
     pub(super) fn take_all(&mut self) -> Vec<Child> {
         self.pings = Pings::Harm;
         std::mem::take(&mut self.list).into_iter().map(|spare| spare.child).collect()
     }
 
-    /// Whether the next one will be pinged.
+    /// Whether the next spare will be pinged.
     pub(super) fn will_ping(&self) -> bool {
         matches!(self.pings, Pings::Untried | Pings::Work)
     }
@@ -101,7 +101,7 @@ impl Spares {
         self.list.push_back(Spare { child, is_pinged });
     }
 
-    /// Removes the spares that have ended. Returns whether any of them ended for another reason than the
+    /// Removes the spares that have exited. Returns whether any of them exited for a reason other than the
     /// first ping.
     pub(super) fn forget_ended(&mut self) -> bool {
         let tries = self.pings;
@@ -114,7 +114,7 @@ impl Spares {
         any
     }
 
-    /// Records the outcome of a ping. Returns what it shows, if that was not known before.
+    /// Records the outcome of a ping. Returns the result of the test if it was not known before.
     pub(super) fn pinged(&mut self, number: u64, pinged: Pinged) -> Option<Shown> {
         let is_trial = self.pings == Pings::Trying(number);
         match pinged {
@@ -123,10 +123,10 @@ impl Spares {
                 Some(Shown::Work)
             }
             Pinged::Answered | Pinged::Taken => None,
-            // Other spares can end for reasons of their own.
+            // Other spares can exit for unrelated reasons.
             Pinged::Ended if !is_trial => None,
             Pinged::Ended | Pinged::Refused => {
-                // Dropping the child ends it.
+                // Dropping the child stops it.
                 self.list.retain(|spare| spare.child.number != number);
                 let before = std::mem::replace(&mut self.pings, Pings::Harm);
                 (before != Pings::Harm).then_some(Shown::Harm)

@@ -1,7 +1,7 @@
-//! Limits how many children are starting at the same time. A start needs processor time: an interpreter needs
-//! seconds to load its libraries. If all requested starts ran at once, each would take as long as all of them
-//! together, and none would finish in time. So only some run at a time, and the others wait. Turns alternate
-//! between the principals.
+//! Limits how many children start at the same time. A start needs processor time: an interpreter needs seconds
+//! to load its libraries. If all requested starts ran together, each would take as long as all of them
+//! combined, and none would finish in time. Therefore a limited number of slots is shared between the
+//! principals, and further starts wait.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,40 +12,39 @@ use tokio::time::Instant;
 
 use crate::metrics::Metrics;
 
-/// Maximum number of starts that wait for their turn.
+/// Maximum number of starts that wait for a slot.
 const MAX_WAITING: usize = 256;
-/// Divisor for the maximum share of the waiting starts for one principal: a quarter.
+/// Divisor for the share of the waiting starts that one principal can have: a quarter.
 const WAITING_SHARE: usize = 4;
-/// Divisor for the maximum share of the places for one principal: half. The starts of one principal might
-/// never finish.
+/// Divisor for the share of the slots that one principal can have: half, because the starts of one principal
+/// might never finish.
 const PLACE_SHARE: usize = 2;
-/// Maximum time for which a start keeps its place. A child that has not answered by then might never do so.
+/// Maximum time for which a start keeps its slot. A child that has not answered by then might never do so.
 const HOLD: Duration = Duration::from_secs(10);
-/// The same for a spare to which nothing was sent: it does not answer, so it is not known when it is ready.
+/// The same time for a spare to which nothing was sent. It sends no response that would show that it is ready.
 const SPARE_HOLD: Duration = Duration::from_secs(2);
-/// The name under which spares are counted. No principal has this name.
+/// The name under which spares are counted. It cannot be the name of a principal.
 pub(super) const SPARES: &str = "\0spares";
-/// Maximum time for which a start waits for its turn, and the part of `START_TIMEOUT` that it waits at most:
-/// two thirds.
+/// Maximum time for which a start waits for a slot. It also waits at most two thirds of `START_TIMEOUT`.
 const MAX_PATIENCE: Duration = Duration::from_secs(30);
-/// Maximum time by which waiting and starting together take longer than `START_TIMEOUT`. With its default of
-/// 45 s, clients get an error with the reason within the 60 s for which clients of the SDKs wait.
+/// Maximum time by which waiting and starting together can exceed `START_TIMEOUT`. With its default of 45 s,
+/// clients get an error that contains the reason within 60 s, the timeout of clients of the SDKs.
 const OVERTIME: Duration = Duration::from_secs(12);
 
-/// Why a start did not get its turn.
+/// Why a start did not get a slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Busy {
     /// Too many starts are waiting already.
     #[error(
-        "Too many MCP servers wait to be started, yours or those of all users. Try again in a moment. The operator can give this server more processors, or keep some servers ready (PREWARM)."
+        "Too many MCP servers are waiting to be started, either yours or those of all users. Try again in a moment. The operator can give this server more processors, or keep some servers ready (PREWARM)."
     )]
     Crowded,
-    /// The turn did not come in time.
+    /// No slot became free in time.
     #[error(
-        "Other MCP servers were being started for {} s, so there was no turn for yours. Try again in a moment. The operator can give this server more processors, or keep some servers ready (PREWARM).", .0.as_secs()
+        "Other MCP servers were being started for {} s, so yours could not be started. Try again in a moment. The operator can give this server more processors, or keep some servers ready (PREWARM).", .0.as_secs()
     )]
     Waited(Duration),
-    /// No further child is started.
+    /// No further children are started.
     #[error("This server is shutting down. Try again in a moment.")]
     Stopping,
 }
@@ -53,7 +52,7 @@ pub enum Busy {
 /// The running and the waiting starts.
 #[derive(Debug)]
 pub(super) struct Starts {
-    /// Maximum number of starts at a time.
+    /// Maximum number of starts that run at the same time.
     places: usize,
     max_waiting: usize,
     start_timeout: Duration,
@@ -69,7 +68,7 @@ struct State {
     waiting: VecDeque<Waiting>,
     /// The principals that have a running or waiting start.
     owners: HashMap<Arc<str>, Owner>,
-    /// The number of turns so far.
+    /// The number of slots that were given so far.
     turns: u64,
     /// The number of starts that have waited so far.
     waited: u64,
@@ -80,7 +79,7 @@ struct State {
 struct Owner {
     running: usize,
     waiting: usize,
-    /// The number of this principal's last turn.
+    /// The value of `turns` when this principal last got a slot.
     served: u64,
 }
 
@@ -91,7 +90,7 @@ struct Waiting {
     place: oneshot::Sender<Place>,
 }
 
-/// A place among the starts. Dropping it gives the next start its turn.
+/// A slot for one start. Dropping it gives the slot to the next start.
 #[derive(Debug)]
 struct Place {
     starts: Arc<Starts>,
@@ -108,20 +107,20 @@ impl Drop for Place {
     }
 }
 
-/// The turn of one start.
+/// The permission for one start.
 #[derive(Debug)]
 pub struct Turn {
     /// The principal for whom the child is started.
     owner: Arc<str>,
     /// `None` for a child that is already running, and after [`Turn::leave`].
     place: Mutex<Option<Place>>,
-    /// When the place is given to another start at the latest.
+    /// The time by which the slot is given to another start.
     until: Instant,
     start_timeout: Duration,
 }
 
 impl Turn {
-    /// A turn for taking a child that is already running.
+    /// The permission to take a child that is already running.
     pub(super) fn without_start(owner: &str, start_timeout: Duration) -> Arc<Self> {
         Arc::new(Self {
             owner: Arc::from(owner),
@@ -136,17 +135,17 @@ impl Turn {
         &self.owner
     }
 
-    /// Maximum time for the child's first answer: `START_TIMEOUT`, and less if the start has waited for long.
+    /// Maximum time for the child's first response: `START_TIMEOUT`, or less if the start has waited for long.
     pub fn start_timeout(&self) -> Duration {
         self.start_timeout
     }
 
-    /// When the place is given to another start at the latest.
+    /// The time by which the slot is given to another start.
     pub(super) fn until(&self) -> Instant {
         self.until
     }
 
-    /// Gives the place to another start.
+    /// Gives the slot to another start.
     pub(super) fn leave(&self) {
         let place = self.place.lock().unwrap_or_else(PoisonError::into_inner).take();
         drop(place);
@@ -164,7 +163,7 @@ impl Starts {
         })
     }
 
-    /// Waits for the turn of a start for a principal.
+    /// Waits until a principal gets a slot for a start.
     pub(super) async fn turn(self: &Arc<Self>, owner: &str) -> Result<Arc<Turn>, Busy> {
         let asked = Instant::now();
         let patience = (self.start_timeout * 2 / 3).min(MAX_PATIENCE);
@@ -179,7 +178,7 @@ impl Starts {
         Ok(Arc::new(Turn { owner, place: Mutex::new(Some(place)), until: now + HOLD, start_timeout }))
     }
 
-    /// The turn of a spare, if no other start is waiting.
+    /// A slot for a spare, if no other start is waiting.
     pub(super) fn spare_turn(self: &Arc<Self>, is_pinged: bool) -> Option<Arc<Turn>> {
         if !self.state().waiting.is_empty() {
             return None;
@@ -194,7 +193,7 @@ impl Starts {
         self.state().waiting.len() >= self.max_waiting
     }
 
-    /// Gives no more turns, and makes all waiting starts fail.
+    /// Gives no more slots, and makes all waiting starts fail.
     pub(super) fn close(&self) {
         let waiting = {
             let mut state = self.state();
@@ -206,7 +205,7 @@ impl Starts {
         }
     }
 
-    /// Returns a place if one is free. In that case, no waiting start could use it.
+    /// Returns a slot if one is free that no waiting start could use.
     fn place(self: &Arc<Self>, owner: &str) -> Option<Place> {
         let owner: Arc<str> = Arc::from(owner);
         let mut state = self.state();
@@ -221,7 +220,7 @@ impl Starts {
     async fn wait(self: &Arc<Self>, owner: &str, patience: Duration) -> Result<Place, Busy> {
         let (place, mut granted) = oneshot::channel();
         let _waiting = self.enter(owner, place)?;
-        // A place might have become free a moment ago, when this start did not wait yet.
+        // A slot might have become free just before this start was added to the queue.
         self.grant();
         match tokio::time::timeout(patience, &mut granted).await {
             Ok(place) => place.map_err(|_| Busy::Stopping),
@@ -229,7 +228,7 @@ impl Starts {
         }
     }
 
-    /// Adds a start to those that wait, until the result is dropped.
+    /// Adds a start to the queue, until the result is dropped.
     fn enter(self: &Arc<Self>, owner: &str, place: oneshot::Sender<Place>) -> Result<Entry<'_>, Busy> {
         let owner: Arc<str> = Arc::from(owner);
         let mut state = self.state();
@@ -249,16 +248,16 @@ impl Starts {
         Ok(Entry { starts: self, number })
     }
 
-    /// Gives the free places to those who wait.
+    /// Gives the free slots to waiting starts.
     fn grant(self: &Arc<Self>) {
         while let Some(Waiting { owner, place, .. }) = self.next() {
-            // If this start no longer waits, it drops the place, and the next one gets it.
+            // If this start no longer waits, the slot is dropped, and the next start gets it.
             let _ = place.send(Place { starts: Arc::clone(self), owner });
         }
     }
 
-    /// Removes and returns the waiting start whose turn it is: one of the principal with the fewest running
-    /// starts, and of these principals the one whose last turn is the longest ago.
+    /// Removes and returns the next waiting start. It belongs to the principal with the fewest running starts
+    /// or, if several have as few, to the one that has waited longest since its last slot.
     fn next(&self) -> Option<Waiting> {
         let mut state = self.state();
         let places = state.waiting.iter().enumerate().filter(|(_, one)| self.has_place(&state, &one.owner));
@@ -284,7 +283,7 @@ impl Starts {
     }
 }
 
-/// How many of `all` a principal can have. If all callers are one principal, it can have all.
+/// How many of `all` a principal can have. If all callers are one principal, that principal can have all.
 fn share(owner: &str, all: usize, part: usize) -> usize {
     if owner.trim().is_empty() { all } else { (all / part).max(1) }
 }
@@ -300,7 +299,7 @@ impl State {
         owner.served = turns;
     }
 
-    /// Changes the numbers of a principal, and forgets one that has no start any more.
+    /// Changes the counts of a principal, and removes a principal that has no more starts.
     fn update(&mut self, owner: &Arc<str>, change: impl FnOnce(&mut Owner)) {
         if let Some(known) = self.owners.get_mut(owner) {
             change(known);
@@ -321,7 +320,7 @@ impl Drop for Entry<'_> {
     fn drop(&mut self) {
         self.starts.metrics.starts_waiting.sub();
         let mut state = self.starts.state();
-        // It may have had its turn.
+        // The entry is missing if the start already got its slot.
         let Some(index) = state.waiting.iter().position(|one| one.number == self.number) else { return };
         if let Some(Waiting { owner, .. }) = state.waiting.remove(index) {
             state.update(&owner, |owner| owner.waiting -= 1);
@@ -342,7 +341,7 @@ mod tests {
         Arc::new(Starts { max_waiting, ..Arc::try_unwrap(starts).unwrap() })
     }
 
-    /// Waits for a turn in a task, which ends when the turn has come.
+    /// Waits for a slot in a task.
     async fn ask(
         starts: &Arc<Starts>,
         owner: &'static str,
@@ -369,7 +368,7 @@ mod tests {
         let bob = ask(&starts, "bob").await.await.unwrap().unwrap();
         let carol = ask(&starts, "carol").await.await.unwrap().unwrap();
         let dave = ask(&starts, "dave").await;
-        // When one of her starts ends, the next turn is for a principal without a running start.
+        // When one of Mallory's starts ends, the next slot is for a principal without a running start.
         let first = mallory.remove(0).await.unwrap().unwrap();
         drop(first);
         let dave = dave.await.unwrap().unwrap();
@@ -394,7 +393,7 @@ mod tests {
         drop(bob.await.unwrap().unwrap());
         drop(second.await.unwrap().unwrap());
         drop(third.await.unwrap().unwrap());
-        // If all callers are one principal, they can have all places, in the order in which they come.
+        // If all callers are one principal, that principal can have all slots, in the order of its requests.
         let _running = ask(&starts, "").await.await.unwrap().unwrap();
         let later = ask(&starts, "").await;
         assert!(!later.is_finished());

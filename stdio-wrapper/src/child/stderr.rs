@@ -1,5 +1,5 @@
-//! Reads the standard error of a child, and logs its lines. The rate and the length of logged lines are limited.
-//! Everything is read, so that the child never has to wait (attack 107).
+//! Reads the standard error of a child, and logs its lines. Rate and length of the logged lines are limited.
+//! All output is read, so that the child never blocks on a full pipe (attack 107).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,16 +13,19 @@ use super::process::Exit;
 use super::reader::rest_of;
 use crate::metrics::Metrics;
 
-/// Maximum length of a line in the log, in bytes. Longer lines are cut.
+/// Maximum length of a line in the log, in bytes. Longer lines are truncated.
 const MAX_LINE: usize = 4096;
 
-/// Number of lines of a child's banner that are logged. Many servers print twenty and more at each start.
+/// Maximum number of lines of a child's banner that are logged. Many servers print twenty or more at each
+/// start.
 const MAX_BANNER: usize = 3;
-/// Number of lines that are kept until the child has answered something. If it fails before that, these lines say why.
+/// Number of lines that are kept until the child has sent its first response. If it fails before that, these
+/// lines explain why.
 const MAX_HELD: usize = 40;
 
-/// Reads until the child closes its standard error, or has ended and what it wrote was read. Another process can still hold the pipe
-/// then, and write to it without end. `answered` becomes true with the child's first answer.
+/// Reads until the child closes its standard error, or has exited and its remaining output was read. Another
+/// process might still hold the pipe and write to it endlessly, so only the bytes that are in the pipe at the
+/// exit are read. `answered` becomes true with the first response of the child.
 pub(super) async fn drain(
     mut stderr: pipe::Receiver,
     mut log: Log,
@@ -32,7 +35,7 @@ pub(super) async fn drain(
     let mut line = Vec::new();
     let mut is_cut = false;
     let mut piece = [0_u8; 4096];
-    // What may still be read, from the end of the child on.
+    // The number of bytes that are still read. Set when the child has exited.
     let mut rest: Option<usize> = None;
     loop {
         if rest.is_none() && exit.borrow().is_some() {
@@ -42,7 +45,7 @@ pub(super) async fn drain(
             break;
         }
         let read = tokio::select! {
-            // Text that can be read at this point was written before the answer.
+            // Text that is available now was written before the response.
             biased;
             read = stderr.read(&mut piece) => read,
             true = first_answer(&mut answered), if !log.has_answered => {
@@ -57,7 +60,7 @@ pub(super) async fn drain(
             Ok(count) => count,
         };
         rest = rest.map(|rest| rest.saturating_sub(count));
-        // Otherwise this goes on for as long as the child writes.
+        // Without this, the loop would not yield as long as the child writes.
         tokio::task::yield_now().await;
         for part in piece.get(..count).unwrap_or_default().split_inclusive(|byte| *byte == b'\n') {
             let (text, is_end) = part.strip_suffix(b"\n").map_or((part, false), |text| (text, true));
@@ -74,20 +77,20 @@ pub(super) async fn drain(
     if !line.is_empty() {
         log.line(&line, is_cut);
     }
-    // If the wrapper has ended the child, its last lines are not needed.
+    // If the wrapper has stopped the child, its last lines are not needed.
     let is_failure = |exit: &Option<Exit>| exit.as_ref().is_some_and(|exit| !exit.is_wanted);
     if exit.wait_for(Option::is_some).await.is_ok_and(|exit| is_failure(&exit)) {
         log.explain();
     }
 }
 
-/// Waits for the end of the child.
+/// Waits until the child has exited.
 async fn has_ended(exit: &mut watch::Receiver<Option<Exit>>) {
-    // If nothing tells of it any more, it has ended.
+    // A closed channel also means that the child has exited.
     let _ = exit.wait_for(Option::is_some).await;
 }
 
-/// Waits for the first answer. Returns false if there will be none.
+/// Waits for the first response. Returns false if there will be none.
 async fn first_answer(answered: &mut watch::Receiver<bool>) -> bool {
     answered.wait_for(|answered| *answered).await.is_ok()
 }
@@ -98,9 +101,9 @@ pub(super) struct Log {
     child: u64,
     limit: RateLimit,
     metrics: Arc<Metrics>,
-    /// Whether the child has answered something.
+    /// Whether the child has sent its first response.
     has_answered: bool,
-    /// The number of lines before the first answer.
+    /// The number of lines before the first response.
     early: usize,
     held: VecDeque<(String, bool)>,
 }
@@ -120,7 +123,7 @@ impl Log {
         if self.has_answered {
             return self.show(text, is_cut);
         }
-        // Lines without letters and digits are the frame of a banner.
+        // Lines without letters and digits are decoration of a banner.
         let says_something = text.contains(char::is_alphanumeric);
         self.early += usize::from(says_something);
         if says_something && self.early <= MAX_BANNER {
@@ -133,7 +136,7 @@ impl Log {
         self.held.push_back((text.to_owned(), is_cut));
     }
 
-    /// Called when the child has failed. Logs the lines that were kept, if the child had not answered anything.
+    /// Called when the child has failed. Logs the kept lines, if the child had not sent any response.
     fn explain(mut self) {
         for (text, is_cut) in std::mem::take(&mut self.held) {
             self.show(&text, is_cut);
@@ -157,16 +160,16 @@ impl Log {
 /// Whether a line can be logged.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Pass {
-    /// It can be logged. Some lines before it were not.
+    /// The line can be logged.
     Yes {
-        /// The number of lines that were not logged.
+        /// The number of earlier lines that were not logged.
         suppressed: u64,
     },
-    /// It must not be logged.
+    /// The line must not be logged.
     No,
 }
 
-/// The time for which lines are counted together.
+/// The length of the window in which lines are counted.
 pub(super) const WINDOW: Duration = Duration::from_secs(1);
 
 /// Allows at most `rate` lines in each window of one second.
@@ -179,12 +182,12 @@ pub struct RateLimit {
 }
 
 impl RateLimit {
-    /// Makes a limit whose first window begins now.
+    /// Creates a limit whose first window starts now.
     pub fn new(rate: u32, now: Instant) -> Self {
         Self { rate, window: now, used: 0, suppressed: 0 }
     }
 
-    /// Asks whether a line can be logged.
+    /// Counts a line, and returns whether it can be logged.
     pub fn take(&mut self, now: Instant) -> Pass {
         if now.duration_since(self.window) >= WINDOW {
             self.window = now;
@@ -198,7 +201,8 @@ impl RateLimit {
         Pass::Yes { suppressed: std::mem::take(&mut self.suppressed) }
     }
 
-    /// The number of lines that were refused and not reported yet, if the window in which they were refused is over.
+    /// The number of suppressed lines that were not reported yet, if the window in which they were suppressed
+    /// is over.
     pub fn left_out(&mut self, now: Instant) -> u64 {
         let is_over = now.duration_since(self.window) >= WINDOW;
         if is_over { std::mem::take(&mut self.suppressed) } else { 0 }

@@ -1,4 +1,4 @@
-//! The wrapper's side of a supervisor and its child.
+//! The wrapper's handle of a supervisor and its child.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -16,10 +16,10 @@ use super::limits::Limits;
 use super::orders::{Order, Orders, PREFIX, PROGRAM, Report, SUPERVISE};
 use super::pipes;
 
-/// Size of the pipe for the output of a child, in bytes. With the usual 64 KiB, the child and the wrapper
+/// Size of the pipe for the output of a child, in bytes. With the default of 64 KiB, the child and the wrapper
 /// would have to wait for each other many times during a large result.
 const PIPE_SIZE: usize = 1 << 20;
-/// Settings for the allocator of the supervisor: it has one arena, and returns unused memory at once.
+/// Allocator settings for the supervisor: one arena, and unused memory is returned immediately.
 const ALLOCATOR: (&str, &str) =
     ("_RJEM_MALLOC_CONF", "background_thread:false,narenas:1,tcache:false,dirty_decay_ms:0,muzzy_decay_ms:0");
 
@@ -40,12 +40,12 @@ pub(super) struct Ends {
 }
 
 impl Supervised {
-    /// Starts a supervisor, which starts the child. Its reports say whether this succeeded.
+    /// Starts a supervisor, which starts the child and reports whether this succeeded.
     pub(super) fn start(filled: &Filled, spec: &Spec) -> io::Result<(Self, Ends)> {
         let (child_stdin, stdin) = pipe_with(PipeFlags::CLOEXEC)?;
         let (stdout, child_stdout) = pipe_with(PipeFlags::CLOEXEC)?;
         let (stderr, child_stderr) = pipe_with(PipeFlags::CLOEXEC)?;
-        // If a larger pipe is not allowed, the usual size is sufficient.
+        // If the kernel does not allow a larger pipe, the default size is sufficient.
         let _ = rustix::pipe::fcntl_setpipe_size(&stdout, PIPE_SIZE);
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
         pipes::send(&ours, [&child_stdin, &child_stdout, &child_stderr])?;
@@ -61,26 +61,26 @@ impl Supervised {
         self.process.id().and_then(|id| i32::try_from(id).ok())
     }
 
-    /// Waits for the next report. Returns `None` if the supervisor has ended, or is about to. No report is
-    /// lost if this future is dropped.
+    /// Waits for the next report. Returns `None` if the supervisor has exited, or is about to. Dropping this
+    /// future loses no report.
     pub(super) async fn report(&mut self) -> Option<Report> {
         let line = self.reports.next_line().await.ok().flatten()?;
         serde_json::from_str(&line).ok()
     }
 
-    /// Sends an order to the supervisor. If the supervisor has ended, the order is not needed.
+    /// Sends an order to the supervisor. An error means that the supervisor has exited and needs no order.
     pub(super) fn order(&self, order: Order) {
         let _ = self.orders.try_write(&[order.byte()]);
     }
 
-    /// Waits for the end of the supervisor itself.
+    /// Waits until the supervisor itself has exited.
     pub(super) async fn exited(&mut self) -> io::Result<ExitStatus> {
         self.process.wait().await
     }
 
-    /// Kills the supervisor itself. The processes below it become children of the wrapper.
+    /// Kills the supervisor itself. Its children become children of the wrapper.
     pub(super) fn kill(&mut self) {
-        // It might have ended already.
+        // The supervisor might already have exited.
         let _ = self.process.start_kill();
     }
 }
@@ -97,7 +97,7 @@ fn command(filled: &Filled, spec: &Spec, wrapper: OwnedFd) -> io::Result<Command
     command.env_clear().env(ALLOCATOR.0, ALLOCATOR.1);
     command.envs(filled.env.iter().map(|(name, value)| (format!("{PREFIX}{name}"), value)));
     command.stdin(Stdio::from(wrapper)).stdout(Stdio::null()).stderr(Stdio::null());
-    // A signal from a terminal must only reach the wrapper, which then ends its children in order.
+    // A signal from a terminal must reach only the wrapper, which then stops its children in order.
     command.process_group(0);
     Ok(command)
 }

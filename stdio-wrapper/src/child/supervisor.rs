@@ -1,8 +1,8 @@
-//! The supervisor of one child. It is a small process between the wrapper and the child, and is the wrapper's
+//! The supervisor of one child: a small process between the wrapper and the child. It runs the wrapper's
 //! program with another first argument. If a process loses its parent (by a double fork, for example), the
-//! nearest subreaper above becomes its parent. If that were the wrapper, it could not find out from which
-//! child the process comes. Therefore each child has a subreaper of its own, which ends all processes below
-//! it when the child, the session or the wrapper ends.
+//! nearest subreaper among its ancestors becomes its parent. If that were the wrapper, it could not find out
+//! from which child the process comes. Therefore each child has its own subreaper, which kills all its
+//! descendants when the child, the session or the wrapper ends.
 
 mod kin;
 
@@ -23,14 +23,14 @@ use super::orders::{BECOME, Order, Orders, PROGRAM, Report};
 use super::pipes;
 use kin::Kin;
 
-/// This number is added to the score of a child, which is at most 1000. When memory is short, the kernel ends
-/// the process with the highest score (`proc_pid_oom_score_adj(5)`).
+/// This number is added to the OOM score of a child, which is at most 1000. When memory is short, the kernel
+/// kills the process with the highest score (`proc_pid_oom_score_adj(5)`).
 const FIRST_TO_GO: i32 = 500;
-/// Time after which the supervisor checks again whether the processes that it has killed have ended.
+/// Time after which the supervisor checks again whether the processes that it has killed have exited.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Starts the child that the arguments name, and stays until no process of it is left. Standard input is the
-/// socket to the wrapper.
+/// Starts the child that the arguments name, and runs until the last process of the child has exited. Standard
+/// input is the socket to the wrapper.
 pub fn supervise(arguments: impl Iterator<Item = String>) -> ExitCode {
     match run(arguments) {
         Ok(()) => ExitCode::SUCCESS,
@@ -55,7 +55,7 @@ fn run(mut arguments: impl Iterator<Item = String>) -> io::Result<()> {
     let wrapper = pipes::socket()?;
     let start = Start { arguments: arguments.collect(), orders, pipes: pipes::receive(&wrapper)? };
     set_child_subreaper(Some(rustix::process::getpid()))?;
-    // This is the name that `ps` shows. Nothing depends on it.
+    // The name that `ps` shows. Nothing depends on it, so an error is ignored.
     let _ = fs::write("/proc/self/comm", "supervisor");
     let oom = OomScore::find();
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
@@ -63,7 +63,7 @@ fn run(mut arguments: impl Iterator<Item = String>) -> io::Result<()> {
     runtime.block_on(watch(wrapper, start, oom))
 }
 
-/// The program that becomes the child. It is this program once more.
+/// The program that becomes the child, which is the wrapper's program again.
 fn command(arguments: impl Iterator<Item = String>, orders: &str, supervisor: UnixStream) -> Command {
     let mut command = Command::new(PROGRAM);
     command.arg0("stdio-wrapper").args([BECOME, orders]).args(arguments);
@@ -71,7 +71,7 @@ fn command(arguments: impl Iterator<Item = String>, orders: &str, supervisor: Un
     command
 }
 
-/// The score of this process, which the child inherits (see [`FIRST_TO_GO`]).
+/// The OOM score of this process, which the child inherits (see [`FIRST_TO_GO`]).
 #[derive(Debug)]
 struct OomScore {
     file: fs::File,
@@ -79,23 +79,23 @@ struct OomScore {
 }
 
 impl OomScore {
-    /// Opens the file. This must happen before the process becomes not dumpable, because from then on the
-    /// file belongs to root.
+    /// Opens the file. This must happen before the process becomes non-dumpable, because from then on root owns
+    /// the file.
     fn find() -> Option<Self> {
         let path = "/proc/self/oom_score_adj";
         let own = fs::read_to_string(path).ok()?.trim().parse().ok()?;
         Some(Self { file: OpenOptions::new().write(true).open(path).ok()?, own })
     }
 
-    /// Sets the score. This needs privileges only for a score below the initial one. If the score cannot be
-    /// set, the child is started without it.
+    /// Sets the score. Only a score below the initial one needs privileges. If the score cannot be set, the
+    /// child is started without it.
     fn set(&mut self, score: i32) {
         let _ = self.file.write_all(score.min(1000).to_string().as_bytes());
     }
 }
 
-/// Starts the child. Returns its process id, and what is to be reported. Afterwards, the supervisor's copies
-/// of the pipes are closed, so that the wrapper sees when the child closes its ends.
+/// Starts the child. Returns its process id and the reports for the wrapper. The supervisor's copies of the
+/// pipes are then closed, so that the wrapper detects when the child closes its ends.
 fn start(start: Start, oom: Option<OomScore>) -> io::Result<(Pid, String)> {
     let Start { arguments, orders, pipes } = start;
     let (mut ours, theirs) = UnixStream::pair()?;
@@ -112,7 +112,7 @@ fn start(start: Start, oom: Option<OomScore>) -> io::Result<(Pid, String)> {
         oom.set(oom.own);
     }
     let mut started = started?;
-    // This is a copy of the other end of the socket.
+    // The command holds a copy of the other end of the socket.
     drop(command);
     let mut reports = String::new();
     ours.read_to_string(&mut reports)?;
@@ -124,7 +124,7 @@ fn start(start: Start, oom: Option<OomScore>) -> io::Result<(Pid, String)> {
     Ok((pid.ok_or_else(|| io::Error::other("the child has no process id"))?, reports))
 }
 
-/// Why the program did not become the child, if this report says so.
+/// Returns the reason if this report says that the program did not become the child.
 fn not_started(report: &str) -> Option<String> {
     match serde_json::from_str(report).ok()? {
         Report::NotStarted(error) => Some(error),
@@ -134,7 +134,7 @@ fn not_started(report: &str) -> Option<String> {
 
 /// The signals that a supervisor handles.
 struct Events {
-    /// A process below the supervisor has ended.
+    /// A descendant of the supervisor has exited.
     ended: Signals,
     terminate: Signals,
     interrupt: Signals,
@@ -151,13 +151,13 @@ impl Events {
         })
     }
 
-    /// Waits for the next order. Returns `None` if a process has ended.
+    /// Waits for the next order. Returns `None` if a process has exited.
     async fn next(&mut self, wrapper: &mut OwnedReadHalf) -> Option<Order> {
         tokio::select! {
             _ = self.ended.recv() => None,
-            // If the wrapper has ended, this counts as an order to kill.
+            // If the wrapper has exited, this counts as an order to kill.
             byte = wrapper.read_u8() => Some(byte.map_or(Order::Kill, Order::of)),
-            // A signal that was sent to all processes of a service is also meant for the child.
+            // A signal to all processes of a service is also meant for the child.
             _ = self.terminate.recv() => Some(Order::Terminate),
             _ = self.interrupt.recv() => Some(Order::Terminate),
             _ = self.hang_up.recv() => Some(Order::Terminate),
@@ -173,7 +173,7 @@ async fn watch(wrapper: UnixStream, order: Start, oom: Option<OomScore>) -> io::
         Ok(started) => started,
         Err(error) => return say(&mut to_wrapper, &Report::NotStarted(error.to_string())).await,
     };
-    // The wrapper might have ended, which is noticed below.
+    // An error means that the wrapper has exited, which is noticed below.
     let _ = to_wrapper.write_all(reports.as_bytes()).await;
     let mut kin = Kin::of(child);
     while !kin.child_has_ended() {
@@ -187,8 +187,8 @@ async fn watch(wrapper: UnixStream, order: Start, oom: Option<OomScore>) -> io::
     Ok(())
 }
 
-/// Kills the child and all processes below the supervisor, and reports it. Waits for processes that do not
-/// end.
+/// Kills the child and all descendants of the supervisor, and reports this. Waits for processes that do not
+/// exit.
 async fn end(kin: &mut Kin, ended: &mut Signals, to_wrapper: &mut OwnedWriteHalf) {
     kin.signal(Signal::KILL);
     let mut is_told = false;

@@ -1,6 +1,6 @@
-//! Turns in which the output of children is handled. A child can write millions of lines in a second. Without turns,
-//! its lines would be handled as long as there are more of them, and the thread would serve nobody else meanwhile
-//! (attack 100).
+//! Shares the time of a thread between users while it handles the output of children. A child can write
+//! millions of lines per second. Without a limit, the thread would handle these lines and nothing else (attack
+//! 100).
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,16 +12,16 @@ use tokio::time::Instant;
 
 use crate::budget::{of_child, user};
 
-/// The work after which others come first. The unit is the work for one byte of a short line: the fastest of these
-/// take about 10 ns, and the slowest 300 ns.
+/// The amount of work after which other users come first. The unit is the work for one byte of a short line: 10
+/// ns for the fastest lines and 300 ns for the slowest.
 pub(super) const PIECE: usize = 8 << 10;
-/// The work for a line in addition to that for its bytes.
+/// The work for a line, in addition to the work for its bytes.
 pub(super) const PER_LINE: usize = 64;
-/// The work for one user in each [`WINDOW`] that does not wait for the work for other users.
+/// The work for one user in each [`WINDOW`] that is done without waiting for the work of other users.
 const FREE: usize = 64 << 10;
 const WINDOW: Duration = Duration::from_millis(100);
-/// Number of lines per second that nobody can use, such as blank lines, after which the children of a user are not
-/// read until the second is over.
+/// Number of useless lines per second, such as blank lines, after which the children of a user are not read
+/// until the second is over.
 const MAX_USELESS: u64 = 1000;
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -29,9 +29,9 @@ static ALL: Turns = Turns::new(FREE);
 
 /// The turns of all users.
 struct Turns {
-    /// The users who have a share now.
+    /// The users who have a running child.
     users: Mutex<BTreeMap<Arc<str>, Arc<User>>>,
-    /// Whoever has the permit is the next one to work for a user who has had much work done lately.
+    /// Must be acquired to work for a user who has recently caused much work.
     turn: Semaphore,
     /// See [`FREE`].
     free: usize,
@@ -39,12 +39,12 @@ struct Turns {
 
 /// The work for one user.
 struct User {
-    /// Keeps several children of a user from having several turns for one turn of another user.
+    /// Ensures that several children of a user together get only one turn at a time.
     turn: Semaphore,
     done: Mutex<Done>,
 }
 
-/// What was done for a user in the present window and in the present second.
+/// The work for a user in the current window and in the current second.
 struct Done {
     window: Instant,
     work: usize,
@@ -80,7 +80,7 @@ impl User {
         self.done.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts work. Returns whether this user has had so little done that it need not wait for others.
+    /// Counts work. Returns whether this user has caused so little work that it need not wait for others.
     fn is_free(&self, work: usize, free: usize) -> bool {
         let (mut done, now) = (self.done(), Instant::now());
         if now.duration_since(done.window) >= WINDOW {
@@ -107,8 +107,8 @@ impl std::fmt::Debug for Share {
 }
 
 impl Share {
-    /// The share of a child in the turns of the user of `owner`. If callers have no identity, the child counts as a user,
-    /// so that no caller waits for all others.
+    /// The share of a child in the turns of the user of `owner`. If callers have no identity, each child counts
+    /// as a user, so that no caller waits for all others.
     pub(super) fn of(owner: &str, child: u64) -> Self {
         match user(owner) {
             nobody if nobody.trim().is_empty() => ALL.share(&of_child(child)),
@@ -116,8 +116,8 @@ impl Share {
         }
     }
 
-    /// Counts work that was done. After each [`PIECE`], lets this thread serve everybody whose bytes have arrived and, if
-    /// much was done for this user lately, waits for a turn among users.
+    /// Counts work that was done. After each [`PIECE`], yields so that this thread can handle other
+    /// connections. If this user has recently caused much work, first waits for a turn among users.
     pub(super) async fn spend(&mut self, work: usize) {
         self.work = self.work.saturating_add(work);
         if self.work < PIECE {
@@ -126,14 +126,14 @@ impl Share {
         if self.user.is_free(std::mem::take(&mut self.work), self.turns.free) {
             return yield_now().await;
         }
-        // These are never closed. If they were, output would be handled all the same.
+        // These semaphores are never closed. If they were, output would be handled without waiting.
         let _own = self.user.turn.acquire().await;
         let _turn = self.turns.turn.acquire().await;
-        // This comes back after the thread has asked the system what has arrived.
+        // This returns after the runtime has polled the operating system for events.
         yield_now().await;
     }
 
-    /// Counts lines that nobody could use. Returns until when the child must not be read, if there were too many.
+    /// Counts useless lines. If there were too many, returns the time until which the child must not be read.
     pub(super) fn useless(&self, lines: u64, now: Instant) -> Option<Instant> {
         let mut done = self.user.done();
         if now.duration_since(done.second) >= SECOND {
@@ -147,7 +147,7 @@ impl Share {
 impl Drop for Share {
     fn drop(&mut self) {
         let mut users = self.turns.users();
-        // The map has one reference, and this share the other.
+        // One reference belongs to the map, and the other to this share.
         if Arc::strong_count(&self.user) <= 2 {
             users.remove(&self.name);
         }

@@ -1,35 +1,35 @@
 //! A `ping` to a spare. The protocol allows a ping before `initialize` (2025-11-25, lifecycle,
-//! "Initialization"). After an interpreter has read and answered one message, it is several times as fast
-//! with the next one.
+//! "Initialization"). After an interpreter has read and answered one message, it handles the next one several
+//! times as fast.
 
 use bytes::BytesMut;
 
 use crate::protocol::{Kind, Members, parse_line};
 
-/// The line with the ping. The ids of sessions are numbers, so a late answer to the ping is the answer to no
+/// The line with the ping. The request ids of sessions are numbers, so a late response to the ping matches no
 /// request of a session, and is dropped.
 pub(super) const PING: &[u8] = b"{\"jsonrpc\":\"2.0\",\"id\":\"mcp-gate-spare\",\"method\":\"ping\"}\n";
 const ID: &str = r#""mcp-gate-spare""#;
 
-/// Maximum number of bytes that a child can write before it answers the ping. A child that writes more counts
-/// as one that refuses it.
+/// Maximum number of bytes that a child can write before it answers the ping. If a child writes more, the ping
+/// counts as refused.
 pub(super) const MAX_EARLY: usize = 64 << 10;
 
 /// The outcome of a ping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pinged {
-    /// The child has answered with an empty result.
+    /// The child has responded with an empty result.
     Answered,
-    /// The child has answered with something else.
+    /// The child has responded with something else.
     Refused,
-    /// The child has ended.
+    /// The child has exited.
     Ended,
-    /// A session uses the child now.
+    /// A session has taken the child.
     Taken,
 }
 
-/// Removes the answer from the output of the child so far. Everything else is kept for the session that will
-/// use the child.
+/// Removes the ping response from the output that the child has written so far. All other output is kept for
+/// the session that will use the child.
 pub(super) fn take_answer(early: &mut BytesMut) -> Option<Pinged> {
     let mut start = 0;
     while let Some(length) = memchr::memchr(b'\n', early.get(start..)?) {
@@ -45,20 +45,20 @@ pub(super) fn take_answer(early: &mut BytesMut) -> Option<Pinged> {
     None
 }
 
-/// The outcome of the ping according to a line. Returns `None` if the line is not about the ping.
+/// The outcome of the ping according to a line. Returns `None` if the line is unrelated to the ping.
 fn read(line: &[u8]) -> Option<Pinged> {
     let message = parse_line(line.trim_ascii()).ok()?;
     match &message.kind {
         Kind::Response { id: Some(id), is_error: false } if message.at(id) == ID => {
             let result = message.result.as_ref().map(|result| message.at(result));
             let members = result.and_then(Members::parse);
-            // A server that treats any first message as `initialize` has answered that here, and would not do
-            // so again.
+            // A server that treats any first message as `initialize` has done so here, and would not accept the
+            // real `initialize` later.
             let is_empty = members.is_some_and(|members| members.iter().all(|(name, _)| name == "_meta"));
             Some(if is_empty { Pinged::Answered } else { Pinged::Refused })
         }
         Kind::Response { id: Some(id), .. } => (message.at(id) == ID).then_some(Pinged::Refused),
-        // Nothing but the ping was sent, so an error without an id is about the ping.
+        // Only the ping was sent, so an error without an id belongs to the ping.
         Kind::Response { id: None, .. } => Some(Pinged::Refused),
         Kind::Request { .. } | Kind::Notification { .. } => None,
     }

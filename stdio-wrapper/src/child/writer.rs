@@ -1,6 +1,6 @@
-//! The input of a child. Messages wait in a queue, which is limited in bytes, and one task writes them,
-//! several with one system call. While the thread of that task has time to spare, a caller writes its message
-//! itself, so that an idle child gets it sooner. If the thread is busy, it is better to save system calls.
+//! The input of a child. Messages are queued, and one task writes them, several with one system call. The size
+//! of the queue is limited. While the thread of that task is not busy, a caller writes its message itself, so
+//! that an idle child receives it sooner. When the thread is busy, it is better to save system calls.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -15,14 +15,14 @@ use super::pressure::Pressure;
 
 /// Size of one unit of the queue's budget, in bytes.
 const UNIT: usize = 256;
-/// Maximum number of messages that wait for a child, however small they are.
+/// Maximum number of queued messages for a child, regardless of their size.
 const MAX_QUEUED: usize = 1024;
 /// Maximum number of messages that are written with one system call.
 const MAX_JOINED: usize = 64;
 
 /// The input of the child is closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the child takes no more messages")]
+#[error("the input of the child is closed")]
 pub struct Closed;
 
 /// The queue of messages for the standard input of a child. Sending waits while the queue is full.
@@ -32,9 +32,9 @@ pub struct Outbox(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     backlog: Mutex<Backlog>,
-    /// Notified when there is something to do for the writing task.
+    /// Notified when the writing task has something to do.
     wake: Notify,
-    /// Notified when nobody reads the messages any more.
+    /// Notified when the messages are no longer read.
     gone: Notify,
     /// The free space of the queue, in units.
     budget: Semaphore,
@@ -45,10 +45,10 @@ struct Shared {
 
 #[derive(Debug)]
 struct Backlog {
-    /// `None` if it is closed.
+    /// `None` if the input is closed.
     stdin: Option<Arc<pipe::Sender>>,
     frames: VecDeque<Bytes>,
-    /// Whether the task is writing. Nobody else must write in the middle of a message.
+    /// Whether the task is writing. No caller must write in the middle of a message.
     is_writing: bool,
     /// Whether the input is closed as soon as the queue is empty.
     is_closing: bool,
@@ -57,7 +57,7 @@ struct Backlog {
 }
 
 impl Outbox {
-    /// Starts the writing task. At most about `max_bytes` wait in the queue, or one larger message.
+    /// Starts the writing task. The queue contains at most about `max_bytes`, or one larger message.
     pub(super) fn start(stdin: pipe::Sender, max_bytes: usize) -> Self {
         let capacity = (max_bytes / UNIT).clamp(1, Semaphore::MAX_PERMITS / 2).min(u32::MAX as usize);
         let backlog = Backlog {
@@ -86,8 +86,8 @@ impl Outbox {
         self.0.take(frame, false)
     }
 
-    /// Sends one framed message if there is space in the queue, and returns it otherwise. With `is_alone`,
-    /// the child has nothing else to do, so it would not help to write several messages together.
+    /// Sends one framed message if there is space in the queue, and returns it otherwise. `is_alone` means that
+    /// the child has no other request, so joining messages would not help.
     pub fn try_send(&self, frame: Bytes, is_alone: bool) -> Result<(), Bytes> {
         let Ok(permit) = self.0.budget.try_acquire_many(self.0.cost(frame.len())) else {
             return Err(frame);
@@ -96,14 +96,14 @@ impl Outbox {
         self.0.take(frame.clone(), is_alone).map_err(|Closed| frame)
     }
 
-    /// Closes the input of the child after the messages in the queue.
+    /// Closes the input of the child after the queued messages were written.
     pub fn close(&self) {
         self.0.backlog().is_closing = true;
         self.0.wake.notify_one();
     }
 
-    /// Closes the input at once, because the child is gone. Another process may have the pipe and never read it, and the queue would
-    /// wait for that.
+    /// Closes the input immediately, because the child has exited. Another process might hold the pipe without
+    /// reading it, and the queue would wait for that process.
     pub(super) fn abandon(&self) {
         self.0.gone.notify_one();
         {
@@ -121,7 +121,7 @@ impl Shared {
         u32::try_from((length / UNIT + 1).max(least).min(self.capacity)).unwrap_or(u32::MAX)
     }
 
-    /// Writes a message for which there is space in the queue, or adds it to the queue.
+    /// Writes a message for which the queue has space, or adds it to the queue.
     fn take(&self, mut frame: Bytes, is_alone: bool) -> Result<(), Closed> {
         let cost = self.cost(frame.len());
         let mut backlog = self.backlog();
@@ -138,7 +138,7 @@ impl Shared {
                     frame = frame.slice(count..);
                     self.budget.add_permits((cost - self.cost(frame.len())) as usize);
                 }
-                // The pipe is full or broken. The task will notice this.
+                // The pipe is full or broken. The task will handle this.
                 Err(_) => {}
             }
         }
@@ -148,13 +148,13 @@ impl Shared {
         Ok(())
     }
 
-    /// Whether a caller writes its message itself, if the queue is empty.
+    /// Whether a caller writes its message itself while the queue is empty.
     fn is_for_caller(&self, backlog: &mut Backlog, is_alone: bool) -> bool {
-        // On another thread, the task would have to be woken for this message, even if it is busy.
+        // On another thread, the task would have to be woken for this message even if it is busy.
         !backlog.pressure.is_high() || (is_alone && std::thread::current().id() != self.home)
     }
 
-    /// Waits for the next messages to write. Returns `None` if the task must end.
+    /// Waits for the next messages to write. Returns `None` if the task must stop.
     async fn next(&self) -> Option<(Arc<pipe::Sender>, VecDeque<Bytes>)> {
         loop {
             {
@@ -182,7 +182,7 @@ impl Shared {
 async fn write_all(shared: Arc<Shared>) {
     while let Some((stdin, frames)) = shared.next().await {
         let paid: usize = frames.iter().map(|frame| shared.cost(frame.len()) as usize).sum();
-        // A child that has closed its input is about to end, or is broken. Its output shows which.
+        // A child that has closed its input is about to exit or is broken. Its output shows which is the case.
         let written = tokio::select! {
             written = write_frames(&stdin, frames) => written,
             () = shared.gone.notified() => break,
@@ -231,7 +231,7 @@ mod tests {
 
     use super::*;
 
-    /// A text whose memory is counted until it is dropped.
+    /// A text whose existing copies are counted.
     struct Counted(Vec<u8>, #[expect(dead_code, reason = "it is only counted")] Arc<()>);
 
     impl AsRef<[u8]> for Counted {
@@ -261,7 +261,7 @@ mod tests {
         while Arc::strong_count(&count) > 1 {
             tokio::task::yield_now().await;
         }
-        // The other end is closed, too.
+        // The other end is also closed.
         let mut output = pipe::Receiver::from_owned_fd(output).unwrap();
         assert!(output.read_to_end(&mut Vec::new()).await.unwrap() <= 1 << 16);
     }

@@ -1,4 +1,4 @@
-//! Ends children that use so much of the container that others cannot be started or continue.
+//! Stops children that use so much of the container that others cannot start or continue.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,22 +18,22 @@ use crate::child::stderr::{Pass, RateLimit};
 /// Time between two checks of whether memory or processes are short. A child can allocate hundreds of MiB in a
 /// second.
 const GUARD: Duration = Duration::from_millis(100);
-/// Minimum time between two looks at the files that children have open. There can be very many, and a user who has hidden
-/// memory elsewhere would make the guard look at them for ever.
+/// Minimum time between two examinations of the files that children have open. There can be very many, and a
+/// user who hides memory elsewhere could otherwise keep the guard busy with them.
 const FILES: Duration = Duration::from_secs(1);
-/// Maximum number of children per second whose end is logged.
+/// Maximum number of stopped children that are logged per second.
 const RELIEF_RATE: u32 = 5;
 
-/// The children that were ended because they were large.
+/// The children that were stopped because they were large.
 #[derive(Debug)]
 pub(super) struct Relief {
-    /// The children that have not ended yet. What they use will be free in a moment.
+    /// The children that have not exited yet. The memory and processes that they use will be free soon.
     ending: Mutex<HashSet<u64>>,
-    /// Notified whenever one of them has ended.
+    /// Notified whenever one of them has exited.
     ended: Notify,
-    /// When the files that children have open were last looked at.
+    /// When the files that children have open were last examined.
     files: Mutex<Option<Instant>>,
-    /// What the processes of children share.
+    /// How much memory the processes of each child share.
     sharing: Mutex<Sharing>,
     log: Mutex<RateLimit>,
 }
@@ -50,7 +50,7 @@ impl Relief {
         }
     }
 
-    /// If such a child is ending, waits until one has ended. Returns whether it has waited.
+    /// If such a child is exiting, waits until one has exited. Returns whether it waited for one.
     pub(super) async fn one_has_ended(&self) -> bool {
         let mut gone = std::pin::pin!(self.ended.notified());
         gone.as_mut().enable();
@@ -66,7 +66,7 @@ impl Relief {
         self.ending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether it is time to look at the files that children have open.
+    /// Whether the files that children have open can be examined again.
     fn may_look_at_files(&self) -> bool {
         let (mut last, now) = (self.files.lock().unwrap_or_else(PoisonError::into_inner), Instant::now());
         let may = last.is_none_or(|last| now.duration_since(last) >= FILES);
@@ -83,14 +83,14 @@ impl Relief {
 }
 
 impl Launcher {
-    /// Ends children while memory or processes are short, as long as the wrapper runs.
+    /// Stops children while memory or processes are short, as long as the wrapper runs.
     pub async fn guard(self: Arc<Self>) {
         while self.spec.capacity.is_limited() {
             tokio::time::sleep(GUARD).await;
             for short in Measure::ALL {
                 if let Some(load) = self.spec.capacity.load(short).filter(|load| load.over > 0) {
                     self.measure_sharing();
-                    // Measures now, so that no new child is admitted.
+                    // This measurement also prevents new children from being admitted.
                     let usage = self.look();
                     self.relieve(short, load, usage);
                 }
@@ -98,8 +98,8 @@ impl Launcher {
         }
     }
 
-    /// Measures what the processes of children share, if they seem to have more memory than there is, and unless this was
-    /// done a moment ago.
+    /// Measures how much memory the processes of each child share. It does so only if their memory exceeds what
+    /// is used in total, and the last measurement is not very recent.
     pub(super) fn measure_sharing(&self) {
         if self.relief.sharing().is_due() {
             let (usage, kinds) = (self.reaper.usage(Files::LeftOut), self.spec.capacity.kinds());
@@ -107,7 +107,7 @@ impl Launcher {
         }
     }
 
-    /// What each child uses. Memory that its processes share counts once.
+    /// What each child uses, where memory that its processes share counts once.
     pub(super) fn usage(&self, files: Files) -> HashMap<u64, Usage> {
         let mut usage = self.reaper.usage(files);
         self.relief.sharing().fit(&mut usage, own_usage(), self.spec.capacity.kinds());
@@ -124,26 +124,26 @@ impl Launcher {
         for large in chosen {
             let why = match short {
                 Measure::Memory => {
-                    "the memory of the container is nearly used up, so the largest server of the user whose servers take most was ended"
+                    "the memory of the container is nearly used up, so the largest server of the user whose servers use the most was stopped"
                 }
                 Measure::Tasks => {
-                    "the processes of the container are nearly used up, so the largest server of the user whose servers take most was ended"
+                    "the processes of the container are nearly used up, so the largest server of the user whose servers use the most was stopped"
                 }
             };
-            // Nothing waits for its end.
+            // No start waits for this exit.
             let _ = self.end_large(&large, &usage, short, why);
         }
     }
 
-    /// Ends a child of a user who has more than a fair share, for a user who has no child.
+    /// Stops a child of a user who has more than a fair share, for a user who has no child.
     pub(super) fn end_too_large(self: &Arc<Self>, newcomer: Newcomer<'_>) -> Option<Gone> {
         let (large, short, usage) = self.too_large(newcomer)?;
         let why = match short {
             Measure::Memory => {
-                "the memory of the container had no room for another user, so the largest server of the user whose servers take most was ended"
+                "the memory of the container had no room for another user, so the largest server of the user whose servers use the most was stopped"
             }
             Measure::Tasks => {
-                "the processes of the container had no room for another user, so the largest server of the user whose servers take most was ended"
+                "the processes of the container had no room for another user, so the largest server of the user whose servers use the most was stopped"
             }
         };
         self.end_large(&large, &usage, short, why)
@@ -151,7 +151,7 @@ impl Launcher {
 
     /// Finds a child whose user has more than a fair share, if there is no room for a user who has no child.
     pub(super) fn too_large(&self, newcomer: Newcomer<'_>) -> Option<(Held, Measure, HashMap<u64, Usage>)> {
-        // All children are measured only if this could have a result.
+        // All children are measured only if a child could be chosen.
         let (short, _) = self.spec.capacity.share(1, FEW).filter(|_| newcomer.has == 0)?;
         let load = (self.spec.capacity.load(short)?, self.spec.capacity.kinds());
         let choose = |all: &[Held], usage: &HashMap<u64, Usage>| {
@@ -162,8 +162,9 @@ impl Launcher {
         Some((large, short, usage))
     }
 
-    /// Chooses among the children that this has not ended yet. If that leads to nothing, memory in files that they have open
-    /// is counted, too: until then it is hidden, so nobody is chosen for it who holds less.
+    /// Calls `choose` with the children that were not stopped yet. If it chooses none and memory is short,
+    /// calls it again with memory in open files counted. Before that, this memory counts as hidden, and a user
+    /// with less memory than is hidden loses no child.
     fn look_for<T>(
         &self,
         short: Measure,
@@ -201,7 +202,7 @@ impl Launcher {
         let gone = kept.or_else(|| self.roster.end(large.child))?;
         self.relief.ending().insert(large.child);
         let (launcher, child) = (Arc::clone(self), large.child);
-        // Its waiter continues only when the freed resources have been measured.
+        // A caller that waits for this continues only after the freed resources have been measured.
         let freed = self.runtime.spawn(async move {
             gone.await;
             launcher.relief.ending().remove(&child);

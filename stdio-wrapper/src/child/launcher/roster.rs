@@ -1,5 +1,6 @@
-//! The users of all children that were taken, until the children have ended. A session that has ended keeps its child no
-//! more, but what the child takes until no process of it is left still counts for its user.
+//! The users of all children that were taken, until the children have exited. A session that has ended no
+//! longer keeps its child, but the resources of the child still count for its user until its last process has
+//! exited.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,20 +16,20 @@ struct Taken {
     remains: Remains,
 }
 
-/// All children that were taken and have not ended, by number.
+/// All children that were taken and have not exited, by number.
 #[derive(Debug, Default)]
 pub(super) struct Roster(Mutex<HashMap<u64, Taken>>);
 
 impl Roster {
-    /// Adds a child. Those that have ended are removed, so that there are never more than run.
+    /// Adds a child, and removes children that have exited, so that the map does not grow.
     pub(super) fn enter(&self, number: u64, user: Arc<str>, remains: Remains) {
         let mut all = self.all();
         all.retain(|_, taken| !taken.remains.has_exited());
         all.insert(number, Taken { user, remains });
     }
 
-    /// The children that are not among those that somebody keeps: they are about to end, or are asked for their era. A child
-    /// that serves everybody is nobody's, and is not among them before it is about to end.
+    /// The children that no keeper keeps: they are about to exit, or are being tested for their era. A child
+    /// that serves all users has no owner, so it is included only when it is about to exit.
     pub(super) fn not_kept(&self, kept: &[Held]) -> Vec<Held> {
         let is_kept = |number: u64| kept.iter().any(|held| held.child == number);
         self.all()
@@ -39,7 +40,7 @@ impl Roster {
             .collect()
     }
 
-    /// Ends a child at once.
+    /// Stops a child immediately.
     pub(super) fn end(&self, number: u64) -> Option<Gone> {
         let remains = self.all().get(&number)?.remains.clone();
         remains.stop_at_once();

@@ -1,4 +1,4 @@
-//! The processes below a supervisor: its child, and processes that the child and its descendants have left
+//! The descendants of a supervisor: its child, and processes that the child and its descendants have left
 //! behind.
 
 use std::collections::HashSet;
@@ -11,13 +11,13 @@ use rustix::process::{
 
 use crate::child::descent::{children_of_this_process, descendants_of_this_process};
 
-/// Number of looks in a row, before the supervisor waits for the processes that it has killed. Without this,
-/// a process that forks and exits again and again would never be seen.
+/// Number of scans for children before the supervisor waits for the processes that it has killed. With only one
+/// scan, a process that repeatedly forks and exits would never be found.
 const LOOKS: usize = 16;
-/// Number of those looks at which only the children of the supervisor are killed, which is enough for nearly
+/// Number of these scans in which only the children of the supervisor are killed, which is enough for nearly
 /// every program.
 const EASY_LOOKS: usize = 2;
-/// Maximum number of looks for processes that can still fork, before they are killed.
+/// Maximum number of scans for processes that can still fork, before they are killed.
 const STOPS: usize = 16;
 
 #[derive(Debug)]
@@ -34,8 +34,8 @@ impl Kin {
         Self { child, status: None, killed: 0 }
     }
 
-    /// Whether the child has ended. This does not wait for it, so that its id, which is also that of its
-    /// group, is not given to another process.
+    /// Whether the child has exited. The child is not reaped here, so that its id, which is also its group id,
+    /// is not given to another process.
     pub(super) fn child_has_ended(&self) -> bool {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         self.status.is_some() || !matches!(waitid(WaitId::Pid(self.child), options), Ok(None))
@@ -43,29 +43,29 @@ impl Kin {
 
     /// Signals the child and its group.
     pub(super) fn signal(&self, signal: Signal) {
-        // After the child was waited for, its id might belong to another process.
+        // After the child was reaped, its id might belong to another process.
         if self.status.is_none() {
-            // It might have ended already.
+            // The child might already have exited.
             let _ = kill_process_group(self.child, signal);
-            // It might have left its group.
+            // The child might have left its group.
             let _ = kill_process(self.child, signal);
         }
     }
 
-    /// Collects the processes that have ended.
+    /// Reaps the processes that have exited.
     pub(super) fn collect(&mut self) {
         self.reap();
     }
 
-    /// Kills all children of the supervisor. Returns whether any are left: the children of a process that was
-    /// killed become children of the supervisor.
+    /// Kills all children of the supervisor. Returns whether any are left, because the children of a killed
+    /// process become children of the supervisor.
     pub(super) fn kill(&mut self) -> bool {
         for look in 0..LOOKS {
             if look >= EASY_LOOKS {
                 stop_forks();
             }
             for pid in children_of_this_process() {
-                // Nobody else waits for these processes, so their ids cannot belong to others.
+                // Only this process reaps its children, so their ids cannot belong to other processes.
                 let _ = kill_process(pid, Signal::KILL);
             }
             if !self.reap() {
@@ -99,9 +99,9 @@ impl Kin {
     }
 }
 
-/// Stops all processes below the supervisor, makes them unable to fork, and kills them. Processes that fork
-/// all the time are faster than killing one generation after the other, and each killed process makes room
-/// for another one.
+/// Stops all descendants of the supervisor, prevents them from forking, and kills them. Processes that fork
+/// continuously are faster than killing one generation after the other, and each killed process frees a process
+/// slot for another one.
 fn stop_forks() {
     let mut stopped = HashSet::new();
     for _ in 0..STOPS {
@@ -111,10 +111,10 @@ fn stop_forks() {
             break;
         }
         for process in fresh {
-            // It might have ended already.
+            // The process might already have exited.
             let _ = pidfd_send_signal(process.handle.as_fd(), Signal::STOP);
-            // Its children inherit this limit. The limit does not apply to processes of root, which are only
-            // stopped.
+            // The children of the process inherit this limit. It does not apply to processes of root, which are
+            // only stopped.
             let none = Rlimit { current: Some(0), maximum: Some(0) };
             let _ = prlimit(Some(process.pid), Resource::Nproc, none);
             stopped.insert(process.pid);
