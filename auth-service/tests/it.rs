@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 #[path = "support/chaos.rs"]
-#[expect(dead_code, reason = "these tests need few kinds of weather")]
+#[expect(dead_code, reason = "these tests use only some of the faults")]
 mod chaos;
 #[path = "support/redis_server.rs"]
 mod redis_server;

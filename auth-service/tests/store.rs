@@ -1,4 +1,5 @@
-//! Tests of what every store must do. One suite runs on the embedded store, on Redis and on a Redis Cluster.
+//! Tests of the behaviour that every store must have. One suite runs on the embedded store, on Redis and on a
+//! Redis Cluster.
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 #[path = "support/chaos.rs"]

@@ -1,5 +1,5 @@
-//! Tests of pages after a second click, the back button, a reload, or in two tabs. Each page must explain
-//! what happened and offer a link to continue.
+//! Tests of pages after a second click, the back button, a reload, or in two tabs. Each page must explain what
+//! happened and offer a link to continue.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ const SIGN_IN: [(&str, &str); 2] = [("username", "ana"), ("password", PASSWORD)]
 /// The target of the page's link to continue, as a path within the service.
 fn way_on(page: &Page) -> String {
     let (_, rest) =
-        page.body.split_once("class=\"way-on\"").unwrap_or_else(|| panic!("no way on in {}", page.body));
+        page.body.split_once("class=\"way-on\"").unwrap_or_else(|| panic!("no link in {}", page.body));
     let url = rest.split_once("href=\"").unwrap().1.split('"').next().unwrap();
     let url = url.replace("&#38;", "&").replace("&amp;", "&");
     url.strip_prefix(ISSUER).unwrap().to_owned()
@@ -61,7 +61,7 @@ async fn a_login_form_that_is_too_old_is_replaced_by_a_fresh_one_that_leads_to_t
     assert!(fresh.status == StatusCode::BAD_REQUEST && fresh.body.contains("open for too long"));
     let answer = browser.submit(&fresh, &SIGN_IN).await;
     assert!(answer.location.unwrap().starts_with(&format!("{ISSUER}/authorize?")));
-    // A form from another browser signs nobody in, and the user name that was typed there is not shown
+    // A form from another browser does not sign the user in, and the user name that was typed there is not shown
     // (a015).
     let mut other = app.browser();
     let fresh = other.submit(&old, &[("username", "mallory"), ("password", PASSWORD)]).await;
@@ -143,9 +143,8 @@ async fn what_became_of_an_answer_is_told_by_a_page_that_can_be_loaded_again_for
         let page = browser.open(&there).await;
         assert!(page.status == StatusCode::CONFLICT && page.body.contains("You have answered already"));
     }
-    // The page is shown only in this browser. Otherwise an attacker could send others a link to a page that
-    // makes a false statement in the name of the service, and that continues to an address of the attacker's
-    // choice.
+    // The page is shown only in this browser. Otherwise, an attacker could send other users a link to a page of
+    // this service that makes a false statement and that continues to an address of the attacker's choice.
     for other in [&mut app.browser(), &mut app.browser_of("eve").await] {
         let page = other.open(&there).await;
         assert!(page.status == StatusCode::GONE && !page.body.contains("class=\"way-on\""), "{}", page.body);
@@ -179,7 +178,7 @@ async fn a_password_that_is_chosen_with_two_clicks_signs_in() {
     }
     // The earlier form, with the one-time password, is no longer accepted.
     assert_eq!(browser.submit(&login, &SIGN_IN).await.status, StatusCode::FORBIDDEN);
-    // Sending another password in the form changes nothing, and shows the login form. The number of tries is
+    // A form with another password changes nothing and results in the login form. The number of attempts is
     // limited (a022).
     let mut last = StatusCode::OK;
     for n in 0..12 {
@@ -301,8 +300,8 @@ async fn a_device_that_is_allowed_twice_by_its_user_is_connected() {
     is_connected(&ana.open(result).await);
     // Without the parameters of the question, the address redirects to the page for the user code.
     assert_eq!(ana.open("/device/consent").await.location.unwrap(), format!("{ISSUER}/device"));
-    // The question was answered already. Another user who allows the device, and the same user who now denies
-    // it, both get a page that says so and offers to enter another code.
+    // The question was already answered. Whether another user now allows the device or the same user now denies
+    // it, the response is a page that explains this and offers to accept another code.
     for answer in [decide(&mut eve, &page_of_eve, "allow").await, decide(&mut ana, &page, "deny").await] {
         assert_eq!(answer.status, StatusCode::CONFLICT);
         assert_eq!(way_on(&answer), "/device");
@@ -310,7 +309,7 @@ async fn a_device_that_is_allowed_twice_by_its_user_is_connected() {
     // The user goes back to the page for the code, where the code is still filled in, and sends it again.
     let again = ana.submit(&code_page, &[("user_code", user)]).await;
     assert!(again.body.contains("If you have answered already, look at the device"), "{}", again.body);
-    // After the codes have expired, the page still says nothing untrue about the result.
+    // After the codes have expired, the page still makes no false statement about the result.
     app.wait(Duration::from_secs(601));
     let late = ana.open(result).await;
     assert!(late.body.contains("If the device is not connected"), "{}", late.body);

@@ -36,7 +36,7 @@ pub(crate) const CHALLENGE: &str = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"
 pub(crate) const REDIRECT: &str = "https://app.example/cb";
 pub(crate) const EDGE_SECRET: &str = "a secret of the edge alone";
 
-/// A clock that moves only when the test says so. The test can also set its time of day ahead or behind.
+/// A clock that moves only when the test moves it. The test can also set its time of day ahead or behind.
 pub(crate) struct TestClock {
     passed: AtomicU64,
     ahead: AtomicU64,
@@ -126,7 +126,7 @@ impl TestApp {
         copy
     }
 
-    /// Replaces the files of the app's Redis by those in `copy`.
+    /// Replaces the files of the app's Redis with those in `copy`.
     pub(crate) fn replace_files_of_store(&self, copy: &tempfile::TempDir) {
         let data = self.server.as_ref().unwrap().data.path();
         for entry in std::fs::read_dir(data).unwrap().map(Result::unwrap) {
@@ -139,7 +139,7 @@ impl TestApp {
         copy_files(copy.path(), data);
     }
 
-    /// Sends a command to the app's Redis, and waits until it is done.
+    /// Sends a command to the app's Redis, and waits for the reply.
     pub(crate) fn tell_store(&self, command: &str) {
         use std::io::{Read, Write};
         let mut stream =
@@ -175,7 +175,7 @@ impl TestApp {
         text.trim().trim_start_matches(':').parse().unwrap()
     }
 
-    /// Makes the store refuse writes, or accept them again. Reading works in both cases.
+    /// Makes the store refuse writes, or accept them again. Reads work in both cases.
     pub(crate) fn set_store_writable(&self, writable: bool) {
         if self.server.is_some() {
             self.tell_store(&format!("CONFIG SET maxmemory {}", if writable { "0" } else { "1" }));
@@ -324,12 +324,12 @@ impl TestApp {
         self.clock.passed.fetch_add(duration.as_secs(), Ordering::SeqCst);
     }
 
-    /// Sets how far the time of day is ahead of the time that the test has let pass.
+    /// Sets how far the time of day is ahead of the time that the test has simulated.
     pub(crate) fn set_clock_ahead(&self, by: Duration) {
         self.clock.ahead.store(by.as_secs(), Ordering::SeqCst);
     }
 
-    /// Sets how far the time of day is behind the time that the test has let pass.
+    /// Sets how far the time of day is behind the time that the test has simulated.
     pub(crate) fn set_clock_behind(&self, by: Duration) {
         self.clock.ahead.store(0_u64.wrapping_sub(by.as_secs()), Ordering::SeqCst);
     }
@@ -363,7 +363,7 @@ impl TestApp {
         self.http.post(format!("{}/register", self.public)).json(metadata).send().await.unwrap()
     }
 
-    /// Registers a public client as the SDKs do. Returns its identifier.
+    /// Registers a public client in the same way as the SDKs, and returns its identifier.
     pub(crate) async fn client(&self) -> String {
         self.client_with(&[REDIRECT]).await
     }
@@ -388,7 +388,7 @@ impl TestApp {
         Browser::new(self, Vec::new())
     }
 
-    /// Another window of the same browser, with the same cookies.
+    /// Returns another window of the same browser, with the same cookies.
     pub(crate) fn browser_with(&self, same: &Browser<'_>) -> Browser<'_> {
         Browser::new(self, same.cookies.clone())
     }
@@ -441,13 +441,13 @@ impl TestApp {
         Tokens::of(response).await
     }
 
-    /// A check as Envoy sends it over HTTP.
+    /// Returns a check request as Envoy sends it over HTTP.
     #[expect(clippy::needless_pass_by_value, reason = "a test writes Method::POST")]
     pub(crate) fn check(&self, method: reqwest::Method, host: &str, target: &str) -> RequestBuilder {
         self.check_by("envoy", method.as_str(), host, target)
     }
 
-    /// A check as `proxy` sends it over HTTP.
+    /// Returns a check request as `proxy` sends it over HTTP.
     pub(crate) fn check_by(&self, proxy: &str, method: &str, host: &str, target: &str) -> RequestBuilder {
         let url = format!("{}/verify/{proxy}", self.edge);
         let request = match proxy {
@@ -472,7 +472,7 @@ impl TestApp {
         request.header("x-edge-secret", EDGE_SECRET)
     }
 
-    /// The status of a check by Envoy. The request target is sent unchanged, where an HTTP library would
+    /// Returns the status of a check by Envoy. The request target is sent unchanged, whereas an HTTP library would
     /// normalise it.
     pub(crate) async fn raw_check(&self, target: &str) -> u16 {
         self.raw(&format!(
@@ -487,9 +487,9 @@ impl TestApp {
         send_and_hang_up(&self.edge, bytes).await.split(' ').nth(1)?.parse().ok()
     }
 
-    /// Sends exactly these bytes to the public listener. Returns the status and body of the response. The
-    /// request must ask for the connection to be closed, because that listener does not answer a client that
-    /// has closed its half of the connection.
+    /// Sends exactly these bytes to the public listener. Returns the status and body of the response. The request
+    /// must contain `Connection: close`, because that listener does not respond to a client that has closed its
+    /// half of the connection.
     pub(crate) async fn raw_public(&self, bytes: &str) -> (u16, String) {
         let answer = read_to_end(send_bytes(&self.public, bytes).await).await;
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
@@ -558,8 +558,8 @@ pub(crate) fn rand_suffix() -> String {
     bytes.iter().take(6).map(|byte| char::from(b'a' + byte % 26)).collect()
 }
 
-/// The query of a valid authorization request. `replaced` holds parameters to replace, or to leave out if the
-/// value is empty.
+/// The query of a valid authorization request. `replaced` contains parameters to replace, or to omit if the value
+/// is empty.
 pub(crate) fn authorize_query(client: &str, replaced: &[(&str, &str)]) -> String {
     let good = [
         ("response_type", "code"),

@@ -55,7 +55,7 @@ async fn a005_nothing_is_sent_anywhere_before_client_and_redirect_are_known() {
         ("redirect_uri", "//app.example/cb"),
         ("redirect_uri", "https://app.example/CB"),
     ] {
-        // Other parameters are wrong too. The server must not redirect to report those errors.
+        // Other parameters are invalid as well. The server must not redirect to report those errors.
         let query = authorize_query(&client, &[replaced, ("response_type", "token"), ("scope", "\"")]);
         let page = browser.open(&format!("/authorize?{query}")).await;
         assert_eq!((page.status, page.location), (StatusCode::BAD_REQUEST, None), "{replaced:?}");
@@ -113,8 +113,8 @@ async fn a005_an_error_leads_no_browser_to_a_place_where_its_user_has_let_no_ans
             }
         }
     }
-    // With a login and a consent for this exact redirect URI, the client gets the error at once. After the
-    // login has expired, it does not.
+    // If the user is logged in and has consented to this exact redirect URI, the error is sent to the client
+    // immediately. After the login has expired, it is not.
     let link = format!("/authorize?{}", authorize_query(&client, &[("response_type", "token")]));
     assert!(ana.open(&link).await.location.unwrap().starts_with(REDIRECT));
     app.wait(Duration::from_secs(12 * 3600));
@@ -144,8 +144,8 @@ async fn only_a_form_whose_answer_stays_here_is_held_here() {
         assert!(policy.contains("default-src 'none'") && policy.contains("base-uri 'none'"), "{policy}");
         policy.contains("form-action 'self'")
     };
-    // The login, new-password and consent forms can be answered by a redirect to the client, which can
-    // redirect to any other address. Chromium applies `form-action` to all of these redirects.
+    // The response to the login, new-password or consent form can redirect to the client, which can redirect to
+    // any other address. Chromium applies `form-action` to all of these redirects.
     let login = browser.follow(&format!("/authorize?{}", authorize_query(&client, &[]))).await;
     let choose =
         browser.submit_and_follow(&login, &[("username", "ana"), ("password", super::app::PASSWORD)]).await;
@@ -166,8 +166,8 @@ async fn a016_a_consent_counts_once_for_one_browser_in_time() {
     let mut ana = app.browser_of("ana").await;
     let mut eve = app.browser_of("eve").await;
     let page = ana.open(&query).await;
-    // The form is refused if it comes from another user's browser, from a browser without a login, without a
-    // form token, or without an answer.
+    // The form is refused from another user's browser, from a browser without a login, without a form token, and
+    // without an answer.
     assert_eq!(eve.submit(&page, &[("decision", "allow")]).await.status, StatusCode::BAD_REQUEST);
     assert_eq!(app.browser().submit(&page, &[("decision", "allow")]).await.status, StatusCode::BAD_REQUEST);
     assert_eq!(ana.post("/consent", &[("decision", "allow")]).await.status, StatusCode::BAD_REQUEST);

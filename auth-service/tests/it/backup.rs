@@ -1,4 +1,4 @@
-//! Tests of backup and restore as an operator does them, with the real program.
+//! Tests of backup and restore with the real program, following the operator's steps.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -51,13 +51,13 @@ fn a_backup_of_one_machine_is_restored_on_another() {
     works(&command("user add bo", &here));
     for _ in 0..2 {
         works(&script("backup", &["--keep", "1", &dumps], &here));
-        // The name of a dump contains the time in seconds, so the next backup has to begin in another second.
+        // The name of a dump contains the time in seconds, so the next backup must start in another second.
         std::thread::sleep(std::time::Duration::from_millis(1100));
     }
     let kept: Vec<_> = fs::read_dir(&dumps).unwrap().map(|entry| entry.unwrap().path()).collect();
     let [dump] = kept.as_slice() else { panic!("{kept:?}") };
-    // A dump whose name contains a later time was made while the clock was ahead. In that case, the script
-    // reports an error and removes no dump.
+    // A dump whose name contains a later time was made while the clock was ahead. The script must then report an
+    // error and remove no dump.
     let later = Path::new(&dumps).join("mcp-gate-29990101T000000Z.dump");
     fs::write(&later, "").unwrap();
     std::thread::sleep(std::time::Duration::from_millis(1100));
@@ -68,7 +68,7 @@ fn a_backup_of_one_machine_is_restored_on_another() {
     let dump = dump.to_str().unwrap();
     let bytes = fs::read(dump).unwrap();
     assert!(!bytes.windows(6).any(|window| window == b"people"));
-    // A restore brings back the state at the time of the backup. It needs the key that was used then.
+    // A restore brings back the state at the time of the backup, and needs the key that was used for the backup.
     works(&command("user disable ana", &here));
     let refused = fails(&script("restore", &[dump], &there));
     assert!(refused.contains("--key-file"), "{refused}");
@@ -78,7 +78,7 @@ fn a_backup_of_one_machine_is_restored_on_another() {
     let users = works(&command("user list", &there));
     assert!(users.contains("ana@people.example\tactive\tstaff") && users.contains("bo\t"), "{users}");
     assert_ne!(fs::read(&key_file).unwrap(), fs::read(format!("{new}/store.key")).unwrap());
-    // An existing store is replaced only with `--replace`, and the old one is kept beside it.
+    // An existing store is replaced only with `--replace`. The old store is kept in a directory next to it.
     let refused = fails(&script("restore", &[dump], &here));
     assert!(refused.contains("not empty") && refused.contains("--replace"), "{refused}");
     assert!(works(&command("user list", &here)).contains("disabled"));
@@ -102,11 +102,11 @@ fn an_account_makes_a_store_only_if_the_operator_says_so() {
     let here = [("DATA_DIR", data.to_str().unwrap())];
     let told = fails(&command("user add ana", &here));
     assert!(told.contains("there is no store in") && told.contains("--new-store"), "{told}");
-    assert!(!data.exists(), "a store was made");
+    assert!(!data.exists(), "a store was created");
     assert!(!fails(&command("user list", &here)).contains("--new-store"));
     works(&command("user add --new-store ana", &here));
     works(&command("user add bo", &here));
-    // The option is for a store that might be there.
+    // The option is also accepted if the store already exists.
     works(&command("user add --new-store cy", &here));
     assert_eq!(works(&command("user list", &here)).lines().count(), 3);
 }
@@ -117,7 +117,7 @@ fn what_an_operator_gets_wrong_is_named() {
     let (data, dump) = (all.path().join("data"), all.path().join("dump"));
     let here = [("DATA_DIR", data.to_str().unwrap())];
     works(&command("user add --new-store ana", &here));
-    // The option of `user add` means the same here.
+    // The option of `user add` has the same effect here.
     works(&command("user groups ana staff --group admins", &here));
     assert!(works(&command("user list", &here)).contains("staff,admins"));
     fs::write(&dump, "in the way").unwrap();
@@ -138,7 +138,7 @@ fn what_an_operator_gets_wrong_is_named() {
     );
 }
 
-/// Whether a text has a time that people can read, and not seconds since 1970.
+/// Whether a text contains a time in a readable format rather than seconds since 1970.
 fn is_dated(text: &str) -> bool {
     let words = || text.split(|c: char| !c.is_ascii_alphanumeric() && !"-:".contains(c));
     let is_time = |word: &str| word.starts_with("20") && word.contains('T') && word.ends_with('Z');
@@ -167,7 +167,7 @@ fn a_command_that_works_without_the_service_writes_its_audit_event_itself() {
                 "{message}"
             );
         }
-        assert!(command("user list", settings).stderr.is_empty(), "an event without a change");
+        assert!(command("user list", settings).stderr.is_empty(), "an unexpected event");
     }
 }
 
@@ -185,7 +185,7 @@ fn one_machine_becomes_a_fleet_and_one_machine_again() {
     assert!(said.contains("read back and counted") && said.contains("1 account\n"), "{said}");
     assert!(works(&command("user list", &both)).starts_with("ana\t"));
     assert!(fails(&command("store migrate --to redis", &both)).contains("not empty"));
-    // These steps rotate the key as docs/state.md describes.
+    // These steps follow the key rotation in docs/state.md.
     let rotating = [("REDIS_URL", url.as_str()), ("STORE_KEY", OTHER_KEY), ("STORE_KEY_PREVIOUS", KEY)];
     assert!(fails(&command("store rekey", &both)).contains("STORE_KEY_PREVIOUS"));
     assert!(works(&command("store rekey", &rotating)).contains("none has now"));

@@ -1,4 +1,4 @@
-//! Tests of a clock that is wrong for a while, and of a Redis that loses data.
+//! Tests of a clock that is wrong for a while, and of a Redis server that loses data.
 
 use std::time::Duration;
 
@@ -34,18 +34,18 @@ async fn a_clock_that_is_days_ahead_for_a_while_costs_nothing() {
         app.set_clock_ahead(DAYS);
         app.wait(Duration::from_secs(5));
         app.state.follow_keys().await;
-        assert_eq!(app.state.sweep().await.unwrap(), 0, "nothing is swept by a clock that has jumped");
-        assert_eq!(app.kids().await, kids, "no key is made or thrown away");
+        assert_eq!(app.state.sweep().await.unwrap(), 0, "nothing is swept while the clock is wrong");
+        assert_eq!(app.kids().await, kids, "no key is created or removed");
         let (status, body) = ready(&app).await;
         assert_eq!(status, StatusCode::OK, "{body}");
         assert!(body["clock"].as_str().unwrap().contains("jumped 17280000 s ahead"), "{body}");
         assert_eq!(
             app.check_token(&tokens.access).await.status(),
             StatusCode::SERVICE_UNAVAILABLE,
-            "nobody can tell whether it has expired"
+            "the service cannot know whether it has expired"
         );
 
-        // A replica that starts meanwhile compares its clock with the time that the store remembers.
+        // A replica that starts now compares its clock with the time that the store remembers.
         let other = app.replica(&[]).await;
         assert_eq!(other.state.sweep().await.unwrap(), 0);
         assert_eq!(other.kids().await, kids);
@@ -71,12 +71,12 @@ async fn a_clock_that_stays_where_it_jumped_to_counts_after_an_hour() {
     app.wait(Duration::from_secs(3599));
     assert_eq!(app.state.sweep().await.unwrap(), 0);
     app.wait(Duration::from_secs(1));
-    assert!(app.state.sweep().await.unwrap() > 0, "nothing that has expired is swept");
+    assert!(app.state.sweep().await.unwrap() > 0, "expired entries are not swept");
     assert_eq!(ready(&app).await.1["clock"], "ok");
     assert!(app.state.store.clients(None, 10, app.state.now()).await.unwrap().is_empty(), "{client} is gone");
 }
 
-/// Lets an hour pass with the clock ahead, and another hour with the clock right.
+/// Simulates an hour with the clock ahead, and another hour with the clock right.
 async fn after_a_clock_that_was_ahead(app: &TestApp) {
     app.state.follow_keys().await;
     for ahead in [DAYS, Duration::ZERO] {
@@ -86,7 +86,7 @@ async fn after_a_clock_that_was_ahead(app: &TestApp) {
         assert_eq!(ready(app).await.1["clock"], "ok");
     }
     let latest = app.state.time_bounds().latest;
-    assert!(latest.since(app.state.now()) >= DAYS, "a time that was trusted is not remembered");
+    assert!(latest.since(app.state.now()) >= DAYS, "the store does not remember a trusted time");
 }
 
 #[actix_web::test]
@@ -110,15 +110,15 @@ async fn an_operator_forgets_a_time_that_was_ahead() {
             ask(&app, Command::AcceptClock { today: day.to_string() })
         };
         let refused = accept(app.state.now()).await;
-        assert!(matches!(refused, Reply::Refused(_)), "there is nothing to forget: {refused:?}");
+        assert!(matches!(refused, Reply::Refused(_)), "there is no time to forget: {refused:?}");
         after_a_clock_that_was_ahead(&app).await;
         for wrong in [app.state.now().plus(DAYS), UnixTime(0)] {
             let refused = accept(wrong).await;
             assert!(matches!(&refused, Reply::Refused(why) if why.contains("another day")), "{refused:?}");
         }
         let done = accept(app.state.now()).await;
-        // With Redis, the command also compares the clock of the test with that of the real Redis. They
-        // differ, so it refuses.
+        // With Redis, the command also compares the clock of the test with that of the real Redis server. They
+        // differ, so the command refuses.
         if app.state.store.own_time().await.unwrap().is_some() {
             assert!(matches!(&done, Reply::Refused(why) if why.contains("Redis")), "{done:?}");
             continue;
@@ -142,7 +142,7 @@ impl Clock for At {
     }
 }
 
-/// A store without a remembered time is new, or comes from a backup that was restored.
+/// A store without a remembered time is either new or restored from a backup.
 #[actix_web::test]
 async fn a_store_that_remembers_no_time_believes_no_clock_at_once() {
     let data = tempfile::tempdir().unwrap();
@@ -162,7 +162,7 @@ async fn a_store_that_remembers_no_time_believes_no_clock_at_once() {
     let upkeep = Upkeep::start(&store, &clock, &SystemRandomSource).await.unwrap();
     let findings = upkeep.look(&store, &clock).await.unwrap();
     assert!(findings.clock.to_string().contains("does not remember"), "{}", findings.clock);
-    assert_eq!(store.clock_mark().await.unwrap(), None, "a time in doubt is not remembered");
+    assert_eq!(store.clock_mark().await.unwrap(), None, "the store must not remember a doubtful time");
 }
 
 #[actix_web::test]
@@ -172,7 +172,7 @@ async fn a_clock_that_is_set_back_makes_no_code_and_no_refresh_token_good_again(
         app.state.follow_keys().await;
         app.wait(Duration::from_secs(3600));
         app.state.follow_keys().await;
-        assert_eq!(ready(&app).await.1["clock"], "ok", "a time that was shown for an hour is not trusted");
+        assert_eq!(ready(&app).await.1["clock"], "ok", "the clock is not trusted after an hour");
         let client = app.client().await;
         let tokens = app.tokens(&client).await;
         let used = tokens.refresh.clone();
@@ -192,7 +192,7 @@ async fn a_clock_that_is_set_back_makes_no_code_and_no_refresh_token_good_again(
     }
 }
 
-/// The clock is behind like this on a machine that starts with the date of its image.
+/// A machine whose clock starts with the date of its disk image has such a clock.
 #[actix_web::test]
 async fn a_refresh_while_the_clock_is_behind_costs_nobody_their_grant() {
     for app in TestApp::on_both_stores(&[]).await {
@@ -249,14 +249,14 @@ async fn what_is_made_while_the_clock_is_ahead_does_not_outlive_its_time() {
             app.set_clock_ahead(ahead);
             app.state.follow_keys().await;
             let page = browser.follow(&format!("/authorize?{}", authorize_query(&client, &[]))).await;
-            assert!(page.body.contains("name=\"password\""), "the login is valid: {}", page.body);
+            assert!(page.body.contains("name=\"password\""), "the login is still valid: {}", page.body);
             assert_eq!(app.check_token(&tokens.access).await.status(), StatusCode::UNAUTHORIZED);
         }
 
         app.set_clock_ahead(Duration::ZERO);
         app.state.sweep().await.unwrap();
         let after = app.refresh(&client, &tokens.refresh).await;
-        assert_eq!(after.status(), StatusCode::OK, "the user need not connect again");
+        assert_eq!(after.status(), StatusCode::OK, "the user must not need to connect again");
         app.wait(app.state.config.lifetimes.refresh_token);
         let latest = Tokens::of(after).await;
         assert_eq!(app.refresh(&client, &latest.refresh).await.status(), StatusCode::BAD_REQUEST);
@@ -306,8 +306,8 @@ async fn a_lost_answer_is_repeated_although_the_clock_was_wrong_when_it_was_give
             app.wait(Duration::from_secs(1));
             let again = app.refresh(&client, &tokens.refresh).await;
             if ahead {
-                // The time of the first refresh is not reliable, so the service can neither repeat the
-                // response nor end the grant.
+                // The time of the first refresh is not reliable, so the service can neither repeat the response
+                // nor revoke the grant.
                 assert_eq!(again.status(), StatusCode::SERVICE_UNAVAILABLE);
             } else {
                 assert_eq!(Tokens::of(again).await.refresh, lost.refresh);
@@ -327,8 +327,8 @@ async fn replicas_say_that_redis_has_lost_everything_and_agree_again_when_it_is_
     assert_eq!(other.check_token(&tokens.access).await.status(), StatusCode::OK);
 
     app.tell_store("FLUSHALL");
-    // The requests are refused before a replica has noticed the loss, and afterwards. `other` is not asked
-    // before, because it accepts tokens from its cache until it looks at the store, which it does every five
+    // Requests are refused both before and after a replica has noticed the loss. `other` gets no request before
+    // that, because it accepts tokens from its cache until its next check of the store, which runs every five
     // seconds.
     refuses_nothing_for_good(&app, &client, &tokens).await;
     for replica in [&app, &other] {
@@ -346,10 +346,10 @@ async fn replicas_say_that_redis_has_lost_everything_and_agree_again_when_it_is_
     assert!(app.state.store.clients(None, 10, app.state.now()).await.unwrap().is_empty());
     assert!(
         app.state.store.signing_keys().await.is_err(),
-        "a replica that knew the lost store has begun a new one"
+        "a replica that knew the lost store has created a new one"
     );
 
-    // A replica that is restarted begins a new store, and the others follow it.
+    // A replica that is restarted creates a new store, and the other replicas follow it.
     let restarted = app.replica(&[]).await;
     let fresh = restarted.kids().await;
     assert_ne!(fresh, before);
@@ -364,8 +364,8 @@ async fn replicas_say_that_redis_has_lost_everything_and_agree_again_when_it_is_
     assert!(!client.is_empty());
 }
 
-/// Asserts that no response makes a client delete its registration or its tokens. They will be valid again
-/// when the backup is restored.
+/// Asserts that no response makes a client delete its registration or its tokens, which become valid again when
+/// the backup is restored.
 async fn refuses_nothing_for_good(app: &TestApp, client: &str, tokens: &Tokens) {
     is_not_challenged(&app.check_token(&tokens.access).await);
     let page = app.browser().open(&format!("/authorize?{}", authorize_query(client, &[]))).await;
@@ -434,7 +434,7 @@ async fn operators_commands_begin_no_store_in_a_redis_that_was_emptied() {
     }
     assert_eq!(app.rows_of_store(), 0, "something was written");
     assert_eq!(ready(&app).await.1["store"], LOST);
-    // With `--new-store`, the operator says that the store is empty because it is new.
+    // With `--new-store`, the operator confirms that the store is empty because it is new.
     let (done, said) = command(&["user", "add", "zed", "--new-store"]).await;
     assert!(done && said.contains("password:"), "{said}");
 }
@@ -448,8 +448,8 @@ async fn a_revoked_signing_key_does_not_come_back_when_the_keys_are_lost() {
     let tokens = app.tokens(&client).await;
     let revoked = app.kids().await.remove(0);
     app.wait(Duration::from_secs(2));
-    // This does the same as `auth-service keys revoke` in its own process. Neither replica has read the keys
-    // again.
+    // This does the same as `auth-service keys revoke` in a separate process. Neither replica has read the keys
+    // since.
     let (store, terms, now) = (app.state.store.as_ref(), app.state.config.signing, app.state.now());
     let stale = store.signing_keys().await.unwrap().unwrap();
     let changed = rotation::change(store, &terms, now, |set| set.without(&revoked, &terms, now)).await;
@@ -463,7 +463,7 @@ async fn a_revoked_signing_key_does_not_come_back_when_the_keys_are_lost() {
         assert_eq!(replica.check_token(&tokens.access).await.status(), StatusCode::UNAUTHORIZED);
     }
     assert_eq!(app.kids().await, other.kids().await);
-    // A process that has read the lost key set cannot replace the new one, because their revisions differ.
+    // A process that still has the lost key set cannot replace the new one, because their revisions differ.
     assert!(!store.replace_signing_keys(Some(stale.revision()), &stale).await.unwrap());
     for replica in [&app, &other] {
         let (_, body) = ready(replica).await;
@@ -474,7 +474,7 @@ async fn a_revoked_signing_key_does_not_come_back_when_the_keys_are_lost() {
     assert_eq!(answer.status(), StatusCode::OK);
 }
 
-/// Whoever makes the new keys, every replica says that the old ones were lost.
+/// Every replica reports the loss of the old keys, whichever process creates the new ones.
 #[actix_web::test]
 async fn signing_keys_that_a_start_or_a_command_replaces_are_told_by_all() {
     for by_command in [false, true] {
@@ -487,7 +487,7 @@ async fn signing_keys_that_a_start_or_a_command_replaces_are_told_by_all() {
         app.tell_store("DEL mcp-gate:{keys}:signing");
         let (store, terms, now) = (app.state.store.as_ref(), app.state.config.signing, app.state.now());
         let started = if by_command {
-            // This does what `auth-service keys list` does in its own process.
+            // This does the same as `auth-service keys list` in a separate process.
             rotation::known(store, &terms, now).await.unwrap();
             None
         } else {
@@ -499,7 +499,7 @@ async fn signing_keys_that_a_start_or_a_command_replaces_are_told_by_all() {
             let told = body["store_dangers"].to_string();
             assert!(told.contains("the signing keys were missing"), "{by_command}: {told}");
         }
-        // Nor is it forgotten by a replica that is restarted, before an hour is over.
+        // A restart of a replica within the hour does not clear the report either.
         let restarted = app.replica(&[]).await;
         assert!(
             ready(&restarted).await.1["store_dangers"].to_string().contains("the signing keys were missing")
@@ -510,8 +510,8 @@ async fn signing_keys_that_a_start_or_a_command_replaces_are_told_by_all() {
     }
 }
 
-/// Redis is started with its files from an earlier time, as after a restore of a snapshot. A Redis replica
-/// that was promoted without the last writes has the same effect.
+/// Redis is started with its files from an earlier time, as after the restore of a snapshot. Promoting a Redis
+/// replica that lacks the last writes has the same effect.
 #[actix_web::test]
 async fn a_redis_that_comes_back_older_opens_nothing_that_was_revoked() {
     let Some(mut app) = TestApp::start_on_redis().await else { return };
@@ -537,7 +537,7 @@ async fn a_redis_that_comes_back_older_opens_nothing_that_was_revoked() {
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
     assert!(body["store"].as_str().unwrap().contains("came back older than it was"), "{body}");
     app.state.follow_keys().await;
-    assert!(!app.kids().await.contains(&stolen), "a revoked key is valid again");
+    assert!(!app.kids().await.contains(&stolen), "a revoked key became valid again");
     for token in [&revoked, &kept, &latest] {
         assert!(!app.check_token(&token.access).await.status().is_success());
         assert_eq!(
@@ -554,7 +554,7 @@ async fn a_redis_that_comes_back_older_opens_nothing_that_was_revoked() {
     assert_eq!(app.check_token(&revoked.access).await.status(), StatusCode::UNAUTHORIZED);
 }
 
-/// Kills Redis, and starts it with these files.
+/// Kills Redis, and starts it again with these files.
 async fn restart_store_with(app: &mut TestApp, files: &tempfile::TempDir) {
     app.kill_store();
     app.replace_files_of_store(files);
@@ -570,7 +570,7 @@ async fn until_store_answers(app: &TestApp) {
             Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
         }
     }
-    panic!("the connection does not come back");
+    panic!("the connection was not restored");
 }
 
 #[actix_web::test]
@@ -587,7 +587,7 @@ async fn a_redis_that_evicts_or_keeps_no_log_is_told() {
     assert!(body["store_dangers"][0].as_str().unwrap().contains("Set maxmemory-policy noeviction"), "{body}");
 }
 
-/// Waits until the answer to a check of this token is one of these.
+/// Waits until a check of this token returns one of these statuses.
 async fn until_checked(app: &TestApp, token: &str, wanted: &[StatusCode]) -> StatusCode {
     for _ in 0..6000 {
         let status = app.check_token(token).await.status();
@@ -596,10 +596,10 @@ async fn until_checked(app: &TestApp, token: &str, wanted: &[StatusCode]) -> Sta
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    panic!("no answer to a check is one of {wanted:?}");
+    panic!("no check returned one of {wanted:?}");
 }
 
-/// Waits until tokens are cached.
+/// Waits until the service caches tokens.
 async fn until_cached(app: &TestApp) {
     for _ in 0..6000 {
         if app.state.store.changes().is_live() {
@@ -607,10 +607,10 @@ async fn until_cached(app: &TestApp) {
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    panic!("changes are not reported");
+    panic!("the store does not report changes");
 }
 
-/// The connections stay, so that nothing but the number and the history says that Redis is older.
+/// The connections stay open, so only the number and the history show that Redis is older.
 #[actix_web::test]
 async fn a066_a_number_history_or_identity_that_is_lost_in_place_opens_nothing_that_is_cached() {
     let older = "came back older than it was";
@@ -620,7 +620,7 @@ async fn a066_a_number_history_or_identity_that_is_lost_in_place_opens_nothing_t
         ("RENAME mcp-gate:{meta}:history lost", older),
         ("RENAME mcp-gate:{meta}:identity lost", LOST),
     ] {
-        // The clock of the tests stands still, so what is cached stays in the cache.
+        // The clock of the tests does not move, so cached principals do not expire.
         let Some(app) = TestApp::start_on_redis().await else { return };
         let client = app.client().await;
         let (revoked, kept) = (app.tokens(&client).await, app.tokens(&client).await);
@@ -672,7 +672,7 @@ async fn a_replica_that_was_cut_off_while_a_key_was_revoked_never_believes_that_
     between.turn(Weather::Fair);
     let back = [StatusCode::OK, StatusCode::UNAUTHORIZED];
     assert_eq!(until_checked(&away, &tokens.access, &back).await, StatusCode::UNAUTHORIZED);
-    // What it signs is not signed with that key either.
+    // New tokens are not signed with that key either.
     let again = Tokens::of(away.refresh(&client, &tokens.refresh).await).await;
     assert_ne!(jsonwebtoken::decode_header(&again.access).unwrap().kid.unwrap(), revoked);
     assert_eq!(app.check_token(&again.access).await.status(), StatusCode::OK);
@@ -700,8 +700,8 @@ async fn people_are_told_that_only_the_operator_can_end_the_loss_of_the_store() 
     }
 }
 
-/// The row can be put back by a hand, or by a node of a cluster that lost its last write. The next change of it
-/// must not make it count, whether an operator or the schedule makes that change.
+/// An operator can put the row back, or a cluster node that lost its last write. The next change of the row,
+/// whether by an operator or by the schedule, must not make the old keys valid.
 #[actix_web::test]
 async fn a066_a_row_of_signing_keys_that_is_put_back_opens_no_revoked_key_and_is_told() {
     for rotates in [false, true] {
@@ -717,7 +717,7 @@ async fn a066_a_row_of_signing_keys_that_is_put_back_opens_no_revoked_key_and_is
         }
         app.tell_store("RENAME mcp-gate:{keys}:before mcp-gate:{keys}:signing");
         if rotates {
-            // This does what `auth-service keys rotate` does in its own process.
+            // This does the same as `auth-service keys rotate` in a separate process.
             let (store, terms, now) = (app.state.store.as_ref(), app.state.config.signing, app.state.now());
             rotation::change(store, &terms, now, |set| set.rotated(&terms, now)).await.unwrap().unwrap();
         }
@@ -730,7 +730,7 @@ async fn a066_a_row_of_signing_keys_that_is_put_back_opens_no_revoked_key_and_is
             let (_, told) = ready(replica).await;
             assert!(told["store_dangers"].to_string().contains("somebody has put back an old row"), "{told}");
         }
-        // A process that starts knows it, too, and all have the same keys.
+        // A process that starts afterwards also detects the old row, and all processes have the same keys.
         let restarted = app.replica(&[]).await;
         assert_eq!(restarted.check_token(&tokens.access).await.status(), StatusCode::UNAUTHORIZED);
         assert_eq!(restarted.kids().await, app.kids().await);
@@ -740,7 +740,7 @@ async fn a066_a_row_of_signing_keys_that_is_put_back_opens_no_revoked_key_and_is
     }
 }
 
-/// As a replica sees it that knows more than the store has recorded.
+/// The replica's own copy of the keys is newer than what the store has recorded.
 #[actix_web::test]
 async fn a066_a_replica_rotates_no_row_of_signing_keys_that_is_older_than_its_own() {
     let Some(app) = TestApp::start_on_redis().await else { return };
@@ -755,7 +755,7 @@ async fn a066_a_replica_rotates_no_row_of_signing_keys_that_is_older_than_its_ow
     for name in ["{keys}:before mcp-gate:{keys}:signing", "{meta}:before mcp-gate:{meta}:keys"] {
         app.tell_store(&format!("RENAME mcp-gate:{name}"));
     }
-    // The rotation of the key that was put back is due.
+    // The rotation of the restored key is now due.
     app.wait(Duration::from_secs(400 * 86_400));
     for _ in 0..3 {
         app.state.follow_keys().await;

@@ -1,4 +1,4 @@
-//! A simple browser for tests of pages. It keeps cookies, fills in forms and shows every redirect.
+//! A simple browser for tests of pages. It keeps cookies, fills in forms and returns every redirect to the test.
 
 use reqwest::header::{COOKIE, LOCATION, SET_COOKIE};
 use reqwest::{RequestBuilder, StatusCode};
@@ -15,7 +15,7 @@ pub(crate) struct Page {
 }
 
 impl Page {
-    /// The value of a query parameter of the redirect's target.
+    /// The value of a query parameter in the target of the redirect.
     pub(crate) fn parameter(&self, name: &str) -> Option<String> {
         let url = Url::parse(self.location.as_ref()?).unwrap();
         url.query_pairs().find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
@@ -81,15 +81,15 @@ impl Browser<'_> {
         let action = page.action();
         let action = action.strip_prefix(&self.app.issuer).unwrap();
         let answer = self.answer(action, &fields).await;
-        // Browsers ask before they reload a page that was the direct response to a form, and then send the
-        // form again. So a form must be answered by a redirect, with few exceptions.
+        // After a reload of a page that was the direct response to a form, browsers ask for confirmation and send
+        // the form again. Therefore the response to a form must be a redirect, with few exceptions.
         let is_worth_sending_again =
             answer.status == StatusCode::TOO_MANY_REQUESTS || answer.status.is_server_error();
         let is_address_too_long = form_token.len() > 4 * 1024;
         let is_unknown = !self.cookies.iter().any(|(name, _)| name.ends_with("_session"));
         assert!(
             answer.location.is_some() || is_worth_sending_again || is_address_too_long || is_unknown,
-            "{action} was answered by a page: {}",
+            "the response to {action} was a page: {}",
             answer.body
         );
         self.show(answer).await

@@ -1,4 +1,4 @@
-//! Tests of refreshes by one honest client that runs on several machines, against several replicas.
+//! Tests of refreshes by one honest client that runs on several machines and uses several replicas.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use reqwest::StatusCode;
 
 use super::app::{TestApp, Tokens, error_code};
 
-/// Pauses in seconds, which add up to 76. Hosted clients were seen to refresh one token from two egress
+/// Pauses in seconds, 76 in total. Hosted clients have been observed to refresh one token from two egress
 /// addresses for that long.
 const BURST: [u64; 6] = [0, 3, 11, 24, 17, 21];
 
@@ -34,8 +34,8 @@ async fn a032_a_burst_over_76_seconds_from_two_addresses_logs_nobody_out() {
                 access.push(renewed.access);
             }
         }
-        assert_eq!(successors.len(), 1, "there is one live branch");
-        // Whichever response a machine used, its access token works.
+        assert_eq!(successors.len(), 1, "exactly one successor must be valid");
+        // The access token works, whichever response a machine used.
         for token in [&access[0], &access[access.len() - 1]] {
             assert_eq!(two.check_token(token).await.status(), StatusCode::OK);
         }

@@ -1,4 +1,4 @@
-//! Tests of the check, and of the response that the edge gets.
+//! Tests of the check and of its response to the edge.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! Tests of a clock that jumps and is corrected a moment later. What looks expired meanwhile is neither
-//! replaced nor refused for good.
+//! Tests of a clock that jumps and is corrected a moment later. Entries that look expired in between must be
+//! neither replaced nor refused permanently.
 
 use std::time::Duration;
 
@@ -13,14 +13,14 @@ use serde_json::{Value, json};
 
 const DAYS: Duration = Duration::from_secs(200 * 86_400);
 
-/// Asserts that the token endpoint says when to try again. After an OAuth error, a client could delete its
+/// Asserts that the token endpoint tells the client when to retry. After an OAuth error, a client could delete its
 /// credentials.
 fn is_told_to_try_again(answer: &Response) {
     assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE, "{answer:?}");
     assert!(answer.headers().contains_key(RETRY_AFTER), "{answer:?}");
 }
 
-/// Asserts that the check is refused without a challenge, which would lead to a new login.
+/// Asserts that the check is refused without a challenge, because a challenge would cause a new login.
 pub(super) fn is_not_challenged(answer: &Response) {
     assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE, "{answer:?}");
     assert!(!answer.headers().contains_key(WWW_AUTHENTICATE), "{answer:?}");
@@ -39,7 +39,7 @@ async fn who_registers_a_client_while_the_clock_is_ahead_ends_no_login() {
         assert_eq!(
             app.redeem(&client, &code).await.status(),
             StatusCode::OK,
-            "the client cannot be used meanwhile"
+            "the client cannot be used while the clock is wrong"
         );
 
         app.set_clock_ahead(Duration::ZERO);
@@ -94,10 +94,9 @@ async fn what_a_jump_makes_look_expired_is_not_refused_for_good() {
         is_told_to_try_again(&with_secret("unknown").await.unwrap());
         is_not_challenged(&app.check_token(&tokens.access).await);
         let unknown = app.refresh(&client, "unknown").await;
-        assert_eq!(unknown.status(), StatusCode::BAD_REQUEST, "an unknown token is not valid at any time");
+        assert_eq!(unknown.status(), StatusCode::BAD_REQUEST, "an unknown token is never valid");
 
-        // After a jump that is longer than the lifetime of access tokens only, the client can refresh its
-        // tokens.
+        // After a jump that exceeds only the lifetime of access tokens, the client can refresh its tokens.
         app.set_clock_ahead(Duration::from_secs(7200));
         assert_eq!(app.check_token(&tokens.access).await.status(), StatusCode::UNAUTHORIZED);
         let tokens = Tokens::of(app.refresh(&client, &tokens.refresh).await).await;
@@ -110,7 +109,7 @@ async fn what_a_jump_makes_look_expired_is_not_refused_for_good() {
     }
 }
 
-/// The token endpoint and the check can be answered by different replicas.
+/// The token request and the check can reach different replicas.
 #[actix_web::test]
 async fn a063_replicas_whose_clocks_differ_accept_what_the_others_issue_and_nothing_that_is_revoked() {
     for app in TestApp::on_both_stores(&[]).await {
@@ -126,12 +125,12 @@ async fn a063_replicas_whose_clocks_differ_accept_what_the_others_issue_and_noth
             assert_eq!(behind.check_token(&tokens.access).await.status(), StatusCode::UNAUTHORIZED);
             let tokens = app.tokens(&client).await;
             assert_eq!(behind.check_token(&tokens.access).await.status(), StatusCode::OK);
-            // The token expires an hour after its issue by the clock of the replica as well.
+            // By the clock of that replica, too, the token expires an hour after its issue.
             behind.wait(Duration::from_secs(3600 + seconds));
             assert_eq!(behind.check_token(&tokens.access).await.status(), StatusCode::UNAUTHORIZED);
         }
-        // A token that was issued while the clock was far ahead is not accepted. The client gets a valid one
-        // by a refresh.
+        // A token that was issued while the clock was far ahead is not accepted. The client gets a valid one with
+        // a refresh.
         app.state.follow_keys().await;
         app.set_clock_ahead(Duration::from_secs(301));
         let early = app.tokens(&client).await;

@@ -24,7 +24,7 @@ async fn a_person_is_not_asked_again_for_what_the_client_may_do() {
     let again = browser.open(&query("mcp:read", RESOURCE)).await;
     assert_eq!(again.status, StatusCode::SEE_OTHER);
     assert!(again.parameter("code").is_some() && again.parameter("iss").is_some());
-    // A request for more scope or for another resource is shown to the user. The page marks what the user has
+    // A request for more scopes or for another resource needs the user's consent. The page marks what the user has
     // allowed before.
     let more = browser.open(&query("mcp:read mcp:write", RESOURCE)).await;
     assert_eq!(more.status, StatusCode::OK);
@@ -78,7 +78,7 @@ async fn the_first_answer_of_a_page_stands_and_the_second_is_not_told_to_the_cli
         }
         assert_eq!(app.redeem(&client, &code).await.status(), StatusCode::OK);
     }
-    // A denial cannot be changed by a later approval either. A second click on the same button is not a
+    // A later approval cannot override a denial either. A second click on the same button does not count as a
     // second answer.
     let page = browser.open(&format!("/authorize?{}", authorize_query(&client, &[]))).await;
     for _ in 0..2 {
@@ -130,7 +130,7 @@ async fn a016_an_answer_allowed_to_one_redirect_uri_is_not_sent_to_another_of_th
     let page = browser.open(&link).await;
     assert_eq!((page.status, page.location), (StatusCode::OK, None));
     assert!(page.body.contains("evil.example") && !page.body.contains("You allowed it before"));
-    // After the user has allowed the second redirect URI too, both are known.
+    // After the user has also allowed the second redirect URI, consent is remembered for both.
     browser.allow(&authorize_query(&client, &[("redirect_uri", EVIL)])).await;
     for uri in [REDIRECT, EVIL] {
         let query = authorize_query(&client, &[("redirect_uri", uri)]);
@@ -160,7 +160,7 @@ async fn a016_a_client_that_changed_what_was_shown_is_asked_about_again() {
         let mut client = Changeable::register(&app, &before).await;
         let mut browser = app.browser_of(&format!("person{n}")).await;
         browser.allow(&authorize_query(&client.id, &[])).await;
-        // An update that changes nothing does not cause a question.
+        // An update that changes nothing does not cause a new question.
         client.change(&before).await;
         let again = browser.open(&format!("/authorize?{}", authorize_query(&client.id, &[]))).await;
         assert!(again.parameter("code").is_some(), "{}", again.body);
@@ -285,7 +285,7 @@ async fn a_pushed_request_is_what_counts_and_works_once() {
     let (client, other) = (app.client().await, app.client_with(&[REDIRECT, "https://app.example/x"]).await);
     let uri = pushed(&app, &client).await;
     let path = format!("/authorize?{}", pushed_query(&client, &uri));
-    // A pushed request also survives the redirect through the login.
+    // A pushed request also survives the detour through the login.
     app.person("ana").await;
     let mut browser = app.browser();
     let login = browser.follow(&path).await;
@@ -300,7 +300,7 @@ async fn a_pushed_request_is_what_counts_and_works_once() {
     assert_eq!(answer.parameter("state").as_deref(), Some("pushed state"));
     let code = answer.parameter("code").unwrap();
     assert_eq!(app.redeem(&client, &code).await.status(), StatusCode::OK);
-    // The page was open twice but creates only one grant, and the link is no longer valid.
+    // The page was opened twice but creates only one grant, and the link is no longer valid.
     assert_eq!(browser.submit(&reloaded, &[("decision", "allow")]).await.status, StatusCode::CONFLICT);
     for path in [
         path.clone(),
@@ -387,7 +387,8 @@ async fn with_offline_access_only_who_asks_stays_connected() {
     let code = browser.submit(&page, &[("decision", "allow")]).await.parameter("code").unwrap();
     let tokens = Tokens::of(app.redeem(&client, &code).await).await;
     assert_eq!(app.refresh(&client, &tokens.refresh).await.status(), StatusCode::OK);
-    // The resource server does not ask for `offline_access` either (MCP authorization, "Refresh Tokens").
+    // The challenge of the resource server does not request `offline_access` either (MCP authorization, "Refresh
+    // Tokens").
     let challenge = app.check(reqwest::Method::POST, "mcp.example", "/mcp").send().await.unwrap();
     assert!(!challenge.headers()["www-authenticate"].to_str().unwrap().contains("offline_access"));
 }

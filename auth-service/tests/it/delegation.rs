@@ -1,5 +1,5 @@
-//! Tests of tokens that are issued for an assertion of an enterprise's identity provider (ID-JAG), or for
-//! another token (RFC 8693).
+//! Tests of tokens that are issued in exchange for an identity assertion of an enterprise's identity provider
+//! (ID-JAG), or for another token (RFC 8693).
 
 use std::time::Duration;
 
@@ -110,8 +110,8 @@ async fn an_employee_is_connected_on_the_word_of_the_enterprise() {
         (passed.status(), &passed.headers()["x-auth-username"]),
         (StatusCode::OK, &"ana".parse().unwrap())
     );
-    // The email address is needed only the first time. A new person with the same address gets no access to
-    // the account.
+    // The email address is needed only the first time. Another person with the same address gets no access to the
+    // account.
     let mut known = provider.claims(&app, &agent.0, "2");
     known["email_verified"] = json!(false);
     assert_eq!(bearer(&app, &agent, &provider.id_jag(&known)).await.status(), StatusCode::OK);
@@ -179,7 +179,7 @@ async fn a037_an_assertion_counts_once_for_one_client_in_time() {
         assert_eq!(error_code(bearer(&app, &agent, &forged).await).await, "invalid_grant");
     }
     // The server refuses a client that the operator did not allow, a client that does not authenticate, and a
-    // repeated assertion.
+    // replayed assertion.
     let theirs = provider.id_jag(&provider.claims(&app, &other.0, "2"));
     assert_eq!(error_code(bearer(&app, &other, &theirs).await).await, "invalid_grant");
     let public = app.client().await;
@@ -230,7 +230,7 @@ async fn what_a_client_says_of_its_scope_does_not_narrow_what_the_enterprise_all
     assert_eq!(
         ask("4", Value::Null, "").await,
         "mcp:read",
-        "without a scope in either request, the registered scope counts"
+        "without a scope in either request, the registered scope applies"
     );
 }
 
@@ -368,8 +368,8 @@ async fn a033_a041_an_exchange_widens_nothing() {
         let answer = exchange(&app, &front, &tokens.access, &[(name, value)]).await;
         assert_eq!(error_code(answer).await, error, "{name}={value}");
     }
-    // The server refuses a client that the token is not for, a client without the right to exchange tokens,
-    // and a token that was exchanged before.
+    // The server refuses a client that is not in the token's audience, a client without permission to exchange
+    // tokens, and a token that is itself the result of an exchange.
     assert_eq!(error_code(exchange(&app, &other, &tokens.access, &[]).await).await, "invalid_grant");
     let form = [("grant_type", EXCHANGE), ("client_id", client.as_str()), ("subject_token", &tokens.access)];
     assert_eq!(error_code(app.token(&form).await).await, "unauthorized_client");

@@ -1,4 +1,4 @@
-//! Tests of the device flow (RFC 8628), both as a device and as a user in another browser.
+//! Tests of the device flow (RFC 8628), from the side of the device and of the user in another browser.
 
 use std::time::Duration;
 
@@ -50,7 +50,7 @@ async fn poll(app: &TestApp, client: &str, device_code: &str) -> Response {
     app.token(&[("grant_type", GRANT), ("client_id", client), ("device_code", device_code)]).await
 }
 
-/// Types the code on the page. Returns the page that follows.
+/// Types the code on the page, and returns the next page.
 pub(crate) async fn type_code(browser: &mut Browser<'_>, code: &str) -> Page {
     let page = browser.open("/device").await;
     send_code(browser, &page, code).await
@@ -79,7 +79,7 @@ async fn a_device_is_connected_by_a_person_in_another_browser() {
     let client = television(&app).await;
     let codes = codes(&app, &client).await;
     assert_eq!(error_code(poll(&app, &client, &codes.device).await).await, "authorization_pending");
-    // A link with the user code leads through the login, and fills the code in.
+    // A link with the user code survives the login, after which the code is filled in.
     app.person("ana").await;
     let mut browser = app.browser();
     let login = browser.follow(&format!("/device?user_code={}", codes.user)).await;
@@ -116,7 +116,7 @@ async fn a043_a_link_alone_approves_nothing() {
     let page = browser.open(&link).await;
     assert!(page.status == StatusCode::OK && page.body.contains("name=\"user_code\""));
     assert_eq!(page.headers["x-frame-options"], "DENY");
-    // Posts are refused without a form token and with the form token of another form.
+    // POST requests are refused without a form token and with the form token of another form.
     let decision = [("user_code", codes.user.as_str()), ("decision", "allow")];
     assert_eq!(browser.post("/device", &decision).await.status, StatusCode::BAD_REQUEST);
     assert_eq!(browser.post("/device/consent", &decision).await.status, StatusCode::BAD_REQUEST);
@@ -138,7 +138,7 @@ async fn a043_a_link_alone_approves_nothing() {
     assert_eq!(app.browser().submit(&shown, &[("decision", "allow")]).await.status, StatusCode::BAD_REQUEST);
     assert_eq!(browser.submit(&shown, &[]).await.status, StatusCode::BAD_REQUEST);
     assert_eq!(error_code(poll(&app, &client, &codes.device).await).await, "authorization_pending");
-    // A denial counts, and cannot be changed afterwards.
+    // A denial takes effect, and cannot be changed afterwards.
     assert_eq!(decide(&mut browser, &shown, "deny").await.status, StatusCode::OK);
     assert_eq!(browser.submit(&shown, &[("decision", "allow")]).await.status, StatusCode::CONFLICT);
     app.wait(Duration::from_secs(5));
@@ -171,7 +171,7 @@ async fn a043_user_codes_are_not_guessed() {
     for _ in 0..10 {
         assert_eq!(type_code(&mut browser, "BCDF-GHJK").await.status, StatusCode::UNPROCESSABLE_ENTITY);
     }
-    // Now even the right code is refused.
+    // After too many attempts, even the right code is refused.
     assert_eq!(type_code(&mut browser, &codes.user).await.status, StatusCode::TOO_MANY_REQUESTS);
 }
 
@@ -185,7 +185,7 @@ async fn a043_a_device_code_is_its_clients_and_works_once() {
         json!({ "client_name": "Other", "token_endpoint_auth_method": "none", "grant_types": [GRANT] });
     let registered: Value = app.register(&metadata).await.json().await.unwrap();
     let stranger = registered["client_id"].as_str().unwrap();
-    // Polls by another client do not slow the device down.
+    // Polls by another client do not slow down the device.
     for _ in 0..5 {
         assert_eq!(error_code(poll(&app, stranger, &codes.device).await).await, "invalid_grant");
     }
@@ -256,7 +256,7 @@ async fn there_is_no_device_flow_where_nobody_turned_it_on() {
     assert_eq!(app.browser().open("/device").await.status, StatusCode::NOT_FOUND);
 }
 
-/// Sends "Allow" and closes the connection after `moment`, as a browser does when the user clicks again.
+/// Sends "Allow" and closes the connection after `moment`, like a browser when the user clicks again.
 async fn allow_and_hang_up(app: &TestApp, browser: &Browser<'_>, page: &Page, moment: Duration) {
     let form = format!("form_token={}&decision=allow", page.form_token());
     let cookies: Vec<_> = browser.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();

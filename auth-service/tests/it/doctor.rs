@@ -10,8 +10,8 @@ use serde_json::Value;
 use super::document_host::tls_of_localhost;
 use super::faulty_edge::{Fault, Patient, patient};
 
-/// How long the doctor waits for a response. A busy machine does not delay one for so long, so the doctor
-/// never reports a late response as missing.
+/// How long the doctor waits for a response. Even a busy machine responds within this time, so the doctor never
+/// reports a late response as missing.
 const PATIENT: Duration = Duration::from_secs(120);
 
 /// The findings of the doctor for a stack with this fault and these settings.
@@ -33,12 +33,12 @@ async fn examined(patient: &Patient, extra_roots: Option<Vec<u8>>) -> Vec<Findin
     };
     let mut reported = 0;
     let findings = examine(&examination, &mut |_| reported += 1).await.unwrap();
-    assert_eq!(reported, findings.len(), "a finding was not reported as progress");
+    assert_eq!(reported, findings.len(), "not every finding was reported as progress");
     server.stop(false).await;
     findings
 }
 
-/// The checks that found a problem or a warning.
+/// The checks with a problem or a warning.
 fn complaints(findings: &[Finding]) -> Vec<(&'static str, Outcome)> {
     let is_bad = |outcome| matches!(outcome, Outcome::Problem | Outcome::Warning);
     let bad = findings.iter().filter(|finding| is_bad(finding.outcome));
@@ -55,7 +55,7 @@ async fn an_auth_service_that_is_not_reached_is_told_once_with_its_cause() {
     for (ops_answers, cause) in [(true, "the edge does not reach it"), (false, "nor on OPS_LISTEN")] {
         let mut patient = patient(Fault::Down, &[], None).await;
         if !ops_answers {
-            // Nobody listens there.
+            // Nothing listens at this address.
             patient.app.ops = "http://127.0.0.1:1".to_owned();
         }
         let findings = examined(&patient, None).await;
@@ -91,7 +91,7 @@ async fn a_check_that_fails_is_told_once() {
 async fn a_healthy_stack_has_no_findings() {
     let findings = findings(Fault::None, &[]).await;
     assert_eq!(complaints(&findings), [], "{findings:#?}");
-    // Nothing that the doctor can do tells whether the service behind the check works, so it says that.
+    // The doctor cannot test whether the service behind the check works, and reports that.
     assert_eq!(unexamined(&findings), ["service"]);
     let checks = [
         "dns",
@@ -108,7 +108,7 @@ async fn a_healthy_stack_has_no_findings() {
         "listeners",
     ];
     for check in checks {
-        assert!(findings.iter().any(|finding| finding.check == check), "{check} was not looked at");
+        assert!(findings.iter().any(|finding| finding.check == check), "{check} was not examined");
     }
     let keys = findings.iter().find(|finding| finding.check == "keys").unwrap();
     assert!(keys.what.ends_with("has 1 public key"), "{keys:?}");
@@ -223,7 +223,7 @@ async fn over_https_the_certificate_is_looked_at_and_every_request_is_made() {
     let findings = examined(&healthy, Some(std::fs::read(ca.path()).unwrap())).await;
     assert_eq!(complaints(&findings), [], "{findings:#?}");
     for check in ["tls", "bypass", "registration"] {
-        assert!(findings.iter().any(|finding| finding.check == check), "{check} was not looked at");
+        assert!(findings.iter().any(|finding| finding.check == check), "{check} was not examined");
     }
     let open = patient(Fault::BelievesIdentity, &[], Some(acceptor.clone())).await;
     let findings = examined(&open, Some(std::fs::read(ca.path()).unwrap())).await;

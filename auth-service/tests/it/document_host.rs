@@ -34,7 +34,7 @@ struct Shelf {
 
 pub(crate) struct DocumentHost {
     pub(crate) origin: String,
-    /// Holds the CA's certificate.
+    /// The file with the CA's certificate.
     pub(crate) ca: tempfile::NamedTempFile,
     shelf: Arc<Mutex<Shelf>>,
 }

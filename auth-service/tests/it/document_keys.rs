@@ -1,4 +1,4 @@
-//! Tests of clients whose metadata documents name keys for client authentication.
+//! Tests of clients whose metadata documents contain or link to keys for client authentication.
 
 use std::time::Duration;
 
@@ -135,8 +135,8 @@ async fn a037_a_client_with_keys_authenticates_by_an_assertion_made_for_us_now_a
     assert_eq!(response.status(), StatusCode::OK);
     let replayed = redeem(&signer.sign(&good)).await;
     assert_eq!(error_code(replayed).await, "invalid_client");
-    // All these audiences are ours (RFC 7523 §3, RFC 9126 §2). The client authentication succeeds, and only
-    // the code is refused.
+    // Each of these audiences identifies this server (RFC 7523 §3, RFC 9126 §2). The client authentication
+    // succeeds, and only the code is refused.
     let endpoint = |path: &str| format!("http://localhost:9{path}");
     let ours =
         [json!(endpoint("/token")), json!(endpoint("/par")), json!([endpoint(""), endpoint("/token")])];
@@ -150,7 +150,8 @@ async fn a037_a_client_with_keys_authenticates_by_an_assertion_made_for_us_now_a
         let form: Vec<_> = redemption(&id, "unknown").into_iter().chain(proof).collect();
         assert_eq!(error_code(app.token(&form).await).await, "invalid_grant", "{audience}");
     }
-    // The client rotates its key. The key set is fetched again, because it does not contain the new key.
+    // The client rotates its key. The key set is fetched again, because the cached one does not contain the new
+    // key.
     let rotated = Signer::new();
     let mut set = rotated.jwks();
     set["keys"][0]["kid"] = json!("k2");
@@ -170,7 +171,7 @@ async fn a037_a_client_with_keys_authenticates_by_an_assertion_made_for_us_now_a
     assert_eq!(app.token(&form).await.status(), StatusCode::OK);
 }
 
-/// Identifiers of keys are optional (RFC 7517 §4.5), so several keys can fit one assertion.
+/// Key identifiers are optional (RFC 7517 §4.5), so several keys can match one assertion.
 #[actix_web::test]
 async fn every_key_that_fits_is_tried_and_one_without_an_identifier_can_be_replaced() {
     let host = DocumentHost::start().await;
@@ -252,8 +253,8 @@ impl Keyed {
 async fn a050_forged_assertions_do_not_take_a_clients_keys_away() {
     let keyed = Keyed::start().await;
     assert_eq!(keyed.redeem("ana").await, StatusCode::OK);
-    // The host of the keys is unavailable for a while, and strangers send assertions that make the service
-    // look for a new key.
+    // The host of the keys is unavailable for a while, and strangers send assertions that cause lookups of unknown
+    // keys.
     keyed.host.put("/jwks.json", Answer { head: "503 Service Unavailable".to_owned(), body: String::new() });
     for n in 0..80 {
         let refused =

@@ -14,7 +14,7 @@ pub(crate) fn document(host: &DocumentHost) -> Value {
     json!({ "client_id": host.url(PATH), "client_name": "Documented", "redirect_uris": [REDIRECT], "token_endpoint_auth_method": "none" })
 }
 
-/// An app on loopback, which therefore also accepts documents from loopback addresses.
+/// An app whose issuer is on loopback, which therefore also accepts documents from loopback addresses.
 pub(crate) async fn app(host: &DocumentHost, more: &[(&str, &str)]) -> TestApp {
     let ca = host.ca.path().to_str().unwrap();
     let own =
@@ -84,7 +84,7 @@ async fn the_scope_in_a_document_is_what_the_client_asks_for_by_default_and_no_c
     let page = browser.follow(&format!("/authorize?{silent}")).await;
     assert!(
         page.body.contains("<dd>To use all tools of these services (mcp)</dd>"),
-        "the scope that the service needs is missing: {}",
+        "the page does not show the scope that the service needs: {}",
         page.body
     );
 }
@@ -107,7 +107,8 @@ async fn a_document_with_members_that_say_nothing_is_a_client_like_any_other() {
     for name in ["grant_types", "response_types", "dpop_bound_access_tokens", "contacts", "client_secret"] {
         odd[name] = Value::Null;
     }
-    // A redirect to the first URI is refused, because its `state` could be mistaken for that of the response.
+    // A redirect to the first URI is refused, because its `state` could be confused with the `state` of the
+    // response.
     odd["redirect_uris"] = json!(["https://app.example/cb?state=x", REDIRECT]);
     host.put(PATH, Answer::json(&odd, "max-age=600"));
     let app = app(&host, &[]).await;
@@ -204,7 +205,7 @@ async fn a016_a_document_that_changed_is_asked_about_again() {
     browser.allow(&query(&id)).await;
     let link = format!("/authorize?{}", query(&id));
     assert!(browser.open(&link).await.parameter("code").is_some());
-    // Fetching the same content again is not a change.
+    // A refetch that returns the same content is not a change.
     app.wait(Duration::from_secs(61));
     assert!(browser.open(&link).await.parameter("code").is_some());
     assert_eq!(host.requests(PATH), 2);
@@ -283,7 +284,7 @@ async fn a050_made_up_paths_do_not_keep_a_hosts_clients_away() {
     for n in 0..80 {
         authorize(&host.url(&format!("/made-up/{n}")), "203.0.113.9").await;
     }
-    // The document of a known client is fetched again, and so is an unknown one for another client address.
+    // The document of a known client is fetched again, and so is an unknown document for another client address.
     app.wait(Duration::from_secs(61));
     assert_eq!(authorize(&host.url(PATH), "198.51.100.2").await, StatusCode::SEE_OTHER);
     let mut other = document(&host);
@@ -331,7 +332,7 @@ async fn a_document_that_is_away_for_a_moment_does_not_make_a_client_unknown() {
     assert!(body["error_description"].as_str().unwrap().contains("it answered 503"), "{body}");
     host.put(PATH, Answer::json(&document(&host), "max-age=60"));
     assert_eq!(app.refresh(&id, &tokens.refresh).await.status(), StatusCode::OK);
-    // An error that the owner of the document has to fix is still reported as `invalid_client`.
+    // An error that the owner of the document must fix is still reported as `invalid_client`.
     host.put(
         PATH,
         Answer { head: "404 Not Found\r\nContent-Type: application/json".to_owned(), body: "{}".to_owned() },

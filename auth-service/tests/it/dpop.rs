@@ -33,7 +33,7 @@ impl Key {
         URL_SAFE_NO_PAD.encode(Sha256::digest(members))
     }
 
-    /// A proof with a new `jti`. The claims in `more` are added or replace others.
+    /// A proof with a new `jti`. The claims in `more` are added to the default claims or replace them.
     fn proof(&self, now: UnixTime, method: &str, url: &str, more: &Value) -> String {
         let jti = URL_SAFE_NO_PAD.encode(SystemRandomSource.bytes().unwrap());
         let mut claims = json!({ "jti": jti, "htm": method, "htu": url, "iat": now.0 });
@@ -169,7 +169,7 @@ async fn a068_a_stolen_bound_token_opens_nothing() {
         &app.call("DPoP", &access, Some(&thief.for_call(&app, &access))).await,
         "invalid_token",
     );
-    // The refresh token of a public client is bound too.
+    // The refresh token of a public client is bound as well.
     for proof in [None, Some(thief.for_token_endpoint(&app))] {
         let answer = app.refresh_with(proof.as_deref(), &client, &refresh).await;
         assert_eq!(error_code(answer).await, "invalid_grant");
@@ -219,15 +219,15 @@ async fn a068_a_proof_that_comes_twice_is_refused_by_every_replica() {
     assert_eq!(one.call("DPoP", &access, Some(&proof)).await.status(), StatusCode::OK);
     assert_challenged(&one.call("DPoP", &access, Some(&proof)).await, "invalid_dpop_proof");
     assert_challenged(&two.call("DPoP", &access, Some(&proof)).await, "invalid_dpop_proof");
-    // The proof is also refused after its `jti` was deleted, because it is too old by then.
+    // The proof is also refused after its `jti` was deleted, because it has expired by then.
     one.wait(Duration::from_secs(302));
     assert_challenged(&two.call("DPoP", &access, Some(&proof)).await, "invalid_dpop_proof");
-    // If many calls with the same proof run at once, only one passes.
+    // If many calls with the same proof run at once, only one succeeds.
     let proof = key.for_call(&one, &access);
     let calls = (0..16).map(|n| if n % 2 == 0 { &one } else { &two }.call("DPoP", &access, Some(&proof)));
     let passed = futures_util::future::join_all(calls).await;
     assert_eq!(passed.iter().filter(|answer| answer.status() == StatusCode::OK).count(), 1);
-    // A proof can be used only once at the token endpoint, too.
+    // At the token endpoint, too, a proof can be used only once.
     let code = one.code(&client).await;
     let proof = key.for_token_endpoint(&one);
     let first = issued(one.redeem_with(Some(&proof), &client, &code).await).await;
@@ -247,7 +247,7 @@ async fn a068_a_bad_proof_uses_no_code_up_and_binds_nothing() {
         assert_eq!(error_code(answer).await, "invalid_dpop_proof");
     }
     issued(app.redeem_with(Some(&key.for_token_endpoint(&app)), &client, &code).await).await;
-    // A proof does not turn a bearer token into a bound one.
+    // A proof does not make a bearer token a bound token.
     let bearer = app.tokens(&client).await.access;
     assert_challenged(&app.call("DPoP", &bearer, Some(&key.for_call(&app, &bearer))).await, "invalid_token");
     assert_eq!(app.call("Bearer", &bearer, None).await.status(), StatusCode::OK);
@@ -325,7 +325,7 @@ async fn a084_a_proof_takes_room_in_the_store_only_with_a_request_that_is_good()
     let (client, key) = (app.client().await, Key::new());
     let code = app.code(&client).await;
     let proof = key.for_token_endpoint(&app);
-    // Anybody can send these requests.
+    // Any client can send these requests, and none of them uses up the proof.
     for form in [
         vec![("client_id", client.as_str()), ("grant_type", "x")],
         vec![("client_id", client.as_str()), ("grant_type", "refresh_token"), ("refresh_token", "mgr_x")],
@@ -340,7 +340,7 @@ async fn a084_a_proof_takes_room_in_the_store_only_with_a_request_that_is_good()
         assert_eq!(app.token_with(Some(&proof), &form).await.status(), StatusCode::BAD_REQUEST);
     }
     let tokens = issued(app.redeem_with(Some(&proof), &client, &code).await).await;
-    // Now the proof is used up.
+    // The successful request has used up the proof.
     let again = app.refresh_with(Some(&proof), &client, &text(&tokens, "refresh_token")).await;
     assert_eq!(error_code(again).await, "invalid_dpop_proof");
 }

@@ -1,4 +1,4 @@
-//! Tests of the check at Traefik's entry point, which also precedes auth-service's own pages and endpoints.
+//! Tests of the check at Traefik's entry point, where it also covers auth-service's own pages and endpoints.
 
 use reqwest::{RequestBuilder, Response, StatusCode};
 

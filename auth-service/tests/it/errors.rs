@@ -1,5 +1,5 @@
-//! Tests of error responses. Each has a stable code and description and a link to a page that explains it,
-//! and says nothing about the internals.
+//! Tests of error responses. Each has a stable code and description and a link to a page that explains it, and
+//! reveals no internals.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,12 +22,12 @@ fn section(uri: &str) -> &'static str {
     rest.split("\n## ").next().unwrap()
 }
 
-/// Asserts that `uri` is the section of this error code, and that the section lists this description.
+/// Asserts that `uri` links to the section of this error code, and that the section lists this description.
 fn assert_explained(code: &str, description: &str, uri: &str) {
     assert_eq!(uri, format!("{ISSUER}/errors#{code}"));
     let lines = section(uri).lines().filter_map(|line| line.strip_prefix("- "));
     let said = |line: &str| {
-        // Words in capitals are placeholders for values of the request.
+        // Words in capitals are placeholders for values from the request.
         let line = line
             .replace("NAME", "\0")
             .replace("REASON", "\0")
@@ -201,7 +201,7 @@ async fn an_address_without_a_page_gives_a_browser_a_sentence_and_a_way_on_and_a
         ("/device_authorization", 405),
         ("/logout", 404),
         ("/account", 404),
-        // The device flow is disabled.
+        // The device flow is disabled in this test.
         ("/device", 404),
         (&long, 414),
     ] {

@@ -1,4 +1,4 @@
-//! A stack behind a small edge proxy with one fault, which the doctor has to find.
+//! A stack behind a small edge proxy with one fault, which the doctor must find.
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -27,35 +27,35 @@ pub(crate) enum Fault {
     ResolvesDots,
     /// The edge removes the challenge.
     NoChallenge,
-    /// The edge does not route the resource metadata.
+    /// The edge does not route requests for the resource metadata.
     NoMetadata,
-    /// Something else responds at the path of the resource metadata.
+    /// Another program responds at the path of the resource metadata.
     WrongMetadata,
-    /// The metadata is that of another authorization server.
+    /// The metadata names another authorization server.
     WrongIssuer,
-    /// OPTIONS requests go through the check.
+    /// The edge sends a check for OPTIONS requests.
     PreflightChecked,
     /// The edge removes the CORS headers.
     NoCors,
     /// The edge allows credentials in cross-origin requests.
     CorsCredentials,
-    /// The edge does not route registrations.
+    /// The edge does not route registration requests.
     NoRegistration,
-    /// The edge does not route the deletion of clients.
+    /// The edge does not route requests that delete a client.
     NoDeletion,
     /// auth-service is not reachable.
     NoAuthService,
-    /// auth-service is not reachable, neither for checks nor for its own pages.
+    /// auth-service is reachable neither for checks nor for its own pages.
     Down,
-    /// Like `Down`, and GET requests are forwarded without a check.
+    /// Like `Down`, but GET requests are forwarded without a check.
     DownAndOpen,
-    /// The store of auth-service does not work, so every request without a token is answered with 503.
+    /// The store of auth-service does not work, so the status of every request without a token is 503.
     NoStore,
-    /// The edge answers every check with 403, as nginx does while the store does not work.
+    /// The edge responds to every request with 403, like nginx while the store does not work.
     Refuses,
-    /// The `Date` header has a time in 1994.
+    /// The `Date` header contains a time in 1994.
     Clock,
-    /// The edge does not route the key set.
+    /// The edge does not route requests for the key set.
     NoKeys,
 }
 
@@ -67,7 +67,7 @@ struct Edge {
     http: reqwest::Client,
 }
 
-/// Handles a request as an edge with this fault does.
+/// Handles a request like an edge with this fault.
 async fn edge(request: HttpRequest, body: Payload, edge: Data<Edge>) -> HttpResponse {
     let target = request.uri().path_and_query().map_or("/", |target| target.as_str()).to_owned();
     let path = request.uri().path();

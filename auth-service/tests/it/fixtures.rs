@@ -1,4 +1,4 @@
-//! Registrations as real clients send them, according to public sources.
+//! Registration requests of real clients, taken from public sources.
 
 use reqwest::StatusCode;
 use serde_json::{Value, json};

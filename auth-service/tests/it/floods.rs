@@ -11,12 +11,12 @@ use tokio::net::TcpStream;
 
 use super::app::{PASSWORD, REDIRECT, TestApp, authorize_query, error_code};
 
-/// The client address with this number, which the edge sends in `X-Forwarded-For`.
+/// The client address with this number, as the edge sends it in `X-Forwarded-For`.
 fn address(n: usize) -> String {
     format!("198.51.{}.{}", n / 250, n % 250 + 1)
 }
 
-/// The cookie and the form token of the login form, as a new browser gets them.
+/// The cookie and the form token of the login form in a new browser.
 async fn form(app: &TestApp) -> (String, String) {
     let mut browser = app.browser();
     let form_token = browser.open("/login").await.form_token();
@@ -55,7 +55,7 @@ async fn a093_attempts_with_a_name_that_cannot_be_are_counted_for_their_address(
     app.person("ana").await;
     let form = form(&app).await;
     let mut answers = Vec::new();
-    // One address can have 256 requests in progress.
+    // One address can have at most 256 requests in progress.
     for _ in 0..4 {
         answers.extend(statuses((0..100).map(|_| attempt(&app, &form, 1, "a b"))).await);
     }
@@ -65,7 +65,8 @@ async fn a093_attempts_with_a_name_that_cannot_be_are_counted_for_their_address(
             .iter()
             .all(|answer| answer.status() == StatusCode::SEE_OTHER || retry_after(answer) > Some(0))
     );
-    // A valid user name is refused too from this address, but not from another one.
+    // Attempts from this address are also refused for a valid user name, but attempts from another address are
+    // not.
     let same = attempt(&app, &form, 1, "ana").send().await.unwrap();
     assert_eq!(same.status(), StatusCode::TOO_MANY_REQUESTS);
     assert_eq!(attempt(&app, &form, 2, "ana").send().await.unwrap().status(), StatusCode::SEE_OTHER);
@@ -99,7 +100,7 @@ async fn many_users_behind_one_address_log_in_at_the_same_moment() {
 async fn a093_an_attempt_whose_client_hung_up_is_dropped() {
     let app = TestApp::start().await;
     let (cookie, form_token) = form(&app).await;
-    // These verifications take some seconds, and the service does them before those of the flood.
+    // These verifications take some seconds, and have priority over those of the flood.
     let known: Vec<_> = (0..32)
         .map(|_| {
             let passwords = app.state.passwords.clone();
@@ -135,7 +136,7 @@ async fn a093_an_attempt_whose_client_hung_up_is_dropped() {
     while passwords.waiting() > 0 {
         assert!(
             known.iter().any(|one| !one.is_finished()),
-            "attempts whose clients have disconnected are hashed"
+            "the service hashes passwords for clients that have disconnected"
         );
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
@@ -171,7 +172,7 @@ async fn a093_a_new_password_is_hashed_only_when_it_will_do_and_not_without_end(
         last = browser.submit(&choose, &same).await.status;
     }
     assert_eq!(last, StatusCode::TOO_MANY_REQUESTS);
-    // A password that would be refused anyway does not count as a try.
+    // A password that would be refused in any case does not count as an attempt.
     let short = [("new_password", "short"), ("new_password_repeat", "short")];
     assert_eq!(browser.submit(&choose, &short).await.status, StatusCode::UNPROCESSABLE_ENTITY);
 }
@@ -196,9 +197,9 @@ async fn a044_pushed_requests_end_for_a_client_for_an_address_and_for_all() {
             answers.into_iter().find(|answer| answer.status() == StatusCode::TOO_MANY_REQUESTS).unwrap();
         assert!(retry_after(&refused) > Some(0));
         assert_eq!(error_code(refused).await, "temporarily_unavailable");
-        // A stranger who pushes in the name of a client does not block that client at another address.
+        // A stranger who pushes requests in the name of a client does not block that client at another address.
         assert_eq!(push(&app, &client, 2, &[]).send().await.unwrap().status(), StatusCode::CREATED);
-        // First many clients push from one address, then from many addresses.
+        // First, many clients push requests from one address, then from many addresses.
         let mut clients = Vec::new();
         for n in 0..10 {
             clients.push(app.client_with(&[&format!("{REDIRECT}/{n}")]).await);
@@ -276,7 +277,7 @@ async fn a045_a_few_addresses_neither_drive_a_newcomer_out_nor_keep_one_from_com
     let page = app.browser().open(&format!("/authorize?{}", authorize_query(newcomer, &[]))).await;
     assert_eq!(page.status, StatusCode::SEE_OTHER, "{}", page.body);
     assert_eq!(register(10, "another".to_owned()).await.status(), StatusCode::CREATED);
-    // If all clients are kept, a new one is refused for now, with `Retry-After`.
+    // If every registered client must be kept, a new registration is refused with `Retry-After`.
     let mut last = register(11, "first".to_owned()).await;
     for n in 0..800 {
         last = register(11 + n / 7, format!("more {n}")).await;
@@ -372,7 +373,7 @@ async fn a100_a_body_that_does_not_come_is_not_waited_for() {
 async fn until_closed(stream: &mut TcpStream) -> String {
     let mut answer = Vec::new();
     let read = tokio::time::timeout(Duration::from_secs(60), stream.read_to_end(&mut answer)).await;
-    assert!(read.is_ok(), "the connection is held after {}", String::from_utf8_lossy(&answer));
+    assert!(read.is_ok(), "the connection stays open after {}", String::from_utf8_lossy(&answer));
     String::from_utf8_lossy(&answer).into_owned()
 }
 
@@ -425,7 +426,7 @@ async fn a040_a_body_of_more_than_16_kb_is_refused() {
 async fn a045_an_account_that_allows_ever_new_clients_leaves_only_its_latest() {
     let app = TestApp::start_with(&[("CLIENT_CEILING", "600")]).await;
     let first = app.client_with(&["https://first.example/cb"]).await;
-    // A client is kept for this long after its registration, because somebody may be logging in with it.
+    // A client is kept for this long after its registration, because a user could be logging in with it.
     app.wait(Duration::from_secs(30 * 60));
     let others = app.client().await;
     let others = app.tokens(&others).await;

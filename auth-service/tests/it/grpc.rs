@@ -39,7 +39,7 @@ fn asked(method: &str, host: &str, path: &str, headers: &[(&str, &str)]) -> Chec
     CheckRequest { attributes: Some(AttributeContext { request, ..Default::default() }) }
 }
 
-/// The response to a check that carries these secrets.
+/// The response to a check that carries these secrets in its metadata.
 async fn answer(app: &TestApp, check: CheckRequest, secrets: &[&str]) -> CheckResponse {
     let mut request = tonic::Request::new(check);
     for secret in secrets {
@@ -100,7 +100,7 @@ async fn a069_a_stranger_is_refused_over_grpc() {
     for secrets in [&[][..], &["wrong"], &[EDGE_SECRET, EDGE_SECRET], &[""]] {
         assert_eq!(told(answer(&app, check.clone(), secrets).await).0, 403, "{secrets:?}");
     }
-    // A secret in the client's headers has no effect.
+    // A secret in the client's own headers has no effect.
     let smuggled =
         asked("POST", "mcp.example", "/mcp", &[("authorization", &bearer), ("x-edge-secret", EDGE_SECRET)]);
     assert_eq!(told(answer(&app, smuggled, &[]).await).0, 403);
@@ -158,13 +158,13 @@ async fn the_grpc_listener_says_that_it_is_well_and_stops_when_told() {
     let status = health.check(tonic_health::pb::HealthCheckRequest { service }).await.unwrap().into_inner();
     assert_eq!(status.status(), tonic_health::pb::health_check_response::ServingStatus::Serving);
     listener.stop(std::time::Duration::from_secs(10)).await;
-    assert!(AuthorizationClient::connect(url).await.is_err(), "nobody listens any more");
+    assert!(AuthorizationClient::connect(url).await.is_err(), "the listener was not closed");
 }
 
 const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
 const HEALTH: &str = "/grpc.health.v1.Health/Check";
 
-/// A call that has sent only a part of its message. It continues until `_sender` is dropped.
+/// A call that has sent only a part of its message. It stays open until `_sender` is dropped.
 struct Unfinished {
     _sender: Sender<Bytes>,
     answer: tokio::task::JoinHandle<Result<http::Response<Body>, tonic::transport::Error>>,
@@ -183,7 +183,7 @@ async fn begin(channel: &Channel, method: &str, secret: Option<&str>) -> Unfinis
         std::future::poll_fn(|context| channel.poll_ready(context)).await?;
         channel.call(call).await
     });
-    // The prefix announces a message of 1000 bytes. Only the first of them follows.
+    // The prefix announces a message of 1000 bytes, of which only the first is sent.
     sender.send_data(Bytes::from_static(&[0, 0, 0, 3, 232, 1])).await.unwrap();
     tokio::task::yield_now().await;
     Unfinished { _sender: sender, answer }
@@ -194,7 +194,7 @@ async fn connection(app: &TestApp) -> Channel {
     Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap()
 }
 
-/// Begins `calls` calls, 200 on each connection, and waits until one of them is refused. Returns the others.
+/// Starts `calls` calls, 200 on each connection, until one of them is refused. Returns the other calls.
 async fn until_refused(app: &TestApp, calls: usize, method: &str, secret: Option<&str>) -> Vec<Unfinished> {
     let mut under_way = Vec::new();
     while under_way.len() < calls {
@@ -206,7 +206,7 @@ async fn until_refused(app: &TestApp, calls: usize, method: &str, secret: Option
     for _ in 0..600 {
         while let Some(at) = under_way.iter().position(|call| call.answer.is_finished()) {
             let answer = under_way.swap_remove(at).answer.await.unwrap().unwrap();
-            // A call with another status has reached its time limit.
+            // A call that reached its time limit has another status.
             if answer.headers().get("grpc-status").is_some_and(|status| status == "14") {
                 return under_way;
             }
@@ -219,13 +219,13 @@ async fn until_refused(app: &TestApp, calls: usize, method: &str, secret: Option
 #[actix_web::test]
 async fn a100_calls_over_grpc_that_do_not_end_are_refused_beyond_their_places() {
     let app = start().await;
-    // Calls without the edge secret do not use the places of the edge.
+    // Calls without the edge secret do not use the slots that are reserved for the edge.
     let others = until_refused(&app, 200, HEALTH, None).await;
     let check = asked("POST", "mcp.example", "/mcp", &[]);
     assert_eq!(told(answer(&app, check.clone(), &[EDGE_SECRET]).await).0, 401);
     let of_edge = until_refused(&app, 2000, CHECK, Some(EDGE_SECRET)).await;
     drop((others, of_edge));
-    // Closing the connections frees the places.
+    // Closing the connections frees the slots.
     for _ in 0..600 {
         let mut request = tonic::Request::new(check.clone());
         request.metadata_mut().append("x-edge-secret", EDGE_SECRET.parse().unwrap());
@@ -235,7 +235,7 @@ async fn a100_calls_over_grpc_that_do_not_end_are_refused_beyond_their_places() 
         }
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
-    panic!("the places are kept");
+    panic!("the slots were not freed");
 }
 
 /// An HTTP/2 client can keep the server from sending a response (flow control, RFC 9113 §5.2).
@@ -273,7 +273,7 @@ async fn a100_answers_over_grpc_that_are_not_taken_hold_no_places() {
         }
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
-    panic!("{}", if is_full { "the places are kept" } else { "the places were never full" });
+    panic!("{}", if is_full { "the slots were not freed" } else { "the slots were never full" });
 }
 
 #[actix_web::test]
@@ -283,7 +283,7 @@ async fn a100_who_lacks_the_secret_is_answered_before_the_message_has_come() {
     for secret in [None, Some("wrong")] {
         let call = begin(&channel, CHECK, secret).await;
         let answer = call.answer.await.unwrap().unwrap();
-        // If the time limit had ended the call, the headers would have a `grpc-status`.
+        // If the call had ended at its time limit, the headers would contain a `grpc-status`.
         assert_eq!(answer.headers().get("grpc-status"), None, "{answer:?}");
     }
     let watched = begin(&channel, "/grpc.health.v1.Health/Watch", None).await.answer.await.unwrap().unwrap();
@@ -297,7 +297,7 @@ async fn a069_a_connection_from_outside_the_networks_of_the_edge_is_closed() {
     let address = app.edge_grpc.as_ref().unwrap().address;
     let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
     let read = tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut Vec::new()).await;
-    // The listener closes the connection at once, before the client has sent anything.
+    // The listener closes the connection immediately, before the client has sent any data.
     assert_eq!(read.unwrap_or(0), 0);
     let said = AuthorizationClient::connect(format!("http://{address}")).await;
     assert!(said.is_err() || said.unwrap().check(CheckRequest::default()).await.is_err());

@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 
 fn healthcheck(listener: &str, more: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_auth-service"));
-    // No other setting is present, because an image's health check must not need secrets.
+    // No other setting is present, because the health check of an image must not need secrets.
     command.env_clear().env("OPS_LISTEN", listener).arg("healthcheck").args(more).output().unwrap()
 }
 
@@ -37,7 +37,7 @@ fn a_service_is_healthy_when_it_says_so_and_unhealthy_when_it_does_not_or_is_not
         assert_eq!(service.join().unwrap(), format!("GET {path} HTTP/1.1"));
         let message = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(healthy || message.contains("why."), "{message}");
-        // Nothing listens there any more.
+        // Nothing listens at this address any more.
         let output = healthcheck(&address, more);
         let message = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!output.status.success() && message.contains(&address), "{message}");

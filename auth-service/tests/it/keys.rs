@@ -1,4 +1,4 @@
-//! Tests of signing keys: how they are published, rotated and revoked on two replicas that share a store.
+//! Tests of signing keys: how two replicas with a shared store publish, rotate and revoke them.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::app::{RESOURCE, TestApp, Tokens};
 
-/// How often the test lets each replica look for key changes in the store.
+/// How often each replica looks for key changes in the store.
 const LOOK: Duration = Duration::from_secs(5);
 
 impl TestApp {
@@ -88,8 +88,8 @@ async fn a_rotation_goes_unnoticed_on_both_replicas() {
     let reply = rows(one.operate(Command::RotateKeys).await);
     assert_eq!([reply[0].state, reply[1].state], [KeyState::Current, KeyState::Next]);
     let next = reply[1].kid.clone();
-    // The replicas look for changes at different seconds. No token is refused at any time. No token is signed
-    // with a key that has been in /jwks for a shorter time than a response of /jwks can be cached.
+    // The two replicas look for changes at different times. No replica may ever refuse a valid token. No token may
+    // be signed with a key that has been in /jwks for less time than a response of /jwks can be cached.
     let mut first_seen = [None; 2];
     let mut live: Vec<String> = vec![tokens.access.clone()];
     for second in 0..640_u64 {
@@ -121,7 +121,7 @@ async fn a_rotation_goes_unnoticed_on_both_replicas() {
     for seen in first_seen {
         assert!(seen.unwrap() + 297 < 600, "{first_seen:?}");
     }
-    // The retired key is deleted when no token that it signed can be valid any more.
+    // The retired key is deleted when no token that it signed can still be valid.
     assert!(one.kids().await.contains(&before));
     one.wait(Duration::from_secs(86_400 + 300));
     for replica in replicas {
@@ -158,7 +158,7 @@ async fn keys_rotate_by_themselves_and_to_another_algorithm() {
         let answer = changed.check_token(&tokens.access).await;
         let assertion = answer.headers()["x-auth-assertion"].to_str().unwrap().to_owned();
         assert_eq!(kid_of(&assertion), kid_of(&tokens.access));
-        // Verifies the token with the published keys, as any verifier would.
+        // Verifies the token with the published keys, like any other verifier.
         let set: jsonwebtoken::jwk::JwkSet = serde_json::from_value(changed.jwks().await).unwrap();
         let jwk = set.find(&kid_of(&tokens.access)).unwrap();
         let mut validation = jsonwebtoken::Validation::new(header.alg);
@@ -167,7 +167,7 @@ async fn keys_rotate_by_themselves_and_to_another_algorithm() {
         let key = jsonwebtoken::DecodingKey::from_jwk(jwk).unwrap();
         assert!(jsonwebtoken::decode::<Value>(&tokens.access, &key, &validation).is_ok());
     }
-    assert_ne!(app.check_token(&tokens.access).await.status(), StatusCode::OK, "it has long expired");
+    assert_ne!(app.check_token(&tokens.access).await.status(), StatusCode::OK, "the token has expired");
 }
 
 #[actix_web::test]

@@ -1,6 +1,6 @@
-//! Compares the life of grants with a simple model, on both stores. Random stories authorize, redeem,
-//! refresh, replay, exchange, revoke and disable things in any order and at any time. After each step, every
-//! token must give exactly the access that the model says.
+//! Compares the life cycle of grants with a simple model, on both stores. Random stories contain authorizations,
+//! redemptions, refreshes, replays, exchanges, revocations and disabled accounts and clients, in any order and at
+//! any time. After each step, every token must give exactly the access that the model predicts.
 
 mod model;
 mod world;
@@ -14,21 +14,21 @@ use super::app::TestApp;
 use model::Model;
 use world::World;
 
-/// Number of stories on each store, unless `LIFE_CYCLE_STORIES` is set. A story has fewer than `STEPS` steps.
+/// The number of stories on each store, unless `LIFE_CYCLE_STORIES` is set. A story has fewer than `STEPS` steps.
 const STORIES: usize = 24;
 const STEPS: usize = 60;
 
-/// A step of a story. Its numbers are indices, taken modulo the number of things that exist.
+/// A step of a story. Its numbers are indices, modulo the number of existing objects.
 #[derive(Debug, Clone)]
 pub(super) enum Step {
     Wait(u64),
-    /// The user is sent to the authorization endpoint. The request asks for all of the scope or for a part.
+    /// The user is sent to the authorization endpoint. The request is for the whole scope or for a part of it.
     Authorize {
         client: usize,
         all: bool,
     },
-    /// A code is redeemed with the right client and verifier or with wrong ones, and with a proof by one of
-    /// the keys or without.
+    /// A code is redeemed with a right or wrong client and verifier, and with or without a proof by one of the
+    /// keys.
     Redeem {
         code: usize,
         client: usize,
@@ -66,7 +66,7 @@ pub(super) enum Step {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    // An index below a million selects any of them, and a larger one selects one of the latest.
+    // An index below a million selects any of the objects, and a larger one selects one of the latest.
     let which = || prop_oneof![2 => 0_usize..1000, 3 => 1_000_000_usize..1_000_003];
     // Number 0 stands for the right client, which is selected most often.
     let client = || prop_oneof![5 => Just(0_usize), 1 => Just(1_usize)];
@@ -117,8 +117,8 @@ async fn stories(app: &TestApp) {
         }
         parties.switch_all_on(app).await;
     }
-    // Stories in which no call passes would prove nothing. In a long story, about fifteen calls pass. The
-    // limit is lower, because some short stories begin with a wait of a month.
+    // Stories in which no call passes would prove nothing. About fifteen calls pass in a long story. The limit is
+    // lower, because some short stories start with a wait of a month.
     println!("{stories} stories, {opened} calls passed, {refused} were refused");
     assert!(opened > stories * 4 && refused > stories * 4, "{opened} calls passed, {refused} were refused");
 }

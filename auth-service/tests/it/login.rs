@@ -34,7 +34,7 @@ async fn a015_a_login_form_counts_in_its_own_browser_and_gives_a_new_session() {
     let page = mine.open("/login").await;
     assert_eq!(app.browser().submit(&page, &fields).await.status, StatusCode::BAD_REQUEST);
     assert_eq!(mine.post("/login", &fields).await.status, StatusCode::BAD_REQUEST);
-    // A session cookie that somebody else planted is replaced at the login.
+    // A session cookie that an attacker planted is replaced at the login.
     mine.cookies.push(("__Host-mcp_gate_session".to_owned(), "planted".to_owned()));
     assert_eq!(mine.submit(&page, &fields).await.status, StatusCode::OK);
     let session = |browser: &super::browser::Browser<'_>| {
@@ -65,11 +65,11 @@ async fn a102_a_one_time_password_works_once_and_is_replaced() {
     app.account("ana", true).await;
     let mut browser = app.browser();
     let page = browser.open("/login").await;
-    // A password that is copied from a terminal can have blanks around it.
+    // A password that is copied from a terminal can be surrounded by whitespace.
     let pasted = format!(" {PASSWORD}\t ");
     let choose = browser.submit_and_follow(&page, &[("username", "ana"), ("password", &pasted)]).await;
     assert!(choose.body.contains("Choose your own password"));
-    // A one-time password does not log in before a new password is chosen.
+    // A one-time password does not sign the user in before a new password is chosen.
     assert!(!browser.cookies.iter().any(|(name, _)| name.ends_with("_session")));
     for (chosen, repeated) in
         [("short", "short"), (NEW, "something else entirely"), (PASSWORD, PASSWORD), ("", "")]
@@ -81,7 +81,7 @@ async fn a102_a_one_time_password_works_once_and_is_replaced() {
     let fields = [("new_password", NEW), ("new_password_repeat", NEW)];
     assert_eq!(app.browser().submit(&choose, &fields).await.status, StatusCode::BAD_REQUEST);
     assert_eq!(browser.submit(&choose, &fields).await.status, StatusCode::OK);
-    // The same form cannot be used again to choose another password.
+    // The same form cannot be used to choose yet another password.
     let other = [("new_password", "yet another password"), ("new_password_repeat", "yet another password")];
     assert_eq!(browser.submit(&choose, &other).await.status, StatusCode::CONFLICT);
     let page = browser.open("/login").await;
@@ -89,7 +89,7 @@ async fn a102_a_one_time_password_works_once_and_is_replaced() {
         browser.submit(&page, &[("username", "ana"), ("password", PASSWORD)]).await.status,
         StatusCode::FORBIDDEN
     );
-    // A password that the user has chosen is taken as it is.
+    // Whitespace is not removed from a password that the user has chosen.
     let pasted = format!("{NEW} ");
     let answer = browser.submit(&page, &[("username", "ana"), ("password", &pasted)]).await;
     assert_eq!(answer.status, StatusCode::FORBIDDEN);
@@ -110,7 +110,8 @@ async fn a022_a023_guessing_is_slowed_and_the_owner_still_gets_in() {
             .status;
     }
     assert_eq!(last, StatusCode::TOO_MANY_REQUESTS);
-    // Now even the right password is refused to a stranger, and no password hash is computed for it.
+    // After that, even the right password is refused from a stranger's address, and the service computes no hash
+    // for it.
     assert_eq!(
         stranger.submit(&page, &[("username", "ana"), ("password", PASSWORD)]).await.status,
         StatusCode::TOO_MANY_REQUESTS
@@ -142,11 +143,11 @@ async fn a_form_that_could_not_be_sent_is_not_shown() {
     let app = TestApp::start().await;
     app.person("ana").await;
     for path in ["/login?state=", "/login/device?state="] {
-        // Browsers send a backslash in a query unencoded. In a form token it takes two characters.
+        // Browsers send a backslash in a query without encoding it. In a form token, it takes two characters.
         let page = app.browser().open(&format!("{path}{}", "\\".repeat(7700))).await;
         assert_eq!(page.status, StatusCode::URI_TOO_LONG, "{path}");
         assert!(page.body.contains("too long") && !page.body.contains("form_token"), "{}", page.body);
-        // The longest form that is shown can be sent with the longest password.
+        // The longest form that is shown can be submitted with the longest password.
         let mut browser = app.browser();
         let login = browser.open(&format!("{path}{}", "a".repeat(8100))).await;
         assert_eq!(login.status, StatusCode::OK, "{path}");
@@ -170,8 +171,8 @@ async fn the_largest_form_for_a_new_password_can_be_sent() {
         longest -= 16;
         login = browser.open(&link(longest)).await;
     }
-    assert!(longest > 0, "a query without such characters is refused");
-    // The form token is too long for an address, so the response is the page itself.
+    assert!(longest > 0, "no query without such characters is accepted");
+    // The form token is too long for a URL, so the response is the page itself.
     let choose = browser.submit(&login, &[("username", "ana"), ("password", PASSWORD)]).await;
     assert!(choose.status == StatusCode::OK && choose.body.contains("Choose your own"), "{}", choose.body);
     let chosen = "\u{20ac}".repeat(85);
@@ -189,7 +190,7 @@ async fn the_page_for_a_new_password_has_an_address_of_its_own() {
     let choose = browser.submit(&login, &[("username", "ana"), ("password", PASSWORD)]).await;
     assert!(choose.status == StatusCode::OK && choose.body.contains("Choose your own"), "{}", choose.body);
     let there = &format!("/login/password?form_token={}", choose.form_token());
-    // The address is valid in this browser only. In others it shows the login form.
+    // The URL is valid only in this browser. In other browsers, it shows the login form.
     for stranger in [&mut app.browser(), &mut app.browser_of("eve").await] {
         let page = stranger.follow(there).await;
         assert_eq!(page.status, StatusCode::BAD_REQUEST);
@@ -201,7 +202,7 @@ async fn the_page_for_a_new_password_has_an_address_of_its_own() {
     let back = browser.open(there).await;
     assert!(back.body.contains("You are signed in as <strong>ana</strong>"), "{}", back.body);
     assert!(back.body.contains("/authorize?"), "{}", back.body);
-    // Without a form token, the address redirects to the login form.
+    // Without a form token, the URL redirects to the login form.
     assert_eq!(browser.open("/login/password").await.location.unwrap(), format!("{ISSUER}/login"));
 }
 
@@ -228,7 +229,7 @@ async fn a_password_that_is_too_long_is_measured_in_what_the_page_says() {
     let mut browser = app.browser();
     let page = browser.open("/login").await;
     let choose = browser.submit_and_follow(&page, &[("username", "ana"), ("password", PASSWORD)]).await;
-    // The password has fewer characters than the maximum, but more bytes.
+    // The password has fewer characters than the maximum allows, but more bytes.
     let long = "ü".repeat(200);
     let answer =
         browser.submit(&choose, &[("new_password", long.as_str()), ("new_password_repeat", &long)]).await;

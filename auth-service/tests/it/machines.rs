@@ -1,4 +1,4 @@
-//! Tests of clients that the operator added: machines with client credentials, and resource servers that
+//! Tests of clients that the operator has added: machines with client credentials, and resource servers that
 //! introspect tokens.
 
 use std::time::Duration;
@@ -48,7 +48,7 @@ fn resource_server(name: &str, serves: &str) -> NewClient {
     }
 }
 
-/// Adds a client. Returns its identifier and its secret.
+/// Adds a client, and returns its identifier and secret.
 pub(crate) async fn enter(app: &TestApp, new: NewClient) -> (String, String) {
     match ask(app, Command::AddClient(new)).await {
         Reply::ClientAdded { id, secret } => (id.to_string(), secret.unwrap_or_default()),
@@ -96,7 +96,7 @@ async fn a_machine_gets_a_token_for_itself_that_passes_the_check() {
     assert_eq!(passed.status(), StatusCode::OK);
     assert_eq!(passed.headers()["x-auth-username"], "backup-bot");
     assert_eq!(passed.headers()["x-auth-groups"], "robots");
-    // Access ends when the token expires, and when the client is deleted.
+    // Access ends when the token expires and when the client is deleted.
     app.wait(Duration::from_secs(3600));
     assert_eq!(app.check_token(token).await.status(), StatusCode::UNAUTHORIZED);
     let token =
@@ -155,7 +155,7 @@ async fn a041_a033_a_machine_gets_no_more_than_the_operator_gave_it() {
     let public = app.client().await;
     let form = [("grant_type", "client_credentials"), ("client_id", &public)];
     assert_eq!(error_code(app.token(&form).await).await, "unauthorized_client");
-    // The account of a machine cannot log in, whatever password is tried.
+    // Nobody can log in to the account of a machine with any password.
     let mut browser = app.browser();
     let page = browser.open("/login").await;
     for password in ["!", "", &bot.1] {
@@ -193,7 +193,7 @@ async fn a_machine_proves_itself_by_a_key() {
     let token = Tokens::of(ask_with(assertion("a")).await).await.access;
     assert_eq!(app.check_token(&token).await.status(), StatusCode::OK);
     assert_eq!(error_code(ask_with(assertion("a")).await).await, "invalid_client");
-    // A huge number from a stranger must not cause an overflow.
+    // A huge number in an untrusted assertion must not cause an overflow.
     assert_eq!(error_code(ask_with(assertion_until(u64::MAX, "b")).await).await, "invalid_client");
 }
 
@@ -257,8 +257,8 @@ async fn a065_a_client_learns_about_its_own_tokens_and_its_own_resources_only() 
     for name in ["sub", "username", "jti", "exp", "iat"] {
         assert!(!known[name].is_null(), "{name}");
     }
-    // A refresh token is active only for its own client. Tokens for others and invalid tokens get the same
-    // response.
+    // A refresh token is active only for its own client. The response is the same for tokens of other clients and
+    // for invalid tokens.
     assert_eq!(introspect(&app, &server, &tokens.refresh).await, inactive);
     assert_eq!(introspect(&app, &neighbour, &tokens.access).await, inactive);
     assert_eq!(introspect(&app, &bot, &tokens.access).await, inactive);
@@ -268,7 +268,7 @@ async fn a065_a_client_learns_about_its_own_tokens_and_its_own_resources_only() 
     assert_eq!(introspect(&app, &bot, &own).await["sub"], bot.0);
     assert_eq!(introspect(&app, &server, &own).await["username"], "bot");
 
-    // Without client authentication, nothing is disclosed. This includes public clients.
+    // Without client authentication, the endpoint discloses nothing. This applies to public clients as well.
     for form in
         [vec![("token", tokens.access.as_str())], vec![("token", &tokens.access), ("client_id", &client)]]
     {
@@ -320,7 +320,7 @@ async fn a_confidential_client_looks_at_its_own_refresh_token() {
         ("refresh_token", &tokens.refresh),
     ];
     let next = Tokens::of(app.token(&form).await).await;
-    assert_eq!(introspect(&app, &own, &tokens.refresh).await["active"], false, "the token was used before");
+    assert_eq!(introspect(&app, &own, &tokens.refresh).await["active"], false, "the token was already used");
     assert_eq!(introspect(&app, &own, &next.refresh).await["active"], true);
 }
 

@@ -46,7 +46,7 @@ async fn a_client_reads_updates_and_deletes_itself() {
         (StatusCode::OK, &"no-store".parse().unwrap())
     );
     assert_eq!(read.json::<Value>().await.unwrap()["client_name"], "one");
-    // RFC 9110 §11.4 allows more than one space here.
+    // RFC 9110 §11.4 allows more than one space in this position.
     let url = format!("{}/register/{}", app.public, client.id);
     let spaced = app.http.get(url).header("authorization", format!("bearer   {}", client.token));
     assert_eq!(spaced.send().await.unwrap().status(), StatusCode::OK);
@@ -231,7 +231,7 @@ async fn a045_at_the_ceiling_the_oldest_never_used_client_makes_room_and_no_used
     }
     let full = app.register(&public("e")).await;
     assert_eq!(full.status(), StatusCode::SERVICE_UNAVAILABLE);
-    // A client that is registered already is not refused.
+    // A client that is already registered is not refused.
     assert_eq!(registered(&app, &public("used")).await.id, used.id);
 }
 

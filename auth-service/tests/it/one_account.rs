@@ -1,4 +1,4 @@
-//! Tests of attack 100 by a user: what one account can make the service do and store (docs/limits.md).
+//! Tests of attack 100 by a user: how much one account can make the service do and store (docs/limits.md).
 
 use std::time::{Duration, Instant};
 
@@ -38,7 +38,7 @@ async fn a100_an_account_that_asks_for_codes_in_a_loop_is_slowed_and_no_other() 
         refused.contains("error=temporarily_unavailable") && refused.contains("state=the+state"),
         "{refused}"
     );
-    // The consent form is refused too, and the response says when to try again.
+    // The consent form is also refused, with a `Retry-After`.
     let page = eve.open(&format!("/authorize?{}", authorize_query(&client, &[("prompt", "consent")]))).await;
     let subject = &person.subject;
     let others = async {

@@ -1,4 +1,4 @@
-//! Tests of what operators see and do while the service runs.
+//! Tests of the operator's view and commands while the service runs.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ async fn connections_without_a_command_delay_no_command() {
     }
     let reply = socket::ask(directory.path(), &Command::ListClients { after: None }).await.unwrap();
     assert!(matches!(reply, Reply::Clients(_)), "{reply:?}");
-    // None of the other connections had reached its time limit when the reply came.
+    // None of the other connections had reached its time limit before the reply came.
     let closed = silent.iter().filter(|stream| stream.try_read(&mut [0]).is_ok()).count();
     assert_eq!(closed, 0);
     serving.abort();
@@ -189,7 +189,7 @@ async fn the_running_service_exports_its_store() {
     for secret in [tokens.refresh.as_str(), "mcp.example"] {
         assert!(!bytes.windows(secret.len()).any(|window| window == secret.as_bytes()), "{secret}");
     }
-    let Reply::Refused(reason) = export(None).await else { panic!("it was overwritten") };
+    let Reply::Refused(reason) = export(None).await else { panic!("the existing file was overwritten") };
     assert!(reason.contains("exists"), "{reason}");
     let Reply::Refused(reason) = export(Some(directory.path().join("no key"))).await else { panic!() };
     assert!(reason.contains("no key"), "{reason}");
@@ -212,10 +212,10 @@ async fn a_socket_that_is_removed_is_made_anew() {
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    panic!("nobody can be disabled");
+    panic!("no account could be disabled");
 }
 
-/// As after a restore by hand. A change in the new file would not count for the service.
+/// The operator can have restored the file by hand. The running service would not notice a change in the new file.
 #[actix_web::test]
 async fn a_command_asks_the_running_service_although_the_file_of_its_store_was_replaced() {
     let app = TestApp::start().await;
@@ -228,7 +228,7 @@ async fn a_command_asks_the_running_service_although_the_file_of_its_store_was_r
     let directory = app.directory();
     let operators = socket::Operators::listen(directory).unwrap();
     let serving = actix_web::rt::spawn(socket::serve(operators, app.state.clone()));
-    // On Redis, there is no such file.
+    // With Redis, there is no such file.
     if !directory.join("store.redb").exists() {
         return serving.abort();
     }

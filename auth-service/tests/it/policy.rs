@@ -1,4 +1,4 @@
-//! Tests of the policy file: in the check, in messages to clients and users, and while the file changes.
+//! Tests of the policy file: in the check, in messages to clients and users, and when the file changes.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -50,8 +50,8 @@ impl Ruled {
         Self { app: TestApp::start_with(&settings).await, file, _directory: directory }
     }
 
-    /// Replaces the policy file, and looks at it twice. The service uses a changed file only after the second
-    /// look.
+    /// Replaces the policy file, and makes the service read it twice. The service uses a changed file only after
+    /// the second time.
     fn rewrite(&self, rules: &str) {
         let next = self.file.with_extension("next");
         std::fs::write(&next, rules).unwrap();
@@ -97,10 +97,10 @@ async fn a_tool_is_allowed_or_refused_by_its_name_in_the_headers() {
     let ok = async |method, name| ruled.calls(&tokens.access, method, name).await.status();
     assert_eq!(ok("tools/list", "").await, StatusCode::OK);
     assert_eq!(ok("tools/call", "read_notes").await, StatusCode::OK);
-    // `mcp` includes `mcp:admin`. A challenge lists all scopes that are needed.
+    // `mcp` includes `mcp:admin`. A challenge lists all required scopes.
     assert_eq!(ok("tools/call", "delete_notes").await, StatusCode::OK);
     let denied = ruled.calls(&tokens.access, "tools/call", "shutdown").await;
-    assert_eq!((denied.status(), challenge(&denied)), (StatusCode::FORBIDDEN, ""), "no scope would help");
+    assert_eq!((denied.status(), challenge(&denied)), (StatusCode::FORBIDDEN, ""), "no scope is enough");
     let body: Value = denied.json().await.unwrap();
     assert_eq!(body["error"], "access_denied");
 }
@@ -146,7 +146,7 @@ async fn a092_rules_that_the_caller_does_not_meet_go_to_the_wrapper_in_the_asser
     let answer = ruled.app.check_token(&tokens.access).await;
     assert_eq!(answer.status(), StatusCode::OK);
     assert_eq!(assertion(&answer)["tool_rules"], json!([{ "tools": ["shutdown"], "denied": true }]));
-    // After a change, the assertion is a new one with the new rules.
+    // After a change of the rules, a new assertion contains the new rules.
     ruled.rewrite(&rules.replace("shutdown", "reboot"));
     let answer = ruled.app.check_token(&tokens.access).await;
     assert_eq!(assertion(&answer)["tool_rules"], json!([{ "tools": ["reboot"], "denied": true }]));
@@ -209,7 +209,7 @@ async fn a_file_that_changes_all_the_time_is_told() {
     assert!(standing.error.unwrap().contains("changes all the time"));
     ruled.app.state.policy.look();
     let standing = ruled.app.state.policy.status();
-    assert_eq!((standing.epoch, standing.error), (2, None), "the file no longer changes");
+    assert_eq!((standing.epoch, standing.error), (2, None), "the file has stopped changing");
 }
 
 #[actix_web::test]
@@ -218,7 +218,7 @@ async fn a_running_service_notices_a_change_by_itself() {
     let follower = actix_web::rt::spawn(Arc::clone(&ruled.app.state.policy).follow());
     let changed = Duration::from_millis(50);
     std::fs::write(&ruled.file, RULES.replace("shutdown", "reboot")).unwrap();
-    // The number of tries only bounds the duration of the test. docs/policy.md says how fast the service
+    // The number of attempts only limits the duration of the test. docs/policy.md states how fast the service
     // notices a change.
     for _ in 0..400 {
         if ruled.app.state.policy.status().epoch == 2 {
@@ -266,7 +266,7 @@ async fn a072_a_path_that_many_servers_take_for_a_ruled_one_is_refused() {
             let answer = check.send().await.unwrap();
             assert_eq!(answer.status(), status, "{proxy} {path}");
             if status == 403 {
-                assert_eq!(challenge(&answer), "", "no scope would help");
+                assert_eq!(challenge(&answer), "", "no scope is enough");
             }
         }
     }
@@ -292,8 +292,8 @@ async fn metadata_and_registration_speak_of_the_scopes_in_the_file() {
     };
     let server = document("oauth-authorization-server", "auth.example").await;
     assert_eq!(server["scopes_supported"], json!(["mcp", "mcp:admin", "mcp:read",]));
-    // The metadata lists only the scopes that every request needs, and not `mcp:admin`, which only some tools
-    // need.
+    // The metadata lists only the scopes that every request needs. `mcp:admin` is not among them, because only
+    // some tools need it.
     let resource = document("oauth-protected-resource/mcp", "mcp.example").await;
     assert_eq!(resource["scopes_supported"], json!(["mcp:read"]));
     let client = ruled.app.client().await;
@@ -318,7 +318,7 @@ async fn a_person_who_is_not_let_in_learns_it_before_allowing_anything() {
     assert_eq!(page.status, StatusCode::FORBIDDEN);
     assert!(page.body.contains("not allowed to use") && page.body.contains("https://other.example/mcp"));
     assert!(!page.body.contains("value=\"allow\""), "{}", page.body);
-    // An approval is refused, although the page has no button for it. After a denial, the client gets an
+    // An approval is refused, because the page contains no button for it. After a denial, the client receives an
     // error.
     assert_eq!(browser.submit(&page, &[("decision", "allow")]).await.status, StatusCode::FORBIDDEN);
     let answer = browser.submit(&page, &[("decision", "deny")]).await;

@@ -1,5 +1,5 @@
-//! Tests of `prompt`, with which a client asks for a login or consent page, or for none (`OpenID` Connect
-//! Core §3.1.2.1).
+//! Tests of `prompt`, with which a client requests a login page, a consent page, or no page (`OpenID` Connect Core
+//! §3.1.2.1).
 
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ async fn prompt_login_and_select_account_show_the_login_although_somebody_is_sig
         app.wait(Duration::from_secs(60));
         let login = browser.follow(&link(&client, prompt)).await;
         assert!(login.body.contains("<h1>Sign in</h1>"), "{}", login.body);
-        // The form cannot be skipped, and the user who signs in now is the one who continues.
+        // The form cannot be skipped, and the request continues for the user who signs in now.
         assert!(!login.body.contains("Go on"), "{}", login.body);
         assert!(login.body.contains("The application asks you to sign in again"), "{}", login.body);
         let there = browser.submit(&login, &[("username", "eve"), ("password", PASSWORD)]).await.location;
@@ -75,7 +75,7 @@ async fn what_a_pushed_request_wants_shown_has_no_way_around_it() {
             "{prompt}"
         );
     }
-    // If the client does not ask for a login, the page offers to go on without one.
+    // If the client does not request a login, the page offers to continue without one.
     let mut browser = app.browser_of("eve").await;
     let link = push(&app, &client, "consent").await;
     let login = browser.open(&link.replace("/authorize?", "/login?")).await;
@@ -88,7 +88,7 @@ async fn who_has_just_signed_in_for_something_else_can_still_choose_another_acco
     let client = app.client().await;
     app.person("eve").await;
     let mut browser = app.browser_of("ana").await;
-    // After a recent login, `prompt=login` does not ask for another one.
+    // After a recent login, `prompt=login` does not require another one.
     assert_eq!(browser.open(&link(&client, "login")).await.status, StatusCode::OK);
     let login = browser.follow(&link(&client, "select_account")).await;
     assert!(login.body.contains("You are signed in as"), "{}", login.body);
@@ -101,7 +101,7 @@ async fn who_has_just_signed_in_for_something_else_can_still_choose_another_acco
 async fn prompt_none_is_answered_without_a_page_or_not_at_all() {
     let app = TestApp::start().await;
     let (client, other) = (app.client().await, app.client_with(&["http://127.0.0.1/cb"]).await);
-    // A browser without a login is not redirected. Otherwise anybody could use the service as an open
+    // A browser without a login is not redirected. Otherwise, an attacker could use the service as an open
     // redirector (a005).
     let page = app.browser().open(&link(&client, "none")).await;
     assert_eq!((page.status, &page.location), (StatusCode::BAD_REQUEST, &None));
@@ -112,14 +112,14 @@ async fn prompt_none_is_answered_without_a_page_or_not_at_all() {
     browser.allow(&authorize_query(&client, &[("scope", "mcp:read")])).await;
     let narrow = authorize_query(&client, &[("prompt", "none"), ("scope", "mcp:read")]);
     assert!(browser.open(&format!("/authorize?{narrow}")).await.parameter("code").is_some());
-    // The request is for more scope than was allowed. The error goes to the client, because the user has
-    // allowed this redirect URI.
+    // The request is for more scopes than the user has allowed. The error is sent to the client, because the user
+    // has allowed this redirect URI.
     let more = browser.open(&link(&client, "none")).await;
     assert_eq!(more.parameter("error").as_deref(), Some("consent_required"), "{}", more.body);
     assert_eq!(more.parameter("state").as_deref(), Some("the state"));
     let login = browser.open(&link(&client, "none login")).await;
     assert_eq!(login.parameter("error").as_deref(), Some("invalid_request"));
-    // For a loopback address the consent page is always shown, so a request without a page is refused.
+    // For a loopback redirect URI, the consent page is always shown, so a request that forbids pages is refused.
     let local = |more: &[(&str, &str)]| {
         let uri = [("redirect_uri", "http://127.0.0.1:5000/cb")];
         authorize_query(&other, &[&uri[..], more].concat())

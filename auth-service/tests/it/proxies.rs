@@ -1,5 +1,5 @@
-//! Tests of the check in the format of each proxy. The same request gets the same response, and the same
-//! attacks are refused.
+//! Tests of the check in the format of each proxy. The same request gets the same response, and the same attacks
+//! are refused.
 
 use std::time::Duration;
 
@@ -7,8 +7,8 @@ use reqwest::{RequestBuilder, Response, StatusCode};
 
 use super::app::{EDGE_SECRET, TestApp};
 
-/// The proxies, and the check of Traefik's entry point. All of these checks judge a request for a service in
-/// the same way.
+/// The proxies, and the check of Traefik's entry point. The result for a request to a service is the same in all
+/// of these formats.
 const PROXIES: [&str; 5] = ["traefik", "traefik/entry-point", "caddy", "nginx", "envoy"];
 
 /// The service, and a token of a user with access.
@@ -144,7 +144,7 @@ async fn a070_a071_a072_a089_ambiguous_targets_are_refused_by_every_parser() {
         for target in ["/mcp?/../x", "/mcp?x=//;#", "/mcp?http://evil.example/", "/mcp??", "/mcp/"] {
             let target = if proxy == "envoy" { target.trim_end_matches('#') } else { target };
             let got = status(app.check_by(proxy, "POST", "mcp.example", target).bearer_auth(&token)).await;
-            assert_eq!(got, 200, "{proxy} {target}: a query is no path");
+            assert_eq!(got, 200, "{proxy} {target}: a query must not be treated as a path");
         }
     }
 }
@@ -284,7 +284,7 @@ async fn a080_a_malformed_check_is_never_200() {
         assert_ne!(status, Some(200), "{bytes}");
     }
     let good = format!("POST /verify/envoy/mcp HTTP/1.1\r\n{head}Connection: close\r\n\r\n");
-    assert_eq!(app.raw(&good).await, Some(200), "the corpus starts from a request that passes");
+    assert_eq!(app.raw(&good).await, Some(200), "the unmodified request must pass");
 }
 
 #[actix_web::test]
@@ -293,15 +293,15 @@ async fn a081_methods_are_exact_and_options_is_no_way_in() {
     for proxy in PROXIES {
         for method in ["get", "Post", "CONNECT", "TRACE", "PATCH", "PUT", "PROPFIND", "FOO"] {
             if proxy == "envoy" && method == "CONNECT" {
-                // An HTTP library sends CONNECT with an authority and without a path, so our route is not
-                // reached.
+                // An HTTP library sends CONNECT with an authority and without a path, so it does not reach our
+                // route.
                 continue;
             }
             let got = status(app.check_by(proxy, method, "mcp.example", "/mcp").bearer_auth(&token)).await;
             assert_eq!(got, if proxy == "nginx" { 403 } else { 405 }, "{proxy} {method}");
         }
         if proxy == "traefik/entry-point" {
-            // The check of the entry point lets these requests pass, because auth-service answers them
+            // The check of the entry point allows these requests, because auth-service itself responds to them
             // (`entry_point.rs`).
             continue;
         }
@@ -316,7 +316,7 @@ async fn a081_methods_are_exact_and_options_is_no_way_in() {
             .bearer_auth(&token)
             .header("origin", "https://app.example")
             .header("access-control-request-method", "POST");
-        // Envoy treats 204 as a denial and passes the response to the browser. For the other proxies it would
+        // Envoy treats 204 as a denial and passes the response to the browser. For the other proxies, 204 would
         // mean that access is allowed.
         assert_eq!(status(preflight).await, if proxy == "envoy" { 204 } else { 403 }, "{proxy}");
     }
@@ -331,10 +331,10 @@ async fn a088_with_the_store_down_every_proxy_hears_no() {
         assert_eq!(status(app.check_by(proxy, "POST", "mcp.example", "/mcp").bearer_auth(&token)).await, 200);
     }
     app.kill_store();
-    // Cached answers are used until the loss of the connection is noticed, which takes at most a second.
+    // Cached results are used until the loss of the connection is noticed, which takes at most a second.
     let seen = std::time::Instant::now();
     while app.state.store.changes().is_live() {
-        assert!(seen.elapsed() < Duration::from_secs(1), "the loss of the store is not noticed");
+        assert!(seen.elapsed() < Duration::from_secs(1), "the loss of the store was not noticed");
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     for proxy in PROXIES {
@@ -450,5 +450,5 @@ async fn a081_a097_the_public_listener_answers_preflights_of_protected_hosts_onl
         assert!(!answer.headers().contains_key("access-control-allow-origin"));
     }
     let get = app.http.get(format!("{}/mcp", app.public)).header("host", "mcp.example");
-    assert_eq!(status(get).await, 404, "only OPTIONS requests are answered");
+    assert_eq!(status(get).await, 404, "only OPTIONS requests are handled");
 }

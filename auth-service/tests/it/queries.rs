@@ -1,6 +1,6 @@
-//! Tests of MCP URLs with a query (`/mcp?toolset=a`), which several vendors give out. The metadata of such a
-//! resource keeps the query (RFC 9728 §3.1 and §3.3, RFC 8707 §2), and the token is for the resource without
-//! it.
+//! Tests of MCP URLs with a query (`/mcp?toolset=a`), which several vendors publish. The metadata of such a
+//! resource contains the query (RFC 9728 §3.1 and §3.3, RFC 8707 §2), but the token is issued for the resource
+//! without the query.
 
 use auth_service::domain::client::{GrantType, OperatorTerms};
 use auth_service::operator::NewClient;
@@ -148,8 +148,8 @@ async fn a_query_that_no_header_can_carry_is_left_out_of_the_challenge_and_no_re
         let page = browser.open(&format!("/authorize?{query}")).await;
         assert_eq!(page.parameter("error").as_deref(), Some("invalid_target"), "{resource}");
     }
-    // A client that derives the document's address from its own URL gets the same document as one that
-    // follows the challenge.
+    // A client that derives the document's URL from its own URL gets the same document as a client that follows
+    // the challenge.
     let url = "https://mcp.example/.well-known/oauth-protected-resource/mcp";
     assert_eq!(document(&app, &format!("{url}?{long}")).await, document(&app, url).await);
     let odd = app

@@ -126,8 +126,8 @@ async fn a_member_that_says_nothing_is_as_good_as_none() {
     assert_eq!(body["token_endpoint_auth_method"], "client_secret_basic");
 }
 
-/// Redirect URIs whose query contains a parameter of authorization responses (RFC 6749 §4.1.2, RFC 9207 §2).
-/// Two parsers could read different values.
+/// Redirect URIs whose query contains a parameter of authorization responses (RFC 6749 §4.1.2, RFC 9207 §2). Two
+/// parsers of the response could then read different values.
 const ANSWERS: [&str; 9] = [
     "https://app.example/cb?code=x",
     "https://app.example/cb?x=1&state=y",

@@ -1,4 +1,4 @@
-//! Tests of the scope of a registration and of requests (RFC 6749 §3.3, RFC 7591 §2).
+//! Tests of the scopes in registrations and in requests (RFC 6749 §3.3, RFC 7591 §2).
 
 use auth_service::domain::client::{GrantType, OperatorTerms};
 use auth_service::operator::NewClient;
@@ -14,7 +14,7 @@ use super::policy::Ruled;
 
 const DEVICE_CODE: &str = "urn:ietf:params:oauth:grant-type:device_code";
 
-/// An example policy of docs/policy.md, with a second service.
+/// An example policy from docs/policy.md, with a second service.
 const NOTES: &str = r#"
 [scopes]
 "notes:read" = "Read your notes"
@@ -37,7 +37,7 @@ async fn notes() -> Ruled {
     Ruled::by(NOTES, &[("ADDITIONAL_GRANTS", "client_credentials, device_code")]).await
 }
 
-/// Registers a client as an SDK does after the first challenge. Returns the response.
+/// Registers a client like an SDK after the first challenge. Returns the response.
 async fn registered(app: &TestApp, scope: &str, method: &str) -> Value {
     let metadata = json!({
         "redirect_uris": [REDIRECT], "token_endpoint_auth_method": method, "client_name": "An SDK", "scope": scope,
@@ -97,8 +97,8 @@ async fn a_client_that_registered_with_the_scope_of_the_first_challenge_steps_up
         assert_eq!(call(app, &token, "read_page").await.status(), StatusCode::OK);
         let refused = call(app, &token, "delete_page").await;
         assert_eq!(refused.status(), StatusCode::FORBIDDEN);
-        // The challenge lists all scopes that the client needs or has. A client that requests exactly these
-        // loses nothing.
+        // The challenge lists all scopes that the client needs or already has, so a client that requests exactly
+        // these loses nothing.
         let scope = challenged(&refused);
         assert_eq!(scope, "notes:read notes:write");
         let wider = granted(app, &client, &[("scope", &scope)]).await;
@@ -120,18 +120,18 @@ async fn a_scope_that_a_client_says_of_itself_is_what_it_means_by_saying_nothing
     assert_eq!(usual("notes:read notes:write", &silent).await, "notes:read notes:write");
     assert_eq!(usual("notes:read", &silent).await, "notes:read");
     assert_eq!(usual("", &silent).await, "notes:read");
-    // An unknown scope name has no effect.
+    // An unknown scope is ignored.
     assert_eq!(usual("claudeai", &[("scope", "claudeai")]).await, "notes:read");
     assert_eq!(usual("notes:write", &[("scope", "claudeai")]).await, "notes:read notes:write");
     // A client that registered a scope for one service can still use another service.
     let other = [("scope", ""), ("resource", "https://other.example/mcp")];
     assert_eq!(usual("notes:read", &other).await, "notes:read other:use");
-    // The scope in the request counts, even if it is less than the registered one.
+    // The scope in the request applies, even if it is narrower than the registered one.
     let twice = [("scope", "notes:read  notes:read ")];
     assert_eq!(usual("notes:read notes:write", &twice).await, "notes:read");
 }
 
-/// Starts the device flow. Returns the response.
+/// Starts the device flow, and returns the response.
 async fn device(app: &TestApp, form: &[(&str, &str)]) -> Response {
     app.http.post(format!("{}/device_authorization", app.public)).form(form).send().await.unwrap()
 }
@@ -262,7 +262,7 @@ async fn refresh(app: &TestApp, client: &Value, token: &Value, scope: &str) -> R
 async fn a_name_that_nobody_knows_is_ignored_from_the_first_request_to_the_last() {
     let Ruled { app, .. } = &notes().await;
     let client = registered(app, "", "none").await;
-    // Some libraries repeat the whole scope when they redeem and when they refresh.
+    // Some libraries send the original scope again when they redeem a code and when they refresh.
     let asked = "openid notes:read claudeai offline_access";
     let id = text(&client, "client_id");
     let code = app.browser_of("ana").await.allow(&authorize_query(&id, &[("scope", asked)])).await;
@@ -279,7 +279,7 @@ async fn a_name_that_nobody_knows_is_ignored_from_the_first_request_to_the_last(
         let next: Value = refresh(app, &client, &token, scope).await.json().await.unwrap();
         assert_eq!(next["scope"], "notes:read", "{scope}: {next}");
     }
-    // A known scope that was not allowed needs the user's consent.
+    // A known scope that was not granted needs the user's consent.
     for scope in ["notes:write", "notes:read notes:write", "\""] {
         assert_eq!(error_code(refresh(app, &client, &token, scope).await).await, "invalid_scope", "{scope}");
     }

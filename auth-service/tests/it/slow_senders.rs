@@ -1,5 +1,5 @@
-//! Tests of attack 100 with slow senders. Each of them keeps within all time limits, and together they use
-//! all connections.
+//! Tests of attack 100 with slow senders. Each of them stays within all time limits, but together they occupy all
+//! connections.
 
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
@@ -13,8 +13,8 @@ use super::app::{REDIRECT, TestApp};
 /// More than the maximum number of connections to the public listener (docs/limits.md).
 const FLOOD: usize = 1100;
 const ADDRESSES: usize = 5;
-/// The number of connections, the last of the flood, that must stay open. It is at most the share of one
-/// address, and more than the number of connections that can wait to be accepted.
+/// The number of latest connections of the flood that must stay open. It is at most the quota of one address, and
+/// more than the number of connections that can wait to be accepted.
 const LATEST: usize = 150;
 
 /// Connects to the public listener from this loopback address.
@@ -28,12 +28,12 @@ async fn connect(listener: &str, from: Ipv4Addr) -> TcpStream {
     socket.connect(listener.strip_prefix("http://").unwrap().parse().unwrap()).await.unwrap()
 }
 
-/// Whether the other side has neither answered nor closed the connection.
+/// Whether the server has neither responded nor closed the connection.
 fn is_waited_for(stream: &TcpStream) -> bool {
     stream.try_read(&mut [0; 16]).is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
 }
 
-/// Opens the connections of the flood. Each of them sends `bytes`, and then nothing.
+/// Opens the connections of the flood. Each of them sends `bytes` and then stays silent.
 async fn flood(
     app: &TestApp,
     from: impl Fn(usize) -> Ipv4Addr,
@@ -48,9 +48,9 @@ async fn flood(
     streams
 }
 
-/// Asserts that other clients are served while the last connections of the flood are still open. If the
-/// clients were served only after the flood had ended, these connections would be closed by then. Before each
-/// request, each of the connections sends `more`.
+/// Asserts that other clients are served while the last connections of the flood are still open. If the other
+/// clients were served only after the end of the flood, these connections would be closed by then. Each of them
+/// sends `more` before each request.
 async fn assert_others_are_served(app: &TestApp, flood: &mut [TcpStream], more: &[u8]) {
     let (_, latest) = flood.split_at_mut(FLOOD - LATEST);
     for n in 0..20 {
@@ -102,8 +102,8 @@ async fn a100_a_whole_body_is_heard_from_an_address_whose_others_are_slow() {
     }
     app.client().await;
     assert!(is_waited_for(&slow[135]));
-    // Those whose places were needed are told to come again. On a machine that is too slow for this, they have paused too
-    // long by then.
+    // Connections whose slots were needed get a response that asks the client to retry. On a slow machine, they
+    // have already been idle for too long and are closed.
     let was_too_late = begin.elapsed() >= Duration::from_secs(3);
     let mut response = vec![0; 4096];
     let length = slow[0].read(&mut response).await.unwrap();
@@ -120,7 +120,7 @@ async fn a100_one_address_that_is_no_proxy_has_few_connections() {
     for _ in 0..300 {
         all.push(connect(&app.edge, one).await);
     }
-    // The listener closes those that are too many when it accepts them, which takes a moment.
+    // The listener closes excess connections when it accepts them, which takes a moment.
     let open = async |all: &[TcpStream]| {
         tokio::time::sleep(Duration::from_millis(20)).await;
         all.iter().filter(|stream| is_waited_for(stream)).count()
@@ -136,7 +136,7 @@ async fn a100_one_address_that_is_no_proxy_has_few_connections() {
         tokio::time::sleep(Duration::from_millis(200)).await;
         assert_eq!(open(&connections).await, expected, "{address}");
     }
-    // When they are closed, the address can connect again.
+    // After they are closed, the address can connect again.
     all.clear();
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
@@ -157,7 +157,7 @@ async fn a100_requests_before_the_response_was_read_close_the_connection() {
         let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n");
         stream.write_all(request.repeat(200).as_bytes()).await.unwrap();
         let mut received = Vec::new();
-        // The connection ends with an error if requests are left that the server did not read.
+        // The connection ends with an error if the server has not read all requests.
         let _ =
             tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut received)).await.unwrap();
         let responses = String::from_utf8_lossy(&received).matches("HTTP/1.1 200").count();
@@ -169,7 +169,7 @@ async fn a100_requests_before_the_response_was_read_close_the_connection() {
 async fn a100_half_heads_keep_no_health_check_from_the_ops_listener() {
     let app = TestApp::start().await;
     let mut slow = Vec::new();
-    // The ops listener accepts fewer connections than these.
+    // The ops listener accepts fewer connections than this.
     for _ in 0..100 {
         let mut stream = connect(&app.ops, Ipv4Addr::new(127, 0, 1, 1)).await;
         stream.write_all(b"GET /ready HTTP/1.1\r\nHost: o").await.unwrap();
@@ -177,11 +177,8 @@ async fn a100_half_heads_keep_no_health_check_from_the_ops_listener() {
     }
     let answer = app.http.get(format!("{}/health", app.ops)).send();
     let answer = tokio::time::timeout(Duration::from_secs(5), answer).await;
-    assert_eq!(
-        answer.expect("unfinished requests keep the health check away").unwrap().status(),
-        StatusCode::OK
-    );
-    // The listener closes the connections that it gives up in separate tasks, so this takes a moment.
+    assert_eq!(answer.expect("unfinished requests block the health check").unwrap().status(), StatusCode::OK);
+    // The listener closes surplus connections in separate tasks, so this takes a moment.
     let deadline = Instant::now() + Duration::from_secs(10);
     let count = || slow.iter().filter(|stream| is_waited_for(stream)).count();
     while count() > 32 && Instant::now() < deadline {

@@ -1,4 +1,5 @@
-//! Tests of a store that is unreachable or does not respond: which response each request gets, and how soon.
+//! Tests of a store that is unreachable or does not respond: the response to each kind of request, and how soon it
+//! comes.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -10,9 +11,9 @@ use serde_json::{Value, json};
 use super::app::{REDIRECT, TestApp};
 use super::clock_jumps::is_not_challenged;
 
-/// How long a request may wait for a store that does not respond, with a margin for a busy machine.
+/// The maximum wait for a store that does not respond, with a margin for a busy machine.
 const BUDGET: Duration = Duration::from_millis(1_000 + 700);
-/// Like [`BUDGET`], once it is known that the store does not respond.
+/// Like [`BUDGET`], after the service has noticed that the store does not respond.
 const AT_ONCE: Duration = Duration::from_millis(400);
 
 pub(super) async fn ready(app: &TestApp) -> (StatusCode, Value) {
@@ -23,12 +24,12 @@ pub(super) async fn ready(app: &TestApp) -> (StatusCode, Value) {
 async fn is_ready_again(app: &TestApp) {
     let deadline = Instant::now() + Duration::from_secs(10);
     while ready(app).await.0 != StatusCode::OK {
-        assert!(Instant::now() < deadline, "it does not recover");
+        assert!(Instant::now() < deadline, "the service does not recover");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
-/// Sends a request of each kind. All must get status 503 within `within`.
+/// Sends a request of each kind. The status must be 503 for all of them, within `within`.
 async fn all_unavailable(app: &TestApp, tokens: (&str, &str), within: Duration) {
     let (access, refresh) = tokens;
     let start = Instant::now();
@@ -78,12 +79,12 @@ async fn a088_nobody_waits_for_a_redis_that_hangs_for_longer_than_the_budget() {
         assert!(sent.success());
     };
     signal("-STOP");
-    // Cached answers are used for at most a second after the store's last message.
+    // Cached results are used for at most a second after the last message from the store.
     let stopped = Instant::now();
     while app.state.store.changes().is_live() {
         assert!(
             stopped.elapsed() < Duration::from_millis(1500),
-            "cached answers are used for longer than a second"
+            "cached results are used for longer than a second"
         );
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -101,8 +102,8 @@ async fn a088_nobody_waits_for_a_redis_that_hangs_for_longer_than_the_budget() {
     assert_eq!(app.check_token(&tokens.access).await.status(), StatusCode::OK);
 }
 
-/// A challenge would lead to a refresh, which cannot succeed then. After that, some clients ask the user to
-/// log in.
+/// A challenge would cause a refresh, which cannot succeed while the store is not writable. Some clients would
+/// then ask the user to log in.
 #[actix_web::test]
 async fn an_expired_or_missing_token_is_not_challenged_while_the_store_cannot_be_written() {
     for app in TestApp::on_both_stores(&[]).await {
@@ -119,7 +120,7 @@ async fn an_expired_or_missing_token_is_not_challenged_while_the_store_cannot_be
         let refreshed = app.refresh(&client, &tokens.refresh).await;
         assert_eq!(refreshed.status(), StatusCode::SERVICE_UNAVAILABLE);
         let foreign = app.check_token("not a token of ours").await;
-        assert_eq!(foreign.status(), StatusCode::UNAUTHORIZED, "a token that is not ours is not challenged");
+        assert_eq!(foreign.status(), StatusCode::UNAUTHORIZED, "a foreign token must be challenged");
 
         app.set_store_writable(true);
         is_ready_again(&app).await;

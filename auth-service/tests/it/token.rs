@@ -27,7 +27,7 @@ async fn a_code_becomes_tokens_of_rfc_9068() {
     assert_eq!(
         (&body["token_type"], &body["expires_in"], &body["scope"]),
         (&json!("Bearer"), &json!(3595), &json!("mcp")),
-        "the client is told to refresh before the token ends"
+        "the client must refresh before the token expires"
     );
     let claims = claims(body["access_token"].as_str().unwrap());
     assert_eq!(claims["iss"], ISSUER);
@@ -78,7 +78,7 @@ async fn a026_who_could_not_have_redeemed_a_used_code_ends_nothing() {
             assert_eq!(app.token(&form).await.status(), StatusCode::BAD_REQUEST, "{name}={value}");
             assert_eq!(app.check_token(&tokens.access).await.status(), StatusCode::OK, "{name}={value}");
         }
-        // The consent is remembered until a replay shows that somebody else has the code.
+        // The consent is remembered until a replay shows that another party has the code.
         let again = browser.open(&format!("/authorize?{query}")).await;
         assert!(again.parameter("code").is_some(), "{}", again.body);
         assert_eq!(error_code(app.redeem(&client, &code).await).await, "invalid_grant");
@@ -164,14 +164,14 @@ async fn a032_parallel_and_repeated_refresh_gets_one_and_the_same_successor() {
 async fn a031_reuse_after_the_grace_or_after_the_successor_was_used_revokes_the_grant() {
     let app = TestApp::start().await;
     let client = app.client().await;
-    // The token is reused after its successor was used.
+    // An old token is reused after its successor was used.
     let first = app.tokens(&client).await;
     let second = Tokens::of(app.refresh(&client, &first.refresh).await).await;
     let third = Tokens::of(app.refresh(&client, &second.refresh).await).await;
     assert_eq!(error_code(app.refresh(&client, &first.refresh).await).await, "invalid_grant");
     assert_eq!(error_code(app.refresh(&client, &third.refresh).await).await, "invalid_grant");
     assert_eq!(app.check_token(&third.access).await.status(), StatusCode::UNAUTHORIZED);
-    // The token is reused after the grace period.
+    // An old token is reused after the grace period.
     let first = app.tokens(&client).await;
     let second = Tokens::of(app.refresh(&client, &first.refresh).await).await;
     app.wait(Duration::from_secs(121));
@@ -212,8 +212,8 @@ async fn a_token_may_be_for_a_part_of_the_host_that_was_allowed_and_for_no_more(
     let whole = "https://mcp.example";
     let query = authorize_query(&client, &[("resource", whole)]);
     let code = app.browser_of("ana").await.allow(&query).await;
-    // The client read the metadata of the whole host when it asked for authorization. At the token endpoint
-    // it names the URL that it calls.
+    // In the authorization request, the client used the resource from the metadata of the whole host. In the token
+    // request, it uses the URL that it calls.
     let response = app.redeem(&client, &code).await;
     assert_eq!(response.status(), StatusCode::OK);
     let tokens = Tokens::of(response).await;
@@ -294,7 +294,7 @@ async fn a035_a036_confidential_clients_authenticate_in_one_way() {
     let response = post(basic(format!("{id}:{secret}")), vec![]).send().await.unwrap();
     assert_eq!(response.status(), StatusCode::OK);
     let tokens = Tokens::of(response).await;
-    // A client with a secret can also send it in the body.
+    // A client with a secret can also send the secret in the body.
     let form = [
         ("grant_type", "refresh_token"),
         ("client_id", id),
@@ -357,7 +357,7 @@ async fn a034_a_refresh_carries_the_groups_of_now() {
     let name = "ana".to_owned().try_into().unwrap();
     let ana = app.state.store.account_named(&name).await.unwrap().unwrap();
     assert!(app.state.store.set_account_groups(&ana.subject, &[]).await.unwrap());
-    // Both the old token and the new one give access without groups.
+    // Both the old and the new token now give access without groups.
     assert_eq!(app.check_token(&tokens.access).await.headers()["x-auth-groups"], "");
     let renewed = Tokens::of(app.refresh(&client, &tokens.refresh).await).await;
     assert!(
@@ -401,7 +401,8 @@ async fn a041_a_client_without_the_refresh_grant_gets_no_refresh_token() {
 async fn a030_a_code_injected_into_another_session_does_not_fit_its_verifier() {
     let app = TestApp::start().await;
     let client = app.client().await;
-    // Eve's code was requested with her challenge. Ana's client redeems it with its own verifier.
+    // Eve's code was requested with her own code challenge. Ana's client redeems the code with Ana's code
+    // verifier.
     let mut eve = app.browser_of("eve").await;
     let code = eve
         .allow(&authorize_query(
@@ -449,7 +450,7 @@ async fn a031_a034_a_forged_refresh_token_that_names_a_grant_ends_nothing() {
         assert_eq!(error_code(app.refresh(&client, forged.expose()).await).await, "invalid_grant");
         let form = [("token", forged.expose()), ("client_id", &client)];
         let revoked = app.http.post(format!("{}/revoke", app.public)).form(&form).send().await.unwrap();
-        assert_eq!(revoked.status(), StatusCode::OK, "a token that nobody knows");
+        assert_eq!(revoked.status(), StatusCode::OK, "the response for an unknown token");
     }
     assert_eq!(app.check_token(&tokens.access).await.status(), StatusCode::OK);
     assert_eq!(app.refresh(&client, &tokens.refresh).await.status(), StatusCode::OK);

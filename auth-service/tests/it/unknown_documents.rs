@@ -1,5 +1,5 @@
-//! Tests of clients with a metadata document that no user has allowed yet. Their pushed requests and device
-//! codes stay valid when the client becomes known.
+//! Tests of clients with a metadata document that no user has allowed yet. Their pushed requests and device codes
+//! stay valid after a user has allowed the client.
 
 use std::time::Duration;
 
@@ -38,7 +38,7 @@ async fn a_client_by_document_pushes_its_very_first_request() {
     let code = browser.allow(&pushed_query(&id, &first)).await;
     let tokens = Tokens::of(app.token(&redemption(&id, &code)).await).await;
     assert_eq!(app.refresh(&id, &tokens.refresh).await.status(), StatusCode::OK);
-    // The request was pushed before the client was allowed, and is opened afterwards.
+    // The request was pushed before a user allowed the client, and is opened afterwards.
     let answered = browser.follow(&format!("/authorize?{}", pushed_query(&id, &second))).await;
     assert!(answered.parameter("code").is_some(), "{}", answered.body);
 }
@@ -81,7 +81,7 @@ async fn a_device_of_a_client_by_document_is_connected_as_its_very_first_use() {
         let code = codes["device_code"].as_str().unwrap();
         app.token(&[("grant_type", DEVICE_CODE), ("client_id", &id), ("device_code", code)]).await
     };
-    // The second code is redeemed after the first has made the client known.
+    // The second code is redeemed after the first redemption has made the client a known one.
     for codes in [&first, &second] {
         let tokens = Tokens::of(poll(codes).await).await;
         assert_eq!(app.refresh(&id, &tokens.refresh).await.status(), StatusCode::OK);

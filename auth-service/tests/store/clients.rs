@@ -31,7 +31,7 @@ pub(crate) async fn a_registered_client_is_there_until_its_time_is_over(world: &
     let last = UnixTime(later(UNUSED).0 - 1);
     assert!(world.store().client(&added.id, last).await.unwrap().is_some());
     assert!(world.store().client(&added.id, later(UNUSED)).await.unwrap().is_none());
-    // Its identifier can be used again.
+    // Its identifier can be reused.
     let anew = Client { issued_at: later(UNUSED), ..client("a") };
     let again = world.store().register_client(&anew, &[id("a")], &terms(later(UNUSED), 10)).await.unwrap();
     assert!(matches!(again, Registration::Added(_)));
@@ -95,7 +95,7 @@ pub(crate) async fn a_client_is_found_under_a_later_identifier_although_an_earli
 pub(crate) async fn a044_a_client_that_was_changed_keeps_nobody_from_sharing_what_it_was(world: &World) {
     let store = world.store();
     let times = std::cell::Cell::new(0);
-    // The service proposes two identifiers. One follows from the metadata, and the other is random.
+    // The service proposes two identifiers. The first is derived from the metadata, and the second is random.
     let register = async || {
         times.set(times.get() + 1);
         let ids = [id("follows"), id(&format!("random{}", times.get()))];
@@ -125,10 +125,10 @@ pub(crate) async fn a044_a_client_that_was_changed_keeps_nobody_from_sharing_wha
         found.map(|client| client.id)
     };
     assert_eq!(found().await, Some(first.id.clone()));
-    // The first identifier is free again, but the client keeps the second one.
+    // The first identifier becomes free again, but the client keeps the second one.
     assert!(store.delete_client_managed_by(&hash("other"), &squatter.id).await.unwrap());
     assert_eq!(known().await, first.id);
-    // When a client is deleted or its metadata changes, it is no longer found by its old metadata.
+    // When a client is deleted or its metadata changes, a search for its old metadata no longer finds it.
     assert!(store.delete_client(&first.id).await.unwrap());
     assert_eq!(found().await, None);
     change(&added().await, "another").await;
@@ -204,11 +204,11 @@ pub(crate) async fn a045_a_client_that_is_kept_makes_no_room(world: &World) {
         assert!(matches!(add(&format!("flood{n}"), minute(1), None).await, Registration::Added(_)), "{n}");
     }
     assert_eq!(names(world.store()).await, ["flood7", "flood8", "newcomer"]);
-    // A client of the flood that registers again, and is kept from then on, stays too.
+    // A client from the flood that registers again with `kept_until` is not deleted either.
     assert!(matches!(add("flood7", minute(2), Some(30)).await, Registration::Known(_)));
     assert!(matches!(add("other", minute(2), Some(30)).await, Registration::Added(_)));
     assert_eq!(names(world.store()).await, ["flood7", "newcomer", "other"]);
-    // While all clients are kept, none is deleted and none is added.
+    // While all clients must be kept, none is deleted and none is added.
     for n in 2..30 {
         assert!(matches!(add("late", minute(n), Some(30)).await, Registration::Full), "{n}");
     }
@@ -228,7 +228,7 @@ pub(crate) async fn a045_a_client_that_is_kept_makes_no_room(world: &World) {
 pub(crate) async fn a045_a_client_that_was_registered_twice_and_is_used_makes_no_room(world: &World) {
     let at = NOW.plus(HOUR / 12);
     register(world.store(), &client("wanted")).await;
-    // The new `kept_until` is so little later that the store does not write it.
+    // The new `kept_until` is only a little later, so the store does not write it.
     let again = Client { kept_until: Some(at), ..client("wanted") };
     register(world.store(), &again).await;
     let wanted = world.store().client(&id("wanted"), NOW).await.unwrap().unwrap();
@@ -250,8 +250,8 @@ pub(crate) async fn a045_a_used_client_is_never_evicted_whatever_comes_at_once(w
     for n in 0..16 {
         wanted.push(register(world.store(), &client(&format!("wanted{n:02}"))).await);
     }
-    // Half of the callers register clients up to the maximum, while the other half use the clients that would
-    // be deleted.
+    // Half of the callers register clients up to the maximum, while the other half use the clients that would be
+    // deleted.
     let clients = wanted.clone();
     let outcomes = world
         .at_once(32, move |n, store| {
@@ -287,9 +287,9 @@ pub(crate) async fn the_holder_of_the_management_token_updates_a_client(world: &
     assert!(world.store().update_client(&added.management.unwrap(), &updated).await.unwrap());
     let found = world.store().client(&added.id, NOW).await.unwrap().unwrap();
     assert_eq!(found.metadata.display.client_name.as_deref(), Some("renamed"));
-    assert!(!found.disabled, "an update disables the client");
+    assert!(!found.disabled, "the update must not disable the client");
     assert!(!world.store().update_client(&added.management.unwrap(), &updated).await.unwrap());
-    // The update does not change the time at which the client is deleted.
+    // The update does not change the expiry of the client.
     assert!(world.store().client(&added.id, later(UNUSED)).await.unwrap().is_none());
     assert!(!world.store().update_client(&hash("any"), &client("nobody")).await.unwrap());
 }
@@ -299,7 +299,7 @@ pub(crate) async fn a047_a_client_that_two_have_registered_is_deleted_by_neither
     let added = register(store, &client("a")).await;
     let token = added.management.unwrap();
     assert!(!store.delete_client_managed_by(&hash("wrong"), &added.id).await.unwrap());
-    // The first party asks for the deletion after a second party has registered the same client.
+    // The first party requests the deletion after a second party has registered the same client.
     register(store, &client("a")).await;
     assert!(!store.delete_client_managed_by(&token, &added.id).await.unwrap());
     assert!(store.client(&added.id, NOW).await.unwrap().is_some());
@@ -341,7 +341,7 @@ pub(crate) async fn deletion_ends_grants_and_coming_back_does_not_revive_them(wo
     assert!(
         world.store().held_grant(&grant.id, &grant.client_id, &grant.subject, NOW).await.unwrap().is_none()
     );
-    assert!(!use_it(world.store(), &gone, NOW).await, "it is another registration now");
+    assert!(!use_it(world.store(), &gone, NOW).await, "the identifier belongs to another registration");
 }
 
 pub(crate) async fn a_use_keeps_a_client_and_comes_once_an_hour(world: &World) {
@@ -405,8 +405,8 @@ pub(crate) async fn sweeping_removes_clients_whose_time_is_over(world: &World) {
         register(world.store(), &client(&format!("unused{n}"))).await;
     }
     assert_eq!(world.store().sweep(NOW).await.unwrap(), 0);
-    // At that time, the rows of codes have expired too. The embedded store counts them, and Redis deletes
-    // them by itself.
+    // By then, the rows of codes have expired as well. The embedded store deletes and counts them, whereas Redis
+    // deletes them on its own.
     assert!(world.store().sweep(later(UNUSED)).await.unwrap() >= 5);
     assert_eq!(names(world.store()).await, ["used"]);
     let newcomer = Client { issued_at: later(UNUSED), ..client("new") };

@@ -1,5 +1,5 @@
-//! Fills a store with one of every kind of record, and checks that all of them are there. Exports, imports
-//! and new keys must not lose any.
+//! Fills a store with one record of every kind, and checks that all of them exist. Exports, imports and new keys
+//! must not lose any record.
 
 use auth_service::domain::account::{Account, LoginSession, StoredPassword, Subject};
 use auth_service::domain::client::{Client, ClientOrigin, RegistrationId};
@@ -57,7 +57,7 @@ fn code_of(grant: u8, by: &Client) -> AuthorizationCode {
     AuthorizationCode { grant_id: GrantId::new([grant; 32]), ..code(by, &person().subject, NOW) }
 }
 
-/// An approval that the stored consent covers.
+/// An approval that is covered by the stored consent.
 fn approval() -> Approval {
     let AuthorizationCode { redirect_uri, scope, resources, .. } = code_of(10, &public());
     Approval { redirect_uri, scope, resources }
@@ -130,12 +130,12 @@ pub(crate) async fn fill(store: &dyn Store) -> KeySet {
     rotation::up_to_date(store, &TERMS, NOW).await.unwrap()
 }
 
-/// Asserts that everything from [`fill`] is there and works as before. `at` is a time within a minute of the
-/// filling.
+/// Asserts that all records of [`fill`] exist and work as before. `at` is at most a minute after the call of
+/// [`fill`].
 pub(crate) async fn is_there(store: &dyn Store, keys: &KeySet, at: UnixTime) {
     is_there_to_read(store, keys, at).await;
     let used = usage(&public(), at);
-    // Things that can be used only once are still remembered.
+    // The store still remembers values that can be used only once.
     assert!(matches!(store.find_code(&hash("waiting"), at).await.unwrap(), FoundCode::Live(_)));
     assert!(!store.remember_once("jti of josephine", later(HOUR), at).await.unwrap());
     let again = code_of(15, &public());
@@ -147,8 +147,8 @@ pub(crate) async fn is_there(store: &dyn Store, keys: &KeySet, at: UnixTime) {
     let redeemed = store.redeem_code(&hash("waiting"), &granted, &used).await.unwrap();
     assert!(matches!(redeemed, Redemption::Redeemed { .. }));
     assert!(store.grant_of_refresh(&held(&granted, 0, "of waiting"), at).await.unwrap().is_some());
-    // A refresh whose response was lost is repeated, the next token rotates, and a token that was used up
-    // ends the grant.
+    // A refresh whose response was lost is repeated, the next token rotates, and the reuse of an old token ends
+    // the grant.
     let token = |number, name| held(&refreshed(), number, name);
     let rotate = |token: HashedRefreshToken, number, next: &str| {
         let (next, used) = (successor(&refreshed(), number, next, at), &used);
@@ -162,11 +162,11 @@ pub(crate) async fn is_there(store: &dyn Store, keys: &KeySet, at: UnixTime) {
     assert!(matches!(reused, Rotation::Reused(_)), "{reused:?}");
     assert!(store.grant(&refreshed().id, at).await.unwrap().is_none());
     assert!(matches!(store.find_code(&hash("used"), at).await.unwrap(), FoundCode::Used(_)));
-    // The device flow continues.
+    // The device flow can be continued.
     let (code, _) = store.device_of_user(&user_code(), at).await.unwrap().unwrap();
     let yes = DeviceState::Allowed { subject: person().subject, authenticated_at: at };
     assert!(code == hash("device") && store.decide_device(&code, &yes, at).await.unwrap());
-    // The times of expiry are unchanged.
+    // The expiry times are unchanged.
     assert!(store.session(&hash("cookie"), later(HOUR)).await.unwrap().is_none());
     assert!(store.client(&unused().id, later(DAY)).await.unwrap().is_none());
     assert!(store.client(&operators().id, later(DAY * 1000)).await.unwrap().is_some());
@@ -175,7 +175,7 @@ pub(crate) async fn is_there(store: &dyn Store, keys: &KeySet, at: UnixTime) {
     assert!(store.remove_account(&person().subject).await.unwrap());
     assert!(store.account_named(&person().username).await.unwrap().is_none());
     assert!(store.sweep(later(DAY * 400)).await.unwrap() > 0);
-    assert_eq!(store.clients(None, 10, at).await.unwrap().len(), 1, "not only the operator's client");
+    assert_eq!(store.clients(None, 10, at).await.unwrap().len(), 1, "only the operator's client is left");
 }
 
 /// Like [`is_there`], but changes nothing in the store.

@@ -1,4 +1,4 @@
-//! Tests of a Redis that is unreachable, forbids commands, or refuses writes.
+//! Tests of a Redis server that is unreachable, forbids commands, or refuses writes.
 
 use std::time::{Duration, Instant};
 
@@ -44,16 +44,16 @@ async fn a088_redis_that_is_killed_is_an_error_at_once_and_works_again_when_it_i
     for _ in 0..100 {
         assert!(store.held_grant(&grant.id, &grant.client_id, &grant.subject, NOW).await.is_err());
     }
-    assert!(start.elapsed() < Duration::from_millis(200), "nothing waits while Redis is away");
+    assert!(start.elapsed() < Duration::from_millis(200), "a call waited for Redis");
     assert!(server.run());
     recovers(&store, Duration::from_secs(10)).await;
     assert!(
         store.held_grant(&grant.id, &grant.client_id, &grant.subject, NOW).await.unwrap().is_some(),
-        "what was acknowledged is there"
+        "an acknowledged change was lost"
     );
     assert!(
         store.delete_client(&client.id).await.unwrap(),
-        "scripts work although the new process knows none"
+        "scripts must work although the new process has not loaded them"
     );
 }
 
@@ -98,7 +98,7 @@ async fn a_redis_that_cannot_be_used_says_why_and_never_the_password() {
     }
     let store = connect(&at(":hunter2hunter2@")).await.unwrap();
     assert!(store.add_account(&account("ana")).await.unwrap());
-    // This Redis user has only the permissions that are needed.
+    // This Redis user has only the permissions that the store requires.
     let mut admin = Resp::connect(server.port);
     admin.ask(&[b"AUTH", b"hunter2hunter2"]);
     let rule = format!("ACL SETUSER gate on >p@ss ~mcp-gate:* resetchannels {NEEDED}");
@@ -108,7 +108,7 @@ async fn a_redis_that_cannot_be_used_says_why_and_never_the_password() {
     assert_eq!(limited.accounts().await.unwrap().len(), 2);
     assert_eq!(limited.clients(None, 5, NOW).await.unwrap().len(), 1);
     assert_eq!(limited.sweep(NOW).await.unwrap(), 0);
-    // The Redis user lacks the permissions to read the time and the settings of Redis. This is not an error.
+    // The Redis user has no permission to read the time or the settings of Redis. This is not an error.
     assert_eq!((limited.own_time().await.unwrap(), limited.dangers().await.unwrap()), (None, Vec::new()));
     assert!(limited.ping().await.is_ok());
     let numbered = connect(&format!("{}/1", at(":hunter2hunter2@"))).await.unwrap();
@@ -126,12 +126,12 @@ async fn a_rotation_whose_answer_was_lost_is_told_again() {
         let (store, used) = (&store, &used);
         async move { store.rotate_refresh(&token, &next, used, GRACE).await.unwrap() }
     };
-    // The first response is lost, as if the process had died.
+    // The response to the first call is lost, as if the process had died.
     drop(rotate(0, "first", "second").await);
     let again = rotate(0, "first", "other").await;
     assert!(matches!(again, Rotation::Repeated { sealed_successor, .. } if sealed_successor == b"second"));
     assert!(matches!(rotate(1, "second", "third").await, Rotation::Rotated(_)));
-    // A grant with its refresh token is a single row, so that a rotation cannot be half done.
+    // A grant and its refresh token are a single row, so a rotation is atomic.
     let keys = Resp::connect(server.port).keys();
     let of_refresh = |key: &&Vec<u8>| key.starts_with(b"mcp-gate:{r:");
     assert_eq!(keys.iter().filter(of_refresh).count(), 0);
@@ -170,7 +170,7 @@ async fn every_way_in_which_redis_refuses_writes_is_told_and_over_when_it_is() {
         tell(end);
         recovers(&store, Duration::from_secs(10)).await;
         let held = store.held_grant(&grant.id, &grant.client_id, &grant.subject, NOW).await.unwrap();
-        assert!(held.is_some(), "what was acknowledged is there after {said}");
+        assert!(held.is_some(), "an acknowledged change was lost after {said}");
     }
 }
 
@@ -184,7 +184,7 @@ async fn a_redis_that_cannot_save_is_told_and_over_when_it_can() {
     let store = connect(&server.url()).await.unwrap();
     register(&store, &client("a")).await;
     let mut admin = Resp::connect(server.port);
-    // A directory has the name of the dump file, so that Redis cannot save.
+    // A directory has the name of the dump file, so Redis cannot save its data.
     let place = data.path().join("in-the-way");
     std::fs::create_dir(&place).unwrap();
     std::fs::write(place.join("file"), "").unwrap();
@@ -213,7 +213,7 @@ async fn the_master_is_looked_for_when_the_server_behind_a_name_has_become_a_cop
         assert!(start.elapsed() < Duration::from_secs(20), "the replica does not catch up");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    // After a failover, the old master becomes a replica, and the name leads to the new master.
+    // After a failover, the old master becomes a replica, and the host name resolves to the new master.
     copy.ask(&[b"REPLICAOF", b"NO", b"ONE"]);
     Resp::connect(old.port).ask(&[b"REPLICAOF", b"127.0.0.1", new.port.to_string().as_bytes()]);
     proxy.lead_to(new.port);
@@ -238,7 +238,7 @@ async fn a_password_that_redis_takes_no_more_is_named_as_that() {
     recovers(&store, Duration::from_secs(10)).await;
 }
 
-/// An address that leads to one server and later to another. Existing connections keep their server.
+/// An address that forwards to one server and later to another. Existing connections stay with their server.
 struct Switch {
     port: u16,
     target: std::sync::Arc<std::sync::atomic::AtomicU16>,
@@ -296,7 +296,7 @@ async fn a100_what_is_taken_from_somebody_is_taken_although_redis_is_full() {
     assert!(store.held_grant(&grant.id, &client.id, &person.subject, NOW).await.unwrap().is_none());
     store.revoke_grant(&grant.id).await.unwrap();
     assert!(store.delete_client(&client.id).await.unwrap());
-    // An update of a client takes nothing away, so it is refused.
+    // An update of a client revokes no access, so it is refused.
     let update = store.update_client(&other.management.unwrap(), &other).await;
     assert!(update.is_err());
     assert_eq!(admin.ask(&[b"CONFIG", b"SET", b"maxmemory", b"0"]), ok);
@@ -311,8 +311,8 @@ fn tell(admin: &mut Resp, line: &str) -> Reply {
     admin.ask(&words)
 }
 
-/// Replaces the lists of what accounts hold with values of another type, which no script can change. Returns
-/// the number of lists.
+/// Replaces the lists of each account's grants and logins with values of another type, which no script can change.
+/// Returns the number of lists.
 fn spoil_lists(admin: &mut Resp) -> usize {
     let lists: Vec<_> = admin.keys().into_iter().filter(|key| key.starts_with(b"mcp-gate:{h:")).collect();
     for list in &lists {
@@ -322,7 +322,7 @@ fn spoil_lists(admin: &mut Resp) -> usize {
     lists.len()
 }
 
-/// If a redemption were reported as failed, the client would try again. That would count as a replay and end
+/// If a redemption were reported as failed, the client would retry it. The retry would count as a replay and end
 /// the grant.
 #[tokio::test(flavor = "multi_thread")]
 async fn a026_what_was_redeemed_is_told_although_the_list_of_its_account_cannot_be_changed() {
@@ -372,7 +372,7 @@ async fn a_permission_that_is_missing_is_named_at_the_start_and_by_the_check_of_
         permit(&format!("+{command}"));
         recovers(&store, Duration::from_secs(10)).await;
     }
-    // A change that was made is reported as a success, although it cannot be counted.
+    // A completed change is reported as a success even if it cannot be counted.
     permit("-incr");
     let new = super::things::password("second");
     assert!(store.replace_password(&person.subject, &person.password, &new).await.unwrap().is_some());
@@ -381,7 +381,7 @@ async fn a_permission_that_is_missing_is_named_at_the_start_and_by_the_check_of_
     store.revoke_grant(&grant.id).await.unwrap();
     permit("+incr");
     recovers(&store, Duration::from_secs(10)).await;
-    // The changes are counted later, all together as one, so that a Redis with older data is still noticed.
+    // The changes are counted later, as a single one, so that older data in Redis is still detected.
     let number = Resp::connect(server.port).ask(&[b"GET", b"mcp-gate:{meta}:taken-away"]);
     assert_eq!(number, Reply::Bytes(Some(b"1".to_vec())));
 }
@@ -405,21 +405,21 @@ async fn a066_a_redis_that_lost_one_change_is_noticed_by_the_next_change_and_sta
     admin.ask(&[b"SET", number, b"2"]);
     let error = store.revoke_grant(&id_of_nobody()).await.unwrap_err().to_string();
     assert!(error.contains("came back older than it was: at least 1 change"), "{error}");
-    // Changes by other replicas raise the number, but do not bring the lost change back.
+    // Changes by other replicas raise the number, but do not restore the lost change.
     admin.ask(&[b"SET", number, b"7"]);
     let held = store.held_grant(&grant.id, &grant.client_id, &grant.subject, NOW).await;
     assert!(held.is_err());
-    // A new connection can lead to the latest data.
+    // A new connection can reach a server with the latest data.
     admin.ask(&[b"CLIENT", b"KILL", b"TYPE", b"normal"]);
     recovers(&store, Duration::from_secs(10)).await;
 }
 
-/// Other replicas do not know how high the number was, and continue from the older one.
+/// Other replicas did not see the higher number, and continue from the older one.
 #[tokio::test(flavor = "multi_thread")]
 async fn a066_an_older_redis_whose_number_others_have_caught_up_with_is_not_taken_for_the_latest() {
     for made_by_others in [3, 5] {
         let Some(mut server) = RedisServer::start(&["--appendonly", "no"]) else { return };
-        // Through this, `store` can be kept from seeing what others do.
+        // The test can interrupt this connection, so that `store` does not see the changes of the other replicas.
         let between = Switch::start(server.port);
         let store = connect(&format!("redis://127.0.0.1:{}", between.port)).await.unwrap();
         let (_, _, kept) = granted(&store, "kept", "refresh").await;
@@ -446,8 +446,8 @@ async fn a066_an_older_redis_whose_number_others_have_caught_up_with_is_not_take
         between.lead_to(1);
         std::fs::write(&dump, older).unwrap();
         assert!(server.run());
-        // A process that starts now knows no higher number, and `store` cannot tell it. Its changes raise the
-        // number to the one that `store` has seen, or above it.
+        // A process that starts now knows no higher number, and `store` cannot pass its number on. The changes of
+        // that process raise the number to at least the one that `store` has seen.
         let others = connect(&server.url()).await.unwrap();
         assert!(opens(&others, &revoked).await.unwrap(), "the data are not older than the revocation");
         for _ in 0..made_by_others {
@@ -457,10 +457,10 @@ async fn a066_an_older_redis_whose_number_others_have_caught_up_with_is_not_take
         assert_eq!(number, Reply::Bytes(Some((1 + made_by_others).to_string().into_bytes())));
         between.lead_to(server.port);
         refuses_writes(&store, "came back older than it was").await;
-        // The other process learns from it.
+        // The other process then learns from `store` that the data is older.
         refuses_writes(&others, "came back older than it was").await;
         drop(others);
-        // A new connection leads to the same older data, which are refused too.
+        // A new connection reaches the same older data, which is also refused.
         Resp::connect(server.port).ask(&[b"CLIENT", b"KILL", b"TYPE", b"normal"]);
         refuses_writes(&store, "came back older than it was").await;
         for grant in [&kept, &revoked] {
@@ -487,8 +487,8 @@ async fn a100_the_history_of_changes_has_an_end() {
     assert!(store.ping().await.is_ok());
 }
 
-/// If a login removed more than it displaces, many logins at once would all remove the same rows, hundreds of
-/// times.
+/// If a login removed more rows than it displaces, many concurrent logins would all remove the same rows, hundreds
+/// of times.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a100_logins_at_once_at_the_ceiling_each_remove_what_they_displace() {
     let Some(server) = RedisServer::start(&["--appendonly", "no"]) else { return };
@@ -518,7 +518,7 @@ async fn a100_logins_at_once_at_the_ceiling_each_remove_what_they_displace() {
         live += usize::from(world.store().session(&session.id, NOW).await.unwrap().is_some());
     }
     assert_eq!(live, 50);
-    // Each login removes at most one row for each replica.
+    // Each login removes at most one row per replica.
     let mut admin = Resp::connect(server.port);
     let key = admin.keys().into_iter().find(|key| key.ends_with(b":{meta}:taken-away")).unwrap();
     let number = admin.ask(&[b"GET", &key]).bytes();

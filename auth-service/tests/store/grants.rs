@@ -49,7 +49,7 @@ pub(crate) async fn an_approval_is_allowed_or_denied_and_never_both(world: &Worl
     assert!(world.store().add_code("allowed", &hash("code"), &made, &used).await.unwrap());
     assert!(!world.store().deny("allowed", until, NOW).await.unwrap());
     assert!(matches!(world.store().find_code(&hash("code"), NOW).await.unwrap(), FoundCode::Live(_)));
-    // If there are many answers at once, all those that are accepted are the same.
+    // Of many concurrent decisions, all accepted ones are the same.
     let (of_client, of_code) = (client.clone(), made.clone());
     let taken = world
         .at_once(32, move |n, store| {
@@ -110,7 +110,7 @@ pub(crate) async fn a027_of_parallel_redemptions_one_succeeds(world: &World) {
             outcomes.iter().filter(|outcome| matches!(outcome, Redemption::Redeemed { .. })).count();
         let replayed = outcomes.iter().filter(|outcome| matches!(outcome, Redemption::Replayed)).count();
         assert_eq!((redeemed, replayed), (1, 31));
-        // Each later redemption shows that two parties have the code, so the grant is ended.
+        // Every later redemption shows that two parties have the code, so the store ends the grant.
         assert!(world.store().grant(&made.grant_id, NOW).await.unwrap().is_none());
     }
 }
@@ -125,7 +125,7 @@ pub(crate) async fn a026_a_replayed_code_ends_the_grant_that_it_made(world: &Wor
     assert!(matches!(outcome, Redemption::Redeemed { .. }));
     let token = held(&grant, 0, "first");
     assert!(world.store().grant_of_refresh(&token, NOW).await.unwrap().is_some());
-    // The code itself expired long ago. Looking a code up ends nothing.
+    // The code itself expired long ago. A lookup of the code does not end the grant.
     let found = world.store().find_code(&hash("code"), later(HOUR)).await.unwrap();
     assert!(matches!(found, FoundCode::Used(code) if code.grant_id == grant.id));
     assert!(world.store().grant_of_refresh(&token, NOW).await.unwrap().is_some());
@@ -191,7 +191,7 @@ pub(crate) async fn a_refresh_token_rotates_and_a_lost_answer_is_repeated(world:
     };
     assert_eq!(rotated.expires_at, later(HOUR + DAY * 30));
     let of_new = world.store().grant_of_refresh(&held(&grant, 1, "two"), later(DAY * 30)).await.unwrap();
-    assert_eq!(of_new.unwrap().id, grant.id, "the refresh has not prolonged the grant");
+    assert_eq!(of_new.unwrap().id, grant.id, "the refresh did not prolong the grant");
     match rotate((0, "one"), "three", later(HOUR + GRACE)).await {
         Rotation::Repeated { sealed_successor, .. } => assert_eq!(sealed_successor, b"two"),
         outcome => panic!("{outcome:?}"),
@@ -220,7 +220,7 @@ pub(crate) async fn a031_a_refresh_token_that_is_used_up_ends_the_grant(world: &
     }
 }
 
-/// A grant recognises all refresh tokens that it has issued, however old, without storing them.
+/// A grant recognises all refresh tokens that it has issued, however old they are, without storing them.
 pub(crate) async fn a031_every_token_of_a_long_line_is_known_when_it_comes_again(world: &World) {
     for again in [0, 1, 17, 38] {
         let (client, _, grant) = granted(world.store(), &format!("client{again}"), "token 0").await;
@@ -235,7 +235,7 @@ pub(crate) async fn a031_every_token_of_a_long_line_is_known_when_it_comes_again
         let (old, used) = (held(&grant, again, &format!("token {again}")), usage(&client, at));
         assert!(
             world.store().grant_of_refresh(&old, at).await.unwrap().is_some(),
-            "it is one of the grant's"
+            "the token belongs to the grant"
         );
         let next = successor(&grant, again + 1, "x", at);
         let outcome = world.store().rotate_refresh(&old, &next, &used, GRACE).await.unwrap();
@@ -256,8 +256,8 @@ pub(crate) async fn a031_a_token_that_only_names_a_grant_is_unknown_and_ends_not
         let line = Line { key: LineKey::new([1; 32]), number };
         RefreshToken::new(&grant.id, &line, [1; 32]).presented()
     };
-    // This token stands for one that was issued after the backup from which the store was restored. It is
-    // genuine, but this store has not issued it.
+    // This token represents one that was issued after the backup from which the store was restored. It is genuine,
+    // but this store has no record of it.
     let of_the_future = held(&grant, 2, "three");
     for foreign in [of_other_key(0), of_other_key(1), of_other_key(2), of_the_future] {
         assert!(world.store().grant_of_refresh(&foreign, NOW).await.unwrap().is_none());
@@ -265,7 +265,7 @@ pub(crate) async fn a031_a_token_that_only_names_a_grant_is_unknown_and_ends_not
         let outcome = world.store().rotate_refresh(&foreign, &next, &used, GRACE).await.unwrap();
         assert!(matches!(outcome, Rotation::Unknown), "{outcome:?}");
     }
-    // A grant without refresh tokens recognises none as its own.
+    // A grant without refresh tokens recognises no refresh token as its own.
     let without = Grant { refresh: None, ..grant_of(&code(&client, &person.subject, NOW), "none", NOW) };
     assert!(world.store().add_grant(&without, &used).await.unwrap());
     let named = held(&without, 0, "none");

@@ -1,4 +1,4 @@
-//! Tests of attack 100 by a user: how many codes, logins and consents one account can leave behind.
+//! Tests of attack 100 by a user: how many codes, logins and consents one account can accumulate.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use super::things::{
 };
 use super::worlds::World;
 
-/// Makes `many` codes for this account and client, one a second. Their names end with their number.
+/// Creates `many` codes for this account and client, one per second. The name of each code ends with its number.
 async fn make_codes(store: &dyn Store, user: &Subject, client: &Client, name: &str, many: u64) {
     for n in 0..many {
         let at = UnixTime(NOW.0 + n);
@@ -48,7 +48,8 @@ pub(crate) async fn a100_codes_that_nobody_redeems_have_a_ceiling_and_the_oldest
     assert_eq!(live_codes(store, "of eve", 50, at).await, (40..50).collect::<Vec<_>>());
     assert_eq!(live_codes(store, "of ana", 1, at).await, [0]);
     assert_eq!(live_codes(store, "of another client", 1, at).await, [0]);
-    // Many clients of one account share a ceiling, and the client with the most codes loses its oldest.
+    // All clients of one account share a maximum. When it is reached, the client with the most codes loses its
+    // oldest code.
     for n in 0..9 {
         let more = register(store, &client(&format!("more{n}"))).await;
         make_codes(store, &eve, &more, &format!("more{n}"), 10).await;
@@ -140,8 +141,8 @@ pub(crate) async fn a100_what_was_made_while_the_clock_was_ahead_goes_before_wha
     assert_eq!(count_live(store, &names, &grants).await, (50, 100));
 }
 
-/// Logins that look expired only because the clock has jumped are not forgotten, so they still count when the
-/// clock is right again.
+/// Logins that look expired only because the clock has jumped are not deleted. They must still count after the
+/// clock was corrected.
 pub(crate) async fn a100_a_clock_that_is_ahead_makes_no_room_for_more(world: &World) {
     let store = world.store();
     let eve = Subject::new(random());
@@ -177,7 +178,7 @@ pub(crate) async fn a100_consents_of_one_account_have_a_ceiling_and_the_oldest_g
     consent_to(&ana, &clients[0], NOW).await;
     for (client, n) in clients.iter().zip(0..) {
         consent_to(&eve, client, UnixTime(NOW.0 + n)).await;
-        // A consent that is given again is the newest.
+        // A renewed consent counts as the newest.
         consent_to(&eve, &clients[1], UnixTime(NOW.0 + n)).await;
     }
     assert!(known(&ana, &clients[0]).await);
@@ -189,8 +190,8 @@ pub(crate) async fn a100_consents_of_one_account_have_a_ceiling_and_the_oldest_g
     assert_eq!(live, 200);
 }
 
-/// Makes a grant whose refresh token has the name `name`. Returns it, and the grants that were ended to make
-/// room for it.
+/// Creates a grant whose refresh token has the name `name`. Returns it, and the grants that were ended in
+/// exchange.
 async fn make_grant(
     store: &dyn Store,
     person: &Subject,
@@ -198,7 +199,7 @@ async fn make_grant(
     name: &str,
     at: UnixTime,
 ) -> (Grant, Vec<Grant>) {
-    // While the clock is ahead, the right time might still be `NOW`.
+    // While the clock is ahead, the right time could still be `NOW`.
     let bounds = TimeBounds { earliest: NOW, latest: at, is_steady: at < later(DAY) };
     let (code, used) = (code(client, person, at), ClientUse { bounds, ..usage(client, at) });
     assert!(store.add_code(code.grant_id.as_str(), &hash(name), &code, &used).await.unwrap());
@@ -239,7 +240,7 @@ pub(crate) async fn a100_grants_of_one_account_have_a_ceiling_and_the_least_used
     }
 }
 
-/// The limit also holds for logins at the same moment, and none of them fails.
+/// The limit also applies to concurrent logins, and none of them fails.
 pub(crate) async fn a100_what_one_account_makes_at_once_stays_within_its_ceilings(world: &World) {
     let eve = Subject::new([9; 32]);
     let user = eve.clone();
@@ -252,7 +253,7 @@ pub(crate) async fn a100_what_one_account_makes_at_once_stays_within_its_ceiling
             }
         })
         .await;
-    // On a busy machine, some sessions over the limit can be left. The next login removes them.
+    // On a busy machine, some sessions can remain above the limit. The next login removes them.
     let last = session(&eve, "at once 120", UnixTime(NOW.0 + 120));
     world.store().add_session(&last).await.unwrap();
     let mut live = 0;
@@ -263,8 +264,7 @@ pub(crate) async fn a100_what_one_account_makes_at_once_stays_within_its_ceiling
     assert!((1..=50).contains(&live), "{live}");
 }
 
-/// Grants and logins that have ended do not count, so a client that is used and revoked all day displaces
-/// nothing.
+/// Grants and logins that have ended do not count, so a client that is used and revoked all day displaces nothing.
 pub(crate) async fn a100_what_was_revoked_signed_out_or_forgotten_does_not_count(world: &World) {
     let store = world.store();
     let ana = Subject::new(random());

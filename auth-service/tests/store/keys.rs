@@ -1,4 +1,4 @@
-//! Tests of signing keys. All replicas share one set of keys, whichever of them changes it.
+//! Tests of signing keys. All replicas share one set of keys, whichever replica changes it.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ pub(crate) async fn replicas_that_start_at_once_agree_on_a_signing_key(world: &W
 
 pub(crate) async fn of_many_rotations_at_once_one_is_done(world: &World) {
     let first = rotation::up_to_date(world.store(), &TERMS, NOW).await.unwrap();
-    // The operator's command rotates the keys.
+    // The keys are rotated by the operator's command.
     let outcomes = world
         .at_once(16, |_, store| async move {
             let step = |set: &auth_service::keys::set::KeySet| set.rotated(&TERMS, NOW);
@@ -37,7 +37,7 @@ pub(crate) async fn of_many_rotations_at_once_one_is_done(world: &World) {
     let set = world.store().signing_keys().await.unwrap().unwrap();
     assert_eq!(set.keys().len(), 2);
     assert_eq!(set.keys()[0].kid, first.keys()[0].kid);
-    // The schedule rotates the keys. All replicas notice at the same time that it is due.
+    // The keys are rotated by the schedule. All replicas notice at the same time that a rotation is due.
     let due = later(DAY * 90);
     let kids = world
         .at_once(16, |_, store| async move {
@@ -48,7 +48,7 @@ pub(crate) async fn of_many_rotations_at_once_one_is_done(world: &World) {
     assert!(kids.iter().all(|seen| *seen == kids[0]), "{kids:?}");
     let set = world.store().signing_keys().await.unwrap().unwrap();
     let states: Vec<_> = set.keys().iter().map(|key| state(key, due)).collect();
-    assert_eq!(states, [KeyState::Current, KeyState::Next], "the first is gone");
+    assert_eq!(states, [KeyState::Current, KeyState::Next], "the first key was deleted");
 }
 
 pub(crate) async fn a_revoked_key_is_gone_for_every_replica(world: &World) {

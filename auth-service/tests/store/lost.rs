@@ -1,4 +1,4 @@
-//! Tests of a Redis that lost rows or came back with older data, as processes see it that know less than
+//! Tests of a Redis server that lost rows or returned with older data, as seen by processes that know less than
 //! others.
 
 use std::time::{Duration, Instant};
@@ -30,7 +30,7 @@ async fn adopts(server: &RedisServer) -> Result<(), StoreError> {
     RedisStore::adopt(&address(server), &key()).await
 }
 
-/// The rows, without the one that a process writes as a test.
+/// Counts the rows, except the one that a process writes to test whether Redis is writable.
 fn rows(server: &RedisServer) -> usize {
     Resp::connect(server.port).keys().iter().filter(|key| !key.ends_with(b":writable")).count()
 }
@@ -46,8 +46,8 @@ async fn until_refused(store: &RedisStore, said: &str) {
     }
 }
 
-/// An eviction takes single rows. A new store over the rest would be one in which a part of the old one
-/// counts.
+/// An eviction removes single rows. If a process created a new store next to the remaining rows, a part of the old
+/// store would stay valid.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_lost_the_identity_of_its_store_is_not_begun_anew_over_what_is_left() {
     let Some(server) = RedisServer::start(&["--appendonly", "no"]) else { return };
@@ -56,7 +56,7 @@ async fn a_redis_that_lost_the_identity_of_its_store_is_not_begun_anew_over_what
     let mut admin = Resp::connect(server.port);
     assert_eq!(admin.ask(&[b"DEL", IDENTITY]), Reply::Number(1));
     until_refused(&store, "has lost its identity").await;
-    assert!(store.identify("another").await.is_err(), "a process that knew the store begins another");
+    assert!(store.identify("another").await.is_err(), "a process that knew the store created another one");
     let before = rows(&server);
     for refused in [starts(&server).await, command(&server).await] {
         let error = refused.err().unwrap();
@@ -68,7 +68,7 @@ async fn a_redis_that_lost_the_identity_of_its_store_is_not_begun_anew_over_what
     }
     assert_eq!(rows(&server), before, "something was written");
 
-    // The operator says that what is left counts. The running replica follows.
+    // The operator adopts the remaining rows, and the running replica follows.
     adopts(&server).await.unwrap();
     let restarted = starts(&server).await.unwrap();
     let start = Instant::now();
@@ -84,7 +84,7 @@ async fn a_redis_that_lost_the_identity_of_its_store_is_not_begun_anew_over_what
     assert!(error.contains("nothing to adopt"), "{error}");
 }
 
-/// Whatever row is left shows that there was a store.
+/// Any remaining row shows that there was a store.
 #[tokio::test(flavor = "multi_thread")]
 async fn any_row_that_is_left_keeps_a_new_store_from_being_begun_and_an_empty_redis_does_not() {
     for kept in ["{meta}:history", "{meta}:key-check", "{accounts}:all", "{s:x}:account", "{g:x}:grant"] {
@@ -92,10 +92,10 @@ async fn any_row_that_is_left_keeps_a_new_store_from_being_begun_and_an_empty_re
         let mut admin = Resp::connect(server.port);
         admin.ask(&[b"ZADD", format!("mcp-gate:{kept}").as_bytes(), b"1", b"x"]);
         let told = starts(&server).await.err().unwrap().to_string();
-        // A row of another type than that of the key check cannot be read.
+        // If the row of the key check has another type, it cannot be read.
         assert!(told.contains("has lost the row with the identity") || told.contains("WRONGTYPE"), "{told}");
         admin.ask(&[b"FLUSHALL"]);
-        // Rows that a process writes to test something, and those of others, are not a store.
+        // Rows that a process writes as a test, and rows with another prefix, do not count as a store.
         for test in ["mcp-gate:{meta}:writable", "mcp-gate:{meta}:trial", "other:{meta}:x"] {
             admin.ask(&[b"SET", test.as_bytes(), b"x"]);
         }
@@ -118,15 +118,15 @@ async fn replicas_that_begin_a_store_at_the_same_time_agree_on_it() {
     assert_eq!(identities.len(), 1);
 }
 
-/// Without this, a replica that did not run while Redis came back with older data would let in whoever was
-/// shut out since, and all requests would go to it, because the others refuse them.
+/// Otherwise, a replica that did not run while Redis returned with older data would accept access that was revoked
+/// since. It would also get all requests, because the other replicas refuse them.
 #[tokio::test(flavor = "multi_thread")]
 async fn a066_a_replica_that_was_frozen_and_a_process_that_starts_learn_from_others_that_redis_is_older() {
     let Some(mut server) = RedisServer::start(&["--appendonly", "no"]) else { return };
     let knows = starts(&server).await.unwrap();
     let (_, person, revoked) = granted(&knows, "revoked", "refresh").await;
     knows.revoke_grant(&super::faults::id_of_nobody()).await.unwrap();
-    // This one sees nothing of what happens next.
+    // This replica does not notice the following changes.
     let frozen = starts(&server).await.unwrap();
     assert!(frozen.ping().await.is_ok());
     let dump = server.data.path().join("dump.rdb");
@@ -143,13 +143,13 @@ async fn a066_a_replica_that_was_frozen_and_a_process_that_starts_learn_from_oth
     until_refused(&knows, OLDER).await;
     until_refused(&frozen, OLDER).await;
     let held = frozen.held_grant(&revoked.id, &revoked.client_id, &revoked.subject, NOW).await;
-    assert!(held.is_err(), "a grant that was revoked is valid again");
+    assert!(held.is_err(), "a revoked grant became valid again");
     for refused in [starts(&server).await, command(&server).await] {
         let error = refused.err().unwrap().to_string();
         assert!(error.contains(OLDER) && error.contains("auth-service store adopt"), "{error}");
     }
 
-    // With the latest data, nothing has to be done.
+    // With the latest data, no action is necessary.
     server.kill();
     std::fs::write(&dump, &latest).unwrap();
     assert!(server.run());
@@ -163,7 +163,7 @@ async fn a066_a_replica_that_was_frozen_and_a_process_that_starts_learn_from_oth
     assert!(command(&server).await.is_ok());
     drop((knows, frozen));
 
-    // If the latest data are lost, the operator says that the older ones count, and makes the change again.
+    // If the latest data is lost, the operator adopts the older data and repeats the change.
     let mut admin = Resp::connect(server.port);
     let taken = admin.ask(&[b"GET", b"mcp-gate:{meta}:taken-away"]).bytes();
     let knows = starts(&server).await.unwrap();
@@ -178,7 +178,8 @@ async fn a066_a_replica_that_was_frozen_and_a_process_that_starts_learn_from_oth
     assert!(starts(&server).await.unwrap().account(&person.subject).await.unwrap().unwrap().disabled);
 }
 
-/// A claim needs a row. It has to be possible to write it, because a Redis that came back may be full.
+/// The claim is stored in a row. A full Redis must still accept it, because a Redis that returned with older data
+/// can be full.
 #[tokio::test(flavor = "multi_thread")]
 async fn a066_a_replica_tells_others_that_redis_is_older_although_redis_is_full() {
     let Some(server) = RedisServer::start(&["--appendonly", "no"]) else { return };
@@ -191,7 +192,7 @@ async fn a066_a_replica_tells_others_that_redis_is_older_although_redis_is_full(
     let start = Instant::now();
     while admin.ask(&[b"GET", b"mcp-gate:{meta}:claim"]) == Reply::Bytes(None) {
         assert!(knows.signing_keys().await.is_err());
-        assert!(start.elapsed() < Duration::from_secs(20), "nothing is left for others");
+        assert!(start.elapsed() < Duration::from_secs(20), "the claim was not stored for other replicas");
     }
     admin.ask(&[b"CONFIG", b"SET", b"maxmemory", b"0"]);
     assert!(starts(&server).await.err().unwrap().to_string().contains(OLDER));

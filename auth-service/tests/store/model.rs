@@ -18,7 +18,7 @@ use crate::redis_server::RedisServer;
 const CLIENTS: usize = 5;
 const CEILING: u64 = 3;
 
-/// A step. Its numbers are indices, taken modulo the number of things that exist.
+/// A step. Its numbers are indices, modulo the number of existing objects.
 #[derive(Debug, Clone)]
 enum Step {
     Wait(u64),
@@ -58,12 +58,12 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What the caller of the stores remembers. It can be out of date.
+/// The state that the caller of the stores remembers. It can be out of date.
 struct Caller {
     now: UnixTime,
     seen: Vec<Client>,
     codes: Vec<AuthorizationCode>,
-    /// For each refresh token its grant, its position in the sequence of tokens, and its name.
+    /// For each refresh token: its grant, its position in the sequence of tokens, and its name.
     tokens: Vec<(Grant, u32, String)>,
     steps: usize,
 }
@@ -90,7 +90,7 @@ impl Caller {
         Self { now: NOW, seen, codes: Vec::new(), tokens: Vec::new(), steps: 0 }
     }
 
-    /// Runs a step on each store. Returns the results.
+    /// Runs a step on each store, and returns the results.
     async fn take(&mut self, step: &Step, stores: [&dyn Store; 2]) -> [String; 2] {
         self.steps += 1;
         let fresh = format!("fresh{}", self.steps);
@@ -172,7 +172,7 @@ impl Caller {
                     said(&store.remember_once(&format!("once{}", n % 3), until, now).await)
                 }
                 Step::List => said(&store.clients(None, 100, now).await),
-                // The numbers of deleted rows differ, because Redis deletes most rows by itself.
+                // The numbers of deleted rows differ, because Redis deletes most rows on its own.
                 Step::Sweep => said(&store.sweep(now).await.map(|_| ())),
             };
         }
@@ -193,7 +193,7 @@ impl Caller {
         answers
     }
 
-    /// Remembers the refresh token that a step can have created.
+    /// Records the refresh token that a step has created, if any.
     fn note_token(&mut self, step: &Step, name: String) {
         let made = match step {
             Step::Redeem(n) => {

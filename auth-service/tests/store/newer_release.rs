@@ -1,4 +1,4 @@
-//! Stored data of a newer release.
+//! Tests of stored data that was written by a newer release.
 
 use std::fs;
 
@@ -21,7 +21,7 @@ async fn data_of_a_newer_release_is_refused_and_left_alone() {
     fill(&EmbeddedStore::open(data.path(), &key()).unwrap()).await;
     let file = data.path().join("store.redb");
     let sealer = Sealer::new(&key(), Purpose::StoredValue).unwrap();
-    // A row as a newer release would write it, without expiry and encrypted for its place.
+    // A row in the format of a newer release, without an expiry and encrypted for its key in the store.
     let newer = |place: &[u8], json: &[u8]| {
         let header = [&[1][..], &u64::MAX.to_be_bytes()].concat();
         [&header[..], &sealer.seal(&[place, b"\0", &header].concat(), json).unwrap()].concat()

@@ -1,4 +1,4 @@
-//! Tests of device authorizations, pushed requests, remembered consent, and clients of the operator.
+//! Tests of device authorizations, pushed requests, remembered consents, and clients that the operator has added.
 
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ pub(crate) async fn a_device_waits_for_a_person_and_gets_one_grant(world: &World
     let person = account("ana");
     let device = asked(&client);
     assert!(world.store().add_device(&hash("device"), &user_code('B'), &device).await.unwrap());
-    // A second device needs another user code.
+    // A second device must get another user code.
     assert!(!world.store().add_device(&hash("other"), &user_code('B'), &asked(&client)).await.unwrap());
     assert!(world.store().device_of_user(&user_code('C'), NOW).await.unwrap().is_none());
     assert_eq!(world.store().poll_device(&hash("device"), NOW).await.unwrap(), Poll::Pending);
@@ -47,13 +47,13 @@ pub(crate) async fn a_device_waits_for_a_person_and_gets_one_grant(world: &World
     let grant = device_grant(&device, &person.subject, &client, "refresh");
     let used = usage(&client, NOW);
     let early = world.store().redeem_device(&hash("device"), &grant, &used).await.unwrap();
-    assert!(matches!(early, Redemption::Unknown), "nobody has allowed it");
+    assert!(matches!(early, Redemption::Unknown), "no user has allowed the device");
     let (found, shown) = world.store().device_of_user(&user_code('B'), NOW).await.unwrap().unwrap();
     assert!(found == hash("device") && shown.grant_id == device.grant_id);
     let yes = allowed(&person.subject);
     assert!(world.store().decide_device(&found, &yes, NOW).await.unwrap());
     assert!(!world.store().decide_device(&found, &DeviceState::Denied, NOW).await.unwrap());
-    assert!(world.store().device_of_user(&user_code('B'), NOW).await.unwrap().is_none(), "it is answered");
+    assert!(world.store().device_of_user(&user_code('B'), NOW).await.unwrap().is_none(), "it was decided");
     let soon = later(Duration::from_secs(10));
     assert!(matches!(world.store().poll_device(&hash("device"), soon).await.unwrap(), Poll::Allowed(_)));
     let redeemed = world.store().redeem_device(&hash("device"), &grant, &used).await.unwrap();
@@ -113,7 +113,7 @@ pub(crate) async fn a_device_that_asks_too_fast_is_slowed_down_by_every_replica(
     assert_eq!(world.store().device(&hash("device"), at(30)).await.unwrap().unwrap().interval, 15);
     assert_eq!(world.store().poll_device(&hash("device"), at(600)).await.unwrap(), Poll::Unknown);
     assert!(!world.store().decide_device(&hash("device"), &DeviceState::Denied, at(600)).await.unwrap());
-    // The user code can be used again.
+    // The user code can be reused.
     let later_device = DeviceAuthorization { asked_at: at(600), expires_at: at(1200), ..asked(&client) };
     assert!(world.store().add_device(&hash("second"), &user_code('H'), &later_device).await.unwrap());
 }
@@ -155,8 +155,8 @@ fn request_of(client: &str, counts_for: &[&str], at: UnixTime) -> PushedRequest 
     }
 }
 
-/// Two accounts have clients of their own and clients that they share. They push more requests than the pool
-/// has places for.
+/// Two accounts have their own clients and clients that they share. They push more requests than the pool can
+/// store.
 pub(crate) async fn a044_two_accounts_that_fill_a_room_displace_their_own_requests_only(world: &World) {
     let push = async |name: &str, request: &PushedRequest, at: UnixTime| {
         world.store().push_request(&hash(name), request, at, at).await.unwrap()
@@ -192,7 +192,7 @@ pub(crate) async fn a044_two_accounts_that_fill_a_room_displace_their_own_reques
         waiting += u64::from(waits(&format!("flood {n}"), after).await);
     }
     assert!((places - 200..=places).contains(&waiting), "{waiting}");
-    // A request that was decided or has expired leaves its place.
+    // A request that was decided or has expired frees its slot.
     world.store().forget_pushed_request(&hash("of ana")).await.unwrap();
     assert!(!waits("of ana", after).await);
     let over = at(7200);
@@ -218,7 +218,7 @@ pub(crate) async fn a044_a_full_room_of_those_who_have_one_place_each_takes_no_m
     }
     assert!(!push("one too many", &request(places)).await);
     assert!(world.store().pushed_request(&hash("0"), NOW).await.unwrap().is_some());
-    // Another pool still has places.
+    // The other pool still has free slots.
     assert!(push("proven", &request_of("used", &["ana"], NOW)).await);
     world.store().forget_pushed_request(&hash("0")).await.unwrap();
     assert!(push("next", &request(places)).await);
@@ -252,10 +252,10 @@ pub(crate) async fn a043_a_device_that_nobody_answers_goes_soon_and_one_that_was
     let soon = later(Duration::from_secs(660));
     assert!(
         world.store().device(&hash("ignored"), soon).await.unwrap().is_some(),
-        "a late poll cannot be answered"
+        "the device code was forgotten before a late poll"
     );
     assert!(world.store().device(&hash("ignored"), later(HOUR)).await.unwrap().is_none());
-    // A device code that was redeemed is remembered after it has expired, so that a replay is noticed.
+    // A redeemed device code is remembered after its expiry, so that a replay is detected.
     let grant = device_grant(&wanted, &account("ana").subject, &client, "refresh");
     let redeemed = world.store().redeem_device(&hash("wanted"), &grant, &usage(&client, NOW)).await.unwrap();
     assert!(matches!(redeemed, Redemption::Redeemed { .. }));
@@ -282,7 +282,7 @@ pub(crate) async fn a_consent_grows_and_is_forgotten_whole(world: &World) {
     assert!(known.covers(&asks("mcp:read mcp:write")) && known.is_to(&client));
     assert!(world.store().consent(&eve, &client.id, NOW).await.unwrap().is_none());
     assert!(world.store().consent(&ana, &client.id, later(DAY)).await.unwrap().is_none());
-    // A consent to a new registration with the same identifier replaces the old consent.
+    // A consent for a new registration with the same identifier replaces the old consent.
     let again = Client { registration: super::things::client("b").registration, ..client.clone() };
     world.store().add_consent(&asks("mcp:x"), &usage_by(&ana, &again, NOW), later(DAY)).await.unwrap();
     let known = world.store().consent(&ana, &client.id, NOW).await.unwrap().unwrap();
@@ -328,7 +328,7 @@ pub(crate) async fn a_client_of_the_operator_stays_and_makes_no_room(world: &Wor
     let ids = [newcomer.id.clone()];
     let outcome = world.store().register_client(&newcomer, &ids, &terms(later(HOUR), 1)).await.unwrap();
     assert!(matches!(outcome, Registration::Full), "{outcome:?}");
-    // It is not deleted after its last use, either.
+    // It is not deleted a long time after its last use either.
     let grant = Grant { refresh: None, ..grant(&code(&own, &Subject::of_client(&own.id), NOW), "", NOW) };
     assert!(world.store().add_grant(&grant, &usage(&own, NOW)).await.unwrap());
     assert!(world.store().grant(&grant.id, NOW).await.unwrap().is_some());
@@ -337,7 +337,7 @@ pub(crate) async fn a_client_of_the_operator_stays_and_makes_no_room(world: &Wor
     world.store().sweep(far).await.unwrap();
     assert!(world.store().client(&own.id, far).await.unwrap().is_some());
     assert!(world.store().delete_client(&own.id).await.unwrap());
-    assert!(!world.store().add_grant(&grant, &usage(&own, NOW)).await.unwrap(), "the client is gone");
+    assert!(!world.store().add_grant(&grant, &usage(&own, NOW)).await.unwrap(), "the client was deleted");
 }
 
 pub(crate) async fn an_account_that_is_removed_leaves_its_name(world: &World) {

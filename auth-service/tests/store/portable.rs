@@ -1,4 +1,4 @@
-//! Tests of moving everything from one store to another, and to another key.
+//! Tests of moving all data from one store to another store or to another key.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -69,7 +69,7 @@ async fn dump(store: &dyn Store, directory: &Path) -> PathBuf {
     file
 }
 
-/// The kinds and numbers of records that [`fill`] puts into a store.
+/// The kinds of records that [`fill`] puts into a store, with their numbers.
 fn all() -> Vec<(Kind, u64)> {
     [
         (Kind::Client, 4),
@@ -229,7 +229,7 @@ async fn a_store_that_is_not_empty_is_replaced_only_when_told() {
     assert!(fs::read(two.path().join("store.reserve.replaced")).unwrap() == reserve);
     is_there(&open(two.path()), &keys, NOW).await;
     is_there(&connect(&server.url()).await, &keys, NOW).await;
-    // The replaced store is kept.
+    // The replaced store is kept in another file.
     let before = tempfile::tempdir().unwrap();
     fs::copy(two.path().join("store.redb.replaced"), before.path().join("store.redb")).unwrap();
     assert_eq!(open(before.path()).accounts().await.unwrap().len(), 2);
@@ -278,12 +278,12 @@ async fn an_import_that_was_broken_off_is_nobodys_store_and_is_begun_anew() {
     std::mem::forget(target);
     let refused = RedisStore::connect(&address(&server.url()), &key()).await.err().unwrap().to_string();
     assert!(refused.contains("import"), "{refused}");
-    assert!(running.ping().await.is_err(), "a replica that runs says that it is not ready");
+    assert!(running.ping().await.is_err(), "a running replica must report that it is not ready");
     is_all(&into_redis(&source, &server.url(), false, NOW).await.unwrap());
     running.ping().await.unwrap();
     is_there(&running, &keys, NOW).await;
     assert!(open(two.path()).accounts().await.unwrap().is_empty());
-    // The file of the broken import is still open, and is replaced as after a crash.
+    // The file of the interrupted import is still open, and is replaced as after a crash.
     is_all(&into_embedded(&source, two.path(), false, NOW).await.unwrap());
     is_there(&open(two.path()), &keys, NOW).await;
 }
@@ -298,10 +298,10 @@ async fn a094_a_key_is_replaced_and_the_one_before_opens_nothing_any_more() {
     assert!(matches!(EmbeddedStore::open(directory.path(), &new), Err(OpenError::WrongKey(_))));
     let embedded = EmbeddedStore::open(directory.path(), &both).unwrap();
     is_there_to_read(&embedded, &keys, NOW).await;
-    // A row that is written meanwhile uses the new key.
+    // A row that is written in between uses the new key.
     assert!(embedded.set_account_groups(&embedded.accounts().await.unwrap()[0].subject, &[]).await.unwrap());
     let done = embedded.reseal().await.unwrap();
-    assert_eq!(done.changed + 1, done.rows, "all but the account");
+    assert_eq!(done.changed + 1, done.rows, "all rows except the account");
     assert_eq!(embedded.reseal().await.unwrap().changed, 0);
     drop(embedded);
     assert!(matches!(EmbeddedStore::open(directory.path(), &old), Err(OpenError::WrongKey(_))));
@@ -310,8 +310,8 @@ async fn a094_a_key_is_replaced_and_the_one_before_opens_nothing_any_more() {
     let at = address(&server.url());
     let keys = fill(&RedisStore::connect(&at, &old).await.unwrap()).await;
     assert!(matches!(RedisStore::connect(&at, &new).await, Err(StoreError::Unreadable)));
-    // The replicas know both keys, and one of them still encrypts with the old one. Each can read the rows of
-    // the other.
+    // Each replica knows both keys, but one of them still encrypts with the old key. Each can read the rows of the
+    // other.
     let reversed = RedisStore::connect(&at, &old.clone().with_previous(Some(&new))).await.unwrap();
     let redis = RedisStore::connect(&at, &both).await.unwrap();
     assert!(redis.add_account(&account("of-new")).await.unwrap());
@@ -379,5 +379,5 @@ async fn a_key_of_redis_that_nobody_knows_is_not_left_out_silently() {
     let refused = transfer::export(&store, &file, &key(), (NOW, &SystemRandomSource), |_| {}).await;
     let refused = refused.unwrap_err().to_string();
     assert!(refused.contains("{x:abc}:news"), "{refused}");
-    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0, "a part of a dump is left");
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0, "an incomplete dump was left behind");
 }

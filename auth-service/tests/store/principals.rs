@@ -1,5 +1,6 @@
-//! Tests of the cache of principals, and how soon its entries become invalid: at once on the replica that
-//! makes a change, on the others when they hear of the change, and in any case after a second.
+//! Tests of the cache of principals, and of how soon its entries become invalid: immediately on the replica that
+//! makes a change, on the other replicas when they receive the report of the change, and in any case after a
+//! second.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,7 +23,7 @@ use super::worlds::{World, key};
 use crate::chaos::{Chaos, Weather};
 use crate::redis_server::RedisServer;
 
-/// The parts of a replica that check tokens.
+/// The parts of a replica that are needed to check tokens.
 pub(crate) struct Replica {
     store: Arc<dyn Store>,
     keys: Arc<KeyRing>,
@@ -50,16 +51,16 @@ impl Replica {
         self.check_at(token, NOW).await
     }
 
-    /// Waits until the replica hears of changes, because it uses its cache only then.
+    /// Waits until the replica receives reports of changes. It uses its cache only then.
     pub(crate) async fn is_live(&self) {
         let deadline = Instant::now() + Duration::from_secs(10);
         while !self.store.changes().is_live() {
-            assert!(Instant::now() < deadline, "the replica does not hear of changes");
+            assert!(Instant::now() < deadline, "the replica receives no reports of changes");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 
-    /// Checks the token until it is refused. Returns how long that took.
+    /// Checks the token until it is refused, and returns how long that took.
     pub(crate) async fn refuses(&self, token: &str, within: Duration) -> Duration {
         let start = Instant::now();
         loop {
@@ -74,7 +75,7 @@ impl Replica {
     }
 }
 
-/// A clock that stands still.
+/// A clock that always returns the same time.
 struct FixedClock;
 
 impl Clock for FixedClock {
@@ -180,8 +181,8 @@ pub(crate) async fn a066_principals_on_behalf_of_another_grant_end_with_it(world
             );
         }
         if way == "time" {
-            // The parent grant ends before the child's token expires. The token must be refused from that
-            // second on, whatever is cached.
+            // The parent grant ends before the child's token expires. The token must be refused from that second
+            // on, even if it is cached.
             let soon = successor(&parent, 1, "next", later(Duration::from_secs(3)));
             let soon = Successor { expires_at: later(Duration::from_secs(3)), ..soon };
             let by = world.store().client(&parent.client_id, NOW).await.unwrap().unwrap();
@@ -193,7 +194,7 @@ pub(crate) async fn a066_principals_on_behalf_of_another_grant_end_with_it(world
             for replica in &replicas {
                 let deadline = Instant::now() + Duration::from_secs(1);
                 while replica.check(&token).await.unwrap().principal.expires_at != soon.expires_at {
-                    assert!(Instant::now() < deadline, "the old time of expiry is used");
+                    assert!(Instant::now() < deadline, "the old expiry time is still used");
                     tokio::time::sleep(Duration::from_millis(1)).await;
                 }
                 replica.check_at(&token, later(Duration::from_secs(2))).await.unwrap();
@@ -236,7 +237,7 @@ pub(crate) async fn a083_principals_follow_the_account_at_once(world: &World) {
     for replica in &replicas {
         let deadline = Instant::now() + Duration::from_secs(1);
         while !replica.check(&token).await.unwrap().principal.groups.is_empty() {
-            assert!(Instant::now() < deadline, "the old groups are used");
+            assert!(Instant::now() < deadline, "the old groups are still used");
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
@@ -276,9 +277,9 @@ pub(crate) async fn cached_principals_end_with_their_token_and_are_read_anew_aft
     let first = replicas[0].check(&token).await.unwrap();
     let at = |seconds| replicas[0].check_at(&token, later(Duration::from_secs(seconds)));
     assert!(Arc::ptr_eq(&first, &at(9).await.unwrap()));
-    assert!(!Arc::ptr_eq(&first, &at(10).await.unwrap()), "ten seconds at the most");
+    assert!(!Arc::ptr_eq(&first, &at(10).await.unwrap()), "an entry is cached for at most ten seconds");
     let second = at(10).await.unwrap();
-    assert!(!Arc::ptr_eq(&second, &at(5).await.unwrap()), "a clock that was set back prolongs nothing");
+    assert!(!Arc::ptr_eq(&second, &at(5).await.unwrap()), "a clock set back prolonged it");
     at(3599).await.unwrap();
     assert!(matches!(at(3600).await, Err(RejectedToken::Expired)));
     // Tokens without a valid signature are cached separately.
@@ -291,7 +292,7 @@ pub(crate) async fn cached_principals_end_with_their_token_and_are_read_anew_aft
     assert_eq!(replicas[0].cache.len(), count);
 }
 
-/// A response that was on its way during the revocation must not be cached.
+/// A response that Redis sent before the revocation and that arrives after it must not be cached.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a066_an_answer_from_before_a_revocation_is_not_kept() {
     let Some(server) = RedisServer::start(&["--appendonly", "no"]) else { return };
@@ -304,8 +305,8 @@ async fn a066_an_answer_from_before_a_revocation_is_not_kept() {
         let name = format!("round{round}");
         let (_, _, grant) = granted(&*direct, &name, &name).await;
         let token = token(&keys, &grant);
-        // Principals are read over the first connection. The proxy holds the response on it back, while the
-        // change is reported over another connection.
+        // Principals are read over the first connection. The proxy delays the response on that connection while
+        // another connection reports the change.
         proxy.turn(Weather::Hold(0));
         let asking = tokio::spawn({
             let (slow, token) = (Arc::clone(&slow), token.clone());
@@ -315,16 +316,16 @@ async fn a066_an_answer_from_before_a_revocation_is_not_kept() {
         direct.revoke_grant(&grant.id).await.unwrap();
         tokio::time::sleep(Duration::from_millis(50)).await;
         proxy.turn(Weather::Fair);
-        assert!(asking.await.unwrap(), "it was asked before the revocation");
+        assert!(asking.await.unwrap(), "the check began before the revocation");
         assert!(
             matches!(slow.check(&token).await, Err(RejectedToken::Revoked)),
-            "{name}: the old answer was kept"
+            "{name}: the old result was cached"
         );
     }
 }
 
-/// Whatever happens to the connection that reports changes, cached principals from before a revocation are
-/// used for at most a second.
+/// Cached principals from before a revocation are used for at most a second, whatever happens to the connection
+/// that reports changes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a066_no_weather_keeps_a_revoked_token_alive_for_longer_than_a_second() {
     let Some(server) = RedisServer::start(&["--appendonly", "no"]) else { return };
@@ -365,7 +366,7 @@ async fn a066_no_weather_keeps_a_revoked_token_alive_for_longer_than_a_second() 
             match far.check(&token).await {
                 Err(RejectedToken::Revoked) => break,
                 Err(RejectedToken::Store(error)) => {
-                    assert!(Instant::now() < deadline, "{weather:?}: does not recover: {error}");
+                    assert!(Instant::now() < deadline, "{weather:?}: the replica does not recover: {error}");
                 }
                 other => panic!("{weather:?}: {other:?}"),
             }

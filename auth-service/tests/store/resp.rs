@@ -1,4 +1,4 @@
-//! A small Redis client that can read everything in a Redis, as a thief would.
+//! A small Redis client that can read all data in Redis, like a thief of the database.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -39,7 +39,7 @@ impl Resp {
         self.reply()
     }
 
-    /// Lists all keys with `SCAN`, as on a large Redis.
+    /// Lists all keys with `SCAN`, which also works for a large database.
     pub(crate) fn keys(&mut self) -> Vec<Vec<u8>> {
         let (mut keys, mut cursor) = (Vec::new(), b"0".to_vec());
         loop {

@@ -1,4 +1,4 @@
-//! Counts round trips to Redis. A slow proxy shows which commands are sent together and which wait for a
+//! Counts round trips to Redis. A slow proxy reveals which commands are sent together and which wait for a
 //! response.
 
 use std::time::Duration;
@@ -19,7 +19,7 @@ use super::worlds::{World, key};
 use crate::chaos::{Chaos, Weather};
 use crate::redis_server::RedisServer;
 
-/// The round trips of a call. No other call may run at the same time.
+/// Counts the round trips of a call. No other call may run at the same time.
 async fn counted<T>(way: &Chaos, call: impl Future<Output = T>) -> (usize, T) {
     let before = way.round_trips();
     let answer = call.await;
@@ -40,7 +40,7 @@ pub(crate) async fn allowed_device(store: &dyn Store, name: &str, letter: char) 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_check_is_one_round_trip_and_redeeming_or_refreshing_at_most_three() {
     let Some(server) = RedisServer::start(&["--appendonly", "no"]) else { return };
-    // Without reports of changes, the store compares the age of the data only with these calls.
+    // Without reports of changes, the store learns the age of the data only from these calls.
     let mut admin = super::resp::Resp::connect(server.port);
     admin.ask(&[b"ACL", b"SETUSER", b"default", b"-client|tracking"]);
     let way = Chaos::before(server.port).await;
@@ -49,14 +49,15 @@ async fn a_check_is_one_round_trip_and_redeeming_or_refreshing_at_most_three() {
     let (_, person, granted) = granted(&store, "a", "token 0").await;
     let client = store.client(&granted.client_id, NOW).await.unwrap().unwrap();
     let used = usage(&client, NOW);
-    // These calls load the scripts into Redis, and record a use of the client, which is done once an hour.
+    // These calls load the scripts into Redis, and record the use of the client, which is recorded only once an
+    // hour.
     let (device, of_device) = allowed_device(&store, "warm", 'B').await;
     store.redeem_device(&device, &of_device, &used).await.unwrap();
     store.revoke_grant(&of_device.id).await.unwrap();
     let (device, of_device) = allowed_device(&store, "device", 'C').await;
     let made = code(&client, &person.subject, NOW);
     assert!(store.add_code("approval", &hash("code"), &made, &used).await.unwrap());
-    // The delay is so long that everything which is sent together is sent before the first response arrives.
+    // The delay is long enough that all commands that belong together are sent before the first response arrives.
     way.turn(Weather::Delay(Duration::from_millis(20)));
 
     let (trips, found) = counted(&way, store.held_grant(&granted.id, &client.id, &person.subject, NOW)).await;
@@ -78,7 +79,7 @@ async fn a_check_is_one_round_trip_and_redeeming_or_refreshing_at_most_three() {
         let next = successor(&granted, number + 1, &next, NOW);
         let (trips, found) = counted(&way, store.grant_of_refresh(&token, NOW)).await;
         assert!(found.unwrap().is_some());
-        assert_eq!(trips, 1, "whose a refresh token is");
+        assert_eq!(trips, 1, "finding the grant of a refresh token");
         let (trips, outcome) = counted(&way, store.rotate_refresh(&token, &next, &used, GRACE)).await;
         assert!(matches!(outcome.unwrap(), Rotation::Rotated(_)));
         assert_eq!(trips, 2, "refreshing");
@@ -107,7 +108,7 @@ async fn refresh_a_hundred_times(world: &World) {
         let rotated = world.store().rotate_refresh(&token, &next, &usage(&client, at), GRACE).await.unwrap();
         assert!(matches!(rotated, Rotation::Rotated(_)));
     }
-    // The code that the grant began with has expired meanwhile.
+    // The code of the grant has expired by then.
     assert!(size(world.store(), at).await <= before);
 }
 
@@ -117,8 +118,8 @@ async fn a_grant_takes_no_more_room_however_often_it_is_refreshed() {
     let Some(server) = RedisServer::start(&["--appendonly", "no"]) else { return };
     let world = World::at(&server.url()).await;
     refresh_a_hundred_times(&world).await;
-    // Pointers are not exported, so the keys are counted too. They belong to the store, a client, an account, a
-    // code and a grant.
+    // Pointers are not exported, so the keys are counted as well. They belong to the store, a client, an account,
+    // a code and a grant.
     let keys = super::resp::Resp::connect(server.port).keys().len();
     assert!(keys < 16, "{keys} keys");
 }

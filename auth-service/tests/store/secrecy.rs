@@ -1,4 +1,4 @@
-//! Tests that a thief of the whole Redis gets no secret and no name.
+//! Tests that a thief of the whole database finds no secret and no name.
 
 use auth_service::domain::account::LoginSession;
 use auth_service::domain::client::{Client, ClientSecret};
@@ -21,7 +21,7 @@ async fn store(server: &RedisServer) -> RedisStore {
     RedisStore::connect(&RedisAddress::parse(&server.url()).unwrap(), &key()).await.unwrap()
 }
 
-/// Stores one record of each kind. Returns the texts that a thief must not find.
+/// Stores one record of each kind, and returns the texts that a thief must not find.
 async fn fill(store: &dyn Store) -> Vec<String> {
     let token = |kind| OpaqueToken::new(kind, random());
     let (secret, management) = (token(TokenKind::ClientSecret), token(TokenKind::RegistrationAccess));
@@ -102,7 +102,7 @@ async fn a094_a_dump_of_redis_tells_no_secret_and_no_name() {
     }
 }
 
-/// The file of the embedded store, a dump of it, and the files beside it contain no secret and no name.
+/// The file of the embedded store, its dump, and the files next to it contain no secret and no name.
 #[tokio::test(flavor = "multi_thread")]
 async fn a094_the_files_of_the_embedded_store_tell_no_secret_and_no_name() {
     let directory = tempfile::tempdir().unwrap();
@@ -132,7 +132,7 @@ async fn every_key_ends_unless_its_value_is_for_ever() {
         let for_ever = ["{clients}:", "{accounts}:", "{keys}:", "{meta}:", "{s:", "{n:"];
         let ends = !for_ever.iter().any(|part| name.contains(part));
         assert_eq!(milliseconds > 0, ends, "{name}");
-        // The tests' clock is years away from that of Redis. A lifetime is computed with the tests' clock,
+        // The clock of the tests differs from that of Redis by years. A lifetime is computed with the test clock,
         // and Redis counts it down.
         assert!(milliseconds < 91 * 86_400_000, "{name}");
         assert!(name.starts_with("mcp-gate:{"), "{name}");
@@ -148,7 +148,7 @@ async fn another_store_key_reads_nothing_and_another_name_no_value() {
     let address = RedisAddress::parse(&server.url()).unwrap();
     let wrong = RedisStore::connect(&address, &StoreKey::new([8; 32])).await;
     assert!(matches!(wrong, Err(StoreError::Unreadable)));
-    // Somebody with write access to Redis cannot replace one account by another.
+    // An attacker with write access to Redis cannot replace one account with another.
     let mut thief = Resp::connect(server.port);
     let accounts: Vec<_> = thief.keys().into_iter().filter(|name| name.ends_with(b"}:account")).collect();
     let [first, second] = accounts.as_slice() else { panic!("two accounts") };

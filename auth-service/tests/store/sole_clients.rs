@@ -1,4 +1,4 @@
-//! Tests of attack 45 by a user: how many clients one account can leave behind.
+//! Tests of attack 45 by a user: how many clients one account can accumulate.
 
 use auth_service::domain::account::Subject;
 use auth_service::domain::client::{Client, ClientOrigin};
@@ -10,7 +10,7 @@ use super::things::{
 };
 use super::worlds::World;
 
-/// Stores a grant, and with it the use of the client by this account.
+/// Stores a grant, which also records the use of the client by this account.
 async fn use_by(store: &dyn Store, user: &Subject, client: &Client, at: UnixTime) {
     let grant = grant(&code(client, user, at), &client.id.to_string(), at);
     assert!(store.add_grant(&grant, &usage_by(user, client, at)).await.unwrap());
@@ -94,16 +94,15 @@ pub(crate) async fn a045_accounts_that_work_together_have_no_more_clients_than_t
     let ana = account("ana");
     assert!(store.add_account(&ana).await.unwrap());
     accounts.push(ana.subject);
-    // All accounts use each client in turn. With the last of them the client has more than a few users, and
-    // counts for none of them.
+    // Every account uses each client. The last of them makes the number of users so high that the client counts
+    // for none of them.
     for n in 0..6 * SOLE_CEILING {
         let shared = register(store, &client(&format!("shared{n}"))).await;
         for account in accounts.iter().cycle().skip(n).take(accounts.len()) {
             use_by(store, account, &shared, later(HOUR)).await;
         }
     }
-    // An account can have `SOLE_CEILING` clients, and it can be that last user of the same number of other
-    // clients.
+    // An account can have `SOLE_CEILING` clients, and can be the last user of the same number of other clients.
     let left = store.clients(None, 1000, NOW).await.unwrap().len();
     assert!(left <= 2 * accounts.len() * SOLE_CEILING, "{left}");
     for n in 0..40 * SOLE_CEILING {
@@ -114,8 +113,8 @@ pub(crate) async fn a045_accounts_that_work_together_have_no_more_clients_than_t
     }
     let left = store.clients(None, 1000, NOW).await.unwrap().len();
     assert!(left <= 2 * accounts.len() * SOLE_CEILING, "{left}");
-    // A client with many users is not deleted to make room. It also works for an account that can no longer
-    // be its last user.
+    // A client with many users is not deleted to make room. It also works for an account that can no longer be its
+    // last user.
     let late = accounts.last().unwrap();
     let popular = register(store, &client("popular")).await;
     for _ in 0..Client::FEW_USERS {
@@ -135,7 +134,8 @@ pub(crate) async fn a045_a_disabled_client_makes_no_room_and_does_not_expire(wor
     for client in [&used, &unused] {
         assert!(store.set_client_disabled(&client.id, true).await.unwrap());
     }
-    // Another party registers the client again. If it were not disabled, that would protect it for longer.
+    // Another party registers the client again. For a client that is not disabled, this would extend its
+    // protection.
     let again = Client { kept_until: Some(later(10 * HOUR)), ..client("unused") };
     assert!(register(store, &again).await.disabled);
     for n in 0..3 * SOLE_CEILING {
@@ -155,13 +155,13 @@ pub(crate) async fn a045_a_disabled_client_makes_no_room_and_does_not_expire(wor
         assert!(store.client(&client.id, late).await.unwrap().unwrap().disabled);
         assert!(register(store, &Client { issued_at: late, ..client.clone() }).await.disabled);
     }
-    // Once the client is enabled and used, it expires like any other client.
+    // After the client was enabled and used, it expires like any other client.
     assert!(store.set_client_disabled(&used.id, false).await.unwrap());
     let enabled = store.client(&used.id, late).await.unwrap().unwrap();
     use_by(store, &ana, &enabled, late).await;
     assert!(store.client(&used.id, late.plus(IDLE.checked_sub(HOUR).unwrap())).await.unwrap().is_some());
     assert!(store.client(&used.id, late.plus(2 * IDLE)).await.unwrap().is_none());
-    // One that was never used makes room for others again.
+    // A client that was never used can be displaced again.
     assert!(store.set_client_disabled(&unused.id, false).await.unwrap());
     let terms = RegistrationTerms { unused_ceiling: 1, ..terms(late, 100) };
     let newcomer = Client { issued_at: late, ..client("last") };
@@ -180,12 +180,12 @@ pub(crate) async fn a045_who_gives_up_a_client_takes_it_from_nobody_else(world: 
         let own = register(store, &client(&format!("own{n}"))).await;
         use_by(store, &ana, &own, later(HOUR)).await;
     }
-    assert!(store.client(&shared.id, NOW).await.unwrap().is_some(), "it is still bob's");
+    assert!(store.client(&shared.id, NOW).await.unwrap().is_some(), "the client is still used by bob");
     for n in 0..SOLE_CEILING {
         let own = register(store, &client(&format!("bobs{n}"))).await;
         use_by(store, &bob, &own, later(HOUR)).await;
     }
-    assert!(store.client(&shared.id, NOW).await.unwrap().is_none(), "both have given it up");
+    assert!(store.client(&shared.id, NOW).await.unwrap().is_none(), "both users have given up the client");
 }
 
 pub(crate) async fn a045_clients_used_at_once_stay_below_the_ceiling_of_their_account(world: &World) {
@@ -212,10 +212,10 @@ pub(crate) async fn a045_a_client_that_somebody_registers_again_makes_no_room_wh
         let own = register(store, &client(&format!("own{n}"))).await;
         use_by(store, &ana, &own, later(HOUR)).await;
     }
-    assert!(store.client(&sought.id, NOW).await.unwrap().is_some(), "somebody is about to sign in with it");
+    assert!(store.client(&sought.id, NOW).await.unwrap().is_some(), "a user could be signing in");
     let own = register(store, &client("later")).await;
     use_by(store, &ana, &own, later(HOUR * 4)).await;
-    assert!(store.client(&sought.id, NOW).await.unwrap().is_none(), "nobody has signed in with it");
+    assert!(store.client(&sought.id, NOW).await.unwrap().is_none(), "no user has signed in with the client");
     assert_eq!(store.clients(None, 1000, NOW).await.unwrap().len(), SOLE_CEILING);
     let again = register(store, &asked).await;
     use_by(store, &bob, &again, later(HOUR * 4)).await;

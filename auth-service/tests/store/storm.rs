@@ -1,11 +1,11 @@
-//! Runs three processes of the real program with one Redis while faults occur. The connections to Redis are
-//! cut, slowed, left half open or filled with garbage, and Redis and the replicas are killed, while users use
-//! the service. The test takes ten seconds, or `CHAOS_SECONDS`. The faults follow from a seed that is
-//! printed, and `CHAOS_SEED` repeats them. `CHAOS_APPENDFSYNC=everysec` weakens what Redis guarantees.
+//! Runs three processes of the real program with one Redis server while faults occur. The connections to Redis are
+//! cut, slowed down, left half open or filled with garbage, and Redis and the replicas are killed, while users use
+//! the service. The test takes ten seconds, or `CHAOS_SECONDS`. The faults are derived from a seed that is
+//! printed, and `CHAOS_SEED` repeats them. `CHAOS_APPENDFSYNC=everysec` weakens the guarantees of Redis.
 //!
-//! At all times, an unknown token is refused. A revoked token is refused a second after the revocation was
-//! acknowledged. A live token is never reported as invalid. At most one of two redemptions of a code
-//! succeeds. In the end, everything that was acknowledged is there.
+//! At any time, an unknown token is refused. A revoked token is refused at the latest one second after the
+//! revocation was acknowledged. A live token is never reported as invalid. At most one of two redemptions of a
+//! code succeeds. At the end, every acknowledged change must still be stored.
 
 mod people;
 mod replica;
@@ -36,7 +36,7 @@ use replica::Replica;
 const BOUND: Duration = Duration::from_millis(1_000 + 250);
 const REPLICAS: usize = 3;
 
-/// Counts of what the test has seen.
+/// Counts of the events during the test.
 #[derive(Default)]
 struct Seen {
     passed: AtomicU64,
@@ -63,7 +63,7 @@ struct Storm {
     stop: AtomicBool,
     seen: Seen,
     begun: Instant,
-    /// The faults, and when they began.
+    /// The faults, with the time at which each began.
     diary: Mutex<Vec<(Duration, String)>>,
 }
 
@@ -139,7 +139,7 @@ impl Storm {
             if well {
                 return;
             }
-            assert!(Instant::now() < deadline, "it does not come back");
+            assert!(Instant::now() < deadline, "Redis or a replica does not recover");
             sleep(Duration::from_millis(50)).await;
         }
     }
@@ -153,7 +153,7 @@ impl Storm {
         self.replicas[which].way.turn(weather);
     }
 
-    /// Causes faults for this long. Returns the Redis server that runs at the end.
+    /// Causes faults for this long. Returns the Redis server that is running at the end.
     async fn blow(&self, mut redis: RedisServer, time: Duration, dice: &mut Dice) -> RedisServer {
         let end = Instant::now() + time;
         while Instant::now() < end {
@@ -164,7 +164,7 @@ impl Storm {
                     self.note("Redis is killed".to_owned());
                     redis.kill();
                     sleep(dice.milliseconds(0, 4)).await;
-                    assert!(redis.run(), "Redis does not start again");
+                    assert!(redis.run(), "Redis did not start again");
                     self.note("Redis runs".to_owned());
                     count(&self.seen.killed);
                 }
@@ -181,7 +181,7 @@ impl Storm {
                 _ => self.turn(which, Weather::Slow),
             }
             sleep(dice.milliseconds(100, 4)).await;
-            // Some faults are not ended at once, so that several replicas can have faults at the same time.
+            // Some faults are left for longer, so that several replicas can have faults at the same time.
             if dice.throw().is_multiple_of(3) {
                 self.turn(dice.throw() % self.replicas.len(), Weather::Fair);
             } else {
@@ -231,7 +231,7 @@ async fn a066_a083_a088_in_any_weather_nothing_wrong_passes_and_nothing_acknowle
     tasks.push(tokio::spawn(async move { b.register().await }));
     tasks.push(tokio::spawn(async move { c.strangers().await }));
     let redis = storm.blow(redis, Duration::from_secs(seconds), &mut Dice(dice)).await;
-    // The replica that was killed last must run again before the other tasks check what was acknowledged.
+    // The replica that was killed last must run again before the other tasks check the acknowledged changes.
     let supervised = {
         let storm = Arc::clone(&storm);
         tokio::spawn(async move {
@@ -269,7 +269,7 @@ async fn a066_a083_a088_in_any_weather_nothing_wrong_passes_and_nothing_acknowle
     for done in
         [&seen.passed, &seen.unavailable, &seen.revoked, &seen.refreshed, &seen.redeemed, &seen.registered]
     {
-        assert!(get(done) > 0, "a part of the test has done nothing");
+        assert!(get(done) > 0, "one of the tasks has done nothing");
     }
     drop(redis);
 }

@@ -21,8 +21,8 @@ macro_rules! conformance {
             })*
         }
 
-        /// The cases for a cluster. Each future is boxed, because all of them together do not fit on the
-        /// stack of a test.
+        /// The cases for a cluster. Each future is boxed, because together they would overflow the stack of a
+        /// test.
         mod cluster {
             $(pub(super) fn $case(url: &str) -> futures_util::future::LocalBoxFuture<'_, ()> {
                 Box::pin(async move { super::$module::$case(&super::World::at(url).await).await })

@@ -1,4 +1,4 @@
-//! Clients, accounts, codes and grants for the tests of the store.
+//! Clients, accounts, codes and grants for the store tests.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ pub(crate) const DAY: Duration = Duration::from_secs(86_400);
 pub(crate) const UNUSED: Duration = DAY;
 /// How long a used client is kept after its last use.
 pub(crate) const IDLE: Duration = Duration::from_secs(90 * 86_400);
-/// How many clients one account can have that only it, or few other accounts, have used.
+/// The maximum number of clients of one account that only this account, or few other accounts, have used.
 pub(crate) const SOLE_CEILING: usize = 3;
 pub(crate) const GRACE: Duration = Duration::from_secs(120);
 
@@ -100,7 +100,7 @@ pub(crate) fn usage(client: &Client, at: UnixTime) -> ClientUse {
     ClientUse { sole_ceiling: 100_000, ..usage_by(&Subject::new([0; 32]), client, at) }
 }
 
-/// A use by this account, which can have [`SOLE_CEILING`] clients of its own.
+/// A use by this account, which can have [`SOLE_CEILING`] clients that only it has used.
 pub(crate) fn usage_by(user: &Subject, client: &Client, at: UnixTime) -> ClientUse {
     ClientUse {
         client: client.clone(),
@@ -183,7 +183,7 @@ pub(crate) fn held(grant: &Grant, number: u32, name: &str) -> HashedRefreshToken
     refresh_token(&grant.id, number, name).presented()
 }
 
-/// The refresh token with this name, as the successor of another one.
+/// The refresh token with this name, as the successor of another token.
 pub(crate) fn successor(grant: &Grant, number: u32, name: &str, at: UnixTime) -> Successor {
     Successor {
         hash: refresh_token(&grant.id, number, name).hash(),

@@ -1,4 +1,4 @@
-//! Tests of Redis over TLS with the real program, which trusts only the certificates in `SSL_CERT_FILE`.
+//! Tests of TLS connections to Redis with the real program, which trusts only the certificates in `SSL_CERT_FILE`.
 
 use std::fs;
 use std::path::Path;
@@ -11,8 +11,8 @@ use tokio::time::sleep;
 use super::worlds::key;
 use crate::redis_server::{RedisServer, free_port};
 
-/// Writes a CA's certificate, a certificate for `localhost` with its key, and the certificate of another CA
-/// into `directory`.
+/// Writes three files into `directory`: the certificate of a CA, a certificate for `localhost` with its key, and
+/// the certificate of another CA.
 fn certificates(directory: &Path) {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -29,7 +29,7 @@ fn certificates(directory: &Path) {
     fs::write(directory.join("stranger.pem"), stranger.unwrap().pem()).unwrap();
 }
 
-/// Starts the program with this Redis and these trusted certificates. It writes its log to `log`.
+/// Starts the program with this Redis URL and these trusted certificates. Its log is written to `log`.
 fn run(url: &str, trusted: &Path, ops: u16, log: &Path) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_auth-service"));
     command.env_clear().envs([("ISSUER", "https://auth.example"), ("PROTECTED_HOSTS", "mcp.example")]);
@@ -66,7 +66,7 @@ async fn redis_is_spoken_to_over_tls_with_who_is_trusted_and_with_nobody_else() 
         sleep(Duration::from_millis(50)).await;
     };
     assert_eq!(ready.status(), 200);
-    // Changes in the store are reported over TLS too.
+    // Changes in the store are also reported over TLS.
     let ready = async || http.get(format!("http://127.0.0.1:{ops}/ready")).send().await?.text().await;
     while !ready().await.unwrap().contains("\"cached\"") {
         assert!(Instant::now() < deadline, "{}", fs::read_to_string(&log).unwrap());
@@ -75,8 +75,7 @@ async fn redis_is_spoken_to_over_tls_with_who_is_trusted_and_with_nobody_else() 
     program.kill().unwrap();
     program.wait().unwrap();
 
-    // The program refuses a certificate of another CA, a certificate for another name, and TLS on one side
-    // only.
+    // The program refuses a certificate of another CA, a certificate for another name, and TLS on only one side.
     let at = |scheme: &str, host: &str, port: &str| format!("{scheme}://{host}:{port}");
     let plain = server.port.to_string();
     let refused = [

@@ -1,4 +1,4 @@
-//! Tests of Redis slots that move and Redis masters that die, while the store is used.
+//! Tests of Redis slots that are moved and Redis masters that die, while the store is in use.
 
 use std::process::{Child, Stdio};
 use std::sync::Arc;
@@ -15,8 +15,8 @@ use super::things::{GRACE, NOW, granted, held, successor, usage};
 use super::worlds::{Cluster, key};
 use crate::redis_server::{self, RedisServer};
 
-/// Rotates one grant's token until `stop` is set. Returns how many rotations succeeded, and how many failed
-/// because the store was unavailable.
+/// Rotates one grant's refresh token until `stop` is set. Returns how many rotations succeeded, and how many
+/// failed because the store was unavailable.
 async fn refresh_for_ever(store: Arc<RedisStore>, name: String, stop: Arc<AtomicBool>) -> (u32, u32) {
     let (client, _, grant) = granted(&*store, &name, &format!("{name} 0")).await;
     let used = usage(&client, NOW);
@@ -29,7 +29,7 @@ async fn refresh_for_ever(store: Arc<RedisStore>, name: String, stop: Arc<Atomic
                 (last, number) = (next, number + 1);
                 rotated += 1;
             }
-            // The response to an earlier try was lost, and the token of that try is the current one.
+            // The response to an earlier attempt was lost, and the token of that attempt is the current one.
             Ok(Rotation::Repeated { sealed_successor, .. }) => {
                 (last, number) = (String::from_utf8(sealed_successor).unwrap(), number + 1);
             }
@@ -101,7 +101,7 @@ impl Drop for Sentinel {
     }
 }
 
-/// Checks a live token and a revoked one until `stop` is set. Returns how often the first passed, and how
+/// Checks a live token and a revoked one until `stop` is set. Returns how often the live token passed, and how
 /// often the store was unavailable.
 async fn check_for_ever(
     gate: Arc<principals::Replica>,
@@ -134,7 +134,7 @@ async fn when_the_master_dies_the_store_goes_on_at_the_replica() {
         assert!(Instant::now() < deadline, "the replica does not follow");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    // The sentinel asks its master for replicas every ten seconds.
+    // The sentinel queries its master for replicas every ten seconds.
     let deadline = Instant::now() + Duration::from_secs(30);
     let url = format!("redis-sentinel://127.0.0.1:{}?sentinelServiceName=gate", sentinel.port);
     while !says(sentinel.port, "SENTINEL REPLICAS gate\r\n", &replica.port.to_string()) {
@@ -182,7 +182,7 @@ async fn when_the_master_dies_the_store_goes_on_at_the_replica() {
         assert!(start.elapsed() < Duration::from_secs(30), "the store does not find the new master");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    println!("back after {:?}, {refused} calls refused meanwhile", start.elapsed());
+    println!("back after {:?}, {refused} calls refused in between", start.elapsed());
     gate.is_live().await;
     tokio::time::sleep(Duration::from_millis(200)).await;
     stop.store(true, Ordering::Relaxed);
@@ -191,11 +191,11 @@ async fn when_the_master_dies_the_store_goes_on_at_the_replica() {
         let (some, others) = task.await.unwrap();
         (passed, unavailable) = (passed + some, unavailable + others);
     }
-    println!("{passed} checks passed, {unavailable} were refused for lack of a store");
+    println!("{passed} checks passed, {unavailable} were refused because the store was unavailable");
     assert!(passed > 100 && unavailable > 100);
     let deadline = Instant::now() + Duration::from_secs(10);
     while store.revoke_grant(&grant.id).await.is_err() {
-        assert!(Instant::now() < deadline, "the new master takes no writes");
+        assert!(Instant::now() < deadline, "the new master accepts no writes");
     }
     assert!(store.grant(&grant.id, NOW).await.unwrap().is_none());
 }

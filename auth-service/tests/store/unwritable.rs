@@ -1,5 +1,5 @@
-//! Tests of the embedded store while its file cannot be written. The tests move the file away, which the
-//! store notices before every write. The store can still read it.
+//! Tests of the embedded store while its file cannot be written. The tests move the file away, which the store
+//! notices before every write. The store can still read the open file.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -60,7 +60,7 @@ fn login(account: &Account, cookie: &str) -> LoginSession {
     }
 }
 
-/// Clients, accounts and grants, one of each for every way in which access is taken away.
+/// Clients, accounts and grants, one of each for every way to revoke access.
 struct Before {
     disabled: (Client, Account, Grant),
     deleted: (Client, Account, Grant),
@@ -123,10 +123,10 @@ impl Before {
         ] {
             let found = store.held_grant(&grant.id, &grant.client_id, &grant.subject, NOW).await.unwrap();
             let counts = found.is_some_and(|(_, account)| !account.disabled);
-            assert!(!counts, "{what}: the grant of {} counts", account.username);
+            assert!(!counts, "{what}: the grant of {} is valid", account.username);
         }
         let disabled = store.accounts().await.unwrap().into_iter().filter(|account| account.disabled).count();
-        assert_eq!(disabled, 1, "the list of accounts shows it too");
+        assert_eq!(disabled, 1, "the list of accounts must show it");
         let clients = store.clients(None, 100, NOW).await.unwrap();
         assert!(clients.iter().all(|client| client.id != self.deleted.0.id));
         assert_eq!(clients.iter().filter(|client| client.disabled).count(), 1);
@@ -141,7 +141,7 @@ async fn what_is_taken_away_counts_while_the_file_cannot_be_written_and_for_ever
     let before = Before::made(&store).await;
     let fault = Fault::begin(data.path());
 
-    // Cached principals of these grants become invalid, too.
+    // Cached principals of these grants also become invalid.
     let changes = store.changes();
     let version = |(client, account, grant): &(Client, Account, Grant)| {
         let rows = [
@@ -168,7 +168,7 @@ async fn what_is_taken_away_counts_while_the_file_cannot_be_written_and_for_ever
     let error = store.ping().await.unwrap_err().to_string();
     assert!(error.contains("kept in store.reserve"), "{error}");
 
-    // Dropping the store leaves only its files, as a crash would.
+    // Dropping the store leaves only its files, like a crash.
     drop(store);
     fs::rename(data.path().join("aside"), data.path().join("store.redb")).unwrap();
     let store = open(data.path());
@@ -179,9 +179,12 @@ async fn what_is_taken_away_counts_while_the_file_cannot_be_written_and_for_ever
     assert!(store.remove_account(&before.replayed.1.subject).await.unwrap());
     fault.end(&store).await;
     before.is_taken_away(&store).await;
-    assert!(!store.add_code("an approval", &hash("new"), &code, &used).await.unwrap(), "it was denied");
+    assert!(
+        !store.add_code("an approval", &hash("new"), &code, &used).await.unwrap(),
+        "it was denied before"
+    );
 
-    // Later changes are not undone by the older ones that the reserve has kept.
+    // The older changes in the reserve must not undo later changes.
     assert!(store.set_account_disabled(&before.disabled.1.subject, false).await.unwrap());
     drop(store);
     let store = open(data.path());
@@ -247,7 +250,8 @@ async fn what_cannot_even_be_kept_in_the_reserve_counts_until_a_restart_and_says
     assert!(store.account(&ana.subject).await.unwrap().is_some_and(|account| account.disabled));
 }
 
-/// Revocations that wait in the file are lost with it, so that the store alone would open what was closed.
+/// If the reserve is lost, the revocations in it are lost as well, and the store alone would accept what was
+/// revoked.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_is_not_opened_without_the_reserve_in_which_changes_wait() {
     let data = tempfile::tempdir().unwrap();
@@ -255,7 +259,7 @@ async fn a_store_is_not_opened_without_the_reserve_in_which_changes_wait() {
     let store = open(data.path());
     let (_, ana, _) = granted(&store, "a", "r").await;
     drop(store);
-    // Nothing waits in it, so a new one takes its place.
+    // The reserve contains no changes, so the store creates a new one.
     fs::remove_file(&reserve).unwrap();
     let store = open(data.path());
     let fault = Fault::begin(data.path());
@@ -266,7 +270,7 @@ async fn a_store_is_not_opened_without_the_reserve_in_which_changes_wait() {
     let kept = fs::read(&reserve).unwrap();
     let refused = || match EmbeddedStore::open(data.path(), &key()) {
         Err(error @ OpenError::ReserveLost(_)) => error.to_string(),
-        other => panic!("{:?}", other.map(|_| "it is open")),
+        other => panic!("{:?}", other.map(|_| "the store was opened")),
     };
     for damage in [None, Some(Vec::new()), Some(vec![0; kept.len()]), Some(vec![7; kept.len()])] {
         match damage {
@@ -276,7 +280,8 @@ async fn a_store_is_not_opened_without_the_reserve_in_which_changes_wait() {
         let told = refused();
         assert!(told.contains("Put it back") && told.contains("remove store.made"), "{told}");
     }
-    // The file is put back. What waited in it counts, and is then part of the store, which needs it no more.
+    // The file is put back. The changes in it take effect, and are then written to the store, which no longer
+    // needs the file.
     fs::write(&reserve, &kept).unwrap();
     let store = open(data.path());
     assert!(store.account(&ana.subject).await.unwrap().unwrap().disabled);
@@ -286,7 +291,7 @@ async fn a_store_is_not_opened_without_the_reserve_in_which_changes_wait() {
     let store = open(data.path());
     assert!(store.account(&ana.subject).await.unwrap().unwrap().disabled);
 
-    // If the file is lost for good, the way out that the message names works.
+    // If the file is lost for good, the operator can follow the instructions in the message.
     let fault = Fault::begin(data.path());
     assert!(store.remove_account(&ana.subject).await.unwrap());
     drop(store);
@@ -330,7 +335,7 @@ async fn a_write_of_the_reserve_that_was_broken_off_leaves_what_was_kept_before(
     let at = (0..file.len()).find(|at| file[*at] != first[*at]).unwrap();
     file[at + 100] ^= 1;
     fs::write(data.path().join("store.reserve"), file).unwrap();
-    // That the second change was kept is recorded only after it was written.
+    // store.made counts a change only after the change was written to the reserve.
     fs::write(data.path().join("store.made"), made).unwrap();
     fs::rename(fault.directory.join("aside"), data.path().join("store.redb")).unwrap();
     let store = open(data.path());

@@ -1,4 +1,4 @@
-//! The stores under test. A world holds several handles on the same store, which are its replicas.
+//! The stores under test. A world contains several handles on the same store, which represent its replicas.
 
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -40,7 +40,7 @@ impl World {
         Some(Self { _server: Some(server), ..world })
     }
 
-    /// Three replicas on the Redis at `url`, with their own key prefix.
+    /// Three replicas on the Redis server at `url`, with their own key prefix.
     pub(crate) async fn at(url: &str) -> Self {
         let random = SystemRandomSource.bytes().unwrap();
         let prefix = TokenHash::of(&random).text();
@@ -52,13 +52,13 @@ impl World {
         Self { replicas, next: AtomicUsize::new(0), _server: None, _data: None }
     }
 
-    /// Returns each replica in turn, so that a test fails if a replica keeps state of its own.
+    /// Returns the replicas in turn, so that a test fails if a replica keeps state of its own.
     pub(crate) fn store(&self) -> &dyn Store {
         let next = self.next.fetch_add(1, Ordering::Relaxed);
         &*self.replicas[next % self.replicas.len()]
     }
 
-    /// Runs `many` calls at once. Returns their results.
+    /// Runs `many` calls concurrently, and returns their results.
     pub(crate) async fn at_once<T, F>(&self, many: usize, call: impl Fn(usize, Arc<dyn Store>) -> F) -> Vec<T>
     where
         T: Send + 'static,
@@ -85,10 +85,10 @@ impl Cluster {
         create.args(["--cluster", "create"]);
         create.args(nodes.iter().map(|node| format!("127.0.0.1:{}", node.port)));
         create.args(["--cluster-replicas", "0", "--cluster-yes"]).stdout(Stdio::null());
-        assert!(create.status().unwrap().success(), "the cluster cannot be created");
+        assert!(create.status().unwrap().success(), "the cluster could not be created");
         let deadline = Instant::now() + Duration::from_secs(30);
         while !nodes.iter().all(|node| says(node.port, "CLUSTER INFO\r\n", "cluster_state:ok")) {
-            assert!(Instant::now() < deadline, "the cluster does not come up");
+            assert!(Instant::now() < deadline, "the cluster did not start");
             std::thread::sleep(Duration::from_millis(100));
         }
         Some(Self { nodes })
@@ -111,7 +111,7 @@ impl Cluster {
         reshard.args(["--cluster", "reshard", &format!("127.0.0.1:{}", self.nodes[0].port), "--cluster-yes"]);
         reshard.args(["--cluster-from", &id(from), "--cluster-to", &id(to)]);
         reshard.args(["--cluster-slots", &slots.to_string()]).stdout(Stdio::null());
-        assert!(reshard.status().unwrap().success(), "the slots cannot be moved");
+        assert!(reshard.status().unwrap().success(), "the slots could not be moved");
     }
 
     /// For each node, whether it has keys.

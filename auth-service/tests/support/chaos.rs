@@ -12,20 +12,20 @@ use tokio::sync::watch;
 /// What the proxy does with the data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Weather {
-    /// The data is passed on.
+    /// The proxy forwards the data.
     Fair,
-    /// The data is passed on after this time.
+    /// The proxy forwards the data after this delay.
     Delay(Duration),
-    /// The data is dropped, and the connections stay open. A connection that has lost data passes nothing on
-    /// later, so that no bytes are missing in the middle of a stream.
+    /// The data is dropped, and the connections stay open. A connection that has lost data forwards nothing
+    /// afterwards, so that no bytes are missing in the middle of a stream.
     HalfOpen,
-    /// Responses are replaced by meaningless bytes.
+    /// Responses are replaced with meaningless bytes.
     Garbage,
-    /// A few bytes are passed on at a time.
+    /// The proxy forwards a few bytes at a time.
     Slow,
-    /// Responses on the connection with this number wait until the test changes the weather.
+    /// Responses on the connection with this number wait until the test sets another fault.
     Hold(usize),
-    /// All connections are cut, including new ones.
+    /// All connections are cut, and so are new ones.
     Cut,
 }
 
@@ -36,8 +36,7 @@ pub(crate) struct Chaos {
     task: tokio::task::JoinHandle<()>,
 }
 
-/// Counts the round trips of the first connection: how often the client sends something after it has received
-/// something.
+/// Counts the round trips of the first connection: how often the client sends data after it has received data.
 #[derive(Default)]
 struct Turns {
     heard: AtomicBool,
@@ -94,8 +93,7 @@ impl Chaos {
         format!("redis://{}", self.address)
     }
 
-    /// The number of round trips over the first connection so far. Everything that is sent together counts as
-    /// one.
+    /// The number of round trips over the first connection so far. Commands that are sent together count as one.
     pub(crate) fn round_trips(&self) -> usize {
         self.turns.count.load(Ordering::SeqCst)
     }
@@ -105,7 +103,7 @@ impl Chaos {
     }
 }
 
-/// Carries data in one direction. For responses, `answers_of` is the connection's number.
+/// Forwards data in one direction. For responses, `answers_of` is the number of the connection.
 async fn carry(
     mut from: tokio::net::tcp::OwnedReadHalf,
     mut to: tokio::net::tcp::OwnedWriteHalf,
@@ -134,7 +132,7 @@ async fn carry(
                 Weather::Cut => return,
                 Weather::Delay(time) => {
                     tokio::time::sleep(time).await;
-                    // Data that arrived meanwhile is not delayed again, as on a long line that carries many
+                    // Data that arrived in the meantime is not delayed again, as on a long line that carries many
                     // messages at once.
                     while let Ok(more @ 1..) = from.try_read(&mut buffer) {
                         bytes.extend_from_slice(&buffer[..more]);

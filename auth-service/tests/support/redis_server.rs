@@ -1,4 +1,5 @@
-//! A `redis-server` for one test, on a free loopback port and in its own directory. It ends with the test.
+//! A `redis-server` for one test, on a free loopback port and in its own directory. It is stopped at the end of
+//! the test.
 
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
@@ -11,12 +12,12 @@ pub(crate) struct RedisServer {
     pub(crate) data: tempfile::TempDir,
 }
 
-/// The program in `REDIS_SERVER`, such as Valkey or another version, or else the installed `redis-server`.
+/// The program that `REDIS_SERVER` names, such as Valkey or another version, or else the installed `redis-server`.
 pub(crate) fn program() -> Command {
     Command::new(std::env::var_os("REDIS_SERVER").unwrap_or_else(|| "redis-server".into()))
 }
 
-/// A port that was free a moment ago. It is so low that a cluster's bus port above it is valid.
+/// A port that was free a moment ago. It is low enough that the cluster bus port above it is also valid.
 pub(crate) fn free_port() -> u16 {
     loop {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -31,7 +32,7 @@ impl RedisServer {
     pub(crate) fn start(options: &[&str]) -> Option<Self> {
         let installed = program().arg("--version").stdout(Stdio::null()).status().is_ok();
         if !installed {
-            #[expect(clippy::print_stderr, reason = "says why a test did nothing")]
+            #[expect(clippy::print_stderr, reason = "tells the user why a test did nothing")]
             {
                 eprintln!("SKIPPED: there is no redis-server on PATH; install Redis 7 to run this test");
             }
@@ -45,15 +46,15 @@ impl RedisServer {
                 return Some(server);
             }
         }
-        panic!("redis-server does not start");
+        panic!("redis-server did not start");
     }
 
     pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// Starts the process on its port. Returns whether it accepts connections, according to its own log. A
-    /// test connection would prove nothing, because another process may have taken the port meanwhile.
+    /// Starts the process on its port. Returns whether it accepts connections, according to its own log. A test
+    /// connection would prove nothing, because another process could have taken the port in the meantime.
     pub(crate) fn run(&mut self) -> bool {
         let log = self.data.path().join("log");
         std::fs::write(&log, "").unwrap();
@@ -79,7 +80,7 @@ impl RedisServer {
         false
     }
 
-    /// Kills the process at once, to simulate a crash.
+    /// Kills the process immediately, to simulate a crash.
     pub(crate) fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
             process.kill().unwrap();

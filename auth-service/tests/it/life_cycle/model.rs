@@ -1,7 +1,7 @@
-//! The model predicts every response in a few lines, without a store, signatures or HTTP. Times are in
-//! seconds, clients and keys are numbers, and a scope is either the whole scope or a part of it.
+//! Predicts every response in a few lines, without a store, signatures or HTTP. Times are in seconds, clients and
+//! keys are numbers, and a scope is either the whole scope or a part of it.
 
-/// Lifetimes in seconds. The test sets that of refresh tokens, the others are the defaults.
+/// Lifetimes in seconds. The test sets the lifetime of refresh tokens, and the others are the defaults.
 const CODE: u64 = 60;
 const ACCESS: u64 = 3600;
 const REFRESH: u64 = 30 * 86_400;
@@ -20,7 +20,7 @@ pub(super) const SERVICE: usize = 4;
 /// The expected response of the service to a token request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Said {
-    /// Tokens are issued. `repeated` means that the refresh token was handed out before.
+    /// Tokens are issued. `repeated` means that an earlier response already contained this refresh token.
     Tokens {
         repeated: bool,
     },
@@ -36,7 +36,7 @@ struct Grant {
     ends: u64,
     over: bool,
     parent: Option<usize>,
-    /// The numbers of the refresh tokens, in the order in which they were handed out.
+    /// The numbers of the refresh tokens, in the order in which they were issued.
     chain: Vec<usize>,
     rotated_at: u64,
 }
@@ -73,7 +73,7 @@ pub(super) struct Model {
     codes: Vec<Code>,
     devices: Vec<Device>,
     refresh_tokens: usize,
-    /// For each client, whether the user allowed all of the scope, and how long this is remembered.
+    /// For each client, whether the user allowed the whole scope, and until when this is remembered.
     consents: [Option<(bool, u64)>; CLIENTS],
     client_off: [bool; CLIENTS],
     person_off: bool,
@@ -129,7 +129,7 @@ impl Model {
         }
     }
 
-    /// The key whose possession a call with this token must prove.
+    /// The key that a call with this token must prove possession of.
     pub(super) fn key_of(&self, access: usize) -> Option<usize> {
         self.access[access].key
     }
@@ -165,7 +165,7 @@ impl Model {
         self.grants.len() - 1
     }
 
-    /// Whether the user is asked before the client gets a code. `None` if the client gets no code.
+    /// Returns whether the user must consent before the client gets a code, or `None` if the client gets no code.
     pub(super) fn authorize(&mut self, client: usize, all: bool) -> Option<bool> {
         if self.client_off[client] || self.person_off {
             return None;
@@ -178,7 +178,7 @@ impl Model {
         Some(!covered)
     }
 
-    /// The client of the code, unless the code is so old that it need not be remembered.
+    /// The client of the code, unless the code is so old that the service can have forgotten it.
     pub(super) fn client_of_code(&self, code: usize) -> Option<usize> {
         Some(&self.codes[code]).filter(|code| code.ends + 80_000 > self.now).map(|code| code.client)
     }
@@ -192,8 +192,8 @@ impl Model {
             return Said::Error("invalid_grant");
         }
         if let Some(grant) = self.codes[code].grant {
-            // Two parties have the code and its verifier. The service notices this as long as it remembers
-            // the used code.
+            // Two parties have the code and its verifier. The service detects this as long as it remembers the
+            // used code.
             if self.now < ends + REMEMBERED {
                 self.grants[grant].over = true;
                 if client < CLIENTS {
@@ -258,7 +258,7 @@ impl Model {
         true
     }
 
-    /// Revokes the grant of a refresh token. Returns whether the client may authenticate.
+    /// Revokes the grant of a refresh token. Returns whether the client authentication succeeds.
     pub(super) fn revoke_refresh(&mut self, token: usize, client: usize) -> bool {
         self.revoke(self.grant_of(token), client)
     }
@@ -272,12 +272,12 @@ impl Model {
         self.devices.push(Device { ends, decision: None, grant: None, interval: 5, asked_at: None });
     }
 
-    /// Whether the device code still has to be remembered.
+    /// Whether the service must still remember the device code.
     pub(super) fn remembers_device(&self, device: usize) -> bool {
         self.devices[device].ends + 80_000 > self.now
     }
 
-    /// Decides on the device. Returns whether it was still waiting for a decision.
+    /// Sets the user's decision about the device. Returns whether a decision was still pending.
     pub(super) fn decide(&mut self, device: usize, yes: bool) -> bool {
         let (now, device) = (self.now, &mut self.devices[device]);
         let open = device.decision.is_none() && device.ends > now;
@@ -342,7 +342,7 @@ impl Model {
         }
         let all = self.grants[grant].all;
         self.without_refresh(SERVICE, all, ends.min(self.now + ACCESS), Some(grant));
-        // A token of a machine does not stand for a user, and neither does a token exchanged for it.
+        // A machine's token does not represent a user, and neither does a token that is exchanged for it.
         let of_person = self.grants[grant].of_person;
         self.grants.last_mut().unwrap().of_person = of_person;
         Said::Tokens { repeated: false }

@@ -23,7 +23,7 @@ const BACK: &str = "https://other.example/mcp";
 const DEVICE_GRANT: &str = "urn:ietf:params:oauth:grant-type:device_code";
 const EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
 const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
-/// Number of the latest tokens that are tried after each step.
+/// The number of latest tokens that are used after each step.
 const LOOKED_AT: usize = 8;
 
 /// The identifiers and secrets of the clients, by their numbers in the model, and the keys.
@@ -95,7 +95,7 @@ pub(super) struct World<'a> {
 type Checked<T> = Result<T, String>;
 
 fn same<T: PartialEq + std::fmt::Debug>(what: &str, real: &T, expected: &T) -> Checked<()> {
-    if real == expected { Ok(()) } else { Err(format!("{what}: {real:?}, and the model says {expected:?}")) }
+    if real == expected { Ok(()) } else { Err(format!("{what}: {real:?}, but expected {expected:?}")) }
 }
 
 impl<'a> World<'a> {
@@ -150,7 +150,7 @@ impl<'a> World<'a> {
         browser
     }
 
-    /// A request of a client, with the client authentication that it has to use.
+    /// A request of a client, with that client's authentication method.
     fn as_client(&self, path: &str, client: usize, form: &[(&str, &str)]) -> RequestBuilder {
         let (id, secret) = &self.parties.clients[client];
         let request = self.app.http.post(format!("{}{path}", self.app.public));
@@ -175,7 +175,7 @@ impl<'a> World<'a> {
             Said::Error(codes) => {
                 let code = body["error"].as_str().unwrap_or_default();
                 if status == StatusCode::OK || !codes.split(" or ").any(|expected| expected == code) {
-                    return Err(format!("{status} {body}, and the model says {codes}"));
+                    return Err(format!("{status} {body}, but the model predicts {codes}"));
                 }
             }
             Said::Tokens { repeated } => {
@@ -193,7 +193,7 @@ impl<'a> World<'a> {
         Ok(())
     }
 
-    #[expect(clippy::too_many_lines, reason = "one arm a step")]
+    #[expect(clippy::too_many_lines, reason = "one arm for each step")]
     pub(super) async fn take(&mut self, step: &Step, model: &mut Model) -> Checked<()> {
         let at = |n: usize, all: &[String]| match n.checked_sub(1_000_000) {
             Some(back) => all.len().checked_sub(1 + back),
@@ -335,7 +335,7 @@ impl<'a> World<'a> {
                 200 => Answer::Passes,
                 401 => Answer::Unknown,
                 403 => Answer::TooLittle,
-                other => return Err(format!("access token {n} was answered {other}")),
+                other => return Err(format!("access token {n} got status {other}")),
             };
             same(&format!("access token {n}"), &answer, &model.answer(n))?;
             counts[usize::from(answer != Answer::Passes)] += 1;

@@ -1,4 +1,4 @@
-//! The tasks that use the service during the faults. They get grants, lose them, refresh, redeem, register,
+//! The tasks that use the service during the faults. They create grants, revoke them, refresh, redeem, register,
 //! or send invalid tokens.
 
 use std::time::{Duration, Instant};
@@ -48,7 +48,7 @@ impl Storm {
         access_token(&self.keys, grant, SystemClock.now())
     }
 
-    /// Creates grants and ends them, one after the other.
+    /// Creates grants and ends them, one after another.
     pub(super) async fn revoke(&self, who: usize) {
         for n in 0.. {
             if !self.goes_on() {
@@ -61,7 +61,7 @@ impl Storm {
                 sleep(Duration::from_millis(20)).await;
                 continue;
             };
-            // All replicas cache the token.
+            // All replicas put the token into their cache.
             for replica in &self.replicas {
                 for _ in 0..2 {
                     self.check(replica, &token).await;
@@ -85,7 +85,7 @@ impl Storm {
                     let asked = since.elapsed();
                     if self.check(replica, &token).await == Some(StatusCode::OK) {
                         self.wrong(&format!(
-                            "{name} passes at replica {number}, asked {asked:?} after its end"
+                            "{name} passes at replica {number}, checked {asked:?} after its end"
                         ));
                     }
                 }
@@ -93,7 +93,7 @@ impl Storm {
         }
     }
 
-    /// Keeps one grant alive, and refreshes its tokens again and again.
+    /// Keeps one grant alive, and refreshes its tokens repeatedly.
     pub(super) async fn live(&self, who: usize) {
         let Newcomer { client, grant, refresh: first, .. } = loop {
             let started = Instant::now();
@@ -128,7 +128,7 @@ impl Storm {
                 // There was no response, or the store is unavailable. The same token is used again.
                 _ => sleep(Duration::from_millis(20)).await,
             }
-            assert!(tries.elapsed() < Duration::from_secs(100), "l{who}: nothing works any more");
+            assert!(tries.elapsed() < Duration::from_secs(100), "l{who}: no refresh succeeds any more");
         }
         self.is_back().await;
         match self
@@ -144,9 +144,9 @@ impl Storm {
         loop {
             match self.check(self.replica(), &access).await {
                 Some(StatusCode::OK) => return,
-                // A replica may only now notice that its connection was broken.
+                // A replica can notice only now that its connection was broken.
                 Some(StatusCode::SERVICE_UNAVAILABLE) | None if Instant::now() < deadline => {}
-                status => return self.wrong(&format!("l{who}: in the end a live token gets {status:?}")),
+                status => return self.wrong(&format!("l{who}: at the end, a live token gets {status:?}")),
             }
             sleep(Duration::from_millis(50)).await;
         }
@@ -192,7 +192,7 @@ impl Storm {
         }
     }
 
-    /// Registers clients, and checks in the end that all of them are there.
+    /// Registers clients, and checks at the end that all of them are still registered.
     pub(super) async fn register(&self) {
         let mut registered = Vec::new();
         for n in 0.. {
@@ -222,7 +222,7 @@ impl Storm {
         }
     }
 
-    /// Sends invalid tokens. Some are signed but belong to no grant, and the others are damaged.
+    /// Sends invalid tokens. Some have a valid signature but belong to no grant, and the others are damaged.
     pub(super) async fn strangers(&self) {
         let client = client("stranger");
         while self.goes_on() {
@@ -234,7 +234,7 @@ impl Storm {
             let forged = format!("{}A", token.trim_end_matches('A'));
             for token in [&token, &forged] {
                 if self.check(self.replica(), token).await == Some(StatusCode::OK) {
-                    self.wrong("a token of nobody passes");
+                    self.wrong("an invalid token passes");
                 }
             }
         }
