@@ -403,10 +403,7 @@ impl Watched {
         // Processes that the child has left behind are killed with it (attack 107). The child counts as running
         // until they have exited.
         if tokio::time::timeout(KILL_PATIENCE, self.exited()).await.is_err() {
-            tracing::warn!(
-                child = self.number,
-                "processes of the child did not exit after they were killed"
-            );
+            tracing::warn!(child = self.number, "processes of the child did not exit after they were killed");
             exit.send_replace(Some(exit_status.clone()));
             self.supervised.kill();
             self.exited().await;

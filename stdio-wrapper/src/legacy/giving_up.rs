@@ -1,29 +1,29 @@
-//! Decides which session is ended to make room for another one.
+//! Decides which session is closed to make room for another one.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::child::{EndReason, FEW, Newcomer};
 
-/// Of the sessions of a user who has many, one without a message for this time is ended first.
+/// If a user has many sessions, one without a message for this time is closed first.
 const QUIET: Duration = Duration::from_secs(5);
 
 /// How a session is used.
 #[derive(Debug, Clone)]
 pub(super) struct Use {
-    /// The user who has opened the session.
+    /// The user who opened the session.
     pub(super) user: String,
-    /// How long nobody has used it. `None` while it is in use.
+    /// How long the session has been unused. `None` while it is in use.
     pub(super) unused: Option<Duration>,
     /// The number of requests in progress.
     pub(super) running: usize,
     /// The time since the last message.
     pub(super) last: Duration,
-    /// Whether ending it would make the needed room.
+    /// Whether closing the session would free the needed room.
     pub(super) makes_room: bool,
 }
 
-/// Chooses a session, by its index.
+/// Chooses a session to close. Returns its index.
 pub(super) fn choose(all: &[Use], newcomer: Newcomer<'_>, reason: EndReason) -> Option<usize> {
     match reason {
         EndReason::Unused => unused(all, newcomer),
@@ -44,13 +44,13 @@ fn unused(all: &[Use], newcomer: Newcomer<'_>) -> Option<usize> {
         .map(|(_, index, _)| index)
 }
 
-/// A session of the user with the most sessions, if that user has more than [`FEW`] and keeps at least as
-/// many as the newcomer. The session must be quiet, except if the newcomer has none: then it is the least
-/// busy one. Otherwise a few users could keep everybody else out with sessions that only send a ping now and
-/// then.
+/// A session of the user with the most sessions, if that user has more than [`FEW`] and would still have at
+/// least as many as the newcomer. The session must be quiet. If the newcomer has no session, the least busy
+/// session is chosen instead, because otherwise a few users could keep all others out with sessions that only
+/// send occasional pings.
 fn too_many(all: &[Use], newcomer: Newcomer<'_>) -> Option<usize> {
     let counts = counts(all);
-    // Callers without an identity are all one user.
+    // All callers without an identity count as one user.
     let known = counts.iter().filter(|(user, _)| !user.trim().is_empty());
     let (_, most) = known.clone().max_by_key(|(_, count)| **count)?;
     if *most <= FEW.max(newcomer.has + 1) {
@@ -66,7 +66,7 @@ fn too_many(all: &[Use], newcomer: Newcomer<'_>) -> Option<usize> {
         .map(|(index, _)| index)
 }
 
-/// The number of sessions of each user that would make room.
+/// For each user, the number of sessions whose closing would free the needed room.
 fn counts(all: &[Use]) -> HashMap<&str, usize> {
     let mut counts = HashMap::new();
     for one in all.iter().filter(|one| one.makes_room) {

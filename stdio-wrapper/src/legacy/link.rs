@@ -1,8 +1,8 @@
-//! The conversation with one child: the requests that wait for its answers, and the ids that only this child
+//! The connection to one child: the requests that wait for its responses, and the ids that only this child
 //! knows.
 //!
-//! The wrapper replaces the id and the progress token of every request. Therefore clients that use id 1 for
-//! everything, or several clients of one child, can never get each other's answers (attack 105).
+//! The wrapper replaces the id and the progress token of every request. Therefore clients never receive each
+//! other's responses, even if they share a child or use id 1 for every request (attack 105).
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,31 +19,32 @@ use crate::metrics::Metrics;
 use crate::protocol::{Code, IdKey, Message, Patch, Span, Text, error_message, same_id};
 use crate::stream::Stream;
 
-/// Progress extends the time of a request, but at most to this multiple of its timeout.
+/// Progress extends the deadline of a request, up to this multiple of its timeout.
 const MAX_EXTENSIONS: u32 = 12;
-/// Maximum number of answered requests whose progress is still passed on (tasks of 2025-11-25 report progress
-/// after their answer).
+/// Maximum number of answered requests whose progress is still passed on. Tasks of 2025-11-25 report progress
+/// after the response.
 const MAX_RETIRED: usize = 64;
 
 /// Maximum time for which a message waits for a child that does not read.
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
-/// Maximum time for which a message waits for space among the messages for children. Children that read free
-/// some soon.
+/// Maximum time for which a message waits for memory from the budget for messages to children. Children that
+/// read their input free some soon.
 const ROOM_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Bytes by which the ids of the wrapper can make a line longer than its message.
+/// Maximum number of bytes by which the wrapper's ids can make a line longer than its message.
 const REPLACED: usize = 64;
 
-/// Who gets messages that name no request.
+/// The recipient of messages that do not belong to a request.
 #[derive(Debug)]
 pub(super) enum Audience {
     /// The only session of the child.
     Session(Weak<Session>),
-    /// Nobody. The child serves many sessions, and it is unknown whose such a message is (attack 105).
+    /// No recipient. The child serves many sessions, and it is unknown which of them such a message belongs to
+    /// (attack 105).
     Nobody,
 }
 
-/// A child, and the requests that wait for it.
+/// A child, and the requests that wait for its responses.
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) child: Child,
@@ -51,22 +52,22 @@ pub(super) struct Link {
     pub(super) framing: Arc<dyn Framing>,
     pub(super) audience: Audience,
     pub(super) metrics: Arc<Metrics>,
-    /// Memory for answers that wait until their clients read them.
+    /// Memory for responses that clients have not read yet.
     pub(super) answers: Arc<Budget>,
-    /// Memory for messages that wait until the child reads them.
+    /// Memory for messages that the child has not read yet.
     messages: Arc<Budget>,
     pub(super) launcher: Arc<Launcher>,
     pub(super) log: LineLog,
-    /// Whether several callers use the child. In that case, a doubtful message might belong to any of them.
+    /// Whether several callers use the child. If so, an ambiguous message might belong to any of them.
     is_common: AtomicBool,
     state: Mutex<State>,
     /// Whether `initialize` was answered.
     has_answered: AtomicBool,
-    /// Why the child has ended, in a form for callers.
+    /// The reason why the child has exited, worded for callers.
     dead: OnceLock<String>,
 }
 
-/// The keys are places in the order in which the requests were sent.
+/// The keys are the positions of the requests in the order of sending.
 #[derive(Debug)]
 struct State {
     numbers: Numbers,
@@ -76,10 +77,10 @@ struct State {
     unsettled: Unsettled,
 }
 
-/// A request that waits for its answer.
+/// A request that waits for its response.
 #[derive(Debug)]
 pub(super) struct Pending {
-    /// The id under which the child knows it.
+    /// The request id that the child received.
     number: u64,
     pub(super) session: Arc<Session>,
     pub(super) stream: Arc<Stream>,
@@ -101,7 +102,7 @@ impl State {
         Some(pending)
     }
 
-    /// Removes and returns the requests for which this is true, oldest first.
+    /// Removes and returns the requests that fulfill the condition, oldest first.
     fn abandon(&mut self, is_over: impl Fn(&Pending) -> bool) -> Vec<Pending> {
         let over = self.pending.iter().filter(|(_, pending)| is_over(pending));
         let places: Vec<u64> = over.map(|(place, _)| *place).collect();
@@ -113,24 +114,24 @@ impl State {
 }
 
 impl Pending {
-    /// Whether this is the caller's id, which has this key.
+    /// Whether the caller's id, which has this key, is `id`.
     fn has_id(&self, id: &str, key: IdKey) -> bool {
         self.key == key && std::str::from_utf8(&self.id).is_ok_and(|own| same_id(own, id))
     }
 
-    /// Whether the client and not the child is the reason why the request takes so long.
+    /// Whether the request takes so long because of the client, and not because of the child.
     fn is_excused(&self, now: Instant) -> bool {
         self.session.excuses(self.started, self.timeout, now)
     }
 
-    /// Answers with an error of the wrapper.
+    /// Responds with an error of the wrapper.
     pub(super) fn fail(self, code: Code, message: &str) {
         self.session.metrics.requests_failed_total.add();
         let answer = error_message(Some(&self.id), code, message);
         self.answer(answer.into());
     }
 
-    /// Passes the answer on.
+    /// Passes on the response.
     pub(super) fn answer(self, data: Text) {
         self.session.metrics.requests_in_flight.sub();
         self.session.request_done();
@@ -139,24 +140,24 @@ impl Pending {
     }
 }
 
-/// The messages that a message of the child without an id can refer to.
+/// What an error of the child without an id can refer to.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum About {
     /// A request.
     Request,
-    /// A request, or anything else that was sent to the child.
+    /// A request, or any other message that was sent to the child.
     Anything,
 }
 
-/// Where progress of a child is sent, and with which token.
+/// The destination of progress from a child, and the token for it.
 pub(super) struct Progress {
-    /// The stream of the request, if the request still waits for its answer.
+    /// The stream of the request, if the request still waits for its response.
     pub(super) stream: Option<Arc<Stream>>,
     /// The caller's progress token, as JSON text.
     pub(super) token: Box<[u8]>,
 }
 
-/// A request that is about to be sent to the child.
+/// A request to send to the child.
 pub(super) struct Outgoing<'a> {
     pub(super) message: &'a Message<'a>,
     pub(super) id: Span,
@@ -201,7 +202,7 @@ impl Link {
         }
     }
 
-    /// Sends a request. Its answer, or an error instead, comes on `stream`.
+    /// Sends a request. Its response, or an error of the wrapper, is sent on `stream`.
     pub(super) async fn request(&self, session: &Arc<Session>, stream: &Arc<Stream>, outgoing: Outgoing<'_>) {
         let message = outgoing.message;
         let Some((place, number)) = self.state().numbers.give() else {
@@ -238,20 +239,19 @@ impl Link {
         let line = reservation.holding(self.framing.encode(message.text, &mut patches));
         let sent = match self.outbox.try_send(line, is_alone) {
             Ok(()) => Ok(Ok(())),
-            // There is no space, so this waits for the child to read. The request itself waits in memory,
-            // too.
+            // The queue is full, so this waits for the child to read. The request itself also stays in memory.
             Err(line) => {
                 tokio::time::timeout(outgoing.timeout.min(SEND_TIMEOUT), self.outbox.send(line)).await
             }
         };
-        // The reader fails all pending requests when the child ends. This is for requests that came after
-        // that.
+        // The reader fails all pending requests when the child exits. This handles requests that were added
+        // after that.
         match sent {
             Ok(Ok(())) if self.dead.get().is_none() => {}
             Ok(Ok(())) => self.fail_one(number, &self.death()),
             Ok(Err(_)) => {
-                // The child has closed its input. If it has ended, that gives a better error message, and is
-                // known in a moment.
+                // The child has closed its input. If it is exiting, its exit status gives a better error
+                // message, and will be available shortly.
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 self.fail_one(number, &self.death());
             }
@@ -261,7 +261,8 @@ impl Link {
         }
     }
 
-    /// Passes on a message of a session that needs no answer. The error says why the child did not get it.
+    /// Passes on a message of a session that needs no response. The error contains the reason why the child did
+    /// not receive it.
     pub(super) async fn pass(
         &self,
         session: &Session,
@@ -273,24 +274,24 @@ impl Link {
         self.note();
         let patience = session.request_timeout().min(SEND_TIMEOUT);
         match tokio::time::timeout(patience, self.outbox.send(line)).await {
-            // A child that has ended needs no messages.
+            // A child that has exited needs no messages.
             Ok(_) => Ok(()),
             Err(_) => Err("The MCP server does not read its input, so it did not get the message."),
         }
     }
 
-    /// Takes memory for the line that is made of a message, before it is made.
+    /// Reserves memory for the line of a message before the line is created.
     async fn reserve(&self, owner: &str, text: &str) -> Option<Reservation> {
         self.messages.reserve(owner, text.len() + REPLACED, ROOM_PATIENCE).await
     }
 
-    /// Sends a message of the wrapper, if there is space for it.
+    /// Sends a message of the wrapper if there is space in the queue.
     pub(super) fn say(&self, text: &str) {
         self.note();
         let _ = self.outbox.try_send(self.framing.encode(text, &mut []), false);
     }
 
-    /// Removes and returns the request that the child has answered.
+    /// Removes and returns the request to which the child has responded.
     pub(super) fn take(&self, number: u64) -> Option<Pending> {
         let mut state = self.state();
         let place = state.numbers.place(number)?;
@@ -298,7 +299,7 @@ impl Link {
         self.remove(&mut state, place)
     }
 
-    /// Removes and returns a request that nobody waits for any more.
+    /// Removes and returns a request that was abandoned.
     pub(super) fn give_up(&self, number: u64) -> Option<Pending> {
         let mut state = self.state();
         let place = state.numbers.place(number)?;
@@ -318,9 +319,9 @@ impl Link {
         Some(pending)
     }
 
-    /// The number of the only waiting request, if a message of the child without an id cannot be about
-    /// anything else. If the child has several callers, this is never certain, except before a request of any
-    /// of them was sent.
+    /// The number of the only waiting request, if an error of the child without an id cannot refer to anything
+    /// else. If the child has several callers, this is never certain, except for `initialize`, which precedes
+    /// their requests.
     pub(super) fn sole(&self, about: About) -> Option<u64> {
         let state = self.state();
         let (_, pending) = state.pending.first_key_value()?;
@@ -332,36 +333,36 @@ impl Link {
         (is_certain && is_settled && state.pending.len() == 1).then_some(pending.number)
     }
 
-    /// Whether a request with this number waits for its answer.
+    /// Whether a request with this number waits for its response.
     pub(super) fn waits(&self, number: u64) -> bool {
         let state = self.state();
         state.numbers.place(number).is_some_and(|place| state.pending.contains_key(&place))
     }
 
-    /// Whether an answer can also follow other text on a line of the child.
+    /// Whether a response can be accepted if other text precedes it on its line.
     pub(super) fn accepts_prefixed(&self) -> bool {
         let is_sole = || !self.is_common.load(Ordering::Relaxed) && self.state().pending.len() == 1;
         !self.has_answered() || is_sole()
     }
 
-    /// Records that the requests come from several callers, although they have the same session.
+    /// Records that the requests come from several callers, although they share one session.
     pub(super) fn set_common(&self) {
         self.is_common.store(true, Ordering::Relaxed);
     }
 
-    /// Records that a message was sent that needs no answer.
+    /// Records that a message without a response was sent.
     fn note(&self) {
         let mut state = self.state();
         let next = state.numbers.next_place();
         state.unsettled.note(next);
     }
 
-    /// Whether a request was sent with this number, not too long ago.
+    /// Whether a request was recently sent with this number.
     pub(super) fn was_given(&self, number: u64) -> bool {
         self.state().numbers.place(number).is_some()
     }
 
-    /// Finds the stream and the caller's token for progress of this request, and extends the time of the
+    /// Returns the stream and the caller's token for the progress of a request, and extends the deadline of the
     /// request.
     pub(super) fn progress(&self, number: u64) -> Option<Progress> {
         let mut state = self.state();
@@ -376,8 +377,8 @@ impl Link {
         state.retired.get(&place).cloned().map(|token| Progress { stream: None, token })
     }
 
-    /// The stream of the newest waiting request for which `is_good` is true. A message that names no request
-    /// most likely belongs to the newest request.
+    /// The stream of the newest waiting request for which `is_good` is true. A message that does not belong to
+    /// a certain request most likely belongs to the newest one.
     pub(super) fn newest_stream(&self, is_good: impl Fn(&Arc<Stream>) -> bool) -> Option<Arc<Stream>> {
         self.state()
             .pending
@@ -388,8 +389,8 @@ impl Link {
             .cloned()
     }
 
-    /// The only waiting request of a session with this id of the caller's. If two requests have the same id,
-    /// neither is returned, because cancelling the wrong one would harm its caller.
+    /// The only waiting request of a session with this id of the caller. If two requests have the same id, none
+    /// is returned, because cancelling the wrong one would harm its caller.
     pub(super) fn find(&self, session: &Session, id: &str) -> Option<u64> {
         let key = IdKey::of(id);
         let state = self.state();
@@ -400,7 +401,7 @@ impl Link {
         (found.next().is_none() && !pending.is_initialize).then_some(pending.number)
     }
 
-    /// Fails every waiting request, or every one of a session.
+    /// Fails all waiting requests, either of every session or of the given one.
     pub(super) fn fail_all(&self, session: Option<&Session>, message: &str) {
         let failed = self.state().abandon(|pending| {
             session.is_none_or(|session| std::ptr::eq(&raw const *pending.session, session))
@@ -410,8 +411,8 @@ impl Link {
         }
     }
 
-    /// Fails the requests that have waited for too long, and tells the child. Returns whether `initialize`
-    /// was one of them.
+    /// Fails the requests that have waited for too long, and cancels them in the child. Returns whether
+    /// `initialize` was one of them.
     pub(super) fn expire(&self, now: Instant) -> bool {
         self.log.tell(now);
         let late = self.state().abandon(|pending| {
@@ -434,26 +435,26 @@ impl Link {
         lost_initialize
     }
 
-    /// Records that the child has ended, and fails every waiting request. Only the first reason is kept.
+    /// Records that the child has exited, and fails all waiting requests.
     pub(super) fn died(&self, reason: String) {
         // The first reason is the most accurate one.
         let _ = self.dead.set(reason);
         self.fail_all(None, &self.death());
     }
 
-    /// Records that the child has answered `initialize`, so it works.
+    /// Records that the child has responded to `initialize`, which shows that it works.
     pub(super) fn set_answered(&self) {
         self.has_answered.store(true, Ordering::Relaxed);
         self.child.set_answered();
         self.launcher.child_worked(&self.child);
     }
 
-    /// Whether the child has answered `initialize`.
+    /// Whether the child has responded to `initialize`.
     pub(super) fn has_answered(&self) -> bool {
         self.has_answered.load(Ordering::Relaxed)
     }
 
-    /// Whether the child has ended.
+    /// Whether the child has exited.
     pub(super) fn is_dead(&self) -> bool {
         self.dead.get().is_some()
     }
@@ -473,7 +474,7 @@ impl Link {
     }
 }
 
-/// A cancellation by the wrapper.
+/// A cancellation notification from the wrapper.
 pub(super) fn cancelled(number: u64, reason: &str) -> String {
     format!(
         r#"{{"jsonrpc":"2.0","method":"notifications/cancelled","params":{{"requestId":{number},"reason":"{reason}"}}}}"#

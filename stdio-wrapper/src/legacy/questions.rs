@@ -1,4 +1,4 @@
-//! Requests of a child that its client has not answered yet.
+//! Requests of a child to which its client has not responded yet.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,31 +12,30 @@ use crate::stream::Stream;
 /// Maximum number of requests of a child that wait for the client at the same time.
 const MAX_QUESTIONS: usize = 1024;
 /// The error for a question that cannot be sent to the client.
-pub const TOO_MANY_QUESTIONS: &str =
-    "Too many questions wait for this client. It has to answer some of them before it can be asked more.";
+pub const TOO_MANY_QUESTIONS: &str = "Too many requests to this client are waiting. It must respond to some of them before it can receive more.";
 /// Requests for which the child waits for a user or a client before it can continue with a call.
 const HOLDS_A_CALL: [&str; 3] = ["elicitation/create", "sampling/createMessage", "roots/list"];
 
-/// A request of the child that waits for its answer.
+/// A request of the child that waits for the client's response.
 #[derive(Debug)]
 pub(super) struct Question {
-    /// The id that the child gave it, as JSON text.
+    /// The request id of the child, as JSON text.
     pub(super) id: Kept,
     keys: Keys,
-    /// The id that the client knows, as JSON text.
+    /// The request id that the client received, as JSON text.
     shown: Kept,
     shown_keys: Keys,
-    /// The stream on which it was sent.
+    /// The stream on which the question was sent.
     pub(super) stream: Arc<Stream>,
     asked: Instant,
     holds_a_call: bool,
 }
 
-/// The keys of an id. There can be so many questions that their ids are not compared one by one.
+/// Hashes of an id. There can be very many questions, so their ids are not compared one by one.
 #[derive(Debug, Clone, Copy)]
 struct Keys {
     value: IdKey,
-    /// Of the text without quotation marks.
+    /// The key of the id without quotation marks.
     bare: IdKey,
 }
 
@@ -47,7 +46,7 @@ impl Keys {
 }
 
 impl Question {
-    /// Whether the child would take a message with this id for the answer.
+    /// Whether the child would accept a message with this id as the response.
     fn has(&self, id: &str, keys: Keys) -> bool {
         self.keys.value == keys.value && same_id(&self.id, id)
     }
@@ -57,20 +56,20 @@ impl Question {
 #[derive(Debug, Default)]
 pub(super) struct Questions {
     waiting: Vec<Question>,
-    /// When the last question of the child was answered or withdrawn, so that the child could continue.
+    /// When the last question was answered or withdrawn, so that the child could continue.
     settled: Option<Instant>,
-    /// The number of the next question, if questions get ids of the wrapper.
+    /// The number of the next question. `None` while questions keep the ids of the child.
     next_number: Option<u64>,
 }
 
 impl Questions {
-    /// Gives each question an id of the wrapper from now on.
+    /// From now on, gives each question an id of the wrapper.
     pub(super) fn number(&mut self) {
         self.next_number.get_or_insert(1);
     }
 
-    /// Records a question, in the memory of the principal. Returns its id for the client, or `None` if too
-    /// many questions wait already.
+    /// Adds a question, and counts it against the principal's memory. Returns its id for the client, or `None`
+    /// if too many questions are waiting.
     pub(super) fn put(
         &mut self,
         id: &str,
@@ -105,8 +104,8 @@ impl Questions {
         Some(name)
     }
 
-    /// Removes and returns the question with this id of the client's. Some clients return a number as a
-    /// string, or a string as a number. This is accepted if only one question can be meant.
+    /// Removes and returns the question with this id of the client. Some clients return a number as a string or
+    /// a string as a number. This is accepted if the id is unambiguous.
     pub(super) fn take(&mut self, id: &str, now: Instant) -> Option<Question> {
         let keys = Keys::of(id);
         let is_exact =
@@ -121,7 +120,7 @@ impl Questions {
         Some(self.remove(found, now))
     }
 
-    /// Whether the child would take a message with this id for the answer to a waiting question.
+    /// Whether the child would accept a message with this id as the response to a waiting question.
     pub(super) fn has(&self, id: &str) -> bool {
         let keys = Keys::of(id);
         self.waiting.iter().any(|question| {
@@ -129,13 +128,13 @@ impl Questions {
         })
     }
 
-    /// Removes and returns the question, if there is only one.
+    /// Removes and returns the question if only one is waiting.
     pub(super) fn take_only(&mut self, now: Instant) -> Option<Question> {
         (self.waiting.len() == 1).then(|| self.remove(0, now))
     }
 
-    /// Removes and returns the question with this id of the child's, together with its id for the client, as
-    /// JSON text.
+    /// Removes and returns the question with this id of the child, together with its id for the client, as JSON
+    /// text.
     pub(super) fn take_own(&mut self, id: &str, now: Instant) -> Option<(Question, String)> {
         let keys = Keys::of(id);
         let found = self.waiting.iter().position(|question| question.has(id, keys))?;
@@ -145,9 +144,9 @@ impl Questions {
     }
 
     /// Whether a request that was sent at `started` is not late yet, because the client has had a question of
-    /// the child for less than `patience`, or because the last question was settled less than `timeout` ago.
-    /// A question does not name a request, so it counts for all requests that were in progress when it was
-    /// asked, and for none that came later.
+    /// the child for less than `patience`, or because the last question was settled less than `timeout` ago. It
+    /// is unknown to which request a question belongs, so it counts for all requests that were in progress when
+    /// it was asked, and for no later ones.
     pub(super) fn excuse(
         &self,
         started: Instant,
@@ -206,7 +205,7 @@ mod tests {
         let budget = crate::budget::Budget::new(4 << 20, 1);
         let (ana, bob) = (budget.reservation("ana\none"), budget.reservation("bob\none"));
         let (stream, now) = (Stream::endless(0, 100, Reservation::unlimited()), Instant::now());
-        // Ana can use a quarter of the memory, for all of her sessions together.
+        // Ana can use a quarter of the memory for all her sessions together.
         let mut all: Vec<Questions> = (0..4).map(|_| Questions::default()).collect();
         let mut put = |of: usize, reservation: &Reservation| {
             (0..MAX_QUESTIONS)
@@ -255,7 +254,7 @@ mod tests {
             questions.put("77", "elicitation/create", &stream, now, &Reservation::unlimited()).unwrap();
         assert_ne!(first, second);
         assert!(questions.take(&first, now).is_none(), "an answer to what was taken back");
-        // A question that is asked again without being withdrawn is another question, too.
+        // A question that is asked again without being withdrawn is also a separate question.
         let third =
             questions.put("77", "elicitation/create", &stream, now, &Reservation::unlimited()).unwrap();
         assert!(questions.take(&second, now).is_none());
@@ -276,7 +275,7 @@ mod tests {
             !questions.excuse(at(6), timeout, patience, at(6)),
             "a call that came later is not the asker"
         );
-        // After the answer, the child has its full time again.
+        // After the client's response, the child has the full time again.
         questions.take("1", at(6)).unwrap();
         assert!(questions.excuse(started, timeout, patience, at(7)));
         assert!(!questions.excuse(started, timeout, patience, at(8)));

@@ -1,5 +1,5 @@
-//! Reads one child, and passes each message to the one stream that it belongs to (2025-11-25, "Multiple
-//! Connections").
+//! Reads the output of one child, and passes each message to the one stream that it belongs to (2025-11-25,
+//! "Multiple Connections").
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,15 +19,15 @@ use crate::protocol::{
 };
 use crate::stream::Stream;
 
-/// Maximum time for which a client that does not read blocks its own child.
+/// Maximum time for which a client that does not read can block its own child.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Maximum time for which an answer waits for space among the answers for clients. A client that reads frees
+/// Maximum time for which a response waits for memory from the budget for clients. A client that reads frees
 /// some soon.
 const PAYMENT_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Time in which a valid answer can still follow one that cannot be used. Some servers print a message before
-/// they send it, over several lines or truncated.
+/// Time in which a valid response can still follow an unusable one. Some servers print a message, over several
+/// lines or truncated, before they send it.
 const DOUBT: Duration = Duration::from_millis(200);
 
 /// Passes on the frames of one child.
@@ -74,7 +74,7 @@ impl Routes {
             Some(Line::Doubtful { line, found, why }) => match found {
                 Salvaged::Messages(messages) => {
                     self.link.log.line(&line, &why, "a line of the child was corrected");
-                    // The messages are copies, to which the memory of the line now belongs.
+                    // The messages are copies, so the memory reservation of the line is now used for them.
                     drop(line);
                     if let Some(reservation) = &mut reservation {
                         let kept = messages.iter().map(Bytes::len).sum();
@@ -99,7 +99,7 @@ impl Routes {
         }
     }
 
-    /// Takes memory for the copy of a large line whose bytes are no UTF-8. Returns false if there is none.
+    /// Reserves memory for the copy of a large line that is not valid UTF-8. Returns false if there is none.
     async fn has_memory(&self, line: &Bytes, reservation: &mut Option<Reservation>) -> bool {
         let Some(reservation) = reservation else { return true };
         let text = line.clone();
@@ -113,7 +113,7 @@ impl Routes {
         }
     }
 
-    /// In whose name other threads work on large lines.
+    /// The principal for whom other threads process large lines.
     fn owner(&self) -> String {
         match owner(&self.link) {
             Some(session) => session.owner.clone(),
@@ -121,8 +121,8 @@ impl Routes {
         }
     }
 
-    /// Parses a line. Other threads parse large lines, because this takes long enough to delay the children
-    /// of other users.
+    /// Parses a line. Large lines are parsed on other threads, because this takes long enough to delay the
+    /// children of other users.
     async fn read(&mut self, line: Bytes, accepts_prefixed: bool) -> Option<Line> {
         if line.len() < LARGE {
             return Some(self.salvage.line(line, accepts_prefixed));
@@ -139,7 +139,7 @@ impl Routes {
     }
 }
 
-/// Reads until the child ends, and then fails all waiting requests.
+/// Reads until the child has exited, and then fails all waiting requests.
 pub(super) async fn read(
     link: Arc<Link>,
     output: Output,
@@ -160,7 +160,7 @@ pub(super) async fn read(
     }
 }
 
-/// The memory for the lines of a child.
+/// The memory account for the lines of a child.
 fn account(link: &Link) -> Account {
     match owner(link) {
         Some(session) => Account { reservation: session.reservation().sibling(), patience: PAYMENT_PATIENCE },
@@ -185,8 +185,7 @@ fn oversized(link: &Arc<Link>, outline: Outline, length: usize, limit: usize) {
     }
 }
 
-/// If an unusable message is an answer, fails its request. If it is a request, tells the child that it is not
-/// passed on.
+/// If an unusable message is a response, fails its request. If it is a request, sends the child an error.
 fn unreadable(link: &Arc<Link>, message: Unreadable, why: &str) {
     match message {
         Unreadable::Response(id) => {
@@ -194,8 +193,7 @@ fn unreadable(link: &Arc<Link>, message: Unreadable, why: &str) {
                 doubt(link, number, why);
             }
         }
-        // The message was logged already. Notifications are never answered like this, so it is about a
-        // request.
+        // The message was already logged. Notifications never get a response, so it must belong to a request.
         Unreadable::NamelessResponse => {
             if let Some(number) = link.sole(About::Request) {
                 doubt(link, number, why);
@@ -215,9 +213,9 @@ fn unreadable(link: &Arc<Link>, message: Unreadable, why: &str) {
     }
 }
 
-/// Fails a request whose answer cannot be used, unless a valid one follows.
+/// Fails a request whose response cannot be used, unless a valid one follows.
 fn doubt(link: &Arc<Link>, number: u64, why: &str) {
-    let (link, why) = (Arc::clone(link), format!("The MCP server's answer cannot be used. {why}"));
+    let (link, why) = (Arc::clone(link), format!("The MCP server's response cannot be used. {why}"));
     tokio::spawn(async move {
         tokio::time::sleep(DOUBT).await;
         if let Some(pending) = link.take(number) {
@@ -226,12 +224,12 @@ fn doubt(link: &Arc<Link>, number: u64, why: &str) {
     });
 }
 
-/// Whether the child would take an answer to a request with this id for the answer to a question.
+/// Whether the child would accept a response to a request with this id as the response to a question.
 fn asks(session: &Session, id: &[u8]) -> bool {
     std::str::from_utf8(id).is_ok_and(|id| session.is_asked(id))
 }
 
-/// Passes on a message. `reservation` is the memory for its text, if that is large.
+/// Passes on a message. `reservation` is the memory for its text if the text is large.
 async fn dispatch(
     link: &Arc<Link>,
     text: &Bytes,
@@ -263,7 +261,7 @@ async fn dispatch(
     }
 }
 
-/// Drops a message for which there is no memory. The child gets an error if it waits for an answer.
+/// Drops a message for which there is no memory. The child gets an error if it waits for a response.
 fn no_memory(link: &Link, message: &Message<'_>) {
     drop_message(link, "there is no memory for this message");
     if let Kind::Request { id, .. } = &message.kind {
@@ -272,8 +270,8 @@ fn no_memory(link: &Link, message: &Message<'_>) {
     }
 }
 
-/// Handles an error without an id, which means that the child could not even read the id of a message. It is
-/// assigned to a request only if the child cannot be busy with anything else.
+/// Handles an error without an id, which means that the child could not read the id of a message. The error is
+/// assigned to a request only if the child cannot be processing anything else.
 fn nameless_error(link: &Link, message: &Message<'_>) {
     let sole = if is_about_a_request(message) { link.sole(About::Anything) } else { None };
     let Some(pending) = sole.and_then(|number| link.take(number)) else {
@@ -290,7 +288,7 @@ fn nameless_error(link: &Link, message: &Message<'_>) {
     fail(pending, &format!("The MCP server did not understand the request: {shown}"));
 }
 
-/// Answers a request with an error of the wrapper because of something that the child wrote.
+/// Responds to a request with an error of the wrapper because of invalid output of the child.
 fn fail(pending: Pending, why: &str) {
     let is_initialize = pending.is_initialize;
     let (session, stream) = (Arc::clone(&pending.session), Arc::clone(&pending.stream));
@@ -300,7 +298,7 @@ fn fail(pending: Pending, why: &str) {
     }
 }
 
-/// Passes the answer to the caller that it belongs to, with the id that the caller used.
+/// Passes the response to the caller that it belongs to, with the id that the caller used.
 async fn answer(
     link: &Arc<Link>,
     text: &Bytes,
@@ -311,9 +309,9 @@ async fn answer(
     let number = own_number(message.at(id).as_bytes());
     let Some(pending) = number.and_then(|number| link.take(number)) else {
         if !number.is_some_and(|number| link.was_given(number)) {
-            link.log.line(text, "no request has its id", "an answer of the child was dropped");
+            link.log.line(text, "no request has its id", "a response of the child was dropped");
         }
-        return drop_message(link, "nobody waits for this answer");
+        return drop_message(link, "no request waits for this response");
     };
     let (session, stream) = (Arc::clone(&pending.session), Arc::clone(&pending.stream));
     let is_initialize = pending.is_initialize;
@@ -321,21 +319,21 @@ async fn answer(
     let version = greeting.and_then(|(_, version)| version);
     if is_initialize {
         link.set_answered();
-        // The response contains the session's id only if the session has a revision by now.
+        // The HTTP response contains the session id only if the revision of the session is already known.
         if version.is_some() {
             session.initialized(version);
         }
     }
     let Relayed { text: data, fault } = relay(text, message, id, &pending.id);
     if let Some(fault) = fault {
-        link.log.line(text, fault, "an answer of the child does not follow MCP");
+        link.log.line(text, fault, "a response of the child does not follow MCP");
     }
     wait_for_reader(link, &stream).await;
     let (reservation, patience) = match link.audience {
         Audience::Session(_) => {
             (reservation.unwrap_or_else(|| session.reservation().sibling()), PAYMENT_PATIENCE)
         }
-        // The memory of the line belongs to the child.
+        // The memory of the line belongs to the child, so the response needs memory of the session.
         Audience::Nobody => (session.reservation().sibling(), Duration::ZERO),
     };
     match reservation.count_within(data, patience).await {
@@ -347,8 +345,8 @@ async fn answer(
     }
 }
 
-/// Ends a session whose `initialize` failed. The client must get its answer first, because a closed stream
-/// accepts nothing more.
+/// Ends a session whose `initialize` failed. This must follow the response to the client, because a closed
+/// stream accepts no more messages.
 fn not_initialized(session: &Session, stream: &Stream) {
     session.initialized(None);
     stream.wake();
@@ -369,14 +367,14 @@ async fn progress(link: &Arc<Link>, message: &Message<'_>) {
         (None, Some(session)) => {
             push(link, session.get_stream(), data).await;
         }
-        (None, None) => drop_message(link, "progress after the answer"),
+        (None, None) => drop_message(link, "progress after the response"),
     }
 }
 
-/// Passes on a request of the child itself: sampling, elicitation, roots or ping.
+/// Passes on a request of the child to the client: sampling, elicitation, roots or ping.
 async fn request(link: &Arc<Link>, message: &Message<'_>, method: &str, id: &Span) {
     let (span, id) = (id, message.at(id));
-    // Clients silently drop messages that the schema forbids.
+    // The request is checked first, because clients silently drop messages that the schema forbids.
     if let Err(error) = peek_call(message) {
         return unreadable(link, Unreadable::Request(id.into()), &error.to_string());
     }
@@ -396,8 +394,9 @@ async fn request(link: &Arc<Link>, message: &Message<'_>, method: &str, id: &Spa
     }
 }
 
-/// The stream for a message that names no request. This is the stream of a call that the client reads, or
-/// else the GET stream if the client reads that, or else the stream of a call that the client might resume.
+/// The stream for a message that does not belong to a certain request. It is, in this order of preference: the
+/// stream of a call that the client is reading, the GET stream if the client is reading it, or the stream of a
+/// call that the client might resume.
 fn any_stream(link: &Link, session: &Session) -> Arc<Stream> {
     let get = session.get_stream();
     let running = link.newest_stream(|stream| stream.is_connected());
@@ -405,16 +404,17 @@ fn any_stream(link: &Link, session: &Session) -> Arc<Stream> {
     running.or_else(kept).unwrap_or_else(|| Arc::clone(get))
 }
 
-/// Answers a request of a shared child. Only a ping has an answer, because there is no client to ask.
+/// Responds to a request of a shared child. Only a ping succeeds, because no single client could handle another
+/// request.
 fn answer_for_nobody(link: &Link, method: &str, id: &str) {
     if method == "ping" {
         return link.say(&format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{}}}}"#));
     }
-    let why = "This server is shared between clients, so none of them can be asked.";
+    let why = "This server is shared between clients, so it cannot send requests to them.";
     link.say(&String::from_utf8_lossy(&error_message(Some(id.as_bytes()), Code::MethodNotFound, why)));
 }
 
-/// Called when the child withdraws one of its own requests. The cancellation is sent on the stream of that
+/// Called when the child cancels one of its own requests. The cancellation is sent on the stream of that
 /// request.
 async fn cancelled(link: &Arc<Link>, message: &Message<'_>) {
     let id = peek_cancelled(message).ok().flatten();
@@ -429,8 +429,8 @@ async fn cancelled(link: &Arc<Link>, message: &Message<'_>) {
     push(link, &stream, || rewrite(message.text.as_bytes(), &mut [patch])).await;
 }
 
-/// Passes on a notification. Changes of lists and resources belong to no request; all other notifications,
-/// such as log messages, belong to a request in progress.
+/// Passes on a notification. Changes of lists and resources belong to no request. All other notifications, such
+/// as log messages, belong to a request in progress.
 async fn notification(link: &Arc<Link>, message: &Message<'_>, method: &str) {
     let Some(session) = owner(link) else {
         return drop_message(link, "a notification of a shared child");
@@ -444,8 +444,8 @@ async fn notification(link: &Arc<Link>, message: &Message<'_>, method: &str) {
     push(link, &stream, || rewrite(message.text.as_bytes(), &mut [])).await;
 }
 
-/// Sends a message on a stream. The message is made only when it can be sent, so that it is not in memory
-/// together with its line for longer than necessary. Returns false if it was dropped because there was no
+/// Sends a message on a stream. The message is created only when it can be sent, so that message and line are
+/// in memory together for as short as possible. Returns false if the message was dropped because there was no
 /// memory for it.
 async fn push(link: &Link, stream: &Arc<Stream>, make: impl FnOnce() -> Bytes) -> bool {
     wait_for_reader(link, stream).await;
@@ -456,7 +456,7 @@ async fn push(link: &Link, stream: &Arc<Stream>, make: impl FnOnce() -> Bytes) -
     is_taken
 }
 
-/// Back-pressure: a client that does not read blocks its own child for a while, and no other child.
+/// Applies back-pressure: a client that does not read blocks its own child for a while, and no other child.
 async fn wait_for_reader(link: &Link, stream: &Arc<Stream>) {
     let patience = match link.audience {
         Audience::Session(_) => PATIENCE,

@@ -27,29 +27,28 @@ const MAX_KEPT_STREAMS: usize = 64;
 /// A session of a client.
 #[derive(Debug)]
 pub struct Session {
-    /// The id. Only the user of `owner` can use the session with it.
+    /// The session id. Only the user of `owner` can use the session.
     pub id: String,
-    /// The principal that opened the session (attack 108).
+    /// The principal who opened the session (attack 108).
     pub owner: String,
     pub(super) metrics: Arc<Metrics>,
     behind: OnceLock<Backend>,
-    /// The values of the command's placeholders with which the session was opened.
+    /// The values of the command's placeholders when the session was opened.
     filled: OnceLock<Placeholders>,
     version: OnceLock<Version>,
-    /// The revision that the client asked for. It determines which shared child the session uses.
+    /// The revision that the client requested. It determines which shared child the session uses.
     slot: OnceLock<Version>,
     get_stream: Arc<Stream>,
-    /// The principal's memory, which the streams use.
+    /// The principal's memory for the streams.
     reservation: Reservation,
-    /// Whether the session uses the transport of 2024-11-05, where every answer goes to the one stream.
+    /// Whether the session uses the transport of 2024-11-05, which sends all responses on one stream.
     is_sse: bool,
     limits: SessionLimits,
     state: Mutex<State>,
     next_stream: AtomicU64,
     in_flight: AtomicUsize,
-    /// Number of users of the session in the translation, including those that are about to use it. The
-    /// translation reads the session's GET stream all the time, so that stream does not show whether a client
-    /// is connected.
+    /// Number of requests of the translation that use the session or are about to. The translation reads the
+    /// session's GET stream permanently, so that stream does not show whether a client is connected.
     users: AtomicUsize,
     is_translated: AtomicBool,
     /// Milliseconds between `born` and the last use.
@@ -71,24 +70,25 @@ pub(super) struct SessionLimits {
 /// The server that answers the requests of a session.
 #[derive(Debug)]
 pub(super) enum Backend {
-    /// A child of the session's own.
+    /// The session's own child.
     Own(Arc<Link>),
-    /// Children that all sessions share.
+    /// Children that are shared by all sessions.
     Shared(Arc<SharedChildren>),
-    /// A server without sessions, through the translation.
+    /// A server without sessions, accessed through the translation.
     Translated(Arc<dyn TranslatedServer>),
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// Streams that were answered as events, oldest first.
+    /// Streams whose responses were sent as events, oldest first.
     streams: VecDeque<Arc<Stream>>,
     questions: Questions,
 }
 
 impl State {
-    /// Forgets completed streams that nobody reads, oldest first, until those that are kept have at most
-    /// `max_bytes` bytes. The requests in progress limit the number of the others. `newest` is always kept.
+    /// Removes completed streams that no client is reading, oldest first, until the kept streams have at most
+    /// `max_bytes` bytes. The number of incomplete streams is limited by the limit of requests in progress.
+    /// `newest` is always kept.
     fn forget_streams(&mut self, newest: &Arc<Stream>, max_bytes: usize) {
         let mut kept: usize = self.streams.iter().map(|stream| stream.kept()).sum();
         let mut index = 0;
@@ -149,28 +149,28 @@ impl Session {
 
     /// Records the values of the command's placeholders. Only the first call has an effect.
     pub(super) fn fill(&self, with: Placeholders) {
-        // A session is filled once, before anybody can find it.
+        // This cannot fail, because it happens only once, before the session can be found.
         let _ = self.filled.set(with);
     }
 
     /// Whether the session was opened with these values of the command's placeholders. A user who has left a
-    /// group must not continue with that group's child (attack 103).
+    /// group must not continue to use that group's child (attack 103).
     pub(super) fn is_filled_with(&self, values: &Placeholders) -> bool {
         self.filled.get() == Some(values)
     }
 
     /// Sets the server that answers the requests. Only the first call has an effect.
     pub(super) fn attach(&self, behind: Backend) {
-        // A session is attached once, right after it was made.
+        // This cannot fail, because it happens once, right after the session was created.
         let _ = self.behind.set(behind);
     }
 
-    /// The revision that the child chose. It is known as soon as the child has answered `initialize`.
+    /// The revision that the child chose. It is known once the child has responded to `initialize`.
     pub fn version(&self) -> Option<Version> {
         self.version.get().copied()
     }
 
-    /// The principal's memory for answers and for everything else that is kept for the session.
+    /// The principal's memory for responses and for everything else that is kept for the session.
     pub fn reservation(&self) -> &Reservation {
         &self.reservation
     }
@@ -180,17 +180,17 @@ impl Session {
         self.is_ended.load(Ordering::Acquire)
     }
 
-    /// Whether the session serves the 2024-11-05 endpoints.
+    /// Whether the session uses the 2024-11-05 endpoints.
     pub fn is_sse(&self) -> bool {
         self.is_sse
     }
 
-    /// The stream for messages that belong to no request.
+    /// The stream for messages that do not belong to a request.
     pub fn get_stream(&self) -> &Arc<Stream> {
         &self.get_stream
     }
 
-    /// Makes a stream for one POST with this number of requests.
+    /// Creates a stream for a POST with this number of requests.
     pub fn post_stream(&self, requests: usize) -> Arc<Stream> {
         if self.is_sse {
             return Arc::clone(&self.get_stream);
@@ -199,15 +199,15 @@ impl Session {
         Stream::for_post(id, requests, self.limits.event_log, self.reservation.sibling())
     }
 
-    /// Keeps a stream that is answered as events, so that the client can resume it.
+    /// Keeps a stream whose responses are sent as events, so that the client can resume it.
     pub fn keep_stream(&self, stream: &Arc<Stream>) {
         let mut state = self.state();
         state.streams.push_back(Arc::clone(stream));
         state.forget_streams(stream, self.limits.event_log);
     }
 
-    /// Called when a stream has got an answer. If no client reads it, older streams are forgotten, so that
-    /// the streams that are kept take no more memory than before.
+    /// Called when a response was added to a stream. If no client is reading the stream, older streams are
+    /// removed, so that the kept streams need no more memory than before.
     pub(super) fn answered_on(&self, stream: &Arc<Stream>) {
         if !stream.is_connected() {
             self.state().forget_streams(stream, self.limits.event_log);
@@ -219,7 +219,7 @@ impl Session {
         self.state().streams.iter().any(|kept| Arc::ptr_eq(kept, stream))
     }
 
-    /// Finds a stream by its number, for resuming.
+    /// Finds a stream by its number when a client resumes it.
     pub fn stream(&self, id: StreamId) -> Option<Arc<Stream>> {
         if id == 0 {
             return Some(Arc::clone(&self.get_stream));
@@ -234,40 +234,40 @@ impl Session {
         }
     }
 
-    /// Whether the child waits for the client's answer to a request with this id.
+    /// Whether the child waits for the client's response to a request with this id.
     pub(super) fn is_asked(&self, id: &str) -> bool {
         self.state().questions.has(id)
     }
 
-    /// Whether the child has answered `initialize`, with a result or an error.
+    /// Whether the child has responded to `initialize`, with a result or an error.
     pub fn was_answered(&self) -> bool {
         self.own_link().is_some_and(|link| link.has_answered())
     }
 
-    /// Records the outcome of `initialize`. Without a version, it was refused or its answer was not usable,
-    /// and the session ends.
+    /// Records the outcome of `initialize`. `None` means that the request was refused or that its response was
+    /// unusable, and ends the session.
     pub fn initialized(&self, version: Option<Version>) {
         match version {
             Some(version) => {
-                // A session is initialized once.
+                // This cannot fail, because a session is initialized once.
                 let _ = self.version.set(version);
             }
             None => self.end("initialize failed"),
         }
     }
 
-    /// Maximum time without a sign of progress for a request.
+    /// Maximum time for a request without a response or progress.
     pub(super) fn request_timeout(&self) -> Duration {
         self.limits.request_timeout
     }
 
-    /// Maximum time for the client's answer to a question.
+    /// Maximum time for the client's response to a question.
     pub fn input_timeout(&self) -> Duration {
         self.limits.input_timeout
     }
 
     pub(super) fn set_slot(&self, version: Version) {
-        // A session is initialized once.
+        // This cannot fail, because a session is initialized once.
         let _ = self.slot.set(version);
     }
 
@@ -290,7 +290,7 @@ impl Session {
         self.last_used.store(age, Ordering::Relaxed);
     }
 
-    /// How long nobody has used the session. Returns `None` while it is in use.
+    /// How long the session has been unused. Returns `None` while it is in use.
     pub(super) fn idle_for(&self, now: Instant) -> Option<Duration> {
         if self.in_flight.load(Ordering::Relaxed) > 0 || self.get_stream.is_connected() {
             return None;
@@ -303,11 +303,10 @@ impl Session {
         now.saturating_duration_since(last)
     }
 
-    /// Returns how the session is used, which decides whether it can be ended for another one. This also
-    /// works for a session that only the translation uses. An open GET stream does not count as a running
-    /// request.
+    /// Returns how the session is used, which decides whether it can be closed for another one. For a session
+    /// that only the translation uses, an open GET stream does not count as use.
     pub(super) fn usage(&self, now: Instant, makes_room: bool) -> Use {
-        // Each use by the translation is also counted here.
+        // A request of the translation is counted in both numbers, so the larger one is used.
         let running = self.in_flight.load(Ordering::Relaxed).max(self.users.load(Ordering::Acquire));
         let last = self.since_last_use(now);
         let is_translated = self.is_translated.load(Ordering::Acquire);
@@ -322,14 +321,13 @@ impl Session {
         self.touch();
     }
 
-    /// Ends a use that began with [`Session::hold`].
+    /// Ends a use that started with [`Session::hold`].
     pub fn let_go(&self) {
         self.touch();
         self.users.fetch_sub(1, Ordering::AcqRel);
     }
 
-    /// Fails requests that are late. Returns true if the child did not even answer `initialize`, in which
-    /// case the session ends.
+    /// Fails requests that have timed out. Returns true if `initialize` timed out, which ends the session.
     pub(super) fn expire(&self, now: Instant) -> bool {
         let is_lost = matches!(self.behind.get(), Some(Backend::Own(link)) if link.expire(now));
         if is_lost {
@@ -338,7 +336,7 @@ impl Session {
         is_lost
     }
 
-    /// Ends the session: waiting requests fail, streams end, and a child of its own is stopped.
+    /// Ends the session: waiting requests fail, streams are closed, and the session's own child is stopped.
     pub fn end(&self, why: &str) {
         self.end_with(why, "The session has ended.");
     }
@@ -364,7 +362,7 @@ impl Session {
         }
     }
 
-    /// The link to a child of the session's own.
+    /// The link to the session's own child.
     pub(super) fn own_link(&self) -> Option<&Arc<Link>> {
         match self.behind.get() {
             Some(Backend::Own(link)) => Some(link),

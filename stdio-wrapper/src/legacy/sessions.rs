@@ -1,4 +1,4 @@
-//! The sessions: finds them, ends them, and removes unused ones.
+//! All sessions: finds them, ends them, and removes unused ones.
 
 mod making_room;
 mod opening;
@@ -21,45 +21,45 @@ use crate::places::{Place, Places};
 
 pub use opening::OpenError;
 
-/// Number of session tables. A lookup locks one of them for reading.
+/// Number of session tables. A lookup takes the read lock of one of them.
 const SHARDS: usize = 64;
-/// Time between two rounds of removing sessions.
+/// Time between two removals of unused sessions.
 const ROUND: Duration = Duration::from_millis(250);
 
-/// Maximum number of log lines per second about refused sessions, and about sessions that are ended while
-/// they are in use.
+/// Maximum number of log lines per second about refused sessions, and about sessions that are ended while they
+/// are in use.
 const REFUSAL_RATE: u32 = 5;
 
-/// Limits and times of sessions.
+/// Limits and timeouts of sessions.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Maximum number of sessions.
     pub max_sessions: usize,
-    /// Maximum number of sessions of one principal. `None` means a share of all sessions that fit.
+    /// Maximum number of sessions of one principal. `None` means a share of the sessions that fit.
     pub max_per_owner: Option<usize>,
-    /// Maximum number of requests that a session has in progress.
+    /// Maximum number of requests in progress in a session.
     pub max_in_flight: usize,
-    /// Memory for events that a client can ask for again, in bytes.
+    /// Memory for events that a client can request again, in bytes.
     pub event_log: usize,
     /// Time after which an unused session ends.
     pub idle: Duration,
-    /// Maximum time without a sign of progress for a request.
+    /// Maximum time for a request without a response or progress.
     pub request_timeout: Duration,
-    /// Maximum time for the answer to `initialize`.
+    /// Maximum time for the response to `initialize`.
     pub start_timeout: Duration,
-    /// Time for a client to answer the child, after which a call that waits for it counts as late.
+    /// Maximum time for a client's response to the child, after which a call that waits for it counts as late.
     pub input_timeout: Duration,
     /// Maximum length of a line of a child, in bytes.
     pub max_line: usize,
     /// Whether all sessions share one child.
     pub shared: bool,
-    /// The memory for messages that wait between clients and children.
+    /// The memory for messages that are queued between clients and children.
     pub memory: Memory,
-    /// The threads for large lines of children.
+    /// The threads that process large lines of children.
     pub offload: Arc<Offload>,
 }
 
-/// Some of the sessions, by id.
+/// A part of the sessions, by id.
 type Shard = RwLock<HashMap<String, (Arc<Session>, Arc<Place>)>>;
 
 /// All sessions.
@@ -72,21 +72,21 @@ pub struct Sessions {
     random: Random,
     hasher: RandomState,
     shards: Vec<Shard>,
-    /// A session counts until no process of its child is left, so that nobody can fill the container with
-    /// children that are slow to end.
+    /// A session counts until the last process of its child has exited, so that no user can fill the container
+    /// with children that exit slowly.
     places: Arc<Places>,
-    /// The number of users without a session for whom a session of another user is ending. Nobody else gets a
-    /// session in that time, because they could take the place of the one that ends.
+    /// The number of users without a session for whom a session of another user is being closed. During this
+    /// time, no other user gets a session, because it could use up the capacity that is being freed.
     claims: AtomicUsize,
     refusals: Mutex<RateLimit>,
-    /// Limits the log lines about sessions that are ended while in use. This limit is separate, so that a
+    /// Limits the log lines about sessions that are ended while in use. This is a separate limit, so that a
     /// flood of refusals does not suppress these lines.
     endings: Mutex<RateLimit>,
     is_stopping: AtomicBool,
 }
 
 impl Sessions {
-    /// Makes an empty set of sessions.
+    /// Creates an empty set of sessions.
     pub fn new(
         settings: Settings,
         launcher: Arc<Launcher>,
@@ -122,14 +122,14 @@ impl Sessions {
         sessions
     }
 
-    /// Memory for answers that wait until their clients read them.
+    /// Memory for responses that clients have not read yet.
     pub fn answers(&self) -> &Arc<Budget> {
         &self.settings.memory.answers
     }
 
-    /// Finds the session with this id, if `may_use` accepts its owner. A session of anybody else is treated
-    /// as if it did not exist (attack 108). If the caller's command has changed since then, the session ends,
-    /// and the client has to open another one (attack 103).
+    /// Finds the session with this id, if `may_use` accepts its owner. A session of another owner is treated as
+    /// if it did not exist (attack 108). If the caller's command has changed since the session was opened, the
+    /// session ends, and the client must open another one (attack 103).
     pub fn find(
         &self,
         id: &str,
@@ -154,7 +154,7 @@ impl Sessions {
         self.remove(session);
     }
 
-    /// Why no new session can be opened now, not even by ending an unused one.
+    /// Returns why no new session can be opened now, even by ending an unused one.
     pub fn why_not_ready(&self) -> Option<&'static str> {
         if self.is_stopping() {
             Some("the wrapper is stopping")
@@ -179,7 +179,7 @@ impl Sessions {
         self.is_stopping.load(Ordering::Relaxed)
     }
 
-    /// Removes unused sessions, as long as the wrapper runs.
+    /// Removes unused sessions while the wrapper runs.
     pub async fn run(self: Arc<Self>) {
         loop {
             tokio::time::sleep(ROUND).await;
@@ -187,7 +187,7 @@ impl Sessions {
         }
     }
 
-    /// Makes one round: late requests fail, and unused and ended sessions are removed.
+    /// Fails requests that have timed out, and removes unused and ended sessions.
     pub fn clear(&self, now: Instant) {
         if let Some(shared) = &self.shared {
             shared.expire(now);
@@ -198,7 +198,7 @@ impl Sessions {
             }
             if session.idle_for(now).is_some_and(|idle| idle > self.settings.idle) {
                 self.metrics.sessions_reaped_total.add();
-                session.end("nobody used it");
+                session.end("it was unused");
             }
             if session.is_ended() {
                 self.remove(&session);
@@ -216,14 +216,14 @@ impl Sessions {
         }
     }
 
-    /// From now on, no session is opened.
+    /// From now on, no session can be opened.
     pub fn begin_stopping(&self) {
         self.is_stopping.store(true, Ordering::Relaxed);
         self.launcher.stop_starting();
     }
 
-    /// Stops everything. No new sessions are opened, requests in progress get half of the time, and then all
-    /// sessions and children end.
+    /// Stops everything. No new sessions are opened, and requests in progress get half of the time to complete.
+    /// Then all sessions are ended and all children are stopped.
     pub async fn stop(&self, within: Duration) {
         self.begin_stopping();
         let start = Instant::now();
@@ -247,7 +247,7 @@ impl Sessions {
             self.launcher.stop_spares().await;
         };
         if tokio::time::timeout(within.saturating_sub(start.elapsed()), gone).await.is_err() {
-            tracing::warn!("not every child ended in time; the others are killed with the wrapper");
+            tracing::warn!("some children did not exit in time and are killed with the wrapper");
         }
     }
 

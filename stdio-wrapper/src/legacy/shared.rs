@@ -1,6 +1,6 @@
-//! One child for all sessions, for servers that keep no state. The wrapper initializes the child itself, once
-//! for each revision, and each client gets the answer of that child. Requests that depend on one client's
-//! state are refused.
+//! One child for all sessions, for servers that keep no state. The wrapper initializes one child for each
+//! revision, and each client receives the response of that child. Requests that depend on the state of one
+//! client are refused.
 
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -21,10 +21,10 @@ use crate::protocol::{
 };
 use crate::stream::{First, Stream};
 
-/// Requests that change how the child treats its client afterwards.
+/// Requests that change how the child treats its client later.
 const STATEFUL: [&str; 3] = ["logging/setLevel", "resources/subscribe", "resources/unsubscribe"];
 
-/// The children, one for each revision that a client has asked for.
+/// The children, one for each revision that a client has requested.
 #[derive(Debug)]
 pub(super) struct SharedChildren {
     settings: Settings,
@@ -37,7 +37,7 @@ pub(super) struct SharedChildren {
 #[derive(Debug, Default)]
 struct Slot {
     ready: RwLock<Option<Ready>>,
-    /// One start serves all callers that wait for it.
+    /// One start is used for all callers that wait for it.
     starting: Attempts<Refusal>,
 }
 
@@ -60,7 +60,7 @@ impl SharedChildren {
         Self { settings, launcher, framing, metrics, slots: Default::default() }
     }
 
-    /// Answers a client's `initialize` with what the child has answered to the wrapper's own.
+    /// Responds to a client's `initialize` with the child's response to the wrapper's own `initialize`.
     pub(super) async fn initialize(
         self: &Arc<Self>,
         session: &Arc<Session>,
@@ -94,7 +94,7 @@ impl SharedChildren {
         }
     }
 
-    /// Fails if no child is running, and none is started at the moment because the last ones did not work.
+    /// Fails if no child is running and none is started at the moment, because previous starts failed.
     pub(super) fn check_pause(&self) -> Result<(), StartError> {
         if self.slots.iter().any(|slot| slot.current().is_some()) {
             return Ok(());
@@ -102,7 +102,7 @@ impl SharedChildren {
         self.launcher.check_pause("")
     }
 
-    /// Finds or starts the child for a request of this session.
+    /// Returns the child for a request of this session, and starts it if necessary.
     pub(super) async fn link_for(
         self: &Arc<Self>,
         session: &Session,
@@ -127,7 +127,7 @@ impl SharedChildren {
         }
     }
 
-    /// Fails requests that are late.
+    /// Fails requests that have timed out.
     pub(super) fn expire(&self, now: Instant) {
         for ready in self.slots.iter().filter_map(|slot| slot.current()) {
             ready.link.expire(now);
@@ -156,14 +156,14 @@ impl SharedChildren {
         if let Some(ready) = slot.current() {
             return Ok(ready);
         }
-        // The start must not be aborted when the caller that has caused it disconnects: other callers wait
-        // for it, too, and its child must be ended if it does not answer.
+        // The start must not be aborted when the caller that triggered it disconnects. Other callers might wait
+        // for the child, and the child must be stopped if it does not respond.
         let (children, slot) = (Arc::clone(self), Arc::clone(slot));
         let started = tokio::spawn(async move { children.start_once(version, &slot).await }).await;
         started.unwrap_or_else(|error| Err(failure(format!("The MCP server could not be started: {error}."))))
     }
 
-    /// Starts the child of a revision, unless another caller has just done so, or has failed to.
+    /// Starts the child of a revision, unless another caller has just started it or has failed to do so.
     async fn start_once(&self, version: Version, slot: &Slot) -> Result<Ready, Refusal> {
         let turn = slot.starting.turn().await;
         if let Some(ready) = slot.current() {
@@ -228,7 +228,7 @@ impl SharedChildren {
             &self.settings.memory.answers,
             Arc::clone(&self.metrics),
         ));
-        // The wrapper declares no capabilities, because a shared child must not ask anything.
+        // The wrapper declares no capabilities, because a shared child must not send requests to a client.
         let text = format!(
             r#"{{"jsonrpc":"2.0","id":0,"method":"initialize","params":{{"protocolVersion":"{}","capabilities":{{}},"clientInfo":{{"name":"stdio-wrapper","version":"{}"}}}}}}"#,
             version.as_str(),
@@ -265,8 +265,10 @@ impl SharedChildren {
             (Some(result), Some(version)) => Ok((Arc::from(parsed.at(result)), version)),
             _ => Err(failure(match error_words(&parsed) {
                 Some(words) => format!("initialize failed: {words}"),
-                None => "The MCP server's answer to initialize names no protocol version that is known here."
-                    .to_owned(),
+                None => {
+                    "The MCP server's response to initialize names no protocol version that is known here."
+                        .to_owned()
+                }
             })),
         }
     }

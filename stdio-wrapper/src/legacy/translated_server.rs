@@ -1,4 +1,4 @@
-//! The interface of a server without sessions, as a session sees it. The translation implements it.
+//! The interface through which a session uses a server without sessions. The translation implements it.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -10,9 +10,9 @@ use crate::policy::Permit;
 use crate::protocol::{Message, Span, parse_line};
 use crate::stream::Stream;
 
-/// The server side of such a session.
+/// The server side of a session that the translation serves.
 pub trait TranslatedServer: Debug + Send + Sync {
-    /// Accepts a request. All answers and messages for it come on `stream`.
+    /// Accepts a request. Its response and all related messages are sent on `stream`.
     fn request(
         &self,
         session: &Arc<Session>,
@@ -23,15 +23,15 @@ pub trait TranslatedServer: Debug + Send + Sync {
     );
     /// Accepts a notification other than a cancellation.
     fn notify(&self, session: &Arc<Session>, permit: &Permit<'_>);
-    /// Accepts the client's answer to a question that was put to it.
+    /// Accepts the client's response to a question.
     fn reply(&self, message: &Message<'_>, id: &str);
-    /// Gives up the only request with this id, which is JSON text.
+    /// Cancels the only request with this id, which is JSON text.
     fn cancel(&self, id: &str);
     /// Called when the session has ended. Requests in progress fail with this message.
     fn end(&self, message: &str);
 }
 
-/// A request of a session in progress. As long as there is one, the session is in use.
+/// A request in progress of a session. While it exists, the session is in use.
 #[derive(Debug)]
 pub struct Busy(Arc<Session>);
 
@@ -50,25 +50,25 @@ impl Drop for Busy {
 }
 
 impl Session {
-    /// Sends a question to the client, on the stream of the request that it belongs to. Returns false if too
-    /// many questions are waiting already, or if there is no memory for it.
+    /// Sends a question to the client on the stream of the related request. Returns false if too many questions
+    /// are waiting, or if there is no memory for it.
     pub fn put(&self, id: &str, method: &str, text: bytes::Bytes, stream: &Arc<Stream>) -> bool {
         let is_noted = self.expect_answer(id, method, stream).is_some();
         is_noted && stream.tell(text.into())
     }
 
-    /// Forgets a question whose answer nobody waits for any more. `id` is JSON text.
+    /// Removes a question whose response is no longer needed. `id` is JSON text.
     pub fn take_back(&self, id: &str) {
         self.withdrawn(id);
     }
 
-    /// Tells the child that nobody waits for a request any more. If the child still answers, its answer comes
-    /// on the request's stream, so that the caller knows when it has stopped. `id` is JSON text.
+    /// Cancels a request in the child. If the child still responds, the response is sent on the request's
+    /// stream, which shows the caller that the child has stopped. `id` is JSON text.
     pub async fn abandon(&self, id: &str) {
         let Some(link) = self.own_link() else { return };
         let Some(number) = link.find(self, id) else { return };
         if let Ok(message) = parse_line(cancelled(number, "the client has gone").as_bytes()) {
-            // If the child does not read, the message is lost.
+            // If the child does not read its input, the message is lost.
             let _ = link.pass(self, &message, &mut []).await;
         }
     }

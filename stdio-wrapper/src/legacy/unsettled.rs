@@ -1,49 +1,50 @@
-//! Remembers messages that a child might still be working on, although no request waits for it. An error
-//! without an id could be about any of them.
+//! Tracks messages that a child might still be processing although no request waits for a response to them. An
+//! error without an id could refer to any of them.
 
 use std::collections::BTreeSet;
 
-/// Maximum number of requests without an answer that are remembered.
+/// Maximum number of tracked requests that were abandoned without a response.
 const MAX_ABANDONED: usize = 64;
 
-/// The notifications, answers and abandoned requests that a child got and might not have handled yet.
+/// The notifications, responses and abandoned requests that a child has received and might not have handled
+/// yet.
 #[derive(Debug, Default)]
 pub(super) struct Unsettled {
-    /// The number of the first request after the last message that needs no answer.
+    /// The number of the first request after the last message that needs no response.
     noted: u64,
-    /// The highest number that was answered.
+    /// The highest number of a request that was answered.
     answered: u64,
-    /// Requests that nobody waits for any more and that the child has not answered.
+    /// Requests that were abandoned and that the child has not answered.
     abandoned: BTreeSet<u64>,
 }
 
 impl Unsettled {
-    /// Records that a message was sent that needs no answer. The next request will have the number `next`.
+    /// Records that a message that needs no response was sent. The next request will have the number `next`.
     pub(super) fn note(&mut self, next: u64) {
         self.noted = next;
     }
 
-    /// Records that the child has answered a request. The child reads its messages in order, so it has read
-    /// everything that was sent before.
+    /// Records that the child has answered a request. The child reads its messages in order, so it has also
+    /// read everything that was sent before.
     pub(super) fn answered(&mut self, number: u64) {
         self.answered = self.answered.max(number);
         self.abandoned.remove(&number);
     }
 
-    /// Records that nobody waits for this request any more.
+    /// Records that this request was abandoned.
     pub(super) fn abandoned(&mut self, number: u64) {
-        // The end of a request that is not remembered is never noticed, so the memory counts as full from
-        // then on.
+        // If a request is not tracked, its completion cannot be noticed, so the set counts as full from then
+        // on.
         let is_full = self.abandoned.len() >= MAX_ABANDONED;
         self.abandoned.insert(if is_full { u64::MAX } else { number });
     }
 
-    /// Whether the child has certainly handled every request, except those that wait for their answers.
+    /// Whether the child has certainly handled every request, except those that wait for their responses.
     pub(super) fn has_no_request(&self) -> bool {
         self.abandoned.is_empty()
     }
 
-    /// Whether the child has certainly handled everything, except what waits for its answer.
+    /// Whether the child has certainly handled every message, except requests that wait for their responses.
     pub(super) fn is_nothing(&self) -> bool {
         self.abandoned.is_empty() && self.answered >= self.noted
     }

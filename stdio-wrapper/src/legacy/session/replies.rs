@@ -1,4 +1,4 @@
-//! Requests of the child to the client, and their answers.
+//! Requests of the child to the client, and the client's responses.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,9 +11,9 @@ use crate::protocol::{Code, Kind, Message, Patch, error_message, is_sound, parse
 use crate::stream::Stream;
 
 impl Session {
-    /// Accepts the client's answer to a request of the child. An answer without a question is ignored.
-    /// Returns false if MCP does not allow such an answer. The child then gets an error, because its SDK
-    /// would silently drop the answer.
+    /// Accepts the client's response to a request of the child. A response without a question is ignored.
+    /// Returns false if MCP does not allow this response. The child then gets an error, because its SDK would
+    /// silently drop the response.
     pub async fn reply(&self, message: &Message<'_>, id: &str) -> bool {
         self.touch();
         let taken = self.state().questions.take(id, Instant::now());
@@ -27,8 +27,8 @@ impl Session {
         is_sound
     }
 
-    /// Tells the child that the client's answer to this question cannot be used. Without an id, this is about
-    /// the only question that waits.
+    /// Sends the child an error, because the client's response to this question cannot be used. Without an id,
+    /// the response is assigned to the only waiting question.
     pub async fn reply_lost(&self, id: Option<&str>) {
         let taken = {
             let questions = &mut self.state().questions;
@@ -42,14 +42,14 @@ impl Session {
         }
     }
 
-    /// Passes an answer to the child, with the id that the child gave its question.
+    /// Passes a response to the child, with the id that the child gave its question.
     async fn hand_over(&self, message: &Message<'_>, own: &str) {
         let Kind::Response { id: Some(id), .. } = &message.kind else { return };
         match self.behind.get() {
             Some(Backend::Own(link)) => {
                 let patch = Patch { span: id.clone(), with: own.as_bytes() };
                 if let Err(why) = link.pass(self, message, &mut [patch]).await {
-                    tracing::debug!(why, "an answer to a question of the child was lost");
+                    tracing::debug!(why, "a response to a request of the child was lost");
                 }
             }
             Some(Backend::Translated(peer)) => peer.reply(message, own),
@@ -57,23 +57,23 @@ impl Session {
         }
     }
 
-    /// Answers a question of the child instead of the client.
+    /// Responds to a question of the child in place of the client.
     async fn answer_in_place(&self, own: &str) {
-        let why = "The client's answer could not be used.";
+        let why = "The client's response could not be used.";
         let text = error_message(Some(own.as_bytes()), Code::InternalError, why);
         if let Ok(message) = parse_line(&text) {
             self.hand_over(&message, own).await;
         }
     }
 
-    /// From now on, gives every question of the child an id of the wrapper, which is used only once.
-    /// Otherwise an answer to a question that the child has withdrawn could be taken for an answer to another
+    /// From now on, gives every question of the child an id of the wrapper, which is used only once. Otherwise
+    /// a response to a question that the child has withdrawn could be mistaken for a response to another
     /// question with the same id.
     pub fn number_questions(&self) {
         self.state().questions.number();
     }
 
-    /// Records a request of the child that the client must answer. Returns its id for the client, as JSON
+    /// Records a request of the child to which the client must respond. Returns its id for the client, as JSON
     /// text, or `None` if there are too many.
     pub(in crate::legacy) fn expect_answer(
         &self,
@@ -84,14 +84,14 @@ impl Session {
         self.state().questions.put(id, method, stream, Instant::now(), &self.reservation)
     }
 
-    /// Records that the child needs no answer any more. Returns the stream on which the question was sent,
+    /// Records that the child no longer needs a response. Returns the stream on which the question was sent,
     /// and its id for the client.
     pub(in crate::legacy) fn withdrawn(&self, id: &str) -> Option<(Arc<Stream>, String)> {
         self.state().questions.take_own(id, Instant::now()).map(|(question, shown)| (question.stream, shown))
     }
 
-    /// Whether a request that was sent at `started` is not late, because the child waits for this client, or
-    /// did so until recently.
+    /// Whether a request that was sent at `started` is not late yet, because the child is waiting for this
+    /// client, or was until recently.
     pub(in crate::legacy) fn excuses(&self, started: Instant, timeout: Duration, now: Instant) -> bool {
         self.state().questions.excuse(started, timeout, self.limits.input_timeout, now)
     }

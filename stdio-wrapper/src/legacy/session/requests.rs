@@ -1,4 +1,4 @@
-//! Requests and notifications of the client.
+//! Requests and notifications from the client.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,20 +15,20 @@ impl Session {
         match self.behind.get() {
             Some(Backend::Own(link)) => self.send_to(link, message, id, None, true, stream).await,
             Some(Backend::Shared(children)) => children.initialize(self, message, &id, stream).await,
-            // The translation answers `initialize` of such a session itself.
+            // For such a session, the translation itself responds to `initialize`.
             Some(Backend::Translated(_)) | None => {
                 self.refuse(
                     message,
                     &id,
                     stream,
                     Code::InvalidRequest,
-                    "This session is initialized already.",
+                    "This session is already initialized.",
                 );
             }
         }
     }
 
-    /// Sends a request that was permitted. All messages for it come on `stream`.
+    /// Sends a request that was permitted. Its response and all related messages are sent on `stream`.
     pub async fn request(
         self: &Arc<Self>,
         message: &Message<'_>,
@@ -78,13 +78,14 @@ impl Session {
         link.request(self, stream, Outgoing { message, id, token, is_initialize, timeout }).await;
     }
 
-    /// Answers a request with an error instead of sending it.
+    /// Responds to a request with an error instead of sending it to the child.
     pub fn refuse(&self, message: &Message<'_>, id: &Span, stream: &Stream, code: Code, why: &str) {
         self.metrics.requests_failed_total.add();
         stream.push(error_message(Some(message.at(id).as_bytes()), code, why).into(), true);
     }
 
-    /// Accepts a notification that was permitted. The error says why the child did not get it.
+    /// Accepts a notification that was permitted. The error contains the reason why the child did not receive
+    /// it.
     pub async fn notify(
         self: &Arc<Self>,
         message: &Message<'_>,
@@ -101,13 +102,13 @@ impl Session {
         match self.behind.get() {
             Some(Backend::Own(link)) => return link.pass(self, message, &mut []).await,
             Some(Backend::Translated(peer)) => peer.notify(self, permit),
-            // The wrapper has initialized a shared child, which has no client whose state it could follow.
+            // The wrapper has initialized the shared child, which does not track the state of a single client.
             Some(Backend::Shared(_)) | None => {}
         }
         Ok(())
     }
 
-    /// Cancels the request with this id in this session, with the id that the child knows.
+    /// Cancels the request with this id in this session. The child receives the id that it knows.
     async fn cancel(&self, message: &Message<'_>) {
         let Ok(Some(span)) = peek_cancelled(message) else {
             return;
@@ -127,13 +128,13 @@ impl Session {
         if matches!(self.behind.get(), Some(Backend::Own(_))) {
             let digits = number.to_string();
             let patch = Patch { span, with: digits.as_bytes() };
-            // If the child does not read, it does not get the cancellation. The request is given up in any
-            // case.
+            // If the child does not read its input, it does not receive the cancellation. The request is
+            // abandoned in any case.
             let _ = link.pass(self, message, &mut [patch]).await;
         } else {
             link.say(&cancelled(number, "cancelled by the client"));
         }
-        // The child does not answer a cancelled request, so the waiting POST is answered here.
+        // The child does not respond to a cancelled request, so the waiting POST gets its response here.
         if let Some(pending) = link.give_up(number) {
             pending.fail(Code::Cancelled, "The request was cancelled.");
         }

@@ -1,4 +1,5 @@
-//! Makes room for another session: decides which session is ended, and for whom the place is reserved.
+//! Makes room for another session: decides which session is closed, and for whom the freed capacity is
+//! reserved.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,7 +14,7 @@ use crate::legacy::giving_up::{self, Use};
 use crate::legacy::session::Session;
 
 /// The error for the calls of a session that is ended while it is in use.
-const TOO_MANY: &str = "This session was ended, because the server is full and another user had no session, while you have many. Open another one, and end those that you do not need.";
+const TOO_MANY: &str = "This session was ended, because the server is full, and another user had no session while you have many. Open another one, and end those that you do not need.";
 
 /// The error for the calls of a session that is ended because this resource is short.
 const fn short_of(short: Measure) -> &'static str {
@@ -27,7 +28,8 @@ const SHORT_OF_MEMORY: &str = "This session was ended, because the memory of the
 
 const SHORT_OF_PROCESSES: &str = "This session was ended, because the processes and threads of the server are nearly used up and your sessions take most of them. Open another one, make fewer calls at the same time, and end the sessions that you do not need.";
 
-/// A claim of a user without a session to the next free place. Dropping it ends the claim.
+/// The claim of a user without a session to the next session that becomes available. Dropping it ends the
+/// claim.
 pub(super) struct Claim<'a>(&'a AtomicUsize);
 
 impl Drop for Claim<'_> {
@@ -37,7 +39,7 @@ impl Drop for Claim<'_> {
 }
 
 impl Sessions {
-    /// Reserves the place of the next session that is ended for this user, who has none, until the result is
+    /// Reserves the next session that becomes available for this user, who has none, until the result is
     /// dropped.
     pub(super) fn claim(&self, owner: &str) -> Option<Claim<'_>> {
         let is_known = !user(owner).trim().is_empty();
@@ -47,8 +49,8 @@ impl Sessions {
         })
     }
 
-    /// If a session of this user is ending, waits until it has ended. Returns `false` if none is ending, or
-    /// if it takes too long.
+    /// If a session of this user is ending, waits until it has ended. Returns `false` if none is ending, or if
+    /// it takes too long.
     pub(super) async fn one_has_ended(&self, owner: &str, until: Instant) -> bool {
         let mut freed = std::pin::pin!(self.places.freed());
         freed.as_mut().enable();
@@ -57,8 +59,8 @@ impl Sessions {
         counted > open && tokio::time::timeout_at(until, freed).await.is_ok()
     }
 
-    /// Waits until the child of an ended session has ended, because it keeps its memory and its place until
-    /// then. Stops waiting after a time limit, because a child can be slow to end.
+    /// Waits until the child of an ended session has exited, because it keeps its memory and its slot until
+    /// then. Waits only for a limited time, because a child can exit slowly.
     pub async fn make_sure_it_is_gone(&self, session: &Session) {
         if let Some(link) = session.own_link() {
             let _ = tokio::time::timeout(EXIT_PATIENCE, link.child.exited()).await;
@@ -69,13 +71,13 @@ impl Sessions {
     pub(super) fn has_room(&self) -> bool {
         let has_place = self.count() < self.settings.max_sessions;
         let has_child = self.shared.is_some() || self.launcher.has_room();
-        // This search comes last, because it asks every session.
+        // This search comes last, because it examines every session.
         (has_place || self.to_give_up(Newcomer::ANYBODY, &|_| true).is_some())
             && (has_child || self.launcher.can_make_room(Newcomer::ANYBODY))
     }
 
-    /// Ends a session or a stateless child, so that another child can be started. Returns whether one has
-    /// ended.
+    /// Ends a session or stops a stateless child, so that another child can be started. Returns whether this
+    /// freed anything.
     pub(super) async fn make_room_for_a_child(&self, error: &OpenError, owner: &str) -> bool {
         if matches!(error, OpenError::Start(StartError::NoRoom(_))) {
             return self.launcher.make_room(self.newcomer(owner)).await;
@@ -112,7 +114,7 @@ impl Sessions {
         })
     }
 
-    /// The session that can be ended for this reason, and for how long it has been unused.
+    /// The session that can be ended for this reason, and how long it has been unused.
     fn candidate(
         &self,
         newcomer: Newcomer<'_>,

@@ -1,4 +1,4 @@
-//! Opens sessions: finds a child for each of them, and a place within the limits.
+//! Opens sessions within the limits, and finds a child for each of them.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
@@ -18,27 +18,27 @@ use crate::legacy::shared::SharedChildren;
 use crate::legacy::translated_server::TranslatedServer;
 use crate::places::Place;
 
-/// Maximum number of sessions that are ended to open one: one because of the limit of its owner, and one
-/// because of the limit for all.
+/// Maximum number of sessions that are ended to open one: one because of its owner's limit, and one because of
+/// the limit for all.
 const MAX_GIVEN_UP: usize = 2;
-/// Divisor for the maximum share of all sessions for one user, if there is no setting: half. Some clients
-/// need several sessions, one for each window, and do not end them.
+/// Divisor for the share of all sessions that one user can have if it is not configured: half. Some clients
+/// need several sessions, for example one for each window, and do not end them.
 const SHARE: usize = 2;
 
 /// Why no session was opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The limit of the wrapper is reached.
+    /// The wrapper's limit is reached.
     #[error(
         "This server has no free session: it has the maximum of {0}. Try again later. Its operator can raise MAX_SESSIONS."
     )]
     Full(usize),
-    /// The limit of the principal is reached.
+    /// The principal's limit is reached.
     #[error(
         "You have too many open sessions: one caller can have {0}. End one of them, or try again later. The operator can raise MAX_SESSIONS_PER_PRINCIPAL."
     )]
     OwnerFull(usize),
-    /// The next free place is reserved for another user.
+    /// The next free session is reserved for another user.
     #[error(
         "This server has no free session: the next one is for a user who has none. Try again later. Its operator can raise MAX_SESSIONS."
     )]
@@ -49,13 +49,13 @@ pub enum OpenError {
     /// The wrapper is stopping.
     #[error("This server is shutting down. Try again in a moment.")]
     Stopping,
-    /// There are no random bytes for an id.
+    /// No random bytes for an id are available.
     #[error("This server cannot generate random numbers, so it cannot open sessions.")]
     Random,
 }
 
 impl OpenError {
-    /// Whether there are too many sessions, so that ending one might help.
+    /// Whether too many sessions exist, so that ending one might help.
     pub fn is_ceiling(&self) -> bool {
         matches!(
             self,
@@ -64,11 +64,11 @@ impl OpenError {
     }
 }
 
-/// The origin of the child of a new session.
+/// The source of the child of a new session.
 enum Source {
-    /// It is started for the session, or is a spare.
+    /// A child of its own, either newly started or a spare.
     Own(Arc<Turn>),
-    /// All sessions share it.
+    /// A child that all sessions share.
     Shared(Arc<SharedChildren>),
 }
 
@@ -76,7 +76,7 @@ enum Source {
 type Backing<'a> = dyn Fn(&Arc<Session>, &Arc<Place>) -> Result<Backend, StartError> + 'a;
 impl Sessions {
     /// Opens a session with a child. The caller then sends `initialize` on it. If there is no room, ends the
-    /// session or the stateless child that has been unused for the longest time.
+    /// session or stops the stateless child that has been unused for the longest time.
     pub async fn open(
         &self,
         owner: &str,
@@ -95,7 +95,8 @@ impl Sessions {
         let attempt = || self.try_open(owner, is_sse, start_timeout, behind);
         let mut opened = attempt();
         let until = Instant::now() + EXIT_PATIENCE;
-        // A user who has just ended a session gets its place as soon as its child has ended.
+        // A user who has just ended a session can open another one as soon as the child of the ended session
+        // has exited.
         while opened.as_ref().is_err_and(OpenError::is_ceiling) && self.one_has_ended(owner, until).await {
             opened = attempt();
         }
@@ -113,8 +114,7 @@ impl Sessions {
         self.noted(opened)
     }
 
-    /// Waits until a child can be started for a session of this owner, if the session needs a child of its
-    /// own.
+    /// If the session needs its own child, waits until one can be started for this owner.
     async fn source(&self, owner: &str) -> Result<Source, OpenError> {
         if self.is_stopping() {
             return Err(OpenError::Stopping);
@@ -128,7 +128,7 @@ impl Sessions {
         })
     }
 
-    /// Opens a session that the translation serves, which answers `initialize` itself.
+    /// Opens a session for the translation, which responds to `initialize` itself.
     pub fn open_foreign(
         &self,
         owner: &str,
@@ -257,7 +257,7 @@ impl Sessions {
         })
     }
 
-    /// Makes an id of 256 random bits, in characters that a header can contain (2025-11-25, "Session
+    /// Creates an id of 256 random bits, in characters that a header can contain (2025-11-25, "Session
     /// Management").
     fn new_id(&self) -> Result<String, OpenError> {
         let mut bytes = [0; 32];
