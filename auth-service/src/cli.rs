@@ -1,5 +1,5 @@
-//! The command line. Settings come from the environment. Commands work on the store directly or through the
-//! running service.
+//! The command line. Settings come from the environment. A command works on the store directly, or through the
+//! service that has it open.
 
 mod add_client;
 mod clock;
@@ -41,7 +41,7 @@ pub(crate) use store::{StoreCommand, store};
 /// OAuth 2.1 authorization server and forward-auth check for MCP servers.
 ///
 /// Settings are environment variables. `ISSUER` and `PROTECTED_HOSTS` are required. Instead of any setting,
-/// `NAME_FILE` can give the path of a file that holds its value. `docs/settings.md` lists all settings.
+/// `NAME_FILE` can name a file that contains its value. `docs/settings.md` lists all settings.
 #[derive(Parser)]
 #[command(version)]
 pub(crate) struct Cli {
@@ -62,26 +62,27 @@ pub(crate) enum Command {
     /// Manage the keys that sign tokens. Works whether or not the service is running.
     #[command(subcommand)]
     Keys(KeysCommand),
-    /// Correct what the service remembers about a clock that was wrong. Works whether or not the service is
-    /// running.
+    /// Correct the time that the service has recorded while its clock was wrong. Works whether or not the service
+    /// is running.
     #[command(subcommand)]
     Clock(ClockCommand),
-    /// Work on the whole state: back it up, move it to another store, or change its key.
+    /// Manage the whole state: back it up, move it to another store, or change its key.
     #[command(subcommand)]
     Store(StoreCommand),
     /// Check a policy file, and explain how a request would be decided.
     #[command(subcommand)]
     Policy(PolicyCommand),
-    /// Examine a running service from outside and inside, and explain what is wrong and how to fix it.
+    /// Examine a running service from outside and inside, and explain problems and how to fix them.
     ///
-    /// It sends requests as clients, browsers and attackers would. It needs no account, and deletes the
-    /// client that it registers. If `ISSUER` and `PROTECTED_HOSTS` are set, it also examines the service's
-    /// settings, store and listeners. The exit code is 0 if nothing is wrong, 1 if something is wrong, and 2
-    /// if the examination failed.
+    /// It sends requests as clients, browsers and attackers would. It needs no account, and deletes the client
+    /// that it registers. If `ISSUER` and `PROTECTED_HOSTS` are set, it also examines the service's settings,
+    /// store and listeners. The exit code is 0 if there are no problems, 1 if there are problems, and 2 if the
+    /// examination failed.
     Doctor(doctor::Doctor),
-    /// Ask a running service at its `OPS_LISTEN` whether it is ready, for the health check of a container.
+    /// Check whether a running service is ready, with a request to its `OPS_LISTEN`. The health check of a
+    /// container uses this.
     ///
-    /// The exit code is 0 if it is ready, and 1 if it is not or does not answer.
+    /// The exit code is 0 if it is ready, and 1 if it is not ready or does not respond.
     Healthcheck(Healthcheck),
 }
 
@@ -109,8 +110,8 @@ pub(crate) enum UserCommand {
         /// The value of `iss` in the issuer's assertions.
         issuer: String,
     },
-    /// Disable an account. Until it is enabled again, it cannot log in, and its tokens are refused. The
-    /// tokens are not deleted: those that have not expired by then are valid again.
+    /// Disable an account. Until it is enabled again, its user cannot log in, and its tokens are refused. The
+    /// tokens are not deleted: after `enable`, those that have not expired are valid again.
     Disable {
         /// Login name of the account.
         name: String,
@@ -121,14 +122,14 @@ pub(crate) enum UserCommand {
         /// Login name of the account.
         name: String,
     },
-    /// Replace the groups of an account, or remove all of them if none is given. The change applies to the
+    /// Replace the groups of an account, or remove all of them if none is given. The change takes effect with the
     /// next request.
     Groups {
         /// Login name of the account.
         name: String,
         /// All groups of the user.
         groups: Vec<String>,
-        /// The same as a group without `--group`, as `user add` has it.
+        /// A group of the user. This option exists because `user add` has it.
         #[arg(long = "group", value_name = "GROUP")]
         more: Vec<String>,
     },
@@ -139,8 +140,8 @@ pub(crate) enum UserCommand {
         /// The user's email address.
         email: Option<String>,
     },
-    /// Print a new one-time password for an account, and sign the user out in all browsers. Applications that
-    /// the user has connected stay connected. `disable` stops those, too, until `enable`.
+    /// Print a new one-time password for an account, and sign the user out in all browsers. Applications that the
+    /// user has connected stay connected. Use `disable` and `enable` to interrupt those as well.
     Reset {
         /// Login name of the account.
         name: String,
@@ -149,20 +150,19 @@ pub(crate) enum UserCommand {
 
 #[derive(Args)]
 pub(crate) struct AddUser {
-    /// Login name: letters, digits and . _ - + with at most one @. Upper and lower case are the same.
+    /// Login name: letters, digits and . _ - + with at most one @. Upper and lower case are not distinguished.
     name: String,
     /// The user's email address.
     #[arg(long)]
     email: Option<String>,
-    /// A group of the user; may be given several times.
+    /// A group of the user; can be given several times.
     #[arg(long = "group", value_name = "GROUP")]
     groups: Vec<String>,
-    /// Read a permanent password from standard input instead of making a one-time password.
+    /// Read a permanent password from standard input instead of creating a one-time password.
     #[arg(long)]
     password_stdin: bool,
-    /// Create a new store if there is none because the service was never started. Without this option, the
-    /// command refuses to do so: `DATA_DIR` or `REDIS_URL` might name the wrong place, or Redis might have lost
-    /// its data.
+    /// Create a new store if there is none because the service was never started. Without this option, a missing
+    /// store is an error: `DATA_DIR` or `REDIS_URL` might be wrong, or Redis might have lost its data.
     #[arg(long)]
     new_store: bool,
 }
@@ -180,8 +180,8 @@ pub(crate) enum ClientCommand {
         #[arg(allow_hyphen_values = true)]
         id: String,
     },
-    /// Disable a client. Until it is enabled again, it gets no tokens, and its tokens are refused. The tokens
-    /// are not deleted: those that have not expired by then are valid again.
+    /// Disable a client. Until it is enabled again, it gets no tokens, and its tokens are refused. The tokens are
+    /// not deleted: after `enable`, those that have not expired are valid again.
     Disable {
         /// The `client_id` of the client.
         #[arg(allow_hyphen_values = true)]
@@ -193,7 +193,7 @@ pub(crate) enum ClientCommand {
         #[arg(allow_hyphen_values = true)]
         id: String,
     },
-    /// Delete a client and end all of its grants.
+    /// Delete a client and all of its grants.
     Delete {
         /// The `client_id` of the client.
         #[arg(allow_hyphen_values = true)]
@@ -241,7 +241,7 @@ pub(crate) async fn user(command: UserCommand) -> anyhow::Result<()> {
 
 /// Runs a command that works on clients.
 pub(crate) async fn client(command: ClientCommand) -> anyhow::Result<()> {
-    let id = |text: String| ClientId::try_from(text).context("that cannot be a client_id");
+    let id = |text: String| ClientId::try_from(text).context("this is not a valid client_id");
     match command {
         ClientCommand::Add(asked) => print_added(&run(operator::Command::AddClient(asked.read()?)).await?),
         ClientCommand::List => list_clients().await,
@@ -260,8 +260,8 @@ pub(crate) async fn client(command: ClientCommand) -> anyhow::Result<()> {
     }
 }
 
-/// Lets this process write the audit events of the command to standard error, because no service does, and
-/// warnings about the store.
+/// Makes this process write audit events and warnings about the store to standard error. No service writes them
+/// when the command works on the store directly.
 fn write_log() -> anyhow::Result<()> {
     static STARTED: std::sync::Once = std::sync::Once::new();
     let settings = Config::log_from_variables(std::env::vars())?;
@@ -270,15 +270,15 @@ fn write_log() -> anyhow::Result<()> {
     STARTED.call_once(|| {
         outcome = telemetry::start(&Observability { filter, ..settings });
     });
-    outcome.context("standard error cannot be written")
+    outcome.context("the log cannot be written to standard error")
 }
 
-/// Tells what puts the data of the store at risk, once in this process. The log of the service says the same,
-/// but the operator who disables somebody reads the output of the command.
+/// Prints the risks to the data of the store, once in this process. They are in the log of the service as well,
+/// but an operator who disables an account reads only the output of the command.
 async fn tell_dangers(store: &dyn Store) -> anyhow::Result<()> {
     static TOLD: std::sync::Once = std::sync::Once::new();
     write_log()?;
-    // If the store does not answer, the command itself says so.
+    // If the store cannot be read, the command itself reports this.
     let dangers = upkeep::dangers_of(store, &SystemClock).await.unwrap_or_default();
     TOLD.call_once(|| {
         for danger in dangers {
@@ -288,14 +288,14 @@ async fn tell_dangers(store: &dyn Store) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Runs a command on the store. If the store is in use, the command is sent to the service that uses it.
+/// Runs a command on the store, or sends it to the service that has the store open.
 async fn run(command: operator::Command) -> anyhow::Result<Reply> {
     run_on(NewStore::Refuse, command).await
 }
 
 async fn run_on(new: NewStore, command: operator::Command) -> anyhow::Result<Reply> {
     let (storage, rotation) = Config::storage_from_variables(std::env::vars())?;
-    // A missing store usually means that the directory is wrong.
+    // If there is no store, the directory is probably wrong.
     if storage.redis.is_none() && new == NewStore::Refuse && !embedded::exists(&storage.data_dir) {
         let is_first = match &command {
             operator::Command::AddUser { .. } => {
@@ -304,12 +304,12 @@ async fn run_on(new: NewStore, command: operator::Command) -> anyhow::Result<Rep
             _ => "",
         };
         bail!(
-            "there is no store in {}; set DATA_DIR to where the service keeps its state{is_first}",
+            "there is no store in {}; set DATA_DIR to the directory in which the service keeps its state{is_first}",
             storage.data_dir.display()
         );
     }
-    // The running service is asked first. If the file of its store was replaced, that file is not in use, and
-    // a change there would not count for the service.
+    // The running service is tried first. If the file of its store was replaced on disk, the new file could be
+    // opened, but a change there would not affect the service.
     let reply = if storage.redis.is_none() && socket::is_served(&storage.data_dir).await {
         socket::ask(&storage.data_dir, &command).await?
     } else {
@@ -328,7 +328,7 @@ async fn run_on(new: NewStore, command: operator::Command) -> anyhow::Result<Rep
                 };
                 operator::run(command, &tools).await?
             }
-            // It has just been started.
+            // The service has started since `is_served` was called.
             Err(error) if matches!(error.downcast_ref(), Some(OpenError::InUse(_))) => {
                 socket::ask(&storage.data_dir, &command).await?
             }
@@ -342,7 +342,7 @@ async fn run_on(new: NewStore, command: operator::Command) -> anyhow::Result<Rep
 }
 
 fn username(text: &str) -> anyhow::Result<Username> {
-    Username::try_from(text.to_owned()).with_context(|| format!("{text:?} cannot be a user name"))
+    Username::try_from(text.to_owned()).with_context(|| format!("{text:?} is not a valid user name"))
 }
 
 async fn add_user(asked: AddUser) -> anyhow::Result<()> {
@@ -375,7 +375,7 @@ fn typed_password() -> anyhow::Result<SecretString> {
     let password = line.trim_end_matches(['\r', '\n']).to_owned();
     if password.chars().count() < MIN_PASSWORD_LEN || password.len() > MAX_PASSWORD_LEN {
         bail!(
-            "the password on standard input must have {MIN_PASSWORD_LEN} characters at least and {MAX_PASSWORD_LEN} bytes at most"
+            "the password on standard input must have at least {MIN_PASSWORD_LEN} characters and at most {MAX_PASSWORD_LEN} bytes"
         );
     }
     Ok(SecretString::from(password))
@@ -389,7 +389,7 @@ fn print_password(username: &Username, reply: &Reply) {
         Reply::OneTimePasswordOfDisabled(password) => {
             println!("password: {password}");
             println!(
-                "The account is disabled: nobody can log in with this until `auth-service user enable {username}`."
+                "The account is disabled. To make it possible to log in, run `auth-service user enable {username}`."
             );
         }
         _ => {}
@@ -398,7 +398,9 @@ fn print_password(username: &Username, reply: &Reply) {
 
 #[expect(clippy::print_stdout, reason = "the command's result")]
 fn print_users(reply: &Reply) -> anyhow::Result<()> {
-    let Reply::Users(users) = reply else { bail!("the service answered something else than accounts") };
+    let Reply::Users(users) = reply else {
+        bail!("the service sent an unexpected reply instead of accounts")
+    };
     for UserRow { username, subject, email, groups, disabled } in users {
         let groups: Vec<&str> = groups.iter().map(Group::as_str).collect();
         let state = if *disabled { "disabled" } else { "active" };
@@ -414,7 +416,7 @@ fn print_users(reply: &Reply) -> anyhow::Result<()> {
 #[expect(clippy::print_stdout, reason = "the command's result")]
 fn print_added(reply: &Reply) -> anyhow::Result<()> {
     let Reply::ClientAdded { id, secret } = reply else {
-        bail!("the service answered something else than a client")
+        bail!("the service sent an unexpected reply instead of a client")
     };
     println!("client_id: {id}");
     if let Some(secret) = secret {
@@ -428,7 +430,7 @@ async fn list_clients() -> anyhow::Result<()> {
     let mut after = None;
     loop {
         let Reply::Clients(page) = run(operator::Command::ListClients { after }).await? else {
-            bail!("the service answered something else than clients")
+            bail!("the service sent an unexpected reply instead of clients")
         };
         for client in &page {
             let state = if client.disabled { "disabled" } else { "active" };
@@ -444,7 +446,9 @@ async fn list_clients() -> anyhow::Result<()> {
 
 #[expect(clippy::print_stdout, reason = "the command's result")]
 fn print_client(reply: &Reply) -> anyhow::Result<()> {
-    let Reply::Clients(clients) = reply else { bail!("the service answered something else than a client") };
+    let Reply::Clients(clients) = reply else {
+        bail!("the service sent an unexpected reply instead of a client")
+    };
     for client in clients {
         println!("client_id:     {}", client.id);
         println!("kind:          {}", kind(client));

@@ -1,4 +1,4 @@
-//! Verification of DPoP proofs (RFC 9449), which the token endpoint and the check share.
+//! Verifies DPoP proofs (RFC 9449) for the token endpoint and the check.
 
 use crate::domain::clock::UnixTime;
 use crate::domain::error_code::ErrorCode;
@@ -6,7 +6,7 @@ use crate::keys::dpop::{Expected, InvalidProof, Nonces, Proof, check};
 use crate::keys::seal::{CryptoFailure, StoreKey};
 use crate::store::{Store, StoreError};
 
-/// Whether DPoP proofs are verified, and what they are required to contain.
+/// Whether DPoP proofs are verified, and what they must contain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DpopMode {
     /// Proofs are ignored, and no token is bound to a key.
@@ -14,8 +14,7 @@ pub enum DpopMode {
     /// If a client sends a proof, its token is bound to the key of the proof.
     #[default]
     On,
-    /// Like `On`, but every proof has to contain a nonce of this server (§8, §9), which shows that it is
-    /// recent.
+    /// Like `On`, but every proof must contain a nonce from this server (§8, §9), which shows that it is recent.
     WithNonce,
 }
 
@@ -28,14 +27,14 @@ pub enum ProofRefused {
     /// The proof was used before (`invalid_dpop_proof`, §11.1).
     #[error("the DPoP proof was used before; make a new one for every request")]
     Replayed,
-    /// The proof lacks a valid nonce (`use_dpop_nonce`).
+    /// The proof contains no valid nonce (`use_dpop_nonce`).
     #[error("the DPoP proof must have the nonce that is in DPoP-Nonce")]
     Nonce {
         /// The nonce that the client should use.
         fresh: String,
     },
-    /// The client, or all clients of the account together, have sent too many proofs. The value is the number
-    /// of seconds until the next one is accepted.
+    /// The client has sent too many proofs, or all clients of the account together. The value is the number of
+    /// seconds until the next one is accepted.
     #[error("too many DPoP proofs of this client or account; try again in a minute")]
     TooFast(u64),
     /// The store failed, so it is unknown whether the proof was used before.
@@ -65,17 +64,17 @@ pub struct Dpop {
 }
 
 impl Dpop {
-    /// Creates a verifier. Nonces are made with the key of the deployment, so that all replicas accept them.
+    /// Creates a verifier. Nonces are derived from `key`, so that all replicas with this key accept them.
     pub fn new(mode: DpopMode, key: &StoreKey) -> Result<Self, CryptoFailure> {
         Ok(Self { mode, nonces: Nonces::new(key)? })
     }
 
-    /// Whether proofs are verified at all.
+    /// Whether proofs are verified.
     pub fn is_on(&self) -> bool {
         self.mode != DpopMode::Off
     }
 
-    /// Checks a proof by itself. It could still be a replay: see [`Dpop::remember`].
+    /// Checks a proof, but not whether it was used before: see [`Dpop::remember`].
     pub fn check(&self, text: &str, expected: &Expected<'_>) -> Result<Proof, ProofRefused> {
         let proof = check(text, expected)?;
         let is_good = |nonce: &String| self.nonces.is_good(nonce, expected.now);
@@ -85,9 +84,8 @@ impl Dpop {
         Ok(proof)
     }
 
-    /// Refuses a proof that was used before with this or another replica (`docs/adr/0008-dpop.md` describes
-    /// the cost). This is called last, so that only the holder of a valid key can make the store remember
-    /// anything.
+    /// Refuses a proof that was used before, at this replica or another one (`docs/adr/0008-dpop.md` describes the
+    /// cost). It must be the last check, so that only the holder of a valid key can add rows to the store.
     pub async fn remember(
         &self,
         proof: &Proof,

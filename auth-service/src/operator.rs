@@ -1,7 +1,8 @@
-//! Commands of an operator on accounts, clients, signing keys and the store.
+//! Commands with which an operator manages accounts, clients, signing keys and the store.
 //!
-//! The command line runs a command on the store itself if no other process has it open. Otherwise, it sends
-//! the command to the running service over a socket that only the service's own user can open.
+//! The command line program runs a command directly on the store if no other process has the store open.
+//! Otherwise, it sends the command to the running service over a socket that only the service's Unix user can
+//! open.
 
 mod add_client;
 mod clock;
@@ -32,7 +33,7 @@ pub use store::{KeyFileError, read_key};
 /// Maximum number of clients in one reply.
 pub const PAGE: usize = 1000;
 
-/// A command of an operator.
+/// A command from an operator.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Command {
     /// Adds a user's account.
@@ -43,7 +44,7 @@ pub enum Command {
         email: Option<String>,
         /// The groups of the user, to which policy rules refer.
         groups: Vec<Group>,
-        /// A lasting password. If absent, a one-time password is created.
+        /// A permanent password. If absent, a one-time password is created.
         #[serde(with = "password_text")]
         password: Option<SecretString>,
     },
@@ -110,7 +111,7 @@ pub enum Command {
         /// Whether the client will be disabled.
         disabled: bool,
     },
-    /// Deletes a client, and thereby ends its grants.
+    /// Deletes a client and its grants.
     DeleteClient {
         /// The identifier of the client.
         id: ClientId,
@@ -119,14 +120,14 @@ pub enum Command {
     ListKeys,
     /// Publishes a new signing key, which will be used after the lead time.
     RotateKeys,
-    /// Removes a signing key at once.
+    /// Removes a signing key immediately.
     RevokeKey {
         /// The `kid` of the key.
         kid: String,
     },
-    /// Sets the latest time that was ever trusted back to the current time, after a clock was ahead.
+    /// Sets the latest trusted time back to the current time, after a clock was ahead.
     AcceptClock {
-        /// Today's date as the operator knows it, `YYYY-MM-DD` in UTC. It proves that the clock is right.
+        /// Today's date according to the operator, `YYYY-MM-DD` in UTC. It is compared with the clock.
         today: String,
     },
     /// Writes the content of the store to a new file.
@@ -156,10 +157,10 @@ impl Command {
 pub enum Reply {
     /// The command succeeded without output.
     Done,
-    /// The account was added or reset, and has this one-time password.
+    /// The account was added or reset. It has this one-time password.
     OneTimePassword(String),
-    /// The account was reset and has this one-time password, but it is disabled, so nobody can log in with
-    /// the password yet.
+    /// The account was reset and has this one-time password, but it is disabled. The password can be used only
+    /// after the account was enabled.
     OneTimePasswordOfDisabled(String),
     /// The client was added.
     ClientAdded {
@@ -174,7 +175,7 @@ pub enum Reply {
     Clients(Vec<ClientRow>),
     /// Signing keys, sorted by the time at which they start to sign.
     Keys(Vec<KeyRow>),
-    /// The export is complete, and has this number of records of each kind.
+    /// The export is complete. It contains this number of records of each kind.
     Exported(Counts),
     /// The number of rows that were encrypted again.
     Resealed(Resealed),
@@ -251,7 +252,7 @@ pub struct Tools<'a> {
     pub progress: &'a (dyn Fn(u64) + Send + Sync),
 }
 
-/// Runs a command. A command that is not possible returns [`Reply::Refused`].
+/// Runs a command. Returns [`Reply::Refused`] if it is not possible in the current state of the store.
 pub async fn run(command: Command, tools: &Tools<'_>) -> Result<Reply, CommandError> {
     let store = tools.store;
     match command {
@@ -307,8 +308,8 @@ pub async fn run(command: Command, tools: &Tools<'_>) -> Result<Reply, CommandEr
         }
         Command::DeleteClient { id } => {
             let done = store.delete_client(&id).await?;
-            // The account of a client that acts for itself is removed too. Its subject is the client
-            // identifier, which no other account has.
+            // A client that acts for itself has an account, whose subject is the client identifier. It is removed
+            // with the client.
             store.remove_account(&Subject::of_client(&id)).await?;
             Ok(if done { audited(&audit::Event::ClientRemoved { client_id: &id }) } else { no_client(&id) })
         }
@@ -327,7 +328,7 @@ fn audited(event: &audit::Event<'_>) -> Reply {
 }
 
 fn no_client(id: &ClientId) -> Reply {
-    Reply::Refused(format!("there is no client {id}; `auth-service client list` shows them all"))
+    Reply::Refused(format!("there is no client {id}; `auth-service client list` lists all clients"))
 }
 
 async fn add_user(
@@ -352,7 +353,7 @@ async fn add_user(
     };
     if !tools.store.add_account(&account).await? {
         return Ok(Reply::Refused(format!(
-            "there is an account named {} already; choose another name",
+            "there is already an account named {}; choose another name",
             account.username
         )));
     }
@@ -365,7 +366,9 @@ async fn reset_user(username: &Username, tools: &Tools<'_>) -> Result<Reply, Com
         return Ok(no_account(username));
     };
     if account.kind == AccountKind::Machine {
-        return Ok(Reply::Refused(format!("{username} is a machine: it has no password and never logs in")));
+        return Ok(Reply::Refused(format!(
+            "{username} is the account of a client: it has no password and cannot log in"
+        )));
     }
     let password = one_time_password(tools.random)?;
     let new = StoredPassword { phc: tools.passwords.hash(password.clone()).await?, one_time: true };
@@ -385,11 +388,13 @@ async fn link_user(
 ) -> Result<Reply, CommandError> {
     let Some(account) = store.account_named(username).await? else { return Ok(no_account(username)) };
     if account.kind == AccountKind::Machine {
-        return Ok(Reply::Refused(format!("{username} is a machine: no issuer speaks for it")));
+        return Ok(Reply::Refused(format!(
+            "{username} is the account of a client, which cannot be linked to a user of an issuer"
+        )));
     }
     if !store.link_account(issuer, sub, &account.subject).await? {
         return Ok(Reply::Refused(format!(
-            "{username} is somebody else at {issuer}, or {sub} is another account; `auth-service user unlink` removes the link"
+            "{username} is already linked to another user of {issuer}, or {sub} to another account; `auth-service user unlink` removes a link"
         )));
     }
     Ok(audited(&audit::Event::AccountLinked { subject: &account.subject, linked: true }))
@@ -398,17 +403,19 @@ async fn link_user(
 async fn unlink_user(username: &Username, issuer: &str, store: &dyn Store) -> Result<Reply, CommandError> {
     let Some(account) = store.account_named(username).await? else { return Ok(no_account(username)) };
     if !store.unlink_account(issuer, &account.subject).await? {
-        return Ok(Reply::Refused(format!("{username} has no link to {issuer}")));
+        return Ok(Reply::Refused(format!("{username} is not linked to a user of {issuer}")));
     }
     Ok(audited(&audit::Event::AccountLinked { subject: &account.subject, linked: false }))
 }
 
 fn no_account(username: &Username) -> Reply {
-    Reply::Refused(format!("there is no account named {username}; `auth-service user list` shows them all"))
+    Reply::Refused(format!(
+        "there is no account named {username}; `auth-service user list` lists all accounts"
+    ))
 }
 
-/// A password of 120 random bits in letters and digits that are hard to confuse, because the user types it
-/// once by hand.
+/// Creates a password of 120 random bits. It consists of letters and digits that are not easily confused, because
+/// the user types it by hand once.
 fn one_time_password(random: &dyn Random) -> Result<SecretString, RandomUnavailable> {
     const ALPHABET: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
     let bytes = random.bytes()?;
@@ -444,7 +451,7 @@ mod password_text {
     use secrecy::{ExposeSecret, SecretString};
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-    #[expect(clippy::ref_option, reason = "the signature that serde asks for")]
+    #[expect(clippy::ref_option, reason = "serde requires this signature")]
     pub(super) fn serialize<S: Serializer>(
         password: &Option<SecretString>,
         serializer: S,

@@ -1,4 +1,4 @@
-//! The pages for users: plain HTML and one style sheet, without scripts and without content from other
+//! The pages for users. They consist of plain HTML and one style sheet, without scripts or content from other
 //! servers.
 
 use std::ops::RangeInclusive;
@@ -35,9 +35,9 @@ pub struct LoginPage<'a> {
     pub problem: Option<&'a str>,
     /// The user who is already logged in.
     pub signed_in: Option<&'a str>,
-    /// A link with which that user can continue without another login.
+    /// A link that lets this user continue without another login.
     pub way_on: Option<Link<'a>>,
-    /// Whether the page is shown because the client asked for a login or for the choice of an account.
+    /// Whether the page is shown because the client requested a login or the choice of an account (`prompt`).
     pub asked_again: bool,
 }
 
@@ -69,8 +69,7 @@ pub struct ConsentPage<'a> {
     pub username: &'a str,
     /// The name that the client gave itself. The page shows it as an unverified claim.
     pub client_name: &'a str,
-    /// The host to which the response is sent. It is the only information about a client that cannot be
-    /// faked.
+    /// The host to which the response is sent. It is the only information about a client that cannot be forged.
     pub redirect_host: &'a str,
     /// Whether the response is sent to the user's own machine, where any program could receive it.
     pub loopback: bool,
@@ -82,11 +81,11 @@ pub struct ConsentPage<'a> {
     pub known_scopes: &'a [String],
 }
 
-/// Tells the user that they are not allowed to use the requested services, so there is nothing to consent to.
+/// Informs a user that the requested services are not available to them, so there is nothing to allow.
 #[derive(Template)]
 #[template(path = "barred.html")]
 pub struct BarredPage<'a> {
-    /// The URL to which the form is sent. The form denies the request, so that the client learns of it.
+    /// The URL to which the form is sent. The form denies the request, so that the client receives an error.
     pub action: &'a str,
     /// The token that binds the form to the browser.
     pub form_token: &'a str,
@@ -122,7 +121,7 @@ pub struct DeviceConsentPage<'a> {
     pub form_token: &'a str,
     /// The user who is asked.
     pub username: &'a str,
-    /// The code that the device shows too.
+    /// The code, which the device shows as well.
     pub user_code: &'a str,
     /// The name that the client gave itself. The page shows it as an unverified claim.
     pub client_name: &'a str,
@@ -161,8 +160,8 @@ pub struct Link<'a> {
     pub url: &'a str,
 }
 
-/// Explains why a request cannot be answered. The user decides whether the client is informed, because it is
-/// not known whether the user trusts the redirect URI.
+/// Explains why a request cannot be answered. The user decides whether the error is sent to the client, because
+/// the user might not trust the redirect URI.
 #[derive(Template)]
 #[template(path = "refused.html")]
 pub struct RefusedPage<'a> {
@@ -186,7 +185,7 @@ pub struct CodeLink {
 }
 
 impl CodeLink {
-    /// Links to the explanation of the code by `issuer`.
+    /// Links to the explanation of the code on the pages of `issuer`.
     pub fn new(code: ErrorCode, issuer: &Issuer) -> Self {
         Self { code, uri: code.uri(issuer) }
     }
@@ -198,19 +197,18 @@ impl CodeLink {
 pub struct DocumentPage<'a> {
     /// The title of the document.
     pub title: &'a str,
-    /// The text below the title, as HTML. It is only made from files that are compiled in.
+    /// The text below the title, as HTML. It must come only from files that are compiled in.
     pub html: &'a str,
 }
 
-/// Where the response to a form on the page can lead.
+/// Where the response to a form on the page can redirect to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FormTarget {
     /// Only to pages of this service.
     Ourselves,
-    /// To the client, by a redirect. Chromium applies `form-action` to every redirect that follows a form,
-    /// including those of the client's site, and blocks redirects to other hosts after the code was used up.
-    /// This server cannot know where a client sends its user next, so such a page has no `form-action` (ADR
-    /// 17).
+    /// To the client. Chromium applies `form-action` to every redirect that follows a form, including redirects of
+    /// the client's site, and could block one after the code was used. This server cannot know where a client
+    /// redirects its user, so such a page has no `form-action` (ADR 17).
     MayLeave,
 }
 
@@ -239,17 +237,17 @@ pub fn page(status: StatusCode, template: &impl Template, target: FormTarget) ->
         .body(body)
 }
 
-/// Makes a self-asserted name safe to show: one line of at most 64 characters, without invisible characters
-/// and without those that change the direction of writing. Both could make one name look like another.
+/// Makes a self-asserted name safe to show: one line of at most 64 characters, without invisible characters and
+/// without characters that change the writing direction. Both could make one name look like another.
 pub fn displayable(name: &str) -> String {
     let visible = |c: &char| !c.is_control() && !INVISIBLE.iter().any(|range| range.contains(c));
     let one_line: String = name.chars().filter(visible).take(64).collect();
     one_line.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// Characters that take no space or show nothing: those with the property `Default_Ignorable_Code_Point`
-/// (Unicode 17, DerivedCoreProperties.txt), line and paragraph separators, interlinear annotation marks, and
-/// two that are blank although they count as symbols.
+/// Characters without width or without a visible glyph: those with the property `Default_Ignorable_Code_Point`
+/// (Unicode 17, DerivedCoreProperties.txt), line and paragraph separators, interlinear annotation marks, and two
+/// symbols that are blank.
 const INVISIBLE: [RangeInclusive<char>; 19] = [
     '\u{ad}'..='\u{ad}',
     '\u{34f}'..='\u{34f}',
@@ -281,8 +279,7 @@ mod tests {
     fn a020_names_lose_what_makes_them_look_like_others() {
         assert_eq!(displayable("  Claude\u{202e}gpj \u{200b}\n Code "), "Claudegpj Code");
         assert_eq!(displayable("\u{feff}"), "");
-        // Every default-ignorable character (Unicode 17, DerivedCoreProperties.txt), and the characters that
-        // are only blank.
+        // Every default-ignorable character (Unicode 17, DerivedCoreProperties.txt), and the blank symbols.
         let ranges = [
             0xad..=0xad,
             0x34f..=0x34f,

@@ -1,5 +1,5 @@
-//! Keeps the signing keys of all replicas the same and rotates them on time. The first replica that notices
-//! that a change is due makes it, and the others read it from the store.
+//! Keeps the signing keys of all replicas the same, and rotates them on time. The first replica that notices that
+//! a change is due makes it, and the others read it from the store.
 
 mod keys_read;
 
@@ -12,14 +12,14 @@ use crate::store::{KeysMark, Store, StoreError};
 
 pub use keys_read::{KeysRead, Reading};
 
-/// How often a replica reads the stored keys. After this time, no replica accepts a revoked key, and all know
-/// a new one. A new key must therefore be published for longer than this before it signs.
+/// How often a replica reads the stored keys. After this time, no replica accepts a revoked key, and all replicas
+/// have a new one. Therefore, a new key must be published for longer than this before it signs.
 pub const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// How often a change is tried. If replicas write at the same time, only one succeeds, and its change is
-/// usually what the others wanted.
+/// Maximum number of attempts to make a change. If replicas write at the same time, only one succeeds, and its
+/// change is usually the one that the others wanted to make.
 const TRIES: usize = 16;
 
-/// The signing keys cannot be updated. The present ones stay in use.
+/// Why the signing keys cannot be updated. The current ones stay in use.
 #[derive(Debug, thiserror::Error)]
 pub enum RotationError {
     /// The store failed or is unavailable.
@@ -29,11 +29,11 @@ pub enum RotationError {
     #[error(transparent)]
     Crypto(#[from] CryptoFailure),
     /// Other replicas changed the keys during every attempt.
-    #[error("the signing keys were changed by others again and again")]
+    #[error("the signing keys were changed by other processes during every attempt")]
     Busy,
 }
 
-/// A change of the signing keys that was due, and that this replica has made.
+/// A scheduled change of the signing keys that this replica has made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rotated {
     /// Identifier of the key that signs now.
@@ -45,7 +45,7 @@ pub struct Rotated {
 }
 
 /// Returns the signing keys as they should be now. If a change is due, it is made in the store first, and
-/// `rotated` gets it.
+/// `rotated` is called with it.
 pub async fn up_to_date_telling(
     store: &dyn Store,
     terms: &RotationTerms,
@@ -53,8 +53,8 @@ pub async fn up_to_date_telling(
     rotated: impl FnOnce(Rotated),
 ) -> Result<KeySet, RotationError> {
     for _ in 0..TRIES {
-        // The record is read before the keys. So keys that are older than it says are an old row, and not those
-        // that another process was just replacing.
+        // The record must be read before the keys. Otherwise, keys that another process replaces between the two
+        // reads would look older than the record, as if they had been lost.
         let mark = store.keys_mark().await?;
         let found = store.signing_keys().await?;
         let are_lost = are_lost(mark, found.as_ref());
@@ -81,32 +81,31 @@ pub async fn up_to_date_telling(
     Err(RotationError::Busy)
 }
 
-/// Whether the store has lost the keys that it had, if it has these now. The keys that a process has in memory
-/// are not put back in their place: one of them might have been revoked since they were read, and the record of
-/// that is lost. With new keys, all access tokens become invalid, but clients get new ones with their refresh
-/// tokens.
+/// Whether the store has lost its keys, according to the record and the keys that it contains now. The keys that a
+/// process has in memory are not written back, because one of them might have been revoked since they were read.
+/// With new keys, all access tokens become invalid, but clients get new ones with their refresh tokens.
 fn are_lost(mark: Option<KeysMark>, found: Option<&KeySet>) -> bool {
     mark.is_some_and(|mark| found.is_none_or(|set| set.revision() < mark.revision))
 }
 
-/// Records in the store which keys it has, and when they were lost.
+/// Records in the store the revision of its keys, and the time at which a loss was noticed.
 async fn note_keys(store: &dyn Store, before: Option<KeysMark>, revision: u64, missed_at: Option<UnixTime>) {
     if missed_at.is_some() {
-        tracing::error!("new signing keys were made, because the store had lost those that it had");
+        tracing::error!("new signing keys were created, because the store had lost the previous ones");
     }
     let known = before.unwrap_or_default();
     let mark = KeysMark { missed_at: missed_at.or(known.missed_at), revision: known.revision.max(revision) };
     if before == Some(mark) {
         return;
     }
-    // The keys are made and count, so this is no reason to refuse anything.
+    // The keys are stored and in use, so a failure to record them is not an error.
     if let Err(error) = store.set_keys_mark(mark).await {
-        tracing::warn!(%error, "it could not be recorded which signing keys the store has");
+        tracing::warn!(%error, "the revision of the signing keys could not be recorded in the store");
     }
 }
 
-/// Records in the store that it had this revision of the keys, if it has an older one or none now. This is for
-/// a process that has that revision in use, because the record can be lost together with the keys.
+/// If the store has an older revision of the keys than this one, or none, records that it had this one. A process
+/// calls this with the revision that it uses, because the record can be lost together with the keys.
 ///
 /// # Errors
 /// If the store cannot be read or written.
@@ -121,7 +120,7 @@ pub async fn note_in_use(store: &dyn Store, revision: u64) -> Result<(), StoreEr
     store.set_keys_mark(KeysMark { revision, ..mark }).await
 }
 
-/// Like [`up_to_date_telling`], for callers that do not have to know whether something was changed.
+/// Like [`up_to_date_telling`], for callers that do not need to know whether there was a change.
 pub async fn up_to_date(
     store: &dyn Store,
     terms: &RotationTerms,
@@ -130,9 +129,8 @@ pub async fn up_to_date(
     up_to_date_telling(store, terms, now, drop).await
 }
 
-/// Returns the signing keys as they are stored, and only creates new ones if there are none, or if somebody has
-/// put back an old row. It is used
-/// when the clock is in doubt, and by commands that only read.
+/// Returns the stored signing keys without making a change that is due. Creates new ones only if there are none,
+/// or if an old row was restored. It is used when the clock is in doubt, and by commands that only read.
 pub async fn known(store: &dyn Store, terms: &RotationTerms, now: UnixTime) -> Result<KeySet, RotationError> {
     let mark = store.keys_mark().await?;
     match store.signing_keys().await? {
@@ -141,7 +139,7 @@ pub async fn known(store: &dyn Store, terms: &RotationTerms, now: UnixTime) -> R
     }
 }
 
-/// Applies a change that an operator requested to the stored keys.
+/// Applies a change that an operator has requested to the stored keys.
 pub async fn change(
     store: &dyn Store,
     terms: &RotationTerms,

@@ -1,4 +1,4 @@
-//! Runs the service until it is told to stop.
+//! Runs the service until it receives a signal to stop.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -28,25 +28,25 @@ use auth_service::threads;
 /// How often expired rows are deleted.
 const SWEEP_EVERY: Duration = Duration::from_secs(300);
 
-/// How long edge proxies have to notice that this service is about to stop, while it still accepts
-/// connections.
+/// Time in which edge proxies can notice that this service is about to stop. It still accepts connections during
+/// this time.
 const DRAIN: Duration = Duration::from_secs(1);
 
-/// How long the connections of edge proxies last after [`DRAIN`], until each has had its last response.
+/// How long connections of edge proxies stay open after [`DRAIN`]. Each is closed after its next response.
 const LEAVE: Duration = Duration::from_secs(1);
 
-/// How many times a connection to Redis is attempted at the start, and the pause between attempts.
+/// Maximum number of attempts to connect to Redis at the start, and the pause between them.
 const START_ATTEMPTS: u32 = 10;
 const START_PAUSE: Duration = Duration::from_secs(1);
-/// The pause before the embedded store is opened again that a command has open.
+/// The pause before the next attempt to open the embedded store while a command has it open.
 const COMMAND_PAUSE: Duration = Duration::from_millis(200);
 
-/// Whether a Redis without a store gets one.
+/// What happens if there is no store yet.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum NewStore {
-    /// A new store is created in it.
+    /// A new store is created.
     Begin,
-    /// The command or the start fails with an error, because Redis might have lost its data.
+    /// The command fails, because the settings might be wrong, or Redis might have lost its data.
     Refuse,
 }
 
@@ -70,16 +70,16 @@ pub(crate) async fn open_store(
     Ok((Arc::new(EmbeddedStore::open(&storage.data_dir, &key)?), key))
 }
 
-/// Opens the store, and tries again if it is unavailable. If all services start at the same time, Redis might
+/// Opens the store, and tries again if it is unavailable. If the whole stack starts at the same time, Redis might
 /// still be loading its data.
 async fn awaited_store(storage: &Storage) -> anyhow::Result<(Arc<dyn Store>, StoreKey)> {
     for _ in 1..START_ATTEMPTS {
         match open_store(storage, NewStore::Begin).await {
             Err(error) if matches!(error.downcast_ref(), Some(StoreError::Unavailable(_))) => {
-                tracing::warn!("trying again in a moment: {error:#}");
+                tracing::warn!("the store could not be opened and will be tried again: {error:#}");
                 tokio::time::sleep(START_PAUSE).await;
             }
-            // A command that works without the service has the store open for some milliseconds.
+            // A command that works directly on the store has it open for some milliseconds.
             Err(error)
                 if matches!(error.downcast_ref(), Some(OpenError::InUse(_)))
                     && !socket::is_served(&storage.data_dir).await =>
@@ -92,8 +92,8 @@ async fn awaited_store(storage: &Storage) -> anyhow::Result<(Arc<dyn Store>, Sto
     open_store(storage, NewStore::Begin).await
 }
 
-/// Serves until SIGTERM or SIGINT. An error after the log was started is written to the log, and the result
-/// is `Ok(ExitCode::FAILURE)`.
+/// Serves until SIGTERM or SIGINT. An error that occurs after the log has started is written to the log, and the
+/// result is `Ok(ExitCode::FAILURE)`.
 pub(crate) async fn run() -> anyhow::Result<ExitCode> {
     let config = Config::from_variables(std::env::vars())?;
     telemetry::start(&config.observability).context("the log cannot be written to standard error")?;
@@ -126,7 +126,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         AppState::new(config, store, &key, Arc::new(SystemClock), Arc::new(SystemRandomSource)).await?;
     let state = Data::new(state);
     let servers = app::listen(listeners, &state, metrics)?;
-    // The embedded store can only be opened by this process, so operator commands have to be sent to it.
+    // No other process can open the embedded store now, so operator commands must be sent to this one.
     let operators = if state.config.storage.redis.is_none() {
         let operators = socket::Operators::listen(&state.config.storage.data_dir)?;
         Some(tokio::spawn(socket::serve(operators, state.clone())))
@@ -149,19 +149,19 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         let is_replaced = told.until_stop(&kept).await;
         if is_replaced {
             kept.begin_stopping();
-            tracing::info!("stopping: /ready says so");
+            tracing::info!("stopping: /ready reports it");
             tokio::time::sleep(DRAIN).await;
         }
-        tracing::info!("stopping: no new connections, requests in flight are finished");
+        tracing::info!("stopping: no new connections are accepted, and requests in progress are completed");
         let [public_socket, edge_socket] = &servers.sockets;
         tokio::join!(public_socket.close(&public), edge_socket.close(&edge));
-        // After this, proxies replace their connections. Their new connections reach another replica, because
-        // this one refuses them.
+        // From now on, each connection of a proxy is closed after its next response. The proxy then connects to
+        // another replica, because this one refuses new connections.
         kept.begin_leaving();
         if is_replaced {
             tokio::time::sleep(LEAVE).await;
         }
-        // The edge listener stops after the public one, so that checks for requests in progress are still
+        // The edge listeners stop after the public one, so that checks for requests in progress are still
         // answered.
         public.stop(true).await;
         if let Some(edge_grpc) = servers.edge_grpc {
@@ -195,7 +195,7 @@ struct Signals {
 impl Signals {
     fn listen() -> anyhow::Result<Self> {
         let listen =
-            |kind, name: &'static str| signal(kind).with_context(|| format!("{name} cannot be awaited"));
+            |kind, name: &'static str| signal(kind).with_context(|| format!("cannot listen for {name}"));
         Ok(Self {
             terminate: listen(SignalKind::terminate(), "SIGTERM")?,
             interrupt: listen(SignalKind::interrupt(), "SIGINT")?,
@@ -207,9 +207,8 @@ impl Signals {
         })
     }
 
-    /// Waits until the service should stop. Returns whether that was SIGTERM, as orchestrators send it, after
-    /// which proxies get a moment to switch to another replica. After Ctrl-C, the service stops without this
-    /// delay.
+    /// Waits for a signal to stop. Returns true for SIGTERM, which orchestrators send: proxies then get a moment
+    /// to switch to another replica. After SIGINT (Ctrl-C), the service stops without this delay.
     async fn until_stop(&mut self, state: &Data<AppState>) -> bool {
         let [first, second] = &mut self.user;
         let mut reload = None;
@@ -219,16 +218,16 @@ impl Signals {
                 _ = self.interrupt.recv() => return false,
                 _ = self.hang_up.recv() => {
                     tracing::info!(
-                        "SIGHUP: policy file and signing keys are read again, as they are all the time; other settings need a restart"
+                        "SIGHUP: the policy file and the signing keys are read again, which also happens regularly; other settings need a restart"
                     );
-                    // A file system or a store that does not answer must not delay the handling of the next
+                    // A file system or a store that does not respond must not delay the handling of the next
                     // signal.
                     if reload.as_ref().is_none_or(JoinHandle::is_finished) {
                         reload = Some(tokio::spawn(reload_all(state.clone())));
                     }
                 }
-                _ = first.recv() => tracing::info!("SIGUSR1 means nothing to this program"),
-                _ = second.recv() => tracing::info!("SIGUSR2 means nothing to this program"),
+                _ = first.recv() => tracing::info!("SIGUSR1 has no effect on this program"),
+                _ = second.recv() => tracing::info!("SIGUSR2 has no effect on this program"),
             }
         }
     }
@@ -245,7 +244,7 @@ async fn keep_keys_forever(state: Data<AppState>) {
     loop {
         ticks.tick().await;
         state.follow_keys().await;
-        // A change that was made at the start is reported in the first round.
+        // The first iteration also reports a change that was made during the start.
         if let Some(Rotated { current, newest, keys }) = state.take_rotated() {
             audit::Event::SigningKeysRotated { current: &current, newest: &newest, keys }.emit();
         }

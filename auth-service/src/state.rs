@@ -1,4 +1,4 @@
-//! The shared state of all handlers.
+//! The state that all handlers share.
 
 mod signing_keys;
 
@@ -42,22 +42,22 @@ use crate::upkeep::{Findings, Upkeep};
 
 use signing_keys::{SigningKeys, current_keys};
 
-/// Maximum number of concurrent requests of one address. A hosted client serves many users from few
-/// addresses, but a request only takes milliseconds.
+/// Maximum number of concurrent requests from one address. A hosted client serves many users from a few addresses,
+/// but each request takes only milliseconds.
 const REQUESTS_AT_ONCE: u32 = 256;
-/// Maximum numbers of requests and of checks that wait for a refusal. A quarter of the connections of the public
-/// listener, and half of those of the edge listener.
+/// Maximum numbers of requests and of checks whose refusal is delayed. They are a quarter of the connections of
+/// the public listener, and half of those of the edge listener.
 const REQUESTS_REFUSED_LATE: usize = 256;
 const CHECKS_REFUSED_LATE: usize = 1024;
-/// Maximum number of requests whose body has not arrived, for one address and in total. Many SDKs send head and body one
-/// after the other, so a company behind one address needs many places for a moment. An address that takes them all loses
-/// the oldest one to each address that has fewer. The total is a quarter of the connections.
+/// Maximum number of requests whose body is incomplete, for one address and in total. Many SDKs send head and body
+/// separately, so a company behind one address briefly needs many places. If all places are occupied, a new
+/// request takes the oldest place of the address that has most. The total is a quarter of the connections.
 const BODIES_AWAITED: (usize, usize) = (128, 256);
-/// Maximum number of connections whose request head is incomplete, for one address and in total. The total is
-/// half of the connections. Connections of proxies do not count, because proxies send complete heads.
+/// Maximum number of connections whose request head is incomplete, for one address and in total. The total is half
+/// of the connections. Connections of trusted proxies do not count, because they send complete heads.
 const HEADS_AWAITED: (usize, usize) = (64, 512);
-/// Number of requests that each worker of the public listener processes at the same time. While one waits for
-/// the store, others use the processor.
+/// Number of requests that each worker of the public listener processes at the same time. While one of them waits
+/// for the store, the others use the processor.
 const TURNS_PER_WORKER: usize = 4;
 /// The settings, the store, the keys, and the sources of time and randomness.
 pub struct AppState {
@@ -77,7 +77,7 @@ pub struct AppState {
     pub form_tokens: FormTokens,
     /// Limits how fast clients can register.
     pub registration_rate: RegistrationRate,
-    /// Limits how fast one account can leave rows in the store.
+    /// Limits how fast one account can add rows to the store.
     pub account_rate: AccountRate,
     /// Limits how fast devices can start a flow, and how fast user codes can be guessed.
     pub device_rate: DeviceRate,
@@ -87,9 +87,9 @@ pub struct AppState {
     pub assertion_rate: PushRate,
     /// Limits the number of concurrent requests of one address at the public listener.
     pub requests: InFlight,
-    /// Limits how many requests one address can send to the public listener in a second.
+    /// Limits how many requests one address can send to the public listener per second.
     pub request_pace: Pace,
-    /// Limits how many requests to services one address can send in a second.
+    /// Limits how many requests to services one address can send per second.
     pub check_pace: Pace,
     /// Limits the number of incomplete bodies at the public listener.
     pub bodies: Waiting,
@@ -103,7 +103,7 @@ pub struct AppState {
     pub login_rate: LoginRate,
     /// Caches principals by access token.
     pub principals: PrincipalCache,
-    /// Counts allowed checks. It is looked up once, because every request needs it.
+    /// Counts allowed checks. It is kept here because looking it up for every request would be slow.
     pub allowed_checks: Counter,
     /// The policy that is in force.
     pub policy: Arc<CurrentPolicy>,
@@ -117,7 +117,7 @@ pub struct AppState {
     random: Arc<dyn Random>,
 }
 
-/// The reason why the service cannot start.
+/// Why the service cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The policy file cannot be used.
@@ -203,20 +203,19 @@ impl AppState {
         self.upkeep.time_bounds(self.clock.as_ref())
     }
 
-    /// The earliest time that it can be now, because the clock might be wrong. A row that has not expired at
-    /// this time is neither replaced nor deleted as expired.
+    /// The earliest time that it can be, because the clock might be wrong. A row that has not expired at this time
+    /// must not be replaced or deleted as expired.
     pub fn earliest(&self) -> UnixTime {
         self.time_bounds().earliest
     }
 
-    /// Whether the clock shows another time than expected. In that case, nothing may be refused for good as
-    /// expired.
+    /// Whether the clock shows an unexpected time. In that case, nothing must be permanently refused as expired.
     pub fn is_clock_in_doubt(&self) -> bool {
         !self.time_bounds().is_steady
     }
 
-    /// The last change of the signing keys that was due and that this replica has made, for the audit log. It
-    /// is returned only once.
+    /// Returns the last scheduled change of the signing keys that this replica has made, for the audit log. Each
+    /// change is returned once.
     pub fn take_rotated(&self) -> Option<Rotated> {
         self.rotated.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
@@ -236,7 +235,7 @@ impl AppState {
         self.leaving.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the next response on each connection of the edge listener is the last one.
+    /// Whether each connection of the edge listener is closed after its next response.
     pub fn is_leaving(&self) -> bool {
         self.leaving.load(Ordering::Relaxed)
     }
@@ -265,18 +264,21 @@ impl AppState {
         }
         let (now, latest) = (self.now(), self.time_bounds().latest);
         let removed = self.store.sweep(now).await?;
-        // A clock that was set back and is trusted again can still be behind. Existing rows must not end
-        // earlier because of that.
+        // A clock that was set back and is trusted again can still be behind. This must not make existing rows
+        // expire earlier.
         if latest.since(now) <= TOLERANCE {
             let shortened = self.store.shorten(&self.latest_ends(now)).await?;
             if shortened > 0 {
-                tracing::info!(shortened, "rows that were written while a clock was ahead end in their time");
+                tracing::info!(
+                    shortened,
+                    "rows that were written while a clock was ahead now expire when they should"
+                );
             }
         }
         Ok(removed)
     }
 
-    /// The latest time at which each kind of row can expire if it was written by `now`.
+    /// The latest time at which each kind of row can expire if it was written at `now` or before.
     fn latest_ends(&self, now: UnixTime) -> LatestEnds {
         let (lifetimes, clients) = (&self.config.lifetimes, &self.config.clients);
         let after = |life: Duration| now.plus(life).plus(TOLERANCE);
@@ -292,18 +294,19 @@ impl AppState {
         self.policy.now().catalogue().clone()
     }
 
-    /// The principal of `token` at the time `now`.
+    /// Returns the principal of `token` at the time `now`.
     ///
-    /// A client whose token has expired refreshes it, and some clients discard their tokens if that fails.
-    /// Therefore a token is only refused as expired if the store can write, and if the refresh token has
-    /// certainly expired or is still valid.
+    /// A client whose token has expired uses its refresh token, and some clients discard their tokens if that
+    /// fails. Therefore an access token is refused as expired only if the store can be written, and if it is
+    /// certain whether the refresh token is still valid.
     pub async fn principal_of(&self, token: &str, now: UnixTime) -> Result<Arc<Known>, RejectedToken> {
         match self.principal_by_current_keys(token, now).await {
-            // The future is boxed, so that a check that passes does not need memory for it.
+            // The future is boxed, so that an allowed check needs no memory for it.
             Err(refused @ (RejectedToken::Expired | RejectedToken::Revoked)) => {
                 Err(Box::pin(self.final_refusal(token, now, refused)).await)
             }
-            // If only this replica's clock is behind, a refresh would not help.
+            // The token is from another replica, and only this replica's clock is behind. A refresh would not
+            // help.
             Err(RejectedToken::Early { at }) if self.upkeep.is_possible_for_store(at, now) => {
                 Err(RejectedToken::Undatable)
             }
@@ -331,8 +334,7 @@ impl AppState {
         refused
     }
 
-    /// Tests whether the store can be written. If not, a client that is told to log in or to refresh could
-    /// not do so.
+    /// Tests whether the store can be written. If not, a client could neither log in nor refresh its tokens.
     ///
     /// # Errors
     /// If it cannot be written.
@@ -346,16 +348,15 @@ impl AppState {
         self.principals.of_token(token, sources).await
     }
 
-    /// Counts a DPoP proof of `client` for `subject` before it is stored.
+    /// Counts a DPoP proof of `client` for `subject`. It must be called before the proof is stored.
     ///
-    /// # Errors
-    /// If the client sends too many, or all clients of the account together.
+    /// # Errors If the client has sent too many proofs, or all clients of the account together.
     pub fn admit_proof(&self, subject: &Subject, client: &ClientId) -> Result<(), ProofRefused> {
         let admitted = self.account_rate.admit_proof(subject, client);
         admitted.map_err(|limit| ProofRefused::TooFast(limit.retry_after_seconds))
     }
 
-    /// A use of `client` for an account at the current time.
+    /// Describes a use of `client` by an account at the current time.
     pub fn client_use(&self, client: Client, user: &Subject) -> ClientUse {
         let at = self.now();
         let (keep_until, sole_ceiling) =

@@ -1,5 +1,6 @@
-//! Starts the threads of this program. The system can refuse a thread (`pids_limit` of a container, the limit
-//! of processes of a user), and most libraries panic then. Here it is an error that says what to do.
+//! Starts the threads of this program. If the operating system refuses a thread (because of the `pids_limit` of a
+//! container or the process limit of a user), most libraries panic. The functions in this module return an error
+//! that states what to do.
 
 use std::io;
 use std::num::NonZeroUsize;
@@ -8,25 +9,25 @@ use std::thread::{Builder, JoinHandle};
 
 use tokio::sync::oneshot;
 
-/// Maximum number of threads that serve requests, if `WORKERS` is not set.
+/// Maximum number of workers if `WORKERS` is not set.
 pub const DEFAULT_WORKERS: usize = 16;
 
-/// Maximum number of threads besides those of the workers: three that accept connections, one of the ops
-/// listener, the main thread, the threads of log, policy file, store and gRPC, 4 for password hashes, 24 for
-/// lookups of names, 4 of the allocator, one for files and names that libraries look up, and 8 of the health
-/// check and of operators' commands in the same container.
+/// Maximum number of threads in addition to the workers: three that accept connections, one for the ops listener,
+/// the main thread, the threads for the log, the policy file, the store and gRPC, 4 for password hashes, 24 for
+/// name lookups, 4 for the allocator, one for file access and name lookups of libraries, and 8 for the health
+/// check and operators' commands, which run in the same container.
 pub const BESIDES: usize = 50;
 
-/// Number of threads that a service with these workers can need. Each of the three listeners has a thread
+/// Maximum number of threads of a service with this number of workers. Each of the three listeners has a thread
 /// for each worker.
 pub const fn needed(workers: usize) -> usize {
     3 * workers + BESIDES
 }
 
-/// The system does not give the process another thread.
+/// The operating system refused to start a thread.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the system does not give another thread for {purpose} ({cause}); raise the limit of processes (pids_limit of the container, or ulimit -u), or set WORKERS lower"
+    "the operating system refused a thread for {purpose} ({cause}); raise the process limit (pids_limit of the container, or ulimit -u), or set WORKERS to a lower number"
 )]
 pub struct NoThread {
     purpose: &'static str,
@@ -41,8 +42,7 @@ impl NoThread {
 
 /// Starts a thread.
 ///
-/// # Errors
-/// If the system has none left.
+/// # Errors If the operating system refuses it.
 pub fn start(
     name: &str,
     purpose: &'static str,
@@ -51,27 +51,24 @@ pub fn start(
     Builder::new().name(name.to_owned()).spawn(work).map_err(|cause| NoThread::new(purpose, &cause))
 }
 
-/// Runs `work` on a thread of its own, and returns what it returns. The thread keeps running if nobody waits
-/// for it any more.
+/// Runs `work` on a separate thread, and returns its result. The thread keeps running if this future is dropped.
 ///
-/// # Errors
-/// If the system has no thread left, or `work` panics.
+/// # Errors If the operating system refuses the thread, or `work` panics.
 pub async fn beside<T: Send + 'static>(
     name: &str,
     purpose: &'static str,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, NoThread> {
     let (done, outcome) = oneshot::channel();
-    // The receiver might already have been dropped.
+    // Sending fails only if the receiver has already been dropped.
     start(name, purpose, move || drop(done.send(work())))?;
     outcome.await.map_err(|_| NoThread { purpose, cause: "it panicked".to_owned() })
 }
 
-/// Lets the runtime start the first of its threads for blocking work. If there is one, libraries that need
-/// such a thread wait for it. If there is none, they panic when the system refuses one.
+/// Makes the runtime start the first of its threads for blocking work. If one exists, libraries that need such a
+/// thread wait for it. If none exists and the operating system refuses one, they panic.
 ///
-/// # Errors
-/// If the system has no thread left.
+/// # Errors If the operating system refuses the thread.
 pub async fn keep_one() -> Result<(), NoThread> {
     beside("trial", "blocking work", || ()).await?;
     let purpose = "blocking work";
@@ -79,22 +76,21 @@ pub async fn keep_one() -> Result<(), NoThread> {
     started.map_err(|error| NoThread { purpose, cause: error.to_string() })
 }
 
-/// Starts as many threads as the listeners of a service with these workers do, and ends them again. The
-/// libraries of the listeners start theirs right after this, and panic if they get none.
+/// Starts as many threads as the listeners will need, and stops them again. This is a trial: right after it, the
+/// libraries of the listeners start their threads, and panic if one is refused.
 ///
-/// # Errors
-/// If the system does not have that many left.
+/// # Errors If the operating system refuses one of them.
 pub fn try_listeners(workers: NonZeroUsize, has_grpc: bool) -> Result<(), NoThread> {
     let of_each = if has_grpc { 3 } else { 2 };
     let (stay, ended) = mpsc::channel::<()>();
     let ended = Arc::new(Mutex::new(ended));
     let mut threads = Vec::new();
-    // Three accept connections, and the ops listener and the gRPC listener have one more each.
+    // Three threads accept connections, and the ops listener and the gRPC listener have one more each.
     for _ in 0..of_each * workers.get() + 5 {
         let ended = Arc::clone(&ended);
         let wait = move || {
             let ended = ended.lock().unwrap_or_else(PoisonError::into_inner);
-            // It returns when the sender is dropped.
+            // `recv` returns when the sender is dropped.
             let _ = ended.recv();
         };
         threads.push(start("trial", "the listeners", wait));

@@ -1,5 +1,5 @@
-//! Regular checks of what all other functions depend on: whether the store still has its data, whether the
-//! clock is reliable, and whether settings of the store put its data at risk.
+//! Regularly checks whether the store still has its data, whether the clock is reliable, and whether settings of
+//! the store put its data at risk. All other functions depend on this.
 
 pub mod write_probe;
 
@@ -13,9 +13,9 @@ use crate::domain::clock_watch::{
 use crate::domain::opaque_token::TokenHash;
 use crate::store::{KeysMark, LOST, Store, StoreError};
 
-/// How often the time of the last use is recorded in the store.
+/// How often the current time is recorded in the store.
 const MARK_EVERY: Duration = Duration::from_secs(300);
-/// How often risks to the data of the store are logged while they change.
+/// Minimum time between two log messages about changed risks to the data of the store.
 const DANGERS_LOGGED_EVERY: Duration = Duration::from_secs(60);
 
 /// The results of the checks.
@@ -31,27 +31,28 @@ pub struct Findings {
     pub dangers: Vec<String>,
 }
 
-/// The results of earlier checks, to which later ones are compared.
+/// The results of earlier checks, with which later ones are compared.
 pub struct Upkeep(Mutex<Known>);
 
 /// The state that is kept between checks.
 struct Known {
     watch: ClockWatch,
     mark: Option<UnixTime>,
-    /// The identity that the store gets if it has none. A store that cannot be written at first gets it
-    /// later.
+    /// The identity for a store that has none yet. If the store cannot be written at the start, a later check
+    /// writes it.
     new_identity: Option<String>,
     identity: Option<String>,
     dangers: Vec<String>,
     /// The dangers that were logged last, and when.
     dangers_logged: (Vec<String>, Option<Duration>),
-    /// What the store has recorded about its signing keys.
+    /// The record in the store about its signing keys.
     keys_mark: KeysMark,
     was_lost: bool,
     was_steady: bool,
-    /// Whether the clock differed from that of the store by more than replicas can differ, at the last check.
+    /// Whether the clock differed from the clock of the store by more than the tolerance between replicas, at the
+    /// last check.
     is_apart: bool,
-    /// How the clock differs from that of the store, if it does.
+    /// A message about the difference between the clock and that of the store, if it is notable.
     difference: Option<String>,
     /// How far the clock was behind that of the store, at the last check.
     behind: Duration,
@@ -88,7 +89,7 @@ impl Upkeep {
         })))
     }
 
-    /// Runs all checks, and records the time in the store if that is due. Changes of the results are logged.
+    /// Runs all checks, and records the time in the store if that is due. Logs changes of the results.
     ///
     /// # Errors
     /// If the store cannot be read.
@@ -105,13 +106,13 @@ impl Upkeep {
         if standing.is_steady() && !is_lost && self.known().is_mark_due(now) {
             let seen = store.clock_mark().await?;
             let mark = self.known().follow(seen, now, up);
-            // If another replica or a command was faster, the next check tries again.
+            // If another replica or a command has changed the record at the same time, the next check tries again.
             if store.set_clock_mark(seen, mark).await.is_ok_and(|is_set| is_set) {
                 self.known().mark = Some(now);
             }
         }
         let dangers = store.dangers().await?;
-        // A store that has lost its identity has lost this, too.
+        // A store that has lost its identity has lost this record as well.
         let keys_mark = if is_lost { None } else { store.keys_mark().await? };
         let mut known = self.known();
         known.note_dangers(dangers, up);
@@ -129,8 +130,8 @@ impl Upkeep {
         self.known().was_lost
     }
 
-    /// Whether `at` can be the present time of another replica, whose clock differs from that of the store by
-    /// as much as the clocks of replicas can. `now` is the time of this one.
+    /// Whether `at` can be the current time of another replica, which is within the tolerance of the store's time.
+    /// `now` is the time of this replica.
     pub fn is_possible_for_store(&self, at: UnixTime, now: UnixTime) -> bool {
         let of_store = now.plus(self.known().behind);
         at.since(of_store) <= TOLERANCE
@@ -141,7 +142,7 @@ impl Upkeep {
     }
 }
 
-/// Everything that puts the data of the store at risk, for a process that does not check it regularly.
+/// Returns all risks to the data of the store, for a process that does not check them regularly.
 ///
 /// # Errors
 /// If the store cannot be read.
@@ -159,13 +160,13 @@ pub async fn dangers_of(store: &dyn Store, clock: &dyn Clock) -> Result<Vec<Stri
 fn told(difference: Difference) -> Option<String> {
     difference.is_notable().then(|| {
         format!(
-            "the clock of this machine is {difference} compared with that of Redis: replicas decide differently what has \
-             expired. Set both by NTP"
+            "the clock of this machine is {difference} compared with that of Redis, so replicas disagree about what has \
+             expired. Synchronize both with NTP"
         )
     })
 }
 
-/// The identity of the store. If it has none, it gets this one if possible.
+/// Returns the identity of the store. If it has none, `new` is written first, if possible.
 async fn identity_of(store: &dyn Store, new: Option<&str>) -> Result<Option<String>, StoreError> {
     let found = store.identity().await?;
     match new {
@@ -175,13 +176,12 @@ async fn identity_of(store: &dyn Store, new: Option<&str>) -> Result<Option<Stri
 }
 
 impl Known {
-    /// The identity for a store that never had one. A store that has lost its identity does not get a new
-    /// one.
+    /// The identity for a store that never had one. A store that has lost its identity must not get a new one.
     fn new_identity_if_unknown(&self) -> Option<String> {
         self.new_identity.clone().filter(|_| self.identity.is_none())
     }
 
-    /// Returns whether the store has lost its identity and thus its data. If it has another identity, it is
+    /// Returns whether the store has lost its identity, and with it its data. A store with a different identity is
     /// used as a new store.
     fn compare(&mut self, found: Option<String>, store: &dyn Store) -> bool {
         let is_lost = found.is_none() && self.identity.is_some();
@@ -191,8 +191,8 @@ impl Known {
         }
         if is_other {
             tracing::error!(
-                "the store is another one than before: it was emptied and begun anew, or replaced. Its accounts, clients, \
-                 tokens and signing keys are those that count from now on"
+                "the store is not the same as before: it was emptied and created again, or replaced. From now on, its accounts, clients, \
+                 tokens and signing keys are used"
             );
         } else if is_lost && !self.was_lost {
             tracing::error!("{LOST}");
@@ -211,7 +211,7 @@ impl Known {
             self.was_steady = is_steady;
             metrics::gauge!("mcp_gate_clock_steady").set(if is_steady { 1.0 } else { 0.0 });
             if is_steady {
-                tracing::info!("the clock can be believed again");
+                tracing::info!("the clock is reliable again");
             } else {
                 tracing::warn!("the clock: {standing}");
             }
@@ -219,7 +219,7 @@ impl Known {
         standing
     }
 
-    /// Records by how much the clock differs from that of the store, if it has one.
+    /// Records the difference between the clock and that of the store, if the store has one.
     fn note_difference(&mut self, standing: ClockState, difference: Option<Difference>) {
         self.is_apart = matches!(standing, ClockState::Disagrees { .. });
         let Some(difference) = difference else { return };
@@ -234,16 +234,16 @@ impl Known {
         self.difference = told;
     }
 
-    /// The dangers of the store's settings, that of signing keys that were lost, and that of a clock that
-    /// differs from the store's. A difference
-    /// so large that this replica is not ready is not among them, because the state of the clock shows it.
+    /// The dangers from the store's settings, from lost signing keys, and from a difference between the clocks. A
+    /// difference so large that this replica is not ready is left out, because the state of the clock shows it.
     fn all_dangers(&self, now: UnixTime) -> Vec<String> {
         let of_clock = self.difference.iter().filter(|_| !self.is_apart);
         let of_keys = self.keys_mark.danger(now).map(str::to_owned);
         self.dangers.iter().chain(of_clock).cloned().chain(of_keys).collect()
     }
 
-    /// Records what the store says of its signing keys. Whoever has found them missing, every replica says it.
+    /// Stores the record about the signing keys. Every replica logs it if they were lost, not only the one that
+    /// has noticed.
     fn note_keys(&mut self, mark: KeysMark, now: UnixTime) {
         if mark != self.keys_mark
             && let Some(danger) = mark.danger(now)
@@ -266,7 +266,8 @@ impl Known {
     fn note_dangers(&mut self, dangers: Vec<String>, up: Duration) {
         let (logged, at) = &self.dangers_logged;
         let is_due = at.is_none_or(|at| up.saturating_sub(at) >= DANGERS_LOGGED_EVERY);
-        // A number in a danger can grow with every look. A new danger is logged at once.
+        // A danger can contain a number that changes with every check, so changed dangers are logged less often. A
+        // new danger is logged immediately.
         if dangers != *logged && (is_due || dangers.len() > logged.len()) {
             for danger in &dangers {
                 tracing::warn!("the store: {danger}");

@@ -1,4 +1,4 @@
-//! `client add`: turns the arguments into the description of a client.
+//! `auth-service client add`: makes the description of a client from the arguments.
 
 use std::path::{Path, PathBuf};
 
@@ -16,25 +16,25 @@ use contract::files::read_setting;
 pub(crate) struct AddClient {
     /// Name of the client for users and policy: letters, digits and . _ - +
     name: String,
-    /// A grant that the client can use; may be given several times. With `client-credentials`, it gets an
-    /// account of its own.
+    /// A grant type that the client can use; can be given several times. With `client-credentials`, the client
+    /// gets its own account.
     #[arg(long = "grant", value_name = "GRANT")]
     grants: Vec<Grant>,
-    /// A resource that the client can use for itself, without a user: the URL of an MCP service. May be given
+    /// A resource that the client can use for itself, without a user: the URL of an MCP service. Can be given
     /// several times; the first is the default.
     #[arg(long = "resource", value_name = "URL")]
     resources: Vec<String>,
-    /// A resource that the client serves. It can introspect all tokens for this resource. May be given
-    /// several times.
+    /// A resource that the client serves. It can introspect all tokens for this resource. Can be given several
+    /// times.
     #[arg(long = "serves", value_name = "URL")]
     serves: Vec<String>,
-    /// A group of the client when it acts for itself; may be given several times.
+    /// A group of the client when it acts for itself; can be given several times.
     #[arg(long = "group", value_name = "GROUP")]
     groups: Vec<String>,
-    /// All scopes that the client can be granted, for example "mcp:read". The default is all scopes.
+    /// The scopes that the client can be granted, for example "mcp:read". The default is all scopes.
     #[arg(long)]
     scope: Option<String>,
-    /// A redirect URI for its authorization codes; may be given several times.
+    /// A redirect URI for its authorization codes; can be given several times.
     #[arg(long = "redirect-uri", value_name = "URI")]
     redirect_uris: Vec<String>,
     /// The client has no credentials, because it is an application on users' own machines.
@@ -44,7 +44,7 @@ pub(crate) struct AddClient {
     /// has no secret.
     #[arg(long, value_name = "FILE", conflicts_with = "jwks_uri")]
     jwks: Option<PathBuf>,
-    /// The https URL of the client's public keys. This is like a file, but the client can rotate its keys.
+    /// The https URL of the client's public keys. In contrast to a file, the client can rotate these keys.
     #[arg(long, value_name = "URL")]
     jwks_uri: Option<String>,
     /// The client must push its authorization requests (RFC 9126).
@@ -52,7 +52,7 @@ pub(crate) struct AddClient {
     require_pushed_requests: bool,
 }
 
-/// Grants, with the names that operators type.
+/// The grant types, with their names on the command line.
 #[derive(Clone, Copy, ValueEnum)]
 enum Grant {
     /// A user signs in with a browser.
@@ -65,7 +65,7 @@ enum Grant {
     DeviceCode,
     /// The client acts for the user who called it.
     TokenExchange,
-    /// The client has an assertion of an issuer in `TRUSTED_ISSUERS`.
+    /// The client sends an assertion of an issuer in `TRUSTED_ISSUERS`.
     JwtBearer,
 }
 
@@ -98,7 +98,7 @@ impl AddClient {
         grant_types.dedup();
         Ok(NewClient {
             name: Username::try_from(self.name.clone())
-                .with_context(|| format!("{:?} cannot be a name", self.name))?,
+                .with_context(|| format!("{:?} is not a valid name", self.name))?,
             credentials,
             grant_types,
             redirect_uris: each(self.redirect_uris, RedirectUri::try_from)?,
@@ -132,7 +132,7 @@ fn key_set(file: &Path) -> anyhow::Result<serde_json::Value> {
         bail!("{} is not a JWK set with at least one key", file.display());
     };
     if keys.iter().any(|key| ["d", "k", "p", "q"].iter().any(|secret| key.get(secret).is_some())) {
-        bail!("{} holds a private key; give the public half only", file.display());
+        bail!("{} contains a private key; provide only the public keys", file.display());
     }
     Ok(set)
 }

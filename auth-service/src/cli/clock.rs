@@ -1,4 +1,4 @@
-//! `auth-service clock …`: corrects the latest time that was ever trusted.
+//! `auth-service clock …`: corrects the latest time that the service has trusted.
 
 use clap::Subcommand;
 
@@ -8,10 +8,10 @@ use super::run;
 
 #[derive(Subcommand)]
 pub(crate) enum ClockCommand {
-    /// Tell the service that the clock is right now, after it had used a clock that was far ahead. What was
-    /// stored in that time then expires as it should, and what is stored from now on does not live too long.
+    /// Confirm that the clock is right now, after the service has run with a clock that was far ahead. Data that
+    /// was stored during that time then expires when it should, and new data is not kept too long.
     Accept {
-        /// The date of today (UTC), as a check that the clock is right.
+        /// Today's date (UTC). It must agree with the clock.
         #[arg(long, value_name = "YYYY-MM-DD")]
         today: String,
     },

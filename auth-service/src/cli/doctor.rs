@@ -18,7 +18,7 @@ use contract::files::{MAX_SETTING_LEN, read_regular};
 /// Options of the examination.
 #[derive(Args)]
 pub(crate) struct Doctor {
-    /// The URL that users enter in their MCP client, such as <https://mcp.example.com/mcp>.
+    /// The URL that users enter in their MCP clients, such as <https://mcp.example.com/mcp>.
     url: Url,
     /// Print only one JSON document with all findings.
     #[arg(long)]
@@ -26,7 +26,7 @@ pub(crate) struct Doctor {
     /// PEM file of certificates to trust in addition to the system's.
     #[arg(long, value_name = "FILE", env = "EXTRA_CA_FILE")]
     ca_file: Option<PathBuf>,
-    /// Maximum time for an answer, in seconds.
+    /// Time limit for a response, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = PATIENCE.as_secs())]
     patience: u64,
     /// Examine from outside only, even if the service's settings are in the environment.
@@ -89,7 +89,10 @@ fn examination(asked: Doctor) -> anyhow::Result<Examination> {
         |name: &str| std::env::var_os(name).or_else(|| std::env::var_os(format!("{name}_FILE"))).is_some();
     let has_settings = is_set("ISSUER") && is_set("PROTECTED_HOSTS") && !asked.outside_only;
     let settings = if has_settings {
-        Some(Config::from_variables(std::env::vars()).context("--outside-only does without the settings")?)
+        Some(
+            Config::from_variables(std::env::vars())
+                .context("to examine without the settings, use --outside-only")?,
+        )
     } else {
         None
     };

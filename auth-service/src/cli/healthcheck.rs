@@ -1,4 +1,5 @@
-//! `auth-service healthcheck`. An image without a shell has no other program that could send a request.
+//! `auth-service healthcheck`: the health check for an image that contains no other program to send a request
+//! with.
 
 use std::time::Duration;
 
@@ -11,21 +12,21 @@ use auth_service::config::Config;
 /// Options of the health check.
 #[derive(Args)]
 pub(crate) struct Healthcheck {
-    /// Ask only whether the process is alive (`/health`), not whether its store answers (`/ready`).
+    /// Check only whether the process responds (`/health`), not whether it can serve requests (`/ready`).
     #[arg(long)]
     alive: bool,
-    /// Maximum time for the answer, in seconds.
+    /// Time limit for the response, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 3)]
     patience: u64,
 }
 
-/// Asks the service that runs with the same settings.
+/// Sends the request to the service that runs with the same settings.
 pub(crate) fn healthcheck(asked: &Healthcheck) -> anyhow::Result<()> {
     let address = health::from_inside(Config::ops_listen_from_variables(std::env::vars())?);
     let path = if asked.alive { "/health" } else { "/ready" };
     let patience = Duration::from_secs(asked.patience.max(1));
     let answer = health::ask(address, path, patience)
-        .with_context(|| format!("no service answers at OPS_LISTEN ({address}); is it running?"))?;
+        .with_context(|| format!("the service does not respond at OPS_LISTEN ({address}); is it running?"))?;
     if let Err(answer) = answer {
         bail!("{path} answered {answer}");
     }

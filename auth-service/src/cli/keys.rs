@@ -14,15 +14,15 @@ pub(crate) enum KeysCommand {
     /// List the signing keys: identifier, algorithm, state, and when each starts signing, stops signing, and
     /// is removed.
     List,
-    /// Publish a new key now, and sign with it as soon as verifiers have had time to fetch it
+    /// Publish a new key now, and sign with it after a lead time in which verifiers can fetch it
     /// (`SIGNING_KEY_LEAD`).
     Rotate,
-    /// Remove a key at once, in an emergency. Within seconds, all access tokens that it signed become
-    /// invalid. Clients get new ones with their refresh tokens; some clients (the Python SDK) ask their user
-    /// to log in instead.
+    /// Remove a key immediately, in an emergency. All access tokens that it signed become invalid within seconds.
+    /// Clients get new ones with their refresh tokens, but some clients (the Python SDK) make the user log in
+    /// again.
     Revoke {
         /// The identifier of the key, as `list` shows it.
-        // One identifier in 64 begins with a hyphen (RFC 7638 thumbprints in base64url).
+        // An identifier is a thumbprint (RFC 7638) in base64url. One in 64 begins with a hyphen.
         #[arg(allow_hyphen_values = true)]
         kid: String,
     },
@@ -35,7 +35,7 @@ pub(crate) async fn keys(command: KeysCommand) -> anyhow::Result<()> {
         KeysCommand::Rotate => run(operator::Command::RotateKeys).await?,
         KeysCommand::Revoke { kid } => run(operator::Command::RevokeKey { kid }).await?,
     };
-    let Reply::Keys(rows) = reply else { bail!("the service answered something else than keys") };
+    let Reply::Keys(rows) = reply else { bail!("the service sent an unexpected reply instead of keys") };
     print(&rows);
     Ok(())
 }

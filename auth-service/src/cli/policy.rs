@@ -24,16 +24,16 @@ use super::{email, groups, run, username};
 pub(crate) enum PolicyCommand {
     /// Read a policy file, and print all problems with their lines.
     ///
-    /// If `PROTECTED_HOSTS` is set, it also warns of rules that apply to no request. The exit code is 0 if
-    /// the file can be used (warnings go to standard error), 1 if it cannot, and 2 if it could not be read.
+    /// If `PROTECTED_HOSTS` is set, it also warns about rules that apply to no request. The exit code is 0 if the
+    /// file can be used (warnings go to standard error), 1 if it cannot, and 2 if it could not be read.
     Check {
         /// The file. The default is `POLICY_FILE`.
         file: Option<PathBuf>,
     },
     /// Explain how a request would be decided, and which rule decides.
     ///
-    /// Email address and groups are those of the stored account, unless one of them is given. The exit code
-    /// is 0 if the request would pass, 1 if it would be refused, and 2 if the question could not be answered.
+    /// The email address and the groups are those of the stored account, unless one of them is given. The exit
+    /// code is 0 if the request would be allowed, 1 if it would be refused, and 2 if this could not be determined.
     Explain(Box<Explain>),
 }
 
@@ -54,10 +54,10 @@ pub(crate) struct Explain {
     /// MCP method, if it is not a tool call.
     #[arg(long, default_value = "tools/list")]
     method: String,
-    /// Scopes of the token, separated by blanks. The default is what the service asks for.
+    /// Scopes of the token, separated by spaces. The default is the scopes that the service requires.
     #[arg(long)]
     scope: Option<String>,
-    /// A group of the user; may be given several times.
+    /// A group of the user; can be given several times.
     #[arg(long = "group", value_name = "GROUP")]
     groups: Vec<String>,
     /// The user's email address.
@@ -84,7 +84,7 @@ enum EraOption {
 }
 
 /// Runs a command that works on policy files.
-#[expect(clippy::print_stderr, reason = "the last word of a failing command")]
+#[expect(clippy::print_stderr, reason = "how a failed command reports its error")]
 pub(crate) async fn policy(command: PolicyCommand) -> ExitCode {
     let outcome = match command {
         PolicyCommand::Check { file } => check(file),
@@ -103,7 +103,7 @@ pub(crate) async fn policy(command: PolicyCommand) -> ExitCode {
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "the command's result")]
 fn check(file: Option<PathBuf>) -> anyhow::Result<bool> {
     let (source, hosts) = settings(file)?;
-    let path = source.file.context("name a file, or set POLICY_FILE")?;
+    let path = source.file.context("pass the path of a policy file, or set POLICY_FILE")?;
     match parse(&text(&path)?, source.allowed, hosts.as_ref()) {
         Ok((_, warnings)) => {
             for warning in &warnings {
@@ -145,7 +145,9 @@ async fn explained(asked: Explain) -> anyhow::Result<bool> {
     let person = person(&asked).await?;
     let resource = resource(&asked, hosts)?;
     let scope = match &asked.scope {
-        Some(text) => text.parse().ok().context("--scope: scopes are words with blanks between them")?,
+        Some(text) => {
+            text.parse().ok().context("--scope: this is not a list of scopes separated by spaces")?
+        }
         None => policy.required_scope(&resource).clone(),
     };
     let method = if asked.tool.is_some() { "tools/call".to_owned() } else { asked.method };
@@ -153,7 +155,9 @@ async fn explained(asked: Explain) -> anyhow::Result<bool> {
         username: username(&asked.user)?,
         email: person.email,
         groups: person.groups,
-        client_id: ClientId::try_from(asked.client).ok().context("--client: that cannot be a client_id")?,
+        client_id: ClientId::try_from(asked.client)
+            .ok()
+            .context("--client: this is not a valid client_id")?,
         scope,
         resource,
         http_method: asked.http_method.to_ascii_uppercase(),
@@ -167,7 +171,7 @@ async fn explained(asked: Explain) -> anyhow::Result<bool> {
     match &source.file {
         Some(path) => println!("rules: {}", path.display()),
         None => println!(
-            "rules: none, since neither --file nor POLICY_FILE names a policy file. If the service has one, name the same file here."
+            "rules: none, because neither --file nor POLICY_FILE names a policy file. If the service has one, name the same file here."
         ),
     }
     println!("who: {}", person.found);
@@ -179,7 +183,7 @@ async fn explained(asked: Explain) -> anyhow::Result<bool> {
     println!(
         "=> {}",
         match verdict {
-            _ if person.disabled => "REFUSED: the account is switched off, so no token of it counts",
+            _ if person.disabled => "REFUSED: the account is disabled, so its tokens are refused",
             Verdict::Allowed => "PASSES",
             Verdict::Refused(_) => "REFUSED by the check",
             Verdict::RefusedByWrapper => "REFUSED by stdio-wrapper, which must have IDENTITY=assertion",
@@ -195,14 +199,18 @@ fn resource(asked: &Explain, hosts: Option<ProtectedHosts>) -> anyhow::Result<Re
     let hosts = if let Some(hosts) = hosts {
         hosts
     } else {
-        let pattern = asked.host.parse().with_context(|| format!("--host: {:?} is not one", asked.host))?;
+        let pattern =
+            asked.host.parse().with_context(|| format!("--host: {:?} is not a host", asked.host))?;
         ProtectedHosts::new(Scheme::Https, vec![pattern])
     };
     let (host, _) = auth_service::domain::host::split_authority(&asked.host)
-        .with_context(|| format!("--host: {:?} is not one", asked.host))?;
+        .with_context(|| format!("--host: {:?} is not a host", asked.host))?;
     hosts.resource(&host, &path).with_context(|| {
-        let cause =
-            if is_known { "none of PROTECTED_HOSTS, so the check refuses it" } else { "no plain host" };
+        let cause = if is_known {
+            "not one of PROTECTED_HOSTS, so the check refuses it"
+        } else {
+            "not the name of one host"
+        };
         format!("--host: {:?} is {cause}", asked.host)
     })
 }
@@ -211,12 +219,12 @@ struct Person {
     email: Option<String>,
     groups: Vec<Group>,
     disabled: bool,
-    /// A text that describes the user and says where the data comes from.
+    /// Describes the user, and names the source of the data.
     found: String,
 }
 
-/// The user described by the arguments or, if they give no email address and no groups, by the stored
-/// account.
+/// Returns the user that the arguments describe. If they contain neither an email address nor groups, they are
+/// taken from the stored account.
 async fn person(asked: &Explain) -> anyhow::Result<Person> {
     let user = &asked.user;
     let (own_email, own_groups) = (email(asked.email.clone())?, groups(asked.groups.clone())?);
@@ -235,9 +243,9 @@ async fn person(asked: &Explain) -> anyhow::Result<Person> {
     Ok(match run(operator::Command::ListUsers).await {
         Ok(Reply::Users(users)) => match users.into_iter().find(|row| row.username == wanted) {
             Some(UserRow { email, groups, disabled, .. }) => of(email, groups, disabled, "as stored"),
-            None => of(None, Vec::new(), false, "no such account is stored"),
+            None => of(None, Vec::new(), false, "there is no such account"),
         },
-        Ok(_) => bail!("the service answered something else than accounts"),
+        Ok(_) => bail!("the service sent an unexpected reply instead of accounts"),
         Err(error) => of(None, Vec::new(), false, &format!("accounts cannot be looked up: {error:#}")),
     })
 }

@@ -20,17 +20,16 @@ use super::{run, tell_dangers, write_log};
 
 #[derive(Subcommand)]
 pub(crate) enum StoreCommand {
-    /// Write everything that is stored to a new encrypted file. Works whether or not the service is running.
+    /// Export the whole store to a new encrypted file. Works whether or not the service is running.
     Export {
         /// The file, which must not exist. Only its owner can read it. If the embedded store is in use, the
         /// running service writes the file.
         file: PathBuf,
-        /// Encrypt the file with the key in this file (32 random bytes in base64), and not with the key of
-        /// the store.
+        /// Encrypt the file with the key in this file (32 random bytes in base64) instead of the key of the store.
         #[arg(long)]
         key_file: Option<PathBuf>,
     },
-    /// Restore everything from such a file into the store that the settings name. Stop the service first.
+    /// Import an exported file into the store that the settings name. Stop the service first.
     Import(Import),
     /// Copy everything from the embedded store in `DATA_DIR` to the Redis at `REDIS_URL`, or back. Stop the
     /// service first.
@@ -42,28 +41,28 @@ pub(crate) enum StoreCommand {
         #[arg(long)]
         replace: bool,
     },
-    /// Check that such a file is complete and can be decrypted, and print what it contains.
+    /// Check that an exported file is complete and can be decrypted, and print a summary of its content.
     Verify {
-        /// The dump file.
+        /// The exported file.
         file: PathBuf,
-        /// The file with the key of the dump, if it is not the key of the store.
+        /// The file with the key of the export, if it is not the key of the store.
         #[arg(long)]
         key_file: Option<PathBuf>,
     },
-    /// Let what is in Redis count again, although Redis has lost the identity of the store, or has older data
-    /// than before. The service refuses everything until then. What was revoked since the time of the data is
-    /// valid again: stop every replica first, and revoke and disable it again before you start them.
+    /// Accept the data in Redis as it is, although Redis has lost the identity of the store or has older data than
+    /// before. The service refuses everything until then. Stop all replicas first. Whatever was revoked or
+    /// disabled after the time of the data is valid again, so revoke and disable it again before you start them.
     Adopt,
-    /// Encrypt again, with `STORE_KEY`, everything that is encrypted with `STORE_KEY_PREVIOUS`. The old key
-    /// is not needed afterwards. Works while the service is running.
+    /// Encrypt everything with `STORE_KEY` that is still encrypted with `STORE_KEY_PREVIOUS`. The previous key is
+    /// not needed afterwards. Works while the service is running.
     Rekey,
 }
 
 #[derive(Args)]
 pub(crate) struct Import {
-    /// The dump file.
+    /// The exported file.
     file: PathBuf,
-    /// The file with the key of the dump, if it is not the key of the store.
+    /// The file with the key of the export, if it is not the key of the store.
     #[arg(long)]
     key_file: Option<PathBuf>,
     /// Replace the contents of the store. The previous embedded store is kept as `store.redb.replaced`, with
@@ -89,7 +88,7 @@ pub(crate) async fn store(command: StoreCommand) -> anyhow::Result<()> {
         StoreCommand::Verify { file, key_file } => {
             let key = dump_key(&storage()?, key_file.as_deref())?;
             let counts = Source::Dump(file.clone(), key).count().await?;
-            say(&format!("{} is whole: {counts}", file.display()));
+            say(&format!("{} is complete: {counts}", file.display()));
             Ok(())
         }
         StoreCommand::Rekey => rekey().await,
@@ -106,7 +105,7 @@ async fn adopt() -> anyhow::Result<()> {
     RedisStore::adopt(address, key).await.with_context(|| format!("store: {address}"))?;
     audit::Event::StoreAdopted.emit();
     say(
-        "what is in Redis counts from now on; make again what was revoked, disabled or removed and is not, and start the service",
+        "the data in Redis is accepted; repeat what was revoked, disabled or removed after the time of this data, and then start the service",
     );
     Ok(())
 }
@@ -115,16 +114,16 @@ fn storage() -> anyhow::Result<Storage> {
     Ok(Config::storage_from_variables(std::env::vars())?.0)
 }
 
-/// Makes a path absolute, because the running service could be in another directory.
+/// Makes a path absolute, because the running service might have another working directory.
 fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
-    std::path::absolute(path).with_context(|| format!("{} is no path", path.display()))
+    std::path::absolute(path).with_context(|| format!("{} is not a path", path.display()))
 }
 
 async fn export(file: &Path, key_file: Option<PathBuf>) -> anyhow::Result<()> {
     let key_file = key_file.as_deref().map(absolute).transpose()?;
     let command = operator::Command::ExportStore { file: absolute(file)?, key_file };
     let Reply::Exported(counts) = run(command).await? else {
-        bail!("the service answered something else than what it exported")
+        bail!("the service sent an unexpected reply instead of what it exported")
     };
     say(&format!("exported to {}: {counts}", file.display()));
     Ok(())
@@ -132,13 +131,13 @@ async fn export(file: &Path, key_file: Option<PathBuf>) -> anyhow::Result<()> {
 
 async fn rekey() -> anyhow::Result<()> {
     if storage()?.previous_key.is_none() {
-        bail!("STORE_KEY_PREVIOUS is not set: there is no key to replace; docs/state.md tells the steps");
+        bail!("STORE_KEY_PREVIOUS is not set: there is no key to replace; docs/state.md describes the steps");
     }
     let Reply::Resealed(resealed) = run(operator::Command::ResealStore).await? else {
-        bail!("the service answered something else than what it sealed")
+        bail!("the service sent an unexpected reply instead of what it encrypted")
     };
     say(&format!(
-        "{} of {} rows had the previous key, and none has now: remove STORE_KEY_PREVIOUS, and keep that key as long as \
+        "{} of {} rows were encrypted with the previous key, and none is now: remove STORE_KEY_PREVIOUS, and keep that key as long as \
          backups that were made with it",
         resealed.changed, resealed.rows
     ));
@@ -155,12 +154,14 @@ async fn import(asked: Import) -> anyhow::Result<()> {
 async fn migrate(to: Place, replace: bool) -> anyhow::Result<()> {
     let storage = storage()?;
     let (Some(address), Some(key)) = (&storage.redis, &storage.key) else {
-        bail!("set REDIS_URL and STORE_KEY, and DATA_DIR to where the embedded store is or is to be")
+        bail!(
+            "set REDIS_URL and STORE_KEY, and set DATA_DIR to the directory of the embedded store, which might not exist yet"
+        )
     };
     let source = match to {
         Place::Redis => {
             if !embedded::exists(&storage.data_dir) {
-                bail!("there is no store in {}; set DATA_DIR to where it is", storage.data_dir.display());
+                bail!("there is no store in {}; set DATA_DIR to its directory", storage.data_dir.display());
             }
             Source::Store(Arc::new(open_embedded(&storage)?))
         }
@@ -185,14 +186,14 @@ fn open_embedded(storage: &Storage) -> anyhow::Result<EmbeddedStore> {
     }
 }
 
-/// The key that decrypts a dump. It is never created here, because a new key cannot decrypt anything.
+/// The key that decrypts a dump. A missing key file is not created, because a new key could not decrypt the dump.
 fn dump_key(storage: &Storage, key_file: Option<&Path>) -> anyhow::Result<StoreKey> {
     match (key_file, &storage.key) {
         (Some(path), _) => Ok(read_key(path)?),
         (None, Some(key)) => Ok(key.clone()),
         (None, None) if embedded::has_key_file(&storage.data_dir) => own_key(storage),
         (None, None) => bail!(
-            "name the key that the file was sealed with: STORE_KEY, or --key-file with the store.key that was beside the \
+            "set the key with which the file was encrypted: STORE_KEY, or --key-file with the file store.key from the directory of the \
              store that it was made from"
         ),
     }
@@ -208,10 +209,10 @@ fn own_key(storage: &Storage) -> anyhow::Result<StoreKey> {
 }
 
 async fn copy(source: &Source, storage: &Storage, to: Place, replace: bool) -> anyhow::Result<()> {
-    // The file of a running service can have been replaced, and is then not in use.
+    // If the file of a running service was replaced, the new file could be opened although the service runs.
     let uses_embedded = matches!(to, Place::Embedded) || matches!(source, Source::Store(_));
     if uses_embedded && socket::is_served(&storage.data_dir).await {
-        bail!("an auth-service runs with {}: stop it first", storage.data_dir.display());
+        bail!("an auth-service is running with {}: stop it first", storage.data_dir.display());
     }
     let counts = if let (Some(address), Some(key), Place::Redis) = (&storage.redis, &storage.key, to) {
         let target = async || RedisTarget::new(address, key, replace, SystemClock.now()).await;
@@ -219,7 +220,7 @@ async fn copy(source: &Source, storage: &Storage, to: Place, replace: bool) -> a
         tell_dangers(&RedisStore::connect_to_known(address, key).await?).await?;
         counts
     } else {
-        // The key is read before the source, so that a source that fails leaves at most a new key file
+        // The key is read before the source. So if the source cannot be read, at most a new key file is left
         // behind.
         let key = own_key(storage)?;
         let target = async || EmbeddedTarget::new(&storage.data_dir, &key, replace);
@@ -229,11 +230,11 @@ async fn copy(source: &Source, storage: &Storage, to: Place, replace: bool) -> a
         (Some(address), Place::Redis) => address.to_string(),
         _ => storage.data_dir.display().to_string(),
     };
-    say(&format!("{place} has everything, read back and counted: {counts}"));
+    say(&format!("{place} contains everything, which was read again and counted: {counts}"));
     Ok(())
 }
 
-/// A callback that prints the number of copied records every two seconds.
+/// Returns a callback that prints the number of copied records every two seconds.
 pub(super) fn report_progress() -> impl Fn(u64) + Send + Sync {
     let last = std::sync::Mutex::new(Instant::now());
     move |records| {
@@ -245,7 +246,7 @@ pub(super) fn report_progress() -> impl Fn(u64) + Send + Sync {
     }
 }
 
-#[expect(clippy::print_stderr, reason = "how far a long command is")]
+#[expect(clippy::print_stderr, reason = "the progress of a long command")]
 fn tell(records: u64) {
     eprintln!("{records} records so far …");
 }

@@ -1,5 +1,4 @@
-//! Adds a client on behalf of an operator: a client that acts for itself, a resource server, or any client
-//! that does not register itself.
+//! Adds a client that does not register itself, such as a client that acts for itself or a resource server.
 
 use serde::{Deserialize, Serialize};
 
@@ -18,19 +17,19 @@ use super::{CommandError, Reply, Tools};
 /// The operator's description of a new client.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct NewClient {
-    /// The name that users see and policy rules use.
+    /// The name that users see and to which policy rules refer.
     pub name: Username,
     /// How the client authenticates.
     pub credentials: Credentials,
     /// The grant types that the client can use.
     pub grant_types: Vec<GrantType>,
-    /// The URIs to which its codes can be sent.
+    /// The URIs to which authorization codes can be sent.
     pub redirect_uris: Vec<RedirectUri>,
-    /// The most that the client can be granted. `None` means no limit.
+    /// The scopes that the client can be granted. `None` means all scopes.
     pub scope: Option<Scope>,
     /// The groups of the client when it acts for itself.
     pub groups: Vec<Group>,
-    /// The settings that only an operator can make.
+    /// The properties that only an operator can set.
     pub terms: OperatorTerms,
 }
 
@@ -45,23 +44,25 @@ pub enum Credentials {
     Keys(ClientKeys),
 }
 
-/// Checks the description before anything is stored. Returns the first problem.
+/// Returns the first problem of the description, before anything is stored.
 fn problem(new: &NewClient) -> Option<&'static str> {
     let has = |grant_type| new.grant_types.contains(&grant_type);
     let without_person = has(GrantType::ClientCredentials) || has(GrantType::TokenExchange);
     let public = matches!(new.credentials, Credentials::None);
     if new.grant_types.is_empty() && new.terms.serves.is_empty() {
-        Some("the client could do nothing: give it a grant, or a resource to serve")
+        Some("the client has neither a grant nor a resource: add --grant or --serves")
     } else if new.redirect_uris.iter().any(|uri| uri.could_be_answer().is_some()) {
         Some(
-            "a redirect URI must not have code, state, iss or another part of an answer in its query, nor ; or control characters",
+            "the query of a redirect URI must not contain code, state, iss or another parameter of the response, nor ; or control characters",
         )
     } else if has(GrantType::AuthorizationCode) && new.redirect_uris.is_empty() {
         Some("the authorization code grant needs a redirect URI")
     } else if public && (without_person || has(GrantType::JwtBearer) || !new.terms.serves.is_empty()) {
-        Some("a public client cannot prove who it is; only codes, device codes and refresh tokens are for it")
+        Some(
+            "a public client cannot authenticate; it can use only authorization codes, device codes and refresh tokens",
+        )
     } else if without_person && new.terms.resources.is_empty() {
-        Some("say which resources the client may use for itself")
+        Some("add --resource for each resource that the client can use for itself")
     } else {
         None
     }
@@ -76,7 +77,7 @@ pub(super) async fn add_client(new: NewClient, tools: &Tools<'_>) -> Result<Repl
         && !tools.store.add_account(&machine(&id, &new, tools)).await?
     {
         return Ok(Reply::Refused(format!(
-            "there is an account named {} already; choose another name",
+            "there is already an account named {}; choose another name",
             new.name
         )));
     }

@@ -1,4 +1,4 @@
-//! The command about the clock.
+//! The command that accepts the current time of the clock.
 
 use time::format_description::well_known::Iso8601;
 use time::{Date, Duration, OffsetDateTime};
@@ -8,13 +8,13 @@ use crate::ops::audit;
 
 use super::{CommandError, Reply, Tools, audited};
 
-/// Sets the latest time that was ever trusted back to the present time. Replicas adopt it when they next
-/// record the time. With a clock that is behind, existing rows would end too early. Therefore the operator
-/// has to give today's date, and the clock of the store must not contradict it.
+/// Sets the latest trusted time back to the current time. Other replicas adopt it when they record the time next.
+/// If the clock were behind, existing rows would expire too early. Therefore the operator must state today's date,
+/// and the clock must agree with it and with the clock of the store.
 pub(super) async fn accept(today: &str, tools: &Tools<'_>) -> Result<Reply, CommandError> {
     let (store, now) = (tools.store, tools.now);
     let Ok(asked) = Date::parse(today, &Iso8601::DATE) else {
-        return Ok(Reply::Refused(format!("{today:?} is no date; write it like 2027-01-31")));
+        return Ok(Reply::Refused(format!("{today:?} is not a date; write it like 2027-01-31")));
     };
     let shown = i64::try_from(now.0).ok().and_then(|now| OffsetDateTime::from_unix_timestamp(now).ok());
     if shown.is_none_or(|shown| (asked - shown.date()).abs() > Duration::DAY) {
@@ -34,7 +34,7 @@ pub(super) async fn accept(today: &str, tools: &Tools<'_>) -> Result<Reply, Comm
     }
     let Some(mark) = store.clock_mark().await?.filter(|mark| mark.latest.since(now) > TOLERANCE) else {
         return Ok(Reply::Refused(format!(
-            "no time after the present one ({}) was ever believed, so there is nothing to forget",
+            "the service has never trusted a time later than the current one ({}), so there is nothing to correct",
             now.readable()
         )));
     };

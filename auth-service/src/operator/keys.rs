@@ -19,9 +19,9 @@ pub struct KeyRow {
     pub algorithm: SigningAlgorithm,
     /// Whether the key is next, current or retired.
     pub state: KeyState,
-    /// The time from which it signs.
+    /// The time at which it starts to sign.
     pub signs_from: UnixTime,
-    /// The time until which it signs, if it has a successor.
+    /// The time at which it stops signing, if it has a successor.
     pub signs_until: Option<UnixTime>,
     /// The time at which it is removed, if it has a successor.
     pub gone_at: Option<UnixTime>,

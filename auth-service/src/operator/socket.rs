@@ -1,5 +1,5 @@
-//! The operator's socket: a Unix socket with mode 0600 in `DATA_DIR`, with one line of JSON in each
-//! direction.
+//! The operator's socket: a Unix socket with mode 0600 in `DATA_DIR`. A connection carries one command and its
+//! reply, each as one line of JSON.
 
 use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -19,21 +19,19 @@ use super::{Command, Reply, Tools, run};
 const NAME: &str = "operator.sock";
 /// Maximum length of a command in bytes.
 const MAX_LINE_LEN: u64 = 64 * 1024;
-/// Time limit for receiving a command. A command is sent as soon as its connection is there.
+/// Time limit for receiving a command. A client sends its command immediately after it has connected.
 const RECEIVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often it is checked that the socket is still in its place.
+/// How often the service checks that the socket still exists.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Time limit for sending the reply.
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Maximum number of connections, including those that have not sent their command yet. Further ones wait to
-/// be accepted.
+/// Maximum number of connections, including those without a command yet. Further connections wait to be accepted.
 const MAX_CONNECTIONS: usize = 256;
-/// Maximum number of concurrent commands, which limits memory use. Connections without a command take no
-/// place here.
+/// Maximum number of concurrent commands, which limits memory use. Connections without a command do not count.
 const MAX_COMMANDS: usize = 16;
 
-/// The socket cannot be used.
+/// Why the operator's socket cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
     /// The service cannot listen on the socket.
@@ -44,10 +42,10 @@ pub enum SocketError {
         /// The error of the operating system.
         source: std::io::Error,
     },
-    /// The running service does not answer.
+    /// The running service does not respond.
     #[error(
-        "the store is in use, and its owner does not answer on {path}: {source}. A running auth-service makes a socket that was \
-         removed anew within a few seconds. Otherwise, is another user's auth-service running there?"
+        "the store is in use, but no auth-service responds on {path}: {source}. If the socket was removed, a running auth-service \
+         creates it again within a few seconds. Otherwise, check whether auth-service runs there as another user"
     )]
     Ask {
         /// The path of the socket.
@@ -55,9 +53,9 @@ pub enum SocketError {
         /// The error of the operating system.
         source: std::io::Error,
     },
-    /// The running service took the command, and closed the connection without a reply that can be read.
+    /// The running service accepted the command, but closed the connection without a readable reply.
     #[error(
-        "the running service took the command on {path} and did not answer it: see its log. The command may have been carried out; look before you repeat it"
+        "the running service accepted the command on {path} but sent no reply: see its log. The command might have been executed, so check this before you repeat it"
     )]
     NoAnswer {
         /// The path of the socket.
@@ -65,8 +63,8 @@ pub enum SocketError {
     },
 }
 
-/// Listens for operators. Only the process that holds the store is allowed to call this, because the socket
-/// of a service that was killed is replaced.
+/// Listens on the socket, and replaces an existing one, which a killed service leaves behind. Therefore, only the
+/// process that has the store open can call this.
 fn listen(directory: &Path) -> Result<UnixListener, SocketError> {
     let path = directory.join(NAME);
     let bind = || -> std::io::Result<UnixListener> {
@@ -74,7 +72,8 @@ fn listen(directory: &Path) -> Result<UnixListener, SocketError> {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        // Only this user can enter the directory (mode 0700), so nobody can connect before the mode is set.
+        // Only this Unix user can enter the directory (mode 0700), so no other user can connect before the mode is
+        // set.
         let listener = UnixListener::bind(&path)?;
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
         Ok(listener)
@@ -82,7 +81,7 @@ fn listen(directory: &Path) -> Result<UnixListener, SocketError> {
     bind().map_err(|source| SocketError::Listen { path: path.clone(), source })
 }
 
-/// A listener, and what is known of its socket.
+/// The listener on the operator's socket.
 pub struct Operators {
     directory: PathBuf,
     listener: UnixListener,
@@ -90,27 +89,27 @@ pub struct Operators {
 }
 
 impl Operators {
-    /// Makes the socket in `directory`.
+    /// Creates the socket in `directory`.
     ///
-    /// # Errors
-    /// If the socket cannot be made or listened to.
+    /// # Errors If the service cannot listen on the socket.
     pub fn listen(directory: &Path) -> Result<Self, SocketError> {
         let listener = listen(directory)?;
         Ok(Self { directory: directory.to_owned(), listener, inode: inode(directory) })
     }
 
-    /// Makes the socket anew if it was removed or replaced, because nobody can be disabled without it.
+    /// Creates the socket again if it was removed or replaced. Without it, an operator could not disable an
+    /// account.
     fn keep(&mut self) {
         if self.inode.is_some() && inode(&self.directory) == self.inode {
             return;
         }
         match Self::listen(&self.directory) {
             Ok(anew) => {
-                tracing::warn!("the operator's socket was removed or replaced, and is made anew");
+                tracing::warn!("the operator's socket was removed or replaced, and was created again");
                 *self = anew;
             }
             Err(error) => {
-                tracing::error!(%error, "the operator's socket was removed, and cannot be made anew");
+                tracing::error!(%error, "the operator's socket was removed, and cannot be created again");
             }
         }
     }
@@ -120,7 +119,7 @@ fn inode(directory: &Path) -> Option<u64> {
     std::fs::symlink_metadata(directory.join(NAME)).ok().map(|socket| socket.ino())
 }
 
-/// Answers operators until the service ends.
+/// Answers commands until the service stops.
 pub async fn serve(mut operators: Operators, state: Data<AppState>) {
     let mut looks = tokio::time::interval(LOOK_EVERY);
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
@@ -162,19 +161,19 @@ async fn answer(stream: UnixStream, commands: &Semaphore, state: &AppState) -> s
             let budget = command.budget();
             let reply = tokio::time::timeout(budget, run(command, &tools(state))).await;
             if matches!(reply, Ok(Ok(Reply::Keys(_)))) {
-                // The service uses the changed keys before the operator gets the reply.
+                // The service must use the changed keys before the operator receives the reply.
                 state.follow_keys().await;
             }
             match reply {
                 Ok(reply) => reply.unwrap_or_else(|error| Reply::Refused(error.to_string())),
                 Err(_) => Reply::Refused(format!(
-                    "the running service did not finish the command within {} seconds; look at /ready and its log, and whether it was carried out, before you repeat it",
+                    "the running service did not finish the command within {} seconds; see /ready and its log, and check whether the command was executed before you repeat it",
                     budget.as_secs()
                 )),
             }
         }
         Err(error) => Reply::Refused(format!(
-            "the running service does not know this command; is it of another release? {error}"
+            "the running service does not know this command, perhaps because it is another version: {error}"
         )),
     };
     let mut text = serde_json::to_vec(&reply)?;
@@ -193,13 +192,13 @@ fn tools(state: &AppState) -> Tools<'_> {
     }
 }
 
-/// Whether a running service listens in `directory`. Its store can be another file than the one that is there
-/// now, so this has to be asked before that file is opened.
+/// Whether a running service listens in `directory`. Its store might have been replaced by another file, so this
+/// must be checked before the file is opened.
 pub async fn is_served(directory: &Path) -> bool {
     UnixStream::connect(directory.join(NAME)).await.is_ok()
 }
 
-/// Sends a command to the service that holds the store in `directory`, and returns its reply.
+/// Sends a command to the service that has the store in `directory` open, and returns its reply.
 pub async fn ask(directory: &Path, command: &Command) -> Result<Reply, SocketError> {
     let path = directory.join(NAME);
     let exchange = async {

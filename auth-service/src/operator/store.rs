@@ -10,7 +10,7 @@ use contract::files::read_setting;
 
 use super::{CommandError, Reply, Tools};
 
-/// The key file of a dump cannot be used.
+/// Why the key file of a dump cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyFileError {
     /// The file cannot be read.
@@ -22,7 +22,7 @@ pub enum KeyFileError {
         source: std::io::Error,
     },
     /// The file does not contain a store key.
-    #[error("{0} does not hold a key: {1}")]
+    #[error("{0} does not contain a key: {1}")]
     Invalid(PathBuf, InvalidStoreKey),
 }
 

@@ -1,5 +1,5 @@
-//! Whether the signing keys of this process are still those in the store. A process that was cut off from the
-//! store, or did not run for a while, must not verify or sign with a key that was revoked meanwhile.
+//! Determines whether the signing keys of this process are still those in the store. A process that was cut off
+//! from the store, or was suspended, must not verify or sign with a key that was revoked during that time.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -10,11 +10,11 @@ use crate::keys::signing::KeyRing;
 use crate::store::changes::Changes;
 use crate::store::{Store, StoreError};
 
-/// For how long the keys count after they were read while changes in the store are not reported to this
-/// process. It is as long as cached values count after the last report.
+/// How long the keys are valid after they were read while changes in the store are not reported to this process.
+/// Cached values are valid for the same time after the last report.
 const COUNTS_FOR: Duration = Duration::from_secs(1);
 
-/// What was known before the store was asked for the keys.
+/// The state before the keys were read from the store.
 #[derive(Debug, Clone, Copy)]
 pub struct Reading {
     version: u64,
@@ -22,7 +22,7 @@ pub struct Reading {
 }
 
 impl Reading {
-    /// Begins to read the keys.
+    /// Must be called before the keys are read.
     pub fn begin(changes: &Changes) -> Self {
         Self { version: changes.of_signing_keys(), at: Instant::now() }
     }
@@ -32,16 +32,16 @@ impl Reading {
 #[derive(Debug)]
 pub struct KeysRead {
     start: Instant,
-    /// The counter of changes of the keys before they were read.
+    /// The change counter of the keys before they were read.
     version: AtomicU64,
-    /// The time of that, in milliseconds after `start`.
+    /// The time at which they were read, in milliseconds after `start`.
     at: AtomicU64,
-    /// Held by the call that reads them again, so that the others wait for it.
+    /// Held by the call that reads the keys again, so that concurrent calls wait for its result.
     turn: Mutex<()>,
 }
 
 impl KeysRead {
-    /// After the keys were read for the first time.
+    /// Creates the state after the keys were read for the first time.
     pub fn new(reading: Reading) -> Self {
         let (version, at) = (AtomicU64::new(reading.version), AtomicU64::new(0));
         Self { start: reading.at, version, at, turn: Mutex::default() }
@@ -53,13 +53,13 @@ impl KeysRead {
         self.version.fetch_max(reading.version, Ordering::SeqCst);
     }
 
-    /// Whether no change of the keys can have been missed since they were read.
+    /// Whether this process cannot have missed a change of the keys since they were read.
     pub fn are_current(&self, changes: &Changes) -> bool {
         self.are_current_at(changes, Instant::now())
     }
 
     fn are_current_at(&self, changes: &Changes, now: Instant) -> bool {
-        // The lease is looked at first. What it vouches for is already recorded in the counter.
+        // The lease must be checked before the counter: every change up to a live lease is already in the counter.
         let is_reported = changes.is_live();
         let age = self.milliseconds(now).saturating_sub(self.at.load(Ordering::SeqCst));
         self.version.load(Ordering::SeqCst) == changes.of_signing_keys()
@@ -78,8 +78,8 @@ impl KeysRead {
         let reading = Reading::begin(store.changes());
         let missing = || StoreError::Unavailable("it has no signing keys at the moment".to_owned());
         let set = store.signing_keys().await?.ok_or_else(missing)?;
-        // An older set can have keys that were revoked. Whether it is that of another store is found out
-        // regularly.
+        // An older set might contain revoked keys, so it is not installed. If it is older because the store was
+        // replaced, the regular check notices that.
         if set.revision() >= keys.revision() {
             keys.install(set).map_err(|error| StoreError::Unavailable(error.to_string()))?;
         }
@@ -102,7 +102,7 @@ mod tests {
         let reading = Reading::begin(&changes);
         let read = KeysRead::new(reading);
         assert!(read.are_current_at(&changes, reading.at + COUNTS_FOR.mul_f32(0.9)));
-        // As of a process that did not run, or to which nothing is reported.
+        // As in a process that was suspended, or that receives no reports of changes.
         assert!(!read.are_current_at(&changes, reading.at + COUNTS_FOR));
         read.note(Reading { at: reading.at + COUNTS_FOR, ..reading });
         assert!(read.are_current_at(&changes, reading.at + COUNTS_FOR));

@@ -1,4 +1,4 @@
-//! Keeps the signing keys of this process those in the store.
+//! Keeps the signing keys of this process in agreement with the store.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -12,10 +12,10 @@ use crate::upkeep::Findings;
 
 use super::AppState;
 
-/// What is known of the signing keys in the store.
+/// What this process knows about the signing keys in the store.
 pub(super) struct SigningKeys {
     read: KeysRead,
-    /// The identity of the store from which the keys in use are.
+    /// The identity of the store from which the keys in use were read.
     identity: Mutex<Option<String>>,
 }
 
@@ -28,8 +28,8 @@ impl SigningKeys {
         self.identity.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the keys in use are from the store with this identity. A store that was begun anew has other
-    /// keys.
+    /// Whether the keys in use come from the store with this identity. A store that was emptied and created again
+    /// has different keys.
     fn are_from(&self, identity: Option<&str>) -> bool {
         let known = self.identity();
         known.is_none() || known.as_deref() == identity
@@ -37,13 +37,15 @@ impl SigningKeys {
 }
 
 impl AppState {
-    /// Reads the signing keys from the store, and changes them there if that is due. If this fails, the
-    /// present keys stay in use.
+    /// Reads the signing keys from the store, and makes a change that is due. If this fails, the current keys stay
+    /// in use.
     pub async fn follow_keys(&self) {
         match self.follow_keys_of_store().await {
             Ok(false) => {}
-            Ok(true) => tracing::info!("a signing key is gone; nothing that it signed counts any more"),
-            Err(error) => tracing::warn!(%error, "the signing keys could not be brought up to date"),
+            Ok(true) => {
+                tracing::info!("a signing key was removed; tokens that it signed are no longer accepted")
+            }
+            Err(error) => tracing::warn!(%error, "the signing keys could not be updated"),
         }
     }
 
@@ -58,7 +60,7 @@ impl AppState {
             rotation::note_in_use(store, in_use).await?;
         }
         let keys = current_keys(store, &self.config, &findings, now, &self.rotated).await?;
-        // A request may have read newer keys meanwhile, which then stay.
+        // A concurrent request might have installed newer keys, which must stay.
         let is_gone = self.keys.revision() == in_use && self.keys.install(keys)?;
         if findings.identity.is_some() {
             *self.signing_keys.identity() = findings.identity;
@@ -67,8 +69,8 @@ impl AppState {
         Ok(is_gone)
     }
 
-    /// Reads the signing keys from the store if a change of them might have been missed. This has to be
-    /// called before something is signed.
+    /// Reads the signing keys from the store if this process might have missed a change. It must be called before
+    /// anything is signed.
     ///
     /// # Errors
     /// If the store cannot be read.
@@ -79,7 +81,8 @@ impl AppState {
         self.signing_keys.read.renew(self.store.as_ref(), &self.keys).await
     }
 
-    /// Like [`Self::principal_at`], but never by a key that was revoked while this process could not know it.
+    /// Like [`Self::principal_at`], but also refuses a token whose key was revoked while this process was cut off
+    /// from the store.
     pub(super) async fn principal_by_current_keys(
         &self,
         token: &str,
@@ -94,14 +97,14 @@ impl AppState {
         match Box::pin(self.renew_keys()).await {
             Ok(()) if self.keys.generation() == before => found,
             Ok(()) => Box::pin(self.principal_at(token, now)).await,
-            // No key that this process has can be believed. A token that none of them has signed stays
-            // refused.
+            // The keys of this process might be revoked, so none of them can be trusted. A token that none of them
+            // has signed stays refused.
             Err(error) => found.and(Err(error.into())),
         }
     }
 }
 
-/// The signing keys. They are changed in the store if that is due and the clock is reliable.
+/// Returns the signing keys. If a change is due and the clock is reliable, it is made in the store first.
 pub(super) async fn current_keys(
     store: &dyn Store,
     config: &Config,

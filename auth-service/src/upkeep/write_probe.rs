@@ -1,4 +1,4 @@
-//! Tells whether the store can be written, before a client is sent to an endpoint that has to write.
+//! Tests whether the store can be written, before a client is sent to an endpoint that must write.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use crate::domain::clock::Clock;
 use crate::store::{Store, StoreError};
 
-/// How long a result is reused, because anybody with an expired token can cause a test.
+/// How long a result is reused. This is needed because anybody with an expired token can cause a test.
 const KEPT: Duration = Duration::from_secs(1);
 /// Time limit for a test write.
 const BUDGET: Duration = Duration::from_secs(1);
@@ -18,7 +18,7 @@ const BUDGET: Duration = Duration::from_secs(1);
 pub struct WriteProbe(Mutex<Option<(Duration, Result<(), StoreError>)>>);
 
 impl WriteProbe {
-    /// Writes something to the store as a test. Calls at the same time share one test.
+    /// Writes to the store as a test. Concurrent calls share one test.
     ///
     /// # Errors
     /// If the store cannot be written.

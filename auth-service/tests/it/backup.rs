@@ -182,13 +182,13 @@ fn one_machine_becomes_a_fleet_and_one_machine_again() {
     works(&command("user add --new-store ana", &here));
     let both = [("DATA_DIR", data.as_str()), ("REDIS_URL", url.as_str()), ("STORE_KEY", KEY)];
     let said = works(&command("store migrate --to redis", &both));
-    assert!(said.contains("read back and counted") && said.contains("1 account\n"), "{said}");
+    assert!(said.contains("read again and counted") && said.contains("1 account\n"), "{said}");
     assert!(works(&command("user list", &both)).starts_with("ana\t"));
     assert!(fails(&command("store migrate --to redis", &both)).contains("not empty"));
     // These steps follow the key rotation in docs/state.md.
     let rotating = [("REDIS_URL", url.as_str()), ("STORE_KEY", OTHER_KEY), ("STORE_KEY_PREVIOUS", KEY)];
     assert!(fails(&command("store rekey", &both)).contains("STORE_KEY_PREVIOUS"));
-    assert!(works(&command("store rekey", &rotating)).contains("none has now"));
+    assert!(works(&command("store rekey", &rotating)).contains("none is now"));
     assert!(fails(&command("user list", &both)).contains("STORE_KEY"));
     let target = [("DATA_DIR", back.as_str()), ("REDIS_URL", url.as_str()), ("STORE_KEY", OTHER_KEY)];
     works(&command("store migrate --to embedded", &target));

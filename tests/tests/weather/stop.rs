@@ -96,7 +96,7 @@ async fn signals_for_a_reload_and_unknown_ones_do_not_end_the_service() {
     let is_logged = AtomicBool::new(false);
     for _ in 0..600 {
         let log = stack.log_of("auth-service");
-        if ["SIGHUP: policy file", "SIGUSR1 means nothing", "SIGUSR2 means nothing"]
+        if ["SIGHUP: the policy file", "SIGUSR1 has no effect", "SIGUSR2 has no effect"]
             .iter()
             .all(|s| log.contains(s))
         {
