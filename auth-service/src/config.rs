@@ -52,7 +52,7 @@ pub struct Config {
     pub trusted_edge: TrustedEdge,
     /// The web pages that are allowed to call the protected services.
     pub allowed_origins: AllowedOrigins,
-    /// The users who are allowed to use any service at all, and the policy file.
+    /// The users who are admitted to the services, and the policy file.
     pub policy: PolicySource,
     /// The rules for registration, and how long clients are kept.
     pub clients: ClientTerms,
@@ -68,7 +68,7 @@ pub struct Config {
     pub dpop: DpopMode,
     /// The format and filter of the log.
     pub observability: Observability,
-    /// One sentence for each variable that is perhaps a misspelt setting.
+    /// One sentence for each variable that might be a misspelt setting.
     pub doubts: Vec<String>,
 }
 
@@ -76,7 +76,7 @@ pub struct Config {
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Problems {
     found: Vec<String>,
-    /// One sentence for each variable that is perhaps a misspelt setting. They are reported together with the
+    /// One sentence for each variable that might be a misspelt setting. These are reported together with the
     /// problems, but are not problems themselves.
     doubts: Vec<String>,
 }
@@ -87,7 +87,7 @@ impl Problems {
         self.found.push(format!("{variable}: {problem}"));
     }
 
-    /// Adds a problem in words that have the variable as their subject, such as `is not set`.
+    /// Adds a problem that is phrased as a predicate of the variable, such as `is not set`.
     fn add_about(&mut self, variable: &str, predicate: impl fmt::Display) {
         self.found.push(format!("{variable} {predicate}"));
     }
@@ -158,7 +158,7 @@ impl Config {
         if problems.found.is_empty() { Ok((source, site)) } else { Err(problems) }
     }
 
-    /// Reads only `OPS_LISTEN`, the address at which a running service answers health checks.
+    /// Reads only `OPS_LISTEN`, the address where a running service responds to health checks.
     pub fn ops_listen_from_variables(
         variables: impl IntoIterator<Item = (String, String)>,
     ) -> Result<SocketAddr, Problems> {
@@ -294,7 +294,7 @@ mod tests {
         for part in [
             "- ISSUER is not set; set it to the public URL",
             "- PROTECTED_HOSTS is not set; set it to the hosts",
-            "- CLIENT_IDLE_TTL must exceed REFRESH_TOKEN_TTL by two hours, or clients would end before their grants; set it to at least 7783200s",
+            "- CLIENT_IDLE_TTL must exceed REFRESH_TOKEN_TTL by two hours, or clients would expire before their grants; set it to at least 7783200s",
             "- CODE_TTL: \"1h\" is out of range; write a time from 5 to 600 seconds",
             "- EDGE_SECRET is shorter than 16 characters",
             "- TOKEN_CACHE_SIZE must be a number",

@@ -1,5 +1,5 @@
-//! `auth-service doctor`: examines a protected service from outside, as a client and as an attacker would,
-//! and the settings of the service from inside. It says what is wrong, what that means and how to fix it.
+//! `auth-service doctor`: examines a protected service from outside, as a client and as an attacker would, and the
+//! settings of the service from inside. It reports what is wrong, what that means and how to fix it.
 //!
 //! It needs no account and changes nothing, because it deletes the client that it registers.
 
@@ -51,7 +51,7 @@ pub enum Outcome {
     Warning,
     /// Clients fail, or the service is not protected.
     Problem,
-    /// This could not be examined, so nothing is known of it.
+    /// This could not be examined, so the result is unknown.
     Unexamined,
 }
 
@@ -146,7 +146,7 @@ pub async fn examine(
             return Ok(std::mem::take(&mut notes.findings));
         }
     };
-    // What is seen in place of auth-service would be told by nearly every other check, without the cause.
+    // If something else answers in place of auth-service, most other checks would fail without naming this cause.
     if let Some(seen) = reach::in_place_of_auth_service(&target).await {
         reach::note_absence(&target, &seen, settings.map(|settings| settings.listeners.ops), notes).await;
         challenge::examine_without_auth_service(&target, notes).await;
@@ -156,7 +156,7 @@ pub async fn examine(
         reach::note_unexamined("auth-service cannot be reached", notes);
         return Ok(std::mem::take(&mut notes.findings));
     }
-    // A store that does not work is the cause of much of what is seen from outside, so this comes first.
+    // A store that does not work causes many of the problems that are seen from outside, so it is checked first.
     if let Some(settings) = settings {
         inside::readiness(settings.listeners.ops, target.patience, notes).await;
     }

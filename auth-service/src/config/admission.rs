@@ -1,4 +1,4 @@
-//! The users who are allowed to use any service at all, and the policy file.
+//! The users who are admitted to the services, and the policy file.
 
 use std::fmt::Display;
 use std::path::PathBuf;
@@ -51,7 +51,7 @@ fn list<T, E: Display>(
     if entries.is_empty() {
         problems.add_about(
             variable,
-            "names nobody; name at least one, or unset it to let in everybody who can log in",
+            "has no entries; add at least one, or unset it to admit everyone who can log in",
         );
     }
     entries

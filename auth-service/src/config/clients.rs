@@ -40,10 +40,10 @@ pub struct ClientTerms {
     pub redirect_schemes: Vec<String>,
     /// How long a client is kept if no user has ever allowed it (`CLIENT_UNUSED_TTL`, default 1 d).
     pub unused: Duration,
-    /// How long an unused client is kept after its last use (`CLIENT_IDLE_TTL`, default 180 d). It has to
-    /// exceed `REFRESH_TOKEN_TTL`.
+    /// How long an unused client is kept after its last use (`CLIENT_IDLE_TTL`, default 180 d). It must exceed
+    /// `REFRESH_TOKEN_TTL`.
     pub idle: Duration,
-    /// Lifetime of client secrets (`CLIENT_SECRET_TTL`, default 0). None, which is set as 0, means that they
+    /// Lifetime of client secrets (`CLIENT_SECRET_TTL`, default 0). `None`, which is set as 0, means that they
     /// never expire.
     pub secret_lifetime: Option<Duration>,
     /// Maximum number of clients (`CLIENT_CEILING`, default 100000).
@@ -55,13 +55,13 @@ pub struct ClientTerms {
     /// Content of the PEM file with certificates that are trusted in addition to those of the system when a
     /// client's document is fetched (`EXTRA_CA_FILE`).
     pub extra_roots: Option<Vec<u8>>,
-    /// Maximum number of new clients a minute for one address and for one redirect host (`REGISTRATION_RATE`,
+    /// Maximum number of new clients per minute for one address and for one redirect host (`REGISTRATION_RATE`,
     /// default 60). The limit for all clients together is fifty times as high.
     pub rate: NonZeroU32,
 }
 
 impl ClientTerms {
-    /// Maximum number of clients that nobody has used.
+    /// Maximum number of clients that no account has used.
     pub fn unused_ceiling(&self) -> u64 {
         self.ceiling.min(UNUSED_CEILING)
     }
@@ -73,7 +73,7 @@ impl ClientTerms {
     }
 }
 
-/// Maximum number of unused clients, even if `CLIENT_CEILING` is higher. With 8 kB each, they take 80 MB.
+/// Maximum number of unused clients, even if `CLIENT_CEILING` is higher. At 8 kB each, they take up 80 MB.
 const UNUSED_CEILING: u64 = 10_000;
 
 #[derive(Default, Deserialize)]
@@ -100,10 +100,10 @@ pub(super) fn read(environment: &Environment, lifetimes: &Lifetimes, problems: &
     let raw: Raw = environment.concern(problems);
     let idle =
         durations::read("CLIENT_IDLE_TTL", raw.client_idle_ttl, DAY * 180, MINUTE, DAY * 3650, problems);
-    // Uses are recorded to the hour, so a client has to be kept for more than an hour longer than its grants.
+    // Uses are recorded to the hour, so a client must be kept for more than an hour longer than its grants.
     if idle < lifetimes.refresh_token + Duration::from_secs(7200) {
         let least = lifetimes.refresh_token.as_secs() + 7200;
-        problems.add_about("CLIENT_IDLE_TTL", format_args!("must exceed REFRESH_TOKEN_TTL by two hours, or clients would end before their grants; set it to at least {least}s"));
+        problems.add_about("CLIENT_IDLE_TTL", format_args!("must exceed REFRESH_TOKEN_TTL by two hours, or clients would expire before their grants; set it to at least {least}s"));
     }
     let secret = durations::read(
         "CLIENT_SECRET_TTL",
@@ -166,7 +166,7 @@ fn mode(mode: Option<&str>, token: Option<String>, problems: &mut Problems) -> R
         (Some(other), _) => {
             problems.add(
                 "REGISTRATION",
-                format_args!("{other:?} is not a way to register; it may be open, token or closed"),
+                format_args!("{other:?} is not a registration mode; write open, token or closed"),
             );
             RegistrationMode::Closed
         }
@@ -228,8 +228,8 @@ fn number<T: std::str::FromStr + Copy>(
         default
     })
 }
-/// Whether a file has a certificate in PEM form (RFC 7468 §5). Without one, the library trusts nothing more and
-/// says nothing.
+/// Whether a file contains a certificate in PEM form (RFC 7468 §5). Without one, the library adds no certificate
+/// and reports no error.
 fn has_certificate(content: &[u8]) -> bool {
     let begin = b"-----BEGIN CERTIFICATE-----";
     content.windows(begin.len()).any(|window| window == begin)

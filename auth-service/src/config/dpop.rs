@@ -19,7 +19,7 @@ pub(super) fn read(environment: &Environment, problems: &mut Problems) -> DpopMo
         Some("off") => DpopMode::Off,
         Some("nonce") => DpopMode::WithNonce,
         Some(other) => {
-            problems.add("DPOP", format_args!("{other:?} is not a mode of DPoP; it may be off, on or nonce"));
+            problems.add("DPOP", format_args!("{other:?} is not a mode of DPoP; write off, on or nonce"));
             DpopMode::default()
         }
     }

@@ -107,8 +107,8 @@ impl Environment {
         Self(values)
     }
 
-    /// The variables of one group of settings, as a struct of optional texts. Each group parses its texts
-    /// afterwards.
+    /// The variables of one group of settings, as a struct of optional strings. The module of each group parses
+    /// them.
     pub(super) fn concern<T: DeserializeOwned + Default>(&self, problems: &mut Problems) -> T {
         let pairs = self.0.iter().map(|(name, value)| (name.clone(), value.clone()));
         envy::from_iter(pairs).unwrap_or_else(|error| {
@@ -122,7 +122,7 @@ impl Environment {
 mod tests {
     use super::*;
 
-    /// What is told about these variables, and how many problems are among it.
+    /// The report on these variables, and the number of problems in it.
     fn told(given: &[&str]) -> (String, usize) {
         let mut problems = Problems::default();
         let given = given.iter().map(|name| ((*name).to_owned(), "x".to_owned()));

@@ -13,14 +13,13 @@ pub struct Grants {
     /// default `client_credentials`). Client credentials are safe as a default, because only an operator can
     /// add a client that uses them.
     additional: Vec<GrantType>,
-    /// Whether every authorization request has to be pushed (RFC 9126 §5; `REQUIRE_PUSHED_REQUESTS`, default
-    /// off).
+    /// Whether every authorization request must be pushed (RFC 9126 §5; `REQUIRE_PUSHED_REQUESTS`, default off).
     pub pushed_requests_only: bool,
     /// Whether a client gets a refresh token only if it requests the scope `offline_access`
     /// (`OFFLINE_ACCESS`, default off).
     pub offline_access: bool,
-    /// Whether a consent is remembered, so that the user is not asked again for the same (`REMEMBER_CONSENT`,
-    /// default on).
+    /// Whether a consent is remembered, so that the user is not asked for the same consent again
+    /// (`REMEMBER_CONSENT`, default on).
     pub remember_consent: bool,
 }
 
@@ -32,8 +31,7 @@ struct Raw {
     remember_consent: Option<String>,
 }
 
-/// Reads the settings. If there are `TRUSTED_ISSUERS` (`trusts_issuers`), the JWT bearer grant is supported
-/// too.
+/// Reads the settings. The JWT bearer grant is supported if there are `TRUSTED_ISSUERS` (`trusts_issuers`).
 pub(super) fn read(environment: &Environment, trusts_issuers: bool, problems: &mut Problems) -> Grants {
     let raw: Raw = environment.concern(problems);
     let mut additional = additional(raw.additional_grants.as_deref(), problems);

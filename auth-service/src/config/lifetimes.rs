@@ -17,7 +17,7 @@ pub struct Lifetimes {
     /// Lifetime of authorization codes (`CODE_TTL`, default 60 s). RFC 6749 §4.1.2 recommends at most 10
     /// minutes.
     pub code: Duration,
-    /// How long a grant lives after it was last refreshed (`REFRESH_TOKEN_TTL`, default 90 d).
+    /// How long a grant is valid after it was last refreshed (`REFRESH_TOKEN_TTL`, default 90 d).
     pub refresh_token: Duration,
     /// How long a used refresh token can be repeated while its successor is unused (`REFRESH_GRACE`, default
     /// 120 s).

@@ -1,5 +1,5 @@
-//! The addresses on which the service listens. Separate sockets keep apart what the internet, the edge proxy
-//! and the operator can reach.
+//! The addresses on which the service listens. The internet, the edge proxy and the operator have separate
+//! sockets, so that none of them can reach the endpoints of another.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
@@ -21,8 +21,7 @@ pub struct Listeners {
     pub edge_grpc: Option<SocketAddr>,
     /// Address for health, readiness and metrics (`OPS_LISTEN`, default 127.0.0.1:9002).
     pub ops: SocketAddr,
-    /// Number of threads that serve requests (`WORKERS`, default one for each core, 16 at
-    /// most).
+    /// Number of threads that serve requests (`WORKERS`, default one for each core, at most 16).
     pub workers: NonZeroUsize,
 }
 
@@ -70,8 +69,8 @@ pub(super) fn read(environment: &Environment, problems: &mut Problems) -> Listen
     listeners
 }
 
-/// Refuses two listeners with one address. The system would only say that it is in use, as if another program
-/// had it.
+/// Refuses two listeners with one address. The system's error would only state that the address is in use, as if
+/// by another program.
 fn refuse_shared(listeners: &Listeners, problems: &mut Problems) {
     let all = [
         ("PUBLIC_LISTEN", Some(listeners.public)),
@@ -89,13 +88,13 @@ fn refuse_shared(listeners: &Listeners, problems: &mut Problems) {
         if let Some((other, _)) = all.iter().take(at).find(|(_, other)| is_same(other)) {
             problems.add(
                 name,
-                format_args!("{address} is the address of {other}, too: give each listener one of its own"),
+                format_args!("{address} is also the address of {other}: give each listener one of its own"),
             );
         }
     }
 }
 
-/// One for each core, up to a number whose threads fit the limits of usual containers.
+/// One thread for each core, up to a number that fits the usual limits of containers.
 fn default_workers(cores: NonZeroUsize) -> NonZeroUsize {
     NonZeroUsize::new(DEFAULT_WORKERS).map_or(cores, |most| cores.min(most))
 }

@@ -35,7 +35,7 @@ pub(super) fn read(environment: &Environment, problems: &mut Problems) -> Observ
         None | Some("text") => LogFormat::Text,
         Some("json") => LogFormat::Json,
         Some(other) => {
-            problems.add("LOG_FORMAT", format_args!("{other:?} is not a log format; it may be text or json"));
+            problems.add("LOG_FORMAT", format_args!("{other:?} is not a log format; write text or json"));
             LogFormat::Text
         }
     };

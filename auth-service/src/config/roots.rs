@@ -1,5 +1,5 @@
-//! Checks the files of trusted certificates that libraries read by themselves. Those libraries would wait
-//! forever for a pipe, and their errors name neither the file nor the variable.
+//! Checks the files of trusted certificates that libraries read on their own. Those libraries would block forever
+//! on a pipe, and their errors name neither the file nor the variable.
 
 use std::io::{Error, ErrorKind, Result};
 use std::path::Path;
@@ -8,9 +8,10 @@ use contract::files::read_regular;
 
 use super::Problems;
 
-/// Maximum length of a file of certificates, in bytes. Those of distributions have about 250 kB.
+/// Maximum length of a file of certificates, in bytes. The files of Linux distributions have about 250 kB.
 const MAX_FILE_SIZE: usize = 8 << 20;
-/// Maximum number of entries of a directory of certificates. Those of distributions have about 400.
+/// Maximum number of entries of a directory of certificates. The directories of Linux distributions have about
+/// 400.
 const MAX_ENTRIES: usize = 10_000;
 
 /// The variable that names a file of certificates in PEM.
@@ -32,7 +33,7 @@ pub(super) fn check(file: Option<&str>, directories: Option<&str>, problems: &mu
     }
 }
 
-/// Checks a directory. It opens no file, because there are many, and the libraries only open regular ones.
+/// Checks a directory. It opens no file, because there are many, and the libraries open only regular files.
 fn look_at(directory: &Path) -> Result<()> {
     if directory.as_os_str().is_empty() {
         return Ok(());
@@ -43,7 +44,7 @@ fn look_at(directory: &Path) -> Result<()> {
         if seen >= MAX_ENTRIES {
             return Err(refused(format!("there are more than {MAX_ENTRIES} entries")));
         }
-        // The libraries skip links that lead nowhere and files that are not regular, too.
+        // The libraries also skip dangling links and files that are not regular.
         let Ok(found) = path.metadata() else { continue };
         if found.is_file() && found.len() > u64::try_from(MAX_FILE_SIZE).unwrap_or(u64::MAX) {
             return Err(refused(format!("it is longer than {MAX_FILE_SIZE} bytes")));

@@ -76,7 +76,7 @@ fn read_defaults(list: Option<&str>, hosts: &ProtectedHosts, problems: &mut Prob
         let resource = if entry.contains('?') { Err(UnknownResource) } else { hosts.parse(entry) };
         match resource {
             Ok(resource) if resources.iter().any(|other| other.origin() == resource.origin()) => {
-                problems.add("DEFAULT_RESOURCE", format_args!("{entry:?} is the second one of its host; list only one for each host"));
+                problems.add("DEFAULT_RESOURCE", format_args!("{entry:?} is a second resource on the same host; list only one for each host"));
             }
             Ok(resource) => resources.push(resource),
             Err(_) => problems.add(

@@ -72,7 +72,7 @@ pub(super) fn read(environment: &Environment, problems: &mut Problems) -> Storag
         problems.add_about("TOKEN_CACHE_SIZE", "must be a number of tokens from 1 to 10000000");
         TOKENS
     });
-    // This limits the damage if a change goes unnoticed, so it should be short.
+    // This limits the damage if a change is not noticed, so it should be short.
     let (least, most) = (Duration::from_secs(1), Duration::from_secs(300));
     let longest = durations::read("TOKEN_CACHE_TTL", raw.token_cache_ttl, MAX_WAIT, least, most, problems);
     let token_cache = CacheTerms { tokens, longest };

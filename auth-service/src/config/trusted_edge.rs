@@ -10,14 +10,14 @@ use subtle::ConstantTimeEq;
 
 use super::{Environment, Problems};
 
-/// The edge proxies that are allowed to ask for checks. Anyone else could lie about the request in question.
+/// The edge proxies that are allowed to send checks. Anyone else could lie about the request in question.
 #[derive(Debug, Clone)]
 pub struct TrustedEdge {
     /// Networks from which checks are accepted (`TRUSTED_PROXIES`, default loopback).
     pub networks: Vec<IpNet>,
-    /// If set, every check is required to have this secret in `X-Edge-Secret` (`EDGE_SECRET`).
+    /// If set, every check must contain this secret in `X-Edge-Secret` (`EDGE_SECRET`).
     pub secret: Option<SecretString>,
-    /// How many requests one address may send in a second (`REQUESTS_PER_SECOND`, default 300).
+    /// Maximum number of requests per second from one address (`REQUESTS_PER_SECOND`, default 300).
     pub requests_per_second: NonZeroU32,
 }
 

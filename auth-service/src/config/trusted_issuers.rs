@@ -21,8 +21,8 @@ pub struct TrustedIssuer {
     pub clients: Vec<ClientId>,
     /// The largest scope that its assertions can request.
     pub scope: Option<Scope>,
-    /// Email domains in which a verified address identifies the account of a user. If empty, accounts have to
-    /// be linked with `auth-service user link`.
+    /// Email domains in which a verified address identifies the account of a user. If empty, accounts must be
+    /// linked with `auth-service user link`.
     pub email_domains: Vec<String>,
 }
 
@@ -85,8 +85,9 @@ fn trusted(entry: Entry) -> Result<TrustedIssuer, String> {
     }
     let mut clients = Vec::new();
     for id in entry.clients {
-        clients
-            .push(ClientId::try_from(id.clone()).map_err(|error| format!("{id:?} is no client: {error}"))?);
+        clients.push(
+            ClientId::try_from(id.clone()).map_err(|error| format!("{id:?} is not a client: {error}"))?,
+        );
     }
     let domain = |text: &String| text.contains('.') && !text.contains(['@', '*', ' ']);
     if let Some(other) = entry.email_domains.iter().find(|text| !domain(text)) {

@@ -30,7 +30,7 @@ pub(super) async fn examine(target: &Target, notes: &mut Notes<'_>) {
             "browser",
             "a page cannot read the challenge: the 401 lacks Access-Control-Allow-Origin or -Expose-Headers",
             "clients that run in a browser cannot learn where to log in",
-            "let the edge hand on these headers of the check's answer; nginx needs auth_request_set and add_header … always",
+            "make the edge forward these headers of the check's response; nginx needs auth_request_set and add_header … always",
         );
     } else {
         notes.fine("browser", "a page can read the challenge");
@@ -50,19 +50,19 @@ fn judge_preflight(response: &Response, notes: &mut Notes<'_>) {
     } else if !status.is_success() {
         notes.warning(
             "browser",
-            format!("a preflight is answered {}", status.as_u16()),
+            format!("a preflight returns {}", status.as_u16()),
             "clients that run in a browser cannot call the service",
             "route OPTIONS on this path to PUBLIC_LISTEN of auth-service; see docs/forward-auth.md",
         );
     } else if !headers.contains("authorization") || !methods.contains("POST") {
         notes.warning(
             "browser",
-            "the answer to a preflight does not allow POST with authorization",
+            "the response to a preflight does not allow POST with authorization",
             "clients that run in a browser cannot call the service, or the preflight reached the service itself",
             "route OPTIONS on this path to PUBLIC_LISTEN of auth-service; see docs/forward-auth.md",
         );
     } else {
-        notes.fine("browser", "a preflight gets its answer");
+        notes.fine("browser", "preflights work");
     }
 }
 

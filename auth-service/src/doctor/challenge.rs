@@ -15,11 +15,11 @@ pub(super) struct Challenge {
     pub(super) metadata: Option<String>,
 }
 
-/// What requests without a token tell.
+/// The results of the requests without a token.
 pub(super) struct Answers {
     /// The challenge, if there is one.
     pub(super) challenge: Option<Challenge>,
-    /// Whether an ordinary request is answered with an error of the server.
+    /// Whether an ordinary request gets a server error (5xx).
     pub(super) is_closed: bool,
 }
 
@@ -33,9 +33,9 @@ pub(super) async fn examine(target: &Target, notes: &mut Notes<'_>) -> Answers {
         let Some(response) = send(target, &method).await else {
             notes.problem(
                 "challenge",
-                format!("{method} without a token is not answered"),
+                format!("{method} without a token gets no response"),
                 "clients cannot learn where to log in",
-                "look in the edge's log: it must answer 401 from the check before it waits for the service",
+                "look in the edge's log: it must return the 401 of the check before it waits for the service",
             );
             continue;
         };
@@ -53,7 +53,7 @@ pub(super) async fn examine(target: &Target, notes: &mut Notes<'_>) -> Answers {
     Answers { challenge, is_closed }
 }
 
-/// Looks only whether something is let through without a check.
+/// Checks only whether a request without a token is let through.
 pub(super) async fn examine_without_auth_service(target: &Target, notes: &mut Notes<'_>) {
     let mut is_open = false;
     for method in METHODS {
@@ -77,13 +77,13 @@ async fn send(target: &Target, method: &Method) -> Option<Response> {
 fn note_open(method: &Method, status: u16, notes: &mut Notes<'_>) {
     notes.problem(
         "challenge",
-        format!("{method} without a token is answered {status}"),
+        format!("{method} without a token returns {status}"),
         "anyone can use the service: the check is not in front of it",
         "send this route through the check at the edge (ForwardAuth, forward_auth, auth_request, ext_authz), for every method",
     );
 }
 
-/// Says once that requests without a token are answered with errors of the server.
+/// Reports, in one finding, that requests without a token get server errors.
 async fn note_closed(closed: Vec<(Method, Response)>, notes: &mut Notes<'_>) {
     let (mut told, mut is_told_by_us) = (Vec::new(), true);
     for (method, response) in closed {
@@ -91,21 +91,20 @@ async fn note_closed(closed: Vec<(Method, Response)>, notes: &mut Notes<'_>) {
         let body: Value = response.json().await.unwrap_or_default();
         is_told_by_us &= body.get("error").is_some_and(|error| error == "temporarily_unavailable");
     }
-    let what =
-        format!("requests without a token are answered with errors of the server ({})", told.join(", "));
+    let what = format!("requests without a token get server errors ({})", told.join(", "));
     if is_told_by_us {
         notes.problem(
             "challenge",
             what,
-            "auth-service cannot let anybody log in at the moment; whether it still accepts valid tokens is not known",
-            "mend its store: see `store`, or what /ready says at OPS_LISTEN; docs/state.md has the causes, such as a full disk",
+            "nobody can log in at the moment; it is unknown whether auth-service still accepts valid tokens",
+            "fix its store: see `store`, or the response of /ready at OPS_LISTEN; docs/state.md lists the causes, such as a full disk",
         );
     } else {
         notes.problem(
             "challenge",
             what,
-            "the edge is closed to everyone, most often because it cannot reach EDGE_LISTEN of auth-service, or because the store does not work",
-            "see that the edge has the address of EDGE_LISTEN, that the store works (`store`, or /ready at OPS_LISTEN), and what both logs say",
+            "the edge refuses every request, usually because it cannot reach EDGE_LISTEN of auth-service, or because the store does not work",
+            "make sure that the edge has the address of EDGE_LISTEN and that the store works (`store`, or /ready at OPS_LISTEN), and read both logs",
         );
     }
 }
@@ -121,9 +120,9 @@ fn judge(method: &Method, response: &Response, target: &Target, notes: &mut Note
         _ => {
             notes.problem(
                 "challenge",
-                format!("{method} without a token is answered {status} instead of 401"),
+                format!("{method} without a token returns {status} instead of 401"),
                 "clients cannot learn where to log in",
-                "403: if auth-service is not ready (see `store`, or /ready at OPS_LISTEN), mend that first: nginx turns a failure of the store into 403. Otherwise put the edge's network into TRUSTED_PROXIES, give it EDGE_SECRET, and the host into PROTECTED_HOSTS. 404: examine the service's own path, such as /mcp. 400: compare the edge's configuration with docs/forward-auth.md",
+                "403: if auth-service is not ready (see `store`, or /ready at OPS_LISTEN), fix that first: nginx turns a failure of the store into 403. Otherwise put the edge's network into TRUSTED_PROXIES, give it EDGE_SECRET, and the host into PROTECTED_HOSTS. 404: examine the service's own path, such as /mcp. 400: compare the edge's configuration with docs/forward-auth.md",
             );
             return None;
         }
@@ -132,22 +131,22 @@ fn judge(method: &Method, response: &Response, target: &Target, notes: &mut Note
     let Some(text) = text.filter(|text| text.starts_with("Bearer ")) else {
         notes.problem(
             "challenge",
-            format!("{method} is answered 401 without a WWW-Authenticate: Bearer header"),
+            format!("{method} returns 401 without a WWW-Authenticate: Bearer header"),
             "clients cannot learn where to log in",
-            "let the edge hand on the whole answer of the check; nginx needs auth_request_set and add_header … always",
+            "make the edge forward the whole response of the check; nginx needs auth_request_set and add_header … always",
         );
         return None;
     };
     let metadata = parameter(text, "resource_metadata");
     match &metadata {
         Some(url) if url.starts_with(&format!("{}/", target.origin)) => {
-            notes.fine("challenge", format!("{method} without a token is answered 401 with a challenge"));
+            notes.fine("challenge", format!("{method} without a token returns 401 with a challenge"));
         }
         _ => notes.problem(
             "challenge",
             format!("the challenge to {method} names no resource_metadata on {}: {text}", target.origin),
             "clients look for the login in the wrong place",
-            "let the edge pass on the Host that the client used, and see that PROTECTED_HOSTS names it with its port",
+            "make the edge forward the Host that the client used, and make sure that PROTECTED_HOSTS contains it with its port",
         ),
     }
     if parameter(text, "error").is_some() {
@@ -155,22 +154,22 @@ fn judge(method: &Method, response: &Response, target: &Target, notes: &mut Note
             "challenge",
             format!("the challenge to {method} without a token has an error code"),
             "some clients give up instead of logging in (RFC 6750 §3.1)",
-            "see that the edge does not add an Authorization header of its own",
+            "make sure that the edge does not add an Authorization header of its own",
         );
     }
     if !response.headers().get("cache-control").is_some_and(|value| value.as_bytes().starts_with(b"no-store"))
     {
         notes.warning(
             "challenge",
-            format!("the answer to {method} has no Cache-Control: no-store"),
+            format!("the response to {method} has no Cache-Control: no-store"),
             "a cache might repeat the refusal after the login",
-            "let the edge hand on the Cache-Control header of the check",
+            "make the edge forward the Cache-Control header of the check's response",
         );
     }
     Some(Challenge { text: text.to_owned(), metadata })
 }
 
-/// `is_closed` is whether a request without a token is answered with an error of the server.
+/// `is_closed` is true if a request without a token gets a server error.
 async fn with_a_wrong_token(target: &Target, is_closed: bool, notes: &mut Notes<'_>) {
     let request = target.http.post(&target.url).bearer_auth("mcp-gate-doctor.is.no-token");
     let Ok(response) = request.send().await else { return };
@@ -181,13 +180,13 @@ async fn with_a_wrong_token(target: &Target, is_closed: bool, notes: &mut Notes<
         return;
     }
     if status == 401 && error.as_deref() == Some("invalid_token") {
-        notes.fine("challenge", "a wrong token is answered 401 invalid_token");
+        notes.fine("challenge", "a wrong token gets 401 invalid_token");
     } else {
         notes.problem(
             "challenge",
-            format!("a wrong token is answered {status}, error {}", error.as_deref().unwrap_or("none")),
-            "2xx: anyone can use the service. Otherwise: clients do not know that they have to log in again",
-            "let the edge send the Authorization header to the check, and hand on its answer whole",
+            format!("a wrong token gets {status}, error {}", error.as_deref().unwrap_or("none")),
+            "2xx: anyone can use the service. Otherwise: clients do not know that they must log in again",
+            "make the edge send the Authorization header to the check, and forward the whole response",
         );
     }
 }

@@ -1,4 +1,4 @@
-//! Checks the documents that lead a client from the service to the login (RFC 9728, RFC 8414).
+//! Checks the documents through which a client finds the login (RFC 9728, RFC 8414).
 
 use serde_json::Value;
 
@@ -10,7 +10,7 @@ const RESOURCE: &str = "/.well-known/oauth-protected-resource";
 const SERVER: &str = "/.well-known/oauth-authorization-server";
 const OPENID: &str = "/.well-known/openid-configuration";
 
-/// Checks the metadata of the resource, in both standard places and where the challenge says. Returns the
+/// Checks the metadata of the resource, in both standard places and at the URL in the challenge. Returns the
 /// issuer.
 pub(super) async fn resource(
     target: &Target,
@@ -39,7 +39,7 @@ pub(super) async fn resource(
                 "resource metadata",
                 format!("{url} describes {resource:?}, not {expected}"),
                 "clients refuse metadata about another resource (RFC 9728 §3.3)",
-                "let the edge pass on the Host that the client used, and write the host with its port into PROTECTED_HOSTS",
+                "make the edge forward the Host that the client used, and add the host with its port to PROTECTED_HOSTS",
             );
         }
         let servers = document.get("authorization_servers").and_then(Value::as_array);
@@ -74,7 +74,7 @@ pub(super) async fn server(target: &Target, issuer: &str, notes: &mut Notes<'_>)
         } else {
             notes.problem(
                 "server metadata",
-                format!("{url} says that its issuer is {named:?}, and the resource metadata says {issuer}"),
+                format!("{url} names the issuer {named:?}, but the resource metadata names {issuer}"),
                 "clients refuse the server: the two must be equal, byte for byte (RFC 8414 §3.3)",
                 "set ISSUER to the one public URL of auth-service, the same on every replica",
             );
@@ -95,7 +95,7 @@ fn judge_server(document: &Value, issuer: &str, notes: &mut Notes<'_>) {
                 "server metadata",
                 format!("{name} is {endpoint:?}"),
                 "clients cannot log in, or codes can be read on the network",
-                "set ISSUER to an https URL; these are made from it",
+                "set ISSUER to an https URL; these URLs are derived from it",
             );
         }
     }
@@ -129,7 +129,7 @@ async fn keys(target: &Target, document: &Value, notes: &mut Notes<'_>) {
     }
 }
 
-/// Fetches a document that everybody has to be able to read.
+/// Fetches a document that everyone must be able to read.
 async fn fetch(target: &Target, url: &str, check: &'static str, notes: &mut Notes<'_>) -> Option<Value> {
     let response = match target.http.get(url).header("origin", "https://mcp-gate-doctor.example").send().await
     {
@@ -137,7 +137,7 @@ async fn fetch(target: &Target, url: &str, check: &'static str, notes: &mut Note
         answered => {
             let what = match answered {
                 Ok(response) => format!("{url} returns {}", response.status().as_u16()),
-                Err(error) => format!("{url} gets no answer: {}", error.without_url()),
+                Err(error) => format!("{url} gives no response: {}", error.without_url()),
             };
             notes.problem(
                 check,
@@ -154,7 +154,7 @@ async fn fetch(target: &Target, url: &str, check: &'static str, notes: &mut Note
             check,
             format!("{url} has no CORS headers"),
             "clients that run in a browser cannot read it",
-            "let the edge pass on the Access-Control-Allow-Origin header of auth-service",
+            "make the edge forward the Access-Control-Allow-Origin header of auth-service",
         );
     }
     let document = response.json::<Value>().await.ok();

@@ -27,14 +27,14 @@ pub(super) async fn examine(
             "settings",
             format!("PROTECTED_HOSTS does not name {}", target.origin),
             "every request there is refused",
-            "add the host, with its port unless it is the usual one",
+            "add the host, with its port unless it is the default port",
         );
     }
     if issuer.is_some_and(|issuer| issuer != site.issuer.as_str()) {
         notes.problem(
             "settings",
             format!("ISSUER here is {}, and from outside it is {}", site.issuer, issuer.unwrap_or_default()),
-            "the edge leads to another auth-service, or the settings of this shell differ from those of the service",
+            "the edge uses another auth-service, or the settings of this shell differ from those of the service",
             "run the doctor with the service's own environment, and compare the two",
         );
     }
@@ -42,7 +42,7 @@ pub(super) async fn examine(
         notes.warning(
             "settings",
             "EDGE_SECRET is not set",
-            "any program in a trusted network can ask the check about requests that it makes up",
+            "any program in a trusted network can send checks for requests that it has made up",
             "set EDGE_SECRET here and at the edge; `openssl rand -hex 32` makes a good one",
         );
     }
@@ -60,7 +60,7 @@ pub(super) async fn examine(
     }
 }
 
-/// Asks `/ready`, which asks the store, and judges the answer.
+/// Requests `/ready`, which queries the store, and judges the response.
 pub(super) async fn readiness(ops: SocketAddr, patience: Duration, notes: &mut Notes<'_>) {
     match ask(ops, patience).await {
         Some(response) => judge(response, notes).await,
@@ -82,18 +82,18 @@ pub(super) fn reachable_form(listener: SocketAddr) -> SocketAddr {
     }
 }
 
-/// The answer of `/ready`, if there is one.
+/// The response of `/ready`, if there is one.
 pub(super) async fn ask(ops: SocketAddr, patience: Duration) -> Option<Response> {
     let client = reqwest::Client::builder().no_proxy().timeout(patience).build().ok()?;
     client.get(format!("http://{}/ready", reachable_form(ops))).send().await.ok()
 }
 
-/// Judges the answer of `/ready`. If the service listens at all, its keys were loaded.
+/// Judges the response of `/ready`. A service that responds has loaded its keys.
 pub(super) async fn judge(response: Response, notes: &mut Notes<'_>) {
     let is_ready = response.status() == 200;
     let body: Value = response.json().await.unwrap_or_default();
     if is_ready {
-        notes.fine("store", "the store answers, and keys are there");
+        notes.fine("store", "the store responds, and the keys are loaded");
         note_dangers(body.get("store_dangers").and_then(Value::as_array), notes);
         note_clock(body.get("clock").and_then(Value::as_str), notes);
         note_policy(body.get("policy"), notes);
@@ -102,63 +102,63 @@ pub(super) async fn judge(response: Response, notes: &mut Notes<'_>) {
         notes.problem(
             "store",
             format!("auth-service is not ready: {body}"),
-            "logins, registrations and refreshes are refused, and perhaps checks too",
-            "mend what it says of the store and the clock; docs/state.md has the causes: a full disk, Redis that is away or full, a wrong clock, lost data",
+            "logins, registrations and refreshes are refused, and possibly checks",
+            "fix what it reports about the store and the clock; docs/state.md lists the causes: a full disk, a Redis that is unreachable or full, a wrong clock, lost data",
         );
     }
 }
 
-/// Reports what `/ready` says about the clock of the service, which can differ from the clock of the doctor.
+/// Reports the clock state from `/ready`. The clock of the service can differ from the clock of the doctor.
 fn note_clock(clock: Option<&str>, notes: &mut Notes<'_>) {
     if let Some(clock) = clock.filter(|clock| *clock != "ok" && !clock.starts_with("not compared yet")) {
         notes.problem(
             "clock",
-            format!("the clock of auth-service is doubtful: {clock}"),
+            format!("the clock of auth-service is not reliable: {clock}"),
             "tokens and assertions are treated as expired or not yet valid, and wrappers refuse every call",
             "run NTP on the machine of auth-service; see \"When the clock is wrong\" in docs/state.md",
         );
     }
 }
 
-/// Reports what `/ready` says about risks to the stored data.
+/// Reports the risks to the stored data that `/ready` lists.
 fn note_dangers(dangers: Option<&Vec<Value>>, notes: &mut Notes<'_>) {
     for danger in dangers.into_iter().flatten().filter_map(Value::as_str) {
         notes.warning(
             "store",
-            format!("what the store keeps is at risk: {danger}"),
-            "what was acknowledged can be lost, and revocations with it",
+            format!("the stored data is at risk: {danger}"),
+            "acknowledged changes can be lost, including revocations",
             "see \"When the disk is full\" and \"When Redis is away\" in docs/state.md",
         );
     }
 }
 
-/// Reports what `/ready` says about a policy file that cannot be used.
+/// Reports a policy file that cannot be used, according to `/ready`.
 fn note_policy(policy: Option<&Value>, notes: &mut Notes<'_>) {
     if let Some(error) = policy.and_then(|policy| policy.get("error")).and_then(Value::as_str) {
         notes.warning(
             "policy",
             format!("the policy file cannot be used: {error}"),
-            "the policy that is in force is the last one that could be used, and not the one in the file",
-            "correct POLICY_FILE: `auth-service policy check` shows all problems with their lines; the service then loads it by itself",
+            "the last usable policy is in force, not the one in the file",
+            "correct POLICY_FILE: `auth-service policy check` shows all problems with their lines; the service then loads it automatically",
         );
     }
 }
 
-/// Reports what `/ready` says about the log, if lines were left out.
+/// Reports lines that are missing from the log, according to `/ready`.
 fn note_log(log: Option<&str>, notes: &mut Notes<'_>) {
     if let Some(log) = log
         && log != "ok"
     {
         notes.warning(
             "log",
-            format!("lines of the log were left out: {log}"),
+            format!("log lines were dropped: {log}"),
             "audit events might be missing from the log; mcp_gate_audit_events_total still counts them",
-            "see what reads the standard error of the service (the log driver of the container, journald), and whether its disk is full",
+            "check what reads the standard error of the service (the log driver of the container, journald), and whether its disk is full",
         );
     }
 }
 
-/// Whether an internal listener answers at one of the service's public addresses.
+/// Whether an internal listener is reachable at one of the service's public addresses.
 async fn reachable(
     name: &'static str,
     listener: SocketAddr,
@@ -177,8 +177,8 @@ async fn reachable(
             notes.problem(
                 "listeners",
                 format!("{name} is reachable at {address}:{}", listener.port()),
-                "strangers can ask the check about requests that they make up, or can read metrics",
-                "bind it to an address that only the edge reaches, or close the port in the firewall",
+                "strangers can send checks for requests that they have made up, or read metrics",
+                "bind it to an address that only the edge can reach, or close the port in the firewall",
             );
             return true;
         }

@@ -21,12 +21,13 @@ use super::{CannotExamine, Notes};
 
 /// Remaining lifetime of a certificate in seconds, below which it should already have been renewed.
 const RENEWAL: u64 = 14 * 24 * 3600;
-/// Maximum difference between clocks in seconds. With more, tokens become valid too late or expire too early.
+/// Maximum difference between clocks in seconds. With a larger one, tokens become valid too late or expire too
+/// early.
 const SKEW: u64 = 30;
 
 /// The service, and how to reach it.
 pub(super) struct Target {
-    /// URL without a trailing slash, as the resource is named.
+    /// The URL without a trailing slash, which is the name of the resource.
     pub(super) url: String,
     /// Origin of the URL, such as `https://mcp.example.com`.
     pub(super) origin: String,
@@ -118,7 +119,7 @@ pub(super) async fn resolve(target: &Target, notes: &mut Notes<'_>) -> Option<Ve
         notes.problem(
             "dns",
             format!("{name} has no address"),
-            "no client finds the service",
+            "clients cannot find the service",
             "add an A or AAAA record for the host that points at the edge proxy",
         );
         return None;
@@ -128,8 +129,8 @@ pub(super) async fn resolve(target: &Target, notes: &mut Notes<'_>) -> Option<Ve
     Some(addresses)
 }
 
-/// Whether the edge answers and, if the URL is https, has a certificate that clients accept. Warns if the
-/// certificate ends soon.
+/// Whether the edge responds and, if the URL is https, has a certificate that clients accept. Warns if the
+/// certificate expires soon.
 pub(super) async fn connect(target: &Target, now: UnixTime, notes: &mut Notes<'_>) -> bool {
     let stream = match target.dial().await {
         Ok(stream) => stream,
@@ -137,7 +138,7 @@ pub(super) async fn connect(target: &Target, now: UnixTime, notes: &mut Notes<'_
             notes.problem(
                 "connection",
                 format!("{} does not answer: {error}", target.authority),
-                "no client reaches the service",
+                "clients cannot reach the service",
                 "start the edge proxy, open its port in the firewall, and make sure that the host's address \
                  is the edge's",
             );
@@ -150,7 +151,7 @@ pub(super) async fn connect(target: &Target, now: UnixTime, notes: &mut Notes<'_
             notes.problem(
                 "tls",
                 "the URL is plain http",
-                "others on the network can read tokens, and MCP clients refuse the service",
+                "anyone on the network can read tokens, and MCP clients refuse the service",
                 "give the edge a certificate and use https; plain http is only for this machine",
             );
         }
@@ -168,7 +169,7 @@ pub(super) async fn connect(target: &Target, now: UnixTime, notes: &mut Notes<'_
         failed => {
             let reason = match failed {
                 Ok(Err(error)) => error.to_string(),
-                _ => "no answer in time".to_owned(),
+                _ => "no response in time".to_owned(),
             };
             notes.problem(
                 "tls",
@@ -211,9 +212,9 @@ pub(super) async fn clock(target: &Target, now: UnixTime, notes: &mut Notes<'_>)
     let Some(there) = date.and_then(http_date) else {
         return notes.warning(
             "clock",
-            "the edge sends no Date",
+            "the edge sends no Date header",
             "its clock cannot be compared with that of this machine",
-            "let the edge send Date (RFC 9110 §6.6.1)",
+            "make the edge send the Date header (RFC 9110 §6.6.1)",
         );
     };
     let apart = there.abs_diff(now.0);

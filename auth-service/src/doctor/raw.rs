@@ -49,7 +49,7 @@ async fn talk(mut stream: impl AsyncRead + AsyncWrite + Unpin, bytes: &[u8]) -> 
     stream.write_all(bytes).await.ok()?;
     let mut answer = Vec::new();
     let mut limited = stream.take(MAX_RESPONSE_SIZE);
-    // The body is not needed, and could be a stream without end.
+    // The body is not needed, and could be an endless stream.
     while !answer.windows(4).any(|window| window == b"\r\n\r\n") {
         if limited.read_buf(&mut answer).await.unwrap_or(0) == 0 {
             break;

@@ -23,7 +23,7 @@ pub(super) async fn examine(target: &Target, server: &Value, notes: &mut Notes<'
         "token_endpoint_auth_method": "client_secret_basic",
     });
     let Ok(response) = target.http.post(endpoint).json(&metadata).send().await else {
-        return failed(notes, format!("{endpoint} gets no answer"));
+        return failed(notes, format!("{endpoint} gives no response"));
     };
     match response.status().as_u16() {
         201 => {}
@@ -35,26 +35,29 @@ pub(super) async fn examine(target: &Target, server: &Value, notes: &mut Notes<'
             return notes.warning(
                 "registration",
                 "the server accepts no registration at the moment",
-                "new clients have to wait",
+                "new clients must wait",
                 "try again in a minute; if this continues, see REGISTRATION_RATE",
             );
         }
         503 => {
             return notes.problem(
                 "registration",
-                format!("a registration gets the status 503: {}", response.text().await.unwrap_or_default()),
+                format!(
+                    "a registration returns the status 503: {}",
+                    response.text().await.unwrap_or_default()
+                ),
                 "new clients cannot connect until this ends",
-                "see what /ready on OPS_LISTEN says, or run the doctor where auth-service runs",
+                "read the response of /ready on OPS_LISTEN, or run the doctor where auth-service runs",
             );
         }
-        status => return failed(notes, format!("a registration gets the status {status}")),
+        status => return failed(notes, format!("a registration returns the status {status}")),
     }
     let client: Value = response.json().await.unwrap_or_default();
     let text = |name: &str| client.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
     let (uri, token) = (text("registration_client_uri"), text("registration_access_token"));
     let deleted = target.http.delete(&uri).bearer_auth(token).send().await;
     if deleted.is_ok_and(|deleted| deleted.status() == 204) {
-        notes.fine("registration", "a client registered, and was deleted again");
+        notes.fine("registration", "a client was registered and deleted again");
     } else {
         notes.warning(
             "registration",

@@ -1,5 +1,5 @@
-//! Forged and malformed requests that have bypassed similar checks in other products. Without a token, all of
-//! them have to be refused.
+//! Forged and malformed requests that have bypassed similar checks in other products. Without a token, all of them
+//! must be refused.
 
 use futures_util::stream::{self, StreamExt};
 
@@ -104,7 +104,7 @@ pub(super) async fn examine(target: &Target, answers: &Answers, notes: &mut Note
     if !silent.is_empty() {
         notes.warning(
             "bypass",
-            format!("no answer within {} s to: {}", target.patience.as_secs(), silent.join(", ")),
+            format!("no response within {} s to: {}", target.patience.as_secs(), silent.join(", ")),
             "it is unknown whether these requests got past the check",
             "try again when the edge is less busy; if this continues, look in its log for the reason",
         );
@@ -114,15 +114,15 @@ pub(super) async fn examine(target: &Target, answers: &Answers, notes: &mut Note
         notes.unexamined(
             "bypass",
             format!(
-                "{} of {sent} forged and malformed requests are answered with errors of the server, as ordinary ones are: it is not known whether the check would stop them",
+                "{} of {sent} forged and malformed requests get server errors, as ordinary requests do, so it is unknown whether the check would stop them",
                 failed.len()
             ),
-            "mend what is said of the challenge, and run the doctor again",
+            "fix the problem with the challenge, and run the doctor again",
         );
     } else if !failed.is_empty() {
         notes.warning(
             "bypass",
-            format!("answered with an error of the server: {}", failed.join(", ")),
+            format!("these requests get server errors: {}", failed.join(", ")),
             "something behind the edge does not accept these requests, and might have seen them",
             "look in the logs of the edge and of auth-service",
         );
@@ -135,7 +135,7 @@ pub(super) async fn examine(target: &Target, answers: &Answers, notes: &mut Note
 fn request(target: &Target, method: &str, path: &str, headers: &str) -> Vec<u8> {
     let body = "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"tools/list\"}";
     let (authority, length) = (&target.authority, body.len());
-    // If the attack is in the `Connection` header itself, there must not be a second one.
+    // If the attack uses the `Connection` header, there must not be a second one.
     let close = if headers.starts_with("Connection") { "" } else { "Connection: close\r\n" };
     format!(
         "{method} {path} HTTP/1.1\r\nHost: {authority}\r\nAccept: application/json, text/event-stream\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n{close}{headers}\r\n{body}"
@@ -143,14 +143,14 @@ fn request(target: &Target, method: &str, path: &str, headers: &str) -> Vec<u8> 
     .into_bytes()
 }
 
-/// Whether the response shows a problem. `expected` is the challenge to an honest request, which no forged
+/// Whether the response shows a problem. `expected` is the challenge to an ordinary request, which no forged
 /// request must change.
 fn judge(label: &str, told: &ProbeResponse, expected: Option<&str>, notes: &mut Notes<'_>) -> bool {
     match told.status {
         100..=299 => {
             notes.problem(
                 "bypass",
-                format!("{label} is answered {} without a token", told.status),
+                format!("{label} returns {} without a token", told.status),
                 "the request got past the check, or was answered as if it had",
                 "compare the edge's configuration with the one that is shipped for it, header by header; see docs/forward-auth.md",
             );
@@ -167,7 +167,7 @@ fn judge(label: &str, told: &ProbeResponse, expected: Option<&str>, notes: &mut 
                         told.challenge.as_deref().unwrap_or_default()
                     ),
                     "an attacker can change what the edge tells the check about a request",
-                    "let the edge overwrite X-Forwarded-* and X-Original-*, and remove what it does not set",
+                    "make the edge overwrite X-Forwarded-* and X-Original-*, and remove those that it does not set",
                 );
             }
             altered
@@ -176,8 +176,8 @@ fn judge(label: &str, told: &ProbeResponse, expected: Option<&str>, notes: &mut 
     }
 }
 
-/// Whether two challenges lead to the same metadata. An error code can differ: it says that there was some
-/// Authorization header.
+/// Whether two challenges name the same metadata. The error code can differ, because it only shows that there was
+/// an Authorization header.
 fn same(expected: &str, got: &str) -> bool {
     let metadata = |text: &str| {
         text.split(',')

@@ -51,7 +51,7 @@ pub struct Username(String);
 
 /// The text is not a valid user name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a user name is 1 to 64 characters out of letters, digits and . _ - + with at most one @")]
+#[error("a user name is 1 to 64 characters: letters, digits and . _ - + with at most one @")]
 pub struct InvalidUsername;
 
 impl Username {
@@ -93,7 +93,7 @@ pub struct Group(String);
 
 /// The text is not a valid group name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a group name is 1 to 64 characters out of letters, digits and . _ - : / @ +")]
+#[error("a group name is 1 to 64 characters: letters, digits and . _ - : / @ +")]
 pub struct InvalidGroup;
 
 impl Group {
@@ -148,8 +148,7 @@ pub enum AccountKind {
     /// A user who logs in.
     #[default]
     Person,
-    /// A client that acts for itself. It never logs in, and it is only in the groups that an operator put it
-    /// in.
+    /// A client that acts for itself. It never logs in, and only an operator adds it to groups.
     Machine,
 }
 
@@ -168,8 +167,8 @@ pub struct Account {
     pub groups: Vec<Group>,
     /// The password with which the user logs in.
     pub password: StoredPassword,
-    /// How often all logins of the account were ended, because its password was replaced or the account was
-    /// disabled. It is a number and not a time, because a clock can be set back.
+    /// How many times all logins of the account have been ended, because its password was replaced or the account
+    /// was disabled. It is a counter and not a time, because a clock can be set back.
     pub logins_ended: u64,
     /// Whether the account is disabled. The user of a disabled account cannot log in, and tokens of the
     /// account are refused.
@@ -184,9 +183,9 @@ impl Account {
         !self.disabled && self.kind == AccountKind::Person
     }
 
-    /// Whether `session` is a valid login to this account. A session whose login time is in the future was
-    /// created while the clock was ahead, and would last too long. The expiry is not checked here, because
-    /// the store returns no expired session.
+    /// Whether `session` is a valid login to this account. A login time in the future means that the session was
+    /// created while the clock was ahead, so the session would last too long. The expiry is not checked here,
+    /// because the store returns no expired session.
     pub fn is_logged_in_by(&self, session: &LoginSession, time: TimeBounds) -> bool {
         self.may_log_in()
             && self.subject == session.subject
@@ -194,8 +193,8 @@ impl Account {
             && !time.is_before(session.authenticated_at)
     }
 
-    /// Ends all login sessions of the account, in all browsers: they carry the previous number, so they are
-    /// no longer valid.
+    /// Ends all login sessions of the account, in all browsers: they contain the previous number, so they are no
+    /// longer valid.
     pub fn end_logins(&mut self) {
         self.logins_ended = self.logins_ended.saturating_add(1);
     }

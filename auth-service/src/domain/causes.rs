@@ -3,7 +3,7 @@
 
 use std::error::Error;
 
-/// An error and its causes in one line, without causes that earlier messages already include.
+/// An error and its causes on one line, without causes that earlier messages already include.
 pub fn in_one_line(error: &(dyn Error + 'static)) -> String {
     let mut told = error.to_string();
     let mut cause = error.source();

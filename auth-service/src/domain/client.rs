@@ -104,9 +104,9 @@ impl GrantType {
     ];
 
     /// The requested grant types that a client is allowed to register. A client that requests none gets
-    /// authorization codes and refresh tokens. RFC 7591 §2 has codes alone as its default, but without
-    /// refresh tokens the user would have to log in again every hour, and §3.2.1 lets the server decide; the
-    /// registration response says what it decided. The device grant is allowed because a user has to consent
+    /// authorization codes and refresh tokens. The default of RFC 7591 §2 is authorization codes alone, but
+    /// without refresh tokens the user would have to log in again every hour. §3.2.1 allows the server to choose,
+    /// and the registration response contains the choice. The device grant is allowed because a user must consent
     /// to it. Only an operator can give a client any other grant.
     pub fn granted(asked: Option<&[String]>) -> Vec<Self> {
         let Some(names) = asked else {
@@ -186,9 +186,9 @@ pub struct OperatorTerms {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ClientUsers {
-    /// This account has used the client first, and few others have used it since ([`Client::further_users`]).
+    /// This account was the first to use the client. Few others have used it since ([`Client::further_users`]).
     One(Subject),
-    /// Many accounts have used the client. They are not recorded.
+    /// Many accounts have used the client, so they are not recorded.
     Several,
 }
 
@@ -203,9 +203,9 @@ pub struct Client {
     pub origin: ClientOrigin,
     /// The time of registration (`client_id_issued_at`), or the first time that a user allowed the client.
     pub issued_at: UnixTime,
-    /// The last time that a user allowed the client or that it got a token, accurate to one hour.
+    /// The last time that a user allowed the client or the client got a token, accurate to one hour.
     pub last_used_at: Option<UnixTime>,
-    /// The accounts that have used the client. The value is `None` if nobody has.
+    /// The accounts that have used the client. The value is `None` if no account has used it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub users: Option<ClientUsers>,
     /// The other accounts that have used the client, if they are few.
@@ -215,8 +215,8 @@ pub struct Client {
     /// be about to log in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept_until: Option<UnixTime>,
-    /// Whether the operator disabled the client. A disabled client gets no tokens, its existing tokens are
-    /// refused, and it neither expires nor makes room for another client ([`Client::stays`]).
+    /// Whether the operator disabled the client. A disabled client gets no tokens, and its existing tokens are
+    /// refused. It does not expire and is not deleted to make room for another client ([`Client::stays`]).
     pub disabled: bool,
     /// SHA-256 of the canonical metadata, for public clients only. Registrations with the same metadata share
     /// one client.
@@ -242,8 +242,8 @@ pub struct ClientMetadata {
     pub auth_method: ClientAuthMethod,
     /// The grant types that the client can use.
     pub grant_types: Vec<GrantType>,
-    /// If the operator added the client, this is the most that it can be granted. Otherwise, it is the scope
-    /// that the client asks for by default. See [`Client::scope_limit`] and [`Client::registered_scope`].
+    /// If the operator added the client, this is the maximum scope that it can be granted. Otherwise, it is the
+    /// scope that the client requests by default. See [`Client::scope_limit`] and [`Client::registered_scope`].
     pub scope: Option<Scope>,
     /// The registered `application_type`: `native` or `web` (`OpenID` Connect Registration §2).
     pub application_type: Option<String>,
@@ -297,14 +297,14 @@ pub struct ClientUse {
     pub client: Client,
     /// The time of the use.
     pub at: UnixTime,
-    /// The bounds of the right time. They differ from `at` while the clock is not reliable.
+    /// The bounds of the correct time. They differ from `at` while the clock is not reliable.
     pub bounds: TimeBounds,
     /// The time at which the client can be deleted if it is not used again.
     pub keep_until: UnixTime,
     /// The user for whom the client is used.
     pub user: Subject,
-    /// The maximum number of clients that count for this account, because it and few others have used them
-    /// ([`Client::few_users`]). Beyond it, the account gives up the least recently used one.
+    /// The maximum number of clients that count for this account because it and few others have used them
+    /// ([`Client::few_users`]). When there are more, the least recently used one stops counting for it.
     pub sole_ceiling: usize,
 }
 
@@ -312,7 +312,7 @@ impl ClientUse {
     /// Uses that are closer together than this are stored as one.
     pub const RESOLUTION: Duration = Duration::from_secs(3600);
 
-    /// Whether the last use of `client` is so long ago that this one has to be stored.
+    /// Whether the last recorded use of `client` is so long ago that this use must be stored.
     pub fn is_news_to(&self, client: &Client) -> bool {
         client.last_used_at.is_none_or(|last| self.at.distance(last) >= Self::RESOLUTION)
     }
@@ -332,7 +332,7 @@ impl ClientUse {
         }
     }
 
-    /// The new expiry of a row that expired at `before`, if this use extends its life to `end`, which is one
+    /// The new expiry of a row whose expiry was `before`, if this use extends its lifetime to `end`, which is one
     /// lifetime after [`Self::at`].
     ///
     /// A clock that is behind must not shorten anything, so an expiry never moves back. The exception is an
@@ -363,7 +363,7 @@ impl ClientUse {
 /// How a use changes the recorded users of its client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NewUser {
-    /// The recorded users stay the same: the user is one of them, or the users are not counted any more.
+    /// The recorded users stay the same: the user is one of them, or the users are no longer recorded.
     No,
     /// The user is added to the recorded users, who are few.
     OneOfFew,
@@ -424,9 +424,9 @@ impl ClientDisplay {
 }
 
 impl Client {
-    /// The number of accounts up to which a client counts for each of them. Beyond it, it counts for none. If
-    /// the number were 1, somebody with two accounts could fill the store with clients that count for no
-    /// account.
+    /// The maximum number of users with which a client counts towards the limit of each of them. A client with
+    /// more users counts for no account. If the maximum were 1, an attacker with two accounts could fill the store
+    /// with clients that count for neither.
     pub const FEW_USERS: usize = 5;
 
     /// The accounts that have used the client, if they are few.
@@ -438,7 +438,7 @@ impl Client {
         first.into_iter().chain(first.and(Some(&self.further_users)).into_iter().flatten())
     }
 
-    /// The client without this user. Returns `None` if nobody else has used it.
+    /// The client without this user. Returns `None` if no other account has used it.
     #[must_use]
     pub fn without_user(&self, user: &Subject) -> Option<Self> {
         let mut others = self.few_users().filter(|other| *other != user).cloned();
@@ -446,14 +446,14 @@ impl Client {
         Some(Self { users, further_users: others.collect(), ..self.clone() })
     }
 
-    /// The time from which the client, if nobody has used it, can be deleted to make room for others.
+    /// The time from which an unused client can be deleted to make room for other clients.
     pub fn makes_room_from(&self) -> UnixTime {
         self.kept_until.unwrap_or(self.issued_at)
     }
 
-    /// Whether the client neither expires nor makes room for others: the operator added it, or has disabled
-    /// it. If a disabled client were deleted, the same metadata would get the same identifier again, and it
-    /// would be enabled.
+    /// Whether the client neither expires nor is deleted to make room for others, because the operator added or
+    /// disabled it. If a disabled client were deleted, a registration with the same metadata would create an
+    /// enabled client with the same identifier.
     pub fn stays(&self) -> bool {
         self.origin == ClientOrigin::Operator || self.disabled
     }
@@ -470,16 +470,16 @@ impl Client {
             && self.metadata.redirect_uris.iter().any(|registered| registered.matches(requested))
     }
 
-    /// Whether this client created an item that was stored with `registration` and this metadata digest. A
-    /// client with a metadata document has no lasting registration until a user allows it, or allows it again
-    /// after it dropped its credentials. Until then, the digest identifies it.
+    /// Whether this client created an item that was stored with `registration` and this metadata digest. A client
+    /// with a metadata document has no permanent registration until a user allows it, or allows it again after it
+    /// dropped its credentials. Until then, the digest identifies it.
     pub fn has_left(&self, registration: &RegistrationId, metadata: Option<&TokenHash>) -> bool {
         self.registration == *registration
             || (self.origin == ClientOrigin::MetadataDocument
                 && metadata.is_some_and(|digest| *digest == self.metadata.digest()))
     }
 
-    /// The most that the client can be granted, if the operator set a limit.
+    /// The maximum scope that the client can be granted, if the operator set one.
     pub fn scope_limit(&self) -> Option<&Scope> {
         self.metadata.scope.as_ref().filter(|_| self.origin == ClientOrigin::Operator)
     }

@@ -32,7 +32,7 @@ impl UnixTime {
 }
 
 impl UnixTime {
-    /// The time as people read it (RFC 3339, UTC), or the number of seconds if that is beyond the calendar.
+    /// The time in RFC 3339 format (UTC), or the number of seconds if the calendar cannot represent it.
     pub fn readable(self) -> String {
         let moment = i64::try_from(self.0).ok().and_then(|at| OffsetDateTime::from_unix_timestamp(at).ok());
         moment.and_then(|moment| moment.format(&Rfc3339).ok()).unwrap_or_else(|| self.to_string())
@@ -50,9 +50,9 @@ pub trait Clock: Send + Sync {
     /// The current time of day, in whole seconds.
     fn now(&self) -> UnixTime;
 
-    /// The time since the machine started, including sleep. Nobody can set it, so differences are reliable,
-    /// but the absolute value has no meaning. The default is for test clocks, which are never set and can use
-    /// the time of day.
+    /// The time since the machine started, including sleep. It cannot be set, so differences are reliable, but the
+    /// absolute value has no meaning. The default implementation is for test clocks: they are never set, so the
+    /// time of day serves the same purpose.
     fn up(&self) -> Duration {
         Duration::from_secs(self.now().0)
     }
@@ -92,7 +92,7 @@ pub trait Random: Send + Sync {
     /// Returns 32 unpredictable bytes.
     ///
     /// # Errors
-    /// If the operating system provides none. The request that needs them has to fail.
+    /// If the operating system provides none. The request that needs them must fail.
     fn bytes(&self) -> Result<[u8; 32], RandomUnavailable>;
 }
 

@@ -10,13 +10,14 @@ use super::clock::UnixTime;
 
 /// How far the clock can differ from the expected time, since small corrections are normal.
 pub const TOLERANCE: Duration = Duration::from_secs(300);
-/// How far the clock can differ from that of the store before this is reported to operators. The clocks of
-/// two replicas without such a report differ by at most twice this and a second.
+/// A larger difference between this clock and that of the store is reported to operators. If two replicas report
+/// no such difference, their clocks differ by at most twice this value plus one second.
 const NOTABLE: Duration = Duration::from_secs(2);
 /// How long the clock must keep showing an unexpected time before it is trusted.
 pub const HOLD: Duration = Duration::from_secs(3600);
-/// How long the service can have been stopped before its clock counts as having jumped. After a longer stop,
-/// expired data is deleted an hour late, which does no harm.
+/// How far the clock can be ahead of the last recorded time at a start. The service might have been stopped for
+/// that long; a larger difference counts as a jump. After a longer stop, expired data is deleted an hour late,
+/// which does no harm.
 const AWAY: Duration = Duration::from_secs(3600);
 
 /// The state of the clock.
@@ -26,7 +27,7 @@ pub enum ClockState {
     Steady,
     /// The store has no record of its last use, because it is new or was restored from a backup.
     Unknown {
-        /// How much longer the clock has to run steadily before it is trusted.
+        /// How much longer the clock must run steadily before it is trusted.
         left: Duration,
     },
     /// The clock was changed to another time.
@@ -60,14 +61,14 @@ impl fmt::Display for ClockState {
             Self::Steady => f.write_str("ok"),
             Self::Unknown { left } => write!(
                 f,
-                "not compared yet: the store does not remember when it was last in use. Nothing is deleted as expired, and no \
-                 signing key replaced, for another {} minutes",
+                "not compared yet: the store has no record of its last use. No expired data is deleted and no \
+                 signing key is replaced for another {} minutes",
                 left.as_secs().div_ceil(60)
             ),
             Self::Jumped { expected, found, left } => write!(
                 f,
-                "jumped {} ({}; {} was expected): set it right if it is wrong. Nothing is deleted as \
-                 expired, and no signing key replaced, until it has held for {} minutes",
+                "jumped {} ({}; {} was expected): correct it if it is wrong. No expired data is \
+                 deleted and no signing key is replaced until it has been steady for {} minutes",
                 Apart(*expected, *found),
                 found.readable(),
                 expected.readable(),
@@ -101,10 +102,10 @@ impl fmt::Display for Apart {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Difference(UnixTime, UnixTime);
 
-/// Compares the clock with the time that the store reported. The two times of the clock are those of the
-/// question and of the answer, which can have taken long.
+/// Compares the clock with the time that the store reported. `asked` and `answered` are this machine's times
+/// before and after the query, which can take long.
 pub fn difference((asked, answered): (UnixTime, UnixTime), store: UnixTime) -> Difference {
-    // If the clock was set back meanwhile, the time of the answer is the earlier of the two.
+    // If the clock was set back during the query, `answered` is the earlier of the two.
     Difference(store, store.min(answered).max(asked.min(answered)))
 }
 
@@ -137,27 +138,26 @@ impl fmt::Display for Difference {
     }
 }
 
-/// The times between which the right time lies. Both are about the same, unless the clock is or was wrong.
+/// Bounds of the correct time. They are almost equal unless the clock is or was wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TimeBounds {
-    /// The earlier one of the clock's time and the time that it should show.
+    /// The earlier of the clock's time and the time that it should show.
     pub earliest: UnixTime,
-    /// The later one of the clock's time and the time that it is now according to the latest time that was
-    /// ever trusted.
+    /// The later of the clock's time and the time extrapolated from the latest time that was ever trusted.
     pub latest: UnixTime,
-    /// Whether the clock shows the expected time. Then `latest` advances with the uptime of the machine, so
-    /// that the difference between two such times is right even if both are wrong.
+    /// Whether the clock shows the expected time. If so, `latest` advances with the uptime of the machine, and the
+    /// difference between two such times is correct even if both are wrong.
     pub is_steady: bool,
 }
 
 impl TimeBounds {
-    /// The bounds if the right time is `now`.
+    /// The bounds if the correct time is `now`.
     pub fn exactly(now: UnixTime) -> Self {
         Self { earliest: now, latest: now, is_steady: true }
     }
 
-    /// Whether `at` is in the future, so that a clock is wrong or was wrong when `at` was recorded. Small
-    /// differences between the clocks of replicas do not count.
+    /// Whether `at` is in the future, which means that the clock is wrong or was wrong when `at` was recorded.
+    /// Small differences between the clocks of replicas do not count.
     pub fn is_before(self, at: UnixTime) -> bool {
         at.since(self.latest) > TOLERANCE
     }
@@ -168,10 +168,10 @@ impl TimeBounds {
 pub struct ClockMark {
     /// The time at which the store was last in use.
     pub last: UnixTime,
-    /// The latest time that was ever trusted. It does not go back when the clock does, but only by a command
-    /// of an operator.
+    /// The latest time that was ever trusted. It does not go back when the clock does. Only an operator's command
+    /// can set it back.
     pub latest: UnixTime,
-    /// How often operators have set `latest` back. A process that knows a lower number adopts `latest`.
+    /// How many times operators have set `latest` back. A process that has seen a lower number adopts `latest`.
     pub corrections: u64,
 }
 
@@ -194,8 +194,8 @@ impl Seen {
     }
 }
 
-/// Compares the clock with the time that the machine has been up, which nobody can set, and with the time of
-/// the last use that the store recorded.
+/// Compares the clock with the uptime of the machine, which cannot be set, and with the time of the last use that
+/// the store recorded.
 #[derive(Debug)]
 pub struct ClockWatch {
     trusted: Option<Seen>,
@@ -204,11 +204,11 @@ pub struct ClockWatch {
     /// How far the clock can be ahead of the trusted time. It is larger after a start, because it is unknown
     /// how long the service was stopped.
     ahead: Duration,
-    /// The first sighting of an unexpected time.
+    /// The first reading of an unexpected time.
     candidate: Option<Seen>,
     /// Whether the first time is trusted without a comparison, because the store is new.
     is_new: bool,
-    /// The number of corrections by operators that are known.
+    /// The number of operator corrections that this process has adopted.
     corrections: u64,
 }
 
@@ -218,7 +218,7 @@ impl ClockWatch {
         Self { trusted: None, latest: None, ahead: AWAY, candidate: None, is_new: true, corrections: 0 }
     }
 
-    /// Starts when the machine has been up for `up`. `mark` is what the store recorded last, if it did.
+    /// Starts at the uptime `up`. `mark` is the last record in the store, if there is one.
     pub fn new(mark: Option<ClockMark>, up: Duration) -> Self {
         let seen = |at| Seen { at, up };
         Self {
@@ -231,7 +231,7 @@ impl ClockWatch {
         }
     }
 
-    /// The bounds of the right time while the clock shows `now`.
+    /// The bounds of the correct time while the clock shows `now`.
     pub fn bounds(&self, now: UnixTime, up: Duration) -> TimeBounds {
         let later = |seen: Option<Seen>| seen.map_or(now, |seen| seen.later(up));
         let seen = Seen { at: now, up };
@@ -242,8 +242,8 @@ impl ClockWatch {
         }
     }
 
-    /// Adopts the correction of an operator, if the store has one that is not known yet. `now` was just found
-    /// to be reliable.
+    /// Adopts the correction of an operator, if the store has one that this process has not adopted yet. `now` was
+    /// just found to be reliable.
     pub fn follow(&mut self, mark: Option<ClockMark>, now: UnixTime, up: Duration) {
         if let Some(mark) = mark.filter(|mark| mark.corrections > self.corrections) {
             (self.latest, self.corrections) = (Some(Seen { at: mark.latest.max(now), up }), mark.corrections);
@@ -413,7 +413,7 @@ mod tests {
         let mark = ClockMark { last: UnixTime(START), latest: UnixTime(START), corrections: 1 };
         let mut watch = ClockWatch::new(Some(mark), up(0));
         assert!(look(&mut watch, START, 0).is_steady());
-        // The clock is ahead for an hour, and then right again.
+        // The clock is ahead for an hour, and then correct again.
         look(&mut watch, START + 200 * DAY, 1);
         assert!(look(&mut watch, START + 200 * DAY + 3600, 3601).is_steady());
         let latest = |watch: &ClockWatch| watch.bounds(UnixTime(START + 3601), up(3601)).latest.0;

@@ -60,8 +60,8 @@ impl Consent {
         }
     }
 
-    /// Whether the consent was given to the client as it is now. It no longer counts once the client's
-    /// metadata has changed, for example its name, redirect URIs or keys.
+    /// Whether the consent applies to the client in its current form. A consent is no longer valid once the
+    /// client's metadata has changed, for example its name, redirect URIs or keys.
     pub fn is_to(&self, client: &Client) -> bool {
         self.client_id == client.id
             && self.registration == client.registration
@@ -89,7 +89,7 @@ impl Consent {
     /// Whether everything that is requested is already allowed.
     pub fn covers(&self, asked: &Approval) -> bool {
         let Some(allowed) = self.answers.get(&asked.redirect_uri.comparable()) else { return false };
-        // An empty scope is within every other scope, so the resources have to be checked separately.
+        // An empty scope is within every other scope, so the resources must be checked separately.
         let resources = &asked.resources;
         let each_allowed = resources.iter().all(|resource| allowed.contains_key(resource));
         !resources.is_empty() && each_allowed && self.known(asked) == asked.scope

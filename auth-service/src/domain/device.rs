@@ -87,7 +87,7 @@ pub struct DeviceAuthorization {
     pub asked_from: Option<IpAddr>,
     /// The time at which the device code and the user code expire.
     pub expires_at: UnixTime,
-    /// The number of seconds that the device has to wait between two polls.
+    /// The number of seconds that the device must wait between two polls.
     pub interval: u64,
     /// The time of the last poll.
     pub polled_at: Option<UnixTime>,
@@ -125,7 +125,7 @@ pub enum Poll {
     Denied,
     /// The user approved, and the device gets its tokens.
     Allowed(DeviceAuthorization),
-    /// The tokens have already been issued, so somebody else has the device code too.
+    /// The tokens have already been issued, so another party has the device code too.
     Redeemed(GrantId),
     /// `expired_token`: the code has expired or was never issued.
     Unknown,

@@ -45,9 +45,9 @@ error_codes! {
     InvalidTarget = "invalid_target",
     /// The user or the server denied the request (RFC 6749 §4.1.2.1, RFC 8628 §3.5).
     AccessDenied = "access_denied",
-    /// The user has to log in, but the request forbids it (`OpenID` Connect Core §3.1.2.6).
+    /// The user must log in, but the request forbids it (`OpenID` Connect Core §3.1.2.6).
     LoginRequired = "login_required",
-    /// The user has to consent, but the request forbids it (`OpenID` Connect Core §3.1.2.6).
+    /// The user must consent, but the request forbids it (`OpenID` Connect Core §3.1.2.6).
     ConsentRequired = "consent_required",
     /// The server is overloaded or under maintenance (RFC 6749 §4.1.2.1).
     TemporarilyUnavailable = "temporarily_unavailable",
@@ -69,7 +69,7 @@ error_codes! {
     UnapprovedSoftwareStatement = "unapproved_software_statement",
     /// The DPoP proof is not valid (RFC 9449 §5).
     InvalidDpopProof = "invalid_dpop_proof",
-    /// The DPoP proof has to contain a nonce from the server (RFC 9449 §8).
+    /// The DPoP proof must contain a nonce from the server (RFC 9449 §8).
     UseDpopNonce = "use_dpop_nonce",
     /// The access token is not valid (RFC 6750 §3.1).
     InvalidToken = "invalid_token",
@@ -83,8 +83,8 @@ error_codes! {
 pub const ERRORS_PATH: &str = "/errors";
 
 impl ErrorCode {
-    /// The URL that explains this code (`error_uri`, RFC 6749 §5.2). The page is served by this installation,
-    /// so that it matches the version and can be reached by everyone who can reach the server.
+    /// The URL that explains this code (`error_uri`, RFC 6749 §5.2). This installation serves the page, so the
+    /// page matches the version, and everyone who can reach the server can reach the page.
     pub fn uri(self, issuer: &Issuer) -> String {
         format!("{}#{self}", issuer.endpoint(ERRORS_PATH))
     }

@@ -1,5 +1,5 @@
-//! Authorization codes and grants. A grant is what a user allowed a client to do, and refresh tokens extend
-//! its life.
+//! Authorization codes and grants. A grant is what a user allowed a client to do. Refresh tokens extend its
+//! lifetime.
 
 use std::fmt;
 use std::time::Duration;
@@ -103,14 +103,14 @@ pub struct AuthorizationCode {
     pub expires_at: UnixTime,
 }
 
-/// What a user allowed a client: a scope at some resources.
+/// What a user allowed a client: a scope for some resources.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Grant {
     /// The identifier of the grant.
     pub id: GrantId,
     /// The user who consented, or the client itself for a grant without a user.
     pub subject: Subject,
-    /// The client that holds the grant.
+    /// The client that received the grant.
     pub client_id: ClientId,
     /// The client's registration when the grant was created.
     pub registration: RegistrationId,
@@ -141,7 +141,7 @@ pub struct RefreshState {
     pub current: TokenHash,
     /// The token that `current` replaced.
     pub replaced: Option<ReplacedToken>,
-    /// The data that identifies used tokens.
+    /// The key and the number by which used tokens are recognised.
     pub line: Line,
 }
 
@@ -159,12 +159,11 @@ pub struct ReplacedToken {
 }
 
 impl ReplacedToken {
-    /// Decides whether the response with the successor can be repeated. The use counts as a theft only if the
-    /// grace period is certainly over, and as a repetition only if it is certainly not over.
+    /// Decides whether the response with the successor can be repeated. The token counts as stolen only if the
+    /// grace period has certainly ended, and as repeated only if it has certainly not ended.
     ///
-    /// The time of the first use is recorded as [`TimeBounds::latest`], which can be far ahead of the right
-    /// time. While the clock is steady, its difference from the current value of `latest` is right all the
-    /// same.
+    /// The time of the first use is recorded as [`TimeBounds::latest`], which can be far ahead of the correct
+    /// time. While the clock is steady, its difference from the current value of `latest` is correct nevertheless.
     fn judge(&self, time: TimeBounds, grace: Duration) -> RefreshUse {
         let is_over = |now: UnixTime| now.since(self.at) > grace;
         if is_over(time.earliest) || time.is_steady && is_over(time.latest) {
@@ -203,12 +202,12 @@ pub enum RefreshUse {
         /// The encrypted successor ([`ReplacedToken::sealed_successor`]).
         sealed_successor: Vec<u8>,
     },
-    /// The token was already used, so somebody else has it. The grant must be revoked (OAuth 2.1 §4.3.1).
+    /// The token was already used, so another party has it. The grant must be revoked (OAuth 2.1 §4.3.1).
     Reused,
-    /// The token is the previous one. Because the clock is wrong, or was when the token was used, nobody can
-    /// tell whether the grace period is over. The token is refused, and the grant stays.
+    /// The token is the previous one, but the clock is wrong, or was wrong when the token was used. It is
+    /// therefore unknown whether the grace period is over. The token is refused, and the grant stays valid.
     Undatable,
-    /// The token does not belong to this grant, even if it names it.
+    /// The token names this grant but was not issued for it.
     Foreign,
 }
 
@@ -236,13 +235,13 @@ impl Grant {
         }
     }
 
-    /// Whether this grant issued the refresh token, which can be used up or current.
+    /// Whether this grant issued the refresh token. The token can be current or already used.
     pub fn has_issued(&self, presented: &HashedRefreshToken) -> bool {
         self.refresh.as_ref().is_some_and(|refresh| presented.is_of(&refresh.line))
     }
 
-    /// Makes `current`, with its position in the sequence of tokens, the current token, and keeps the old one
-    /// as replaced.
+    /// Replaces the current refresh token with `current`, whose position in the sequence is `line`, and keeps the
+    /// old one as the replaced token.
     pub fn rotate(
         &mut self,
         (current, line): (TokenHash, Line),
@@ -256,7 +255,7 @@ impl Grant {
         self.expires_at = expires_at;
     }
 
-    /// Whether `client` is still the one that got the grant, and is not disabled.
+    /// Whether the grant still belongs to `client`: its registration is the same, and it is not disabled.
     pub fn is_held_by(&self, client: &Client) -> bool {
         self.client_id == client.id && self.registration == client.registration && !client.disabled
     }

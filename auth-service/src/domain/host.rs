@@ -1,10 +1,10 @@
-//! Host names in one normal spelling, and patterns for the protected hosts.
+//! Normalised host names, and patterns for the protected hosts.
 
 use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
-/// A host name in lower-case ASCII (IDNA) without port and trailing dot, or an IP address literal.
+/// A host name in lower-case ASCII (IDNA) without a port or a trailing dot, or an IP address literal.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct HostName(String);
 
@@ -72,8 +72,7 @@ fn normal_name(host: &str) -> Result<HostName, InvalidHost> {
     if plain { Ok(HostName(ascii)) } else { Err(InvalidHost) }
 }
 
-/// A fast path: whether `host` is already normalised, so that IDNA processing can be skipped. Most requests
-/// take it.
+/// Whether `host` is already normalised, so that IDNA processing can be skipped. Most requests have such a host.
 fn is_normal(host: &str) -> bool {
     host.len() < 254
         && host.split('.').all(|label| {
@@ -88,7 +87,7 @@ pub struct HostPattern {
     name: HostName,
     wildcard: bool,
     port: Option<u16>,
-    /// A colon and the port, or an empty text.
+    /// A colon and the port, or empty.
     port_text: String,
 }
 

@@ -7,7 +7,7 @@ use url::{Host, Url};
 
 use super::resource::Scheme;
 
-/// An https URL (http on loopback only) without trailing slash, query and fragment. It can have a path.
+/// An https URL (http on loopback only) without a trailing slash, query or fragment. It can have a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Issuer {
     text: String,

@@ -31,8 +31,8 @@ impl fmt::Display for Origin {
 impl FromStr for Origin {
     type Err = InvalidOrigin;
 
-    /// Reads the header's value. Any scheme is accepted, because browser extensions and editors have their
-    /// own (`chrome-extension`, `vscode-webview`).
+    /// Reads the header's value. Any scheme is accepted, because browser extensions and editors have their own
+    /// schemes (`chrome-extension`, `vscode-webview`).
     fn from_str(text: &str) -> Result<Self, InvalidOrigin> {
         // A page that a web view loaded from a file has no host.
         if matches!(text, "null" | "file://") {

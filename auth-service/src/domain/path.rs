@@ -1,15 +1,15 @@
-//! Request paths that every proxy and server reads in the same way.
+//! Request paths that every proxy and server interprets in the same way.
 //!
 //! Proxies, servers and applications disagree on dot segments, double slashes, encoded delimiters and path
 //! parameters. This module does not normalise such a path, but refuses it.
 
 use std::fmt;
 
-/// An absolute path without query, in which nothing can be read in two ways.
+/// An absolute path, without a query, that has only one interpretation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnambiguousPath(String);
 
-/// The path can be read in more than one way.
+/// The path can be interpreted in more than one way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the path is ambiguous: it has dot segments, empty segments, encoded delimiters, or characters that are not allowed"
@@ -54,8 +54,8 @@ fn is_plain(byte: u8) -> bool {
 }
 
 /// Checks all percent-encoded characters. Control characters, delimiters and `%` are refused, and so is every
-/// character that needs no encoding: a server that decodes `/%6dcp` reads `/mcp` (RFC 3986 §6.2.2.2), but no
-/// rule for `/mcp` would match it. The decoded path has to be valid UTF-8.
+/// character that needs no encoding: a server that decodes `/%6dcp` reads `/mcp` (RFC 3986 §6.2.2.2), but no rule
+/// for `/mcp` would match it. The decoded path must be valid UTF-8.
 fn escapes_are_plain(path: &str) -> bool {
     if !path.contains('%') {
         return true;

@@ -23,8 +23,8 @@ impl CodeChallenge {
         &self.0
     }
 
-    /// Whether `verifier` matches this challenge (RFC 7636 §4.6). A verifier that breaks the grammar of §4.1
-    /// (43 to 128 unreserved characters) never does.
+    /// Whether `verifier` matches this challenge (RFC 7636 §4.6). A verifier that breaks the grammar of §4.1 (43
+    /// to 128 unreserved characters) never matches.
     pub fn is_met_by(&self, verifier: &str) -> bool {
         let well_formed = (43..=128).contains(&verifier.len())
             && verifier.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~".contains(&b));

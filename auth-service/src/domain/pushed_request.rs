@@ -14,10 +14,10 @@ use super::opaque_token::TokenHash;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PushedPool {
-    /// Requests of clients that nobody has used.
+    /// Requests of clients that no account has used.
     #[default]
     Strangers,
-    /// Requests in the name of public clients in use. Anybody can send them.
+    /// Requests in the name of public clients that are in use. Anyone can send such a request.
     Public,
     /// Requests of clients in use that have authenticated.
     Proven,
@@ -46,13 +46,13 @@ pub struct PushedRequest {
     /// Digest of the client's metadata at the time of the request. It identifies a client that has a metadata
     /// document and is not stored yet ([`Client::has_left`]).
     pub metadata: Option<TokenHash>,
-    /// The grant that is created if the user approves. It is fixed now, so that one request creates at most
-    /// one grant.
+    /// The grant that is created if the user approves. Its identifier is chosen in advance, so that one request
+    /// creates at most one grant.
     pub grant_id: GrantId,
     /// The pool in which the request waits.
     pub pool: PushedPool,
-    /// The accounts, the client or the network for which the request counts. Their requests cannot displace
-    /// those of others who have fewer.
+    /// The accounts, the client or the network that the request counts for. In a full pool, it cannot displace a
+    /// request of another account, client or network that has fewer requests.
     pub counts_for: Vec<String>,
     /// The parameters of the request, encoded as a form.
     pub query: String,

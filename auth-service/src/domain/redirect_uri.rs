@@ -40,7 +40,7 @@ pub enum InvalidRedirectUri {
     Host,
     /// The query has a parameter that the client could mistake for part of the authorization response.
     #[error(
-        "a redirect URI must not have {0} in its query, which is a part of the answer that is sent there"
+        "a redirect URI must not have {0} in its query, because it is a parameter of the authorization response"
     )]
     PartOfAnswer(&'static str),
     /// The query has a character about which parsers disagree, so it is unclear where a parameter or its name
@@ -77,10 +77,10 @@ impl RedirectUri {
         }
     }
 
-    /// Finds what a client could mistake for a parameter of the authorization response. If a name occurs
-    /// twice, clients take the first, the last or both. Some ignore case, treat `;` like `&`, drop other
-    /// characters from a name, or read it as a path: they take `code[]`, `a[code]` and `code.x` for `code` or
-    /// for something that contains it.
+    /// Finds a part of the query that a client could mistake for a parameter of the authorization response. If a
+    /// name occurs twice, some clients use the first value, some the last, and some both. Some ignore case, treat
+    /// `;` like `&`, drop other characters from a name, or read it as a path: they interpret `code[]`, `a[code]`
+    /// and `code.x` as `code` or as an object that contains it.
     pub fn could_be_answer(&self) -> Option<InvalidRedirectUri> {
         let url = Url::parse(&self.0).ok()?;
         let controls = |(name, value): &(Cow<'_, str>, Cow<'_, str>)| {
@@ -229,7 +229,7 @@ impl TryFrom<String> for RedirectUri {
         if !has_plain_host(&url) {
             return Err(InvalidRedirectUri::Host);
         }
-        // After these checks the URI has only one reading, so it is safe to compare URIs byte for byte.
+        // After these checks, the URI has only one interpretation, so it is safe to compare URIs byte for byte.
         let normal = url.as_str();
         let bare_authority = url.path() == "/" && normal.strip_suffix('/') == Some(text.as_str());
         let tricky_path =

@@ -28,8 +28,8 @@ const CRC: usize = 4;
 const SIGNED: usize = GRANT + NUMBER + RANDOM;
 const ENCODED: usize = (SIGNED + MAC + CRC) / 3 * 4;
 
-/// The key of the MAC in the tokens of one grant. Somebody who learns it can cause the grant to be revoked,
-/// but cannot get tokens.
+/// The key of the MAC in the tokens of one grant. An attacker who learns it can cause the grant to be revoked, but
+/// cannot get tokens.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct LineKey([u8; 32]);

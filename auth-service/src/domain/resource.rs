@@ -184,8 +184,8 @@ impl ProtectedHosts {
         format!("{origin}{WELL_KNOWN}{path}{query}")
     }
 
-    /// The `resource` value in the document at [`Self::metadata_url`]. It must be identical to the URL that
-    /// the client called (RFC 9728 §3.3). [`Self::parse`] can read it.
+    /// The `resource` value in the document at [`Self::metadata_url`]. It must be identical to the URL that the
+    /// client called (RFC 9728 §3.3). [`Self::parse`] accepts it.
     pub fn described(
         &self,
         host: &HostName,
@@ -200,8 +200,8 @@ impl ProtectedHosts {
         })
     }
 
-    /// Reads a `resource` parameter (RFC 8707 §2). Scheme and host are compared without case. A trailing
-    /// slash or a query makes no difference. Scheme, host and port have to be those of a protected host.
+    /// Reads a `resource` parameter (RFC 8707 §2). The comparison of scheme and host ignores case. A trailing
+    /// slash or a query makes no difference. Scheme, host and port must be those of a protected host.
     pub fn parse(&self, text: &str) -> Result<ResourceUri, UnknownResource> {
         let (text, query) = text.split_once('?').unwrap_or((text, ""));
         ResourceQuery::parse(query).map_err(|_| UnknownResource)?;

@@ -1,8 +1,7 @@
 //! The query of a service's URL, such as `/mcp?toolset=a`.
 //!
-//! Several vendors give out such URLs. The query is part of the URL to which a client connects, so the
-//! metadata repeats it unchanged (RFC 9728 §3.1, §3.3). It is not part of the resource for which a token is
-//! issued.
+//! Several vendors publish such URLs. The query is part of the URL to which a client connects, so the metadata
+//! repeats it unchanged (RFC 9728 §3.1, §3.3). It is not part of the resource for which a token is issued.
 
 use std::fmt;
 
@@ -23,7 +22,8 @@ pub struct UnusableQuery;
 impl<'a> ResourceQuery<'a> {
     /// Reads the text after `?`. Returns `None` if it is empty.
     pub fn parse(text: &'a str) -> Result<Option<Self>, UnusableQuery> {
-        // This accepts more than RFC 3986 §3.4, because browsers send `[`, `{`, `|` and others unencoded.
+        // This accepts more than RFC 3986 §3.4, because browsers do not encode characters such as `[`, `{` and
+        // `|`.
         let plain = |byte: u8| byte.is_ascii_graphic() && !b"\"\\#<>".contains(&byte);
         if text.is_empty() {
             Ok(None)

@@ -56,7 +56,7 @@ impl Scope {
         self.0.iter()
     }
 
-    /// Whether this scope includes every token in `needed`, with regard to the hierarchy.
+    /// Whether this scope includes every token in `needed`, according to the hierarchy.
     pub fn covers(&self, needed: &Self) -> bool {
         needed.0.iter().all(|token| self.grants(token))
     }
@@ -85,7 +85,7 @@ impl Scope {
         Self(self.0.iter().filter(|token| !other.grants(token)).cloned().collect())
     }
 
-    /// The same scope without tokens that another of its tokens includes.
+    /// The same scope, without tokens that another of its tokens includes.
     #[must_use]
     pub fn minimal(&self) -> Self {
         let spare = |token: &ScopeToken| self.0.iter().any(|held| held != token && held.includes(token));

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use jsonwebtoken::Algorithm;
 use serde::{Deserialize, Serialize};
 
-/// The algorithm of a signing key. It never changes during the life of the key.
+/// The algorithm of a signing key. It never changes during the lifetime of the key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum SigningAlgorithm {
     /// Ed25519, which is fast, deterministic, and has small keys and signatures.

@@ -1,5 +1,5 @@
-//! DPoP proofs (RFC 9449 §4): a client shows that it holds the key to which its tokens are bound. Pure
-//! functions without I/O: the caller asks the store whether a proof was used before.
+//! DPoP proofs (RFC 9449 §4): a client shows that it holds the key to which its tokens are bound. These are pure
+//! functions without I/O. The caller queries the store to find out whether a proof was used before.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -22,7 +22,7 @@ const PROOF_TYPE: &str = "dpop+jwt";
 pub const ALGORITHMS: [&str; 4] = ["EdDSA", "ES256", "RS256", "PS256"];
 /// Maximum difference between the time of a proof and the time of this server, in seconds.
 const WINDOW: u64 = 300;
-/// How long a nonce of this server can be used, in seconds.
+/// How long a nonce from this server can be used, in seconds.
 const NONCE_LIFE: u64 = 300;
 /// Maximum length of a proof, in bytes.
 const MAX_PROOF_LEN: usize = 8192;
@@ -32,11 +32,11 @@ const MAX_JTI_LEN: usize = 256;
 /// The `cnf` claim of an access token (RFC 9449 §6.1).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Confirmation {
-    /// The thumbprint of the key that has to sign the proof sent with the token.
+    /// The thumbprint of the key that must sign the proof sent with the token.
     pub jkt: KeyThumbprint,
 }
 
-/// The request that a proof has to match.
+/// The request that a proof must match.
 #[derive(Debug, Clone, Copy)]
 pub struct Expected<'a> {
     /// HTTP method of the request.
@@ -56,9 +56,9 @@ pub struct Proof {
     pub thumbprint: KeyThumbprint,
     /// The nonce in the proof, if it has one.
     pub nonce: Option<String>,
-    /// The name under which the store remembers the proof. It is made of the key's thumbprint and the `jti`.
+    /// The name under which the store records the proof. It consists of the key's thumbprint and the `jti`.
     pub name: String,
-    /// Time until which the proof would be valid and has to be remembered.
+    /// The time until which the proof would be valid and must stay recorded.
     pub until: UnixTime,
 }
 
@@ -69,7 +69,7 @@ pub enum InvalidProof {
     /// and 7).
     #[error("the DPoP proof is malformed, of another type, or of an algorithm or key that is not accepted")]
     Malformed,
-    /// The signature is not by the key in the proof (RFC 9449 §4.3, point 6).
+    /// The signature was not made with the key in the proof (RFC 9449 §4.3, point 6).
     #[error("the DPoP proof is not signed by the key that it names")]
     Signature,
     /// The proof is for another method or URL (RFC 9449 §4.3, points 8 and 9).
@@ -186,8 +186,8 @@ fn is_same_url(said: &str, ours: &str) -> bool {
     }
 }
 
-/// DPoP nonces (RFC 9449 §8). A nonce is its time of issue in encrypted form. Only this server's replicas can
-/// read it, so nothing has to be stored.
+/// DPoP nonces (RFC 9449 §8). A nonce is its time of issue in encrypted form. Only this server's replicas can read
+/// it, so nothing needs to be stored.
 #[derive(Debug)]
 pub struct Nonces(Sealer);
 
@@ -204,7 +204,7 @@ impl Nonces {
         Ok(URL_SAFE_NO_PAD.encode(self.0.seal(NONCE_NAME, &now.0.to_be_bytes())?))
     }
 
-    /// Whether this deployment has issued the nonce and it has not expired.
+    /// Whether this deployment issued the nonce and it has not expired.
     pub fn is_good(&self, nonce: &str, now: UnixTime) -> bool {
         let sealed = URL_SAFE_NO_PAD.decode(nonce).ok();
         let plain = sealed.and_then(|sealed| self.0.open(NONCE_NAME, &sealed).ok());

@@ -46,7 +46,7 @@ impl StoreKey {
         Ok(Self { current: Zeroizing::new(bytes), previous: None })
     }
 
-    /// A name for `text` that nobody can compute, or find the text of, without this key.
+    /// A name for `text`. Without this key, the name cannot be computed, and the text cannot be found from it.
     ///
     /// # Errors
     /// If the cryptography library fails.
@@ -96,8 +96,8 @@ impl Purpose {
     }
 }
 
-/// Encrypts and decrypts for one purpose with AES-256-GCM-SIV, which stays safe if a random nonce ever
-/// repeats (RFC 8452). It can also decrypt what was encrypted with the previous store key.
+/// Encrypts and decrypts for one purpose with AES-256-GCM-SIV, which stays safe if a random nonce is ever repeated
+/// (RFC 8452). It can also decrypt data that was encrypted with the previous store key.
 pub struct Sealer {
     current: LessSafeKey,
     previous: Option<LessSafeKey>,
@@ -138,8 +138,8 @@ impl Sealer {
         Ok(Self { current: derive(&key.current)?, previous: key.previous.as_ref().map(derive).transpose()? })
     }
 
-    /// Derives a sealer from `secret`, which must have 256 random bits. Nobody can decrypt the data without
-    /// that secret.
+    /// Derives a sealer from `secret`, which must have 256 random bits. The data cannot be decrypted without that
+    /// secret.
     pub fn from_secret(secret: &[u8]) -> Result<Self, CryptoFailure> {
         Ok(Self { current: derive(secret, b"mcp-gate refresh successor v1")?, previous: None })
     }
@@ -157,7 +157,7 @@ impl Sealer {
         Ok(sealed)
     }
 
-    /// Decrypts what [`Sealer::seal`] encrypted for the same `name`, with the current or the previous key.
+    /// Decrypts data that [`Sealer::seal`] encrypted for the same `name`, with the current or the previous key.
     pub fn open(&self, name: &[u8], sealed: &[u8]) -> Result<Vec<u8>, CannotOpen> {
         open(&self.current, name, sealed).or_else(|error| match &self.previous {
             Some(previous) => open(previous, name, sealed),

@@ -2,7 +2,7 @@
 //! (`docs/adr/0007-signing-keys.md`).
 //!
 //! The state of a key follows from the clock and two times that are stored with it. Therefore a single write
-//! starts a whole rotation, every replica takes each step by itself at the right time, and a replica that
+//! starts a whole rotation, every replica makes each transition on its own at the right time, and a replica that
 //! stops leaves nothing unfinished.
 
 use std::time::Duration;
@@ -15,8 +15,7 @@ use super::algorithm::SigningAlgorithm;
 use super::seal::CryptoFailure;
 use super::stored::StoredSigningKey;
 
-/// Maximum lifetime of any token of this server, whatever the settings say (RFC 9068 §4 leaves it to the
-/// server).
+/// Maximum lifetime of any token of this server, regardless of the settings (RFC 9068 §4 leaves it to the server).
 pub const MAX_TOKEN_LIFETIME: Duration = Duration::from_secs(86_400);
 /// How long a retired key is kept after its last token has expired, because the clocks of replicas can
 /// differ.
@@ -37,11 +36,11 @@ pub struct RotationTerms {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum KeyState {
-    /// The key is published but does not sign yet, so that verifiers know it in time.
+    /// The key is published so that verifiers can fetch it in time, but it does not sign yet.
     Next,
     /// The key signs new tokens.
     Current,
-    /// The key only verifies what it has signed.
+    /// The key only verifies tokens that it has signed.
     Retired,
 }
 
@@ -74,10 +73,11 @@ pub enum Unchanged {
 }
 
 impl KeySet {
-    /// Makes the set for a first start, or for a store that has lost its set: one key, which signs at once.
+    /// Makes the set for a first start, or for a store that has lost its set. It contains one key, which signs
+    /// immediately.
     ///
-    /// The first revision is the current time. If it were 1, a process that has read the lost set could take
-    /// the new one for it, and replace it by a set with a key that was revoked.
+    /// The first revision is the current time. If it were 1, a process that has read the lost set could mistake
+    /// the new set for the lost one, and replace it with a set that contains a revoked key.
     pub fn first(terms: &RotationTerms, now: UnixTime) -> Result<Self, CryptoFailure> {
         Ok(Self {
             revision: now.0.max(1),
@@ -85,7 +85,7 @@ impl KeySet {
         })
     }
 
-    /// Makes the set for a store that has lost its set, of which it knew this revision.
+    /// Makes the set for a store that has lost its set. `revision` is the last known revision of the lost set.
     pub fn after(revision: u64, terms: &RotationTerms, now: UnixTime) -> Result<Self, CryptoFailure> {
         let first = Self::first(terms, now)?;
         Ok(Self { revision: first.revision.max(revision.saturating_add(1)), ..first })
@@ -96,8 +96,8 @@ impl KeySet {
         self.revision
     }
 
-    /// Whether both sets have the same keys with the same times. Equal revisions are not enough, because the
-    /// revisions of a store that was emptied start anew.
+    /// Whether both sets have the same keys with the same times. Equal revisions are not enough, because revisions
+    /// are counted from the start again after a store was emptied.
     pub fn is_same(&self, other: &Self) -> bool {
         let told = |key: &StoredSigningKey| (key.kid.clone(), key.signs_from, key.signs_until);
         self.revision == other.revision && self.keys.iter().map(told).eq(other.keys.iter().map(told))
@@ -111,7 +111,7 @@ impl KeySet {
     /// The key that signs at `now`.
     pub fn current(&self, now: UnixTime) -> Option<&StoredSigningKey> {
         let signs = |key: &&StoredSigningKey| state(key, now) == KeyState::Current;
-        // Right after a key was revoked, the new key is still in the future for a clock that is a second
+        // Right after a revocation, the start time of the new key is still in the future if this clock is a second
         // behind.
         self.keys.iter().rfind(signs).or_else(|| self.next(now))
     }
@@ -145,7 +145,7 @@ impl KeySet {
         Ok(changed.then(|| self.followed_by(settled.keys)))
     }
 
-    /// Starts a rotation. The new key is published now, and signs when verifiers have had time to fetch it.
+    /// Starts a rotation. The new key is published now, and signs after verifiers have had time to fetch it.
     pub fn rotated(&self, terms: &RotationTerms, now: UnixTime) -> Result<Self, Unchanged> {
         if let Some(next) = self.next(now) {
             return Err(Unchanged::UnderWay { kid: next.kid.clone(), from: next.signs_from });
@@ -156,8 +156,8 @@ impl KeySet {
         Ok(self.followed_by(keys))
     }
 
-    /// Removes a key at once, which ends everything that it has signed. If it was the current key, another
-    /// one signs from now on.
+    /// Removes a key immediately, which invalidates everything that it has signed. If it was the current key,
+    /// another key signs from now on.
     pub fn without(&self, kid: &str, terms: &RotationTerms, now: UnixTime) -> Result<Self, Unchanged> {
         let revoked = self
             .keys
@@ -226,7 +226,7 @@ fn repair(keys: &mut Vec<StoredSigningKey>, now: UnixTime) -> bool {
     true
 }
 
-/// Time at which the successor of `current` takes over, if that successor has to be published by now.
+/// The time at which the successor of `current` takes over, if that successor must already be published at `now`.
 fn due(current: &StoredSigningKey, terms: &RotationTerms, now: UnixTime) -> Option<UnixTime> {
     let earliest = now.plus(terms.lead);
     if current.algorithm != terms.algorithm {

@@ -18,8 +18,8 @@ use super::seal::CryptoFailure;
 use super::set::KeySet;
 use super::stored::{Material, StoredSigningKey};
 
-/// Signs tokens and verifies this server's own tokens. The key decides the algorithm; the one in a token's
-/// header has to be the same.
+/// Signs tokens and verifies this server's own tokens. The key determines the algorithm, and the header of a token
+/// must name the same algorithm.
 pub struct KeyRing {
     ring: RwLock<Arc<Ring>>,
     clock: Arc<dyn Clock>,
@@ -74,7 +74,7 @@ impl KeyRing {
         Arc::clone(&self.ring.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Takes over the set that is in the store. Returns whether a key was removed by it.
+    /// Adopts the set from the store. Returns whether this removed a key.
     pub fn install(&self, set: KeySet) -> Result<bool, CryptoFailure> {
         let before = self.ring();
         if before.set.is_same(&set) {
@@ -87,8 +87,8 @@ impl KeyRing {
         Ok(is_gone)
     }
 
-    /// A number that changes whenever the keys change. The ring has a counter of its own, because the
-    /// revisions of a store that was emptied start anew.
+    /// A number that changes whenever the keys change. The ring has a counter of its own, because revisions are
+    /// counted from the start again after a store was emptied.
     pub fn generation(&self) -> u64 {
         self.ring.read().unwrap_or_else(PoisonError::into_inner).generation
     }
@@ -114,7 +114,7 @@ impl KeyRing {
         jsonwebtoken::encode(&header, claims, &key.signing).map_err(|_| CryptoFailure)
     }
 
-    /// Checks the type, the key and the signature, and returns the claims. The caller has to check the time.
+    /// Checks the type, the key and the signature, and returns the claims. The caller must check the time.
     ///
     /// The key is always one of this server's own, so an unknown `kid` costs nothing. `jku`, `x5u` and `jwk`
     /// are ignored. A token with `crit` is refused, because no extension is supported (RFC 7515 §4.1.11).
@@ -246,7 +246,7 @@ mod tests {
             assert!(ring.verify::<Value>("at+jwt", &old).is_ok());
             assert!(ring.verify::<Value>("at+jwt", &new).is_ok());
         }
-        // A ring that knew only the first key takes over the new set, and reports when a key is removed.
+        // A ring with only the first key adopts the new set, and reports when a key is removed.
         let late = ring_of(first, 600);
         assert!(late.verify::<Value>("at+jwt", &new).is_err());
         let tag = late.jwks().etag;
@@ -327,8 +327,7 @@ mod tests {
         ] {
             assert!(ring.verify::<Value>("at+jwt", &odd).is_err(), "{odd}");
         }
-        // The last character of an Ed25519 signature has four unused bits. A different spelling has to be
-        // refused.
+        // The last character of an Ed25519 signature has four unused bits. A different spelling must be refused.
         let last = token.chars().last().unwrap();
         let twin = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
             .chars()

@@ -21,7 +21,7 @@ use crate::domain::clock::UnixTime;
 use super::algorithm::SigningAlgorithm;
 use super::seal::CryptoFailure;
 
-/// A signing key as the store keeps it. It is encrypted there, like every value.
+/// A signing key as the store keeps it. It is encrypted there, like every stored value.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct StoredSigningKey {
     /// RFC 7638 thumbprint of the public key.
@@ -51,7 +51,7 @@ impl fmt::Debug for StoredSigningKey {
     }
 }
 
-/// The parts of a key that sign, verify, and are published.
+/// The forms of a key for signing, for verification and for publication.
 pub(super) struct Material {
     pub(super) signing: EncodingKey,
     pub(super) verifying: DecodingKey,

@@ -1,4 +1,4 @@
-//! The claims of the access tokens that this server signs. Those of assertions are in
+//! The claims of the access tokens that this server signs. The claims of assertions are in
 //! [`contract::assertion`].
 
 use serde::{Deserialize, Serialize};
@@ -44,11 +44,10 @@ pub struct AccessTokenClaims {
     pub jti: String,
     /// The grant that the token belongs to. The token is revoked together with it.
     pub gid: GrantId,
-    /// The key that has to be proved with the token, if it is bound to one (RFC 9449 §6.1).
+    /// The key whose possession must be proved with the token, if the token is bound to one (RFC 9449 §6.1).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cnf: Option<Confirmation>,
-    /// Groups of the user at the time of issue, for verifiers that cannot ask this server (RFC 9068
-    /// §2.2.3.1).
+    /// Groups of the user at the time of issue, for verifiers that cannot query this server (RFC 9068 §2.2.3.1).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<Group>,
     /// The client that acts for the user, if the token comes from a token exchange.

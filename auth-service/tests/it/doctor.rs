@@ -77,7 +77,7 @@ async fn an_auth_service_that_is_not_reached_is_told_once_with_its_cause() {
 #[actix_web::test]
 async fn a_check_that_fails_is_told_once() {
     for (fault, words) in
-        [(Fault::NoAuthService, "cannot reach EDGE_LISTEN"), (Fault::NoStore, "cannot let anybody log in")]
+        [(Fault::NoAuthService, "cannot reach EDGE_LISTEN"), (Fault::NoStore, "nobody can log in")]
     {
         let findings = findings(fault, &[]).await;
         assert_eq!(complaints(&findings), [("challenge", Outcome::Problem)], "{findings:#?}");
