@@ -1,5 +1,5 @@
-//! The stateless revision, 2026-07-28: checks requests, finds the child that answers them, and finds the
-//! client for each message of a child that serves many clients at once.
+//! The stateless revision, 2026-07-28: checks requests, finds the child for each request, and finds the client
+//! for each message of a child that serves many clients at the same time.
 
 mod check;
 mod dispatch;
@@ -31,9 +31,9 @@ pub const META_PREFIX: &str = "io.modelcontextprotocol/";
 pub const CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
 /// The name in `_meta` for the revision of a request.
 pub const PROTOCOL_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
-/// The level from which on the client wants log messages for this request.
+/// The minimum level of the log messages that the client wants for this request.
 pub const LOG_LEVEL: &str = "io.modelcontextprotocol/logLevel";
 /// The id of the `subscriptions/listen` request that a notification belongs to.
 pub const SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
-/// The server that answers.
+/// The implementation of the server that sent the response.
 pub const SERVER_INFO: &str = "io.modelcontextprotocol/serverInfo";

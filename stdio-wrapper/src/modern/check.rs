@@ -1,5 +1,5 @@
-//! Checks a request of the stateless revision for faults, in the order that the specification gives
-//! (2026-07-28, "Streamable HTTP", "Versioning"). This module is pure.
+//! Checks a request of the stateless revision for faults, in the order of the specification (2026-07-28,
+//! "Streamable HTTP", "Versioning"). This module is pure.
 
 use std::borrow::Cow;
 
@@ -11,7 +11,7 @@ use crate::protocol::{Code, Kind, Malformed, Message, Span, object, progress_tok
 const REMOVED: [&str; 5] =
     ["initialize", "ping", "logging/setLevel", "resources/subscribe", "resources/unsubscribe"];
 
-/// Maximum size of a client's capabilities, in bytes. Those of known clients have some hundred bytes. They
+/// Maximum size of a client's capabilities, in bytes. Known clients send a few hundred bytes. The capabilities
 /// are kept together with everything that depends on them.
 pub const MAX_CAPABILITIES: usize = 16 << 10;
 /// Maximum length of the name of a tool, prompt, resource or task, in bytes of JSON text.
@@ -29,13 +29,13 @@ pub enum Era {
 /// What is wrong with a request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
-    /// The text is not a message, or two readers could understand it differently.
+    /// The text is not a message, or two parsers could interpret it differently.
     #[error("{0}")]
     Malformed(String),
     /// A header is missing, or differs from the body.
     #[error("{0}")]
     Header(String),
-    /// `_meta` lacks a member that every request needs.
+    /// `_meta` lacks a required member.
     #[error("{0}")]
     Params(String),
     /// The revision is not supported.
@@ -75,7 +75,7 @@ impl From<Malformed> for Fault {
     }
 }
 
-/// A request that has passed all checks that need no tool schema.
+/// A request that has passed all checks that do not depend on a tool schema.
 #[derive(Debug, Clone)]
 pub struct Request<'a> {
     /// The whole message.
@@ -104,14 +104,14 @@ impl Request<'_> {
 pub struct Meta<'a> {
     /// The client's capabilities, as JSON text.
     pub capabilities: &'a str,
-    /// The level from which on log messages are wanted.
+    /// The minimum level of the log messages that the client wants.
     pub log_level: Option<Cow<'a, str>>,
     /// The position of the progress token in the message.
     pub progress_token: Option<Span>,
 }
 
 /// Which rules apply to a message. `initialize` without the metadata of the stateless revision is always a
-/// handshake, whatever revision it asks for.
+/// handshake, regardless of the revision that it requests.
 pub fn era(message: &Message<'_>, version: Field<'_>) -> Result<Era, Fault> {
     let method = method(message);
     message.members(["_meta"])?;
@@ -128,7 +128,7 @@ pub fn era(message: &Message<'_>, version: Field<'_>) -> Result<Era, Fault> {
     })
 }
 
-/// Whether the header names this revision or a later one.
+/// Whether the header contains this revision or a later one.
 pub fn is_modern_version(version: Field<'_>) -> bool {
     let Field::One(text) = version else { return false };
     let is_date = text.len() == VERSION.len()
@@ -187,7 +187,7 @@ pub fn check<'a>(message: &'a Message<'a>, fields: &Fields<'_>) -> Result<Reques
     if let Some(name) = &name {
         check_header("Mcp-Name", fields.name, Some(name), true)?;
     } else if method == "tools/call" || method == "prompts/get" || method == "resources/read" {
-        // The body has no name that the header could repeat. The child decides what to do with such a body.
+        // The body has no name that the header could repeat. The child decides how to handle such a body.
         check_header("Mcp-Name", fields.name, None, true)?;
     }
     if REMOVED.contains(&method.as_ref()) {
@@ -197,7 +197,8 @@ pub fn check<'a>(message: &'a Message<'a>, fields: &Fields<'_>) -> Result<Reques
 }
 
 fn read_meta<'a>(message: &Message<'a>, meta: Option<&'a str>) -> Result<(Meta<'a>, Cow<'a, str>), Fault> {
-    let missing = |what: &str| Fault::Params(format!("`_meta` lacks `{what}`, which every request needs."));
+    let missing =
+        |what: &str| Fault::Params(format!("`_meta` lacks `{what}`, which is required in every request."));
     object(meta).ok_or_else(|| Fault::Params("The request has no `_meta` object.".to_owned()))?;
     let [version, capabilities, log_level, token] =
         message.meta([PROTOCOL_VERSION, CAPABILITIES, LOG_LEVEL, "progressToken"])?;
@@ -227,7 +228,7 @@ fn check_header(
         (Field::NotText, _) => fault("has a byte that is not ASCII"),
         (Field::Absent, Some(_)) => fault("is missing"),
         (Field::Absent, None) => Ok(()),
-        (Field::One(_), None) => fault("names something that the body does not"),
+        (Field::One(_), None) => fault("has a value that the body does not have"),
         (Field::One(value), Some(expected)) => {
             let decoded = if may_be_base64 { decode(value) } else { Some(Cow::Borrowed(value)) };
             match decoded {

@@ -1,4 +1,4 @@
-//! Reads one child, and passes each message to the one request that it belongs to.
+//! Reads the output of one child, and passes each message to the one request that it belongs to.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -20,8 +20,8 @@ use crate::protocol::{
 };
 use crate::stream::Stream;
 
-/// Time in which a valid answer can still follow one that cannot be used. Some servers print a message before
-/// they send it, over several lines or truncated.
+/// Time in which a valid response can still follow an unusable one. Some servers print a message, over several
+/// lines or truncated, before they send it.
 const DOUBT: Duration = Duration::from_millis(200);
 
 /// Passes on the frames of one child.
@@ -61,7 +61,7 @@ impl Frames for Routes {
 
 impl Routes {
     async fn line(&mut self, line: Bytes) {
-        // The child serves many clients. As soon as it has got a message, a line could repeat what one of
+        // The child serves many clients. Once it has received a message, a line could repeat text that one of
         // them has sent.
         let accepts_prefixed = !self.link.has_answered();
         match self.read(line, accepts_prefixed).await {
@@ -87,7 +87,7 @@ impl Routes {
         }
     }
 
-    /// Takes memory for the copy of a large line whose bytes are no UTF-8. Returns false if there is none.
+    /// Reserves memory for the copy of a large line that is not valid UTF-8. Returns false if there is none.
     async fn has_memory(&self, line: &Bytes, reservation: &mut Option<Reservation>) -> bool {
         let Some(reservation) = reservation else { return true };
         let text = line.clone();
@@ -97,8 +97,8 @@ impl Routes {
         length.is_some_and(|length| length == 0 || reservation.grow(length))
     }
 
-    /// Parses a line. Other threads parse large lines, because this takes long enough to delay the children
-    /// of other users.
+    /// Parses a line. Large lines are parsed on other threads, because this takes long enough to delay the
+    /// children of other users.
     async fn read(&mut self, line: Bytes, accepts_prefixed: bool) -> Option<Line> {
         if line.len() < LARGE {
             return Some(self.salvage.line(line, accepts_prefixed));
@@ -115,7 +115,7 @@ impl Routes {
     }
 }
 
-/// Reads until the child ends, and then fails all waiting requests.
+/// Reads until the child has exited, and then fails all waiting requests.
 pub(super) async fn read(
     link: Arc<Link>,
     output: Output,
@@ -150,7 +150,7 @@ fn oversized(link: &Arc<Link>, outline: Outline, length: usize, limit: usize) {
     }
 }
 
-/// If an unusable message is an answer, fails its request. If it is a request of the child, refuses it.
+/// If an unusable message is a response, fails its request. If it is a request of the child, refuses it.
 fn unreadable(link: &Arc<Link>, message: Unreadable, why: &str) {
     match message {
         Unreadable::Response(id) => {
@@ -158,7 +158,7 @@ fn unreadable(link: &Arc<Link>, message: Unreadable, why: &str) {
                 doubt(link, number, why);
             }
         }
-        // This needs no action, because the message was already logged.
+        // The message was already logged.
         Unreadable::NamelessResponse => {
             if let Some(number) = link.probe() {
                 doubt(link, number, why);
@@ -168,20 +168,20 @@ fn unreadable(link: &Arc<Link>, message: Unreadable, why: &str) {
     }
 }
 
-/// Fails a request whose answer cannot be used, unless a valid one follows.
+/// Fails a request whose response cannot be used, unless a valid one follows.
 fn doubt(link: &Arc<Link>, number: u64, why: &str) {
-    let (link, why) = (Arc::clone(link), format!("The MCP server's answer cannot be used. {why}"));
+    let (link, why) = (Arc::clone(link), format!("The MCP server's response cannot be used. {why}"));
     tokio::spawn(async move {
         tokio::time::sleep(DOUBT).await;
         link.fail(number, &why);
     });
 }
 
-/// Refuses a request of the child, because the stateless revision has no requests from the server
-/// (2026-07-28, "stdio"). The child gets an error, so that the call for which it was sent does not wait.
+/// Refuses a request of the child, because the stateless revision has no requests from the server (2026-07-28,
+/// "stdio"). The child gets an error, so that the related call does not wait for a response.
 fn forbidden_request(link: &Link, id: &[u8]) {
     let why = "the protocol forbids requests from the server";
-    link.log.line(id, why, "a modern child sent a request under this id, which was refused");
+    link.log.line(id, why, "a modern child sent a request with this id, which was refused");
     let why = "Protocol version 2026-07-28 has no requests from the server. Return an input_required result.";
     let text = error_message(Some(id), Code::MethodNotFound, why);
     link.say(&String::from_utf8_lossy(&text));
@@ -213,8 +213,8 @@ fn dispatch(link: &Arc<Link>, text: &Bytes, message: &Message<'_>) {
     }
 }
 
-/// Handles an error without an id, which means that the child could not even read the id of a message. It is
-/// assigned to a request only if the child got no other message.
+/// Handles an error without an id, which means that the child could not read the id of a message. The error is
+/// assigned to a request only if the child has received no other message.
 fn nameless_error(link: &Link, message: &Message<'_>) {
     let Some(pending) = link.probe().and_then(|number| link.take(number)) else {
         let (text, why) = (message.text.as_bytes(), "it is unknown which message it is about");
@@ -228,22 +228,22 @@ fn nameless_error(link: &Link, message: &Message<'_>) {
     pending.fail(&format!("The MCP server did not understand the request: {shown}"));
 }
 
-/// Passes the answer to the caller that it belongs to, with the id that the caller used.
+/// Passes the response to the caller that it belongs to, with the id that the caller used.
 fn answer(link: &Arc<Link>, text: &Bytes, message: &Message<'_>, id: &Span) {
     link.set_answered();
     let number = own_number(message.at(id).as_bytes());
     let Some(pending) = number.and_then(|number| link.take(number)) else {
         if !number.is_some_and(|number| link.was_given(number)) {
-            link.log.line(text, "no request has its id", "an answer of the child was dropped");
+            link.log.line(text, "no request has its id", "a response of the child was dropped");
         }
-        return drop_message(link, "nobody waits for this answer");
+        return drop_message(link, "no request waits for this response");
     };
     let subscription = message.result.as_ref().filter(|_| pending.waits == Waits::Subscription);
     let data = match subscription.and_then(|result| subscription_in(message, message.at(result))) {
         None => {
             let Relayed { text: data, fault } = relay(text, message, id, &pending.id);
             if let Some(fault) = fault {
-                link.log.line(text, fault, "an answer of the child does not follow MCP");
+                link.log.line(text, fault, "a response of the child does not follow MCP");
             }
             data
         }
@@ -283,8 +283,8 @@ fn progress(link: &Arc<Link>, message: &Message<'_>) {
     }
 }
 
-/// Called when the child ends a subscription. On stdio, it can only do this with a cancellation; over HTTP,
-/// the client gets the completion instead.
+/// Called when the child ends a subscription. On stdio, it can do so only with a cancellation. Over HTTP, the
+/// client receives a completed result instead.
 fn cancelled(link: &Arc<Link>, message: &Message<'_>) {
     let id = peek_cancelled(message).ok().flatten();
     let ours = id.and_then(|id| own_number(message.at(&id).as_bytes()));
@@ -295,8 +295,8 @@ fn cancelled(link: &Arc<Link>, message: &Message<'_>) {
     }
 }
 
-/// Passes on a notification. Every notification of a subscription names it, and one that names none is
-/// dropped.
+/// Passes on a notification. Every notification of a subscription contains its id, and a notification without
+/// this id is dropped.
 fn notification(link: &Arc<Link>, message: &Message<'_>, method: &str) {
     if method == "notifications/tools/list_changed" {
         link.tools.invalidate();
@@ -320,15 +320,15 @@ fn notification(link: &Arc<Link>, message: &Message<'_>, method: &str) {
     }
 }
 
-/// The position of the subscription's id in params or in a result.
+/// The position of the subscription id in params or in a result.
 fn subscription_in(message: &Message<'_>, within: &str) -> Option<Span> {
     let [meta] = members(object(Some(within))?, ["_meta"]).ok()?;
     let [id] = members(object(meta)?, [SUBSCRIPTION]).ok()?;
     id.map(|id| span_in(message.text, id))
 }
 
-/// Sends a message on a stream. A client that does not read is disconnected, because it must not block a
-/// child that serves others, too.
+/// Sends a message on a stream. A client that does not read is disconnected, because it must not block a child
+/// that also serves other clients.
 fn push(link: &Link, stream: &Arc<Stream>, data: Bytes) {
     if !stream.has_room() {
         link.metrics.streams_cut_total.add();

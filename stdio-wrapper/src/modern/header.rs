@@ -10,17 +10,17 @@ use base64::engine::general_purpose::STANDARD;
 pub enum Field<'a> {
     /// The header is missing.
     Absent,
-    /// The header comes once, and is text. White space around it is removed (RFC 9110 §5.5).
+    /// The header occurs once, and is text. White space around it is removed (RFC 9110 §5.5).
     One(&'a str),
-    /// The header comes more than once, so two readers could see different values.
+    /// The header occurs more than once, so two parsers could use different values.
     Repeated,
-    /// The header has a byte that is not ASCII.
+    /// The header contains a byte that is not ASCII.
     NotText,
 }
 
-/// What is wrong with a header that comes more than once, after its name.
+/// The fault of a header that occurs more than once. It follows the name of the header.
 pub(super) const REPEATED: &str = "must come exactly once";
-/// What is wrong with a header that is not text, after its name.
+/// The fault of a header that is not text. It follows the name of the header.
 pub(super) const NOT_TEXT: &str =
     "has a byte that is not ASCII. Write such a value as =?base64?...?=, with the base64 of its UTF-8";
 
@@ -33,17 +33,17 @@ pub struct Fields<'a> {
     pub method: Field<'a>,
     /// The header `Mcp-Name`.
     pub name: Field<'a>,
-    /// All `Mcp-Param-…` headers, by the rest of their names in lower case.
+    /// All `Mcp-Param-…` headers, by their names without the prefix, in lower case.
     pub params: Vec<(String, Field<'a>)>,
 }
 
-/// The text that a value stands for. Returns `None` if the value is marked as base64 but is not base64, or is
-/// not the base64 of text.
+/// Decodes a value. Returns `None` if the value is marked as base64 but is not base64, or is not the base64 of
+/// text.
 pub(super) fn decode(value: &str) -> Option<Cow<'_, str>> {
     let Some(inner) = value.strip_prefix("=?base64?").and_then(|rest| rest.strip_suffix("?=")) else {
         return Some(Cow::Borrowed(value));
     };
-    // Only the canonical spelling of base64 is accepted.
+    // Only the canonical encoding in base64 is accepted.
     String::from_utf8(STANDARD.decode(inner).ok()?).ok().map(Cow::Owned)
 }
 

@@ -1,8 +1,8 @@
-//! The conversation with one child that serves many clients at once, without sessions.
+//! The connection to one child that serves many clients at the same time, without sessions.
 //!
-//! Independent clients can use the same ids, progress tokens and subscription ids. Therefore each request
-//! gets a number of the wrapper, which replaces all three. The client's own values are put back into messages
-//! to the client (attack 105).
+//! Independent clients can use the same ids, progress tokens and subscription ids. Therefore the wrapper gives
+//! each request a number, which replaces all three. Messages to the client contain the client's own values
+//! again (attack 105).
 
 mod ending;
 mod own;
@@ -28,42 +28,42 @@ use crate::stream::Stream;
 
 /// Maximum time for which a message waits for a child that does not read.
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
-/// Maximum time for which a message waits for space among the messages for children. Children that read free
-/// some soon.
+/// Maximum time for which a message waits for memory from the budget for messages to children. Children that
+/// read their input free some soon.
 const ROOM_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Bytes by which the ids of the wrapper can make a line longer than its message.
+/// Maximum number of bytes by which the wrapper's ids can make a line longer than its message.
 const REPLACED: usize = 64;
 
-/// A child, and the requests that wait for it.
+/// A child, and the requests that wait for its responses.
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) child: Child,
     outbox: Outbox,
     framing: Arc<dyn Framing>,
     pub(super) metrics: Arc<Metrics>,
-    /// Memory for answers that wait until their clients read them.
+    /// Memory for responses that clients have not read yet.
     pub(super) answers: Arc<Budget>,
-    /// Memory for messages that wait until the child reads them.
+    /// Memory for messages that the child has not read yet.
     messages: Arc<Budget>,
     pub(super) launcher: Arc<Launcher>,
     pub(super) tools: Tools,
-    /// Results that can be given to later requests, too.
+    /// Cached results that can be used for later requests.
     pub(super) lists: Lists,
     pub(super) log: LineLog,
     numbers: Mutex<Numbers>,
     pending: Mutex<BTreeMap<u64, Pending>>,
     has_answered: AtomicBool,
-    /// Whether it is still unknown which revisions the child speaks. If such a child ends, this is not a
-    /// failure.
+    /// Whether it is still unknown which revisions the child supports. If such a child exits, this does not
+    /// count as a failure.
     pub(super) is_probe: AtomicBool,
     last_used: Mutex<Instant>,
-    /// Why the child has ended, in a form for callers.
+    /// The reason why the child has exited, worded for callers.
     dead: OnceLock<String>,
 }
 
-/// A request in progress. Dropping it tells the child that nobody waits for it any more (2026-07-28,
-/// "Cancellation": the end of the response stream is the cancellation).
+/// A request in progress. Dropping it cancels the request in the child (2026-07-28, "Cancellation": the end of
+/// the response stream is the cancellation).
 #[derive(Debug)]
 pub struct Ticket {
     link: Arc<Link>,
@@ -112,7 +112,8 @@ impl Link {
         }
     }
 
-    /// Sends a client's request, or answers it with a cached list. All messages for it come on `stream`.
+    /// Sends a client's request, or responds to it with a cached list. Its response and all related messages
+    /// are sent on `stream`.
     pub(super) async fn send(
         self: &Arc<Self>,
         (request, permit): (&Request<'_>, &Permit<'_>),
@@ -166,7 +167,7 @@ impl Link {
         token: Option<Span>,
         pending: Pending,
     ) -> Ticket {
-        // The number 0 is never given to a request.
+        // The number 0 is never used for a request.
         let number = self.numbers().give().map_or(0, |(_, number)| number);
         let ticket = Ticket { link: Arc::clone(self), number };
         self.metrics.requests_total.add();
@@ -195,15 +196,15 @@ impl Link {
         let line = reservation.holding(self.framing.encode(message.text, &mut patches));
         let sent = match self.outbox.try_send(line, is_alone) {
             Ok(()) => Ok(Ok(())),
-            // There is no space, so this waits for the child to read.
+            // The queue is full, so this waits for the child to read.
             Err(line) => tokio::time::timeout(timeout.min(SEND_TIMEOUT), self.outbox.send(line)).await,
         };
         match sent {
             Ok(Ok(())) if self.dead.get().is_none() => {}
             Ok(Ok(())) => self.fail(number, &self.death()),
             Ok(Err(_)) => {
-                // The child has closed its input. If it has ended, that gives a better error message, and is
-                // known in a moment.
+                // The child has closed its input. If it is exiting, its exit status gives a better error
+                // message, and will be available shortly.
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 self.fail(number, &self.death());
             }
@@ -214,7 +215,7 @@ impl Link {
         ticket
     }
 
-    /// Sends a message of the wrapper, if there is space for it.
+    /// Sends a message of the wrapper if there is space in the queue.
     pub(super) fn say(&self, text: &str) {
         let _ = self.outbox.try_send(self.framing.encode(text, &mut []), false);
     }
@@ -230,32 +231,32 @@ impl Link {
         Some(pending)
     }
 
-    /// The number of the probe, which is the only request that a child gets before those of clients. Later
-    /// the child serves many callers, and an error without an id could be about a message of any of them.
+    /// The number of the probe, which is the first request to a child. After the probe, the child serves many
+    /// callers, and an error without an id could refer to a message of any of them.
     pub(super) fn probe(&self) -> Option<u64> {
         let is_first = self.is_probe.load(Ordering::Relaxed) && self.numbers().next_place() == 1;
         let number = self.pending().keys().next().copied();
         number.filter(|_| is_first)
     }
 
-    /// Whether a request was sent with this number, not too long ago.
+    /// Whether a request was recently sent with this number.
     pub(super) fn was_given(&self, number: u64) -> bool {
         self.numbers().place(number).is_some()
     }
 
-    /// Calls `use_it` with a waiting request, if there is one with this number.
+    /// Calls `use_it` with the waiting request that has this number, if there is one.
     pub(super) fn with<R>(&self, number: u64, use_it: impl FnOnce(&mut Pending) -> R) -> Option<R> {
         self.pending().get_mut(&number).map(use_it)
     }
 
-    /// Extends the time of a request after a sign of progress.
+    /// Extends the deadline of a request after progress.
     pub(super) fn extend(pending: &mut Pending) {
         pending.deadline = Instant::now() + pending.timeout;
     }
 
-    /// The stream for log messages of the child: that of the only request that asked for log messages, if no
-    /// other caller's request is in progress. The protocol has no other way to find out (2026-07-28,
-    /// `NotificationMetaObject`).
+    /// The stream for log messages of the child. It is the stream of the only request that asked for log
+    /// messages, if no request of another caller is in progress. The protocol offers no other way to assign log
+    /// messages (2026-07-28, `NotificationMetaObject`).
     pub(super) fn log_stream(&self) -> Option<Arc<Stream>> {
         let all = self.pending();
         let calls =
@@ -266,7 +267,7 @@ impl Link {
         is_certain.then(|| Arc::clone(&one.stream))
     }
 
-    /// Records that the child has answered a request, so it works.
+    /// Records that the child has responded to a request, which shows that it works.
     pub(super) fn set_answered(&self) {
         if !self.has_answered.swap(true, Ordering::Relaxed) {
             self.child.set_answered();
@@ -274,24 +275,24 @@ impl Link {
         }
     }
 
-    /// Whether the child has answered any request.
+    /// Whether the child has responded to any request.
     pub(super) fn has_answered(&self) -> bool {
         self.has_answered.load(Ordering::Relaxed)
     }
 
-    /// Whether the child has ended.
+    /// Whether the child has exited.
     pub(super) fn is_dead(&self) -> bool {
         self.dead.get().is_some()
     }
 
-    /// How long no client has used the child. Returns `None` while one does.
+    /// How long the child has not been used by a client. Returns `None` while it is in use.
     pub(super) fn idle_for(&self, now: Instant) -> Option<Duration> {
         let is_used = self.pending().values().any(|pending| !pending.owner.is_empty());
         let last = *self.last_used.lock().unwrap_or_else(PoisonError::into_inner);
         (!is_used).then(|| now.saturating_duration_since(last))
     }
 
-    /// The number of requests that wait for an answer.
+    /// The number of requests that wait for a response.
     pub(super) fn calls(&self) -> usize {
         self.pending().values().filter(|pending| pending.waits == Waits::Answer).count()
     }

@@ -1,9 +1,13 @@
-//! Caches results of list requests, if the child's `ttlMs` and `cacheScope` allow it (2026-07-28, "Caching").
+//! Caches the results of list requests if the child's `ttlMs` and `cacheScope` allow it (2026-07-28,
+//! "Caching").
 //!
-//! A cached result is used only for a request with exactly the same method and params, including `_meta`;
-//! only for the principal that asked, unless the child says that the result is the same for all; only while
-//! it is fresh, with the remaining time as its new `ttlMs`; and only if no change was announced since it was
-//! requested. The cache ends with its child.
+//! A cached result is used only if all of these are true:
+//! - The request has exactly the same method and params, including `_meta`.
+//! - The request comes from the same principal, unless the child declared the result public.
+//! - The result is still fresh. Its `ttlMs` is replaced with the remaining time.
+//! - No change was announced since the result was requested.
+//!
+//! The cache is dropped together with its child.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,10 +20,10 @@ use crate::protocol::{members, string};
 
 /// Maximum length of the params of a request whose result is cached, in bytes.
 const MAX_PARAMS: usize = 4096;
-/// Divisor for the maximum share of the cache for one result: an eighth.
+/// Divisor for the share of the cache that one result can use: an eighth.
 const SHARE: usize = 8;
 
-/// Maximum number of cached results, however small they are.
+/// Maximum number of cached results, regardless of their size.
 const MAX_KEPT: usize = 1024;
 
 /// The list methods, each with the notification that announces a change of the list.
@@ -30,18 +34,18 @@ const LISTS: [(&str, &str); 4] = [
     ("resources/templates/list", "notifications/resources/list_changed"),
 ];
 
-/// The key of a cached result: two requests with equal keys get the same result.
+/// The key of a cached result. Requests with equal keys get the same result.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Key {
     method: &'static str,
-    /// The params as the client wrote them.
+    /// The params exactly as the client wrote them.
     params: Box<str>,
     owner: Arc<str>,
 }
 
 impl Key {
-    /// The key of a request for a list. Returns `None` if its result cannot be cached: progress and log
-    /// messages belong to one request only, and a result that depends on a client's answers must not be
+    /// The key of a request for a list. Returns `None` if the result cannot be cached. Progress and log
+    /// messages belong to one request only, and a result that depends on a client's responses must not be
     /// reused.
     pub(super) fn of(request: &Request<'_>, owner: &Arc<str>) -> Option<Self> {
         let (method, _) = LISTS.iter().find(|(method, _)| *method == request.method)?;
@@ -52,7 +56,7 @@ impl Key {
         (is_plain && is_first).then(|| Self { method, params: params.into(), owner: Arc::clone(owner) })
     }
 
-    /// Whether the caller is known. Without a subject, callers are not distinguished.
+    /// Whether the caller is known. Callers without a subject cannot be distinguished.
     fn is_somebodys(&self) -> bool {
         !self.owner.starts_with('\n')
     }
@@ -62,7 +66,7 @@ impl Key {
     }
 }
 
-/// The number of changes that were announced so far.
+/// The number of changes that have been announced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Generation(u64);
 
@@ -77,10 +81,11 @@ pub(super) struct Lists {
 #[derive(Debug, Default)]
 struct State {
     kept: HashMap<Key, Kept>,
-    /// The bytes in use.
+    /// The number of bytes in use.
     used: usize,
     generation: u64,
-    /// Whether changes would be noticed, or the child announces none.
+    /// Whether results can be cached: either changes are announced to the wrapper, or the child never announces
+    /// any.
     is_open: bool,
 }
 
@@ -105,7 +110,7 @@ impl State {
 }
 
 impl Lists {
-    /// Makes an empty cache. Nothing is cached before `open` is called.
+    /// Creates an empty cache. Nothing is cached before `open` is called.
     pub(super) fn new(max_bytes: usize) -> Self {
         Self { max_bytes, state: Mutex::default() }
     }
@@ -115,12 +120,12 @@ impl Lists {
         self.max_bytes > 0
     }
 
-    /// From now on, changes are noticed, or the child announces none.
+    /// From now on, results can be cached.
     pub(super) fn open(&self) {
         self.set(true);
     }
 
-    /// From now on, changes are not noticed.
+    /// From now on, nothing is cached, because changes would not be noticed.
     pub(super) fn close(&self) {
         self.set(false);
     }
@@ -132,8 +137,8 @@ impl Lists {
         state.drop_if(|_, _| true);
     }
 
-    /// Handles a notification of the child. If it announces a change of a list, the cached results of that
-    /// list are removed.
+    /// Handles a notification of the child. If it announces a change of a list, the cached results of that list
+    /// are removed.
     pub(super) fn changed(&self, notification: &str) {
         let is_about = |method: &str| LISTS.contains(&(method, notification));
         if LISTS.iter().any(|(_, known)| *known == notification) {
@@ -143,12 +148,12 @@ impl Lists {
         }
     }
 
-    /// The current generation, to be recorded when a request is sent.
+    /// The current generation, which is recorded when a request is sent.
     pub(super) fn generation(&self) -> Generation {
         Generation(self.state().generation)
     }
 
-    /// A result that is still fresh, as JSON text, with the rest of its time as `ttlMs`.
+    /// A result that is still fresh, as JSON text, with the remaining time as `ttlMs`.
     pub(super) fn get(&self, key: &Key, now: Instant) -> Option<String> {
         let state = self.state();
         let fresh = |key: &Key| state.kept.get(key).filter(|kept| now < kept.until);
@@ -157,7 +162,7 @@ impl Lists {
         Some(format!("{}{rest}{}", kept.before, kept.after))
     }
 
-    /// Caches a result (JSON text), if the child allows it and nothing has changed since it was requested.
+    /// Caches a result (JSON text) if the child allows it and no change was announced since it was requested.
     pub(super) fn keep(&self, key: &Key, asked: Generation, result: &str, now: Instant) {
         let Some((kept, is_public)) = read(result, now) else { return };
         let key = if is_public {
@@ -190,8 +195,8 @@ impl Lists {
     }
 }
 
-/// Reads what a result says about caching. Returns `None` if it must not be cached, and otherwise whether it
-/// is for everybody.
+/// Reads the caching members of a result. Returns `None` if it must not be cached, and otherwise whether it is
+/// public.
 fn read(result: &str, now: Instant) -> Option<(Kept, bool)> {
     let [kind, ttl, scope] = members(result, ["resultType", "ttlMs", "cacheScope"]).ok()?;
     if string(kind?)? != "complete" {
@@ -283,7 +288,7 @@ mod tests {
         lists.changed("notifications/tools/list_changed");
         assert_eq!(lists.get(&key("ana", "{}"), now), None);
         assert!(lists.get(&prompts, now).is_some());
-        // The child might have made this answer before the change.
+        // The child might have created this result before the change.
         lists.keep(&key("ana", "{}"), asked, &result("1000", "public"), now);
         assert_eq!(lists.get(&key("ana", "{}"), now), None);
     }

@@ -1,5 +1,5 @@
-//! `Mcp-Param-…`: the arguments of a tool call that must be repeated in headers according to the tool's input
-//! schema (SEP-2243). This module is pure.
+//! `Mcp-Param-…` headers: the arguments of a tool call that must be repeated in headers according to the tool's
+//! input schema (SEP-2243). This module is pure.
 
 use serde_json::Value;
 
@@ -9,13 +9,13 @@ use crate::protocol::{members, object};
 
 /// The keyword in a schema.
 const KEYWORD: &str = "x-mcp-header";
-/// Maximum size of a schema with the keyword, in bytes. As a tree, a text can take a hundred times as much memory.
+/// Maximum size of a schema with the keyword, in bytes. A parsed text can need a hundred times as much memory.
 const MAX_SCHEMA: usize = 256 << 10;
-/// Maximum number of headers that one tool can ask for.
+/// Maximum number of headers that one tool can require.
 const MAX_RULES: usize = 64;
-/// Maximum length of the names that lead to one value, together with the header's, in bytes.
+/// Maximum total length of the member names on the path to one value and of the header name, in bytes.
 const MAX_PATH: usize = 1024;
-/// Keywords for further schemas that cannot be reached by `properties` alone.
+/// Keywords with subschemas that cannot be reached through `properties` alone.
 const ELSEWHERE: [&str; 18] = [
     "items",
     "contains",
@@ -43,9 +43,9 @@ pub struct ParamHeaders(Vec<Rule>);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Rule {
-    /// The names of the members that lead from the arguments to the value.
+    /// The names of the members on the path from the arguments to the value.
     path: Vec<String>,
-    /// The rest of the header's name after the prefix, in lower case.
+    /// The header name without the prefix, in lower case.
     token: String,
     is_integer: bool,
 }
@@ -66,9 +66,9 @@ impl ParamHeaders {
         Self(rules)
     }
 
-    /// The same from the text of a schema. A schema that asks for more than the limits allow has no rules either.
+    /// Reads the rules from the text of a schema. A schema that exceeds the limits has no rules either.
     pub fn of_text(schema: &str) -> Self {
-        // Most schemas do not have the keyword, and need not be read.
+        // Most schemas do not contain the keyword, so they need not be parsed.
         let may_have_rules = schema.contains(KEYWORD) || schema.contains('\\');
         if !may_have_rules || schema.len() > MAX_SCHEMA {
             return Self::default();
@@ -76,7 +76,7 @@ impl ParamHeaders {
         serde_json::from_str(schema).map_or_else(|_| Self::default(), |schema| Self::of(&schema))
     }
 
-    /// About how much memory the rules take, in bytes.
+    /// The approximate memory size of the rules, in bytes.
     pub(super) fn size(&self) -> usize {
         let size = |rule: &Rule| rule.length() + size_of::<Rule>() + rule.path.len() * size_of::<String>();
         self.0.iter().map(size).sum()
@@ -87,7 +87,7 @@ impl ParamHeaders {
         self.0.is_empty()
     }
 
-    /// Checks that each header and its argument are equal, and that one is never present without the other.
+    /// Checks that each header equals its argument, and that neither is present without the other.
     pub fn check(&self, arguments: Option<&str>, fields: &Fields<'_>) -> Result<(), Fault> {
         self.0.iter().try_for_each(|rule| rule.check(arguments, fields))
     }
@@ -142,8 +142,8 @@ impl Rule {
         self.path.iter().map(String::len).sum::<usize>() + self.token.len()
     }
 
-    /// Compares a header with `arguments`, which is JSON text. For every key on the path to the value, it is
-    /// an error if a key occurs twice or in different case, because a server might use the other one.
+    /// Compares a header with `arguments`, which is JSON text. It is an error if any key on the path to the
+    /// value occurs twice or with different case, because a server might use the other member.
     fn check(&self, arguments: Option<&str>, fields: &Fields<'_>) -> Result<(), Fault> {
         let fault = |why: &str| Err(Fault::Header(format!("The Mcp-Param-{} header {why}.", self.token)));
         let mut value = arguments;
@@ -151,7 +151,7 @@ impl Rule {
             let [member] = object(value).map_or(Ok([None]), |text| members(text, [name.as_str()]))?;
             value = member;
         }
-        // An array or object has no form in a header, and is not made a tree of.
+        // Arrays and objects cannot be written in a header, so they are not parsed.
         let single = value.filter(|text| !text.starts_with(['{', '[']));
         let value: Option<Value> = single.and_then(|text| serde_json::from_str(text).ok());
         let field = fields.params.iter().find(|(token, _)| *token == self.token);
@@ -159,7 +159,7 @@ impl Rule {
             (_, Field::Repeated) => fault(REPEATED),
             (_, Field::NotText) => fault(NOT_TEXT),
             (None, Field::Absent) => Ok(()),
-            (None, Field::One(_)) => fault("names a value that the body does not have"),
+            (None, Field::One(_)) => fault("has a value that the body does not have"),
             (Some(_), Field::Absent) => fault("is missing, but the body has the value"),
             (Some(shown), Field::One(header)) => match decode(header) {
                 None => fault("is marked as base64, but is not base64"),
@@ -171,7 +171,7 @@ impl Rule {
     }
 }
 
-/// How a value is written in a header. Returns `None` for `null` and for anything but a single value.
+/// The header form of a value. Returns `None` for `null`, arrays and objects.
 fn shown(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),
@@ -275,7 +275,7 @@ mod tests {
         let large = format!(r#","description":"{}""#, "x".repeat(MAX_SCHEMA));
         assert!(headers(2, "a", &large).is_empty());
         assert!(headers(2, "a", "").size() > 2 * size_of::<Rule>());
-        // The keyword can be written with an escape.
+        // The keyword can be written with an escape sequence.
         let escaped = r#"{"properties":{"a":{"type":"string","x-\u006dcp-header":"A"}}}"#;
         assert!(!ParamHeaders::of_text(escaped).is_empty());
     }

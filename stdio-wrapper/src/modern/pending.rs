@@ -1,4 +1,4 @@
-//! A request that waits for a child, with the id and the token of its caller.
+//! A request that waits for the child's response, with the id and the token of its caller.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,13 +14,13 @@ use crate::stream::Stream;
 /// What a request waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Waits {
-    /// The request waits for one answer.
+    /// The request waits for one response.
     Answer,
-    /// Notifications, until the client disconnects or the server ends the subscription.
+    /// The request waits for notifications, until the client disconnects or the server ends the subscription.
     Subscription,
 }
 
-/// A request that waits for its answer.
+/// A request that waits for its response.
 #[derive(Debug)]
 pub(super) struct Pending {
     pub(super) stream: Arc<Stream>,
@@ -31,8 +31,7 @@ pub(super) struct Pending {
     pub(super) owner: Arc<str>,
     pub(super) waits: Waits,
     pub(super) wants_logs: bool,
-    /// The key under which the result is cached, if it can be cached, and the generation when it was
-    /// requested.
+    /// The key for caching the result, if it can be cached, and the generation at the time of the request.
     pub(super) keep: Option<(Key, Generation)>,
     pub(super) started: Instant,
     pub(super) deadline: Instant,
@@ -40,12 +39,12 @@ pub(super) struct Pending {
 }
 
 impl Pending {
-    /// Answers with an error of the wrapper.
+    /// Responds with an error of the wrapper.
     pub(super) fn fail(&self, message: &str) {
         self.stream.push(error_message(Some(&self.id), Code::InternalError, message).into(), true);
     }
 
-    /// The completion of a subscription (2026-07-28, "Subscriptions").
+    /// The result that ends this subscription (2026-07-28, "Subscriptions").
     pub(super) fn completion(&self) -> Bytes {
         completion(&String::from_utf8_lossy(&self.id))
     }

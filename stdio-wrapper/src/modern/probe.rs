@@ -1,29 +1,29 @@
-//! Finds out which revisions a child speaks, by its answer to `server/discover` (2026-07-28, "stdio",
+//! Determines which revisions a child supports from its response to `server/discover` (2026-07-28, "stdio",
 //! "Backward Compatibility").
 
 use super::VERSION;
 use crate::protocol::{Code, elements, members, string};
 
-/// Maximum number of revisions in an answer that are looked at. There are five.
+/// Maximum number of revisions in a response that are examined. Five exist.
 const MAX_VERSIONS: usize = 64;
 
-/// The result of a probe, according to the child's answer.
+/// The result of a probe, according to the child's response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Shows {
-    /// The child speaks this revision.
+    /// The child supports this revision.
     Modern,
-    /// The child does not speak it. There is no error code for this, so every answer that does not show this
-    /// revision counts as a sign of the earlier ones.
+    /// The child does not support it. There is no error code for this, so every response that does not list
+    /// this revision counts as a sign of the earlier ones.
     Legacy,
 }
 
-/// Reads the answer, which can be as large as a line. No tree is made of it.
+/// Reads the response. It can be as large as a line, so it is not parsed into a tree.
 pub(super) fn read(answer: &[u8]) -> Shows {
     let is_ours = std::str::from_utf8(answer).ok().and_then(names_this_revision).unwrap_or_default();
     if is_ours { Shows::Modern } else { Shows::Legacy }
 }
 
-/// Returns `None` if a part that counts is missing or ambiguous.
+/// Returns `None` if a relevant member is missing or ambiguous.
 fn names_this_revision(answer: &str) -> Option<bool> {
     let names_ours = |versions: &str| {
         elements(versions, MAX_VERSIONS)

@@ -27,48 +27,49 @@ use crate::protocol::parse_line;
 use crate::stream::Stream;
 use keeping::{oldest, user_of};
 
-/// Time between two rounds of removing children.
+/// Time between two removals of unused children.
 const ROUND: Duration = Duration::from_millis(250);
-/// How long a client waits for the answer to the probe. If a child starts more slowly, the wrapper continues to
-/// wait for its answer, and meanwhile uses the server as one with sessions.
+/// Maximum time for which a client waits for the response to the probe. If a child starts more slowly, the
+/// wrapper uses the server as one with sessions while it continues to wait for the response.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Maximum number of children that are ended to start one. Another user might take the room of the first.
+/// Maximum number of children that are stopped to start one. Another user might use up the capacity that the
+/// first one freed.
 const MAX_GIVEN_UP: usize = 2;
 
-/// Limits and times of children.
+/// Limits and timeouts of children.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Whether the command depends on the caller, so that each caller needs a child of their own.
     pub is_per_caller: bool,
     /// Maximum number of children.
     pub max_children: usize,
-    /// Maximum number of requests that a principal has in progress, including subscriptions.
+    /// Maximum number of requests in progress of one principal, including subscriptions.
     pub max_in_flight: usize,
-    /// Maximum number of bytes that wait for a client that does not read.
+    /// Maximum number of bytes that are queued for a client that does not read.
     pub event_log: usize,
-    /// Time after which an unused child of one caller ends.
+    /// Time after which an unused child of one caller is stopped.
     pub idle: Duration,
-    /// Maximum time without a sign of progress for a request.
+    /// Maximum time for a request without a response or progress.
     pub request_timeout: Duration,
-    /// Maximum time for a child's first answer.
+    /// Maximum time for a child's first response.
     pub start_timeout: Duration,
     /// Maximum length of a line of a child, in bytes.
     pub max_line: usize,
-    /// Size of the cache for lists of each child, in bytes. With 0, nothing is cached.
+    /// Size of the list cache of each child, in bytes. With 0, nothing is cached.
     pub list_cache: usize,
-    /// The memory for messages that wait between clients and children.
+    /// The memory for messages that are queued between clients and children.
     pub memory: Memory,
-    /// The threads for large lines of children.
+    /// The threads that process large lines of children.
     pub offload: Arc<Offload>,
 }
 
 /// Why a request was not accepted.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
-    /// The limit of the wrapper is reached.
+    /// The wrapper's limit is reached.
     #[error("This server has no room for another child. Try again later.")]
     Full,
-    /// The limit of the principal is reached.
+    /// The principal's limit is reached.
     #[error("Too many of your requests are waiting. Wait for some of them, or raise MAX_IN_FLIGHT.")]
     OwnerFull,
     /// No child could be started.
@@ -77,10 +78,10 @@ pub enum CallError {
     /// The wrapper is stopping.
     #[error("This server is shutting down. Try again in a moment.")]
     Stopping,
-    /// The child's answer to `server/discover` cannot be used.
+    /// The child's response to `server/discover` cannot be used.
     #[error("{0}")]
     Child(String),
-    /// The request does not fit the tool that it calls.
+    /// The headers of the request do not match the arguments of its tool.
     #[error(transparent)]
     Fault(#[from] Fault),
 }
@@ -92,12 +93,12 @@ pub struct Servers {
     framing: Arc<dyn Framing>,
     metrics: Arc<Metrics>,
     verdicts: Verdicts,
-    /// Locked while a server of the earlier revisions is probed again.
+    /// Locked while a server of an earlier revision is probed again.
     asking_again: Arc<tokio::sync::Mutex<()>>,
-    /// The child that did not answer the probe in time, while it might still do so.
+    /// A child that did not answer the probe in time, but might still do so.
     late: Mutex<Option<Arc<Link>>>,
     slots: Mutex<HashMap<Placeholders, Arc<Slot>>>,
-    /// The requests of each user, subscriptions included.
+    /// The requests in progress of each user, including subscriptions.
     under_way: Arc<Places>,
     is_stopping: AtomicBool,
 }
@@ -105,7 +106,7 @@ pub struct Servers {
 #[derive(Debug, Default)]
 struct Slot {
     link: RwLock<Option<Arc<Link>>>,
-    /// Locked while a child is started, so that one start serves all callers that wait for it.
+    /// Locked while a child is started, so that one start is used for all callers that wait for it.
     starting: tokio::sync::Mutex<()>,
 }
 
@@ -116,7 +117,7 @@ impl Slot {
     }
 }
 
-/// Records what the answer to the probe shows. `None` is no answer.
+/// Records the result of a probe. `answer` is `None` if the child did not respond.
 fn conclude(verdict: &Verdict, link: &Link, answer: Option<Bytes>) -> Shows {
     let has_answered = link.has_answered();
     let shows = answer.as_ref().map_or(Shows::Legacy, |answer| probe::read(answer));
@@ -135,12 +136,12 @@ fn conclude(verdict: &Verdict, link: &Link, answer: Option<Bytes>) -> Shows {
     shows
 }
 
-/// A child that speaks the stateless revision itself.
+/// A child that supports the stateless revision itself.
 #[derive(Debug, Clone)]
 pub struct Native(Arc<Link>);
 
 impl Servers {
-    /// Makes an empty set of children.
+    /// Creates an empty set of children.
     pub fn new(
         settings: Settings,
         launcher: Arc<Launcher>,
@@ -164,7 +165,7 @@ impl Servers {
         servers
     }
 
-    /// Takes a place for another request of a principal. The clients of a user share the places.
+    /// Reserves a slot for another request of a principal. All clients of a user share the user's slots.
     pub fn admit(&self, owner: &str) -> Result<Place, CallError> {
         if self.is_stopping() {
             return Err(CallError::Stopping);
@@ -172,9 +173,9 @@ impl Servers {
         self.under_way.take(owner, self.settings.max_in_flight).ok_or(CallError::OwnerFull)
     }
 
-    /// Finds or starts the child for a caller. Returns `None` if the command runs a server of the earlier
-    /// revisions. The first child is asked which revisions it speaks, and kept only if it speaks this one. If it
-    /// did not answer, it is probed again after a while, but no client waits for that.
+    /// Finds or starts the child for a caller. Returns `None` if the command runs a server of an earlier
+    /// revision. The first child is probed for the revisions that it supports, and kept only if it supports
+    /// this one. If it did not respond, it is probed again later, but no client waits for that.
     pub async fn native(self: &Arc<Self>, caller: &Placeholders) -> Result<Option<Native>, CallError> {
         let verdict = self.verdict(caller);
         if verdict.known(Instant::now()) == Some(Shows::Legacy) {
@@ -188,8 +189,8 @@ impl Servers {
         if let Some(link) = slot.current() {
             return Ok(Some(Native(link)));
         }
-        // The start must not be aborted when the caller that has caused it disconnects: other callers wait for it,
-        // too, and its child must be ended if it does not answer.
+        // The start must not be aborted when the caller that triggered it disconnects. Other callers might wait
+        // for the child, and the child must be stopped if it does not respond.
         let (servers, caller) = (Arc::clone(self), caller.clone());
         let started = tokio::spawn(async move { servers.start_once(&caller, &slot, &verdict).await }).await;
         started.unwrap_or_else(|error| {
@@ -197,7 +198,7 @@ impl Servers {
         })
     }
 
-    /// Probes a server of the earlier revisions again, unless this is already in progress.
+    /// Probes a server of an earlier revision again, unless this is already in progress.
     fn ask_again(self: &Arc<Self>, caller: &Placeholders, verdict: Arc<Verdict>) {
         let (Ok(asking), Ok(slot)) = (Arc::clone(&self.asking_again).try_lock_owned(), self.slot(caller))
         else {
@@ -206,13 +207,13 @@ impl Servers {
         let (servers, caller) = (Arc::clone(self), caller.clone());
         tokio::spawn(async move {
             if let Err(error) = servers.start_once(&caller, &slot, &verdict).await {
-                tracing::info!(%error, "the MCP server cannot be asked once more which revisions it speaks");
+                tracing::info!(%error, "the MCP server could not be probed again for the revisions that it supports");
             }
             drop(asking);
         });
     }
 
-    /// Starts the child of a slot, unless another caller has just done so.
+    /// Starts the child of a slot, unless another caller has just started it.
     async fn start_once(
         self: &Arc<Self>,
         caller: &Placeholders,
@@ -227,7 +228,7 @@ impl Servers {
             Some(Shows::Legacy) => return Ok(None),
             Some(Shows::Modern) => self.start_in_room(caller, false).await?,
             None => match self.probe(caller, verdict).await {
-                // A server that did not answer the probe before is still used in the older way.
+                // A server that did not answer an earlier probe is still used through sessions.
                 Err(CallError::Start(StartError::NoRoom(_))) if verdict.was_legacy() => return Ok(None),
                 Err(error) => return Err(error),
                 Ok(Some(link)) => link,
@@ -239,7 +240,7 @@ impl Servers {
         Ok(Some(Native(link)))
     }
 
-    /// Starts a child. If there is no room, ends the least used session or stateless child.
+    /// Starts a child. If there is no room, stops the least recently used session or stateless child.
     async fn start_in_room(&self, caller: &Placeholders, is_probe: bool) -> Result<Arc<Link>, CallError> {
         let has_no_room =
             |started: &Result<_, _>| matches!(started, Err(CallError::Start(StartError::NoRoom(_))));
@@ -257,7 +258,7 @@ impl Servers {
         started
     }
 
-    /// The user for whom the child would be started. It is empty for a child that serves everybody.
+    /// The user for whom the child would be started. Empty for a child that serves all users.
     fn user<'a>(&self, caller: &'a Placeholders) -> &'a str {
         if self.settings.is_per_caller { user_of(caller) } else { "" }
     }
@@ -284,7 +285,7 @@ impl Servers {
         caller: &Placeholders,
         verdict: &Arc<Verdict>,
     ) -> Result<Option<Arc<Link>>, CallError> {
-        // No session is ended only to probe a server of the earlier revisions again.
+        // No session is ended just to probe a server of an earlier revision again.
         let link = if verdict.was_legacy() {
             self.start(caller, true).await?
         } else {
@@ -318,7 +319,7 @@ impl Servers {
         Ok(None)
     }
 
-    /// The verdict on the child that this caller would get.
+    /// The verdict on the child for this caller.
     fn verdict(&self, caller: &Placeholders) -> Arc<Verdict> {
         self.verdicts.of(|| self.launcher.used(caller), Instant::now())
     }
@@ -345,7 +346,7 @@ impl Servers {
         Ok(slot)
     }
 
-    /// Checks that the arguments that a tool requires in headers are the same in headers and body.
+    /// Checks that the arguments that a tool requires in headers are equal in headers and body.
     pub async fn check_params(
         &self,
         native: &Native,
@@ -371,7 +372,7 @@ impl Servers {
         Ok(headers.check(request.arguments, fields)?)
     }
 
-    /// Sends a request that was permitted. All messages for it come on `stream`.
+    /// Sends a request that was permitted. Its response and all related messages are sent on `stream`.
     pub async fn call(
         &self,
         native: &Native,
@@ -383,7 +384,7 @@ impl Servers {
         native.0.send((request, permit), Arc::clone(owner), self.settings.request_timeout, stream).await
     }
 
-    /// Asks the child for the result of `server/discover`, as JSON text.
+    /// Requests `server/discover` from the child, and returns the result as JSON text.
     pub async fn discover(&self, native: &Native, capabilities: &str) -> Result<String, CallError> {
         let within = self.settings.start_timeout;
         let answer = native.0.ask("server/discover", "{}", capabilities, within).await;
@@ -393,22 +394,22 @@ impl Servers {
         message.result.as_ref().map(|result| message.at(result).to_owned()).ok_or_else(refused)
     }
 
-    /// Memory for answers that wait until their clients read them.
+    /// Memory for responses that clients have not read yet.
     pub fn answers(&self) -> &Arc<Budget> {
         &self.settings.memory.answers
     }
 
-    /// Memory for messages that wait until children read them.
+    /// Memory for messages that children have not read yet.
     pub fn messages(&self) -> &Arc<Budget> {
         &self.settings.memory.messages
     }
 
-    /// Makes a stream for one response to a principal.
+    /// Creates a stream for one response to a principal.
     pub fn stream(&self, owner: &str) -> Arc<Stream> {
         Stream::for_post(1, 1, self.settings.event_log, self.answers().reservation(owner))
     }
 
-    /// Fails late requests and removes unused children, as long as the wrapper runs.
+    /// Fails requests that have timed out and removes unused children while the wrapper runs.
     pub async fn run(self: Arc<Self>) {
         loop {
             tokio::time::sleep(ROUND).await;
@@ -431,8 +432,8 @@ impl Servers {
         }
     }
 
-    /// Stops everything. No new requests are accepted, subscriptions end with their completion, and calls in
-    /// progress get half of the time.
+    /// Stops everything. No new requests are accepted, subscriptions end with a completed result, and calls in
+    /// progress get half of the time to complete.
     pub async fn stop(&self, within: Duration) {
         self.is_stopping.store(true, Ordering::Relaxed);
         let start = Instant::now();
@@ -453,7 +454,7 @@ impl Servers {
             }
         };
         if tokio::time::timeout(within.saturating_sub(start.elapsed()), gone).await.is_err() {
-            tracing::warn!("a modern child did not end in time; it is killed with the wrapper");
+            tracing::warn!("a modern child did not exit in time and is killed with the wrapper");
         }
     }
 

@@ -1,5 +1,5 @@
 //! The headers that the tools of a child require, according to its `tools/list`. A call is never refused
-//! because of an old list: if it does not match, the list is read again.
+//! because of an outdated list: if the headers do not match, the list is requested again.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,11 +19,12 @@ use crate::protocol::Code;
 
 /// Maximum number of pages of one list.
 const MAX_PAGES: usize = 100;
-/// Maximum number of lists that are kept. The list can depend on the capabilities of the client.
+/// Maximum number of lists that are kept. A list can depend on the capabilities of the client.
 const MAX_LISTS: usize = 32;
-/// Maximum memory for what the tools of one server ask for, in bytes. Servers with this keyword have a few such tools.
+/// Maximum memory for the rules of all tools of one server, in bytes. Servers that use this keyword have few
+/// such tools.
 const MAX_KEPT: usize = 1 << 20;
-/// Time for which a list is used if the child announces no changes.
+/// Time for which a list is used if the child does not announce changes.
 const UNWATCHED_LIFE: Duration = Duration::from_secs(5);
 /// Maximum time for one page.
 const PAGE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -32,11 +33,11 @@ const PAGE_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Debug, Default)]
 pub(super) struct Tools {
     lists: Mutex<HashMap<String, List>>,
-    /// Increases with every change that the child announces.
+    /// Incremented with every change that the child announces.
     generation: AtomicU64,
     /// Whether the child has agreed to announce changes.
     is_watched: AtomicBool,
-    /// If several callers wait for a list, it is read only once.
+    /// Ensures that a list is requested only once if several callers wait for it.
     reading: Attempts<String>,
 }
 
@@ -48,14 +49,14 @@ struct List {
 }
 
 impl Tools {
-    /// Records whether the child announces changes from now on. What was read before is dropped, because it
-    /// might have changed unnoticed.
+    /// Records whether the child announces changes from now on. Drops all known lists, because they might have
+    /// changed without an announcement.
     pub(super) fn set_watched(&self, is_watched: bool) {
         self.invalidate();
         self.is_watched.store(is_watched, Ordering::Release);
     }
 
-    /// Called when the child says that its tools have changed.
+    /// Called when the child announces that its tools have changed.
     pub(super) fn invalidate(&self) {
         self.generation.fetch_add(1, Ordering::AcqRel);
         self.lists().clear();
@@ -95,7 +96,7 @@ impl Page<'_> {
             }
             kept += size((&tool.name, &headers));
             if kept > MAX_KEPT {
-                return Err("The tools of the MCP server ask for too many Mcp-Param headers.".to_owned());
+                return Err("The tools of the MCP server require too many Mcp-Param headers.".to_owned());
             }
             tools.insert(tool.name, headers);
         }
@@ -105,7 +106,8 @@ impl Page<'_> {
 
 const UNREADABLE: &str = "The MCP server's list of tools cannot be read.";
 
-/// Adds the headers that the tools of a `tools/list` result ask for. Returns the params for the next page, if there is one.
+/// Adds the headers that the tools of a `tools/list` result require. Returns the params for the next page, if
+/// there is one.
 fn read_tools(result: &str, tools: &mut HashMap<String, ParamHeaders>) -> Result<Option<String>, String> {
     let page: Page<'_> = serde_json::from_str(result).map_err(|_| UNREADABLE.to_owned())?;
     page.read_into(tools)
@@ -126,7 +128,7 @@ pub(crate) async fn read_tools_with(
 #[derive(Deserialize)]
 struct Tool<'a> {
     name: String,
-    /// It can be so large that no tree is made of it unless it is needed.
+    /// Kept as text and parsed only if needed, because a schema can be very large.
     #[serde(default, rename = "inputSchema", borrow)]
     input_schema: Option<&'a RawValue>,
 }
@@ -146,7 +148,7 @@ struct Refused {
     message: String,
 }
 
-/// Like [`read_tools`], for a whole answer.
+/// Like [`read_tools`], but for a whole response.
 fn read_answer(answer: &[u8], tools: &mut HashMap<String, ParamHeaders>) -> Result<Option<String>, String> {
     let answer: Answer<'_> = serde_json::from_slice(answer).map_err(|_| UNREADABLE.to_owned())?;
     match (answer.result, answer.error) {
@@ -159,8 +161,8 @@ fn read_answer(answer: &[u8], tools: &mut HashMap<String, ParamHeaders>) -> Resu
 }
 
 impl Link {
-    /// The headers that one tool requires, according to a list that was read after `newer_than`, if that is
-    /// given. Each page of the list must come within `within`, and within [`PAGE_TIMEOUT`].
+    /// The headers that one tool requires. The list must have been requested after `newer_than`, if that is
+    /// set. Each page of the list must arrive within `within`, and within [`PAGE_TIMEOUT`].
     pub(super) async fn param_headers(
         self: &Arc<Self>,
         tool: &str,

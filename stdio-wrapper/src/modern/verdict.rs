@@ -1,4 +1,4 @@
-//! Remembers which revisions the server speaks, and when it is probed again.
+//! Remembers which revisions the server supports, and when it must be probed again.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,36 +9,37 @@ use tokio::time::Instant;
 use super::probe::Shows;
 use crate::child::Placeholders;
 
-/// Time after which a verdict is checked again, if it was made because the child ended.
+/// Time after which a verdict is checked again if it was reached because the child exited.
 const DOUBT: Duration = Duration::from_secs(300);
-/// The same for a verdict that was made because the child did not answer: after the first time, after the second,
-/// and after every further one. On a busy machine, the next probe can succeed, while a server of the earlier
-/// revisions that ignores unknown messages never answers.
+/// The same time for a verdict that was reached because the child did not respond: after the first time, the
+/// second time, and every further time. On a busy machine, the next probe can succeed. However, some servers of
+/// earlier revisions ignore unknown messages and never respond.
 const DOUBT_OF_SILENCE: [Duration; 3] = [Duration::from_secs(5), Duration::from_secs(30), DOUBT];
 
-/// Maximum number of callers whose verdicts are remembered. Of whoever was forgotten, a child is asked again.
+/// Maximum number of callers whose verdicts are remembered. For a forgotten caller, a child is probed again.
 const MAX_CALLERS: usize = 4096;
-/// Maximum length of a value of a caller that is remembered, in bytes. Longer ones are refused in a command.
+/// Maximum length of a placeholder value that is remembered, in bytes. Longer values are refused in a command.
 const MAX_VALUE: usize = 256;
 
-/// How a probe ended.
+/// The outcome of a probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Probed {
-    /// The child has answered, so this is certain.
+    /// The child has responded, so the verdict is certain.
     Answered(Shows),
-    /// The child has ended without an answer.
+    /// The child has exited without a response.
     Ended,
-    /// The child has not answered in time.
+    /// The child has not responded in time.
     Silent,
 }
 
-/// The verdicts on a server. If the command depends on the caller, the children of two callers can be different programs, or one of
-/// them can be broken or poisoned, so there is one verdict for each caller. Nobody decides for others then.
+/// The verdicts on a server. If the command depends on the caller, the children of two callers can be different
+/// programs, or one of them can be broken or manipulated. Therefore each caller has a separate verdict, which
+/// does not affect other callers.
 #[derive(Debug)]
 pub(super) enum Verdicts {
-    /// One for all.
+    /// One verdict for all callers.
     Common(Arc<Verdict>),
-    /// One for each caller, with the time of its last use.
+    /// One verdict for each caller, with the time of its last use.
     PerCaller(Mutex<HashMap<Placeholders, (Instant, Arc<Verdict>)>>),
 }
 
@@ -47,7 +48,7 @@ impl Verdicts {
         if is_per_caller { Self::PerCaller(Mutex::default()) } else { Self::Common(Arc::default()) }
     }
 
-    /// The verdict on the children whose command has these values of the caller.
+    /// The verdict on the children whose command contains these values of the caller.
     pub(super) fn of(&self, caller: impl FnOnce() -> Placeholders, now: Instant) -> Arc<Verdict> {
         let (caller, all) = match self {
             Self::Common(verdict) => return Arc::clone(verdict),
@@ -55,7 +56,7 @@ impl Verdicts {
         };
         let values = [&caller.subject, &caller.user, &caller.group];
         if values.into_iter().flatten().any(|value| value.len() > MAX_VALUE) {
-            // There is no command for such a caller.
+            // No command can be created for such a caller.
             return Arc::default();
         }
         let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
@@ -80,28 +81,29 @@ pub(super) struct Verdict(Mutex<Option<Found>>);
 #[derive(Debug, Clone, Copy)]
 struct Found {
     shows: Shows,
-    /// When the server is probed again.
+    /// The time after which the server is probed again.
     until: Option<Instant>,
-    /// The number of probes in a row that were not answered.
+    /// The number of consecutive probes without a response.
     silences: usize,
 }
 
 impl Verdict {
-    /// The verdict, unless there is none yet or it has to be checked again.
+    /// The verdict. Returns `None` if there is none yet, or if it must be checked again.
     pub(super) fn known(&self, now: Instant) -> Option<Shows> {
         let found = *self.found();
         found.filter(|found| found.until.is_none_or(|until| now < until)).map(|found| found.shows)
     }
 
-    /// Whether the last verdict, however old, is that the server has sessions.
+    /// Whether the last verdict, regardless of its age, is that the server has sessions.
     pub(super) fn was_legacy(&self) -> bool {
         self.found().is_some_and(|found| found.shows == Shows::Legacy)
     }
 
-    /// Records how a probe ended.
+    /// Records the outcome of a probe.
     pub(super) fn record(&self, probed: Probed, now: Instant) {
         let mut found = self.found();
-        // An earlier probe can end later, and that a child was slow or has ended says less than an answer.
+        // An earlier probe can complete later than this one, and a timeout or an exit proves less than a
+        // response.
         if !matches!(probed, Probed::Answered(_)) && found.is_some_and(|found| found.until.is_none()) {
             return;
         }

@@ -1,5 +1,4 @@
-//! The wrapper's own subscription to a child, by which it learns of changes to lists for as long as the child
-//! lives.
+//! The wrapper's own subscription to changes of a child's lists, for as long as the child runs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,23 +8,23 @@ use crate::budget::Reservation;
 use crate::protocol::{members, string};
 use crate::stream::{Next, Stream};
 
-/// All notifications about lists. A child grants those that it can send.
+/// All notifications about lists. A child grants those that it supports.
 const WANTED: &str =
     r#"{"notifications":{"toolsListChanged":true,"promptsListChanged":true,"resourcesListChanged":true}}"#;
 
-/// What a message of the subscription says.
+/// The meaning of a message of the subscription.
 #[derive(Debug, PartialEq, Eq)]
 enum Heard {
-    /// The subscription begins. `tools` says whether it includes changes of the tools.
+    /// The subscription starts. `tools` is true if it includes changes of the tools.
     Granted { tools: bool },
-    /// A change, which was handled when it arrived.
+    /// A change, which was already handled when it arrived.
     Change,
     /// The subscription has ended, or was refused.
     End,
 }
 
 impl Link {
-    /// Asks the child to announce changes, and listens until the subscription ends.
+    /// Requests announcements of changes from the child, and listens until the subscription ends.
     pub(super) async fn watch(self: Arc<Self>) {
         let stream = Stream::endless(1, 1 << 16, Reservation::unlimited());
         let consumer = stream.connect();
@@ -54,16 +53,16 @@ impl Link {
         }
         self.tools.set_watched(false);
         if was_granted {
-            // Changes would no longer be noticed.
+            // From now on, changes would not be noticed.
             self.lists.close();
         } else {
-            // The child announces no changes, so only its `ttlMs` says how long a result is valid.
+            // The child announces no changes, so the validity of a result depends only on `ttlMs`.
             self.lists.open();
         }
     }
 }
 
-/// Reads a message, which can be as large as a line. No tree is made of it.
+/// Reads a message. It can be as large as a line, so it is not parsed into a tree.
 fn heard(text: &[u8]) -> Heard {
     let text = std::str::from_utf8(text).unwrap_or_default();
     let Some(method) = member(text, "method").and_then(string) else { return Heard::End };

@@ -1,15 +1,15 @@
-//! How requests end without an answer: after a timeout, or when their child ends.
+//! How requests end without a response: after a timeout, or when their child exits.
 
 use tokio::time::Instant;
 
 use super::Link;
 use crate::modern::pending::Waits;
 
-/// Progress extends the time of a request, but at most to this multiple of its timeout.
+/// Progress extends the deadline of a request, up to this multiple of its timeout.
 const MAX_EXTENSIONS: u32 = 12;
 
 impl Link {
-    /// Fails the requests that have waited for too long, and tells the child.
+    /// Fails the requests that have waited for too long, and cancels them in the child.
     pub(in crate::modern) fn expire(&self, now: Instant) {
         self.log.tell(now);
         let late: Vec<u64> = self
@@ -32,13 +32,13 @@ impl Link {
         }
     }
 
-    /// Records that the child has ended, and fails every waiting request. Only the first reason is kept.
+    /// Records that the child has exited, and fails all waiting requests. Only the first reason is kept.
     pub(in crate::modern) fn died(&self, reason: String) {
         let _ = self.dead.set(reason);
         self.end_all(&self.death());
     }
 
-    /// Ends every subscription with its completion, and fails all other requests.
+    /// Ends every subscription with a completed result, and fails all other requests.
     pub(in crate::modern) fn end_all(&self, message: &str) {
         self.end_subscriptions();
         let numbers: Vec<u64> = self.pending().keys().copied().collect();
@@ -47,7 +47,7 @@ impl Link {
         }
     }
 
-    /// Ends every subscription with its completion.
+    /// Ends every subscription with a completed result.
     pub(in crate::modern) fn end_subscriptions(&self) {
         let numbers: Vec<u64> = {
             let all = self.pending();
@@ -73,7 +73,7 @@ impl Link {
     }
 }
 
-/// A cancellation by the wrapper.
+/// A cancellation notification from the wrapper.
 pub(super) fn cancelled(number: u64, reason: &str) -> String {
     format!(
         r#"{{"jsonrpc":"2.0","method":"notifications/cancelled","params":{{"requestId":{number},"reason":"{reason}"}}}}"#

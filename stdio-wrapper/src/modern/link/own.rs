@@ -1,4 +1,4 @@
-//! Requests of the wrapper itself: the probe, requests for lists of tools, and the subscription to changes.
+//! Requests of the wrapper itself: the probe, requests for tool lists, and the subscription to changes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,8 +14,8 @@ use crate::protocol::{Kind, Text, parse_line};
 use crate::stream::{First, Stream};
 
 impl Link {
-    /// Sends a request of the wrapper, and waits for the answer, which is the whole message. The error is a
-    /// sentence.
+    /// Sends a request of the wrapper, and waits for the response, which is returned as a whole message. The
+    /// error is a complete sentence.
     pub(in crate::modern) async fn ask(
         self: &Arc<Self>,
         method: &str,

@@ -1,4 +1,4 @@
-//! Decides which child of the stateless revision is ended for another user, and which error its callers get.
+//! Decides which child of the stateless revision is stopped for another user, and which error its callers get.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::{Link, Servers, Slot};
 use crate::child::{EndReason, Gone, Held, Keeper, Measure, Newcomer, Placeholders};
 
-/// The error for calls whose child is ended because this resource is short.
+/// The error for calls whose child is stopped because this resource is short.
 const fn short_of(short: Measure) -> &'static str {
     match short {
         Measure::Memory => SHORT_OF_MEMORY,
@@ -17,12 +17,12 @@ const fn short_of(short: Measure) -> &'static str {
     }
 }
 
-const SHORT_OF_MEMORY: &str = "The server of this call was ended, because the memory of its container is nearly used up and your servers take most of it. Make smaller calls, or try again later.";
+const SHORT_OF_MEMORY: &str = "The server of this call was stopped, because the memory of its container is nearly used up and your servers take most of it. Make smaller calls, or try again later.";
 
-const SHORT_OF_PROCESSES: &str = "The server of this call was ended, because the processes and threads of its container are nearly used up and your servers take most of them. Make fewer calls at the same time, or try again later.";
+const SHORT_OF_PROCESSES: &str = "The server of this call was stopped, because the processes and threads of its container are nearly used up and your servers take most of them. Make fewer calls at the same time, or try again later.";
 
-/// The slot whose child has been unused for the longest time, if that is long enough for this newcomer. A
-/// slot without a child counts as unused for `without`, or is skipped if that is `None`.
+/// The slot whose child has been unused for the longest time, if that is long enough for this newcomer. A slot
+/// without a child counts as unused for `without`, or is skipped if `without` is `None`.
 pub(super) fn oldest(
     slots: &HashMap<Placeholders, Arc<Slot>>,
     newcomer: Newcomer<'_>,
@@ -31,13 +31,13 @@ pub(super) fn oldest(
     let now = Instant::now();
     let idle = |slot: &Arc<Slot>| slot.current().map_or(without, |link| link.idle_for(now));
     let all = slots.iter().filter_map(|(key, slot)| Some((idle(slot)?, key)));
-    // No user has more than one such child.
+    // A user has at most one such child.
     let is_over = |key: &Placeholders, idle: Duration| idle >= newcomer.patience(user_of(key), 1);
     let (idle, key) = all.filter(|(idle, key)| is_over(key, *idle)).max_by_key(|(idle, _)| *idle)?;
     Some((idle, key.clone()))
 }
 
-/// The user whose child has this command.
+/// The user of the child with these placeholder values.
 pub(super) fn user_of(caller: &Placeholders) -> &str {
     caller.subject.as_deref().unwrap_or_default()
 }
@@ -53,11 +53,11 @@ impl Servers {
 
 impl Keeper for Servers {
     fn candidate(&self, newcomer: Newcomer<'_>, reason: EndReason) -> Option<Duration> {
-        // No client waits for a child that did not answer the probe in time.
+        // If a child did not answer the probe in time, no client waits for it, so it is stopped first.
         if reason == EndReason::Unused && self.late().is_some() {
             return Some(Duration::MAX);
         }
-        // A child that serves everybody is not ended, and no user has more than one child.
+        // A child that serves all users is never stopped, and a user has at most one child.
         let can_give_up = self.settings.is_per_caller && reason == EndReason::Unused;
         if can_give_up { oldest(&self.slots(), newcomer, None).map(|(idle, _)| idle) } else { None }
     }
