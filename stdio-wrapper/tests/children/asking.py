@@ -1,7 +1,7 @@
-"""A server with sessions whose tools ask the user, like a server that is written with an SDK: questions have no names, their
-ids are numbers that start at 0 in every process, and a tool can ask several times. By default, a cancelled call is answered
-with an error, as in FastMCP. With "--goes-on", the tool continues and the call gets no answer, as in the TypeScript SDK.
-Uses only the standard library."""
+"""A server with sessions whose tools ask the user, like a server that is written with an SDK: questions have no
+names, their ids are numbers that start at 0 in every process, and a tool can ask several times. By default, a
+cancelled call gets an error as its response, as in FastMCP. With "--goes-on", the tool continues and the call
+gets no response, as in the TypeScript SDK. Uses only the standard library."""
 
 import json
 import os
@@ -95,7 +95,8 @@ def tool(call, name, given, token):
             send("elicitation/create", {"message": f"flood {count}" + "x" * given.get("size", 0), "requestedSchema": {"type": "object", "properties": {}}})
         return "flooded"
     if name == "leave":
-        # The call ends without waiting for the answer, like a tool that starts a task and forgets it.
+        # The call ends without waiting for the answer, like a tool that starts a background task and does not
+        # await it.
         _, slot = send("elicitation/create", {"message": "left behind", "requestedSchema": {"type": "object", "properties": {}}})
 
         def wait():
@@ -118,12 +119,12 @@ def tool(call, name, given, token):
         note("swapped its question")
         return outcome(call, slot)["action"]
     if name == "ponder":
-        # Works for some time after the answer has come.
+        # Continues for some time after the answer has arrived.
         found = elicit(call, "Sure?")
         time.sleep(given["seconds"])
         return found
     if name == "later":
-        # Works until another tool sets LATER, and then asks. With "--goes-on", it does so even after its call was
+        # Waits until another tool sets LATER, and then asks. With "--goes-on", it does so even after its call was
         # cancelled.
         note("later has begun")
         LATER.wait(30)
@@ -133,12 +134,12 @@ def tool(call, name, given, token):
             note(f"later was refused: {error}")
             raise
     if name == "rouse":
-        # Lets "later" ask after two seconds. This call never ends.
+        # Makes "later" ask after two seconds. This call never ends.
         time.sleep(2)
         LATER.set()
         threading.Event().wait()
     if name == "meanwhile":
-        # Lets "later" ask while this tool runs, and asks a question too.
+        # Makes "later" ask while this tool runs, and asks a question itself.
         LATER.set()
         time.sleep(0.5)
         return elicit(call, "asked meanwhile")
@@ -193,7 +194,8 @@ def main():
         elif method == "tools/call":
             threading.Thread(target=run, args=(message,), daemon=True).start()
         elif method == "resources/read" and "--goes-on" in sys.argv:
-            # The TypeScript SDK has this error for an unknown resource. The next branch has that of FastMCP.
+            # This is the error of the TypeScript SDK for an unknown resource. The next branch returns the error of
+            # FastMCP.
             say(id=number, error={"code": -32602, "message": f"MCP error -32602: Resource {message['params']['uri']} not found"})
         elif method == "resources/read":
             say(id=number, error={"code": -32002, "message": f"Resource not found: {message['params']['uri']!r}"})

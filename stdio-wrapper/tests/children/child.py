@@ -27,7 +27,7 @@ def raw(data):
 
 
 def show(message):
-    """Prints a message, as a server does that logs its messages to standard output."""
+    """Prints a message, like a server that logs its messages to standard output."""
     raw(json.dumps(message, indent=2).encode() + b"\n")
 
 
@@ -43,8 +43,8 @@ def text(value):
 
 
 def orphan(seconds, env):
-    """Starts a process that has left the group and session of this one, and whose parent has exited. Without `env`, it
-    has this process's environment."""
+    """Starts a process outside the group and session of this one, whose parent has exited. Without `env`, it
+    inherits this process's environment."""
     code = (
         "import os,sys,time\n"
         "if os.fork(): os._exit(0)\n"
@@ -57,7 +57,7 @@ def orphan(seconds, env):
     return int(found.stdout)
 
 
-# Code of a process that forks and exits over and over, so that its process id changes all the time. It ends after two
+# Code of a process that forks and exits repeatedly, so that its process id changes all the time. It ends after two
 # minutes.
 RUNNER = r"""
 import os, time
@@ -106,7 +106,7 @@ def reach(pid, line, signal):
         number = {"x86_64": 251, "aarch64": 30}[os.uname().machine]
         assert libc.syscall(number, 1, pid, 3 << 13) == 0, os.strerror(ctypes.get_errno())
     def old_call():
-        # This calls setpriority by its number for 32-bit programs, which 64-bit programs can use too.
+        # Calls setpriority by its number for 32-bit programs, which 64-bit programs can also use.
         code = struct.pack("<cBIBIBIBIHcc", b"\x53", 0xb8, 97, 0xbb, 0, 0xb9, pid, 0xba, 19, 0x80cd, b"\x5b", b"\xc3")
         page = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
         page.write(code)
@@ -146,14 +146,15 @@ def reach(pid, line, signal):
 
 
 def descendant(code, is_orphan):
-    """Runs code in a process that this one starts, and returns its output. The parent of an orphan has exited."""
+    """Runs code in a process that this one starts, and returns its output. If the process is an orphan, its parent
+    has exited."""
     leave = "import os, sys\nif os.fork(): os._exit(0)\nos.setsid()\nif os.fork(): os._exit(0)\n" if is_orphan else ""
     return subprocess.run([sys.executable, "-c", leave + code], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, check=True).stdout
 
 
 def is_sound(message):
-    """Whether a server on an SDK would accept this message. SDKs silently drop all others, and so does this server with
-    `--strict`."""
+    """Whether a server that uses an SDK would accept this message. SDKs silently drop all other messages. With
+    `--strict`, this server does the same."""
     params = message.get("params", {})
     try:
         json.dumps(message, ensure_ascii=False).encode()
@@ -198,7 +199,7 @@ def call(message):
         time.sleep(given["seconds"])
         return text("slept")
     if name == "hold":
-        # Answers all waiting calls when there are enough of them, the last one first.
+        # Responds to all waiting calls when there are enough of them, to the last one first.
         with LOCK:
             HELD.append((number, given["value"]))
             ready = HELD[:] if len(HELD) >= given["count"] else []
@@ -208,7 +209,7 @@ def call(message):
             say(id=one, result=text(value))
         return None
     if name == "visit":
-        # Refuses the first calls with the address of a page that the user must visit (2025-11-25, URL mode).
+        # Refuses the first calls, with the URL of a page that the user must visit (2025-11-25, URL mode).
         if VISITS.get(given["url"], 0) == given.get("refusals", 1):
             return text("visited")
         VISITS[given["url"]] = VISITS.get(given["url"], 0) + 1
@@ -226,12 +227,12 @@ def call(message):
         raw(b"Listening on port 3000\n{\"not\": \"rpc\"}\n[1,2]\nnull\n\n\x1b[32mok\x1b[0m\n{\"jsonrpc\":\"2.0\",\n")
         return text("after junk")
     if name == "raw":
-        # Writes any text. {ID} stands for the id of this call, and {ID-1} for that of the one before.
+        # Writes any text. {ID} stands for the id of this call, and {ID-1} for the id of the call before it.
         line = given["text"].replace("{ID}", str(number)).replace("{ID-1}", str(number - 1))
         raw(line.encode(given.get("encoding", "utf-8")) + b"\n")
         return None
     if name == "repeat":
-        # Writes a long line that repeats one piece.
+        # Writes a long line that repeats one piece of text.
         raw(given["start"].encode() + given["piece"].encode() * given["count"] + b"\n")
         return text("repeated")
     if name == "half":
@@ -271,8 +272,8 @@ def call(message):
         threading.Thread(target=grow).start()
         return text("grows")
     if name == "hide":
-        # Allocates memory in a file without a name. With `behind`, so many other files are opened first. The wrapper
-        # looks only at some of the open files of a process.
+        # Allocates memory in an unnamed file. With `behind`, this many other files are opened first, because the
+        # wrapper examines only some of the open files of a process.
         KEPT.extend(open(os.devnull) for _ in range(given.get("behind", 0)))
         file = os.memfd_create("hidden")
         for _ in range(given["mib"]):
@@ -286,7 +287,7 @@ def call(message):
                     signal.pause()
         return text("forked")
     if name == "fly":
-        # Files that are sent and never received. The kernel counts them for the user id.
+        # Sends files that are never received. The kernel counts them for the user id.
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
         files = array.array("i", [os.open(os.devnull, os.O_RDONLY)] * 253)
@@ -304,7 +305,8 @@ def call(message):
             except OSError as error:
                 return text(f"{sent} {errno.errorcode[error.errno]}")
     if name == "borrow":
-        # Gets the output and the standard error of another server, and writes to both for as long as somebody reads them.
+        # Gets the output and the standard error of another server, and writes to both for as long as they are
+        # read.
         door = socket.socket(socket.AF_UNIX)
         door.bind(given["path"])
         door.listen()
@@ -318,7 +320,7 @@ def call(message):
     if name == "borrowed":
         return text(BORROWED)
     if name == "breed":
-        # Starts a process that forks forever. Each new process does so too, and leaves its group and session.
+        # Starts a process that forks forever. Each new process does the same, and leaves its group and session.
         code = "import os\nwhile True:\n  try: os.fork(); os.setsid()\n  except OSError: pass\n"
         subprocess.Popen([sys.executable, "-c", code], env={"MARK": given["mark"]}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         return text("breeds")
@@ -326,7 +328,7 @@ def call(message):
         subprocess.Popen([sys.executable, "-c", RUNNER, given["mark"]], env={}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         return text("runs")
     if name == "bare worker":
-        # Starts a process as `setsid env -i` does.
+        # Starts a process in the same way as `setsid env -i`.
         return text(str(subprocess.Popen(["sleep", "1000"], env={}, start_new_session=True).pid))
     if name == "workers":
         return text([subprocess.Popen(["sleep", "1000"]).pid for _ in range(given["count"])])
@@ -355,7 +357,7 @@ def call(message):
         os.close(1)
         time.sleep(60)
     if name == "deaf":
-        # Makes the main thread stop reading.
+        # Stops the main thread from reading.
         FLAGS.add("--deaf")
         return text("deaf now")
     if name == "odd":
@@ -400,8 +402,8 @@ def run(message):
 
 
 def late(message):
-    """Waits until the session begins, and then answers a ping in two pieces. If no session begins within 1.5 s, answers in
-    one piece."""
+    """Waits until the session begins, and then responds to a ping in two pieces. If no session begins within
+    1.5 s, responds in one piece."""
     if not GREETED.wait(1.5):
         return say(id=message["id"], result={})
     time.sleep(0.3)
@@ -488,7 +490,7 @@ def main():
             ping(message)
         elif method == "tools/call":
             while BLAMED:
-                # The error about a notification is sent when the next call has already arrived.
+                # The error about a notification is sent after the next call has arrived.
                 say(id=None, error={"code": -32600, "message": f"I did not expect that {BLAMED.pop()} notification"})
             threading.Thread(target=run, args=(message,), daemon=True).start()
             time.sleep(0.02 if message["params"]["name"] == "deaf" else 0)

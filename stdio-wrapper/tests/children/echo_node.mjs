@@ -1,5 +1,5 @@
-// An echo server on the TypeScript SDK 1.x for benchmarks. Its tool `echo` has the argument `size`. The argument of the
-// program says for how many microseconds the tool works before it answers (default: 0).
+// An echo server on the TypeScript SDK 1.x for benchmarks. Its tool `echo` has the argument `size`. The argument
+// of the program is the time in microseconds that the tool works before it responds (default: 0).
 import { Server } from '@modelcontextprotocol/sdk/server/index.js';
 import { StdioServerTransport } from '@modelcontextprotocol/sdk/server/stdio.js';
 import { CallToolRequestSchema } from '@modelcontextprotocol/sdk/types.js';

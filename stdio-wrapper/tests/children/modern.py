@@ -1,5 +1,5 @@
-"""A server of the stateless revision for tests. It behaves well by default, and its tools make it misbehave. Uses only
-the standard library."""
+"""A server of the stateless revision for tests. It behaves well by default, and its tools make it misbehave. Uses
+only the standard library."""
 
 import json
 import os
@@ -15,9 +15,9 @@ TOOLS = [
     {"name": "echo", "inputSchema": {"type": "object"}},
     {"name": "here", "inputSchema": {"type": "object", "properties": {"region": {"type": "string", "x-mcp-header": "Region"}, "shard": {"type": "integer", "x-mcp-header": "Shard"}}}},
 ]
-# With the argument "fresh", lists are valid for a minute, and with "public" for all users. "deaf" refuses
-# subscriptions. "pinned" answers a ping, and has sessions from then on if the ping came first. "both" supports sessions
-# too.
+# With the argument "fresh", lists are valid for a minute, and with "public" for all users. With "deaf", the server
+# refuses subscriptions. With "pinned", it responds to a ping, and has sessions from then on if the ping was the
+# first message. With "both", it also supports sessions.
 FRESH = {"ttlMs": 60000 if "fresh" in FLAGS else 0, "cacheScope": "public" if "public" in FLAGS else "private"}
 ANSWERED = []
 LISTENED = []
@@ -46,7 +46,7 @@ def call(number, params):
     if name == "seen":
         return text({"id": number, "params": params, "env": dict(os.environ)})
     if name == "print":
-        # {ID} stands for the id of this call, and {ID-1} for the id before it if ids are counted up.
+        # {ID} stands for the id of this call, and {ID-1} for the previous id if ids are counted up.
         with LOCK:
             print(given["text"].replace("{ID}", str(number)).replace("{ID-1}", str(number - 1)), flush=True)
         return text("printed")
@@ -99,7 +99,8 @@ def call(number, params):
         question = {"method": "elicitation/create", "params": {"message": "One of many", "requestedSchema": {"type": "object", "properties": {}}}}
         return {"resultType": "input_required", "inputRequests": {f"q{at}": question for at in range(given["count"])}}
     if name == "ask_twice":
-        # As with an SDK, the state says how far the call has come, and the question has the same name in every round.
+        # As with an SDK, the state records the progress of the call, and the question has the same name in every
+        # round.
         state = {None: 0, "one": 1, "two": 2}[params.get("requestState")]
         if state == 2:
             return text(params["inputResponses"]["q"]["action"])
@@ -152,7 +153,7 @@ for line in sys.stdin:
         sys.stderr.write(f"asked {message.get('method')} {message.get('params', {}).get('notifications', '')}\n")
         sys.stderr.flush()
     if "pinned" in FLAGS and message.get("method") == "ping":
-        # The first message decides the era of the process.
+        # The first message determines the era of the process.
         FLAGS.update({"legacy"} if is_first else ())
         say(id=message["id"], result={})
     elif "legacy" in FLAGS:

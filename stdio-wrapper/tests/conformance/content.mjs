@@ -1,8 +1,8 @@
-// What the conformance suite expects of a server, independent of any SDK. Texts and schemas are in content.json, which
-// the Python fixture reads too. Tools whose result is not fixed are here. `peer` is the client: peer.notify(method,
-// params), await peer.request(method, params), peer.progressToken, peer.wantsLogs, peer.changed(list),
-// peer.capabilities. A peer of the stateless revision also has peer.rounds: { responses, state }. A tool asks such a
-// peer by returning its questions.
+// What the conformance suite expects of a server, independent of any SDK. Texts and schemas are in content.json,
+// which the Python fixture also reads. Tools whose result is not fixed are here. `peer` is the client:
+// peer.notify(method, params), await peer.request(method, params), peer.progressToken, peer.wantsLogs,
+// peer.changed(list), peer.capabilities. A peer of the stateless revision also has peer.rounds: { responses, state
+// }. A tool asks such a peer by returning its questions.
 import { createHmac, randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 
@@ -74,7 +74,7 @@ const unseal = (state) => {
 
 const capabilityOf = { 'elicitation/create': 'elicitation', 'sampling/createMessage': 'sampling', 'roots/list': 'roots' };
 
-// Asks the questions of a tool or prompt in rounds. Returns undefined when all of them are answered.
+// Asks the questions of a tool or prompt in rounds. Returns undefined when all questions have been answered.
 const questions = async (name, peer) => {
   const found = content.questions[name];
   if (!found) return undefined;

@@ -1,4 +1,5 @@
-"""The fixture on the Python SDK 2.x. Texts and schemas are in content.json. Tools whose result is not fixed are here."""
+"""The fixture on the Python SDK 2.x. Texts and schemas are in content.json. Tools whose result is not fixed are
+here."""
 
 import hashlib
 import hmac

@@ -5,7 +5,7 @@ import { answers, capabilities } from './content.mjs';
 
 const legacy = process.argv.includes('--modern-only') ? { legacy: 'reject' } : {};
 
-// In the stateless revision, a server asks a question in its result, and the answer comes with the next request.
+// In the stateless revision, a server asks a question in its result, and the next request contains the answer.
 const ask = ({ inputResponses }, method, params) => {
   if (inputResponses?.ask) return inputResponses.ask;
   throw Object.assign(new Error('asks'), { asks: { method, params } });

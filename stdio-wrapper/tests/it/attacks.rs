@@ -1,5 +1,5 @@
-//! Tests of attacks 103 to 111 of the threat list (docs/attacks.md). Most tests of attack 107, a child that
-//! misbehaves, are in `children` and `isolation`.
+//! Tests of attacks 103 to 111 of the threat list (docs/attacks.md). Most tests of attack 107, which is a
+//! misbehaving child, are in `children` and `isolation`.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -55,10 +55,10 @@ async fn a104_other_hosts_and_origins_are_turned_away_on_every_method() {
     }
     assert_eq!(status_with(&client, Method::POST, &[("origin", "http://localhost:6274")]).await, 200);
     assert_eq!(status_with(&client, Method::POST, &[("host", "localhost:1")]).await, 200);
-    assert_eq!(wrapper.metric("stdio_wrapper_children").await, 1, "the session is still there");
+    assert_eq!(wrapper.metric("stdio_wrapper_children").await, 1, "the session still exists");
 }
 
-/// Sends `count` calls with id 1 at once. The child answers the last one first.
+/// Sends `count` calls with id 1 at once. The child responds to the last one first.
 async fn every_answer_its_own(client: &Client, count: usize) {
     let calls = (0..count).map(|value| async move {
         let body = call(1, "hold", json!({"count": count, "value": format!("value-{value}")}));
@@ -179,7 +179,7 @@ async fn a106_a_method_that_another_reader_may_take_for_a_different_one_reaches_
         assert!(of(json!(8)).get("result").is_some(), "{answers}");
     }
     assert_eq!(client.text("echo", json!({})).await, "{}", "the child still answers");
-    // The test child logs every notification that it gets.
+    // The test child logs every notification that it receives.
     assert!(
         !wrapper.log().iter().any(|line| line.contains("notified") && line.contains("crash")),
         "{:#?}",
@@ -196,8 +196,8 @@ async fn a108_a_session_is_its_users_alone() {
     assert_eq!(eve.status_of_ping().await, 404);
     assert_eq!(eve.get(None).await.status(), 404);
     assert_eq!(eve.delete().await, 404);
-    // A client that asks for more scopes may come back with another client identifier. The Go SDK registers
-    // again for a step-up.
+    // A client that requests more scopes can return with another client identifier. The Go SDK registers again for
+    // a step-up.
     let stepped_up = ana.clone().with_header("x-auth-client-id", "c2");
     assert_eq!(stepped_up.status_of_ping().await, 200);
     let mut nobody = ana.clone();
@@ -267,7 +267,7 @@ async fn a110_a_page_elsewhere_cannot_run_a_tool() {
     }
     let vary: Vec<&str> =
         answer.headers().get_all("vary").iter().filter_map(|value| value.to_str().ok()).collect();
-    assert_eq!(vary, ["Access-Control-Request-Headers", "Origin"], "a cache must not mix these answers up");
+    assert_eq!(vary, ["Access-Control-Request-Headers", "Origin"], "a cache must not mix up these responses");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -276,8 +276,8 @@ async fn a104_a_page_may_read_what_a_client_needs_of_an_answer_and_only_if_it_ma
     let page = wrapper.client().with_header("origin", "https://app.example");
     let opened = page.try_initialize("2025-11-25").await;
     let exposed = opened.headers()["access-control-expose-headers"].to_str().unwrap().to_lowercase();
-    // A page can read the session's id, the challenge and the time to wait before the next try. Everything
-    // else that a client needs is in the body, or is a safelisted header (Fetch standard).
+    // A page can read the session id, the challenge and the time to wait before a retry. Everything else that a
+    // client needs is in the body, or in a safelisted header (Fetch standard).
     assert_eq!(exposed, "mcp-session-id, www-authenticate, retry-after");
     assert_eq!(opened.headers()["access-control-allow-origin"], "https://app.example");
     assert!(opened.headers().contains_key("mcp-session-id"));
@@ -285,7 +285,7 @@ async fn a104_a_page_may_read_what_a_client_needs_of_an_answer_and_only_if_it_ma
         !opened.headers().contains_key("access-control-allow-credentials"),
         "the wrapper uses no cookies"
     );
-    // A page must be able to read refusals too, because a 404 tells a client to open a new session.
+    // A page must also be able to read refusals, because a 404 tells a client to open a new session.
     let mut stale = page.clone();
     stale.session = Some("gone".to_owned());
     let refused = stale.post(r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#).await;
@@ -319,14 +319,14 @@ async fn a111_the_child_never_sees_token_cookie_or_setting() {
     assert!(!process.contains("s3cret"), "{process}");
     let process: Value = serde_json::from_str(&process).unwrap();
     let mut names: Vec<&str> = process["env"].as_object().unwrap().keys().map(String::as_str).collect();
-    // The wrapper always passes the first four variables. Python adds LC_CTYPE (PEP 538), and the start
-    // script of a version manager adds the others.
+    // The wrapper always passes the first four variables. Python adds LC_CTYPE (PEP 538), and the start script of
+    // a version manager adds the other ones.
     let own = ["PATH", "HOME", "LANG", "TZ", "LC_CTYPE", "PWD", "SHLVL", "_"];
     names.retain(|name| !own.contains(name) && !name.contains("PYENV"));
     names.sort_unstable();
     assert_eq!(names, ["GIVEN", "MODE"]);
     assert!(!client.text("params", json!({})).await.contains("s3cret"));
-    // The test child logs every notification that it gets.
+    // The test child logs every notification that it receives.
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert!(!wrapper.log().iter().any(|line| line.contains("s3cret")), "{:#?}", wrapper.log());
 }
@@ -335,8 +335,8 @@ async fn a111_the_child_never_sees_token_cookie_or_setting() {
 async fn children_cannot_read_the_wrappers_memory_or_environment() {
     use std::os::unix::fs::MetadataExt as _;
     let wrapper = Wrapper::unprivileged(&[], &["cat"]).await;
-    // When a process is not dumpable, these files belong to root, and the kernel requires the right to trace
-    // for reading them.
+    // If a process is not dumpable, these files belong to root, and the kernel allows reading them only with the
+    // right to trace the process.
     let owner = std::fs::metadata(format!("/proc/{}/environ", wrapper.pid())).unwrap().uid();
-    assert_eq!(owner, 0, "the user of the wrapper and of its children may read them");
+    assert_eq!(owner, 0, "the user of the wrapper and of its children can read them");
 }

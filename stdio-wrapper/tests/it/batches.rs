@@ -1,5 +1,5 @@
-//! Tests of the batches of revision 2025-03-26. The wrapper splits a batch for the child and gathers the
-//! answers for the client.
+//! Tests of the batches of revision 2025-03-26. The wrapper splits a batch for the child and collects the
+//! responses for the client.
 
 use serde_json::{Value, json};
 
@@ -18,7 +18,7 @@ async fn every_request_of_a_batch_is_answered_once_in_one_array() {
     let wrapper = Wrapper::start(&[], &[]).await;
     let client = wrapper.client().initialize("2025-03-26").await;
     let note = json!({"jsonrpc": "2.0", "method": "notifications/roots/list_changed"});
-    // Two requests have the same id. JSON-RPC forbids this, but each of them gets its own answer.
+    // Two requests have the same id. JSON-RPC forbids this, but each of them gets its own response.
     let batch = json!([echo(json!(1), "a"), note, echo(json!("x"), "b"), echo(json!(1), "c"), {"jsonrpc": "2.0"}, ping(json!(9))]);
     let response = client.post(batch.to_string()).await;
     assert_eq!(response.headers()["content-type"], "application/json");
@@ -61,7 +61,7 @@ async fn a_batch_with_more_answers_than_are_kept_becomes_a_stream_and_loses_none
     let mut ids: Vec<u64> = events.iter().filter_map(|event| event.data["id"].as_u64()).collect();
     ids.sort_unstable();
     assert_eq!(ids, (0..10).collect::<Vec<u64>>());
-    assert!(start.elapsed() < std::time::Duration::from_secs(10), "no answer waits for another one");
+    assert!(start.elapsed() < std::time::Duration::from_secs(10), "no response waits for another one");
 }
 
 #[tokio::test(flavor = "multi_thread")]

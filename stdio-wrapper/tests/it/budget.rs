@@ -1,4 +1,5 @@
-//! Tests that the memory that one caller can make the wrapper use has a limit, whatever the memory is for.
+//! Tests that one caller can make the wrapper use only a limited amount of memory, whatever the memory is used
+//! for.
 
 use std::net::TcpStream;
 
@@ -14,7 +15,7 @@ async fn memory(wrapper: &Wrapper) -> u64 {
     wrapper.metric("process_resident_memory_bytes").await
 }
 
-/// Measures until no request is in progress. Returns the largest memory use of the wrapper.
+/// Measures until no request is in progress. Returns the peak memory use of the wrapper.
 async fn most_memory(wrapper: &Wrapper) -> u64 {
     let mut most = 0;
     loop {
@@ -39,7 +40,8 @@ async fn a109_the_questions_of_a_translated_call_have_a_size_together() {
         answer_of(client.post(message.to_string()).await).await
     };
     let before = memory(&wrapper).await;
-    // Together, the questions are 100 MB. Those of one call may have as many bytes as one line (MAX_LINE).
+    // The total size of the questions is 100 MB. The questions of one call can have at most as many bytes as one
+    // line (MAX_LINE).
     let refused = answer(&ask(250)).await;
     assert!(refused["error"]["message"].as_str().unwrap().contains("than 1048576 bytes"), "{refused}");
     let after = memory(&wrapper).await;
@@ -71,7 +73,7 @@ async fn a109_answers_that_wait_for_the_others_of_their_round_have_a_ceiling() {
         let content = json!({"text": "x".repeat(size)});
         json!({"jsonrpc": "2.0", "id": id, "result": {"action": "accept", "content": content}}).to_string()
     };
-    // Together, the answers are 99 MB. The wrapper keeps at most 32 MiB for a caller.
+    // The total size of the answers is 99 MB. The wrapper keeps at most 32 MiB for one caller.
     for id in &ids[1..] {
         assert_eq!(client.post(reply(id, 1_000_000)).await.status(), 202);
     }
@@ -87,7 +89,7 @@ async fn a109_answers_that_wait_for_the_others_of_their_round_have_a_ceiling() {
     let done = events.next().await.unwrap().data;
     assert!(
         done["result"]["content"][0]["text"].as_str().unwrap().len() > 900_000,
-        "the server got the answer"
+        "the server received the answer"
     );
 }
 
@@ -100,7 +102,7 @@ async fn a109_lines_that_wait_for_memory_have_a_ceiling_together() {
         sessions.push(caller(&wrapper, "ana").initialize("2025-11-25").await);
     }
     let idle = memory(&wrapper).await;
-    // Together, the answers are 126 MB. Ana can use 32 MiB of the 128 MiB for all callers.
+    // The total size of the results is 126 MB. Ana can use 32 MiB of the 128 MiB for all callers.
     let body = call(1, "big", json!({"bytes": 7_900_000}));
     let held: Vec<TcpStream> =
         sessions.iter().map(|session| post_and_not_read(session, &wrapper.address, &body)).collect();
@@ -110,7 +112,7 @@ async fn a109_lines_that_wait_for_memory_have_a_ceiling_together() {
     assert_eq!(
         bob.text("big", json!({"bytes": 7_900_000})).await.len(),
         7_900_000,
-        "others have their share"
+        "other callers still have their quota"
     );
     drop(held);
     assert_eq!(sessions[0].text("big", json!({"bytes": 7_900_000})).await.len(), 7_900_000);

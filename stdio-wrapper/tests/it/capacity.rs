@@ -1,4 +1,5 @@
-//! As many sessions as the container has room for, in control groups like those that a compose file asks for.
+//! Tests that the wrapper opens as many sessions as fit into its container. The control groups are like those of a
+//! compose file with limits.
 
 use std::fs;
 use std::io::Write as _;
@@ -8,19 +9,20 @@ use std::time::{Duration, Instant};
 use crate::modern;
 use crate::wrapper::{CHILD, Client, Wrapper, call, is_alive};
 
-/// A control group with a limit of processes and one of memory. Only root can make one; both versions are known.
+/// A control group with a limit on processes and a limit on memory. Only root can create one. Both versions of
+/// control groups are supported.
 pub(crate) struct Group {
     directories: Vec<PathBuf>,
 }
 
 impl Group {
-    /// `None`, and a line that says so, where this machine lets us make none.
+    /// Creates a control group. If this machine does not allow that, prints a message and returns `None`.
     pub(crate) fn new(name: &str, tasks: u64, memory: u64) -> Option<Self> {
         let root = PathBuf::from("/sys/fs/cgroup");
         let name = format!("stdio-wrapper-{name}-{}", std::process::id());
         let is_v2 = root.join("cgroup.controllers").exists();
         let (pids, bytes) = if is_v2 {
-            // It is on already, or the limits below cannot be set.
+            // This fails if the controllers are already enabled. If they are not, setting the limits below fails.
             let _ = fs::write(root.join("cgroup.subtree_control"), "+memory +pids");
             (root.join(&name), root.join(&name))
         } else {
@@ -35,7 +37,7 @@ impl Group {
             .and_then(|()| fs::write(pids.join("pids.max"), tasks.to_string()))
             .and_then(|()| fs::write(bytes.join(limit), memory.to_string()));
         if let Err(why) = made {
-            let told = format!("SKIPPED {name}: a control group cannot be made: {why}\n");
+            let told = format!("SKIPPED {name}: a control group cannot be created: {why}\n");
             std::io::stderr().write_all(told.as_bytes()).unwrap();
             return None;
         }
@@ -46,7 +48,7 @@ impl Group {
         self.run(options, &[&["python3", CHILD], child].concat()).await
     }
 
-    /// Starts a wrapper with this command.
+    /// Starts a wrapper with this command in the control group.
     pub(crate) async fn run(&self, options: &[&str], command: &[&str]) -> Wrapper {
         let entries: Vec<PathBuf> =
             self.directories.iter().map(|directory| directory.join("cgroup.procs")).collect();
@@ -55,7 +57,7 @@ impl Group {
 }
 
 impl Group {
-    /// The number of processes that the kernel has ended for want of memory.
+    /// The number of processes that the kernel has killed because memory ran out.
     fn kills(&self) -> u64 {
         let files = ["memory.oom_control", "memory.events"];
         let mut texts = self.directories.iter().flat_map(|directory| files.map(|file| directory.join(file)));
@@ -64,7 +66,7 @@ impl Group {
         line.parse().unwrap()
     }
 
-    /// The number of processes and threads in it.
+    /// The number of processes and threads in the group.
     fn tasks(&self) -> u64 {
         let mut all = self.directories.iter().map(|directory| directory.join("pids.current"));
         all.find_map(|path| fs::read_to_string(path).ok()).unwrap().trim().parse().unwrap()
@@ -73,7 +75,7 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        // The wrapper is gone, its last children perhaps not yet.
+        // The wrapper has exited, but its last children might still be running.
         for _ in 0..200 {
             self.directories.retain(|directory| fs::remove_dir(directory).is_err() && directory.exists());
             if self.directories.is_empty() {
@@ -88,7 +90,7 @@ fn caller(wrapper: &Wrapper, who: &str) -> Client {
     wrapper.client().with_header("x-auth-subject", who)
 }
 
-/// Opens sessions of different callers until one is refused; gives them, and the refusal.
+/// Opens sessions of different callers until one is refused. Returns the sessions and the refusal.
 async fn fill(wrapper: &Wrapper) -> (Vec<Client>, String) {
     let mut all = Vec::new();
     for number in 0..200 {
@@ -104,7 +106,7 @@ async fn fill(wrapper: &Wrapper) -> (Vec<Client>, String) {
         client.session = session;
         all.push(client);
     }
-    panic!("nobody is refused");
+    panic!("no caller was refused");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -118,7 +120,7 @@ async fn no_more_sessions_are_opened_than_processes_fit_and_all_of_them_work() {
     for client in &all {
         assert_eq!(client.text("echo", serde_json::json!({"a": 1})).await, r#"{"a": 1}"#);
     }
-    // Nobody is told to send newcomers here, until one session ends.
+    // /ready returns 503 until a session ends, so that new callers are not sent to this wrapper.
     ready_becomes(&wrapper, 503).await;
     assert_eq!(all[0].delete().await, 204);
     ready_becomes(&wrapper, 200).await;
@@ -131,7 +133,7 @@ async fn ready_becomes(wrapper: &Wrapper, wanted: u16) {
         }
         tokio::time::sleep(Duration::from_millis(25)).await;
     }
-    panic!("/ready does not become {wanted}");
+    panic!("/ready did not become {wanted}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -150,7 +152,7 @@ async fn a_session_counts_for_its_principal_until_nothing_of_its_child_is_left()
     let client = caller(&wrapper, "ana").initialize("2025-11-25").await;
     assert_eq!(client.delete().await, 204);
     assert!(is_alive(client.server_pid));
-    // It is waited for.
+    // The new session waits until the child of the old one has exited.
     assert_eq!(caller(&wrapper, "ana").try_initialize("2025-11-25").await.status(), 200);
     assert!(!is_alive(client.server_pid));
 }
@@ -163,7 +165,7 @@ async fn no_more_sessions_are_opened_than_memory_fits() {
     assert!(refusal.contains("the memory of its container, 256 MiB"), "{refusal}");
     assert!(refusal.contains("mem_limit"), "{refusal}");
     assert!(!all.is_empty(), "{refusal}");
-    // A session that ends makes room.
+    // The end of a session frees memory for another one.
     assert_eq!(all[0].delete().await, 204);
     for _ in 0..400 {
         if caller(&wrapper, "next").try_initialize("2025-11-25").await.status() == 200 {
@@ -171,7 +173,7 @@ async fn no_more_sessions_are_opened_than_memory_fits() {
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    panic!("there is no room again");
+    panic!("there is still no room");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -210,7 +212,7 @@ async fn the_session_that_was_unused_for_the_longest_time_is_given_up_before_any
     for wrapper in [&by_number, &by_room] {
         filled.push(fill(wrapper).await.0);
     }
-    // What a test child takes is known by then, so the room is filled once more.
+    // By then, the wrapper has measured how much a test child uses, so the test fills the group again.
     tokio::time::sleep(Duration::from_secs(8)).await;
     filled[1].extend(fill(&by_room).await.0);
     tokio::time::sleep(Duration::from_secs(31)).await;
@@ -218,7 +220,7 @@ async fn the_session_that_was_unused_for_the_longest_time_is_given_up_before_any
         for used in &all[1..] {
             assert_eq!(used.status_of_ping().await, 200);
         }
-        // What children take changes all the time, so there may be room for a few more before.
+        // The memory use of children changes all the time, so a few more sessions can fit before.
         let mut number = 0;
         let refused = loop {
             let response = caller(wrapper, &format!("new-{number}")).try_initialize("2025-11-25").await;
@@ -228,7 +230,7 @@ async fn the_session_that_was_unused_for_the_longest_time_is_given_up_before_any
             number += 1;
         };
         assert!(number > 0, "refused before the unused session was given up");
-        assert_eq!(refused, 503, "all others were used lately");
+        assert_eq!(refused, 503, "all other sessions were used recently");
         assert_eq!(all[0].status_of_ping().await, 404);
         assert_eq!(all[1].status_of_ping().await, 200);
     }
@@ -238,7 +240,7 @@ async fn the_session_that_was_unused_for_the_longest_time_is_given_up_before_any
 async fn a_session_behind_stateless_clients_is_given_up_as_well_when_none_of_them_uses_it() {
     let wrapper = Wrapper::start(&["--identity=headers", "--max-sessions=1"], &[]).await;
     modern::text(&caller(&wrapper, "ana"), "echo", serde_json::json!({})).await;
-    assert_eq!(caller(&wrapper, "bob").try_initialize("2025-11-25").await.status(), 503, "it was just used");
+    assert_eq!(caller(&wrapper, "bob").try_initialize("2025-11-25").await.status(), 503, "it is in use");
     tokio::time::sleep(Duration::from_secs(31)).await;
     caller(&wrapper, "bob").initialize("2025-11-25").await;
     assert_eq!(wrapper.metric("stdio_wrapper_sessions").await, 1);
@@ -259,17 +261,17 @@ async fn a_user_with_many_sessions_gives_one_up_for_a_user_with_none_also_while_
         async move { session.text("sleep", serde_json::json!({"seconds": 8})).await }
     });
     tokio::time::sleep(Duration::from_secs(6)).await;
-    assert_eq!(caller(&wrapper, "ana").try_initialize("2025-11-25").await.status(), 503, "she has most");
+    assert_eq!(caller(&wrapper, "ana").try_initialize("2025-11-25").await.status(), 503, "ana has most");
     ready_becomes(&wrapper, 200).await;
     for name in ["bob", "carol"] {
         caller(&wrapper, name).initialize("2025-11-25").await;
     }
-    assert_eq!(caller(&wrapper, "dave").try_initialize("2025-11-25").await.status(), 503, "four are kept");
+    assert_eq!(caller(&wrapper, "dave").try_initialize("2025-11-25").await.status(), 503, "four stay open");
     let mut answers = Vec::new();
     for session in &sessions {
         answers.push(session.status_of_ping().await);
     }
-    assert_eq!(answers, [200, 404, 404, 200, 200, 200], "the running call is not cut");
+    assert_eq!(answers, [200, 404, 404, 200, 200, 200], "the running call must not be cut off");
     assert_eq!(running.await.unwrap(), "slept");
 }
 
@@ -297,10 +299,11 @@ async fn a100_who_makes_servers_grow_loses_one_before_the_kernel_ends_any() {
         if lost > 3 {
             break;
         }
-        // So fast that the kernel would be there first if this were looked at every second.
+        // Memory grows so fast that the kernel would kill a process first if the wrapper measured only once a
+        // second.
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    assert!(lost > 3, "nobody lost a session");
+    assert!(lost > 3, "no session was ended");
     assert_eq!(group.kills(), 0);
     let told = wrapper.logged("nearly used up").await;
     assert!(told.contains("mallory"), "{told}");
@@ -310,7 +313,7 @@ async fn a100_who_makes_servers_grow_loses_one_before_the_kernel_ends_any() {
     assert!(ended.contains("-32603") && ended.contains("your sessions take most of it"), "{ended}");
 }
 
-/// The kernel counts the content of a file in memory for the container, and for no process.
+/// The kernel attributes the content of a file in memory to the container, but to no process.
 #[tokio::test(flavor = "multi_thread")]
 async fn a100_who_hides_memory_loses_the_server_and_nobody_else_does() {
     let Some(group) = Group::new("hiding", 4096, 512 << 20) else { return };
@@ -339,9 +342,9 @@ async fn a100_memory_that_is_hidden_where_nobody_looks_costs_nobody_a_session() 
     }
     let mallory = caller(&wrapper, "mallory").initialize("2025-11-25").await;
     mallory.text("hide", serde_json::json!({"mib": 220, "behind": 300})).await;
-    // Whether there is room for another user does not matter here.
+    // It does not matter here whether there is room for another user.
     let _newcomer = caller(&wrapper, "newcomer").try_initialize("2025-11-25").await;
-    // The wrapper looks at the memory every 100 ms, and at files every second.
+    // The wrapper measures the memory every 100 ms, and examines files every second.
     tokio::time::sleep(Duration::from_secs(3)).await;
     for session in &honest {
         assert_eq!(session.status_of_ping().await, 200);
@@ -361,7 +364,7 @@ async fn a100_forks_do_not_make_up_for_hidden_memory() {
     mallory.text("keep", serde_json::json!({"mib": 8})).await;
     assert_eq!(mallory.text("fork", serde_json::json!({"count": 8})).await, "forked");
     mallory.text("hide", serde_json::json!({"mib": 270, "behind": 300})).await;
-    // The wrapper looks at the memory every 100 ms, and at files every second.
+    // The wrapper measures the memory every 100 ms, and examines files every second.
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(bob.status_of_ping().await, 200);
     let ended = wrapper.metric("stdio_wrapper_children_ended_for_memory_total").await;
@@ -410,7 +413,7 @@ async fn a100_a_server_that_grows_after_its_session_has_ended_counts_for_its_use
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a100_who_fills_the_processes_with_one_session_gives_way_to_a_user_who_has_none() {
-    // Newcomers are let in up to 104; servers that grow are ended above 112.
+    // New callers are accepted up to 104 processes. Above 112, the wrapper ends servers that grow.
     let Some(group) = Group::new("filled", 120, 1 << 30) else { return };
     let wrapper = group.wrapper(&["--identity=headers"], &[]).await;
     let mallory = caller(&wrapper, "mallory").initialize("2025-11-25").await;
@@ -424,7 +427,7 @@ async fn a100_who_fills_the_processes_with_one_session_gives_way_to_a_user_who_h
     while group.tasks() < 100 {
         mallory.text("workers", serde_json::json!({"count": (100 - group.tasks()).min(4)})).await;
     }
-    // It looks at what is used every 2 s.
+    // The wrapper measures the use every 2 s.
     tokio::time::sleep(Duration::from_secs(3)).await;
     let response = caller(&wrapper, "bob").try_initialize("2025-11-25").await;
     let status = response.status();
@@ -437,7 +440,8 @@ async fn a100_who_fills_the_processes_with_one_session_gives_way_to_a_user_who_h
     assert_eq!(wrapper.metric("stdio_wrapper_children_ended_for_processes_total").await, 1);
 }
 
-/// Each process of the server forks for ever, into a session of its own, so there is room for a fork whenever one is killed.
+/// Each process of the server forks forever, into its own session, so whenever one is killed there is room for
+/// another fork.
 #[tokio::test(flavor = "multi_thread")]
 async fn a107_processes_that_all_fork_for_ever_are_ended_with_their_session() {
     let Some(group) = Group::new("breeding", 120, 1 << 30) else { return };
@@ -469,7 +473,7 @@ async fn a100_who_fills_the_processes_loses_the_server_before_those_of_others_ca
         }
         tokio::time::sleep(Duration::from_millis(30)).await;
     }
-    assert!(is_lost, "nobody lost a session, with {} processes", group.tasks());
+    assert!(is_lost, "no session was ended, with {} processes", group.tasks());
     let told = wrapper.logged("the processes of the container are nearly used up").await;
     assert!(told.contains("mallory"), "{told}");
     assert!(!wrapper.log().iter().any(|line| line.contains("used up") && line.contains("bob")));
@@ -479,7 +483,7 @@ async fn a100_who_fills_the_processes_loses_the_server_before_those_of_others_ca
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a100_who_fills_the_processes_with_a_few_sessions_loses_as_many_as_a_newcomer_needs() {
-    // Newcomers are let in up to 140; servers that grow are ended above 150.
+    // New callers are accepted up to 140 processes. Above 150, the wrapper ends servers that grow.
     let Some(group) = Group::new("several", 160, 1 << 30) else { return };
     let wrapper = group.wrapper(&["--identity=headers"], &[]).await;
     caller(&wrapper, "bob").initialize("2025-11-25").await;
@@ -494,7 +498,7 @@ async fn a100_who_fills_the_processes_with_a_few_sessions_loses_as_many_as_a_new
         }
         session.text("workers", serde_json::json!({"count": left.min(4)})).await;
     }
-    // Most servers are large now, so that a usual one seems to be.
+    // Most servers are large now, so a large server looks typical to the wrapper.
     tokio::time::sleep(Duration::from_secs(6)).await;
     let response = caller(&wrapper, "carol").try_initialize("2025-11-25").await;
     let status = response.status();

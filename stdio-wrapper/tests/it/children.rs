@@ -1,5 +1,5 @@
-//! Tests of attack 107: whatever a child does, its client gets a clear answer at once, other clients are not
-//! affected, and no process is left behind. Many of them print a row of the table in docs/stdio-wrapper.md.
+//! Tests of attack 107: whatever a child does, its client immediately gets a clear response, other clients are not
+//! affected, and no process is left behind. Many of the tests print a row of the table in docs/stdio-wrapper.md.
 
 use std::time::{Duration, Instant};
 
@@ -120,7 +120,7 @@ async fn a107_large_lines_pass_up_to_the_limit_and_fail_clearly_beyond() {
     let answer = client.call("big", json!({"bytes": 17 << 20})).await;
     assert!(error_of(&answer).contains("over the limit"), "{answer}");
     row("answers with a line of 17 MiB (limit 16 MiB)", "JSON-RPC error -32603 that names MAX_LINE", start);
-    assert_eq!(client.text("echo", json!({})).await, "{}", "the session goes on");
+    assert_eq!(client.text("echo", json!({})).await, "{}", "the session continues");
     let memory = wrapper.metric("process_resident_memory_bytes").await;
     assert!(memory < 120 << 20, "{memory}");
 }
@@ -152,7 +152,7 @@ async fn a107_orphans_and_workers_end_with_the_session() {
         gone(pid).await;
     }
     row("leaves 20 workers and a detached process behind (DELETE)", "204; all of them were ended", start);
-    assert!(is_alive(spared), "another session's process is left alone");
+    assert!(is_alive(spared), "the process of another session keeps running");
     other.call("crash", json!({})).await;
     gone(spared).await;
 }
@@ -166,7 +166,7 @@ async fn a107_processes_without_environment_end_with_their_session_and_with_the_
     let worker: i32 = client.text("bare worker", json!({})).await.parse().unwrap();
     assert_eq!(client.delete().await, 204);
     gone(worker).await;
-    assert!(is_alive(spared), "another session's process is left alone");
+    assert!(is_alive(spared), "the process of another session keeps running");
     assert_eq!(early.delete().await, 204);
     gone(spared).await;
     let last: i32 = client_with_worker(&wrapper).await;
@@ -174,12 +174,12 @@ async fn a107_processes_without_environment_end_with_their_session_and_with_the_
     gone(last).await;
 }
 
-/// Starts a process without an environment in a new session, which stays open. Returns its process id.
+/// Starts a process without an environment in a new session, which stays open. Returns the process id.
 async fn client_with_worker(wrapper: &Wrapper) -> i32 {
     wrapper.session().await.text("bare worker", json!({})).await.parse().unwrap()
 }
 
-/// Lets the child start a process that detaches at once and has only these environment variables. Returns its
+/// Makes the child start a process that detaches immediately and has only these environment variables. Returns the
 /// process id.
 async fn orphan(client: &Client, env: Value) -> i32 {
     client.text("orphan", json!({"seconds": 1000, "env": env})).await.parse().unwrap()
@@ -205,7 +205,7 @@ async fn a107_what_detaches_from_a_child_ends_with_its_session_also_while_older_
         client.call("crash", json!({})).await;
         gone(left).await;
     }
-    assert!(is_alive(spared) && is_alive(older.server_pid), "another session's processes are left alone");
+    assert!(is_alive(spared) && is_alive(older.server_pid), "the processes of another session keep running");
     wrapper.terminate().await;
     gone(spared).await;
 }
@@ -228,7 +228,7 @@ async fn a107_a_process_that_forks_and_exits_over_and_over_is_caught() {
     assert_eq!(client.delete().await, 204);
     gone(client.server_pid).await;
     wrapper.metric_becomes("stdio_wrapper_children", 1).await;
-    assert!(!(0..200).any(|_| is_anywhere(&mark)), "the process has outlived its session");
+    assert!(!(0..200).any(|_| is_anywhere(&mark)), "the process outlived its session");
     assert_eq!(older.text("echo", json!({})).await, "{}");
 }
 
@@ -246,13 +246,13 @@ async fn a107_a_wrapper_that_is_killed_leaves_nothing_behind() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a107_a_child_that_kills_what_watches_over_it_ends_with_all_that_it_has_started() {
-    // The test sends these signals in place of a child. A child could send them only without isolation.
+    // The test itself sends these signals. With isolation, a child could not send them.
     let wrapper = Wrapper::start(&["--child-isolation=off"], &[]).await;
     let older = wrapper.session().await;
     let client = wrapper.session().await;
     let left = orphan(&client, json!({})).await;
     let watcher = parent(client.server_pid);
-    assert_ne!(watcher, wrapper.pid(), "the parent of a child is a supervisor and not the wrapper");
+    assert_ne!(watcher, wrapper.pid(), "the parent of a child must be a supervisor");
     for signal in [Signal::STOP, Signal::KILL] {
         rustix::process::kill_process(Pid::from_raw(watcher).unwrap(), signal).unwrap();
     }
@@ -260,7 +260,7 @@ async fn a107_a_child_that_kills_what_watches_over_it_ends_with_all_that_it_has_
         gone(pid).await;
     }
     assert_eq!(older.text("echo", json!({})).await, "{}");
-    // A supervisor that is stopped cannot end its child, so the wrapper ends the supervisor.
+    // A stopped supervisor cannot terminate its child, so the wrapper terminates the supervisor.
     let stopped = wrapper.session().await;
     let left = orphan(&stopped, json!({})).await;
     rustix::process::kill_process(Pid::from_raw(parent(stopped.server_pid)).unwrap(), Signal::STOP).unwrap();
@@ -287,7 +287,7 @@ async fn the_kernel_takes_a_child_before_the_wrapper_when_memory_ends() {
     assert_eq!(of(client.server_pid), (own + 500).min(1000));
     let worker: i32 = client.text("bare worker", json!({})).await.parse().unwrap();
     assert_eq!(of(worker), of(client.server_pid));
-    assert_eq!(of(parent(client.server_pid)), own, "the supervisor is not ended before the wrapper");
+    assert_eq!(of(parent(client.server_pid)), own, "the supervisor must not end before the wrapper");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -337,7 +337,7 @@ async fn a107_a_late_answer_is_an_error_and_the_child_is_told() {
     assert_eq!(error_of(&answer), "The MCP server did not answer within 0.5 s.");
     row("does not answer (timeout 500 ms)", "JSON-RPC error -32603", start);
     wrapper.logged("notifications/cancelled").await;
-    // The time limit starts again with each progress notification.
+    // Each progress notification restarts the time limit.
     let params =
         json!({"name": "progress", "arguments": {"steps": 12, "pause": 0.1}, "_meta": {"progressToken": 1}});
     let body = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}).to_string();
@@ -398,7 +398,7 @@ async fn a107_a_child_that_never_answers_initialize_or_refuses_it_opens_no_sessi
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_goes_before_it_knows_its_session_leaves_none_behind() {
-    // The session must go long before START_TIMEOUT, which is 45 s.
+    // The session must end long before START_TIMEOUT, which is 45 s.
     for options in [&["--translate=true"], &["--translate=false"]] {
         let wrapper = Wrapper::start(options, &["--never-answers"]).await;
         let client = wrapper.client();
@@ -413,12 +413,12 @@ async fn a_client_that_goes_before_it_knows_its_session_leaves_none_behind() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a107_whoever_waits_for_a_child_that_never_answers_is_told_when_its_time_is_over() {
     let wrapper = starts::wrapper(&["--start-timeout=5s"]).await;
-    // A client that waited for the child could once be forgotten in the moment between the child's timeout
-    // and the end of its session. The attempts run one after the other, because an idle wrapper notifies a
-    // client in this moment.
+    // In an earlier version, a client that waited for the child could be forgotten between the child's timeout and
+    // the end of its session. The attempts run one after another, because an otherwise idle wrapper notifies the
+    // client at exactly that moment.
     for number in 0..3 {
-        // Nobody has to wait for a server that has just not answered, so each attempt is for another user, and one that
-        // works comes between.
+        // After a server has failed to respond, the wrapper refuses sessions for a while. Therefore each attempt
+        // is for another user, and a session that works comes before it.
         let alice = starts::caller(&wrapper, "alice").initialize("2025-11-25").await;
         assert_eq!(alice.delete().await, 204);
         let mallory = starts::caller(&wrapper, &format!("mallory-{number}"));
@@ -451,9 +451,9 @@ async fn a107_a_client_that_does_not_read_holds_its_child_back_and_costs_no_memo
     let events = slow_reader(&client).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     let memory = wrapper.metric("process_resident_memory_bytes").await;
-    assert!(memory < 60 << 20, "60 MB must wait in the child and not in the wrapper: {memory}");
+    assert!(memory < 60 << 20, "60 MB must wait in the child instead of the wrapper: {memory}");
     assert_eq!(other.text("echo", json!({})).await, "{}");
-    // When the client reads again, it gets everything.
+    // When the client continues to read, it receives everything.
     let rest = events.rest().await;
     assert_eq!(rest.iter().filter(|event| event.data["method"] == "notifications/message").count(), 3000 - 2);
     assert_eq!(rest.last().unwrap().data["id"], 1);
@@ -503,12 +503,12 @@ async fn a_banner_is_logged_in_short_and_the_reason_of_a_failure_in_full() {
     };
     let wrapper = Wrapper::start(&["--log=debug"], &["--wordy"]).await;
     let client = wrapper.session().await;
-    // The child logs this notification after its banner. When it is in the log, the wrapper has read the
-    // whole banner.
+    // The child logs this notification after its banner. Once the log contains it, the wrapper has read the whole
+    // banner.
     client.post(r#"{"jsonrpc":"2.0","method":"notifications/roots/list_changed"}"#).await;
     assert!(
         wrapper.logged("roots/list_changed").await.contains("INFO"),
-        "what a child writes after its first answer is logged"
+        "output after the child's first response is logged"
     );
     assert_eq!(shown(&wrapper), 3);
     let failing = Wrapper::start(&[], &["--wordy", "--dies"]).await;
@@ -517,7 +517,7 @@ async fn a_banner_is_logged_in_short_and_the_reason_of_a_failure_in_full() {
     assert_eq!(shown(&failing), 20);
 }
 
-/// Both can send each other open files over a socket in the file system.
+/// Two children can send open files to each other over a socket in the file system.
 #[tokio::test(flavor = "multi_thread")]
 async fn a107_pipes_that_a_child_has_given_to_another_one_are_closed_when_it_has_ended() {
     let wrapper = Wrapper::start(&[], &[]).await;
@@ -533,5 +533,5 @@ async fn a107_pipes_that_a_child_has_given_to_another_one_are_closed_when_it_has
         }
         tokio::time::sleep(Duration::from_millis(25)).await;
     }
-    panic!("they are still read: {}", keeper.text("borrowed", json!({})).await);
+    panic!("the pipes are still open: {}", keeper.text("borrowed", json!({})).await);
 }

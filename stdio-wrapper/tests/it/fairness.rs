@@ -1,4 +1,4 @@
-//! Tests of who gets a session or a stateless child when the wrapper is full.
+//! Tests of which user gets a session or a stateless child when the wrapper is full.
 
 use std::time::Duration;
 
@@ -16,8 +16,7 @@ fn user(wrapper: &Wrapper, name: &str) -> Client {
     wrapper.client().with_header("x-auth-subject", name)
 }
 
-/// Opens a session with a call that runs until the end of the test. Returns nothing if the session is
-/// refused.
+/// Opens a session with a call that runs until the end of the test. Returns `None` if the session is refused.
 async fn busy(wrapper: &Wrapper, name: &str) -> Option<(Client, JoinHandle<Value>)> {
     let mut client = user(wrapper, name);
     let response = client.try_initialize("2025-11-25").await;
@@ -29,7 +28,7 @@ async fn busy(wrapper: &Wrapper, name: &str) -> Option<(Client, JoinHandle<Value
     Some((client, running))
 }
 
-/// Tries to open sessions for a user without a pause. Returns the task, which ends when one is opened.
+/// Tries to open sessions for a user without pauses. The returned task ends when a session was opened.
 fn hammer(wrapper: &Wrapper, name: &str) -> JoinHandle<()> {
     let client = user(wrapper, name);
     tokio::spawn(async move { while client.try_initialize("2025-11-25").await.status() != 200 {} })
@@ -43,7 +42,7 @@ async fn status_of_stateless_call(client: &Client) -> u16 {
 #[tokio::test(flavor = "multi_thread")]
 async fn a100_users_whose_sessions_are_all_in_use_keep_nobody_out() {
     let options = ["--identity=headers", "--max-sessions=12", "--max-sessions-per-principal=0"];
-    // The children are slow to end, so that there is time for others to take the places that become free.
+    // The children end slowly, so that other users have time to take the freed slots.
     let wrapper = Wrapper::start(&options, &["--ignores-eof", "--ignores-sigterm"]).await;
     let mut all = Vec::new();
     for _ in 0..6 {
@@ -63,11 +62,7 @@ async fn a100_users_whose_sessions_are_all_in_use_keep_nobody_out() {
     }
     for refused in ["erin", "ana"] {
         let response = user(&wrapper, refused).try_initialize("2025-11-25").await;
-        assert_eq!(
-            response.status(),
-            503,
-            "{refused}: users with four sessions lose no more of them to others"
-        );
+        assert_eq!(response.status(), 503, "{refused}: users must keep four sessions");
     }
     let mut kept = Vec::new();
     for (name, (session, running)) in all {
@@ -95,7 +90,7 @@ async fn a100_users_whose_sessions_are_all_in_use_keep_nobody_out() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_has_just_ended_a_session_gets_its_place_for_another_one() {
     let options = ["--identity=headers", "--max-sessions=6", "--max-sessions-per-principal=0"];
-    // The place is free only when the child has ended, which takes half a second.
+    // The slot is free only after the child has ended, which takes half a second.
     let wrapper = Wrapper::start(&options, &["--ignores-eof", "--ignores-sigterm"]).await;
     let mut all = Vec::new();
     for _ in 0..5 {
@@ -119,7 +114,7 @@ async fn a100_sessions_in_use_do_not_keep_the_stateless_child_of_all_others_from
         all.push(session);
     }
     assert!(all.len() > 4, "{}", all.len());
-    // When the wrapper has measured how small the children are, there may be room for a few more.
+    // After the wrapper has measured how small the children are, a few more sessions can fit.
     tokio::time::sleep(Duration::from_secs(6)).await;
     while let Some(session) = busy(&wrapper, "mallory").await {
         all.push(session);
@@ -156,8 +151,8 @@ async fn what_nobody_has_used_makes_room_for_clients_of_the_other_kind() {
             }
             counts[1] += 1;
         }
-        // After this time, the wrapper has measured what a child uses and may admit more, so the test fills
-        // it once more.
+        // By then, the wrapper has measured how much a child uses and can accept more sessions, so the test fills
+        // it again.
         tokio::time::sleep(Duration::from_secs(6)).await;
     }
     assert!(counts.iter().all(|count| (1..200).contains(count)), "{counts:?}");
@@ -185,5 +180,5 @@ async fn a100_who_makes_the_server_end_at_its_start_is_paused_and_nobody_else() 
             return;
         }
     }
-    panic!("mallory is not paused");
+    panic!("mallory was not paused");
 }

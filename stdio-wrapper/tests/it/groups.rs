@@ -1,11 +1,11 @@
-//! Tests of a user who has left a group and has a session that was opened as a member of the group.
+//! Tests of a user who has left a group but still has a session that was opened as a member of the group.
 
 use serde_json::json;
 
 use crate::modern;
 use crate::wrapper::{CHILD, Client, Events, Wrapper, call, gone};
 
-/// The options of a wrapper whose children get their user's group in an environment variable.
+/// The options of a wrapper whose children get the user's group in an environment variable.
 const PER_GROUP: [&str; 3] = ["--identity=headers", "--env=WHERE={group}", "--legacy-sse"];
 
 fn member(client: Client, groups: &str) -> Client {
@@ -80,7 +80,7 @@ async fn a_session_goes_on_while_what_is_in_its_command_is_the_same() {
     let renamed = both.clone().with_header("x-auth-username", "ana-maria");
     assert_eq!(used(&renamed, "call").await, 200);
     assert_eq!(used(&member(both, "guests"), "call").await, 404);
-    // If the command has no placeholder for the caller, groups do not matter.
+    // If the command contains no placeholder for the caller, groups have no effect on the session.
     let wrapper = Wrapper::run(&["--identity=headers"], &["python3", CHILD], &[]).await;
     let staff = member(wrapper.client(), "staff").initialize("2025-11-25").await;
     assert_eq!(used(&member(staff, ""), "call").await, 200);

@@ -173,7 +173,7 @@ async fn an_assertion_must_be_right_in_every_part() {
     let mut twice = wrapper.client().with_header("x-auth-assertion", &good);
     twice.headers.push(("x-auth-assertion".to_owned(), good));
     assert_eq!(twice.try_initialize("2025-11-25").await.status(), 400);
-    // With assertions required, plain identity headers are ignored.
+    // If assertions are required, plain identity headers are ignored.
     assert_eq!(
         wrapper.client().with_header("x-auth-subject", "ana").try_initialize("2025-11-25").await.status(),
         401
@@ -203,7 +203,7 @@ async fn clocks_that_differ_are_named_to_the_caller_and_once_in_a_while_in_the_l
     }
     let count = wrapper.log().iter().filter(|line| line.contains("Set both clocks")).count();
     assert!(count < 10, "{count} lines");
-    // A stranger without a genuine assertion must not learn anything about the wrapper's clock.
+    // A stranger without a genuine assertion must learn nothing about the wrapper's clock.
     let forged = Issuer::start().await.sign(&header(), &with(claims(), &[("iat", json!(now() + 3600))]));
     let client = wrapper.client().with_header("x-auth-assertion", &forged);
     let refused = client.try_initialize("2025-11-25").await.text().await.unwrap();
@@ -301,14 +301,14 @@ async fn tool_rules_are_enforced_from_the_body() {
         .initialize("2025-03-26")
         .await;
     assert_eq!(client.text("echo", json!({})).await, "{}");
-    // The name in the body decides, and not the header in which later revisions repeat it.
+    // The tool name in the body applies, even if the header in which later revisions repeat it differs.
     let response = client.clone().with_header("mcp-name", "echo").post(call(5, "crash", json!({}))).await;
     assert_eq!(response.status(), 403);
     let challenge = response.headers()["www-authenticate"].to_str().unwrap().to_owned();
     assert_eq!(
         challenge,
         r#"Bearer error="insufficient_scope", scope="mcp:read mcp:write", resource_metadata="https://mcp.example/.well-known/oauth-protected-resource/svc""#,
-        "the challenge also names the scopes that the caller has, so that a client that asks for it keeps them"
+        "the challenge also contains the scopes that the caller has, so that the client keeps them"
     );
     let answer = answer_of(response).await;
     assert_eq!((&answer["id"], &answer["error"]["code"]), (&json!(5), &json!(-32000)));
@@ -359,7 +359,7 @@ async fn rules_that_the_assertion_says_are_not_met_are_enforced_from_the_body() 
     let token = issuer.sign(&header(), &with(claims(), &[("tool_rules", unmet)]));
     let client = wrapper.client().with_header("x-auth-assertion", &token).initialize("2025-11-25").await;
     assert_eq!(client.text("echo", json!({})).await, "{}");
-    // The name in the body decides, and not the header in which later revisions repeat it.
+    // The tool name in the body applies, even if the header in which later revisions repeat it differs.
     let refused = client.clone().with_header("mcp-name", "echo").post(call(5, "crash", json!({}))).await;
     assert_eq!(refused.status(), 403);
     let challenge = refused.headers()["www-authenticate"].to_str().unwrap().to_owned();
@@ -369,7 +369,7 @@ async fn rules_that_the_assertion_says_are_not_met_are_enforced_from_the_body() 
     let read = r#"{"jsonrpc":"2.0","id":2,"method":"resources/read","params":{"uri":"x:y"}}"#;
     assert_eq!(client.post(read).await.status(), 403);
     assert_eq!(client.post(read.replace("resources/read", "Resources/Read")).await.status(), 400);
-    // A call that is sent as a notification is still a call.
+    // A tool call that is sent as a notification is still a call.
     for (name, reaches_the_child) in [("crash", false), ("echo", true)] {
         let note = json!({"jsonrpc": "2.0", "method": "tools/call", "params": {"name": name}});
         assert_eq!(client.post(note.to_string()).await.status(), 202);
@@ -378,7 +378,7 @@ async fn rules_that_the_assertion_says_are_not_met_are_enforced_from_the_body() 
         }
     }
     assert!(!wrapper.log().iter().any(|line| line.contains("crash")), "{:?}", wrapper.log());
-    // A rule that this release does not know must not be ignored.
+    // A rule with members that this release does not support must not be ignored.
     let unknown = json!([{"prompts": ["x"], "denied": true}]);
     let token = issuer.sign(&header(), &with(claims(), &[("tool_rules", unknown)]));
     let refused = wrapper.client().with_header("x-auth-assertion", &token).try_initialize("2025-11-25").await;
@@ -399,7 +399,7 @@ async fn each_principal_has_a_ceiling_of_its_own() {
     assert_eq!(open("").try_initialize("2025-11-25").await.status(), 401);
 }
 
-/// An assertion of a caller to whom these methods are denied.
+/// An assertion of a caller who is not allowed to use these methods.
 fn denied(issuer: &Issuer, methods: &[&str]) -> String {
     let unmet = json!([{"methods": methods, "denied": true}]);
     issuer.sign(&header(), &with(claims(), &[("tool_rules", unmet)]))
@@ -425,7 +425,7 @@ async fn what_the_translation_asks_a_server_with_sessions_passes_the_rules_too()
     wrapper.logged("asked tools/call").await;
     let log = wrapper.log().join("\n");
     assert!(!log.contains("asked resources/subscribe") && !log.contains("asked logging/setLevel"), "{log}");
-    // A caller to whom neither is denied gets both.
+    // A caller who is allowed to use both methods gets both.
     let client = wrapper.client().with_header("x-auth-assertion", &denied(&issuer, &["prompts/*"]));
     let (_events, acknowledged) =
         modern::listen(&client, 1, json!({"resourceSubscriptions": ["test://a"]})).await;
@@ -448,7 +448,7 @@ async fn what_the_translation_asks_a_server_without_sessions_passes_the_rules_to
     assert_eq!(client.text("echo", json!({})).await, "{}");
     wrapper.logged("asked tools/call").await;
     let log = wrapper.log().join("\n");
-    // The wrapper's own subscription covers every list, and belongs to no caller.
+    // The wrapper's own subscription covers every list, and does not belong to a caller.
     assert!(!log.contains("test://a") && !log.contains("{'toolsListChanged': True}"), "{log}");
     let token = denied(&issuer, &["prompts/*"]);
     let client = wrapper.client().with_header("x-auth-assertion", &token).initialize("2025-11-25").await;

@@ -1,5 +1,5 @@
-//! Tests of attack 107 in which the attacker controls a child, and attacks the children of other callers and
-//! the wrapper.
+//! Tests of attack 107 in which the attacker controls a child and attacks the children of other callers or the
+//! wrapper.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, Command, Stdio};
@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 
 use crate::wrapper::{Client, Wrapper, gone, is_alive};
 
-/// What a child tries to do to another process, under the names that `child.py` has for it. The Landlock
-/// domain prevents the attempts of this list, and the system call filter those of the next one.
+/// The attempts of a child against another process, by their names in `child.py`. The Landlock domain prevents the
+/// attempts in this list, and the system call filter prevents those in the next list.
 const ATTEMPTS: [&str; 5] = ["write", "environment", "memory", "trace", "kill"];
 const CALLS: [&str; 6] = ["limit", "scheduler", "affinity", "attributes", "priority", "io_priority"];
 /// The attempt to make a system call by its number for 32-bit programs.
@@ -21,12 +21,12 @@ const SIGTERM: i32 = 15;
 /// parent of an orphan is the child's supervisor.
 const BY: [&str; 3] = ["itself", "a descendant", "orphan"];
 
-/// Whether the kernel supports what is tested here (Linux 6.12). If not, reports that the test is skipped.
+/// Whether the kernel supports the tested isolation (Linux 6.12). If not, prints that the test is skipped.
 fn kernel_isolates(test: &str) -> bool {
     let rules = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
     let found = rules.scope(Scope::Signal).and_then(Ruleset::create);
     let Err(error) = found else { return true };
-    // The test runner shows what `eprintln` writes only if the test fails.
+    // The test runner shows the output of `eprintln` only if the test fails.
     std::io::stderr().write_all(format!("SKIPPED isolation::{test}: {error}\n").as_bytes()).unwrap();
     false
 }
@@ -43,15 +43,15 @@ async fn reach(client: &Client, pid: i32, by: &str) -> Value {
     found
 }
 
-/// Checks that an attempt was refused for lack of permission.
+/// Asserts that an attempt was refused for lack of permission.
 fn assert_refused(found: &Value, attempt: &str, by: &str, target: &str) {
     let outcome = found[attempt].as_str().unwrap();
     let is_refused = outcome.contains("PermissionError") || outcome.contains("not permitted");
     assert!(is_refused, "{by} of a child on {target}: {attempt}: {found}");
 }
 
-/// The wrapper runs as a user without any privileges, as in a container. Some privileges of root would allow
-/// what the child tries here.
+/// The wrapper runs as a user without any privileges, as in a container. Some privileges of root would allow the
+/// attempts.
 #[tokio::test(flavor = "multi_thread")]
 async fn a107_a_child_reaches_neither_other_callers_children_nor_the_wrapper() {
     if !kernel_isolates("a107_a_child_reaches_neither_other_callers_children_nor_the_wrapper") {
@@ -70,7 +70,7 @@ async fn a107_a_child_reaches_neither_other_callers_children_nor_the_wrapper() {
         }
     }
     assert_eq!(alice.text("echo", json!({})).await, "{}");
-    // The wrapper can still find and end the processes that the child has left behind.
+    // The wrapper can still find and kill the processes that the child has left behind.
     let orphan: i32 = mallory.text("orphan", json!({"seconds": 1000})).await.parse().unwrap();
     assert_eq!(mallory.delete().await, 204);
     gone(orphan).await;
@@ -92,8 +92,8 @@ async fn a107_a_child_changes_neither_limits_nor_priorities_of_others() {
         }
     }
     wrapper.logged("children cannot change the limits and priorities of each other").await;
-    // The kernel divides the processor between sessions (`autogroup`, sched(7)), and each process of a
-    // session can change the session's share.
+    // The kernel divides processor time between sessions (`autogroup`, sched(7)), and each process of a session
+    // can change the weight of its session.
     let sessions = [mallory.server_pid, alice.server_pid, wrapper.pid()].map(session_of);
     assert!(
         sessions[0] != sessions[1] && sessions[0] != sessions[2] && sessions[1] != sessions[2],
@@ -104,7 +104,7 @@ async fn a107_a_child_changes_neither_limits_nor_priorities_of_others() {
 /// The session of a process (`proc_pid_stat(5)`). It is 0 if the session was started outside this container.
 fn session_of(pid: i32) -> i32 {
     let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    // The name of the program comes before these fields, and may contain spaces.
+    // The name of the program, which can contain spaces, precedes these fields.
     state.rsplit(") ").next().unwrap().split(' ').nth(3).unwrap().parse().unwrap()
 }
 
@@ -138,7 +138,7 @@ async fn required_isolation_is_there_or_nothing_starts() {
         assert_eq!(output.status.code(), Some(1), "{message}");
         assert!(message.contains("CHILD_ISOLATION is `required`, but is not available here"), "{message}");
         assert!(message.contains(needs), "{message}");
-        // Without `required`, the wrapper starts, and its log says which protection is missing.
+        // Without `required`, the wrapper starts and logs which protection is missing.
         let mut process = start_after(without, &[]);
         let log = BufReader::new(process.stderr.take().unwrap()).lines().map_while(Result::ok);
         let lines: Vec<String> = log.take_while(|line| !line.contains(" serving ")).collect();
@@ -149,8 +149,8 @@ async fn required_isolation_is_there_or_nothing_starts() {
     }
 }
 
-/// Starts the wrapper on a thread that has called `prepare`. Domains and filters belong to a thread, and a
-/// process that it starts inherits them.
+/// Starts the wrapper from a thread that has called `prepare`. Domains and filters belong to a thread, and the
+/// processes that it starts inherit them.
 fn start_after(prepare: fn(), options: &[&str]) -> Child {
     let mut process = Command::new(env!("CARGO_BIN_EXE_stdio-wrapper"));
     process.args(["--listen=127.0.0.1:0", "--ops-listen=127.0.0.1:0"]).args(options).args(["--", "cat"]);
@@ -161,7 +161,7 @@ fn start_after(prepare: fn(), options: &[&str]) -> Child {
     std::thread::spawn(start).join().unwrap()
 }
 
-/// Makes the kernel refuse another domain, because it allows only sixteen nested ones.
+/// Makes the kernel refuse another domain, because it allows at most sixteen nested ones.
 fn no_more_domains() {
     for _ in 0..16 {
         let domain = Ruleset::default().scope(Scope::AbstractUnixSocket).unwrap().create().unwrap();
@@ -169,8 +169,8 @@ fn no_more_domains() {
     }
 }
 
-/// Makes the kernel refuse another filter: the first one refuses seccomp(2), as the profile of a container
-/// might.
+/// Makes the kernel refuse another filter. The first filter refuses seccomp(2), like the profile of some
+/// containers.
 fn no_more_filters() {
     let number = if cfg!(target_arch = "x86_64") { 317 } else { 277 };
     let instruction = |code, jf, k| seccompiler::sock_filter { code, jt: 0, jf, k };

@@ -59,7 +59,7 @@ async fn a_round_becomes_a_question_on_the_stream_of_the_call() {
     assert_eq!(answer["id"], "c");
     let text = answer["result"]["content"][0]["text"].as_str().unwrap();
     assert!(text.contains("\"opaque\"") && text.contains("accept"), "{answer}");
-    // A client that cannot be asked learns which capability it would need.
+    // A client that cannot be asked gets an error that names the missing capability.
     let unable = able(&wrapper, json!({})).await;
     let refused = unable.call("ask", json!({})).await;
     assert!(refused["error"]["message"].as_str().unwrap().contains("elicitation"), "{refused}");
@@ -109,7 +109,7 @@ async fn question(events: &mut Events) -> Value {
 async fn each_round_is_a_question_of_its_own() {
     let wrapper = wrapper(&[]).await;
     let client = able(&wrapper, json!({"elicitation": {}})).await;
-    // Answers and a state that the client writes into its arguments must not be those that the server gets.
+    // Answers and state that the client writes into its arguments must not reach the server.
     let arguments =
         json!({"name": "ask_twice", "inputResponses": {"q": {"action": "accept"}}, "requestState": "two"});
     let forged = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": arguments});
@@ -122,7 +122,7 @@ async fn each_round_is_a_question_of_its_own() {
     client.post(reply(&first["id"], "accept")).await;
     let second = question(&mut events).await;
     assert_eq!(second["params"]["message"], "second");
-    // The first answer, sent again, belongs to no question.
+    // A repeated first answer belongs to no open question.
     client.post(reply(&first["id"], "accept")).await;
     client.post(reply(&second["id"], "decline")).await;
     let answer = events.next().await.unwrap().data;
@@ -152,7 +152,7 @@ async fn calls_with_one_id_end_each_for_itself() {
     let slow = client.clone();
     let slow = tokio::spawn(async move { slow.call("sleep", json!({"seconds": 20})).await });
     tokio::time::sleep(Duration::from_millis(300)).await;
-    // This call has the same id and is answered first.
+    // This call has the same id and gets its response first.
     assert_eq!(client.text("echo", json!({})).await, "{}");
     let cancel = json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1}});
     client.post(cancel.to_string()).await;
@@ -208,13 +208,13 @@ async fn a_subscription_is_replaced_only_for_another_one_and_not_for_each_change
 async fn calls_that_wait_for_a_stateless_server_have_a_ceiling_together() {
     let wrapper = wrapper(&["--max-body=1MiB"]).await;
     let client = able(&wrapper, json!({})).await;
-    // Together, the messages are 40 MB. At most 32 MiB of them may wait.
+    // The total size of the messages is 40 MB. At most 32 MiB of them can wait.
     let padding = "x".repeat(900_000);
     let calls = (0..45).map(|id| {
         let (client, body) = (client.clone(), call(id, "sleep", json!({"seconds": 5, "padding": padding})));
         async move {
             let answer = loop {
-                // While the wrapper reads other bodies, there may be no memory for one more.
+                // While the wrapper reads other bodies, it can lack memory for another one.
                 let response = client.post(body.clone()).await;
                 if response.status() != 503 {
                     break crate::wrapper::answer_of(response).await;
@@ -228,5 +228,5 @@ async fn calls_that_wait_for_a_stateless_server_have_a_ceiling_together() {
     let refused = refused.into_iter().filter(|is_refused| *is_refused).count();
     assert!((5..40).contains(&refused), "{refused}");
     let answer = client.call("echo", json!({})).await;
-    assert!(answer["result"].is_object(), "there is room again: {answer}");
+    assert!(answer["result"].is_object(), "the memory was released: {answer}");
 }

@@ -8,9 +8,8 @@ use serde_json::json;
 
 use crate::wrapper::Wrapper;
 
-/// A program that forks before it does anything else, even before a library is loaded. The new process
-/// executes the program that the first argument names, and the old process executes that of the fourth
-/// argument.
+/// A program that forks before it does anything else, even before a library is loaded. The new process executes
+/// the program in the first argument, and the old process executes the program in the fourth argument.
 #[cfg(target_arch = "x86_64")]
 fn forks_at_once() -> Vec<u8> {
     const CODE: [u8; 44] = [
@@ -22,14 +21,14 @@ fn forks_at_once() -> Vec<u8> {
         0x48, 0x8b, 0x0c, 0x24, 0x48, 0x8d, 0x54, 0xcc,
         0x10, // rdx = the environment, behind all arguments
         0xb8, 59, 0, 0, 0, 0x0f, 0x05, // execve(rdi, rsi, rdx)
-        0x0f, 0x0b, 0, 0, 0, // it has failed
+        0x0f, 0x0b, 0, 0, 0, // execve has failed
     ];
     let size = (120 + CODE.len()) as u64;
     let base: u64 = 0x40_0000;
     let mut program = b"\x7fELF\x02\x01\x01".to_vec();
     program.resize(16, 0);
     let mut add = |number: u64, bytes: usize| program.extend_from_slice(&number.to_le_bytes()[..bytes]);
-    // The header of the file (`Elf64_Ehdr` of `elf(5)`), and that of its one segment (`Elf64_Phdr`).
+    // The header of the file (`Elf64_Ehdr` of `elf(5)`), and the header of its only segment (`Elf64_Phdr`).
     for (number, bytes) in
         [(2, 2), (62, 2), (1, 4), (base + 120, 8), (64, 8), (0, 8), (0, 4), (64, 2), (56, 2), (1, 2)]
     {
@@ -61,8 +60,7 @@ async fn a107_what_a_child_forks_as_its_first_act_has_the_limits_too() {
     let (program, found) = (place.path().join("forks"), place.path().join("found"));
     write(&program, forks_at_once()).unwrap();
     std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
-    // The new process waits before it prints its limits. By then, those of the old process have long been
-    // set.
+    // The new process waits before it prints its limits. By then, the limits of the old process were set long ago.
     let looks =
         format!("sleep 0.2; echo $(ulimit -v) $(ulimit -c) $(ulimit -n) $(ulimit -t) >> {}", found.display());
     let child = include_str!("../children/child.py");
@@ -91,7 +89,7 @@ async fn a_limit_that_cannot_be_set_is_told_and_the_child_runs() {
     let hard = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
     if hard.is_none_or(|hard| hard >= MORE) {
         std::io::stderr()
-            .write_all(b"SKIPPED limits: no limit of open files is above the hard one\n")
+            .write_all(b"SKIPPED limits: every limit of open files is below the hard limit\n")
             .unwrap();
         return;
     }
@@ -104,7 +102,8 @@ async fn a_limit_that_cannot_be_set_is_told_and_the_child_runs() {
     assert!(wrapper.logged("could not be set").await.contains("Nofile"));
 }
 
-/// The pipes of each child are handed over as open files on a socket.
+/// The wrapper receives the pipes of each child as open files over a socket. The kernel limits the number of such
+/// files per user.
 #[tokio::test(flavor = "multi_thread")]
 async fn a100_a_child_that_sends_as_many_files_as_it_can_keeps_no_other_from_being_started() {
     let command = ["python3", "-c", include_str!("../children/child.py")];
@@ -112,7 +111,7 @@ async fn a100_a_child_that_sends_as_many_files_as_it_can_keeps_no_other_from_bei
     let caller = |name: &str| wrapper.client().with_header("x-auth-subject", name);
     let mallory = caller("mallory").initialize("2025-11-25").await;
     let sent = mallory.text("fly", json!({})).await;
-    // Only a process without rights is held to it.
+    // The kernel enforces this limit only for a process without privileges.
     assert!(sent.ends_with("ETOOMANYREFS"), "{sent}");
     let bob = caller("bob").initialize("2025-11-25").await;
     assert_eq!(bob.text("echo", json!({})).await, "{}");

@@ -1,5 +1,5 @@
-//! Tests of the real program in front of real children. Everything listens on loopback, on ports that the
-//! system chooses.
+//! Tests of the real program in front of real children. All programs listen on loopback, on ports that the system
+//! chooses.
 
 #![expect(
     clippy::unwrap_used,

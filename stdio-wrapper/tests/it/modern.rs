@@ -1,4 +1,4 @@
-//! Helpers for tests of stateless clients and their wrapper.
+//! Helpers for tests of stateless clients.
 
 use reqwest::Response;
 use serde_json::{Value, json};
@@ -21,7 +21,7 @@ pub(crate) fn meta() -> Value {
     })
 }
 
-/// A request with its metadata.
+/// A request with the metadata that every request needs.
 pub(crate) fn request(id: impl Into<Value>, method: &str, params: Value) -> Value {
     let mut params = params;
     let mut whole = meta();
@@ -34,7 +34,7 @@ pub(crate) fn request(id: impl Into<Value>, method: &str, params: Value) -> Valu
     json!({"jsonrpc": "2.0", "id": id.into(), "method": method, "params": params})
 }
 
-/// The client with the headers that this message requires.
+/// Returns the client with the headers that this message requires.
 pub(crate) fn with_headers(client: &Client, message: &Value) -> Client {
     let name = ["name", "uri", "taskId"].iter().find_map(|name| message["params"][name].as_str());
     let mut client = client
@@ -52,7 +52,7 @@ pub(crate) async fn send(client: &Client, message: &Value) -> Response {
     with_headers(client, message).post(message.to_string()).await
 }
 
-/// Calls a tool, and returns the status and the answer.
+/// Calls a tool, and returns the status and the response.
 pub(crate) async fn call(client: &Client, tool: &str, arguments: Value) -> (u16, Value) {
     let response =
         send(client, &request(1, "tools/call", json!({"name": tool, "arguments": arguments}))).await;

@@ -1,5 +1,5 @@
-//! Tests of the rules for a stateless request. Each rule has its status and code, and the rules are checked
-//! in a fixed order.
+//! Tests of the rules for a stateless request. Each rule has its own status and code, and the rules are checked in
+//! a fixed order.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -39,7 +39,7 @@ async fn rules_4_to_9_bodies_metadata_and_versions() {
     assert_eq!(refusal(&client, &format!("[{list}]")).await.0, 400);
     // Rule 6: the header is missing.
     assert_eq!(refusal(&wrapper.client(), &list.to_string()).await, (400, -32020));
-    // Rule 7: the metadata is missing, or a part of it is.
+    // Rule 7: the metadata or a part of it is missing.
     for missing in ["protocolVersion", "clientCapabilities"] {
         let mut message = list.clone();
         message["params"]["_meta"]
@@ -48,13 +48,13 @@ async fn rules_4_to_9_bodies_metadata_and_versions() {
             .remove(&format!("io.modelcontextprotocol/{missing}"));
         assert_eq!(refusal(&client, &message.to_string()).await, (400, -32602), "{missing}");
     }
-    // The wrapper keeps the capabilities together with what depends on them, so their size is limited.
+    // The wrapper stores the capabilities together with other data of the client, so their size is limited.
     let mut large = list.clone();
     large["params"]["_meta"]["io.modelcontextprotocol/clientCapabilities"] = json!({"x": "x".repeat(17_000)});
     assert_eq!(refusal(&client, &large.to_string()).await, (400, -32602));
     let bare = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/list"});
     assert_eq!(refusal(&client, &bare.to_string()).await, (400, -32602));
-    // Rule 8 is checked before rule 9: a request whose header and body differ is refused for that reason.
+    // Rule 8 is checked before rule 9: if the header and the body differ, that is the reason for the refusal.
     let mut other = list.clone();
     other["params"]["_meta"]["io.modelcontextprotocol/protocolVersion"] = json!("2099-01-01");
     assert_eq!(refusal(&client, &other.to_string()).await, (400, -32020));
@@ -98,7 +98,7 @@ async fn rules_10_and_11_method_and_name_are_repeated_in_headers() {
     let client = with_headers(&wrapper.client(), &json!({"method": "resources/read", "params": {}}))
         .with_header("mcp-name", "=?base64?dGVzdDovL8O8?=");
     assert_eq!(refusal(&client, &read.to_string()).await, (200, 0));
-    // A client that sends the name without encoding it learns why it is refused.
+    // A client that sends the name without encoding gets the reason for the refusal.
     let told = answer_of(client.with_header("mcp-name", "test://ü").post(read.to_string()).await).await;
     let why = told["error"]["message"].as_str().unwrap();
     assert!(
@@ -120,13 +120,13 @@ async fn rule_12_arguments_are_repeated_where_the_tool_asks_for_it() {
         }
         async move { refusal(&client, &message.to_string()).await }
     };
-    // The tool stands on the second page of the list.
+    // The tool is on the second page of the list.
     assert_eq!(check(json!({"region": "eu"}), vec![]).await, (400, -32020));
     assert_eq!(check(json!({"region": "eu"}), vec![("mcp-param-region", "eu")]).await, (200, 0));
     assert_eq!(check(json!({"region": "eu"}), vec![("mcp-param-region", "us")]).await, (400, -32020));
     assert_eq!(check(json!({}), vec![("mcp-param-region", "eu")]).await, (400, -32020));
     assert_eq!(check(json!({"shard": 42}), vec![("mcp-param-shard", "42.0")]).await, (200, 0));
-    // A change that the child announces counts from the next call on.
+    // A change that the child announces takes effect with the next call.
     let added = json!({"name": "echo2", "inputSchema": {"type": "object", "properties": {"a": {"type": "string", "x-mcp-header": "A"}}}});
     let _ = call(&client, "changed", json!({"add": added})).await;
     let message = request(1, "tools/call", json!({"name": "echo2", "arguments": {"a": "x"}}));
@@ -136,7 +136,7 @@ async fn rule_12_arguments_are_repeated_where_the_tool_asks_for_it() {
         }
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
-    panic!("the new tool's header is not asked for");
+    panic!("the new tool's header is not required");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -166,7 +166,7 @@ async fn rules_13_16_19_and_20_removed_methods_statuses_and_messages_without_an_
     assert_eq!(
         crate::modern::text(&client, "cancelled", json!({})).await,
         "[]",
-        "a client's id is not the child's"
+        "the child's id must differ from the client's id"
     );
 }
 
@@ -194,7 +194,7 @@ async fn rule_5_both_eras_live_on_one_endpoint() {
     assert_eq!(session.text("echo", json!({"a": 1})).await, "{\"a\": 1}");
     let (status, answer) = call(&wrapper.client(), "echo", json!({"a": 2})).await;
     assert_eq!((status, &answer["result"]["resultType"]), (200, &json!("complete")), "{answer}");
-    // `initialize` opens a session, whichever revision it asks for.
+    // `initialize` opens a session, whichever revision it requests.
     let later = wrapper.client().initialize(VERSION).await;
     assert_eq!(later.text("echo", json!({})).await, "{}");
 }
@@ -204,7 +204,7 @@ async fn rule_25_without_translation_clients_are_told_to_fall_back() {
     let wrapper = Wrapper::start(&["--translate=false"], &[]).await;
     let (status, answer) = call(&wrapper.client(), "echo", json!({})).await;
     assert_eq!((status, &answer["error"]["code"]), (400, &json!(-32000)));
-    // Rule 26: a server without sessions names the versions that it supports.
+    // Rule 26: the error of a server without sessions contains the versions that it supports.
     let modern = wrapper_without_translation().await;
     let refused = answer_of(modern.client().try_initialize("2025-11-25").await).await;
     assert_eq!(refused["error"]["code"], -32022);
@@ -225,7 +225,7 @@ async fn who_waits_for_a_list_of_tools_that_does_not_come_is_told_with_the_other
     )
     .await;
     let client = wrapper.client();
-    // From now on, the wrapper knows which revisions the server speaks.
+    // After this request, the wrapper knows which revisions the server supports.
     send(&client, &request(1, "server/discover", json!({}))).await;
     let together = (0..5).map(|_| {
         let client = client.clone();

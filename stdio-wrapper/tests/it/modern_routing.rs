@@ -1,4 +1,4 @@
-//! Who gets which message of a child that serves many stateless clients at once.
+//! Tests of which client gets which message of a child that serves many stateless clients at once.
 
 use std::time::{Duration, Instant};
 
@@ -33,7 +33,7 @@ async fn rules_14_and_15_ids_and_tokens_are_ours_on_the_way_in_and_theirs_on_the
 async fn a105_two_thousand_clients_with_equal_ids_get_only_their_own() {
     let wrapper = wrapper(&["--max-in-flight=5000"]).await;
     let client = wrapper.client();
-    // The first call asks what the server is.
+    // The first call makes the wrapper find out which era the server supports.
     let _ = text(&client, "pid", json!({})).await;
     let start = Instant::now();
     let mut tasks = tokio::task::JoinSet::new();
@@ -42,7 +42,7 @@ async fn a105_two_thousand_clients_with_equal_ids_get_only_their_own() {
         tasks.spawn(async move {
             let mark = format!("client {number}");
             if number % 2 == 1 {
-                // Half of them listen, all under one subscription id, each for a resource of its own.
+                // Half of the clients listen, all under the same subscription id, each for its own resource.
                 let uri = format!("test://{number}");
                 let (mut events, _) = listen(&client, "same", json!({"resourceSubscriptions": [uri]})).await;
                 let _ = call(&client, "updated", json!({"uri": uri})).await;
@@ -78,8 +78,8 @@ async fn a105_two_thousand_clients_with_equal_ids_get_only_their_own() {
         wrapper.metric("stdio_wrapper_requests_total").await,
         wrapper.metric("stdio_wrapper_child_messages_dropped_total").await,
     );
-    assert_eq!(dropped, 0, "every message of the child was somebody's");
-    println!("2000 clients, one child, {requests} requests, {:.1?}: every message its own", start.elapsed());
+    assert_eq!(dropped, 0, "every message of the child must belong to a client");
+    println!("2000 clients, one child, {requests} requests, {:.1?}: all messages correct", start.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -102,7 +102,7 @@ async fn rule_17_a_subscription_is_acknowledged_first_and_everything_on_it_has_i
         assert_eq!(told["method"], "notifications/tools/list_changed");
         assert_eq!(told["params"]["_meta"][SUBSCRIPTION], id);
     }
-    // The server ends a subscription with a cancellation on stdio, which is its completion here.
+    // On stdio, the server ends a subscription with a cancellation, which here means that it is complete.
     let _ = text(&client, "end_listens", json!({})).await;
     for (events, id) in [(one, json!("l")), (two, json!(7))] {
         let rest = events.rest().await;
@@ -118,13 +118,13 @@ async fn rule_18_the_end_of_a_response_cancels_its_request_before_and_after_the_
     let wrapper = wrapper(&["--stream-after=30s"]).await;
     let client = wrapper.client();
     let _ = text(&client, "pid", json!({})).await;
-    // Before the first message: the response has no headers yet.
+    // Before the first message, the response has no headers yet.
     let waiting = client.clone();
     let task = tokio::spawn(async move { call(&waiting, "sleep", json!({"seconds": 30})).await });
     tokio::time::sleep(Duration::from_millis(400)).await;
     task.abort();
     cancelled(&client, 1).await;
-    // On a stream.
+    // On a stream, the response has already begun.
     let (events, _) = listen(&client, 1, json!({"toolsListChanged": true})).await;
     drop(events);
     cancelled(&client, 2).await;
@@ -141,7 +141,7 @@ async fn cancelled(client: &crate::wrapper::Client, count: usize) {
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    panic!("cancelled: {last}, and not {count}");
+    panic!("cancelled: {last} instead of {count}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -153,7 +153,8 @@ async fn rules_20_to_22_what_names_nobody_is_for_nobody() {
     assert_eq!(text(&client, "demand", json!({})).await, "demanded");
     let told = tokio::time::timeout(Duration::from_millis(300), events.next()).await;
     assert!(told.is_err(), "{told:?}");
-    // A log message goes to the only request that asked for any, and to none without one.
+    // A log message is sent only to the request that asked for log messages. Without such a request, it is
+    // dropped.
     let (_, quiet) = call(&client, "log", json!({"mark": "a"})).await;
     assert_eq!(quiet["result"]["content"][0]["text"], "logged");
     let level = json!({"io.modelcontextprotocol/logLevel": "info"});
@@ -184,7 +185,7 @@ async fn a105_log_messages_go_to_nobody_while_two_callers_want_them() {
     assert_eq!(
         bob.headers()["content-type"],
         "application/json",
-        "ana's call runs, so whose message it was is not certain"
+        "ana's call runs as well, so the message cannot be attributed"
     );
     assert_eq!(slow.await.unwrap(), 200);
     let bob = send(&as_user("bob"), &wants("mine", 0.0)).await;
@@ -264,7 +265,7 @@ async fn a103_a_command_that_names_the_caller_has_a_child_for_each_caller() {
     assert!(text(&as_user("bob"), "seen", json!({})).await.contains("\"WHO\": \"bob\""));
 }
 
-/// A wrapper whose command runs one server for mallory and another one for everybody else.
+/// A wrapper whose command runs one server for mallory and another one for all other users.
 async fn wrapper_with_two_servers(of_mallory: &str, of_others: &str) -> Wrapper {
     let code = format!(
         "import runpy, sys\nrunpy.run_path({of_mallory:?} if sys.argv.pop(1) == 'mallory' else {of_others:?}, run_name='__main__')"
@@ -283,7 +284,7 @@ async fn a100_nobody_decides_for_others_which_revisions_their_server_speaks() {
         let mallory = call(&caller("mallory"), "echo", json!({})).await;
         let (status, answer) = call(&caller("bob"), "echo", json!({})).await;
         assert!(status == 200 && answer["result"].is_object(), "{of_mallory} {mallory:?}: {answer}");
-        // Also with a session, which is translated in front of a stateless server.
+        // The same applies to a client with a session, whose messages are translated for a stateless server.
         let carol = caller("carol").initialize("2025-11-25").await;
         assert_eq!(carol.text("echo", json!({"a": 1})).await, r#"{"a": 1}"#, "{of_mallory}");
     }
@@ -301,12 +302,12 @@ async fn a_server_that_was_too_slow_to_say_what_it_is_is_soon_asked_again() {
     let client = wrapper.client();
     let begun = Instant::now();
     while call(&client, "echo", json!({})).await.0 != 200 {
-        assert!(begun.elapsed() < Duration::from_secs(60), "it is taken for a server with sessions");
+        assert!(begun.elapsed() < Duration::from_secs(60), "the server is treated as one with sessions");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
 
-/// Each process of the server answers nothing for 11 seconds, which is longer than a client waits for the probe.
+/// Each process of the server is silent for 11 seconds, which is longer than a client waits for the probe.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_starts_slowly_costs_one_client_the_probe_and_is_not_asked_again() {
     let script = format!("sleep 11; exec python3 {}", crate::wrapper::CHILD);
@@ -314,11 +315,11 @@ async fn a_server_that_starts_slowly_costs_one_client_the_probe_and_is_not_asked
     let client = wrapper.client();
     assert_eq!(call(&client, "echo", json!({})).await.0, 200);
     wrapper.logged("the MCP server has not said which revisions it speaks").await;
-    // The answer of the first child was heard, although no client waited for it any more.
+    // The response of the first child was used, although no client was waiting for it any more.
     let concluded = wrapper.logged("the MCP server was asked which revisions it speaks").await;
     assert!(concluded.contains(r#""has_answered":true"#), "{concluded}");
     let started = wrapper.metric("stdio_wrapper_children_started_total").await;
-    // Silence alone would be doubted by now.
+    // If the child had only been silent, the wrapper would probe it again by now.
     tokio::time::sleep(Duration::from_secs(6)).await;
     assert_eq!(call(&client, "echo", json!({})).await.0, 200);
     assert_eq!(wrapper.metric("stdio_wrapper_children_started_total").await, started);
@@ -332,7 +333,7 @@ async fn a_client_that_goes_while_the_server_is_asked_what_it_is_leaves_no_child
         let given_up = tokio::time::timeout(Duration::from_secs(1), send(&client, &list)).await;
         assert!(given_up.is_err(), "the server does not answer");
     }
-    assert_eq!(wrapper.metric("stdio_wrapper_children_started_total").await, 1, "the next one waits too");
+    assert_eq!(wrapper.metric("stdio_wrapper_children_started_total").await, 1, "one child for both");
     wrapper.metric_becomes("stdio_wrapper_children", 0).await;
 }
 

@@ -15,7 +15,7 @@ fn able(capabilities: Value) -> Value {
     json!({"io.modelcontextprotocol/clientCapabilities": capabilities})
 }
 
-/// A call of the tool that asks its client something.
+/// A call of the tool that asks its client a question.
 fn asking(capabilities: Value, extra: Value) -> Value {
     let params = json!({"message": "Who?", "requestedSchema": {"type": "object", "properties": {}}});
     let arguments = json!({"method": "elicitation/create", "params": params});
@@ -64,7 +64,7 @@ async fn a_question_becomes_a_round_and_the_waiting_call_goes_on() {
     // Only the exact state is accepted.
     let forged = json!({"requestState": format!("{state}x"), "inputResponses": {}});
     assert_eq!(answer(&client, &asking(can.clone(), forged)).await.1["error"]["code"], -32602);
-    // If an answer is not valid, the question is asked again in a new round.
+    // If an answer is invalid, the question is asked again in a new round.
     let wrong = json!({"requestState": state, "inputResponses": {"elicitation": {"action": "perhaps"}}});
     let (_, again) = answer(&client, &asking(can.clone(), wrong)).await;
     let next = again["result"]["requestState"].as_str().unwrap().to_owned();
@@ -132,7 +132,7 @@ async fn progress_and_changes_arrive_and_logs_only_when_asked_for() {
     assert_eq!(
         first["params"]["notifications"],
         json!({"toolsListChanged": true}),
-        "only what the server has"
+        "only the capabilities of the server"
     );
     let _ = text(&client, "changed", json!({})).await;
     let told = events.next().await.unwrap().data;
@@ -206,7 +206,7 @@ async fn who_waits_for_a_session_that_cannot_be_opened_is_told_with_the_others_a
     let wrapper = Wrapper::start(&["--identity=headers", "--start-timeout=4s"], &["--never-answers"]).await;
     let of = |who: &str| wrapper.client().with_header("x-auth-subject", who);
     let list = request(1, "tools/list", json!({}));
-    // From now on, the wrapper knows that the server has sessions.
+    // After this request, the wrapper knows that the server has sessions.
     answer(&of("ana"), &list).await;
     let before = wrapper.metric("stdio_wrapper_children_started_total").await;
     let together = (0..5).map(|_| {
@@ -218,18 +218,18 @@ async fn who_waits_for_a_session_that_cannot_be_opened_is_told_with_the_others_a
         assert!(told["error"]["message"].as_str().unwrap().contains("did not answer within"), "{told}");
     }
     assert_eq!(wrapper.metric("stdio_wrapper_children_started_total").await, before + 1);
-    // For a while, no other one is started for him, and he is told at once.
+    // For a while, no other child is started for bob, and his requests are refused immediately.
     let (refused, why) = answer(&of("bob"), &list).await;
     assert_eq!(refused, 503, "{why}");
     assert!(why["error"]["message"].as_str().unwrap().contains("did not answer initialize within"), "{why}");
-    // A start that failed is tried again for another client.
+    // For another client, a failed start is retried.
     answer(&of("carol"), &list).await;
     assert_eq!(wrapper.metric("stdio_wrapper_children_started_total").await, before + 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_goes_while_its_session_is_opened_leaves_none_behind() {
-    // The session must go long before START_TIMEOUT, which is 45 s.
+    // The session must end long before START_TIMEOUT, which is 45 s.
     let wrapper = Wrapper::start(&[], &["--never-answers"]).await;
     let (client, list) = (wrapper.client(), request(1, "tools/list", json!({})));
     let given_up = tokio::time::timeout(Duration::from_secs(3), send(&client, &list)).await;
@@ -245,11 +245,11 @@ async fn a_call_is_not_held_up_by_a_server_that_does_not_answer_when_it_is_told_
     let level = json!({"io.modelcontextprotocol/logLevel": "info"});
     let message = request(1, "tools/call", json!({"name": "log", "arguments": {"lines": 2}, "_meta": level}));
     let client = wrapper.client();
-    // This must not wait for REQUEST_TIMEOUT, which is five minutes.
+    // The call must not wait for REQUEST_TIMEOUT, which is five minutes.
     let called = tokio::time::timeout(Duration::from_secs(30), send(&client, &message)).await;
-    let logged = Events::new(called.expect("the call is sent all the same")).rest().await;
+    let logged = Events::new(called.expect("the call must be sent regardless")).rest().await;
     assert_eq!(logged.len(), 3, "{logged:?}");
-    // Afterwards, the wrapper keeps nothing of it.
+    // Afterwards, the wrapper keeps no state of the call.
     wrapper.metric_becomes("stdio_wrapper_requests_in_flight", 0).await;
 }
 
@@ -260,11 +260,11 @@ async fn a_resource_that_the_server_does_not_begin_to_watch_holds_up_no_other_li
     let client = wrapper.client();
     let soon = |wait| tokio::time::timeout(Duration::from_secs(30), wait);
     let silent = listen(&client, "a", json!({"resourceSubscriptions": ["silent://x"]}));
-    // This must not wait for REQUEST_TIMEOUT, which is five minutes.
-    let (mut silent, promised) = soon(Box::pin(silent)).await.expect("the stream begins at once");
+    // The subscription must not wait for REQUEST_TIMEOUT, which is five minutes.
+    let (mut silent, promised) = soon(Box::pin(silent)).await.expect("the stream must begin immediately");
     assert_eq!(promised["params"]["notifications"], json!({"resourceSubscriptions": ["silent://x"]}));
     let other = listen(&client, "b", json!({"resourceSubscriptions": ["test://b", "test://c"]}));
-    let _other = soon(Box::pin(other)).await.expect("it does not wait for the other one");
+    let _other = soon(Box::pin(other)).await.expect("the second subscription must not wait for the first");
     for _ in 0..400 {
         let log = wrapper.log();
         if log.iter().filter(|line| line.contains("asked resources/subscribe")).count() == 3 {
@@ -274,13 +274,13 @@ async fn a_resource_that_the_server_does_not_begin_to_watch_holds_up_no_other_li
     }
     let asked = wrapper.log().into_iter().filter(|line| line.contains("asked resources/subscribe"));
     assert_eq!(asked.count(), 3);
-    let told = tokio::time::timeout(Duration::from_secs(30), silent.next()).await.expect("it is told soon");
+    let told = tokio::time::timeout(Duration::from_secs(30), silent.next()).await.expect("no notification");
     let told = told.unwrap().data;
     assert_eq!(told["id"], "a", "{told}");
     let words = told["error"]["message"].as_str().unwrap();
     assert!(words.contains("resources/subscribe") && words.contains("silent://x"), "{told}");
     assert_eq!(silent.next().await, None);
-    // Afterwards, the wrapper keeps nothing of it.
+    // Afterwards, the wrapper keeps no state of the subscription.
     wrapper.logged("asked resources/unsubscribe").await;
     wrapper.metric_becomes("stdio_wrapper_requests_in_flight", 0).await;
 }
@@ -291,7 +291,7 @@ async fn a_resource_that_the_server_refuses_to_watch_ends_the_stream_in_an_error
     let wanted = json!({"resourceSubscriptions": ["refused://x", "test://b"]});
     let (mut events, promised) = listen(&wrapper.client(), "a", wanted).await;
     assert_eq!(promised["method"], "notifications/subscriptions/acknowledged");
-    let told = tokio::time::timeout(Duration::from_secs(30), events.next()).await.expect("it is told soon");
+    let told = tokio::time::timeout(Duration::from_secs(30), events.next()).await.expect("no notification");
     let told = told.unwrap().data;
     assert_eq!(told["id"], "a", "{told}");
     let words = told["error"]["message"].as_str().unwrap();

@@ -1,9 +1,9 @@
-//! Tests of lines that a child writes and its client cannot accept unchanged. The caller gets an answer at
-//! once: the correct one if no value has to be guessed, and otherwise an error that says why. Nobody waits
+//! Tests of lines from a child that its client cannot accept unchanged. The caller gets a response immediately:
+//! the correct one if no value has to be guessed, and otherwise an error with the reason. No caller has to wait
 //! for a timeout.
 //!
-//! The wrapper's own timeout is 5 minutes and that of the test's client is 60 s, so a call that waits fails
-//! its test.
+//! The wrapper's own timeout is 5 minutes and the timeout of the test client is 60 s, so a call that is left
+//! waiting fails its test.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::modern;
 use crate::wrapper::{Client, Events, Wrapper, answer_of, call};
 
-/// Lets the child answer with these bytes, in which `{ID}` is the id of the call.
+/// Makes the child respond with these bytes, in which `{ID}` is the id of the call.
 async fn answered_with(client: &Client, text: &str) -> Value {
     client.call("raw", json!({"text": text})).await
 }
@@ -77,7 +77,7 @@ async fn an_answer_that_cannot_be_used_fails_its_call_at_once_and_says_why() {
         let answer = answered_with(&client, text).await;
         assert!(refusal(&answer).contains(why), "{text}: {answer}");
     }
-    assert_eq!(client.text("echo", json!({})).await, "{}", "the session goes on");
+    assert_eq!(client.text("echo", json!({})).await, "{}", "the session continues");
     let logged = wrapper.logged("is not an MCP message and was skipped").await;
     assert!(logged.contains("\"WARN\""), "{logged}");
     assert_eq!(wrapper.metric("stdio_wrapper_requests_in_flight").await, 0);
@@ -118,7 +118,7 @@ async fn an_answer_that_names_no_call_fails_the_only_one_that_waits() {
     let nameless = r#"{"jsonrpc":"2.0","error":{"code":-32603,"message":"broke {down}"}}"#;
     let answer = answered_with(&client, nameless).await;
     assert!(refusal(&answer).contains("broke {down}"), "{answer}");
-    // While another call waits, or a call that was given up may still be answered, the wrapper cannot know
+    // If another call is waiting, or a response to an abandoned call can still arrive, the wrapper cannot know
     // which call the line belongs to.
     let waiting = tokio::spawn({
         let client = client.clone();
@@ -156,7 +156,7 @@ async fn an_error_that_clients_would_drop_keeps_its_words() {
             answered_with(&client, &format!(r#"{{"jsonrpc":"2.0","id":{{ID}},"error":{error}}}"#)).await;
         assert_eq!(refusal(&answer), "no such file");
     }
-    // With such an error, a child says that it could not even read the id of a request.
+    // With such an error, a child reports that it could not even read the id of a request.
     let nameless = r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32700,"message":"cannot read {this}"}}"#;
     let answer = answered_with(&client, nameless).await;
     assert!(refusal(&answer).contains("cannot read {this}"), "{answer}");
@@ -172,7 +172,7 @@ async fn an_error_without_an_id_is_not_given_to_a_call_that_it_may_not_be_about(
         async move { client.text("sleep", json!({"seconds": 1})).await }
     });
     wrapper.metric_becomes("stdio_wrapper_requests_in_flight", 1).await;
-    // Two calls wait, and the wrapper cannot know which of them is meant.
+    // Two calls are waiting, and the wrapper cannot know which of them the error refers to.
     let nameless = r#"{"jsonrpc":"2.0","id":null,"error":{"code":1,"message":"x"}}"#;
     let line = format!("{nameless}\n{{\"jsonrpc\":\"2.0\",\"id\":{{ID}},\"result\":{{\"a\":1}}}}");
     assert_eq!(answered_with(&client, &line).await["result"]["a"], 1);
@@ -212,14 +212,14 @@ async fn a_line_of_a_shared_child_forges_no_answer_to_somebody_else() {
     assert_eq!(waiting.await.unwrap(), "slept");
 }
 
-/// Lines that a child prints because Eve asks it to. She has guessed the ids of other callers' calls.
+/// Lines that a child prints at Eve's request. She has guessed the ids of other callers' calls.
 fn forged() -> String {
     let shown = |id| {
         let sound = format!(r#"Eve says {{"jsonrpc":"2.0","id":{id},"result":{{"evil":1}}}}"#);
         format!(r#"{sound}\nEve says {{"jsonrpc":"2.0","id":{id},"result":{{"evil":NaN}}}}"#)
     };
     let mut lines: Vec<String> = ["{ID-1}", "{ID}"].into_iter().map(shown).collect();
-    // On its own line, the text looks like an answer.
+    // On its own line, the text looks like a response.
     lines.push(r#"{"jsonrpc":"2.0","id":{ID-1},"result":{"evil":1}}"#.to_owned());
     lines.push(r#"{"jsonrpc":"2.0","id":{ID-1},"result":{"evil":NaN}}"#.to_owned());
     lines.join("\n").replace("\\n", "\n") + "\n{\"jsonrpc\":\"2.0\",\"id\":{ID},\"result\":{}}"
@@ -294,8 +294,8 @@ async fn a_line_of_a_session_with_several_stateless_callers_forges_no_answer_eit
     wrapper.metric_becomes("stdio_wrapper_requests_in_flight", 1).await;
     modern::call(&client, "raw", json!({"text": forged()})).await;
     assert_eq!(waiting.await.unwrap()["result"]["content"][0]["text"], "slept");
-    // The line is not accepted either when only one call waits, because it may be about a call that was
-    // answered before.
+    // Even if only one call is waiting, the line is not accepted, because it can refer to a call that already has
+    // a response.
     let alone = "Eve says {\"jsonrpc\":\"2.0\",\"id\":{ID},\"result\":{\"evil\":1}}\n{\"jsonrpc\":\"2.0\",\"id\":{ID},\"result\":{\"a\":1}}";
     let answer = modern::call(&client, "raw", json!({"text": alone})).await.1;
     assert_eq!(answer["result"]["a"], 1, "{answer}");
@@ -342,11 +342,11 @@ async fn an_error_about_a_notification_is_not_given_to_the_call_after_it() {
     assert_eq!(client.text("echo", json!({})).await, "{}");
     client.post(r#"{"jsonrpc":"2.0","method":"notifications/roots/list_changed"}"#).await;
     assert_eq!(client.text("echo", json!({})).await, "{}");
-    // A child that has answered a later call has read the notification before, so the next error is about
-    // something else.
+    // A child that has responded to a later call has read the notification before it, so the next error refers to
+    // another message.
     let nameless = r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32700,"message":"cannot read {this}"}}"#;
     assert!(refusal(&answered_with(&client, nameless).await).contains("cannot read {this}"));
-    // If the error is not a parse error, its meaning is unknown.
+    // If the error is not a parse error, its cause is unknown.
     let other = r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32601,"message":"x"}}"#;
     let line = format!("{other}\n{{\"jsonrpc\":\"2.0\",\"id\":{{ID}},\"result\":{{\"a\":1}}}}");
     assert_eq!(answered_with(&client, &line).await["result"]["a"], 1);
@@ -363,7 +363,7 @@ async fn an_error_without_an_id_is_not_given_to_the_call_after_a_cancelled_one()
     wrapper.metric_becomes("stdio_wrapper_requests_in_flight", 1).await;
     client.post(r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":5}}"#).await;
     assert!(waiting.await.unwrap()["error"].is_object());
-    // This also holds after another answer, because the cancelled call may still run.
+    // This is also true after another response, because the cancelled call can still be running.
     assert_eq!(client.text("echo", json!({})).await, "{}");
     let late = r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32700,"message":"cannot read the first one"}}"#;
     let line = format!("{late}\n{{\"jsonrpc\":\"2.0\",\"id\":{{ID}},\"result\":{{\"a\":1}}}}");

@@ -1,6 +1,6 @@
-//! Tests of messages that an SDK behind the wrapper would silently drop, as the test child does with
-//! `--strict`. The wrapper refuses them with 400, or removes the part that nobody needs, so that no client
-//! waits for a timeout.
+//! Tests of messages that an SDK behind the wrapper would silently drop, like the test child with `--strict`. The
+//! wrapper refuses them with 400, or removes an unnecessary invalid part, so that no client has to wait for a
+//! timeout.
 
 use serde_json::{Value, json};
 
@@ -10,7 +10,7 @@ async fn wrapper() -> Wrapper {
     Wrapper::start(&[], &["--strict"]).await
 }
 
-/// Sends a message with the id 7 and these members. Returns the status and the answer.
+/// Sends a message with the id 7 and these members. Returns the status and the response.
 async fn post(client: &Client, members: &str) -> (u16, Value) {
     let response = client.post(format!(r#"{{"jsonrpc":"2.0","id":7,{members}}}"#)).await;
     (response.status().as_u16(), answer_of(response).await)
@@ -52,8 +52,7 @@ async fn what_the_schema_forbids_is_refused() {
         let (status, answer) = post(&newcomer, &format!(r#""method":"initialize","params":{params}"#)).await;
         assert_eq!((status, &answer["error"]["code"]), (400, &json!(-32600)), "{meta}: {answer}");
     }
-    // Notifications are refused too, because a later call may depend on what the child would have learned
-    // from them.
+    // Invalid notifications are also refused, because a later call can depend on their effect.
     let noted = client.post(r#"{"jsonrpc":"2.0","method":"notifications/initialized","params":[]}"#).await;
     assert_eq!(noted.status(), 400);
     assert_eq!(client.text("echo", json!({})).await, "{}");
@@ -91,7 +90,7 @@ async fn keys_that_json_rpc_does_not_know_and_half_surrogate_pairs_do_not_reach_
     assert_eq!(params_of(&answer), json!({"name": "params", "x": 1}));
     let given = r#""method":"tools/call","params":{"name":"params","x":"a\ud83db\ud83d\ude00"}"#;
     assert_eq!(params_of(&post(&client, given).await.1)["x"], "a\u{fffd}b\u{1f600}");
-    // Node's readline ends a line at these characters.
+    // Node's readline treats these characters as line ends.
     let given = "\"method\":\"tools/call\",\"params\":{\"name\":\"params\",\"x\":\"a\u{2028}b\u{2029}\"}";
     assert_eq!(params_of(&post(&client, given).await.1)["x"], "a\u{2028}b\u{2029}");
 }
@@ -134,7 +133,7 @@ async fn stateless_requests_are_held_to_the_same() {
     assert_eq!((status, &answer["error"]["code"]), (400, &json!(-32600)), "{answer}");
 }
 
-/// Lets the child ask the client with this id. Returns the stream, and the id that the client received.
+/// Makes the child ask the client with this id. Returns the stream, and the id that the client received.
 async fn asked(client: &Client, id: Value) -> (Events, Value) {
     let mut events =
         Events::new(client.post(call(1, "ask", json!({"method": "roots/list", "id": id}))).await);
@@ -215,8 +214,8 @@ async fn an_id_that_is_no_json_is_not_repeated() {
     }
     let (status, answer) = post(&client, r#""method":"tools/list","params":{"x":NaN}"#).await;
     assert_eq!((status, &answer["id"]), (400, &json!(7)), "a valid id is repeated");
-    // The same holds for a child that asks with such an id.
+    // The same applies to a request of the child with such an id.
     let line = "{\"jsonrpc\":\"2.0\",\"id\":--..5eE,\"method\":\"ping\"}\n{\"jsonrpc\":\"2.0\",\"id\":{ID},\"result\":{}}";
     assert_eq!(client.call("raw", json!({"text": line})).await["result"], json!({}));
-    assert_eq!(client.text("echo", json!({})).await, "{}", "the child still reads");
+    assert_eq!(client.text("echo", json!({})).await, "{}", "the child must still read its input");
 }

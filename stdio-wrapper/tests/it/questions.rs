@@ -1,4 +1,4 @@
-//! Tests of questions that a server asks its client in a session, and of the calls that wait for the answers.
+//! Tests of a server's questions to its client in a session, and of the calls that wait for the answers.
 
 use std::time::Duration;
 
@@ -19,8 +19,8 @@ async fn a_question_that_nobody_answers_holds_up_no_later_call() {
     let client = wrapper.session().await;
     let left = Events::new(client.post(call(1, "leave", json!({}))).await).rest().await;
     assert!(left.iter().any(|event| event.data["params"]["message"] == "left behind"), "{left:?}");
-    // The server never answers this call. It once waited for twelve times REQUEST_TIMEOUT, because the
-    // earlier question was still open.
+    // The server never responds to this call. In an earlier version, the call waited for twelve times
+    // REQUEST_TIMEOUT, because the earlier question was still open.
     let late = timeout(Duration::from_secs(40), client.call("rouse", json!({}))).await.unwrap();
     assert!(late["error"]["message"].as_str().unwrap().contains("did not answer within 5 s"), "{late}");
 }
@@ -32,8 +32,8 @@ fn asking() -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_question_of_a_call_whose_connection_is_lost_comes_on_the_get_stream() {
-    // With the first value, the response is already an event stream when the connection is lost. With the
-    // second one, it could still become JSON.
+    // With the first value, the response is already an event stream when the connection is lost. With the second
+    // value, it could still become JSON.
     for stream_after in ["--stream-after=50ms", "--stream-after=30s"] {
         let wrapper = Wrapper::start(&[stream_after], &[]).await;
         let client = wrapper.session().await;
@@ -52,7 +52,7 @@ async fn a_question_of_a_call_whose_connection_is_lost_comes_on_the_get_stream()
                 }
             }
         });
-        let question = question.await.expect("the question comes on the GET stream");
+        let question = question.await.expect("the question must arrive on the GET stream");
         let reply = json!({"jsonrpc": "2.0", "id": question["id"], "result": {"roots": []}}).to_string();
         assert_eq!(client.post(reply).await.status(), 202);
         wrapper.metric_becomes("stdio_wrapper_requests_in_flight", 0).await;

@@ -48,7 +48,7 @@ async fn a_lost_post_stream_is_resumed_without_gap_or_repeat() {
     let expected: Vec<String> = (5..20).map(|step| format!("line {step}")).collect();
     assert_eq!(lines, expected);
     assert_eq!(rest.last().unwrap().data["id"], "job");
-    // The client can get the answer again, too.
+    // The client can also get the response again.
     let before_last = rest[rest.len() - 2].id.clone().unwrap();
     let again = Events::new(client.get(Some(&before_last)).await).rest().await;
     assert_eq!(again.last().unwrap().data["id"], "job");
@@ -69,7 +69,7 @@ async fn resuming_one_stream_never_gives_messages_of_another() {
     ids.sort();
     ids.dedup();
     // The priming event of the resumed stream repeats the id from which the client resumed.
-    assert!(ids.len() + 1 >= count, "ids are unique in a session");
+    assert!(ids.len() + 1 >= count, "ids must be unique in a session");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -85,7 +85,7 @@ async fn a_session_resumes_its_own_events_only() {
         let status = ana.get(Some(id)).await.status();
         assert!(status == 400 || id.trim() == "1-0", "{id}: {status}");
     }
-    // A client may ask for any number on the GET stream, which then continues as after a gap.
+    // A client can request any number on the GET stream, which then continues as after a gap.
     assert_eq!(ana.get(Some("0-18446744073709551615")).await.status(), 200);
 }
 

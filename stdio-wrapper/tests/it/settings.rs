@@ -61,7 +61,7 @@ fn a_pipe_in_place_of_the_tool_rules_does_not_hang_the_start() {
     let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
     rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).unwrap();
     let pipe = pipe.to_str().unwrap();
-    // If the wrapper hangs, `timeout` ends it and exits with 124.
+    // If the wrapper hangs, `timeout` terminates it and exits with 124.
     let mut process = Command::new("timeout");
     process.args(["20", env!("CARGO_BIN_EXE_stdio-wrapper"), "--identity=headers", "--tool-rules", pipe]);
     let output = process.args(["--", "true"]).output().unwrap();

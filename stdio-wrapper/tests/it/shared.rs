@@ -54,14 +54,14 @@ async fn who_waits_for_a_shared_child_that_does_not_answer_is_told_with_the_othe
         assert!(answer["error"]["message"].as_str().unwrap().contains("in time"), "{answer}");
     }
     assert_eq!(wrapper.metric("stdio_wrapper_children_started_total").await, 1);
-    // For a while, nobody else has to wait for it.
+    // For a while, no other client has to wait for the child.
     let refused = wrapper.client().try_initialize("2025-11-25").await;
     assert!(refused.status() == 503 && refused.headers().contains_key("retry-after"), "{refused:?}");
     let refused = refused.text().await.unwrap();
     assert!(refused.contains("did not answer initialize within 3 s"), "{refused}");
-    assert_eq!(wrapper.ops_status("/ready").await, 200, "this was the first time");
+    assert_eq!(wrapper.ops_status("/ready").await, 200, "a single failure must not affect /ready");
     assert_eq!(wrapper.metric("stdio_wrapper_children_started_total").await, 1);
-    // After that, it is tried again for the next client.
+    // After that, the start is tried again for the next client.
     let mut again = wrapper.client().try_initialize("2025-11-25").await;
     while again.status() == 503 {
         tokio::time::sleep(Duration::from_millis(100)).await;

@@ -1,4 +1,4 @@
-//! Tests that one user gets only a share of the connections and of the threads that serve them.
+//! Tests that one user gets only a limited part of the connections and of the threads that serve them.
 
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
@@ -10,8 +10,8 @@ use crate::modern;
 use crate::slow::{caller, post_and_not_read};
 use crate::wrapper::{Client, Wrapper, answer_of, call};
 
-/// Checks that the response refuses a request because its user has too many requests, and that it says what
-/// to do.
+/// Asserts that the response refuses a request because its user has too many requests, and that it tells the user
+/// what to do.
 async fn is_too_many(response: Response) {
     assert_eq!(response.status(), 429);
     assert_eq!(
@@ -26,7 +26,7 @@ async fn is_too_many(response: Response) {
 async fn ping_gets(client: &Client, status: u16) {
     let deadline = Instant::now() + Duration::from_secs(60);
     while client.status_of_ping().await != status {
-        assert!(Instant::now() < deadline, "a request does not get {status}");
+        assert!(Instant::now() < deadline, "no request got {status}");
         tokio::time::sleep(Duration::from_millis(25)).await;
     }
 }
@@ -37,8 +37,8 @@ async fn a100_one_user_with_slow_calls_leaves_connections_for_others() {
     let ana = caller(&wrapper, "ana").initialize("2025-11-25").await;
     let again = caller(&wrapper, "ana").with_header("x-auth-client-id", "another");
     let again = again.initialize("2025-11-25").await;
-    // These are more calls than there are connections. The child would answer them only when 1000 have come,
-    // which never happens.
+    // There are more calls than connections. The child would respond only after 1000 calls have arrived, which
+    // never happens.
     let calls: Vec<_> = (0..60)
         .map(|number| {
             let client = if number % 2 == 0 { ana.clone() } else { again.clone() };
@@ -55,7 +55,7 @@ async fn a100_one_user_with_slow_calls_leaves_connections_for_others() {
     assert_eq!(
         again.try_initialize("2025-11-25").await.status(),
         429,
-        "other clients of the user are refused too"
+        "other clients of the user are also refused"
     );
     assert_eq!(again.delete().await, 429);
     assert!(
@@ -67,13 +67,13 @@ async fn a100_one_user_with_slow_calls_leaves_connections_for_others() {
             is_too_many(call.await.unwrap()).await;
             refused += 1;
         } else {
-            // A disconnected call releases its place.
+            // A disconnected call releases its slot.
             call.abort();
         }
     }
     assert_eq!(refused, 50);
     ping_gets(&ana, 200).await;
-    // Stateless requests and subscriptions count, too.
+    // Stateless requests and subscriptions also count.
     let (mut streams, wanted) = (Vec::new(), json!({"toolsListChanged": true}));
     for number in 0..10 {
         streams.push(modern::listen(&caller(&wrapper, "ana"), number, wanted.clone()).await);
@@ -93,7 +93,7 @@ async fn a100_answers_that_one_user_does_not_read_leave_connections_for_others()
     let held: Vec<TcpStream> = (0..10).map(|_| post_and_not_read(&ana, &wrapper.address, &body)).collect();
     wrapper.metric_at_least("stdio_wrapper_requests_total", 11).await;
     wrapper.metric_becomes("stdio_wrapper_requests_in_flight", 0).await;
-    // The child has answered all calls, and the wrapper is still sending the answers.
+    // The child has responded to all calls, and the wrapper is still sending the responses.
     is_too_many(ana.post(call(1, "echo", json!({}))).await).await;
     let bob = caller(&wrapper, "bob").initialize("2025-11-25").await;
     assert_eq!(bob.text("echo", json!({})).await, "{}");
@@ -158,7 +158,7 @@ async fn a109_large_texts_are_read_by_threads_that_serve_nobody() {
     let small = ana.call("echo", json!({"numbers": vec![1; 1000]})).await;
     assert!(small["result"].is_object(), "{small}");
     let before = ticks_for_large_texts(&wrapper);
-    // Nearly the whole body is brackets. The child only returns the number of elements.
+    // Nearly the whole body consists of brackets. The child returns only the number of elements.
     let body =
         call(1, "count", json!({"x": "?"})).replace("\"?\"", &format!("[{}1]", "[1],".repeat(1_000_000)));
     let counted = answer_of(ana.post(body.clone()).await).await;
@@ -169,7 +169,7 @@ async fn a109_large_texts_are_read_by_threads_that_serve_nobody() {
     assert_eq!(lines.len(), 15_000_000);
     let of_lines = ticks_for_large_texts(&wrapper);
     assert!(of_lines > of_bodies, "{of_bodies}, {of_lines}");
-    // A refusal of such a body has the id of the request, like every other refusal.
+    // Like every other refusal, the refusal of such a body contains the id of the request.
     let broken = body.replace("\"params\"", "\"Params\"");
     let refused = answer_of(ana.post(broken).await).await;
     assert_eq!((&refused["id"], &refused["error"]["code"]), (&json!(1), &json!(-32600)), "{refused}");

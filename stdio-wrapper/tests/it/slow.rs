@@ -1,5 +1,5 @@
-//! Tests that clients which send slowly, send nothing, do not read, or open many connections at once do not
-//! hold memory or connections forever, at both listeners.
+//! Tests that clients cannot hold memory or connections forever at either listener by sending slowly, sending
+//! nothing, not reading, or opening many connections at once.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -10,30 +10,31 @@ use serde_json::json;
 use crate::modern;
 use crate::wrapper::{Client, Events, Wrapper, call};
 
-/// Sends some bytes and nothing more.
+/// Sends these bytes and nothing more.
 fn send(address: &str, text: &[u8]) -> TcpStream {
     let mut stream = TcpStream::connect(address).unwrap();
-    // This is much longer than each of the wrapper's own limits, so a connection that is not closed fails its
-    // test.
+    // This is much longer than all of the wrapper's own limits, so a test fails if its connection is not closed.
     stream.set_read_timeout(Some(Duration::from_secs(90))).unwrap();
-    // The other side may have closed the connection already.
+    // The other side can already have closed the connection.
     let _ = stream.write_all(text);
     stream
 }
 
-/// Reads until the other side closes the connection. Panics if it never does.
+/// Reads until the other side closes the connection. Panics if it stays open.
 async fn until_closed(mut stream: TcpStream) -> String {
     let read = move || {
         let mut out = Vec::new();
         match stream.read_to_end(&mut out) {
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => panic!("the connection is held"),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                panic!("the connection stays open")
+            }
             _ => String::from_utf8_lossy(&out).into_owned(),
         }
     };
     tokio::task::spawn_blocking(read).await.unwrap()
 }
 
-/// A client that sends the headers in which the edge proxy names this user.
+/// A client with the headers that the edge proxy sends for this user.
 pub(crate) fn caller(wrapper: &Wrapper, who: &str) -> Client {
     let headers = [("subject", who), ("client-id", "c"), ("username", who), ("groups", ""), ("scope", "")];
     headers
@@ -41,7 +42,7 @@ pub(crate) fn caller(wrapper: &Wrapper, who: &str) -> Client {
         .fold(wrapper.client(), |client, (name, value)| client.with_header(&format!("x-auth-{name}"), value))
 }
 
-/// The head of a POST with a body of this length.
+/// The head of a POST request with a body of this length.
 fn head(address: &str, length: usize) -> String {
     format!(
         "POST /mcp HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\nAccept: */*\r\nContent-Length: {length}\r\n\r\n"
@@ -85,7 +86,7 @@ async fn a_refused_request_does_not_hold_its_connection_until_its_body_comes() {
 async fn bodies_that_are_held_back_have_a_ceiling_together() {
     let wrapper = Wrapper::start(&["--max-body=1MiB"], &[]).await;
     let idle = wrapper.metric("process_resident_memory_bytes").await;
-    // Together, the bodies are 54 MB. The wrapper holds at most 32 MiB of them.
+    // The total size of the bodies is 54 MB. The wrapper keeps at most 32 MiB of them.
     let body = vec![b' '; 900_000];
     let (address, flood) = (wrapper.address.clone(), 60);
     let streams = tokio::task::spawn_blocking(move || {
@@ -102,7 +103,7 @@ async fn bodies_that_are_held_back_have_a_ceiling_together() {
     let late = answers.iter().filter(|answer| answer.starts_with("HTTP/1.1 408 ")).count();
     assert!(refused >= 20 && refused + late <= flood, "{refused} refused, {late} late: {answers:?}");
     assert!(memory < idle + (80 << 20), "{memory} after {idle}");
-    assert_eq!(wrapper.session().await.text("echo", json!({})).await, "{}", "there is room again");
+    assert_eq!(wrapper.session().await.text("echo", json!({})).await, "{}", "the memory was released");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -142,7 +143,7 @@ async fn bodies_of_one_principal_leave_room_for_those_of_others() {
     assert!(refused >= 30, "{refused}");
 }
 
-/// Sends a POST in a session on a separate connection, from which nothing is read.
+/// Sends a POST in a session on a separate connection, and does not read the response.
 pub(crate) fn post_and_not_read(client: &Client, address: &str, body: &str) -> TcpStream {
     let stream = TcpStream::connect(address).unwrap();
     rustix::net::sockopt::set_socket_recv_buffer_size(&stream, 4096).unwrap();
@@ -163,7 +164,7 @@ async fn clients_that_do_not_read_their_answers_hold_neither_connections_nor_mem
     let body = call(1, "big", json!({"bytes": 8_000_000}));
     let held: Vec<TcpStream> = (0..25).map(|_| post_and_not_read(&client, &wrapper.address, &body)).collect();
     let started = Instant::now();
-    // The first client's connection may be one of the twenty, so the test opens another one.
+    // The first client's connection can be one of the twenty, so the test opens another one.
     let other = wrapper.session_of_its_own().await;
     assert_eq!(other.text("echo", json!({})).await, "{}");
     assert!(started.elapsed() < Duration::from_secs(59), "{:?}", started.elapsed());
@@ -181,19 +182,19 @@ async fn a100_requests_before_the_last_response_was_read_end_the_connection() {
         let stream = TcpStream::connect(address).unwrap();
         rustix::net::sockopt::set_socket_recv_buffer_size(&stream, 4096).unwrap();
         let text = request.replace("\r\n", &format!("\r\nHost: {address}\r\n")) + "\r\n";
-        // The other side may close the connection meanwhile.
+        // The other side can close the connection in the meantime.
         let _ = (&stream).write_all(text.repeat(all).as_bytes());
         stream
     };
-    // A stranger's requests are refused with 401.
+    // The requests of strangers are refused with 401.
     let strangers = unread(&wrapper.address, "DELETE /mcp HTTP/1.1\r\n");
     wrapper.metric_becomes("process_open_fds", before).await;
     let answered = wrapper.metric("stdio_wrapper_http_requests_total").await;
-    assert!(answered < all as u64 / 2, "{answered} requests were answered, and no response was read");
+    assert!(answered < all as u64 / 2, "{answered} requests got responses, and no response was read");
     let operators = unread(&wrapper.ops, "GET /metrics HTTP/1.1\r\n");
     wrapper.metric_becomes("process_open_fds", before).await;
     let mut text = Vec::new();
-    // The connection might have been reset.
+    // The connection can have been reset.
     let _ = (&operators).read_to_end(&mut text);
     let responses = String::from_utf8_lossy(&text).matches("HTTP/1.1 200").count();
     assert!(responses <= 1, "{responses} responses");
@@ -209,8 +210,8 @@ async fn a_client_that_reads_can_send_requests_ahead() {
     assert_eq!(answers.matches("HTTP/1.1 400 ").count(), 21, "{answers}");
 }
 
-/// The number of a listener's connections with bytes that wait in the kernel to be sent, and the sum of these
-/// bytes.
+/// The number of the listener's connections with bytes that wait in the kernel to be sent, and the total number of
+/// these bytes.
 fn queued(address: &str) -> (usize, u64) {
     let port = address.rsplit(':').next().unwrap().parse::<u16>().unwrap();
     let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
@@ -257,7 +258,7 @@ async fn memory_becomes(wrapper: &Wrapper, most: u64) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn memory_of_many_answers_that_nobody_read_is_given_back_within_a_minute() {
-    // Each connection uses two open files of the wrapper and one of the test.
+    // Each connection needs two open files in the wrapper and one in the test.
     let files = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     let raised = rustix::process::Rlimit { current: files.maximum, maximum: files.maximum };
     rustix::process::setrlimit(rustix::process::Resource::Nofile, raised).unwrap();
@@ -271,7 +272,7 @@ async fn memory_of_many_answers_that_nobody_read_is_given_back_within_a_minute()
         .collect();
     wrapper.metric_at_least("stdio_wrapper_requests_total", 902).await;
     wrapper.metric_becomes("stdio_wrapper_requests_in_flight", 0).await;
-    assert!(wrapper.metric("process_resident_memory_bytes").await > 2 * idle, "something was held");
+    assert!(wrapper.metric("process_resident_memory_bytes").await > 2 * idle, "responses use memory");
     drop(held);
     assert_eq!((ana.delete().await, bob.delete().await), (204, 204));
     let given_back = async { memory_becomes(&wrapper, 2 * idle).await };
@@ -290,7 +291,7 @@ async fn answers_for_clients_that_may_come_back_do_not_pile_up() {
     }
     wrapper.metric_becomes("stdio_wrapper_requests_in_flight", 0).await;
     memory_becomes(&wrapper, idle + (50 << 20)).await;
-    // The answer to the last call is still kept.
+    // The response to the last call is still kept.
     let kept = Events::new(client.get(Some(&last)).await).rest().await;
     assert!(kept.last().unwrap().data.to_string().len() > 8_000_000);
 }
@@ -300,7 +301,7 @@ async fn answers_that_one_principal_does_not_read_leave_room_for_those_of_others
     let wrapper = Wrapper::start(&["--identity=headers", "--max-line=8MiB"], &[]).await;
     let of = |who: &str| caller(&wrapper, who);
     let (ana, bob) = (of("ana").initialize("2025-11-25").await, of("bob").initialize("2025-11-25").await);
-    // Each caller can use 32 MiB of the 128 MiB. Four of these answers fit, and a fifth one does not.
+    // Each caller can use 32 MiB of the 128 MiB. Four of these responses fit, and a fifth one does not.
     let body = call(1, "big", json!({"bytes": 7_900_000}));
     let held: Vec<TcpStream> = (0..4).map(|_| post_and_not_read(&ana, &wrapper.address, &body)).collect();
     wrapper.metric_at_least("stdio_wrapper_requests_total", 6).await;
@@ -311,7 +312,7 @@ async fn answers_that_one_principal_does_not_read_leave_room_for_those_of_others
     assert_eq!(ana.text("echo", json!({})).await, "{}");
     drop(held);
     assert_eq!(ana.text("big", json!({"bytes": 7_900_000})).await.len(), 7_900_000);
-    // Translated answers count as well.
+    // Translated responses count as well.
     let body = modern::request(1, "tools/call", json!({"name": "big", "arguments": {"bytes": 7_900_000}}));
     let stateless = modern::with_headers(&of("ana"), &body);
     let _held: Vec<TcpStream> =
@@ -326,8 +327,8 @@ async fn answers_that_one_principal_does_not_read_leave_room_for_those_of_others
 async fn a100_an_answer_that_is_not_utf_8_is_counted_with_the_copy_that_is_made_of_it() {
     let wrapper = Wrapper::start(&["--identity=headers", "--max-line=1MiB"], &[]).await;
     let ana = caller(&wrapper, "ana").initialize("2025-11-25").await;
-    // Each of these bytes becomes a character of three bytes. The line and its copy take almost 4 MiB, which is what a user
-    // can have.
+    // Each of these bytes becomes a character of three bytes. The line and its copy take almost 4 MiB, which is
+    // the limit for one user.
     let line =
         format!(r#"{{"jsonrpc":"2.0","id":{{ID}},"result":{{"content":"{}"}}}}"#, "ÿ".repeat(1_000_000));
     let broken = json!({"text": line, "encoding": "latin-1"});
@@ -349,13 +350,9 @@ async fn connections_have_a_ceiling_and_those_beyond_it_wait() {
     let streams: Vec<TcpStream> = (0..200).map(|_| send(&wrapper.address, request.as_bytes())).collect();
     wrapper.metric_at_least("process_open_fds", before + 20).await;
     let open = wrapper.metric("process_open_fds").await;
-    // Each connection uses two open files, and a few more connections may be about to open.
+    // Each connection uses two open files, and a few more connections can be about to open.
     assert!(open <= before + 2 * 24, "{open} open files after {before}");
-    assert_eq!(
-        wrapper.ops_status("/health").await,
-        200,
-        "the operator's listener has connections of its own"
-    );
+    assert_eq!(wrapper.ops_status("/health").await, 200, "the operator's listener has its own connections");
     drop(streams);
     assert_eq!(wrapper.session().await.text("echo", json!({})).await, "{}");
 }
@@ -376,19 +373,19 @@ async fn a_translated_call_that_waits_does_not_keep_its_body() {
         let body =
             message.to_string().replacen(r#""name":"sleep""#, &format!(r#""name":"sleep"{padding}"#), 1);
         calls.push(tokio::spawn(async move { client.post(body).await }));
-        // The bodies are sent one after the other. Otherwise a busy machine might have to hold many of them
-        // at once, and refuse some.
+        // The bodies are sent one after another. Otherwise, a busy machine might have to keep many of them at
+        // once, and refuse some.
         wrapper.metric_becomes("stdio_wrapper_requests_in_flight", calls.len() as u64).await;
     }
-    // The allocator keeps about as much memory as was sent. If the wrapper kept the bodies, it would use
-    // twice as much.
+    // The allocator keeps about as much memory as was sent. If the wrapper kept the bodies, it would use twice as
+    // much.
     memory_becomes(&wrapper, idle + 3 * 40 * padding.len() as u64 / 2).await;
     for call in calls {
         call.abort();
     }
 }
 
-/// Opens sessions whose children no longer read anything.
+/// Opens sessions whose children no longer read their input.
 async fn deaf_sessions(wrapper: &Wrapper, who: &str, count: usize) -> Vec<Client> {
     let mut all = Vec::new();
     for _ in 0..count {
@@ -410,8 +407,8 @@ async fn messages_for_children_that_do_not_read_have_a_ceiling_together() {
     let wrapper = Wrapper::start(&["--identity=headers", "--max-body=1MiB"], &[]).await;
     let bob = caller(&wrapper, "bob").initialize("2025-11-25").await;
     let deaf = deaf_sessions(&wrapper, "ana", 7).await;
-    // The queues of the seven children could hold two of these notifications each, which is 14 MB. Ana may
-    // use 8 MiB.
+    // Each of the seven queues could contain two of these notifications, which is 14 MB in total. Ana can use 8
+    // MiB.
     let mut statuses = Vec::new();
     for client in deaf.iter().chain(&deaf) {
         let response = client.post(notification(1_000_000)).await;
@@ -423,8 +420,8 @@ async fn messages_for_children_that_do_not_read_have_a_ceiling_together() {
     let refused = statuses.iter().filter(|is_refused| **is_refused).count();
     assert!((5..=7).contains(&refused), "{statuses:?}");
     let large = "x".repeat(900_000);
-    assert!(bob.text("echo", json!({"text": large})).await.contains(&large), "others have their share");
-    // A session that ends releases its memory.
+    assert!(bob.text("echo", json!({"text": large})).await.contains(&large), "bob has his own quota");
+    // The end of a session releases its memory.
     for client in &deaf {
         assert_eq!(client.delete().await, 204);
     }
@@ -456,7 +453,7 @@ async fn a_child_that_does_not_read_has_a_short_queue_of_small_messages_too() {
         let responses = futures_util::future::join_all(messages).await;
         refused += responses.iter().filter(|response| response.status() == 503).count();
     }
-    // The pipe holds some of the messages, and the queue holds 1024 of them. If only the limit of 8 MiB
-    // applied, the queue could hold almost 20,000.
+    // The pipe contains some of the messages, and the queue contains 1024 of them. With only the limit of 8 MiB,
+    // the queue could contain almost 20,000.
     assert!((500..all).contains(&refused), "{refused}");
 }

@@ -1,4 +1,4 @@
-//! Tests that spare children are pinged before their first client comes, unless the ping would disturb them.
+//! Tests that spare children are pinged before their first client arrives, unless the ping would disturb them.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use crate::wrapper::{Events, Wrapper, answer_of};
 
 const REFUSED: &str = "does not take a ping before initialize";
 const TAKEN: &str = "spares are warmed up with a ping";
-/// What the test child writes to standard error for each ping.
+/// The line that the test child writes to standard error for each ping.
 const PINGED: &str = "got a ping";
 
 impl Wrapper {
@@ -36,8 +36,8 @@ async fn every_spare_is_pinged_once_it_is_known_that_they_answer() {
     let spare = wrapper.session().await;
     wrapper.metric_becomes("stdio_wrapper_children_started_total", 2).await;
     assert_eq!(spare.text("echo", json!({})).await, "{}");
-    // The next spare may still be starting. Its answer to the ping then comes after the session has begun,
-    // and goes to nobody.
+    // The next spare can still be starting. Its response to the ping then arrives after the session has begun, and
+    // is sent to no client.
     let early = wrapper.session().await;
     assert_eq!(early.text("echo", json!({"a": 1})).await, "{\"a\": 1}");
     wrapper.logs(PINGED, 3).await;
@@ -54,7 +54,7 @@ async fn an_answer_that_comes_after_the_session_began_goes_to_nobody() {
     wrapper.logs(PINGED, 2).await;
     let second = wrapper.session().await;
     assert_eq!(first.text("echo", json!({})).await, "{}");
-    // After this time, the child has answered the ping, with a line that it writes in two parts.
+    // By then, the child has responded to the ping, with a line that it writes in two parts.
     tokio::time::sleep(Duration::from_millis(900)).await;
     let mut events = Events::new(second.get(None).await);
     let mut said = Vec::new();
@@ -70,7 +70,7 @@ async fn an_answer_that_comes_after_the_session_began_goes_to_nobody() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a107_a_child_that_exits_at_an_unknown_first_message_costs_no_session_and_is_not_asked_again() {
     let wrapper = Wrapper::start(&["--prewarm=2"], &["--picky"]).await;
-    // No client gets the spare that was pinged first until the wrapper knows how it reacts.
+    // No client gets the spare that was pinged first until the wrapper knows its reaction.
     let early = wrapper.session().await;
     assert_eq!(early.text("echo", json!({})).await, "{}");
     wrapper.logs(REFUSED, 1).await;
@@ -118,7 +118,7 @@ async fn a107_a_child_that_never_answers_a_ping_holds_nobody_up() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stateless_request_never_gets_a_child_that_was_pinged() {
-    // SDKs choose the era of a process by the first message that it gets.
+    // SDKs choose the era of a process by the first message that it receives.
     let wrapper = Wrapper::run(&["--prewarm=1"], &["python3", CHILD, "pinned"], &[]).await;
     wrapper.metric_becomes("stdio_wrapper_children", 1).await;
     tokio::time::sleep(Duration::from_millis(500)).await;

@@ -1,11 +1,11 @@
-//! Tests that starts of children wait for their turn, and that no start delays those of others for long.
+//! Tests that starts of children are queued, and that no start delays the starts of other users for long.
 
 use reqwest::Response;
 use serde_json::Value;
 
 use crate::wrapper::{CHILD, Client, Wrapper, answer_of};
 
-/// Starts a wrapper whose child never answers Mallory.
+/// Starts a wrapper whose child never responds to Mallory.
 pub(crate) async fn wrapper(options: &[&str]) -> Wrapper {
     let code = format!(
         "import runpy, sys\nsys.argv = ['child.py'] + (['--never-answers'] if sys.argv[1].startswith('mallory') else [])\nrunpy.run_path({CHILD:?}, run_name='__main__')"
@@ -22,7 +22,7 @@ fn open(client: Client) -> tokio::task::JoinHandle<Response> {
     tokio::spawn(async move { client.try_initialize("2025-11-25").await })
 }
 
-/// Whether this response contains the answer of a child.
+/// Whether this response contains the response of a child.
 async fn is_opened(response: Response) -> bool {
     response.status() == 200 && answer_of(response).await["result"].is_object()
 }
@@ -56,7 +56,7 @@ async fn more_starts_than_run_at_a_time_are_all_done_one_after_the_other() {
     for opened in all {
         assert!(is_opened(opened.await.unwrap()).await);
     }
-    // No start waits any more, so the wrapper is ready.
+    // No start is waiting any more, so the wrapper is ready.
     assert_eq!(wrapper.ops_status("/ready").await, 200);
 }
 

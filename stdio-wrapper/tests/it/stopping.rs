@@ -28,7 +28,7 @@ async fn running_calls_finish_streams_end_and_children_go() {
     assert_eq!(reqwest::get(format!("http://{ops}/ready")).await.unwrap().status(), 503);
     assert_eq!(client.clone().try_initialize_again().await, 503);
     assert_eq!(finishing.await.unwrap()["result"]["content"][0]["text"], "slept");
-    // The stream must end properly and not with a broken connection.
+    // The stream must be terminated properly. A broken connection is an error.
     assert!(stream.rest().await.len() <= 1);
     let (code, time) = ended.await.unwrap();
     assert_eq!(code, Some(0));
@@ -61,7 +61,7 @@ async fn a095_a_log_that_nobody_reads_holds_up_neither_calls_nor_the_end() {
     let wrapper = Wrapper::start(&[EVERY_LINE, "--stderr-rate=100000"], &[]).await;
     let (noisy, other) = (wrapper.session().await, wrapper.session().await);
     let unread = wrapper.unread_log();
-    // This is more than fits into the pipe and the queue of lines.
+    // This is more than fits into the pipe and the queue of log lines.
     answer_of(noisy.post(call(1, "stderr", json!({"mib": 4}))).await).await;
     wrapper.metric_at_least("stdio_wrapper_log_lines_left_out_total", 1).await;
     let echo = answer_of(other.post(call(1, "echo", json!({"text": "hello"}))).await).await;
@@ -74,7 +74,7 @@ async fn a095_a_log_that_nobody_reads_holds_up_neither_calls_nor_the_end() {
     drop(unread);
 }
 
-/// Reads one response. Returns nothing if the connection ended before it was complete.
+/// Reads one response. Returns `None` if the connection ended before it was complete.
 async fn whole_answer(stream: &mut TcpStream) -> Option<String> {
     let mut received = Vec::new();
     let mut piece = [0; 4096];
@@ -95,7 +95,7 @@ async fn whole_answer(stream: &mut TcpStream) -> Option<String> {
     }
 }
 
-/// Sends pings over reused connections, as an edge does, until nobody listens any more. Returns how many of
+/// Sends pings over reused connections, like an edge, until the wrapper no longer listens. Returns how many of
 /// them got no response.
 async fn ping_until_it_is_gone(client: Client, address: String, answered: Arc<AtomicUsize>) -> usize {
     let body = r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#;
@@ -107,8 +107,8 @@ async fn ping_until_it_is_gone(client: Client, address: String, answered: Arc<At
     );
     let (mut cut, mut was_taken) = (0, true);
     while let Ok(mut stream) = TcpStream::connect(&address).await {
-        // If a request came on a new connection just before the listener closed, only the kernel has received
-        // it. It counts only if another connection can be opened afterwards.
+        // If a request was sent on a new connection just before the listener closed, only the kernel received it.
+        // It counts as cut only if another connection can be opened afterwards.
         cut += usize::from(!was_taken);
         was_taken = false;
         loop {

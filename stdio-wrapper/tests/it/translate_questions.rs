@@ -1,5 +1,5 @@
-//! Tests of stateless clients in front of a server with sessions whose tools ask the user more than once, as
-//! tools that are written with an SDK do.
+//! Tests of stateless clients in front of a server with sessions whose tools ask the user more than once, as tools
+//! that are written with an SDK can.
 
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ async fn answer(client: &Client, message: &Value) -> Value {
     answer_of(send(client, message).await).await
 }
 
-/// The names and texts of the questions to a client.
+/// The names and texts of the questions in a response to a client.
 fn questions(asked: &Value) -> Vec<(String, String)> {
     let requests = asked["result"]["inputRequests"].as_object();
     let text = |params: &Value| {
@@ -59,8 +59,8 @@ fn accept(content: Value) -> Value {
     json!({"action": "accept", "content": content})
 }
 
-/// Calls a tool as the client of an SDK does: it asks its user every question, and sends only the answers of
-/// the current round. Returns the texts of the questions in order, and the last answer.
+/// Calls a tool like the client of an SDK: it asks its user every question, and sends only the answers of the
+/// current round. Returns the texts of the questions in order, and the final response.
 async fn converse(client: &Client, first: &Value, reply: impl Fn(&str) -> Value) -> (Vec<String>, Value) {
     let (mut message, mut asked, mut names) = (first.clone(), Vec::new(), Vec::new());
     for _ in 0..200 {
@@ -80,14 +80,14 @@ async fn converse(client: &Client, first: &Value, reply: impl Fn(&str) -> Value)
             message["params"][name] = value.clone();
         }
     }
-    panic!("{asked:?} has no end");
+    panic!("the questions {asked:?} do not end");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_question_of_a_call_is_put_to_the_user() {
     let wrapper = wrapper(&[], &[]).await;
     let client = wrapper.client();
-    // From the second call on, the child has asked before.
+    // From the second call on, the child has already asked questions.
     for _ in 0..2 {
         let yes_to_one = |text: &str| {
             if text.contains("ALL") { json!({"action": "decline"}) } else { accept(json!({"answer": "yes"})) }
@@ -99,7 +99,7 @@ async fn each_question_of_a_call_is_put_to_the_user() {
             if text.contains("ALL") { accept(json!({"answer": "yes"})) } else { json!({"action": "decline"}) }
         };
         let (asked, done) = converse(&client, &call("clean", json!({})), no_to_one).await;
-        assert_eq!((asked.len(), text(&done)), (2, r#"["decline", "yes"]"#), "a decline is used once too");
+        assert_eq!((asked.len(), text(&done)), (2, r#"["decline", "yes"]"#), "a decline counts once");
     }
 }
 
@@ -158,8 +158,7 @@ async fn a_server_that_insists_asks_its_user_each_time_and_not_without_end() {
     assert_eq!((asked.len(), &done["error"]["code"]), (64, &json!(-32603)), "{done}");
     assert!(done["error"]["message"].as_str().unwrap().contains("more than 64 rounds"), "{done}");
     wrapper.logged("cancelled a call").await;
-    // The server asks faster than anybody could answer. On a busy machine it may pause, and then the user is
-    // asked.
+    // The server asks faster than a user could answer. On a busy machine it can pause, and then the user is asked.
     let flood = call_with("flood", json!({"count": 100_000}), json!({}));
     let (asked, flooded) = converse(&client, &flood, |_| accept(json!({}))).await;
     assert!(flooded["error"]["message"].as_str().unwrap().contains("more than"), "{flooded}");
@@ -173,22 +172,21 @@ async fn answers_that_come_again_answer_nothing_else() {
     let first = answer(&client, &call("clean", json!({}))).await;
     let [(name, _)] = questions(&first).try_into().unwrap();
     let yes = json!({&name: accept(json!({"answer": "yes"}))});
-    // The same retry is sent twice at once. One of them continues the call, and for the other one no call
-    // waits.
+    // The same retry is sent twice at once. One request continues the call, and the other finds no waiting call.
     let retried = call("clean", retry(&first, yes.clone()));
     let (one, two) = tokio::join!(answer(&client, &retried), answer(&client, &retried));
     let (second, refused) = if one["result"].is_object() { (one, two) } else { (two, one) };
     assert_eq!(refused["error"]["code"], -32602, "{refused}");
     assert_eq!(questions(&second)[0].1, "Delete ALL 10000 files?");
-    // The client sends the old answers with the new state, and then once more with the old state.
+    // The client sends the old answers with the new state, and then again with the old state.
     let again = answer(&client, &call("clean", retry(&second, yes.clone()))).await;
     assert_eq!(questions(&again)[0].1, "Delete ALL 10000 files?", "{again}");
     assert_eq!(answer(&client, &retried).await["error"]["code"], -32602);
     // Answers without a state belong to no question.
     let fresh = answer(&client, &call("clean", json!({"inputResponses": yes}))).await;
     assert_eq!(questions(&fresh)[0].1, "Delete 1 temporary file?", "{fresh}");
-    // A state is valid only for its own request. It is not valid with other arguments or for a client with
-    // other capabilities.
+    // A state is valid only for its own request: neither with other arguments nor for a client with other
+    // capabilities.
     let first = answer(&client, &call_with("register", json!({"who": "a"}), json!({}))).await;
     let named = json!({&questions(&first)[0].0: accept(json!({"name": "n"}))});
     let other = call_with("register", json!({"who": "b"}), retry(&first, named.clone()));
@@ -205,7 +203,7 @@ async fn questions_that_come_together_are_answered_in_any_order() {
     let [(this, _), (that, last)] = questions(&first).try_into().unwrap();
     let some = answer(&client, &call("both", retry(&first, json!({&that: {"action": "decline"}})))).await;
     assert_eq!((questions(&some).len(), &questions(&some)[0].0, last.as_str()), (1, &this, "that"));
-    // An answer that was used already does not answer the question that is still open.
+    // An answer that was already used does not answer the question that is still open.
     let used = answer(&client, &call("both", retry(&some, json!({&that: {"action": "cancel"}})))).await;
     assert_eq!(questions(&used)[0].0, this);
     let done = answer(&client, &call("both", retry(&used, json!({&this: {"action": "accept"}})))).await;
@@ -239,13 +237,13 @@ async fn an_answer_to_a_question_that_was_taken_back_is_none_to_the_next_under_i
     let [(name, asked)] = questions(&first).try_into().unwrap();
     assert_eq!(asked, "Delete 1 file?");
     wrapper.logged("swapped its question").await;
-    // The wrapper may still be processing what the child wrote before that line.
+    // The wrapper can still be processing the output of the child before that line.
     tokio::time::sleep(Duration::from_millis(300)).await;
     let accepted = json!({&name: {"action": "accept"}});
     let second = answer(&client, &call("swap", retry(&first, accepted.clone()))).await;
     let [(other, asked)] = questions(&second).try_into().unwrap_or_else(|_| panic!("{second}"));
     assert_eq!(asked, "Delete ALL files?");
-    // The answer is not accepted under its old name either, and the user is asked once more.
+    // The answer is not accepted under its old name either, and the user is asked again.
     let third = answer(&client, &call("swap", retry(&second, accepted))).await;
     assert_eq!(questions(&third)[0], (other.clone(), asked));
     let done = answer(&client, &call("swap", retry(&third, json!({other: {"action": "decline"}})))).await;
@@ -258,7 +256,7 @@ async fn a_child_whose_user_took_long_has_its_whole_time_again() {
     let client = wrapper.client();
     let first = call_with("ponder", json!({"seconds": 1}), json!({}));
     let asked = answer(&client, &first).await;
-    // The user thinks for longer than a request may take.
+    // The user takes longer than the time limit of a request.
     tokio::time::sleep(Duration::from_secs(4)).await;
     let given = retry(&asked, json!({&questions(&asked)[0].0: accept(json!({"answer": "yes"}))}));
     let done = answer(&client, &call_with("ponder", json!({"seconds": 1}), given)).await;
@@ -309,13 +307,14 @@ async fn a_call_that_was_given_up_asks_no_other_calls_user() {
     let wrapper = wrapper(&["--stream-after=50ms"], &["--goes-on"]).await;
     let client = wrapper.client();
     give_up(&wrapper, &client).await;
-    // The call continues in its child, and the next ones go there too, until one of them asks something.
+    // The call continues in its child. The following calls are sent to the same child until one of them asks a
+    // question.
     let (asked, done) =
         converse(&client, &call("meanwhile", json!({})), |_| json!({"action": "accept"})).await;
     assert_eq!(asked, Vec::<String>::new(), "{done}");
     assert!(text(&done).contains("not certain whose question"), "{done}");
     wrapper.logged("later was refused").await;
-    // From then on, calls that may ask get a child in which no such call runs.
+    // From then on, calls that can ask questions get a child in which no such call runs.
     let (asked, _) = converse(&client, &call("clean", json!({})), |_| json!({"action": "decline"})).await;
     assert_eq!(asked, ["Delete 1 temporary file?", "Delete ALL 10000 files?"]);
 }
@@ -326,14 +325,14 @@ async fn a_call_that_ends_when_it_is_given_up_leaves_no_doubt() {
     let client = wrapper.client();
     let before = pid(&client).await;
     let _ = answer(&client, &call("clean", json!({}))).await;
-    // Nobody answers, and the server ends the call when the wrapper cancels it.
+    // The user does not answer, and the server ends the call when the wrapper cancels it.
     wrapper.logged("cancelled a call").await;
     let (asked, _) = converse(&client, &call("clean", json!({})), |_| json!({"action": "decline"})).await;
     assert_eq!(asked, ["Delete 1 temporary file?", "Delete ALL 10000 files?"]);
     assert_eq!(pid(&client).await, before);
 }
 
-/// The process ID of the child that gets a call of this client.
+/// The process ID of the child that receives a call of this client.
 async fn pid(client: &Client) -> String {
     text(&answer(client, &call("pid", json!({}))).await).to_owned()
 }
@@ -395,8 +394,8 @@ async fn sessions_are_counted_for_a_principal_whatever_its_clients_can_be_asked(
     let insist = call("insist", json!({}));
     let (one, two) = (answer(&client, &insist).await, answer(&client, &insist).await);
     wrapper.metric_becomes("stdio_wrapper_sessions", 2).await;
-    // A client with other capabilities always gets a first session. Further ones count together with those of
-    // the first client.
+    // A client with other capabilities always gets a first session. Its further sessions count together with those
+    // of the first client.
     let able = json!({"io.modelcontextprotocol/clientCapabilities": {"elicitation": {}}});
     let other = request(1, "tools/call", json!({"name": "insist", "arguments": {}, "_meta": able}));
     let third = answer(&client, &other).await;
@@ -405,8 +404,8 @@ async fn sessions_are_counted_for_a_principal_whatever_its_clients_can_be_asked(
     let response = send(&client, &other).await;
     assert_eq!(response.status(), 429);
     let refused = answer_of(response).await;
-    assert!(!refused.to_string().contains("session"), "a stateless client knows of no sessions: {refused}");
-    // When the calls of the first client no longer need their sessions, a further one is opened.
+    assert!(!refused.to_string().contains("session"), "an error about sessions: {refused}");
+    // When the calls of the first client no longer need their sessions, another session can be opened.
     for asked in [one, two] {
         let yes = json!({&questions(&asked)[0].0: accept(json!({"answer": "yes"}))});
         assert_eq!(text(&answer(&client, &call("insist", retry(&asked, yes))).await), "1");
@@ -423,7 +422,8 @@ async fn a_call_for_which_there_is_no_room_among_the_questions_is_told_at_once()
     let insist = call("insist", json!({}));
     let asked = answer(&client, &insist).await;
     answer(&client, &insist).await;
-    // The wrapper gives up no question of the last half minute, so it refuses the new call at once.
+    // The wrapper gives up no question that is less than half a minute old, so it refuses the new call
+    // immediately.
     let refused = send(&client, &insist).await;
     assert_eq!(refused.status(), 429);
     let wait: u64 = refused.headers()["retry-after"].to_str().unwrap().parse().unwrap();
@@ -436,8 +436,8 @@ async fn a_call_for_which_there_is_no_room_among_the_questions_is_told_at_once()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_whose_user_is_away_does_not_hold_up_the_others_for_long() {
-    // A question may be given up for another call after a twentieth of INPUT_TIMEOUT, which is half a second
-    // here.
+    // The wrapper can give up a question for another call after a twentieth of INPUT_TIMEOUT, which is half a
+    // second here.
     let wrapper = wrapper(&["--translate-sessions=2", "--input-timeout=10s"], &[]).await;
     let client = wrapper.client();
     let insist = call("insist", json!({}));
@@ -450,7 +450,7 @@ async fn a_call_whose_user_is_away_does_not_hold_up_the_others_for_long() {
         let said = json!({&questions(asked)[0].0: accept(json!({"answer": "yes"}))});
         call("insist", retry(asked, said))
     };
-    // The question that had waited longest was given up, and its client is told to start again.
+    // The question that had waited longest was given up, and the error asks its client to call again.
     let refused = answer(&client, &yes(&first)).await;
     assert!(refused["error"]["message"].as_str().unwrap().contains("Call again"), "{refused}");
     for asked in [second, third] {

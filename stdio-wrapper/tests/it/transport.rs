@@ -1,4 +1,4 @@
-//! Tests of Streamable HTTP: methods, headers, statuses, streams, and which stream gets each message.
+//! Tests of Streamable HTTP: methods, headers, statuses, streams, and which stream receives each message.
 
 use std::time::Duration;
 
@@ -57,7 +57,7 @@ async fn headers_are_checked() {
     let mut homeless = client.clone();
     homeless.session = None;
     assert_eq!(homeless.status_of_ping().await, 400);
-    assert_eq!(client.try_initialize("2025-11-25").await.status(), 400, "a session is initialized once");
+    assert_eq!(client.try_initialize("2025-11-25").await.status(), 400, "a second initialize");
     let mut stale = client.clone();
     stale.session = Some("gone".to_owned());
     let refused = stale.try_initialize("2025-11-25").await;
@@ -88,7 +88,7 @@ async fn values_pass_byte_for_byte() {
         text,
         r#"{"jsonrpc": "2.0", "id": "odd id \" é", "result": {"futureKey": {"a" : 1.0, "big": 12345678901234567890123, "e": 1E400}, "x" : [1 , 2], "s": "\u00e9\ud83d\ude00"} }"#
     );
-    // On the way to the child, only line breaks between tokens change.
+    // Only the line breaks between tokens are changed before the message reaches the child.
     let body = "{\n \"jsonrpc\":\"2.0\",\r\n \"id\" : 1.50 ,\n \"method\":\"tools\\/call\",\n\"params\":{\"name\":\"params\",\"extra\":{\"n\":1.0}}\n}";
     let answer = client.post(body).await.text().await.unwrap();
     assert!(answer.contains(r#""id": 1.50"#), "{answer}");
@@ -118,7 +118,7 @@ async fn the_child_can_ask_the_client_on_the_stream_of_its_call() {
         events.next().await.unwrap();
         let question = events.next().await.unwrap().data;
         assert_eq!((question["method"].as_str(), &question["params"]["q"]), (Some(method), &json!(1)));
-        // An answer to a question that nobody asked is dropped.
+        // An answer to a question that was never asked is dropped.
         let forged = json!({"jsonrpc": "2.0", "id": "ask-forged", "result": {"evil": 1}}).to_string();
         assert_eq!(client.post(forged).await.status(), 202);
         let reply = json!({"jsonrpc": "2.0", "id": question["id"], "result": {"of": method}}).to_string();
@@ -134,7 +134,7 @@ async fn changes_come_on_the_get_stream_and_wait_for_it() {
     let client = wrapper.client().initialize("2025-06-18").await;
     let mut stream = Events::new(client.get(None).await);
     let response = client.post(call(1, "changed", json!({}))).await;
-    assert_eq!(response.headers()["content-type"], "application/json", "the change is not about the call");
+    assert_eq!(response.headers()["content-type"], "application/json", "no event stream is needed");
     assert_eq!(stream.next().await.unwrap().data["method"], "notifications/tools/list_changed");
     drop(stream);
     wrapper.metric_becomes("stdio_wrapper_streams", 0).await;
@@ -159,14 +159,14 @@ async fn cancelling_reaches_the_right_call_and_no_other() {
         json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": id}})
             .to_string()
     };
-    // Two calls have id 1, so the wrapper cannot know which one is meant.
+    // Two calls have id 1, so the wrapper cannot know which one the cancellation refers to.
     assert_eq!(client.post(cancel(json!(1))).await.status(), 202);
     assert_eq!(client.post(cancel(json!("2"))).await.status(), 202);
     let cancelled = two.await.unwrap();
     assert_eq!((&cancelled["id"], &cancelled["error"]["code"]), (&json!("2"), &json!(-32800)));
     assert_eq!(one.await.unwrap()["result"]["content"][0]["text"], "slept");
     assert_eq!(twin.await.unwrap()["result"]["content"][0]["text"], "slept");
-    // The notification to the child has the id that the child knows, and not that of the client.
+    // The notification to the child contains the child's id of the call instead of the client's id.
     let logged = wrapper.logged("notifications/cancelled").await;
     assert!(logged.contains(r#"\"requestId\":"#) && !logged.contains(r#"\"requestId\":\"2\""#), "{logged}");
 }
@@ -255,16 +255,16 @@ async fn a_second_get_stream_lives_next_to_the_first_and_each_message_goes_to_on
     client.text("changed", json!({})).await;
     let seen = first.next().await.unwrap().id.unwrap();
     let second = client.get(None).await;
-    assert_eq!(second.status(), 200, "the client of the first stream may have disconnected unnoticed");
+    assert_eq!(second.status(), 200, "the client of the first stream can have disconnected unnoticed");
     let mut second = Events::new(second);
     assert_eq!(
         second.next().await.unwrap().id.as_deref(),
         Some(seen.as_str()),
-        "the second stream can be resumed at once"
+        "the second stream can be resumed immediately"
     );
     client.text("changed", json!({})).await;
     assert_eq!(second.next().await.unwrap().data["method"], "notifications/tools/list_changed");
-    // The client can get again what the first stream lost, while the second one stays open.
+    // While the second stream stays open, the client can get the lost messages of the first stream again.
     let mut third = Events::new(client.get(Some(&seen)).await);
     third.next().await.unwrap();
     assert_eq!(third.next().await.unwrap().data["method"], "notifications/tools/list_changed");
@@ -307,5 +307,5 @@ async fn a_flood_of_refused_sessions_is_no_flood_of_log_lines() {
     wrapper.logged("no session was opened").await;
     let lines = wrapper.log().iter().filter(|line| line.contains("no session was opened")).count() as u64;
     assert!(lines <= 5 * (start.elapsed().as_secs() + 2), "{lines} lines");
-    assert!(wrapper.metric("stdio_wrapper_sessions_refused_total").await >= 200, "they are counted");
+    assert!(wrapper.metric("stdio_wrapper_sessions_refused_total").await >= 200, "refusals are counted");
 }

@@ -1,4 +1,4 @@
-//! Starts the wrapper for a test, and has an MCP client for it.
+//! Starts the wrapper for a test, and provides an MCP client for it.
 
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, mpsc};
@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 /// The test server in Python.
 pub(crate) const CHILD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/children/child.py");
 
-/// Makes the wrapper log every line of a child's standard error. Otherwise it takes what it reads before the
-/// child's first answer for a banner, and logs only a few lines of it. On a busy machine, these can include
+/// Makes the wrapper log every line of a child's standard error. Otherwise, the wrapper treats the lines before
+/// the child's first response as a banner and logs only a few of them. On a busy machine, the banner can include
 /// lines that the child wrote later.
 pub(crate) const EVERY_LINE: &str = "--log=stdio_wrapper=debug";
 
@@ -33,7 +33,7 @@ impl Wrapper {
         Self::run(options, &command, &[]).await
     }
 
-    /// Starts a wrapper in front of this command, with these variables in the wrapper's environment.
+    /// Starts a wrapper in front of this command, with these additional environment variables.
     pub(crate) async fn run(options: &[&str], command: &[&str], env: &[(&str, &str)]) -> Self {
         Self::launch(Command::new(PROGRAM), options, command, env).await
     }
@@ -70,7 +70,7 @@ impl Wrapper {
         Self::launch(process, options, command, &[]).await
     }
 
-    /// The same, with this limit of open files.
+    /// Like [`Self::unprivileged`], with this limit of open files.
     pub(crate) async fn unprivileged_with_files(files: u32, options: &[&str], command: &[&str]) -> Self {
         use std::os::unix::process::CommandExt as _;
         let program = std::fs::File::open(PROGRAM).unwrap();
@@ -90,7 +90,7 @@ impl Wrapper {
             "--ops-listen=127.0.0.1:0",
             "--log-format=json",
             "--stop-grace=500ms",
-            // With the default, some answers would be event streams on a busy machine.
+            // With the default, some responses would be event streams on a busy machine.
             "--stream-after=2s",
         ]);
         process.args(options).arg("--").args(command).envs(env.iter().copied());
@@ -126,7 +126,7 @@ impl Wrapper {
         self.log.lock().unwrap().clone()
     }
 
-    /// Stops reading the log until the value is dropped, so that the pipe of standard error fills up.
+    /// Stops reading the log until the returned value is dropped, so that the pipe of standard error fills up.
     pub(crate) fn unread_log(&self) -> mpsc::Sender<()> {
         let log = Arc::clone(&self.log);
         let (begun, is_held) = mpsc::channel();
@@ -153,7 +153,7 @@ impl Wrapper {
         }
     }
 
-    /// A client with an open session of the newest revision.
+    /// A client with an open session of the newest revision with sessions.
     pub(crate) async fn session(&self) -> Client {
         self.client().initialize("2025-11-25").await
     }
@@ -182,7 +182,7 @@ impl Wrapper {
             }
             tokio::time::sleep(Duration::from_millis(25)).await;
         }
-        panic!("{name} is still {last} and not {wanted}");
+        panic!("{name} is {last} instead of {wanted}");
     }
 
     /// Waits until a metric has at least this value.
@@ -193,7 +193,7 @@ impl Wrapper {
             }
             tokio::time::sleep(Duration::from_millis(25)).await;
         }
-        panic!("{name} does not reach {wanted}");
+        panic!("{name} did not reach {wanted}");
     }
 
     /// The status of a GET on the operator's listener.
@@ -210,7 +210,7 @@ impl Wrapper {
         rustix::process::kill_process(pid, signal).unwrap();
     }
 
-    /// Sends SIGTERM and waits for the end. Returns the exit code, and how long it took.
+    /// Sends SIGTERM and waits until the process exits. Returns the exit code, and how long that took.
     pub(crate) async fn terminate(mut self) -> (Option<i32>, Duration) {
         let start = Instant::now();
         self.signal(rustix::process::Signal::TERM);
@@ -220,7 +220,7 @@ impl Wrapper {
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        panic!("the wrapper does not end");
+        panic!("the wrapper did not exit");
     }
 }
 
@@ -229,7 +229,7 @@ impl Drop for Wrapper {
         if let Some(pid) = rustix::process::Pid::from_raw(self.pid())
             && self.process.try_wait().unwrap().is_none()
         {
-            // The process may have ended since then.
+            // The process can have exited since then.
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
             for _ in 0..200 {
                 if self.process.try_wait().unwrap().is_some() {
@@ -255,14 +255,14 @@ fn follow(stderr: std::process::ChildStderr) -> Arc<Mutex<Vec<String>>> {
     log
 }
 
-/// An MCP client that can also send what the specification forbids.
+/// An MCP client that can also send messages that the specification forbids.
 #[derive(Clone)]
 pub(crate) struct Client {
     http: reqwest::Client,
     pub(crate) url: String,
     pub(crate) session: Option<String>,
     pub(crate) headers: Vec<(String, String)>,
-    /// The process id of the test child, which reports it as its version in the answer to `initialize`.
+    /// The process id of the test child, which the child reports as its version in the response to `initialize`.
     pub(crate) server_pid: i32,
 }
 
@@ -326,7 +326,7 @@ impl Client {
         self
     }
 
-    /// Calls a tool of the test child with id 1, and returns the whole answer.
+    /// Calls a tool of the test child with id 1, and returns the whole response.
     pub(crate) async fn call(&self, tool: &str, arguments: Value) -> Value {
         answer_of(self.post(call(1, tool, arguments)).await).await
     }
@@ -349,7 +349,7 @@ pub(crate) fn call(id: impl Into<Value>, tool: &str, arguments: Value) -> String
     json!({"jsonrpc": "2.0", "id": id.into(), "method": "tools/call", "params": params}).to_string()
 }
 
-/// The JSON-RPC answer in a response, which is JSON or an event stream.
+/// The JSON-RPC response in an HTTP response, which is JSON or an event stream.
 pub(crate) async fn answer_of(response: Response) -> Value {
     let is_events = response.headers()["content-type"] == "text/event-stream";
     if !is_events {
@@ -371,7 +371,7 @@ pub(crate) struct Event {
     pub(crate) data: Value,
 }
 
-/// The events of a response, one after the other.
+/// The events of a response, one after another.
 pub(crate) struct Events {
     response: Response,
     buffer: String,
@@ -383,7 +383,7 @@ impl Events {
         Self { response, buffer: String::new() }
     }
 
-    /// The next event. Comments are skipped.
+    /// Returns the next event and skips comments.
     pub(crate) async fn next(&mut self) -> Option<Event> {
         loop {
             while let Some((text, rest)) =
@@ -399,7 +399,7 @@ impl Events {
         }
     }
 
-    /// All events until the stream ends.
+    /// Returns all events until the stream ends.
     pub(crate) async fn rest(mut self) -> Vec<Event> {
         let mut all = Vec::new();
         while let Some(event) = self.next().await {
@@ -432,7 +432,7 @@ pub(crate) fn is_alive(pid: i32) -> bool {
         .is_ok_and(|stat| stat.rsplit(')').next().is_some_and(|rest| !rest.trim_start().starts_with('Z')))
 }
 
-/// Waits until a process has ended.
+/// Waits until a process has exited.
 pub(crate) async fn gone(pid: i32) {
     for _ in 0..400 {
         if !is_alive(pid) {
@@ -440,7 +440,7 @@ pub(crate) async fn gone(pid: i32) {
         }
         tokio::time::sleep(Duration::from_millis(25)).await;
     }
-    panic!("process {pid} has not ended");
+    panic!("process {pid} has not exited");
 }
 
 impl Client {

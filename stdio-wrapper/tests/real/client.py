@@ -1,4 +1,4 @@
-"""Uses a wrapped server as a client would: it initializes a session, lists tools, calls one, and deletes the session.
+"""Uses a wrapped server like a client: it initializes a session, lists tools, calls one, and deletes the session.
 Uses only the standard library."""
 
 import http.client
@@ -20,7 +20,7 @@ class Client:
         return connection.getresponse()
 
     def request(self, method, params=None):
-        # Every request has the same id, as with some hosted clients.
+        # Every request has the same id, like the requests of some hosted clients.
         response = self.send("POST", {"jsonrpc": "2.0", "id": 1, "method": method, "params": params or {}})
         self.session = self.session or response.headers.get("Mcp-Session-Id")
         text = response.read().decode()
