@@ -1,6 +1,6 @@
-//! Translates between the eras: clients of the stateless revision in front of servers with a handshake, and
-//! the other way round. Everything that both eras can express is translated, and anything else gets an error
-//! that says so (docs/stdio-wrapper.md, "Between the eras").
+//! Translates between the eras, so that clients of the stateless revision can use servers with a handshake, and
+//! vice versa. Everything that both eras can express is translated. Anything else results in an error that
+//! explains this (docs/stdio-wrapper.md, "Between the eras").
 
 mod call;
 mod call_questions;

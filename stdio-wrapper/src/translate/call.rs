@@ -1,5 +1,5 @@
-//! A stateless request that is sent through a session. The server answers it or asks a question. In the
-//! latter case, the client gets an input-required result, and the call waits for the retry with the client's
+//! A stateless request that is sent through a session. The server either responds or asks a question. If it
+//! asks, the client gets an input-required result, and the call waits until the client retries it with an
 //! answer.
 
 use std::sync::Arc;
@@ -23,8 +23,7 @@ use crate::stream::{Consumer, Next, Stream};
 
 /// Questions that a server asks within this time are sent to the client together.
 const GATHER: Duration = Duration::from_millis(40);
-/// The code of the error with which a server asks the user to visit a page (2025-11-25, "URL Mode
-/// Elicitation").
+/// The error code with which a server requires the user to visit a page (2025-11-25, "URL Mode Elicitation").
 const URL_ELICITATION: i64 = -32042;
 
 /// A request of a client.
@@ -33,25 +32,24 @@ pub(super) struct ClientRequest {
     pub(super) method: String,
     /// The client's id, as JSON text.
     pub(super) id: String,
-    /// The `uri` in its params, as JSON text, if the answer might have to name it.
+    /// The `uri` in its params, as JSON text, if an error response might have to contain it.
     uri: Option<String>,
     pub(super) log_level: Option<String>,
-    /// The client's progress token of this round, as JSON text.
+    /// The client's progress token for this round, as JSON text.
     pub(super) progress_token: Option<String>,
     /// The data to which a request state of this call is bound.
     pub(super) bound_to: String,
     pub(super) stream: Arc<Stream>,
-    /// Memory for answers that wait until their clients read them.
+    /// Memory for responses that clients have not read yet.
     answers: Arc<Budget>,
-    /// Maximum size of the questions of the call that wait for an answer, in bytes.
+    /// Maximum total size of the call's unanswered questions, in bytes.
     max_asked: usize,
-    /// The principal for whom memory and sessions are counted.
+    /// The principal against whom memory and sessions are counted.
     owner: String,
 }
 
 impl ClientRequest {
-    /// Makes a client request from an HTTP request. `bound_to` is what a request state of this call is bound
-    /// to.
+    /// Creates a client request from an HTTP request. A request state of this call will be bound to `bound_to`.
     pub(super) fn of(
         request: &Request<'_>,
         bound_to: String,
@@ -66,7 +64,7 @@ impl ClientRequest {
             method: request.method.clone().into_owned(),
             id: request.id_text().to_owned(),
             uri: uri(request),
-            // A level that does not exist is ignored.
+            // An unknown level is ignored.
             log_level: level.map(str::to_owned),
             progress_token: token.map(|token| request.message.at(token).to_owned()),
             bound_to,
@@ -77,8 +75,8 @@ impl ClientRequest {
         }
     }
 
-    /// Answers with a result, which is JSON text.
-    /// Returns false if there was no memory for it, and the client got an error instead.
+    /// Sends a result, which is JSON text, to the client. If there is no memory for it, sends an error instead
+    /// and returns false.
     pub(super) fn finish(&self, result: &str) -> bool {
         self.answer(format!(r#"{{"jsonrpc":"2.0","id":{},"result":{result}}}"#, self.id))
     }
@@ -93,19 +91,19 @@ impl ClientRequest {
         is_counted
     }
 
-    /// Answers with an error of the wrapper.
+    /// Sends an error of the wrapper to the client.
     pub(super) fn fail(&self, code: Code, why: &str, data: Option<&str>) {
         let text = error_with_data(Some(self.id.as_bytes()), code, why, data);
         self.stream.push(text.into(), true);
     }
 }
 
-/// A call on which its child works. Dropping it cancels the call at the child.
+/// A call that its child is processing. Dropping it cancels the call in the child.
 #[derive(Debug)]
 pub(super) struct Running {
     pub(super) lease: Lease,
     pub(super) group: Arc<Group>,
-    /// Present until the call is dropped.
+    /// Set until the call is dropped.
     consumer: Option<Consumer>,
     /// The id of the call in the session.
     number: u64,
@@ -130,7 +128,7 @@ impl Drop for Running {
 }
 
 impl Running {
-    /// The principal that made the call.
+    /// The principal who made the call.
     pub(super) fn owner(&self) -> &str {
         &self.lease.pooled.session.owner
     }
@@ -139,11 +137,11 @@ impl Running {
 /// How a call continues.
 #[derive(Debug)]
 pub(super) enum Outcome {
-    /// The client has its answer.
+    /// The client has received its response.
     Done,
-    /// The client has to answer the open questions in `asked`.
+    /// The client must answer the open questions in `asked`.
     Asks,
-    /// The client has to visit the open pages in `asked`, and then to call again.
+    /// The client must visit the open pages in `asked` and then repeat the call.
     Again,
 }
 
@@ -154,7 +152,7 @@ fn uri(request: &Request<'_>) -> Option<String> {
     uri.filter(|uri| uri.len() <= MAX_URI).map(str::to_owned)
 }
 
-/// Sends a request into a session. `params` is JSON text for the child. Returns when the child has the
+/// Sends a request into a session. `params` is JSON text for the child. Returns when the child has received the
 /// request.
 pub(super) async fn start(
     lease: Lease,
@@ -182,7 +180,7 @@ pub(super) async fn start(
     running
 }
 
-/// Follows a call until it is answered or asks something that the client has to answer.
+/// Follows a call until it gets a response, or asks a question that the client must answer.
 pub(super) async fn follow(
     running: &mut Running,
     client_request: &ClientRequest,
@@ -261,8 +259,8 @@ async fn event(
                 return None;
             };
             pooled.respond(&lacking(message.at(id))).await;
-            // With several calls, it is not certain which one the question belongs to. In that case, the
-            // client gets the server's own answer.
+            // If several calls are running, it is uncertain which one the question belongs to. In that case,
+            // the client gets the server's own response.
             if pooled.calls.load(Ordering::Acquire) > 1 {
                 return None;
             }
@@ -275,8 +273,8 @@ async fn event(
     }
 }
 
-/// Fails a call because the client did not declare a capability that the server needs. The call is dropped,
-/// which cancels it at the child.
+/// Fails a call because the client did not declare a capability that the server needs. Dropping the call
+/// afterwards cancels it in the child.
 fn lacks(client_request: &ClientRequest, needed: &str) -> Outcome {
     let data = format!(r#"{{"requiredCapabilities":{needed}}}"#);
     let why = "The server needs a capability that the client did not declare.";
@@ -314,7 +312,7 @@ async fn answer(
     Outcome::Done
 }
 
-/// The pages that a client has to visit before it calls again.
+/// The pages that the user must visit before the client repeats the call.
 fn pages(error: &str) -> Vec<&str> {
     let [code, data] = members(error, ["code", "data"]).unwrap_or_default();
     if code.and_then(|code| code.parse::<i64>().ok()) != Some(URL_ELICITATION) {
@@ -324,21 +322,21 @@ fn pages(error: &str) -> Vec<&str> {
     found.and_then(|[all]| all).map(|all| elements(all, MAX_QUESTIONS + 1)).unwrap_or_default()
 }
 
-/// Fails a call whose child asks too many questions. Dropping the call afterwards cancels it at the child.
+/// Fails a call whose child asks too many questions. Dropping the call afterwards cancels it in the child.
 pub(super) fn endlessly(client_request: &ClientRequest, endless: Endless) -> Outcome {
     client_request.fail(Code::InternalError, &endless.to_string(), None);
     Outcome::Done
 }
 
-/// Progress with the token of this round, because each retry is a request with a token of its own. Returns
-/// `None` if the client wants no progress in this round.
+/// Creates a progress notification with the token of this round, because each retry is a separate request with
+/// its own token. Returns `None` if the client wants no progress in this round.
 fn progress(message: &Message<'_>, token: Option<&str>) -> Option<String> {
     let mut params = Members::parse(message.params_text()?)?;
     params.set("progressToken", token?);
     Some(format!(r#"{{"jsonrpc":"2.0","method":"notifications/progress","params":{params}}}"#))
 }
 
-/// Records a question for the client. Returns an outcome if the question ends the call.
+/// Adds a question for the client. Returns an outcome if the question ends the call.
 async fn put(running: &mut Running, client_request: &ClientRequest, question: &Question) -> Option<Outcome> {
     let pooled = Arc::clone(&running.lease.pooled);
     if let Needs::Capability(needed) = question.needs(&running.group.capabilities) {
@@ -374,7 +372,8 @@ pub(super) struct SentRequest {
     consumer: Consumer,
 }
 
-/// Sends a request of the wrapper. The child gets such requests in the order of the calls to this function.
+/// Sends a request of the wrapper. The child receives these requests in the order of the calls to this
+/// function.
 pub(super) async fn send(
     pooled: &PooledSession,
     number: u64,
@@ -395,7 +394,7 @@ pub(super) async fn send(
 }
 
 impl SentRequest {
-    /// Waits for the result. Returns it as JSON text.
+    /// Waits for the result, and returns it as JSON text.
     pub(super) async fn answer(self, group: &Group, pooled: &PooledSession) -> Result<String, String> {
         loop {
             match self.consumer.next() {

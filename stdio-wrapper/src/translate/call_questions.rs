@@ -1,8 +1,8 @@
-//! The questions of one call to its client, over all its rounds (2026-07-28, "Multi Round-Trip Requests").
+//! The questions of one call to its client, across all its rounds (2026-07-28, "Multi Round-Trip Requests").
 //! This module is pure.
 //!
-//! A user's answer must never be given to another question. Therefore a name is used for only one question of
-//! a call, even after that question was answered. An answer is accepted only for a question that was sent to
+//! A user's answer must never be used for another question. Therefore each name is used for only one question
+//! of a call, even after that question was answered. An answer is accepted only for a question that was sent to
 //! the client and is still open.
 
 use std::collections::HashSet;
@@ -14,7 +14,7 @@ use super::questions::Question;
 use crate::budget::TOO_MANY_ANSWERS;
 use crate::protocol::Members;
 
-/// Maximum number of questions of one call to its client, over all its rounds.
+/// Maximum number of questions of one call to its client, across all its rounds.
 pub(super) const MAX_QUESTIONS: usize = 256;
 /// Maximum number of rounds of one call.
 pub(super) const MAX_ROUNDS: u32 = 64;
@@ -22,9 +22,9 @@ pub(super) const MAX_ROUNDS: u32 = 64;
 /// The questions of one call.
 #[derive(Debug, Default)]
 pub(super) struct CallQuestions {
-    /// The questions without an answer, with their names.
+    /// The unanswered questions, with their names.
     open: Vec<(String, Question)>,
-    /// All names that this call has used, so that none is used twice.
+    /// All names that this call has used, so that no name is reused.
     names: HashSet<String>,
     rounds: u32,
 }
@@ -34,25 +34,27 @@ pub(super) struct CallQuestions {
 pub(super) enum Endless {
     /// There are too many questions.
     #[error(
-        "The MCP server asked more than {MAX_QUESTIONS} questions in one call, so the call was given up."
+        "The MCP server asked more than {MAX_QUESTIONS} questions in one call, so the call was cancelled."
     )]
     Questions,
-    /// The questions without an answer have too many bytes. The value is the limit.
+    /// The unanswered questions exceed a size limit, which is the value in bytes.
     #[error(
-        "The MCP server asked questions of more than {0} bytes in one call, so the call was given up. The operator can raise MAX_LINE."
+        "The MCP server asked questions of more than {0} bytes in one call, so the call was cancelled. The operator can raise MAX_LINE."
     )]
     Bytes(usize),
     /// There is no memory for a question.
     #[error("{TOO_MANY_ANSWERS}")]
     Memory,
     /// There are too many rounds.
-    #[error("The MCP server asked in more than {MAX_ROUNDS} rounds of one call, so the call was given up.")]
+    #[error(
+        "The MCP server asked questions in more than {MAX_ROUNDS} rounds of one call, so the call was cancelled."
+    )]
     Rounds,
 }
 
 impl CallQuestions {
-    /// Records a question, with a name that no question of this call had before. The questions without an
-    /// answer can have at most `max_bytes` bytes together, because they all become one result.
+    /// Adds a question, with a name that this call has not used before. The total size of the unanswered
+    /// questions is at most `max_bytes`, because one result contains all of them.
     pub(super) fn ask(&mut self, question: &Question, max_bytes: usize) -> Result<(), Endless> {
         if self.names.len() >= MAX_QUESTIONS {
             return Err(Endless::Questions);
@@ -73,8 +75,8 @@ impl CallQuestions {
         if self.rounds > MAX_ROUNDS { Err(Endless::Rounds) } else { Ok(()) }
     }
 
-    /// Removes and returns the questions that a client has answered, each with its answer. A question without
-    /// a valid answer stays open. Answers to anything else are ignored, as the specification requires.
+    /// Removes and returns the questions that a client has answered, with their answers. A question without a
+    /// valid answer stays open. Other answers are ignored, as the specification requires.
     pub(super) fn answer<'g>(&mut self, given: &'g Members<'_>) -> Vec<(Question, &'g str)> {
         let mut answered = Vec::new();
         for (name, question) in std::mem::take(&mut self.open) {
@@ -103,7 +105,7 @@ impl CallQuestions {
 
     /// The open questions in the form of `inputRequests`, as a JSON object.
     pub(super) fn requests(&self) -> String {
-        // The questions can be large, so their text is written only once.
+        // The questions can be large, so the memory for their text is allocated only once.
         let length: usize =
             self.open.iter().map(|(name, question)| name.len() + question.params.len() + 64).sum();
         let mut out = String::with_capacity(length);
@@ -131,7 +133,7 @@ mod tests {
     use super::*;
     use crate::budget::Reservation;
 
-    /// A question as the SDKs write it: with a number as its id, and without a name.
+    /// A question as the SDKs write it, with a numeric id and without a name.
     fn question(number: usize, method: &str) -> Question {
         let keep = |text: String| Reservation::unlimited().keep(text).unwrap();
         let params = keep(json!({"message": format!("question {number}")}).to_string());
@@ -195,9 +197,9 @@ mod tests {
     #[derive(Debug, Clone)]
     enum Step {
         Asks(&'static str, Option<&'static str>),
-        /// The client answers these of the questions that it was shown last.
+        /// The client answers a selection of the questions that it received last.
         Answers(Vec<bool>),
-        /// The client repeats a response that it has sent before.
+        /// The client repeats an earlier response.
         Repeats(usize),
         Withdraws(usize),
     }

@@ -1,5 +1,5 @@
-//! A digest of a JSON value. Two spellings of one value have the same digest. The value is read as a stream,
-//! because a tree would take many times the memory of its text. This module is pure.
+//! A digest of a JSON value. Different spellings of the same value have the same digest. The value is read as a
+//! stream, because a tree would need many times the memory of its text. This module is pure.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -19,8 +19,8 @@ impl fmt::Display for Digest {
 }
 
 impl Digest {
-    /// The digest of an object, which is JSON text, without these members. A member that cannot be read as a
-    /// value is digested as it is written.
+    /// The digest of an object (JSON text) without the given members. A member that cannot be parsed is
+    /// digested as raw text.
     pub(super) fn of_members(text: &str, without: &[&str]) -> Self {
         let mut digests = Vec::new();
         let mut reader = serde_json::Deserializer::from_str(text);
@@ -34,7 +34,7 @@ impl Digest {
         Self::finish(context)
     }
 
-    /// The digest of JSON text. Text that cannot be read as a value is digested as it is written.
+    /// The digest of JSON text. Text that cannot be parsed is digested as raw text.
     pub(super) fn of_json(text: &str) -> Self {
         let mut context = Context::new(&SHA256);
         let mut reader = serde_json::Deserializer::from_str(text);
@@ -78,7 +78,8 @@ impl<'de> Visitor<'de> for Each<'_> {
     }
 }
 
-/// Digests a value with its kind and its length, so that no two values give the same bytes.
+/// Digests a value together with its kind and its length, so that different values never result in the same
+/// bytes.
 fn put(context: &mut Context, kind: u8, bytes: &[u8]) {
     context.update(&[kind]);
     context.update(&(bytes.len() as u64).to_be_bytes());

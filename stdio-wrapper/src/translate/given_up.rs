@@ -1,6 +1,6 @@
-//! A call that its client has given up, although the child might still work on it. Not every server stops
-//! after a cancellation, and a question on standard output does not name its call. A question of such a call
-//! must not be sent to the user of another one.
+//! A call that its client has abandoned, although the child might still be processing it. Some servers continue
+//! after a cancellation, and a question on standard output does not identify its call. A question of an
+//! abandoned call must not be sent to the user of another call.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,11 +10,11 @@ use super::questions::Question;
 use crate::protocol::{Kind, parse_line};
 use crate::stream::{Consumer, Next};
 
-/// Maximum number of calls of one session that are followed to their end after they were given up. Further
-/// calls are only cancelled at the child. The session counts as doubtful in any case.
+/// Maximum number of abandoned calls of one session that are followed until they end. Further calls are only
+/// cancelled in the child. The session counts as doubtful in any case.
 const MAX_FOLLOWED: usize = 64;
 
-/// A call that was given up. While it exists, questions of its session are refused.
+/// A call that was abandoned. While it exists, questions of its session are refused.
 #[derive(Debug)]
 pub(super) struct GivenUp {
     pooled: Arc<PooledSession>,
@@ -25,8 +25,8 @@ pub(super) struct GivenUp {
 }
 
 impl GivenUp {
-    /// Makes one for a call of `lease`. It is followed only if the call might ask something, because only
-    /// then the session is in doubt.
+    /// Creates the record for a call of `lease`. It is followed only if the call might ask questions, because
+    /// other calls do not make the session doubtful.
     pub(super) fn new(lease: &Lease, group: &Arc<Group>, number: u64) -> Self {
         let (pooled, group) = (Arc::clone(&lease.pooled), Arc::clone(group));
         let is_followed = lease.is_exclusive && pooled.given_up.load(Ordering::Acquire) < MAX_FOLLOWED;
@@ -36,8 +36,8 @@ impl GivenUp {
         Self { pooled, group, number, is_followed }
     }
 
-    /// Cancels the call at the child, and waits until the child has answered it nevertheless, or until the
-    /// time of the request is over.
+    /// Cancels the call in the child. Then waits until the child has nevertheless responded, or until the
+    /// timeout of the request.
     pub(super) async fn follow(self, open: Vec<Question>, consumer: Consumer) {
         let number = self.number;
         if !self.is_followed {

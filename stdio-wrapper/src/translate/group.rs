@@ -1,5 +1,5 @@
 //! The sessions for stateless clients. Clients of one principal with the same capabilities share sessions, so
-//! that what a server remembers stays with the user that it belongs to.
+//! that the state that a server keeps stays with its user.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -23,17 +23,16 @@ use crate::policy::{Own, Permit};
 use crate::protocol::{Kind, Message, Version, members, parse_line, peek_cancelled, string};
 use crate::stream::{Next, Stream};
 
-/// Maximum number of questions that wait until the running call sends them to its client.
+/// Maximum number of questions that are queued until the running call sends them to its client.
 const MAX_PROMPTS: usize = 64;
 
-/// The properties that all clients of a group share.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct GroupKey {
-    /// The principal for whom memory and sessions are counted.
+    /// The principal against whom memory and sessions are counted.
     pub(super) owner: String,
-    /// The capabilities with which clients can be asked something, in a normalized form.
+    /// The capabilities that determine which questions clients can answer, in a normalized form.
     pub(super) capabilities: String,
-    /// The values of the command's placeholders. A user who has left a group must not continue with that
+    /// The values of the command's placeholders. A user who has left a group must not continue to use that
     /// group's child.
     pub(super) caller: Placeholders,
 }
@@ -42,13 +41,13 @@ pub(super) struct GroupKey {
 #[derive(Debug)]
 pub(super) struct Group {
     pub(super) capabilities: Value,
-    /// In the order in which they were opened. The first one serves the requests that need no session of
-    /// their own.
+    /// The sessions in the order in which they were opened. The first one serves the requests that need no
+    /// session of their own.
     pub(super) pooled_sessions: Mutex<Vec<Arc<PooledSession>>>,
-    /// Sessions are opened one after the other. The error says why one could not be opened, in a form for
+    /// Sessions are opened one at a time. The error is the reason why one could not be opened, worded for
     /// callers.
     pub(super) opening: Attempts<String>,
-    /// Notified when a session is free again.
+    /// Notified when a session becomes free.
     pub(super) freed: Notify,
     pub(super) listeners: Listeners,
 }
@@ -73,27 +72,27 @@ impl Group {
         self.pooled_sessions().iter().find(|pooled| !pooled.session.is_ended()).cloned()
     }
 
-    /// Takes a free session for a call that might ask something. With `may_be_doubtful`, this can be one in
-    /// which it is not certain which call the next question would belong to.
+    /// Takes a free session for a call that might ask questions. With `may_be_doubtful`, the session can be one
+    /// in which the next question might belong to an earlier call.
     pub(super) fn take_free(&self, may_be_doubtful: bool) -> Option<Lease> {
         let pooled_sessions = self.pooled_sessions();
         let mut good = pooled_sessions.iter().filter(|pooled| may_be_doubtful || !pooled.is_doubtful());
         good.find_map(|pooled| Lease::take(pooled, true))
     }
 
-    /// The number of sessions that are reserved for one call.
+    /// The number of sessions that are reserved for calls.
     pub(super) fn taken(&self) -> usize {
         self.pooled_sessions().iter().filter(|pooled| pooled.is_taken.load(Ordering::Acquire)).count()
     }
 
-    /// Removes and returns the sessions that nobody uses, except the first.
+    /// Removes and returns the unused sessions, except the first one.
     pub(super) fn take_unused(&self) -> Vec<Arc<PooledSession>> {
         let mut pooled_sessions = self.pooled_sessions();
         let first = pooled_sessions.len().min(1);
         pooled_sessions.extract_if(first.., |pooled| pooled.users.load(Ordering::Acquire) == 0).collect()
     }
 
-    /// Whether nobody has used the group for the time `after`.
+    /// Whether the group has been unused for at least `after`.
     pub(super) fn is_idle(&self, now: Instant, after: Duration) -> bool {
         let is_unused = |pooled: &Arc<PooledSession>| {
             let last = *pooled.last_used.lock().unwrap_or_else(PoisonError::into_inner);
@@ -111,23 +110,23 @@ pub(super) struct PooledSession {
     users: AtomicUsize,
     /// The number of requests in progress.
     pub(super) calls: AtomicUsize,
-    /// Whether the session is reserved for a call in which the child can ask something. A question on stdio
-    /// does not name its call, so there is only one such call.
+    /// Whether the session is reserved for a call in which the child can ask questions. On stdio, a question
+    /// does not identify its call, so only one such call is allowed at a time.
     is_taken: AtomicBool,
-    /// The number of calls that were given up and on which the child might still work.
+    /// The number of abandoned calls that the child might still be processing.
     pub(super) given_up: AtomicUsize,
-    /// Whether the child has asked something in a call. Most children never do.
+    /// Whether the child has ever asked a question in a call. Most children never do.
     has_asked: AtomicBool,
     prompts: Mutex<VecDeque<Prompt>>,
-    /// Notified when there is a new prompt.
+    /// Notified when a prompt was added.
     pub(super) asked: Notify,
-    /// The stream for log messages, and the level from which on they are sent.
+    /// The stream for log messages, and their minimum level.
     log: Mutex<Option<(usize, Arc<Stream>)>>,
-    /// The log level that was set at the child.
+    /// The log level that was set in the child.
     pub(super) level: tokio::sync::Mutex<Option<String>>,
-    /// Locked while it is decided whether the child must watch a resource, and until the request is sent, so
-    /// that the child gets these requests in the order of the decisions. It is not locked while waiting for
-    /// an answer.
+    /// Locked while the wrapper decides whether the child must watch a resource, and until the request is sent,
+    /// so that the child receives these requests in the order of the decisions. The lock is released before
+    /// waiting for the response.
     pub(super) watching: tokio::sync::Mutex<()>,
     last_used: Mutex<Instant>,
     tools: Mutex<Option<KnownTools>>,
@@ -136,15 +135,15 @@ pub(super) struct PooledSession {
 /// A message of the child for the call that uses its session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Prompt {
-    /// A question to the call's client.
+    /// A question for the client of the call.
     Ask(Question),
-    /// The question with this id, as JSON text, was withdrawn.
+    /// The question with this id (JSON text) was withdrawn.
     Withdraw(Kept),
 }
 
-/// Whether a question can wait for the next call. Roots belong to the client and not to a call: servers ask
-/// for them as soon as the session is open, and the next call can answer. For any other question outside of a
-/// call, there is no client.
+/// Whether a question can wait for the next call. A server can request roots as soon as the session is open,
+/// and because roots belong to the client and not to a call, the next call can answer. All other questions
+/// outside of a call have no client.
 fn may_wait(question: &Question) -> bool {
     question.method == "roots/list"
 }
@@ -154,7 +153,7 @@ fn may_wait(question: &Question) -> bool {
 struct KnownTools {
     tools: Arc<HashMap<String, ParamHeaders>>,
     read: Instant,
-    /// The number of changes that were announced before the list was read.
+    /// The number of changes that had been announced before the list was requested.
     changes: u64,
 }
 
@@ -178,7 +177,7 @@ impl PooledSession {
         }
     }
 
-    /// The headers that the tools ask for, if they are known and still valid.
+    /// The headers that the tools require, if they are known and still valid.
     pub(super) fn tools(&self, changes: u64, life: Duration) -> Option<Arc<HashMap<String, ParamHeaders>>> {
         let known = self.tools.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
         let is_announced = self.greeting.has("/tools/listChanged");
@@ -195,28 +194,29 @@ impl PooledSession {
         *self.tools.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// Whether a question could belong to a call that was given up, in a session whose child has asked
-    /// before.
+    /// Whether a question could belong to an abandoned call. This is possible only if the child of the session
+    /// has asked questions before.
     fn is_doubtful(&self) -> bool {
         self.given_up.load(Ordering::Acquire) > 0 && self.has_asked.load(Ordering::Acquire)
     }
 
-    /// Takes the oldest prompt that the call has not seen.
+    /// Removes and returns the oldest prompt that the call has not handled yet.
     pub(super) fn prompt(&self) -> Option<Prompt> {
         self.prompts().pop_front()
     }
 
-    /// Keeps a question for the call that uses the session. The error says why there is no client for it.
+    /// Keeps a question for the call that uses the session. The error is the reason why no client can answer
+    /// it.
     fn keep(&self, question: Question) -> Result<(), &'static str> {
         let mut prompts = self.prompts();
         if !may_wait(&question) {
             self.has_asked.store(true, Ordering::Release);
             if !self.is_taken.load(Ordering::Acquire) {
-                return Err("No running call can ask its client this question.");
+                return Err("No client with a running call can answer this question.");
             }
             if self.given_up.load(Ordering::Acquire) > 0 {
                 return Err(
-                    "A call that was given up might still be running, so it is not certain whose question this is.",
+                    "A cancelled call might still be running, so it is uncertain which call this question belongs to.",
                 );
             }
         }
@@ -234,7 +234,7 @@ impl PooledSession {
         let mut prompts = self.prompts();
         let count = prompts.len();
         prompts.retain(|prompt| !matches!(prompt, Prompt::Ask(question) if *question.id == *id));
-        // The call might already have sent it to its client.
+        // The call might already have sent the question to its client.
         if prompts.len() == count
             && count < MAX_PROMPTS
             && self.is_taken.load(Ordering::Acquire)
@@ -246,7 +246,7 @@ impl PooledSession {
         }
     }
 
-    /// Releases the session. Returns the questions that the call has not read yet, because they must not be
+    /// Releases the session. Returns the questions that the call has not handled yet, because they must not be
     /// sent to the client of the next call.
     fn give_back(&self) -> Vec<Question> {
         let mut prompts = self.prompts();
@@ -275,7 +275,7 @@ impl PooledSession {
         }
     }
 
-    /// Tells the child that nobody will answer these questions.
+    /// Responds to these questions with an error, because no client will answer them.
     pub(super) async fn refuse(&self, questions: Vec<Question>) {
         for question in questions {
             self.respond(&question.refusal(-32000, "The call to which this question belongs has ended."))
@@ -286,12 +286,12 @@ impl PooledSession {
     /// Sends a notification of the wrapper to the child.
     pub(super) async fn notify(&self, own: Own, text: &str) {
         if let Ok(message) = parse_line(text.as_bytes()) {
-            // If the child does not read, the notification is lost.
+            // If the child does not read its input, the notification is lost.
             let _ = self.session.notify(&message, &Permit::ours(own)).await;
         }
     }
 
-    /// Gives up a request of the wrapper with this id in the session, and tells the child why.
+    /// Cancels the wrapper's request with this id in the session, and sends the child the reason.
     pub(super) async fn cancel(&self, number: u64, why: &str) {
         let params = serde_json::json!({ "requestId": number, "reason": why });
         let text = format!(r#"{{"jsonrpc":"2.0","method":"notifications/cancelled","params":{params}}}"#);
@@ -305,7 +305,7 @@ impl PooledSession {
     }
 }
 
-/// Handles a message of a session's child, on any stream, that is neither an answer nor progress.
+/// Handles a message of a session's child, on any stream, that is neither a response nor progress.
 pub(super) async fn take(group: &Group, pooled: &PooledSession, message: &Message<'_>) {
     match &message.kind {
         Kind::Request { method, id } => {
@@ -349,7 +349,7 @@ fn log(pooled: &PooledSession, message: &Message<'_>) {
     }
 }
 
-/// Reads what a session's child sends outside of calls, until the session ends.
+/// Reads the messages that a session's child sends outside of calls, until the session ends.
 pub(super) async fn pump(group: Arc<Group>, pooled: Arc<PooledSession>) {
     let consumer = pooled.session.get_stream().connect();
     loop {
@@ -358,7 +358,7 @@ pub(super) async fn pump(group: Arc<Group>, pooled: Arc<PooledSession>) {
                 if let Ok(message) = parse_line(&text.into_bytes()) {
                     take(&group, &pooled, &message).await;
                 }
-                // There can be many listeners, and the child can have written many messages.
+                // Many listeners can exist, and the child might have written many messages.
                 yield_now().await;
             }
             Next::End => break,
@@ -367,7 +367,7 @@ pub(super) async fn pump(group: Arc<Group>, pooled: Arc<PooledSession>) {
     }
     group.pooled_sessions().retain(|other| !Arc::ptr_eq(other, &pooled));
     group.freed.notify_waiters();
-    // Clients then listen again, with a session that has not ended.
+    // The clients then listen again, with a session that has not ended.
     group.listeners.end(&pooled.session.id);
 }
 
@@ -381,8 +381,8 @@ pub(super) struct Lease {
 }
 
 impl Lease {
-    /// Takes a session. Returns `None` if it has ended, or if it is wanted for one call and another such call
-    /// has it.
+    /// Takes a session. Returns `None` if the session has ended, or if it is requested exclusively and already
+    /// reserved for another call.
     pub(super) fn take(pooled: &Arc<PooledSession>, is_exclusive: bool) -> Option<Self> {
         if pooled.session.is_ended() || (is_exclusive && pooled.is_taken.swap(true, Ordering::AcqRel)) {
             return None;
@@ -392,7 +392,7 @@ impl Lease {
         Some(Self { pooled: Arc::clone(pooled), is_exclusive, freed: None })
     }
 
-    /// Lets the group know when the session is free again.
+    /// Notifies the group when the session becomes free.
     pub(super) fn of(mut self, group: &Arc<Group>) -> Self {
         self.freed = Some(Arc::clone(group));
         self

@@ -1,5 +1,5 @@
-//! Presents a stateless server as one with sessions. The wrapper keeps the session, sends the server's
-//! questions to the client as requests, and gets the messages for the GET stream from a subscription.
+//! Presents a stateless server as one with sessions. The wrapper keeps the session state, sends the server's
+//! questions to the client as requests, and receives the messages for the GET stream from a subscription.
 
 mod listen;
 mod rounds;
@@ -35,7 +35,7 @@ use crate::stream::{Next, Stream};
 const LISTEN: &str = "subscriptions/listen";
 /// Maximum number of resources that one session can watch.
 const MAX_RESOURCES: usize = 256;
-/// Maximum time for which a message waits for space among the messages for children.
+/// Maximum time for which a message waits for memory from the budget for messages to children.
 const ROOM_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The translation for clients with sessions.
@@ -47,18 +47,18 @@ pub struct LegacyToModern {
 }
 
 impl LegacyToModern {
-    /// Makes a translation without any sessions.
+    /// Creates a translation without any sessions.
     pub fn new(sessions: Arc<Sessions>, servers: Arc<Servers>) -> Arc<Self> {
         Arc::new(Self { sessions, servers, is_needed: AtomicBool::new(false) })
     }
 
-    /// Whether the server has refused the handshake before, so that asking it again would only take time.
+    /// Whether the server has refused the handshake before, so that another attempt would only take time.
     pub fn is_needed(&self) -> bool {
         self.is_needed.load(Ordering::Relaxed)
     }
 
-    /// Opens a session in front of a stateless server, and answers `initialize`. Returns `None` if the server
-    /// is not stateless or cannot be reached; the client then gets the server's own answer.
+    /// Opens a session for a stateless server, and responds to `initialize`. Returns `None` if the server is
+    /// not stateless or cannot be reached. The client then gets the server's own response.
     pub async fn open(
         &self,
         owner: &str,
@@ -69,7 +69,7 @@ impl LegacyToModern {
         let native = self.servers.native(caller).await.ok()??;
         let params = object(message.params_text()).unwrap_or("{}");
         let [declared] = members(params, ["capabilities"]).ok()?;
-        // Capabilities that are too large to be kept count as not declared.
+        // Capabilities that are too large to keep count as not declared.
         let declared = capabilities_for_modern(declared.unwrap_or("{}")).unwrap_or_else(|_| "{}".to_owned());
         let discovered = self.servers.discover(&native, &declared).await.ok()?;
         let offers = offers(&discovered)
@@ -104,11 +104,11 @@ struct Peer {
     own: Weak<Peer>,
     servers: Arc<Servers>,
     caller: Placeholders,
-    /// The principal for whom memory and sessions are counted.
+    /// The principal against whom memory and sessions are counted.
     owner: String,
     /// The client's capabilities, as JSON text.
     capabilities: String,
-    /// What is used of the result of `server/discover`.
+    /// The parts of the result of `server/discover` that are needed.
     offers: Value,
     next: AtomicU64,
     state: Mutex<State>,
@@ -118,28 +118,27 @@ struct Peer {
 struct State {
     log_level: Option<String>,
     resources: BTreeSet<Kept>,
-    /// The requests in progress. The keys are numbers of the wrapper, because clients can use one id for
-    /// several requests.
+    /// The requests in progress, by numbers of the wrapper, because clients can use the same id for several
+    /// requests.
     running: HashMap<u64, Underway>,
     /// The questions to the client, by their ids as JSON text.
     asked: HashMap<String, oneshot::Sender<Result<Kept, Unanswered>>>,
-    /// What the client may send, according to its last request about notifications.
+    /// The messages that the client may send, according to its last request that affected the subscription.
     gate: Gate,
-    /// The task that sends notifications to the session. It is started when the client asks for notifications
-    /// for the first time.
+    /// The task that sends notifications to the session. It is started when the client first requests
+    /// notifications.
     listening: Option<Listening>,
 }
 
 /// Why a question has no answer.
 #[derive(Debug, Clone, Copy)]
 enum Unanswered {
-    /// The client answered with an error.
+    /// The client responded with an error.
     Refused,
     /// There was no memory for the answer.
     NoMemory,
 }
 
-/// A request in progress.
 struct Underway {
     /// The client's id, as JSON text.
     id: String,
@@ -169,8 +168,8 @@ impl Peer {
         result.to_string()
     }
 
-    /// Answers requests that need no server. The data that is kept for the session is limited, because a
-    /// client can send as much as a body can contain.
+    /// Responds to requests that need no server. The size of the data that is kept for the session is limited,
+    /// because a request body can be large.
     fn answer_here(&self, method: &str, params: &str) -> Option<Result<(), (Code, String)>> {
         let [level, uri] = members(params, ["level", "uri"]).unwrap_or_default();
         let text = |value: Option<&str>| value.and_then(string).map(Cow::into_owned);
@@ -198,7 +197,7 @@ impl Peer {
         }
     }
 
-    /// Records that the client watches a resource, or no longer does.
+    /// Records that the client watches a resource or no longer watches it.
     fn watch(&self, uri: &str, is_wanted: bool) -> Result<(), (Code, String)> {
         let reservation = self.servers.answers().reservation(&self.owner);
         let resources = &mut self.state().resources;
@@ -212,7 +211,7 @@ impl Peer {
         Ok(())
     }
 
-    /// A request in the stateless form. `params` and `id` are JSON text.
+    /// A request in stateless form. `params` and `id` are JSON text.
     fn text(&self, method: &str, params: &str, level: Option<&str>, id: &str) -> String {
         let mut members = Members::parse(params).unwrap_or_default();
         let given = members.remove("_meta").unwrap_or_default();
@@ -226,7 +225,7 @@ impl Peer {
         format!(r#"{{"jsonrpc":"2.0","id":{id},"method":{},"params":{members}}}"#, Value::from(method))
     }
 
-    /// Sends a request in the stateless form. Returns `None` if the server no longer speaks that revision.
+    /// Sends a request in stateless form. Returns `None` if the server no longer supports that revision.
     async fn send(
         &self,
         session: &Session,
@@ -239,12 +238,12 @@ impl Peer {
             self.servers.native(&self.caller).await.map_err(|error| error.to_string())?;
         let Some(native) = native else { return Ok(None) };
         let method = permit.method();
-        // Clients with a session ask for a log level with this method.
+        // Clients with a session request a log level with this method.
         let may_log = permit.gate().pass("logging/setLevel", None).is_ok();
         let level = self.state().log_level.clone().filter(|_| may_log);
         let text = self.text(method, &params, level.as_deref(), id);
         drop(params);
-        // The text is there until the child has the message.
+        // The text stays in memory until the child has received the message.
         let mut reservation = self.servers.messages().reservation(&session.owner);
         if !reservation.grow_within(text.len(), ROOM_PATIENCE).await {
             return Err(TOO_MANY_MESSAGES.to_owned());
@@ -270,7 +269,7 @@ impl Peer {
         Ok(Some(self.servers.call(&native, &request, permit, &owner, stream).await))
     }
 
-    /// Handles one request of the client, with as many rounds as it needs.
+    /// Handles one request of the client, with as many rounds as necessary.
     async fn run(
         &self,
         session: &Arc<Session>,
@@ -282,7 +281,7 @@ impl Peer {
         let mut extra: Option<(Kept, Option<Kept>)> = None;
         for _ in 0..MAX_ROUNDS {
             let mut members = Members::parse(params).unwrap_or_default();
-            // The answers and the state must only be those of the last round.
+            // The answers and the state must be only those of the last round.
             members.retain(|name| name != "inputResponses" && name != "requestState");
             if let Some((responses, state)) = &extra {
                 members.set("inputResponses", &**responses);
@@ -296,7 +295,7 @@ impl Peer {
             let sent = self.send(session, permit, params, id, &stream).await;
             let _ticket = match sent {
                 Ok(Some(ticket)) => ticket,
-                Ok(None) => return fail(out, id, "The MCP server no longer speaks this revision."),
+                Ok(None) => return fail(out, id, "The MCP server no longer supports this revision."),
                 Err(why) => return fail(out, id, &why),
             };
             let answer = loop {
@@ -320,7 +319,7 @@ impl Peer {
             }
         }
         let why = format!(
-            "The MCP server asked in more than {MAX_ROUNDS} rounds of one call, so the call was given up."
+            "The MCP server asked questions in more than {MAX_ROUNDS} rounds of one call, so the call was cancelled."
         );
         fail(out, id, &why);
     }
@@ -330,12 +329,12 @@ impl Peer {
     }
 }
 
-/// What is used of a result of `server/discover`. It is kept as long as the session.
+/// The parts of a result of `server/discover` that are needed. They are kept as long as the session.
 fn offers(discovered: &str) -> Result<Value, String> {
     if discovered.len() > MAX_GREETING {
         let length = discovered.len();
         return Err(format!(
-            "The MCP server's answer to server/discover has {length} bytes. At most {MAX_GREETING} are translated."
+            "The MCP server's response to server/discover has {length} bytes. At most {MAX_GREETING} are translated."
         ));
     }
     let [capabilities, info, instructions, meta] =
@@ -355,7 +354,7 @@ fn offers(discovered: &str) -> Result<Value, String> {
     Ok(offers.into())
 }
 
-/// The error for a resource that cannot be kept.
+/// The error for a resource for which there is no memory.
 fn no_room() -> (Code, String) {
     (Code::Refused, TOO_MANY_ANSWERS.to_owned())
 }
@@ -378,8 +377,7 @@ impl TranslatedServer for Peer {
             (message.at(id).to_owned(), object(message.params_text()).unwrap_or("{}").to_owned());
         let Some(peer) = self.own.upgrade() else { return };
         if method == "resources/subscribe" && gate.pass(LISTEN, None).is_err() {
-            let why =
-                "The server is asked for this with subscriptions/listen, which you are not allowed to use.";
+            let why = "This request needs subscriptions/listen, which you are not allowed to use.";
             return stream.push(error_message(Some(id.as_bytes()), Code::Refused, why).into(), true);
         }
         match self.answer_here(method, &params) {
@@ -396,7 +394,7 @@ impl TranslatedServer for Peer {
             }
             None => {}
         }
-        // The params are kept, because they are sent again in each round.
+        // The params are kept, because every round sends them again.
         let reservation = self.servers.messages().reservation(&session.owner);
         let tool = if method == "tools/call" { peek_name(message).ok().flatten() } else { None };
         let tool = tool.map(|tool| reservation.keep(tool)).map_or(Some(None), |kept| kept.map(Some));
@@ -408,7 +406,7 @@ impl TranslatedServer for Peer {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let (session, method, name) = (Arc::clone(session), method.to_owned(), id.clone());
         let (stream, waiting) = (Arc::clone(stream), Arc::clone(stream));
-        // The task is recorded before it can end and remove itself.
+        // The lock is held so that the task cannot remove its entry before the entry is added.
         let mut state = self.state();
         let task = tokio::spawn(async move {
             match gate.pass(&method, tool.as_deref()) {
@@ -426,14 +424,14 @@ impl TranslatedServer for Peer {
         if permit.method() == "notifications/initialized"
             && let Some(peer) = self.own.upgrade()
         {
-            // Without memory for it, the client only gets no announcements.
+            // If there is no memory for the subscription, the client only misses announcements.
             peer.listen(session, &permit.gate());
         }
     }
 
     fn reply(&self, message: &Message<'_>, id: &str) {
         let Some(asked) = self.state().asked.remove(id) else { return };
-        // The call continues only when it has all its answers.
+        // The call continues only after it has received all answers.
         let answer = match &message.result {
             None => Err(Unanswered::Refused),
             Some(result) => {
@@ -441,12 +439,12 @@ impl TranslatedServer for Peer {
                 reservation.keep(message.at(result)).ok_or(Unanswered::NoMemory)
             }
         };
-        // The call might have been given up, so nobody waits for the answer.
+        // An error means that the call was abandoned, so the answer is not needed.
         let _ = asked.send(answer);
     }
 
     fn cancel(&self, id: &str) {
-        // If two requests have the same id, neither is cancelled, because it might be the wrong one.
+        // If two requests have the same id, neither is cancelled, because the wrong one might be chosen.
         let mut state = self.state();
         let mut found = state.running.iter().filter(|(_, underway)| underway.id == id);
         let (Some((number, _)), None) = (found.next(), found.next()) else { return };

@@ -1,5 +1,5 @@
-//! `subscriptions/listen` in front of a server with sessions: notifications about changes of its lists, and
-//! about resources that it was asked to watch.
+//! `subscriptions/listen` for a server with sessions: notifications about changes of its lists and of watched
+//! resources.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,8 +13,8 @@ use crate::modern::{SUBSCRIPTION, completion};
 use crate::protocol::{Members, Message, elements, members, string};
 use crate::stream::Stream;
 
-/// Notifications about lists: the name in the subscription, the method of the notification, and the
-/// capability of the child that it needs.
+/// Notifications about lists: the name in the subscription, the method of the notification, and the required
+/// capability of the child.
 const LISTS: [(&str, &str, &str); 3] = [
     ("toolsListChanged", "notifications/tools/list_changed", "/tools/listChanged"),
     ("promptsListChanged", "notifications/prompts/list_changed", "/prompts/listChanged"),
@@ -23,7 +23,8 @@ const LISTS: [(&str, &str, &str); 3] = [
 /// Maximum number of resources that one client can watch.
 const MAX_RESOURCES: usize = 256;
 const UPDATED: &str = "notifications/resources/updated";
-/// Maximum length of the params of a notification about a resource, in bytes. They contain little more than its URI.
+/// Maximum length of the params of a notification about a resource, in bytes. They contain little more than the
+/// URI.
 const MAX_UPDATED: usize = 64 << 10;
 
 /// The notifications that one client wants and that the child can send.
@@ -35,7 +36,7 @@ pub(super) struct Filter {
 }
 
 impl Filter {
-    /// Parses the params of a request. The error says what is wrong with them.
+    /// Parses the params of a request. The error describes what is wrong with them.
     pub(super) fn parse(
         params: &str,
         greeting: &Greeting,
@@ -64,7 +65,7 @@ impl Filter {
             }
         }
         if resources.iter().any(|uri: &String| uri.len() > MAX_URI) {
-            return Err(format!("The URI of a resource that is watched can have at most {MAX_URI} bytes."));
+            return Err(format!("The URI of a watched resource can have at most {MAX_URI} bytes."));
         }
         if resources.len() > MAX_RESOURCES {
             return Err(format!("At most {MAX_RESOURCES} resources can be watched on one stream."));
@@ -91,7 +92,8 @@ impl Filter {
         )
     }
 
-    /// Whether the client wants a notification with this method, which is about the resource with this URI, if any.
+    /// Whether the client wants a notification with this method. `uri` identifies the resource of the
+    /// notification, if any.
     fn wants(&self, method: &str, uri: Option<&str>) -> bool {
         if method != UPDATED {
             return self.methods.contains(&method);
@@ -100,11 +102,11 @@ impl Filter {
     }
 }
 
-/// All clients that listen to the sessions of one group.
+/// All clients that listen to sessions of one group.
 #[derive(Debug, Default)]
 pub(super) struct Listeners {
     all: Mutex<Vec<Listener>>,
-    /// The number of changes of the tools that were announced.
+    /// The number of announced changes of the tools.
     tool_changes: AtomicU64,
 }
 
@@ -120,7 +122,7 @@ struct Listener {
 }
 
 impl Listeners {
-    /// The number of changes of the tools that were announced.
+    /// The number of announced changes of the tools.
     pub(super) fn tool_changes(&self) -> u64 {
         self.tool_changes.load(Ordering::Acquire)
     }
@@ -147,7 +149,7 @@ impl Listeners {
         self.all().iter().any(|listener| listener.number == number)
     }
 
-    /// Whether any listener watches a resource in a session.
+    /// Whether a listener watches a resource in a session.
     pub(super) fn is_watched(&self, session: &str, uri: &str) -> bool {
         let watches =
             |listener: &Listener| listener.session == session && listener.filter.resources.contains(uri);
@@ -160,8 +162,8 @@ impl Listeners {
             self.tool_changes.fetch_add(1, Ordering::AcqRel);
         }
         let params = if method == UPDATED { message.params_text().unwrap_or("{}") } else { "{}" };
-        // This is read once, because there can be many listeners. They get only what the protocol defines: the child
-        // could write megabytes beside it (attack 100).
+        // Many listeners can exist, so this is parsed only once. They receive only what the protocol defines,
+        // because the child could add megabytes of other content (attack 100).
         let [uri] =
             if params.len() <= MAX_UPDATED { members(params, ["uri"]).unwrap_or_default() } else { [None] };
         let resource = uri.and_then(string);

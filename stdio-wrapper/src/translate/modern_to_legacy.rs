@@ -32,26 +32,26 @@ use waiting::{Suspended, Waiting};
 
 /// Requests that a server can answer with questions (2026-07-28, "Multi Round-Trip Requests").
 const MAY_ASK: [&str; 3] = ["tools/call", "prompts/get", "resources/read"];
-/// Time for which a call waits until its child confirms the log level. In any case, the child is told of the
-/// level first.
+/// Maximum time for which a call waits until its child confirms the log level. The child receives the level
+/// before the call in any case.
 const LEVEL_PATIENCE: Duration = Duration::from_secs(2);
-/// Time between two rounds of removing calls and sessions.
+/// Time between two removals of calls and sessions.
 const ROUND: Duration = Duration::from_secs(1);
-/// Limits and times of the translation.
+/// Limits and timeouts of the translation.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Maximum number of sessions of one principal, each for one call that might ask something. Each group of
-    /// clients can always have one.
+    /// Maximum number of sessions of one principal, each for one call that might ask questions. Every group of
+    /// clients can always have one session.
     pub max_seats: usize,
-    /// Time for which a call waits for its client's answer.
+    /// Maximum time for which a call waits for its client's answer.
     pub input_timeout: Duration,
-    /// Time for which a request waits for a free session.
+    /// Maximum time for which a request waits for a free session.
     pub request_timeout: Duration,
-    /// Maximum size of the questions of one call that wait for an answer, in bytes.
+    /// Maximum total size of the unanswered questions of one call, in bytes.
     pub max_asked: usize,
     /// Time after which unused sessions end.
     pub idle: Duration,
-    /// The threads for large lists.
+    /// The threads that process large lists.
     pub offload: Arc<Offload>,
 }
 
@@ -61,27 +61,29 @@ pub enum Refused {
     /// No session could be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// Every session is used by another call.
-    #[error("Too many of your calls wait for answers. Answer or wait for some of them, then try again.")]
-    Busy,
-    /// Every session is used by a call whose user was asked something recently.
+    /// Another call uses each session.
     #[error(
-        "The maximum number of your calls wait for their users, who have not answered. Answer one of them, or try again in {} s, when the call that has waited longest is given up for this one. TRANSLATE_SESSIONS sets how many can wait.", .0.as_secs().max(1)
+        "Too many of your calls are waiting for answers. Answer or wait for some of them, then try again."
+    )]
+    Busy,
+    /// Each session is used by a call whose user was asked a question recently.
+    #[error(
+        "The maximum number of your calls are waiting for answers from their users. Answer one of them, or try again in {} s, when the call that has waited longest is cancelled for this one. TRANSLATE_SESSIONS sets how many can wait.", .0.as_secs().max(1)
     )]
     AllWait(Duration),
     /// The params are not valid.
     #[error("{0}")]
     Params(String),
-    /// There is no memory for the data that must be kept for the request.
+    /// There is no memory for data of the request that must be kept.
     #[error("{TOO_MANY_ANSWERS}")]
     NoMemory,
-    /// Header and body differ.
+    /// A header differs from the body.
     #[error(transparent)]
     Fault(#[from] Fault),
     /// The translation has no equivalent of this method.
     #[error("{0} cannot be translated for a server of an earlier revision.")]
     Method(String),
-    /// The server answered with an error, or not at all.
+    /// The server responded with an error, or did not respond.
     #[error("{0}")]
     Child(String),
 }
@@ -108,7 +110,7 @@ impl Drop for Interest {
 }
 
 impl ModernToLegacy {
-    /// Makes a translation without any sessions.
+    /// Creates a translation without any sessions.
     pub fn new(settings: Settings, sessions: Arc<Sessions>, random: Random) -> Arc<Self> {
         Arc::new(Self {
             settings,
@@ -120,7 +122,7 @@ impl ModernToLegacy {
         })
     }
 
-    /// Starts a permitted request. All messages for it come on `stream`.
+    /// Starts a permitted request. Its response and all related messages are sent on `stream`.
     pub async fn start(
         self: &Arc<Self>,
         request: &Request<'_>,
@@ -161,8 +163,7 @@ impl ModernToLegacy {
             }
             _ => {}
         }
-        // Without a request state, there is no question that the answers could belong to, so they are
-        // ignored.
+        // Without a request state, the answers belong to no question, so they are ignored.
         let asked = match state.map(|state| self.reopen(state, &client_request)).transpose()? {
             None => CallQuestions::default(),
             Some(Suspended::Running(running)) => {
@@ -170,7 +171,7 @@ impl ModernToLegacy {
             }
             Some(Suspended::Repeated { mut asked, owner }) => {
                 if !asked.answer(&given).iter().all(|(_, answer)| is_accepted(answer)) {
-                    let why = "The client did not do what the server asked for, so the call cannot continue.";
+                    let why = "The client did not do what the server requested, so the call cannot continue.";
                     return Err(Refused::Params(why.to_owned()));
                 }
                 if !asked.is_settled() {
@@ -210,8 +211,8 @@ impl ModernToLegacy {
         Interest(None)
     }
 
-    /// Removes and returns the call that a request state belongs to, if the state was given for this request.
-    /// Each state can be used once.
+    /// Removes and returns the call of a request state, if the state was issued for this request. Each state
+    /// can be used once.
     fn reopen(&self, state: &str, client_request: &ClientRequest) -> Result<Suspended, Refused> {
         let text = string(state).unwrap_or_default();
         let number = self.sealer.open(&text, &client_request.bound_to).ok_or_else(|| {
@@ -247,7 +248,7 @@ impl ModernToLegacy {
         }
     }
 
-    /// Suspends a call until its client comes back, and asks the client.
+    /// Suspends a call until its client retries it, and sends the questions to the client.
     fn suspend(&self, client_request: &ClientRequest, mut call: Suspended) {
         let asked = match &mut call {
             Suspended::Running(running) => &mut running.asked,
@@ -271,7 +272,7 @@ impl ModernToLegacy {
             let mut all = self.waiting();
             if !waiting.has_room(&all) {
                 drop(all);
-                let why = "Too many calls of this caller wait until the user has visited a page. Finish some of them.";
+                let why = "Too many calls of this caller are waiting until the user has visited a page. Finish some of them.";
                 return client_request.fail(Code::Refused, why, None);
             }
             all.insert(number, waiting);
@@ -280,13 +281,13 @@ impl ModernToLegacy {
             r#"{{"resultType":"input_required","inputRequests":{requests},"requestState":"{sealed}"}}"#
         ));
         if !is_told {
-            // The client does not know the request state, so it could not continue the call.
+            // The client did not receive the request state, so it could not continue the call.
             let forgotten = self.waiting().remove(&number);
             drop(forgotten);
         }
     }
 
-    /// Sets the log level at the child, if the client wants log messages and the child supports this.
+    /// Sets the log level in the child, if the client wants log messages and the child supports them.
     async fn set_level(
         &self,
         group: &Arc<Group>,
@@ -304,17 +305,18 @@ impl ModernToLegacy {
         if known.as_ref() != Some(level) {
             let params = serde_json::json!({ "level": level }).to_string();
             let number = self.number();
-            // If the child refuses, it logs as it likes. Messages below the level are dropped anyway.
+            // If the child refuses, it uses its own level. Messages below the requested level are dropped
+            // anyway.
             let asked = call::ask(group, pooled, number, &permit, &params);
             if tokio::time::timeout(LEVEL_PATIENCE, asked).await.is_err() {
-                // Otherwise the request would count as waiting until REQUEST_TIMEOUT.
+                // Without the cancellation, the request would count as waiting until REQUEST_TIMEOUT.
                 pooled.cancel(number, "setting the level takes too long").await;
             }
             *known = Some(level.clone());
         }
     }
 
-    /// Removes calls whose clients do not come back, and unused sessions, as long as the wrapper runs.
+    /// Removes calls whose clients do not retry them, and unused sessions, while the wrapper runs.
     pub async fn run(self: Arc<Self>) {
         loop {
             tokio::time::sleep(ROUND).await;
@@ -330,7 +332,7 @@ impl ModernToLegacy {
                 let is_idle = Arc::strong_count(group) <= 1 + group.pooled_sessions().len()
                     && group.is_idle(now, self.settings.idle);
                 if is_idle {
-                    self.end_group(group, "nobody used it");
+                    self.end_group(group, "it was unused");
                 }
                 !is_idle
             });
@@ -356,9 +358,9 @@ impl ModernToLegacy {
     }
 }
 
-/// The text to which a request state is bound: the same request of the same caller, with the same
-/// capabilities and the same values of the command's placeholders. The params are compared as values, because
-/// a client might write them differently.
+/// The text to which a request state is bound: the same request of the same caller, with the same capabilities
+/// and the same values of the command's placeholders. The params are compared as values, because a client can
+/// serialize them differently in a retry.
 fn bound_to(key: &GroupKey, request: &Request<'_>, params: &str) -> String {
     let may_ask = MAY_ASK.contains(&request.method.as_ref());
     let params = if may_ask { params } else { "{}" };

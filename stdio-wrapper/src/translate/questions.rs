@@ -1,5 +1,5 @@
-//! A question of a server to its client: a request in the earlier revisions, and an entry of an
-//! input-required result in the stateless one. This module is pure.
+//! A question of a server to its client. In the earlier revisions, it is a request. In the stateless revision,
+//! it is an entry of an input-required result. This module is pure.
 
 use std::fmt::Write as _;
 
@@ -11,7 +11,6 @@ use crate::protocol::{Members, Message, members, object, string};
 /// The member of `_meta` with which a server of an earlier revision can suggest a name for its question.
 const KEY_HINT: &str = "mcp-gate/inputKey";
 
-/// A question to the client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Question {
     /// The child's id, as JSON text.
@@ -23,20 +22,19 @@ pub(super) struct Question {
     pub(super) hint: Option<String>,
 }
 
-/// The capability that a client lacks for a question.
+/// Whether a client can answer a question.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Needs {
     /// The client can answer the question.
     Nothing,
-    /// This capability, as JSON text, which it did not declare.
+    /// The client did not declare this capability, which is JSON text.
     Capability(String),
-    /// No client of the stateless revision can be asked this.
+    /// No client of the stateless revision can answer this request.
     Unknown,
 }
 
 impl Question {
-    /// Makes a question from a request of the child.
-    /// Returns `None` if there is no memory for it.
+    /// Creates a question from a request of the child. Returns `None` if there is no memory for it.
     pub(super) fn of(
         message: &Message<'_>,
         method: &str,
@@ -56,15 +54,15 @@ impl Question {
         Some(Self { id, method: method.to_owned(), params, hint })
     }
 
-    /// Makes a question from a page that the client has to visit before it calls again (2025-11-25, "URL Mode
-    /// Elicitation"). The child has ended that call, so nobody waits for the answer. `params` are JSON text.
-    /// Returns `None` if there is no memory for it.
+    /// Creates a question from a page that the user must visit before the client repeats the call (2025-11-25,
+    /// "URL Mode Elicitation"). The child has already ended that call, so the answer is not sent to it.
+    /// `params` are JSON text. Returns `None` if there is no memory for it.
     pub(super) fn page(params: &str, reservation: &Reservation) -> Option<Self> {
         let (id, params) = (reservation.keep("null")?, reservation.keep(params)?);
         Some(Self { id, method: "elicitation/create".to_owned(), params, hint: None })
     }
 
-    /// The capability that a client with these capabilities lacks for this question.
+    /// Whether a client with these capabilities can answer this question.
     pub(super) fn needs(&self, capabilities: &Value) -> Needs {
         needs(&self.method, &self.params, capabilities)
     }
@@ -79,14 +77,14 @@ impl Question {
         (2..=u32::MAX).map(|count| format!("{base}_{count}")).find(|key| !taken(key)).unwrap_or(base)
     }
 
-    /// Writes the entry of `inputRequests`, as JSON text.
+    /// Writes the entry for `inputRequests`, as JSON text.
     pub(super) fn write(&self, out: &mut String) {
         let method = Value::from(self.method.as_str());
         // Writing to a string cannot fail.
         let _ = write!(out, r#"{{"method":{method},"params":{}}}"#, &*self.params);
     }
 
-    /// Whether a text can be the answer to this question.
+    /// Whether a text is a valid answer to this question.
     pub(super) fn takes(&self, answer: &str) -> bool {
         let names = ["action", "role", "content", "roots"];
         let found = object(Some(answer)).and_then(|answer| members(answer, names).ok());
@@ -117,7 +115,7 @@ impl Question {
     }
 }
 
-/// Whether a client with these capabilities can be asked this. `params` are JSON text.
+/// Whether a client with these capabilities can answer this request. `params` are JSON text.
 pub(super) fn needs(method: &str, params: &str, capabilities: &Value) -> Needs {
     let name = match method {
         "elicitation/create" => "elicitation",
@@ -128,7 +126,7 @@ pub(super) fn needs(method: &str, params: &str, capabilities: &Value) -> Needs {
     let Some(declared) = capabilities.get(name) else {
         return Needs::Capability(json!({ name: {} }).to_string());
     };
-    // A tree of the values would take many times the memory of the text.
+    // A tree of the values would need many times the memory of the text.
     let [mode] = members(params, ["mode"]).unwrap_or([Some(r#""url""#)]);
     let is_url = name == "elicitation" && mode.and_then(string).as_deref() == Some("url");
     if is_url && declared.get("url").is_none() {
@@ -137,7 +135,7 @@ pub(super) fn needs(method: &str, params: &str, capabilities: &Value) -> Needs {
     Needs::Nothing
 }
 
-/// The error for a question that needs a capability which the client did not declare. `id` is JSON text.
+/// The error for a question that needs a capability that the client did not declare. `id` is JSON text.
 pub(super) fn lacking(id: &str) -> String {
     refusal(id, -32601, "The client did not declare this capability.")
 }

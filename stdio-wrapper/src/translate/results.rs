@@ -1,4 +1,4 @@
-//! Converts requests, results and errors of one era to the form of the other. Other parts are not changed.
+//! Converts requests, results and errors of one era to the format of the other. Unrelated parts stay unchanged.
 //! This module is pure.
 
 use std::borrow::Cow;
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::modern::{MAX_CAPABILITIES, META_PREFIX, SERVER_INFO, VERSION};
 use crate::protocol::{Members, add_member, edit_members, object};
 
-/// Methods whose results say how long they may be cached (2026-07-28, "Caching").
+/// Methods whose results specify how long they can be cached (2026-07-28, "Caching").
 const CACHEABLE: [&str; 6] = [
     "server/discover",
     "tools/list",
@@ -17,24 +17,24 @@ const CACHEABLE: [&str; 6] = [
     "resources/templates/list",
     "resources/read",
 ];
-/// The JSON-RPC code of the earlier revisions for a resource that does not exist.
+/// The error code of the earlier revisions for a resource that does not exist.
 const RESOURCE_NOT_FOUND: i64 = -32002;
-/// The code of the stateless revision for that, and of JSON-RPC for any invalid params.
+/// The error code for invalid params. The stateless revision also uses it for a resource that does not exist.
 const INVALID_PARAMS: i64 = -32602;
-/// The code for a capability that the server needs and the client did not declare.
+/// The error code for a capability that the server needs and the client did not declare.
 const MISSING_CAPABILITY: i64 = -32021;
 
-/// Capabilities that a question can need, each with its optional parts.
+/// Capabilities that a question can need, with their optional parts.
 const ASKABLE: [(&str, &[&str]); 3] =
     [("elicitation", &["form", "url"]), ("roots", &[]), ("sampling", &["context", "tools"])];
-/// Maximum length of the URI of a resource that a client watches, in bytes. It is kept for as long as the
-/// client watches.
+/// Maximum length of the URI of a watched resource, in bytes. The URI is kept as long as the client watches the
+/// resource.
 pub(super) const MAX_URI: usize = 4096;
 /// Names of log levels, the least severe first (RFC 5424).
 pub(super) const LEVELS: [&str; 8] =
     ["debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"];
 
-/// Maximum size of what a server says about itself, in bytes. It is kept as long as the session.
+/// Maximum size of a server's description of itself, in bytes. It is kept as long as the session.
 pub(super) const MAX_GREETING: usize = 256 << 10;
 
 /// The capabilities of a client are too large to be kept.
@@ -42,7 +42,7 @@ pub(super) const MAX_GREETING: usize = 256 << 10;
 #[error("The client's capabilities have {0} bytes. At most {MAX_CAPABILITIES} are accepted.")]
 pub(super) struct TooLarge(usize);
 
-/// The child's answer to `initialize`.
+/// The child's response to `initialize`.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Greeting {
     pub(super) capabilities: Value,
@@ -52,15 +52,15 @@ pub(super) struct Greeting {
 }
 
 impl Greeting {
-    /// Parses the result of `initialize`. The error says why it cannot be used.
+    /// Parses the result of `initialize`. The error describes why it cannot be used.
     pub(super) fn parse(result: &str) -> Result<Self, String> {
         if result.len() > MAX_GREETING {
             let length = result.len();
             return Err(format!(
-                "The MCP server's answer to initialize has {length} bytes. At most {MAX_GREETING} are translated."
+                "The MCP server's response to initialize has {length} bytes. At most {MAX_GREETING} are translated."
             ));
         }
-        let missing = || "The MCP server's answer to initialize has no `capabilities`.".to_owned();
+        let missing = || "The MCP server's response to initialize has no `capabilities`.".to_owned();
         let members = Members::parse(result).ok_or_else(missing)?;
         let capabilities = members.get("capabilities").ok_or_else(missing)?;
         Ok(Self {
@@ -75,11 +75,11 @@ impl Greeting {
         self.capabilities.pointer(pointer).is_some_and(|value| *value != Value::Bool(false))
     }
 
-    /// The result that the child would give for `server/discover`.
+    /// The equivalent result for `server/discover`.
     pub(super) fn discover(&self) -> String {
         let mut capabilities = self.capabilities.clone();
         if let Some(capabilities) = capabilities.as_object_mut() {
-            // Tasks of 2025-11-25 are a different protocol than the tasks extension of this revision.
+            // Tasks of 2025-11-25 are a different protocol from the tasks extension of this revision.
             capabilities.remove("tasks");
         }
         let mut result = Members::default();
@@ -117,7 +117,7 @@ impl Greeting {
         edited
     }
 
-    /// The `_meta` of a result, with the server's name.
+    /// The `_meta` of a result, with the server's name added.
     fn meta(&self, given: &str) -> String {
         let mut meta = object(Some(given)).and_then(Members::parse).unwrap_or_default();
         meta.set_default(SERVER_INFO, self.server_info.as_str());
@@ -125,7 +125,8 @@ impl Greeting {
     }
 }
 
-/// A part of what a server says about itself, as a tree, which can take a hundred times as much memory as the text.
+/// Parses a part of a server's description into a tree, which can need a hundred times as much memory as the
+/// text.
 pub(super) fn tree(name: &str, text: &str) -> Result<Value, String> {
     let length = text.len();
     if length > MAX_CAPABILITIES {
@@ -136,9 +137,8 @@ pub(super) fn tree(name: &str, text: &str) -> Result<Value, String> {
     serde_json::from_str(text).map_err(|_| format!("`{name}` of the MCP server cannot be read."))
 }
 
-/// Normalizes the capabilities with which a client can be asked something: keeps only those that a question
-/// can need, without anything else that the client has written into them. Therefore there are few different
-/// values, and a client cannot make a new one with each request.
+/// Normalizes a client's capabilities: keeps only those that a question can need, without any other content.
+/// Therefore few different values exist, and a client cannot create a new one with each request.
 pub(super) fn capabilities(text: &str) -> Result<String, TooLarge> {
     let given = members_within(text)?;
     let mut out = serde_json::Map::new();
@@ -151,7 +151,7 @@ pub(super) fn capabilities(text: &str) -> Result<String, TooLarge> {
     Ok(Value::Object(out).to_string())
 }
 
-/// The capabilities of a client with a session, in the form for a stateless server.
+/// The capabilities of a client with a session, in the format for a stateless server.
 pub(super) fn capabilities_for_modern(text: &str) -> Result<String, TooLarge> {
     let mut given = members_within(text)?;
     given.retain(|name| name == "experimental" || ASKABLE.iter().any(|(known, _)| *known == name));
@@ -171,7 +171,7 @@ fn is_declared(value: &str) -> bool {
     !matches!(value, "null" | "false")
 }
 
-/// Params of a stateless request, in the form for a child with a session.
+/// Params of a stateless request, in the format for a child with a session.
 pub(super) fn params_for_legacy(params: &str) -> String {
     let edited = edit_members(params, |name, value| match name {
         "inputResponses" | "requestState" => None,
@@ -181,26 +181,25 @@ pub(super) fn params_for_legacy(params: &str) -> String {
     edited.unwrap_or_else(|| "{}".to_owned())
 }
 
-/// Removes the members of `_meta` that only the stateless revision has. Returns `None` if nothing else is
-/// left.
+/// Removes the members of `_meta` that only the stateless revision has. Returns `None` if nothing else is left.
 fn meta_for_legacy(meta: &str) -> Option<Cow<'_, str>> {
     let mut meta = Members::parse(meta).unwrap_or_default();
     meta.retain(|name| !name.starts_with(META_PREFIX));
     (!meta.is_empty()).then(|| meta.to_string().into())
 }
 
-/// An error of a child with a session, in the form for a stateless client: the `error` member as JSON text.
-/// `uri`, as JSON text, is that of the requested resource.
+/// An error of a child with a session, in the format for a stateless client: the `error` member as JSON text.
+/// `uri` is the URI of the requested resource, as JSON text.
 pub(super) fn error_for_modern(method: &str, uri: Option<&str>, error: &str) -> String {
     let Some(mut members) = Members::parse(error) else { return error.to_owned() };
     let is_read = method == "resources/read";
     let code = members.get("code").and_then(|code| code.parse::<i64>().ok());
     let code = match code {
         Some(INVALID_PARAMS | RESOURCE_NOT_FOUND) if is_read => INVALID_PARAMS,
-        // In every revision, a server uses this code if its client lacks a capability.
+        // This code is for a missing capability of the client in every revision.
         Some(MISSING_CAPABILITY) => return error.to_owned(),
-        // These codes have a meaning only in the stateless revision, for requests that break its rules, or
-        // only in earlier revisions.
+        // These codes have a meaning only in one era: in the stateless revision for requests that break its
+        // rules, or in earlier revisions.
         Some(-32099..=-32020 | RESOURCE_NOT_FOUND) => -32000,
         _ => return error.to_owned(),
     };
@@ -214,8 +213,8 @@ pub(super) fn error_for_modern(method: &str, uri: Option<&str>, error: &str) -> 
     members.to_string()
 }
 
-/// Adds the requested URI to `data`, as an error about an unknown resource must have it (2026-07-28,
-/// "Resources"). Returns `None` if it is there already, or if `data` is not an object.
+/// Adds the requested URI to `data`, which is required in an error about an unknown resource (2026-07-28,
+/// "Resources"). Returns `None` if the URI is already there, or if `data` is not an object.
 fn with_uri(data: &str, uri: &str) -> Option<String> {
     let mut data = Members::parse(data)?;
     if data.get("uri").is_some() {
@@ -225,7 +224,7 @@ fn with_uri(data: &str, uri: &str) -> Option<String> {
     Some(data.to_string())
 }
 
-/// A result of a stateless child, in the form for a client with a session.
+/// A result of a stateless child, in the format for a client with a session.
 pub(super) fn result_for_legacy(result: &str) -> String {
     let edited = edit_members(result, |name, value| match name {
         "resultType" | "ttlMs" | "cacheScope" => None,
@@ -292,7 +291,7 @@ mod tests {
     fn an_unknown_resource_is_named() {
         let read = |error: &str| error_for_modern("resources/read", Some(r#""test://x""#), error);
         let named = r#"{"code":-32602,"message":"m","data":{"uri":"test://x"}}"#;
-        // This error has the code of the earlier revisions, in the form of the official SDKs.
+        // These errors have the code of the earlier revisions, in the form that the official SDKs use.
         for error in [
             r#"{"code":-32002,"message":"m"}"#,
             r#"{"code":-32602,"message":"m"}"#,

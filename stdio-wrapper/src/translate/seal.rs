@@ -1,6 +1,6 @@
-//! The request state, which says to which waiting call a retry belongs. Only this process can make and read
-//! it: it is encrypted with a key of the process, because the call waits in this process, and bound to the
-//! caller and the request.
+//! The request state, which identifies the waiting call that a retry belongs to. Only this process can create
+//! and read it. It is encrypted with a key of the process, because the call waits in this process, and it is
+//! bound to the caller and the request.
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use base64::Engine as _;
@@ -15,7 +15,7 @@ pub(super) struct Sealer {
 }
 
 impl Sealer {
-    /// Makes a new key. Without random numbers nothing can be encrypted, and no call can wait.
+    /// Creates a new key. Without random numbers nothing can be encrypted, and no call can wait for its client.
     pub(super) fn new(random: Random) -> Self {
         let mut bytes = [0; 32];
         let key = random(&mut bytes)
@@ -24,7 +24,7 @@ impl Sealer {
         Self { key, random }
     }
 
-    /// Encrypts the number of a waiting call as text. The same `bound_to` is needed to open it.
+    /// Encrypts the number of a waiting call as text. Opening it requires the same `bound_to`.
     pub(super) fn seal(&self, call: u64, bound_to: &str) -> Option<String> {
         let mut nonce = [0; NONCE_LEN];
         if !(self.random)(&mut nonce) {
@@ -41,8 +41,8 @@ impl Sealer {
         Some(URL_SAFE_NO_PAD.encode(whole))
     }
 
-    /// Decrypts the number. Returns `None` if the text was not made by this process, was changed, or has
-    /// another `bound_to`.
+    /// Decrypts the number. Returns `None` if the text was not created by this process, was changed, or has a
+    /// different `bound_to`.
     pub(super) fn open(&self, text: &str, bound_to: &str) -> Option<u64> {
         let whole = URL_SAFE_NO_PAD.decode(text).ok()?;
         let (nonce, sealed) = whole.split_at_checked(NONCE_LEN)?;

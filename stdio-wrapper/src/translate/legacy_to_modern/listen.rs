@@ -1,4 +1,4 @@
-//! Sends the notifications of a server on the GET stream of a session. They come from one subscription.
+//! Sends the notifications of a server on the GET stream of a session. They come from a single subscription.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -17,12 +17,13 @@ use crate::stream::{Next, Stream};
 
 /// Pause before a subscription that has ended is opened again.
 const AGAIN: Duration = Duration::from_secs(1);
-/// Minimum time between two replacements of a subscription, however often the client changes what it watches.
+/// Minimum time between two replacements of a subscription, even if the client changes its watched resources
+/// more often.
 const CHANGE: Duration = Duration::from_millis(250);
 
 /// The task that sends notifications to a session.
 pub(super) struct Listening {
-    /// What is subscribed to, as JSON text.
+    /// The requested notifications, as JSON text.
     wanted: watch::Sender<Option<Kept>>,
     task: AbortHandle,
 }
@@ -34,8 +35,8 @@ impl Drop for Listening {
 }
 
 impl Peer {
-    /// Subscribes to all notifications that the client wants and may get. If they differ from those of the
-    /// previous subscription, the new one replaces it. Returns false if there is no memory for it.
+    /// Subscribes to all notifications that the client wants and is allowed to receive. If they differ from
+    /// those of the previous subscription, the new one replaces it. Returns false if there is no memory for it.
     pub(super) fn listen(self: &Arc<Self>, session: &Arc<Session>, gate: &Gate) -> bool {
         self.state().gate = gate.clone();
         let has = |pointer: &str| self.offers.pointer(pointer) == Some(&Value::Bool(true));
@@ -75,7 +76,7 @@ impl Peer {
         true
     }
 
-    /// Keeps a subscription to the wanted notifications until the session ends.
+    /// Keeps a subscription to the requested notifications until the session ends.
     async fn feed(self: Arc<Self>, session: Weak<Session>, mut wanted: watch::Receiver<Option<Kept>>) {
         while let Some(session) = session.upgrade().filter(|session| session.is_alive()) {
             let now = wanted.borrow_and_update().clone();

@@ -1,4 +1,5 @@
-//! Handles answers of a stateless server that ask for input: the client is asked, and the call continues.
+//! Handles results of a stateless server that require input: sends the questions to the client, and continues
+//! the call.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,8 +16,8 @@ use crate::protocol::{Members, members, parse_line, string};
 use crate::stream::Stream;
 
 impl Peer {
-    /// Passes an answer on. If it asks for input, asks the client instead, and returns the client's answers
-    /// and the state for the next round.
+    /// Passes a response on. If it requires input, sends the questions to the client instead, and returns the
+    /// client's answers and the state for the next round.
     pub(super) async fn settle(
         &self,
         session: &Arc<Session>,
@@ -60,7 +61,7 @@ impl Peer {
         }
     }
 
-    /// Sends all questions to the client at once. Returns the answers by name, as JSON text.
+    /// Sends all questions to the client together. Returns the answers by name, as JSON text.
     async fn ask_all(
         &self,
         session: &Arc<Session>,
@@ -79,7 +80,7 @@ impl Peer {
                 "elicitation/create" => "elicitation",
                 "sampling/createMessage" => "sampling",
                 "roots/list" => "roots",
-                _ => return Err(format!("The server asks for {method}, which no client can answer.")),
+                _ => return Err(format!("The server requires {method}, which no client can answer.")),
             };
             if declared.get(capability).is_none() {
                 return Err(format!("The server needs {capability}, which the client did not declare."));
@@ -93,7 +94,7 @@ impl Peer {
             if !session.put(&id, &method, Bytes::from(text), out) {
                 return Err(TOO_MANY_QUESTIONS.to_owned());
             }
-            // The name is a part of the answer, for which there is memory.
+            // The name is a part of the response, which is already counted.
             waiting.push((key, method, receiver));
         }
         let mut answers = Vec::new();
@@ -101,7 +102,8 @@ impl Peer {
             match tokio::time::timeout(session.input_timeout(), receiver).await {
                 Ok(Ok(Ok(answer))) => answers.push((key, Some(answer))),
                 Ok(Ok(Err(Unanswered::NoMemory))) => return Err(TOO_MANY_MESSAGES.to_owned()),
-                // If the client fails to put a question to its user, the user has not answered it.
+                // If the client cannot show an elicitation to its user, this counts as an elicitation that the
+                // user did not answer.
                 _ if method == "elicitation/create" => answers.push((key, None)),
                 _ => return Err(format!("The client did not answer {method}.")),
             }
@@ -114,8 +116,8 @@ impl Peer {
     }
 }
 
-/// The questions for whose answers a call waits. When the call ends in any way, late answers are ignored, and
-/// the questions no longer count against the client's limit.
+/// The questions whose answers a call waits for. However the call ends, late answers are then ignored, and the
+/// questions no longer count against the client's limit.
 struct Asking<'a> {
     peer: &'a Peer,
     session: &'a Session,

@@ -1,4 +1,4 @@
-//! `subscriptions/listen` in front of a server with sessions.
+//! `subscriptions/listen` for a server with sessions.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -13,20 +13,21 @@ use crate::child::Placeholders;
 use crate::policy::{Gate, Permit};
 use crate::protocol::Code;
 
-/// Time for a child to confirm that it watches a resource, or no longer does.
+/// Maximum time for a child to confirm that it starts or stops watching a resource.
 const WATCH_PATIENCE: Duration = Duration::from_secs(10);
 
-/// A client that listens, and the session whose child sends the notifications.
+/// A listening client, and the session whose child sends the notifications.
 struct Listening {
     translation: Arc<ModernToLegacy>,
     group: Arc<Group>,
     lease: Lease,
-    /// The number among the listeners of the group.
+    /// The number of the client among the listeners of the group.
     number: u64,
 }
 
 impl ModernToLegacy {
-    /// Opens a subscription: first the acknowledgement, then the notifications of the session's child.
+    /// Opens a subscription: sends the acknowledgement first, and then the notifications of the session's
+    /// child.
     pub(super) async fn listen(
         self: &Arc<Self>,
         group: &Arc<Group>,
@@ -43,19 +44,19 @@ impl ModernToLegacy {
         let mut filter = filter.ok_or(Refused::NoMemory)?;
         let subscribe = gate.pass("resources/subscribe", None);
         if subscribe.is_err() {
-            // Resources that the client may not subscribe to are not acknowledged.
+            // Resources to which the client is not allowed to subscribe are not acknowledged.
             filter.resources.clear();
         }
         let number = self.number();
         let acknowledgement = filter.acknowledgement(&client_request.id);
         let resources = filter.resources.clone();
-        // The acknowledgement is sent first, so that nothing can come before it.
+        // The acknowledgement is sent first, so that no notification can precede it.
         client_request.stream.tell(bytes::Bytes::from(acknowledgement).into());
         group.listeners.add(number, &pooled.session.id, filter, &client_request.id, &client_request.stream);
         let (translation, group) = (Arc::clone(self), Arc::clone(group));
         let listening = Arc::new(Listening { translation, group, lease, number });
         if let Ok(subscribe) = subscribe {
-            // The stream begins before the child has answered.
+            // The stream starts before the child has responded.
             tokio::spawn(Arc::clone(&listening).watch(client_request, resources, subscribe));
         }
         let gate = gate.clone();
@@ -71,7 +72,7 @@ impl ModernToLegacy {
 }
 
 impl Listening {
-    /// Asks the child to watch these resources. If this takes too long, the stream ends with an error,
+    /// Requests that the child watches these resources. If this takes too long, the stream ends with an error,
     /// because the acknowledged notifications might never come.
     async fn watch(
         self: Arc<Self>,
@@ -89,8 +90,8 @@ impl Listening {
             drop(in_order);
             match self.answer(sent, number).await {
                 Some(Ok(())) => {}
-                // The resource was acknowledged, so the client would wait for its changes forever. (If the
-                // session has ended, this stream has already ended with it.)
+                // The resource was acknowledged, so the client would wait for its changes forever. If the
+                // session has ended, this stream has already ended with it.
                 Some(Err(error)) if self.group.listeners.has(self.number) => {
                     let why = format!("{error} It was for {uri}. Listen again without this resource.");
                     return client_request.fail(Code::InternalError, &why, None);
@@ -108,8 +109,8 @@ impl Listening {
         }
     }
 
-    /// Asks the child to stop watching these resources, except those that another listener wants. If this
-    /// takes too long, the rest is not sent to the child, and its notifications about these resources are
+    /// Requests that the child stops watching these resources, except those that another listener wants. If
+    /// this takes too long, the remaining requests are not sent, and notifications about these resources are
     /// dropped.
     async fn unwatch(&self, watched: BTreeSet<Kept>, unsubscribe: &Permit<'_>) {
         for uri in watched {
@@ -120,19 +121,19 @@ impl Listening {
             }
             let sent = call::send(self.pooled(), number, unsubscribe, &params(&uri)).await;
             drop(in_order);
-            // A session that has ended watches nothing anyway.
+            // A session that has ended watches no resources.
             if self.answer(sent, number).await.is_none() {
                 return;
             }
         }
     }
 
-    /// Whether the child has agreed. Returns `None` if it takes too long to answer.
+    /// Whether the child has agreed. Returns `None` if its response takes too long.
     async fn answer(&self, sent: Result<SentRequest, String>, number: u64) -> Option<Result<(), String>> {
         let answer = async { sent?.answer(&self.group, self.pooled()).await.map(|_| ()) };
         let answer = tokio::time::timeout(WATCH_PATIENCE, answer).await.ok();
         if answer.is_none() {
-            // Otherwise the request would count as waiting until REQUEST_TIMEOUT.
+            // Without the cancellation, the request would count as waiting until REQUEST_TIMEOUT.
             self.pooled().cancel(number, "it takes too long").await;
         }
         answer

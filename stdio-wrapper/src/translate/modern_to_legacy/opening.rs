@@ -14,15 +14,15 @@ use crate::policy::Own;
 use crate::protocol::{Kind, error_words, parse_line};
 use crate::stream::{Consumer, First};
 
-/// A waiting call keeps its session for this fraction of the time that its client has to answer: 30 s of 10
-/// minutes. After that, a call without a session can take it, because the user might have left.
+/// Divisor for the part of the input timeout during which a waiting call keeps its session: 30 s of 10 minutes.
+/// After that, a call without a session can take the session, because the user might have left.
 const UNDISTURBED: u32 = 20;
 /// Time after which a waiting call checks again which users have answered.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 impl ModernToLegacy {
-    /// Finds a session for a request: the group's first one or, for a call that might ask something, one that
-    /// no other such call uses.
+    /// Finds a session for a request: the first one of the group or, for a call that might ask questions, one
+    /// that no other such call uses.
     pub(super) async fn lease(
         &self,
         group: &Arc<Group>,
@@ -51,15 +51,15 @@ impl ModernToLegacy {
                 if let Some(why) = turn.failure() {
                     return Err(Refused::Child(why));
                 }
-                // A group's first session serves all requests that need no session of their own, so there
-                // always is one.
+                // The first session of a group serves all requests that need no session of their own, so it
+                // must always exist.
                 if count == 0 || self.has_room(key, count) {
                     match self.open(group, key, caller).await {
                         Ok(()) => continue,
                         Err(Refused::Open(error)) if count > 0 && error.is_ceiling() => {}
                         Err(error) => {
-                            // If a child failed, waiting callers get the same error and start no child
-                            // themselves. If a limit was reached, each of them checks the limit again itself.
+                            // If a child failed, waiting callers get the same error and do not start a child
+                            // themselves. If a limit was reached, each of them checks the limit again.
                             if let Refused::Child(why) = &error {
                                 turn.failed(why.clone());
                             }
@@ -81,12 +81,11 @@ impl ModernToLegacy {
             let mut until = end.min(now + LOOK_AGAIN);
             if is_exclusive && now >= may_give_up {
                 match self.give_up_oldest(&key.owner, now) {
-                    // One call was dropped, which is enough for now, because the reason might be a different
-                    // one.
+                    // Only one call is dropped per round, because the limit might have another reason.
                     Ok(()) => {
                         may_give_up = now + self.settings.input_timeout / UNDISTURBED;
-                        // Most children end a cancelled call at once. Then it is certain which call a
-                        // question belongs to.
+                        // Most children end a cancelled call immediately. After that, it is certain which call
+                        // a question belongs to.
                         may_be_doubtful = now + LOOK_AGAIN;
                     }
                     Err(Some(patience)) if self.settings.max_seats > 1 && self.all_wait(&key.owner) => {
@@ -95,15 +94,15 @@ impl ModernToLegacy {
                     Err(patience) => until = until.min(now + patience.unwrap_or(LOOK_AGAIN)),
                 }
             }
-            // The next round finds out whether a session was freed.
+            // The next round checks whether a session was freed.
             let _ = tokio::time::timeout_at(until, group.freed.notified()).await;
         }
     }
 
-    /// Drops the principal's call that has waited for its client for the longest time, if that is long
-    /// enough: its user might have left, and other calls must not wait for that. The client gets an error
-    /// when it comes back. The error of this function is the time after which the oldest call can be dropped,
-    /// if there is such a call.
+    /// Drops the principal's call that has waited for its client for the longest time, if that is long enough.
+    /// Its user might have left, and other calls must not wait for that user. The client gets an error when it
+    /// retries the call. The error of this function is the time after which the oldest call can be dropped, if
+    /// there is such a call.
     fn give_up_oldest(&self, owner: &str, now: Instant) -> Result<(), Option<Duration>> {
         let mut all = self.waiting();
         let own = all.iter().filter_map(|(number, waiting)| match &waiting.call {
@@ -123,7 +122,7 @@ impl ModernToLegacy {
         Ok(())
     }
 
-    /// Whether all calls of a principal that have a reserved session wait for their clients.
+    /// Whether all of a principal's calls with a reserved session are waiting for their clients.
     fn all_wait(&self, owner: &str) -> bool {
         let is_own = |key: &GroupKey| key.owner == owner;
         let taken: usize = {
@@ -134,8 +133,8 @@ impl ModernToLegacy {
         self.waiting().values().filter(is_waiting).count() >= taken
     }
 
-    /// Whether a principal can have another session for this group, which has `count` sessions. Unused
-    /// sessions of the principal's other groups are ended for this, except for the first one of each.
+    /// Whether a principal can have another session for this group, which has `count` sessions. To allow this,
+    /// unused sessions of the principal's other groups are ended, except for the first one of each group.
     fn has_room(&self, own: &GroupKey, count: usize) -> bool {
         let max = self.settings.max_seats;
         let others: Vec<Arc<Group>> = {
@@ -219,8 +218,8 @@ impl ModernToLegacy {
     }
 }
 
-/// A session that is being opened. If its client disconnects before the session is in the group, nobody else
-/// could find it, so dropping this ends the session.
+/// A session that is being opened. If its client disconnects before the session is added to the group, the
+/// session could not be found any more, so dropping this ends it.
 struct Unfinished<'a> {
     sessions: &'a Sessions,
     session: Option<&'a Session>,
@@ -240,7 +239,7 @@ impl Drop for Unfinished<'_> {
     }
 }
 
-/// Reads the child's answer to `initialize`. The error says why it cannot be used.
+/// Parses the child's response to `initialize`. The error describes why it cannot be used.
 fn greeting(answer: &[u8]) -> Result<Greeting, String> {
     let message = parse_line(answer).map_err(|_| "The MCP server ended before it answered initialize.")?;
     if let Some(words) = error_words(&message) {

@@ -1,4 +1,4 @@
-//! `Mcp-Param-…` in front of a server with sessions. The tools of the session say which arguments must be
+//! `Mcp-Param-…` headers for a server with sessions. The tools of the session determine which arguments must be
 //! repeated in headers.
 
 use std::collections::HashMap;
@@ -11,14 +11,14 @@ use super::{ModernToLegacy, Refused};
 use crate::modern::{Fields, ParamHeaders, Request, read_tools_with};
 use crate::policy::{Own, Permit};
 
-/// Time for which a list of tools is used if the child announces no changes.
+/// Time for which a list of tools is used if the child does not announce changes.
 const TOOLS_LIFE: Duration = Duration::from_secs(5);
 /// Maximum number of pages of one list.
 const MAX_PAGES: usize = 100;
 
 impl ModernToLegacy {
-    /// Checks that the arguments that a tool requires in headers are the same in headers and body. If they do
-    /// not match according to an older list, the list is read again.
+    /// Checks that the arguments that a tool requires in headers are equal in headers and body. If they do not
+    /// match according to a previously known list, the list is requested again.
     pub(super) async fn check_params(
         &self,
         group: &Group,
@@ -44,7 +44,7 @@ impl ModernToLegacy {
             };
             let verdict = tools.get(tool).map_or(Ok(()), |headers| headers.check(request.arguments, fields));
             match verdict {
-                // A call is never refused because of an old list.
+                // A call is never refused because of an outdated list.
                 Err(_) if !was_read => pooled.forget_tools(),
                 verdict => return Ok(verdict?),
             }

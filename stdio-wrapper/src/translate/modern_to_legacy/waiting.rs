@@ -8,8 +8,7 @@ use super::super::call::Running;
 use super::super::call_questions::CallQuestions;
 use crate::budget::user;
 
-/// Maximum number of calls that clients must repeat after the user has visited a page: for one user, and for
-/// all.
+/// Maximum number of calls that clients must repeat after the user has visited a page: per user, and in total.
 const MAX_REPEATS: (usize, usize) = (64, 4096);
 
 /// A call that waits for its client.
@@ -18,17 +17,17 @@ pub(super) struct Waiting {
     pub(super) expires: Instant,
 }
 
-/// What continues when the client comes back.
+/// The state with which a call continues when the client retries it.
 pub(super) enum Suspended {
-    /// The child works on the call, and waits for an answer.
+    /// The child is processing the call, and waits for an answer.
     Running(Running),
-    /// The child has ended the call, and gets it again after the user has visited the pages that it named.
+    /// The child has ended the call, and receives it again after the user has visited the required pages.
     Repeated { asked: CallQuestions, owner: String },
 }
 
 impl Waiting {
-    /// Whether this call can wait, too. The number of running calls is limited by their sessions. A call that
-    /// must be repeated has no session, so its number is limited here.
+    /// Whether this call can also wait. The number of running calls is limited by their sessions. A call that
+    /// must be repeated has no session, so the number of these calls is limited here.
     pub(super) fn has_room(&self, others: &HashMap<u64, Self>) -> bool {
         let Suspended::Repeated { owner, .. } = &self.call else { return true };
         let owners = others.values().filter_map(|other| match &other.call {
@@ -38,7 +37,7 @@ impl Waiting {
         let (mut own, mut all) = (0, 0);
         for other in owners {
             all += 1;
-            // All clients of a user count together.
+            // All clients of a user are counted together.
             own += usize::from(user(other) == user(owner));
         }
         own < MAX_REPEATS.0 && all < MAX_REPEATS.1
