@@ -1,9 +1,9 @@
-//! The check that edge proxies ask for. Each proxy has a route and a parser of its own, and all share one
-//! decision.
+//! The check that edge proxies request. Each proxy has its own route and parser. The decision is the same for all
+//! of them.
 //!
-//! [`check`], or [`envoy_grpc::service`] over gRPC, verifies that a trusted edge proxy asks. The proxy's
-//! parser reads the request that the proxy describes, `decision` decides about it, and the answer is put into
-//! the form that the proxy understands.
+//! [`check`], or [`envoy_grpc::service`] for gRPC, verifies that the check comes from a trusted edge proxy. The
+//! parser for this proxy reads the client's request from the check, `decision` decides whether to allow the
+//! request, and the answer is encoded in the form that the proxy expects.
 
 mod answer;
 pub mod caddy;
@@ -46,9 +46,8 @@ pub use request::{AccessRequest, Bearer, CheckError};
 /// Header with which the edge proxy proves that it is the edge proxy (`EDGE_SECRET`).
 static EDGE_SECRET: HeaderName = HeaderName::from_static("x-edge-secret");
 
-/// Answers every request on the edge listener. It gets the request as it was read from the wire, without a
-/// router: a router would normalise the path before it is checked, and would take a good part of the time of
-/// a check (ADR 16).
+/// Answers every request on the edge listener. It does not use a router, because a router would normalize the path
+/// before it is checked, and would account for a large part of the time of a check (ADR 16).
 pub async fn check(request: Request, state: Data<AppState>) -> HttpResponse {
     let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
     let headers = &request.head().headers;
@@ -78,11 +77,11 @@ pub async fn check(request: Request, state: Data<AppState>) -> HttpResponse {
     proxy.words(counted(answer, &state)).into_response()
 }
 
-/// A proxy that asks over HTTP. The path of its request says which one it is.
+/// A proxy that sends checks over HTTP. The path of the check identifies the kind of proxy.
 enum Proxy<'a> {
     Traefik,
-    /// Traefik's check at an entry point, which asks about every request, including those that auth-service
-    /// answers itself.
+    /// Traefik with the check at an entry point. It sends a check for every request, including requests that
+    /// auth-service itself answers.
     TraefikEntryPoint,
     Caddy,
     Nginx,
@@ -113,8 +112,8 @@ impl<'a> Proxy<'a> {
         }
     }
 
-    /// Limits how many requests the client's address can send in a second, for a proxy that cannot do so itself, or
-    /// does so too eagerly (`guard/pace.rs`).
+    /// Limits how many requests the client's address can send per second, for a proxy that has no such limit, or
+    /// whose limit is not suitable (`guard/pace.rs`).
     async fn pace(
         &self,
         peer: Option<IpAddr>,
@@ -126,7 +125,8 @@ impl<'a> Proxy<'a> {
         }
         let is_proxy = |address| state.config.trusted_edge.is_known(address);
         let address = peer.map(|peer| client_address::behind(peer, headers, is_proxy));
-        // The proxy's own address stands for everybody whose address it does not tell.
+        // A trusted proxy's own address is not counted: it stands for every client whose address the proxy has not
+        // sent.
         state.check_pace.admit(address.filter(|address| !is_proxy(*address))).await
     }
 
@@ -148,7 +148,7 @@ fn counted(answer: Answer, state: &AppState) -> Answer {
     answer
 }
 
-/// Whether the check comes from an edge proxy: from a trusted address, and with the secret if one is
+/// Verifies that the check comes from an edge proxy: from a trusted address, and with the secret if one is
 /// configured. A repeated `X-Edge-Secret` is refused.
 fn trust<'a>(
     peer: Option<IpAddr>,
@@ -161,7 +161,7 @@ fn trust<'a>(
     if trusted && !doubled { Ok(()) } else { Err(CheckError::Untrusted) }
 }
 
-/// Decides about a request, whichever proxy asks.
+/// Decides about a request, independently of the proxy that sent the check.
 async fn decision(asked: &AccessRequest<'_>, state: &AppState) -> Answer {
     let resource = match resource(asked, state) {
         Ok(found) => found,
@@ -178,7 +178,8 @@ async fn decision(asked: &AccessRequest<'_>, state: &AppState) -> Answer {
         return cors::preflight(origins, origin, wanted);
     }
     let mut answer = decide_on(asked, &resource, state).await;
-    // These headers let a page read why it was denied. If the request passes, the service sets them itself.
+    // These headers let a web page read why its request was denied. If the request is allowed, the service sets
+    // them itself.
     if answer.status != StatusCode::OK {
         answer.headers.extend(cors::on_answer(origins, origin));
     }
@@ -198,20 +199,21 @@ async fn decide_on(asked: &AccessRequest<'_>, resource: &ResourceUri, state: &Ap
     if asked.method == Method::OPTIONS {
         return Answer::refuse(&CheckError::Method);
     }
-    // The same reading of the clock is used for the token and the assertion. Only the check of the DPoP proof
-    // reads the clock again.
+    // The clock is read once for the token and the assertion. Only the check of the DPoP proof reads it again.
     let now = state.now();
     let invalid = |reason| conclude(asked, resource, None, Credentials::InvalidToken(reason), state, now);
     let (token, scheme) = match asked.bearer {
         Bearer::None => {
-            // Some clients discard their tokens when a refresh fails because the store cannot be written.
-            // With a challenge, such a client would ask its user to log in, which would fail too.
+            // Some clients discard their tokens when a refresh fails because the store cannot be written. After a
+            // challenge, such a client would make its user log in, which would fail as well.
             if let Err(error) = Box::pin(state.try_write()).await {
                 return Answer::refuse(&CheckError::Store(error));
             }
             return conclude(asked, resource, None, Credentials::Nothing, state, now);
         }
-        Bearer::Malformed => return invalid("the Authorization header does not hold one access token"),
+        Bearer::Malformed => {
+            return invalid("the Authorization header does not contain exactly one access token");
+        }
         Bearer::Token(token) => (token, Scheme::Bearer),
         Bearer::Bound(token) => (token, Scheme::Dpop),
     };
@@ -241,7 +243,7 @@ fn conclude(
     state: &AppState,
     now: UnixTime,
 ) -> Answer {
-    // The policy is read once. If it changes meanwhile, the change applies to the next request.
+    // The policy is read once. If it changes during the check, the change applies to the next request.
     let policy = state.policy.now();
     let operation =
         Operation::of_headers(asked.mcp_protocol_version, asked.mcp_method, asked.mcp_name.as_deref());
@@ -249,11 +251,11 @@ fn conclude(
     match (decide(presented, &policy, &wanted), known) {
         (Decision::Allow, Some(known)) => Answer::allow(known, resource, &policy, state, now),
         (Decision::Deny(denial), _) => {
-            // The challenge has the scheme that the request used (RFC 9449 §7.1).
+            // The challenge uses the same scheme as the request (RFC 9449 §7.1).
             let scheme = if matches!(asked.bearer, Bearer::Bound(_)) { Scheme::Dpop } else { Scheme::Bearer };
             Answer::deny(&denial, scheme, asked, state)
         }
-        // No rule allows a request without a token. If one did, there would be no identity to pass on.
+        // No rule allows a request without a token. If one did, there would be no identity to send to the service.
         (Decision::Allow, _) => Answer::refuse(&CheckError::Untrusted),
     }
 }

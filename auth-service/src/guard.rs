@@ -1,4 +1,4 @@
-//! Limits and checks that protect this service and others from strangers.
+//! Limits and checks that protect this service and other servers from strangers.
 
 pub mod account_rate;
 pub mod addresses;

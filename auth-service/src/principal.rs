@@ -66,7 +66,7 @@ pub enum RejectedToken {
     #[error("the access token was revoked, or its account or client is disabled")]
     Revoked,
     /// The clock is in doubt, so nobody can tell whether the token and its refresh token have expired.
-    #[error("the clock does not tell whether the access token has expired")]
+    #[error("the clock is in doubt, so it is unknown whether the access token has expired")]
     Undatable,
     /// The store failed, so it is unknown whether the token is valid.
     #[error(transparent)]

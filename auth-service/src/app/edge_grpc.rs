@@ -84,7 +84,7 @@ impl EdgeGrpc {
     pub async fn stop(self, within: Duration) {
         self.socket.ignore_newcomers().await;
         if self.stop.send(()).is_ok() && tokio::time::timeout(within, self.stopped).await.is_err() {
-            tracing::warn!("checks over gRPC were cut off");
+            tracing::warn!("checks over gRPC were aborted");
         }
     }
 }

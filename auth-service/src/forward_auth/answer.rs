@@ -1,5 +1,5 @@
-//! Builds the answer to a check: identity headers or a challenge. The answer is the same for every proxy, and
-//! is then put into the form that the proxy understands.
+//! Builds the answer to a check: identity headers or a challenge. The answer is the same for every proxy. It is
+//! then encoded in the form that the proxy expects.
 
 use std::borrow::Cow;
 use std::sync::{Arc, LazyLock};
@@ -28,20 +28,20 @@ use crate::state::AppState;
 use super::possession::{NotProven, Scheme};
 use super::request::{AccessRequest, CheckError};
 
-/// Lifetime of an assertion: long enough for one hop and some clock skew.
+/// Lifetime of an assertion. It covers one network hop and some clock skew.
 const ASSERTION_LIFETIME: std::time::Duration = std::time::Duration::from_secs(60);
 
-/// The `Retry-After` of a check that cannot be decided, in seconds. The store is tried again several times a
-/// second, so a client does not have to wait for the minute that the message to its user mentions.
+/// The `Retry-After` of a check that cannot be decided, in seconds. The store is tried again several times per
+/// second, so a client can retry sooner than after the minute that the message to its user mentions.
 const UNAVAILABLE_FOR: u16 = 5;
 
-/// Rates of log lines that a single request can cause.
+/// Rate limits for log lines that any client can cause with a single request.
 static REFUSED: LazyLock<LogRate> = LazyLock::new(LogRate::default);
 static STORE_FAILED: LazyLock<LogRate> = LazyLock::new(LogRate::default);
 
 static NO_STORE: (HeaderName, HeaderValue) = (CACHE_CONTROL, HeaderValue::from_static("no-store"));
 
-/// Headers that say who is calling. Every answer that lets a request pass to a service has all of them.
+/// Headers that identify the caller. Every answer that allows a request to a service contains all of them.
 pub static IDENTITY: [HeaderName; principal::IDENTITY] = {
     let [subject, username, email, groups, client_id, scope, assertion] = contract::headers::ALL;
     [
@@ -57,22 +57,22 @@ pub static IDENTITY: [HeaderName; principal::IDENTITY] = {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Answer {
-    /// 200 lets the request pass. Any other status denies it.
+    /// 200 allows the request. Any other status denies it.
     pub(super) status: StatusCode,
-    /// Values of the [`IDENTITY`] headers, in that order. They are present if and only if the status is 200,
-    /// and are shared with later checks.
+    /// Values of the [`IDENTITY`] headers, in that order. They are present if and only if the status is 200, and
+    /// are shared with the cache.
     pub(super) identity: Option<Arc<[HeaderValue; principal::IDENTITY]>>,
     /// The other headers: printable ASCII, each name once.
     pub(super) headers: Vec<(HeaderName, HeaderValue)>,
-    /// The text of a JSON object that explains a denial, or `None` for an empty body.
+    /// A JSON object that explains a denial, or `None` for an empty body.
     pub(super) body: Option<String>,
     /// The value of the label `outcome` in the metric `mcp_gate_checks_total`.
     pub(super) outcome: &'static str,
 }
 
 impl Answer {
-    /// Lets the request pass: 200 with all identity headers. A header without a value is empty rather than
-    /// missing, because a missing header would let the client's own one through.
+    /// Allows the request: 200 with all identity headers. A header without a value is sent empty, because if it
+    /// were missing, a header of the client with this name would reach the service.
     pub(super) fn allow(
         known: &Known,
         resource: &ResourceUri,
@@ -81,7 +81,7 @@ impl Answer {
         now: UnixTime,
     ) -> Self {
         let principal = &known.principal;
-        // All values, including the signed assertion, are made together and cached beside the principal.
+        // All values, including the signed assertion, are created together and cached with the principal.
         let finish = || {
             let groups: Vec<&str> =
                 principal.groups.iter().map(crate::domain::account::Group::as_str).collect();
@@ -123,12 +123,12 @@ impl Answer {
         Self { status: StatusCode::OK, identity, headers, body: None, outcome: "allowed" }
     }
 
-    /// Denies the request: 401 or 403, with the challenge that leads an MCP client to the login (RFC 6750 §3,
-    /// RFC 9728 §5.1).
+    /// Denies the request with 401 or 403. The challenge tells an MCP client where its user can log in (RFC 6750
+    /// §3, RFC 9728 §5.1).
     pub(super) fn deny(denial: &Denial, scheme: Scheme, asked: &AccessRequest<'_>, state: &AppState) -> Self {
         let (status, error, scope) = match denial {
-            // There is no challenge, because it would send the user to a consent that changes nothing (RFC
-            // 6750 §3.1).
+            // There is no challenge, because it would send the user to a consent page although consent cannot
+            // change the result (RFC 6750 §3.1).
             Denial::Forbidden { reason } => {
                 return Self::problem(StatusCode::FORBIDDEN, "access_denied", reason, "forbidden");
             }
@@ -138,7 +138,10 @@ impl Answer {
             }
             Denial::InsufficientScope { scope } => (
                 StatusCode::FORBIDDEN,
-                Some(("insufficient_scope", "the access token lacks a scope that this request needs")),
+                Some((
+                    "insufficient_scope",
+                    "the access token does not have a scope that this request needs",
+                )),
                 scope,
             ),
         };
@@ -152,9 +155,8 @@ impl Answer {
         answer
     }
 
-    /// Denies a request whose sender does not prove that it holds the key of the token: 401 with the
-    /// challenge of RFC 9449 §7.1, or 503 if the proof cannot be checked or the account has sent too many
-    /// proofs.
+    /// Denies a request without a valid proof of possession of the token's key: 401 with the challenge of RFC 9449
+    /// §7.1, or 503 if the proof cannot be checked or the account has sent too many proofs.
     pub(super) fn unproven(
         unproven: &NotProven,
         resource: &ResourceUri,
@@ -168,8 +170,7 @@ impl Answer {
             return Self::unavailable();
         }
         let (code, reason) = (unproven.code(), unproven.to_string());
-        // The status is not 429, because some edges answer 500 if a check has a status that they do not
-        // expect.
+        // The status is not 429, because some edge proxies respond with 500 if a check has an unexpected status.
         if let NotProven::Proof(ProofRefused::TooFast(seconds)) = unproven {
             let mut answer = Self::problem(StatusCode::SERVICE_UNAVAILABLE, code, &reason, "unproven");
             answer.headers.push((RETRY_AFTER, (*seconds).into()));
@@ -187,8 +188,7 @@ impl Answer {
         answer
     }
 
-    /// Refuses a check that cannot be decided. The status is never 200, and the body says nothing about
-    /// internals.
+    /// Refuses a check that cannot be decided. The status is never 200, and the body reveals no internals.
     pub(super) fn refuse(error: &CheckError) -> Self {
         let status = match error {
             CheckError::Store(cause) => {
@@ -204,7 +204,7 @@ impl Answer {
             CheckError::Method => StatusCode::METHOD_NOT_ALLOWED,
             _ => StatusCode::BAD_REQUEST,
         };
-        // Anybody who reaches the edge can cause this, so the log has a rate. The metrics count every
+        // Any client of the edge can cause this, so the log lines have a rate limit. The metrics count every
         // refusal.
         if let Some(left_out) = REFUSED.admit() {
             tracing::warn!(reason = %error, left_out, "a check was refused");
@@ -239,13 +239,13 @@ impl Answer {
     /// All headers, including those of the identity.
     pub(super) fn headers(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
         let identity = self.identity.iter().flat_map(|values| IDENTITY.iter().zip(values.iter()));
-        // A cache must never use the answer to one request for another one.
+        // A cache must never use the answer to one request for another request.
         let no_store = self.identity.as_ref().map(|_| &NO_STORE);
         let own = no_store.into_iter().chain(&self.headers).map(|(name, value)| (name, value));
         identity.chain(own)
     }
 
-    /// Makes the response for a proxy that passes a denial on with its status, headers and body.
+    /// Builds the response for a proxy that sends status, headers and body of a denial to the client.
     pub(super) fn into_response(mut self) -> HttpResponse {
         let mut response = match self.body.take() {
             Some(body) => HttpResponse::with_body(self.status, BoxBody::new(body)),
@@ -256,7 +256,8 @@ impl Answer {
         response
     }
 
-    /// The form for nginx, which turns any status but 2xx, 401 and 403 into 500, and drops the body.
+    /// Adapts the answer to nginx, which responds with 500 to any status except 2xx, 401 and 403, and drops the
+    /// body.
     pub(super) fn in_words_of_nginx(mut self) -> Self {
         if !matches!(self.status, StatusCode::OK | StatusCode::UNAUTHORIZED) {
             self.status = StatusCode::FORBIDDEN;
@@ -264,14 +265,14 @@ impl Answer {
         self
     }
 
-    /// The form for a proxy that lets a request pass on any 2xx. A preflight gets 204 only where the edge
-    /// passes the check's answers on, so one that arrives here was routed wrongly.
+    /// Adapts the answer to a proxy that allows a request on any 2xx. The answer 204 to a preflight would send the
+    /// request to the service. It occurs here only if the edge routes preflights wrongly.
     pub(super) fn in_words_of_traefik_and_caddy(self) -> Self {
         if self.status.is_success() && self.status != StatusCode::OK {
             return Self::problem(
                 StatusCode::FORBIDDEN,
                 "invalid_request",
-                "the edge has to send OPTIONS to PUBLIC_LISTEN; see docs/forward-auth.md",
+                "the edge must route OPTIONS to PUBLIC_LISTEN; see docs/forward-auth.md",
                 self.outcome,
             );
         }
@@ -279,7 +280,7 @@ impl Answer {
     }
 }
 
-/// Makes the challenge. It has an error code only if the request has credentials (RFC 6750 §3.1). With the
+/// Builds the challenge. It contains an error code only if the request has credentials (RFC 6750 §3.1). With the
 /// scheme DPoP, it lists the algorithms that proofs can use (RFC 9449 §7.1).
 fn challenge(scheme: Scheme, error: Option<(&str, &str)>, metadata: &str, scope: &Scope) -> String {
     let problem = error
@@ -292,15 +293,13 @@ fn challenge(scheme: Scheme, error: Option<(&str, &str)>, metadata: &str, scope:
     }
 }
 
-/// Makes a header value of `text`, which must be printable ASCII.
+/// Makes a header value from `text`, which must be printable ASCII.
 pub(super) fn value(text: &str) -> HeaderValue {
-    // The conversion cannot fail for printable ASCII. If it did fail, the header would be empty, as if there
-    // were no value.
+    // The conversion cannot fail for printable ASCII. If it failed nevertheless, the header would be empty.
     HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
-/// Percent-encodes `%` and all bytes that are not printable ASCII, so that a header value has one meaning and
-/// one line.
+/// Percent-encodes `%` and all bytes that are not printable ASCII, so that a header value is one unambiguous line.
 fn one_line(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for byte in text.bytes() {

@@ -8,8 +8,8 @@ use super::request::{AccessRequest, CheckError};
 /// The path in the `uri` of Caddy's directive. Caddy appends the client's query to it, which is ignored.
 pub const PATH: &str = "/verify/caddy";
 
-/// Reads a check. The directive sets `X-Forwarded-Method` and `-Uri`, and Caddy's reverse proxy sets `-Proto`
-/// and `-Host`. All other headers of the client come along. Anything ambiguous is an error.
+/// Reads a check. The directive sets `X-Forwarded-Method` and `-Uri`, and Caddy's reverse proxy sets `-Proto` and
+/// `-Host`. All other headers of the client are passed on unchanged. Anything ambiguous is an error.
 pub fn parse(headers: &HeaderMap) -> Result<AccessRequest<'_>, CheckError> {
     forwarded::parse(headers)
 }

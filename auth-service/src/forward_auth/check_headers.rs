@@ -1,16 +1,16 @@
-//! Finds the headers that a check needs in one pass over all headers. Looking them up one by one would hash
-//! and compare a dozen names, most of which are missing. The module is pure.
+//! Finds the headers that a check needs in one pass over all headers, without I/O. Looking them up one by one
+//! would be slower, because more than a dozen names would be hashed and compared, and most of them are missing.
 
 use actix_web::http::header::{HeaderMap, HeaderValue};
 
 use super::headers;
 use super::request::CheckError;
 
-/// Maximum length of a client's header that [`CheckHeaders::short`] reads, in bytes. The longest useful one
-/// is an `Mcp-Name` with the URI of a resource.
+/// Maximum length in bytes of a client's header that [`CheckHeaders::short`] reads. The longest useful one is an
+/// `Mcp-Name` with the URI of a resource.
 pub(super) const MAX_LEN: usize = 1024;
 
-/// Defines the fields, and the names that they have in a header map, from one list.
+/// Defines the fields and their names in a header map from one list.
 macro_rules! fields {
     ($($field:ident = $text:literal),+ $(,)?) => {
         /// A header that a check reads.
@@ -20,7 +20,7 @@ macro_rules! fields {
         impl Field {
             const ALL: &[Self] = &[$(Self::$field),+];
 
-            /// The name in a header map, which is in lower case.
+            /// The name in a header map, in lower case.
             pub(super) const fn as_str(self) -> &'static str {
                 match self { $(Self::$field => $text),+ }
             }
@@ -65,12 +65,12 @@ pub(super) enum Times<'a> {
     More,
 }
 
-/// What was sent for each [`Field`].
+/// The values that were sent for each [`Field`].
 #[derive(Debug)]
 pub(super) struct CheckHeaders<'a> {
     values: [Times<'a>; Field::ALL.len()],
-    /// Whether some other header might be taken for a reserved one, or `Connection` asks to drop a reserved
-    /// one.
+    /// Whether a server might confuse another header with a reserved one, or `Connection` names a reserved header,
+    /// so that a proxy would remove it.
     pub(super) alters_reserved: bool,
 }
 
@@ -82,7 +82,7 @@ impl<'a> CheckHeaders<'a> {
                 sent.alters_reserved |= headers::is_alias(name.as_str());
                 continue;
             };
-            // `Connection` may be repeated, because all its values form one list (RFC 9110 §5.3).
+            // `Connection` can be repeated, because all its values form one list (RFC 9110 §5.3).
             sent.alters_reserved |= field == Field::Connection && headers::drops_reserved(value);
             if let Some(times) = sent.values.get_mut(field as usize) {
                 *times = if matches!(times, Times::Never) { Times::Once(value) } else { Times::More };
@@ -105,8 +105,8 @@ impl<'a> CheckHeaders<'a> {
         }
     }
 
-    /// Like [`Self::single`], for a header that a client fills. Its length is limited to [`MAX_LEN`], because
-    /// it is read before anybody knows who the client is.
+    /// Like [`Self::single`], for a header whose value comes from the client. Its length is limited to
+    /// [`MAX_LEN`], because it is read before the client is authenticated.
     pub(super) fn short(&self, field: Field) -> Result<Option<&'a str>, CheckError> {
         match self.single(field)? {
             Some(text) if text.len() > MAX_LEN => Err(CheckError::TooLong(field.as_str())),

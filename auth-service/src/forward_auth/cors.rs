@@ -1,17 +1,17 @@
-//! Cross-origin requests: what a browser needs before it lets a web page call a protected service (Fetch
-//! standard, "HTTP-CORS protocol").
+//! Cross-origin requests: the response headers that a browser requires before it lets a web page call a protected
+//! service (Fetch standard, "HTTP-CORS protocol").
 //!
-//! A page can only send a token that it was given: an MCP request carries no cookie, and no answer allows
-//! credentials. Therefore pages of any origin can call a service, unless `ALLOWED_ORIGINS` lists the origins
-//! that can. The answer to a page of another origin has no header that would let the page read it.
+//! A page can only send a token that it has received itself: an MCP request contains no cookie, and no answer
+//! allows credentials. Therefore pages of any origin can call a service, unless `ALLOWED_ORIGINS` lists the
+//! allowed origins. The answer to a page of another origin has no header that would let the page read it.
 //!
-//! **Preflight.** Before a browser sends a request with a token, it sends `OPTIONS` without the token, and
-//! expects an answer with status 200–299. Traefik, Caddy and nginx let a request pass if the check answers
-//! 2xx, so the check cannot answer a preflight there. Instead, the shipped configuration of every edge routes
-//! `OPTIONS` on the protected paths to `PUBLIC_LISTEN`, where [`preflight_at_public_listener`] answers. If a
-//! preflight reaches the check nevertheless, Envoy gets 204 from it, because Envoy passes every answer except
-//! 200 to the client unchanged, as a denial. The other edges get an error. In no case does an `OPTIONS`
-//! request reach the service.
+//! **Preflight.** Before a browser sends a request with a token, it sends `OPTIONS` without the token, and expects
+//! a response with a status from 200 to 299. Traefik, Caddy and nginx allow a request if the status of the check
+//! is 2xx, so the check cannot answer a preflight for them. Instead, the shipped configuration of every edge
+//! routes `OPTIONS` on the protected paths to `PUBLIC_LISTEN`, where [`preflight_at_public_listener`] answers. If
+//! a preflight reaches the check nevertheless, the check answers Envoy with 204, because Envoy treats every status
+//! except 200 as a denial and sends it to the client unchanged. The other edge proxies receive an error. An
+//! `OPTIONS` request never reaches the service.
 
 use actix_web::http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
@@ -30,16 +30,16 @@ use super::check_headers::{CheckHeaders, Field};
 use super::headers;
 use super::request::CheckError;
 
-/// Methods of an MCP endpoint.
+/// The methods of an MCP endpoint.
 const METHODS: &str = "GET, POST, DELETE";
-/// Response headers that a page needs to read: the challenge, the DPoP nonce, the session, and when to try
-/// again.
+/// Response headers that a page must be able to read: the challenge, the DPoP nonce, the session, and the time to
+/// retry.
 const EXPOSED: &str = "WWW-Authenticate, DPoP-Nonce, Mcp-Session-Id, Retry-After";
 /// Request headers that MCP clients send.
 const HEADERS: &str = "authorization, content-type, accept, last-event-id, mcp-session-id, mcp-protocol-version, mcp-method, mcp-name, dpop";
 /// Prefix of the request headers whose names a server chooses (MCP 2026-07-28, "x-mcp-header").
 const PARAMETER: &str = "mcp-param-";
-/// How long a browser may cache the answer to a preflight, in seconds.
+/// How long a browser can cache the answer to a preflight, in seconds.
 const MAX_AGE: &str = "600";
 
 /// Headers that let a page of `origin` read the answer to a check.
@@ -54,8 +54,7 @@ pub(super) fn on_answer(origins: &AllowedOrigins, origin: &Origin) -> Vec<(Heade
     headers
 }
 
-/// No answer has `Access-Control-Allow-Credentials`, so a page that has no token gains nothing from this
-/// header.
+/// No answer has `Access-Control-Allow-Credentials`, so this header gives a page without a token no access.
 fn allow_origin(origins: &AllowedOrigins, origin: &Origin) -> (HeaderName, HeaderValue) {
     let value = match origins {
         AllowedOrigins::Any => HeaderValue::from_static("*"),
@@ -77,8 +76,8 @@ pub(super) fn preflight(origins: &AllowedOrigins, origin: &Origin, wanted: &str)
     Answer { status: StatusCode::NO_CONTENT, identity: None, headers, body: None, outcome: "preflight" }
 }
 
-/// The value of `Access-Control-Allow-Headers`. A wildcard would not cover `authorization` (Fetch standard),
-/// and a list says what is allowed.
+/// The value of `Access-Control-Allow-Headers`. A wildcard would not cover `authorization` (Fetch standard), so
+/// the headers are listed.
 fn allowed_headers(wanted: &str) -> String {
     let wanted = wanted.split(',').map(str::trim);
     let parameters = wanted.filter(|name| {
@@ -91,7 +90,8 @@ fn allowed_headers(wanted: &str) -> String {
         .fold(HEADERS.to_owned(), |list, name| format!("{list}, {}", name.to_ascii_lowercase()))
 }
 
-/// Answers `OPTIONS` at any path of a protected host on the public listener. Any other request gets 404.
+/// Answers `OPTIONS` at any path of a protected host on the public listener. The response to any other request is
+/// 404.
 pub async fn preflight_at_public_listener(request: HttpRequest, state: web::Data<AppState>) -> HttpResponse {
     if request.method() != Method::OPTIONS {
         return not_found();

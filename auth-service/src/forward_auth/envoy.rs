@@ -1,5 +1,5 @@
-//! Envoy's `ext_authz` over HTTP. The request of a check has the original method and `Host`, and its path is
-//! a prefix that the original path and query follow.
+//! Envoy's `ext_authz` over HTTP. A check has the method and the `Host` of the client's request. Its path is a
+//! prefix, followed by the path and the query of the client's request.
 
 use actix_web::http::Method;
 use actix_web::http::header::HeaderMap;
@@ -11,7 +11,7 @@ use super::request::{AccessRequest, CheckError, Target};
 /// The `path_prefix` in Envoy's configuration.
 pub const PREFIX: &str = "/verify/envoy";
 
-/// Reads a check. `original_target` is what follows the prefix. Anything ambiguous is an error.
+/// Reads a check. `original_target` is the text after the prefix. Anything ambiguous is an error.
 pub fn parse<'a>(
     asked: &Method,
     original_target: &'a str,

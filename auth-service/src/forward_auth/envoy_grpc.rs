@@ -1,5 +1,5 @@
-//! Envoy's `ext_authz` over gRPC. One message describes the whole request, and the answer can remove headers
-//! from it. This module is pure, and [`service`] does the IO.
+//! Envoy's `ext_authz` over gRPC. One message describes the whole request, and the answer can remove headers from
+//! it. This module does no I/O, which is in [`service`].
 
 pub mod peer;
 pub mod places;
@@ -24,7 +24,7 @@ use super::check_headers::{CheckHeaders, Field};
 use super::headers::{host, method, path_and_query, scheme};
 use super::request::{AccessRequest, CheckError, Target};
 
-/// Credentials. They are for auth-service, and no service behind the edge may see them.
+/// Headers with credentials for auth-service. They must not reach a service behind the edge.
 const CREDENTIALS: [HeaderName; 5] = [
     AUTHORIZATION,
     PROXY_AUTHORIZATION,
@@ -33,11 +33,11 @@ const CREDENTIALS: [HeaderName; 5] = [
     HeaderName::from_static("x-edge-secret"),
 ];
 
-/// Reads a check. `headers` is what [`headers`] returned for it. Anything ambiguous is an error.
+/// Reads a check. `headers` must be the result of [`headers`] for the same check. Anything ambiguous is an error.
 pub fn parse<'a>(check: &'a CheckRequest, headers: &'a HeaderMap) -> Result<AccessRequest<'a>, CheckError> {
     let (http, sent) = (http(check)?, CheckHeaders::of(headers));
-    // The header comes from a proxy in front of Envoy, and Envoy keeps it only from proxies that it trusts.
-    // Without the header, Envoy's own view counts.
+    // The header comes from a proxy in front of Envoy, and Envoy keeps it only if it trusts this proxy. Without
+    // the header, the scheme is the one that Envoy has seen.
     let proto = sent.single(Field::XForwardedProto)?.unwrap_or(&http.scheme);
     let (path, query) = path_and_query(&http.path)?;
     let target = Target {
@@ -57,9 +57,8 @@ fn http(check: &CheckRequest) -> Result<&HttpRequest, CheckError> {
 
 /// Returns the client's headers without the pseudo-headers of HTTP/2.
 ///
-/// # Errors
-/// If Envoy is configured without `encode_raw_headers`. It would join repeated headers with a comma, so that
-/// two look like one.
+/// # Errors If Envoy is configured without `encode_raw_headers`. Envoy would then join repeated headers with a
+/// comma, so that two headers would look like one.
 pub fn headers(check: &CheckRequest) -> Result<HeaderMap, CheckError> {
     let sent = http(check)?
         .header_map
@@ -77,7 +76,7 @@ pub fn headers(check: &CheckRequest) -> Result<HeaderMap, CheckError> {
     Ok(headers)
 }
 
-/// Makes Envoy's form of the answer. `check` says which headers the client sent.
+/// Encodes the answer for Envoy. `check` contains the headers that the client sent.
 pub(super) fn respond(answer: Answer, check: &CheckRequest) -> CheckResponse {
     let headers = answer.headers().map(|(name, value)| overwrite(name.as_str(), value));
     // Codes of google.rpc.Code: 0 is OK, 7 is PERMISSION_DENIED.
@@ -104,14 +103,14 @@ fn overwrite(name: &str, value: &HeaderValue) -> core::HeaderValueOption {
     core::HeaderValueOption {
         header: Some(core::HeaderValue { key: name.to_owned(), value, ..Default::default() }),
         append_action: HeaderAppendAction::OverwriteIfExistsOrAdd.into(),
-        // An empty identity header has to replace the client's, too.
+        // Even an empty identity header must replace a header of the client.
         keep_empty_value: true,
         ..Default::default()
     }
 }
 
-/// Names of the headers that Envoy removes from the request: credentials, and any other `X-Auth-…` that the
-/// client sent, because a service might know a name that this program does not.
+/// Names of the headers that Envoy must remove from the request: credentials, and all other `X-Auth-…` headers of
+/// the client, because a service might trust a name that this program does not use.
 fn unwanted(check: &CheckRequest) -> Vec<String> {
     let sent = http(check).ok().and_then(|http| http.header_map.as_ref());
     let names = sent.into_iter().flat_map(|map| &map.headers).map(|header| header.key.to_ascii_lowercase());

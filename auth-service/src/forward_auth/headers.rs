@@ -1,4 +1,4 @@
-//! Reads headers so strictly that no other server can read them differently. The module is pure.
+//! Reads headers so strictly that no other server can interpret them differently. The module does no I/O.
 
 use std::borrow::Cow;
 
@@ -15,14 +15,14 @@ use crate::domain::resource::Scheme;
 use super::check_headers::{CheckHeaders, Field, Times};
 use super::request::{Bearer, CheckError};
 
-/// Reads a host that the edge passes on.
+/// Reads a host that the edge proxy has sent.
 pub(super) fn host(text: &str) -> Result<HostName, CheckError> {
     split_authority(text).map(|(host, _)| host).map_err(|_| CheckError::BadHost)
 }
 
 /// Reads a request target. Returns its path, and its query as it was sent, which is empty if there is none.
 pub(super) fn path_and_query(target: &str) -> Result<(UnambiguousPath, &str), CheckError> {
-    // A target is ASCII (RFC 9112 §3.2). Envoy can pass other bytes on, and proxies differ in what they make of them.
+    // A target is ASCII (RFC 9112 §3.2). Envoy can forward other bytes, which servers interpret differently.
     if !target.is_ascii() {
         return Err(CheckError::AmbiguousPath);
     }
@@ -30,7 +30,7 @@ pub(super) fn path_and_query(target: &str) -> Result<(UnambiguousPath, &str), Ch
     Ok((path, target.split_once('?').map_or("", |(_, query)| query)))
 }
 
-/// Reads a scheme that the edge passes on. `ws` and `wss` are the schemes of the request that opens a
+/// Reads a scheme that the edge proxy has sent. `ws` and `wss` are the schemes of a request that opens a
 /// WebSocket.
 pub(super) fn scheme(text: &str, header: &'static str) -> Result<Scheme, CheckError> {
     match text {
@@ -40,8 +40,7 @@ pub(super) fn scheme(text: &str, header: &'static str) -> Result<Scheme, CheckEr
     }
 }
 
-/// Reads one of the methods that an MCP endpoint answers, or OPTIONS. Names are case-sensitive (RFC 9110
-/// §9.1).
+/// Reads a method that an MCP endpoint supports, or OPTIONS. Names are case-sensitive (RFC 9110 §9.1).
 pub(super) fn method(name: &str) -> Result<Method, CheckError> {
     match name {
         "GET" => Ok(Method::GET),
@@ -78,11 +77,10 @@ pub(super) fn bearer<'a>(sent: &CheckHeaders<'a>) -> Bearer<'a> {
     }
 }
 
-/// Whether the text is a `b64token` (RFC 6750 §2.1), as all tokens of this server are. A token is the longest
-/// value in a request, so the loop looks at every byte: if it could stop early, the compiler could not make
-/// it look at sixteen bytes at once.
+/// Whether the text is a `b64token` (RFC 6750 §2.1). All tokens of this server are. The loop does not stop at the
+/// first wrong byte, so that the compiler can vectorize it: a token is the longest value in a request.
 fn is_b64token(text: &[u8]) -> bool {
-    // Each range costs time for every byte, so there are few: one for letters of both cases, one for `-./`
+    // Each range costs time for every byte, so there are few of them: one for letters in both cases, one for `-./`
     // and digits.
     let is_of_token =
         |b: u8| (b | 0x20).is_ascii_lowercase() | matches!(b, b'-'..=b'9' | b'_' | b'~' | b'+' | b'=');
@@ -94,15 +92,15 @@ pub(super) fn origin(sent: &CheckHeaders<'_>) -> Result<Option<Origin>, CheckErr
     text.map(str::parse).transpose().map_err(|_| CheckError::BadHeader("Origin"))
 }
 
-/// Reads `Access-Control-Request-Headers`, which is empty if it is missing. Without
-/// `Access-Control-Request-Method` the request is no preflight, and there is no value.
+/// Reads `Access-Control-Request-Headers`, and returns an empty text if it is missing. Returns `None` if the
+/// request is not a preflight, because it has no `Access-Control-Request-Method`.
 pub(super) fn preflight<'a>(sent: &CheckHeaders<'a>) -> Result<Option<&'a str>, CheckError> {
     let method = sent.short(Field::AccessControlRequestMethod)?;
     let wanted = sent.single(Field::AccessControlRequestHeaders)?;
     Ok(method.map(|_| wanted.unwrap_or_default()))
 }
 
-/// Reads `Mcp-Name`. Text that no header can carry is encoded as `=?base64?…?=` (MCP 2026-07-28, Streamable
+/// Reads `Mcp-Name`. Text that is not allowed in a header is encoded as `=?base64?…?=` (MCP 2026-07-28, Streamable
 /// HTTP).
 pub(super) fn mcp_name<'a>(sent: &CheckHeaders<'a>) -> Result<Option<Cow<'a, str>>, CheckError> {
     sent.short(Field::McpName)?.map(decode_sentinel).transpose()
@@ -113,8 +111,8 @@ fn decode_sentinel(text: &str) -> Result<Cow<'_, str>, CheckError> {
     if !text.get(..START.len()).is_some_and(|start| start.eq_ignore_ascii_case(START)) {
         return Ok(Cow::Borrowed(text));
     }
-    // A value that begins like an encoded one but is not a valid one is refused, because one reader might
-    // take it for a name and another for an encoded text.
+    // A value that begins like an encoded text but is not valid is refused, because one server might read it as a
+    // name and another as an encoded text.
     text.strip_prefix(START)
         .and_then(|rest| rest.strip_suffix("?="))
         .and_then(|code| STANDARD.decode(code).ok())
@@ -123,25 +121,25 @@ fn decode_sentinel(text: &str) -> Result<Cow<'_, str>, CheckError> {
         .ok_or(CheckError::BadHeader("Mcp-Name"))
 }
 
-/// Prefixes of header names that only the edge or auth-service may set, or on which decisions depend.
+/// Prefixes of header names that only the edge or auth-service can set, or on which decisions depend.
 const RESERVED: [&str; 5] = ["x-auth-", "x-forwarded-", "x-original-", "x-edge-", "mcp-"];
-/// Complete header names of the same kind.
+/// Complete names of such headers.
 const RESERVED_WHOLE: [&str; 7] =
     ["authorization", "proxy-authorization", "cookie", "dpop", "host", "origin", "x-real-ip"];
 
-/// Refuses a header that a server behind the edge might take for a reserved one, because CGI and its
-/// successors read `X_Auth_Subject` as `X-Auth-Subject`. Also refuses a `Connection` header that asks a proxy
-/// to drop a reserved header (RFC 9110 §7.6.1), and `X-Forwarded-Prefix`.
+/// Refuses a header that a server behind the edge might confuse with a reserved one: CGI and its successors treat
+/// `X_Auth_Subject` as `X-Auth-Subject`. Also refuses a `Connection` header that makes a proxy remove a reserved
+/// header (RFC 9110 §7.6.1), and refuses `X-Forwarded-Prefix`.
 pub(super) fn refuse_reserved(sent: &CheckHeaders<'_>) -> Result<(), CheckError> {
     match sent.times(Field::XForwardedPrefix) {
         _ if sent.alters_reserved => Err(CheckError::ReservedHeader),
         Times::Never => Ok(()),
-        // The edge has rewritten the path, or the client wants it to be read as if it had.
+        // The edge has rewritten the path, or the client has sent the header to make it look rewritten.
         Times::Once(_) | Times::More => Err(CheckError::Rewritten),
     }
 }
 
-/// Whether some server might take `name`, which is in lower case, for a reserved name although it is not one.
+/// Whether a server might treat `name`, which must be in lower case, as a reserved name although it is not one.
 pub(super) fn is_alias(name: &str) -> bool {
     let odd = name.bytes().any(|byte| !matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'));
     // A server chooses the names of its own parameter headers (MCP 2026-07-28, "x-mcp-header").
@@ -149,8 +147,7 @@ pub(super) fn is_alias(name: &str) -> bool {
         && is_reserved(&name.replace(|c: char| !c.is_ascii_alphanumeric(), "-"))
 }
 
-/// Whether this value of `Connection` names a reserved header. A value that is not text counts as one that
-/// does.
+/// Whether this value of `Connection` names a reserved header. The result is true for a value that is not text.
 pub(super) fn drops_reserved(value: &HeaderValue) -> bool {
     let names_one = |options: &str| {
         options.split(',').any(|option| is_reserved(&option.trim().to_ascii_lowercase().replace('_', "-")))

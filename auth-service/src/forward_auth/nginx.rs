@@ -1,8 +1,8 @@
 //! nginx's `auth_request`: a GET whose headers `X-Original-Method` and `X-Original-URL` describe the original
-//! request. The configuration that comes with this project sets them.
+//! request. The nginx configuration of this project sets them.
 //!
-//! nginx matches locations against a normalised path, and passes the raw one on. A path that would change
-//! when it is normalised is refused here.
+//! nginx matches locations against the normalized path, and sends the raw path in the check. A path that is
+//! different after normalization is refused.
 
 use actix_web::http::header::HeaderMap;
 
@@ -13,8 +13,8 @@ use super::request::{AccessRequest, CheckError, Target};
 /// The path to which nginx sends the authorization subrequest.
 pub const PATH: &str = "/verify/nginx";
 
-/// Reads a check. `X-Original-URL` is `$scheme://$host$request_uri`: the host by which nginx chose the
-/// server, and the request target as the client sent it. Anything ambiguous is an error.
+/// Reads a check. `X-Original-URL` is `$scheme://$host$request_uri`: the host by which nginx selected the server,
+/// and the request target that the client sent. Anything ambiguous is an error.
 pub fn parse(headers: &HeaderMap) -> Result<AccessRequest<'_>, CheckError> {
     let sent = CheckHeaders::of(headers);
     let malformed = CheckError::BadHeader("X-Original-URL");

@@ -1,9 +1,9 @@
-//! Requests that Traefik's entry point lets pass without an identity, because only auth-service answers them.
+//! Requests that Traefik's entry point must allow without an identity, because auth-service itself answers them.
 //!
-//! At an entry point, the check applies to every router, so it is also asked about pages, endpoints,
-//! well-known documents and preflights. The routers `open` and `preflight` of `traefik/dynamic.yaml.in` get
-//! exactly these requests before any other router does, and send them to `PUBLIC_LISTEN`. If there is any
-//! doubt, a request is treated as one to a service.
+//! At an entry point, the check applies to every router, so Traefik also sends a check for pages, endpoints,
+//! well-known documents and preflights. The routers `open` and `preflight` in `traefik/dynamic.yaml.in` have
+//! precedence, and send exactly these requests to `PUBLIC_LISTEN`. In case of doubt, a request is treated as a
+//! request to a service.
 
 use actix_web::HttpResponse;
 use actix_web::http::header::{AUTHORIZATION, CACHE_CONTROL, COOKIE, HeaderMap, HeaderName, HeaderValue};
@@ -17,12 +17,11 @@ use crate::state::AppState;
 use super::check_headers::{CheckHeaders, Field};
 use super::headers::{self, host, path_and_query, scheme};
 
-/// Names below `/.well-known/`. The path of a resource or of the issuer may follow (RFC 9728 §3.1, RFC 8414
-/// §3.1).
+/// Names below `/.well-known/`. The path of a resource or of the issuer can follow (RFC 9728 §3.1, RFC 8414 §3.1).
 const WELL_KNOWN: [&str; 3] =
     ["oauth-protected-resource", "oauth-authorization-server", "openid-configuration"];
 
-/// Names below the issuer's path. Any path below one of them belongs to auth-service, too.
+/// Names below the issuer's path. All paths below these names also belong to auth-service.
 const NAMES: [&str; 16] = [
     ".well-known/openid-configuration",
     "authorize",
@@ -42,11 +41,11 @@ const NAMES: [&str; 16] = [
     "errors",
 ];
 
-/// Headers that our endpoints need and that no service may see. The edge removes them from a request unless
-/// the answer to the check has them.
+/// Headers that the endpoints of auth-service need, but that must not reach a service. The edge removes them from
+/// a request unless the answer to the check contains them.
 static GIVEN_BACK: [HeaderName; 3] = [AUTHORIZATION, COOKIE, HeaderName::from_static("dpop")];
 
-/// Answers a check about a request that only auth-service answers. Returns `None` for any other request.
+/// Answers the check for a request that auth-service itself answers. Returns `None` for any other request.
 pub(super) fn pass(client: &HeaderMap, state: &AppState) -> Option<HttpResponse> {
     let site = &state.config.site;
     let sent = CheckHeaders::of(client);
@@ -59,7 +58,7 @@ pub(super) fn pass(client: &HeaderMap, state: &AppState) -> Option<HttpResponse>
         && (host_of(&site.issuer).as_ref() == Some(&host) || site.protected_hosts.origin(&host).is_some());
     let given_back: &[HeaderName] = match single(Field::XForwardedMethod)? {
         _ if !ours => return None,
-        // The router `preflight` takes `OPTIONS` at any path. A preflight carries no credentials.
+        // The router `preflight` matches `OPTIONS` at any path. A preflight contains no credentials.
         method if method == Method::OPTIONS.as_str() => &[],
         _ if is_own(&path, site.issuer.path()) => &GIVEN_BACK,
         _ => return None,
@@ -67,7 +66,8 @@ pub(super) fn pass(client: &HeaderMap, state: &AppState) -> Option<HttpResponse>
     let mut response = HttpResponse::new(StatusCode::OK);
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     for name in given_back {
-        // Every line is passed on unchanged, and the endpoint decides how to read it.
+        // All values are returned unchanged, even if a header is repeated. The endpoint decides whether to accept
+        // them.
         for value in client.get_all(name) {
             response.headers_mut().append(name.clone(), value.clone());
         }
@@ -75,13 +75,14 @@ pub(super) fn pass(client: &HeaderMap, state: &AppState) -> Option<HttpResponse>
     Some(response)
 }
 
-/// Whether only auth-service answers at this path. The method does not matter, because each endpoint itself
-/// refuses the methods that it does not accept, with a page for browsers.
+/// Whether auth-service itself serves this path. The method does not matter, because each endpoint refuses methods
+/// that it does not accept, with a page for browsers.
 fn is_own(path: &UnambiguousPath, base: &str) -> bool {
     if let Some(document) = path.as_str().strip_prefix("/.well-known/") {
         return WELL_KNOWN.iter().any(|name| is_at_or_below(document, name));
     }
-    // None of our pages needs an escape in its path, and without one all servers read a path in the same way.
+    // No page of auth-service needs a percent-encoded character in its path, and servers agree on how to read a
+    // path without one.
     let page = path.as_str().strip_prefix(base).and_then(|page| page.strip_prefix('/'));
     page.is_some_and(|page| !page.contains('%') && NAMES.iter().any(|name| is_at_or_below(page, name)))
 }

@@ -1,4 +1,4 @@
-//! Checks that the caller holds the key that its access token is bound to (RFC 9449 §7).
+//! Checks that the caller possesses the key to which its access token is bound (RFC 9449 §7).
 
 use crate::domain::key_thumbprint::KeyThumbprint;
 use crate::domain::resource::ResourceUri;
@@ -21,16 +21,16 @@ pub(super) enum Scheme {
 /// Why a token is not accepted in this request.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum NotProven {
-    /// A bound token was sent as a bearer token, which is how somebody who has stolen it would send it (RFC
-    /// 9449 §7.2).
+    /// A bound token was sent as a bearer token. An attacker who has stolen the token would do this (RFC 9449
+    /// §7.2).
     #[error("the access token is bound to a key; send it with the DPoP scheme and a proof")]
     Downgraded,
-    /// A bearer token was sent with the DPoP scheme. The client believes that the token is protected, and it
-    /// is not.
+    /// A bearer token was sent with the DPoP scheme. The client wrongly assumes that the token is bound to its
+    /// key.
     #[error("the access token is not bound to a key; send it with the Bearer scheme")]
     NotBound,
-    /// There is no proof, or it is by another key.
-    #[error("the request has no DPoP proof by the key of its access token")]
+    /// There is no proof, or it was made with another key.
+    #[error("the request has no DPoP proof made with the key of its access token")]
     Key,
     /// The proof is not acceptable.
     #[error(transparent)]
@@ -55,8 +55,7 @@ impl NotProven {
     }
 }
 
-/// Checks the proof that comes with `token`, which belongs to `principal`. For bearer tokens there is nothing
-/// to do.
+/// Checks the proof that was sent with `token`, which belongs to `principal`. A bearer token needs no proof.
 pub(super) async fn check(
     asked: &AccessRequest<'_>,
     resource: &ResourceUri,

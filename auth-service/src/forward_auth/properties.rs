@@ -1,4 +1,4 @@
-//! Properties that every parser has, whatever a proxy or a client sends.
+//! Property tests of all parsers, with arbitrary requests.
 
 use actix_web::http::Method;
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
@@ -13,7 +13,7 @@ struct Put {
     plain: HeaderMap,
 }
 
-/// Describes a request with further headers of the client. Returns `None` if no such request can be sent.
+/// Describes a request with additional headers from the client. Returns `None` if such a request cannot be sent.
 fn put(method: &str, host: &str, target: &str, client: &[(String, Vec<u8>)]) -> Option<Put> {
     let of = |own: &[(&'static str, &str)]| {
         let mut headers = HeaderMap::new();
@@ -48,8 +48,7 @@ impl Put {
         let Self { forwarded, original, plain } = self;
         let mut read =
             vec![traefik::parse(forwarded), caddy::parse(forwarded), envoy::parse(method, target, plain)];
-        // nginx itself refuses a target without a slash. In `X-Original-URL`, the target would be part of the
-        // host.
+        // nginx refuses a target without a slash. In `X-Original-URL`, such a target would be part of the host.
         if target.starts_with('/') {
             read.push(nginx::parse(original));
         }
@@ -71,7 +70,8 @@ fn names() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    /// All proxies lead to the same reading of a request, and nothing makes a parser panic.
+    /// All parsers read the same request from the checks of the different proxies, and no input makes a parser
+    /// panic.
     #[test]
     fn a072_every_parser_reads_a_request_alike_or_refuses_it(
         method in prop_oneof![Just("POST".to_owned()), Just("GET".to_owned()), "[A-Za-z]{1,8}"],

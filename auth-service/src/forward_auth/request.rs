@@ -1,4 +1,4 @@
-//! The request that a check is about, in the same form for all proxies. Only the parsers make one.
+//! The client's request that a check describes, in the same form for all proxies. Only the parsers create it.
 
 use std::borrow::Cow;
 
@@ -15,15 +15,15 @@ use crate::store::StoreError;
 use super::check_headers::{CheckHeaders, Field, MAX_LEN};
 use super::headers;
 
-/// A request that waits at the edge. It borrows what the client sent, so that a check allocates next to
-/// nothing.
+/// A client's request that waits at the edge. It borrows from the check, so that a check needs almost no
+/// allocations.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AccessRequest<'a> {
-    /// The scheme, if the edge says which one it is.
+    /// The scheme, if the edge proxy has sent it.
     pub scheme: Option<Scheme>,
     /// The host that the client addressed.
     pub host: HostName,
-    /// The path that the client asks for.
+    /// The path that the client requested.
     pub path: UnambiguousPath,
     /// The query as the client sent it; empty if there is none. No decision depends on it.
     pub query: &'a str,
@@ -31,7 +31,7 @@ pub struct AccessRequest<'a> {
     pub method: Method,
     /// The origin of the web page that made the request, if one did.
     pub origin: Option<Origin>,
-    /// The access token that the request carries, if it carries one.
+    /// The access token of the request, if there is one.
     pub bearer: Bearer<'a>,
     /// A DPoP proof (RFC 9449 §4), as it was sent.
     pub dpop: Option<&'a str>,
@@ -46,8 +46,8 @@ pub struct AccessRequest<'a> {
     pub mcp_protocol_version: Option<&'a str>,
 }
 
-/// The part of the request that each proxy describes in its own way. The rest is in the client's headers,
-/// which are read in the same way for all proxies.
+/// The part of the request that each proxy describes differently. The rest comes from the client's headers, which
+/// are read in the same way for all proxies.
 pub(super) struct Target<'a> {
     pub(super) scheme: Option<Scheme>,
     pub(super) host: HostName,
@@ -79,8 +79,8 @@ impl<'a> AccessRequest<'a> {
 }
 
 impl AccessRequest<'_> {
-    /// The URL of the metadata that says how to get a token for this request (RFC 9728 §3.1). A query that no
-    /// header can carry is left out.
+    /// The URL of the metadata that describes how to get a token for this request (RFC 9728 §3.1). A query that is
+    /// not allowed in a header is left out.
     pub(super) fn metadata_url(&self, hosts: &ProtectedHosts) -> String {
         let query = ResourceQuery::parse(self.query).unwrap_or_default();
         hosts.metadata_url(&self.host, &self.path, query)
@@ -92,11 +92,11 @@ impl AccessRequest<'_> {
 pub enum Bearer<'a> {
     /// There is no `Authorization` header.
     None,
-    /// There are several `Authorization` headers, or one that does not hold exactly one token.
+    /// There are several `Authorization` headers, or one that does not contain exactly one token.
     Malformed,
     /// A token with the scheme `Bearer` (RFC 6750 §2.1).
     Token(&'a str),
-    /// A token with the scheme `DPoP` (RFC 9449 §7.1). Whether it is bound to a key is not known yet.
+    /// A token with the scheme `DPoP` (RFC 9449 §7.1). It is not known yet whether the token is bound to a key.
     Bound(&'a str),
 }
 
@@ -132,13 +132,13 @@ pub enum CheckError {
     #[error("the request's host is missing, repeated or malformed")]
     BadHost,
     /// The host is not protected.
-    #[error("the request's host is not a protected one; see PROTECTED_HOSTS")]
+    #[error("the request's host is not protected; see PROTECTED_HOSTS")]
     UnknownHost,
-    /// The request came over HTTP where the deployment has TLS, or the other way round.
-    #[error("the request did not come over the scheme of this deployment; see ISSUER")]
+    /// The scheme of the request differs from that of the deployment: HTTP instead of HTTPS, or the reverse.
+    #[error("the request's scheme is not that of this deployment; see ISSUER")]
     Scheme,
-    /// An MCP endpoint does not answer this method.
-    #[error("the request's method is not one that MCP uses")]
+    /// MCP endpoints do not support this method.
+    #[error("the request's method is not used in MCP")]
     Method,
     /// The request comes from a web page of an origin that is not allowed.
     #[error("web pages of this origin are not allowed to call the service; see ALLOWED_ORIGINS")]
@@ -149,19 +149,19 @@ pub enum CheckError {
     /// A header is longer than any useful one.
     #[error("the header {0} is longer than {MAX_LEN} bytes")]
     TooLong(&'static str),
-    /// Another server might take a header for one of ours.
-    #[error("a header could be taken for one that only the edge proxy may send")]
+    /// A server might confuse a header with a reserved one.
+    #[error("a header could be confused with one that only the edge proxy can send")]
     ReservedHeader,
     /// The path was rewritten before the check.
     #[error(
-        "X-Forwarded-Prefix says that the path was rewritten before the check; the check has to come first"
+        "X-Forwarded-Prefix indicates that the path was rewritten before the check; the check must come first"
     )]
     Rewritten,
-    /// The address of the client has sent more requests in a second than it is allowed.
+    /// The address of the client has sent more requests per second than allowed.
     #[error(transparent)]
     TooManyRequests(#[from] TooManyRequests),
-    /// The clock is in doubt, so that it is unknown whether the token has expired.
-    #[error("the clock does not tell whether the access token has expired")]
+    /// The clock is in doubt, so it is unknown whether the token has expired.
+    #[error("the clock is in doubt, so it is unknown whether the access token has expired")]
     Undatable,
     /// The store failed, so it is unknown whether the token is valid.
     #[error(transparent)]

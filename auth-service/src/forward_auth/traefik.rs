@@ -8,13 +8,13 @@ use super::request::{AccessRequest, CheckError};
 /// The path in the `address` of Traefik's middleware.
 pub const PATH: &str = "/verify/traefik";
 
-/// The path of a check at an entry point, which stands in front of the pages and endpoints of auth-service,
-/// too. It differs from [`PATH`], so that only a check at an entry point lets requests to them pass.
+/// The path of a check at an entry point, which also applies to the pages and endpoints of auth-service. It
+/// differs from [`PATH`], so that only a check at an entry point allows requests to them.
 pub const ENTRY_POINT_PATH: &str = "/verify/traefik/entry-point";
 
-/// Reads a check. Traefik sets `X-Forwarded-Method`, `-Proto`, `-Host` and `-Uri` itself, and gives a
-/// WebSocket the scheme `ws` or `wss`. `X-Forwarded-Port` is ignored, because the port is in this program's
-/// settings. Anything ambiguous is an error.
+/// Reads a check. Traefik sets `X-Forwarded-Method`, `-Proto`, `-Host` and `-Uri`. The scheme of a WebSocket is
+/// `ws` or `wss`. `X-Forwarded-Port` is ignored, because the settings of this program contain the port. Anything
+/// ambiguous is an error.
 pub fn parse(headers: &HeaderMap) -> Result<AccessRequest<'_>, CheckError> {
     forwarded::parse(headers)
 }

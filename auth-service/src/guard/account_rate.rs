@@ -1,8 +1,8 @@
-//! Limits how fast one account can leave rows in the store: authorization codes, tokens that are issued
-//! without a user's decision, and DPoP proofs.
+//! Limits how fast one account can add rows to the store: authorization codes, tokens that are issued without a
+//! user's decision, and DPoP proofs.
 //!
-//! Browsers and programs of honest users need a few of these in an hour. The limits are far above that, but
-//! low enough that the rows of one account are a small part of the store at any time (docs/limits.md).
+//! Browsers and programs of honest users need only a few of these per hour. The limits are much higher, but low
+//! enough that the rows of one account are always a small part of the store (docs/limits.md).
 
 use std::time::Duration;
 
@@ -11,17 +11,18 @@ use crate::domain::client::ClientId;
 
 use super::keyed_rate::{KeyedRate, TooFast, quota};
 
-/// Authorization codes: the number in a row, and the time after which one more is allowed.
+/// Limit on authorization codes: the size of a burst, and the time after which one more is allowed. The other
+/// limits have the same form.
 const CODES: (u32, Duration) = (60, Duration::from_secs(1));
-/// Tokens that clients get for an account without its user: for themselves (RFC 6749 §4.4), by an exchange
-/// (RFC 8693), or for an assertion (RFC 7523).
+/// Limit on tokens that clients get for an account without its user: for themselves (RFC 6749 §4.4), by an
+/// exchange (RFC 8693), or for an assertion (RFC 7523).
 const TOKENS: (u32, Duration) = (300, Duration::from_millis(500));
-/// DPoP proofs of one client of an account. A client sends one with every request.
+/// Limit on the DPoP proofs of one client of an account. A client sends one with every request.
 const PROOFS: (u32, Duration) = (1000, Duration::from_millis(20));
-/// DPoP proofs of all clients of an account. One client can use two fifths of it.
+/// Limit on the DPoP proofs of all clients of an account. One client can use two fifths of it.
 const PROOFS_OF_ALL: (u32, Duration) = (2500, Duration::from_millis(8));
 
-/// The limits of accounts, as the module documentation describes them.
+/// The limits on accounts that the module documentation describes.
 pub struct AccountRate {
     codes: KeyedRate<Subject>,
     tokens: KeyedRate<Subject>,
@@ -46,8 +47,8 @@ impl AccountRate {
         self.codes.check(subject)
     }
 
-    /// Counts a token that a client is about to get for `subject` without the user. Fails if there are too
-    /// many.
+    /// Counts a token that is about to be issued to a client for `subject` without the user. Fails if there are
+    /// too many.
     pub fn admit_token(&self, subject: &Subject) -> Result<(), TooFast> {
         self.tokens.check(subject)
     }
@@ -60,8 +61,7 @@ impl AccountRate {
         self.proofs_of_all.check(subject)
     }
 
-    /// Removes entries that no longer limit anything. It is called periodically, so that memory stays
-    /// bounded.
+    /// Removes entries that are no longer needed. Called periodically to limit memory use.
     pub fn forget_idle(&self) {
         self.codes.forget_idle();
         self.tokens.forget_idle();

@@ -1,4 +1,4 @@
-//! Decides to which addresses a URL from a stranger is allowed to lead.
+//! Decides whether a URL from a stranger can lead to an address.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -34,7 +34,7 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
 
 /// Accepts only global unicast (`2000::/3`), without the ranges that contain no hosts or that embed an IPv4
 /// address.
-#[expect(clippy::unnested_or_patterns, reason = "one range a line, each with what it is")]
+#[expect(clippy::unnested_or_patterns, reason = "one range per line, each with its purpose")]
 fn is_public_v6(address: Ipv6Addr) -> bool {
     let [first, second, ..] = address.segments();
     let special = matches!(

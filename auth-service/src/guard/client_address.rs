@@ -1,18 +1,18 @@
-//! Determines the address from which a request comes, behind an edge proxy.
+//! Determines the address of the client that sent a request, even behind an edge proxy.
 
 use std::net::IpAddr;
 
 use actix_web::HttpRequest;
 use actix_web::http::header::HeaderMap;
 
-/// The address that sent the request to the edge. If the peer is a trusted proxy, this is the first address
-/// in `X-Forwarded-For`, read from the right, that is not a trusted proxy. Everything to the left of it is
-/// ignored, because an untrusted party might have written it.
+/// Returns the address that sent the request to the edge. If the peer is a trusted proxy, this is the rightmost
+/// address in `X-Forwarded-For` that is not a trusted proxy. Everything to the left of it is ignored, because an
+/// attacker might have written it.
 pub fn of(request: &HttpRequest, is_trusted: impl Fn(IpAddr) -> bool) -> Option<IpAddr> {
     Some(behind(request.peer_addr()?.ip(), request.headers(), is_trusted))
 }
 
-/// Like [`of`], for a request of this peer with these headers.
+/// Like [`of`], for a request from this peer with these headers.
 pub fn behind(peer: IpAddr, headers: &HeaderMap, is_trusted: impl Fn(IpAddr) -> bool) -> IpAddr {
     let mut address = peer.to_canonical();
     let header = headers.get_all("x-forwarded-for").filter_map(|value| value.to_str().ok());

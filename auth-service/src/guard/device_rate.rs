@@ -1,8 +1,8 @@
-//! Limits how fast devices can ask for codes, and how fast user codes can be guessed.
+//! Limits how fast devices can request codes, and how fast user codes can be guessed.
 //!
-//! A user code has 34 bits. With a thousand devices waiting, an attacker who has ten guesses and then one
-//! every half minute needs 24 years on average to find one of their codes (RFC 8628 §5.1). Guesses count
-//! against the address and against the account, because only a user who is logged in can guess.
+//! A user code has 34 bits. If a thousand devices are waiting, an attacker with ten guesses and then one every
+//! half minute needs 24 years on average to find one of their codes (RFC 8628 §5.1). Guesses count against the
+//! address and against the account, because only a user who is logged in can guess.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -12,14 +12,15 @@ use crate::domain::account::Subject;
 use super::client_address::network;
 use super::keyed_rate::{KeyedRate, OneRate, TooFast, quota};
 
-/// Guesses: the number in a row, and the time after which one more is allowed.
+/// Limit on guesses: the size of a burst, and the time after which one more is allowed. The other limits have the
+/// same form.
 const GUESSES: (u32, Duration) = (10, Duration::from_secs(30));
-/// Devices that one address starts: the number in a row, and the time after which one more is allowed.
+/// Limit on the device flows that one address starts.
 const STARTS: (u32, Duration) = (30, Duration::from_secs(2));
-/// Devices that all addresses together start.
+/// Limit on the device flows that all addresses together start.
 const ALL_STARTS: (u32, Duration) = (1000, Duration::from_millis(20));
 
-/// The limits on devices and user codes, as the module documentation describes them.
+/// The limits on devices and user codes that the module documentation describes.
 pub struct DeviceRate {
     guesses_at: KeyedRate<Option<IpAddr>>,
     guesses_by: KeyedRate<Subject>,
@@ -39,13 +40,13 @@ impl Default for DeviceRate {
 }
 
 impl DeviceRate {
-    /// Counts a device that asks for codes.
+    /// Counts a device that requests codes.
     pub fn admit_start(&self, address: Option<IpAddr>) -> Result<(), TooFast> {
         self.starts_at.check(&address.map(network))?;
         self.starts.check()
     }
 
-    /// Counts a code that a user tries, before it is looked up.
+    /// Counts a code that a user has entered, before it is looked up.
     pub fn admit_guess(&self, address: Option<IpAddr>, subject: &Subject) -> Result<(), TooFast> {
         self.guesses_by.check(subject)?;
         self.guesses_at.check(&address.map(network))

@@ -1,8 +1,9 @@
-//! Fetches a document from a URL that a stranger has given (server-side request forgery: attacks 49 and 50).
+//! Fetches a document from a URL that a stranger has chosen, without allowing server-side request forgery (attacks
+//! 49 and 50).
 //!
-//! The URL must be https. Redirects are not followed, no proxy is used, and size and time are limited. This
-//! module resolves names itself, and every address that comes back must be public. The connection goes to one
-//! of these addresses, so no second lookup can return a different one.
+//! The URL must be https. Redirects are not followed, no proxy is used, and size and time are limited. This module
+//! resolves names itself, and every address of a name must be public. The connection uses one of these addresses,
+//! so a second lookup cannot return a different one.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
@@ -26,13 +27,13 @@ use super::in_flight::InFlight;
 /// (draft-ietf-oauth-client-id-metadata-document).
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Maximum number of name lookups at a time, in each lane. A lookup holds a thread for as long as the
-/// system's resolver waits for silent name servers, which can be longer than the time limit of a fetch.
+/// Maximum number of concurrent name lookups in each lane. A lookup occupies a thread while the system's resolver
+/// waits for a name server, which can be longer than the time limit of a fetch.
 const LOOK_UPS: usize = 12;
-/// Maximum number of lookups of one name at a time, so that silent name servers hold only few threads.
+/// Maximum number of concurrent lookups of one name, so that a slow name server occupies only a few threads.
 const LOOK_UPS_OF_ONE: u32 = 3;
 
-/// Fetches documents from URLs that strangers have given.
+/// Fetches documents from URLs that strangers have chosen.
 #[derive(Debug, Clone)]
 pub struct Fetcher {
     strangers: Client,
@@ -52,7 +53,7 @@ pub enum Lane {
 /// Whether documents can also be fetched from loopback addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Loopback {
-    /// Loopback addresses are refused, as in every real deployment.
+    /// Loopback addresses are refused. This applies to every deployment in production.
     Refused,
     /// Loopback addresses are accepted, because the authorization server itself runs on loopback for
     /// development.
@@ -77,11 +78,11 @@ pub enum FetchError {
     /// The host is not on the public internet.
     #[error("its host is not on the public internet")]
     Address,
-    /// There was no response, or it did not come in time.
+    /// There was no response within the time limit.
     #[error("it cannot be reached within {} seconds: no such name, no connection, or no trusted certificate", TIMEOUT.as_secs())]
     Unreachable,
-    /// The status is not 200; a redirect is not followed.
-    #[error("it answered {0}, and only 200 counts")]
+    /// The status is not 200. Redirects are not followed.
+    #[error("its status is {0} instead of 200")]
     Status(u16),
     /// The Content-Type is not JSON.
     #[error("its Content-Type is not application/json")]
@@ -94,7 +95,7 @@ pub enum FetchError {
 /// The HTTPS client could not be created, for example because a root certificate is invalid.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "no HTTPS client can be made: {0}. Look at EXTRA_CA_FILE, SSL_CERT_FILE and SSL_CERT_DIR, and at the certificates of the system"
+    "no HTTPS client can be created: {0}. Check EXTRA_CA_FILE, SSL_CERT_FILE and SSL_CERT_DIR, and the certificates of the system"
 )]
 pub struct NoFetcher(String);
 
@@ -124,7 +125,7 @@ impl Fetcher {
         Ok(Self { strangers, known, loopback })
     }
 
-    /// Whether [`Fetcher::json`] would fetch the URL. This sends nothing.
+    /// Checks whether [`Fetcher::json`] would fetch the URL, without sending anything.
     pub fn check(&self, url: &Url) -> Result<(), FetchError> {
         check_url(url, self.loopback)
     }
@@ -168,7 +169,7 @@ fn check_url(url: &Url, loopback: Loopback) -> Result<(), FetchError> {
     if !plain {
         return Err(FetchError::Url);
     }
-    // An address in the URL is never looked up, so the resolver does not check it.
+    // The resolver does not check an IP address in the URL, because it is not looked up.
     let literal = match url.host() {
         Some(Host::Ipv4(address)) => Some(IpAddr::V4(address)),
         Some(Host::Ipv6(address)) => Some(IpAddr::V6(address)),
@@ -185,7 +186,7 @@ fn may_reach(address: IpAddr, loopback: Loopback) -> bool {
     is_public(address) || (loopback == Loopback::Allowed && address.is_loopback())
 }
 
-/// Resolves names to addresses that are allowed. A name fails if any of its addresses is forbidden.
+/// Resolves names to allowed addresses. Resolving fails if any address of a name is forbidden.
 struct CheckedResolver {
     loopback: Loopback,
     places: Arc<Semaphore>,
@@ -198,13 +199,13 @@ impl CheckedResolver {
     }
 }
 
-/// The error for a name that leads to a forbidden address. [`reason`] finds it in the chain of causes.
+/// The error for a name with a forbidden address. [`reason`] finds it in the chain of causes.
 #[derive(Debug)]
 struct ForbiddenAddress;
 
 impl fmt::Display for ForbiddenAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the name leads to an address that is not on the public internet")
+        f.write_str("the name has an address that is not on the public internet")
     }
 }
 
@@ -217,15 +218,15 @@ impl Resolve for CheckedResolver {
         Box::pin(async move {
             let of_this_name = of_this_name?;
             let place = places.acquire_owned().await?;
-            // The thread releases the place, because the lookup does not end when its caller stops waiting.
+            // The thread releases the place, because the lookup continues if its caller stops waiting.
             let look_up = move || {
                 let found = (name.as_str(), 0).to_socket_addrs().map(Iterator::collect);
                 drop((place, of_this_name));
                 found
             };
-            let found: Vec<SocketAddr> = threads::beside("look-up", "a lookup of a name", look_up).await??;
-            // One forbidden address makes the name fail, because an attacker who mixes addresses hopes that
-            // the next attempt uses the other one.
+            let found: Vec<SocketAddr> = threads::beside("look-up", "a name lookup", look_up).await??;
+            // A single forbidden address is an error, because an attacker could mix allowed and forbidden
+            // addresses and wait for an attempt that uses a forbidden one.
             if found.is_empty() || !found.iter().all(|address| may_reach(address.ip(), loopback)) {
                 return Err(Box::from(ForbiddenAddress));
             }
@@ -259,7 +260,7 @@ fn declared_length(headers: &HeaderMap) -> Option<usize> {
     header(headers, &CONTENT_LENGTH).parse().ok()
 }
 
-/// Reads `Cache-Control` (RFC 9111 §5.2.2), as far as it matters for a single document.
+/// Reads the directives of `Cache-Control` (RFC 9111 §5.2.2) that matter for a single document.
 fn max_age(headers: &HeaderMap) -> Option<u64> {
     let directives: Vec<String> = header(headers, &CACHE_CONTROL)
         .split(',')
@@ -319,7 +320,7 @@ mod tests {
         let fetcher = Fetcher::new(Loopback::Refused, None).unwrap();
         let url = Url::parse(&format!("https://localhost:{port}/x")).unwrap();
         assert_eq!(fetcher.json(&url, 100, Lane::Strangers).await.unwrap_err(), FetchError::Address);
-        // Some resolvers know the name with a dot at its end, and others do not.
+        // Some resolvers find the name with a dot at its end, and others do not.
         let dotted = Url::parse(&format!("https://localhost.:{port}/x")).unwrap();
         assert!(matches!(
             fetcher.json(&dotted, 100, Lane::Strangers).await,
@@ -335,7 +336,7 @@ mod tests {
         let look_up = |name: &str| resolver.resolve(name.parse().unwrap());
         let under_way: Vec<_> = (0..LOOK_UPS_OF_ONE).map(|_| look_up("localhost")).collect();
         assert!(look_up("localhost").await.is_err());
-        assert!(look_up("127.0.0.1").await.is_ok(), "another name has places of its own");
+        assert!(look_up("127.0.0.1").await.is_ok(), "another name has its own places");
         drop(under_way);
         assert!(look_up("localhost").await.is_ok());
     }

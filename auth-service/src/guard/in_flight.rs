@@ -1,4 +1,4 @@
-//! Limits how many operations one address, or one host, can have in progress at the same time.
+//! Limits the number of concurrent operations for one key, such as an address or a host.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -9,7 +9,7 @@ use super::client_address::network;
 
 type Counts<K> = Arc<Mutex<HashMap<K, u32>>>;
 
-/// The numbers of operations in progress, by key. A key that has none is not remembered.
+/// The number of operations in progress for each key. Keys without operations are removed.
 pub struct InFlight<K = Option<IpAddr>> {
     most: u32,
     counts: Counts<K>,
@@ -22,7 +22,7 @@ pub struct Place<K: Eq + Hash = Option<IpAddr>> {
     counts: Counts<K>,
 }
 
-/// The address or host has the maximum number of operations in progress.
+/// The key already has the maximum number of operations in progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("too many requests of this kind from one network at the same time; try again in a moment")]
 pub struct NoPlace;
@@ -43,7 +43,7 @@ impl InFlight {
 }
 
 impl<K: Clone + Eq + Hash> InFlight<K> {
-    /// Allows each key this number of operations at a time.
+    /// Allows each key this number of concurrent operations.
     pub fn new(most: u32) -> Self {
         Self { most, counts: Counts::default() }
     }

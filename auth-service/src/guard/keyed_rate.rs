@@ -9,16 +9,16 @@ use governor::clock::{Clock, DefaultClock};
 use governor::{Quota, RateLimiter};
 use tokio::time::Instant;
 
-/// Maximum number of keys with a limit of their own. A key takes about a hundred bytes.
+/// Maximum number of keys with separate limits. A key uses about a hundred bytes.
 pub const MAX_KEYS: usize = 10_000;
-/// Number of buckets that keys share while there are more than that.
+/// Number of buckets that keys share while there are more keys than [`MAX_KEYS`].
 const BUCKETS: u64 = 4096;
 
 /// A rate limit for each of many keys.
 ///
-/// While more than [`MAX_KEYS`] are remembered, all keys fall into a few thousand buckets, and the keys in a
-/// bucket share the rate of one key. A flood of made-up keys slows down only the keys in the buckets that it
-/// exhausts, and takes no more memory.
+/// When [`MAX_KEYS`] keys are stored, all keys are assigned to a few thousand buckets, and the keys in a bucket
+/// share the rate of one key. A flood of made-up keys slows down only the keys in the buckets that it exhausts,
+/// and needs no additional memory.
 pub struct KeyedRate<K: Hash + Eq + Clone> {
     exact: Cells<K>,
     crowded: Cells<u64>,
@@ -26,7 +26,7 @@ pub struct KeyedRate<K: Hash + Eq + Clone> {
     hasher: RandomState,
 }
 
-/// An event that was counted and can be given back.
+/// A counted event that [`KeyedRate::give_back`] can undo.
 #[derive(Debug)]
 pub enum Taken<K> {
     /// The event was counted for this key.
@@ -78,7 +78,7 @@ impl<K: Hash + Eq + Clone> KeyedRate<K> {
         }
     }
 
-    /// Removes keys that are within the rate again. It is called periodically.
+    /// Removes keys that are within the rate again. Called periodically.
     pub fn forget_idle(&self) {
         self.exact.forget_idle();
         self.crowded.forget_idle();
@@ -90,13 +90,13 @@ impl<K: Hash + Eq + Clone> KeyedRate<K> {
     }
 }
 
-/// The generic cell rate algorithm. It stores for each key the time at which the key's limit will have
-/// recovered completely.
+/// The generic cell rate algorithm. For each key, it stores the time at which the key's limit will have recovered
+/// completely.
 struct Cells<K> {
     made_up_at: Mutex<HashMap<K, Instant>>,
-    /// The time in which the limit of a key recovers by one event.
+    /// The time after which one more event is allowed.
     every: Duration,
-    /// How far in the future the stored time can be while one more event is allowed.
+    /// One more event is allowed if the stored time is at most this far in the future.
     ahead: Duration,
 }
 
@@ -158,7 +158,7 @@ impl OneRate {
     }
 }
 
-/// Makes a quota from the number of events in a row, and the time after which one more is allowed.
+/// Makes a quota from the size of a burst, and the time after which one more event is allowed.
 pub fn quota((burst, every): (u32, Duration)) -> Quota {
     let burst = std::num::NonZeroU32::new(burst).unwrap_or(std::num::NonZeroU32::MIN);
     Quota::with_period(every).unwrap_or(Quota::per_second(std::num::NonZeroU32::MIN)).allow_burst(burst)

@@ -8,25 +8,24 @@ use crate::domain::account::Subject;
 
 use super::client_address::network;
 
-/// Maximum numbers of accounts and of networks that are remembered. Each takes about three hundred bytes.
+/// Maximum number of accounts, and of networks, that are remembered. Each uses about three hundred bytes.
 pub const MAX_REMEMBERED: usize = 10_000;
-/// Maximum number of networks of one account. A hostile account has no more of them, however many addresses
-/// its owner has.
+/// Maximum number of networks for one account. It also applies to a hostile account whose owner has many
+/// addresses.
 const OF_ONE_ACCOUNT: usize = 8;
-/// Maximum number of accounts that are remembered for a network. A few are enough, because one of them makes
-/// the network known.
+/// Maximum number of accounts that are remembered for a network. A few are enough, because a single one makes the
+/// network known.
 const AT_ONE_NETWORK: usize = 4;
 
-/// The networks from which accounts have logged in or refreshed a token, the last few of each account.
+/// The last few networks from which each account has logged in or refreshed a token.
 ///
 /// A known network only affects the order in which requests are processed. It is never a reason to allow
 /// anything.
 pub struct KnownNetworks {
     /// The networks of an account, the newest first.
     by_account: Cache<Subject, [Option<IpAddr>; OF_ONE_ACCOUNT]>,
-    /// For each network, some of the accounts that have it in their list. They are not removed for other
-    /// accounts as long as they have it. Otherwise, a hostile account in an office could make the office's
-    /// network unknown.
+    /// For each network, some of the accounts that have it in their list. Other accounts do not displace them.
+    /// Otherwise, a hostile account in an office could make the office's network unknown.
     by_network: Cache<IpAddr, Vec<Subject>>,
 }
 
@@ -45,8 +44,8 @@ impl KnownNetworks {
             networks.rotate_right(1);
             let oldest = networks.first_mut().and_then(|first| first.replace(place));
             self.by_account.insert(subject.clone(), networks);
-            // The account leaves the list of its oldest network, so that it takes no more space than it has
-            // networks.
+            // The account is removed from the list of its oldest network, so that an account is never in more
+            // lists than [`OF_ONE_ACCOUNT`].
             if let Some(oldest) = oldest {
                 self.remember_at(oldest, None);
             }
@@ -75,7 +74,7 @@ impl KnownNetworks {
         self.by_account.get(subject).is_some_and(|networks| networks.contains(&Some(place)))
     }
 
-    /// Whether an account was used from `address`, and not from too many other networks since.
+    /// Whether `address` belongs to one of the last networks of any account.
     pub fn knows(&self, address: Option<IpAddr>) -> bool {
         let Some(place) = address.map(network) else { return false };
         let subjects = self.by_network.get(&place).unwrap_or_default();
@@ -119,8 +118,8 @@ mod tests {
             (20..40).for_each(|n| known.note(&Subject::new([eve; 32]), Some(address(n))));
         }
         assert!(known.knows(office));
-        // If the hostile accounts were there first, their office becomes unknown, but it is known again as
-        // soon as somebody else uses it.
+        // If the hostile accounts used the network first, it becomes unknown, but it is known again as soon as
+        // another account is used there.
         let home = Some(address(2));
         for eve in 2..10 {
             known.note(&Subject::new([eve; 32]), home);

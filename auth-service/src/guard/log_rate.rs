@@ -1,4 +1,4 @@
-//! Limits the log lines that strangers can cause. Lines that are left out are counted.
+//! Limits the log lines that strangers can cause. Omitted lines are counted.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use super::keyed_rate::{KeyedRate, MAX_KEYS, OneRate, quota};
 
-/// Lines that any request of a stranger can cause: the number in a row, and the time after which one more is
-/// allowed.
+/// Limit on lines that any request of a stranger can cause: the size of a burst, and the time after which one more
+/// is allowed. The other limits have the same form.
 const OF_STRANGERS: (u32, Duration) = (20, Duration::from_secs(10));
-/// Lines that a single place in the program can write.
+/// Limit on lines that a single place in the program can write.
 const OF_A_PLACE: (u32, Duration) = (100, Duration::from_secs(1));
 
 /// The limit for one kind of log line.
@@ -31,14 +31,14 @@ impl LogRate {
         Self { rate: OneRate::new(quota(lines)), left_out: AtomicU64::new(0) }
     }
 
-    /// Creates the limit for one place in the program that writes log lines, if it is not known who can cause
+    /// Creates the limit for one place in the program that writes log lines, if it is not known what can cause
     /// them.
     pub fn of_a_place() -> Self {
         Self::new(OF_A_PLACE)
     }
 
-    /// Counts a line. Returns the number of lines that were left out since the last one, or `None` if this
-    /// line is to be left out too.
+    /// Counts a line. Returns the number of lines that were omitted since the last one, or `None` if this line
+    /// must be omitted as well.
     pub fn admit(&self) -> Option<u64> {
         if self.rate.check().is_ok() {
             Some(self.left_out.swap(0, Ordering::Relaxed))
@@ -49,10 +49,10 @@ impl LogRate {
     }
 }
 
-/// Lines about one account: the number in a row, and the time after which one more is allowed.
+/// Limit on lines about one account.
 const OF_AN_ACCOUNT: (u32, Duration) = (100, Duration::from_secs(10));
 
-/// The limits for log lines about many keys, one for each key.
+/// The limits for log lines about each of many keys.
 pub struct LogRates<K: Hash + Eq + Clone> {
     rate: KeyedRate<K>,
     left_out: Mutex<HashMap<K, u64>>,
@@ -64,21 +64,21 @@ impl<K: Hash + Eq + Clone> LogRates<K> {
         Self { rate: KeyedRate::new(quota(OF_AN_ACCOUNT)), left_out: Mutex::default() }
     }
 
-    /// Counts a line about `key`. Returns the number of lines about it that were left out since the last one,
-    /// or `None` if this line is to be left out too.
+    /// Counts a line about `key`. Returns the number of lines about it that were omitted since the last one, or
+    /// `None` if this line must be omitted as well.
     pub fn admit(&self, key: &K) -> Option<u64> {
         let mut left_out = self.left_out.lock().unwrap_or_else(PoisonError::into_inner);
         if self.rate.check(key).is_ok() {
             return Some(left_out.remove(key).unwrap_or_default());
         }
-        // This number of keys is not expected. Lines about further keys are left out without being counted.
+        // So many keys are not expected. Lines about further keys are omitted without being counted.
         if left_out.len() < MAX_KEYS || left_out.contains_key(key) {
             *left_out.entry(key.clone()).or_default() += 1;
         }
         None
     }
 
-    /// Removes keys that are not limited any more. It is called periodically.
+    /// Removes keys that are no longer limited. Called periodically.
     pub fn forget_idle(&self) {
         self.rate.forget_idle();
     }

@@ -1,10 +1,10 @@
-//! Limits how fast passwords can be guessed, and how many attempts there can be at a time.
+//! Limits how fast passwords can be guessed, and the number of concurrent attempts.
 //!
-//! There are limits for one address with any names, for one name from one address, and for one name from any
-//! addresses. The address is counted first, so that no address makes the server remember more names than it
-//! can try. The last limit stops guessing from many places, but would also let a stranger lock out the owner.
-//! Therefore a browser in which the owner has logged in before carries a device cookie, and only a limit of
-//! its own applies to it (OWASP, "Slow down online guessing attacks with device cookies").
+//! There are limits for one address with any user names, for one name from one address, and for one name from any
+//! addresses. The address is counted first, so that an address cannot make the server remember more names than it
+//! can try. The last limit stops distributed guessing, but would also let a stranger lock out the owner of the
+//! account. Therefore a browser in which the owner has logged in before has a device cookie, and only a separate
+//! limit applies to it (OWASP, "Slow down online guessing attacks with device cookies").
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -15,22 +15,23 @@ use super::client_address::network;
 use super::in_flight::{InFlight, NoPlace, Place};
 use super::keyed_rate::{KeyedRate, Taken, TooFast, quota};
 
-/// Guesses for one name from one address: the number in a row, and the time after which one more is allowed.
+/// Limit on guesses for one name from one address: the size of a burst, and the time after which one more is
+/// allowed. The other limits have the same form.
 const PAIR: (u32, Duration) = (10, Duration::from_secs(30));
-/// Attempts from one address, which a whole office can share.
+/// Limit on attempts from one address, which a whole office can share.
 const ADDRESS: (u32, Duration) = (300, Duration::from_secs(1));
-/// Guesses for one name from any addresses.
+/// Limit on guesses for one name from any addresses.
 const NAME: (u32, Duration) = (50, Duration::from_secs(60));
-/// Logins with one name that do not count as guesses. Without this limit, somebody who has the password could
-/// make the service hash it any number of times.
+/// Limit on successful logins with one name that do not count as guesses. Without it, an attacker with a valid
+/// password could make the service hash it any number of times.
 const SUCCESSES: (u32, Duration) = (60, Duration::from_secs(1));
-/// Once this many attempts of all addresses wait for their hash, each address is limited to its share. It is
-/// half of the places, so that an office behind one address leaves places for others.
+/// If this many attempts of all addresses wait for a hash, each address is limited to [`SHARE`]. It is half of the
+/// places, so that an office behind one address leaves places for other addresses.
 const ROOMY: u32 = 16;
-/// Maximum number of waiting attempts of one address when others wait too.
+/// Maximum number of waiting attempts of one address while [`ROOMY`] is reached.
 const SHARE: u32 = 8;
 
-/// The limits on logins, as the module documentation describes them.
+/// The limits on logins that the module documentation describes.
 pub struct LoginRate {
     pairs: KeyedRate<(Username, Option<IpAddr>)>,
     devices: KeyedRate<Username>,
@@ -40,7 +41,7 @@ pub struct LoginRate {
     at_once: InFlight,
 }
 
-/// What is known about the browser of an attempt.
+/// Whether the browser of an attempt is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Browser {
     /// The user has not logged in with this browser before.
@@ -55,20 +56,20 @@ pub enum TooManyAttempts {
     /// There were too many guesses.
     #[error(transparent)]
     TooFast(#[from] TooFast),
-    /// Too many attempts are in progress at this moment.
+    /// Too many attempts are in progress.
     #[error(transparent)]
     AtOnce(#[from] NoPlace),
 }
 
-/// An attempt that is allowed. The caller keeps it until the attempt is over.
+/// An attempt that is allowed. The caller must keep it until the attempt is finished.
 #[derive(Debug)]
 pub struct Admission {
     name: Option<Username>,
     pair: Option<Taken<(Username, Option<IpAddr>)>>,
-    /// What the attempt has taken from the limit of the name or of its known device.
+    /// The event that was counted for the name, or for its known device.
     of_name: Option<Taken<Username>>,
     browser: Browser,
-    /// The place of the attempt at its address. A known device does not take one.
+    /// The place of the attempt at its address. A known device does not need one.
     _place: Option<Place>,
 }
 
@@ -106,8 +107,8 @@ impl LoginRate {
         Ok(Admission { name: name.cloned(), pair, of_name, browser, _place: Some(place) })
     }
 
-    /// Gives back what an attempt has taken from the limits of its name, because it was not a guess. The
-    /// limits still count other attempts, and the address is still charged for the work.
+    /// Undoes the counting of an attempt for its name, because it was not a guess. It still counts against the
+    /// limit of the address, because a password was hashed.
     pub fn succeeded(&self, admission: Admission) {
         let Some(name) = admission.name else { return };
         if self.successes.check(&name).is_err() {
@@ -189,7 +190,7 @@ mod tests {
         let attempt = |n: u32, place: u32| {
             rate.admit(Some(&name(&format!("u{n}"))), Some(address(place)), Browser::Stranger)
         };
-        // A whole office tries to log in at once.
+        // A whole office tries to log in at the same time.
         let held: Vec<_> = (0..ROOMY).map(|n| attempt(n, 1).unwrap()).collect();
         assert!(matches!(attempt(100, 1), Err(TooManyAttempts::AtOnce(_))));
         let others: Vec<_> = (0..SHARE).map(|n| attempt(200 + n, 2).unwrap()).collect();
@@ -209,8 +210,8 @@ mod tests {
             for _ in 0..30 {
                 rate.succeeded(attempt().unwrap());
             }
-            // Successful logins do not earn more guesses: after any number of them there are ten, and a login
-            // in between adds none.
+            // Successful logins do not increase the number of guesses: there are ten after any number of logins,
+            // and a login in between adds none.
             for _ in 0..9 {
                 drop(attempt().unwrap());
             }
@@ -218,7 +219,7 @@ mod tests {
             drop(attempt().unwrap());
             assert!(matches!(attempt(), Err(TooManyAttempts::TooFast(_))));
         }
-        // Somebody who has the password cannot make the service hash it any number of times.
+        // An attacker with a valid password cannot make the service hash it any number of times.
         let who = name("busy");
         let logins = (0..1000).map_while(|_| rate.admit(Some(&who), None, Browser::KnownDevice).ok());
         let logins = logins.map(|admission| rate.succeeded(admission)).count();

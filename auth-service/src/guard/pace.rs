@@ -1,7 +1,7 @@
-//! Slows down an address that sends more requests in a second than its share.
+//! Slows down an address that sends more requests per second than allowed.
 //!
-//! Some edge proxies cannot do this themselves: Caddy has no such limit, and Traefik answers what is beyond its limit at
-//! once, so that a client that does not wait keeps the proxy busy with answers.
+//! Some edge proxies cannot do this. Caddy has no such limit. Traefik immediately refuses requests beyond its
+//! limit, so that a client that repeats them without delay keeps the proxy busy.
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -14,11 +14,11 @@ use tokio::time::sleep;
 use super::client_address::network;
 use super::keyed_rate::KeyedRate;
 
-/// How many requests an address may send in a row, for each that it may send in a second.
+/// The size of a burst, as a multiple of the number of requests that are allowed per second.
 const IN_A_ROW: u32 = 3;
 
-/// How long a request beyond the limit waits for its refusal. A client that sends its next request after each answer sends
-/// no more than one in this time on each of its connections.
+/// Delay before a request beyond the limit is refused. It limits a client that waits for each response to one such
+/// request in this time on each of its connections.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// The rates of all addresses at one listener.
@@ -33,8 +33,9 @@ pub struct Pace {
 pub struct TooManyRequests;
 
 impl Pace {
-    /// Allows each address this number of requests in a second. At most `waiting` requests wait for their refusal at
-    /// the same time. Further ones are refused at once, because each of them holds a connection of the listener.
+    /// Allows each address this number of requests per second. At most `waiting` refusals are delayed at the same
+    /// time. Further requests are refused immediately, because each delayed one occupies a connection of the
+    /// listener.
     pub fn new(in_a_second: NonZeroU32, waiting: usize) -> Self {
         let burst = in_a_second.saturating_mul(NonZeroU32::MIN.saturating_add(IN_A_ROW - 1));
         Self::of(Quota::per_second(in_a_second).allow_burst(burst), waiting)
@@ -44,11 +45,10 @@ impl Pace {
         Self { rate: KeyedRate::new(quota), waiting: Semaphore::new(waiting) }
     }
 
-    /// Counts a request of this address. Requests without a known address are not counted, because they could be those
-    /// of everybody.
+    /// Counts a request from this address. Requests without a known address are not counted, because they can come
+    /// from any client.
     ///
-    /// # Errors
-    /// After a pause, if the address has sent too many.
+    /// # Errors If the address has sent too many requests. The error is usually delayed by [`PAUSE`].
     pub async fn admit(&self, address: Option<IpAddr>) -> Result<(), TooManyRequests> {
         let Some(address) = address else { return Ok(()) };
         if self.rate.check(&network(address)).is_ok() {
@@ -60,7 +60,7 @@ impl Pace {
         Err(TooManyRequests)
     }
 
-    /// Forgets addresses that are within the limit again. It is called periodically.
+    /// Removes addresses that are within the limit again. Called periodically.
     pub fn forget_idle(&self) {
         self.rate.forget_idle();
     }
@@ -86,13 +86,13 @@ mod tests {
         // The whole /64 network counts as one address.
         let mut late = pin!(pace.admit(neighbour));
         assert_eq!(poll!(late.as_mut()), Poll::Pending);
-        // There is a place for one that waits.
+        // There is a place for one delayed refusal.
         assert_eq!(poll!(pin!(pace.admit(one))), Poll::Ready(Err(TooManyRequests)));
         assert_eq!(poll!(pin!(pace.admit(other))), Poll::Ready(Ok(())));
         for _ in 0..10 {
             assert_eq!(poll!(pin!(pace.admit(None))), Poll::Ready(Ok(())));
         }
         assert_eq!(late.await, Err(TooManyRequests));
-        assert_eq!(poll!(pin!(pace.admit(one))), Poll::Pending, "the place is not free again");
+        assert_eq!(poll!(pin!(pace.admit(one))), Poll::Pending, "the place is not free yet");
     }
 }

@@ -1,10 +1,10 @@
 //! Limits how fast authorization requests can be pushed (RFC 9126), and how fast client assertions can be
 //! used.
 //!
-//! Both leave a row in the store before any user is involved, and anybody can register a client. Therefore
-//! they count against the client at its address, the address, and all strangers together; see
-//! [`Familiarity`]. A public client proves nothing, however well it is known. Anybody can use its identifier,
-//! but only from their own addresses.
+//! Both add a row to the store before a user is involved, and anybody can register a client. Therefore they count
+//! against the client at its address, against the address, and against all strangers together; see
+//! [`Familiarity`]. A public client does not authenticate, even if it is in use: an attacker can use its
+//! identifier, but only from the attacker's own addresses.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -15,23 +15,25 @@ use crate::domain::client::{Client, ClientId};
 use super::client_address::network;
 use super::keyed_rate::{KeyedRate, OneRate, TooFast, quota};
 
-/// Requests of one client at one address: the number in a row, and the time after which one more is allowed.
+/// Limit on requests of one client at one address: the size of a burst, and the time after which one more is
+/// allowed. The other limits have the same form.
 const PAIR: (u32, Duration) = (30, Duration::from_secs(2));
-/// Requests of one address. A hosted client sends the requests of thousands of users from a single address.
+/// Limit on requests of one address. A hosted client sends the requests of thousands of users from a single
+/// address.
 const ADDRESS: (u32, Duration) = (120, Duration::from_millis(500));
-/// Requests of all clients that nobody has used, together.
+/// Limit on requests of all clients together that no user has allowed.
 const STRANGERS: (u32, Duration) = (1000, Duration::from_millis(50));
-/// Requests of a single client that is in use and authenticates.
+/// Limit on requests of a single client that is in use and authenticates.
 const KNOWN: (u32, Duration) = (1000, Duration::from_millis(10));
 
-/// Requests of all clients together that count for one account, because few accounts have used them.
+/// Limit on requests that count for one account, from all clients that only a few accounts have used.
 const OF_ACCOUNT: (u32, Duration) = (300, Duration::from_millis(200));
 
-/// The limits on pushed requests and client assertions, as the module documentation describes them.
+/// The limits on pushed requests and client assertions that the module documentation describes.
 pub struct PushRate {
     pairs: KeyedRate<(ClientId, Option<IpAddr>)>,
     addresses: KeyedRate<Option<IpAddr>>,
-    // Clients in use have limiters of their own: a flood of made-up keys would force them to share buckets.
+    // Clients in use have separate limiters. Otherwise, a flood of made-up keys would force them to share buckets.
     pairs_in_use: KeyedRate<(ClientId, Option<IpAddr>)>,
     addresses_in_use: KeyedRate<Option<IpAddr>>,
     strangers: OneRate,
@@ -53,21 +55,22 @@ impl Default for PushRate {
     }
 }
 
-/// How well a client is known, which decides with whom it shares its limits.
+/// How well a client is known. This determines the limits that apply to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Familiarity {
-    /// No user has allowed the client, and no operator entered it. It shares a limit with all such clients.
+    /// No user has allowed the client, and no operator has added it. It shares a limit with all such clients.
     Stranger,
     /// The client is in use but does not authenticate. It shares limits with all such clients at the same
     /// address.
     InUse,
-    /// The client is in use and has authenticated. It has a limit of its own. If few accounts have used it,
+    /// The client is in use and has authenticated. It has a separate limit. If only a few accounts have used it,
     /// its requests also count for one of them.
     Proven,
 }
 
 impl Familiarity {
-    /// The familiarity of `client`. The caller has already authenticated the client, if it has credentials.
+    /// Returns the familiarity of `client`. If the client has credentials, the caller must already have
+    /// authenticated it.
     pub fn of(client: &Client) -> Self {
         if client.last_used_at.is_none() && client.operator.is_none() {
             Self::Stranger
@@ -80,8 +83,8 @@ impl Familiarity {
 }
 
 impl PushRate {
-    /// Counts one request of `client`. The caller has already authenticated the client, if it has
-    /// credentials.
+    /// Counts one request of `client`. If the client has credentials, the caller must already have authenticated
+    /// it.
     pub fn admit(&self, client: &Client, address: Option<IpAddr>) -> Result<(), TooFast> {
         let (familiarity, address) = (Familiarity::of(client), address.map(network));
         if familiarity == Familiarity::Proven {
@@ -97,9 +100,9 @@ impl PushRate {
         if familiarity == Familiarity::InUse { Ok(()) } else { self.strangers.check() }
     }
 
-    /// Counts one request for one of the few accounts that have used `client`, because an account can have
-    /// many such clients. If an account is at its limit, another one counts it, so that a user who has
-    /// reached the limit does not block the client for its other users.
+    /// Counts one request for one of the few accounts that have used `client`, because an account can have many
+    /// such clients. If an account is at its limit, the request counts for another one, so that one user at the
+    /// limit does not block the client for its other users.
     fn admit_for_accounts(&self, client: &Client) -> Result<(), TooFast> {
         let mut outcome = Ok(());
         for user in client.few_users().filter(|_| client.operator.is_none()) {
@@ -131,7 +134,7 @@ mod tests {
 
     use super::*;
 
-    /// A client with this authentication method and this time of last use.
+    /// Returns a client with this authentication method and this time of last use.
     fn client(name: &str, method: &str, last_used_at: Option<u64>) -> Client {
         let metadata: ClientMetadata = from_value(json!({
             "redirect_uris": ["https://app.example/cb"], "auth_method": method, "grant_types": [],
@@ -171,7 +174,7 @@ mod tests {
         assert!((90..=92).contains(&admitted(&unused, &|_| 1, 500)), "what is left of the address");
         let all = admitted(&unused, &|n| n + 10, 5000);
         assert!((870..=1000).contains(&all), "{all}");
-        // A public client in use proves nothing, so strangers who use its identifier use up the limits of
+        // A public client in use does not authenticate, so strangers with its identifier use up only the limits of
         // their own addresses.
         let public = client("public", "none", Some(2));
         assert_eq!(admitted(&|_| public.clone(), &|_| 1, 100), 30);
@@ -192,8 +195,8 @@ mod tests {
         let admitted = (0..2000).filter(|n| rate.admit(&of(1, *n), Some(address(*n))).is_ok()).count();
         assert!((300..=310).contains(&admitted), "{admitted}");
         assert!(rate.admit(&of(2, 0), Some(address(1))).is_ok());
-        // Clients that two accounts have used count for both together, and a user at the limit takes nothing
-        // from the other one.
+        // The requests of clients that two accounts have used count for either account, and a user at the limit
+        // does not affect the other one.
         let shared = |n: u32| Client { further_users: vec![Subject::new([3; 32])], ..of(1, n) };
         let admitted = (0..2000).filter(|n| rate.admit(&shared(*n), Some(address(*n))).is_ok()).count();
         assert!((300..=315).contains(&admitted), "{admitted}");

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use super::client_address::network;
 
-/// The address whose queue it is: an IPv4 address or an IPv6 /64 network, if it is known.
+/// The address of a queue: an IPv4 address or an IPv6 /64 network, if it is known.
 pub(super) type Key = Option<IpAddr>;
 
 /// The waiting entries, by address. The oldest entry of each address comes first.
@@ -14,7 +14,7 @@ pub(super) type Key = Option<IpAddr>;
 pub(super) struct Queues<T> {
     by_address: HashMap<Key, BTreeMap<u64, T>>,
     count: usize,
-    /// Number of the next entry. Entries are numbered in the order in which they come.
+    /// Number of the next entry. Entries are numbered in the order in which they are added.
     next: u64,
 }
 
@@ -42,7 +42,7 @@ impl<T> Queues<T> {
         Position { key, number }
     }
 
-    /// Number of entries of all addresses.
+    /// Total number of entries.
     pub(super) fn count(&self) -> usize {
         self.count
     }
@@ -51,14 +51,14 @@ impl<T> Queues<T> {
         self.by_address.get(&key).map_or(0, BTreeMap::len)
     }
 
-    /// The address that has the most entries. Of several, it is the one with the oldest entry.
+    /// The address that has the most entries. If there are several, it is the one with the oldest entry.
     pub(super) fn fullest(&self) -> Option<Key> {
         let first = |queue: &BTreeMap<u64, _>| queue.keys().next().copied();
         let fullest = self.by_address.iter().max_by_key(|(_, queue)| (queue.len(), Reverse(first(queue))));
         fullest.map(|(key, _)| *key)
     }
 
-    /// The address that has the most entries. Of several, it is the one whose newest entry came last.
+    /// The address that has the most entries. If there are several, it is the one with the newest entry.
     pub(super) fn fullest_and_newest(&self) -> Option<Key> {
         let last = |queue: &BTreeMap<u64, _>| queue.keys().next_back().copied();
         let fullest = self.by_address.iter().max_by_key(|(_, queue)| (queue.len(), last(queue)));

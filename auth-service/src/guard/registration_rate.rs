@@ -1,15 +1,15 @@
 //! Limits how fast new clients can register.
 //!
-//! Hosted MCP clients serve thousands of users from a few addresses, so an address alone says little. The
-//! main limit is for an address *together with* the host that its clients redirect to. So one hosted client
-//! does not use up the share of another, nor that of a user behind the same address. A stranger who makes up
-//! redirect hosts reaches the limit of the address, or of all registrations together. A client that is
-//! already registered is never limited.
+//! Hosted MCP clients serve thousands of users from a few addresses, so a limit for an address alone must be high.
+//! The main limit is for a pair of an address and the host to which its clients redirect. So one hosted client
+//! does not use up the limit of another one, or of a user behind the same address. A stranger with made-up
+//! redirect hosts reaches the limit of the address, or the limit of all registrations together. These limits do
+//! not affect clients that are already registered.
 //!
-//! When there is no room for another client, the oldest client that nobody has used is removed. Each new
-//! client is kept for a while, so that a few addresses cannot displace new clients before their users have
-//! logged in. But only a limited number of clients of each address is kept, so that a few addresses cannot
-//! use up all of the room with such clients.
+//! When the maximum number of clients is reached, a new registration removes the oldest client that no user has
+//! allowed. New clients are protected from removal for a while, so that a few addresses cannot displace them
+//! before their users have logged in. The number of protected clients of each address is limited, so that a few
+//! addresses cannot use up all of the room with them.
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -26,14 +26,14 @@ use super::keyed_rate::{KeyedRate, OneRate, TooFast, quota};
 const ALL_TOGETHER: u32 = 50;
 /// Rate of a single address, as a multiple of the rate of one pair.
 const ONE_ADDRESS: u32 = 10;
-/// How long a new client is kept even if there is no room for others.
+/// How long a new client is protected from removal.
 pub const KEPT: Duration = Duration::from_secs(30 * 60);
-/// Share of one address, as a divisor. One address can fill a hundredth of the room with kept clients at
-/// once, and another hundredth while those are kept, so filling all of it takes fifty addresses and half an
-/// hour.
+/// Divides the room to give the share of one address. One address can fill a hundredth of the room with protected
+/// clients immediately, and another hundredth while those are protected. So an attacker needs fifty addresses and
+/// half an hour to fill all of it.
 const KEPT_OF_ADDRESS: u64 = 100;
 
-/// The limits on registrations, as the module documentation describes them.
+/// The limits on registrations that the module documentation describes.
 pub struct RegistrationRate {
     pairs: KeyedRate<(Option<IpAddr>, String)>,
     addresses: KeyedRate<Option<IpAddr>>,
@@ -42,8 +42,8 @@ pub struct RegistrationRate {
 }
 
 impl RegistrationRate {
-    /// Creates the limits: `rate` new clients a minute for one address and redirect host, and `room` for
-    /// clients that nobody has used.
+    /// Creates the limits. `rate` is the number of new clients per minute for one address and redirect host.
+    /// `room` is the maximum number of clients that no user has allowed.
     pub fn new(rate: NonZeroU32, room: u64) -> Self {
         let kept = u32::try_from(room / KEPT_OF_ADDRESS).unwrap_or(u32::MAX).max(1);
         let per_minute =
@@ -56,8 +56,8 @@ impl RegistrationRate {
         }
     }
 
-    /// Counts a new client against all limits. The address is counted first, so that the server remembers at
-    /// most as many pairs of an address as it can register clients.
+    /// Counts a new client against all limits. The address is counted first, so that the server does not remember
+    /// more pairs of an address than this address can register clients.
     pub fn admit(&self, address: Option<IpAddr>, redirect_uris: &[RedirectUri]) -> Result<(), TooFast> {
         let address = address.map(network);
         let host = redirect_uris.first().map(RedirectUri::host).unwrap_or_default();
@@ -66,8 +66,8 @@ impl RegistrationRate {
         self.all.check()
     }
 
-    /// Whether a new client from this address is protected from removal for a while. If so, it counts against
-    /// the share of the address.
+    /// Whether a new client from this address is protected from removal. If so, it counts against the share of the
+    /// address.
     pub fn keeps(&self, address: Option<IpAddr>) -> bool {
         self.kept.check(&address.map(network)).is_ok()
     }
@@ -97,8 +97,8 @@ mod tests {
         let outcomes: Vec<bool> =
             (0..20).map(|_| rate.admit(Some(flooder), &uris("evil.example")).is_ok()).collect();
         assert_eq!(outcomes.iter().filter(|admitted| **admitted).count(), 5);
-        // Another address of the same subscriber shares the limit. Another redirect host at the same address
-        // does not.
+        // Another address of the same subscriber shares the limit, but another redirect host at the same address
+        // has its own.
         assert!(rate.admit(Some("2001:db8::2".parse().unwrap()), &uris("evil.example")).is_err());
         assert!(rate.admit(Some(flooder), &uris("honest.example")).is_ok());
         assert!(rate.admit(Some("192.0.2.1".parse().unwrap()), &uris("evil.example")).is_ok());

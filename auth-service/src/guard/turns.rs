@@ -1,4 +1,5 @@
-//! Decides which request is processed next when there are more than the service can process at the same time.
+//! Decides which request is processed next when there are more requests than the service can process at the same
+//! time.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -8,22 +9,22 @@ use tokio::sync::oneshot;
 
 use super::queues::{Key, Position, Queues};
 
-/// Maximum number of requests of strangers that wait. Beyond it, the newest request of the address with the
+/// Maximum number of waiting requests of strangers. If there are more, the newest request of the address with the
 /// most requests is refused.
 pub const MAX_STRANGERS: usize = 512;
-/// One turn of this many goes to a stranger while known users wait, too.
+/// One of this many turns goes to a stranger while known users are waiting.
 const ONE_FOR_STRANGERS_IN: u32 = 4;
 
-/// Who sends a request.
+/// The class of the sender of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sender {
-    /// A sender in a network from which an account was used a short while ago.
+    /// The sender is in a network from which an account was recently used.
     Known,
-    /// A sender in any other network.
+    /// The sender is in any other network.
     Stranger,
 }
 
-/// The turns of requests. Addresses take turns, so that an address with one request does not wait for all
+/// Gives turns to requests. Addresses alternate, so that an address with one request does not wait for all
 /// requests of an address that has sent many. Known users come first.
 pub struct Turns {
     state: Arc<Mutex<State>>,
@@ -31,7 +32,7 @@ pub struct Turns {
 
 #[derive(Debug)]
 struct State {
-    /// How many more requests can be worked on.
+    /// How many more requests can be processed now.
     free: usize,
     known: Line,
     strangers: Line,
@@ -39,7 +40,7 @@ struct State {
     since_stranger: u32,
 }
 
-/// The waiting requests of known users, or those of strangers.
+/// The waiting requests of known users, or of strangers.
 #[derive(Debug, Default)]
 struct Line {
     queues: Queues<oneshot::Sender<Turn>>,
@@ -47,19 +48,19 @@ struct Line {
     order: VecDeque<Key>,
 }
 
-/// The turn of one request. Dropping it lets the next request have its turn.
+/// The turn of one request. Dropping it gives the turn to the next request.
 #[derive(Debug)]
 pub struct Turn {
     state: Option<Arc<Mutex<State>>>,
 }
 
-/// Too many requests wait, and most of them come from this address.
+/// Too many requests are waiting, and this address has the most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("too many requests wait; try again in a moment")]
+#[error("too many requests are waiting; try again in a moment")]
 pub struct Crowded;
 
 impl Turns {
-    /// Lets this number of requests be worked on at the same time.
+    /// Allows this number of requests to be processed at the same time.
     pub fn new(at_once: usize) -> Self {
         let (known, strangers) = (Line::default(), Line::default());
         Self { state: Arc::new(Mutex::new(State { free: at_once, known, strangers, since_stranger: 0 })) }
@@ -67,8 +68,7 @@ impl Turns {
 
     /// Waits for a turn.
     ///
-    /// # Errors
-    /// If too many strangers wait, and this address has more waiting requests than any other.
+    /// # Errors If too many requests of strangers are waiting, and this address has the most.
     pub async fn take(&self, address: Option<IpAddr>, sender: Sender) -> Result<Turn, Crowded> {
         let (notice, turn) = oneshot::channel();
         let place = {
@@ -103,7 +103,7 @@ impl State {
         }
     }
 
-    /// Removes the request whose turn is next.
+    /// Removes and returns the request whose turn is next.
     fn next(&mut self) -> Option<oneshot::Sender<Turn>> {
         if self.since_stranger + 1 >= ONE_FOR_STRANGERS_IN
             && let Some(next) = self.strangers.next()
@@ -132,7 +132,7 @@ impl Line {
     fn next(&mut self) -> Option<oneshot::Sender<Turn>> {
         loop {
             let key = self.order.pop_front()?;
-            // The requests of an address might have left since it was added to the order.
+            // The requests of an address might have been cancelled since it was added to the order.
             if let Some((_, notice)) = self.queues.take_oldest(key) {
                 if self.queues.count_of(key) > 0 {
                     self.order.push_back(key);
@@ -147,9 +147,8 @@ impl Line {
         self.forget_if_empty(position.key);
     }
 
-    /// Refuses the newest request of the address with the most requests. The request gets an error, because
-    /// its notice is dropped. If each address has one request, the newest one is refused and not the one that
-    /// has waited longest.
+    /// Refuses the newest request of the address with the most requests, by dropping its notice. If each address
+    /// has one request, the newest one is refused instead of the one that has waited longest.
     fn refuse_newest_of_fullest(&mut self) {
         if let Some(fullest) = self.queues.fullest_and_newest() {
             self.queues.take_newest(fullest);
@@ -157,8 +156,8 @@ impl Line {
         }
     }
 
-    /// Keeps the order free of addresses that have no requests. Otherwise, such an address would be there
-    /// twice once it has a request again.
+    /// Removes an address without requests from the order. Otherwise, the address would be in the order twice
+    /// after its next request.
     fn forget_if_empty(&mut self, key: Key) {
         if self.queues.count_of(key) == 0 {
             self.order.retain(|other| *other != key);
@@ -191,7 +190,7 @@ impl Drop for Turn {
             };
             let Some(next) = next else { return };
             let Err(mut unwanted) = next.send(Turn { state: Some(state) }) else { return };
-            // The request has just left, so the turn goes to the one after it.
+            // The request has just been cancelled, so the turn goes to the next one.
             let Some(back) = unwanted.state.take() else { return };
             state = back;
         }
@@ -222,7 +221,7 @@ mod tests {
         waiter
     }
 
-    /// The order in which the waiters get their turns. A turn ends as soon as it has been seen.
+    /// Returns the order in which the waiters get their turns. Each turn ends immediately.
     fn order<'a>(turn: Turn, waiters: impl IntoIterator<Item = (char, Waiter<'a>)>) -> String {
         let mut waiters: Vec<_> = waiters.into_iter().collect();
         let mut order = String::new();

@@ -1,5 +1,6 @@
-//! Limits how many senders the server waits for at the same time. Each address has a share of the places, and
-//! a new sender gets the place of the one that the server has waited for longest.
+//! Limits the number of senders that the server waits for at the same time, for example because a request is
+//! incomplete. Each address has a share of the places. If there is no free place, a new sender takes the place of
+//! an old one.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,8 +9,8 @@ use tokio::sync::oneshot;
 
 use super::queues::{Key, Position, Queues};
 
-/// The places for senders. No new sender is refused: an honest sender delivers in a moment, so the sender
-/// that the server has waited for longest is the least likely to be honest.
+/// The places for senders. A new sender is never refused, but displaces an old one: an honest sender is finished
+/// within a moment, so the one that has waited longest is the least likely to be honest.
 pub struct Waiting {
     share: usize,
     all: usize,
@@ -26,14 +27,13 @@ pub struct Wait {
 }
 
 impl Waiting {
-    /// Creates the limits: at most `share` senders of one address, and `all` senders in total.
+    /// Creates the limits: at most `share` senders at one address, and `all` senders in total.
     pub fn new(share: usize, all: usize) -> Self {
         Self { share, all, queues: Arc::default() }
     }
 
-    /// Waits for one more sender. If its address has no place left, the oldest sender of that address is
-    /// given up. If there is no place at all, the oldest sender of the address with the most senders is given
-    /// up.
+    /// Adds a sender. If its address has no free place, the oldest sender of that address is displaced. If all
+    /// places are occupied, the oldest sender of the address with the most senders is displaced.
     pub fn enter(&self, address: Option<IpAddr>) -> Wait {
         let (notice, given_up) = oneshot::channel();
         let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
@@ -56,14 +56,14 @@ impl Waiting {
 
 fn give_up_oldest(queues: &mut Queues<oneshot::Sender<()>>, key: Key) {
     if let Some((number, notice)) = queues.take_oldest(key) {
-        tracing::debug!(number, "a sender is not waited for any longer: others need its place");
-        // The receiver might be gone already, if its sender has just delivered.
+        tracing::debug!(number, "a sender lost its place to another one");
+        // The receiver has already been dropped if its sender has just finished.
         let _ = notice.send(());
     }
 }
 
 impl Wait {
-    /// Completes when another sender has taken the place.
+    /// Completes when another sender has displaced this one.
     pub async fn given_up(&mut self) {
         let _ = (&mut self.given_up).await;
     }
@@ -110,7 +110,7 @@ mod tests {
         let mut newcomer = waiting.enter(Some(address(3)));
         assert!(is_given_up(&mut most[0]));
         assert_eq!(how_many_are_given_up(&mut most[1..]) + how_many_are_given_up(&mut few), 0);
-        // Two addresses have two senders each, so the oldest of these senders is given up.
+        // Two addresses have two senders each, so the oldest of these senders is displaced.
         let mut another = waiting.enter(Some(address(4)));
         assert!(is_given_up(&mut few[0]));
         assert!(!is_given_up(&mut newcomer) && !is_given_up(&mut another));

@@ -1,5 +1,5 @@
-//! The peer of a connection to the gRPC listener: its address, whether it has sent the edge secret, and
-//! whether it reads the answers to its calls.
+//! The peer of a connection to the gRPC listener: its address, whether it has sent the edge secret, and whether it
+//! reads the responses to its calls.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures_util::task::AtomicWaker;
 use tokio::time::Instant;
 
-/// What all calls of one connection share, as an extension of each of their requests.
+/// The state that all calls of one connection share. It is an extension of each request.
 #[derive(Debug, Clone)]
 pub struct Peer {
     /// The address from which the connection comes.
@@ -27,15 +27,15 @@ pub struct ConnectionState {
     answers: Mutex<Unsent>,
 }
 
-/// The answers that the peer has not taken yet. HTTP/2 sends an answer only as far as the peer allows.
+/// The responses that the peer has not received yet. HTTP/2 flow control lets a peer delay them.
 #[derive(Debug)]
 struct Unsent {
     number: usize,
-    /// The time at which an answer was last taken or, if none was, at which the first one was ready.
+    /// The time at which the last response was sent or, if none was, at which the first one was ready.
     since: Instant,
 }
 
-/// An answer that has not been sent yet. Dropping this value records that it was sent.
+/// A response that has not been sent completely. Dropping this value records that it was sent.
 #[derive(Debug)]
 pub(super) struct UnsentAnswer(Arc<ConnectionState>);
 
@@ -51,17 +51,17 @@ impl Peer {
         Self { address, connection: Arc::new(connection) }
     }
 
-    /// The state of its connection.
+    /// The state of the peer's connection.
     pub fn connection(&self) -> &Arc<ConnectionState> {
         &self.connection
     }
 
-    /// Records that an edge proxy is at the other end.
+    /// Records that the peer is an edge proxy.
     pub(super) fn has_shown_the_secret(&self) {
         self.connection.has_secret.store(true, Ordering::Relaxed);
     }
 
-    /// Counts an answer that is about to be sent.
+    /// Counts a response that is about to be sent.
     pub(super) fn answer(&self) -> UnsentAnswer {
         let mut answers = self.connection.answers();
         if answers.number == 0 {
@@ -86,7 +86,7 @@ impl ConnectionState {
         self.has_secret.load(Ordering::Relaxed)
     }
 
-    /// Whether answers wait for the peer, and it has taken none of them for at least `patience`.
+    /// Whether there are unsent responses, and the peer has received none of them for at least `patience`.
     pub fn is_stalled(&self, patience: Duration) -> bool {
         let answers = self.answers();
         answers.number > 0 && answers.since.elapsed() >= patience
@@ -99,7 +99,7 @@ impl ConnectionState {
         self.closing.wake();
     }
 
-    /// Completes when the connection has to be closed.
+    /// Completes when the connection must be closed.
     pub fn poll_closed(&self, context: &mut Context<'_>) -> Poll<()> {
         self.closing.register(context.waker());
         if self.is_closed.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
@@ -121,13 +121,13 @@ mod tests {
         std::thread::sleep(moment);
         assert!(!state.is_stalled(moment), "nothing waits");
         let (first, second) = (peer.answer(), peer.answer());
-        assert!(!state.is_stalled(Duration::from_secs(60)), "they have only just been made");
+        assert!(!state.is_stalled(Duration::from_secs(60)), "both are new");
         std::thread::sleep(moment);
         assert!(state.is_stalled(moment));
         drop(first);
-        assert!(!state.is_stalled(Duration::from_secs(60)), "one was taken");
+        assert!(!state.is_stalled(Duration::from_secs(60)), "one was sent");
         std::thread::sleep(moment);
-        assert!(state.is_stalled(moment), "the other was not");
+        assert!(state.is_stalled(moment), "the other was not sent");
         drop(second);
         assert!(!state.is_stalled(Duration::ZERO));
     }

@@ -1,5 +1,5 @@
-//! Limits how many calls are in progress at the gRPC listener, over all connections. HTTP/2 only limits the
-//! streams of each connection, and a stream whose message never ends occupies memory until its time limit.
+//! Limits the number of calls in progress at the gRPC listener, over all connections. HTTP/2 limits only the
+//! streams of each connection, and a stream with an incomplete message uses memory until its time limit.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -19,15 +19,15 @@ use crate::state::AppState;
 
 use super::peer::Peer;
 
-/// Maximum number of calls of edge proxies that are in progress. Further ones are refused.
+/// Maximum number of calls in progress from edge proxies. Further calls are refused.
 const OF_EDGES: usize = 960;
-/// Maximum number of calls in progress of others in the networks of the edge proxies, who do not have the
-/// edge secret. They can only ask for the health of the service.
+/// Maximum number of calls in progress without the edge secret, from other programs in the networks of the edge
+/// proxies. These can only call the health service.
 const OF_OTHERS: usize = 64;
-/// An empty gRPC message: a byte that says that it is not compressed, and the length zero.
+/// An empty gRPC message: the flag "not compressed", and the length zero.
 const EMPTY: &[u8; 5] = &[0; 5];
 
-/// The places of calls, which all services of the listener share.
+/// The places for calls, which all services of the listener share.
 #[derive(Clone)]
 pub struct Places {
     of_edges: Arc<Semaphore>,
@@ -35,7 +35,7 @@ pub struct Places {
     state: Arc<AppState>,
 }
 
-/// A service whose calls take places.
+/// A service whose calls need a place.
 #[derive(Clone)]
 pub struct Bounded<S> {
     service: S,
@@ -65,17 +65,17 @@ impl Places {
         }
     }
 
-    /// A service that reads a message only if an edge proxy has sent it.
+    /// Wraps a service that reads a message only if an edge proxy has sent it.
     pub fn for_edges<S>(&self, service: S) -> Bounded<S> {
         Bounded { service, reads_from: Callers::Edges, places: self.clone() }
     }
 
-    /// A service that reads the messages of all in the networks of the edge proxies.
+    /// Wraps a service that reads the messages of all programs in the networks of the edge proxies.
     pub fn for_all<S>(&self, service: S) -> Bounded<S> {
         Bounded { service, reads_from: Callers::All, places: self.clone() }
     }
 
-    /// Whether the request is from an edge proxy, according to its address and headers.
+    /// Whether the request comes from an edge proxy, according to its address and headers.
     fn is_of_edge(&self, request: &Request) -> bool {
         let address = peer_of(request).and_then(|peer| peer.address);
         let secrets = request.headers().get_all(EDGE_SECRET.as_str()).iter();
@@ -106,9 +106,9 @@ where
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        // A `Watch` call does not end, so it would keep its place.
+        // A `Watch` call does not end, so it would keep its place forever.
         if request.uri().path().ends_with("/Watch") {
-            return refused(Status::unimplemented("the health is told by Check only"));
+            return refused(Status::unimplemented("only Check reports the health"));
         }
         let is_of_edge = self.places.is_of_edge(&request);
         let peer = peer_of(&request).cloned();
@@ -117,17 +117,17 @@ where
         }
         let Some(place) = self.places.take(is_of_edge) else {
             metrics::counter!("mcp_gate_edge_grpc_refused_total").increment(1);
-            return refused(Status::unavailable("too many checks are under way"));
+            return refused(Status::unavailable("too many checks are in progress"));
         };
-        // If the message is not read, the answer does not depend on it. The service then gets an empty
-        // message, so that it does not wait for the real one.
+        // Without the edge secret, the result of a check does not depend on the message. The service then receives
+        // an empty message, so that it does not wait for the real one.
         let is_read = is_of_edge || self.reads_from == Callers::All;
         let request =
             if is_read { request } else { request.map(|_| Body::new(Full::from(Bytes::from_static(EMPTY)))) };
         let called = self.service.call(request);
         Box::pin(async move {
-            // The place is kept until the response has been sent, because a peer can refuse to read it. If a
-            // peer reads none of its responses for some time, its connection is closed.
+            // The place is kept until the response has been sent, because a peer can delay reading it. If a peer
+            // reads no responses for some time, its connection is closed.
             called.await.map(|response| {
                 let held = (place, peer.map(|peer| peer.answer()));
                 response.map(|body| {

@@ -1,5 +1,5 @@
-//! The gRPC service that Envoy calls. It verifies that a trusted edge proxy asks, and then decides as for any
-//! other proxy.
+//! The gRPC service that Envoy calls. It verifies that the call comes from a trusted edge proxy, and then decides
+//! as for any other proxy.
 
 use std::sync::Arc;
 
@@ -15,14 +15,14 @@ use crate::state::AppState;
 
 use super::peer::Peer;
 
-/// The server of the gRPC service `envoy.service.auth.v3.Authorization`, which Envoy calls before it passes a
-/// request on.
+/// The implementation of the gRPC service `envoy.service.auth.v3.Authorization`, which Envoy calls before it
+/// forwards a request.
 pub struct Authorizer {
     state: Arc<AppState>,
 }
 
 impl Authorizer {
-    /// Makes the service. It shares the state of all listeners.
+    /// Creates the service. It shares the state with the other listeners.
     pub fn new(state: &Data<AppState>) -> Self {
         Self { state: Data::clone(state).into_inner() }
     }
@@ -30,7 +30,8 @@ impl Authorizer {
 
 #[tonic::async_trait]
 impl Authorization for Authorizer {
-    /// Always returns an HTTP response as its answer: an RPC error would tell the client nothing.
+    /// Returns an HTTP response for the client in all cases, because after an RPC error the client would receive
+    /// no explanation.
     async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
         let peer = request.extensions().get::<Peer>().and_then(|peer| peer.address);
         let metadata = request.metadata();
