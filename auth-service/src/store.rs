@@ -34,17 +34,17 @@ pub use installation::{Installation, KeysMark};
 pub use pending::PendingStore;
 
 /// The message of the readiness endpoint and of the log when the store has lost its data.
-pub const LOST: &str = "the store has lost its identity since this service started, and with it everything or a part of it: \
+pub const LOST: &str = "the store has lost its identity since this service started, and with it all or some of its data: \
                         accounts, clients, tokens, keys. Stop the service and restore a backup (scripts/restore DUMP). To \
-                        begin anew in an empty Redis instead, restart it; if rows are left, the start says what to do";
+                        start over with an empty Redis instead, restart the service; if rows are left, its error explains what to do";
 
-/// The store failed. Nothing of the requested change was applied. Callers answer with status 503.
+/// The store failed. No part of the requested change was applied. Callers respond with status 503.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// The store is closed, unreachable or failing.
     #[error("the store is unavailable: {0}")]
     Unavailable(String),
-    /// The store has lost data. Only its operator can end this.
+    /// The store has lost data. Only the operator can resolve this.
     #[error("the store is unavailable: {0}")]
     NeedsOperator(String),
     /// A stored value cannot be decrypted or parsed: `STORE_KEY` is wrong or the data is damaged.
@@ -69,10 +69,10 @@ pub enum Registration {
 /// The limits and times that apply to a registration.
 #[derive(Debug, Clone, Copy)]
 pub struct RegistrationTerms {
-    /// The earliest time that it can be now, because the clock might be wrong. A client that has not expired
-    /// at this time is neither replaced nor deleted.
+    /// The earliest possible current time, because the clock might be wrong. A client that has not expired at this
+    /// time is neither replaced nor deleted.
     pub now: UnixTime,
-    /// The time at which the client is deleted if nobody uses it.
+    /// The time at which the client is deleted if no account uses it.
     pub unused_until: UnixTime,
     /// Maximum number of clients. Beyond it, the oldest unused clients are deleted, except those that are
     /// kept ([`Client::kept_until`]).
@@ -86,7 +86,7 @@ pub struct RegistrationTerms {
 pub enum Redemption {
     /// The code was valid, and its grant was created.
     Redeemed {
-        /// The grants of the same account that were deleted for it, because there were too many.
+        /// The grants of the same account that were deleted to make room for it.
         displaced: Vec<Grant>,
     },
     /// The code had been used before. The grant that it created is revoked (RFC 6749 §4.1.2).
@@ -120,9 +120,9 @@ pub enum Rotation {
         /// The successor, which can be decrypted only with the presented token.
         sealed_successor: Vec<u8>,
     },
-    /// The token was used up before. Its grant is revoked.
+    /// The token had already been used. Its grant is revoked.
     Reused(GrantId),
-    /// The clock is in doubt, so it is unknown whether the token was replaced within the grace period
+    /// The clock is not reliable, so it is unknown whether the token was replaced within the grace period
     /// ([`RefreshUse::Undatable`]). Nothing has changed.
     ///
     /// [`RefreshUse::Undatable`]: crate::domain::grant::RefreshUse::Undatable
@@ -131,7 +131,7 @@ pub enum Rotation {
     Unknown,
 }
 
-/// The latest time at which each kind of row can expire if it was written while the clock was right.
+/// The latest time at which each kind of row can expire if it was written while the clock was correct.
 #[derive(Debug, Clone, Copy)]
 pub struct LatestEnds {
     /// The latest expiry of a login session.
@@ -151,7 +151,7 @@ pub struct Successor {
     pub line: Line,
     /// The new token, encrypted with the old one.
     pub sealed: Vec<u8>,
-    /// The new expiry of the grant, unless it is later already ([`ClientUse::extend`]).
+    /// The new expiry of the grant, unless the current one is later ([`ClientUse::extend`]).
     pub expires_at: UnixTime,
 }
 
@@ -175,16 +175,15 @@ pub trait Store: PendingStore + Portable + Installation {
         ids: &[ClientId],
         terms: &RegistrationTerms,
     ) -> Result<Registration, StoreError>;
-    /// Finds the client that has already registered with the metadata of `client`. It has one of `ids`, or
-    /// another identifier if the first of them was taken then.
+    /// Finds the client that has already registered with the metadata of `client`. It has one of `ids`, or, if the
+    /// first of them was taken at that time, another identifier.
     async fn registered_client(
         &self,
         client: &Client,
         ids: &[ClientId],
         now: UnixTime,
     ) -> Result<Option<Client>, StoreError>;
-    /// Adds a client of the operator, which stays until it is deleted. Returns false if its identifier is
-    /// taken.
+    /// Adds a client of the operator, which is kept until it is deleted. Returns false if its identifier is taken.
     async fn add_client(&self, client: &Client, now: UnixTime) -> Result<bool, StoreError>;
     /// The client with this identifier.
     async fn client(&self, id: &ClientId, now: UnixTime) -> Result<Option<Client>, StoreError>;
@@ -202,9 +201,9 @@ pub trait Store: PendingStore + Portable + Installation {
     /// Disables or enables a client. Returns false if there is none. A disabled client does not expire
     /// ([`Client::stays`]).
     async fn set_client_disabled(&self, id: &ClientId, disabled: bool) -> Result<bool, StoreError>;
-    /// Deletes a client and thereby ends all grants that it holds. Returns false if there is none.
+    /// Deletes a client, which also ends all of its grants. Returns false if there is none.
     async fn delete_client(&self, id: &ClientId) -> Result<bool, StoreError>;
-    /// Like [`Store::delete_client`], but on request of the client itself (RFC 7592 §2.3). Returns false if
+    /// Like [`Store::delete_client`], but at the request of the client itself (RFC 7592 §2.3). Returns false if
     /// `management` is no longer its registration access token, because another party has registered the same
     /// client.
     async fn delete_client_managed_by(
@@ -223,8 +222,8 @@ pub trait Store: PendingStore + Portable + Installation {
     async fn account(&self, subject: &Subject) -> Result<Option<Account>, StoreError>;
     /// All accounts, sorted by user name.
     async fn accounts(&self) -> Result<Vec<Account>, StoreError>;
-    /// Replaces a password and ends all login sessions. Returns the account as it is then, or none if the
-    /// password is no longer `old` or there is no account.
+    /// Replaces a password and ends all login sessions. Returns the updated account, or `None` if the password is
+    /// no longer `old` or there is no account.
     async fn replace_password(
         &self,
         subject: &Subject,
@@ -247,9 +246,9 @@ pub trait Store: PendingStore + Portable + Installation {
     /// Deletes a login session.
     async fn end_session(&self, id: &TokenHash) -> Result<(), StoreError>;
 
-    /// Stores a code. If its account has too many codes that were not redeemed, the client that has most of
-    /// them loses its oldest one. Each `approval` can create only one code: the call returns false if it has
-    /// already created one or was denied, or if the client no longer exists.
+    /// Stores a code. If its account has too many unredeemed codes, the oldest code of the client with the most
+    /// codes is deleted. Each `approval` can create only one code: the call returns false if it has already
+    /// created one or was denied, or if the client no longer exists.
     async fn add_code(
         &self,
         approval: &str,
@@ -257,14 +256,14 @@ pub trait Store: PendingStore + Portable + Installation {
         code: &AuthorizationCode,
         used: &ClientUse,
     ) -> Result<bool, StoreError>;
-    /// Records that `approval` was denied, at least until `until`, so that it cannot create a code. Returns
-    /// false if it has created one before. It makes no difference if it was already denied.
+    /// Records that `approval` was denied, at least until `until`, so that it cannot create a code. Returns false
+    /// if it has already created one. Denying it again has no further effect.
     async fn deny(&self, approval: &str, until: UnixTime, now: UnixTime) -> Result<bool, StoreError>;
     /// Looks up a code without redeeming it.
     async fn find_code(&self, hash: &TokenHash, now: UnixTime) -> Result<FoundCode, StoreError>;
-    /// Redeems a code and creates its grant, in one atomic step. If the account has too many grants, the
-    /// client that has most of them loses those that were refreshed longest ago. If several calls run at the
-    /// same time, one succeeds. `grant` has the identifier that is stored with the code.
+    /// Redeems a code and creates its grant, in one atomic step. If the account has too many grants, the least
+    /// recently refreshed grants of the client with the most grants are deleted. If several calls run at the same
+    /// time, only one succeeds. `grant` has the identifier that is stored with the code.
     async fn redeem_code(
         &self,
         hash: &TokenHash,
@@ -292,9 +291,9 @@ pub trait Store: PendingStore + Portable + Installation {
     ) -> Result<Rotation, StoreError>;
     /// Deletes a grant, so that all tokens issued from it become invalid.
     async fn revoke_grant(&self, id: &GrantId) -> Result<(), StoreError>;
-    /// The grant with this identifier and the account of its user, which are what a check needs. The grant
-    /// has to belong to this client and subject, and the client still has to hold it ([`Grant::is_held_by`]).
-    /// A grant on behalf of another one is only valid as long as the other one is.
+    /// The grant with this identifier and the account of its user, for a check. The grant must belong to this
+    /// client and subject, and the client must still hold it ([`Grant::is_held_by`]). A grant on behalf of another
+    /// one is valid only as long as the other one is.
     async fn held_grant(
         &self,
         id: &GrantId,
@@ -305,23 +304,22 @@ pub trait Store: PendingStore + Portable + Installation {
 
     /// The signing keys. Returns `None` before the first start.
     async fn signing_keys(&self) -> Result<Option<KeySet>, StoreError>;
-    /// Replaces the signing keys if the stored set still has the revision `seen` (none if there is no set
-    /// yet). Returns false otherwise. Only one of several replicas succeeds if they change the keys at the
-    /// same time.
+    /// Replaces the signing keys if the stored set still has the revision `seen` (`None` if there is no set yet).
+    /// Returns false otherwise. If several replicas change the keys at the same time, only one succeeds.
     async fn replace_signing_keys(&self, seen: Option<u64>, changed: &KeySet) -> Result<bool, StoreError>;
 
     /// Stores `name` until `until`. Returns false if it is already stored. This detects replayed assertions.
     async fn remember_once(&self, name: &str, until: UnixTime, now: UnixTime) -> Result<bool, StoreError>;
 
-    /// Deletes expired rows that the store does not delete by itself. Returns their number.
+    /// Deletes expired rows that the store does not delete on its own. Returns their number.
     async fn sweep(&self, now: UnixTime) -> Result<u64, StoreError>;
-    /// Shortens rows that end later than these times, because they were written while the clock was ahead.
+    /// Shortens rows that expire later than these times, because they were written while the clock was ahead.
     /// Returns the number of rows. It must not be called while the clock is not reliable.
     async fn shorten(&self, ends: &LatestEnds) -> Result<u64, StoreError>;
     /// The record of changes, for caches of the results of [`Store::held_grant`]. A change through this
     /// process is recorded before its call returns, and a change by another process as soon as this one is
     /// notified.
     fn changes(&self) -> &Changes;
-    /// Checks whether the store answers and accepts writes.
+    /// Checks whether the store responds and accepts writes.
     async fn ping(&self) -> Result<(), StoreError>;
 }

@@ -1,4 +1,4 @@
-//! Tells caches when the store has changed. It has a counter for each group of rows, which every change
+//! Lets caches detect changes of the store. It has a counter for each group of rows, which every change
 //! increments, and a lease: without a valid lease, cached values must not be used.
 //!
 //! A cached value is stored together with the counters of the rows that it comes from, which are read
@@ -58,8 +58,7 @@ impl Changes {
         Self::with_lease(FOR_EVER)
     }
 
-    /// Creates the counters for a store that other processes change too. There is no lease until it is
-    /// renewed.
+    /// Creates the counters for a store that other processes also change. There is no lease until it is renewed.
     pub fn of_many_processes() -> Self {
         Self::with_lease(0)
     }
@@ -129,8 +128,7 @@ impl Changes {
         self.signing_keys.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// Extends the lease until `span` after `moment`. All changes before `moment` have to be recorded
-    /// already.
+    /// Extends the lease until `span` after `moment`. All changes before `moment` must already be recorded.
     pub(super) fn renew(&self, moment: Instant, span: Duration) {
         self.lease.store(self.milliseconds(moment + span), Ordering::SeqCst);
     }
@@ -214,7 +212,7 @@ mod tests {
         assert!(!changes.is_current(&ours) && version(&changes, 1).is_some());
         changes.renew(Instant::now(), Duration::ZERO);
         std::thread::sleep(Duration::from_millis(2));
-        assert!(version(&changes, 1).is_none(), "a lease ends by itself");
+        assert!(version(&changes, 1).is_none(), "a lease expires");
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub enum DumpError {
     /// Reading or writing the file failed.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// There is a file in the place of a new dump.
+    /// A file already exists at the path of the new dump.
     #[error("the file exists already, and is not replaced: name another one")]
     Exists,
     /// The file does not start like a dump.
@@ -34,13 +34,13 @@ pub enum DumpError {
     NotADump,
     /// The file was written by a newer release, in this format version.
     #[error(
-        "it has format version {0}, and this release reads up to {VERSION}: use the release that made it, or a newer one"
+        "it has format version {0}, and this release reads up to {VERSION}: use the release that created it, or a newer one"
     )]
     Newer(u32),
     /// The file was encrypted with another key.
     #[error(
-        "it was sealed with another key: set STORE_KEY, or STORE_KEY_PREVIOUS, to the one of the store that it was made \
-         from, or name its key with --key-file"
+        "it was encrypted with another key: set STORE_KEY or STORE_KEY_PREVIOUS to the key of the store that was \
+         exported, or name that key with --key-file"
     )]
     WrongKey,
     /// The file is truncated or altered at the frame with this number.
@@ -55,7 +55,7 @@ pub enum DumpError {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Header {
     version: u32,
-    /// Identifies this dump, so that frames of one dump do not fit into another.
+    /// Identifies this dump, so that frames of one dump are not accepted in another.
     id: String,
     /// The time at which the dump was made.
     pub made_at: UnixTime,
@@ -93,7 +93,7 @@ impl Frames {
 }
 
 impl<W: Write> DumpWriter<W> {
-    /// Starts a dump that is encrypted with `key`. `id` are random bytes.
+    /// Starts a dump that is encrypted with `key`. `id` consists of random bytes.
     pub fn new(out: W, key: &StoreKey, id: [u8; 32], made_at: UnixTime) -> Result<Self, DumpError> {
         let id = crate::domain::opaque_token::TokenHash::of(&id).text();
         let header =
@@ -173,7 +173,7 @@ impl<R: Read> DumpReader<R> {
         Ok(Self { input, frames, header, counts: Counts::default(), ended: false })
     }
 
-    /// The header. It is only authenticated after the first frame was decrypted.
+    /// The header. It is authenticated only once the first frame has been decrypted.
     pub fn header(&self) -> &Header {
         &self.header
     }
@@ -208,7 +208,7 @@ impl<R: Read> DumpReader<R> {
     }
 }
 
-/// Returns none if the input ends early, or if the length is more than `longest`.
+/// Returns `None` if the input ends early, or if the length is more than `longest`.
 fn read_with_length(input: &mut impl Read, longest: u32) -> Result<Option<Vec<u8>>, DumpError> {
     let mut length = [0_u8; 4];
     let mut read = |buffer: &mut [u8]| match input.read_exact(buffer) {
@@ -293,7 +293,7 @@ mod tests {
         }
         assert!(read(&[&whole[..], b"x"].concat(), &key(1)).is_err());
         assert!(read(&[&whole[..], &whole[..]].concat(), &key(1)).is_err());
-        // Frames of another dump of the same store do not fit into this one.
+        // Frames of another dump of the same store are not accepted in this one.
         let other = dump(1000, 2);
         let half = whole.len() / 2;
         assert_eq!(whole.len(), other.len());

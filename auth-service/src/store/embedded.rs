@@ -71,14 +71,13 @@ pub struct EmbeddedStore {
 /// Minimum number of seconds between two searches for expired rows that can be removed to make room.
 const PAUSE: u64 = 5;
 
-/// Limits how often an action is done. The value is the last time at which it was done, in seconds since
-/// 1970.
+/// Limits how often an action is performed. The value is the time of the last one, in seconds since 1970.
 #[derive(Default)]
 struct Pause(AtomicU64);
 
 impl Pause {
-    /// Whether the last time is long enough ago, so that the caller has to do the action now. Returns true to
-    /// only one of several callers at the same time.
+    /// Whether the last action is so long ago that the caller must perform the next one now. If several callers
+    /// run at the same time, only one of them gets true.
     fn is_due(&self, now: UnixTime) -> bool {
         let due = |last: u64| (now.0 < last || now.0 >= last.saturating_add(PAUSE)).then_some(now.0);
         self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, due).is_ok()
@@ -426,7 +425,7 @@ impl Store for EmbeddedStore {
 
     async fn ping(&self) -> Result<(), StoreError> {
         self.read(|rows| rows.get::<String>(Table::Meta, rows::KEY_CHECK).map(|_| ()))?;
-        // A full disk can still be read, so a write has to be tried too.
+        // A full disk can still be read, so a write must be tried as well.
         self.writer.ping().await
     }
 }

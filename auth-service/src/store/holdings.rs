@@ -1,14 +1,14 @@
-//! Limits how many rows of each kind one account can have in the store, and chooses which of them is removed
-//! for a new one. The stores keep a list of each kind for each account, and this module decides. Only rows
-//! that can be used count: an entry leaves its list when its row is deleted or, if it is a code, redeemed,
-//! and an entry that has expired is removed before any other.
+//! Limits how many rows of each kind one account can have in the store, and chooses the rows that are removed to
+//! make room for a new one. The stores keep one list for each account and kind, and this module makes the
+//! decisions. Only rows that can be used count: an entry leaves its list when its row is deleted or, if it is a
+//! code, redeemed, and an entry that has expired is removed before any other.
 //!
-//! A list is in the order in which its rows were made or last used, and not sorted by time. A row that was
-//! made while the clock was ahead would otherwise stay the newest, and later ones would be removed before it.
+//! A list is in the order in which its rows were created or last used, and not sorted by time. Otherwise, a row
+//! that was created while the clock was ahead would stay the newest, and later rows would be removed before it.
 //!
-//! A user can be led to make rows by any client that the user has allowed once. Therefore each client also
-//! has a ceiling, and beyond the ceiling of the account, the client with the most rows loses its oldest one.
-//! A client cannot displace the rows of another client that has fewer.
+//! Any client that a user has allowed once can cause rows to be created for that user. Therefore each client has a
+//! ceiling too. If the account exceeds its own ceiling, the oldest row of the client with the most rows is
+//! removed. A client cannot displace the rows of another client that has fewer.
 
 use std::collections::HashMap;
 
@@ -20,7 +20,7 @@ use crate::domain::clock::UnixTime;
 use crate::domain::grant::{AuthorizationCode, Grant};
 use crate::domain::opaque_token::TokenHash;
 
-/// Kinds of rows of which one account has a limited number.
+/// Kinds of rows whose number is limited for each account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Holding {
     /// Authorization codes that were not redeemed.
@@ -67,13 +67,13 @@ impl Holding {
 /// An entry of a list, which stands for one row.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) struct Held {
-    /// The time at which the row was made or last used. It only decides when lists are made from imported
+    /// The time at which the row was created or last used. It is used only when lists are built from imported
     /// rows.
     pub(super) at: UnixTime,
     /// The time at which the row expires.
     pub(super) until: UnixTime,
-    /// A hash of the client, which is empty if the list does not separate clients, and the key with which the
-    /// store finds the row. [`SEPARATOR`] separates them.
+    /// A hash of the client (empty if the list does not distinguish clients) and the key with which the store
+    /// finds the row, separated by [`SEPARATOR`].
     pub(super) name: String,
 }
 
@@ -120,18 +120,18 @@ impl Held {
     }
 }
 
-/// Inserts the entry of an imported row at the position of its time, because other rows can have been used
-/// later. A row whose time is in the future is inserted as the oldest.
+/// Inserts the entry of an imported row at the position that its time has in the list, because other rows might
+/// have been used later. A row whose time is in the future is inserted as the oldest.
 pub(super) fn insert_imported(list: &mut Vec<Held>, held: Held, now: UnixTime) {
     let age = |held: &Held| if held.at > now { UnixTime(0) } else { held.at };
     list.push(held);
     list.sort_by_key(age);
 }
 
-/// Chooses the rows to remove from a list, so that the rest is within the ceilings. The row with the name
-/// `newest` always stays. Rows that have expired at `now` are removed first, then the oldest ones of the
-/// client with the most rows. Nothing is removed while the list is within its ceilings, because the clock
-/// might be ahead.
+/// Chooses the rows to remove from a list, so that the rest is within the ceilings. The row with the name `newest`
+/// always stays. Rows that have expired at `now` are removed first, then the oldest ones of the client with the
+/// most rows. While the list is within its ceilings, not even expired rows are removed, because the clock might be
+/// ahead.
 pub(super) fn leaving(holding: Holding, mut list: Vec<Held>, newest: &str, now: UnixTime) -> Vec<Held> {
     let mut leaving = Vec::new();
     loop {
@@ -229,7 +229,7 @@ mod tests {
             let count = |share: &str| stays.iter().filter(|held| held.share() == share).count();
             for gone in &goes {
                 prop_assert!(count(gone.share()) <= 10);
-                // A client that lost rows has at most one row less than any other client.
+                // A client that lost rows has at most one row fewer than any other client.
                 prop_assert!(stays.iter().all(|held| count(held.share()) <= count(gone.share()) + 1));
                 // The remaining rows of the same client are not older.
                 prop_assert!(stays.iter().all(|held| held.share() != gone.share() || **held == newest || place(held) > place(gone)));

@@ -11,26 +11,26 @@ use crate::domain::clock_watch::ClockMark;
 
 use super::StoreError;
 
-/// For how long it is told that the signing keys were missing in the store.
+/// How long operators are warned that the signing keys were missing in the store.
 const MISSED_TOLD: Duration = Duration::from_secs(3600);
-const KEYS_WERE_MISSING: &str = "the signing keys were missing in the store, or somebody has put back an old row of them, and new ones \
-     replace them: every access token from before is invalid. Does Redis evict keys (maxmemory-policy), or has somebody deleted \
-     or replaced this one?";
+const KEYS_WERE_MISSING: &str = "the signing keys were missing in the store, or an old row of them was put back, and new keys \
+     replace them: every earlier access token is invalid. Check whether Redis evicts keys (maxmemory-policy), and whether someone \
+     has deleted or replaced this one";
 
-/// What the store records about its signing keys, apart from the keys. There is a record as soon as there
-/// were keys for the first time.
+/// What the store records about its signing keys, apart from the keys. The record exists once there have been
+/// keys.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeysMark {
-    /// When the keys were last found missing or older than they were, so that new ones were made.
+    /// The last time when the keys were missing, or older than before, and were replaced with new ones.
     pub missed_at: Option<UnixTime>,
-    /// The latest revision of the keys that any process has seen. A set with a lower one is an old row, in
-    /// which revoked keys can be.
+    /// The latest revision of the keys that any process has seen. A set with a lower revision is an old row that
+    /// can contain revoked keys.
     #[serde(default)]
     pub revision: u64,
 }
 
 impl KeysMark {
-    /// What operators are told for an hour after the keys were missing.
+    /// The warning for operators during an hour after the keys were missing.
     pub fn danger(self, now: UnixTime) -> Option<&'static str> {
         let is_recent = self.missed_at.is_some_and(|at| now.since(at) < MISSED_TOLD);
         is_recent.then_some(KEYS_WERE_MISSING)
@@ -52,7 +52,7 @@ pub trait Installation: Send + Sync {
 
     /// The last time that was recorded. The clock was reliable at that time.
     async fn clock_mark(&self) -> Result<Option<ClockMark>, StoreError>;
-    /// Records the time of the last use, if the last record is still `seen`. Returns whether it is.
+    /// Records the time of the last use, if the last record is still `seen`. Returns false otherwise.
     async fn set_clock_mark(&self, seen: Option<ClockMark>, mark: ClockMark) -> Result<bool, StoreError>;
     /// The time of the store's own clock, if it has one.
     async fn own_time(&self) -> Result<Option<UnixTime>, StoreError>;

@@ -68,9 +68,9 @@ pub trait PendingStore: Send + Sync {
         used: &ClientUse,
     ) -> Result<Redemption, StoreError>;
 
-    /// Stores a pushed authorization request (RFC 9126 §2.1). If its pool is full, requests of the account,
-    /// client or network that has most of them are deleted. Returns false if none of these has more than one.
-    /// A request that has not expired at `earliest` occupies a place.
+    /// Stores a pushed authorization request (RFC 9126 §2.1). If its pool is full, requests of the account, client
+    /// or network with the most requests are deleted. Returns false if none of these has more than one. A request
+    /// that has not expired at `earliest` occupies a place.
     async fn push_request(
         &self,
         handle: &TokenHash,
@@ -84,19 +84,19 @@ pub trait PendingStore: Send + Sync {
         handle: &TokenHash,
         now: UnixTime,
     ) -> Result<Option<PushedRequest>, StoreError>;
-    /// Deletes a request that was decided.
+    /// Deletes a request after the user has decided on it.
     async fn forget_pushed_request(&self, handle: &TokenHash) -> Result<(), StoreError>;
 
-    /// What a user has allowed a client. The caller has to check with [`Consent::is_to`] whether it is still
-    /// the same client.
+    /// What a user has allowed a client. The caller must check with [`Consent::is_to`] whether it is still the
+    /// same client.
     async fn consent(
         &self,
         subject: &Subject,
         client: &ClientId,
         now: UnixTime,
     ) -> Result<Option<Consent>, StoreError>;
-    /// Adds `approval` to the consent of the user in `used` for the client as the user was shown it, and
-    /// keeps the whole consent until `until` ([`ClientUse::extend`]). If the user has consented to too many
+    /// Adds `approval` to the consent of the user in `used`, for the client in the form that the user was shown,
+    /// and keeps the whole consent until `until` ([`ClientUse::extend`]). If the user has consented to too many
     /// clients, the oldest consent is deleted.
     async fn add_consent(
         &self,

@@ -1,14 +1,14 @@
-//! The places of pushed requests. This module chooses which of them are given up when a pool is full.
+//! Chooses the pushed requests that are deleted when a pool is full.
 //!
-//! A request counts for the accounts that use its client, for the client itself if there are many of them, or
-//! for the network that it came from if it proves nothing else. The account, client or network with the most
-//! requests gives up one of them. If its requests come from several clients, it is the oldest request of the
-//! client that has sent most of them. Therefore a few accounts that fill a pool only displace their own
-//! requests, and a client that floods the pool does not cost its users the requests of another client.
+//! A request counts for the accounts that use its client, for the client itself if too many accounts use it, or,
+//! if its client does not authenticate, for the network that it came from. The account, client or network with the
+//! most requests loses one of them: the oldest request of the client that has sent most of these. Therefore a few
+//! accounts that fill a pool displace only their own requests, and a client that floods the pool does not displace
+//! the requests that its users send through another client.
 
 use std::collections::HashMap;
 
-/// The place of a request that waits.
+/// A waiting request, which occupies one place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Place {
     pub(super) client: String,
@@ -18,13 +18,13 @@ pub(super) struct Place {
     pub(super) name: String,
 }
 
-/// Maximum number of places that are given up at a time. Choosing them means reading all places of the pool.
+/// Maximum number of requests that are deleted at a time. Choosing them requires reading all places of the pool.
 const AT_ONCE: usize = 64;
-/// An account, client or network that has no more requests than this gives up at most one at a time.
+/// An account, client or network that has no more requests than this loses at most one at a time.
 const FEW: usize = 16;
 
-/// The places to give up for a new one, in a list of all places that begins with the oldest. The result is
-/// empty if everybody has only one place.
+/// The places to free for a new request. `places` contains all places, the oldest first. The result is empty if no
+/// account, client or network has more than one place.
 pub(super) fn giving_way(places: &[Place]) -> Vec<Place> {
     let mut left: Vec<&Place> = places.iter().collect();
     let mut leaving = Vec::new();

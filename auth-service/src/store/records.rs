@@ -1,6 +1,6 @@
-//! The content of a store in a form that does not depend on the kind of store, for exports and imports. Rows
-//! that only lead to other rows (from a user name to its account, from a code to its grant, or an index) are
-//! not records. Each store creates its own.
+//! The content of a store in a form that does not depend on the kind of store, for exports and imports. Rows that
+//! only point to other rows (from a user name to its account, from a code to its grant, or an index) are not
+//! records, because each store creates its own.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,7 +15,7 @@ use crate::keys::seal::StoreKey;
 
 use super::StoreError;
 
-/// The kind of a record, which also decides what its name is.
+/// The kind of a record, which also determines the meaning of the record's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
@@ -52,7 +52,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// A description of this number of such records.
+    /// The name of this kind, in the singular or plural as `count` requires.
     pub const fn text(self, count: u64) -> &'static str {
         let (one, many) = match self {
             Self::Client => ("client", "clients"),
@@ -121,7 +121,7 @@ impl Record {
 pub struct Counts(pub BTreeMap<Kind, u64>);
 
 impl Counts {
-    /// Counts these records too.
+    /// Adds these records to the counts.
     pub fn add(&mut self, records: &[Record]) {
         for record in records {
             *self.0.entry(record.kind).or_default() += 1;
@@ -182,5 +182,5 @@ pub trait Portable: Send + Sync {
 }
 
 pub(super) fn nobody_receives<T>(_: T) -> StoreError {
-    StoreError::Unavailable("the client that asked for the export has disconnected".to_owned())
+    StoreError::Unavailable("the client that requested the export has disconnected".to_owned())
 }

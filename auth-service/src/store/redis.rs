@@ -1,9 +1,9 @@
 //! The Redis store. It supports a single server, a server behind sentinels, and a cluster, and any number of
 //! replicas of this service.
 //!
-//! Values are encrypted, so Redis cannot evaluate them. A change is read, decided here by the same pure rules
-//! as in the embedded store, and written by a script under the condition that nobody wrote in between
-//! (`docs/adr/0003-redis-store.md`).
+//! Values are encrypted, so Redis cannot evaluate them. To change a row, the process reads it, decides by the same
+//! pure rules as the embedded store, and writes the result with a script, on condition that the row has not
+//! changed in between (`docs/adr/0003-redis-store.md`).
 
 mod accounts;
 mod address;
@@ -83,19 +83,20 @@ impl Drop for RedisStore {
     }
 }
 
-/// Minimum time between two comparisons of the age that changes of others cause. Each takes a round trip.
+/// Minimum time between two checks of the data's age that changes by other processes trigger. Each takes a round
+/// trip.
 const AGE_EVERY: Duration = Duration::from_millis(20);
 
-/// Compares the age whenever the number or the history of changes, or the identity of the store was changed,
-/// by whomever. Cached values are used without a question to Redis, so they have to be dropped as soon as one
-/// of them is missing or lower than it was.
+/// Checks the age of the data whenever any process has changed the number or the history of changes, or the
+/// identity of the store. Cached values are used without a query to Redis, so they must be dropped as soon as one
+/// of these is missing or lower than before.
 async fn keep_age(cells: Arc<Cells>, changed: Arc<Notify>) {
     loop {
         changed.notified().await;
         // The identity is read first. Without it, the age is an error.
         let read = cells.identity().await;
         if read.is_err() || cells.check_age().await.is_err() {
-            // Redis may also have failed to answer. The next check then asks it.
+            // Redis might also just have failed to respond. In that case, the next check queries it again.
             cells.changes.note_everything();
         }
         tokio::time::sleep(AGE_EVERY).await;
@@ -111,9 +112,9 @@ impl RedisStore {
         Self::connect_below(address, key, PREFIX).await
     }
 
-    /// Like [`RedisStore::connect`], for commands that must not begin a new store. They cannot know whether
-    /// Redis was never used or has lost everything. In the second case a backup will be restored, and nothing
-    /// may be written.
+    /// Like [`RedisStore::connect`], for commands that must not create a new store. They cannot determine whether
+    /// Redis was never used or has lost everything. In the second case, a backup will be restored, and nothing
+    /// must be written before that.
     ///
     /// # Errors
     /// Those of [`RedisStore::connect`], and one if there is no store in Redis.
@@ -139,9 +140,9 @@ impl RedisStore {
         if found.is_none() {
             self.cells.swap(&check, found.as_ref(), &KEY_CHECK, None).await?;
         }
-        // The service can start with a Redis that is full, because the stored data is still useful.
+        // The service can start with a full Redis, because the stored data is still useful.
         self.check_schema().await?;
-        // A process that knows more may have left a claim.
+        // A process that has seen newer data might have left a claim.
         self.cells.check_age().await?;
         Ok(self)
     }
@@ -189,7 +190,7 @@ fn unfit(check: &str) -> StoreError {
     let schema = check.strip_prefix("right key, schema ").and_then(|version| version.parse::<u32>().ok());
     StoreError::Unavailable(match schema {
         _ if check == UNFINISHED => {
-            "an import into it was begun and is not finished: run `auth-service store import` or `migrate` again".to_owned()
+            "an import into it was started but not finished: run `auth-service store import` or `migrate` again".to_owned()
         }
         Some(newer) if newer > SCHEMA => format!(
             "it was written by a newer release: its schema is version {newer}, and this one reads up to {SCHEMA}. Start \
@@ -298,7 +299,7 @@ impl Store for RedisStore {
     }
 
     async fn add_session(&self, session: &LoginSession) -> Result<(), StoreError> {
-        // Sessions are added in the second of the login, so the time of login is the current time.
+        // Sessions are added within a second of the login, so the time of login is the current time.
         let life = Life { until: session.expires_at, now: session.authenticated_at };
         let key = self.cells.keys.session(&session.id);
         let turn = self.cells.turn(&session.subject).await;
@@ -388,8 +389,7 @@ impl Store for RedisStore {
     }
 
     async fn signing_keys(&self) -> Result<Option<KeySet>, StoreError> {
-        // The age of the data is checked, because a key that was revoked could come back with an older copy
-        // of the data.
+        // The age of the data is checked, because a revoked key could come back with an older copy of the data.
         let key = self.cells.keys.signing_keys();
         let (found, ()) = try_join(self.cells.read(&key), self.cells.check_age()).await?;
         Ok(found.map(|found| found.value))
@@ -402,7 +402,7 @@ impl Store for RedisStore {
             return Ok(false);
         }
         let changed = match found {
-            // A key must be revocable although Redis is full.
+            // It must be possible to revoke a key even if Redis is full.
             Some(found) => self.cells.swap_although_full(&key, &found, changed).await?,
             None => self.cells.swap(&key, None::<&Found<KeySet>>, changed, None).await?,
         };
@@ -425,13 +425,13 @@ impl Store for RedisStore {
         }
     }
 
-    /// Redis deletes expired rows itself. Only the index of clients has to be updated.
+    /// Redis deletes expired rows itself. Only the index of clients must be updated.
     async fn sweep(&self, now: UnixTime) -> Result<u64, StoreError> {
         clients::sweep(&self.cells, now).await
     }
 
-    /// There is nothing to do. Redis measures the life of a row with its own clock, from the moment in which
-    /// it is written.
+    /// There is nothing to do. Redis measures the lifetime of a row with its own clock, from the moment when the
+    /// row is written.
     async fn shorten(&self, _ends: &LatestEnds) -> Result<u64, StoreError> {
         Ok(0)
     }

@@ -14,8 +14,8 @@ use crate::domain::opaque_token::TokenHash;
 use crate::domain::scope::Scope;
 
 /// How long after their expiry used codes and answered consent forms are remembered. A consent form can be
-/// answered for a quarter of an hour. A code that is presented again after this time is refused as an unknown
-/// one, but its grant stays (RFC 6749 §4.1.2 asks for a revocation only "when possible").
+/// answered for a quarter of an hour. A code that is presented again after this time is refused as unknown, but
+/// its grant stays valid (RFC 6749 §4.1.2 recommends a revocation only "when possible").
 const REMEMBERED: Duration = Duration::from_secs(3600);
 
 /// How long after its expiry a device code that was not redeemed is kept, for devices that poll late.
@@ -56,8 +56,8 @@ impl CodeRow {
 /// Stored as the name of the code when an approval was denied.
 pub(super) const DENIED: &str = "";
 
-/// The time until which a device authorization is kept. If it was redeemed, that is as long as for other
-/// codes, so that a replay is noticed. Otherwise it is a few minutes, for devices that poll late.
+/// The time until which a device authorization is kept. A redeemed one is kept as long as other codes, so that a
+/// replay is noticed. Any other is kept for a few minutes longer, for devices that poll late.
 pub(super) fn device_kept_until(device: &DeviceAuthorization) -> UnixTime {
     device.expires_at.plus(match device.state {
         DeviceState::Pending | DeviceState::Denied | DeviceState::Allowed { .. } => LATE,
@@ -93,11 +93,11 @@ pub(super) fn is_same(known: &Client, asked: &Client) -> bool {
     known.fingerprint.is_some() && known.fingerprint == asked.fingerprint
 }
 
-/// The number of seconds by which `kept_until` has to grow for the change to be written.
+/// The minimum number of seconds by which `kept_until` must grow for the change to be written.
 const KEPT_RESOLUTION: u64 = 600;
 
-/// Whether a client is protected for longer now that it is registered again. This applies to clients that
-/// nobody or only few accounts have used: a stranger might have registered the client first, and the user who
+/// Whether a client is protected for longer now that it is registered again. This applies to clients that no
+/// account or only few accounts have used: a stranger might have registered the client first, and the user who
 /// registers it now is about to log in.
 pub(super) fn is_kept_longer(known: &Client, asked: &Client) -> bool {
     let longer = |until: UnixTime| until.0 >= known.makes_room_from().0.saturating_add(KEPT_RESOLUTION);
@@ -113,15 +113,15 @@ pub(super) enum UseOfClient {
     Refused,
     /// The use changes nothing that is stored.
     Noted(Client),
-    /// The client has to be written, and kept until the `keep_until` of the use.
+    /// The client must be written, and kept until the `keep_until` of the use.
     News(Client),
-    /// Like [`Self::News`]. Because of this use, the client has so many users that it counts for none of them
-    /// any more.
+    /// Like [`Self::News`]. Because of this use, the client has so many users that it no longer counts for any of
+    /// them.
     CountsForNobody(Client),
 }
 
-/// Decides on a use, given the stored client with that identifier. `can_free` tells whether the user may
-/// cause a client to count for no account (`SoleClients::free`). If not, the client keeps counting for its
+/// Decides on a use, given the stored client with that identifier. `can_free` states whether the user is allowed
+/// to cause a client to count for no account (`SoleClients::free`). If not, the client keeps counting for its
 /// first users.
 pub(super) fn judge_use(known: Option<Client>, used: &ClientUse, can_free: bool) -> UseOfClient {
     let before = known.as_ref().map(|known| known.registration.clone());

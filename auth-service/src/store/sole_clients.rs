@@ -1,6 +1,6 @@
-//! The clients that few accounts have used: how many of them an account can have, and which of them it gives
-//! up for a new one. A client that all of its accounts have given up is deleted, unless the operator has
-//! disabled it.
+//! Limits the number of clients that count for an account because it and few others have used them. When there are
+//! more, the account's least recently used client stops counting for it. A client that no longer counts for any
+//! account is deleted, unless the operator has disabled it.
 
 use serde::{Deserialize, Serialize};
 
@@ -15,12 +15,12 @@ pub(super) struct SoleClients {
     /// Sorted by the last use by this account. A client that was deleted, or that many accounts have used
     /// since, stays in the list until it is the oldest entry.
     clients: Vec<(UnixTime, ClientId)>,
-    /// How many clients count for no account any more because this account has used them. Without a limit,
-    /// accounts that work together could fill the store with such clients.
+    /// The number of clients that no longer count for any account because this account was one user too many.
+    /// Without a limit, accounts that work together could fill the store with such clients.
     freed: usize,
 }
 
-/// The forms in which the list is stored. The older one has no number.
+/// The two forms in which the list is stored. The older one does not contain `freed`.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Stored {
@@ -38,24 +38,24 @@ impl From<Stored> for SoleClients {
 }
 
 impl SoleClients {
-    /// Records that a client counts for no account any more because this account has used it. Returns false
-    /// if there are too many such clients already. The number is deleted with the list, which lasts as long
-    /// as the clients that the account has used.
+    /// Records that a client no longer counts for any account because this account has used it. Returns false if
+    /// there are too many such clients already. The number is deleted together with the list, which is kept as
+    /// long as the clients that the account has used.
     pub(super) fn free(&mut self, used: &ClientUse) -> bool {
         let can = self.freed < used.sole_ceiling;
         self.freed += usize::from(can);
         can
     }
 
-    /// Records a use of `client`. Returns the clients that the account gives up for it, the least recently
-    /// used one first.
+    /// Records a use of `client`. Returns the clients that stop counting for the account, the least recently used
+    /// one first.
     pub(super) fn note(&mut self, client: &ClientId, used: &ClientUse) -> Vec<MakesRoom> {
         self.note_at(client, used.at, used.sole_ceiling)
     }
 
     fn note_at(&mut self, client: &ClientId, at: UnixTime, ceiling: usize) -> Vec<MakesRoom> {
-        // The client that was just used is the last one, even if the clock is behind, or was ahead when
-        // another one was used. Otherwise the account could give it up for its own use.
+        // The client that was just used is the last one, even if the clock is behind, or was ahead when another
+        // one was used. Otherwise, this use could remove the client itself from the list.
         let latest = self.clients.last().map_or(at, |(last, _)| at.max(*last));
         self.add(client, latest);
         let too_many = self.clients.len().saturating_sub(ceiling);
@@ -72,23 +72,23 @@ impl SoleClients {
     }
 }
 
-/// A client that an account gives up for another one.
+/// A client that stops counting for an account because of another client.
 pub(super) struct MakesRoom {
     pub(super) id: ClientId,
     may_stay: bool,
 }
 
 impl MakesRoom {
-    /// Whether the client stays for now, because it was registered a moment ago, possibly by a second user
-    /// who is about to log in. At most as many clients stay as the ceiling allows, in addition to those
-    /// within the ceiling.
+    /// Whether the client continues to count for now, because it was registered a moment ago, possibly by a second
+    /// user who is about to log in. The number of such clients is at most the ceiling, in addition to those within
+    /// the ceiling.
     pub(super) fn stays(&self, client: &Client, now: UnixTime) -> bool {
         self.may_stay && client.kept_until.is_some_and(|until| until > now)
     }
 }
 
-/// The accounts for which the client counts. A client that stays counts for none, because it is never deleted
-/// for another one.
+/// The accounts for which the client counts. A client that is never deleted for another one ([`Client::stays`])
+/// counts for none.
 pub(super) fn counted_for(client: &Client) -> impl Iterator<Item = &Subject> {
     let counts = !client.stays();
     client.few_users().filter(move |_| counts)

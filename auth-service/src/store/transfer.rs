@@ -51,13 +51,13 @@ pub enum TransferError {
     Target(#[from] TargetError),
     /// Writing to the target failed.
     #[error(
-        "writing: {0}. What was there before an import into the embedded store still is; an import into Redis is begun anew by the same command"
+        "writing: {0}. An import into the embedded store has left the previous content unchanged; an import into Redis can be started again with the same command"
     )]
     Writing(#[source] StoreError),
     /// Some records are missing at the target.
     #[error(
-        "{missing} {} did not arrive. Was the store in use meanwhile? Stop every service that uses either store, and \
-         begin anew",
+        "{missing} {} did not arrive. The store might have been in use: stop every service that uses either store, and \
+         start again",
         kind.text(*missing)
     )]
     Missing {
@@ -75,11 +75,11 @@ pub enum TransferError {
 #[derive(Debug, thiserror::Error)]
 pub enum TargetError {
     /// The store already has content.
-    #[error("{0} is not empty. Name an empty store, or say --replace to have what is in it replaced")]
+    #[error("{0} is not empty. Name an empty store, or use --replace to replace its content")]
     NotEmpty(String),
     /// The clock of the target shows another time. Rows could be removed too early, or kept too long.
     #[error(
-        "the clock of Redis shows {}, and that of this machine {}: set both right (NTP), and repeat the command. \
+        "the clock of Redis shows {}, and that of this machine {}: correct both clocks (NTP), and repeat the command. \
          Nothing was changed",
         .store.readable(),
         .here.readable()
@@ -94,7 +94,7 @@ pub enum TargetError {
     #[error(transparent)]
     Open(OpenError),
     /// The files of the store cannot be moved.
-    #[error("the imported store cannot be put in its place: {0}")]
+    #[error("the imported store cannot be moved to its place: {0}")]
     Io(#[from] std::io::Error),
     /// The target store failed.
     #[error(transparent)]
@@ -112,11 +112,11 @@ pub enum Source {
 /// The target of a copy. It cannot be used as a store until it is finished.
 #[async_trait]
 pub trait Target: Send + Sized {
-    /// Writes records and the rows that lead to them. Writing the same record again changes nothing.
+    /// Writes records and the rows that point to them. Writing the same record again changes nothing.
     async fn put(&mut self, records: Vec<Record>, now: UnixTime) -> Result<(), StoreError>;
     /// The content that was written so far.
     fn content(&self) -> Result<&dyn Store, StoreError>;
-    /// Whether the target itself removes expired rows, so that they cannot be counted any more.
+    /// Whether the target itself removes expired rows, so that they can no longer be counted.
     fn removes_expired(&self) -> bool;
     /// Completes the target, so that it can be used as a store.
     async fn finish(self) -> Result<(), TargetError>;
@@ -206,8 +206,7 @@ pub async fn copy<T: Target>(
         Ok(())
     };
     source.read(BEFORE_ALL, each).await?;
-    // Both sides are counted for the same time, so that records that expired during the copy make no
-    // difference.
+    // Both sides are counted as of the same time, so that records that expired during the copy make no difference.
     let now = if target.removes_expired() { clock.now() } else { BEFORE_ALL };
     let (asked, there) = (source.count_at(now).await?, count(target.content(), now).await?);
     if let Some((kind, missing)) = asked.missing_in(&there) {
@@ -255,7 +254,7 @@ pub async fn export(
     };
     let exported = async {
         let exported = store.export(BEFORE_ALL, to).await.map_err(TransferError::Source);
-        // The file of an export that has failed is not completed.
+        // The file of a failed export is not completed.
         if exported.is_ok() {
             // Writing the file might have failed.
             let _ = complete.send(());
@@ -278,14 +277,16 @@ pub async fn export(
     let outcome = match select(pin!(exported), pin!(written)).await {
         Either::Left((Ok(()), written)) => written.await?,
         Either::Left((Err(error), written)) => {
-            // If the file failed, the export has failed because of that. A write that hangs is not waited
-            // for.
+            // If writing the file failed, that is the cause of the failed export. A write that hangs is not
+            // awaited.
             tokio::time::timeout(A_MOMENT, written).await.unwrap_or(Ok(None))?;
             return Err(error);
         }
         Either::Right((written, _)) => written?,
     };
-    outcome.ok_or_else(|| TransferError::Source(StoreError::Unavailable("the export was cut off".to_owned())))
+    outcome.ok_or_else(|| {
+        TransferError::Source(StoreError::Unavailable("the export was interrupted".to_owned()))
+    })
 }
 
 /// A file that an export writes.
@@ -299,7 +300,7 @@ struct NewDump {
 }
 
 impl NewDump {
-    /// Writes all records to the file, and completes it if nothing of the export is missing.
+    /// Writes all records to the file, and completes it if the export is complete.
     fn write(
         self,
         mut records: mpsc::Receiver<Vec<Record>>,
@@ -359,7 +360,7 @@ mod tests {
 
     use super::*;
 
-    /// A store that sends nothing: its exports fail at once, or go on for ever.
+    /// A store that sends nothing: its exports fail immediately, or never end.
     struct Empty {
         key: StoreKey,
         fails: bool,

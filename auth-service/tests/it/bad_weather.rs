@@ -535,7 +535,7 @@ async fn a_redis_that_comes_back_older_opens_nothing_that_was_revoked() {
     }
     let (status, body) = ready(&app).await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
-    assert!(body["store"].as_str().unwrap().contains("came back older than it was"), "{body}");
+    assert!(body["store"].as_str().unwrap().contains("returned with older data than before"), "{body}");
     app.state.follow_keys().await;
     assert!(!app.kids().await.contains(&stolen), "a revoked key became valid again");
     for token in [&revoked, &kept, &latest] {
@@ -613,7 +613,7 @@ async fn until_cached(app: &TestApp) {
 /// The connections stay open, so only the number and the history show that Redis is older.
 #[actix_web::test]
 async fn a066_a_number_history_or_identity_that_is_lost_in_place_opens_nothing_that_is_cached() {
-    let older = "came back older than it was";
+    let older = "returned with older data than before";
     for (damage, words) in [
         ("SET mcp-gate:{meta}:taken-away 0", older),
         ("RENAME mcp-gate:{meta}:taken-away lost", older),
@@ -728,7 +728,7 @@ async fn a066_a_row_of_signing_keys_that_is_put_back_opens_no_revoked_key_and_is
             }
             assert!(!replica.kids().await.contains(&revoked));
             let (_, told) = ready(replica).await;
-            assert!(told["store_dangers"].to_string().contains("somebody has put back an old row"), "{told}");
+            assert!(told["store_dangers"].to_string().contains("an old row of them was put back"), "{told}");
         }
         // A process that starts afterwards also detects the old row, and all processes have the same keys.
         let restarted = app.replica(&[]).await;

@@ -404,7 +404,7 @@ async fn a066_a_redis_that_lost_one_change_is_noticed_by_the_next_change_and_sta
     assert_eq!(admin.ask(&[b"GET", number]), Reply::Bytes(Some(b"3".to_vec())));
     admin.ask(&[b"SET", number, b"2"]);
     let error = store.revoke_grant(&id_of_nobody()).await.unwrap_err().to_string();
-    assert!(error.contains("came back older than it was: at least 1 change"), "{error}");
+    assert!(error.contains("returned with older data than before: at least 1 change"), "{error}");
     // Changes by other replicas raise the number, but do not restore the lost change.
     admin.ask(&[b"SET", number, b"7"]);
     let held = store.held_grant(&grant.id, &grant.client_id, &grant.subject, NOW).await;
@@ -456,13 +456,13 @@ async fn a066_an_older_redis_whose_number_others_have_caught_up_with_is_not_take
         let number = Resp::connect(server.port).ask(&[b"GET", b"mcp-gate:{meta}:taken-away"]);
         assert_eq!(number, Reply::Bytes(Some((1 + made_by_others).to_string().into_bytes())));
         between.lead_to(server.port);
-        refuses_writes(&store, "came back older than it was").await;
+        refuses_writes(&store, "returned with older data than before").await;
         // The other process then learns from `store` that the data is older.
-        refuses_writes(&others, "came back older than it was").await;
+        refuses_writes(&others, "returned with older data than before").await;
         drop(others);
         // A new connection reaches the same older data, which is also refused.
         Resp::connect(server.port).ask(&[b"CLIENT", b"KILL", b"TYPE", b"normal"]);
-        refuses_writes(&store, "came back older than it was").await;
+        refuses_writes(&store, "returned with older data than before").await;
         for grant in [&kept, &revoked] {
             assert!(opens(&store, grant).await.is_err());
         }

@@ -12,7 +12,7 @@ use super::worlds::key;
 use crate::redis_server::RedisServer;
 
 const IDENTITY: &[u8] = b"mcp-gate:{meta}:identity";
-const OLDER: &str = "came back older than it was";
+const OLDER: &str = "returned with older data than before";
 
 fn address(server: &RedisServer) -> RedisAddress {
     RedisAddress::parse(&server.url()).unwrap()

@@ -239,7 +239,7 @@ async fn what_cannot_even_be_kept_in_the_reserve_counts_until_a_restart_and_says
     let fault = Fault::begin(data.path());
 
     let error = store.set_account_disabled(&ana.subject, true).await.unwrap_err().to_string();
-    assert!(error.contains("counts now, but a restart") && error.contains("undoes it"), "{error}");
+    assert!(error.contains("is refused now, but a restart") && error.contains("undoes it"), "{error}");
     let found = store.held_grant(&grant.id, &grant.client_id, &grant.subject, NOW).await.unwrap();
     assert!(found.is_some_and(|(_, account)| account.disabled));
 
@@ -312,7 +312,7 @@ async fn a_reserve_that_is_removed_is_made_again_and_told_until_then() {
     fs::create_dir(&reserve).unwrap();
     fs::create_dir(reserve.join("in-the-way")).unwrap();
     let told = store.dangers().await.unwrap().concat();
-    assert!(told.contains("store.reserve beside the store could not be made"), "{told}");
+    assert!(told.contains("store.reserve beside the store could not be created"), "{told}");
     fs::remove_dir_all(&reserve).unwrap();
     assert!(store.dangers().await.unwrap().is_empty());
     assert_eq!(fs::metadata(&reserve).unwrap().len(), 512 * 1024);

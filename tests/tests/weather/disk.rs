@@ -188,12 +188,12 @@ async fn a_disk_that_stalls_is_told_nobody_waits_for_it_and_what_was_requested_c
 
     sky.hang("hang-sync", true);
     let answer = until_ready_is(&stack, 503).await;
-    assert!(answer.body.contains("the disk has not taken a write for 1 s"), "{}", answer.body);
+    assert!(answer.body.contains("the disk has not completed a write for 1 s"), "{}", answer.body);
     assert!(stack.metrics().await.contains("mcp_gate_store_writes_failing 1"));
-    assert!(stack.log_of("auth-service").contains("nobody is shut out"));
+    assert!(stack.log_of("auth-service").contains("no access can be revoked"));
     assert!(stack.register_as("Newcomer").await.is_err(), "a client is registered on a disk that stalls");
     let disabled = stack.try_operator(&["user", "disable", ACCOUNT.0]).unwrap_err();
-    assert!(disabled.contains("the disk has not taken a write for 5 s"), "{disabled}");
+    assert!(disabled.contains("the disk has not completed a write for 5 s"), "{disabled}");
     assert!(opens(&stack, &kept.1).await && !opens(&stack, &revoked.1).await);
 
     sky.hang("hang-sync", false);

@@ -44,7 +44,7 @@ async fn a_store_that_is_removed_while_it_is_in_use_takes_nothing_more() {
     fs::rename(&file, &aside).unwrap();
     let answer = until_ready_is(&stack, 503).await;
     assert!(
-        answer.body.contains("was removed, replaced, cut off or written over while it was in use"),
+        answer.body.contains("was removed, replaced, truncated or overwritten while it was in use"),
         "{}",
         answer.body
     );
@@ -77,7 +77,7 @@ async fn a_store_that_is_removed_while_it_is_in_use_takes_nothing_more() {
     let latest = fs::read(&file).unwrap();
     fs::OpenOptions::new().write(true).open(&file).unwrap().set_len(latest.len() as u64 / 2).unwrap();
     let answer = until_ready_is(&stack, 503).await;
-    assert!(answer.body.contains("cut off or written over while it was in use"), "{}", answer.body);
+    assert!(answer.body.contains("truncated or overwritten while it was in use"), "{}", answer.body);
     assert!(stack.register_as("Newcomer").await.is_err(), "a client is registered in half a store");
     fs::write(&file, &latest).unwrap();
     until_ready_is(&stack, 200).await;

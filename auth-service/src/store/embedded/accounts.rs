@@ -1,4 +1,4 @@
-//! Accounts. A row leads from the user name to the subject, and the account is stored under its subject.
+//! Accounts. One row maps the user name to the subject, and the account is stored under its subject.
 
 use crate::domain::account::{Account, StoredPassword, Subject, Username};
 use crate::store::StoreError;

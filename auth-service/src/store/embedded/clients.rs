@@ -35,7 +35,7 @@ pub(super) fn registered(
     Ok(None)
 }
 
-/// Like [`registered`], but only returns the client if nothing has to be written.
+/// Like [`registered`], but only returns the client if nothing must be written.
 pub(super) fn known_and_shared(
     rows: &impl Rows,
     asked: &Client,
@@ -58,8 +58,8 @@ pub(super) fn register(
     for id in ids {
         if live(rows, id, terms.now)?.is_none() {
             let registration = add(rows, asked, id, terms)?;
-            // The next registration of the same client proposes the first identifier again and does not know
-            // the others, so a row leads from the fingerprint to the identifier that was chosen.
+            // The next registration of the same client proposes the first identifier again, but not the others, so
+            // a row maps the fingerprint to the identifier that was chosen.
             if let (Registration::Added(_), Some(fingerprint)) = (&registration, &asked.fingerprint)
                 && ids.first() != Some(id)
             {
@@ -82,7 +82,7 @@ fn share(
     let shared = client.management.take().is_some();
     let is_kept_longer = is_kept_longer(&client, asked);
     if is_kept_longer && client.last_used_at.is_none() {
-        // The index of unused clients is ordered by `kept_until`, so the entry has to be replaced.
+        // The index of unused clients is ordered by `kept_until`, so the entry must be replaced.
         rows.remove(Table::UnusedClients, &unused_key(&client))?;
         client.kept_until = asked.kept_until;
         put_unused(rows, &client, terms)?;
@@ -108,7 +108,7 @@ fn add(
     let oldest = rows.first_few::<ClientId>(Table::UnusedClients, too_many)?;
     let makes_room = |(key, _): &(String, ClientId)| *key < unused_key_from(terms.now.0 + 1);
     if (oldest.len() as u64) < too_many || !oldest.iter().all(makes_room) {
-        // If there is still not enough room, no client is deleted at all.
+        // If there is still not enough room, no client is deleted.
         return Ok(Registration::Full);
     }
     for (key, oldest) in oldest {
@@ -141,8 +141,8 @@ pub(super) fn enter(rows: &Writable<'_>, client: &Client, now: UnixTime) -> Resu
 
 /// Disables or enables a client. Returns false if there is none.
 ///
-/// A disabled client has no end ([`Client::stays`]). Once it is enabled, it can make room for others, and its
-/// next use gives it an end again.
+/// A disabled client does not expire ([`Client::stays`]). Once it is enabled, it can make room for others, and its
+/// next use sets an expiry again.
 pub(super) fn set_disabled(rows: &Writable<'_>, id: &ClientId, disabled: bool) -> Result<bool, StoreError> {
     let Some(mut client) = rows.get::<Client>(Table::Clients, id.as_str())? else {
         return Ok(false);
@@ -179,7 +179,7 @@ pub(super) fn remove(rows: &Writable<'_>, id: &ClientId) -> Result<bool, StoreEr
     Ok(true)
 }
 
-/// Removes the row that leads from a fingerprint to this client, when the client or its metadata is removed.
+/// Removes the row that maps a fingerprint to this client, when the client or its metadata is removed.
 fn leave_fingerprint(rows: &Writable<'_>, client: &Client) -> Result<(), StoreError> {
     let Some(fingerprint) = client.fingerprint.map(|fingerprint| fingerprint.text()) else { return Ok(()) };
     match rows.get::<ClientId>(Table::Fingerprints, &fingerprint)? {
@@ -231,8 +231,8 @@ pub(super) fn change(
     Ok(changed)
 }
 
-/// Records a use. Returns the client as it is now, or none if it was deleted, disabled or registered again
-/// since the caller read it.
+/// Records a use. Returns the client as it is now, or `None` if it was deleted, disabled or registered again since
+/// the caller read it.
 pub(super) fn note_use(rows: &Writable<'_>, used: &ClientUse) -> Result<Option<Client>, StoreError> {
     let known = live(rows, &used.client.id, used.bounds.earliest)?;
     let judged = match judge_use(known.clone(), used, true) {

@@ -30,23 +30,22 @@ const HEADER: usize = 320;
 /// Size of redb's page cache in bytes. The default is a gigabyte, which strangers could fill by filling the
 /// store. The operating system caches the rest of the file while it has free memory.
 const CACHE: usize = 12 * 1024 * 1024;
-/// Number of bytes that the disk has to accept before the database is written to again. This is enough for a
-/// few pages and the pages that lead to them.
+/// Number of bytes that the disk must accept before the database is written to again. This is enough for a few
+/// pages and the pages that point to them.
 const TRIAL: usize = 64 * 1024;
 
-/// The database file, and what is known of its failures.
+/// The database file, and the state of its failures.
 pub(super) struct Disk {
     path: PathBuf,
     /// Device and inode number of the file that was opened, because another file could get its path.
     file: (u64, u64),
     /// The open database. It is `None` while the database is being opened again, or if that failed.
     database: RwLock<Option<Arc<Database>>>,
-    /// The header and the length of the file after the last write of this process, if they could be read. If
-    /// the header differs later, another process has written to the file. If the file is shorter, a part of
-    /// it was cut off.
+    /// The header and the length of the file after the last write of this process, if they could be read. If the
+    /// header differs later, another process has written to the file. If the file is shorter, it was truncated.
     left: Mutex<Option<Left>>,
     trouble: Mutex<Option<Trouble>>,
-    /// How often the database was closed to be opened again.
+    /// The number of times that the database was closed in order to be opened again.
     closed: AtomicU64,
     /// Whether a write takes so long that callers no longer wait for it.
     is_stalled: AtomicBool,
@@ -67,7 +66,7 @@ struct Trouble {
 }
 
 impl Disk {
-    /// Opens the database at `path`. The file has to exist, but can be empty.
+    /// Opens the database at `path`. The file must exist, but can be empty.
     pub(super) fn open(path: &Path) -> Result<Self, DatabaseError> {
         let database = without_panic(|| builder().create(path))?;
         let failing = metrics::gauge!("mcp_gate_store_writes_failing");
@@ -90,8 +89,8 @@ impl Disk {
         database.ok_or_else(|| self.refusal())
     }
 
-    /// The database for a long read such as an export, and a function that tells whether the caller has to
-    /// drop the database because it is about to be opened again.
+    /// The database for a long read such as an export, and a function that returns true when the caller must drop
+    /// the database because it is about to be opened again.
     pub(super) fn database_for_long(
         &self,
     ) -> Result<(Arc<Database>, impl Fn() -> bool + use<'_>), StoreError> {
@@ -103,7 +102,7 @@ impl Disk {
     pub(super) fn writable(&self) -> Result<Arc<Database>, StoreError> {
         if !self.is_as_we_left_it() {
             self.postpone(
-                "it was removed, replaced, cut off or written over while it was in use, and what is written now would be lost. Put it \
+                "it was removed, replaced, truncated or overwritten while it was in use, and new changes would be lost. Put it \
                  back, or restore a backup, and restart",
             );
             return Err(self.refusal());
@@ -151,12 +150,12 @@ impl Disk {
 
     /// Records that a write takes longer than its caller waits, and returns the caller's error.
     pub(super) fn stalled(&self, patience: Duration) -> StoreError {
-        let reason = format!("the disk has not taken a write for {} s", patience.as_secs());
+        let reason = format!("the disk has not completed a write for {} s", patience.as_secs());
         if !self.is_stalled.swap(true, Ordering::Relaxed) {
             self.failing.set(1.0);
             tracing::error!(
-                "{reason}. Until it does, nothing is changed: nobody is registered or logged in, and nobody is shut out. The \
-                 first {QUEUE} changes that are requested meanwhile count when the disk answers"
+                "{reason}. Until it does, no change takes effect: nobody can register or log in, and no access can be revoked. The \
+                 first {QUEUE} changes that are requested in the meantime take effect when the disk responds"
             );
         }
         StoreError::Unavailable(reason)
@@ -190,9 +189,9 @@ impl Disk {
             self.failing.set(1.0);
             tracing::error!(
                 reason,
-                "the store cannot be written: nobody can log in or register until it can. What is disabled, deleted or revoked \
-                 counts at once and is kept in store.reserve. It is tried again every {} s; free space on the disk of DATA_DIR, \
-                 or mend it",
+                "the store cannot be written: nobody can log in or register until it can. Changes that disable, delete or revoke \
+                 take effect immediately and are kept in store.reserve. Writing is tried again every {} s; free space on the disk of \
+                 DATA_DIR, or repair the disk",
                 MAX_PAUSE.as_secs()
             );
         }
@@ -250,8 +249,8 @@ fn builder() -> Builder {
     builder
 }
 
-/// redb panics if a damaged file contradicts its assumptions. This turns the panic into an error, so that it
-/// does not end the process.
+/// redb panics if a damaged file contradicts its assumptions. This turns the panic into an error, so that it does
+/// not terminate the process.
 fn without_panic(open: impl FnOnce() -> Result<Database, DatabaseError>) -> Result<Database, DatabaseError> {
     catch_unwind(AssertUnwindSafe(open)).unwrap_or_else(|_| {
         Err(redb::StorageError::Corrupted("its parts contradict each other".to_owned()).into())

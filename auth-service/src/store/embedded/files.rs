@@ -39,8 +39,8 @@ pub enum OpenError {
     Damaged(PathBuf, String),
     /// There was a store before, but its file is missing or empty.
     #[error(
-        "{0} is missing or empty, although there was a store: restore it from a backup (scripts/restore DUMP). To begin \
-         anew, without accounts, clients and tokens, remove store.made and store.key beside it"
+        "{0} is missing or empty, although there was a store: restore it from a backup (scripts/restore DUMP). To start \
+         over, without accounts, clients and tokens, remove store.made and store.key beside it"
     )]
     Lost(PathBuf),
     /// Changes that were kept beside the store, because it could not be written, are lost.
@@ -75,11 +75,11 @@ pub enum OpenError {
     KeyMissing(PathBuf),
     /// The key file cannot be read.
     #[error(
-        "{0} cannot be read: {1}. It must be a regular file that this user may read and that holds the store key"
+        "{0} cannot be read: {1}. It must be a regular file that this user can read and that contains the store key"
     )]
     KeyUnusable(PathBuf, std::io::Error),
     /// The key file does not contain a store key.
-    #[error("{0} does not hold a store key: {1}")]
+    #[error("{0} does not contain a store key: {1}")]
     KeyInvalid(PathBuf, InvalidStoreKey),
     /// The operating system provided no random bytes.
     #[error(transparent)]
@@ -150,7 +150,7 @@ fn past(directory: &Path) -> Result<Past, OpenError> {
     match made::read(directory).map_err(io_error(&made::path(directory)))? {
         Made::Begun => Ok(Past::None),
         Made::Store => Ok(Past::Store),
-        // The file may have been left out of a copy. The database and the key file show that there is a store.
+        // A copy of the directory might lack the file. The database and the key file show that there is a store.
         Made::Absent => {
             let is_there = !is_empty(&directory.join(DATABASE)) || has_key_file(directory);
             Ok(if is_there { Past::Store } else { Past::None })
@@ -158,8 +158,8 @@ fn past(directory: &Path) -> Result<Past, OpenError> {
     }
 }
 
-/// Records that a first start begins, if it is one. This comes before all other files, so that an interrupted
-/// first start is not mistaken for a lost store.
+/// Records the beginning of a first start, if this is one. The record is written before all other files, so that
+/// an interrupted first start is not mistaken for a lost store.
 fn begin(directory: &Path) -> Result<(), OpenError> {
     match past(directory)? {
         Past::Store => Ok(()),

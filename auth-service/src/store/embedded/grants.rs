@@ -36,8 +36,8 @@ pub(super) fn put(rows: &Writable<'_>, grant: &Grant) -> Result<(), StoreError> 
     rows.put(Table::Grants, grant.id.as_str(), grant, Some(grant.expires_at))
 }
 
-/// Adds a grant to the list of its account, and deletes the grants that exceed the limits then. Returns the
-/// deleted grants. A grant without a refresh token ends soon and does not count.
+/// Adds a grant to the list of its account, and deletes the grants that then exceed the limits. Returns the
+/// deleted grants. A grant without a refresh token expires soon and does not count.
 pub(super) fn hold(rows: &Writable<'_>, grant: &Grant, now: UnixTime) -> Result<Vec<Grant>, StoreError> {
     if grant.refresh.is_none() {
         return Ok(Vec::new());

@@ -1,4 +1,4 @@
-//! The lists of the rows that each account has, one list for each kind of row.
+//! The lists of each account's rows, one list for each kind of row.
 
 use crate::domain::account::{LoginSession, Subject};
 use crate::domain::clock::UnixTime;
@@ -45,12 +45,12 @@ impl<'a> New<'a> {
     }
 }
 
-/// Adds a row to its list, or moves it to its new time, and deletes nothing.
+/// Adds a row to its list, or moves it to the end of the list, and deletes nothing.
 pub(super) fn note(rows: &Writable<'_>, new: &New<'_>) -> Result<(), StoreError> {
     change(rows, new, |list| (list, ()))
 }
 
-/// Adds an imported row to its list, at the position of its time.
+/// Adds an imported row to its list, at the position that its time has in the list.
 pub(super) fn enter(rows: &Writable<'_>, new: &New<'_>, now: UnixTime) -> Result<(), StoreError> {
     change(rows, new, |mut list| {
         if let Some(held) = list.pop() {
@@ -60,8 +60,8 @@ pub(super) fn enter(rows: &Writable<'_>, new: &New<'_>, now: UnixTime) -> Result
     })
 }
 
-/// Adds a row to its list, and deletes the rows that exceed the limits then. Returns the grants among the
-/// deleted rows.
+/// Adds a row to its list, and deletes the rows that then exceed the limits. Returns the grants among the deleted
+/// rows.
 pub(super) fn hold(rows: &Writable<'_>, new: &New<'_>) -> Result<Vec<Grant>, StoreError> {
     let goes = change(rows, new, |mut list| {
         let goes = leaving(new.holding, list.clone(), &new.held.name, new.held.at);
@@ -73,7 +73,7 @@ pub(super) fn hold(rows: &Writable<'_>, new: &New<'_>) -> Result<Vec<Grant>, Sto
         match new.holding {
             Holding::Codes => remove_code(rows, held)?,
             Holding::Grants => {
-                // A row that cannot be read is deleted too.
+                // A row that cannot be read is also deleted.
                 let grant = rows.get_live::<Grant>(Table::Grants, held.row(), new.held.at);
                 grants.extend(grant.unwrap_or_default());
                 rows.remove(Table::Grants, held.row())?;
@@ -85,14 +85,14 @@ pub(super) fn hold(rows: &Writable<'_>, new: &New<'_>) -> Result<Vec<Grant>, Sto
     Ok(grants)
 }
 
-/// Deletes a grant and its entry. A row that cannot be read is deleted too.
+/// Deletes a grant and its entry. A row that cannot be read is also deleted.
 pub(super) fn remove_grant(rows: &Writable<'_>, id: &GrantId) -> Result<(), StoreError> {
     let found = rows.get::<Grant>(Table::Grants, id.as_str()).unwrap_or_default();
     rows.remove(Table::Grants, id.as_str())?;
     found.map_or(Ok(()), |grant| release(rows, &New::grant(&grant, grant.created_at)))
 }
 
-/// Deletes a login session and its entry. A row that cannot be read is deleted too.
+/// Deletes a login session and its entry. A row that cannot be read is also deleted.
 pub(super) fn remove_session(rows: &Writable<'_>, key: &str) -> Result<(), StoreError> {
     let found = rows.get::<LoginSession>(Table::Sessions, key).unwrap_or_default();
     rows.remove(Table::Sessions, key)?;

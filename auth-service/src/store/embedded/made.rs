@@ -1,7 +1,7 @@
-//! The file `store.made` beside `store.redb`. It records that there is a store, in case `store.redb` is lost,
-//! and the number of the last change that `store.reserve` has kept, in case that one is lost.
+//! The file `store.made` beside `store.redb`. It records that there is a store, in case `store.redb` is lost, and
+//! the number of the last change that `store.reserve` has kept, in case `store.reserve` is lost.
 //!
-//! Its size does not change with the number, so that the number can be written although the disk is full.
+//! Its size does not change with the number, so that the number can be written even if the disk is full.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Result, Write};
@@ -17,11 +17,11 @@ const BEGUN: &str = "begun: the first start has not ended yet\n";
 const MADE: &str = "made: auth-service does not start here without store.redb (docs/state.md)\n";
 const KEPT: &str = "the last change that store.reserve has kept has the number ";
 
-/// What the file says.
+/// The state that the file records.
 pub(super) enum Made {
     /// There is no file.
     Absent,
-    /// A first start began, and did not end.
+    /// A first start has begun but not finished.
     Begun,
     /// There is a store.
     Store,
@@ -42,12 +42,12 @@ pub(super) fn path(directory: &Path) -> PathBuf {
     directory.join(NAME)
 }
 
-/// Records that a first start begins.
+/// Records the beginning of a first start.
 pub(super) fn begin(directory: &Path) -> Result<()> {
     write_whole(directory, NAME, BEGUN.as_bytes())
 }
 
-/// Records that there is a store. A number that was recorded before stays.
+/// Records that there is a store. A number that is already recorded stays.
 pub(super) fn finish(directory: &Path) -> Result<()> {
     match read_setting(&path(directory)) {
         Ok(text) if number_in(&text).is_some() => Ok(()),
@@ -55,21 +55,22 @@ pub(super) fn finish(directory: &Path) -> Result<()> {
     }
 }
 
-/// Records that there is a store that has everything that was kept beside it, because it replaces another.
+/// Records that there is a store that replaces another one. The number becomes 0, because the changes that were
+/// kept beside the previous store do not concern the new one.
 pub(super) fn replace(directory: &Path) -> Result<()> {
     write_whole(directory, NAME, with_number(0).as_bytes())
 }
 
-/// The number of the last change that was kept beside this database. 0 if none is recorded.
+/// The number of the last change that was kept beside this database. Returns 0 if none is recorded.
 pub(super) fn kept(database: &Path) -> u64 {
     read_setting(&database.with_extension(EXTENSION)).ok().and_then(|text| number_in(&text)).unwrap_or(0)
 }
 
-/// Records the number of the last change that was kept beside this database. Nothing is recorded for a store
-/// that is not in its place yet.
+/// Records the number of the last change that was kept beside this database. Nothing is recorded for a store that
+/// has not been moved to its place yet.
 pub(super) fn note_kept(database: &Path, number: u64) -> Result<()> {
     let path = database.with_extension(EXTENSION);
-    // A pipe in its place would block.
+    // Opening a pipe at this path would block.
     if !fs::symlink_metadata(&path).is_ok_and(|file| file.is_file()) {
         return Ok(());
     }

@@ -1,7 +1,7 @@
-//! Changes that are in effect although the database does not contain them, because it could not be written
-//! when they were made. Only changes that take access away are kept here, such as disabling an account or
-//! revoking a grant, because they have to take effect even if the disk is full. The rows of the overlay are
-//! read instead of those in the database, and become part of it with the next write that succeeds.
+//! Changes that are in effect although the database does not contain them, because it could not be written when
+//! they were made. Only changes that take access away are kept here, such as disabling an account or revoking a
+//! grant, because they must take effect even if the disk is full. The rows of the overlay are read instead of
+//! those in the database, and are written to it with the next write that succeeds.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -113,8 +113,8 @@ impl CurrentOverlay {
         current
     }
 
-    /// The current overlay. A reader has to get it before it begins to read the database: then it sees either
-    /// the rows of the overlay, or a database that contains them.
+    /// The current overlay. A reader must get it before it begins to read the database: then it sees either the
+    /// rows of the overlay, or a database that contains them.
     pub(super) fn get(&self) -> Arc<Overlay> {
         Arc::clone(&self.overlay.read().unwrap_or_else(PoisonError::into_inner))
     }
@@ -122,7 +122,7 @@ impl CurrentOverlay {
     /// Makes this the current overlay, and writes it to disk.
     ///
     /// # Errors
-    /// If it cannot be written to disk. It is in effect all the same, until the process ends.
+    /// If it cannot be written to disk. It is in effect nevertheless, until the process stops.
     pub(super) fn replace(&self, overlay: Overlay, sealer: &Sealer) -> std::io::Result<()> {
         self.publish(overlay);
         self.file().is_kept = false;

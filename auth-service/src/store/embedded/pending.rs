@@ -49,7 +49,7 @@ impl PendingStore for EmbeddedStore {
         now: UnixTime,
         ceiling: u64,
     ) -> Result<bool, StoreError> {
-        // The ceiling applies to the stored rows, so nothing has to be reserved.
+        // The ceiling applies to the stored rows, so nothing needs to be reserved.
         let table = Table::UserCodes;
         if self.read(|rows| rows.count(table))? < ceiling {
             return Ok(true);

@@ -1,4 +1,4 @@
-//! The places of pushed requests, in memory. They are read from the stored rows when the first request comes.
+//! The places of pushed requests, in memory. They are read from the stored rows when the first request arrives.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -21,8 +21,8 @@ impl Places {
     }
 
     /// Takes a place for a request. Returns the names of the requests that lose their places, whose rows the
-    /// caller has to delete. Returns `None` if the pool is full and no place can be freed. `known` reads all
-    /// rows, and is called if the places are not in memory.
+    /// caller must delete. Returns `None` if the pool is full and no place can be freed. `known` reads all rows,
+    /// and is called if the places are not in memory.
     pub(super) fn take(
         &self,
         handle: &TokenHash,
@@ -50,7 +50,7 @@ impl Places {
         Ok(Some(leaving.into_iter().map(|place| place.name).collect()))
     }
 
-    /// Gives up the place of a request.
+    /// Frees the place of a request.
     pub(super) fn leave(&self, name: &str) {
         for pool in self.taken().iter_mut().flatten() {
             pool.retain(|(_, place)| place.name != name);

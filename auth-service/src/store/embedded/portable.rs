@@ -28,7 +28,7 @@ use super::tables::Table;
 use super::writable::Writable;
 use super::{EmbeddedStore, clients, name_key, sole_clients};
 
-/// How long an export waits until its receiver takes a batch. While an export reads, redb cannot reuse free
+/// How long an export waits for its receiver to accept a batch. While an export reads, redb cannot reuse free
 /// pages, so the file grows with every change.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The pause between attempts to send a batch.
@@ -82,14 +82,14 @@ impl Portable for EmbeddedStore {
 /// Sends a batch of an export.
 ///
 /// # Errors
-/// If the receiver does not take it in time, or if the database has to be opened again. An export that held
-/// the database open would block all checks of tokens.
+/// If the receiver does not accept it in time, or if the database must be opened again. An export that kept the
+/// database open would block all checks of tokens.
 fn send(to: &Sink, mut batch: Vec<Record>, is_closed: &impl Fn() -> bool) -> Result<(), StoreError> {
     let end = Instant::now() + PATIENCE;
     loop {
         if is_closed() {
             return Err(StoreError::Unavailable(
-                "a write to the disk failed meanwhile, so the store was opened again; repeat the command"
+                "a write to the disk failed during the export, so the store was opened again; repeat the command"
                     .to_owned(),
             ));
         }
@@ -101,14 +101,14 @@ fn send(to: &Sink, mut batch: Vec<Record>, is_closed: &impl Fn() -> bool) -> Res
         if Instant::now() >= end {
             let patience = PATIENCE.as_secs();
             return Err(StoreError::Unavailable(format!(
-                "what was read could not be written for {patience} s"
+                "the exported data could not be written for {patience} s"
             )));
         }
         std::thread::sleep(PAUSE);
     }
 }
 
-/// Writes a record, and the rows that lead to it.
+/// Writes a record, and the rows that point to it.
 fn put(rows: &Writable<'_>, record: &Record, now: UnixTime) -> Result<(), StoreError> {
     let table = Table::of(record.kind);
     rows.put_json(table, &record.name, record.value.get().as_bytes(), record.until)?;
@@ -216,7 +216,7 @@ impl Target for EmbeddedTarget {
         // Closing the new store completes it on disk.
         self.made.take();
         let place = self.directory.join(files::DATABASE);
-        // What was kept beside the previous store is not missing in this one.
+        // Changes that were kept beside the previous store do not concern this one.
         files::mark_replaced(&self.directory).map_err(TargetError::Open)?;
         if place.exists() {
             fs::rename(&place, self.directory.join(REPLACED))?;

@@ -3,9 +3,9 @@
 //! programs fill the disk. (File systems that copy on write, such as btrfs and ZFS, need free space for that
 //! as well.)
 //!
-//! It has two slots, which are written in turn, so that an interrupted write leaves the other one. A slot
-//! contains a number, which grows with every write, and the encrypted overlay. The database contains the
-//! number of the last overlay that became part of it ([`APPLIED`]), so that an old one is not applied again.
+//! It has two slots, which are written in turn, so that an interrupted write leaves the other one intact. A slot
+//! contains a number, which grows with every write, and the encrypted overlay. The database contains the number of
+//! the last overlay that became part of it ([`APPLIED`]), so that an old one is not applied again.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Error, ErrorKind, Read, Result};
@@ -95,7 +95,7 @@ impl Reserve {
 
     /// The warning that the file could not be created.
     pub(super) const fn missing() -> &'static str {
-        "store.reserve beside the store could not be made. If the disk is full, whoever is disabled or revoked is shut out \
+        "store.reserve beside the store could not be created. If the disk is full, changes that disable or revoke something are in effect \
          only until the next restart. Free space on the disk of DATA_DIR"
     }
 
@@ -141,16 +141,15 @@ impl Reserve {
         file.write_all_at(&content, slot * SLOT)?;
         file.sync_data()?;
         (self.number, self.slot) = (number, slot);
-        // The change is kept, so it is no reason to refuse it that this cannot be recorded.
+        // The change is kept, so a failure to record its number is no reason to refuse it.
         if let Err(error) = made::note_kept(&self.database, number) {
             tracing::warn!(%error, "store.made cannot be written: a start would not notice that store.reserve was lost");
         }
         Ok(())
     }
 
-    /// A number for the database that contains the current overlay. Overlays up to this number are not
-    /// applied again. It also covers an overlay whose write has failed, because that one might be on disk all
-    /// the same.
+    /// A number for the database that contains the current overlay. Overlays up to this number are not applied
+    /// again. It also covers an overlay whose write has failed, because that one might nevertheless be on disk.
     pub(super) const fn next_number(&mut self) -> u64 {
         self.number += 1;
         self.number

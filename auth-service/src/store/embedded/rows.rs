@@ -74,7 +74,7 @@ fn is_ready(database: &Database, sealer: &Sealer) -> bool {
         && matches!(rows.get(Table::Meta, SCHEMA), Ok(Some(SCHEMA_VERSION)))
 }
 
-/// The number of the last overlay that became part of the database. 0 if there was none.
+/// The number of the last overlay that became part of the database. Returns 0 if there was none.
 pub(super) fn number_of_overlay(database: &Database, sealer: &Sealer) -> Result<u64, StoreError> {
     let transaction = database.begin_read().map_err(unavailable)?;
     let overlay = Overlay::default();
@@ -222,7 +222,7 @@ impl<'a> Reader<'a> {
         rows.len().map_err(unavailable)
     }
 
-    /// The keys of the rows that expire at a time that is `wanted`.
+    /// The keys of the rows for whose expiry `wanted` returns true.
     pub(super) fn keys_by_end(
         &self,
         table: Table,

@@ -10,8 +10,8 @@ use super::rows::Rows;
 use super::tables::Table;
 use super::writable::Writable;
 
-/// Records a use of `client` in its current state. If the account has too many clients then, it gives up
-/// others, and those that no other account has used are deleted.
+/// Records a use of `client` in its current state. If the account then has too many clients, the least recently
+/// used ones stop counting for it, and those that no other account has used are deleted.
 pub(super) fn note(rows: &Writable<'_>, client: &Client, used: &ClientUse) -> Result<(), StoreError> {
     let account = &used.user;
     if !counts_for(client, account) {
@@ -34,7 +34,7 @@ pub(super) fn note(rows: &Writable<'_>, client: &Client, used: &ClientUse) -> Re
     rows.put(Table::SoleClients, account.as_str(), &list, Some(end))
 }
 
-/// Records that, because of this use, a client counts for no account any more. Returns false if the user has
+/// Records that, because of this use, a client no longer counts for any account. Returns false if the user has
 /// already caused that for too many clients.
 pub(super) fn free(rows: &Writable<'_>, used: &ClientUse) -> Result<bool, StoreError> {
     let account = used.user.as_str();

@@ -45,7 +45,7 @@ pub(super) enum Table {
     Links,
     /// Maps the SHA-256 of another issuer and a linked subject to the user's `sub` at that issuer.
     LinksBack,
-    /// Maps a kind of rows and a subject to the rows of that kind which the account has.
+    /// Maps a kind of rows and a subject to the account's rows of that kind.
     Holdings,
     /// Contains the set of signing keys under the key `signing`.
     Keys,
@@ -128,8 +128,8 @@ impl Table {
         }
     }
 
-    /// The kind of record that the table contains. Returns `None` for rows that only lead to others, and for
-    /// the store's own data.
+    /// The kind of record that the table contains. Returns `None` for rows that only point to others, and for the
+    /// store's own data.
     pub(super) const fn kind(self) -> Option<Kind> {
         Some(match self {
             Self::Clients => Kind::Client,

@@ -126,7 +126,7 @@ impl<'a> Writable<'a> {
         self.set(table, key, Some(&row))
     }
 
-    /// Encrypts the rows at `keys`, as far as they still exist, with the current key.
+    /// Encrypts the rows at `keys`, if they still exist, with the current key.
     pub(super) fn reseal(&self, table: Table, keys: &[String]) -> Result<Resealed, StoreError> {
         let mut resealed = Resealed::default();
         for key in keys {

@@ -1,6 +1,6 @@
-//! A single thread that writes. All writes that are waiting go into one transaction with one sync to disk, so
-//! that they share the latency of the disk. While the database cannot be written, changes that take access
-//! away go into the overlay instead.
+//! A single thread that makes all writes. All waiting writes go into one transaction with one sync to disk, so
+//! that they share the latency of the disk. While the database cannot be written, changes that take access away go
+//! into the overlay instead.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -25,14 +25,14 @@ use super::writable::Writable;
 
 /// Maximum number of writes in a transaction.
 const BATCH: usize = 256;
-/// Maximum number of queued writes. Further senders have to wait.
+/// Maximum number of queued writes. Further senders must wait.
 pub(super) const QUEUE: usize = 1024;
-/// How long a caller waits for its write. A disk that takes longer has stalled, as a network disk can. A
-/// write that is in the queue stays there, and is made if the disk answers later.
+/// How long a caller waits for its write. A disk that takes longer has stalled, which can happen to a network
+/// disk. A queued write stays in the queue, and is made if the disk responds later.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long the caller of a test write waits, because it wants to know whether the disk works now.
+/// How long the caller of a test write waits. It is short, because the caller tests whether the disk works now.
 const TRIAL_PATIENCE: Duration = Duration::from_secs(1);
-/// How often the database is tried while there are changes that it does not contain.
+/// How often a write to the database is attempted while there are changes that it does not contain.
 const RETRY: Duration = Duration::from_secs(1);
 
 pub(super) struct Writer {
@@ -73,7 +73,7 @@ where
 
     fn finish(self: Box<Self>, committed: Result<(), StoreError>) {
         let Self { outcome, reply, .. } = *self;
-        // The caller might no longer be waiting, but its write is in effect all the same.
+        // The caller might no longer be waiting, but its write is nevertheless in effect.
         let _ = reply.send(committed.and_then(|()| outcome.ok_or_else(stopped)));
     }
 }
@@ -152,7 +152,7 @@ impl Writer {
         }
     }
 
-    /// Queues a test write whose result nobody waits for.
+    /// Queues a test write without waiting for its result.
     pub(super) fn try_disk(&self) {
         // If the queue is full, other writes test the disk anyway.
         let _ = self.queue.as_ref().map(|queue| queue.try_send(trial()));
@@ -162,19 +162,19 @@ impl Writer {
 /// The error of a write that could not be queued and will not be made.
 fn not_queued(patience: Duration) -> StoreError {
     StoreError::Unavailable(format!(
-        "the disk has not taken a write for {} s, and {QUEUE} changes wait for it already. This one was not made: repeat it \
-         when /ready answers 200",
+        "the disk has not completed a write for {} s, and {QUEUE} changes are already waiting for it. This one was not made: repeat it \
+         when /ready returns 200",
         patience.as_secs()
     ))
 }
 
-/// A test write whose result nobody waits for.
+/// A test write whose result is not used.
 fn trial() -> Box<dyn QueuedWrite> {
     let (reply, _) = oneshot::channel();
     Box::new(Write { work: write_something, takes_away: false, outcome: None, reply })
 }
 
-/// Writes a row without meaning, to test whether writes work.
+/// Writes a row that has no meaning, to test whether writes work.
 pub(super) fn write_something(rows: &Writable<'_>) -> Result<(), StoreError> {
     rows.put(Table::Meta, WRITABLE, &true, None)
 }
@@ -190,8 +190,8 @@ impl Drop for Writer {
 }
 
 impl Parts {
-    /// The writes that wait, or a test write if the database has to be tried again. Returns `None` when the
-    /// store is closed.
+    /// The waiting writes, or a test write if the database must be tried again. Returns `None` when the store is
+    /// closed.
     fn next_batch(
         &self,
         waiting: &mut mpsc::Receiver<Box<dyn QueuedWrite>>,
@@ -227,10 +227,10 @@ impl Parts {
         }
     }
 
-    /// Writes all writes or none, and tells `disk` the outcome.
+    /// Makes all writes or none, and reports the outcome to `disk`.
     fn attempt(&self, writes: &mut [Box<dyn QueuedWrite>]) -> Result<(), StoreError> {
         let database = self.disk.writable()?;
-        // A panic of redb must not end the writer thread, on which all callers depend.
+        // A panic of redb must not terminate the writer thread, on which all callers depend.
         let committed =
             catch_unwind(AssertUnwindSafe(|| self.commit(&database, writes))).unwrap_or_else(|_| {
                 Err(StoreError::Unavailable(
@@ -264,9 +264,9 @@ impl Parts {
         let committed = transaction.commit().map_err(unavailable);
         if committed.is_ok() && !overlay.is_empty() {
             self.overlay.clear();
-            tracing::info!(changes = overlay.len(), "what store.reserve has kept is in the store now");
+            tracing::info!(changes = overlay.len(), "the changes kept in store.reserve are in the store now");
         }
-        // Changes are recorded before any caller is answered, even if the outcome of the commit is unknown.
+        // Changes are recorded before any caller gets a result, even if the outcome of the commit is unknown.
         self.note(touched);
         committed
     }
@@ -345,10 +345,10 @@ fn refusal(reason: &str, waiting: usize, is_kept: bool) -> StoreError {
     let kept = match (waiting, is_kept) {
         (0, _) => String::new(),
         (_, true) => format!(
-            ". What was disabled, deleted or revoked meanwhile counts and is kept in store.reserve ({rows})"
+            ". What has since been disabled, deleted or revoked is refused, and is kept in store.reserve ({rows})"
         ),
         (_, false) => format!(
-            ". What was disabled, deleted or revoked meanwhile counts ({rows}), but store.reserve cannot be written either: a restart \
+            ". What has since been disabled, deleted or revoked is refused ({rows}), but store.reserve cannot be written either: a restart \
              undoes it"
         ),
     };
@@ -358,8 +358,8 @@ fn refusal(reason: &str, waiting: usize, is_kept: bool) -> StoreError {
 /// The error of a change that takes access away, if it could not be written to disk at all.
 fn not_kept(reason: &str) -> String {
     format!(
-        "{reason}. store.reserve cannot be written either: what was disabled, deleted or revoked counts now, but a restart \
-         before the disk takes writes again undoes it. Do not restart the service; repeat the change when /ready answers 200"
+        "{reason}. store.reserve cannot be written either: what was disabled, deleted or revoked is refused now, but a restart \
+         before the disk accepts writes again undoes it. Do not restart the service; repeat the change when /ready returns 200"
     )
 }
 
@@ -383,7 +383,7 @@ mod tests {
         let disk = std::sync::Mutex::new(disk);
         let (begun, begins) = oneshot::channel::<()>();
         let begun = std::sync::Mutex::new(Some(begun));
-        // This write blocks until the test lets the disk answer.
+        // This write blocks until the test lets the disk respond.
         let stalled = store.writer.write(move |_| {
             drop(begun.lock().unwrap().take());
             let _ = disk.lock().unwrap().recv();
@@ -403,7 +403,7 @@ mod tests {
         assert!(stalled.is_err());
         for refused in waiting {
             let error = refused.unwrap_err().to_string();
-            assert!(error.ends_with("the disk has not taken a write for 5 s"), "{error}");
+            assert!(error.ends_with("the disk has not completed a write for 5 s"), "{error}");
         }
         let error = late.unwrap_err().to_string();
         assert!(error.contains("This one was not made"), "{error}");

@@ -1,4 +1,4 @@
-//! Accounts. A pointer leads from the user name to the subject, and an account exists only if there is such a
+//! Accounts. A pointer row maps the user name to the subject, and an account exists only if there is such a
 //! pointer.
 
 use fred::types::Value;
@@ -17,8 +17,8 @@ pub(super) async fn add(cells: &Cells, account: &Account) -> Result<bool, StoreE
     if cells.read::<Subject>(&name).await?.is_some() {
         return Ok(false);
     }
-    // The account is written before the pointer. If this is interrupted, what remains is an account without a
-    // pointer, which does not count.
+    // The account is written before the pointer. An interruption in between leaves an account without a pointer,
+    // which does not count.
     let row = cells.keys.account(&account.subject);
     if !cells.swap(&row, None::<&Found<()>>, account, None).await? {
         return Ok(false);
@@ -49,7 +49,7 @@ pub(super) async fn remove(cells: &Cells, subject: &Subject) -> Result<bool, Sto
 pub(super) async fn named(cells: &Cells, username: &Username) -> Result<Option<Account>, StoreError> {
     match cells.read::<Subject>(&cells.keys.username(username)).await? {
         Some(subject) => by_subject(cells, &subject.value).await,
-        // Nobody is told that the name is wrong because Redis was emptied.
+        // If Redis was emptied, this is an error: the user must not be told that the name is wrong.
         None => cells.absent(None).await,
     }
 }
@@ -70,7 +70,7 @@ pub(super) async fn all(cells: &Cells) -> Result<Vec<Account>, StoreError> {
     Ok(accounts)
 }
 
-/// The account of an index entry, if its user name leads to it.
+/// The account of an index entry, if its user name points to it.
 async fn listed(cells: &Cells, subject: &str) -> Result<Option<Account>, StoreError> {
     let subject: Subject = serde_json::from_value(subject.into()).map_err(|_| StoreError::Unreadable)?;
     let Some(account) = by_subject(cells, &subject).await? else {

@@ -1,19 +1,19 @@
-//! Notices a Redis that comes back with older data than before: one that was started from an earlier
-//! snapshot, or a replica that was promoted without the last writes. What was revoked in between would be
+//! Detects that Redis has returned with older data than before: a server that was started from an earlier
+//! snapshot, or a replica that was promoted without the last writes. Access that was revoked in between would be
 //! valid again.
 //!
-//! A number in Redis grows with every revocation, with every other change that takes something away, and with
-//! every change of the signing keys. This process remembers the highest number that it has seen. If Redis
-//! shows a lower one, everything is refused until a new connection leads to a Redis that has the latest data.
+//! A number in Redis grows with every change that takes access away, such as a revocation, and with every change
+//! of the signing keys. This process remembers the highest number that it has seen. If the number in Redis is
+//! lower, everything is refused until a new connection leads to a Redis with the latest data.
 //!
-//! Replicas that do not know the highest number can change the older data until its number has caught up.
-//! Therefore each change also adds a random token to a history of the latest changes. If the last token that
-//! this process has seen is not in the history, the data belong to another history, whatever their number is.
-//! There is no token to compare if the change is so old that it has left the history.
+//! Replicas that have not seen the highest number can change the older data until its number has caught up.
+//! Therefore each change also adds a random token to a history of the latest changes. If the last token that this
+//! process has seen is not in the history, the data belongs to another history, whatever its number is. There is
+//! no token to compare if the change is so old that it has left the history.
 //!
-//! A process that did not run, or was cut off, while all this happened knows too little to notice it, and so
-//! does one that starts. Therefore a process that notices it leaves what it knows in Redis, as a [`Claim`].
-//! Every process that finds the claim refuses everything, as long as the data do not contain that change.
+//! A process that was stopped or disconnected while this happened cannot detect it, and neither can a process that
+//! starts later. Therefore a process that detects it stores what it has seen in Redis, as a [`Claim`]. Every
+//! process that finds the claim refuses everything until the data contains that change.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -58,8 +58,8 @@ struct Older {
     lost: u64,
 }
 
-/// What this process knew when it asked Redis for the number. Other answers and new connections can come
-/// before the answer to this question.
+/// What this process knew when it requested the number from Redis. Other responses and new connections can arrive
+/// before the response to this request.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct KnownBefore {
     /// The highest number that was seen.
@@ -78,7 +78,7 @@ pub(super) struct Mark {
     pub(super) token: u64,
 }
 
-/// What a process has left in Redis because the data were older than it knew.
+/// The record that a process leaves in Redis when the data is older than what the process has seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Claim {
     /// The highest number that it has seen.
@@ -98,7 +98,7 @@ impl Claim {
     }
 }
 
-/// What Redis says about its age.
+/// The report of Redis about the age of its data.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct AgeReport {
     /// The number of changes.
@@ -107,17 +107,17 @@ pub(super) struct AgeReport {
     pub(super) latest: Option<Mark>,
     /// The number of the earliest change that is still in the history.
     pub(super) earliest: Option<u64>,
-    /// The number of the change with the token that was asked for, if the history contains it.
+    /// The number of the change with the requested token, if the history contains it.
     pub(super) number_of_asked: Option<u64>,
-    /// What a process that knew more has left.
+    /// The claim of a process that had seen more, if there is one.
     pub(super) claim: Option<Claim>,
     /// The number of the change with the token of the claim, if the history contains it.
     pub(super) number_of_claimed: Option<u64>,
 }
 
 impl AgeReport {
-    /// Whether `mark` is missing in the history although it should be there, so that the data belong to
-    /// another history.
+    /// Whether `mark` is missing from the history although it should be there, which means that the data belongs
+    /// to another history.
     fn is_other_history(&self, mark: Option<Mark>) -> bool {
         self.lacks(mark, self.number_of_asked)
     }
@@ -129,7 +129,7 @@ impl AgeReport {
         number_of_token != Some(mark.number) && !may_have_left
     }
 
-    /// The claim of another process, if it knows more than these data contain.
+    /// The claim of another process, if that process has seen more than this data contains.
     fn unmet_claim(&self) -> Option<Claim> {
         self.claim.filter(|claim| self.number < claim.seen || self.lacks(claim.mark, self.number_of_claimed))
     }
@@ -145,7 +145,7 @@ impl Age {
         self.known().connections += 1;
     }
 
-    /// Whether the number has to be read before data from Redis can be used.
+    /// Whether the number must be read before data from Redis can be used.
     pub(super) fn has_to_be_read(&self) -> bool {
         let known = self.known();
         known.compared < known.connections || known.older.is_some() || known.is_lost
@@ -170,13 +170,13 @@ impl Age {
         Err(StoreError::NeedsOperator(LOST.to_owned()))
     }
 
-    /// What is known now. The caller has to call this before it asks Redis for the number.
+    /// What is known now. The caller must call this before it requests the number from Redis.
     pub(super) fn known_now(&self) -> KnownBefore {
         let known = self.known();
         KnownBefore { seen: known.seen, mark: known.mark, connection: known.connections, store: known.stores }
     }
 
-    /// Records the identity of the store. A store with a new identity was begun anew, and its number starts
+    /// Records the identity of the store. A store with a new identity was newly created, and its number starts
     /// again from 0. A store without the identity that it had has lost its data.
     pub(super) fn note_identity(&self, found: Option<&str>) {
         let mut known = self.known();
@@ -201,13 +201,13 @@ impl Age {
         self.known().is_lost
     }
 
-    /// Whether this would be the answer of an older Redis, unless another store was begun in it.
+    /// Whether this is the report of a Redis with older data, unless another store was created in it.
     pub(super) fn is_older(asked: KnownBefore, told: AgeReport) -> bool {
         told.number < asked.seen || told.is_other_history(asked.mark) || told.unmet_claim().is_some()
     }
 
-    /// What this process has to leave in Redis for others, if it knows more than the data contain, and more
-    /// than an earlier claim says.
+    /// The claim that this process must leave in Redis for others, if it has seen more than the data contains, and
+    /// more than an earlier claim states.
     pub(super) fn claim(&self, asked: KnownBefore, told: AgeReport) -> Option<Claim> {
         let known = self.known();
         if known.stores != asked.store || told.number >= asked.seen && !told.is_other_history(asked.mark) {
@@ -222,7 +222,7 @@ impl Age {
         (!told.claim.is_some_and(is_said)).then_some(claim)
     }
 
-    /// Whether the store is still the one that was asked.
+    /// Whether the store is still the one that the request was sent to.
     pub(super) fn is_same_store(&self, asked: KnownBefore) -> bool {
         self.known().stores == asked.store
     }
@@ -232,12 +232,12 @@ impl Age {
         self.known().owes = true;
     }
 
-    /// Whether a change has to be counted that could not be counted before. The caller counts it now.
+    /// Whether there is a change that could not be counted before. The caller counts it now.
     pub(super) fn take_owed(&self) -> bool {
         std::mem::take(&mut self.known().owes)
     }
 
-    /// Compares what Redis says with what was known before Redis was asked.
+    /// Compares the report of Redis with what was known before the request.
     ///
     /// # Errors
     /// If Redis has older data.
@@ -245,8 +245,8 @@ impl Age {
         self.compare_before(asked, told, told.number, (told.number, told.latest))
     }
 
-    /// Like [`Age::compare`], after this process has counted a change with this token. `told` is what Redis
-    /// said just before.
+    /// Like [`Age::compare`], after this process has counted a change with this token. `told` is the report from
+    /// just before that.
     ///
     /// # Errors
     /// If Redis had older data before.
@@ -269,12 +269,12 @@ impl Age {
     ) -> Result<(), StoreError> {
         let mut known = self.known();
         if known.stores != asked.store {
-            // Another store was begun after this question. It counts from the beginning.
+            // Another store was created after this request. It counts from the beginning.
             return Ok(());
         }
         let earlier = known.older.filter(|older| asked.connection <= older.connection);
         let is_other_history = told.is_other_history(asked.mark);
-        // A claim about the store that was here before this one says nothing about this one.
+        // A claim about an earlier store does not apply to this one.
         let store = known.identity.as_deref().map(Claim::store);
         let claim = told.unmet_claim().filter(|claim| store.is_none_or(|store| claim.store == store));
         if before >= asked.seen && !is_other_history && claim.is_none() && earlier.is_none() {
@@ -296,14 +296,14 @@ impl Age {
         let was_older = known.older.replace(Older { connection, lost }).is_some();
         drop(known);
         let reason = format!(
-            "Redis came back older than it was: at least {lost} {} undone that revoked, disabled or removed something, or \
+            "Redis returned with older data than before: at least {lost} {} undone that revoked, disabled or removed something, or \
              changed a password or the signing keys. Restore its latest data. If they are lost, stop every replica, run \
              `auth-service store adopt`, make these changes again (auth-service user disable, client disable, keys revoke: \
              docs/state.md), and start",
             if lost == 1 { "change is" } else { "changes are" }
         );
         if !was_older {
-            tracing::error!("{reason}. Everything is refused until then");
+            tracing::error!("{reason}. Until then, every request is refused");
         }
         Err(StoreError::NeedsOperator(reason))
     }
@@ -313,8 +313,7 @@ impl Age {
 mod tests {
     use super::*;
 
-    /// What Redis says if its changes have these numbers and tokens, and it is asked for the token of
-    /// `asked`.
+    /// The report of a Redis whose changes have these numbers and tokens, to a request with the token of `asked`.
     fn told(number: u64, changes: &[(u64, u64)], asked: KnownBefore) -> AgeReport {
         let mark = |(number, token): &(u64, u64)| Mark { number: *number, token: *token };
         let found = |mark: Mark| changes.iter().find(|change| change.1 == mark.token);
@@ -368,7 +367,7 @@ mod tests {
             let error = compare(number, &theirs).unwrap_err().to_string();
             assert!(error.contains("at least 1 change is undone"), "{error}");
         }
-        // A history that was lost has no tokens.
+        // A lost history has no tokens.
         age.doubt();
         assert!(compare(3, &[]).is_err());
         age.doubt();
