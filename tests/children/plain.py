@@ -1,4 +1,4 @@
-"""An MCP server for floods. It processes one message after the other, and uses very little memory itself. Uses only
+"""An MCP server for floods. It processes one message after another, and uses very little memory itself. Uses only
 the standard library."""
 
 import json
@@ -15,7 +15,8 @@ def say(**message):
 
 
 def big(number, pieces):
-    """Answers with `pieces` times 64 KiB of text, of which this process never holds more than one piece."""
+    """Responds with `pieces` times 64 KiB of text, of which this process keeps only one piece in memory at a
+    time."""
     OUT.write(b'{"jsonrpc":"2.0","id":%s,"result":{"content":[{"type":"text","text":"' % json.dumps(number).encode())
     for _ in range(pieces):
         OUT.write(PIECE)
@@ -24,7 +25,7 @@ def big(number, pieces):
 
 
 def arrays(number, count):
-    """So many empty arrays in one line. They are written a thousand at a time."""
+    """Writes this many empty arrays in one line, a thousand at a time."""
     OUT.write(b'{"jsonrpc":"2.0","id":%s,"result":{"content":[],"structuredContent":{"x":[[]' % json.dumps(number).encode())
     for _ in range(count // 1000):
         OUT.write(b",[]" * 1000)

@@ -1,4 +1,4 @@
-"""An MCP server that reports what reached it: its arguments, its environment, and every message so far.
+"""An MCP server that reports what it received: its arguments, its environment, and every message so far.
 
 Uses only the standard library, so that any Python can run it.
 """

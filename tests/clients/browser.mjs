@@ -22,7 +22,7 @@ function attributes(tag) {
 /** Fills the first form of a page as a user would. Returns its target and the values of its fields. */
 function fillFirstForm(html, page, { username, password, newPassword }) {
   const form = /<form\b[^>]*>[\s\S]*?<\/form>/i.exec(html)?.[0];
-  if (!form) throw new Error(`${page} shows no form to go on with:\n${html.slice(0, 2000)}`);
+  if (!form) throw new Error(`${page} shows no form to continue with:\n${html.slice(0, 2000)}`);
   const typed = { username, password, new_password: newPassword ?? password, new_password_repeat: newPassword ?? password };
   const body = new URLSearchParams();
   for (const [tag] of form.matchAll(/<(?:input|button)\b[^>]*>/gi)) {
@@ -37,8 +37,8 @@ function fillFirstForm(html, page, { username, password, newPassword }) {
 }
 
 /**
- * Goes through login and consent. Returns the URL of the client to which the authorization server redirects the
- * browser. Adds the pages on the way to `person.pages`.
+ * Completes login and consent. Returns the URL of the client to which the authorization server redirects the
+ * browser. Adds the pages in between to `person.pages`.
  */
 export async function authorizeInBrowser(authorizationUrl, redirectUri, person) {
   const cookies = new Map();

@@ -50,9 +50,9 @@ def fill(form: FirstForm, username: str, password: str) -> dict[str, str]:
 async def authorize(
     url: str, redirect_uri: str, username: str, password: str, pages: list[str] | None = None
 ) -> dict[str, str]:
-    """Goes through login and consent. Returns the parameters of the redirect to the client.
+    """Completes login and consent. Returns the parameters of the redirect to the client.
 
-    Adds the pages on the way to `pages`.
+    Adds the pages in between to `pages`.
     """
     body: dict[str, str] | None = None
     async with httpx2.AsyncClient(follow_redirects=False) as browser:
@@ -75,6 +75,6 @@ async def authorize(
             form = FirstForm()
             form.feed(response.text)
             if form.action is None:
-                raise RuntimeError(f"{url} shows no form to go on with:\n{response.text[:2000]}")
+                raise RuntimeError(f"{url} shows no form to continue with:\n{response.text[:2000]}")
             url, body = urljoin(url, form.action), fill(form, username, password)
     raise RuntimeError(f"no redirect to the client after {MOST_STEPS} steps; the last page was {url}")

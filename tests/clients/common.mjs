@@ -1,13 +1,15 @@
-// What the programs for both TypeScript SDKs share: loading the SDKs, reports, and an OAuth provider in memory.
+// Code that the programs for both TypeScript SDKs share: loading the SDKs, reports, and an OAuth provider in
+// memory.
 
 import { createRequire } from "node:module";
 import { authorizeInBrowser } from "./browser.mjs";
 
 const { MCP_URL, ACCOUNT, PASSWORD, NEW_PASSWORD, MCP_GATE_TOOLS } = process.env;
 const { TOOL = "echo", TOOL_ARGUMENTS = '{"message":"hello"}' } = process.env;
-// The client registers as CLIENT_NAME, or uses the metadata document at CLIENT_METADATA_URL instead (SEP-991). With
-// STEP_UP_FROM, the first login requests this scope, which is less than the server asks for, and the second login
-// requests the rest. With STEP_UP_IN_CALL, the scope of the first login is not changed, and the call needs more.
+// The client registers as CLIENT_NAME, or uses the metadata document at CLIENT_METADATA_URL instead (SEP-991).
+// With STEP_UP_FROM, the first login requests this scope, which is less than the server requires, and the second
+// login requests the rest. With STEP_UP_IN_CALL, the scope of the first login is unchanged, and the call needs
+// more.
 const { CLIENT_NAME = "an SDK in a test", CLIENT_METADATA_URL, RECONNECTS, STEP_UP_FROM, STEP_UP_IN_CALL, GRANTS } = process.env;
 
 export const url = new URL(MCP_URL);
@@ -18,7 +20,7 @@ export function report(event) {
   process.stdout.write(`${JSON.stringify(event)}\n`);
 }
 
-/** Sends a request of the SDK without a change, and reports it. */
+/** Sends a request of the SDK unchanged, and reports it. */
 export async function watchedFetch(input, init) {
   const response = await fetch(input, init);
   const form = init?.body instanceof URLSearchParams ? Object.fromEntries(init.body) : undefined;
@@ -91,8 +93,8 @@ export class Provider {
 }
 
 /**
- * Connects without tokens, until the SDK needs a user. By then, it has read the metadata, registered, and made the
- * authorization URL.
+ * Connects without tokens, until the SDK needs a user. By then, the SDK has read the metadata, registered, and
+ * built the authorization URL.
  */
 async function askForLogin({ connect, isUnauthorized }, provider) {
   const { client, transport } = connect(provider);
@@ -106,8 +108,8 @@ async function askForLogin({ connect, isUnauthorized }, provider) {
 }
 
 /**
- * Connects `runs` times, each time as a client that has stored nothing. Only the first connection and every fortieth
- * after it sign in and make a call, because the server limits the logins per minute.
+ * Connects `runs` times, each time as a client that has stored nothing. Only the first connection and every
+ * fortieth after it sign in and make a call, because the server limits the number of logins per minute.
  */
 async function reconnect(sdk, runs) {
   for (let run = 0; run < runs; run += 1) {
@@ -128,7 +130,7 @@ async function reconnect(sdk, runs) {
   report({ done: true });
 }
 
-/** Signs in with too few scopes. The SDK learns this from a 403, and asks the user for the rest. */
+/** Signs in with too few scopes. After a 403, the SDK asks the user for the missing ones. */
 async function stepUp(sdk) {
   const provider = new Provider();
   provider.less = STEP_UP_FROM;
@@ -142,7 +144,7 @@ async function stepUp(sdk) {
   report({ done: true });
 }
 
-/** The server refuses a call because of its scope. The SDK asks the user for the rest, and the client calls again. */
+/** The server refuses a call because of its scope. The SDK asks the user for the missing scopes, and the client repeats the call. */
 async function stepUpInCall(sdk) {
   const provider = new Provider();
   await sdk.finish(await askForLogin(sdk, provider), provider.callback);
@@ -168,8 +170,8 @@ async function stepUpInCall(sdk) {
 }
 
 /**
- * Runs the scenario that the environment selects. `sdk.connect` makes a client and a transport. `sdk.finish` gives
- * the authorization response to the SDK.
+ * Runs the scenario that the environment selects. `sdk.connect` creates a client and a transport. `sdk.finish`
+ * passes the authorization response to the SDK.
  */
 export async function run(sdk) {
   if (RECONNECTS) return reconnect(sdk, Number(RECONNECTS));
@@ -186,7 +188,7 @@ export async function run(sdk) {
   report({ tools: (await client.listTools()).tools.map((tool) => tool.name) });
   report({ called: await call() });
 
-  // The edge refuses this token. The SDK sees the challenge, and refreshes the token by itself.
+  // The edge refuses this token. The SDK receives the challenge, and refreshes the token on its own.
   const before = provider.held;
   provider.held = { ...before, access_token: `${before.access_token.slice(0, -8)}AAAAAAAA` };
   report({ called_again: await call() });

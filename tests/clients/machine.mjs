@@ -14,7 +14,7 @@ const sdk =
 
 const common = { clientId: CLIENT_ID, expectedIssuer: ISSUER };
 
-/** Makes an assertion of the identity provider about the user, for one exchange. */
+/** Creates an assertion of the identity provider about the user, for one exchange. */
 async function assertion({ authorizationServerUrl, resourceUrl, scope }) {
   const { SignJWT, importPKCS8 } = load("jose");
   report({ id_jag_for: String(authorizationServerUrl) });

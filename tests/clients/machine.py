@@ -30,7 +30,7 @@ ALGORITHM = os.environ.get("ALGORITHM", "")
 
 
 class Memory:
-    """The storage that the SDK needs from the program that uses it."""
+    """The token storage that the SDK requires from its user."""
 
     tokens: OAuthToken | None = None
 
@@ -48,7 +48,7 @@ class Memory:
 
 
 async def id_jag(audience: str, resource: str) -> str:
-    """Makes an assertion of the identity provider about the user, for one exchange."""
+    """Creates an assertion of the identity provider about the user, for one exchange."""
     report(id_jag_for=audience)
     now = int(time.time())
     claims = {

@@ -1,5 +1,5 @@
-// A general OAuth client that knows nothing of MCP: openid-client, which is certified for OpenID Connect and FAPI. It
-// checks responses more strictly than the SDKs do.
+// A general OAuth client without any support for MCP: openid-client, which is certified for OpenID Connect and
+// FAPI. It checks responses more strictly than the SDKs.
 
 import { authorizeInBrowser } from "./browser.mjs";
 import { load, report } from "./common.mjs";
@@ -74,7 +74,7 @@ await assertActive(second.refresh_token, false, "revoked refresh token");
 await assertActive(second.access_token, false, "access token of a revoked grant");
 try {
   await oauth.refreshTokenGrant(config, second.refresh_token);
-  throw new Error("a revoked refresh token was taken");
+  throw new Error("a revoked refresh token was accepted");
 } catch (error) {
   // The library reports the error as the server sent it.
   report({ refused: error.error, status: error.status, description: error.error_description, uri: error.cause?.error_uri });

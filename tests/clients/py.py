@@ -19,19 +19,19 @@ PASSWORD = os.environ["PASSWORD"]
 TOOL = os.environ.get("TOOL", "echo")
 TOOL_ARGUMENTS = json.loads(os.environ.get("TOOL_ARGUMENTS", '{"message":"hello"}'))
 CLIENT_NAME = os.environ.get("CLIENT_NAME", "an SDK in a test")
-# Without a method, this SDK registers a client with a secret. Each such registration makes a new client.
+# Without a method, this SDK registers a client with a secret. Each such registration creates a new client.
 AUTH_METHOD = os.environ.get("AUTH_METHOD")
-# With this URL, the client does not register, and uses its metadata document instead (SEP-991).
+# With this URL, the client does not register but uses its metadata document (SEP-991).
 CLIENT_METADATA_URL = os.environ.get("CLIENT_METADATA_URL")
 RECONNECTS = int(os.environ.get("RECONNECTS", "0"))
-# With this scope, the first login requests less than the server asks for, and the second login requests the rest.
+# With this scope, the first login requests less than the server requires, and the second login requests the rest.
 STEP_UP_FROM = os.environ.get("STEP_UP_FROM")
-# With this, the scope of the first login is not changed, and the call needs more.
+# With this setting, the scope of the first login is unchanged, and the call needs more.
 STEP_UP_IN_CALL = os.environ.get("STEP_UP_IN_CALL")
 
 
 class Memory:
-    """The storage that the SDK needs from the program that uses it."""
+    """The token storage that the SDK requires from its user."""
 
     tokens: OAuthToken | None = None
     client: OAuthClientInformationFull | None = None
@@ -52,7 +52,7 @@ class Memory:
 
 
 class LoginWanted(Exception):
-    """The SDK needs a user, and there is none. By then, it has read the metadata, registered, and made the
+    """The SDK needs a user, but there is none. By then, the SDK has read the metadata, registered, and built the
     authorization URL."""
 
 
@@ -149,8 +149,8 @@ async def main() -> None:
                 report(done=True)
                 return
 
-            # This SDK refreshes a token when it has expired, and not after a challenge. This makes it believe that the
-            # token has expired.
+            # This SDK refreshes a token only after it has expired, and ignores the challenge. This assignment
+            # makes the SDK treat the token as expired.
             provider.context.token_expiry_time = 1
             called = await client.call_tool(TOOL, TOOL_ARGUMENTS)
             report(called_again=[block.model_dump(mode="json", exclude_none=True) for block in called.content])

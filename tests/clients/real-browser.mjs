@@ -1,18 +1,18 @@
-// Starts Chromium or Firefox without a window and with a profile of its own, and controls it over WebDriver BiDi.
+// Starts Chromium or Firefox without a window and with its own profile, and controls it over WebDriver BiDi.
 
 import { chmodSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 
 const { default: puppeteer } = createRequire(`${process.env.MCP_GATE_TOOLS}/npm/package.json`)("puppeteer-core");
 
-/** The sites of others. The test serves them on this machine, with its own certificate. */
+/** The sites of clients. The test serves them on this machine, with its own certificate. */
 const SITES = ["app.example", "other.example"];
 /** The schemes of applications that the user has installed. */
 const SCHEMES = ["cursor", "claude"];
 
 /**
- * Installs a program that stands for every application. It records the URLs with which it is opened. Chromium opens
- * applications with a program of this name.
+ * Installs a program that represents every application. It records the URLs with which it is opened. Chromium
+ * opens applications with a program of this name.
  */
 function installApplication(profile) {
   const program = `${profile}/bin/xdg-open`;
@@ -24,7 +24,8 @@ function installApplication(profile) {
 }
 
 /**
- * The options for Chromium. Its preferences let `origins` open applications, because no user is there to allow it.
+ * The options for Chromium. Its preferences allow `origins` to open applications, because there is no user to
+ * allow it.
  */
 function chromium(profile, origins) {
   const applications = Object.fromEntries(SCHEMES.map((scheme) => [scheme, true]));
@@ -42,7 +43,7 @@ function chromium(profile, origins) {
   };
 }
 
-/** The options for Firefox. Its settings allow applications by scheme and not by origin. */
+/** The options for Firefox. Its settings allow applications by scheme, regardless of the origin. */
 function firefox(profile, program) {
   const handler = { action: 2, ask: false, handlers: [{ name: "The application", path: program }] };
   const schemes = Object.fromEntries(SCHEMES.map((scheme) => [scheme, handler]));

@@ -1,4 +1,4 @@
-// A client on the unchanged TypeScript SDK 2, which finds out whether the server supports the stateless revision.
+// A client on the unchanged TypeScript SDK 2, which detects whether the server supports the stateless revision.
 
 import { load, run, url, watchedFetch } from "./common.mjs";
 
@@ -11,7 +11,7 @@ await run({
     return { client, transport };
   },
   async finish(transport, callback) {
-    // The SDK gets the whole response, so that it checks `iss` (RFC 9207).
+    // The SDK receives the whole response, so that it can check `iss` (RFC 9207).
     await transport.finishAuth(callback.searchParams);
   },
   isUnauthorized: (error) => error instanceof UnauthorizedError,

@@ -1,8 +1,8 @@
 // Acts as a user in a real browser. Usage: walk.mjs KIND PROGRAM PROFILE SITE, with the steps as JSON on standard
 // input. KIND is chromium or firefox, and SITE is the origin of the client's site. Clicks are mouse events of the
-// browser, so that it treats them as clicks of a user. Prints one JSON line per step: the URL of the page and what it
-// shows, every document that the browser requested and every URL with which it opened an application since the last
-// step, and the messages of its console and its dialogs.
+// browser, so the browser treats them as clicks of a user. Prints one JSON line per step: the URL and content of
+// the page, every document that the browser requested and every URL with which it opened an application since the
+// last step, and the messages of its console and its dialogs.
 
 import { readFile } from "node:fs/promises";
 import { start } from "./real-browser.mjs";
@@ -11,7 +11,7 @@ const MOST = 45_000;
 const [kind, program, profile, site] = process.argv.slice(2);
 const steps = JSON.parse(await readFile("/dev/stdin", "utf8"));
 
-// An exit of this process ends the browser too.
+// When this process exits, the browser exits as well.
 process.on("SIGTERM", () => process.exit(1));
 const { browser, opened } = await start(kind, program, profile, [new URL(steps[0].open).origin, site]);
 
@@ -21,7 +21,7 @@ function note(url) {
   if (asked.at(-1) !== url) asked.push(url);
 }
 
-/** The number of the application's URLs that are noted. */
+/** The number of application URLs that were already noted. */
 let noted = 0;
 function noteOpened() {
   const all = opened();
@@ -36,7 +36,7 @@ async function openTab() {
   page.on("request", (request) => { if (request.isNavigationRequest()) note(request.url()); });
   page.on("console", (message) => complaints.push(message.text()));
   page.on("dialog", (dialog) => complaints.push(`a dialog: ${dialog.message()}`));
-  // Firefox reports only to the page itself what the page's policy forbids.
+  // Firefox reports violations of the page's policy only to the page itself.
   await page.evaluateOnNewDocument(() => {
     document.addEventListener("securitypolicyviolation", ({ violatedDirective, blockedURI }) => {
       // Firefox requests an icon for its tab, which the pages do not have.
@@ -49,14 +49,15 @@ async function openTab() {
 let tab = 0;
 const evaluate = (what, ...values) => tabs[tab].evaluate(what, ...values);
 
-/** Returns the URL, the title and the text of the page, or null while it is loaded or left. */
+/** Returns the URL, the title and the text of the page, or null while the page is being loaded or left. */
 async function look() {
   try {
     const page = await evaluate(() => (document.readyState === "complete"
       ? { url: location.href, title: document.title, text: document.body?.innerText ?? "" }
       : null));
     if (!page?.text.includes("ERR_NETWORK_CHANGED")) return page;
-    // Another program on this machine has added or removed a network. Chromium then asks the user to reload the page.
+    // Another program on this machine has added or removed a network. Chromium then asks the user to reload the
+    // page.
     await tabs[tab].reload();
     return null;
   } catch {
@@ -64,7 +65,7 @@ async function look() {
   }
 }
 
-/** Calls `ask` again until it returns something. Fails early if a policy has forbidden something. */
+/** Calls `ask` until it returns a value. Fails early if a policy has blocked something. */
 async function until(what, ask) {
   const deadline = Date.now() + MOST;
   for (;;) {
@@ -77,7 +78,7 @@ async function until(what, ask) {
   }
 }
 
-/** The middle of the button or link with these words. */
+/** The centre of the button or link with this text. */
 function place(words) {
   const found = [...document.querySelectorAll("button, a")].find((one) => one.innerText.trim() === words);
   if (!found) return null;
@@ -86,28 +87,28 @@ function place(words) {
   return { x: x + width / 2, y: y + height / 2 };
 }
 
-/** Waits until the page is drawn, but no longer than a second. A click before that hits nothing. */
+/** Waits until the page is drawn, but at most a second. A click before that has no effect. */
 const drawn = () => Promise.race([
   new Promise((done) => { requestAnimationFrame(() => requestAnimationFrame(() => done(true))); }),
   new Promise((enough) => { setTimeout(() => enough(true), 1000); }),
 ]);
 
 /**
- * Clicks this number of times. Chromium drops clicks on a page that it has not completely drawn, so these are
+ * Clicks this number of times. Chromium drops clicks on a page that is not completely drawn, so such clicks are
  * repeated.
  */
 async function press(words, times) {
   await evaluate(drawn).catch(() => null);
-  await until(`a page that takes the click on ${words}`, async () => {
+  await until(`a page that accepts the click on ${words}`, async () => {
     const at = await evaluate(place, words).catch(() => null);
     if (!at) return false;
     await evaluate(() => {
       globalThis.pressed = false;
       addEventListener("click", () => { globalThis.pressed = true; }, true);
     });
-    // The browser may leave the page before the last click.
+    // The browser can leave the page before the last click.
     await tabs[tab].mouse.click(at.x, at.y, { count: times }).catch(() => null);
-    // If the browser has left the page meanwhile, the click has reached it.
+    // If the browser has left the page in the meantime, the click was effective.
     return (await evaluate(() => globalThis.pressed).catch(() => true)) !== false;
   });
 }
@@ -120,8 +121,8 @@ async function fill(name, value) {
 
 let marks = 0;
 /**
- * Calls `go`, and waits until another document is there. Does not wait for the promise of `go`, which Firefox does
- * not resolve in a tab whose last navigation has opened an application.
+ * Calls `go`, and waits until another document is shown. Does not wait for the promise of `go`, which Firefox does
+ * not resolve in a tab whose last navigation opened an application.
  */
 async function leave(go) {
   marks += 1;
@@ -155,8 +156,8 @@ async function take(step) {
     });
   }
   if (step.opens) {
-    // Chromium reports the request before it has started the application. Without this wait, the application could seem
-    // to be opened by the next step.
+    // Chromium reports the request before it has started the application. Without this wait, the application could
+    // seem to be opened by the next step.
     await until(`an application opened with ${step.opens}`, () =>
       opened().slice(noted).some((url) => url.startsWith(step.opens)));
   }

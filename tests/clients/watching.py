@@ -11,7 +11,7 @@ def report(**event: object) -> None:
 
 
 async def watch(response: httpx2.Response) -> None:
-    """Reports a request of the SDK and its response, without a change."""
+    """Reports a request of the SDK and its response, and leaves both unchanged."""
     request = response.request
     form: dict[str, list[str]] = {}
     if request.headers.get("content-type") == "application/x-www-form-urlencoded":

@@ -1,12 +1,12 @@
-//! Measures what the check costs at each edge proxy. It sends allowed requests through the proxy with
+//! Measures the cost of the check at each edge proxy. It sends allowed requests through the proxy with
 //! auth-service behind it, and through the same proxy with a bare actix handler that returns the same headers
-//! without checking anything. The two take turns in one run.
+//! without checking anything. The two alternate within one run.
 //!
 //!     cargo build --release -p auth-service && cargo run --release -p tests --example edge_bench --
 //!     [SECONDS] [CONNECTIONS]
 //!
-//! The load and the service behind the edge run in this process. The check of each side has its own process.
-//! All of them share the machine.
+//! The load and the service behind the edge run in this process. The check of each side runs in a separate
+//! process. All of them share the machine.
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -27,7 +27,7 @@ use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::task::JoinSet;
 
-/// How often the floor and the check take turns.
+/// How often the floor and the check alternate.
 const TURNS: u32 = 4;
 
 /// The latencies of one side in all its turns.
@@ -49,15 +49,14 @@ impl Side {
     }
 }
 
-/// The check of the floor: an actix handler that allows every request. It has its own process, as
-/// auth-service has.
+/// The check of the floor: an actix handler that allows every request. Like auth-service, it has its own process.
 struct BareHandler {
     port: u16,
     _process: Child,
 }
 
-/// The argument that turns this program into the bare handler. The handler reads the headers for its
-/// responses, and prints its port.
+/// The argument that turns this program into the bare handler. The handler reads the headers for its responses,
+/// and prints its port.
 const BARE: &str = "--bare-handler";
 
 impl BareHandler {
@@ -97,7 +96,7 @@ impl BareHandler {
     }
 }
 
-/// The identity headers with which auth-service allows a request with this token.
+/// The identity headers of auth-service's response if it allows a request with this token.
 async fn headers_of_a_yes(stack: &Stack, token: &str) -> String {
     let bearer = format!("Bearer {token}");
     let host = format!("localhost:{}", stack.port);
@@ -110,7 +109,7 @@ async fn headers_of_a_yes(stack: &Stack, token: &str) -> String {
     kept.map(|line| format!("{line}\r\n")).collect::<Vec<_>>().concat()
 }
 
-/// Sends one request after the other on each of these kept-alive connections.
+/// Sends one request after another on each of these kept-alive connections.
 async fn load(port: u16, request: &str, connections: usize, time: Duration, side: &mut Side) {
     let begin = Instant::now();
     let mut tasks = JoinSet::new();
@@ -202,7 +201,7 @@ async fn compare() {
         let token = real.log_in().await.access_token;
         let bare_handler = BareHandler::start(&headers_of_a_yes(&real, &token).await).await;
         let port = bare_handler.port;
-        // gRPC has no floor here, so it is compared with the floor of the HTTP form.
+        // gRPC has no floor here, so it is compared with the floor of the HTTP variant.
         let floor_edge = if edge == Edge::EnvoyGrpc { Edge::EnvoyHttp } else { edge };
         let floor = setup.through(floor_edge).checked_at(port).with_any_answer().start().await;
         let request = |stack: &Stack, target: &str, secret: &str| {

@@ -1,7 +1,7 @@
-//! A client on the official Rust SDK that reports everything that it does as a line. Usage: `matrix_client
-//! MODE URL`, with the modes `legacy`, `auto` and `discover`. `stdio-wrapper/tests/matrix/run` runs it.
+//! A client on the official Rust SDK that reports the result of each check as a line. Usage: `matrix_client MODE
+//! URL`, with the modes `legacy`, `auto` and `discover`. `stdio-wrapper/tests/matrix/run` runs it.
 
-#![expect(deprecated, reason = "sampling is deprecated (SEP-2577), and still something that servers ask for")]
+#![expect(deprecated, reason = "sampling is deprecated (SEP-2577), but servers still use it")]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,10 +1,10 @@
-//! A client on the official Rust SDK. It signs in without stored tokens, asks for more scopes, and uses every
-//! feature of the server once. It reports each event as a line of JSON. The program that reads the lines
-//! visits the URLs in place of a user.
+//! A client on the official Rust SDK. It signs in without stored tokens, requests more scopes, and uses every
+//! feature of the server once. It reports each event as a line of JSON. The program that reads the lines visits
+//! the URLs in place of a user.
 
 #![expect(
     deprecated,
-    reason = "sampling, roots and logging are deprecated (SEP-2577), and still what servers use"
+    reason = "sampling, roots and logging are deprecated (SEP-2577), but servers still use them"
 )]
 
 use std::error::Error as StdError;
@@ -137,7 +137,7 @@ impl Callback {
         Ok(Self { listener, redirect_uri })
     }
 
-    /// Lets the user visit the URL. Returns the URL to which the browser was redirected.
+    /// Reports the URL, which the user then visits. Returns the URL to which the browser was redirected.
     async fn visit(&self, url: &str) -> Result<Url> {
         let scope = Url::parse(url)?;
         let scope =
@@ -162,7 +162,7 @@ fn mode() -> ClientLifecycleMode {
     ClientLifecycleMode::Auto { preferred_versions, legacy_version: None }
 }
 
-/// Sends a request without a token, whose 401 response says how to get one.
+/// Sends a request without a token, and signs in as its 401 response describes.
 async fn sign_in(url: &str, callback: &Callback) -> Result<AuthorizationManager> {
     let plain =
         User::default().serve_with_lifecycle(StreamableHttpClientTransport::from_uri(url), mode()).await;
@@ -358,7 +358,7 @@ impl Using<'_> {
     async fn progress(&self) -> Result<()> {
         let seen = || self.user.progress.lock().unwrap_or_else(PoisonError::into_inner).clone();
         self.client.call_tool(params("import_notes", json!({"count": 3}))).await?;
-        // The SDK delivers messages that came before the answer on other tasks.
+        // The SDK delivers messages that arrived before the response on other tasks.
         while seen().len() < 3 {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -372,7 +372,7 @@ impl Using<'_> {
             meta.set_log_level(LoggingLevel::Info);
             call.meta = Some(meta);
         } else {
-            // Some servers log without a request for a level, and do not know that request.
+            // Some servers log without a request for a level, and do not support that request.
             self.client.set_level(SetLevelRequestParams::new(LoggingLevel::Info)).await.ok();
         }
         self.client.call_tool(call).await?;
@@ -418,7 +418,7 @@ async fn use_all(client: &Client, user: &User) {
             continue;
         }
         let done = tokio::time::timeout(most, using.feature(feature)).await;
-        match done.context("nothing in time").and_then(|done| done) {
+        match done.context("timed out").and_then(|done| done) {
             Ok(()) => report(&json!({"check": feature, "verdict": "ok"})),
             Err(error) => {
                 report(&json!({"check": feature, "verdict": "failed", "detail": format!("{error:#}")}));
@@ -445,7 +445,7 @@ async fn run() -> Result<()> {
     let client = user.clone().serve_with_lifecycle(transport, mode()).await?;
     use_all(&client, &user).await;
     let stepped_up = tokio::time::timeout(STEP_UP, step_up(&client, &auth, &callback)).await;
-    let stepped_up = stepped_up.context("nobody came back").and_then(|stepped_up| stepped_up);
+    let stepped_up = stepped_up.context("the browser was not redirected").and_then(|stepped_up| stepped_up);
     match stepped_up.and_then(|result| text_of(&result)) {
         Ok(text) => report(&json!({"stepped_up": text == "deleted A"})),
         Err(error) => report(&json!({"stepped_up": false, "detail": format!("{error:#}")})),

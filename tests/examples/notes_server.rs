@@ -3,7 +3,7 @@
 
 #![expect(
     deprecated,
-    reason = "sampling, roots and logging are deprecated (SEP-2577), and still what servers use"
+    reason = "sampling, roots and logging are deprecated (SEP-2577), but servers still use them"
 )]
 
 use std::time::Duration;
@@ -27,7 +27,7 @@ use tokio::sync::broadcast;
 const LIST: &str = "notes://list";
 const LANGUAGES: [&str; 3] = ["go", "python", "rust"];
 
-/// The tools, and the type of the one argument that each takes.
+/// The tools, and for each its arguments with their types.
 const TOOLS: [(&str, &[(&str, &str)]); 11] = [
     ("read_note", &[("title", "string")]),
     ("delete_note", &[("title", "string")]),
@@ -79,7 +79,7 @@ fn said(temporary: &str, everything: &str) -> CallToolResponse {
     text(format!("temporary={temporary} ALL={everything}")).into()
 }
 
-/// A call in the revision without sessions, with the answers in it and the state of an earlier round.
+/// A call in the stateless revision, with its answers and the state of an earlier round.
 struct Round<'a>(&'a CallToolRequestParams);
 
 impl Round<'_> {
@@ -137,7 +137,7 @@ impl Round<'_> {
     }
 }
 
-/// Answers a call over a session, in which the server asks in the middle of the call.
+/// Handles a call over a session, in which the server asks during the call.
 async fn call_in_session(
     name: &str,
     context: &RequestContext<RoleServer>,

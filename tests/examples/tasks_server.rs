@@ -14,7 +14,7 @@ use rmcp::task_manager::{TaskContext, TaskExit, TaskManager, TaskOptions};
 use rmcp::{ErrorData, RoleServer, ServerHandler, ServiceExt as _};
 use serde_json::{Value, json};
 
-/// The tools, and the arguments that each takes.
+/// The tools, and the arguments of each.
 const TOOLS: [(&str, &[&str]); 7] = [
     ("greet", &["name"]),
     ("slow_compute", &["seconds", "label"]),

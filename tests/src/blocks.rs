@@ -1,5 +1,4 @@
-//! Reads compose files, and checks their services: the labels that Traefik reads, and the hardening of the
-//! containers.
+//! Reads compose files, and checks their services: the labels for Traefik, and the hardening of the containers.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,9 +8,8 @@ use serde_json::{Map, Value};
 
 use crate::places::repository;
 
-/// The labels that the stack uses: its own one, and Traefik's as the reference of Docker labels of Traefik
-/// 3.7 spells them. `*` is a name that we choose. Look a new label up in that reference before you add it
-/// here.
+/// The labels that the stack uses: its own label, and Traefik's labels as spelled in the Docker label reference of
+/// Traefik 3.7. `*` is a name that we choose. Check a new label in that reference before you add it here.
 const LABELS: [&str; 6] = [
     "mcp-gate.stack",
     "traefik.enable",
@@ -24,8 +22,8 @@ const LABELS: [&str; 6] = [
 /// Maximum number of labels of a service.
 pub const MAX_LABELS: usize = 6;
 
-/// Reads a compose file at this path in the repository. Anchors and merges are resolved, and variables are
-/// left as they are.
+/// Reads a compose file at this path in the repository. Anchors and merges are resolved, but variables are not
+/// replaced.
 pub fn read(below: &str) -> Result<Value> {
     let path = repository().join(below);
     parse(&fs::read_to_string(&path).with_context(|| path.display().to_string())?)
@@ -52,7 +50,7 @@ pub fn names(value: &Value) -> Vec<String> {
     }
 }
 
-/// The things that blocks of services refer to, read from the files that define them.
+/// The objects that blocks of services refer to, read from the files that define them.
 #[derive(Debug)]
 pub struct Definitions {
     /// The transports of `traefik/dynamic.yaml.in`.
@@ -64,7 +62,7 @@ pub struct Definitions {
 impl Definitions {
     /// Reads the files of this repository.
     pub fn read() -> Result<Self> {
-        // Placeholders are not valid YAML. None of them contains what is read here.
+        // Placeholders are not valid YAML, and no line with a placeholder is needed here.
         let template = |below: &str| -> Result<Value> {
             let text = fs::read_to_string(repository().join(below)).context(below.to_owned())?;
             let lines = text.lines().filter(|line| !line.trim_start().starts_with('@'));
@@ -89,10 +87,10 @@ impl Definitions {
         for written in labels.keys() {
             ensure!(
                 LABELS.iter().any(|known| is_spelled(written, known, name)),
-                "Traefik knows no label {written}"
+                "Traefik has no label {written}"
             );
         }
-        ensure!(label("mcp-gate.stack")? == "${STACK_LABEL:-}", "Traefik would take it for another's");
+        ensure!(label("mcp-gate.stack")? == "${STACK_LABEL:-}", "the label does not name this stack");
         ensure!(label("traefik.enable")? == "true", "traefik.enable is not \"true\"");
 
         let environment = &block["environment"];
@@ -107,27 +105,27 @@ impl Definitions {
         match host.strip_prefix("Host(`").and_then(|rest| rest.strip_suffix("`) && ")) {
             None => {
                 ensure!(host.is_empty(), "the rule begins with {host}");
-                ensure!(path == format!("/{name}/mcp"), "without a host of its own the path is /{name}/mcp");
+                ensure!(path == format!("/{name}/mcp"), "without its own host, the path must be /{name}/mcp");
                 ensure!(resource == format!("${{PUBLIC_URL}}{path}"), "RESOURCE is {resource}");
             }
             Some(host) => {
                 ensure!(resource.contains(&format!("://{host}")), "RESOURCE is {resource}, not on {host}");
             }
         }
-        ensure!(setting("IDENTITY")? == "assertion", "callers are not known by assertions");
+        ensure!(setting("IDENTITY")? == "assertion", "callers are not identified by assertions");
 
         let service = |field: &str| label(&format!("traefik.http.services.{name}.loadbalancer.{field}"));
         let url = service("server.url")?;
-        ensure!(url == format!("http://mcp-{name}:8080"), "Traefik is to find it at {url}");
+        ensure!(url == format!("http://mcp-{name}:8080"), "Traefik looks for it at {url}");
         ensure!(setting("LISTEN")?.ends_with(":8080"), "LISTEN is not at port 8080");
         let transport = service("serverstransport")?.strip_suffix("@file");
         ensure!(transport.is_some_and(|name| self.transports.contains(name)), "no such transport");
-        ensure!(transport == Some("checked"), "a Traefik of before would serve it without the check");
+        ensure!(transport == Some("checked"), "an older Traefik would serve it without the check");
 
         let networks = block["networks"].as_object().context("its networks are not a mapping")?;
         let mut lanes = networks.keys().filter(|network| network.as_str() != "outbound");
         let (Some(lane), None) = (lanes.next(), lanes.next()) else {
-            bail!("it is not in one lane: {networks:?}")
+            bail!("it is not in exactly one lane: {networks:?}")
         };
         ensure!(self.lanes.contains(lane), "there is no network {lane}");
         ensure!(names(&networks[lane]["aliases"]) == [format!("mcp-{name}")], "its alias is not mcp-{name}");
@@ -135,23 +133,23 @@ impl Definitions {
     }
 }
 
-/// Checks that a container of this block has the hardening that all containers must have. The error names
-/// what is missing.
+/// Checks that a container of this block has the hardening that all containers must have. The error describes what
+/// is missing.
 pub fn check_hardening(block: &Value) -> Result<()> {
-    ensure!(block["read_only"] == true, "its root file system can be written");
+    ensure!(block["read_only"] == true, "its root file system is writable");
     ensure!(names(&block["cap_drop"]) == ["ALL"], "it keeps capabilities");
-    ensure!(names(&block["security_opt"]) == ["no-new-privileges:true"], "it may gain privileges");
+    ensure!(names(&block["security_opt"]) == ["no-new-privileges:true"], "it can gain privileges");
     let user = block["user"].as_str().and_then(|user| user.split_once(':')).map(|(user, _)| user);
     ensure!(user.is_some_and(|id| id.parse::<u32>().is_ok_and(|id| id > 0)), "it runs as {user:?}");
     ensure!(block["privileged"].is_null() && block["cap_add"].is_null(), "it has more than it needs");
     ensure!(
         !block["mem_limit"].is_null() && block["pids_limit"].is_u64(),
-        "its memory or processes have no bound"
+        "its memory or processes are not limited"
     );
     Ok(())
 }
 
-/// Compares label names without regard to case, as Traefik does.
+/// Compares label names case-insensitively, like Traefik.
 fn is_spelled(written: &str, known: &str, name: &str) -> bool {
     written.eq_ignore_ascii_case(&known.replace('*', name))
 }

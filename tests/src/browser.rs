@@ -1,11 +1,10 @@
-//! A user with a browser, over plain HTTP. It follows redirects, keeps cookies, logs in and allows the
-//! request.
+//! A user with a browser, over plain HTTP. It follows redirects, keeps cookies, logs in and allows the request.
 
 use anyhow::{Context as _, Result, bail, ensure};
 use reqwest::header::{LOCATION, ORIGIN};
 use url::Url;
 
-/// Maximum number of pages and redirects of a login, more than any flow has.
+/// The maximum number of pages and redirects of a login. No flow has that many.
 const MAX_STEPS: usize = 15;
 
 /// The user of the browser.
@@ -21,7 +20,7 @@ pub struct Person {
     pub forms: FormNames,
 }
 
-/// The names of the fields of the login and consent forms. The default is those of auth-service.
+/// The names of the fields of the login and consent forms. The defaults are those of auth-service.
 #[derive(Debug, Clone)]
 pub struct FormNames {
     /// The name of the field for the user name.
@@ -76,7 +75,7 @@ pub fn browser() -> Result<reqwest::Client> {
     Ok(builder.timeout(std::time::Duration::from_secs(30)).build()?)
 }
 
-/// Like [`authorize`], in a browser in which the user may be logged in already.
+/// Like [`authorize`], in a browser in which the user can already be logged in.
 pub async fn authorize_in(
     browser: &reqwest::Client,
     authorization_url: Url,
@@ -94,7 +93,7 @@ pub async fn authorize_in(
         };
         let response = request.header("accept", "text/html").send().await?;
         if let Some(location) = response.headers().get(LOCATION) {
-            let location = location.to_str().context("a Location that is no text")?;
+            let location = location.to_str().context("a Location that is not text")?;
             if location.starts_with(redirect_uri) {
                 return Ok(Url::parse(location)?);
             }
@@ -149,8 +148,8 @@ impl Form {
         Some(Self { action, fields })
     }
 
-    /// The fields that a user would send: the hidden fields unchanged, the known fields filled in, and
-    /// consent.
+    /// The fields that a user would send: the hidden fields unchanged, the known fields filled in, and the button
+    /// for consent.
     fn fill(&self, person: &Person) -> Vec<(String, String)> {
         let mut body: Vec<(String, String)> = Vec::new();
         for field in &self.fields {

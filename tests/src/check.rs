@@ -1,11 +1,11 @@
-//! Checks as an edge sends them, straight to auth-service.
+//! Checks that are sent directly to auth-service, in the format of an edge.
 
 use reqwest::RequestBuilder;
 
 use crate::stack::Stack;
 
 impl Stack {
-    /// A check of a POST request to the MCP endpoint with this token, in the words of Caddy.
+    /// A check of a POST request to the MCP endpoint with this token, in the format of Caddy.
     pub fn check(&self, http: &reqwest::Client, token: &str) -> RequestBuilder {
         http.post(format!("http://127.0.0.1:{}/verify/caddy", self.auth_edge_port))
             .header("x-edge-secret", &self.edge_secret)

@@ -8,8 +8,8 @@ use crate::blocks;
 use crate::control_group::Bounds;
 use crate::edge::Edge;
 
-/// Settings that make a program's memory management return memory to the system, and Go's switches, one of
-/// which turns HTTP/2 off.
+/// Settings that make a program return memory to the system, and Go's debugging switches, one of which turns
+/// HTTP/2 off.
 const MEMORY: [&str; 4] = ["GODEBUG", "GOMEMLIMIT", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_"];
 
 /// The block of a container in a compose file.
@@ -17,7 +17,7 @@ const MEMORY: [&str; 4] = ["GODEBUG", "GOMEMLIMIT", "MALLOC_MMAP_THRESHOLD_", "M
 pub struct Container(Value);
 
 impl Edge {
-    /// The container of this edge, as this repository ships it.
+    /// The container of this edge in the compose files of this repository.
     pub fn container(self) -> Container {
         Container::of(&format!("compose/edge-{}.yaml", self.name()), "edge")
     }
@@ -59,7 +59,7 @@ impl Container {
         preset(self.0["environment"][name].as_str().expect("a setting is text"))
     }
 
-    /// The environment variables that concern memory.
+    /// The environment variables that affect memory use.
     pub fn memory_settings(&self) -> BTreeMap<String, String> {
         let environment = self.0["environment"].as_object().expect("environment is a mapping");
         let mine = environment.iter().filter(|(name, _)| MEMORY.contains(&name.as_str()));

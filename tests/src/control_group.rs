@@ -1,6 +1,6 @@
-//! Control groups that limit a process to the memory and the number of processes that a compose file gives to
-//! its container. Both versions on Linux are supported: version 1 with a directory for each resource, and
-//! version 2 with one directory.
+//! Control groups that limit a process to the memory and the number of processes that a compose file allows for
+//! its container. Both versions on Linux are supported: version 1 with a directory for each resource, and version
+//! 2 with a single directory.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -26,30 +26,30 @@ pub struct Bounds {
     pub files: Option<u64>,
 }
 
-/// A control group. Dropping it removes it. Its processes must have ended by then.
+/// A control group. Dropping this value removes the group, whose processes must have exited by then.
 #[derive(Debug)]
 pub struct ControlGroup {
     bounds: Bounds,
     /// The directory that limits memory.
     memory: PathBuf,
-    /// The directory that limits processes. In version 2 it is the same one.
+    /// The directory that limits processes. In version 2, it is the same directory.
     pids: PathBuf,
     is_v2: bool,
 }
 
 impl ControlGroup {
-    /// Makes a control group.
+    /// Creates a control group.
     ///
     /// # Errors
     ///
-    /// Usually the rights are missing, because only root can make control groups.
+    /// Most often, the permission is missing, because only root can create control groups.
     pub fn make(bounds: Bounds) -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("mcp-gate-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let root = Path::new(ROOT);
         let is_v2 = root.join("cgroup.controllers").exists();
         let (memory, pids) = if is_v2 {
-            // A controller may be enabled already or be missing. A missing one causes an error below.
+            // A controller can already be enabled or be missing. A missing one causes an error below.
             fs::write(root.join("cgroup.subtree_control"), "+memory +pids").ok();
             (root.join(&name), root.join(&name))
         } else {
@@ -58,27 +58,26 @@ impl ControlGroup {
         for directory in [&memory, &pids] {
             if !directory.exists() {
                 fs::create_dir(directory)
-                    .with_context(|| format!("no control group can be made at {}", directory.display()))?;
+                    .with_context(|| format!("no control group can be created at {}", directory.display()))?;
             }
         }
         let group = Self { bounds, memory, pids, is_v2 };
         let limit = if is_v2 { "memory.max" } else { "memory.limit_in_bytes" };
         put(&group.memory.join(limit), bounds.memory)?;
         put(&group.pids.join("pids.max"), bounds.pids)?;
-        // Swapping must not extend the limit. Not every kernel supports this setting.
+        // Swap space must not extend the limit. Not every kernel supports this setting.
         let swap =
             if is_v2 { ("memory.swap.max", 0) } else { ("memory.memsw.limit_in_bytes", bounds.memory) };
         put(&group.memory.join(swap.0), swap.1).ok();
         Ok(group)
     }
 
-    /// Whether this machine allows such a group. If it does not, reports that the test with this name is
-    /// skipped.
+    /// Whether this machine allows such a group. If it does not, prints that the test with this name is skipped.
     pub fn is_possible(bounds: Bounds, test: &str) -> bool {
         Self::make(bounds).inspect_err(|why| say(&format!("SKIPPED {test}: {why:#}"))).is_ok()
     }
 
-    /// Keeps the processes of the group from starting more threads than they have now.
+    /// Prevents the processes of the group from starting more threads than they have now.
     ///
     /// # Errors
     ///
@@ -88,7 +87,7 @@ impl ControlGroup {
         put(&self.pids.join("pids.max"), used)
     }
 
-    /// Lets the processes of the group start threads up to its bound again.
+    /// Allows the processes of the group to start threads up to its limit again.
     ///
     /// # Errors
     ///
@@ -100,7 +99,7 @@ impl ControlGroup {
     /// The same command, which enters this group when it starts.
     #[must_use]
     pub fn enter(&self, command: &Command) -> Command {
-        // A program that cannot be put into the group does not start, as it would be without bounds.
+        // A program that cannot be put into the group does not start, because it would run without limits.
         let script = "{ [ -z \"$2\" ] || ulimit -n \"$2\"; } && echo $$ >\"$0\" && echo $$ >\"$1\" && shift 2 && exec \"$@\"";
         let [memory, pids] = [&self.memory, &self.pids].map(|directory| directory.join("cgroup.procs"));
         let files = self.bounds.files.map_or_else(String::new, |files| files.to_string());
@@ -109,14 +108,15 @@ impl ControlGroup {
         run_by(&[&shell[..], &arguments].concat(), command)
     }
 
-    /// The memory in bytes that its processes use themselves, without files that the kernel caches while
-    /// there is space.
+    /// The memory in bytes that the processes use themselves, without files that the kernel caches while memory is
+    /// free.
     ///
     /// # Errors
     ///
     /// The kernel does not report the value.
     pub fn held(&self) -> Result<u64> {
-        // Memory that the kernel uses for the processes, such as for sockets, is only in the total usage.
+        // Memory that the kernel uses for the processes, such as memory for sockets, is included only in the total
+        // usage.
         let stat = fs::read_to_string(self.memory.join("memory.stat"))?;
         let of = |name: &str| {
             let line = stat.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
@@ -125,7 +125,7 @@ impl ControlGroup {
         if self.is_v2 { of("anon") } else { of("total_rss") }
     }
 
-    /// The largest total usage so far in bytes, with files and with the kernel's memory for the group.
+    /// The peak of the total usage so far in bytes, including files and the kernel's memory for the group.
     ///
     /// # Errors
     ///
@@ -135,7 +135,7 @@ impl ControlGroup {
         Ok(fs::read_to_string(self.memory.join(file))?.trim().parse()?)
     }
 
-    /// How many of its processes the kernel has killed for lack of memory.
+    /// The number of the group's processes that the kernel has killed because memory ran out.
     ///
     /// # Errors
     ///
@@ -151,7 +151,7 @@ impl ControlGroup {
 
 impl Drop for ControlGroup {
     fn drop(&mut self) {
-        // A process that has just ended still counts for a moment.
+        // A process that has just exited still counts for a moment.
         for directory in [&self.memory, &self.pids] {
             for _ in 0..100 {
                 if !directory.exists() || fs::remove_dir(directory).is_ok() {

@@ -8,7 +8,7 @@ use std::process::Command;
 use crate::places::{has_ipv6_loopback, repository, tools_dir};
 use crate::process;
 
-/// A proxy, and the way in which it asks auth-service.
+/// A proxy, together with the protocol of its checks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Edge {
     /// Envoy with `ext_authz` over HTTP. This is what `scripts/up` starts by default.
@@ -17,7 +17,7 @@ pub enum Edge {
     EnvoyGrpc,
     /// nginx with the directive `auth_request`, which sends a subrequest for each check.
     Nginx,
-    /// Caddy with the directives that `forward_auth` stands for.
+    /// Caddy with the directives that `forward_auth` is short for.
     Caddy,
     /// Traefik with the middleware `forwardAuth`.
     Traefik,
@@ -44,14 +44,14 @@ pub struct Surroundings {
     pub auth_edge_grpc_port: u16,
     /// The port of the service behind the check.
     pub wrapper_port: u16,
-    /// How many requests one address may send in a second.
+    /// The maximum number of requests per second from one address.
     pub requests_per_second: u32,
 }
 
-/// How many requests one address may send in a second, if the operator does not say otherwise.
+/// The default of the maximum number of requests per second from one address.
 pub const REQUESTS_PER_SECOND: u32 = 300;
 
-/// How many requests one address may send in a row, for each that it may send in a second.
+/// The size of a burst from one address, as a multiple of its maximum number of requests per second.
 pub const IN_A_ROW: u32 = 3;
 
 /// A change to the shipped configuration: a text and its replacement.
@@ -71,21 +71,21 @@ impl Edge {
         }
     }
 
-    /// The path of the program. The error says that it is missing, and how to install it.
+    /// The path of the program. The error reports that the program is missing, and how to install it.
     pub fn program(self) -> Result<PathBuf, String> {
         let name = self.name();
         let named = std::env::var_os(format!("{}_BIN", name.to_uppercase())).map(PathBuf::from);
         let installed = [tools_dir().join(name)];
         let path = std::env::var_os("PATH").unwrap_or_default();
-        // Debian installs nginx in a directory that is only on root's path.
+        // Debian installs nginx in a directory that is only in the `PATH` of root.
         let on_path =
             std::env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]).map(|dir| dir.join(name));
         let found = named.into_iter().chain(installed).chain(on_path).find(|program| program.is_file());
         found.ok_or_else(|| format!("there is no {name}; run scripts/tools {name}"))
     }
 
-    /// Writes the shipped configuration with its placeholders filled in. Returns the command that runs the
-    /// proxy with it. Panics if a change does not find its text.
+    /// Writes the shipped configuration with its placeholders filled in. Returns the command that runs the proxy
+    /// with that configuration. Panics if the text of a change is not found.
     #[track_caller]
     pub fn command(self, around: &Surroundings, changes: &[Change]) -> Command {
         let program = self.program().unwrap_or_else(|why| panic!("{why}"));
@@ -98,7 +98,7 @@ impl Edge {
             // Traefik reads all files of a directory.
             let dynamic = matches!(template, "traefik/dynamic.yaml.in" | "traefik/service.yaml.in");
             let dir = if dynamic { around.dir.join("traefik") } else { around.dir.clone() };
-            fs::create_dir_all(&dir).expect("a directory can be made");
+            fs::create_dir_all(&dir).expect("a directory can be created");
             let file = dir.join(name);
             fs::write(&file, text).expect("the configuration can be written");
             file
@@ -113,7 +113,7 @@ impl Edge {
                 command.args(["--disable-hot-restart", "--log-level", "warning", "--concurrency", "1"]);
             }
             Self::Nginx => {
-                fs::create_dir_all(around.dir.join("nginx")).expect("a directory can be made");
+                fs::create_dir_all(around.dir.join("nginx")).expect("a directory can be created");
                 command.arg("-p").arg(&around.dir).arg("-e").arg("stderr");
                 command.arg("-c").arg(written("compose/nginx/nginx.conf.in"));
             }
@@ -128,7 +128,7 @@ impl Edge {
                 command.arg(format!("--configFile={}", written("traefik/traefik.yaml.in").display()));
             }
         }
-        assert_eq!(found, changes.len(), "a change does not find its text in the configuration of {self}");
+        assert_eq!(found, changes.len(), "the text of a change is not in the configuration of {self}");
         command
     }
 
@@ -206,8 +206,8 @@ impl Display for Edge {
     }
 }
 
-/// Fills in the placeholders of a template of the repository, as `scripts/up` does. Also returns how many of
-/// the changes found their text.
+/// Fills in the placeholders of a template of the repository, like `scripts/up`. Also returns the number of
+/// changes whose text was found.
 #[track_caller]
 fn rendered(template: &str, values: &[(&str, String)], changes: &[Change]) -> (String, usize) {
     let file = repository().join(template);

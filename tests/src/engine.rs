@@ -1,4 +1,4 @@
-//! A real Docker engine: the one that runs on this machine, or one that the test starts as root.
+//! A real Docker engine: either the one that runs on this machine, or one that the test starts as root.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -13,7 +13,7 @@ use crate::process::{self, Process};
 /// Time limit for the start of an engine.
 const START: Duration = Duration::from_secs(60);
 
-/// A Docker engine. If the test has started it, dropping it stops it.
+/// A Docker engine. If the test has started it, dropping this value stops it.
 #[derive(Debug)]
 pub struct Engine {
     /// `DOCKER_HOST` for an engine that the test has started, and `None` for the machine's own.
@@ -24,7 +24,7 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Finds the running engine or starts a new one. The error says what is missing on this machine.
+    /// Finds the running engine or starts a new one. The error explains what is missing on this machine.
     pub fn find() -> Result<Self, String> {
         let said = |program: &str, word: &str| {
             let output = Command::new(program).arg(word).output();
@@ -41,9 +41,9 @@ impl Engine {
             return Ok(Self { host: None, _daemon: None, _dir: None });
         }
         if !rustix::process::getuid().is_root() || !said("dockerd", "--version") {
-            return Err("no Docker engine answers, and only root can start one".into());
+            return Err("no Docker engine responds, and only root can start one".into());
         }
-        Self::start().map_err(|error| format!("the Docker engine does not start here: {error:#}"))
+        Self::start().map_err(|error| format!("the Docker engine did not start: {error:#}"))
     }
 
     fn answers(host: Option<&str>) -> bool {
@@ -60,7 +60,7 @@ impl Engine {
     fn start() -> Result<Self> {
         let images = binary_dir().parent().context("no target directory")?.join("docker");
         std::fs::create_dir_all(&images)?;
-        // The directory's name is short, because the path of a socket can have only about a hundred
+        // The name of the directory is short, because the path of a socket can have only about a hundred
         // characters.
         let dir = tempfile::Builder::new().prefix("engine-").tempdir_in("/tmp")?;
         let at = |name: &str| dir.path().join(name).display().to_string();
@@ -96,7 +96,7 @@ impl Engine {
         self.docker(&["network", "prune", "--force"]).map(drop)
     }
 
-    /// Whether the test has started this engine, so that nobody else uses it.
+    /// Whether the test has started this engine, so that no other program uses it.
     pub fn is_ours(&self) -> bool {
         self.host.is_some()
     }
@@ -123,8 +123,8 @@ impl Engine {
     }
 }
 
-/// The first two numbers of an IPv4 network that no route of this machine uses. Networks of an engine that
-/// was killed still exist.
+/// The first two numbers of an IPv4 network that no route of this machine uses. The networks of an engine that was
+/// killed can still exist.
 pub fn free_subnet() -> Result<String> {
     let routes = std::fs::read_to_string("/proc/net/route")?;
     let taken = |second: u8| {
@@ -140,14 +140,14 @@ pub fn free_subnet() -> Result<String> {
     Ok(format!("10.{free}"))
 }
 
-/// The standard output of a command. A failure of the command is an error.
+/// The standard output of a command. If the command failed, returns an error.
 pub fn text(output: &Output) -> Result<String> {
     let printed = String::from_utf8_lossy(&output.stdout).into_owned();
     ensure!(output.status.success(), "{}{printed}{}", output.status, String::from_utf8_lossy(&output.stderr));
     Ok(printed)
 }
 
-/// Clones this repository without anything that was built, and adds changes that are not yet committed.
+/// Clones this repository without any build output, and applies the uncommitted changes.
 pub fn clean_clone(repository: &Path, dir: &Path) -> Result<PathBuf> {
     let checkout = dir.join("checkout");
     let script = format!(

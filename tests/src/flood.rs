@@ -1,6 +1,6 @@
-//! Floods: thousands of connections whose requests never end, and requests without a pause.
+//! Floods: thousands of connections whose requests never end, and requests without pauses.
 //!
-//! A flood runs on its own thread with the lowest priority, so that its own use of the processor affects the
+//! A flood runs on a separate thread with the lowest priority, so that its own use of the processor affects the
 //! measured program as little as possible.
 
 use std::collections::BTreeMap;
@@ -17,13 +17,13 @@ use tokio::time::sleep;
 
 use crate::raw;
 
-/// An addition to the priority of a thread which makes it the lowest one, whatever it is.
+/// An increment of a thread's nice value that results in the lowest priority, whatever the value was.
 const LOWEST: i32 = 39;
 
-/// How long a stranger waits before replacing a connection that was closed.
+/// How long an attacker waits before replacing a connection that was closed.
 const AGAIN: Duration = Duration::from_secs(2);
 
-/// What each connection sends before it goes silent.
+/// The bytes that each connection sends before it becomes silent.
 #[derive(Debug, Clone)]
 pub enum Kind {
     /// A request head of this many bytes that does not end.
@@ -40,8 +40,8 @@ impl Kind {
     fn bytes(&self, host: &str) -> Vec<u8> {
         match self {
             Self::Head(length) => {
-                // A line has at least a kilobyte and there are at most about 80 lines, because many servers
-                // have lower limits for a line or for the number of lines than for the whole head.
+                // A line has at least a kilobyte, and there are at most about 80 lines, because many servers limit
+                // a line or the number of lines more strictly than the whole head.
                 let line = "x".repeat(1000.max(length / 80));
                 let mut head = format!("GET /mcp HTTP/1.1\r\nHost: {host}\r\n").into_bytes();
                 let mut number = 0;
@@ -69,7 +69,7 @@ impl Kind {
     }
 }
 
-/// Results of a flood so far.
+/// The results of a flood so far.
 #[derive(Debug, Default)]
 pub struct Counts {
     tried: AtomicUsize,
@@ -84,7 +84,7 @@ impl Counts {
     }
 }
 
-/// A flood, which runs until it is dropped.
+/// A flood that runs until this value is dropped.
 #[derive(Debug)]
 pub struct Flood {
     counts: Arc<Counts>,
@@ -92,17 +92,17 @@ pub struct Flood {
 }
 
 impl Flood {
-    /// Runs this work for each of `members` strangers at the same time.
+    /// Runs this work for each of `members` attackers at the same time.
     pub fn of<W: Future<Output = ()> + Send + 'static>(
         members: usize,
         work: impl Fn(usize, Arc<Counts>) -> W,
     ) -> Self {
         let mut builder = Builder::new_multi_thread();
-        // On Linux, this sets the priority of the calling thread only.
+        // On Linux, this sets the priority of only the calling thread.
         builder.worker_threads(1).on_thread_start(|| {
             let _ = rustix::process::nice(LOWEST);
         });
-        let runtime = builder.enable_all().build().expect("a runtime can be made");
+        let runtime = builder.enable_all().build().expect("a runtime can be created");
         let counts = Arc::new(Counts::default());
         for member in 0..members {
             runtime.spawn(work(member, counts.clone()));
@@ -111,7 +111,7 @@ impl Flood {
     }
 
     /// Keeps this many connections to a loopback port open. They come from this many addresses other than
-    /// `127.0.0.1`, or from that one if the number is 0.
+    /// `127.0.0.1`, or from `127.0.0.1` if the number is 0.
     pub fn stalled(port: u16, host: &str, kind: &Kind, connections: usize, addresses: u8) -> Self {
         let to = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         Self::holding(to, kind.bytes(host), connections, move |number| nth(number, addresses))
@@ -133,8 +133,7 @@ impl Flood {
         Self::of(connections, |number, counts| {
             let (bytes, from) = (bytes.clone(), from(number));
             async move {
-                // The connections do not start in the same instant, because the kernel would drop most of
-                // them.
+                // The connections do not start at the same instant, because the kernel would drop most of them.
                 sleep(Duration::from_micros(u64::try_from(number).unwrap_or(0) * 400)).await;
                 loop {
                     counts.tried.fetch_add(1, Ordering::Relaxed);
@@ -148,8 +147,8 @@ impl Flood {
         })
     }
 
-    /// Keeps this many connections open, from addresses as in [`Flood::stalled`]. Each sends one request
-    /// after the other. `request` makes the request with this number.
+    /// Keeps this many connections open, from addresses as in [`Flood::stalled`]. Each of them sends one request
+    /// after another. `request` creates the request with this number.
     pub fn requests(
         port: u16,
         connections: usize,
@@ -178,7 +177,7 @@ impl Flood {
         })
     }
 
-    /// How often a connection was tried so far.
+    /// The number of attempts to open a connection so far.
     pub fn tried(&self) -> usize {
         self.counts.tried.load(Ordering::Relaxed)
     }
@@ -216,12 +215,12 @@ async fn connect(from: Ipv4Addr, to: SocketAddr) -> Option<TcpStream> {
     socket.connect(to).await.ok()
 }
 
-/// Sends bytes and waits until the other side closes the connection. Counts the status of the first response,
-/// if there is one.
+/// Sends bytes and waits until the other side closes the connection. Counts the status of the first response, if
+/// there is one.
 async fn hold(mut stream: TcpStream, bytes: &[u8], counts: &Counts) {
     let (mut from, mut to) = stream.split();
     let write = async {
-        // The other side determines the speed, and may close the connection before the end.
+        // The other side determines the speed, and can close the connection before the end.
         to.write_all(bytes).await.ok();
         std::future::pending::<()>().await;
     };
@@ -242,7 +241,7 @@ async fn hold(mut stream: TcpStream, bytes: &[u8], counts: &Counts) {
     }
 }
 
-/// Sends a request. Returns the status of the response, unless the connection ends before it.
+/// Sends a request. Returns the status of the response, or `None` if the connection ends before it.
 async fn ask(stream: &mut TcpStream, request: &[u8]) -> Option<u16> {
     stream.write_all(request).await.ok()?;
     let (mut received, mut buffer) = (Vec::new(), vec![0; 65536]);
@@ -257,8 +256,8 @@ async fn ask(stream: &mut TcpStream, request: &[u8]) -> Option<u16> {
     }
 }
 
-/// Whether these bytes are worth parsing. Parsing all chunks of a large response after each of its pieces would take the
-/// time in which a flood sends its next request.
+/// Whether these bytes are worth parsing. If all chunks of a large response were parsed after each piece, the
+/// parsing would delay the next request of the flood.
 fn may_be_whole(received: &[u8]) -> bool {
     let start = received.get(..1024.min(received.len())).unwrap_or_default().to_ascii_lowercase();
     let is_chunked = start.windows(7).any(|window| window == b"chunked");
@@ -269,17 +268,17 @@ fn may_be_whole(received: &[u8]) -> bool {
 #[derive(Debug, Default)]
 pub struct Times(Vec<Duration>);
 
-/// Time after which no further request is measured. What floods send is valid for a minute.
+/// After this time, no further request is measured, because the requests of a flood are valid for only a minute.
 const LONG_ENOUGH: Duration = Duration::from_secs(8);
 
 impl Times {
-    /// Measures `count` requests, one after the other. On a slow machine they are fewer.
+    /// Measures at most `count` requests, one after another. On a slow machine, there are fewer.
     pub async fn of(count: usize, request: impl AsyncFnMut()) -> Self {
         Self::with_pauses(Duration::ZERO, count, request).await
     }
 
-    /// Like [`of`](Self::of), with a pause before each request. Without pauses, hundreds of short requests would all fall
-    /// into the same moment of a flood.
+    /// Like [`of`](Self::of), with a pause before each request. Without pauses, hundreds of short requests would
+    /// all fall into the same moment of a flood.
     pub async fn with_pauses(pause: Duration, count: usize, mut request: impl AsyncFnMut()) -> Self {
         let mut all = Vec::with_capacity(count);
         let first = Instant::now();

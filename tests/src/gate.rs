@@ -1,4 +1,4 @@
-//! A running stack as a client sees it: two URLs, and the responses behind them.
+//! A running stack from the point of view of a client: two URLs, and the responses behind them.
 
 use std::time::Duration;
 
@@ -18,13 +18,13 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// A stack that is already running.
+    /// Wraps a stack that is already running.
     pub fn at(issuer: &str, mcp_url: &str) -> Self {
         let http = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .timeout(Duration::from_secs(30))
             .build()
-            .expect("an HTTP client can be made");
+            .expect("an HTTP client can be created");
         Self { issuer: issuer.to_owned(), mcp_url: mcp_url.to_owned(), http }
     }
 
@@ -41,7 +41,7 @@ impl Gate {
     /// Sends a GET request and reads the JSON body. A status other than 200 is an error.
     pub async fn get_json(&self, url: &str) -> Result<Value> {
         let answer = self.get(url).await?;
-        ensure!(answer.status == 200, "GET {url} answered {answer:?}");
+        ensure!(answer.status == 200, "GET {url} returned {answer:?}");
         answer.json()
     }
 }
@@ -62,7 +62,7 @@ impl Answer {
     pub async fn read(response: reqwest::Response) -> Result<Self> {
         let status = response.status().as_u16();
         let headers = response.headers().clone();
-        let body = response.text().await.context("the body broke off")?;
+        let body = response.text().await.context("the body was cut off")?;
         Ok(Self { status, headers, body })
     }
 
@@ -78,6 +78,6 @@ impl Answer {
 
     /// Reads the body as JSON.
     pub fn json(&self) -> Result<Value> {
-        serde_json::from_str(&self.body).with_context(|| format!("no JSON: {self:?}"))
+        serde_json::from_str(&self.body).with_context(|| format!("not JSON: {self:?}"))
     }
 }

@@ -1,8 +1,8 @@
 //! Finds the imports between the top-level modules of a crate, and compares them with the table in
 //! `tests/layers.toml`.
 //!
-//! A module here is a file at the top of the crate with what is below it: `src/store.rs` with everything in
-//! `src/store/`. Code under `#[cfg(test)]` and the crate roots can import anything.
+//! A module here is a file at the top of the crate together with the files below it: `src/store.rs` with
+//! everything in `src/store/`. Code under `#[cfg(test)]` and the crate roots can import anything.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -44,7 +44,7 @@ pub fn breaches(src: &Path, table: &Table) -> Result<Vec<String>> {
         }
     }
     if let Some(circle) = circle(table) {
-        found.push(format!("The table goes in a circle: {}.", circle.join(" → ")));
+        found.push(format!("The table contains a cycle: {}.", circle.join(" → ")));
     }
     for Import { file, from, to } in imports(src, &modules)? {
         let Some(allowed) = table.get(&from) else { continue };
@@ -93,7 +93,7 @@ fn modules(src: &Path) -> Result<BTreeSet<String>> {
 
 /// All imports between top-level modules, sorted.
 fn imports(src: &Path, modules: &BTreeSet<String>) -> Result<BTreeSet<Import>> {
-    let crate_dir = src.parent().and_then(Path::file_name).context("src lies in a crate")?;
+    let crate_dir = src.parent().and_then(Path::file_name).context("src is in a crate")?;
     let crate_name = crate_dir.to_string_lossy().replace('-', "_");
     let mut all = BTreeSet::new();
     for file in rust_files(src)? {
@@ -114,7 +114,7 @@ fn imports(src: &Path, modules: &BTreeSet<String>) -> Result<BTreeSet<Import>> {
     Ok(all)
 }
 
-/// The names directly below the crate root that the code of this module mentions.
+/// The names directly below the crate root that occur in the code of this module.
 fn names_in(
     text: &str,
     module: &[String],
@@ -196,14 +196,14 @@ impl<'ast> Visit<'ast> for Scan<'_> {
 
     fn visit_path(&mut self, path: &'ast syn::Path) {
         let segments: Vec<String> = path.segments.iter().map(|segment| segment.ident.to_string()).collect();
-        // `pub(crate)` is a path of one segment, which names no module.
+        // `pub(crate)` is parsed as a path of one segment, but does not refer to a module.
         if segments.len() > 1 {
             self.note(&segments);
         }
         syn::visit::visit_path(self, path);
     }
 
-    /// The arguments of a macro call are only tokens, so paths are searched in their text.
+    /// The arguments of a macro call are only tokens, so their text is searched for paths.
     fn visit_macro(&mut self, mac: &'ast syn::Macro) {
         let tokens = mac.tokens.to_string().replace(' ', "");
         for at in tokens.match_indices("crate::").map(|(at, word)| at + word.len()) {

@@ -1,9 +1,9 @@
 //! Shared code of the end-to-end tests: the real auth-service, the real wrapper and a real edge proxy on free
 //! loopback ports, a user with a browser, and a small MCP client.
 //!
-//! A test reads as a sentence: `Stack::start().await.log_in().await`. If a step fails, it panics with the
-//! logs of all programs. Functions return `Result` only where a failure can be part of the test, for example
-//! because a program is killed.
+//! A test reads as a sentence: `Stack::start().await.log_in().await`. If a step fails, it panics with the logs of
+//! all programs. Functions return `Result` only where a failure can be part of the test, for example because a
+//! program is killed.
 #![expect(
     clippy::expect_used,
     clippy::panic,

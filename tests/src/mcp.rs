@@ -1,4 +1,4 @@
-//! A small MCP client, for tests that send what no SDK would send.
+//! A small MCP client, for tests that send messages that no SDK would send.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ pub struct Session<'a> {
 }
 
 impl Gate {
-    /// POSTs a JSON-RPC message to the MCP endpoint with these headers, and those that every request needs.
+    /// POSTs a JSON-RPC message to the MCP endpoint with these headers, and with those that every request needs.
     pub async fn post_mcp(&self, message: &Value, headers: HeaderMap) -> Result<Answer> {
         Answer::read(self.mcp_request(message, headers).send().await?).await
     }
@@ -30,7 +30,7 @@ impl Gate {
         request.headers(headers).json(message)
     }
 
-    /// Opens a session. Each of its requests has the headers in `extra`.
+    /// Opens a session. Each of its requests also has the headers in `extra`.
     pub async fn open_session(&self, token: &str, extra: HeaderMap) -> Result<Session<'_>> {
         let mut session = Session { gate: self, token: token.to_owned(), extra, id: None, next: 1 };
         let params = json!({
@@ -41,7 +41,7 @@ impl Gate {
         session.request("initialize", params).await?;
         let note = json!({ "jsonrpc": "2.0", "method": "notifications/initialized" });
         let answer = session.post(&note).await?;
-        ensure!(answer.status == 202, "notifications/initialized was answered {answer:?}");
+        ensure!(answer.status == 202, "the response to notifications/initialized is {answer:?}");
         Ok(session)
     }
 }
@@ -53,7 +53,7 @@ impl Session<'_> {
         self.next += 1;
         let message = json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": params });
         let answer = self.post(&message).await?;
-        ensure!(answer.status == 200, "{method} was answered {answer:?}");
+        ensure!(answer.status == 200, "the response to {method} is {answer:?}");
         if let Some(session) = answer.headers.get("mcp-session-id") {
             self.id = Some(session.to_str()?.to_owned());
         }
@@ -74,12 +74,12 @@ impl Session<'_> {
             .with_context(|| format!("no text in {result}"))
     }
 
-    /// The identifier of the session. A server without sessions gives none.
+    /// The identifier of the session, or `None` if the server has no sessions.
     pub fn id(&self) -> Option<&str> {
         self.id.as_deref()
     }
 
-    /// Ends the session, as a client does at its end. A server without sessions gets no request.
+    /// Ends the session. A server without sessions gets no request.
     pub async fn end(self) -> Result<()> {
         if self.id.is_some() {
             self.gate.http.delete(&self.gate.mcp_url).headers(self.headers()?).send().await?;
@@ -92,7 +92,7 @@ impl Session<'_> {
         Ok(self.gate.mcp_request(message, self.headers()?).send().await?)
     }
 
-    /// Opens the stream for messages that the server starts.
+    /// Opens the stream for messages that the server initiates.
     pub async fn listen(&self) -> Result<Response> {
         let request = self.gate.http.get(&self.gate.mcp_url).timeout(Duration::from_secs(120));
         Ok(request.header("accept", "text/event-stream").headers(self.headers()?).send().await?)
@@ -124,6 +124,6 @@ fn messages(answer: &Answer) -> Result<Vec<Value>> {
         .filter_map(|line| line.strip_prefix("data:"))
         .map(str::trim)
         .filter(|data| !data.is_empty())
-        .map(|data| serde_json::from_str(data).with_context(|| format!("no JSON in an event: {data}")))
+        .map(|data| serde_json::from_str(data).with_context(|| format!("an event is not JSON: {data}")))
         .collect()
 }

@@ -1,9 +1,9 @@
-//! Tells the price of the processors from the price of waiting in the measured program.
+//! Separates the effect of busy processors from the effect of waiting inside the measured program.
 //!
-//! On a machine with few processors, everything is slower during a flood, whoever is flooded. Therefore the same flood
-//! goes to a neighbour first: a second program of the same kind on the same machine. What an honest user waits longer
-//! meanwhile is the price of the processors. What the user waits longer than that during the flood of the measured
-//! program is the price of its queues, locks and threads.
+//! On a machine with few processors, a flood slows down everything, whichever program it is sent to. Therefore the
+//! same flood is first sent to a neighbour, which is a second program of the same kind on the same machine. The
+//! additional waiting time of an honest user during this flood is caused by the processors. During the flood of
+//! the measured program, any further increase is caused by the program's queues, locks and threads.
 
 use std::fmt::{self, Display};
 use std::time::Duration;
@@ -12,10 +12,10 @@ use tokio::time::sleep;
 
 use crate::flood::{Flood, Times};
 
-/// Time between two floods, in which the work that the first one has left comes to its end.
+/// The time between two floods, in which the remaining work of the first flood is completed.
 const BETWEEN: Duration = Duration::from_secs(1);
 
-/// Pause of an honest user between two calls.
+/// The pause of an honest user between two calls.
 pub const PAUSE: Duration = Duration::from_millis(5);
 
 /// Whether the figures are for a table, because `PROGRAMS` names a release build.
@@ -23,14 +23,14 @@ pub fn is_for_a_table() -> bool {
     std::env::var_os("PROGRAMS").is_some()
 }
 
-/// The number of requests to measure. For a table they are more than a test needs, so that the figures are less a matter of
+/// The number of requests to measure. A table needs more requests than a test, so that its figures depend less on
 /// chance.
 pub fn measured(usual: usize) -> usize {
     if is_for_a_table() { 3 * usual } else { usual }
 }
 
-/// Raises the priority of this thread until it is dropped, because a real user has another machine. On few
-/// processors, the test would otherwise measure mostly how long the client waits for one. This needs root.
+/// Raises the priority of this thread until this value is dropped, because a real user has another machine. On few
+/// processors, the test would otherwise measure mostly how long the client waits for a processor. This needs root.
 #[derive(Debug)]
 pub struct Priority(());
 
@@ -56,7 +56,7 @@ impl Drop for Priority {
 pub struct Seen {
     /// The times of each kind of request.
     pub times: Vec<(&'static str, Times)>,
-    /// Number of requests that were refused for the moment, and sent again.
+    /// The number of requests that were refused temporarily and sent again.
     pub refused: usize,
 }
 
@@ -65,11 +65,11 @@ impl Display for Seen {
         for (kind, times) in &self.times {
             write!(f, "{kind} {times}, ")?;
         }
-        write!(f, "{} told to come again", self.refused)
+        write!(f, "{} refused temporarily", self.refused)
     }
 }
 
-/// Who is flooded.
+/// The target of the flood.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
     /// The neighbour of the program that serves the user.
@@ -78,17 +78,17 @@ pub enum Side {
     Here,
 }
 
-/// What the user sees while the neighbour is flooded, and while the program is.
+/// The user's response times while the neighbour is flooded, and while the program is flooded.
 #[derive(Debug)]
 pub struct Comparison {
     next_door: Seen,
     here: Seen,
-    /// How many connections the floods of the program opened, and what they were answered.
+    /// How many connections the floods of the program opened, and the statuses of the responses.
     answers: String,
 }
 
 impl Comparison {
-    /// Floods the neighbour, and then the program, each for `warm_up` before the user is served.
+    /// Floods the neighbour, and then the program. The user is served only after each flood has run for `warm_up`.
     pub async fn of(
         warm_up: Duration,
         next_door: impl FnOnce() -> Vec<Flood>,

@@ -11,12 +11,10 @@ use crate::browser::{Person, authorize};
 use crate::gate::{Answer, Gate};
 use crate::setup::ACCOUNT;
 
-/// The redirect URI of the tests' clients. No program listens there, because the tests' browser stops at the
-/// redirect.
+/// The redirect URI of the test clients. No program listens there, because the test browser stops at the redirect.
 pub const REDIRECT_URI: &str = "http://127.0.0.1:9/callback";
 
-/// The PKCE code verifier of all tests, with at least 43 characters (RFC 7636 §4.1). It does not have to be
-/// secret.
+/// The PKCE code verifier of all tests, with at least 43 characters (RFC 7636 §4.1). It need not be secret.
 const VERIFIER: &str = "a-code-verifier-that-every-test-uses-0123456789-abc";
 
 fn redemption<'a>(
@@ -34,7 +32,7 @@ fn redemption<'a>(
     ]
 }
 
-/// A client that is registered.
+/// A registered client.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Registration {
     /// The identifier from the registration response.
@@ -52,7 +50,7 @@ pub struct Tokens {
 
 impl Tokens {
     fn read(answer: &Answer) -> Result<Self> {
-        ensure!(answer.status == 200, "the token endpoint answered {answer:?}");
+        ensure!(answer.status == 200, "the token endpoint returned {answer:?}");
         let body = answer.json()?;
         let field = |name: &str| {
             body[name].as_str().map(str::to_owned).with_context(|| format!("no {name} in {}", answer.body))
@@ -67,7 +65,7 @@ impl Gate {
         self.register_as("a test").await
     }
 
-    /// Registers a public client with this name. Two registrations with the same metadata are the same
+    /// Registers a public client with this name. Two registrations with the same metadata result in the same
     /// client.
     pub async fn register_as(&self, name: &str) -> Result<Registration> {
         let metadata = json!({
@@ -79,7 +77,7 @@ impl Gate {
         });
         let response = self.http.post(self.endpoint("register")).json(&metadata).send().await?;
         let answer = Answer::read(response).await?;
-        ensure!(answer.status == 201, "the registration endpoint answered {answer:?}");
+        ensure!(answer.status == 201, "the registration endpoint returned {answer:?}");
         let client_id = answer.json()?["client_id"].as_str().context("no client_id")?.to_owned();
         Ok(Registration { client_id })
     }

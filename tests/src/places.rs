@@ -10,20 +10,20 @@ pub fn repository() -> &'static Path {
     static ROOT: OnceLock<PathBuf> = OnceLock::new();
     ROOT.get_or_init(|| {
         let crate_dir = Path::new(env!("CARGO_MANIFEST_DIR"));
-        crate_dir.parent().expect("the crate lies in the workspace").to_path_buf()
+        crate_dir.parent().expect("the crate is in the workspace").to_path_buf()
     })
 }
 
 /// The directory with the programs of this build, such as `target/debug`.
 pub fn binary_dir() -> PathBuf {
-    let test = std::env::current_exe().expect("a test knows its own path");
+    let test = std::env::current_exe().expect("a test can find its own path");
     // The path of a test is target/debug/deps/name-of-test.
-    test.ancestors().nth(2).expect("a test lies in target/PROFILE/deps").to_path_buf()
+    test.ancestors().nth(2).expect("a test is in target/PROFILE/deps").to_path_buf()
 }
 
 /// The path of a program of this repository. Panics if it is not built.
 ///
-/// `PROGRAMS` can name another directory, such as `target/release`, for figures that are not those of a debug build.
+/// `PROGRAMS` can name another directory, such as `target/release`, to measure a build other than the debug build.
 #[track_caller]
 pub fn binary(name: &str) -> PathBuf {
     let dir = std::env::var_os("PROGRAMS").map_or_else(binary_dir, |dir| repository().join(dir));
@@ -36,7 +36,7 @@ pub fn binary(name: &str) -> PathBuf {
     path
 }
 
-/// The directory in which `scripts/tools` installs.
+/// The directory into which `scripts/tools` installs.
 pub fn tools_dir() -> PathBuf {
     std::env::var_os("MCP_GATE_TOOLS").map_or_else(|| repository().join(".tools"), PathBuf::from)
 }
@@ -53,7 +53,7 @@ pub fn tool(below: &str) -> PathBuf {
     path
 }
 
-/// The command line of a real MCP server that speaks the protocol revisions with sessions.
+/// The command line of a real MCP server that supports the protocol revisions with sessions.
 #[track_caller]
 pub fn everything_server() -> Vec<String> {
     let node = tool("node/bin/node");
@@ -68,15 +68,15 @@ pub fn recorder() -> Vec<String> {
     vec![tool("venv/bin/python").display().to_string(), script.display().to_string()]
 }
 
-/// A free loopback port. Each call in a process returns another one.
+/// A free loopback port. Each call in a process returns a different one.
 ///
-/// The ports are below the range that the kernel uses for outgoing connections, so that no such connection
-/// takes the port between this call and its use.
+/// The ports are below the range that the kernel uses for outgoing connections, so that no such connection takes
+/// the port between this call and its use.
 pub fn free_port() -> u16 {
     const FIRST: u16 = 20_000;
     const COUNT: u16 = 12_000;
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    // Test processes that run at the same time begin with different ports.
+    // Test processes that run at the same time start with different ports.
     let offset = u16::try_from(std::process::id() % u32::from(COUNT)).expect("less than COUNT");
     for _ in 0..COUNT {
         let step = NEXT.fetch_add(7, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! Processes of a test. Each has its own process group, and is stopped when it is dropped.
+//! Processes of a test. Each has its own process group, and is stopped when its value is dropped.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -12,12 +12,12 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
-/// How long a process may take to end after SIGTERM.
+/// The time limit for a process to exit after SIGTERM.
 const GRACE: Duration = Duration::from_secs(15);
 
-/// A command whose process gets SIGTERM when the thread that started it ends, so that a killed test run
-/// leaves no processes behind. This needs `setpriv` of util-linux. Without it, a process is only stopped when
-/// it is dropped.
+/// A command whose process gets SIGTERM when the thread that started it ends, so that a killed test run leaves no
+/// processes behind. This needs `setpriv` of util-linux. Without it, a process is stopped only when its value is
+/// dropped.
 pub fn command(program: impl AsRef<OsStr>) -> Command {
     static SETPRIV: OnceLock<bool> = OnceLock::new();
     let dies_with_us = *SETPRIV.get_or_init(|| {
@@ -51,20 +51,21 @@ pub fn run_by(runner: &[&OsStr], command: &Command) -> Command {
     let (program, arguments) = runner.split_first().expect("a runner has a name");
     let mut run = Command::new(program);
     run.args(arguments).arg(command.get_program()).args(command.get_args());
-    // Whether `env_clear` was called on the command cannot be read, so its environment is set completely.
+    // It is not possible to find out whether `env_clear` was called on the command, so the whole environment is
+    // set here.
     run.env_clear();
     run.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
     run
 }
 
-/// The same command, for which a host name has these addresses, in this order. It gets an `/etc/hosts` of its
-/// own, which is written to this directory.
+/// The same command, for which a host name has these addresses, in this order. The command gets its own
+/// `/etc/hosts`, which is written to this directory.
 #[track_caller]
 pub fn with_host(name: &str, addresses: &[Ipv4Addr], dir: &Path, command: &Command) -> Command {
     let hosts = dir.join("hosts");
-    // Envoy's resolver uses only the first line of an address, so `localhost` has no line of its own.
+    // Envoy's resolver uses only the first line of an address, so `localhost` has no separate line.
     let lines: Vec<String> = addresses.iter().map(|address| format!("{address} {name}")).collect();
-    fs::write(&hosts, lines.join("\n") + "\n").expect("the file can be written");
+    fs::write(&hosts, lines.join("\n") + "\n").expect("the file is writable");
     let script = OsStr::new("mount --bind \"$0\" /etc/hosts && exec \"$@\"");
     let mut runner = vec![OsStr::new("unshare"), OsStr::new("--mount")];
     if !rustix::process::geteuid().is_root() {
@@ -106,7 +107,7 @@ impl Process {
             .stdout(output)
             .stderr(errors)
             .spawn()
-            .unwrap_or_else(|error| panic!("{name} does not start: {error}"));
+            .unwrap_or_else(|error| panic!("{name} did not start: {error}"));
         Self { name, child, log }
     }
 
@@ -115,12 +116,12 @@ impl Process {
         self.child.id()
     }
 
-    /// The exit status, if the process has ended.
+    /// The exit status, if the process has exited.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("a child can be waited for")
     }
 
-    /// Sends SIGKILL, as in a crash or by the kernel's out-of-memory killer, and waits for the end.
+    /// Sends SIGKILL, as in a crash or by the kernel's out-of-memory killer, and waits until the process exits.
     pub fn kill(&mut self) {
         kill_9(self.id());
         self.child.wait().expect("a child can be waited for");
@@ -128,12 +129,12 @@ impl Process {
 
     /// Sends a signal to the whole process group.
     pub fn signal(&self, signal: Signal) {
-        // The group may have ended already, which is no error.
+        // The group can have exited already, which is not an error.
         kill_process_group(self.group(), signal).ok();
     }
 
-    /// Sends SIGTERM, and SIGKILL if the process does not end in time. Returns the exit status unless it was
-    /// killed.
+    /// Sends SIGTERM, and SIGKILL if the process does not exit in time. Returns the exit status, unless the
+    /// process was killed.
     pub fn stop(&mut self) -> Option<ExitStatus> {
         if let Some(status) = self.ended() {
             return Some(status);
@@ -141,14 +142,14 @@ impl Process {
         self.signal(Signal::TERM);
         let status = self.wait_for(GRACE);
         if status.is_none() {
-            eprintln!("{} did not end within {GRACE:?} of SIGTERM and is killed", self.name);
+            eprintln!("{} did not exit within {GRACE:?} after SIGTERM and is killed", self.name);
             self.signal(Signal::KILL);
             self.child.wait().expect("a child can be waited for");
         }
         status
     }
 
-    /// Waits at most this long for the process to end by itself.
+    /// Waits at most this long for the process to exit on its own.
     pub fn wait_for(&mut self, most: Duration) -> Option<ExitStatus> {
         let deadline = Instant::now() + most;
         loop {
@@ -162,7 +163,7 @@ impl Process {
         }
     }
 
-    /// Everything that the process has printed so far.
+    /// The whole output of the process so far.
     pub fn output(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
@@ -180,7 +181,7 @@ impl Process {
     }
 }
 
-/// Sends SIGKILL to a process that this test has started and not yet waited for, so that its ID has not been
+/// Sends SIGKILL to a process that this test has started and has not yet waited for, so its ID cannot have been
 /// reused.
 pub fn kill_9(id: u32) {
     let id = i32::try_from(id).ok().and_then(Pid::from_raw).expect("a process id");

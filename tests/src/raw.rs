@@ -39,13 +39,13 @@ pub fn head(method: &str, target: &str, headers: &[(&str, &str)]) -> String {
     text + "\r\n"
 }
 
-/// Sends bytes to a loopback port. Reads at most `most` responses, until the connection ends or nothing more
-/// comes.
+/// Sends bytes to a loopback port. Reads at most `most` responses, until the connection ends or no more data
+/// arrives.
 pub async fn talk(port: u16, bytes: &[u8], most: usize) -> Vec<RawAnswer> {
     let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)).await else {
         return Vec::new();
     };
-    // A proxy that refuses a request may close the connection before all of it is sent.
+    // A proxy that refuses a request can close the connection before the whole request is sent.
     stream.write_all(bytes).await.ok();
     let mut deadline = Instant::now() + PATIENCE;
     let (mut received, mut answers) = (Vec::new(), Vec::new());

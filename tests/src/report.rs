@@ -1,4 +1,4 @@
-//! Prints what a test reports even if it passes: figures, and the reason why it was skipped.
+//! Prints the output of a test even if the test passes: figures, and the reason why it was skipped.
 
 use std::io::Write as _;
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::control_group::Bounds;
 use crate::edge::{Change, Edge, REQUESTS_PER_SECOND};
 
-/// User name and password of the account that every stack has.
+/// The user name and password of the account in every stack.
 pub const ACCOUNT: (&str, &str) = ("ana", "correct horse battery staple");
 
 /// One of the three programs of a stack.
@@ -22,16 +22,16 @@ pub enum Tier {
     Wrapper,
 }
 
-/// The service behind the edge.
+/// The server behind the edge.
 #[derive(Debug, Clone)]
 pub(crate) enum Backend {
     /// The real wrapper with this command.
     Wrapper(Vec<String>),
-    /// A server of the test on this port.
+    /// A server that the test runs on this port.
     Port(u16),
 }
 
-/// The configuration of a stack. The default is what `scripts/up` starts.
+/// The configuration of a stack. The default is the configuration of `scripts/up`.
 #[derive(Debug, Clone)]
 pub struct Setup {
     pub(crate) issuer_path: String,
@@ -50,7 +50,7 @@ pub struct Setup {
 }
 
 impl Setup {
-    /// The configuration that `scripts/up` starts.
+    /// The configuration that `scripts/up` uses.
     pub fn as_shipped() -> Self {
         Self {
             issuer_path: String::new(),
@@ -104,14 +104,14 @@ impl Setup {
         self
     }
 
-    /// Replaces a text of the proxy's shipped configuration. The text `from` must be there.
+    /// Replaces a text in the proxy's shipped configuration. The text `from` must exist.
     #[must_use]
     pub fn edge_changed(mut self, from: &str, to: &str) -> Self {
         self.edge_changes.push((from.to_owned(), to.to_owned()));
         self
     }
 
-    /// Lets one address send any number of requests in a second.
+    /// Removes the limit on requests per second from one address.
     #[must_use]
     pub fn with_any_rate(mut self) -> Self {
         const MANY: u32 = 1_000_000;
@@ -126,44 +126,44 @@ impl Setup {
         self
     }
 
-    /// Lets auth-service write its log to this file, for example a pipe.
+    /// Makes auth-service write its log to this file, for example a pipe.
     #[must_use]
     pub fn logging_to(mut self, file: File) -> Self {
         self.auth_log = Some(Arc::new(file));
         self
     }
 
-    /// Lets the edge send its checks to this port instead of to auth-service.
+    /// Makes the edge send its checks to this port instead of to auth-service.
     #[must_use]
     pub fn checked_at(mut self, port: u16) -> Self {
         self.checked_at = Some(port);
         self
     }
 
-    /// Lets the edge reach auth-service by a name that has these loopback addresses, in this order, as a
-    /// network of containers has for replicas. The stack itself starts the replica at `127.0.0.1`.
+    /// Makes the edge reach auth-service by a name that has these loopback addresses, in this order, like the name
+    /// of replicas in a network of containers. The stack itself starts the replica at `127.0.0.1`.
     #[must_use]
     pub fn replicas_at(mut self, addresses: &[Ipv4Addr]) -> Self {
         addresses.clone_into(&mut self.auth_addresses);
         self
     }
 
-    /// Regards the stack as ready as soon as the edge has a route for the endpoint, whatever the response is.
-    /// This is for an edge that is wrong on purpose.
+    /// Treats the stack as ready as soon as the edge has a route for the endpoint, whatever the response is. This
+    /// is for an edge that is misconfigured on purpose.
     #[must_use]
     pub fn with_any_answer(mut self) -> Self {
         self.any_answer = true;
         self
     }
 
-    /// Lets the wrapper run this command.
+    /// Makes the wrapper run this command.
     #[must_use]
     pub fn wrapping(mut self, command: Vec<String>) -> Self {
         self.backend = Some(Backend::Wrapper(command));
         self
     }
 
-    /// Puts a server of the test in the place of the wrapper.
+    /// Uses a server of the test instead of the wrapper.
     #[must_use]
     pub fn in_front_of(mut self, port: u16) -> Self {
         self.backend = Some(Backend::Port(port));

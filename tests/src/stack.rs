@@ -24,13 +24,13 @@ const START: Duration = Duration::from_secs(40);
 /// The host name by which an edge with several replicas reaches auth-service, as in compose/stack.yaml.
 const AUTH_SERVICE: &str = "auth-service";
 
-/// The settings that say where auth-service keeps its state, and with which key.
+/// The settings for the location of auth-service's state and for its key.
 const STATE: [&str; 3] = ["DATA_DIR", "REDIS_URL", "STORE_KEY"];
 
-/// The real auth-service, wrapper and edge proxy, in a temporary directory. Dropping the stack stops them.
+/// The real auth-service, wrapper and edge proxy, in a temporary directory. Dropping this value stops them.
 #[derive(Debug)]
 pub struct Stack {
-    /// The stack as a client sees it.
+    /// The stack from the point of view of a client.
     pub gate: Gate,
     /// The port of the edge.
     pub port: u16,
@@ -66,7 +66,7 @@ impl Setup {
 }
 
 impl Stack {
-    /// Starts the stack as `scripts/up` does.
+    /// Starts the stack like `scripts/up`.
     pub async fn start() -> Self {
         Setup::as_shipped().start().await
     }
@@ -75,7 +75,7 @@ impl Stack {
         let dir = tempfile::Builder::new()
             .prefix("mcp-gate-")
             .tempdir()
-            .expect("a temporary directory can be made");
+            .expect("a temporary directory can be created");
         let port = free_port();
         let gate = Gate::at(
             &format!("http://localhost:{port}{}", setup.issuer_path),
@@ -124,8 +124,8 @@ impl Stack {
         fs::read_to_string(self.dir().join(format!("{tier}.log"))).unwrap_or_default()
     }
 
-    /// Adds an account while auth-service is not running. Without `password` it gets a one-time password.
-    /// Returns the password.
+    /// Adds an account while auth-service is not running. Without `password`, the account gets a one-time
+    /// password. Returns the password.
     #[track_caller]
     pub fn add_account(&self, name: &str, password: Option<&str>) -> String {
         let mut command = self.auth_command();
@@ -158,16 +158,15 @@ impl Stack {
         }
     }
 
-    /// Runs an operator command of auth-service and returns its output. The command uses the running service,
-    /// or else its state. Only the settings for the place of the state are set, as an operator would have
-    /// them.
+    /// Runs an operator command of auth-service and returns its output. The command uses the running service, or
+    /// else the stored state. Only the settings for the location of the state are set, as for an operator.
     #[track_caller]
     pub fn operator(&self, arguments: &[&str]) -> String {
         self.try_operator(arguments)
             .unwrap_or_else(|said| panic!("`auth-service {}` failed: {said}", arguments.join(" ")))
     }
 
-    /// Like [`Stack::operator`]. The error is the output of a command that fails.
+    /// Like [`Stack::operator`]. The error is the output of a failed command.
     pub fn try_operator(&self, arguments: &[&str]) -> Result<String, String> {
         let mut command = process::clean_command(binary("auth-service"));
         let output = command
@@ -186,7 +185,7 @@ impl Stack {
         self.auth_service.as_ref().expect("auth-service runs").signal(signal);
     }
 
-    /// Waits at most 30 seconds for auth-service to end by itself. Returns its exit status.
+    /// Waits at most 30 seconds for auth-service to exit on its own. Returns its exit status.
     pub async fn auth_service_ends(&mut self) -> Option<std::process::ExitStatus> {
         let mut process = self.auth_service.take().expect("auth-service runs");
         let waited = tokio::task::spawn_blocking(move || process.wait_for(Duration::from_secs(30)));
@@ -202,7 +201,7 @@ impl Stack {
     pub async fn ready(&self) -> Answer {
         self.get(&format!("http://127.0.0.1:{}/ready", self.ops_port))
             .await
-            .expect("the ops listener answers")
+            .expect("the ops listener responds")
     }
 
     /// The metrics of auth-service.
@@ -213,26 +212,26 @@ impl Stack {
     /// The metrics of the replica of auth-service at this address.
     pub async fn metrics_of(&self, address: Ipv4Addr) -> String {
         let url = format!("http://{address}:{}/metrics", self.ops_port);
-        self.get(&url).await.expect("the ops listener answers").body
+        self.get(&url).await.expect("the ops listener responds").body
     }
 
     /// The output of auth-service when it refuses to start.
     #[track_caller]
     pub fn refusal_to_start(&self) -> String {
-        assert!(self.auth_service.is_none(), "auth-service runs already");
+        assert!(self.auth_service.is_none(), "auth-service is already running");
         let output = self.auth_command().output().expect("auth-service starts");
-        assert!(!output.status.success(), "auth-service has ended well");
+        assert!(!output.status.success(), "auth-service exited successfully");
         String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
     }
 
-    /// Like [`Stack::refusal_to_start`], with another value of a setting, and within the bounds of the setup.
+    /// Like [`Stack::refusal_to_start`], with another value of a setting, and within the limits of the setup.
     #[track_caller]
     pub fn refusal_to_start_with(&mut self, name: &str, value: &str) -> String {
-        assert!(self.auth_service.is_none(), "auth-service runs already");
+        assert!(self.auth_service.is_none(), "auth-service is already running");
         let mut command = self.auth_command();
         command.env(name, value);
         let output = self.bounded(Tier::AuthService, command).output().expect("auth-service starts");
-        assert!(!output.status.success(), "auth-service has ended well");
+        assert!(!output.status.success(), "auth-service exited successfully");
         String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
     }
 
@@ -247,7 +246,7 @@ impl Stack {
         self.auth_service.as_ref().expect("auth-service runs").id()
     }
 
-    /// Kills auth-service with SIGKILL, and waits until it has ended.
+    /// Kills auth-service with SIGKILL, and waits until it has exited.
     #[track_caller]
     pub fn kill_auth_service(&mut self) {
         self.auth_service.take().expect("auth-service runs").kill();
@@ -258,9 +257,9 @@ impl Stack {
         self.start_auth_service_until_ready_is(&[200]).await;
     }
 
-    /// Like [`Stack::start_auth_service`], but waits for one of these statuses of its readiness endpoint.
+    /// Like [`Stack::start_auth_service`], but waits until the readiness endpoint returns one of these statuses.
     pub async fn start_auth_service_until_ready_is(&mut self, statuses: &[u16]) {
-        assert!(self.auth_service.is_none(), "auth-service runs already");
+        assert!(self.auth_service.is_none(), "auth-service is already running");
         let command = self.auth_command();
         let mut command = self.bounded(Tier::AuthService, command);
         let log = self.setup.auth_log.as_deref();
@@ -270,7 +269,7 @@ impl Stack {
         self.wait_for("auth-service", &ready, |answer| statuses.contains(&answer.status)).await;
     }
 
-    /// Starts another replica of auth-service, which has the same ports at another loopback address.
+    /// Starts another replica of auth-service, which uses the same ports at another loopback address.
     pub async fn start_replica(&mut self, address: Ipv4Addr) -> Process {
         let at = |port: u16| SocketAddr::from((address, port)).to_string();
         let mut command = self.auth_command();
@@ -288,7 +287,7 @@ impl Stack {
 
     fn auth_command(&self) -> Command {
         let data = self.dir().join("auth");
-        fs::create_dir_all(&data).expect("the data directory can be made");
+        fs::create_dir_all(&data).expect("the data directory can be created");
         let hosts: Vec<String> = std::iter::once("localhost")
             .chain(self.setup.other_hosts.iter().map(String::as_str))
             .map(|host| format!("{host}:{}", self.port))
@@ -333,7 +332,7 @@ impl Stack {
     }
 
     fn start_edge(&mut self) {
-        assert!(self.edge.is_none(), "the edge runs already");
+        assert!(self.edge.is_none(), "the edge is already running");
         let replicas = &self.setup.auth_addresses;
         let around = Surroundings {
             dir: self.dir().to_owned(),
@@ -356,17 +355,17 @@ impl Stack {
         self.edge = Some(Process::start(self.setup.edge.name(), &mut command, self.dir()));
     }
 
-    /// Puts the command into the control group of its program, if the setup has bounds for it.
+    /// Puts the command into the control group of its program, if the setup limits that program.
     fn bounded(&mut self, tier: Tier, command: Command) -> Command {
         let Some(bounds) = self.setup.bounds.get(&tier) else { return command };
-        let make = || ControlGroup::make(*bounds).expect("a control group can be made");
+        let make = || ControlGroup::make(*bounds).expect("a control group can be created");
         self.groups.entry(tier).or_insert_with(make).enter(&command)
     }
 
     /// The control group of one of the programs.
     #[track_caller]
     pub fn group(&self, tier: Tier) -> &ControlGroup {
-        self.groups.get(&tier).expect("it is within bounds")
+        self.groups.get(&tier).expect("the program has limits")
     }
 
     /// Whether the process of one of the programs is still running.
@@ -379,7 +378,7 @@ impl Stack {
         process.as_mut().is_some_and(|process| process.ended().is_none())
     }
 
-    /// Sends SIGTERM to the edge. Returns whether it ended by itself and successfully.
+    /// Sends SIGTERM to the edge. Returns whether it exited on its own and successfully.
     #[track_caller]
     pub fn stop_edge(&mut self) -> bool {
         let status = self.edge.take().expect("the edge runs").stop();
@@ -411,12 +410,12 @@ impl Stack {
             }
             for process in [&mut self.auth_service, &mut self.wrapper, &mut self.edge].into_iter().flatten() {
                 if let Some(status) = process.ended() {
-                    panic!("a tier ended ({status}) before {what} was ready\n{}", process.log_tail());
+                    panic!("a tier exited ({status}) before {what} was ready\n{}", process.log_tail());
                 }
             }
             assert!(
                 Instant::now() < deadline,
-                "{what} is not ready after {START:?}; last answer: {last}\n{}",
+                "{what} is not ready after {START:?}; last response: {last}\n{}",
                 self.logs()
             );
             tokio::time::sleep(Duration::from_millis(50)).await;

@@ -1,9 +1,9 @@
-//! Conformance and attack checks for any OAuth authorization server that serves MCP clients. It uses only
+//! Conformance and attack checks for any OAuth authorization server that serves MCP clients. The checks use only
 //! what is visible from outside.
 //!
 //! Each check names the section of the specification that requires it, or the number of the attack in
-//! `docs/attacks.md`. A check that cannot be done, because of a missing login or endpoint for example,
-//! is skipped with a reason.
+//! `docs/attacks.md`. A check that is not possible, for example because of a missing login or endpoint, is skipped
+//! with a reason.
 
 mod authorization;
 mod client;
@@ -23,7 +23,7 @@ use crate::browser::Person;
 
 pub use target::Target;
 
-/// Information that cannot be found out from outside.
+/// Information that cannot be discovered from outside.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
     /// The user to log in. Without one, checks that need a code are skipped.
@@ -44,16 +44,16 @@ pub enum Outcome {
     Pass,
     /// The issuer breaks the rule, for this reason.
     Fail(String),
-    /// The check could not be done, for this reason.
+    /// The check was not possible, for this reason.
     Skip(String),
 }
 
-/// A check, and its outcome.
+/// A check and its outcome.
 #[derive(Debug, Clone, Serialize)]
 pub struct Check {
     /// The source of the rule, such as `RFC 8414 §3.3` or `attack 26`.
     pub source: &'static str,
-    /// The rule that must hold.
+    /// The rule that the check tests.
     pub rule: &'static str,
     /// The outcome of the check.
     #[serde(flatten)]
@@ -63,11 +63,11 @@ pub struct Check {
 /// All checks of a run.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Report {
-    /// The checks in the order in which they were done.
+    /// The checks in the order in which they were run.
     pub checks: Vec<Check>,
 }
 
-/// The error of a check that is skipped, with the reason.
+/// The error of a skipped check, with the reason.
 #[derive(Debug)]
 struct Skipped(String);
 
@@ -100,7 +100,7 @@ impl Report {
         self.checks.push(Check { source, rule, outcome });
     }
 
-    /// The numbers of checks that passed, failed and were skipped.
+    /// The numbers of checks that passed, that failed, and that were skipped.
     pub fn counts(&self) -> [usize; 3] {
         let count = |wanted: fn(&Outcome) -> bool| self.checks.iter().filter(|c| wanted(&c.outcome)).count();
         [

@@ -1,7 +1,7 @@
-//! An HTTP server in the place of the wrapper. Its response describes the request that it received.
+//! An HTTP server that replaces the wrapper. Its response describes the request that it received.
 //!
-//! A request can ask for another response with the header `X-Please`: `events` for five events, a third of a
-//! second apart, or `download` for [`DOWNLOAD`] bytes.
+//! A request can select another response with the header `X-Please`: `events` for five events at intervals of a
+//! third of a second, or `download` for [`DOWNLOAD`] bytes.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -17,7 +17,7 @@ pub const DOWNLOAD: usize = 8 * 1024 * 1024;
 /// The heads of the received requests, oldest first.
 type Heads = Arc<Mutex<Vec<String>>>;
 
-/// A running server, which is stopped when it is dropped.
+/// A running server, which is stopped when this value is dropped.
 #[derive(Debug)]
 pub struct Upstream {
     /// The loopback port of the server.
@@ -110,7 +110,7 @@ impl Connection {
     }
 }
 
-/// Handles the requests of one connection. Headers are recorded as they arrive, and not merged or renamed.
+/// Handles the requests of one connection. Headers are recorded as received, neither merged nor renamed.
 async fn serve(mut connection: Connection, heads: Heads) -> Option<()> {
     loop {
         let head = connection.until(b"\r\n\r\n").await?;

@@ -27,7 +27,7 @@ pub fn firefox() -> Result<PathBuf> {
     on_path(&["firefox", "firefox-esr"])
 }
 
-/// Finds a program in `PATH` under one of these names. The first name is the one that `scripts/tools` uses.
+/// Finds a program in `PATH` under one of these names. The first name is also its name in `scripts/tools`.
 fn on_path(names: &[&str]) -> Result<PathBuf> {
     let path = std::env::var_os("PATH").context("there is no PATH")?;
     let mut found = std::env::split_paths(&path).flat_map(|dir| names.iter().map(move |name| dir.join(name)));
@@ -39,8 +39,8 @@ fn on_path(names: &[&str]) -> Result<PathBuf> {
 /// Shows `html` with the server's URL in `?mcp=`, from its own origin. Returns the JSON that the page posts
 /// to `/seen`.
 ///
-/// The page can post an authorization URL to `/person`. The response is the URL at its own `/callback` to
-/// which `person` was redirected after login and consent.
+/// The page can post an authorization URL to `/person`. `person` then logs in and consents, and the response is
+/// the URL at the page's own `/callback` to which the issuer redirects.
 pub async fn show(html: &str, mcp: &str, person: &Person) -> Result<Value> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let origin = format!("http://{}", listener.local_addr()?);
@@ -59,20 +59,20 @@ pub async fn show(html: &str, mcp: &str, person: &Person) -> Result<Value> {
     command.args([&profile, "--remote-debugging-port=0", url.as_str()]).env("HOME", home.path());
     let chromium = Process::start("chromium", &mut command, home.path());
     let seen = timeout(MAX_WAIT, serve(&listener, html, &format!("{origin}/callback"), person)).await;
-    seen.with_context(|| format!("the page said nothing in {MAX_WAIT:?}\n{}", chromium.log_tail()))?
+    seen.with_context(|| format!("the page posted nothing within {MAX_WAIT:?}\n{}", chromium.log_tail()))?
 }
 
-/// Handles one request per connection, until the page posts what it saw.
+/// Handles one request per connection, until the page posts its result.
 async fn serve(listener: &TcpListener, html: &str, callback: &str, person: &Person) -> Result<Value> {
     loop {
         let (mut stream, _) = listener.accept().await?;
-        // A browser opens connections that it may need later, and sends nothing on them.
+        // A browser opens connections for later use, and sends nothing on them for now.
         let Ok(Ok((line, body))) = timeout(Duration::from_secs(5), request(&mut stream)).await else {
             continue;
         };
         let (kind, answer) = if line.starts_with("POST /seen ") {
             answer(&mut stream, "text/plain", "").await?;
-            return serde_json::from_str(&body).context("what the page saw is no JSON");
+            return serde_json::from_str(&body).context("the result of the page is not JSON");
         } else if line.starts_with("POST /person ") {
             ("text/plain", authorize(Url::parse(&body)?, callback, person).await?.to_string())
         } else {
@@ -95,7 +95,7 @@ async fn request(stream: &mut TcpStream) -> Result<(String, String)> {
             }
         }
         let count = stream.read(&mut buffer).await?;
-        anyhow::ensure!(count > 0, "the browser hung up");
+        anyhow::ensure!(count > 0, "the browser closed the connection");
         received.push_str(std::str::from_utf8(buffer.get(..count).unwrap_or_default())?);
     }
 }

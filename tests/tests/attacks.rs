@@ -1,4 +1,4 @@
-//! Tests that `docs/attacks.md` names every test whose name carries the number of an attack, and no test that
+//! Tests that `docs/attacks.md` lists every test whose name contains the number of an attack, and no test that
 //! does not exist. With `ATTACKS=write`, the test writes its list into the page.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
@@ -9,13 +9,13 @@ use std::path::Path;
 
 use tests::places::repository;
 
-/// How many attacks the page has to list.
+/// The number of attacks that the page must list.
 const ATTACKS: u32 = 158;
-/// The beginning of every line that this test writes. Other lines below an attack are written by hand.
+/// The start of every line that this test writes. Other lines below an attack are written by hand.
 const WRITTEN: &str = "    - `";
 const BY_HAND: &str = "    - ";
 
-/// The names of tests by the numbers that they carry (`a026_a027_…`), each with its file.
+/// The names of tests by the attack numbers in the names (`a026_a027_…`), each with its file.
 type Tests = BTreeMap<u32, Vec<(String, Vec<String>)>>;
 
 fn is_source(file: &str) -> bool {
@@ -63,12 +63,12 @@ fn numbers(name: &str) -> impl Iterator<Item = u32> {
     })
 }
 
-/// The number of the attack that a line of the page begins with.
+/// The number of the attack at the start of a line of the page.
 fn number_of(line: &str) -> Option<u32> {
     line.split_once(". ").and_then(|(number, _)| number.parse().ok())
 }
 
-/// The page with the existing tests in place of those that it names.
+/// The page with the existing tests in place of the tests that it lists now.
 fn rewritten(page: &str, tests: &Tests) -> String {
     let mut text = String::new();
     for line in page.lines().filter(|line| !line.starts_with(WRITTEN)) {
@@ -90,7 +90,7 @@ fn the_page_of_attacks_names_every_numbered_test_and_no_other() {
     for part in ["auth-service", "contract", "stdio-wrapper", "tests"] {
         collect(part, &mut tests);
     }
-    assert!(tests.len() > 100, "only {} attacks have a test: are they still found?", tests.len());
+    assert!(tests.len() > 100, "only {} attacks have a test: does the search still work?", tests.len());
     let (page, rewritten) = (page(), rewritten(&page(), &tests));
     if std::env::var_os("ATTACKS").is_some_and(|what| what == "write") {
         return fs::write(repository().join("docs/attacks.md"), rewritten).unwrap();
@@ -104,7 +104,7 @@ fn the_page_of_attacks_names_every_numbered_test_and_no_other() {
     let listed: Vec<u32> = page.lines().filter_map(number_of).collect();
     assert_eq!(listed, (1..=ATTACKS).collect::<Vec<_>>(), "docs/attacks.md lists each attack once, in order");
     let unknown: Vec<_> = tests.keys().filter(|number| !listed.contains(number)).collect();
-    assert!(unknown.is_empty(), "tests carry numbers that docs/attacks.md does not list: {unknown:?}");
+    assert!(unknown.is_empty(), "tests contain numbers that docs/attacks.md does not list: {unknown:?}");
 }
 
 #[test]
@@ -114,7 +114,7 @@ fn every_attack_has_a_test_or_a_reason_and_the_tests_without_a_number_exist() {
     let mut named = 0;
     for line in page.lines().chain(["0. the end"]) {
         if let Some(number) = number_of(line) {
-            assert_eq!(last, None, "below this attack docs/attacks.md names neither a test nor a reason");
+            assert_eq!(last, None, "docs/attacks.md lists neither a test nor a reason below this attack");
             last = Some(number).filter(|number| *number != 0);
         } else if let Some(below) = line.strip_prefix(BY_HAND) {
             last = None;

@@ -74,7 +74,7 @@ fn the_bill_of_materials_names_every_crate_that_is_linked() {
             let is_ours = component["name"] == "contract";
             assert!(is_ours || component["hashes"][0]["alg"] == "SHA-256", "{component}");
         }
-        // A published list must not contain paths of the machine that made it.
+        // A published list must not contain paths of the machine on which it was created.
         assert!(!written.contains("file:///tmp") && !written.contains(&repository().display().to_string()));
     }
 }

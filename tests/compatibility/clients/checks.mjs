@@ -1,5 +1,6 @@
-// What both TypeScript clients do: they sign in without stored tokens, step up, and use every feature of the server
-// once. They report each event as a line of JSON. The program that reads the lines visits the URLs in place of a user.
+// The code of both TypeScript clients: they sign in without stored tokens, step up, and use every feature of the
+// server once. They report each event as a line of JSON. The program that reads the lines visits the URLs in place
+// of a user.
 import { createServer } from 'node:http';
 
 const { MCP_URL, SIGN_IN, GRANTS = 'authorization_code refresh_token' } = process.env;
@@ -157,7 +158,7 @@ function features(sdk, connection) {
     ['progress', true, async () => {
       const seen = [];
       await call('import_notes', { count: 3 }, { onprogress: ({ progress }) => seen.push(progress) });
-      // This SDK drops progress that it reads in one piece with the answer.
+      // This SDK drops progress notifications that it reads together with the response.
       is(seen, [1, 2, 3].slice(0, Math.max(seen.length, 1)));
     }],
     ['logging', able.logging !== undefined, async () => {
@@ -173,7 +174,7 @@ function features(sdk, connection) {
     ['subscription', able.resources?.subscribe === true, async () => {
       if (is2026) await client.listen({ resourceSubscriptions: ['notes://list'] });
       else await client.subscribeResource({ uri: 'notes://list' });
-      // A server may confirm a subscription before it is in effect, so the note is changed again and again.
+      // A server can confirm a subscription before it is in effect, so the note is changed repeatedly.
       const touching = setInterval(() => call('touch_note').catch(() => {}), 1000);
       await call('touch_note').then(() => updated.seen).finally(() => clearInterval(touching));
     }],

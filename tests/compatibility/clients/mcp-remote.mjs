@@ -1,5 +1,5 @@
-// mcp-remote connects clients that can only start a process to a remote server. The TypeScript SDK 1 starts it here,
-// and mcp-remote signs in.
+// mcp-remote connects clients that can only start a process to a remote server. Here, the TypeScript SDK 1 starts
+// it, and mcp-remote signs in.
 import { Client } from '@modelcontextprotocol/sdk/client/index.js';
 import { StdioClientTransport } from '@modelcontextprotocol/sdk/client/stdio.js';
 import {
@@ -10,7 +10,7 @@ import { capabilities, elicit, info, logged, report, roots, run, sample, updated
 
 const { MCP_REMOTE, MCP_REMOTE_CONFIG_DIR, PATH, HOME } = process.env;
 
-/** Reports the URLs for the browser. Each is on a line of its own. */
+/** Reports the URLs for the browser. Each URL is on its own line. */
 function visits(stderr) {
   let line = '';
   const seen = new Set();

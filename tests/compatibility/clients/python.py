@@ -178,7 +178,7 @@ def features(client):
             seen.append(done)
 
         await client.call_tool("import_notes", {"count": 3}, progress_callback=note)
-        # The SDK may deliver progress that comes together with the answer only after it.
+        # The SDK can deliver progress that arrives together with the response after that response.
         equal(seen, [1, 2, 3][: max(len(seen), 1)])
 
     async def logging():
@@ -205,7 +205,7 @@ def features(client):
     async def subscription():
         if is_2026:
             async with client.listen(resource_subscriptions=["notes://list"]) as events:
-                # A server may confirm a subscription before it is in effect, so the note is changed again and again.
+                # A server can confirm a subscription before it is in effect, so the note is changed repeatedly.
                 async with anyio.create_task_group() as touching:
                     touching.start_soon(touch_again_and_again)
                     async for _ in events:

@@ -1,4 +1,4 @@
-// The TypeScript SDK 2 as a client, which finds out which revision the server supports.
+// The TypeScript SDK 2 as a client, which detects the revision that the server supports.
 import { Client, StreamableHTTPClientTransport, UnauthorizedError } from '@modelcontextprotocol/client';
 import { capabilities, elicit, info, logged, roots, run, sample, updated, url } from './checks.mjs';
 

@@ -1,4 +1,5 @@
-"""A server on FastMCP 3, written as the documentation of FastMCP shows."""
+"""A server on FastMCP 3, written like the examples in FastMCP's
+documentation."""
 
 import asyncio
 
@@ -33,7 +34,7 @@ def word_count(text: str) -> Count:
 
 @mcp.tool
 def fail() -> str:
-    """Never works."""
+    """Always fails."""
     raise ToolError("the disk is full")
 
 

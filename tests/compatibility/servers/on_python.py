@@ -1,5 +1,5 @@
-"""A server on the Python SDK 2, written as the documentation of the SDK shows. Questions to the user are dependencies of a
-tool."""
+"""A server on the Python SDK 2, written like the examples in the SDK's documentation. Questions to the user are
+dependencies of a tool."""
 
 import asyncio
 from typing import Annotated
@@ -53,7 +53,7 @@ def word_count(text: str) -> Count:
 
 @mcp.tool()
 def fail() -> str:
-    """Never works."""
+    """Always fails."""
     raise ToolError("the disk is full")
 
 

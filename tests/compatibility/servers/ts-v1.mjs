@@ -1,5 +1,5 @@
-// A server on the TypeScript SDK 1, written as the documentation of the SDK shows. It supports the revisions with
-// sessions.
+// A server on the TypeScript SDK 1, written like the examples in the SDK's documentation. It supports the
+// revisions with sessions.
 import { setTimeout as sleep } from 'node:timers/promises';
 import { completable } from '@modelcontextprotocol/sdk/server/completable.js';
 import { McpServer, ResourceTemplate } from '@modelcontextprotocol/sdk/server/mcp.js';

@@ -1,5 +1,5 @@
-// A server on the TypeScript SDK 2, written as the documentation of the SDK shows. A tool that needs an answer returns
-// its question as the result.
+// A server on the TypeScript SDK 2, written like the examples in the SDK's documentation. A tool that needs an
+// answer returns its question as the result.
 import { setTimeout as sleep } from 'node:timers/promises';
 import {
   completable, createRequestStateCodec, inputRequired, inputResponse, McpServer, ResourceTemplate,

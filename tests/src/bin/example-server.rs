@@ -1,5 +1,5 @@
-//! The MCP server that `scripts/up` wraps on a machine with neither Node nor Python. It has two tools and
-//! speaks stdio.
+//! The MCP server that `scripts/up` wraps on a machine that has neither Node nor Python. It has two tools and
+//! communicates over stdio.
 
 use rmcp::handler::server::wrapper::Parameters;
 use rmcp::schemars::{self, JsonSchema};

@@ -1,5 +1,5 @@
-//! `issuer-suite ISSUER` checks an OAuth authorization server for MCP from outside, and prints the result of
-//! each check.
+//! `issuer-suite ISSUER` checks an OAuth authorization server for MCP from outside, and prints the result of each
+//! check.
 
 use std::process::ExitCode;
 

@@ -11,21 +11,19 @@ use super::{Report, skip};
 
 pub(super) async fn check(target: &Target, clients: &Clients, report: &mut Report) {
     report
-        .check("attack 1", "a redirect URI counts only as it was registered", foreign(target, clients))
+        .check("attack 1", "only exactly registered redirect URIs are accepted", foreign(target, clients))
         .await;
-    report.check("attack 5", "an unknown client redirects nobody anywhere", unknown(target)).await;
-    report
-        .check("attack 6", "on loopback the port may vary and nothing else", loopback(target, clients))
-        .await;
-    report.check("attack 11", "a doubled parameter is refused", doubled(target, clients)).await;
-    report.check("attack 12", "no other flow than the code flow", flows(target, clients)).await;
+    report.check("attack 5", "an unknown client causes no redirect", unknown(target)).await;
+    report.check("attack 6", "on loopback, only the port can vary", loopback(target, clients)).await;
+    report.check("attack 11", "a repeated parameter is refused", doubled(target, clients)).await;
+    report.check("attack 12", "only the code flow is supported", flows(target, clients)).await;
     report.check("attack 13", "no code without PKCE with S256", pkce(target, clients)).await;
-    report.check("attack 14", "errors carry iss and the exact state", errors(target, clients)).await;
+    report.check("attack 14", "errors contain iss and the exact state", errors(target, clients)).await;
     report.check("RFC 8707 §2", "a foreign resource is refused", resource(target, clients)).await;
     report.check("attack 18", "pages cannot be framed", framing(target, clients)).await;
-    report.check("attack 10", "pages give no referrer", referrer(target, clients)).await;
+    report.check("attack 10", "pages send no referrer", referrer(target, clients)).await;
     report.check("attack 98", "pages are not cached", caching(target, clients)).await;
-    report.check("attack 19", "parameters do not get into pages as markup", markup(target, clients)).await;
+    report.check("attack 19", "parameters appear in pages only escaped", markup(target, clients)).await;
 }
 
 fn redirects_to(answer: &Answer, uri: &str) -> bool {
@@ -179,8 +177,8 @@ async fn errors(target: &Target, clients: &Clients) -> Result<()> {
     let wrong = [("response_type", "token")];
     let mut answer = client.ask(target, &wrong).await?;
     if callback(&answer, &client.redirect_uri).is_none() && (400..500).contains(&answer.status) {
-        // The error is on a page first. An issuer must not redirect to a client that the user has not allowed
-        // (OAuth 2.1 §7.12.2).
+        // The error is first shown on a page. An issuer must not redirect to a client that the user has not
+        // allowed (OAuth 2.1 §7.12.2).
         client.allowed(target).await?;
         answer = client.ask_in_browser(target, &wrong).await?;
     }
@@ -258,7 +256,7 @@ async fn markup(target: &Target, clients: &Clients) -> Result<()> {
     let client = clients.first()?;
     for name in ["client_id", "redirect_uri", "scope", "state", "resource"] {
         let answer = client.ask(target, &[(name, SCRIPT)]).await?;
-        ensure!(!answer.body.contains(SCRIPT), "{name} is shown as it is");
+        ensure!(!answer.body.contains(SCRIPT), "{name} is shown without escaping");
     }
     Ok(())
 }

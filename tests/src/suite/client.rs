@@ -1,4 +1,4 @@
-//! The clients of the suite, and the codes and tokens that they get.
+//! The clients of the suite, and the codes and tokens that they receive.
 
 use anyhow::{Context as _, Result, ensure};
 use base64::Engine as _;
@@ -13,12 +13,12 @@ use crate::gate::Answer;
 use super::skip;
 use super::target::{Target, parameter};
 
-/// The redirect URI. No program listens there, because the suite's browser stops at the redirect.
+/// The redirect URI. No program listens there, because the browser of the suite stops at the redirect.
 pub(super) const REDIRECT_URI: &str = "http://127.0.0.1:9/issuer-suite";
 pub(super) const VERIFIER: &str = "issuer-suite-code-verifier-0123456789-abcdefghijk";
 pub(super) const STATE: &str = "a state/with = odd & characters % ü";
 
-/// Two public clients. The second one stands for any other client.
+/// Two public clients. The second one represents any other client.
 #[derive(Debug)]
 pub(super) struct Clients {
     pub(super) first: Option<PublicClient>,
@@ -90,8 +90,8 @@ async fn register(target: &Target, name: &str) -> Result<PublicClient> {
 }
 
 impl PublicClient {
-    /// The parameters of a valid authorization request. `replaced` holds parameters to replace, or to leave
-    /// out if the value is empty.
+    /// The parameters of a valid authorization request. `replaced` contains parameters to replace, or to omit if
+    /// the value is empty.
     pub(super) fn request(&self, target: &Target, replaced: &[(&str, &str)]) -> Vec<(String, String)> {
         let challenge = challenge();
         let resource = target.options.resource.clone().unwrap_or_default();
@@ -118,7 +118,7 @@ impl PublicClient {
         target.authorize(&pairs).await
     }
 
-    /// The response to that request in the browser in which the user may be logged in.
+    /// The response to that request in the browser in which the user can be logged in.
     pub(super) async fn ask_in_browser(&self, target: &Target, replaced: &[(&str, &str)]) -> Result<Answer> {
         let endpoint = target.endpoint("authorization_endpoint")?;
         let url = Url::parse_with_params(endpoint, self.request(target, replaced))?;
@@ -128,7 +128,7 @@ impl PublicClient {
     /// The parameters of the redirect to the client, after login and consent.
     pub(super) async fn allowed(&self, target: &Target) -> Result<Vec<(String, String)>> {
         let Some(person) = &target.options.person else {
-            return skip("nobody logs in: --user and --password are not given");
+            return skip("no user logs in: --user and --password are not given");
         };
         let url =
             Url::parse_with_params(target.endpoint("authorization_endpoint")?, self.request(target, &[]))?;
@@ -141,7 +141,7 @@ impl PublicClient {
         Ok(parameter(&pairs, "code").with_context(|| format!("no code: {pairs:?}"))?.to_owned())
     }
 
-    /// Redeems `code`. `replaced` holds parameters to replace, or to leave out if the value is empty.
+    /// Redeems `code`. `replaced` contains parameters to replace, or to omit if the value is empty.
     pub(super) async fn redeem(
         &self,
         target: &Target,

@@ -13,12 +13,8 @@ use super::{Report, skip};
 
 pub(super) async fn check(target: &Target, report: &mut Report) {
     report.check("RFC 8414 §3.2", "metadata is JSON at the well-known URL", form(target)).await;
-    report
-        .check("RFC 8414 §3.3", "issuer is identical to the one that was asked for", ready(issuer(target)))
-        .await;
-    report
-        .check("RFC 8414 §2", "endpoints are there, over TLS or on loopback", ready(endpoints(target)))
-        .await;
+    report.check("RFC 8414 §3.3", "issuer is identical to the requested one", ready(issuer(target))).await;
+    report.check("RFC 8414 §2", "endpoints use TLS or are on loopback", ready(endpoints(target))).await;
     report.check("RFC 8414 §2", "response_types_supported has code", ready(code_flow(target))).await;
     report.check("attack 13", "S256 is announced and plain is not", ready(challenge_methods(target))).await;
     report.check("RFC 9207 §3", "iss in authorization responses is announced", ready(iss(target))).await;
@@ -31,11 +27,11 @@ pub(super) async fn check(target: &Target, report: &mut Report) {
         .await;
     report.check("OIDC Discovery §4", "the OpenID document has the same issuer", openid(target)).await;
     report.check("attack 25", "the issuer does not follow the Host header", host_header(target)).await;
-    report.check("attack 97", "pages of any origin read metadata, without credentials", cors(target)).await;
-    report.check("RFC 7517 §5", "every key has an identifier and no private part", keys(target)).await;
     report
-        .check("RFC 9728 §3.3", "the resource's metadata is about it and names the issuer", resource(target))
+        .check("attack 97", "pages of any origin can read metadata, without credentials", cors(target))
         .await;
+    report.check("RFC 7517 §5", "every key has an identifier and no private part", keys(target)).await;
+    report.check("RFC 9728 §3.3", "the resource's metadata names it and the issuer", resource(target)).await;
 }
 
 async fn form(target: &Target) -> Result<()> {
@@ -121,7 +117,7 @@ async fn host_header(target: &Target) -> Result<()> {
     for name in ["x-forwarded-host", "x-host", "forwarded"] {
         let value = if name == "forwarded" { "host=evil.example" } else { "evil.example" };
         let answer = Answer::read(target.http.get(&url).header(name, value).send().await?).await?;
-        ensure!(!answer.body.contains("evil.example"), "{name} got into the metadata: {}", answer.body);
+        ensure!(!answer.body.contains("evil.example"), "{name} appears in the metadata: {}", answer.body);
     }
     Ok(())
 }
@@ -160,7 +156,7 @@ async fn keys(target: &Target) -> Result<()> {
         ensure!(key["kid"].is_string() && key["kty"].is_string(), "no kid or kty: {key}");
         ensure!(key["kty"] != "oct", "a symmetric key is published");
         for private in ["d", "p", "q", "dp", "dq", "qi", "k"] {
-            ensure!(key.get(private).is_none(), "key {} shows its private part {private}", key["kid"]);
+            ensure!(key.get(private).is_none(), "key {} contains the private part {private}", key["kid"]);
         }
     }
     Ok(())

@@ -10,26 +10,30 @@ use super::target::{Target, expect_error, parameter};
 use super::{Report, skip};
 
 pub(super) async fn check(target: &Target, clients: &Clients, report: &mut Report) {
-    report.check("RFC 6749 §4.1.2", "the code comes with the exact state", state(target, clients)).await;
-    report.check("attack 14", "the code comes with iss", iss(target, clients)).await;
     report
-        .check("RFC 6749 §5.1", "tokens come with type and lifetime, uncached", answer(target, clients))
+        .check("RFC 6749 §4.1.2", "the code is returned with the exact state", state(target, clients))
         .await;
+    report.check("attack 14", "the code is returned with iss", iss(target, clients)).await;
     report
-        .check("RFC 9068 §2", "the access token is an at+jwt with the claims of one", claims(target, clients))
+        .check(
+            "RFC 6749 §5.1",
+            "the token response has type and lifetime and is not cached",
+            answer(target, clients),
+        )
         .await;
     report
         .check(
-            "attack 60",
-            "the access token is for the resource and for nothing else",
-            audience(target, clients),
+            "RFC 9068 §2",
+            "the access token is an at+jwt with the required claims",
+            claims(target, clients),
         )
         .await;
-    report.check("attack 26", "a code that comes twice ends what it gave", replay(target, clients)).await;
-    report.check("attack 27", "of many redemptions at once one succeeds", race(target, clients)).await;
+    report.check("attack 60", "the access token is only for the resource", audience(target, clients)).await;
+    report.check("attack 26", "a replayed code revokes its tokens", replay(target, clients)).await;
     report
-        .check("attack 28", "a code is worth nothing to another client", other_client(target, clients))
+        .check("attack 27", "only one of many concurrent redemptions succeeds", race(target, clients))
         .await;
+    report.check("attack 28", "another client cannot redeem a code", other_client(target, clients)).await;
     report
         .check(
             "attack 29",
@@ -41,16 +45,14 @@ pub(super) async fn check(target: &Target, clients: &Clients, report: &mut Repor
     report
         .check("OAuth 2.1 §4.3.1", "a public client's refresh token is replaced", rotation(target, clients))
         .await;
-    report.check("attack 31", "a refresh token that is used up ends the grant", reuse(target, clients)).await;
+    report.check("attack 31", "reuse of an old refresh token ends the grant", reuse(target, clients)).await;
+    report.check("attack 32", "many concurrent refreshes log no user out", parallel(target, clients)).await;
+    report.check("attack 34", "another client cannot use a refresh token", stolen(target, clients)).await;
+    report.check("attack 42", "a shortened or lengthened token is refused", altered(target, clients)).await;
+    report.check("RFC 7009 §2.1", "a revoked refresh token is refused", revocation(target, clients)).await;
     report
-        .check("attack 32", "many refreshes at once leave nobody logged out", parallel(target, clients))
+        .check("attack 66", "another client cannot revoke a token", foreign_revocation(target, clients))
         .await;
-    report
-        .check("attack 34", "a refresh token is worth nothing to another client", stolen(target, clients))
-        .await;
-    report.check("attack 42", "a cut or lengthened token is none", altered(target, clients)).await;
-    report.check("RFC 7009 §2.1", "a revoked refresh token is over", revocation(target, clients)).await;
-    report.check("attack 66", "another client revokes nothing", foreign_revocation(target, clients)).await;
 }
 
 async fn state(target: &Target, clients: &Clients) -> Result<()> {
@@ -121,7 +123,7 @@ async fn replay(target: &Target, clients: &Clients) -> Result<()> {
     let issued = Issued::of(client.redeem(target, &code, &[]).await?)?;
     expect_error(&client.redeem(target, &code, &[]).await?, &[400], &["invalid_grant"])?;
     let after = client.refresh(target, issued.refresh()?, &[]).await?;
-    expect_error(&after, &[400], &["invalid_grant"]).context("what the code gave still counts")
+    expect_error(&after, &[400], &["invalid_grant"]).context("the tokens of the code are still valid")
 }
 
 async fn race(target: &Target, clients: &Clients) -> Result<()> {
@@ -160,7 +162,7 @@ async fn other_client(target: &Target, clients: &Clients) -> Result<()> {
     still_good(target, client, &code).await
 }
 
-/// Checks that a code is still valid. Somebody who cannot redeem a code must not be able to use it up (attack
+/// Checks that a code is still valid. A client that cannot redeem a code must not be able to use it up (attack
 /// 33).
 async fn still_good(target: &Target, client: &PublicClient, code: &str) -> Result<()> {
     Issued::of(client.redeem(target, code, &[]).await?).context("the refusal used the code up").map(|_| ())
@@ -195,7 +197,7 @@ async fn widening(target: &Target, clients: &Clients) -> Result<()> {
         let renewed = Issued::of(wider)?;
         let body = renewed.answer.json()?;
         let granted =
-            body["scope"].as_str().context("a scope was given up, and the answer does not say which")?;
+            body["scope"].as_str().context("the scope was reduced, but the response does not contain it")?;
         let is_wider = granted.split(' ').any(|name| matches!(name, "admin" | "superuser"));
         ensure!(!is_wider, "the scope is wider now: {granted}");
         issued = renewed;
@@ -212,8 +214,8 @@ async fn rotation(target: &Target, clients: &Clients) -> Result<()> {
     let client = clients.first()?;
     let issued = client.tokens(target).await?;
     let renewed = Issued::of(client.refresh(target, issued.refresh()?, &[]).await?)?;
-    ensure!(renewed.refresh()? != issued.refresh()?, "it stays the same");
-    ensure!(renewed.access != issued.access, "the access token stays the same");
+    ensure!(renewed.refresh()? != issued.refresh()?, "the refresh token was not replaced");
+    ensure!(renewed.access != issued.access, "the access token was not replaced");
     Ok(())
 }
 
@@ -224,7 +226,7 @@ async fn reuse(target: &Target, clients: &Clients) -> Result<()> {
     let third = Issued::of(client.refresh(target, second.refresh()?, &[]).await?)?;
     expect_error(&client.refresh(target, first.refresh()?, &[]).await?, &[400], &["invalid_grant"])?;
     let after = client.refresh(target, third.refresh()?, &[]).await?;
-    expect_error(&after, &[400], &["invalid_grant"]).context("the thief's branch lives on")
+    expect_error(&after, &[400], &["invalid_grant"]).context("the thief's token is still valid")
 }
 
 async fn parallel(target: &Target, clients: &Clients) -> Result<()> {
@@ -258,7 +260,9 @@ async fn stolen(target: &Target, clients: &Clients) -> Result<()> {
     let (client, other) = (clients.first()?, clients.other()?);
     let issued = client.tokens(target).await?;
     expect_error(&other.refresh(target, issued.refresh()?, &[]).await?, &[400], &["invalid_grant"])?;
-    Issued::of(client.refresh(target, issued.refresh()?, &[]).await?).context("its owner lost it").map(|_| ())
+    Issued::of(client.refresh(target, issued.refresh()?, &[]).await?)
+        .context("the owner's token is no longer valid")
+        .map(|_| ())
 }
 
 async fn altered(target: &Target, clients: &Clients) -> Result<()> {

@@ -11,18 +11,16 @@ use super::{Report, skip};
 
 pub(super) async fn check(target: &Target, report: &mut Report) {
     report
-        .check("RFC 7591 §3.2.1", "a registration is answered 201, whole and uncached", answer(target))
+        .check("RFC 7591 §3.2.1", "a registration returns 201 and is complete and not cached", answer(target))
         .await;
-    report.check("RFC 7591 §3.2.1", "a client with a secret is told when it ends", secret(target)).await;
-    report.check("attack 4", "script and data URIs are no redirect URIs", schemes(target)).await;
+    report.check("RFC 7591 §3.2.1", "a client with a secret learns when it expires", secret(target)).await;
+    report.check("attack 4", "script and data URIs are refused as redirect URIs", schemes(target)).await;
     report.check("attack 2", "no redirect URI has userinfo or a fragment", tricks(target)).await;
-    report.check("attack 53", "plain http redirects are for loopback only", plain_http(target)).await;
-    report.check("attack 46", "unknown members are not taken for authority", unknown(target)).await;
-    report
-        .check("attack 52", "a software statement that nobody verified is not accepted", statement(target))
-        .await;
-    report.check("RFC 7591 §3.2.2", "what is no client metadata is refused", malformed(target)).await;
-    report.check("attack 47", "a foreign token manages no client", management(target)).await;
+    report.check("attack 53", "plain http redirects are only for loopback", plain_http(target)).await;
+    report.check("attack 46", "unknown members grant no authority", unknown(target)).await;
+    report.check("attack 52", "an unverified software statement is not trusted", statement(target)).await;
+    report.check("RFC 7591 §3.2.2", "invalid client metadata is refused", malformed(target)).await;
+    report.check("attack 47", "a foreign token cannot manage a client", management(target)).await;
 }
 
 async fn register(target: &Target, metadata: &Value) -> Result<Answer> {
@@ -46,13 +44,13 @@ fn with(name: &str, value: Value) -> Value {
 async fn answer(target: &Target) -> Result<()> {
     let answer = register(target, &metadata("Issuer suite")).await?;
     ensure!(answer.status == 201, "status {}: {}", answer.status, answer.body);
-    ensure!(answer.header("cache-control").contains("no-store"), "it may be cached");
+    ensure!(answer.header("cache-control").contains("no-store"), "it can be cached");
     let body = answer.json()?;
     ensure!(body["client_id"].is_string(), "no client_id");
     ensure!(body["redirect_uris"] == json!([REDIRECT_URI]), "redirect_uris are {}", body["redirect_uris"]);
     let method = &body["token_endpoint_auth_method"];
     ensure!(method == "none", "token_endpoint_auth_method is {method}");
-    ensure!(body.get("client_secret").is_none(), "a public client was given a secret");
+    ensure!(body.get("client_secret").is_none(), "a public client received a secret");
     Ok(())
 }
 
@@ -121,7 +119,7 @@ async fn statement(target: &Target) -> Result<()> {
     let answer = register(target, &with("software_statement", json!(statement))).await?;
     if answer.status == 201 {
         // A server that does not trust the statement can ignore it (RFC 7591 §3.1.1).
-        ensure!(answer.json()?["client_name"] != "Trusted", "its claims were taken over");
+        ensure!(answer.json()?["client_name"] != "Trusted", "its claims were accepted");
         return Ok(());
     }
     expect_error(
@@ -151,7 +149,7 @@ async fn management(target: &Target) -> Result<()> {
     let answer = register(target, &metadata("Issuer suite, managed")).await?;
     let body = answer.json()?;
     let Some(url) = body["registration_client_uri"].as_str() else {
-        return skip("clients are not managed (RFC 7592)");
+        return skip("the server does not support client management (RFC 7592)");
     };
     for method in [reqwest::Method::GET, reqwest::Method::DELETE] {
         for token in [None, Some("wrong")] {

@@ -1,4 +1,4 @@
-//! Checks of the MCP server behind the issuer, and how it treats tokens.
+//! Checks of the MCP server behind the issuer, and of how it treats tokens.
 
 use anyhow::{Result, ensure};
 use base64::Engine as _;
@@ -12,18 +12,22 @@ use super::target::Target;
 use super::{Report, skip};
 
 pub(super) async fn check(target: &Target, clients: &Clients, report: &mut Report) {
-    report.check("RFC 9728 §5.1", "no token: 401 and where to log in", challenge(target)).await;
-    report.check("RFC 6750 §2.1", "a token of this issuer is taken", good(target, clients)).await;
-    report.check("attack 67", "a token in the query is not looked at", query(target, clients)).await;
-    report.check("attack 54", "alg none and a changed claim open nothing", forged(target, clients)).await;
-    report.check("attack 59", "a refresh token is no access token", refresh_token(target, clients)).await;
+    report.check("RFC 9728 §5.1", "without a token: 401 and where to log in", challenge(target)).await;
+    report.check("RFC 6750 §2.1", "a token of this issuer is accepted", good(target, clients)).await;
+    report.check("attack 67", "a token in the query is ignored", query(target, clients)).await;
+    report.check("attack 54", "alg none and a changed claim are refused", forged(target, clients)).await;
+    report.check("attack 59", "a refresh token is not an access token", refresh_token(target, clients)).await;
     report
-        .check("attack 66", "an access token is over when its grant is revoked", revoked(target, clients))
+        .check("attack 66", "an access token is invalid after its grant is revoked", revoked(target, clients))
         .await;
     report
-        .check("attack 26", "an access token is over when its code comes twice", replayed(target, clients))
+        .check(
+            "attack 26",
+            "an access token is invalid after its code is replayed",
+            replayed(target, clients),
+        )
         .await;
-    report.check("RFC 6750 §3.1", "two Authorization headers open nothing", doubled(target, clients)).await;
+    report.check("RFC 6750 §3.1", "two Authorization headers are refused", doubled(target, clients)).await;
 }
 
 /// The response of the MCP server to a call with these `Authorization` headers.
@@ -97,7 +101,7 @@ async fn revoked(target: &Target, clients: &Clients) -> Result<()> {
     let url = target.endpoint("revocation_endpoint")?;
     let issued = client.tokens(target).await?;
     let bearer = format!("Bearer {}", issued.access);
-    ensure!(call(target, &[&bearer], "").await?.status != 401, "it was not taken before either");
+    ensure!(call(target, &[&bearer], "").await?.status != 401, "it was not accepted before either");
     target.post(url, &[("token", issued.refresh()?), ("client_id", &client.id)]).await?;
     refused_soon(target, &bearer).await
 }
@@ -110,7 +114,7 @@ async fn replayed(target: &Target, clients: &Clients) -> Result<()> {
     refused_soon(target, &format!("Bearer {}", issued.access)).await
 }
 
-/// Checks that the token is refused after a second. No cache is expected to hold it for longer.
+/// Checks that the token is refused after a second. No cache may keep it valid for longer.
 async fn refused_soon(target: &Target, bearer: &str) -> Result<()> {
     tokio::time::sleep(std::time::Duration::from_secs(1)).await;
     refused(&call(target, &[bearer], "").await?)

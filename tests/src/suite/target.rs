@@ -1,4 +1,4 @@
-//! The issuer under test, with its metadata and requests to it.
+//! The issuer under test, with its metadata and with requests to it.
 
 use std::time::Duration;
 
@@ -20,13 +20,13 @@ pub struct Target {
     pub(super) metadata: Value,
     pub(super) options: Options,
     pub(super) http: reqwest::Client,
-    /// The browser of the user. All checks share one login, because servers slow down repeated logins.
+    /// The user's browser. All checks share one login, because servers slow down repeated logins.
     pub(super) browser: reqwest::Client,
 }
 
 /// The well-known URL with `name` between the host and the path of `url` (RFC 8414 §3.1, RFC 9728 §3.1).
 pub(super) fn well_known(url: &str, name: &str) -> Result<String> {
-    let url = Url::parse(url).with_context(|| format!("{url} is no URL"))?;
+    let url = Url::parse(url).with_context(|| format!("{url} is not a URL"))?;
     let path = url.path().trim_end_matches('/');
     Ok(format!("{}/.well-known/{name}{path}", url.origin().ascii_serialization()))
 }
@@ -44,7 +44,7 @@ impl Target {
                 return Ok(Self { issuer: issuer.to_owned(), metadata, options, http, browser: browser()? });
             }
         }
-        bail!("{issuer} shows no authorization server metadata (RFC 8414)")
+        bail!("{issuer} has no authorization server metadata (RFC 8414)")
     }
 
     /// A member of the metadata, if it is a string.
@@ -57,7 +57,7 @@ impl Target {
         self.metadata[name].as_array().into_iter().flatten().filter_map(Value::as_str).collect()
     }
 
-    /// The URL of an endpoint. If the metadata does not name it, the check is skipped.
+    /// The URL of an endpoint. If the metadata does not contain it, the check is skipped.
     pub(super) fn endpoint(&self, name: &str) -> Result<&str> {
         match self.text(name) {
             Some(url) => Ok(url),

@@ -10,30 +10,36 @@ use super::target::{Target, expect_error};
 use super::{Report, skip};
 
 pub(super) async fn check(target: &Target, clients: &Clients, report: &mut Report) {
-    report.check("attack 39", "GET gets no token", get(target)).await;
-    report.check("attack 38", "other content types than a form are refused", content_types(target)).await;
+    report.check("attack 39", "GET returns no token", get(target)).await;
+    report.check("attack 38", "content types other than a form are refused", content_types(target)).await;
     report.check("RFC 6749 §5.2", "grant_type: missing and unknown", grant_types(target, clients)).await;
-    report.check("RFC 6749 §5.2", "an unknown client is invalid_client", unknown_client(target)).await;
-    report.check("attack 35", "a malformed Basic header is 401 and never 500", basic(target)).await;
     report
-        .check("attack 35", "two ways to authenticate at once are refused", two_ways(target, clients))
+        .check("RFC 6749 §5.2", "an unknown client results in invalid_client", unknown_client(target))
+        .await;
+    report.check("attack 35", "a malformed Basic header results in 401 and never 500", basic(target)).await;
+    report
+        .check(
+            "attack 35",
+            "two client authentication methods at once are refused",
+            two_ways(target, clients),
+        )
         .await;
     report
         .check("attack 36", "a public client that sends a secret is refused", public_secret(target, clients))
         .await;
-    report.check("attack 11", "a doubled parameter is refused", doubled(target, clients)).await;
-    report.check("RFC 6749 §5.2", "an unknown code is invalid_grant", unknown_code(target, clients)).await;
+    report.check("attack 11", "a repeated parameter is refused", doubled(target, clients)).await;
     report
-        .check("attack 37", "a client assertion without signature is refused", assertion(target, clients))
+        .check("RFC 6749 §5.2", "an unknown code results in invalid_grant", unknown_code(target, clients))
+        .await;
+    report
+        .check("attack 37", "a client assertion without a signature is refused", assertion(target, clients))
         .await;
     report.check("attack 40", "a huge body and thousands of parameters are refused", huge(target)).await;
     report.check("attack 98", "errors are not cached", uncached(target, clients)).await;
+    report.check("attack 96", "errors contain a code and no internals", plain_errors(target, clients)).await;
+    report.check("RFC 7009 §2.2", "revoking an unknown token returns 200", revoke(target, clients)).await;
     report
-        .check("attack 96", "errors tell a code and nothing of the inside", plain_errors(target, clients))
-        .await;
-    report.check("RFC 7009 §2.2", "revoking an unknown token is answered 200", revoke(target, clients)).await;
-    report
-        .check("attack 65", "introspection needs a client that authenticates", introspect(target, clients))
+        .check("attack 65", "introspection requires client authentication", introspect(target, clients))
         .await;
 }
 
@@ -110,7 +116,7 @@ async fn two_ways(target: &Target, clients: &Clients) -> Result<()> {
 async fn public_secret(target: &Target, clients: &Clients) -> Result<()> {
     let id = clients.first()?.id.as_str();
     if target.options.client_id.is_some() {
-        return skip("whether the given client is a public one is not known");
+        return skip("it is not known whether the given client is public");
     }
     let form =
         [("grant_type", "authorization_code"), ("code", "x"), ("client_id", id), ("client_secret", "b")];
@@ -208,7 +214,7 @@ async fn introspect(target: &Target, clients: &Clients) -> Result<()> {
     for form in [vec![("token", "x")], vec![("token", "x"), ("client_id", id)]] {
         let answer = target.post(url, &form).await?;
         let open = answer.status == 200 && answer.body.contains("\"active\"");
-        ensure!(!open, "it answers whoever asks: {}", answer.body);
+        ensure!(!open, "it responds without client authentication: {}", answer.body);
         ensure!((400..500).contains(&answer.status), "status {}", answer.status);
     }
     Ok(())

@@ -1,6 +1,6 @@
-//! Runs the conformance suite's checks of authorization servers, for a registered client and for one with a
-//! metadata document. The suite prints a URL for the browser and waits for the redirect. The tests' browser
-//! opens that URL.
+//! Runs the conformance suite's checks of authorization servers, for a registered client and for a client with a
+//! metadata document. The suite prints a URL for the browser and waits for the redirect. The test browser opens
+//! that URL.
 
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -16,7 +16,7 @@ use url::Url;
 
 use crate::document_host::DocumentHost;
 
-/// Time limit for the suite to print its URL, and again to end after the redirect.
+/// The time limit for the suite to print its URL, and again for it to exit after the redirect.
 const MAX_DURATION: Duration = Duration::from_secs(60);
 
 /// Runs all scenarios as `client_id`, whose redirect URI has the port `port`.
@@ -60,7 +60,7 @@ async fn authorization_url(suite: &mut Process, stack: &Stack) -> Url {
     loop {
         let output = suite.output();
         let word = output.split_whitespace().find(|word| word.starts_with(&start)).map(str::to_owned);
-        // A last line without a line feed may be incomplete.
+        // A last line without a line feed can be incomplete.
         if let Some(url) = word.filter(|_| output.ends_with('\n')) {
             return Url::parse(&url).unwrap();
         }
@@ -69,7 +69,7 @@ async fn authorization_url(suite: &mut Process, stack: &Stack) -> Url {
     }
 }
 
-/// All recorded checks, each with the name of its directory, which is that of its scenario.
+/// All recorded checks, each with the name of its directory, which is the name of its scenario.
 fn checks_below(directory: &Path) -> Vec<(String, Value)> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(directory).unwrap() {

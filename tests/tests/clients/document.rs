@@ -9,7 +9,7 @@ use crate::reconnect::kinds;
 use crate::rust_sdk::{self, Asking, redirect_uri};
 use crate::sdk::{Sdk, events, lines};
 
-/// A document host on loopback. auth-service may fetch from it because its own issuer is on loopback too.
+/// A document host on loopback. auth-service allows fetches from it because its own issuer is on loopback as well.
 fn host_on_loopback(directory: &std::path::Path) -> (DocumentHost, u16) {
     let host = DocumentHost::named(&["localhost"], directory);
     let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();

@@ -18,11 +18,11 @@ use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 struct Shelf {
     /// The responses by path, without the leading `HTTP/1.1 `.
     answers: HashMap<String, String>,
-    /// The numbers of connections by the address that they came to, whatever was sent on them.
+    /// The number of connections to each local address, whatever was sent on them.
     reached: HashMap<IpAddr, usize>,
 }
 
-/// A host that answers on every listener that it is given.
+/// A host that serves its documents on every listener that it is given.
 #[derive(Clone)]
 pub(crate) struct DocumentHost {
     /// The PEM file of the CA, for `EXTRA_CA_FILE`.
@@ -53,7 +53,7 @@ impl DocumentHost {
         Self { ca: file, acceptor: TlsAcceptor::from(Arc::new(config)), shelf: Arc::default() }
     }
 
-    /// Answers requests to this listener from now on.
+    /// Starts to serve the documents on this listener.
     pub(crate) fn listen(&self, listener: std::net::TcpListener) {
         listener.set_nonblocking(true).unwrap();
         let listener = TcpListener::from_std(listener).unwrap();
@@ -109,7 +109,7 @@ impl DocumentHost {
         self.shelf.lock().unwrap().answers.insert(path.to_owned(), answer);
     }
 
-    /// The numbers of connections so far, by the address that they came to.
+    /// The number of connections to each local address so far.
     pub(crate) fn reached(&self) -> HashMap<IpAddr, usize> {
         self.shelf.lock().unwrap().reached.clone()
     }

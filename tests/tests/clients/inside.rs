@@ -1,8 +1,8 @@
-//! A stranger uses URLs of internal hosts as client identifiers and key sets. auth-service must never connect
-//! to them (attacks 49 and 50).
+//! An attacker uses URLs of internal hosts as client identifiers and key sets. auth-service must never connect to
+//! them (attacks 49 and 50).
 //!
-//! auth-service runs in its own network, with listeners at all these addresses. The test first shows that
-//! they can be reached from there, and that auth-service does fetch from a host that is allowed. Otherwise a
+//! auth-service runs in its own network, with listeners at all these addresses. The test first shows that the
+//! listeners can be reached from there, and that auth-service does fetch from a permitted host. Otherwise, a
 //! missing connection would prove nothing.
 
 use std::collections::HashMap;
@@ -128,7 +128,7 @@ const HOSTS_OF_THE_CORPUS: [&str; 49] = [
     "mapped.example",
 ];
 
-/// URLs with further hosts, with credentials, with other ports, or without TLS.
+/// URLs with other hosts, with credentials, with other ports, or without TLS.
 const MORE_URLS: [&str; 9] = [
     "https://shared.example/client.json",
     "https://private.example/client.json",
@@ -141,8 +141,8 @@ const MORE_URLS: [&str; 9] = [
     "http://inside.example/client.json",
 ];
 
-/// A URL that parsers read in different ways. Our parser follows the WHATWG standard and connects to the host
-/// before the backslash.
+/// A URL that different parsers read in different ways. Our parser follows the WHATWG standard, so the service
+/// connects to the host before the backslash.
 const AMBIGUOUS: &str = "https://outside.example:8443\\@inside.example/client.json";
 
 fn corpus() -> Vec<String> {
@@ -155,7 +155,7 @@ fn corpus() -> Vec<String> {
 struct Scene {
     gate: Gate,
     host: DocumentHost,
-    /// How often the name was looked up whose address changes with each query.
+    /// How often the name with the changing address was looked up.
     rebound: Arc<AtomicUsize>,
     /// The number of the current source address of requests.
     moved: u16,
@@ -166,11 +166,11 @@ struct Scene {
 }
 
 impl Scene {
-    /// Starts the service and its network. From now on, this thread is in the service's namespace.
+    /// Starts the service and its network. Afterwards, this thread is in the service's namespace.
     async fn set(namespaces: Namespaces) -> Self {
         let directory = tempfile::tempdir().unwrap();
         namespaces.set_hosts(HOSTS);
-        // The certificate is valid for all these hosts, so that TLS is not what prevents a connection.
+        // The certificate is valid for all these hosts, so that a connection cannot fail because of TLS.
         let names: Vec<&str> =
             HOSTS.lines().flat_map(|line| line.split(' ').skip(1)).chain(inside_addresses()).collect();
         let names = [names, vec![name_server::NAME]].concat();
@@ -198,7 +198,7 @@ impl Scene {
             .env("OPS_LISTEN", "127.0.0.1:9003")
             .env("EXTRA_CA_FILE", &host.ca)
             .env("REGISTRATION_RATE", "100000")
-            // A proxy in the environment must not be used either.
+            // The service must not use a proxy from the environment either.
             .envs(["https_proxy", "HTTPS_PROXY", "ALL_PROXY"].map(|name| (name, "http://10.99.0.2:3128")));
         let service = Process::start("auth-service", &mut command, directory.path());
         let gate = Gate::at("http://127.0.0.1:9001", "https://mcp.example/mcp");
@@ -218,8 +218,8 @@ impl Scene {
         }
     }
 
-    /// Uses another source address for requests from now on. An address can cause only a few new documents to
-    /// be fetched, and a refusal for that reason would prove nothing about the URL.
+    /// Uses another source address for subsequent requests. One address can cause only a few fetches of new
+    /// documents, and a refusal for that reason would prove nothing about the URL.
     fn move_on(&mut self) {
         self.moved += 1;
         let [high, low] = self.moved.to_be_bytes();
@@ -247,7 +247,7 @@ impl Scene {
     }
 
     /// Registers a client whose keys are at this URL, and uses the client at the token endpoint. Returns the
-    /// status of the registration and, if it succeeds, the token endpoint's response.
+    /// status of the registration and, if it succeeded, the token endpoint's response.
     async fn authenticate_with_keys_at(&self, jwks_uri: &str) -> (u16, Option<(u16, String)>) {
         let metadata = json!({
             "client_name": jwks_uri,
@@ -280,7 +280,7 @@ impl Scene {
         (status, Some((answer.status, answer.body)))
     }
 
-    /// Asserts that the URL is refused as a client identifier and as the place of keys.
+    /// Asserts that the URL is refused as a client identifier and as the location of keys.
     async fn assert_refused(&self, url: &str) {
         let (status, page) = self.authorize_as(url).await;
         assert_eq!(status, 400, "{url}: {page}");
@@ -307,7 +307,7 @@ fn inside_addresses() -> impl Iterator<Item = &'static str> {
     theirs.filter(|address| *address != OUTSIDE).chain(["127.0.0.1", "127.8.9.1", "::1"])
 }
 
-/// Shows that all the forbidden addresses and ports can be reached from where auth-service runs.
+/// Shows that all the forbidden addresses and ports can be reached from the network of auth-service.
 async fn assert_reachable_from_the_gate(scene: &Scene) {
     let before = scene.reached_inside();
     let mut tried = 0;
@@ -338,7 +338,7 @@ async fn a049_a050_nobody_inside_is_ever_connected_to() {
     assert_reachable_from_the_gate(&scene).await;
     let control = scene.reached_inside();
 
-    // The service does fetch a document and a key set from a host that is allowed.
+    // The service does fetch a document and a key set from a permitted host.
     let id = "https://outside.example/client.json";
     scene.host.put_public_client(id, "/client.json", "outside", "http://127.0.0.1:9/callback");
     assert_eq!(scene.authorize_as(id).await.0, 303);
@@ -353,13 +353,13 @@ async fn a049_a050_nobody_inside_is_ever_connected_to() {
         scene.move_on();
         scene.assert_refused(&url).await;
         assert_eq!(scene.reached_inside(), control, "{url}");
-        // If one address of a name is forbidden, the service does not connect to its allowed address either.
+        // If one address of a name is forbidden, the service does not connect to its permitted address either.
         assert_eq!(scene.reached_outside(), outside, "{url}");
     }
     scene.move_on();
     scene.assert_refused(AMBIGUOUS).await;
 
-    // A host that is allowed redirects to one that is not.
+    // A permitted host redirects to a forbidden one.
     for (number, inward) in
         ["https://inside.example/client.json", "https://127.0.0.1:8443/client.json"].into_iter().enumerate()
     {
@@ -371,14 +371,14 @@ async fn a049_a050_nobody_inside_is_ever_connected_to() {
     }
     assert!(scene.reached_outside() >= outside + 4, "a redirect was not seen");
 
-    // The name has an allowed address when it is checked, and a forbidden one when it is looked up again. The
-    // service must look it up once, and connect to the address that it has checked.
+    // The name has a permitted address when the service checks it, and would have a forbidden one after a second
+    // lookup. The service must look up the name only once, and connect to the address that it has checked.
     scene.move_on();
     for round in 0..6 {
         let (outside, asked) = (scene.reached_outside(), scene.rebound.load(Ordering::SeqCst));
         let id = format!("https://{}/never-cached-{round}.json", name_server::NAME);
         assert_eq!(scene.authorize_as(&id).await.0, 400);
-        assert_eq!(scene.rebound.load(Ordering::SeqCst), asked + 1, "the name was asked for again");
+        assert_eq!(scene.rebound.load(Ordering::SeqCst), asked + 1, "the name was looked up again");
         assert_eq!(scene.reached_outside(), outside + usize::from(asked % 2 == 0));
     }
     assert_eq!(scene.reached_inside(), control);

@@ -1,6 +1,6 @@
-//! Tests with an OAuth library that knows nothing of MCP and checks responses more strictly than the SDKs. It
-//! covers discovery, registration, code with PKCE, refresh, introspection, revocation, pushed requests, DPoP
-//! and the device flow.
+//! Tests with an OAuth library that has no support for MCP and checks responses more strictly than the SDKs. They
+//! cover discovery, registration, code with PKCE, refresh, introspection, revocation, pushed requests, DPoP and
+//! the device flow.
 
 use serde_json::Value;
 use tests::Setup;
@@ -14,7 +14,7 @@ async fn a_general_oauth_client_goes_all_the_ways() {
     let story = lines(&events);
     let mut rest = events.iter();
     let mut next = |what: &str, is: &dyn Fn(&Value) -> bool| {
-        assert!(rest.any(is), "no {what} at its place in:\n{story}");
+        assert!(rest.any(is), "no {what} in the expected order in:\n{story}");
     };
     next("registration", &|event| event["issuer"] == stack.issuer.as_str() && event["registered"] == true);
     next("plain flow", &|event| event["flow"] == "plain" && event["token_type"] == "bearer");

@@ -12,7 +12,7 @@ use tests::{Setup, Stack};
 use crate::document_host::DocumentHost;
 use crate::sdk::{events_of, lines};
 
-/// The programs, and the version of the SDK for the one that can use two.
+/// The programs, and the SDK version for the program that supports two.
 const DRIVERS: [(&str, &str); 3] = [("machine.mjs", "1"), ("machine.mjs", "2"), ("machine.py", "")];
 
 /// Generates a key pair. Returns the private key as PEM and the public key as a JWK set.
@@ -54,7 +54,7 @@ async fn assert_connects(stack: &Stack, settings: &[(&str, &str)], grant_type: &
             events.iter().any(|event| event["grant_type"] == grant_type
                 && event["status"] == 200
                 && event["resource"] == stack.mcp_url.as_str()),
-            "no token request as wanted: {story}"
+            "no matching token request: {story}"
         );
         assert!(!events.iter().any(|event| event["path"] == "/register"), "it registered: {story}");
         assert!(events.iter().any(|event| event["called"][0]["text"] == "Echo: hello"), "no call: {story}");

@@ -1,6 +1,6 @@
 //! Tests with the official SDK clients, unmodified and headless: the whole flow through Envoy, repeated
-//! registrations, and clients with a metadata document. Other tests run the conformance suite for
-//! authorization servers, and try forbidden URLs of clients in a separate network.
+//! registrations, and clients with a metadata document. Other tests run the conformance suite for authorization
+//! servers, and try forbidden client URLs in a separate network.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
 
 mod conformance;

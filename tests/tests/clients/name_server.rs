@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::net::UdpSocket as AsyncSocket;
 
-/// The only name that this server knows.
+/// The only name that this server resolves.
 pub(crate) const NAME: &str = "rebinding.example";
 
 const HEADER: usize = 12;
 const A: [u8; 4] = [0, 1, 0, 1];
 
-/// Answers queries from now on. The returned number counts the queries for the name's address. Even ones get
-/// the first of `addresses`, and odd ones the second.
+/// Starts to answer queries. The returned number counts the queries for the name's address. Even-numbered queries
+/// get the first of `addresses`, and odd-numbered ones get the second.
 pub(crate) fn serve(socket: UdpSocket, addresses: [Ipv4Addr; 2]) -> Arc<AtomicUsize> {
     socket.set_nonblocking(true).unwrap();
     let socket = AsyncSocket::from_std(socket).unwrap();

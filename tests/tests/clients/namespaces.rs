@@ -1,4 +1,4 @@
-//! Two network namespaces with a cable between them, and without a connection to any other network.
+//! Two network namespaces with a virtual cable between them, and without a connection to any other network.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -8,19 +8,19 @@ use std::process::Command;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-/// The namespaces `gate`, in which auth-service runs, and `inside`, which it must not reach. They are removed
-/// when this is dropped.
+/// The namespaces `gate`, in which auth-service runs, and `inside`, which it must not reach. They are removed when
+/// this value is dropped.
 pub(crate) struct Namespaces {
     gate: String,
     inside: String,
 }
 
-/// The prefix of the namespaces' names. The process ID in a name shows which process made it.
+/// The prefix of the namespaces' names. Each name also contains the ID of the process that created it.
 const PREFIX: &str = "mcpgate-";
 
 impl Namespaces {
-    /// Makes the two namespaces with these addresses, such as `10.1.2.3/24`, at the ends of the cable. The
-    /// error says why this machine cannot do it.
+    /// Creates the two namespaces with these addresses, such as `10.1.2.3/24`, at the ends of the cable. The error
+    /// explains why this machine cannot do that.
     pub(crate) fn new(of_gate: &[&str], of_inside: &[&str]) -> Result<Self, String> {
         if !rustix::process::geteuid().is_root() {
             return Err("network namespaces need root".to_owned());
@@ -36,7 +36,7 @@ impl Namespaces {
             ip(&["-n", namespace, "link", "set", "lo", "up"])?;
             ip(&["-n", namespace, "link", "set", "cable", "up"])?;
             for address in addresses {
-                // Without the search for duplicates, IPv6 addresses can be used at once.
+                // Without duplicate address detection, an IPv6 address can be used immediately.
                 let more: &[&str] = if address.contains(':') { &["nodad"] } else { &[] };
                 ip(&[&["-n", namespace, "address", "add", address, "dev", "cable"], more].concat())?;
             }
@@ -44,8 +44,8 @@ impl Namespaces {
         Ok(pair)
     }
 
-    /// Sets the host names for programs that [`command_in_gate`](Self::command_in_gate) starts. For other
-    /// names, they ask a name server on port 53 of the namespace's loopback interface.
+    /// Sets the host names for programs that [`command_in_gate`](Self::command_in_gate) starts. Other names are
+    /// resolved by a name server on port 53 of the namespace's loopback interface.
     pub(crate) fn set_hosts(&self, lines: &str) {
         let directory = etc(&self.gate);
         fs::create_dir_all(&directory).unwrap();
@@ -62,7 +62,7 @@ impl Namespaces {
         command
     }
 
-    /// Moves this thread into `gate`. Sockets that it creates from now on belong to that namespace.
+    /// Moves this thread into `gate`. Sockets that it creates afterwards belong to that namespace.
     pub(crate) fn enter_gate(&self) {
         enter(&self.gate);
     }
@@ -95,7 +95,7 @@ fn remove(namespace: &str) {
     fs::remove_dir_all(etc(namespace)).ok();
 }
 
-/// Removes the namespaces of processes that have ended, because a test run that was killed could not.
+/// Removes the namespaces of processes that have exited, because a killed test run could not remove its own.
 fn remove_those_of_dead_processes() {
     for entry in fs::read_dir("/run/netns").into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
@@ -115,8 +115,8 @@ fn ip(arguments: &[&str]) -> Result<(), String> {
     Err(format!("{what}: {}", String::from_utf8_lossy(&output.stderr).trim()))
 }
 
-/// Reports that a test was skipped. It writes directly to standard error, which the test runner does not hide
-/// if the test passes.
+/// Prints that a test was skipped. It writes directly to standard error, which the test runner does not hide if
+/// the test passes.
 pub(crate) fn skipped(test: &str, reason: &str) {
     std::io::stderr().write_all(format!("SKIPPED {test}: {reason}\n").as_bytes()).unwrap();
 }

@@ -1,6 +1,6 @@
-//! Tests in real Chromium and Firefox. They sign in and follow all redirects beyond the client's callback,
-//! and try second clicks, the back button and tabs. No HTTP client would find some of the faults that these
-//! tests find: Chromium, for example, applies `form-action` to every redirect that follows a form.
+//! Tests in real Chromium and Firefox. They sign in and follow all redirects beyond the client's callback, and try
+//! second clicks, the back button and tabs. No HTTP client would reveal some of the faults that these tests find:
+//! for example, Chromium applies `form-action` to every redirect that follows a form.
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -15,8 +15,8 @@ use tests::{Setup, Stack};
 
 use crate::document_host::DocumentHost;
 
-/// Runs one browser at a time, because each needs a quarter of a gigabyte and the machine may have only two
-/// cores.
+/// Allows only one browser at a time, because each needs a quarter of a gigabyte and the machine can have as few
+/// as two cores.
 static BROWSERS: tokio::sync::Semaphore = tokio::sync::Semaphore::const_new(1);
 
 const APPLICATION: &str = "cursor://anysphere.cursor-mcp/oauth/callback";
@@ -44,7 +44,7 @@ impl Browser {
         }
     }
 
-    /// Whether this browser is installed. If it is not, reports on standard error that `test` is skipped.
+    /// Whether this browser is installed. If it is not, prints on standard error that `test` is skipped.
     fn is_here(self, test: &str) -> bool {
         let Err(why) = self.program() else { return true };
         std::io::stderr().write_all(format!("SKIPPED {test}: {why}\n").as_bytes()).unwrap();
@@ -52,7 +52,7 @@ impl Browser {
     }
 }
 
-/// Makes a test for each of these functions in each browser.
+/// Creates a test for each of these functions in each browser.
 macro_rules! each_browser {
     ($($test:ident),+ $(,)?) => {
         each_browser!(@in chromium Chromium $($test)+);
@@ -81,7 +81,7 @@ each_browser!(
     what_a_policy_blocks_is_noticed,
 );
 
-/// A redirect URI, and what a step must wait for beyond it: a field of the step and its value.
+/// A redirect URI, and what a step must wait for after the redirect: a field of the step and its value.
 struct Callback {
     uri: String,
     arrival: (&'static str, &'static str),
@@ -165,8 +165,8 @@ impl Scene {
         response.json().await.unwrap()
     }
 
-    /// Runs these steps in a new browser (`tests/clients/walk.mjs`). Returns what it shows after each step. A
-    /// policy must not block anything.
+    /// Runs these steps in a new browser (`tests/clients/walk.mjs`). Returns what the browser shows after each
+    /// step. The test fails if a policy blocks anything.
     async fn walk(&self, steps: &[Value]) -> Vec<Value> {
         let output = self.attempt(steps).await;
         let (seen, errors) =
@@ -236,8 +236,7 @@ async fn a_login_that_is_answered_at_once_ends_beyond_the_callback(mut scene: Sc
     let callbacks = [scene.callback(), scene.callback_to_other_host(), scene.callback_to_application()];
     for Callback { uri, arrival: (how, what) } in callbacks {
         let link = scene.link(&uri).await;
-        // The user has allowed the client before, but the session has ended, so that the login is the only
-        // page.
+        // The user has allowed the client before, but the session has ended, so the login is the only page.
         let mut steps = up_to_consent(&link);
         steps.push(json!({ "press": "Allow", how: what }));
         steps.push(json!({ "forget": [scene.session_cookie()], "open": link, "until": "User name" }));
@@ -245,8 +244,8 @@ async fn a_login_that_is_answered_at_once_ends_beyond_the_callback(mut scene: Sc
         let seen = scene.walk(&steps).await;
         assert!(seen[4]["asked"].to_string().contains(&format!("{uri}?code=")), "{}", seen[4]);
     }
-    // The login ends there too if the user has to choose a new password. The account is added while the
-    // service is stopped.
+    // The same applies to the login if the user must choose a new password. The account is added while the service
+    // is stopped.
     scene.stack.kill_auth_service();
     let one_time = scene.stack.add_account("eve", None);
     scene.stack.start_auth_service().await;
@@ -290,9 +289,8 @@ async fn a_device_is_connected_and_stays_so_when_the_page_is_loaded_again(scene:
         json!({ "fill": { "user_code": codes["user_code"] }, "press": "Continue", "until": "Let a device act" }),
         json!({ "press": "Allow", "times": 2, "until": "The device is connected" }),
         json!({ "reload": true, "until": "The device is connected" }),
-        // In some browsers, the page with the result has replaced the question in the history. The page may
-        // come from the browser's cache or be requested again, but the browser must not ask to send a form
-        // again.
+        // In some browsers, the page with the result has replaced the question in the history. The page can come
+        // from the browser's cache or be requested again, but the browser must not ask to send a form again.
         json!({ "back": true, "until": "Let a device act|The device is connected|Type the code" }),
     ];
     scene.walk(&steps).await;
@@ -315,7 +313,7 @@ async fn second_clicks_the_back_button_and_tabs_end_in_a_sentence_and_a_way_on(s
     steps.push(json!({ "reload": true, "until": "You have answered already" }));
     steps.push(json!({ "press": "It is not connected: ask again", "until": "You allowed it before" }));
     steps.push(json!({ "press": "Allow", "opens": APPLICATION }));
-    // The login form says who is signed in and offers to go on.
+    // The login form shows who is signed in and offers to continue.
     let query = link.split_once('?').unwrap().1;
     let login = format!("{}?{query}", scene.stack.endpoint("login"));
     steps.push(json!({ "open": login, "until": "You are signed in as ana" }));
@@ -332,8 +330,8 @@ async fn second_clicks_the_back_button_and_tabs_end_in_a_sentence_and_a_way_on(s
         let text = page["text"].as_str().unwrap_or_default();
         assert!(!text.contains("not signed in"), "{page}");
     }
-    // The button is clicked twice before the first response. The user arrives at the client, or sees a page
-    // that offers a link to it.
+    // The button is clicked twice before the first response. The user arrives at the client, or sees a page with a
+    // link to the client.
     let link = scene.link(&scene.callback().uri).await;
     let mut steps = up_to_consent(&link);
     steps.push(
@@ -343,8 +341,9 @@ async fn second_clicks_the_back_button_and_tabs_end_in_a_sentence_and_a_way_on(s
     scene.walk(&steps).await;
 }
 
-/// Shows that these tests can fail, with a page that has the policy which our pages once had. Every browser
-/// applies it to the target of the form, but Firefox does not apply it to the redirects that follow (ADR 17).
+/// Shows that these tests can fail, using a page with the policy that our pages had in an earlier version. Every
+/// browser applies it to the target of the form, but Firefox does not apply it to the redirects that follow (ADR
+/// 17).
 async fn what_a_policy_blocks_is_noticed(scene: Scene) {
     let away = format!("https://other.example:{}/landed", scene.port);
     let blocks_redirects = scene.browser == Browser::Chromium;

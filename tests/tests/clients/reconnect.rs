@@ -22,14 +22,13 @@ async fn each_sdk_reconnects_fifty_times_and_leaves_one_client() {
         let settings = [
             ("CLIENT_NAME", sdk.name()),
             ("RECONNECTS", &RECONNECTS.to_string()),
-            // A program that cannot store a secret asks for this method. Only the Python SDK needs the
-            // setting.
+            // A program that cannot store a secret requests this method. Only the Python SDK needs the setting.
             ("AUTH_METHOD", "none"),
         ];
         let events = events(&stack, sdk, &settings).await;
         let ids: Vec<_> = events.iter().filter_map(|event| event["client_id"].as_str()).collect();
         assert_eq!(ids.len(), usize::from(RECONNECTS), "{}", lines(&events));
-        assert_eq!(HashSet::<_>::from_iter(ids).len(), 1, "{sdk:?} was several clients");
+        assert_eq!(HashSet::<_>::from_iter(ids).len(), 1, "{sdk:?} registered several clients");
         assert!(events.iter().any(|event| event["called"][0]["text"] == "Echo: hello"), "{}", lines(&events));
     }
     let mut ids = HashSet::new();
@@ -40,9 +39,9 @@ async fn each_sdk_reconnects_fifty_times_and_leaves_one_client() {
             asking.finish_and_call(&stack).await.unwrap();
         }
     }
-    assert_eq!(ids.len(), 1, "the Rust SDK was several clients");
+    assert_eq!(ids.len(), 1, "the Rust SDK registered several clients");
 
-    // The command uses the socket of the running service, which holds the store.
+    // The command uses the socket of the running service, which keeps the store open.
     let list = stack.operator(&["client", "list"]);
     for name in Sdk::ALL.map(Sdk::name).into_iter().chain([rust_sdk::NAME]) {
         assert_eq!(kinds(&list, name), ["public"], "{name} in\n{list}");
@@ -53,9 +52,9 @@ async fn each_sdk_reconnects_fifty_times_and_leaves_one_client() {
 #[tokio::test]
 async fn a_client_that_asks_for_a_secret_is_a_client_of_its_own_each_time() {
     let stack = Stack::start().await;
-    // Without a setting, the Python SDK does not name a method, and the default of RFC 7591 is a secret. Two
-    // registrations with different secrets cannot be one client. The maximum number of clients and the
-    // lifetime of unused ones, which is a day, keep their number low.
+    // Without a setting, the Python SDK requests no method, and the default of RFC 7591 is a secret. Two
+    // registrations with different secrets cannot be one client. The maximum number of clients and the lifetime of
+    // unused clients, which is a day, limit their number.
     let settings = [("CLIENT_NAME", "told nothing"), ("RECONNECTS", "3")];
     let events = events(&stack, Sdk::Python2, &settings).await;
     assert!(events.iter().any(|event| event["called"][0]["text"] == "Echo: hello"), "{}", lines(&events));

@@ -14,12 +14,12 @@ use url::Url;
 
 pub(crate) const NAME: &str = "Rust SDK";
 
-/// The redirect URI of this run on loopback. Real clients also use another port each time.
+/// The redirect URI of this run on loopback. Like real clients, each run uses another port.
 pub(crate) fn redirect_uri(port: u16) -> String {
     format!("http://127.0.0.1:{port}/callback")
 }
 
-/// A client without stored data, which has the URL for the user's browser.
+/// A client without stored data, together with the URL for the user's browser.
 pub(crate) struct Asking {
     state: OAuthState,
     url: Url,
@@ -27,7 +27,7 @@ pub(crate) struct Asking {
 }
 
 impl Asking {
-    /// Discovers the server, and registers or uses the metadata document, as the SDK does.
+    /// Discovers the server, and registers or uses the metadata document, like the SDK.
     pub(crate) async fn begin(stack: &Stack, port: u16, document: Option<&str>) -> Result<Self> {
         let redirect_uri = redirect_uri(port);
         let mut request = AuthorizationRequest::new(&redirect_uri).with_client_name(NAME);

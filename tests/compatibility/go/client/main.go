@@ -1,6 +1,6 @@
-// The Go SDK as a client. It signs in without stored tokens, steps up, and uses every feature of the server once. It
-// reports each event as a line of JSON. The program that reads the lines visits the URLs in place of a user. With
-// -sessions-only, it requests the newest revision with sessions, as earlier releases of the SDK do.
+// The Go SDK as a client. It signs in without stored tokens, steps up, and uses every feature of the server once.
+// It reports each event as a line of JSON. The program that reads the lines visits the URLs in place of a user.
+// With -sessions-only, it requests the newest revision with sessions, like earlier releases of the SDK.
 package main
 
 import (
@@ -31,7 +31,7 @@ const (
 
 var questions = []string{"Delete 1 temporary file?", "Delete ALL 10000 files?"}
 
-var sessionsOnly = flag.Bool("sessions-only", false, "ask for the newest revision with sessions")
+var sessionsOnly = flag.Bool("sessions-only", false, "request the newest revision with sessions")
 
 var output sync.Mutex
 
@@ -41,7 +41,7 @@ func report(event map[string]any) {
 	_ = json.NewEncoder(os.Stdout).Encode(event)
 }
 
-// user answers questions, and has the notifications that the client has received.
+// user answers questions, and stores the notifications that the client has received.
 type user struct {
 	mu      sync.Mutex
 	asked   []string
@@ -140,7 +140,7 @@ func is(found, expected any) error {
 	return nil
 }
 
-// checkTime is how long one feature may take.
+// checkTime is the time limit for one feature.
 func checkTime() time.Duration {
 	if seconds, err := time.ParseDuration(os.Getenv("CHECK_SECONDS") + "s"); err == nil {
 		return seconds
@@ -248,7 +248,7 @@ func features(session *mcp.ClientSession, u *user) []check {
 			if isModern {
 				params.Meta = mcp.Meta{mcp.MetaKeyLogLevel: "info"}
 			} else {
-				// Some servers log without a request for a level, and do not know that request.
+				// Some servers log without a request for a level, and do not support that request.
 				_ = session.SetLoggingLevel(ctx, &mcp.SetLoggingLevelParams{Level: "info"})
 			}
 			if _, err := session.CallTool(ctx, params); err != nil {
@@ -271,7 +271,7 @@ func features(session *mcp.ClientSession, u *user) []check {
 			if err := session.Subscribe(ctx, &mcp.SubscribeParams{URI: "notes://list"}); err != nil {
 				return err
 			}
-			// A server may confirm a subscription before it is in effect, so the note is changed again and again.
+			// A server can confirm a subscription before it is in effect, so the note is changed repeatedly.
 			for ctx.Err() == nil {
 				if _, err := text(ctx, "touch_note", nil); err != nil {
 					return err
@@ -283,7 +283,7 @@ func features(session *mcp.ClientSession, u *user) []check {
 					return nil
 				}
 			}
-			return errors.New("nothing was told")
+			return errors.New("no notification arrived")
 		}},
 		{"prompts", true, func(ctx context.Context) error {
 			prompt, err := session.GetPrompt(ctx, &mcp.GetPromptParams{Name: "review", Arguments: map[string]string{"language": "go"}})
@@ -318,7 +318,7 @@ func waitFor(ctx context.Context, received chan struct{}) error {
 	case <-received:
 		return nil
 	case <-ctx.Done():
-		return errors.New("nothing was told")
+		return errors.New("no notification arrived")
 	}
 }
 
@@ -345,7 +345,7 @@ func progress(ctx context.Context, session *mcp.ClientSession) error {
 				return err
 			}
 		case <-ctx.Done():
-			return errors.New("not all progress was told")
+			return errors.New("not all progress notifications arrived")
 		}
 	}
 	return nil

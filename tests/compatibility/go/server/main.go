@@ -1,5 +1,5 @@
-// A server on the Go SDK, written as the documentation of the SDK shows. With -sessions-only, it supports only the
-// revisions with sessions, like a server whose module has not been updated for a while.
+// A server on the Go SDK, written like the examples in the SDK's documentation. With -sessions-only, it supports
+// only the revisions with sessions, like a server whose module has not been updated for a while.
 package main
 
 import (
@@ -17,7 +17,7 @@ import (
 
 const stateless = "2026-07-28"
 
-var sessionsOnly = flag.Bool("sessions-only", false, "speak the revisions with sessions only")
+var sessionsOnly = flag.Bool("sessions-only", false, "support only the revisions with sessions")
 
 func text(value string) *mcp.CallToolResult {
 	return &mcp.CallToolResult{Content: []mcp.Content{&mcp.TextContent{Text: value}}}
@@ -75,7 +75,7 @@ func said(temporary, everything string) *mcp.CallToolResult {
 	return text(fmt.Sprintf("temporary=%s ALL=%s", temporary, everything))
 }
 
-// clean asks two questions, one after the other. It asks over the session if there is one, and otherwise in its
+// clean asks two questions, one after another. It asks over the session if there is one, and otherwise in its
 // results.
 func clean(ctx context.Context, req *mcp.CallToolRequest, _ none) (*mcp.CallToolResult, any, error) {
 	if req.ProtocolVersion() < stateless {
