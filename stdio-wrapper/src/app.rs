@@ -1,4 +1,4 @@
-//! Builds the program from its modules, and runs it until a signal arrives.
+//! Connects the modules to a program, and runs it until a signal arrives.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -29,38 +29,38 @@ use crate::ops::{self, Ready};
 use crate::translate::{self, LegacyToModern, ModernToLegacy};
 use crate::unread::close_unread;
 
-/// Time for the head of a request.
+/// Maximum time in which the head of a request must arrive.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// The budget for answers has space for this number of answers of the maximum size.
+/// Number of responses of the maximum size that fit into the budget for responses.
 const MAX_LARGE_ANSWERS: usize = 16;
-/// The budget for messages has space for this number of messages of the maximum size.
+/// Number of messages of the maximum size that fit into the budget for messages.
 const MAX_LARGE_MESSAGES: usize = 16;
-/// Minimum size of an answer that is counted by itself, in bytes. There are at most as many answers as
-/// connections and running calls, and each of these needs more memory than a smaller answer. Messages that
-/// wait in streams are always counted.
+/// Minimum size of a response that is counted, in bytes. The number of smaller responses is limited by the
+/// connections and running calls, each of which needs more memory than such a response. Messages that are
+/// queued in streams are always counted.
 const COUNTED_ANSWER: usize = 4 << 10;
-/// Minimum size of a message that is counted by itself, in bytes. The number of messages in the queue of a
-/// child is limited anyway.
+/// Minimum size of a message that is counted, in bytes. The number of messages in a child's queue is limited in
+/// any case.
 const COUNTED_MESSAGE: usize = 1 << 10;
-/// Time for edges to notice that the wrapper is about to stop; at most a quarter of `SHUTDOWN_TIMEOUT`.
+/// Time for edges to notice that the wrapper is about to stop. It is at most a quarter of `SHUTDOWN_TIMEOUT`.
 const DRAIN: Duration = Duration::from_secs(1);
-/// Time for a connection to close.
+/// Maximum time for closing a connection.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Maximum number of sessions if the container has no limits, or if sessions have no child of their own.
 const DEFAULT_SESSIONS: usize = 100;
 /// Maximum number of sessions if the container's limits decide how many fit.
 const MAX_SESSIONS: usize = 10_000;
-/// Number of children that are starting at the same time for each processor of the container. More than one,
-/// because a start sometimes waits.
+/// Number of children that can start at the same time for each processor of the container. It is more than one,
+/// because a start does not use the processor all the time.
 const STARTS_PER_PROCESSOR: usize = 2;
 /// Maximum number of connections that wait to be accepted.
 const BACKLOG: i32 = 4096;
-/// The same at the operator's listener.
+/// The same limit for the operator's listener.
 const OPS_BACKLOG: i32 = 2048;
 /// Maximum number of connections to the operator's listener.
 const MAX_OPS_CONNECTIONS: usize = 100;
 
-/// Sources from outside of the program, so that tests can replace them.
+/// The external inputs of the program, so that tests can replace them.
 pub struct World {
     /// The time in seconds since 1970.
     pub clock: Clock,
@@ -70,7 +70,7 @@ pub struct World {
 
 /// Serves until SIGTERM or SIGINT.
 pub async fn run(config: Config, world: World) -> anyhow::Result<()> {
-    // Signals are handled from the first moment on, because an unhandled one would end the program.
+    // Signals are handled from the beginning, because an unhandled signal would terminate the program.
     let mut signals = Signals::listen()?;
     let metrics = Arc::new(Metrics::default());
     hide();
@@ -151,34 +151,34 @@ pub async fn run(config: Config, world: World) -> anyhow::Result<()> {
     let within = config.limits.shutdown_timeout;
     let drain = tokio::select! {
         told = signals.until_stop() => if told == Stop::Replaced { DRAIN.min(within / 4) } else { Duration::ZERO },
-        ended = &mut serving => return ended?.context("the server ended by itself"),
+        ended = &mut serving => return ended?.context("the server stopped unexpectedly"),
     };
     sessions.begin_stopping();
     draining.begin();
-    tracing::info!("stopping: /ready reports it, and connections close after their next answer");
+    tracing::info!("stopping: /ready reports this, and connections close after their next response");
     tokio::time::sleep(drain).await;
     tracing::info!("shutting down");
-    // Streams and waiting requests end with the sessions. Only then can the connections end.
+    // Streams and waiting requests end together with the sessions. Connections can be closed only after that.
     if let Some(translation) = &translation {
         translation.stop();
     }
     let rest = within.saturating_sub(drain);
     tokio::join!(sessions.stop(rest), modern.stop(rest));
-    // No child is left, so all remaining processes come from children that have ended.
+    // All children have exited, so all remaining processes are orphans.
     reaper.collect(&metrics).await;
     let stop_connections = async { tokio::join!(mcp_handle.stop(true), ops_handle.stop(false)) };
-    // Connections that are left after this end with the process.
+    // Connections that are still open after this are closed when the process exits.
     let _ = tokio::time::timeout(Duration::from_secs(2), stop_connections).await;
     tracing::info!("stopped");
     Ok(())
 }
 
-/// Why the wrapper stops.
+/// The signal that stops the wrapper.
 #[derive(Debug, PartialEq, Eq)]
 enum Stop {
-    /// SIGTERM, which orchestrators send. Edges get a moment to switch to another instance.
+    /// SIGTERM, which orchestrators send. Edges get time to switch to another instance.
     Replaced,
-    /// SIGINT, which a user sends with Ctrl-C. It stops the wrapper without that delay.
+    /// SIGINT, which a user sends with Ctrl-C. The wrapper stops without this delay.
     Interrupted,
 }
 
@@ -212,7 +212,7 @@ impl Signals {
                 _ = self.terminate.recv() => return Stop::Replaced,
                 _ = self.interrupt.recv() => return Stop::Interrupted,
                 _ = self.hang_up.recv() => {
-                    tracing::info!("SIGHUP is ignored, because settings are only read at the start; restart to change them");
+                    tracing::info!("SIGHUP is ignored, because settings are read only at the start; restart to change them");
                 }
                 _ = first.recv() => tracing::info!("SIGUSR1 is ignored"),
                 _ = second.recv() => tracing::info!("SIGUSR2 is ignored"),
@@ -221,8 +221,8 @@ impl Signals {
     }
 }
 
-/// Hides the memory and the environment of this process from its children, which might have the same user id.
-/// Without this, they could read assertions of other callers, if the kernel does not isolate them. This also
+/// Hides the memory and environment of this process from its children, which might have the same user id.
+/// Without this, they could read assertions of other callers if the kernel does not isolate them. This also
 /// prevents core files.
 fn hide() {
     if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
@@ -231,8 +231,8 @@ fn hide() {
 }
 
 fn capacity(config: &Config) -> Arc<Capacity> {
-    // If the operator has set a number, the limits of the container are not used. Children that all callers
-    // share do not count as sessions.
+    // If the operator has set a number, the limits of the container are not used. A child that all callers
+    // share does not count as a session.
     if config.limits.max_sessions.is_some() || config.shared {
         return Arc::new(Capacity::unlimited());
     }
@@ -247,14 +247,14 @@ fn capacity(config: &Config) -> Arc<Capacity> {
     Arc::new(capacity)
 }
 
-/// The number of processors that the container has.
+/// The number of processors that are available to the container.
 fn processors() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
 fn spec(config: &Config, isolation: Isolation, capacity: Arc<Capacity>) -> Spec {
-    // The queue has space for the largest body twice, so that one large message does not prevent the next one
-    // from being queued.
+    // The queue can hold the largest body twice, so that one large message does not prevent the next one from
+    // being queued.
     Spec {
         child: config.child.clone(),
         prewarm: config.prewarm,
@@ -266,7 +266,7 @@ fn spec(config: &Config, isolation: Isolation, capacity: Arc<Capacity>) -> Spec 
     }
 }
 
-/// Returns how children are isolated from each other, and writes this to the log.
+/// Determines how children are isolated from each other, and logs the result.
 fn isolation(wanted: config::Isolation) -> anyhow::Result<Isolation> {
     if wanted == config::Isolation::Off {
         tracing::info!(
@@ -278,7 +278,7 @@ fn isolation(wanted: config::Isolation) -> anyhow::Result<Isolation> {
     let missing = boundary.as_ref().err().or(filter.as_ref().err());
     if let Some(missing) = missing.filter(|_| wanted == config::Isolation::Required) {
         return Err(missing.clone()).context(
-            "CHILD_ISOLATION is `required`, but is not available here. Write `auto` to run without it",
+            "CHILD_ISOLATION is `required`, but is not available here. Set it to `auto` to run without isolation",
         );
     }
     match &boundary {
@@ -286,7 +286,7 @@ fn isolation(wanted: config::Isolation) -> anyhow::Result<Isolation> {
             tracing::info!("children cannot read, trace or signal each other; they share files and network");
         }
         Ok(Boundary::Tracing) => tracing::warn!(
-            "children cannot read or trace each other, but they can signal each other; Linux 6.12 and later can prevent that, too"
+            "children cannot read or trace each other, but they can signal each other; Linux 6.12 and later can also prevent that"
         ),
         Err(error) => tracing::warn!(%error, "children can read, trace and signal each other"),
     }
@@ -298,7 +298,7 @@ fn isolation(wanted: config::Isolation) -> anyhow::Result<Isolation> {
         }
         Err(error) => tracing::warn!(
             %error,
-            "children can change the limits and priorities of each other and of the wrapper, and so end it"
+            "children can change the limits and priorities of each other and of the wrapper, and can terminate the wrapper in this way"
         ),
     }
     Ok(Isolation { boundary: boundary.ok(), has_filter: filter.is_ok() })
@@ -418,8 +418,8 @@ fn mcp_server(
     };
     let limits = Limits {
         workers: config.workers,
-        // The limit is divided among the workers. Further connections wait, and the system refuses them when too
-        // many are waiting.
+        // The limit is divided among the workers. Further connections wait, and the operating system refuses
+        // them when too many are waiting.
         connections: per_worker,
         keep_alive: KeepAlive::default(),
         head_timeout: HEAD_TIMEOUT,

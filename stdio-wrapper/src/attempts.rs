@@ -1,19 +1,18 @@
-//! Attempts for which many callers wait, such as the start of a child that they share. Only one attempt runs
-//! at a time, and if it fails, all callers that waited for it get its error. Otherwise each of them would
-//! make another attempt, and with a child that hangs, the last of k callers would wait k times as long as the
-//! first.
+//! Attempts that many callers wait for, such as the start of a child that they share. Only one attempt runs at
+//! a time. If it fails, all callers that waited for it receive its error. Otherwise each of them would make
+//! another attempt, and if a child hangs, the last of k callers would wait k times as long as the first.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::{Mutex, MutexGuard};
 
-/// Attempts to do the same thing. `E` is the reason why one failed.
+/// Attempts at the same operation. `E` is the error of a failed attempt.
 #[derive(Debug)]
 pub(crate) struct Attempts<E> {
-    /// Why the last attempt failed. The attempt in progress holds the lock.
+    /// The error of the last failed attempt. Locked while an attempt is in progress.
     why: Mutex<Option<E>>,
-    /// The number of attempts that have failed. If it changes while a caller waits, the caller has waited for
-    /// an attempt that failed.
+    /// The number of failed attempts. If it changes while a caller waits, the caller has waited for an attempt
+    /// that failed.
     failures: AtomicUsize,
 }
 
@@ -32,8 +31,8 @@ pub(crate) struct Turn<'a, E> {
 }
 
 impl<E: Clone> Attempts<E> {
-    /// Waits for the attempt in progress, if there is one. After that, look for its result first, then at
-    /// [`Turn::failure`], and only then make another attempt.
+    /// Waits for the attempt in progress, if there is one. After that, the caller must first check for its
+    /// result, then check [`Turn::failure`], and otherwise make another attempt.
     pub(crate) async fn turn(&self) -> Turn<'_, E> {
         let failures = self.failures.load(Ordering::Acquire);
         let why = self.why.lock().await;
@@ -43,12 +42,12 @@ impl<E: Clone> Attempts<E> {
 }
 
 impl<E: Clone> Turn<'_, E> {
-    /// Why the attempt failed that this caller has waited for.
+    /// The error of the attempt that this caller has waited for, if it failed.
     pub(crate) fn failure(&self) -> Option<E> {
         self.why.as_ref().filter(|_| self.has_failed).cloned()
     }
 
-    /// Makes the attempt fail for all waiting callers.
+    /// Makes the attempt fail for all callers that are waiting for it.
     pub(crate) fn failed(mut self, why: E) {
         *self.why = Some(why);
         self.failures.fetch_add(1, Ordering::AcqRel);
@@ -74,7 +73,7 @@ mod tests {
                     return why;
                 }
                 let number = made.fetch_add(1, Ordering::Relaxed);
-                // The other callers arrive in the meantime.
+                // The other callers arrive during this time.
                 tokio::task::yield_now().await;
                 turn.failed(number);
                 number

@@ -1,4 +1,4 @@
-//! Memory that all callers share, and that no single caller can use up.
+//! Memory that all callers share, and that a single caller cannot use up.
 
 use std::borrow::Borrow;
 use std::collections::HashMap;
@@ -13,35 +13,35 @@ use tokio::time::Instant;
 
 use crate::protocol::Text;
 
-/// Divisor for the maximum share of the memory for one principal: a quarter.
+/// Divisor for the share of the memory that one principal can use: a quarter.
 const SHARE: usize = 4;
 
 /// Memory that a kept text needs in addition to its length, in bytes.
 const OVERHEAD: usize = 128;
 
-/// The error that replaces an answer for which there is no memory.
+/// The error that replaces a response for which there is no memory.
 pub const TOO_MANY_ANSWERS: &str =
     "Too many large answers wait to be read by their clients. Read yours, or try again in a moment.";
 
 /// The error for a message for which there is no memory.
-pub const TOO_MANY_MESSAGES: &str = "Too many large messages, yours or those of all users, wait for an MCP server that does not read its input. End such a session, or try again in a moment.";
+pub const TOO_MANY_MESSAGES: &str = "Too many large messages, either yours or those of all users, are waiting for an MCP server that does not read its input. End such a session, or try again in a moment.";
 
-/// The memory of everything that waits between clients and children.
+/// The memory of all data that is queued between clients and children.
 #[derive(Debug, Clone)]
 pub struct Memory {
-    /// For answers that wait until their clients read them.
+    /// For responses that clients have not read yet.
     pub answers: Arc<Budget>,
-    /// For messages that wait until their children read them.
+    /// For messages that children have not read yet.
     pub messages: Arc<Budget>,
 }
 
-/// The user of an owner, which is a user with one client. Memory is shared among users, because a user can
-/// have any number of clients.
+/// The user of an owner, which consists of a user and a client. Memory is divided among users, because a user
+/// can have any number of clients.
 pub fn user(owner: &str) -> &str {
     owner.split_once('\n').map_or(owner, |(subject, _)| subject)
 }
 
-/// The name under which a child that serves several principals counts as one.
+/// The name of a child that serves several principals and therefore counts as a principal itself.
 pub fn of_child(number: u64) -> String {
     format!("\0{number}")
 }
@@ -50,7 +50,7 @@ pub fn of_child(number: u64) -> String {
 #[derive(Debug)]
 pub struct Budget {
     total: usize,
-    /// Texts with fewer bytes are not counted.
+    /// Texts with fewer bytes than this are not counted.
     least: usize,
     state: Mutex<State>,
     freed: Notify,
@@ -59,35 +59,35 @@ pub struct Budget {
 #[derive(Debug, Default)]
 struct State {
     taken: usize,
-    /// The bytes that each principal has taken.
+    /// The number of bytes that each principal has reserved.
     owners: HashMap<Arc<str>, usize>,
 }
 
 impl Budget {
-    /// Makes a budget of `total` bytes. Only texts of at least `least` bytes are counted.
+    /// Creates a budget of `total` bytes. Only texts of at least `least` bytes are counted.
     pub fn new(total: usize, least: usize) -> Arc<Self> {
         Arc::new(Self { total, least, state: Mutex::default(), freed: Notify::new() })
     }
 
-    /// Makes an empty reservation for a principal.
+    /// Creates an empty reservation for a principal.
     pub fn reservation(self: &Arc<Self>, owner: &str) -> Reservation {
         Reservation { budget: Arc::clone(self), owner: Arc::from(user(owner)), taken: 0 }
     }
 
-    /// Makes an empty reservation for a child that serves several principals. Before a line is completely
-    /// read, it is unknown to which principal it belongs, so the child counts as a principal.
+    /// Creates an empty reservation for a child that serves several principals. Until a line is complete, it is
+    /// unknown to which principal it belongs, so the child counts as a principal.
     pub fn reservation_of_child(self: &Arc<Self>, number: u64) -> Reservation {
         self.reservation(&of_child(number))
     }
 
-    /// Counts a text for a principal until no part of it is in use any more. Returns `None` if there is no
-    /// space.
+    /// Counts a text for a principal until all parts of it are dropped. Returns `None` if there is no space.
     pub fn count(self: &Arc<Self>, owner: &str, text: Text) -> Option<Text> {
         if text.len() < self.least { Some(text) } else { self.reservation(owner).hold(text) }
     }
 
-    /// Takes memory for a text of this length before the text is made, and waits for space up to `patience`.
-    /// For a text that is not counted, the reservation is empty. Returns `None` if there is no space.
+    /// Reserves memory for a text of this length before the text is created, and waits for space up to
+    /// `patience`. For a text that is not counted, the reservation is empty. Returns `None` if there is no
+    /// space.
     pub async fn reserve(
         self: &Arc<Self>,
         owner: &str,
@@ -117,7 +117,7 @@ impl Reservation {
         Budget::new(usize::MAX, usize::MAX).reservation("")
     }
 
-    /// Makes an empty reservation for the same principal.
+    /// Creates an empty reservation for the same principal.
     #[must_use]
     pub fn sibling(&self) -> Self {
         Self { budget: Arc::clone(&self.budget), owner: Arc::clone(&self.owner), taken: 0 }
@@ -139,13 +139,13 @@ impl Reservation {
         other
     }
 
-    /// Returns the line, which keeps this reservation until it is dropped.
+    /// Returns the line, which holds this reservation until it is dropped.
     pub fn holding(self, line: Bytes) -> Bytes {
         if self.taken == 0 { line } else { Text::from(line).holding(self).into_bytes() }
     }
 
-    /// Extends this reservation to the whole text, and waits for memory up to `patience`. Returns `None` if
-    /// there is no space.
+    /// Extends this reservation to the size of the text, and waits for memory up to `patience`. Returns `None`
+    /// if there is no space.
     pub async fn count_within(mut self, text: Text, patience: Duration) -> Option<Text> {
         let missing = text.len().saturating_sub(self.taken);
         if !self.counts(text.len()) {
@@ -159,12 +159,12 @@ impl Reservation {
         length >= self.budget.least
     }
 
-    /// The principal whose memory this is.
+    /// The principal who owns this memory.
     pub fn owner(&self) -> &str {
         &self.owner
     }
 
-    /// The number of bytes that are taken.
+    /// The number of bytes in this reservation.
     pub fn taken(&self) -> usize {
         self.taken
     }
@@ -182,7 +182,7 @@ impl Reservation {
     pub fn grow(&mut self, bytes: usize) -> bool {
         let mut state = self.budget.state();
         let own = state.owners.get(&self.owner).copied().unwrap_or_default();
-        // Without identities, all callers are one principal, which can take everything.
+        // Without identities, all callers are one principal, who can use everything.
         let is_share = self.owner.trim().is_empty() || own.saturating_add(bytes) <= self.budget.total / SHARE;
         if !is_share || state.taken + bytes > self.budget.total {
             return false;
@@ -236,8 +236,8 @@ impl Drop for Reservation {
     }
 }
 
-/// A text that is kept on behalf of a principal. It can only be made by [`Reservation::keep`], so there is
-/// memory for it. Copies share it.
+/// A text that is kept for a principal. Only [`Reservation::keep`] can create it, so its memory is always
+/// counted. Copies share the text.
 #[derive(Debug, Clone)]
 pub struct Kept(Arc<Inner>);
 

@@ -1,7 +1,7 @@
-//! Limits of connections in addition to those of the HTTP server: the time that a client has to read a response
-//! and to send the head of its next request, requests that are sent before the last response was read, and
-//! the number of connections from the same machine. When the wrapper stops, the next response of a connection
-//! is its last one.
+//! Connection limits in addition to those of the HTTP server: the time in which a client must read a response
+//! and send the head of its next request, requests that are sent before the previous response was read, and the
+//! number of connections from the same machine. When the wrapper stops, each connection is closed after its
+//! next response.
 
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -25,17 +25,17 @@ use tokio::sync::watch;
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
-/// Time within which a client must read a part of the data that it is sent, in milliseconds. A client that
+/// Time within which a client must read some of the data that was sent to it, in milliseconds. A client that
 /// does not read uses memory and a connection.
 const READ_TIMEOUT: u32 = 30_000;
-/// Maximum number of bytes of a response that the kernel buffers before they are sent. By default, it would
-/// buffer megabytes, which the wrapper does not count and which belong to the memory of the container.
+/// Maximum number of bytes of a response that the kernel buffers before it sends them. By default, it would
+/// buffer megabytes, which the wrapper does not count although they use memory of the container.
 const MAX_UNSENT: u32 = 64 << 10;
-/// Time for which a connection can be without a request, even if a part of a head has arrived. The HTTP
-/// server closes idle connections earlier, and limits the first head itself, but not the others.
+/// Maximum time for a connection without a complete request, even if a part of a head has arrived. The HTTP
+/// server closes idle connections earlier, but limits the time only for the first head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Divisor for the maximum share of the connections that come from the same machine: a quarter.
+/// Divisor for the share of the connections that can come from the same machine: a quarter.
 const LOCAL_SHARE: usize = 4;
 
 /// A client's connection, which is closed if the client is too slow.
@@ -50,22 +50,23 @@ pub struct Connection {
 #[derive(Debug)]
 pub struct Open {
     count: AtomicUsize,
-    /// With this number of connections, no more are accepted.
+    /// Maximum number of connections, after which no more are accepted.
     max: usize,
     /// The connections from the same machine.
     local: AtomicUsize,
-    /// How many connections from the same machine can be open at the same time.
+    /// Maximum number of open connections from the same machine.
     max_local: usize,
-    /// Whether a connection was closed because there were too many from the same machine.
+    /// Whether it was logged that a connection was closed because too many came from the same machine.
     has_told: AtomicBool,
 }
 
 impl Open {
-    /// Makes a count for a listener at this address that accepts this number of connections.
+    /// Creates the count for a listener at this address that accepts `max` connections.
     ///
-    /// If the listener can be reached from other machines, the edge proxy is expected there, and connections from the
-    /// same machine come from the servers that the wrapper has started. These must not be able to keep the proxy
-    /// out. If the listener is on loopback, so is the proxy, and nobody can tell the two apart.
+    /// If the listener can be reached from other machines, the edge proxy is expected on another machine.
+    /// Connections from the same machine then come from the servers that the wrapper has started, and they must
+    /// not prevent connections of the proxy. If the listener is on loopback, the proxy is on the same machine
+    /// and cannot be distinguished from the servers.
     pub fn new(max: usize, listener: IpAddr) -> Arc<Self> {
         let max_local = if listener.is_loopback() { usize::MAX } else { (max / LOCAL_SHARE).max(1) };
         Arc::new(Self {
@@ -77,13 +78,13 @@ impl Open {
         })
     }
 
-    /// Whether further connections have to wait until another one ends.
+    /// Whether further connections must wait until another one is closed.
     pub fn is_full(&self) -> bool {
         self.count.load(Ordering::Relaxed) >= self.max
     }
 }
 
-/// A connection that counts until it ends.
+/// A connection that counts until it is closed.
 struct Counted {
     open: Arc<Open>,
     is_local: bool,
@@ -96,7 +97,7 @@ impl Counted {
         Self { open: Arc::clone(open), is_local }
     }
 
-    /// Whether there are more connections from the same machine than are allowed, with this one.
+    /// Whether there are too many connections from the same machine, including this one.
     fn is_too_many(&self) -> bool {
         self.is_local && self.open.local.load(Ordering::Relaxed) > self.open.max_local
     }
@@ -109,7 +110,7 @@ impl Drop for Counted {
     }
 }
 
-/// Makes the function that sets up each new connection of a listener. It must run on the thread that serves
+/// Creates the function that sets up each new connection of a listener. It must run on the thread that serves
 /// the connection.
 pub fn setup(open: &Arc<Open>) -> impl Fn(&TcpStream, &mut Extensions) + Send + Sync + use<> {
     let open = Arc::clone(open);
@@ -134,12 +135,12 @@ pub fn setup(open: &Arc<Open>) -> impl Fn(&TcpStream, &mut Extensions) + Send + 
 fn is_local(stream: &TcpStream) -> bool {
     let (Ok(peer), Ok(here)) = (stream.peer_addr(), stream.local_addr()) else { return false };
     let (peer, here) = (peer.ip().to_canonical(), here.ip().to_canonical());
-    // A process can choose any address of its machine as the sender's, also for a connection to loopback.
+    // A process can choose any address of its machine as the source address, even for a connection to loopback.
     peer.is_loopback() || here.is_loopback() || peer == here
 }
 
 fn accept(stream: &TcpStream, extensions: &mut Extensions) {
-    // A connection works without this option, too.
+    // If the option cannot be set, the connection works without it.
     let _ = set_tcp_user_timeout(stream, READ_TIMEOUT);
     let _ = SockRef::from(stream).set_tcp_notsent_lowat(MAX_UNSENT);
     let Ok(socket) = stream.as_fd().try_clone_to_owned() else { return };
@@ -149,7 +150,7 @@ fn accept(stream: &TcpStream, extensions: &mut Extensions) {
     extensions.insert(Connection { socket, under_way: Rc::new(sender) });
 }
 
-/// Closes the connection if it has had no request for [`HEAD_TIMEOUT`]. Ends with the connection.
+/// Closes the connection if it has had no request for [`HEAD_TIMEOUT`]. Returns when the connection is closed.
 async fn close_when_idle(socket: Weak<OwnedFd>, mut under_way: watch::Receiver<usize>) {
     while under_way.wait_for(|count| *count == 0).await.is_ok() {
         match timeout(HEAD_TIMEOUT, under_way.wait_for(|count| *count > 0)).await {
@@ -157,7 +158,7 @@ async fn close_when_idle(socket: Weak<OwnedFd>, mut under_way: watch::Receiver<u
             Ok(Err(_)) => return,
             Err(_) => {
                 if let Some(socket) = socket.upgrade() {
-                    // The connection might just have been closed.
+                    // The connection might have been closed in the meantime.
                     let _ = rustix::net::shutdown(&socket, Shutdown::Both);
                 }
                 return;
@@ -166,8 +167,8 @@ async fn close_when_idle(socket: Weak<OwnedFd>, mut under_way: watch::Receiver<u
     }
 }
 
-/// A middleware that counts the requests of each connection that are in progress, each until its response was
-/// sent.
+/// A middleware that counts the requests in progress of each connection. A request counts until its response
+/// was sent.
 pub async fn count<B: MessageBody + 'static>(
     request: ServiceRequest,
     next: Next<B>,
@@ -177,15 +178,15 @@ pub async fn count<B: MessageBody + 'static>(
     Ok(response.map_body(|_, inner| hold(inner, under_way)))
 }
 
-/// A middleware that ends the connection if a request arrives on it before the client has read the response to the
-/// last one. A client that reads can send requests ahead.
+/// A middleware that closes the connection if a request arrives before the client has read the previous
+/// response. A client that reads can send requests ahead.
 pub async fn reads_responses<B: MessageBody + 'static>(
     request: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
     if pipelining::is_further(request.request()) {
-        // If the request had come before the last response was complete, that response is still in the server's buffer.
-        // The server sends as much of it as the system takes when it has to wait.
+        // If this request arrived before the previous response was complete, that response is still in the
+        // server's buffer. While the task yields, the server sends as much of it as the socket accepts.
         yield_now().await;
         if !is_writable(request.request()) {
             return Ok(pipelining::end_connection(request));
@@ -194,17 +195,18 @@ pub async fn reads_responses<B: MessageBody + 'static>(
     next.call(request).await.map(ServiceResponse::map_into_boxed_body)
 }
 
-/// Whether the system would take more bytes of a response. If it does not, the client has not read the ones before.
+/// Whether the socket accepts more bytes of a response. If it does not, the client has not read the previous
+/// bytes.
 fn is_writable(request: &HttpRequest) -> bool {
     let Some(connection) = request.conn_data::<Connection>() else { return true };
     let mut socket = [PollFd::new(&connection.socket, PollFlags::OUT)];
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    // The call is interrupted only if it waits.
+    // The call has a zero timeout, so a signal cannot interrupt it.
     poll(&mut socket, Some(&now)).is_ok_and(|ready| ready > 0)
 }
 
-/// A middleware for a listener that closes each connection after one request. It ends the connection if there
-/// is another one.
+/// A middleware for a listener that closes each connection after one request. It closes the connection if a
+/// second request arrives.
 pub async fn only_one<B: MessageBody + 'static>(
     request: ServiceRequest,
     next: Next<B>,
@@ -220,15 +222,15 @@ pub async fn only_one<B: MessageBody + 'static>(
 pub struct Draining(AtomicBool);
 
 impl Draining {
-    /// From now on, every answer is the last one of its connection.
+    /// From now on, every response is the last one of its connection.
     pub fn begin(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
 }
 
-/// A middleware that ends each connection with an answer as soon as the wrapper is about to stop. If the
-/// wrapper closed an idle connection while an edge sends a request on it, that request would be lost. An edge
-/// loses nothing if it is told not to use a connection again.
+/// A middleware that closes each connection after a response while the wrapper is about to stop. If the wrapper
+/// closed an idle connection while an edge sends a request on it, that request would be lost. An edge that is
+/// told not to reuse a connection loses no request.
 pub async fn end_with_answer<B: MessageBody + 'static>(
     request: ServiceRequest,
     next: Next<B>,
@@ -268,7 +270,8 @@ mod tests {
 
     const MAX: usize = 40;
 
-    /// Opens connections to a server on this machine whose listener has this address. Returns how many are not closed.
+    /// Opens connections to a server on this machine whose listener has this address. Returns how many stay
+    /// open.
     async fn kept(listener: Ipv4Addr) -> usize {
         let open = Open::new(MAX, listener.into());
         let app = || App::new().default_service(web::to(HttpResponse::Ok));
@@ -280,7 +283,7 @@ mod tests {
         for stream in &streams {
             stream.set_nonblocking(true).unwrap();
             let stream = tokio::net::TcpStream::from_std(stream.try_clone().unwrap()).unwrap();
-            // A connection that is not closed answers. The request to one that is closed might be lost.
+            // A connection that stays open gets a response. The request to a closed one might be lost.
             let _ = stream.try_write(b"GET / HTTP/1.1\r\n\r\n");
             stream.readable().await.unwrap();
             kept += usize::from(matches!(stream.try_read(&mut [0; 100]), Ok(1..)));

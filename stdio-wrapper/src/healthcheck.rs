@@ -1,16 +1,16 @@
-//! `--healthcheck`: asks a running wrapper. An image without a shell contains no other program that could do
-//! this.
+//! `--healthcheck`: requests the health of a running wrapper. An image without a shell contains no other
+//! program that could do this.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use contract::health;
 
-/// How long to wait for the answer.
+/// Maximum time for the response.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Asks the wrapper with this `OPS_LISTEN` for `/health`. Anything but 200 is an error, which is one sentence
-/// about what happened instead.
+/// Requests `/health` from the wrapper with this `OPS_LISTEN`. A response other than 200 is an error, which is
+/// a sentence that describes what happened.
 pub(crate) fn ask(ops_listen: &str) -> Result<(), String> {
     let listener: SocketAddr = ops_listen.trim().parse().map_err(|_| {
         format!(
@@ -19,9 +19,9 @@ pub(crate) fn ask(ops_listen: &str) -> Result<(), String> {
     })?;
     let address = health::from_inside(listener);
     let answer = health::ask(address, "/health", PATIENCE).map_err(|error| {
-        format!("nothing answers at OPS_LISTEN ({address}): {error}. Is the wrapper running?")
+        format!("no response from OPS_LISTEN ({address}): {error}. Is the wrapper running?")
     })?;
-    answer.map(drop).map_err(|answer| format!("/health answered {answer}"))
+    answer.map(drop).map_err(|answer| format!("/health responded with {answer}"))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The MCP endpoints: decides which requests are accepted, identifies their callers, and chooses the form of
+//! The MCP endpoints: decides which requests are accepted, identifies their callers, and chooses the format of
 //! the response.
 
 mod answer;
@@ -39,16 +39,16 @@ use crate::translate::{LegacyToModern, ModernToLegacy};
 pub use guard::{Accepts, RequestHeaders};
 use problem::Problem;
 
-/// Divisor for the maximum share of the connections for the requests of one user: a quarter. Through an edge,
-/// each request in progress has its own connection.
+/// Divisor for the share of the connections that the requests of one user can use: a quarter. Behind an edge,
+/// each request in progress uses its own connection.
 const SHARE: usize = 4;
-/// A user can always have this number of requests.
+/// Number of requests that a user can always have.
 const SMALLEST_SHARE: usize = 4;
 
-/// The header with the session's id.
+/// The header with the session id.
 const SESSION_ID: &str = "mcp-session-id";
 
-/// The parts of the wrapper that answer requests.
+/// The parts of the wrapper that handle requests.
 #[derive(Clone)]
 pub struct Backends {
     /// Sessions of the revisions with a handshake.
@@ -61,7 +61,7 @@ pub struct Backends {
     pub legacy_to_modern: Option<Arc<LegacyToModern>>,
 }
 
-/// Everything that the handlers need.
+/// Everything that the request handlers need.
 pub struct Endpoint {
     /// Sessions of the revisions with a handshake.
     pub sessions: Arc<Sessions>,
@@ -73,7 +73,7 @@ pub struct Endpoint {
     pub legacy_to_modern: Option<Arc<LegacyToModern>>,
     clock: Clock,
     stream_grace: Duration,
-    /// Finds out who calls.
+    /// Identifies callers.
     pub authenticator: Arc<Authenticator>,
     /// The counters of the wrapper.
     pub metrics: Arc<Metrics>,
@@ -82,8 +82,8 @@ pub struct Endpoint {
     tool_rules: Option<Arc<ToolRules>>,
     /// The resource identifier, for challenges.
     resource: Option<String>,
-    /// The requests of each user that are in progress: from the moment when the caller is known until the
-    /// answer was sent.
+    /// The requests in progress of each user. A request counts from the time when its caller is identified
+    /// until its response was sent.
     under_way: Arc<Places>,
     max_under_way: usize,
     refusals: Mutex<RateLimit>,
@@ -93,7 +93,7 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// Collects the backends and the settings that handlers need.
+    /// Creates the endpoint from the backends and the settings that handlers need.
     pub fn new(
         config: &Config,
         backends: Backends,
@@ -132,9 +132,9 @@ impl Endpoint {
         }
     }
 
-    /// Finds out who calls, and has `handle` answer. The request counts for its user until the answer was
-    /// sent or given up (attack 100): one user with slow calls, or with answers that are read slowly, must
-    /// not have all connections.
+    /// Identifies the caller, and calls `handle` for the response. The request counts for its user until the
+    /// response was sent or aborted (attack 100). One user with slow calls, or with responses that are read
+    /// slowly, must not occupy all connections.
     async fn answer(
         &self,
         request: &HttpRequest,
@@ -147,8 +147,8 @@ impl Endpoint {
         Ok(handle(caller).await?.map_body(|_, body| hold(body, place)))
     }
 
-    /// Takes a place for another request of a user. If all callers are one principal, none is needed, because
-    /// there is no other user to protect.
+    /// Reserves a slot for another request of a user. If all callers are one principal, none is needed, because
+    /// no other user must be protected.
     fn admit(&self, caller: &Caller) -> Result<Option<Place>, Problem> {
         if caller.subject.is_empty() {
             return Ok(None);
@@ -164,12 +164,12 @@ impl Endpoint {
         place.map(Some).ok_or_else(|| Problem::too_many_requests(self.max_under_way))
     }
 
-    /// Whether another refusal can be logged. A client that is refused might try again any number of times.
+    /// Whether another refusal can be logged. A refused client might retry any number of times.
     fn may_tell(&self) -> bool {
         self.refusals.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now()) != Pass::No
     }
 
-    /// The session that the request names, if it belongs to the caller's user.
+    /// The session that the request refers to, if it belongs to the caller's user.
     fn session(&self, request: &HttpRequest, caller: &Caller) -> Result<Arc<Session>, Problem> {
         let id = RequestHeaders::new(request).session_id()?.ok_or_else(Problem::no_session_id)?;
         let session =
@@ -178,28 +178,28 @@ impl Endpoint {
         Ok(session)
     }
 
-    /// The session with this id, if the caller may use it.
+    /// The session with this id, if the caller is allowed to use it.
     fn find(&self, id: &str, caller: &Caller) -> Option<Arc<Session>> {
         self.sessions.find(id, |owner| caller.is_user_of(owner), &self.placeholders(caller))
     }
 
-    /// Decides what the caller may send to a child.
+    /// Determines which messages the caller is allowed to send to a child.
     fn gate(&self, caller: &Caller) -> Gate {
         Gate::new(&caller.unmet_rules, self.tool_rules.as_ref(), &caller.scopes, &caller.groups)
     }
 
-    /// When a stream of this caller must end: `STREAM_GRACE` after the expiry of the token with which it was
-    /// opened (attack 86).
+    /// The time at which a stream of this caller must end: `STREAM_GRACE` after the expiry of the token that
+    /// was used to open it (attack 86).
     fn until(&self, caller: &Caller) -> Option<Instant> {
         let rest = Duration::from_secs(caller.token_expires?.saturating_sub((self.clock)()));
         Instant::now().checked_add(rest + self.stream_grace)
     }
 
-    /// The values for the command's placeholders for this caller.
+    /// The values of the command's placeholders for this caller.
     fn placeholders(&self, caller: &Caller) -> Placeholders {
         let some = |text: &String| (!text.is_empty()).then(|| text.clone());
         let group = match (self.groups.as_slice(), caller.groups.as_slice()) {
-            // Without an order, the group is unambiguous only if the caller has exactly one.
+            // Without a configured order, the group is unambiguous only if the caller has exactly one.
             ([], [only]) => Some(only.clone()),
             (order, groups) => order.iter().find(|group| groups.contains(group)).cloned(),
         };
@@ -217,7 +217,7 @@ pub fn routes(
     move |service| {
         service.app_data(endpoint);
         service.route(&mcp_path, web::route().to(mcp));
-        // The check of auth-service treats a path with and without a slash at its end as the same resource.
+        // The check of auth-service treats a path with and without a trailing slash as the same resource.
         if let Some(other) = other_spelling(&mcp_path) {
             service.route(&other, web::route().to(mcp));
         }
@@ -229,7 +229,7 @@ pub fn routes(
     }
 }
 
-/// The path with a slash at its end, or without it if it has one.
+/// The path with a trailing slash added, or removed if it has one.
 fn other_spelling(path: &str) -> Option<String> {
     match path.strip_suffix('/') {
         Some("") => None,
@@ -283,7 +283,7 @@ async fn messages(request: HttpRequest, body: web::Payload, endpoint: web::Data<
     finish(&request, &endpoint, answer)
 }
 
-/// Counts the request, and adds the headers that a browser needs to read the answer.
+/// Counts the request, and adds the headers that a browser needs to read the response.
 fn finish(request: &HttpRequest, endpoint: &Endpoint, answer: Result<HttpResponse, Problem>) -> HttpResponse {
     endpoint.metrics.http_requests_total.add();
     let mut response = answer.unwrap_or_else(|problem| {

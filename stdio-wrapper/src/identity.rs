@@ -1,6 +1,6 @@
-//! Finds out who is calling. Depending on `IDENTITY`, callers are not distinguished, or identified by the
-//! edge's headers or by a signed assertion. Anything missing, repeated or wrong is refused, and never leads
-//! to an anonymous caller.
+//! Identifies callers. Depending on `IDENTITY`, callers are not distinguished, or are identified by the edge's
+//! headers or by a signed assertion. Anything missing, repeated or invalid is refused, and never results in an
+//! anonymous caller.
 
 mod assertion;
 mod headers;
@@ -20,7 +20,7 @@ pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
 /// A caller whose identity was verified.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Caller {
-    /// The `sub`. It is empty only if callers are not distinguished.
+    /// The `sub`. Empty only if callers are not distinguished.
     pub subject: String,
     /// The login name of the user.
     pub username: String,
@@ -30,24 +30,23 @@ pub struct Caller {
     pub groups: Vec<String>,
     /// The scopes of the access token.
     pub scopes: Vec<String>,
-    /// The rules that the caller does not meet. The wrapper enforces them for the authorization service. Only
-    /// an assertion can contain them.
+    /// The rules that the caller does not meet. The wrapper enforces them on behalf of the authorization
+    /// service. Only an assertion can contain them.
     pub unmet_rules: UnmetRules,
-    /// When the caller's access token expires, in seconds since 1970.
+    /// The expiry of the caller's access token, in seconds since 1970.
     pub token_expires: Option<u64>,
 }
 
 impl Caller {
-    /// The name of the principal for whom sessions, memory and requests are counted: the subject together
-    /// with this client.
+    /// The name of the principal for whom sessions, memory and requests are counted: the subject together with
+    /// the client.
     pub fn owner(&self) -> String {
-        // A header value cannot contain a line break, so the two parts cannot be confused.
+        // A header value cannot contain a line break, so the two parts are unambiguous.
         format!("{}\n{}", self.subject, self.client_id)
     }
 
-    /// Whether this caller can use a session of `owner`: every client of the same user can (attack 108). A
-    /// client that needs more rights might register again for that, and continue its session as another
-    /// client.
+    /// Whether this caller can use a session of `owner`. Every client of the same user can (attack 108),
+    /// because a client that needs more rights might register again and continue its session as another client.
     pub fn is_user_of(&self, owner: &str) -> bool {
         owner.split_once('\n').is_some_and(|(subject, _)| subject == self.subject)
     }
@@ -57,31 +56,29 @@ impl Caller {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     /// The request has no identity.
-    #[error("The request names no caller: {0} is missing. It must come through the edge proxy.")]
+    #[error("The request does not identify a caller: {0} is missing. It must come through the edge proxy.")]
     Missing(&'static str),
-    /// The same header comes more than once.
+    /// The same header occurs more than once.
     #[error("The request has the header {0} more than once.")]
     Doubled(&'static str),
     /// The header is not text.
-    #[error(
-        "The header {0} of the request has a byte that is not ASCII, so it cannot be read with certainty."
-    )]
+    #[error("The header {0} of the request has a byte that is not ASCII, so it cannot be read reliably.")]
     NotText(&'static str),
-    /// The signature, a time or a name in the assertion is wrong.
+    /// The signature, a time or a claim in the assertion is wrong.
     #[error("The caller's assertion was refused: {0}.")]
     Invalid(&'static str),
-    /// According to this server's clock, the assertion was made in the future. The value is the difference in
+    /// According to this server's clock, the assertion was issued in the future. The value is the difference in
     /// seconds.
     #[error(
-        "The caller's assertion was refused: by this server's clock it was made {0} s in the future. The clocks of this server and of the authorization service differ. Their operator must set both, for example with NTP."
+        "The caller's assertion was refused: according to this server's clock, it was issued {0} s in the future. The clocks of this server and of the authorization service differ. Their operator must set both, for example with NTP."
     )]
     Early(u64),
-    /// The assertion has expired. The value is its age by this server's clock, in seconds.
+    /// The assertion has expired. The value is its age according to this server's clock, in seconds.
     #[error(
-        "The caller's assertion was refused: it has expired, because by this server's clock it was made {0} s ago. If the request is new, the clocks of this server and of the authorization service differ. Their operator must set both, for example with NTP."
+        "The caller's assertion was refused: it has expired, because according to this server's clock, it was issued {0} s ago. If the request is new, the clocks of this server and of the authorization service differ. Their operator must set both, for example with NTP."
     )]
     Late(u64),
-    /// There are no keys, so no assertion can be verified.
+    /// No keys are available, so no assertion can be verified.
     #[error(
         "The caller cannot be verified now, because the authorization service's keys are not available. Try again in a moment."
     )]
@@ -93,17 +90,17 @@ pub enum Refused {
 pub enum Header<'a> {
     /// The header is missing.
     Absent,
-    /// The header comes once, and is text.
+    /// The header occurs once, and is text.
     One(&'a str),
-    /// The header comes more than once.
+    /// The header occurs more than once.
     Repeated,
-    /// The header comes once, and has a byte that is not ASCII. Readers differ in what they make of it (RFC
-    /// 9110 §5.5).
+    /// The header occurs once, and contains a byte that is not ASCII. Parsers interpret such a byte differently
+    /// (RFC 9110 §5.5).
     NotText,
 }
 
 impl Header<'_> {
-    /// Describes what is wrong with a header that cannot be read.
+    /// Describes what is wrong with a header that cannot be used.
     pub fn fault(&self, name: &str) -> Option<String> {
         match self {
             Self::Absent | Self::One(_) => None,
@@ -125,7 +122,7 @@ pub enum Authenticator {
 }
 
 impl Authenticator {
-    /// Makes an authenticator from the settings.
+    /// Creates an authenticator from the settings.
     pub fn new(identity: &config::Identity, fetch: Fetch, clock: Clock) -> Self {
         match identity {
             config::Identity::None => Self::None,

@@ -1,5 +1,5 @@
-//! The log on standard error. A separate thread writes it, so that the rest of the program does not wait if
-//! its reader stalls (a log driver whose disk is full, or a pipe that nobody reads).
+//! The log on standard error. A separate thread writes it, so that the rest of the program does not block if
+//! the reader of standard error stalls (for example, a log driver whose disk is full).
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -13,11 +13,11 @@ use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuild
 
 use crate::config::Config;
 
-/// Maximum number of lines that wait to be written. When it is reached, further lines are left out and
-/// counted. The longest are lines of a child, with 4 KiB.
+/// Maximum number of lines that are queued. Beyond that, further lines are dropped and counted. The longest
+/// lines come from children, with 4 KiB.
 const MAX_WAITING: usize = 1024;
 
-/// Counts the lines that were left out. The whole process has one log, as it has one standard error.
+/// Counts the dropped lines. The process has only one log, because it has only one standard error.
 static LEFT_OUT: OnceLock<ErrorCounter> = OnceLock::new();
 
 /// Why the log cannot be started.
@@ -28,13 +28,13 @@ pub enum LogError {
     Closed(#[from] io::Error),
 }
 
-/// Starts the log. Dropping the guard writes the lines that wait, but waits no longer than a second for a
-/// reader that has stalled.
+/// Starts the log. Dropping the guard writes the queued lines, but waits at most one second for a reader that
+/// has stalled.
 ///
 /// # Errors
 /// If standard error is closed.
 pub fn start(config: &Config) -> Result<WorkerGuard, LogError> {
-    // This does not use the standard library's handle, whose lock would make all other writers wait.
+    // The standard library's handle is not used, because its lock would block all other writers.
     let out = File::from(io::stderr().as_fd().try_clone_to_owned()?);
     let writer =
         NonBlockingBuilder::default().lossy(true).buffered_lines_limit(MAX_WAITING).thread_name("log");
@@ -52,7 +52,7 @@ pub fn start(config: &Config) -> Result<WorkerGuard, LogError> {
     Ok(guard)
 }
 
-/// The form in which a control character is escaped.
+/// How control characters are escaped.
 #[derive(Debug, Clone, Copy)]
 enum Escapes {
     /// As in quoted fields of a text log.
@@ -61,10 +61,10 @@ enum Escapes {
     Json,
 }
 
-/// Writes one line of the log at a time. Texts of children, clients and headers can be in any field and
-/// message, also inside of errors. With control characters, they could forge further lines, or control the
-/// terminal of a person who reads the log (attack 107). So control characters are escaped here, wherever the
-/// line comes from.
+/// Writes one line of the log at a time. Any field or message, even in an error, can contain text from
+/// children, clients or headers. With control characters, such text could forge further lines, or control the
+/// terminal of a person who reads the log (attack 107). Therefore control characters are escaped here, for all
+/// sources of log lines.
 struct Lines {
     out: NonBlocking,
     escapes: Escapes,
@@ -81,7 +81,7 @@ impl io::Write for Lines {
     }
 }
 
-/// Escapes control characters and other ends of a line, except the end of the whole line.
+/// Escapes control characters and line separators, except the line break at the end of the line.
 fn harmless(line: &[u8], escapes: Escapes) -> Cow<'_, [u8]> {
     let (text, end) = line.strip_suffix(b"\n").map_or((line, ""), |text| (text, "\n"));
     let text = String::from_utf8_lossy(text);
@@ -102,7 +102,7 @@ fn harmless(line: &[u8], escapes: Escapes) -> Cow<'_, [u8]> {
     Cow::Owned(out.into_bytes())
 }
 
-/// The number of lines that were left out since the start, because nobody read those before them.
+/// The number of lines that were dropped since the start, because the reader of standard error was too slow.
 pub fn left_out() -> usize {
     LEFT_OUT.get().map_or(0, ErrorCounter::dropped_lines)
 }

@@ -12,8 +12,8 @@ use stdio_wrapper::config::{Config, Options};
 use stdio_wrapper::log;
 use tikv_jemallocator::Jemalloc;
 
-/// Returns memory to the system after a burst. The C library's allocator keeps most of the memory of many
-/// small answers.
+/// jemalloc returns memory to the system after a burst. The allocator of the C library keeps most of the memory
+/// after many small responses.
 #[global_allocator]
 static ALLOCATOR: Jemalloc = Jemalloc;
 
@@ -60,7 +60,7 @@ fn main() -> ExitCode {
     match serve(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // Standard error itself would wait for its reader.
+            // Writing to standard error directly would block if its reader stalls.
             tracing::error!("stdio-wrapper cannot continue: {error:#}");
             ExitCode::FAILURE
         }
@@ -78,8 +78,8 @@ fn unix_time() -> u64 {
     std::time::SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
 }
 
-/// Fills the buffer from the kernel. A library's own generator would cost a new session tens of milliseconds
-/// when it is used for the first time on a thread. Returns false on failure.
+/// Fills the buffer with random bytes from the kernel. A library's own generator would delay a new session by
+/// tens of milliseconds when it is first used on a thread. Returns false on failure.
 fn fill_random(buffer: &mut [u8]) -> bool {
     let mut filled = 0;
     while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {

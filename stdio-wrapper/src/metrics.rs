@@ -1,4 +1,4 @@
-//! Plain counters that every module can change. `ops` prints them.
+//! Simple counters that every module can change. `ops` prints them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -30,14 +30,14 @@ impl Number {
 
 macro_rules! numbers {
     ($($(#[doc = $doc:literal])+ $kind:literal $name:ident,)+) => {
-        /// All numbers of the wrapper. The documentation of a field is its help text in `/metrics`.
+        /// All metrics of the wrapper. The doc comment of a field is its help text in `/metrics`.
         #[derive(Debug, Default)]
         pub struct Metrics {
             $($(#[doc = $doc])+ pub $name: Number,)+
         }
 
         impl Metrics {
-            /// Name, kind, help text and value of each number.
+            /// Name, type, help text and value of each metric.
             pub fn all(&self) -> Vec<(&'static str, &'static str, &'static str, u64)> {
                 vec![$((stringify!($name), $kind, concat!($($doc),+), self.$name.get()),)+]
             }
@@ -48,15 +48,15 @@ macro_rules! numbers {
 numbers! {
     /// HTTP requests to the MCP endpoints.
     "counter" http_requests_total,
-    /// HTTP requests answered with a status of 400 or more.
+    /// HTTP requests that got a response with a status of 400 or more.
     "counter" http_refused_total,
     /// JSON-RPC requests that were sent to a child.
     "counter" requests_total,
-    /// JSON-RPC requests that the wrapper answered with an error of its own.
+    /// JSON-RPC requests to which the wrapper responded with its own error.
     "counter" requests_failed_total,
-    /// JSON-RPC requests that ran out of time.
+    /// JSON-RPC requests that timed out.
     "counter" requests_timed_out_total,
-    /// Requests of the stateless revision whose client disconnected before the answer.
+    /// Requests of the stateless revision whose client disconnected before the response.
     "counter" requests_cancelled_total,
     /// Requests for lists that were answered from the cache.
     "counter" list_cache_hits_total,
@@ -70,7 +70,7 @@ numbers! {
     "counter" sessions_opened_total,
     /// Sessions that were refused because of a limit or a back-off.
     "counter" sessions_refused_total,
-    /// Sessions that were ended because nobody used them.
+    /// Sessions that were ended because they were unused.
     "counter" sessions_reaped_total,
     /// Number of open sessions.
     "gauge" sessions,
@@ -84,26 +84,26 @@ numbers! {
     "counter" children_started_total,
     /// Children that could not be started.
     "counter" children_failed_total,
-    /// Children that ended without being asked to.
+    /// Children that exited without being stopped by the wrapper.
     "counter" children_crashed_total,
     /// Children that had to be killed after the grace period.
     "counter" children_killed_total,
-    /// Children that were ended because they took most of the memory of the container.
+    /// Children that were stopped because they used most of the memory of the container.
     "counter" children_ended_for_memory_total,
-    /// Children that were ended because they took most of the processes of the container.
+    /// Children that were stopped because they used most of the processes of the container.
     "counter" children_ended_for_processes_total,
     /// Processes that children left behind and that were killed.
     "counter" orphans_killed_total,
-    /// Children that wait for their turn to be started.
+    /// Starts of children that wait for a slot.
     "gauge" starts_waiting,
     /// Running children, including spares.
     "gauge" children,
     /// Lines on a child's standard output that are not MCP messages.
     "counter" child_junk_lines_total,
-    /// Lines on a child's standard output over the size limit.
+    /// Lines on a child's standard output that exceed the size limit.
     "counter" child_oversized_lines_total,
-    /// Messages from a child that belong to no caller and were dropped.
+    /// Messages from a child that belonged to no caller and were dropped.
     "counter" child_messages_dropped_total,
-    /// Lines on a child's standard error that the rate limit kept out of the log.
+    /// Lines on a child's standard error that were not logged because of the rate limit.
     "counter" child_stderr_suppressed_total,
 }

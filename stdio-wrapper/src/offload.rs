@@ -1,5 +1,5 @@
-//! Threads for work on large texts, so that the threads that serve everybody are not busy with a large text
-//! of one user. These threads work on one text of a user at a time, and users take turns.
+//! Threads for processing large texts, so that the threads that serve all users are not blocked by a large text
+//! of one user. They process one text of a user at a time, and alternate between users.
 
 use std::collections::HashMap;
 use std::collections::VecDeque;
@@ -12,15 +12,15 @@ use tokio::sync::oneshot;
 
 use crate::budget::user;
 
-/// Minimum size of a large text, in bytes. A smaller one takes about a millisecond, for which a change of
-/// threads is not worth it.
+/// Minimum size of a large text, in bytes. Smaller texts take about a millisecond, which is not worth a change
+/// of threads.
 pub const LARGE: usize = 256 << 10;
-/// Number of threads. With two, a text of one user does not wait for the end of another user's.
+/// Number of threads. With two threads, a text of one user does not have to wait for another user's text.
 const THREADS: usize = 2;
 
 type Task = Box<dyn FnOnce() + Send>;
 
-/// The threads, and the work that waits for them. Dropping it ends the threads.
+/// The threads, and their queued work. Dropping it stops the threads.
 #[derive(Debug)]
 pub struct Offload {
     queue: Arc<Queue>,
@@ -42,10 +42,10 @@ impl std::fmt::Debug for Queue {
 
 #[derive(Default)]
 struct State {
-    /// The waiting tasks, by user. A user has an entry as long as a task of that user waits or is running.
-    /// The memory of each text is counted, so the number of tasks is limited.
+    /// The waiting tasks, by user. A user has an entry while one of the user's tasks is waiting or running. The
+    /// memory of each text is counted, so the number of tasks is limited.
     tasks: HashMap<Arc<str>, VecDeque<Task>>,
-    /// The users whose turns come next, in this order. None of their tasks is running now.
+    /// The order in which users are served next. None of their tasks is running now.
     turns: VecDeque<Arc<str>>,
     is_closed: bool,
 }
@@ -61,8 +61,8 @@ impl Offload {
         Ok(Arc::new(Self { queue, next: AtomicU64::new(0) }))
     }
 
-    /// Runs `work` on one of the threads when it is the turn of the user of `owner`. Returns `None` if it
-    /// panicked. If the returned future is dropped before that, the work is not done.
+    /// Runs `work` on one of the threads, in turn with other users. Returns `None` if it panicked. If the
+    /// returned future is dropped before the work starts, the work is not done.
     pub async fn run<T: Send + 'static>(
         &self,
         owner: &str,
@@ -88,7 +88,7 @@ impl Offload {
 }
 
 impl Offload {
-    /// Does `work` on a text of this length: at once, or like [`Offload::run`] if the text is large.
+    /// Runs `work` on a text of this length: directly, or like [`Offload::run`] if the text is large.
     pub async fn run_if_large<T: Send + 'static>(
         &self,
         owner: &str,
@@ -120,11 +120,11 @@ impl Queue {
         self.wake.notify_one();
     }
 
-    /// Works on tasks until the queue is closed.
+    /// Runs tasks until the queue is closed.
     fn work(&self) {
         while let Some((user, task)) = self.take() {
-            // The thread must continue even if the task panics. The caller of the task notices that there is
-            // no result.
+            // The thread must continue even if the task panics. The caller of the task detects that there is no
+            // result.
             let _ = catch_unwind(AssertUnwindSafe(task));
             self.done(user);
         }
@@ -148,7 +148,7 @@ impl Queue {
         }
     }
 
-    /// A task of this user is done, so another user's turn comes before the next one.
+    /// Records that a task of this user is done. Other users are served before the user's next task.
     fn done(&self, user: Arc<str>) {
         let mut state = self.state();
         if state.tasks.get(&user).is_none_or(VecDeque::is_empty) {
@@ -176,7 +176,7 @@ mod tests {
         let offload = Offload::start().unwrap();
         let (order, seen) = mpsc::channel();
         let (open, gate) = mpsc::channel::<()>();
-        // Ana's first text keeps one thread until all others are done.
+        // Ana's first text occupies one thread until all others are done.
         let (working, work) = oneshot::channel();
         let run = |who: &'static str, name: &'static str| {
             let (offload, order) = (Arc::clone(&offload), order.clone());
@@ -215,7 +215,7 @@ mod tests {
         }
         let (sender, receiver) = oneshot::channel::<()>();
         let mut gone = Box::pin(offload.run("ana", move || sender.send(())));
-        // The future is polled once, and dropped.
+        // The future is polled once and then dropped.
         let _ = futures_util::poll!(gone.as_mut());
         drop(gone);
         assert_eq!(offload.run("ana", || 7).await, Some(7));

@@ -1,4 +1,4 @@
-//! Endpoints for the operator, on a listener of their own: health, readiness and metrics.
+//! Endpoints for the operator on a separate listener: health, readiness and metrics.
 
 use std::fmt::Write as _;
 use std::pin::Pin;
@@ -9,7 +9,7 @@ use actix_web::{HttpResponse, web};
 use crate::log;
 use crate::metrics::Metrics;
 
-/// Returns why a new session could not be served now, if it could not.
+/// Returns the reason why a new session could not be served now, or `Ok` if it could.
 pub type Ready =
     Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Result<(), &'static str>> + Send>> + Send + Sync>;
 
@@ -52,7 +52,7 @@ fn print(metrics: &Metrics) -> String {
     let left_out = log::left_out();
     let _ = write!(
         out,
-        "# HELP stdio_wrapper_log_lines_left_out_total Lines of the log that were left out, because nobody read standard error.\n# TYPE stdio_wrapper_log_lines_left_out_total counter\nstdio_wrapper_log_lines_left_out_total {left_out}\n"
+        "# HELP stdio_wrapper_log_lines_left_out_total Lines of the log that were dropped, because standard error was not read.\n# TYPE stdio_wrapper_log_lines_left_out_total counter\nstdio_wrapper_log_lines_left_out_total {left_out}\n"
     );
     if let Some(bytes) = resident_bytes() {
         let _ = write!(

@@ -1,4 +1,4 @@
-//! Counts the sessions or the requests in progress of each user. All clients of a user count together,
+//! Counts the sessions or the requests in progress of each user. All clients of a user are counted together,
 //! because a user can have any number of clients.
 
 use std::collections::HashMap;
@@ -9,15 +9,15 @@ use tokio::sync::futures::Notified;
 
 use crate::budget::user;
 
-/// The places that users have taken.
+/// The slots that users have taken.
 #[derive(Debug, Default)]
 pub struct Places {
     counts: Mutex<HashMap<Arc<str>, usize>>,
-    /// Notified whenever a place becomes free.
+    /// Notified whenever a slot becomes free.
     freed: Notify,
 }
 
-/// A place of a user. Dropping it makes the place free.
+/// A slot of a user. Dropping it frees the slot.
 #[derive(Debug)]
 pub struct Place {
     places: Arc<Places>,
@@ -25,14 +25,14 @@ pub struct Place {
 }
 
 impl Places {
-    /// Takes another place for the user of `owner`, who can have `max` of them. Returns `None` if there are
-    /// that many already.
+    /// Takes another slot for the user of `owner`, who can have `max` of them. Returns `None` if the user
+    /// already has that many.
     pub fn take(self: &Arc<Self>, owner: &str, max: usize) -> Option<Place> {
         self.take_if(owner, |taken| if taken < max { Ok(()) } else { Err(()) }).ok()
     }
 
-    /// Takes another place for the user of `owner` if `allow` has no objection. It gets the number of places
-    /// that the user has, and no place is taken or given back while it runs.
+    /// Takes another slot for the user of `owner` if `allow` returns `Ok`. `allow` gets the user's number of
+    /// slots, which cannot change while it runs.
     pub fn take_if<E>(
         self: &Arc<Self>,
         owner: &str,
@@ -46,12 +46,12 @@ impl Places {
         Ok(Place { places: Arc::clone(self), user })
     }
 
-    /// The number of places of the user of `owner`.
+    /// The number of slots of the user of `owner`.
     pub fn taken(&self, owner: &str) -> usize {
         self.counts().get(user(owner)).copied().unwrap_or_default()
     }
 
-    /// Completes when the next place becomes free.
+    /// Completes when the next slot becomes free.
     pub fn freed(&self) -> Notified<'_> {
         self.freed.notified()
     }

@@ -1,5 +1,5 @@
-//! Decides whether a caller may send a message: according to the wrapper's own tool rules, and to the rules
-//! that the authorization service cannot enforce itself. This module is pure.
+//! Decides whether a caller is allowed to send a message, according to the wrapper's own tool rules and to the
+//! rules that the authorization service cannot enforce itself. This module is pure.
 
 use std::sync::Arc;
 
@@ -20,23 +20,24 @@ pub struct ToolRules {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ToolRule {
-    /// A pattern for names of tools; `*` matches any text.
+    /// A pattern for tool names. `*` matches any text.
     #[serde(rename = "match")]
     pattern: String,
     /// The caller needs all of these scopes.
     #[serde(default)]
     scopes: Vec<String>,
-    /// The caller must be in one of these groups. If there are none, any caller may call the tool.
+    /// The caller must be in one of these groups. If it is empty, no group is required.
     #[serde(default)]
     groups: Vec<String>,
 }
 
-/// The rules of the authorization service that this caller does not meet (claim `tool_rules` of its
-/// assertion). That service does not see request bodies, so the wrapper compares the bodies with these rules.
+/// The rules of the authorization service that this caller does not meet (claim `tool_rules` of the assertion).
+/// The authorization service does not see request bodies, so the wrapper applies these rules to the bodies.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct UnmetRules(pub Vec<UnmetRule>);
 
-/// The rules for one caller, which decide what it may send to a child. Cloning is cheap.
+/// The rules for one caller, which determine the messages that it is allowed to send to a child. Cloning is
+/// cheap.
 #[derive(Debug, Clone, Default)]
 pub struct Gate(Option<Arc<Held>>);
 
@@ -50,7 +51,7 @@ struct Held {
 }
 
 /// The permission to send a message with this method to a child. No request or notification is sent without
-/// one. There are only two ways to get one: the rules allow the message of a caller, or it is a message of
+/// one. It can be obtained in only two ways: the rules allow the message of a caller, or the message comes from
 /// the wrapper itself.
 #[derive(Debug)]
 pub struct Permit<'a> {
@@ -59,14 +60,14 @@ pub struct Permit<'a> {
     gate: Option<Gate>,
 }
 
-/// The messages that the wrapper sends to children for no caller.
+/// The wrapper's own messages to children, which belong to no caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Own {
-    /// `notifications/initialized`, which ends the handshake.
+    /// `notifications/initialized`, which completes the handshake.
     Initialized,
-    /// `notifications/cancelled`, for a request that nobody waits for any more.
+    /// `notifications/cancelled`, for an abandoned request.
     Cancelled,
-    /// `tools/list`, which says which arguments of tools must be repeated in headers.
+    /// `tools/list`, to find out which tool arguments must be repeated in headers.
     ListTools,
 }
 
@@ -81,12 +82,12 @@ impl<'a> Permit<'a> {
         Permit { method, gate: None }
     }
 
-    /// The method of the message that may be sent.
+    /// The method of the permitted message.
     pub fn method(&self) -> &'a str {
         self.method
     }
 
-    /// The rules that allowed the message. They also apply to messages that are sent because of it.
+    /// The rules that allowed the message. They also apply to all messages that result from it.
     pub fn gate(&self) -> Gate {
         self.gate.clone().unwrap_or_else(Gate::shut)
     }
@@ -118,13 +119,13 @@ impl Gate {
         Self::new(&UnmetRules(vec![rule]), None, &[], &[])
     }
 
-    /// Whether every message is allowed, so that messages do not have to be examined.
+    /// Whether every message is allowed, so that messages need not be examined.
     pub fn is_open(&self) -> bool {
         self.0.is_none()
     }
 
-    /// Returns a permit if the caller may send a message with this method and, for `tools/call`, with this
-    /// tool.
+    /// Returns a permit if the caller is allowed to send a message with this method and, for `tools/call`, with
+    /// this tool.
     pub fn pass<'a>(&self, method: &'a str, tool: Option<&str>) -> Result<Permit<'a>, Decision> {
         let permit = Permit { method, gate: Some(self.clone()) };
         let Some(held) = &self.0 else { return Ok(permit) };
@@ -153,10 +154,10 @@ impl UnmetRules {
         self.0.is_empty()
     }
 
-    /// Decides about one message.
+    /// Decides on one message.
     fn decide(&self, asked: RequestedCall<'_>) -> Decision {
         let any = |patterns: &[String], name: &str| patterns.iter().any(|pattern| matches(pattern, name));
-        // Some servers ignore case in methods, and no server has two methods that differ only in case.
+        // Some servers ignore the case of method names, and no server has two methods that differ only in case.
         let method = asked.method.to_ascii_lowercase();
         let any_folded = |patterns: &[String]| {
             patterns.iter().any(|pattern| matches(&pattern.to_ascii_lowercase(), &method))
@@ -170,7 +171,7 @@ impl UnmetRules {
                 is_about_method || asked.tool.is_some_and(is_about_tool)
             })
             .collect();
-        // If an unmet rule names no scopes, asking for more scopes does not help.
+        // If an unmet rule requires no scopes, more scopes do not help.
         if matching.iter().any(|rule| rule.denied || rule.scopes.is_empty()) {
             return Decision::WrongGroup;
         }
@@ -181,19 +182,19 @@ impl UnmetRules {
     }
 }
 
-/// Whether a call may pass.
+/// Whether a call is allowed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
     /// The call is allowed.
     Allow,
-    /// The caller lacks scopes. The value has all scopes that the call needs (RFC 6750 §3.1).
+    /// The caller lacks scopes. The value contains all scopes that the call needs (RFC 6750 §3.1).
     NeedsScopes(Vec<String>),
-    /// The caller is not in any of the needed groups.
+    /// The caller is in none of the required groups.
     WrongGroup,
 }
 
 impl Decision {
-    /// Combines two decisions: both must allow the call, and the needed scopes are those of both.
+    /// Combines two decisions. Both must allow the call, and the needed scopes are the union of both.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         match (self, other) {
@@ -213,10 +214,10 @@ fn sorted(scopes: impl Iterator<Item = String>) -> Vec<String> {
     scopes
 }
 
-/// The scopes for the challenge: those that the call needs and those that the caller was granted, because
-/// clients request exactly the scopes in the challenge and would lose all others (2025-11-25, "Scope
-/// Challenge Handling"). Scopes that another one includes are omitted, and so is `offline_access`, because
-/// only the client decides whether it needs that.
+/// The scopes for the challenge: those that the call needs and those that the caller was granted. Clients
+/// request exactly the scopes in the challenge and would lose all others (2025-11-25, "Scope Challenge
+/// Handling"). Scopes that another scope includes are omitted. `offline_access` is also omitted, because only
+/// the client decides whether it needs that scope.
 pub fn scopes_to_ask_for(needed: &[String], granted: &[String]) -> Vec<String> {
     let all = sorted(needed.iter().chain(granted).filter(|scope| *scope != "offline_access").cloned());
     let is_spare = |scope: &String| all.iter().any(|other| other != scope && includes(other, scope));
@@ -238,7 +239,7 @@ impl ToolRules {
         Ok(rules)
     }
 
-    /// Decides about one call.
+    /// Decides on one call.
     pub fn decide(&self, tool: &str, scopes: &[String], groups: &[String]) -> Decision {
         let matching: Vec<&ToolRule> = self.tool.iter().filter(|rule| matches(&rule.pattern, tool)).collect();
         if matching

@@ -1,9 +1,9 @@
-//! JSON-RPC and MCP messages as bytes: finds out the kind of a message and the position of its id, and writes
-//! it with another id.
+//! JSON-RPC and MCP messages as bytes: determines the kind of a message and the position of its id, and
+//! replaces the id.
 //!
-//! Everything in this module is pure. A message is never turned into a tree and printed again: the parser
-//! records the positions of the envelope keys, and rewriting replaces parts of the original bytes at these
-//! positions. Therefore unknown parts are not changed.
+//! Everything in this module is pure. A message is never parsed into a tree and serialized again. Instead, the
+//! parser records the positions of the envelope members, and rewriting replaces the original bytes at these
+//! positions. Therefore unknown parts stay unchanged.
 
 mod advice;
 mod depth;

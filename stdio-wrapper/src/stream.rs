@@ -1,4 +1,4 @@
-//! A stream of messages to a client: the answers to a POST, or the GET stream. One list with a maximum size
+//! A stream of messages to a client: the responses to a POST, or the GET stream. One list with a maximum size
 //! is both the queue for a connected client and the log for a client that reconnects.
 
 mod consumer;
@@ -15,12 +15,12 @@ pub use consumer::Consumer;
 
 /// Maximum number of clients that are connected to one stream at the same time.
 const MAX_CONSUMERS: usize = 4;
-/// Bytes that an event needs in addition to its text.
+/// Number of bytes that an event needs in addition to its text.
 const OVERHEAD: usize = 64;
-/// Bytes of small events that a stream can keep without counting them, because most streams have one short
-/// answer.
+/// Number of bytes of small events that a stream can keep uncounted, because most streams contain one short
+/// response.
 const FREE: usize = 4 << 10;
-/// Memory for small events is taken in steps of this size, in bytes.
+/// Unit in which memory for small events is reserved, in bytes.
 const STEP: usize = 16 << 10;
 
 /// A stream of messages to a client.
@@ -30,12 +30,12 @@ pub struct Stream {
     pub id: StreamId,
     /// The maximum number of bytes that are kept.
     limit: usize,
-    /// The part of the principal's memory that the kept messages use.
+    /// The principal's memory for the kept messages.
     account: Reservation,
     state: Mutex<State>,
     /// Notified when there is something new for a consumer.
     changed: Notify,
-    /// Notified when there is room for the producer.
+    /// Notified when there is space for the producer.
     drained: Notify,
 }
 
@@ -44,18 +44,18 @@ struct State {
     events: VecDeque<Event>,
     /// The sequence number of the next event. 0 is the priming event.
     next: u64,
-    /// The sequence number of the first event that the consumer has not taken.
+    /// The sequence number of the first event that the consumer has not read.
     cursor: u64,
-    /// The bytes of all events, and of those that the consumer has not taken.
+    /// The sizes of all events and of the unread events, in bytes.
     kept: usize,
     untaken: usize,
-    /// The bytes of the events whose texts are too small to be counted by themselves, and the memory that was
-    /// taken for them.
+    /// The total size of the events that are too small to be counted individually, and the memory that is
+    /// reserved for them.
     small: usize,
     reservation: Reservation,
-    /// The number of answers that are still to come. `None` if the stream does not end with its answers.
+    /// The number of responses that are still missing. `None` if the stream does not end with its responses.
     open_answers: Option<usize>,
-    /// The connected clients, oldest first. The newest one gets the messages, and the others wait until it
+    /// The connected clients, oldest first. The newest one receives the messages, and the others wait until it
     /// disconnects.
     consumers: Vec<Place>,
     /// The number of the next consumer.
@@ -63,7 +63,7 @@ struct State {
     is_closed: bool,
 }
 
-/// The connection that reads the stream now.
+/// A client that is connected to the stream.
 #[derive(Debug)]
 struct Place {
     number: u64,
@@ -82,20 +82,20 @@ impl Event {
         self.data.len() + OVERHEAD
     }
 
-    /// The part of the bytes that is not counted with the text.
+    /// The number of bytes that are not counted together with the text.
     fn small(&self, account: &Reservation) -> usize {
         if account.counts(self.data.len()) { OVERHEAD } else { self.cost() }
     }
 }
 
-/// The form of the response to a POST.
+/// The format of the response to a POST.
 #[derive(Debug)]
 pub enum First {
-    /// The form is not decided yet.
+    /// The format is not decided yet.
     Wait,
-    /// JSON, because all answers have arrived and no other message.
+    /// JSON, because all responses have arrived and no other message.
     Answers(Vec<Text>),
-    /// An event stream, because a message that is not an answer came first.
+    /// An event stream, because another message preceded the responses.
     Events,
 }
 
@@ -104,19 +104,19 @@ pub enum First {
 pub enum Next {
     /// A message and its event ID.
     Event(EventId, Text),
-    /// There is nothing yet.
+    /// No item is available yet.
     Wait,
     /// The stream has ended.
     End,
 }
 
 impl Stream {
-    /// Makes a stream for a POST. It ends after this number of answers.
+    /// Creates a stream for a POST. It ends after this number of responses.
     pub fn for_post(id: StreamId, answers: usize, limit: usize, reservation: Reservation) -> Arc<Self> {
         Arc::new(Self::new(id, Some(answers), limit, reservation))
     }
 
-    /// Makes a stream that does not end by itself.
+    /// Creates a stream that ends only when it is closed.
     pub fn endless(id: StreamId, limit: usize, reservation: Reservation) -> Arc<Self> {
         Arc::new(Self::new(id, None, limit, reservation))
     }
@@ -139,7 +139,7 @@ impl Stream {
         Self { id, limit, account, state: Mutex::new(state), changed: Notify::new(), drained: Notify::new() }
     }
 
-    /// Adds a message that is not an answer. A client that does not read is disconnected. Returns false if
+    /// Adds a message that is not a response. A client that does not read is disconnected. Returns false if
     /// there is no memory for the message.
     pub fn tell(&self, data: Text) -> bool {
         if !self.has_room() {
@@ -153,7 +153,7 @@ impl Stream {
         is_taken
     }
 
-    /// Adds a message. Its memory must have been counted before, if it is large enough to be counted.
+    /// Adds a message. A message that is large enough to be counted must already be counted.
     pub fn push(&self, data: Text, is_answer: bool) {
         let mut state = self.state();
         if state.is_closed {
@@ -183,7 +183,7 @@ impl Stream {
         !state.is_connected() || (state.untaken <= self.limit && state.is_paid())
     }
 
-    /// Waits until the client has taken something.
+    /// Waits until the client has read something.
     pub async fn drained(&self) {
         self.drained.notified().await;
     }
@@ -198,7 +198,7 @@ impl Stream {
         self.changed.notified().await;
     }
 
-    /// Ends the stream. What it contains can still be read.
+    /// Ends the stream. Its remaining messages can still be read.
     pub fn close(&self) {
         let mut state = self.state();
         state.is_closed = true;
@@ -208,8 +208,8 @@ impl Stream {
         self.drained.notify_one();
     }
 
-    /// Disconnects the client, which can reconnect and ask for the rest. Another client that waits takes its
-    /// place.
+    /// Disconnects the client, which can reconnect and request the rest. If another client is waiting, it
+    /// receives the messages from now on.
     pub fn cut(&self) {
         let mut state = self.state();
         if let Some(place) = state.consumers.pop() {
@@ -227,18 +227,18 @@ impl Stream {
         self.state().is_connected()
     }
 
-    /// Whether all answers have arrived.
+    /// Whether all responses have arrived.
     pub fn is_complete(&self) -> bool {
         let state = self.state();
         state.is_closed || state.open_answers == Some(0)
     }
 
-    /// The bytes that are kept.
+    /// The number of bytes that are kept.
     pub fn kept(&self) -> usize {
         self.state().kept
     }
 
-    /// Decides in which form a POST is answered.
+    /// Decides on the format of the response to a POST.
     pub fn first(&self) -> First {
         let mut state = self.state();
         if state.events.iter().any(|event| !event.is_answer) {
@@ -250,22 +250,22 @@ impl Stream {
             state.pay();
             return First::Answers(events.into_iter().map(|event| event.data).collect());
         }
-        // The child would be blocked until the whole batch is answered. Therefore the messages so far are
-        // sent as events.
+        // Waiting would block the child until all requests of the batch have responses. Therefore the messages
+        // so far are sent as events.
         if state.untaken > self.limit { First::Events } else { First::Wait }
     }
 
-    /// Connects a client, which gets everything that no client has taken yet, and disconnects the previous
+    /// Connects a client, which receives everything that was not read yet, and disconnects the previous
     /// clients.
     pub fn connect(self: &Arc<Self>) -> Consumer {
         self.state().consumers.drain(..).for_each(|place| place.wake.notify_one());
         self.join()
     }
 
-    /// Connects another client, which gets the messages from now on. The previous clients stay connected, and
-    /// the newest of them continues when this one has disconnected. A message must go to one of several
-    /// streams only (2025-11-25, "Multiple Connections"), and a client that has disconnected can look
-    /// connected for as long as TCP needs to notice it.
+    /// Connects another client, which receives the messages from now on. The previous clients stay connected,
+    /// and the newest of them continues when this one has disconnected. A message must be sent on only one of
+    /// several streams (2025-11-25, "Multiple Connections"), and a client that has disconnected can appear
+    /// connected until TCP detects it.
     pub fn join(self: &Arc<Self>) -> Consumer {
         let mut state = self.state();
         let wake = Arc::new(Notify::new());
@@ -279,18 +279,18 @@ impl Stream {
     }
 
     /// Connects a client that has seen everything up to the event `after`. Returns `None` if the events after
-    /// it are no longer kept, or if there was no such event.
+    /// it are no longer kept, or if that event never existed.
     pub fn resume(self: &Arc<Self>, after: u64) -> Option<Consumer> {
         let mut state = self.state();
         let oldest = state.events.front().map_or(state.next, |event| event.sequence);
-        // The client chooses `after`, so it can be the largest number.
+        // The client chooses `after`, so it can be the maximum value.
         let next = after.checked_add(1).filter(|next| (oldest..=state.next).contains(next))?;
         state.cursor = next;
         state.untaken = state.events.iter().filter(|event| event.sequence > after).map(Event::cost).sum();
         let is_endless = state.open_answers.is_none();
         drop(state);
-        // A stream that ends with its answers has only one reader, which is this client now. For other
-        // streams, clients that disconnected each other would keep reconnecting in turn.
+        // A stream that ends with its responses has only one reader, which is now this client. On other
+        // streams, clients that disconnected each other would keep reconnecting alternately.
         Some(if is_endless { self.join() } else { self.connect() })
     }
 
@@ -304,7 +304,7 @@ impl State {
         !self.consumers.is_empty()
     }
 
-    /// Wakes the client that gets the messages.
+    /// Wakes the client that receives the messages.
     fn wake(&self) {
         if let Some(place) = self.consumers.last() {
             place.wake.notify_one();
@@ -321,25 +321,24 @@ impl State {
         self.trim(limit, account);
     }
 
-    /// Reserves memory for the small events, as far as it is available, and returns memory that is no longer
-    /// needed.
+    /// Reserves memory for the small events if it is available, and returns memory that is no longer needed.
     fn pay(&mut self) {
         let wanted = self.small.saturating_sub(FREE).next_multiple_of(STEP);
         let paid = self.reservation.taken();
         if wanted > paid {
-            // If there is no memory, the oldest events are dropped, or the child waits.
+            // If there is no memory, the oldest events are dropped, or the child must wait.
             self.reservation.grow(wanted - paid);
         } else if wanted == 0 || paid - wanted > STEP {
             self.reservation.shrink(paid - wanted);
         }
     }
 
-    /// Whether memory was taken for everything that is kept.
+    /// Whether memory was reserved for all kept events.
     fn is_paid(&self) -> bool {
         self.small <= FREE + self.reservation.taken()
     }
 
-    /// Drops the oldest events: those that were taken and, if no client is connected, also others.
+    /// Drops the oldest events: those that were read and, if no client is connected, also others.
     fn trim(&mut self, limit: usize, account: &Reservation) {
         while (self.kept > limit || !self.is_paid())
             && let Some(front) = self.events.front()
@@ -452,7 +451,7 @@ mod tests {
                 stream.push(Bytes::from(vec![0; 1000]).into(), false);
             });
         };
-        // Ana can have four steps, whatever the number of her clients.
+        // Ana can use four steps, regardless of the number of her clients.
         let streams = ["one", "two", "three"]
             .map(|client| Stream::endless(0, 1 << 20, budget.reservation(&format!("ana\n{client}"))));
         let clients = streams.each_ref().map(Stream::connect);
@@ -466,7 +465,7 @@ mod tests {
         let reader = bob.connect();
         fill(&bob);
         assert!(bob.kept() >= 4 * STEP, "others have their share");
-        // A client that has disconnected keeps less, and a client that reads continues.
+        // A client that has disconnected keeps fewer events, and a client that reads continues.
         let [first, _, third] = clients;
         drop(first);
         assert!(streams[0].kept() <= 4 * STEP + FREE);

@@ -1,10 +1,10 @@
-//! Bodies of requests: large ones are read in turns, and what nobody has read is discarded or closes the connection.
+//! Request bodies: large ones are read in turns, and unread ones are discarded or close the connection.
 //!
-//! The HTTP server reads what has arrived of a body as long as more arrives, even if it was answered already. A user who
-//! sends large bodies on several connections without a pause would keep its thread busy for tens of milliseconds at a
-//! time, in which it serves nobody else (attack 100). If a body has a length, the server closes the connection after an
-//! answer that did not wait for it. It reads a body in chunks to its end after the answer, without a time limit, so such
-//! a connection could be held forever.
+//! While data of a body keeps arriving, the HTTP server reads it, even if the request already has a response. A
+//! user who continuously sends large bodies on several connections would block a thread for tens of
+//! milliseconds at a time, during which it serves no other user (attack 100). If a body has a length, the
+//! server closes the connection after a response that did not wait for the body. The server reads a chunked
+//! body to its end after the response, without a time limit, so such a connection could be kept open forever.
 
 use std::cell::RefCell;
 use std::pin::Pin;
@@ -25,18 +25,18 @@ use tokio::sync::Semaphore;
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
-/// Size up to which a body is read as fast as it comes, in bytes.
+/// Size up to which a body is read as fast as it arrives, in bytes.
 const AT_ONCE: usize = 128 << 10;
-/// How much of a body is discarded before it is answered, in bytes.
+/// Maximum number of bytes of a body that are discarded before the response.
 const MAX_DISCARDED: usize = 8 << 20;
-/// How long the next piece of a body is waited for that is discarded.
+/// Maximum time to wait for the next piece of a body that is being discarded.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Whoever has the permit takes the next piece of a large body. Bodies have it in turn.
+/// Must be acquired to read the next piece of a large body, so that the bodies alternate.
 static TURN: Semaphore = Semaphore::const_new(1);
 
-/// A middleware that reads a large request body in turns with others, and keeps it for as long as the response. If the
-/// body is still there when the response has been sent, the server closes the connection.
+/// A middleware that reads large request bodies in turns, and keeps each body as long as its response. If the
+/// body is not completely read when the response has been sent, the server closes the connection.
 pub async fn close_unread<B: MessageBody + 'static>(
     mut request: ServiceRequest,
     next: Next<B>,
@@ -51,7 +51,7 @@ pub async fn close_unread<B: MessageBody + 'static>(
     Ok(response.map_body(|_, inner| hold(inner, body)))
 }
 
-/// Whether the body has a length, and is not large.
+/// Whether the body has a length and is not large.
 fn is_small(request: &ServiceRequest) -> bool {
     if request.headers().contains_key(TRANSFER_ENCODING) {
         return false;
@@ -66,10 +66,10 @@ struct SharedBody(Rc<RefCell<Inner>>);
 
 struct Inner {
     payload: Pin<Box<Payload>>,
-    /// Number of bytes that were taken.
+    /// The number of bytes that were read.
     taken: usize,
     is_at_end: bool,
-    /// What has to happen before the next piece is taken.
+    /// Must complete before the next piece is read.
     turn: Option<Pin<Box<dyn Future<Output = ()>>>>,
 }
 
@@ -83,7 +83,8 @@ impl SharedBody {
         })))
     }
 
-    /// Discards the rest of a body that was answered before its end, while it comes without long pauses.
+    /// Discards the rest of a body that was not read completely before its response. Stops if the sender pauses
+    /// for too long.
     async fn discard(&self) {
         let mut rest = self.clone();
         let mut discarded = 0;
@@ -119,11 +120,11 @@ impl Stream for SharedBody {
     }
 }
 
-/// Lets this thread serve everybody whose bytes have arrived, and other large bodies, before it goes on.
+/// Yields so that this thread can handle other connections and other large bodies first.
 async fn others_first() {
-    // It is never closed. If it were, bodies would be read all the same.
+    // The semaphore is never closed. If it were, bodies would be read without waiting.
     let _turn = TURN.acquire().await;
-    // This comes back after the thread has asked the system what has arrived.
+    // This returns after the runtime has polled the operating system for events.
     yield_now().await;
 }
 
@@ -140,7 +141,7 @@ mod tests {
     const PIECE: usize = 32 << 10;
     const PIECES: usize = 64;
 
-    /// A body that has arrived already. Counts the pieces that were taken.
+    /// A body that has completely arrived. Counts the pieces that were read.
     fn arrived(taken: &Rc<Cell<usize>>) -> SharedBody {
         let taken = Rc::clone(taken);
         let pieces = stream::iter(0..PIECES).map(move |_| {
@@ -150,8 +151,7 @@ mod tests {
         SharedBody::new(Payload::Stream { payload: Box::pin(pieces) })
     }
 
-    /// Checks that this work with eight bodies takes no more than one or two pieces at a time, before others have their
-    /// turn.
+    /// Checks that `work` on eight bodies reads at most one or two pieces at a time before other tasks run.
     async fn is_fair<W: Future<Output = ()> + 'static>(work: impl Fn(SharedBody) -> W) {
         let (taken, all) = (Rc::new(Cell::new(0)), LocalSet::new());
         let bodies: Vec<_> = (0..8).map(|_| all.spawn_local(work(arrived(&taken)))).collect();

@@ -1,4 +1,4 @@
-//! `X-Auth-Assertion`: a short-lived JWT in which the authorization service says who is calling. Another
+//! `X-Auth-Assertion`: a short-lived JWT with which the authorization service states who is calling. Another
 //! service that can reach the wrapper cannot forge one.
 
 use std::borrow::Cow;
@@ -14,7 +14,7 @@ use super::jwks::Lookup;
 use super::{Caller, Clock, Jwks, Refused};
 use crate::policy::UnmetRules;
 
-/// Maximum difference between clocks, in seconds.
+/// Maximum tolerated difference between clocks, in seconds.
 const LEEWAY: u64 = 5;
 /// Maximum lifetime of an assertion, in seconds, even if its `exp` is later.
 const MAX_LIFE: u64 = 300;
@@ -22,10 +22,10 @@ const MAX_LIFE: u64 = 300;
 const MAX_LENGTH: usize = 16 << 10;
 /// Maximum number of verified assertions that are cached.
 const MAX_CACHED: usize = 4096;
-/// Maximum length of an assertion that is cached, in bytes. A longer one, of a user in very many groups, is
-/// verified each time, so that the size of the cache is limited.
+/// Maximum length of an assertion that is cached, in bytes. A longer one, for example of a user in very many
+/// groups, is verified each time, so that the size of the cache is limited.
 const MAX_CACHED_LENGTH: usize = 4 << 10;
-/// Minimum time between two lines of the log about clocks.
+/// Minimum time between two log lines about clocks.
 const PAUSE: Duration = Duration::from_secs(10);
 
 /// Verifies assertions of one issuer for one resource.
@@ -34,9 +34,10 @@ pub struct Verifier {
     jwks: Jwks,
     validation: Validation,
     clock: ClockBox,
-    /// Verified assertions by their SHA-256, because the edge sends the same assertion with several requests.
+    /// Verified assertions by their SHA-256. They are cached because the edge sends the same assertion with
+    /// several requests.
     cache: Mutex<HashMap<Vec<u8>, Known>>,
-    /// When it was last logged that clocks differ.
+    /// The last time when a difference between clocks was logged.
     told: Mutex<Option<Instant>>,
 }
 
@@ -55,19 +56,19 @@ struct Known {
 }
 
 impl Verifier {
-    /// Makes a verifier for one issuer and one resource.
+    /// Creates a verifier for one issuer and one resource.
     pub fn new(issuer: String, resource: String, jwks: Jwks, clock: Clock) -> Self {
         let mut validation = Validation::new(Algorithm::EdDSA);
         validation.set_issuer(&[issuer]);
         validation.set_audience(&[resource]);
         validation.set_required_spec_claims(&["iss", "aud", "exp", "sub"]);
-        // Times are compared with the verifier's own clock below.
+        // Times are compared below, with the verifier's own clock.
         validation.validate_exp = false;
         validation.validate_nbf = false;
         Self { jwks, validation, clock: ClockBox(clock), cache: Mutex::default(), told: Mutex::default() }
     }
 
-    /// Verifies an assertion, and returns the caller that it names.
+    /// Verifies an assertion, and returns the caller that it identifies.
     pub async fn verify(&self, token: &str) -> Result<Arc<Caller>, Refused> {
         if token.len() > MAX_LENGTH {
             return Err(Refused::Invalid("it is too long"));
@@ -78,7 +79,7 @@ impl Verifier {
             return Ok(Arc::clone(&known.caller));
         }
         let claims = self.check(token).await?;
-        // At this point the signature is valid, so the error can say by how much the assertion is late.
+        // At this point the signature is valid, so the error can reveal by how much the assertion is late.
         let expires = lifetime(&claims, now).inspect_err(|error| self.tell(error))?;
         let caller = Arc::new(caller(claims)?);
         if token.len() <= MAX_CACHED_LENGTH {
@@ -87,7 +88,7 @@ impl Verifier {
         Ok(caller)
     }
 
-    /// Whether there are keys to verify with.
+    /// Whether verification keys are available.
     pub async fn is_ready(&self) -> bool {
         self.jwks.is_ready().await
     }
@@ -128,8 +129,8 @@ impl Verifier {
         cache.insert(digest, known);
     }
 
-    /// Logs that clocks differ. An assertion that is sent again much later looks the same, so this is logged
-    /// only once in [`PAUSE`].
+    /// Logs that clocks differ. A replay of an old assertion looks the same, so this is logged at most once in
+    /// [`PAUSE`].
     fn tell(&self, error: &Refused) {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         if told.is_some_and(|at| at.elapsed() < PAUSE) {
@@ -154,7 +155,7 @@ impl Verifier {
     }
 }
 
-/// When an assertion is no longer valid, in seconds since 1970.
+/// The time from which an assertion is no longer valid, in seconds since 1970.
 fn lifetime(claims: &Claims<'_>, now: u64) -> Result<u64, Refused> {
     if claims.iat > now + LEEWAY || claims.nbf.is_some_and(|from| from > now + LEEWAY) {
         let from = claims.nbf.map_or(claims.iat, |from| from.max(claims.iat));

@@ -1,12 +1,12 @@
-//! `X-Auth-*` headers that the edge sets. They are trustworthy only if nothing but the edge can reach the
-//! wrapper.
+//! `X-Auth-*` headers that the edge sets. They are trustworthy only if the wrapper can be reached only through
+//! the edge.
 
 use contract::headers::{CLIENT_ID, GROUPS, SCOPE, SUBJECT, USERNAME};
 
 use super::{Caller, Header, Refused};
 use crate::policy::UnmetRules;
 
-/// Reads a header that must come exactly once, and must not be empty.
+/// Reads a header that must occur exactly once, and must not be empty.
 pub(super) fn required<'h>(
     header: &dyn Fn(&'static str) -> Header<'h>,
     name: &'static str,

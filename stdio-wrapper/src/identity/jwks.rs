@@ -1,5 +1,5 @@
-//! The authorization service's keys (RFC 7517). They are fetched when needed, once for all callers that wait,
-//! and kept if a later fetch fails.
+//! The authorization service's keys (RFC 7517). They are fetched when needed, once for all waiting callers, and
+//! kept if a later fetch fails.
 
 use std::pin::Pin;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -12,7 +12,7 @@ use url::Url;
 
 /// Age after which the keys are fetched again.
 const MAX_AGE: Duration = Duration::from_secs(300);
-/// Minimum time between two fetches, whatever key ids are looked up.
+/// Minimum time between two fetches, regardless of which key ids are looked up.
 const MIN_PAUSE: Duration = Duration::from_secs(5);
 /// Maximum size of a key set, in bytes.
 const MAX_SIZE: usize = 256 << 10;
@@ -30,11 +30,11 @@ pub struct FetchError(pub String);
 pub struct Jwks {
     fetch: Fetch,
     keys: RwLock<Keys>,
-    /// When the last fetch was tried. Locked during a fetch.
+    /// The time of the last fetch. Locked during a fetch.
     tried: tokio::sync::Mutex<Option<Instant>>,
 }
 
-/// A key with the only algorithm that it verifies. The algorithm in a token's header is only compared with it
+/// A key with the only algorithm that it can verify. The algorithm in a token's header is only compared with it
 /// (RFC 8725 §3.1).
 pub(super) struct VerifyingKey {
     pub(super) algorithm: Algorithm,
@@ -51,25 +51,24 @@ struct Keys {
 pub(super) enum Lookup {
     /// The key was found.
     Found(Arc<VerifyingKey>),
-    /// The current set has no such key.
+    /// The current set does not contain the key.
     Unknown,
-    /// No set was ever fetched.
+    /// No set has been fetched yet.
     Unavailable,
 }
 
 impl Jwks {
-    /// Makes an empty set. The first fetch is made when a key is needed.
+    /// Creates an empty set. The first fetch is made when a key is needed.
     pub fn new(fetch: Fetch) -> Self {
         Self { fetch, keys: RwLock::default(), tried: tokio::sync::Mutex::default() }
     }
 
-    /// Looks up the key with this id. It fetches the set if the key is unknown, but at most once in
-    /// [`MIN_PAUSE`].
+    /// Looks up the key with this id. Fetches the set if the key is unknown, but at most once in [`MIN_PAUSE`].
     pub(super) async fn key(&self, id: &str) -> Lookup {
         let (found, is_fresh) = self.look(id);
         match found {
             Some(key) if is_fresh => return Lookup::Found(key),
-            // An old set is still used. The caller that gets the lock renews it.
+            // An old set stays in use. The caller that gets the lock renews it.
             Some(key) => {
                 if let Ok(tried) = self.tried.try_lock() {
                     self.renew(tried).await;
@@ -90,7 +89,7 @@ impl Jwks {
         }
     }
 
-    /// Whether there is a set. If not, this tries to fetch one.
+    /// Whether a set is available. If not, this tries to fetch one.
     pub(super) async fn is_ready(&self) -> bool {
         if !self.has_keys() {
             let tried = self.tried.lock().await;
@@ -122,7 +121,7 @@ impl Jwks {
                     Keys { keys, fetched: Some(Instant::now()) };
             }
             Err(error) => {
-                tracing::warn!(%error, "JWKS_URL could not be read; the keys known so far stay in use");
+                tracing::warn!(%error, "JWKS_URL could not be read; the known keys stay in use");
             }
         }
     }
@@ -134,7 +133,7 @@ impl std::fmt::Debug for Jwks {
     }
 }
 
-/// The keys in a set that auth-service can sign with: Ed25519, P-256, RSA. Other keys are left out.
+/// The keys of a set that auth-service can sign with: Ed25519, P-256, RSA. Other keys are omitted.
 fn parse(text: &str) -> Result<Vec<(String, Arc<VerifyingKey>)>, FetchError> {
     let set: JwkSet =
         serde_json::from_str(text).map_err(|error| FetchError(format!("not a key set: {error}")))?;
@@ -157,7 +156,7 @@ fn algorithm(key: &Jwk) -> Option<Algorithm> {
         _ => return None,
     };
     let said = key.common.key_algorithm;
-    // An RSA key can make any kind of signature, so the set must say which one it makes.
+    // An RSA key can be used with several algorithms, so the set must specify one.
     let fits = match ours {
         Algorithm::RS256 => said == Some(named),
         _ => said.is_none_or(|said| said == named),
@@ -189,14 +188,14 @@ async fn get(request: reqwest::RequestBuilder) -> Result<String, FetchError> {
     let failed = |error: reqwest::Error| FetchError(error.without_url().to_string());
     let mut response = request.send().await.map_err(failed)?;
     if response.status() != reqwest::StatusCode::OK {
-        return Err(FetchError(format!("the answer has status {}", response.status().as_u16())));
+        return Err(FetchError(format!("the response has status {}", response.status().as_u16())));
     }
     let mut body = Vec::new();
     while let Some(piece) = response.chunk().await.map_err(failed)? {
         body.extend_from_slice(&piece);
         if body.len() > MAX_SIZE {
-            return Err(FetchError("the answer is too large".to_owned()));
+            return Err(FetchError("the response is too large".to_owned()));
         }
     }
-    String::from_utf8(body).map_err(|_| FetchError("the answer is not text".to_owned()))
+    String::from_utf8(body).map_err(|_| FetchError("the response is not text".to_owned()))
 }

@@ -26,12 +26,12 @@ impl Consumer {
         self.wake.notified().await;
     }
 
-    /// The id of the event before the next one.
+    /// The id of the event that precedes the next one.
     pub fn position(&self) -> EventId {
         EventId { stream: self.stream.id, sequence: self.stream.state().cursor - 1 }
     }
 
-    /// Takes the next message.
+    /// Returns the next message, and counts it as read.
     pub fn next(&self) -> Next {
         let mut state = self.stream.state();
         if !state.consumers.iter().any(|place| place.number == self.number) {
