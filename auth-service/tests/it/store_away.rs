@@ -93,7 +93,7 @@ async fn a088_nobody_waits_for_a_redis_that_hangs_for_longer_than_the_budget() {
     }
     let (status, body) = ready(&app).await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
-    assert!(body["store"].as_str().unwrap().contains("does not answer"), "{body}");
+    assert!(body["store"].as_str().unwrap().contains("does not respond"), "{body}");
     for _ in 0..5 {
         all_unavailable(&app, (&tokens.access, &tokens.refresh), AT_ONCE).await;
     }

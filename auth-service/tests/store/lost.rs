@@ -62,7 +62,7 @@ async fn a_redis_that_lost_the_identity_of_its_store_is_not_begun_anew_over_what
         let error = refused.err().unwrap();
         assert!(matches!(error, StoreError::NeedsOperator(_)), "{error}");
         let told = error.to_string();
-        for words in ["restore a backup", "auth-service store adopt", "begin anew", "maxmemory-policy"] {
+        for words in ["restore a backup", "auth-service store adopt", "start over", "maxmemory-policy"] {
             assert!(told.contains(words), "{words}: {told}");
         }
     }

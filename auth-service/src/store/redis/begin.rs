@@ -1,9 +1,8 @@
-//! Begins the store in an empty Redis, and refuses to do so over what is left of another.
+//! Creates the store in an empty Redis, and refuses to create it over the remains of another store.
 //!
-//! The row with the identity is the first one that is written and the one that tells whether there is a
-//! store. A Redis that evicts rows, or a hand that deletes one, can take it away and leave others. A new store
-//! over these would be one in which some accounts, clients and tokens of the old one still count, and nobody
-//! would know.
+//! The row with the identity is the first one that is written, and it shows whether there is a store. If Redis
+//! evicts this row, or somebody deletes it, other rows can remain. In a new store over these, some accounts,
+//! clients and tokens of the old store would still be valid, and nobody would notice.
 
 use std::sync::LazyLock;
 
@@ -21,17 +20,17 @@ use super::{PREFIX, RedisStore, UNFINISHED, history, permissions, unfit};
 
 /// The error of a command that finds no store.
 const NOT_BEGUN: &str = "there is no store of this service in Redis: the service was never started with it, or Redis has lost \
-                         everything. Restore a backup (scripts/restore DUMP), or begin a new store by starting the \
+                         everything. Restore a backup (scripts/restore DUMP), or create a new store by starting the \
                          service. To add the first account before the first start, use `user add --new-store`";
 /// The error of a start and of a command if the row with the identity is missing, but others are there.
-const LEFT_OVER: &str = "Redis has lost the row with the identity of this store, but not all others, so it is not known what \
-                         else is lost. Does it evict rows (maxmemory-policy), or has somebody deleted some? Stop every \
+const LEFT_OVER: &str = "Redis has lost the row with the identity of this store, but not all others, so it is unknown what \
+                         else is lost. Check whether it evicts rows (maxmemory-policy) or somebody has deleted some. Stop every \
                          replica, and restore a backup (scripts/restore --replace DUMP). If you know that nothing else is \
-                         missing, or have no backup, run `auth-service store adopt`: what is left counts again. To begin \
-                         anew instead, delete every key whose name begins with `mcp-gate:{`";
+                         missing, or have no backup, run `auth-service store adopt`: the remaining rows become valid again. To start \
+                         over instead, delete every key whose name begins with `mcp-gate:{`";
 /// The error of an adoption for which there is no reason.
-const NOTHING_TO_ADOPT: &str = "there is nothing to adopt: the store in Redis has its identity, and no replica has said that \
-                                its data are older than they were";
+const NOTHING_TO_ADOPT: &str = "there is nothing to adopt: the store in Redis has its identity, and no replica has reported that \
+                                its data is older than before";
 
 /// Whether a Redis without a store gets one.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -40,7 +39,7 @@ pub(super) enum NewStore {
     Refuse,
 }
 
-/// Whether there is a row, of whatever type.
+/// Whether there is a row, of any type.
 static IS_THERE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "local row = redis.pcall('GET', KEYS[1])
@@ -49,7 +48,7 @@ static IS_THERE: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
-/// Makes sure that there is a store. In an empty Redis, one is begun if the caller wants it.
+/// Makes sure that there is a store. In an empty Redis, one is created if `new` allows it.
 ///
 /// # Errors
 /// If there is none, if an import is not finished, or if Redis has lost the identity of its store but not all
@@ -60,7 +59,8 @@ pub(super) async fn find(cells: &Cells, new: NewStore) -> Result<(), StoreError>
         return Ok(());
     }
     if has_others(cells).await? {
-        // Another process may have begun the store meanwhile. The identity is the first row that it writes.
+        // Another process might have created the store in the meantime. The identity is the first row that it
+        // writes.
         let is_begun = has_identity(cells).await?;
         return if is_begun { Ok(()) } else { Err(StoreError::NeedsOperator(LEFT_OVER.to_owned())) };
     }
@@ -98,8 +98,8 @@ async fn has_identity(cells: &Cells) -> Result<bool, StoreError> {
 async fn has_others(cells: &Cells) -> Result<bool, StoreError> {
     let keys = &cells.keys;
     let index = keys.client_index();
-    // A user of Redis who may not search for keys finds these, at least one of which every store has that
-    // was ever in use.
+    // If the Redis user is not allowed to search for keys, only these are looked up. Every store that was ever in
+    // use has at least one of them.
     let known = [
         keys.key_check(),
         keys.clock(),
@@ -116,7 +116,7 @@ async fn has_others(cells: &Cells) -> Result<bool, StoreError> {
             return Ok(true);
         }
     }
-    // The search itself does not say why it was refused.
+    // The error of the search itself does not show the missing permission.
     match cells.connection.run::<Value>("SCAN", vec!["0".into(), "COUNT".into(), "1".into()]).await {
         Err(error) if permissions::is_missing(&error) => return Ok(false),
         tried => tried?,
@@ -132,11 +132,11 @@ async fn has_others(cells: &Cells) -> Result<bool, StoreError> {
 }
 
 impl RedisStore {
-    /// Makes what is in Redis the store that counts, although it has lost its identity or is older than it
-    /// was. Running replicas take it for another store, and follow it.
+    /// Declares the data in Redis valid, although it has lost its identity or is older than before. Running
+    /// replicas treat it as another store, and adopt it as well.
     ///
     /// # Errors
-    /// If Redis has no store, or one that nothing is wrong with.
+    /// If Redis has no store, or a store without such a problem.
     pub async fn adopt(address: &RedisAddress, key: &StoreKey) -> Result<(), StoreError> {
         let store = Self::unchecked(address, key, PREFIX).await?;
         let cells = &store.cells;
@@ -151,10 +151,11 @@ impl RedisStore {
             return Err(StoreError::Unavailable(NOTHING_TO_ADOPT.to_owned()));
         }
         if !cells.swap(&identity, found.as_ref(), &new_identity()?, None).await? {
-            let reason = "another process has begun or adopted the store at the same moment; look again";
+            let reason =
+                "another process has created or adopted the store at the same moment; check the store again";
             return Err(StoreError::Unavailable(reason.to_owned()));
         }
-        // The claim is about the store with the former identity, so it does not count any more.
+        // The claim is about the store with the former identity, so it is no longer valid.
         cells.remove(&cells.keys.claim()).await?;
         Ok(())
     }

@@ -1,5 +1,5 @@
-//! Encrypted values in Redis, and how they are changed. Redis cannot read them, so a change is read, decided
-//! here, and written under the condition that nobody wrote in between.
+//! Encrypted values in Redis, and how they are changed. Redis cannot read them, so the process reads a row,
+//! decides on the change, and writes the row on condition that it has not changed in between.
 
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -24,15 +24,16 @@ use super::keys::Keys;
 use super::permissions;
 use super::turns::{Turn, Turns};
 
-/// How long Redis keeps a row after its expiry. The expiry in the row itself decides, by the clock of a replica. That
-/// clock can differ from the one of Redis by [`TOLERANCE`], and something that was used must stay used (attack 33).
+/// How long Redis keeps a row after its expiry. The expiry in the row itself is what counts, by the clock of a
+/// replica. That clock can differ from the clock of Redis by [`TOLERANCE`], and an item that was used must stay
+/// used (attack 33).
 const MARGIN: Duration = TOLERANCE.saturating_add(Duration::from_secs(60));
-/// Maximum life of a row in Redis, which keeps its arithmetic within bounds.
+/// Maximum lifetime of a row in Redis, which keeps its arithmetic within bounds.
 const MAX_LIFETIME: Duration = Duration::from_secs(100 * 366 * 86_400);
 
-/// Replaces or removes a row if it is still the one that was read. The key is that of the row. The arguments
-/// are the row as it was read (empty if absent), the new row (empty to remove it), and its life in
-/// milliseconds (0 for no expiry).
+/// Replaces or removes a row if it is still the one that was read. The key is that of the row. The arguments are
+/// the row as it was read (empty if absent), the new row (empty to remove it), and its lifetime in milliseconds (0
+/// for no expiry).
 static SWAP: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "local row = redis.call('GET', KEYS[1]) or ''
@@ -44,7 +45,7 @@ static SWAP: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
-/// Like `SWAP`, but the row keeps its present expiry in Redis.
+/// Like `SWAP`, but the row keeps its current expiry in Redis.
 static SWAP_KEEPING: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "local row = redis.call('GET', KEYS[1]) or ''
@@ -54,9 +55,9 @@ static SWAP_KEEPING: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
-/// Like `SWAP` with a row that never ends, but also if Redis has reached `maxmemory`. Redis refuses a command
-/// that needs memory only as the first write of a script, so a second key, which never exists, is deleted
-/// before. The new row is about as long as the old one. A script with the flag `allow-oom` would do the same,
+/// Like `SWAP` with a row that never expires, but works even if Redis has reached `maxmemory`. Redis refuses a
+/// command that needs memory only as the first write of a script, so a second key, which never exists, is deleted
+/// before it. The new row is about as long as the old one. A script with the flag `allow-oom` would do the same,
 /// but only from Redis 7 on.
 static SWAP_ALTHOUGH_FULL: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
@@ -73,8 +74,8 @@ static TAKE: LazyLock<Script> = LazyLock::new(|| {
     Script::new("local row = redis.call('GET', KEYS[1]) or '' redis.call('DEL', KEYS[1]) return row")
 });
 
-/// Swaps the first row and writes the second in the same step. The arguments are the first row as it was
-/// read, the new first row and its life, and the second row and its life. Lives are in milliseconds.
+/// Swaps the first row and writes the second in the same step. The arguments are the first row as it was read, the
+/// new first row and its lifetime, and the second row and its lifetime. Lifetimes are in milliseconds.
 static SWAP_AND_ADD: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
@@ -91,7 +92,7 @@ pub(super) struct Cells {
     pub(super) changes: Arc<Changes>,
     pub(super) age: Arc<Age>,
     pub(super) turns: Turns,
-    /// Held by the one call that chooses which pushed requests lose their places.
+    /// Locked by the one call that chooses which pushed requests lose their places.
     pub(super) making_room: tokio::sync::Mutex<()>,
 }
 
@@ -140,15 +141,15 @@ fn bytes(row: Vec<u8>) -> Value {
 }
 
 impl Cells {
-    /// Records a change of `key` for this process's caches, so that they do not have to wait for Redis to
-    /// report it. It is called after every write, even if its outcome is unknown.
+    /// Records a change of `key` for this process's caches, so that they need not wait until Redis reports it. It
+    /// is called after every write, even if the outcome of the write is unknown.
     fn note(&self, key: &str) {
         if let Some((about, hash)) = self.keys.about(key) {
             self.changes.note_hashed(about, hash);
         }
     }
 
-    /// Waits for the turn of a call that changes what this account holds.
+    /// Waits until no other call of this process changes the rows of this account.
     pub(super) async fn turn(&self, account: &Subject) -> Turn<'_> {
         self.turns.next(account).await
     }
@@ -157,7 +158,7 @@ impl Cells {
         row::seal(&self.sealer, key.as_bytes(), value, life.map(|life| life.until))
     }
 
-    /// Checks that Redis is not older than it was, and that it was not emptied.
+    /// Checks that the data in Redis is not older than before, and that Redis was not emptied.
     pub(super) async fn check_age(&self) -> Result<(), StoreError> {
         let asked = self.age.known_now();
         let told = history::report(self, asked.mark).await?;
@@ -166,7 +167,7 @@ impl Cells {
         if was_emptied || self.age.is_lost() || Age::is_older(asked, told) {
             if self.identity_found().await?.is_none() {
                 let absence = self.dropping_what_is_cached(self.age.note_absence());
-                // A store that never had an identity can be older, too.
+                // Even a store that never had an identity can have older data.
                 if was_emptied || absence.is_err() {
                     return absence;
                 }
@@ -179,7 +180,8 @@ impl Cells {
         self.told_others(asked, told, compared).await
     }
 
-    /// If the data are older than this process knows, leaves that in Redis for processes that know less.
+    /// If the data is older than what this process has seen, leaves a claim in Redis for processes that have seen
+    /// less.
     async fn told_others(
         &self,
         asked: KnownBefore,
@@ -189,14 +191,14 @@ impl Cells {
         if compared.is_err()
             && let Some(claim) = self.age.claim(asked, told)
         {
-            // If it cannot be written, it is tried again with the next comparison.
+            // If the claim cannot be written, the next comparison tries again.
             let _ = Box::pin(history::leave(self, claim)).await;
         }
         self.dropping_what_is_cached(compared)
     }
 
-    /// Invalidates all cached values if Redis is older than it was, because they would be used without a
-    /// question to it.
+    /// Invalidates all cached values if the data in Redis is older than before, because cached values are used
+    /// without a query to Redis.
     fn dropping_what_is_cached(&self, compared: Result<(), StoreError>) -> Result<(), StoreError> {
         compared.inspect_err(|_| self.changes.note_everything())
     }
@@ -212,23 +214,22 @@ impl Cells {
         Box::pin(self.identity())
     }
 
-    /// Returns the answer about a row that does not exist. Such an answer makes a client give up, so it must
-    /// not be given if Redis was emptied.
+    /// Returns the result for a row that does not exist. Such a result makes a client give up, so an error is
+    /// returned instead if Redis was emptied.
     pub(super) async fn absent<T>(&self, answer: T) -> Result<T, StoreError> {
         self.age_checked().await?;
         Ok(answer)
     }
 
-    /// The identity of the store, however old the data in Redis are.
+    /// The identity of the store, however old the data in Redis is.
     pub(super) async fn identity(&self) -> Result<Option<String>, StoreError> {
         let found = self.read_of_any_age::<String>(&self.keys.identity()).await?.map(|found| found.value);
         self.age.note_identity(found.as_deref());
         Ok(found)
     }
 
-    /// Counts a change that took something away, after it was made or together with it. If the Redis user has
-    /// no permission for it, the change is counted later, because it was made and must not be reported as
-    /// failed.
+    /// Counts a change that took access away, after it was made or together with it. If the Redis user has no
+    /// permission for this, the change is counted later, because it was made and must not be reported as failed.
     pub(super) async fn count_change(&self) -> Result<(), StoreError> {
         let asked = self.age.known_now();
         match history::count(self, asked.mark).await {
@@ -291,7 +292,7 @@ impl Cells {
         Ok(self.read_live(key, now).await?.map(|found| found.value))
     }
 
-    /// Writes a value, whatever was there before.
+    /// Writes a value, regardless of the previous one.
     pub(super) async fn write<T: Serialize>(
         &self,
         key: &str,
@@ -305,7 +306,7 @@ impl Cells {
         written
     }
 
-    /// Like [`Cells::write`], but a value without a life never expires.
+    /// Like [`Cells::write`], but a value without a lifetime never expires.
     pub(super) async fn write_for<T: Serialize>(
         &self,
         key: &str,
@@ -340,8 +341,8 @@ impl Cells {
             .transpose()
     }
 
-    /// Encrypts the row at `key` with the current key. Returns false if the row has changed meanwhile, and
-    /// `None` if nothing had to be done.
+    /// Encrypts the row at `key` with the current key. Returns false if the row has changed in the meantime, and
+    /// `None` if there was nothing to do.
     pub(super) async fn resealed(&self, key: &str) -> Result<Option<bool>, StoreError> {
         let row: Option<Bytes> = self.connection.run("GET", vec![key.into()]).await?;
         let Some(row) = row else { return Ok(None) };
@@ -387,8 +388,8 @@ impl Cells {
         self.change(&SWAP_KEEPING, &[key], vec![Value::Bytes(found.row.clone()), bytes(row)]).await
     }
 
-    /// Like [`Cells::swap`] with a row that never ends, but also if Redis has reached `maxmemory`. This is
-    /// for changes that take something away from somebody, and for those of the operator.
+    /// Like [`Cells::swap`] with a row that never expires, but works even if Redis has reached `maxmemory`. It is
+    /// for changes that take access away, and for changes by the operator.
     pub(super) async fn swap_although_full<T: Serialize>(
         &self,
         key: &str,
@@ -425,13 +426,14 @@ impl Cells {
         self.change(&SWAP, &[key], arguments).await
     }
 
-    /// Removes the row at `key`, and counts that something was taken away. Returns whether there was a row.
+    /// Removes the row at `key`, and counts this as a change that takes access away. Returns whether there was a
+    /// row.
     pub(super) async fn take_away(&self, key: &str) -> Result<bool, StoreError> {
         Ok(try_join(self.remove(key), self.count_change()).await?.0)
     }
 
     /// Like [`Cells::take_away`], but returns the value that was there. Returns `None` if it cannot be read,
-    /// because a row that cannot be read has to be removed too.
+    /// because an unreadable row must be removed as well.
     pub(super) async fn take_out<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, StoreError> {
         let taken = async {
             let row: Result<Bytes, _> = self.connection.script(&TAKE, &[key], Vec::new()).await;
@@ -450,7 +452,7 @@ impl Cells {
     }
 }
 
-/// How often a change is tried when others keep changing the same row.
+/// How often a change is tried when other calls keep changing the same row.
 const TRIES: u32 = 16;
 
 /// Counts attempts, and pauses for a random time between them.
@@ -461,8 +463,9 @@ impl Tries {
     /// Waits before an attempt. Fails after the last one.
     pub(super) async fn next(&mut self) -> Result<(), StoreError> {
         if self.0 == TRIES {
-            let reason =
-                format!("a value in Redis was changed by others {TRIES} times while it was being changed");
+            let reason = format!(
+                "a value in Redis could not be changed in {TRIES} attempts, because it kept changing"
+            );
             return Err(StoreError::Unavailable(reason));
         }
         if self.0 > 0 {

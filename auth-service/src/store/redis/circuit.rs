@@ -1,5 +1,5 @@
-//! A circuit breaker. After several commands without an answer, further ones fail at once, until a probe in
-//! the background finds that Redis answers again.
+//! A circuit breaker. After several commands without a response, further ones fail immediately, until a probe in
+//! the background finds that Redis responds again.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -7,13 +7,13 @@ use std::time::Duration;
 use metrics::Gauge;
 use tokio::sync::Notify;
 
-/// How many commands in a row have to fail to open the circuit. If one node of a cluster fails, answers of
-/// the other nodes keep it closed.
+/// How many commands in a row must fail to open the circuit. If one node of a cluster fails, responses of the
+/// other nodes keep it closed.
 const FAILURES: u32 = 5;
 /// How often Redis is probed while the circuit is open.
 const RETRY: Duration = Duration::from_millis(250);
 
-/// The state of the circuit breaker. It is closed while Redis answers.
+/// The state of the circuit breaker. It is closed while Redis responds.
 pub(super) struct Circuit {
     failures: AtomicU32,
     opened: Notify,
@@ -27,27 +27,27 @@ impl Circuit {
         Self { failures: AtomicU32::new(0), opened: Notify::new(), open }
     }
 
-    /// Whether commands are refused without asking Redis.
+    /// Whether commands are refused without being sent to Redis.
     pub(super) fn is_open(&self) -> bool {
         self.failures.load(Ordering::SeqCst) >= FAILURES
     }
 
-    /// Records that Redis answered, with a result or an error.
+    /// Records that Redis responded, with a result or an error.
     pub(super) fn succeeded(&self) {
         let before = self.failures.load(Ordering::Relaxed);
         if before != 0 && self.failures.swap(0, Ordering::SeqCst) >= FAILURES {
             self.open.set(0.0);
-            tracing::info!("Redis answers again");
+            tracing::info!("Redis responds again");
         }
     }
 
-    /// Records that Redis did not answer.
+    /// Records that Redis did not respond.
     pub(super) fn failed(&self) {
         let more = |failures: u32| Some(failures.saturating_add(1));
         if self.failures.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more) == Ok(FAILURES - 1) {
             self.open.set(1.0);
             tracing::error!(
-                "Redis does not answer: everything that needs it is refused at once until it does"
+                "Redis does not respond: until it does, every request that needs it is refused immediately"
             );
             self.opened.notify_one();
         }

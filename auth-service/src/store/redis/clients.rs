@@ -23,8 +23,7 @@ pub(super) async fn live(cells: &Cells, id: &ClientId, now: UnixTime) -> Result<
     }
 }
 
-/// Removes the row that leads from a fingerprint to this client, after the client or its metadata was
-/// removed.
+/// Removes the row that maps a fingerprint to this client, after the client or its metadata was removed.
 async fn leave_fingerprint(cells: &Cells, client: &Client) -> Result<(), StoreError> {
     let Some(fingerprint) = &client.fingerprint else { return Ok(()) };
     let key = cells.keys.fingerprint(fingerprint);
@@ -52,8 +51,8 @@ pub(super) async fn enter_for_good(
 
 /// Disables or enables a client, even if Redis is full. Returns false if there is none.
 ///
-/// A disabled client has no end ([`Client::stays`]). Once it is enabled, it can make room for others, and its
-/// next use gives it an end again.
+/// A disabled client does not expire ([`Client::stays`]). Once it is enabled, it can make room for others, and its
+/// next use sets an expiry again.
 pub(super) async fn set_disabled(cells: &Cells, id: &ClientId, disabled: bool) -> Result<bool, StoreError> {
     let key = cells.keys.client(id);
     let mut tries = Tries::default();
@@ -110,7 +109,7 @@ pub(super) async fn delete(cells: &Cells, id: &ClientId) -> Result<bool, StoreEr
     Ok(removed)
 }
 
-/// Removes the rows and index entries that lead to a client that was deleted.
+/// Removes the rows and index entries that point to a deleted client.
 pub(super) async fn forget(cells: &Cells, client: &Client) -> Result<(), StoreError> {
     settle(cells, &client.id).await?;
     leave_fingerprint(cells, client).await
@@ -152,8 +151,8 @@ pub(super) async fn update(
     Ok(done)
 }
 
-/// Records a use. Returns the client as it is now, or none if it was deleted, disabled or registered again
-/// since the caller read it.
+/// Records a use. Returns the client as it is now, or `None` if it was deleted, disabled or registered again since
+/// the caller read it.
 pub(super) async fn note_use(cells: &Cells, used: &ClientUse) -> Result<Option<Client>, StoreError> {
     let found = of_use(cells, used).await?;
     note_use_of(cells, used, found).await

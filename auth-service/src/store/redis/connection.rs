@@ -1,5 +1,5 @@
-//! The connection to Redis. Commands and scripts have a time limit, and fail at once while Redis does not
-//! answer.
+//! The connection to Redis. Commands and scripts have a time limit, and fail immediately while Redis does not
+//! respond.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -32,17 +32,17 @@ use super::renewal::Renewal;
 const CONNECT: Duration = Duration::from_secs(2);
 /// Time limit for one command.
 const COMMAND: Duration = Duration::from_millis(500);
-/// A connection is closed if an answer is overdue for this long.
+/// A connection is closed if a response is overdue for this long.
 const UNRESPONSIVE: Duration = Duration::from_secs(1);
 
 /// How many keys a server examines for one page of a scan.
 const SCANNED: u32 = 1000;
 
-/// The key that a probe reads. Any answer counts, even an error that the user has no permission.
+/// The key that a probe reads. Any response counts, even the error that the user has no permission.
 const PROBED: &str = "mcp-gate:{meta}:key-check";
 
-/// How often a command is sent to a cluster whose nodes say that the key is elsewhere, and the pause between
-/// attempts. All attempts together take less time than one command is allowed to.
+/// How often a command is sent to a cluster whose nodes report that the key is elsewhere, and the pause between
+/// attempts. All attempts together take less time than the time limit of one command.
 const REDIRECTIONS: u32 = 10;
 const PAUSE: Duration = Duration::from_millis(40);
 
@@ -57,9 +57,9 @@ impl Script {
         Self::made(lua)
     }
 
-    /// Like [`Script::new`], for a text that has parts.
+    /// Like [`Script::new`], for a text that is put together from parts.
     pub(super) fn made(lua: &str) -> Self {
-        // The answer repeats the number of the request, so that no caller can receive the answer to another
+        // The response repeats the number of the request, so that no caller can receive the response to another
         // request.
         let lua = format!("local function run() {lua} end return {{ARGV[#ARGV], run()}}");
         let hash = digest(&SHA1_FOR_LEGACY_USE_ONLY, lua.as_bytes());
@@ -94,7 +94,7 @@ impl Drop for Connection {
 }
 
 impl Connection {
-    /// Connects to the server or cluster at `address`. `age` is told of every later connection.
+    /// Connects to the server or cluster at `address`. `age` is notified of every later connection.
     pub(super) async fn open(address: &RedisAddress, age: Arc<Age>) -> Result<Self, StoreError> {
         let performance =
             PerformanceConfig { default_command_timeout: COMMAND, ..PerformanceConfig::default() };
@@ -102,9 +102,9 @@ impl Connection {
             connection_timeout: CONNECT,
             internal_command_timeout: CONNECT,
             unresponsive: UnresponsiveConfig { max_timeout: Some(UNRESPONSIVE), interval: UNRESPONSIVE / 4 },
-            // To follow an ASK redirection, fred takes the next answer on the connection as the answer to its
-            // own ASKING, even if it belongs to another command. All later answers would then go to the wrong
-            // callers. So fred follows no redirections, and commands are repeated here.
+            // To follow an ASK redirection, fred takes the next response on the connection as the response to its
+            // own ASKING, even if it belongs to another command. All later responses would then go to the wrong
+            // callers. Therefore fred follows no redirections, and commands are repeated here.
             max_redirections: 0,
             // Without this option (RFC 896), the second of two commands waits until the first is
             // acknowledged, which costs a round trip.
@@ -119,7 +119,7 @@ impl Connection {
         let lost = Arc::clone(&age);
         let failed = client.on_error(move |(error, _)| {
             failing.note_error(&error);
-            // The event of the next connection can come after that connection is already in use.
+            // The event of the next connection can arrive after that connection is already in use.
             lost.doubt();
             std::future::ready(Ok(()))
         });
@@ -131,10 +131,10 @@ impl Connection {
         let connected = tokio::time::timeout(CONNECT * 2, client.init()).await;
         let task = match connected {
             Ok(connected) => connected.map_err(|error| cannot_connect(address, &error))?,
-            Err(_) => return Err(StoreError::Unavailable(format!("{address} did not answer within 4 s"))),
+            Err(_) => return Err(StoreError::Unavailable(format!("{address} did not respond within 4 s"))),
         };
-        // With `fail_fast`, a command whose answer was lost is not sent again. It might have been executed,
-        // and executing it twice could, for example, turn the redemption of a code into a replay.
+        // With `fail_fast`, a command whose response was lost is not sent again. It might have been executed, and
+        // executing it twice could, for example, turn the redemption of a code into a replay.
         let options = Options {
             fail_fast: true,
             max_attempts: Some(1),
@@ -212,7 +212,7 @@ impl Connection {
         let slot = ClusterHash::Custom(redis_keyslot(keys.first().copied().unwrap_or_default().as_bytes()));
         let by_hash = CustomCommand::new_static("EVALSHA", slot.clone(), false);
         let answer: Value = match self.ask(&by_hash, &with(&script.sha1)).await {
-            // A node that was restarted or added does not know the script yet. EVAL also stores it.
+            // A node that was restarted or added does not have the script yet. EVAL also stores it.
             Err(error) if error.details().starts_with("NOSCRIPT") => {
                 let in_full = CustomCommand::new_static("EVAL", slot, false);
                 self.ask(&in_full, &with(&script.lua)).await
@@ -225,18 +225,18 @@ impl Connection {
                 result.convert().map_err(|error| self.unavailable(&error))
             }
             _ => {
-                // If the answers on a connection do not match their requests, this does not mend itself, so
-                // the connection must be replaced.
+                // If the responses on a connection do not match their requests, they never match again, so the
+                // connection must be replaced.
                 let _ = tokio::time::timeout(CONNECT, self.client.force_reconnection()).await;
-                Err(StoreError::Unavailable("Redis answered another question than the one asked".to_owned()))
+                Err(StoreError::Unavailable("Redis returned the response to another request".to_owned()))
             }
         }
     }
 
-    /// Sends a command unless the circuit is open, and tells the circuit breaker whether Redis answered.
+    /// Sends a command unless the circuit is open, and reports to the circuit breaker whether Redis responded.
     async fn ask<T: FromValue>(&self, command: &CustomCommand, arguments: &[Value]) -> Result<T, Error> {
         if self.circuit.is_open() {
-            return Err(Error::new(ErrorKind::Backpressure, "Redis does not answer"));
+            return Err(Error::new(ErrorKind::Backpressure, "Redis does not respond"));
         }
         // The future is boxed, because callers hold several of them at the same time.
         let answer = Box::pin(self.ask_until_told(command, arguments)).await;
@@ -253,13 +253,12 @@ impl Connection {
         answer
     }
 
-    /// The error for callers. If Redis refused the user or password, the error says so instead of reporting a
-    /// timeout.
+    /// The error for callers. If Redis refused the user or password, the error states that instead of a timeout.
     fn unavailable(&self, error: &Error) -> StoreError {
         match (error.kind(), self.renewal.refused()) {
             (ErrorKind::Canceled | ErrorKind::Backpressure | ErrorKind::Timeout, Some(said)) => {
                 StoreError::Unavailable(format!(
-                    "Redis refuses the user or password in REDIS_URL ({said}): set the one that it has now, and restart"
+                    "Redis refuses the user or password in REDIS_URL ({said}): set the current ones, and restart"
                 ))
             }
             _ => unavailable(error),
@@ -284,7 +283,7 @@ impl Connection {
     }
 }
 
-/// Whether Redis did not answer at all.
+/// Whether Redis did not respond.
 fn is_silence(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Canceled | ErrorKind::IO)
 }
@@ -301,16 +300,16 @@ fn cannot_connect(address: &RedisAddress, error: &Error) -> StoreError {
         ErrorKind::Cluster | ErrorKind::Protocol => {
             "check that the kind of Redis is the one that REDIS_URL names"
         }
-        // Redis answers, so its address is right.
+        // Redis responds, so its address is correct.
         _ if error.details().starts_with("MISCONF") => {
             "Redis cannot save, and so refuses everything: its own log says why"
         }
         _ if error.details().contains("max number of clients") => {
-            "Redis has as many connections as it accepts: raise its maxclients, or end what holds them"
+            "Redis has as many connections as it accepts: raise its maxclients, or close some of them"
         }
         _ if error.details().starts_with("LOADING") => "Redis is reading its data: try again in a moment",
         _ if error.details().contains("InvalidCertificate") => {
-            "its certificate is not one that is trusted for this host name; SSL_CERT_FILE may name a file of the \
+            "its certificate is not one that is trusted for this host name; SSL_CERT_FILE can name a file of the \
              certificates to trust"
         }
         _ => {
@@ -323,8 +322,8 @@ fn cannot_connect(address: &RedisAddress, error: &Error) -> StoreError {
 fn unavailable(error: &Error) -> StoreError {
     let reason = match error.kind() {
         ErrorKind::Canceled => "not connected to Redis; a new connection is being made".to_owned(),
-        ErrorKind::Backpressure => "Redis does not answer; it is tried again a few times a second".to_owned(),
-        ErrorKind::Timeout => format!("Redis did not answer within {} ms", COMMAND.as_millis()),
+        ErrorKind::Backpressure => "Redis does not respond; it is probed a few times a second".to_owned(),
+        ErrorKind::Timeout => format!("Redis did not respond within {} ms", COMMAND.as_millis()),
         _ if permissions::is_missing_in(error.details()) => format!(
             "Redis answered {}. Give the user in REDIS_URL this permission (docs/adr/0003-redis-store.md lists all)",
             words_of(error)
@@ -334,8 +333,8 @@ fn unavailable(error: &Error) -> StoreError {
     StoreError::Unavailable(reason)
 }
 
-/// What Redis said. The library calls every error of Redis that it does not know an unknown one, which is no
-/// help.
+/// The error text of Redis. For an error of Redis that it does not recognise, the library only reports an unknown
+/// error, which does not help.
 fn words_of(error: &Error) -> String {
     match error.kind() {
         ErrorKind::Unknown => error.details().to_owned(),

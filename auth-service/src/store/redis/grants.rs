@@ -1,5 +1,5 @@
-//! Codes and grants. A code is in the slot of the grant that it will create, so that it can be redeemed in
-//! one step. The row that leads to a code is written first, so that every valid one can be found.
+//! Codes and grants. A code is in the slot of the grant that it will create, so that it can be redeemed in one
+//! step. The row that points to a code is written first, so that every valid code can be found.
 
 use std::time::Duration;
 
@@ -37,11 +37,11 @@ pub(super) async fn add_code(
     let life = Life { until: row.forget_at(), now: used.at };
     let (pointer, place) = (cells.keys.grant_of_code(hash), cells.keys.code(&code.grant_id, hash));
     let code_row = cells.swap(&place, None::<&Found<()>>, &row, Some(life));
-    // The row that leads to the code is kept as long as the code would be after its redemption.
+    // The row that points to the code is kept as long as the code would be after its redemption.
     let kept = Life { until: row.approval_kept_until(), now: used.at };
     try_join(cells.write(&pointer, &code.grant_id, kept), code_row).await?;
-    // The approval decides between concurrent calls. A caller that loses has stored a code that nobody knows,
-    // which expires unused and does not count.
+    // The approval decides between concurrent calls. A caller that loses has stored a code that no client
+    // receives, which expires unused and does not count.
     let is_first = cells.swap(&approval, before.as_ref(), &hash.text(), Some(kept)).await?;
     if is_first {
         holdings::hold(cells, &New::code(hash, code, used.at)).await;
@@ -121,8 +121,8 @@ pub(super) async fn redeem_code(
     }
 }
 
-/// Adds a grant to the list of its account, and deletes the grants that exceed the limits then. Returns the
-/// deleted grants. A grant without a refresh token ends soon and does not count.
+/// Adds a grant to the list of its account, and deletes the grants that then exceed the limits. Returns the
+/// deleted grants. A grant without a refresh token expires soon and does not count.
 pub(super) async fn hold(cells: &Cells, grant: &Grant, now: UnixTime) -> Vec<Grant> {
     if grant.refresh.is_none() {
         return Vec::new();
@@ -198,7 +198,7 @@ pub(super) async fn rotate(
             RefreshUse::Repeated { sealed_successor } => {
                 return Ok(Rotation::Repeated { grant: found.value, sealed_successor });
             }
-            // A token that was used up stays used up, whatever happens to the grant at the same time.
+            // A used token stays used, whatever happens to the grant at the same time.
             RefreshUse::Reused => {
                 holdings::remove_grant(cells, &found.value.id).await?;
                 return Ok(Rotation::Reused(found.value.id));
@@ -209,7 +209,7 @@ pub(super) async fn rotate(
     }
 }
 
-/// The grant and account that a check needs. All three rows and the age of Redis are read at the same time,
+/// The grant and account that a check needs. All three rows and the age of the data are read at the same time,
 /// because concurrent commands are sent to Redis together.
 pub(super) async fn held(
     cells: &Cells,

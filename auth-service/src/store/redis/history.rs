@@ -1,4 +1,4 @@
-//! The number and the history of changes that take something away. They show how old the data in Redis are
+//! The number and the history of changes that take access away. They show how old the data in Redis is
 //! ([`super::age`]).
 
 use std::sync::LazyLock;
@@ -11,14 +11,14 @@ use super::age::{AgeReport, Claim, Mark};
 use super::cells::Cells;
 use super::connection::Script;
 
-/// Number of changes in the history. Each replica asks every five seconds. If all changes that it has seen
-/// have left the history, it cannot compare tokens, and only compares the number.
+/// Number of changes in the history. Each replica reads the history every five seconds. If all changes that a
+/// replica has seen have left the history, it cannot compare tokens, and only compares the number.
 const REMEMBERED: u64 = 1024;
 
-/// Collects the number (empty if absent), the latest token with its number, the earliest number in the
-/// history, the number of a token, the claim, and the number of the token in the claim. The keys are those of
-/// the number, of the history, which is a set of tokens, sorted by their numbers, and of the claim. The
-/// argument is the token, which may be empty.
+/// Collects the number (empty if absent), the latest token with its number, the earliest number in the history,
+/// the number of a token, the claim, and the number of the token in the claim. The keys are those of the number,
+/// of the history (a set of tokens sorted by their numbers) and of the claim. The argument is the token, which can
+/// be empty.
 const TELL: &str = "local history = KEYS[2]
      local claim = redis.call('GET', KEYS[3]) or ''
      local claimed = string.match(claim, '^%d+ %d+ (%x+) %x+$') or ''
@@ -47,14 +47,14 @@ static COUNT: LazyLock<Script> = LazyLock::new(|| {
 static LEAVE: LazyLock<Script> =
     LazyLock::new(|| Script::new("redis.call('DEL', KEYS[2]) redis.call('SET', KEYS[1], ARGV[1]) return 1"));
 
-/// What Redis says about its age. Returns `None` if it has counted no change.
+/// The report of Redis about the age of its data. Returns `None` if Redis has counted no change.
 pub(super) async fn report(cells: &Cells, asked: Option<Mark>) -> Result<Option<AgeReport>, StoreError> {
     let (number, history, claim) = (cells.keys.taken_away(), cells.keys.history(), cells.keys.claim());
     let told = cells.connection.script(&ASK, &[&number, &history, &claim], vec![token_of(asked)]).await?;
     read(told)
 }
 
-/// Counts a change. Returns what Redis said just before, and the token of the change.
+/// Counts a change. Returns the report from just before the change, and the token of the change.
 pub(super) async fn count(cells: &Cells, asked: Option<Mark>) -> Result<(AgeReport, u64), StoreError> {
     let mut random = [0_u8; 8];
     aws_lc_rs::rand::fill(&mut random).map_err(|error| StoreError::Unavailable(error.to_string()))?;
@@ -66,7 +66,7 @@ pub(super) async fn count(cells: &Cells, asked: Option<Mark>) -> Result<(AgeRepo
     Ok((read(told)?.unwrap_or_default(), token))
 }
 
-/// Leaves what this process knows, for those that know less.
+/// Leaves a claim about what this process has seen, for processes that have seen less.
 pub(super) async fn leave(cells: &Cells, claim: Claim) -> Result<(), StoreError> {
     let key = cells.keys.claim();
     let Claim { seen, mark, store } = claim;

@@ -1,7 +1,7 @@
-//! The lists of the rows that each account has, one list for each kind of row. A list is in a different slot
-//! from its rows, so both cannot be written in one step. A row is written first, so that nobody can remove it
-//! before it exists. If a change is interrupted, a list can lack a row, or contain an entry without a row,
-//! which counts until its expiry.
+//! The lists of each account's rows, one list for each kind of row. A list is in a different slot from its rows,
+//! so both cannot be written in one step. A row is written first, so that no other call can remove it before it
+//! exists. If a change is interrupted, a list can lack a row, or contain an entry without a row, which counts
+//! until its expiry.
 
 use std::sync::LazyLock;
 
@@ -21,10 +21,10 @@ use super::cells::{Cells, Life, Tries};
 use super::connection::Script;
 use super::turns::Turn;
 
-/// Adds a row to the end of a list, or moves it there. A list is a text. Its first line is the time at which
-/// the list ends, and each other line has the time, the expiry and the name of a row. The key is that of the
-/// list. The arguments are the current time, the time, the expiry and the name of the row, and a number of
-/// rows. Returns the list if it has more rows than that, and an empty text otherwise.
+/// Adds a row to the end of a list, or moves it there. A list is a text. Its first line is the time at which the
+/// list expires, and each other line has the time, the expiry and the name of a row. The key is that of the list.
+/// The arguments are the current time, the time, the expiry and the name of the row, and a number of rows. Returns
+/// the list if it has more rows than that, and an empty text otherwise.
 ///
 /// A sorted set would need commands (`EXPIRE`) that a Redis user with limited permissions might not have.
 static ADD: LazyLock<Script> = LazyLock::new(|| {
@@ -46,8 +46,8 @@ static ADD: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
-/// Replaces a list if it is still the one that was read. The key is that of the list. The arguments are the
-/// list as it was read (empty if absent), the new one, and its life in milliseconds.
+/// Replaces a list if it is still the one that was read. The key is that of the list. The arguments are the list
+/// as it was read (empty if absent), the new one, and its lifetime in milliseconds.
 static REPLACE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then return 0 end
@@ -93,7 +93,7 @@ impl<'a> New<'a> {
         Self { holding: Holding::Grants, subject: &grant.subject, held: Held::grant(grant, now), now }
     }
 
-    /// Sessions are added in the second of the login, so the time of login is the current time.
+    /// Sessions are added within a second of the login, so the time of login is the current time.
     pub(super) fn session(session: &'a LoginSession) -> Self {
         let (held, now) = (Held::session(session), session.authenticated_at);
         Self { holding: Holding::Sessions, subject: &session.subject, held, now }
@@ -105,12 +105,12 @@ impl<'a> New<'a> {
     }
 }
 
-/// Adds a row to its list, or moves it to its new time, and deletes nothing.
+/// Adds a row to its list, or moves it to the end of the list, and deletes nothing.
 pub(super) async fn note(cells: &Cells, new: &New<'_>) -> Result<(), StoreError> {
     add(cells, new, usize::MAX).await.map(|_| ())
 }
 
-/// Adds an imported row to its list, at the position of its time.
+/// Adds an imported row to its list, at the position that its time has in the list.
 pub(super) async fn enter(cells: &Cells, new: &New<'_>, now: UnixTime) -> Result<(), StoreError> {
     let key = cells.keys.holdings(new.holding, new.subject);
     let mut tries = Tries::default();
@@ -132,11 +132,11 @@ pub(super) async fn enter(cells: &Cells, new: &New<'_>, now: UnixTime) -> Result
     }
 }
 
-/// Adds a row that was just written to its list, and deletes the rows that exceed the limits then. Returns
-/// the grants among the deleted rows.
+/// Adds a row that was just written to its list, and deletes the rows that then exceed the limits. Returns the
+/// grants among the deleted rows.
 ///
 /// Errors are logged and not returned, because the row exists. A caller that gets an error tries again, and a
-/// second redemption of a code, for example, would end the grant.
+/// second redemption of a code, for example, would revoke the grant.
 pub(super) async fn hold(cells: &Cells, new: &New<'_>) -> Vec<Grant> {
     let turn = cells.turn(new.subject).await;
     match try_hold(cells, new, &turn).await {
@@ -150,7 +150,7 @@ pub(super) async fn hold(cells: &Cells, new: &New<'_>) -> Vec<Grant> {
 
 /// Like [`hold`], for a row that can still be taken back.
 ///
-/// `_turn` proves that the caller has the turn of the account in this process. Otherwise, many calls at the
+/// `_turn` proves that no other call of this process changes the rows of the account. Otherwise, many calls at the
 /// same time would try to remove the same rows.
 ///
 /// # Errors
@@ -209,7 +209,7 @@ pub(super) async fn remove_session(cells: &Cells, id: &TokenHash) -> Result<(), 
 pub(super) fn log_error<T>(done: Result<T, StoreError>) {
     if let Err(error) = done {
         tracing::warn!(
-            "the list of what an account holds cannot be changed, so its ceilings may not hold: {error}"
+            "the list of an account's rows cannot be changed, so the account might exceed its ceilings: {error}"
         );
     }
 }

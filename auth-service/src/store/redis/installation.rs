@@ -81,7 +81,7 @@ impl RedisStore {
 /// The oldest major version that has the commands that are used: `SET` with `KEEPTTL`, and `CLIENT TRACKING`.
 const OLDEST: u64 = 6;
 
-/// What `INFO` says that can cause a loss of rows.
+/// The settings in the output of `INFO` that can cause a loss of rows.
 fn dangers_in(info: &str) -> Vec<String> {
     let value = |name: &str| {
         info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap_or_default().trim()
@@ -98,14 +98,14 @@ fn dangers_in(info: &str) -> Vec<String> {
     let policy = value("maxmemory_policy");
     if !matches!(policy, "" | "noeviction") && value("maxmemory") != "0" {
         dangers.push(format!(
-            "Redis throws away rows when it is full (maxmemory-policy {policy}; {} so far): accounts, clients and revocations \
+            "Redis evicts rows when it is full (maxmemory-policy {policy}; {} so far): accounts, clients and revocations \
              among them. Set maxmemory-policy noeviction",
             value("evicted_keys")
         ));
     }
     if value("aof_enabled") == "0" {
         dangers.push(
-            "Redis writes no append-only file: what it acknowledged since its last snapshot is lost when it ends. Set \
+            "Redis writes no append-only file: changes that it acknowledged since its last snapshot are lost when it stops. Set \
              appendonly yes"
                 .to_owned(),
         );

@@ -1,6 +1,6 @@
-//! Names of keys. The part in braces decides the slot in a Redis Cluster, so keys that change in one step
-//! share it. Every part that comes from outside is hashed, so that nobody can choose a name that makes
-//! another key, a pattern or a very long key.
+//! Names of keys. The part in braces determines the slot in a Redis Cluster, so keys that change in one step share
+//! it. Every part that comes from outside is hashed, so that no name can be chosen to form another key, a pattern
+//! or a very long key.
 
 use crate::domain::account::{Subject, Username};
 use crate::domain::client::ClientId;
@@ -33,7 +33,7 @@ pub(super) struct ClientIndex {
 pub(super) enum Named<'a> {
     /// The key of a record. The name is that of the record, or its hash for clients, accounts and grants.
     Record(Kind, &'a str),
-    /// The key of a row that leads to a record, or of the store's own data.
+    /// The key of a row that points to a record, or of the store's own data.
     Pointer,
     /// The key of a set or number, which is not encrypted.
     Index,
@@ -57,8 +57,8 @@ impl Keys {
         format!("{}:{{{tag}}}:{rest}", self.prefix)
     }
 
-    /// The prefixes of keys whose changes are followed: the rows that are cached, the signing keys, and what
-    /// tells whether the store has its latest data.
+    /// The prefixes of keys whose changes are followed: the rows that are cached, the signing keys, and the rows
+    /// that show whether the store has its latest data.
     pub(super) fn tracked(&self) -> Vec<String> {
         let cached = ["g", "c", "s"].map(|kind| format!("{}:{{{kind}:", self.prefix));
         cached
@@ -67,7 +67,7 @@ impl Keys {
             .collect()
     }
 
-    /// Whether a key tells whether the store has its latest data.
+    /// Whether the row at a key shows whether the store has its latest data.
     pub(super) fn tells_age(&self, key: &str) -> bool {
         [self.identity(), self.taken_away(), self.history(), self.claim()].iter().any(|known| known == key)
     }
@@ -133,7 +133,7 @@ impl Keys {
         })
     }
 
-    /// The key of a record. For codes and devices, it is the key that leads to their grant.
+    /// The key of a record. For codes and devices, it is the key of the row that points to their grant.
     pub(super) fn of(&self, kind: Kind, name: &str) -> String {
         let key = |tag: &str, rest| self.key(&format!("{tag}:{name}"), rest);
         match kind {
@@ -179,7 +179,7 @@ impl Keys {
         self.key(&format!("w:{}", hashed(subject.as_str())), "clients")
     }
 
-    /// The key of the list of the rows of this kind that an account has.
+    /// The key of the list of an account's rows of this kind.
     pub(super) fn holdings(&self, holding: Holding, subject: &Subject) -> String {
         self.key(&format!("h:{}", hashed(subject.as_str())), holding.name())
     }
@@ -188,8 +188,8 @@ impl Keys {
         self.key(&format!("c:{}", hashed(id.as_str())), "client")
     }
 
-    /// The key of the row that leads from the fingerprint of a public client to its identifier. There is one
-    /// if the identifier is not derived from the fingerprint.
+    /// The key of the row that maps the fingerprint of a public client to its identifier. It exists if the
+    /// identifier is not derived from the fingerprint.
     pub(super) fn fingerprint(&self, fingerprint: &TokenHash) -> String {
         self.key(&format!("f:{}", fingerprint.text()), "client")
     }
@@ -203,7 +203,7 @@ impl Keys {
         self.key(&format!("s:{}", hashed(subject.as_str())), "account")
     }
 
-    /// The key of the row that leads from a user name to its subject.
+    /// The key of the row that maps a user name to its subject.
     pub(super) fn username(&self, name: &Username) -> String {
         self.key(&format!("n:{}", hashed(name.as_str())), "subject")
     }
@@ -221,8 +221,7 @@ impl Keys {
         self.key(&format!("a:{}", hashed(approval)), "approval")
     }
 
-    /// The key of the row that leads from a code to the grant that it will create, and so to the slot of
-    /// both.
+    /// The key of the row that maps a code to the grant that it will create, and thereby to the slot of both.
     pub(super) fn grant_of_code(&self, code: &TokenHash) -> String {
         self.of_code(&code.text())
     }
@@ -236,7 +235,7 @@ impl Keys {
         self.key(&format!("g:{}", hashed(id.as_str())), "grant")
     }
 
-    /// The key of the row that leads from a device code to the grant that it will create.
+    /// The key of the row that maps a device code to the grant that it will create.
     pub(super) fn grant_of_device(&self, code: &TokenHash) -> String {
         self.of_device(&code.text())
     }
@@ -246,7 +245,7 @@ impl Keys {
         self.device_below(grant, &code.text())
     }
 
-    /// The key of the row that leads from a user code to its device code.
+    /// The key of the row that maps a user code to its device code.
     pub(super) fn device_of_user(&self, code: &UserCode) -> String {
         self.key(&format!("u:{}", hashed(code.as_str())), "device")
     }
@@ -259,12 +258,12 @@ impl Keys {
         self.key(&format!("y:{}", consent_name(subject, client)), "consent")
     }
 
-    /// The key of the row that leads from a user of another issuer to the linked account.
+    /// The key of the row that maps a user of another issuer to the linked account.
     pub(super) fn link(&self, issuer: &str, sub: &str) -> String {
         self.key(&format!("i:{}", hashed(&format!("{issuer}\n{sub}"))), "subject")
     }
 
-    /// The key of the row that leads from an account to the linked user of another issuer.
+    /// The key of the row that maps an account to the linked user of another issuer.
     pub(super) fn link_back(&self, issuer: &str, subject: &Subject) -> String {
         self.key(&format!("j:{}", hashed(&format!("{issuer}\n{subject}"))), "sub")
     }
@@ -314,7 +313,7 @@ impl Keys {
         self.key("meta", "clock")
     }
 
-    /// The key of the number of changes that took something away.
+    /// The key of the number of changes that took access away.
     pub(super) fn taken_away(&self) -> String {
         self.key("meta", "taken-away")
     }
@@ -324,7 +323,7 @@ impl Keys {
         self.key("meta", "history")
     }
 
-    /// The key of what a process that knows later changes has left.
+    /// The key of the claim of a process that has seen later changes.
     pub(super) fn claim(&self) -> String {
         self.key("meta", "claim")
     }

@@ -1,6 +1,6 @@
-//! Device authorizations, pushed requests and remembered consents. A device authorization is in the slot of
-//! the grant that it creates, as a code is, so that it can be redeemed in one step. Two pointers lead to it,
-//! from the device code and from the user code.
+//! Device authorizations, pushed requests and remembered consents. Like a code, a device authorization is in the
+//! slot of the grant that it creates, so that it can be redeemed in one step. Two pointer rows lead to it, one for
+//! the device code and one for the user code.
 
 use async_trait::async_trait;
 use futures_util::future::try_join;
@@ -66,8 +66,7 @@ impl PendingStore for RedisStore {
         let kept = life(asked, now);
         cells.write(&cells.keys.grant_of_device(code), &asked.grant_id, kept).await?;
         cells.write(&cells.keys.device(&asked.grant_id, code), asked, kept).await?;
-        // The user code decides between concurrent calls. The caller that loses has to choose another user
-        // code.
+        // The user code decides between concurrent calls. The caller that loses must choose another user code.
         cells.swap(&user_key, before.as_ref(), code, Some(Life { until: asked.expires_at, now })).await
     }
 
@@ -263,8 +262,8 @@ impl PendingStore for RedisStore {
     async fn link_account(&self, issuer: &str, sub: &str, subject: &Subject) -> Result<bool, StoreError> {
         let cells = &self.cells;
         let (there, back) = (cells.keys.link(issuer, sub), cells.keys.link_back(issuer, subject));
-        // The row from the account to the user is written first and decides, so that an account is linked to
-        // only one user of an issuer.
+        // The row that maps the account to the user is written first and decides between concurrent calls, so that
+        // an account is linked to only one user of an issuer.
         let text = sub.to_owned();
         if !cells.swap(&back, None::<&Found<()>>, &text, None).await?
             && cells.read::<String>(&back).await?.is_none_or(|found| found.value != text)

@@ -1,6 +1,5 @@
-//! Checks that the Redis user has all permissions that are needed. Without this check, a missing permission
-//! could leave a change half made when a command is refused for the first time, perhaps months after the
-//! start.
+//! Checks that the Redis user has all permissions that are needed. Without this check, a missing permission could
+//! leave a change incomplete when a command is refused for the first time, perhaps months after the start.
 
 use std::sync::LazyLock;
 
@@ -33,7 +32,7 @@ static TRIAL: LazyLock<Script> = LazyLock::new(|| {
 /// Checks that the user has all permissions.
 ///
 /// # Errors
-/// If one is missing, or if Redis cannot be asked.
+/// If one is missing, or if Redis cannot be reached.
 pub(super) async fn check(cells: &Cells) -> Result<(), StoreError> {
     let missing: String = cells.connection.script(&TRIAL, &[&cells.keys.trial()], Vec::new()).await?;
     if missing.is_empty() {
@@ -46,7 +45,7 @@ pub(super) async fn check(cells: &Cells) -> Result<(), StoreError> {
     )))
 }
 
-/// Whether the error says that a permission is missing, in the wording of Redis 6 to 8 and of Valkey.
+/// Whether the error states that a permission is missing, in the wording of Redis 6 to 8 and of Valkey.
 pub(super) fn is_missing(error: &StoreError) -> bool {
     let StoreError::Unavailable(reason) = error else { return false };
     is_missing_in(reason)

@@ -1,6 +1,6 @@
-//! The pools of devices and pushed requests: a sorted set each, whose members stand for rows in other slots.
-//! A place is reserved before its row is written, and a row is deleted before its place is given up, so that
-//! every row has a place.
+//! The pools of devices and of pushed requests. Each is a sorted set whose members stand for rows in other slots.
+//! A place is reserved before its row is written, and a row is deleted before its place is freed, so that every
+//! row has a place.
 
 use std::sync::LazyLock;
 
@@ -79,7 +79,7 @@ pub(super) async fn take(
     reserve(cells, &pool, member, times, ceiling).await
 }
 
-/// Gives up the place of a request that was decided.
+/// Frees the place of a request after the user has decided on it.
 pub(super) async fn leave(
     cells: &Cells,
     key: &StoreKey,
@@ -91,8 +91,8 @@ pub(super) async fn leave(
     cells.connection.run::<i64>("ZREM", command).await.map(|_| ())
 }
 
-/// The member of a request. Members are not encrypted. Therefore they contain only names of the client,
-/// accounts or network that nobody can compute without the store key.
+/// The member of a request. Members are not encrypted. Therefore they contain only names of the client, accounts
+/// or network that cannot be computed without the store key.
 fn member(key: &StoreKey, handle: &TokenHash, request: &PushedRequest) -> Result<String, StoreError> {
     let name = |text: &str| {
         let name = key.name_of(text).map_err(|error| StoreError::Unavailable(error.to_string()))?;

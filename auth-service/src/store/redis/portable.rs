@@ -38,7 +38,7 @@ const PAUSE: Duration = Duration::from_millis(250);
 impl Portable for RedisStore {
     async fn export(&self, now: UnixTime, to: Sink) -> Result<(), StoreError> {
         let cells = &self.cells;
-        // A scan can return a key twice. Keys are told apart by 64 bits of their hash, which are the same for
+        // A scan can return a key twice. Keys are distinguished by 64 bits of their hash, which are the same for
         // one in 10^19 pairs.
         let mut seen = HashSet::new();
         let mut batch = Vec::with_capacity(BATCH);
@@ -104,14 +104,14 @@ async fn reseal(cells: &Cells, key: String) -> Result<bool, StoreError> {
     }
 }
 
-/// The record at a key. Returns `None` for rows that only lead to other rows, and for expired ones.
+/// The record at a key. Returns `None` for rows that only point to other rows, and for expired ones.
 async fn record(cells: &Cells, key: String, now: UnixTime) -> Result<Option<Record>, StoreError> {
     let (kind, name) = match cells.keys.named(&key) {
         Some(Named::Record(kind, name)) => (kind, name.to_owned()),
         Some(Named::Pointer | Named::Index) => return Ok(None),
         None => {
             return Err(StoreError::Unavailable(format!(
-                "there is a key that this release does not know, {key}: export with the release that made it"
+                "this release does not support the key {key}: export with the release that created it"
             )));
         }
     };
@@ -128,7 +128,7 @@ async fn record(cells: &Cells, key: String, now: UnixTime) -> Result<Option<Reco
             let account: Account = record.read()?;
             let led_to = cells.read::<Subject>(&cells.keys.username(&account.username)).await?;
             if led_to.is_none_or(|found| found.value != account.subject) {
-                // No user name leads to this account, so it does not exist.
+                // No user name points to this account, so it does not exist.
                 return Ok(None);
             }
             account.subject.as_str().to_owned()
@@ -138,7 +138,7 @@ async fn record(cells: &Cells, key: String, now: UnixTime) -> Result<Option<Reco
     Ok(Some(Record { name, ..record }))
 }
 
-/// Writes a record, and the rows that lead to it.
+/// Writes a record, and the rows that point to it.
 async fn put(cells: &Cells, record: &Record, now: UnixTime) -> Result<(), StoreError> {
     let life = record.until.map(|until| Life { until, now });
     let name = record.name.as_str();
@@ -200,8 +200,8 @@ async fn put_surely(cells: &Cells, record: Record, now: UnixTime) -> Result<(), 
     }
 }
 
-/// A Redis that is being filled by an import. Until the import is finished it is marked as unfinished, so
-/// that no service starts on it or reports itself ready.
+/// A Redis that is being filled by an import. Until the import is finished, it is marked as unfinished, so that no
+/// service starts on it or reports itself ready.
 pub struct RedisTarget {
     store: RedisStore,
 }
@@ -283,7 +283,7 @@ impl Target for RedisTarget {
         let check = cells.keys.key_check();
         let found: Option<Found<String>> = cells.read(&check).await?;
         if found.as_ref().is_none_or(|found| found.value != UNFINISHED) {
-            let reason = "Redis was emptied or filled by another while it was being filled".to_owned();
+            let reason = "Redis was emptied or filled by another process during the import".to_owned();
             return Err(StoreError::Unavailable(reason).into());
         }
         cells.write_for(&cells.keys.identity(), &begin::new_identity()?, None).await?;

@@ -1,13 +1,12 @@
-//! Decides when a working connection to Redis has to be replaced, and remembers why a connection cannot be
-//! made.
+//! Decides when a working connection to Redis must be replaced, and remembers why a connection cannot be made.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use fred::error::{Error, ErrorKind};
 
-/// Minimum time between two renewals. A new connection is kept for this long, even if its server refuses
-/// writes too.
+/// Minimum time between two renewals. A new connection is kept for this long, even if its server also refuses
+/// writes.
 const EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
@@ -17,8 +16,8 @@ pub(super) struct Renewal {
 }
 
 impl Renewal {
-    /// Whether an answer means that the server is no longer the master, so that the connection should be
-    /// replaced. Returns true to only one of several callers at the same time.
+    /// Whether an error means that the server is no longer the master, so that the connection should be replaced.
+    /// If several callers run at the same time, only one of them gets true.
     pub(super) fn is_due(&self, error: &Error) -> bool {
         // Older servers put a text of their own before an error that occurs within a script.
         if !error.details().contains("READONLY") {

@@ -1,6 +1,6 @@
-//! For each account, the list of the clients that it and few other accounts have used. A list is in a
-//! different slot from its clients and is updated after them. If the update is interrupted, the next use of
-//! the client makes up for it.
+//! For each account, the list of the clients that it and few other accounts have used. A list is in a different
+//! slot from its clients and is updated after them. If the update is interrupted, the next use of the client
+//! completes it.
 
 use crate::domain::account::Subject;
 use crate::domain::client::{Client, ClientUse};
@@ -11,8 +11,8 @@ use crate::store::sole_clients::{MakesRoom, SoleClients, counted_for, counts_for
 use super::cells::{Cells, Found, Life, Tries};
 use super::clients;
 
-/// Records a use of `client` in its current state. If the account has too many clients then, it gives up
-/// others, and those that no other account has used are deleted.
+/// Records a use of `client` in its current state. If the account then has too many clients, the least recently
+/// used ones stop counting for it, and those that no other account has used are deleted.
 pub(super) async fn note(cells: &Cells, client: &Client, used: &ClientUse) -> Result<(), StoreError> {
     let account = &used.user;
     if !counts_for(client, account) {
@@ -28,7 +28,7 @@ pub(super) async fn note(cells: &Cells, client: &Client, used: &ClientUse) -> Re
     Ok(())
 }
 
-/// Records that, because of this use, a client counts for no account any more. Returns false if the user has
+/// Records that, because of this use, a client no longer counts for any account. Returns false if the user has
 /// already caused that for too many clients.
 pub(super) async fn free(cells: &Cells, used: &ClientUse) -> Result<bool, StoreError> {
     change(cells, &used.user, life_of(used), |list| list.free(used)).await
@@ -67,8 +67,8 @@ async fn change<T>(
     }
 }
 
-/// Deletes a client that the account gives up, or removes the account from its users if there are others. If
-/// the client stays for now, returns its last use.
+/// Removes the account from the users of a client that stops counting for it, or deletes the client if it has no
+/// other users. If the client stays for now, returns its last use.
 async fn remove(
     cells: &Cells,
     user: &Subject,

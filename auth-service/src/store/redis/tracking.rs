@@ -1,13 +1,12 @@
-//! Notices what other replicas change. A separate connection to each server receives the keys of rows that
-//! were written (client-side caching of Redis 6, RESP3, broadcasting mode). This includes rows that are
-//! removed by hand, evicted or expired. The signing keys are followed too, and the identity of the store, the
-//! number and the history of changes, because lost or older data have to be noticed before a cached value is
-//! used ([`super::age`]).
+//! Detects changes by other replicas. A separate connection to each server receives the keys of rows that were
+//! written (client-side caching of Redis 6, RESP3, broadcasting mode). This includes rows that are removed by
+//! hand, evicted or expired. The signing keys, the identity of the store, and the number and the history of
+//! changes are also followed, because lost or older data must be detected before a cached value is used
+//! ([`super::age`]).
 //!
-//! Notifications and the answer to a PING arrive on the same connection in the order in which they happened.
-//! An answered PING therefore proves that all changes before it was sent have been received, and extends the
-//! lease for cached values by [`LEASE`]. If a connection hangs, the lease runs out. If it breaks, the lease
-//! ends at once.
+//! Notifications and the response to a PING arrive on the same connection in the order in which they happened. A
+//! response therefore proves that all changes from before the PING have been received, and extends the lease for
+//! cached values by [`LEASE`]. If a connection hangs, the lease expires. If it breaks, the lease ends immediately.
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -36,7 +35,7 @@ use super::permissions;
 pub(super) const LEASE: Duration = Duration::from_secs(1);
 /// How often a server is pinged, and how often the list of servers is compared.
 const BEAT: Duration = Duration::from_millis(200);
-/// Time limits for making a connection and for an answer.
+/// Time limits for making a connection and for a response.
 const CONNECT: Duration = Duration::from_secs(2);
 const ANSWER: Duration = Duration::from_millis(500);
 /// Pause before the next attempt to connect.
@@ -53,7 +52,7 @@ impl Drop for Tracking {
     }
 }
 
-/// What the reports of changes are compared with, and where they are recorded.
+/// The keys with which reported changes are compared, and the places where changes are recorded.
 #[derive(Clone)]
 pub(super) struct Heard {
     pub(super) keys: Keys,
@@ -73,7 +72,7 @@ enum Lost {
     Lag,
     #[error("a message about changes could not be read")]
     Unreadable,
-    #[error("a server of Redis did not answer within {} ms", ANSWER.as_millis())]
+    #[error("a Redis server did not respond within {} ms", ANSWER.as_millis())]
     Silence,
 }
 
@@ -87,7 +86,7 @@ impl Tracking {
                 heard.changes.end_lease();
                 metrics::gauge!("mcp_gate_token_cache_channel_live").set(0.0);
                 metrics::counter!("mcp_gate_token_cache_channel_losses_total").increment(1);
-                // Each reason is logged only once, because Redis could be away for hours.
+                // Each reason is logged only once, because Redis could be unavailable for hours.
                 let reason = lost.to_string();
                 if told.as_ref() != Some(&reason) {
                     tracing::warn!(
@@ -104,13 +103,13 @@ impl Tracking {
 }
 
 impl Lost {
-    /// What the operator can do, if Redis refused a command. Any other loss ends by itself.
+    /// What the operator can do, if Redis refused a command. Any other loss resolves itself.
     fn hint(&self) -> &'static str {
         match self {
             Self::Redis(error) if permissions::is_missing_in(error.details()) => {
                 ". The Redis user needs +client|tracking and +ping"
             }
-            // Redis before version 6 does not know the command.
+            // Redis before version 6 does not have the command.
             Self::Redis(error) if error.details().to_lowercase().contains("unknown subcommand") => {
                 ". This needs Redis 6 or later"
             }
@@ -146,10 +145,10 @@ async fn follow(
         return Err(Lost::Servers);
     }
     let mut connections = try_join_all(servers.iter().map(|server| connect(config, server, keys))).await?;
-    // The keys were read before, and a change since then is not reported.
+    // The keys were read before this, and a change since then is not reported.
     changes.note_signing_keys();
-    // For each server, the last time until which all changes are known. There is no lease until every server
-    // has answered.
+    // For each server, the last time until which all changes are known. There is no lease until every server has
+    // responded.
     let heard = Mutex::new(vec![None; connections.len()]);
     let renew = |at: usize, asked: Instant| {
         let mut heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
@@ -207,7 +206,7 @@ async fn follow(
     }
 }
 
-/// The servers from which rows are read at present.
+/// The servers from which rows are currently read.
 fn servers(main: &Client) -> Vec<Server> {
     let mut servers = main.active_connections();
     servers.sort_by(|a, b| (&a.host, a.port).cmp(&(&b.host, b.port)));
@@ -231,7 +230,7 @@ async fn connect(config: &Config, server: &Server, keys: &Keys) -> Result<Follow
         unresponsive: UnresponsiveConfig { max_timeout: Some(LEASE), interval: BEAT },
         ..ConnectionConfig::default()
     };
-    // This client must not reconnect by itself, because changes would be missed between two connections.
+    // This client must not reconnect on its own, because changes would be missed between two connections.
     let client = Client::new(config, Some(performance), Some(connection), None);
     let (changed, broken) = (client.invalidation_rx(), client.error_rx());
     let connected = tokio::time::timeout(CONNECT * 2, client.init()).await;
@@ -249,7 +248,7 @@ async fn hear(
     heard: impl Fn(Instant),
 ) -> Result<Infallible, Lost> {
     let Followed { client, changed, broken, .. } = connection;
-    // The first ping is sent at once.
+    // The first ping is sent immediately.
     let mut beat = Box::pin(beat(client, Duration::ZERO));
     loop {
         tokio::select! {
@@ -262,8 +261,8 @@ async fn hear(
             error = broken.recv() => return Err(error.map_or(Lost::Servers, |(error, _)| Lost::Redis(error))),
             asked = &mut beat => {
                 let asked = asked?;
-                // fred delivers messages in the order of their arrival, so all notifications before the
-                // answer are already in the channel.
+                // fred delivers messages in the order of their arrival, so all notifications before the response
+                // are already in the channel.
                 drain(changed, records)?;
                 heard(asked);
                 beat.set(self::beat(client, BEAT));

@@ -1,10 +1,9 @@
-//! Makes calls of this process that change the lists of one account take turns.
+//! Serialises the calls of this process that change the lists of one account.
 //!
-//! A list and its rows are in different slots, so a new row, its entry, and the removal of the rows that
-//! exceed the limits are several steps. Within one replica, only one call for an account at a time is between
-//! these steps. An account can therefore exceed a ceiling by one row for each replica, for as long as such a
-//! call takes, and by the rows that could not be removed. Those stay in the list, and the next call removes
-//! them.
+//! A list and its rows are in different slots, so a new row, its entry, and the removal of the rows that exceed
+//! the limits are several steps. Within one replica, only one call at a time performs these steps for an account.
+//! An account can therefore exceed a ceiling by one row for each replica, for as long as such a call takes, and by
+//! the rows that could not be removed. Those stay in the list, and the next call removes them.
 
 use std::hash::{BuildHasher, RandomState};
 
@@ -12,8 +11,8 @@ use tokio::sync::{Mutex, MutexGuard};
 
 use crate::domain::account::Subject;
 
-/// The number of queues. Accounts in the same queue wait for each other, which takes milliseconds, and nobody
-/// can choose their queue.
+/// The number of queues. Calls for accounts in the same queue wait for each other, which takes milliseconds. Users
+/// cannot choose their queue.
 const QUEUES: usize = 64;
 
 /// The queues in which calls wait.
@@ -22,7 +21,7 @@ pub(super) struct Turns {
     hasher: RandomState,
 }
 
-/// A turn, which lasts until it is dropped.
+/// The exclusive right to change the lists of an account, until this value is dropped.
 pub(super) struct Turn<'a> {
     _guard: Option<MutexGuard<'a, ()>>,
 }
@@ -34,7 +33,7 @@ impl Default for Turns {
 }
 
 impl Turns {
-    /// Waits for the turn of a call for this account.
+    /// Waits until no other call of this process changes the lists of this account.
     pub(super) async fn next(&self, account: &Subject) -> Turn<'_> {
         let hash = self.hasher.hash_one(account.as_str());
         let place = usize::try_from(hash % QUEUES as u64).unwrap_or_default();

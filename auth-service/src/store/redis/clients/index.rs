@@ -75,7 +75,7 @@ pub(super) async fn on_index<T: fred::prelude::FromValue>(
     cells.connection.script(script, &[&index.all, &index.unused, &index.ends], arguments).await
 }
 
-/// Updates the index entry from the current row, and repeats that if the row changes meanwhile. Every change
+/// Updates the index entry from the current row, and repeats that if the row changes in the meantime. Every change
 /// is followed by a call of this function, so the last caller has seen all changes.
 pub(in super::super) async fn settle(cells: &Cells, id: &ClientId) -> Result<(), StoreError> {
     let key = cells.keys.client(id);

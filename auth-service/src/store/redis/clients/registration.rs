@@ -46,8 +46,8 @@ pub(in super::super) async fn register(
     let there = registered(cells, asked, ids, terms.now).await?.map(|known| known.id);
     for id in there.iter().chain(ids) {
         let Some(registration) = register_as(cells, asked, id, terms).await? else { continue };
-        // The next registration of the same client proposes the first identifier again and does not know the
-        // others, so a row leads from the fingerprint to the identifier that was chosen.
+        // The next registration of the same client proposes the first identifier again, but not the others, so a
+        // row maps the fingerprint to the identifier that was chosen.
         if let (Registration::Added(_), Some(fingerprint)) = (&registration, &asked.fingerprint)
             && ids.first() != Some(id)
         {
@@ -128,7 +128,7 @@ async fn make_room(
             let id = ClientId::try_from(id).map_err(|_| StoreError::Unreadable)?;
             all_gone &= evict(cells, &id).await?;
         }
-        // A client that was used a moment ago is not evicted, so another one has to be evicted.
+        // A client that was used a moment ago is not evicted, so another one must be evicted.
         if all_gone && evicted.len() < EVICTED_AT_ONCE {
             return Ok(Registration::Added(client));
         }
@@ -149,8 +149,8 @@ async fn take_back(cells: &Cells, client: Client) -> Result<Registration, StoreE
         None => false,
     };
     if !removed {
-        // Another caller has registered the same client meanwhile and has got that answer, so the client is
-        // kept.
+        // Another caller has registered the same client in the meantime and has received it as the result, so the
+        // client is kept.
         settle(cells, &client.id).await?;
     }
     Ok(Registration::Full)
