@@ -79,7 +79,7 @@ pub enum CannotExamine {
     #[error("{0} is not the URL of an MCP service; write https://mcp.example.com/mcp")]
     Url(Url),
     /// The HTTP or TLS client could not be created.
-    #[error("no HTTPS client can be made: {0}")]
+    #[error("the HTTPS client cannot be created: {0}")]
     Client(String),
 }
 

@@ -49,7 +49,7 @@ pub enum StoreError {
     NeedsOperator(String),
     /// A stored value cannot be decrypted or parsed: `STORE_KEY` is wrong or the data is damaged.
     #[error(
-        "a stored value cannot be read: STORE_KEY is not the one that it was written with, or the data is damaged"
+        "a stored value cannot be read: STORE_KEY is not the key that it was written with, or the data is damaged"
     )]
     Unreadable,
 }

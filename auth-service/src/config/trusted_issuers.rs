@@ -56,8 +56,7 @@ pub(super) fn read(environment: &Environment, problems: &mut Problems) -> Vec<Tr
     let file: File = match toml::from_str(&text) {
         Ok(file) => file,
         Err(error) => {
-            problems
-                .add("TRUSTED_ISSUERS", format_args!("the value is not the TOML that is expected: {error}"));
+            problems.add("TRUSTED_ISSUERS", format_args!("the value is not the expected TOML: {error}"));
             return Vec::new();
         }
     };

@@ -98,5 +98,5 @@ pub trait Random: Send + Sync {
 
 /// The operating system provided no random bytes.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
-#[error("the operating system gave no random bytes")]
+#[error("the operating system provided no random bytes")]
 pub struct RandomUnavailable;

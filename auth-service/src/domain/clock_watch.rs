@@ -347,7 +347,7 @@ mod tests {
         assert_eq!(look(&mut watch, START + 10, 10), ClockState::Steady);
         assert!(
             !look(&mut watch, START + 200 * DAY, 3700).is_steady(),
-            "the hour begins anew with the next jump"
+            "the hour starts again with the next jump"
         );
     }
 
@@ -362,19 +362,25 @@ mod tests {
 
     #[test]
     fn at_a_start_the_clock_is_compared_with_what_the_store_remembers() {
-        assert!(look(&mut watch(Some(START)), START + 1800, 0).is_steady(), "it was away for half an hour");
+        assert!(
+            look(&mut watch(Some(START)), START + 1800, 0).is_steady(),
+            "the service was stopped for half an hour"
+        );
         assert!(!look(&mut watch(Some(START)), START + 200 * DAY, 0).is_steady());
         assert!(!look(&mut watch(Some(START)), START - DAY, 0).is_steady());
         let mut away = watch(Some(START));
         assert!(!look(&mut away, START + 3 * DAY, 0).is_steady());
-        assert!(look(&mut away, START + 3 * DAY + 3600, 3600).is_steady(), "it was away for three days");
+        assert!(
+            look(&mut away, START + 3 * DAY + 3600, 3600).is_steady(),
+            "the service was stopped for three days"
+        );
     }
 
     #[test]
     fn a_store_that_does_not_remember_a_time_believes_the_first_one_after_an_hour() {
         let mut watch = ClockWatch::new(None, Duration::from_secs(50));
         assert!(matches!(look(&mut watch, START + 200 * DAY, 0), ClockState::Unknown { .. }));
-        assert!(!look(&mut watch, START + 5, 5).is_steady(), "set right, it has to hold as well");
+        assert!(!look(&mut watch, START + 5, 5).is_steady(), "a corrected clock must also stay steady");
         assert!(!look(&mut watch, START + 3604, 3604).is_steady());
         assert!(look(&mut watch, START + 3605, 3605).is_steady());
     }
@@ -386,7 +392,11 @@ mod tests {
             watch.bounds(UnixTime(now), Duration::from_secs(50 + up)).latest.0
         };
         assert_eq!(latest(&watch, START - DAY, 7), START + 7, "the clock is behind");
-        assert_eq!(latest(&watch, START + DAY, 7), START + DAY, "it was away, or its clock is ahead");
+        assert_eq!(
+            latest(&watch, START + DAY, 7),
+            START + DAY,
+            "the service was stopped, or its clock is ahead"
+        );
         look(&mut watch, START + 200 * DAY, 10);
         assert_eq!(latest(&watch, START + 10, 10), START + 10, "a time that was not trusted is forgotten");
         look(&mut watch, START - 400 * DAY, 20);

@@ -10,7 +10,7 @@ pub struct EmailDomain(String);
 
 /// The text is not a valid email domain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("an email domain is a host name such as example.com, without @, port and wildcard")]
+#[error("an email domain is a host name such as example.com, without @, port or wildcard")]
 pub struct InvalidEmailDomain;
 
 impl EmailDomain {

@@ -28,7 +28,7 @@ pub enum InvalidIssuer {
     #[error("it must not have a query, a fragment, a user name or a password")]
     ExtraParts,
     /// The URL is not in its normal form. Clients compare it byte for byte.
-    #[error("it must be written as {0}: lower case, without default port and without a trailing slash")]
+    #[error("it must be written as {0}: lower case, without a default port or a trailing slash")]
     NotNormal(String),
 }
 

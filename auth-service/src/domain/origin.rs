@@ -11,7 +11,7 @@ pub struct Origin(String);
 /// The text is not a valid origin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "not an origin; write scheme and host, and the port if it is not the usual one: https://app.example.com"
+    "not an origin; write scheme and host, and the port if it is not the default: https://app.example.com"
 )]
 pub struct InvalidOrigin;
 

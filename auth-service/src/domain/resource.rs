@@ -95,7 +95,7 @@ impl fmt::Display for ResourceUri {
 
 /// The text is not a valid resource URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a resource is an http or https URL without query, fragment, user name and dot segments")]
+#[error("a resource is an http or https URL without query, fragment, user name or dot segments")]
 pub struct NotAResource;
 
 /// The hosts whose requests are checked. They all use the same scheme.

@@ -134,7 +134,7 @@ impl fmt::Display for Scope {
 
 /// The text breaks the grammar of RFC 6749 §3.3.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a scope is a list of tokens of printable ASCII without quotes and backslashes, separated by spaces")]
+#[error("a scope is a list of tokens of printable ASCII without quotes or backslashes, separated by spaces")]
 pub struct InvalidScope;
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ pub enum SigningAlgorithm {
 
 /// The text is not the name of a supported signature algorithm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the algorithm may be EdDSA, ES256 or RS256")]
+#[error("the algorithm must be EdDSA, ES256 or RS256")]
 pub struct UnknownAlgorithm;
 
 impl SigningAlgorithm {

@@ -128,7 +128,7 @@ impl From<KeyRejected> for CryptoFailure {
 
 /// The data was not encrypted with this key for this name, or it was altered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the data was not sealed with this key, or was altered")]
+#[error("the data was not encrypted with this key, or was altered")]
 pub struct CannotOpen;
 
 impl Sealer {

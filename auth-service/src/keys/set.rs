@@ -306,12 +306,12 @@ mod tests {
         assert_eq!(repaired.keys().len(), 1);
         assert_eq!(repaired.keys()[0].kid, first.keys()[0].kid);
         assert_eq!(repaired.keys()[0].signs_until, None);
-        assert!(repaired.revision() > scheduled.revision(), "other replicas take it over");
+        assert!(repaired.revision() > scheduled.revision(), "other replicas adopt it");
         assert!(repaired.settled(&terms(), right).unwrap().is_none());
 
         let made_ahead = KeySet::first(&terms(), wrong).unwrap();
         let repaired = made_ahead.settled(&terms(), right).unwrap().unwrap();
-        assert_eq!(current(&repaired, 2 * DAY), made_ahead.keys()[0].kid, "what it signed still counts");
+        assert_eq!(current(&repaired, 2 * DAY), made_ahead.keys()[0].kid, "its tokens are still valid");
         assert_eq!(states(&repaired, 2 * DAY), [KeyState::Current]);
         assert!(repaired.rotated(&terms(), right).is_ok(), "no rotation is under way");
     }

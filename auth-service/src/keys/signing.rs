@@ -57,7 +57,7 @@ impl fmt::Debug for KeyRing {
 
 /// The header, the signature or the claims are not those of a token of this server with the expected type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not a valid signature of ours over a token of the expected type")]
+#[error("not a token of the expected type with a valid signature of this server")]
 pub struct InvalidSignature;
 
 /// Maximum length in bytes of a token that is verified. Tokens of this server have a few hundred bytes, or

@@ -27,10 +27,10 @@ pub enum DumpError {
     #[error(transparent)]
     Io(#[from] io::Error),
     /// A file already exists at the path of the new dump.
-    #[error("the file exists already, and is not replaced: name another one")]
+    #[error("the file already exists and is not replaced: choose another name")]
     Exists,
     /// The file does not start like a dump.
-    #[error("it is not a dump of a store: `auth-service store export` makes one")]
+    #[error("it is not a dump of a store: `auth-service store export` creates one")]
     NotADump,
     /// The file was written by a newer release, in this format version.
     #[error(
@@ -44,7 +44,7 @@ pub enum DumpError {
     )]
     WrongKey,
     /// The file is truncated or altered at the frame with this number.
-    #[error("it is damaged or was cut, at frame {0}: take another copy. Nothing of it was used")]
+    #[error("it is damaged or truncated at frame {0}: use another copy. Nothing from it was used")]
     Damaged(u64),
     /// The cryptography library failed.
     #[error(transparent)]

@@ -15,7 +15,7 @@ use super::StoreError;
 const MISSED_TOLD: Duration = Duration::from_secs(3600);
 const KEYS_WERE_MISSING: &str = "the signing keys were missing in the store, or an old row of them was put back, and new keys \
      replace them: every earlier access token is invalid. Check whether Redis evicts keys (maxmemory-policy), and whether someone \
-     has deleted or replaced this one";
+     has deleted or replaced this key";
 
 /// What the store records about its signing keys, apart from the keys. The record exists once there have been
 /// keys.

@@ -19,7 +19,7 @@ const KEY: &str = "store.key";
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// A file or directory cannot be used.
-    #[error("cannot use {path}: {source}. DATA_DIR must be a directory that this user may write to")]
+    #[error("cannot use {path}: {source}. DATA_DIR must be a directory that this user can write to")]
     Io {
         /// The path that was used.
         path: PathBuf,

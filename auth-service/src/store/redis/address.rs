@@ -20,10 +20,10 @@ pub enum InvalidRedisUrl {
     )]
     Form,
     /// The database is not a number from 0 to 255.
-    #[error("must end with the number of a database from 0 to 255, as in redis://host/1, or with none")]
+    #[error("must end with a database number from 0 to 255, as in redis://host/1, or without one")]
     Database,
     /// The URL of a cluster names a database.
-    #[error("names a database, and a Redis Cluster has only one: remove what follows the host")]
+    #[error("names a database, but a Redis Cluster has only one: remove the part after the host")]
     ClusterDatabase,
     /// A sentinel URL does not name the service.
     #[error(

@@ -297,9 +297,9 @@ impl Age {
         drop(known);
         let reason = format!(
             "Redis returned with older data than before: at least {lost} {} undone that revoked, disabled or removed something, or \
-             changed a password or the signing keys. Restore its latest data. If they are lost, stop every replica, run \
+             changed a password or the signing keys. Restore its latest data. If it is lost, stop every replica, run \
              `auth-service store adopt`, make these changes again (auth-service user disable, client disable, keys revoke: \
-             docs/state.md), and start",
+             docs/state.md), and start them",
             if lost == 1 { "change is" } else { "changes are" }
         );
         if !was_older {
@@ -334,7 +334,7 @@ mod tests {
         let compare = |found| age.compare(age.known_now(), number(found));
         let earlier = age.known_now();
         assert!(compare(3).is_ok() && compare(3).is_ok());
-        assert!(age.compare(earlier, number(2)).is_ok(), "the answer to an earlier question is seen later");
+        assert!(age.compare(earlier, number(2)).is_ok(), "the response to an earlier request arrives later");
         let error = compare(1).unwrap_err().to_string();
         assert!(error.contains("2 changes are undone"), "{error}");
         assert!(age.has_to_be_read());
@@ -342,13 +342,13 @@ mod tests {
         assert!(age.is_lost() && compare(2).is_err());
         age.note_identity(Some("first"));
         let error = compare(5).unwrap_err().to_string();
-        assert!(error.contains("2 changes are undone"), "others have counted: {error}");
+        assert!(error.contains("2 changes are undone"), "other replicas have counted: {error}");
         age.doubt();
         assert!(compare(3).is_ok() && !age.has_to_be_read(), "it is the latest data");
         assert!(compare(0).is_err());
         let earlier = age.known_now();
         age.note_identity(Some("second"));
-        assert!(age.compare(earlier, number(0)).is_ok(), "the question was asked of another store");
+        assert!(age.compare(earlier, number(0)).is_ok(), "the request was sent to another store");
         assert!(compare(0).is_ok() && !age.has_to_be_read());
     }
 
@@ -405,7 +405,7 @@ mod tests {
                 ..told(number, changes, age.known_now())
             }
         };
-        assert!(knows.claim(asked, claimed(&knows, 1, &older)).is_none(), "it is said already");
+        assert!(knows.claim(asked, claimed(&knows, 1, &older)).is_none(), "the claim exists already");
         let report = claimed(&frozen, 1, &older);
         let error = frozen.compare(frozen.known_now(), report).unwrap_err().to_string();
         assert!(error.contains("at least 2 changes are undone"), "{error}");

@@ -302,7 +302,7 @@ fn cannot_connect(address: &RedisAddress, error: &Error) -> StoreError {
         }
         // Redis responds, so its address is correct.
         _ if error.details().starts_with("MISCONF") => {
-            "Redis cannot save, and so refuses everything: its own log says why"
+            "Redis cannot save its data, and refuses everything: its own log says why"
         }
         _ if error.details().contains("max number of clients") => {
             "Redis has as many connections as it accepts: raise its maxclients, or close some of them"

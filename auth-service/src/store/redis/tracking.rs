@@ -66,9 +66,9 @@ pub(super) struct Heard {
 enum Lost {
     #[error("Redis: {0}")]
     Redis(#[from] Error),
-    #[error("a server of Redis was lost or added")]
+    #[error("a Redis server was lost or added")]
     Servers,
-    #[error("more changes came than could be read")]
+    #[error("more changes arrived than could be read")]
     Lag,
     #[error("a message about changes could not be read")]
     Unreadable,
