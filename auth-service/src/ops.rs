@@ -1,4 +1,4 @@
-//! What operators can observe: health, readiness, metrics, audit events and log lines.
+//! Health, readiness, metrics, audit events and log lines for operators.
 
 pub mod audit;
 pub mod endpoints;

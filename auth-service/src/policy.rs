@@ -1,11 +1,12 @@
-//! The access rules, and the pure function that decides on a request.
+//! The access rules, and the function that decides on a request.
 //!
-//! Rules come from the settings `ALLOWED_…` and from a policy file (`docs/policy.md`). Without a file there
-//! is one rule: any user who can log in can use any protected service through a client that was granted the
-//! scope `mcp`.
+//! Rules come from the settings `ALLOWED_…` and from a policy file (`docs/policy.md`). Without a file, there is
+//! one rule: any user who can log in can use any protected service through a client that was granted the scope
+//! `mcp`.
 //!
-//! A request has to be allowed by the settings, by the most specific service rule that matches, and by every
-//! rule of that service that matches the operation. An additional rule can therefore only restrict access.
+//! A request must be allowed by the settings, by the most specific service rule that matches, and by every tool
+//! and method rule of that service that matches the operation. An additional tool or method rule can therefore
+//! only restrict access.
 
 mod current;
 mod decide;
@@ -39,10 +40,10 @@ const EVERYTHING: &str = "To use all tools of these services";
 /// The access rules in force.
 #[derive(Debug, Clone)]
 pub struct Policy {
-    /// The number of this policy within the process, counted from 1. Values that were derived from a policy
-    /// with another number must not be used.
+    /// The number of this policy within the process, counted from 1. Values that were derived from a policy with a
+    /// different number must not be used.
     epoch: u64,
-    /// The users who are allowed to use any service at all.
+    /// The users whom the settings `ALLOWED_…` allow to use services.
     allowed: Who,
     default_scope: Scope,
     services: Table,
@@ -77,7 +78,7 @@ impl Policy {
         self.epoch
     }
 
-    /// The scope that every request to `resource` needs, whatever its operation is.
+    /// The scope that every request to `resource` needs, for any operation.
     pub fn required_scope(&self, resource: &ResourceUri) -> &Scope {
         match self.service(resource) {
             Ok(Some(service)) => &service.needs.scope,
@@ -90,12 +91,12 @@ impl Policy {
         &self.catalogue
     }
 
-    /// The text that tells the user what a scope allows.
+    /// The description of a scope for the consent page.
     pub fn description(&self, scope: &ScopeToken) -> Option<&str> {
         self.descriptions.get(scope).map(String::as_str)
     }
 
-    /// Whether `person` is allowed to use `resource` at all.
+    /// Whether `person` is allowed to use `resource`, apart from rules about single operations.
     pub fn admits(&self, person: Person<'_>, resource: &ResourceUri) -> bool {
         let admitted = match self.service(resource) {
             Ok(Some(service)) => service.needs.who.includes(person),
@@ -105,8 +106,8 @@ impl Policy {
         admitted && self.allowed.includes(person)
     }
 
-    /// Whether the path of `resource` matches no rule exactly but could be taken for the path of one. Every
-    /// such request is refused.
+    /// Whether the path of `resource` matches no rule exactly, but a server could confuse it with the path of a
+    /// rule. Every such request is refused.
     pub fn is_lookalike(&self, resource: &ResourceUri) -> bool {
         self.service(resource).is_err()
     }

@@ -1,5 +1,5 @@
-//! The principal: the verified identity and permissions of the caller who presents an access token. The
-//! policy decides for every request what the principal is allowed to do.
+//! The principal: the verified identity and permissions of the caller that presents an access token. For each
+//! request, the policy decides whether the principal is allowed to make it.
 
 mod assertions;
 mod cache;
@@ -20,7 +20,7 @@ use crate::store::{Store, StoreError};
 pub use assertions::Assertions;
 pub use cache::{CacheTerms, IDENTITY, Known, PrincipalCache, Sources};
 
-/// The caller who presents a valid access token, with everything that rules are applied to.
+/// The caller that presents a valid access token, with all properties that rules refer to.
 #[derive(Debug, Clone)]
 pub struct Principal {
     /// The subject of the user, or of a client that acts for itself.
@@ -29,7 +29,7 @@ pub struct Principal {
     pub username: Username,
     /// The email address of the user, if it is known.
     pub email: Option<String>,
-    /// The groups that the user is in at present.
+    /// The current groups of the user.
     pub groups: Vec<Group>,
     /// The client to which the token was issued.
     pub client_id: ClientId,
@@ -39,7 +39,7 @@ pub struct Principal {
     pub scope: Scope,
     /// The resources for which the token is valid.
     pub resources: Vec<ResourceUri>,
-    /// The key that the token is bound to (DPoP). The request has to prove possession of it.
+    /// The key to which the token is bound (DPoP). The request must prove possession of it.
     pub bound_to: Option<KeyThumbprint>,
     /// The time at which the token or its grant expires.
     pub expires_at: UnixTime,
@@ -61,11 +61,11 @@ pub enum RejectedToken {
     #[error("the access token has expired")]
     Expired,
     /// The grant was revoked or has expired, or the account or client is disabled or does not exist. If the
-    /// account or client is enabled again, the token is valid again, so messages must not say that it is gone
-    /// for good.
+    /// account or client is enabled again, the token is valid again, so messages must not describe this as
+    /// permanent.
     #[error("the access token was revoked, or its account or client is disabled")]
     Revoked,
-    /// The clock is in doubt, so nobody can tell whether the token and its refresh token have expired.
+    /// The clock is in doubt, so it is unknown whether the token and its refresh token have expired.
     #[error("the clock is in doubt, so it is unknown whether the access token has expired")]
     Undatable,
     /// The store failed, so it is unknown whether the token is valid.
@@ -78,8 +78,8 @@ fn claims_of(token: &str, keys: &KeyRing) -> Result<AccessTokenClaims, RejectedT
     keys.verify(ACCESS_TOKEN_TYPE, token).map_err(|_| RejectedToken::Invalid)
 }
 
-/// Checks the claims against the store. Also returns the grant on whose behalf the token's own grant exists,
-/// if there is one.
+/// Checks the claims against the store. Also returns the parent of the token's grant, if there is one. A grant
+/// ends together with its parent.
 async fn of_claims(
     claims: AccessTokenClaims,
     issuer: &Issuer,
@@ -89,10 +89,9 @@ async fn of_claims(
     if claims.iss != issuer.as_str() {
         return Err(RejectedToken::Invalid);
     }
-    // Replicas are ready although their clocks differ by up to this tolerance, so each accepts tokens that
-    // the others issue. Such a token is valid for longer by no more than this difference, like a token that
-    // was issued before the clock was set back. Its signature was verified, and whether it was revoked does
-    // not depend on the time.
+    // Clocks of replicas can differ by up to this tolerance, so each replica must accept tokens that the others
+    // issue. Such a token, like one that was issued before the clock was set back, is valid for longer by at most
+    // this difference. Its signature was verified, and revocation does not depend on the time.
     if claims.iat.since(now) > TOLERANCE {
         return Err(RejectedToken::Early { at: claims.iat });
     }

@@ -184,7 +184,7 @@ async fn explained(asked: Explain) -> anyhow::Result<bool> {
         "=> {}",
         match verdict {
             _ if person.disabled => "REFUSED: the account is disabled, so its tokens are refused",
-            Verdict::Allowed => "PASSES",
+            Verdict::Allowed => "ALLOWED",
             Verdict::Refused(_) => "REFUSED by the check",
             Verdict::RefusedByWrapper => "REFUSED by stdio-wrapper, which must have IDENTITY=assertion",
         }
@@ -237,12 +237,14 @@ async fn person(asked: &Explain) -> anyhow::Result<Person> {
         Person { email, groups, disabled, found }
     };
     if given {
-        return Ok(of(own_email, own_groups, false, "as you say"));
+        return Ok(of(own_email, own_groups, false, "from the arguments"));
     }
     let wanted = username(user)?;
     Ok(match run(operator::Command::ListUsers).await {
         Ok(Reply::Users(users)) => match users.into_iter().find(|row| row.username == wanted) {
-            Some(UserRow { email, groups, disabled, .. }) => of(email, groups, disabled, "as stored"),
+            Some(UserRow { email, groups, disabled, .. }) => {
+                of(email, groups, disabled, "from the stored account")
+            }
             None => of(None, Vec::new(), false, "there is no such account"),
         },
         Ok(_) => bail!("the service sent an unexpected reply instead of accounts"),

@@ -1,6 +1,6 @@
-//! The cookies of this server: `__Host-`, `Secure`, `HttpOnly`, `SameSite=Lax`. On loopback with plain http,
-//! browsers accept neither the prefix nor `Secure`, so the cookies have neither and are sent only to the
-//! pages that need them.
+//! The cookies of this server: `__Host-`, `Secure`, `HttpOnly`, `SameSite=Lax`. On loopback with plain HTTP,
+//! browsers accept neither the prefix nor `Secure`. The cookies then have neither, and are sent only to the pages
+//! that need them.
 
 use actix_web::HttpRequest;
 use actix_web::cookie::time::Duration;
@@ -14,12 +14,12 @@ use crate::domain::resource::Scheme;
 const PAGES: &[&str] = &["/authorize", "/consent", "/device", "/login"];
 const LOGIN_PAGES: &[&str] = &["/login"];
 
-/// A cookie of this server that holds a random token.
+/// A cookie of this server that contains a random token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OurCookie {
     /// The login session of a user.
     Session,
-    /// The browser that a login form was shown to.
+    /// The browser to which a login form was shown.
     LoginAttempt,
 }
 
@@ -40,7 +40,7 @@ pub mod device {
         request.cookie(&super::name_of(NAME, issuer)).map(|cookie| cookie.value().to_owned())
     }
 
-    /// The cookies that store the form token, one for each path.
+    /// Builds the cookies that store the form token, one for each path.
     pub fn set(form_token: &str, issuer: &Issuer) -> Vec<Cookie<'static>> {
         let lifetime = Duration::try_from(LIFETIME).unwrap_or(Duration::ZERO);
         super::guarded((super::name_of(NAME, issuer), form_token), Some(lifetime), super::LOGIN_PAGES, issuer)
@@ -63,8 +63,8 @@ impl OurCookie {
         name_of(name, issuer)
     }
 
-    /// The token in the request's cookie. If the cookie occurs twice, the result is `None`, because somebody
-    /// else has planted one of them.
+    /// The token in the request's cookie. If the cookie occurs twice, the result is `None`, because an attacker
+    /// might have set one of them.
     pub fn read(self, request: &HttpRequest, issuer: &Issuer) -> Option<OpaqueToken> {
         let name = self.name(issuer);
         let cookies = request.cookies().ok()?;
@@ -76,7 +76,8 @@ impl OurCookie {
         OpaqueToken::parse(self.kind(), value.value()).ok()
     }
 
-    /// The cookies that store the token until the browser closes. The store says how long the token is valid.
+    /// Builds the cookies that store the token until the browser is closed. The store determines how long the
+    /// token is valid.
     pub fn set(self, token: &OpaqueToken, issuer: &Issuer) -> Vec<Cookie<'static>> {
         let pages = match self {
             Self::Session => PAGES,
@@ -86,9 +87,9 @@ impl OurCookie {
     }
 }
 
-/// The name of a cookie. `__Host-` keeps other hosts from setting it. On loopback, the name includes the
-/// port, because another instance of this server might use another port, and browsers distinguish cookies by
-/// host but not by port (RFC 6265 §8.5).
+/// The name of a cookie. The prefix `__Host-` prevents other hosts from setting it. On loopback, the name includes
+/// the port, because another instance of this server might use another port, and browsers do not separate the
+/// cookies of different ports (RFC 6265 §8.5).
 fn name_of(name: &str, issuer: &Issuer) -> String {
     let guard = if issuer.scheme() == Scheme::Https { "__Host-" } else { "" };
     match issuer.port().filter(|_| issuer.is_loopback()) {
@@ -97,9 +98,9 @@ fn name_of(name: &str, issuer: &Issuer) -> String {
     }
 }
 
-/// Builds a cookie with all protections. With `__Host-` it has to be valid for all paths. Without it, there
-/// is one cookie for each page: browsers send a cookie to every port of a host (RFC 6265 §8.5), so the
-/// callback of a client on this machine would receive it too.
+/// Builds a cookie with all protections. With `__Host-`, it must be valid for all paths. Without the prefix, there
+/// is one cookie for each page. Browsers send a cookie to every port of a host (RFC 6265 §8.5), so a cookie for
+/// all paths would also be sent to the callback of a client on this machine.
 fn guarded(
     (name, value): (String, &str),
     max_age: Option<Duration>,

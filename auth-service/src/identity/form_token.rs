@@ -1,9 +1,9 @@
-//! Form tokens. A form carries a form token so that only the browser to which it was shown can send it,
-//! before the form token expires and with nothing changed.
+//! Form tokens. A form token ensures that only the browser to which the form was shown can send it, unchanged and
+//! before the form token expires.
 //!
-//! A form token is encrypted, so that only this server can read or make one, and it is bound to the hash of a
-//! cookie. This prevents cross-site request forgery, and a consent that was shown for one request cannot
-//! approve another. The server does not have to store anything for a page that a stranger opens.
+//! A form token is encrypted, so that only this server can read or create one, and it is bound to the hash of a
+//! cookie. This prevents cross-site request forgery. It also prevents that a consent page for one request is used
+//! to allow another request. The server stores nothing for a page that a stranger opens.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -14,27 +14,26 @@ use crate::domain::clock::UnixTime;
 use crate::domain::opaque_token::TokenHash;
 use crate::keys::seal::{CryptoFailure, Purpose, Sealer, StoreKey};
 
-/// The form that a form token is for. A form token is not valid for any other form.
+/// The purpose of a form token. A form token is not valid for any other purpose.
 #[derive(Debug, Clone, Copy)]
 pub enum Form {
     /// The login form, with user name and password.
     Login,
-    /// Not a form, but the message above the login form when it is shown again.
+    /// The message above the login form when it is shown again. This is not a form.
     LoginAgain,
-    /// The form with which the user replaces a one-time password.
+    /// The form in which the user replaces a one-time password.
     NewPassword,
-    /// The form with which the user allows or denies a client.
+    /// The form in which the user allows or denies a client.
     Consent,
     /// The form for the code that a device shows.
     UserCode,
-    /// Not a form, but the message above the code form when it is shown again.
+    /// The message above the code form when it is shown again. This is not a form.
     UserCodeAgain,
-    /// The form with which the user allows or denies a device.
+    /// The form in which the user allows or denies a device.
     DeviceConsent,
-    /// Not a form, but the message about the result of one.
+    /// The message about the result of a form. This is not a form.
     Message,
-    /// Not a form, but the cookie of a browser in which a user has logged in before. It is bound to the user
-    /// name.
+    /// The cookie of a browser in which a user has logged in before, bound to the user name. This is not a form.
     Device,
 }
 
@@ -54,7 +53,7 @@ impl Form {
     }
 }
 
-/// Issues form tokens, and reads them when they come back.
+/// Issues form tokens, and reads them when a form is sent.
 #[derive(Debug)]
 pub struct FormTokens(Sealer);
 
@@ -68,7 +67,7 @@ struct Sealed<T> {
 /// Why a form token is not valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadFormToken {
-    /// The form token was altered, is for another form or browser, or is older than the user's last login.
+    /// The form token was changed, belongs to another form or browser, or is older than the user's last login.
     #[error("the form was shown in another browser, or before you signed in again")]
     Foreign,
     /// The form token has expired, because the form was open for too long.
@@ -77,7 +76,7 @@ pub enum BadFormToken {
 }
 
 impl FormTokens {
-    /// Creates form tokens with the key of this deployment, so that all replicas can read each other's form
+    /// Derives the encryption key from `key`, so that all replicas with this key can read each other's form
     /// tokens.
     pub fn new(key: &StoreKey) -> Result<Self, CryptoFailure> {
         Sealer::new(key, Purpose::FormToken).map(Self)
@@ -96,7 +95,7 @@ impl FormTokens {
         Ok(URL_SAFE_NO_PAD.encode(self.0.seal(form.name(), &plain)?))
     }
 
-    /// Reads a form token that came back with a form, and checks that it is valid.
+    /// Reads a form token that was sent with a form, and checks that it is valid.
     pub fn read<T: DeserializeOwned>(
         &self,
         form: Form,
@@ -114,9 +113,9 @@ impl FormTokens {
         Ok(form_token.content)
     }
 
-    /// The content of a form token, whichever browser it was issued for and even if it has expired. It proves
-    /// nothing about the sender. It only says what the page was about, so that a page that can no longer be
-    /// used can lead to one that can.
+    /// The content of a form token, even if it was issued for another browser or has expired. It proves nothing
+    /// about the sender. It only identifies the request for which the page was shown, so that the user of an
+    /// expired page can be sent to a new one.
     pub fn content<T: DeserializeOwned>(&self, form: Form, text: &str) -> Option<T> {
         self.open(form, text).map(|form_token: Sealed<T>| form_token.content)
     }

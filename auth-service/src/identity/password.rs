@@ -1,9 +1,8 @@
 //! Password hashing with Argon2id (RFC 9106) and the parameters that OWASP recommends.
 //!
-//! A hash takes 19 MiB and some milliseconds of one core, and anybody can cause one by trying to log in.
-//! Therefore only a few are computed at a time, each on a thread and in a block of memory that were reserved
-//! for it at the start, and only a few attempts can wait. When all places are taken, an attempt is refused
-//! and told when to try again.
+//! A hash needs 19 MiB and some milliseconds of one core, and anybody can cause one by trying to log in. Therefore
+//! only a few hashes are computed at the same time, each on a thread and in memory that were reserved at the
+//! start, and only a few attempts can wait. If too many are waiting, an attempt is refused with a time to retry.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -19,27 +18,27 @@ use crate::domain::clock::Random;
 use crate::keys::seal::SystemRandomSource;
 use crate::threads::{self, NoThread};
 
-/// Minimum length in characters of a password that a user chooses (NIST SP 800-63B §3.1.1 has rules for the
-/// length and not for kinds of characters).
+/// Minimum length in characters of a password that a user chooses. NIST SP 800-63B §3.1.1 has rules for the
+/// length, but not for kinds of characters.
 pub const MIN_PASSWORD_LEN: usize = 12;
-/// Maximum length of a password in bytes. Argon2 accepts more, but nobody types more.
+/// Maximum length of a password in bytes.
 pub const MAX_PASSWORD_LEN: usize = 256;
-/// Maximum number of attempts in each queue, waiting or being hashed. At 25 ms for a hash, the last one waits
-/// for less than a second.
+/// Maximum number of attempts in each queue, including those whose hash is being computed. If a hash takes 25 ms,
+/// the last attempt waits for less than a second.
 pub const MAX_WAITING: usize = 32;
-/// How long an attempt waits for its turn. On an overloaded machine, it is then refused, before a browser or
-/// a proxy gives up.
+/// How long an attempt waits for its turn. On an overloaded machine, it is refused after this time, before a
+/// browser or a proxy times out.
 const MAX_WAIT: Duration = Duration::from_secs(10);
 /// Delay in seconds before a retry after [`HashingError::Busy`].
 pub const RETRY_AFTER_SECONDS: u64 = 2;
-/// Maximum number of hashes at a time, whatever the number of cores. Each holds 19 MiB for as long as the
+/// Maximum number of concurrent hashes on any number of cores. Each needs 19 MiB, which stays allocated while the
 /// service runs.
 const MAX_PARALLEL: usize = 4;
-/// Assumed duration of a check, until one was measured.
+/// Assumed duration of a check before one was measured.
 const USUAL: Duration = Duration::from_millis(25);
 
-/// The queue of an attempt. Strangers cannot take the places of users who have logged in with their browser
-/// before.
+/// The queue of an attempt. There are two queues, so that strangers cannot occupy the places of users who have
+/// logged in with their browser before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Queue {
     /// Attempts from browsers in which the user has not logged in before.
@@ -51,13 +50,14 @@ pub enum Queue {
 /// Hashes and verifies passwords, with bounded memory.
 #[derive(Clone)]
 pub struct Passwords {
-    /// One permit for each thread that hashes, so that a task that is sent to the threads starts at once.
+    /// One permit for each hashing thread, so that a task that is sent to the threads starts immediately.
     permits: Arc<Semaphore>,
-    /// Sends tasks to the threads, which end when this is dropped.
+    /// Sends tasks to the threads, which stop when this is dropped.
     tasks: mpsc::Sender<HashTask>,
     strangers: Arc<Semaphore>,
     known: Arc<Semaphore>,
-    /// The hash that is verified when an account does not exist, so that both cases take the same time.
+    /// The hash that is verified if an account does not exist, so that this takes the same time as for an existing
+    /// account.
     decoy: Arc<str>,
     /// How long an attempt waits for its turn.
     patience: Duration,
@@ -65,16 +65,16 @@ pub struct Passwords {
     last: Arc<Mutex<Duration>>,
 }
 
-/// Work for a thread that hashes, in the memory of that thread.
+/// A task for a hashing thread, which passes its reserved memory.
 type HashTask = Box<dyn FnOnce(&mut [Block]) + Send>;
 
-/// Why passwords cannot be hashed at all.
+/// Why password hashing cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum SetUpError {
     /// There is not enough memory.
-    #[error("there is no memory for password hashes (19 MiB each, {0} of them)")]
+    #[error("there is not enough memory for {0} password hashes of 19 MiB each")]
     Memory(usize),
-    /// The system has no thread left.
+    /// The operating system refused a thread.
     #[error(transparent)]
     Thread(#[from] NoThread),
     /// The first hash failed.
@@ -82,7 +82,7 @@ pub enum SetUpError {
     Hashing(#[from] HashingError),
 }
 
-/// Why a password was neither hashed nor checked. A wrong password is not among these errors.
+/// Why a password was neither hashed nor checked. A wrong password is not an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum HashingError {
     /// The queue of waiting attempts is full, or the attempt has waited for too long.
@@ -94,18 +94,17 @@ pub enum HashingError {
 }
 
 impl Passwords {
-    /// Creates the hasher for a service with this number of threads. At most half as many hashes run at a
-    /// time, so that the service can still answer other requests.
+    /// Creates the hasher for a service with this number of worker threads. At most half as many hashes are
+    /// computed at the same time, so that the service can still answer other requests.
     ///
-    /// # Errors
-    /// If there is not enough memory, or the system has no thread left.
+    /// # Errors If there is not enough memory, or the operating system refuses a thread.
     pub fn new(threads: usize) -> Result<Self, SetUpError> {
         let parallel = (threads / 2).clamp(1, MAX_PARALLEL);
         let (tasks, waiting) = mpsc::channel::<HashTask>();
         let waiting = Arc::new(Mutex::new(waiting));
         let mut decoy = None;
-        // Memory and threads are taken now, so that the service does not need more of them under load, when
-        // the system might have none.
+        // Memory and threads are reserved now, so that the service does not need them later under load, when the
+        // system might have none.
         for _ in 0..parallel {
             let mut memory = blocks().ok_or(SetUpError::Memory(parallel))?;
             if decoy.is_none() {
@@ -126,13 +125,12 @@ impl Passwords {
         })
     }
 
-    /// Hashes a password with a fresh salt, and returns a PHC string.
+    /// Hashes a password with a new salt, and returns a PHC string.
     pub async fn hash(&self, password: SecretString) -> Result<String, HashingError> {
         self.bounded(Queue::Known, move |memory| hash(password.expose_secret().as_bytes(), memory)).await?
     }
 
-    /// Whether `password` matches the hash `phc`. Without `phc` the result is always false, after the same
-    /// work.
+    /// Whether `password` matches the hash `phc`. Without `phc`, the result is false, but takes the same time.
     pub async fn verify(
         &self,
         phc: Option<String>,
@@ -148,12 +146,12 @@ impl Passwords {
         Ok(matches && known)
     }
 
-    /// The number of strangers' attempts that wait or are being hashed.
+    /// The number of strangers' attempts that are waiting or being hashed.
     pub fn waiting(&self) -> usize {
         MAX_WAITING.saturating_sub(self.strangers.available_permits())
     }
 
-    /// Waits as long as the last check took, without hashing. It is for a name that no account can have.
+    /// Waits as long as the last check took, without hashing. It is used for a text that cannot be a user name.
     pub async fn pretend(&self) {
         let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
         tokio::time::sleep(last).await;
@@ -168,18 +166,18 @@ impl Passwords {
             Queue::Strangers => &self.strangers,
             Queue::Known => &self.known,
         };
-        // If the caller goes away while it waits, this future is dropped, which releases the place.
+        // If the caller is cancelled while it waits, this future is dropped, which releases the place.
         let place = Arc::clone(places).try_acquire_owned().map_err(|_| HashingError::Busy)?;
         let turn = Arc::clone(&self.permits).acquire_owned();
         let turn = tokio::time::timeout(self.patience, turn).await.map_err(|_| HashingError::Busy)?;
         let permit = turn.map_err(|_| HashingError::Failed)?;
         let (done, outcome) = oneshot::channel();
-        // The place and the permit move into the task, so that a caller that goes away now does not release
-        // what is in use.
+        // The place and the permit move into the task, so that they stay in use if the caller is cancelled from
+        // now on.
         let task = Box::new(move |memory: &mut [Block]| {
             let outcome = work(memory);
             drop((permit, place));
-            // The caller might have gone away.
+            // Sending fails if the caller was cancelled.
             let _ = done.send(outcome);
         });
         self.tasks.send(task).map_err(|_| HashingError::Failed)?;
@@ -187,13 +185,13 @@ impl Passwords {
     }
 }
 
-/// Runs tasks until no more can come.
+/// Runs tasks until all senders are dropped.
 fn work_on(waiting: &Mutex<mpsc::Receiver<HashTask>>, memory: &mut [Block]) {
     loop {
         // One thread waits for a task, and the others wait for the lock.
         let task = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(task) = task else { return };
-        // The caller of a task that panics gets an error, and the thread goes on.
+        // If a task panics, its caller receives an error, and the thread continues.
         let _ = catch_unwind(AssertUnwindSafe(|| task(memory)));
     }
 }
@@ -224,8 +222,7 @@ fn hash(password: &[u8], memory: &mut [Block]) -> Result<String, HashingError> {
     Ok(hash.to_string())
 }
 
-/// Whether the password matches the hash. It is an error, and not a wrong password, if no hash can be
-/// computed.
+/// Whether the password matches the hash. If no hash can be computed, the result is an error instead of false.
 fn matches(phc: &str, password: &[u8], memory: &mut [Block]) -> Result<bool, HashingError> {
     if password.len() > MAX_PASSWORD_LEN {
         return Ok(false);
@@ -290,7 +287,7 @@ mod tests {
             format!("$argon2id$v=99$m=19456,t=2,p=1${salt_and_hash}"),
             format!("$argon2id$v=19$m=1,t=2,p=1${salt_and_hash}"),
             format!("$scrypt$v=19$m=19456,t=2,p=1${salt_and_hash}"),
-            // This hash needs more memory than is reserved for one.
+            // This hash needs more memory than is reserved.
             format!("$argon2id$v=19$m=4194304,t=2,p=1${salt_and_hash}"),
         ] {
             let outcome = passwords.verify(Some(phc.clone()), "x".into(), Queue::Strangers).await;
@@ -298,7 +295,7 @@ mod tests {
         }
     }
 
-    /// Work that lasts until the sender is dropped, and whether it has begun.
+    /// Returns work that continues until the sender is dropped, and a flag that it has begun.
     fn held() -> (mpsc::Sender<()>, Arc<AtomicBool>, impl FnOnce(&mut [Block]) + Send + 'static) {
         let (sender, receiver) = mpsc::channel::<()>();
         let has_begun = Arc::new(AtomicBool::new(false));
@@ -352,7 +349,7 @@ mod tests {
         while passwords.known.available_permits() == MAX_WAITING {
             tokio::task::yield_now().await;
         }
-        // An attempt whose caller goes away frees its place, and is not hashed.
+        // An attempt whose caller is cancelled frees its place, and is not hashed.
         for gone in waiting.drain(..) {
             gone.abort();
             assert!(gone.await.unwrap_err().is_cancelled());
@@ -367,7 +364,7 @@ mod tests {
     #[tokio::test]
     async fn a093_an_attempt_whose_turn_does_not_come_is_told_to_come_again() {
         let passwords = Passwords { patience: Duration::from_millis(10), ..Passwords::new(1).unwrap() };
-        // Its turn never comes, as on a machine that is far too busy.
+        // The attempt never gets a turn, as on an overloaded machine.
         let turn = Arc::clone(&passwords.permits).acquire_owned().await.unwrap();
         let outcome = passwords.verify(None, "x".into(), Queue::Strangers).await;
         assert_eq!(outcome, Err(HashingError::Busy));

@@ -1,4 +1,5 @@
-//! Audit events, which record who did what. Emitting an event writes its log line and counts it.
+//! Audit events, which record actions of users, clients and operators. Emitting an event writes its log line and
+//! counts it.
 
 use std::sync::LazyLock;
 
@@ -9,37 +10,36 @@ use crate::domain::grant::GrantId;
 use crate::domain::scope::Scope;
 use crate::guard::log_rate::{LogRate, LogRates};
 
-/// Limits on the log lines of events that anybody can cause, one for each event. The metrics count every
+/// Limits on the log lines of events that anybody can cause, one limit for each event. The metrics count every
 /// event.
 static FAILED: LazyLock<LogRate> = LazyLock::new(LogRate::default);
 static THROTTLED: LazyLock<LogRate> = LazyLock::new(LogRate::default);
 static LIMITED: LazyLock<LogRate> = LazyLock::new(LogRate::default);
-/// Limits for events that anybody can cause if registration is open. They are higher, because operators want
-/// to see every registration.
+/// Limits for events that anybody can cause if registration is open. They are higher, because every registration
+/// should be in the log if possible.
 static REGISTERED: LazyLock<LogRate> = LazyLock::new(LogRate::of_a_place);
 static UPDATED: LazyLock<LogRate> = LazyLock::new(LogRate::of_a_place);
 static DELETED: LazyLock<LogRate> = LazyLock::new(LogRate::of_a_place);
 
-/// Limits for events that a user or a client can cause as often as they like, one for each account, or for
-/// each client if the event has no account.
+/// Limits for events that a user or a client can cause without limit, one for each account, or for each client if
+/// the event has no account.
 static OF_ACCOUNTS: LazyLock<LogRates<Subject>> = LazyLock::new(LogRates::of_accounts);
-/// Limits for events of accounts that other events must not suppress, one for each kind. Otherwise somebody
-/// who has stolen a session could hide its use behind many other events that are easy to cause.
+/// Limits for events of accounts that other events must not suppress, one for each kind. Otherwise an attacker
+/// with a stolen session could hide its use behind many other events that are easy to cause.
 static GIVEN: LazyLock<LogRates<Subject>> = LazyLock::new(LogRates::of_accounts);
 static ENDED: LazyLock<LogRates<Subject>> = LazyLock::new(LogRates::of_accounts);
-/// Limits for events that say that somebody has a copy of a code or of a refresh token, one for each account.
+/// Limits for events that indicate a stolen code or refresh token, one for each account.
 static STOLEN: LazyLock<LogRates<Subject>> = LazyLock::new(LogRates::of_accounts);
 static PASSWORDS: LazyLock<LogRates<Subject>> = LazyLock::new(LogRates::of_accounts);
 
-/// Removes accounts whose lines are not limited any more. It is called periodically.
+/// Removes accounts whose lines are no longer limited. Called periodically.
 pub fn forget_idle() {
     for rates in [&OF_ACCOUNTS, &GIVEN, &ENDED, &STOLEN, &PASSWORDS] {
         rates.forget_idle();
     }
 }
 
-/// An audit event. No variant contains a token, a code, a password or any other text that a stranger has
-/// typed.
+/// An audit event. No variant contains a token, a code, a password or any other text from a stranger.
 #[derive(Debug)]
 pub enum Event<'a> {
     /// A client has registered itself (RFC 7591).
@@ -74,11 +74,11 @@ pub enum Event<'a> {
         /// The client that was added.
         client_id: &'a ClientId,
     },
-    /// A client got a token for itself (RFC 6749 §4.4).
+    /// A client was issued a token for itself (RFC 6749 §4.4).
     ClientCredentialsAccepted {
         /// The grant of the token.
         grant_id: &'a GrantId,
-        /// The client that got the token.
+        /// The client that received the token.
         client_id: &'a ClientId,
     },
     /// An operator has linked an account to a subject of a trusted issuer, or has removed the link.
@@ -88,7 +88,7 @@ pub enum Event<'a> {
         /// Whether the account is linked now.
         linked: bool,
     },
-    /// A client got a grant for the assertion of a trusted issuer.
+    /// A client received a grant for the assertion of a trusted issuer.
     AssertionAccepted {
         /// The grant that was created.
         grant_id: &'a GrantId,
@@ -97,7 +97,7 @@ pub enum Event<'a> {
         /// The client that got the grant.
         client_id: &'a ClientId,
     },
-    /// A client got a token with which it acts for a user at another service.
+    /// A client was issued a token to act for a user at another service.
     TokenExchanged {
         /// The grant of the token.
         grant_id: &'a GrantId,
@@ -111,7 +111,7 @@ pub enum Event<'a> {
         /// The user who tried the codes.
         subject: &'a Subject,
     },
-    /// A client got a grant without asking, because its user had allowed it before.
+    /// A client received a grant without a consent page, because its user had allowed it before.
     ConsentRemembered {
         /// The user who had allowed it.
         subject: &'a Subject,
@@ -120,11 +120,11 @@ pub enum Event<'a> {
         /// The scope that was granted.
         scope: &'a Scope,
     },
-    /// A client asked for resources that policy does not let its user access.
+    /// A client requested resources that the policy does not allow its user to access.
     AccessDenied {
         /// The user who was refused.
         subject: &'a Subject,
-        /// The client that asked.
+        /// The client that sent the request.
         client_id: &'a ClientId,
     },
     /// An operator has added an account.
@@ -132,9 +132,9 @@ pub enum Event<'a> {
         /// The account that was added.
         subject: &'a Subject,
     },
-    /// An operator gave a user a new one-time password.
+    /// An operator has set a new one-time password for a user.
     PasswordReset {
-        /// The user who got the password.
+        /// The user whose password was replaced.
         subject: &'a Subject,
     },
     /// An operator has changed an account.
@@ -215,8 +215,8 @@ pub enum Event<'a> {
         /// Time from which the key signs.
         signs_from: UnixTime,
     },
-    /// The service has changed its signing keys by itself: it made the first key, rotated on schedule,
-    /// removed a key whose tokens have expired, or undid what a wrong clock had scheduled.
+    /// The service has changed its signing keys automatically: it created the first key, rotated on schedule,
+    /// removed a key whose tokens have expired, or cancelled a change that a wrong clock had scheduled.
     SigningKeysRotated {
         /// Identifier of the key that signs now.
         current: &'a str,
@@ -225,14 +225,14 @@ pub enum Event<'a> {
         /// Number of keys that are published.
         keys: usize,
     },
-    /// An operator has removed a signing key. What it signed is no longer valid.
+    /// An operator has removed a signing key. Tokens that it signed are no longer valid.
     SigningKeyRevoked {
         /// Identifier of the key that was removed.
         kid: &'a str,
     },
-    /// An operator has said that the clock is right, although later times were believed before.
+    /// An operator has confirmed that the clock is right, although the service had trusted a later time before.
     ClockAccepted {
-        /// The latest time that was believed, which is now discarded.
+        /// The latest trusted time, which is now discarded.
         forgotten: UnixTime,
     },
     /// An operator has exported the content of the store to an encrypted file.
@@ -240,14 +240,14 @@ pub enum Event<'a> {
         /// Number of records in the file.
         records: u64,
     },
-    /// An operator has said that what is in Redis counts, although it lost the identity of the store or has
-    /// older data than before.
+    /// An operator has accepted the data in Redis, although it lost the identity of the store or has older data
+    /// than before.
     StoreAdopted,
-    /// An operator has encrypted the content of the store again, with the current key.
+    /// An operator has encrypted the content of the store again with the current key.
     StoreResealed {
         /// Number of rows in the store.
         rows: u64,
-        /// Number of rows that had another key.
+        /// Number of rows that were encrypted with another key.
         changed: u64,
     },
     /// A used refresh token was presented again, and its grant was revoked.
@@ -263,7 +263,7 @@ pub enum Event<'a> {
 
 impl Event<'_> {
     /// Writes the log line, if its limit allows it, and counts the event.
-    #[expect(clippy::too_many_lines, reason = "an arm for each event")]
+    #[expect(clippy::too_many_lines, reason = "one arm for each event")]
     pub fn emit(&self) {
         let event = match self {
             Self::ClientRegistered { client_id } => {

@@ -12,24 +12,24 @@ use crate::upkeep::Findings;
 
 use super::telemetry;
 
-/// What `/ready` says of the clock while the store does not work.
+/// The text about the clock in `/ready` while the store does not work.
 const NO_CLOCK: &str = "not compared: the store does not work";
 
-/// `/health`: the process answers. It does not ask the store, so that a store outage does not restart the
-/// service.
+/// `/health`: whether the process responds. It does not use the store, so that an outage of the store does not
+/// restart the service.
 pub async fn health() -> HttpResponse {
     HttpResponse::Ok().json(json!({ "status": "ok" }))
 }
 
-/// `/ready`: whether the service can work, and which of its parts have problems. It can work if the store
-/// answers; the keys were loaded before the listener opened. If changes in the store are not announced,
-/// everything works, but every check asks the store.
+/// `/ready`: whether the service can work, and the state of its parts. It can work if the store works, because the
+/// keys were loaded before the listener was opened. If the store does not report changes to this replica, the
+/// service works, but every check queries the store.
 ///
-/// A policy file that cannot be used is reported and does not make the service unready. The last good policy
-/// is in force, and all replicas can share the file, so that a typing error would otherwise stop all of them.
-/// The same is true of a clock that has jumped, because all replicas can be affected. A clock that differs
-/// from that of Redis is a fault of this replica alone, and makes it unready. A log that nobody reads is
-/// reported only, because everything else works.
+/// A policy file that cannot be used is reported, but does not make the service unready: the last good policy is
+/// in force, and if all replicas shared the file, a typing error would stop all of them. The same applies to a
+/// clock that has jumped, because all replicas can be affected. A clock that differs from that of Redis is a fault
+/// of this replica alone, and makes it unready. A log that is not read is only reported, because everything else
+/// works.
 pub async fn ready(state: web::Data<AppState>) -> HttpResponse {
     let token_cache = if state.store.changes().is_live() {
         "cached"

@@ -1,6 +1,6 @@
-//! Writes log lines on a separate thread, so that nothing else waits if the reader of standard error stalls
-//! (a log driver whose disk is full, or a pipe that nobody reads). Lines wait in a queue. When it is full,
-//! further lines are left out and counted.
+//! Writes log lines on a separate thread, so that nothing else is blocked if the reader of standard error stalls
+//! (a log driver whose disk is full, or a pipe without a reader). Lines wait in a queue. When it is full, further
+//! lines are omitted and counted.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -13,14 +13,14 @@ use contract::log_lines::LogLines;
 use tracing::Metadata;
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Maximum size of the queue, in bytes. When it is reached, further lines are left out.
+/// Maximum size of the queue in bytes. When it is reached, further lines are omitted.
 const MAX_WAITING: usize = 1 << 20;
-/// Additional size for audit lines only, in bytes, so that a flood of other lines does not take their space.
+/// Additional size in bytes for audit lines only, so that a flood of other lines does not use their space.
 const MAX_WAITING_AUDIT: usize = 1 << 20;
-/// Bytes that a line takes in the queue in addition to its text.
+/// Bytes that a line needs in the queue in addition to its text.
 const OVERHEAD: usize = 64;
 
-/// The queue of lines in front of the thread that writes them. Clones share it.
+/// The queue of lines that wait for the thread that writes them. Clones share the queue.
 #[derive(Clone, Default)]
 pub struct LogWriter(Arc<Shared>);
 
@@ -34,14 +34,14 @@ struct Shared {
 struct Queue {
     lines: VecDeque<Waiting>,
     bytes: usize,
-    /// Whether the thread has taken a line and has not finished writing it.
+    /// Whether the thread is writing a line that it has removed from the queue.
     is_writing: bool,
     lost: Lost,
     /// The part of `lost` that has already been reported in the log.
     told: Lost,
     /// Whether the last line could not be written.
     fails: bool,
-    /// Why a line could not be written, the last time.
+    /// The last error of writing a line.
     last_error: Option<String>,
 }
 
@@ -52,16 +52,14 @@ struct Waiting {
     is_audit: bool,
 }
 
-/// How many lines were left out since the start, because nobody read those before them, or because they could
-/// not be written.
+/// Numbers of lines that were lost since the start, because the log was not read or could not be written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Lost {
     /// Number of lines, audit lines included.
     pub lines: u64,
     /// Number of these lines that were audit lines.
     pub audit: u64,
-    /// Number of these lines that could not be written. The others were left out because nobody read the
-    /// lines before them.
+    /// Number of these lines that could not be written. The others were omitted because the log was not read.
     pub unwritten: u64,
 }
 
@@ -86,8 +84,7 @@ impl Lost {
 impl LogWriter {
     /// Starts the thread, which writes to `out` for the rest of the process.
     ///
-    /// # Errors
-    /// If the system has no thread left.
+    /// # Errors If the operating system refuses a thread.
     pub fn start(out: impl Write + Send + 'static) -> io::Result<Self> {
         let writer = Self::default();
         let writing = writer.clone();
@@ -95,7 +92,7 @@ impl LogWriter {
         Ok(writer)
     }
 
-    /// Queues a line, or leaves it out if the queue is full. It never waits for the reader.
+    /// Queues a line, or omits it if the queue is full. It never waits for the reader.
     pub fn put(&self, line: &[u8], is_audit: bool) {
         let room = MAX_WAITING + if is_audit { MAX_WAITING_AUDIT } else { 0 };
         let mut queue = self.queue();
@@ -116,18 +113,18 @@ impl LogWriter {
         drop(self.0.changed.wait_timeout_while(self.queue(), within, unwritten));
     }
 
-    /// The lines that were left out since the start.
+    /// The lines that were lost since the start.
     pub fn lost(&self) -> Lost {
         self.queue().lost
     }
 
-    /// Whether lines are left out at this moment.
+    /// Whether lines are being omitted now.
     pub fn is_full(&self) -> bool {
-        // Below this, a line of usual length still fits.
+        // Otherwise, a line of usual length still fits.
         self.queue().bytes + 4096 > MAX_WAITING
     }
 
-    /// Whether lines are written, and how many were left out and why, in words for operators.
+    /// A text for operators: whether lines are written, how many were lost, and why.
     pub fn status(&self) -> String {
         let is_full = self.is_full();
         let Queue { lost, fails, ref last_error, .. } = *self.queue();
@@ -135,18 +132,18 @@ impl LogWriter {
         let cause = match (lost.lines - lost.unwritten, lost.unwritten) {
             (0, 0) => String::new(),
             (0, _) => format!(", because they could not be written ({error})"),
-            (_, 0) => ", because nobody read standard error".to_owned(),
+            (_, 0) => ", because standard error was not read".to_owned(),
             (unread, unwritten) => format!(
-                ", {unread} because nobody read standard error and {unwritten} because they could not be written ({error})"
+                ", {unread} because standard error was not read and {unwritten} because they could not be written ({error})"
             ),
         };
         match lost.lines {
-            _ if is_full => format!("nobody reads standard error; left out since the start: {lost}{cause}"),
+            _ if is_full => format!("standard error is not read; lost since the start: {lost}{cause}"),
             0 => "ok".to_owned(),
             _ if fails => {
-                format!("standard error cannot be written; left out since the start: {lost}{cause}")
+                format!("standard error cannot be written; lost since the start: {lost}{cause}")
             }
-            _ => format!("ok now; left out since the start: {lost}{cause}"),
+            _ => format!("ok now; lost since the start: {lost}{cause}"),
         }
     }
 
@@ -164,7 +161,7 @@ impl LogWriter {
                 tracing::warn!(
                     lines,
                     audit_lines = audit,
-                    "lines were left out of the log, because nobody read it, or because they could not be written"
+                    "log lines were lost, because the log was not read or could not be written"
                 );
             }
         }
@@ -180,8 +177,8 @@ impl LogWriter {
         queue.lines.pop_front().unwrap_or_default()
     }
 
-    /// Frees the space of a line, and counts it if it is lost. Returns what was left out since the last
-    /// report, if it is time for another one.
+    /// Frees the space of a line, and counts it if it is lost. Returns the lines that were lost since the last
+    /// report, if another report is due.
     fn finish(&self, line: &Waiting, written: &io::Result<()>) -> Option<Lost> {
         let mut queue = self.queue();
         queue.is_writing = false;
@@ -192,7 +189,7 @@ impl LogWriter {
             queue.last_error = Some(error.to_string());
         }
         queue.fails = written.is_err();
-        // While the queue is long, the reader has not caught up, and more lines might be left out.
+        // While the queue is long, the reader has not caught up, and more lines might be omitted.
         let untold = if written.is_ok() && queue.lost != queue.told && queue.bytes < MAX_WAITING / 2 {
             let (lost, told) = (queue.lost, queue.told);
             queue.told = lost;
@@ -259,14 +256,15 @@ mod tests {
         }
         let lost = writer.lost();
         assert!(lost.lines > 1000 && lost.lines < 4096 && lost.audit == 0, "{lost}");
-        // The kernel can still take some lines when the thread that writes has its turn.
+        // The kernel buffers some lines, so the thread can write them before the queue fills up.
         while !writer.is_full() {
             writer.put(&line, false);
         }
         let lost = writer.lost();
         let told = writer.status();
         assert!(
-            told.starts_with("nobody reads") && told.ends_with("because nobody read standard error"),
+            told.starts_with("standard error is not read")
+                && told.ends_with("because standard error was not read"),
             "{told}"
         );
         // Audit lines have additional space, which is also limited.
@@ -279,12 +277,12 @@ mod tests {
         assert!(writer.queue().bytes <= MAX_WAITING + MAX_WAITING_AUDIT);
         writer.flush(Duration::from_millis(1));
         drop(reader);
-        // Lines that cannot be written do not wait for ever, either.
+        // Lines that cannot be written do not block a flush forever.
         writer.flush(PATIENCE);
         assert_eq!(writer.queue().bytes, 0);
     }
 
-    /// A full disk, until it has room again.
+    /// A disk that is full until the flag changes.
     struct Disk(Arc<Mutex<bool>>, Vec<u8>);
 
     impl Write for Disk {
@@ -308,7 +306,7 @@ mod tests {
         writer.put(b"two\n", true);
         writer.flush(PATIENCE);
         assert_eq!(writer.lost(), Lost { lines: 2, audit: 1, unwritten: 2 });
-        let cause = "left out since the start: 2 lines, 1 of them audit lines, because they could not be written (no storage space)";
+        let cause = "lost since the start: 2 lines, 1 of them audit lines, because they could not be written (no storage space)";
         assert_eq!(writer.status(), format!("standard error cannot be written; {cause}"));
         assert_eq!(writer.queue().told, Lost::default());
         *is_full.lock().unwrap() = false;

@@ -23,21 +23,20 @@ use crate::guard::log_rate::LogRate;
 
 use super::log_writer::LogWriter;
 
-/// How long the process waits at its end until the last lines are written.
+/// How long the process waits for the last lines to be written when it stops.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
-/// The writer for the lines of this process. The whole process has one log, as it has one standard error.
+/// The writer for the lines of this process. There is one log because there is one standard error.
 static WRITER: OnceLock<LogWriter> = OnceLock::new();
 
-/// Starts logging to standard error, also of panics.
+/// Starts logging to standard error, including panics.
 ///
-/// # Errors
-/// If standard error is closed, or the system has no thread left.
+/// # Errors If standard error is closed, or the operating system refuses a thread.
 pub fn start(settings: &Observability) -> io::Result<()> {
-    // Colours are useful in a terminal, but not in a file.
+    // Colours are only useful in a terminal.
     let colours = io::stderr().is_terminal();
     let all = tracing_subscriber::registry().with(settings.filter.to_env_filter()).with(Floods::default());
-    // This does not use the standard library's handle, whose lock would make all other writers wait.
+    // The standard library's handle is not used, because its lock would block all other writers.
     let out = File::from(io::stderr().as_fd().try_clone_to_owned()?);
     let writer = LogWriter::start(out)?;
     let writer = WRITER.get_or_init(|| writer).clone();
@@ -58,8 +57,8 @@ pub fn start(settings: &Observability) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes the last line of the process, and waits a moment until all lines are written. It does not wait for
-/// a reader that has stalled.
+/// Writes the last line of the process, and waits until all lines are written, but not longer than [`LAST_LINES`]
+/// if the reader has stalled.
 pub fn end(last_words: Option<&str>) {
     let Some(writer) = WRITER.get() else { return };
     if let Some(words) = last_words {
@@ -68,15 +67,14 @@ pub fn end(last_words: Option<&str>) {
     writer.flush(LAST_LINES);
 }
 
-/// Whether the log is read, in words for operators.
+/// A text for operators: whether the log is read.
 pub fn log_status() -> String {
     WRITER.get().map_or_else(|| "ok".to_owned(), LogWriter::status)
 }
 
-/// Leaves out lines when one place in the program or in a library writes too many. A store that is not
-/// available, or requests that cannot be parsed, would otherwise fill the disk as fast as requests come.
-/// Audit events that anybody can cause have limits of their own ([`super::audit`]), and all others are
-/// written.
+/// Omits lines if one place in the program or in a library writes too many. Otherwise, an unavailable store or
+/// malformed requests could fill the disk as fast as requests arrive. Audit events that anybody can cause have
+/// separate limits ([`super::audit`]), and all other audit events are written.
 #[derive(Default)]
 struct Floods(Mutex<HashMap<Identifier, LogRate>>);
 
@@ -95,8 +93,8 @@ impl<S: Subscriber> Layer<S> for Floods {
     }
 }
 
-/// Creates a span for each request with its method, path and status. Nothing else is recorded, because
-/// queries contain codes and headers contain tokens.
+/// Creates a span for each request with its method, path and status. Queries and headers are not recorded, because
+/// they contain codes and tokens.
 #[derive(Debug)]
 pub struct RequestSpan;
 
@@ -142,7 +140,7 @@ pub(super) mod tests {
         }
     }
 
-    /// The lines that are logged while `run` is running.
+    /// Returns the lines that are logged while `run` is running.
     pub(in crate::ops) fn lines_of(run: impl FnOnce()) -> Vec<String> {
         let lines = Lines::default();
         let writer = lines.clone();

@@ -1,9 +1,9 @@
-//! The policy in force, and how a changed policy file comes into force.
+//! The policy in force, and the loading of a changed policy file.
 //!
-//! The file is read several times a second and compared by content. This works with atomic renames, a
-//! `ConfigMap` whose symlink is replaced, editors, and unreliable file times. New content is only used when
-//! it was read twice in a row, so that a file that is still being written is not taken for a shorter one with
-//! fewer rules.
+//! The file is read several times per second, and its content is compared. This works with atomic renames, with a
+//! `ConfigMap` whose symlink is replaced, with editors, and with unreliable file times. New content is used only
+//! after two reads in a row have returned it, so that a file that is still being written is not treated as a
+//! shorter file with fewer rules.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,9 +21,9 @@ use super::who::Who;
 /// How often the file is read. A change takes effect after twice this time plus the time to read the file.
 const EVERY: Duration = Duration::from_millis(250);
 
-/// How long reading the file can take before an error is reported.
+/// How long reading the file can take before a problem is reported.
 const SILENCE: Duration = Duration::from_secs(5);
-/// Number of reads in a row with different content, after which a problem is reported.
+/// Number of consecutive reads with different content after which a problem is reported.
 const RESTLESS: u32 = 20;
 
 /// The sources of the rules.
@@ -35,7 +35,7 @@ pub struct PolicySource {
     pub allowed: Who,
 }
 
-/// The policy file cannot be used.
+/// Why the policy file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// The file cannot be read.
@@ -65,8 +65,8 @@ pub struct PolicyStatus {
     pub error: Option<String>,
 }
 
-/// Holds the policy in force. A decision should take the policy once, so that a change does not affect it
-/// halfway.
+/// Holds the policy in force. A decision must read the policy once, so that a change does not affect only a part
+/// of it.
 #[derive(Debug)]
 pub struct CurrentPolicy {
     policy: ArcSwap<Policy>,
@@ -79,14 +79,14 @@ pub struct CurrentPolicy {
 struct Seen {
     /// The content that was parsed last.
     judged: Content,
-    /// Different content that was seen at the last read. It is parsed if the next read finds the same.
+    /// Different content that the last read has returned. It is parsed if the next read returns the same content.
     fresh: Option<Content>,
-    /// The number of reads in a row that found different content each time.
+    /// The number of consecutive reads that returned different content each time.
     restless: u32,
     /// Why `judged` is not in force.
     error: Option<String>,
-    /// Why the file could not be read lately. This is cleared by a read that finds the same content as the
-    /// one before, or as the last one that was parsed.
+    /// Why the last attempts to read the file failed. Cleared by a read with the same content as the previous
+    /// read, or as the content that was parsed last.
     trouble: Option<String>,
 }
 
@@ -95,7 +95,7 @@ impl Seen {
         self.trouble.as_ref().or(self.error.as_ref())
     }
 
-    /// Records that the file can be read and has stopped changing.
+    /// Records that the file can be read and no longer changes.
     fn settle(&mut self) {
         (self.fresh, self.restless, self.trouble) = (None, 0, None);
         metrics::gauge!("mcp_gate_policy_stale").set(if self.error.is_some() { 1.0 } else { 0.0 });
@@ -133,7 +133,7 @@ impl CurrentPolicy {
         PolicyStatus { epoch: self.policy.load().epoch, error }
     }
 
-    /// Reads the file at regular intervals. Returns at once if there is no policy file.
+    /// Reads the file at regular intervals. Returns immediately if there is no policy file.
     pub async fn follow(self: Arc<Self>) {
         if self.source.file.is_none() {
             return;
@@ -146,7 +146,7 @@ impl CurrentPolicy {
         }
     }
 
-    /// Reads the file now and treats it as complete. It is called when an operator requests a reload.
+    /// Reads the file now and treats it as complete. Called when an operator requests a reload.
     pub async fn reload(self: &Arc<Self>) {
         if self.source.file.is_some() {
             self.look_beside().await;
@@ -154,19 +154,19 @@ impl CurrentPolicy {
         }
     }
 
-    /// Reads the file once on a separate thread. A network file system can be slow or never answer, and this
-    /// must not delay requests or the end of the process.
+    /// Reads the file once on a separate thread. A network file system can be slow or never respond, and this must
+    /// not delay requests or the shutdown of the process.
     async fn look_beside(self: &Arc<Self>) {
         let (this, (done, looked)) = (Arc::clone(self), oneshot::channel());
         let look = move || {
             this.look();
-            // The receiver might already have been dropped.
+            // Sending fails only if the receiver has already been dropped.
             let _ = done.send(());
         };
         if std::thread::Builder::new().name("policy-file".to_owned()).spawn(look).is_err() {
             note_trouble(
                 &mut self.seen(),
-                "the policy file could not be looked at: no thread can be started".to_owned(),
+                "the policy file could not be read: no thread can be started".to_owned(),
             );
             return;
         }
@@ -174,7 +174,7 @@ impl CurrentPolicy {
         if tokio::time::timeout(SILENCE, &mut looked).await.is_err() {
             let error = format!("the policy file was not read within {} s", SILENCE.as_secs());
             note_trouble(&mut self.seen(), error);
-            // Until that read has ended, another one would hang as well.
+            // The next read must not start before this one has finished, because it would hang as well.
             let _ = looked.await;
         }
     }
@@ -183,7 +183,7 @@ impl CurrentPolicy {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reads the file once. New content is parsed if the previous read found the same.
+    /// Reads the file once. New content is parsed if the previous read returned the same content.
     pub fn look(&self) {
         let Some(path) = &self.source.file else { return };
         let found: Content =
@@ -200,8 +200,8 @@ impl CurrentPolicy {
                 note_trouble(
                     &mut seen,
                     format!(
-                        "{} changes all the time, so that no version of it comes into force. Write a new version beside it, \
-                         and rename it",
+                        "{} changes with every read, so no version of it is used. Write the new version to another file, \
+                         and rename that file",
                         path.display()
                     ),
                 );
@@ -240,7 +240,7 @@ fn note_trouble(seen: &mut Seen, error: String) {
 }
 
 fn tell_refused(error: &str) {
-    // Each event of the log is one line.
+    // Each log event must be one line.
     let error = error.lines().map(str::trim).collect::<Vec<_>>().join(" ");
     tracing::error!(target: "audit", event = "policy_refused", "the last good policy stays in force: {error}");
     metrics::counter!("mcp_gate_policy_loads_total", "result" => "refused").increment(1);
@@ -250,7 +250,7 @@ fn report(policy: &Policy, changed: bool) {
     if changed {
         metrics::counter!("mcp_gate_policy_loads_total", "result" => "loaded").increment(1);
     }
-    #[expect(clippy::cast_precision_loss, reason = "a gauge is a float; 2^53 policies do not come")]
+    #[expect(clippy::cast_precision_loss, reason = "a gauge is a float; there are never 2^53 policies")]
     metrics::gauge!("mcp_gate_policy_epoch").set(policy.epoch as f64);
     metrics::gauge!("mcp_gate_policy_stale").set(0.0);
 }

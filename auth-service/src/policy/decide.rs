@@ -1,4 +1,4 @@
-//! Decides whether a request is allowed. This is a pure function of the caller, the rules and the request.
+//! Decides whether a request is allowed. The decision is a pure function of the caller, the rules and the request.
 
 use crate::domain::resource::ResourceUri;
 use crate::domain::scope::Scope;
@@ -14,9 +14,9 @@ use super::who::Person;
 pub enum Credentials<'a> {
     /// The request has no token.
     Nothing,
-    /// The request has an invalid token, and this is the reason.
+    /// The request has a token that is invalid for this reason.
     InvalidToken(&'static str),
-    /// The request has a valid token of this caller.
+    /// The request has a valid token that belongs to this principal.
     Token(&'a Principal),
 }
 
@@ -43,7 +43,7 @@ pub enum Decision {
 /// The reason why a request is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Denial {
-    /// The client has to log the user in (401 without `error`, RFC 6750 §3.1).
+    /// The user must log in first (401 without `error`, RFC 6750 §3.1).
     Unauthenticated {
         /// The scope that the client should request.
         scope: Scope,
@@ -55,14 +55,15 @@ pub enum Denial {
         /// The scope that the client should request.
         scope: Scope,
     },
-    /// The token has too few scopes (403 `insufficient_scope`).
+    /// The token does not have enough scopes (403 `insufficient_scope`).
     InsufficientScope {
-        /// Everything that is needed, together with what was already granted. A client that requests exactly
-        /// this gets what it needs and keeps what it has (MCP authorization, "Scope Challenge Handling").
+        /// The union of the needed scopes and the scopes that were already granted. A client that requests exactly
+        /// this gets the scopes that it needs and keeps those that it has (MCP authorization, "Scope Challenge
+        /// Handling").
         scope: Scope,
     },
-    /// The rules do not allow this user, or the service does not accept this method (403). There is no
-    /// challenge, because no scope that the client could request would help.
+    /// The rules do not allow this user, or the service does not accept this method (403). There is no challenge,
+    /// because no additional scope would help.
     Forbidden {
         /// The reason, which is shown to the user.
         reason: &'static str,
@@ -70,14 +71,14 @@ pub enum Denial {
 }
 
 /// Reasons shown to a user who is refused.
-pub(super) const LOOKALIKE: &str = "the path differs from that of a rule only in case, or in a dot or blank at the end of a segment; \
-                                    write it as the service does";
+pub(super) const LOOKALIKE: &str = "the path differs from that of a rule only in case, or in a dot or space at the end of a segment; \
+                                    write it exactly as in the URL of the service";
 pub(super) const NOT_FOR_ANYTHING: &str = "this account is not allowed to use any service here";
 pub(super) const NOT_FOR_SERVICE: &str = "this account is not allowed to use this service";
 pub(super) const NOT_FOR_OPERATION: &str = "this account is not allowed to do this here";
 pub(super) const NOT_THIS_METHOD: &str = "this service does not accept this HTTP method";
 
-/// Everything that a request has to meet.
+/// The conditions that a request must meet.
 pub(super) struct Requirements<'p> {
     pub(super) service: Option<&'p Service>,
     base: &'p Scope,
@@ -102,7 +103,7 @@ impl<'p> Requirements<'p> {
     }
 }
 
-/// The rules of `service` that have to be checked here for `operation`.
+/// The rules of `service` that the check must apply to `operation`.
 fn applying<'s>(service: &'s Service, operation: Operation<'_>) -> Vec<&'s Rule> {
     if operation == Operation::Unknown && service.legacy == LegacyTools::Wrapper {
         return Vec::new();
@@ -112,7 +113,7 @@ fn applying<'s>(service: &'s Service, operation: Operation<'_>) -> Vec<&'s Rule>
 
 /// Decides on a request. Everything that is not explicitly allowed is denied.
 pub fn decide(presented: Credentials<'_>, policy: &Policy, asked: &PolicyTarget<'_>) -> Decision {
-    // This is decided before the token is examined, because logging in would not help.
+    // This is decided before the token is examined, because a login would not help.
     let Ok(needed) = Requirements::of(policy, asked) else {
         return Decision::Deny(Denial::Forbidden { reason: LOOKALIKE });
     };
@@ -125,14 +126,14 @@ pub fn decide(presented: Credentials<'_>, policy: &Policy, asked: &PolicyTarget<
         }
         Credentials::Token(principal) => principal,
     };
-    // A token is only valid for the resources that it was issued for (RFC 8707 §2.2, MCP "Token Audience
+    // A token is only valid for the resources for which it was issued (RFC 8707 §2.2, MCP "Token Audience
     // Binding").
     if !principal.resources.iter().any(|audience| audience.includes(asked.resource)) {
         let reason = "the access token was issued for another resource";
         return Decision::Deny(Denial::InvalidToken { reason, scope: needed.scope() });
     }
-    // The user is checked before the scopes: a user who is refused in any case should not be asked for
-    // consent again.
+    // The user is checked before the scopes, so that a user who is refused in any case is not asked for consent
+    // again.
     if let Some(reason) = refusal_reason(policy, &needed, Person::from(principal), asked.http_method) {
         return Decision::Deny(Denial::Forbidden { reason });
     }

@@ -1,5 +1,5 @@
-//! Explains to the authors of rules how a request would be decided, and by which rule. It is pure, and uses
-//! the same decision function as the check.
+//! Explains to the authors of rules how a request would be decided, and which rule decides. It does no I/O, and
+//! uses the same decision function as the check.
 
 use contract::rules::UnmetRule;
 
@@ -63,7 +63,7 @@ pub enum Verdict {
     RefusedByWrapper,
 }
 
-/// The predicted outcome with the steps that led to it.
+/// The predicted outcome, and the steps of the decision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Explanation {
     /// The predicted outcome of the request.
@@ -108,7 +108,7 @@ fn operation(question: &Question) -> Operation<'_> {
     }
 }
 
-/// The caller that a valid token for this question would describe.
+/// The principal of a valid token with the properties in `question`.
 fn principal(question: &Question) -> Principal {
     Principal {
         subject: Subject::new([0; 32]),
@@ -134,19 +134,19 @@ fn steps(policy: &Policy, asked: &PolicyTarget<'_>, principal: &Principal) -> Ve
         return steps;
     };
     let Some(service) = required.service else {
-        steps.push("service: no rule is about this resource, so the default is".to_owned());
+        steps.push("service: no rule applies to this resource, so the default applies".to_owned());
         steps.push(scopes_step("default_scope", &policy.default_scope, principal));
         return steps;
     };
     steps.push(format!("service: {} (line {})", service.label, service.line));
     steps.push(format!(
-        "service lets in {}: {}",
+        "service allows {}: {}",
         service.needs.who,
         found(service.needs.who.includes(person))
     ));
     if !service.http_methods.is_empty() {
         let takes = service.http_methods.iter().any(|method| method == asked.http_method);
-        steps.push(format!("service takes {}: {}", service.http_methods.join(", "), found(takes)));
+        steps.push(format!("service accepts {}: {}", service.http_methods.join(", "), found(takes)));
     }
     steps.push(scopes_step("service", &service.needs.scope, principal));
     steps.push(rules_step(service, asked, required.rules.len()));
@@ -164,18 +164,16 @@ fn scopes_step(of: &str, scope: &Scope, principal: &Principal) -> String {
 fn rules_step(service: &Service, asked: &PolicyTarget<'_>, applying: usize) -> String {
     let all = service.rules.len();
     match (asked.operation, service.legacy) {
-        _ if all == 0 => "the service has no rules of tools or methods".to_owned(),
+        _ if all == 0 => "the service has no rules for tools or methods".to_owned(),
         (Operation::Unknown, LegacyTools::Wrapper) => {
             format!(
-                "the headers do not say what the request does; legacy_tools = \"wrapper\" leaves the {all} rules of the service to stdio-wrapper"
+                "the headers do not name the operation; because of legacy_tools = \"wrapper\", stdio-wrapper applies the {all} rules of the service"
             )
         }
         (Operation::Unknown, LegacyTools::Strict) => {
-            format!(
-                "the headers do not say what the request does, so all {all} rules of the service must be met"
-            )
+            format!("the headers do not name the operation, so all {all} rules of the service must be met")
         }
-        _ => format!("{applying} of {all} rules of the service are about this"),
+        _ => format!("{applying} of {all} rules of the service apply"),
     }
 }
 
@@ -184,7 +182,7 @@ fn needs_step(rule: &Rule, principal: &Principal) -> String {
     let mut parts = Vec::new();
     if !who.is_everybody() {
         let result = if who.includes(Person::from(principal)) { "yes" } else { "NO" };
-        parts.push(format!("lets in {who}: {result}"));
+        parts.push(format!("allows {who}: {result}"));
     }
     if !rule.needs.scope.is_empty() {
         let result = if principal.scope.covers(&rule.needs.scope) { "granted" } else { "NOT granted" };
@@ -199,7 +197,7 @@ fn meets(needs: &Needs, principal: &Principal) -> bool {
 
 fn outcome(decision: &Decision) -> String {
     match decision {
-        Decision::Allow => "passes".to_owned(),
+        Decision::Allow => "allowed".to_owned(),
         Decision::Deny(Denial::InsufficientScope { scope }) => {
             format!("403 insufficient_scope, scope=\"{scope}\"; the client can ask the user for it")
         }
@@ -211,10 +209,10 @@ fn outcome(decision: &Decision) -> String {
 
 fn wrapper(unmet: &[UnmetRule], question: &Question, refused: bool) -> Vec<String> {
     if unmet.is_empty() {
-        return vec!["wrapper: is told of no rule that the caller does not meet".to_owned()];
+        return vec!["wrapper: receives no rules, because the caller meets all of them".to_owned()];
     }
     let what = question.tool.as_deref().unwrap_or(&question.method);
-    let mut steps = vec![format!("wrapper: is told of {} rules that the caller does not meet", unmet.len())];
+    let mut steps = vec![format!("wrapper: receives {} rules that the caller does not meet", unmet.len())];
     for rule in unmet {
         let (kind, names) = match RuleSubject::of(rule) {
             RuleSubject::Tool => ("tools", &rule.tools),
@@ -228,9 +226,9 @@ fn wrapper(unmet: &[UnmetRule], question: &Question, refused: bool) -> Vec<Strin
         steps.push(format!("  {kind} {}: {answer}", names.join(", ")));
     }
     steps.push(if refused {
-        format!("wrapper: refuses {what} by its body, with IDENTITY=assertion; with headers or none it would let it PASS, so use legacy_tools = \"strict\" there")
+        format!("wrapper: refuses {what} because of its body if IDENTITY=assertion; with IDENTITY=headers or none it would ALLOW it, so use legacy_tools = \"strict\" in that case")
     } else {
-        format!("wrapper: none of them is about {what}")
+        format!("wrapper: none of them applies to {what}")
     });
     steps
 }

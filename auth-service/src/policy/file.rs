@@ -62,8 +62,8 @@ impl fmt::Display for PolicyProblems {
 
 impl std::error::Error for PolicyProblems {}
 
-/// Parses a policy file, and returns its warnings too. `allowed` are the users whom the settings allow.
-/// `hosts` are the protected hosts, if they are known.
+/// Parses a policy file. Also returns warnings. `allowed` contains the users whom the settings allow. `hosts`
+/// contains the protected hosts, if they are known.
 pub fn parse(
     text: &str,
     allowed: Who,
@@ -88,10 +88,10 @@ fn read(reader: &mut Reader<'_>, text: &str, allowed: Who, hosts: Option<&Protec
         return None;
     }
     let document = reader.document()?;
-    // A file that is being written can be empty for a moment, and an empty file would mean that there are no
-    // restrictions.
+    // An empty file would mean that there are no restrictions, and a file that is being written can be empty for a
+    // moment.
     if document.is_empty() {
-        reader.problem(1, "the file says nothing; to have no rules, unset POLICY_FILE");
+        reader.problem(1, "the file is empty; to have no rules, unset POLICY_FILE");
     }
     reader.check_keys(&document, "the file", &TOP);
     let default_scope = match scope(reader, &document, "default_scope") {
@@ -113,7 +113,7 @@ fn read(reader: &mut Reader<'_>, text: &str, allowed: Who, hosts: Option<&Protec
     Some(Policy { epoch: 1, allowed, default_scope, services, catalogue, descriptions })
 }
 
-/// Reads a string of scopes separated by blanks, or a list of such strings.
+/// Reads a string of scopes separated by spaces, or a list of such strings.
 fn scope(reader: &mut Reader<'_>, table: &DeTable<'_>, key: &str) -> Scope {
     let parts = reader.parsed(table, key, |text| match text.parse::<Scope>() {
         Ok(scope) if !scope.is_empty() => Ok(scope),
@@ -136,7 +136,7 @@ fn descriptions(reader: &mut Reader<'_>, document: &DeTable<'_>) -> BTreeMap<Sco
             Ok(token) => {
                 descriptions.insert(token, words.to_owned());
             }
-            Err(error) => reader.problem(line, format!("scopes: {name:?} is not one: {error}")),
+            Err(error) => reader.problem(line, format!("scopes: {name:?} is not valid: {error}")),
         }
     }
     descriptions
@@ -187,14 +187,14 @@ fn service<'i>(
         if HTTP_METHODS.contains(&text.as_str()) {
             Ok(text)
         } else {
-            Err("it may be GET, POST, DELETE, HEAD or OPTIONS")
+            Err("it must be GET, POST, DELETE, HEAD or OPTIONS")
         }
     });
     let service = Service { label, line, needs, http_methods, legacy: legacy_tools(reader, table), rules };
     let length = unmet::longest_list(&service);
     if length > unmet::MAX_LEN {
         reader.problem(line, format!(
-            "the rules of [[service]] take {length} bytes in an assertion, and {} have room; put names with the same needs into one match",
+            "the rules of [[service]] need {length} bytes in an assertion, but at most {} are possible; combine names with the same requirements in one match",
             unmet::MAX_LEN
         ));
     }
@@ -206,7 +206,7 @@ fn legacy_tools(reader: &mut Reader<'_>, table: &DeTable<'_>) -> LegacyTools {
     match reader.string(table, "legacy_tools") {
         Some((text, _)) if text == "wrapper" => LegacyTools::Wrapper,
         Some((text, line)) if text != "strict" => {
-            reader.problem(line, format!("legacy_tools is \"strict\" or \"wrapper\", not {text:?}"));
+            reader.problem(line, format!("legacy_tools must be \"strict\" or \"wrapper\", not {text:?}"));
             LegacyTools::Strict
         }
         _ => LegacyTools::Strict,
@@ -225,8 +225,8 @@ fn host_rule(text: &str) -> Result<HostRule, &'static str> {
     }
 }
 
-/// Reads the path of a service. It can only have characters that are never percent-encoded (RFC 3986 §2.3),
-/// so that a request cannot spell the path differently.
+/// Reads the path of a service. It can contain only characters that are never percent-encoded (RFC 3986 §2.3), so
+/// that there is only one way to write the path.
 fn service_path(reader: &mut Reader<'_>, (text, line): At<String>) -> Option<String> {
     let path = text.strip_suffix('/').unwrap_or(&text);
     let plain = |segment: &str| {
@@ -236,7 +236,7 @@ fn service_path(reader: &mut Reader<'_>, (text, line): At<String>) -> Option<Str
     let valid = text.starts_with('/') && path.split('/').skip(1).all(plain);
     if !valid {
         reader.problem(line, format!(
-            "path: {text:?} cannot be one; it starts with / and has segments of letters, digits and - . _ ~"
+            "path: {text:?} is not valid; it must start with / and consist of segments of letters, digits and - . _ ~"
         ));
     }
     valid.then(|| path.to_owned())
@@ -268,27 +268,24 @@ fn rule(reader: &mut Reader<'_>, table: &DeTable<'_>, line: usize, subject: Subj
     let needs = Needs { scope: scope(reader, table, "scopes"), who: who(reader, table) };
     let asks = ["scopes", "users", "groups", "email_domains"];
     if !asks.iter().any(|key| table.contains_key(*key)) {
-        reader.problem(
-            line,
-            format!("{place} asks for nothing; give it scopes, users, groups or email_domains"),
-        );
+        reader.problem(line, format!("{place} has no condition; add scopes, users, groups or email_domains"));
     }
     (!patterns.is_empty()).then_some(Rule { subject, patterns, except, needs, line })
 }
 
-/// Refuses two rules for one place, because it would be unclear which one applies. This includes places that
-/// many servers treat as the same.
+/// Refuses two rules for the same host and path, because it would be unclear which one applies. This includes
+/// paths that many servers treat as the same.
 fn refuse_ties(reader: &mut Reader<'_>, places: &[Place]) {
     let mut seen: BTreeMap<(String, &str), &Place> = BTreeMap::new();
     for place in places {
         let Some(first) = seen.insert((place.host.to_string(), &place.folded), place) else { continue };
         let (host, path, before) = (&place.host, &place.path, first.service.line);
         let text = if first.path == *path {
-            format!("there is a [[service]] for {host}{path} already, in line {before}; put both into one")
+            format!("there is already a [[service]] for {host}{path} in line {before}; combine both")
         } else {
             format!(
-                "{host}{path} is to many servers the same as {host}{}, in line {before}: case, and a dot at the end of a segment, \
-                 make no difference to them; put both into one",
+                "many servers treat {host}{path} like {host}{} in line {before}, because they ignore case, and a dot at the end of a segment; \
+                 combine both",
                 first.path
             )
         };
@@ -296,8 +293,8 @@ fn refuse_ties(reader: &mut Reader<'_>, places: &[Place]) {
     }
 }
 
-/// All scopes that are described or needed. A scope that is needed but not described can be granted, but the
-/// user is only shown its name.
+/// All scopes that are described or needed. If a scope is needed but not described, it can be granted, and the
+/// consent page shows its name.
 fn catalogue(
     reader: &mut Reader<'_>,
     document: &DeTable<'_>,
@@ -330,7 +327,7 @@ fn warn_of_useless_rules(reader: &mut Reader<'_>, services: &Table) {
         for rule in &service.rules {
             if rule.needs.who.is_everybody() && service.needs.scope.covers(&rule.needs.scope) {
                 reader
-                    .warning(rule.line, "this rule refuses nothing: its service needs those scopes already");
+                    .warning(rule.line, "this rule refuses nothing: its service already needs these scopes");
             }
         }
         if service.rules.is_empty() && service.legacy == LegacyTools::Wrapper {
@@ -342,8 +339,8 @@ fn warn_of_useless_rules(reader: &mut Reader<'_>, services: &Table) {
     }
 }
 
-/// Warns of rules that no request can match: their host is not protected, or more specific rules match
-/// everywhere.
+/// Warns about rules that match no request, because their host is not protected, or because more specific rules
+/// match instead.
 fn warn_of_unreachable(reader: &mut Reader<'_>, services: &Table, hosts: &ProtectedHosts) {
     for place in services.places() {
         let protected = hosts.patterns().iter().filter(|pattern| overlap(&place.host, pattern));
@@ -352,7 +349,7 @@ fn warn_of_unreachable(reader: &mut Reader<'_>, services: &Table, hosts: &Protec
         if exact.is_empty() {
             reader.warning(
                 line,
-                format!("no host of PROTECTED_HOSTS is {}, so nothing is under this rule", place.host),
+                format!("no host of PROTECTED_HOSTS is {}, so this rule applies to nothing", place.host),
             );
             continue;
         }
@@ -364,7 +361,7 @@ fn warn_of_unreachable(reader: &mut Reader<'_>, services: &Table, hosts: &Protec
             reader.warning(
                 line,
                 format!(
-                    "nothing is under {}{}: every host of it has a rule of its own",
+                    "no request matches {}{}: each of its hosts has its own rule",
                     place.host, place.path
                 ),
             );

@@ -1,22 +1,22 @@
-//! Paths that another server might take for the path of a rule.
+//! Detects paths that another server might confuse with the path of a rule.
 //!
-//! Rules compare paths byte by byte (RFC 3986 §6.2.2.1), but many servers do not. File systems and frameworks
-//! treat `/mcp/Admin` as `/mcp/admin`, and some drop the part of a segment after a colon, or a dot or blank
-//! at its end. Some replace characters outside ASCII by others (full-width letters, accents, invisible
-//! characters), each with its own table, or know a file by a second, short name (`PASSWO~1`). How a server
-//! reads such a segment cannot be known, so it could be any segment. A request that matches no rule here but
-//! would match one on that server must not be allowed by the weaker of two rules.
+//! Rules compare paths byte by byte (RFC 3986 §6.2.2.1), but many servers do not. Some file systems and frameworks
+//! treat `/mcp/Admin` as `/mcp/admin`, and some ignore the part of a segment after a colon, or a dot or space at
+//! its end. Some replace non-ASCII characters with others (full-width letters, accents, invisible characters),
+//! each with its own table, or accept a second, short name of a file (`PASSWO~1`). It is unknown how a server
+//! reads such a segment, so it must be treated as any segment. Otherwise, a request could be allowed by a weaker
+//! rule here, although the server treats its path as the path of a stronger rule.
 
 use std::borrow::Cow;
 
-/// The folded form of a segment that is empty after folding, such as `%20` or `...`. No other folded segment
-/// ends with a space.
+/// Represents a segment that is empty after folding, such as `%20` or `...`. No other folded segment ends with a
+/// space.
 const VANISHES: &str = " ";
 
-/// The path in the form in which a lenient server compares it.
+/// Converts a path to the form in which a lenient server compares it.
 pub(super) fn folded(path: &str) -> Cow<'_, str> {
     let plain = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'/' | b'-' | b'_');
-    // Most paths do not change when folded, and the check should be fast for them.
+    // A fast path: folding does not change most paths.
     if path.bytes().all(plain) {
         return Cow::Borrowed(path);
     }
@@ -30,24 +30,25 @@ fn folded_segment(segment: &str) -> String {
     if name.is_empty() && !segment.is_empty() {
         return VANISHES.to_owned();
     }
-    // The case conversion of some letters is not reversible: `ſ` becomes `S`, and `ß` becomes `SS`.
+    // The case is converted twice, because it is not reversible for some letters: `ſ` becomes `S`, and `ß` becomes
+    // `SS`.
     name.to_lowercase().to_uppercase().to_lowercase()
 }
 
-/// Whether a folded path could be taken for `ancestor` (also folded) or for a path below it. The first
-/// `named` segments come from a rule, so all servers read them in the same way. Any other segment that
-/// servers might read differently (`is_unsure`) could be any segment, or none.
+/// Whether a server might treat a folded path as `ancestor` (also folded) or as a path below it. The first `named`
+/// segments are those of a rule, so all servers read them in the same way. Any other segment that servers might
+/// read differently (`is_unsure`) is treated as any segment, or as none.
 pub(super) fn could_be_within(folded: &str, named: usize, ancestor: &str) -> bool {
     let unnamed = || folded.split('/').skip(named + 1);
-    // Such a segment might lead to the parent directory, as `..` does, and from there to any path.
+    // A server might treat such a segment as the parent directory, like `..`. The path could then be any path.
     if unnamed().any(|segment| segment == VANISHES) {
         return true;
     }
     if !unnamed().any(is_unsure) {
         return folded.strip_prefix(ancestor).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
     }
-    // The parts of the ancestor that could remain to be matched after each segment. There are several as soon
-    // as there was a segment that servers might read differently.
+    // The possible remaining parts of the ancestor after each segment. There are several after a segment that
+    // servers might read differently.
     let wanted: Vec<&str> = ancestor.split('/').collect();
     let mut rests = vec![wanted.as_slice()];
     for (at, segment) in folded.split('/').enumerate() {
@@ -64,7 +65,7 @@ pub(super) fn could_be_within(folded: &str, named: usize, ancestor: &str) -> boo
     rests.iter().any(|rest| rest.is_empty())
 }
 
-/// Whether it is uncertain how a server reads a segment: it has characters outside ASCII, or could be a short
+/// Whether servers might read a segment differently, because it contains non-ASCII characters or could be a short
 /// file name (`~` and a digit).
 fn is_unsure(segment: &str) -> bool {
     let short = |rest: &str| rest.starts_with(|c: char| c.is_ascii_digit());
@@ -131,7 +132,7 @@ mod tests {
             assert!(!could_be(&path, 0, "/mcp/admin/y") && !could_be(&path, 0, "/other/admin"), "{path}");
             assert!(could_be(&path, 0, "") && !could_be(&path, 0, "/mcp/admin/x/y"), "{path}");
         }
-        // Some servers drop such a segment, and others read it as the parent directory.
+        // Some servers ignore such a segment, and others treat it as the parent directory.
         for path in
             ["/mcp/%20/admin", "/mcp/.../admin", "/mcp/:/admin/x", "/mcp/x/..%20/admin", "/x/.%20./mcp"]
         {

@@ -1,7 +1,7 @@
-//! The operation that a request will perform, as far as its headers can be trusted.
+//! Determines the operation that a request will perform from headers that can be trusted.
 
-/// The first protocol revision whose servers are required to compare the headers with the body (2026-07-28,
-/// "Server Validation").
+/// The first protocol revision that requires servers to compare the headers with the body (2026-07-28, "Server
+/// Validation").
 const FIRST_MIRRORED: &str = "2026-07-28";
 
 /// The operation that the headers name.
@@ -11,14 +11,14 @@ pub enum Operation<'a> {
     Method(&'a str),
     /// `tools/call` of the tool with this name.
     Tool(&'a str),
-    /// The headers do not name the operation, or no server would compare them with the body. It could be any
-    /// operation.
+    /// The headers do not name the operation, or the server does not have to compare them with the body. It could
+    /// be any operation.
     Unknown,
 }
 
 impl<'a> Operation<'a> {
-    /// Reads `MCP-Protocol-Version`, `Mcp-Method` and the decoded `Mcp-Name`. If one is missing, the
-    /// operation is unknown and not assumed to be harmless (attack 92).
+    /// Reads `MCP-Protocol-Version`, `Mcp-Method` and the decoded `Mcp-Name`. If one is missing, the operation is
+    /// unknown, and is not assumed to be harmless (attack 92).
     pub fn of_headers(version: Option<&str>, method: Option<&'a str>, name: Option<&'a str>) -> Self {
         if !version.is_some_and(mirrors_the_body) {
             return Self::Unknown;
@@ -40,7 +40,7 @@ impl<'a> Operation<'a> {
     }
 }
 
-/// Whether servers of this revision compare headers with the body. Revisions are dates, so any other text is
+/// Whether servers of this revision must compare headers with the body. Revisions are dates, so any other text is
 /// not a known revision.
 fn mirrors_the_body(version: &str) -> bool {
     let is_date = version.len() == FIRST_MIRRORED.len()

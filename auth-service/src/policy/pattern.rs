@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-/// A name in which `*` stands for any text, including an empty one. Case matters, as in MCP.
+/// A name in which `*` stands for any text, including an empty one. It is case-sensitive, as in MCP.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub(super) struct Pattern(String);
@@ -13,7 +13,7 @@ pub(super) struct Pattern(String);
 const MAX_LEN: usize = 128;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a pattern is 1 to 128 characters without control characters; * stands for any text")]
+#[error("a pattern must have 1 to 128 characters and no control characters; * stands for any text")]
 pub(super) struct InvalidPattern;
 
 impl Pattern {

@@ -11,7 +11,7 @@ use super::operation::Operation;
 use super::pattern::Pattern;
 use super::who::Who;
 
-/// The conditions of a rule. All of them have to be met.
+/// The conditions of a rule. All of them must be met.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Needs {
     pub(super) scope: Scope,
@@ -21,12 +21,12 @@ pub(super) struct Needs {
 /// A `[[service]]` table of the policy file.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Service {
-    /// The configured name, or else host and path.
+    /// The configured name, or host and path if there is none.
     pub(super) label: String,
     /// Its line in the file.
     pub(super) line: usize,
     pub(super) needs: Needs,
-    /// HTTP methods that the service accepts. If empty, it accepts all.
+    /// HTTP methods that the service accepts. If the list is empty, it accepts all methods.
     pub(super) http_methods: Vec<String>,
     pub(super) legacy: LegacyTools,
     pub(super) rules: Vec<Rule>,
@@ -35,10 +35,10 @@ pub(super) struct Service {
 /// How to treat requests whose headers do not name the operation.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum LegacyTools {
-    /// The request has to meet every rule of the service.
+    /// The request must meet every rule of the service.
     #[default]
     Strict,
-    /// The check leaves the rules to stdio-wrapper, which sees the body.
+    /// The check does not apply the rules. Instead, stdio-wrapper applies them, because it reads the body.
     Wrapper,
 }
 
@@ -63,8 +63,8 @@ pub(super) enum Subject {
 }
 
 impl Rule {
-    /// Whether the rule applies to `operation`. Every rule applies to an unknown operation, because it could
-    /// be any.
+    /// Whether the rule applies to `operation`. Every rule applies to an unknown operation, because it could be
+    /// any operation.
     pub(super) fn is_about(&self, operation: Operation<'_>) -> bool {
         match (self.subject, operation) {
             (_, Operation::Unknown) => true,
@@ -126,13 +126,13 @@ impl std::fmt::Display for HostRule {
     }
 }
 
-/// A host rule and a path, with the service to which they lead.
+/// A host rule and a path, with the service that applies to them.
 #[derive(Debug, Clone)]
 pub(super) struct Place {
     pub(super) host: HostRule,
     /// The path without trailing slash. It is empty for the whole host.
     pub(super) path: String,
-    /// The path in the form in which lenient servers compare it.
+    /// The path in the form in which a lenient server compares it.
     pub(super) folded: String,
     pub(super) service: Arc<Service>,
 }
@@ -144,7 +144,7 @@ impl Place {
     }
 }
 
-/// The path does not match a more specific rule exactly, but could be taken for the path of one.
+/// The path matches no more specific rule exactly, but a server could confuse it with the path of one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Lookalike;
 
@@ -159,8 +159,8 @@ impl Table {
         Self(places)
     }
 
-    /// The service at the most specific place that contains the path. It is an error if the path could be
-    /// taken to lie within an even more specific place.
+    /// Returns the service at the most specific place that contains the path. It is an error if a server might
+    /// treat the path as one within an even more specific place.
     pub(super) fn find(&self, host: &str, path: &str) -> Result<Option<&Service>, Lookalike> {
         let of_host = || self.0.iter().filter(|place| place.host.matches(host));
         let within = of_host().find(|place| is_within(path, &place.path));

@@ -236,15 +236,16 @@ fn a072_a_path_that_could_be_taken_for_a_ruled_one_is_nobody_s() {
         ("https://a.example/X/y", false),
         ("https://a.example/mcp/Admin:x", false),
         ("https://b.example/X", false),
-        // Where a rule applies, a name that servers might read differently is refused. Elsewhere it is an
-        // ordinary name.
+        // Where a more specific rule could apply, a name that servers might read differently is refused.
+        // Elsewhere, it is an ordinary name.
         ("https://a.example/mcp/%C3%A9", false),
         ("https://a.example/mcp/adm%C4%B0n/x", false),
         ("https://a.example/mcp/ad%E2%80%8Cmin", false),
         ("https://a.example/mcp/ADMI~1", false),
         ("https://a.example/%C3%A9", false),
         ("https://b.example/%C3%A9", false),
-        // A segment of which nothing is left might lead to the parent directory, and from there to the rule.
+        // A server might treat a segment that is empty after folding as the parent directory. The path could then
+        // be that of the rule.
         ("https://a.example/mcp/%20", false),
         ("https://a.example/mcp/...", false),
         ("https://a.example/mcp/:", false),

@@ -1,5 +1,5 @@
-//! The rules that a caller does not meet, which are sent to a wrapped service. Only that service sees the
-//! request body.
+//! The rules that a caller does not meet. They are sent to the wrapper, because only the wrapper reads the request
+//! body.
 
 use contract::rules::UnmetRule;
 
@@ -11,8 +11,8 @@ use super::pattern::Pattern;
 use super::service::{Rule, Service, Subject};
 use super::who::Person;
 
-/// Maximum length of the list in bytes of JSON. It is sent in a response header, and nginx by default reads
-/// all of those into 4 KiB.
+/// Maximum length of the list in bytes of JSON. It is sent in a response header, and the default buffer of nginx
+/// for all response headers has 4 KiB.
 pub(super) const MAX_LEN: usize = 1536;
 
 impl Policy {
@@ -54,7 +54,7 @@ fn unmet_rule(rule: &Rule, service: &Service, denied: bool) -> UnmetRule {
     }
 }
 
-/// Length of the list, in bytes of JSON, for a caller who meets no rule.
+/// Length of the list in bytes of JSON for a caller that meets no rule.
 pub(super) fn longest_list(service: &Service) -> usize {
     let longer = |rule: &Rule| {
         let length = |denied| {

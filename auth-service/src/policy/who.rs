@@ -11,7 +11,7 @@ pub struct Person<'a> {
     pub username: &'a Username,
     /// The user's email address, if it is known.
     pub email: Option<&'a str>,
-    /// The groups that the user is in at present.
+    /// The current groups of the user.
     pub groups: &'a [Group],
 }
 
@@ -27,8 +27,8 @@ impl<'a> From<&'a Account> for Person<'a> {
     }
 }
 
-/// Allow-lists of users. A user who is in one of them is allowed; without any list, everybody is. The parser
-/// of each entry has rejected empty texts and made the spelling the same as in accounts (attacks 79 and 85).
+/// Allow-lists of users. A user who is in one of them is allowed. If there are no lists, everybody is allowed. The
+/// parser of each entry rejects empty texts and uses the same normalization as for accounts (attacks 79 and 85).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Who {
     /// Login names of allowed users.

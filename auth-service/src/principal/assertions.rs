@@ -1,4 +1,4 @@
-//! Signed assertions about the caller with an access token, which are reused for requests to the same
+//! Caches signed assertions about a caller, which are reused for requests with the same access token to the same
 //! resource.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,12 +11,12 @@ use crate::domain::resource::ResourceUri;
 /// path is a separate resource.
 const RESOURCES: usize = 4;
 
-/// Maximum length of a resource URI, in bytes, for which an assertion is cached. It contains the URI, and the caches of
-/// all tokens together have to fit into the memory of the service (attack 100).
+/// Maximum length in bytes of a resource URI for which an assertion is cached. The assertion contains the URI, and
+/// the caches of all tokens together must fit into the memory of the service (attack 100).
 const MAX_RESOURCE: usize = 256;
 
-/// The assertions about one caller. They are stored with that principal and removed with it,
-/// so another caller can never get them (attacks 82, 91).
+/// The assertions about one caller. They are stored with the principal and removed with it, so they are never used
+/// for another caller (attacks 82, 91).
 #[derive(Debug)]
 pub struct Assertions<T>(Mutex<Vec<Signed<T>>>);
 
@@ -35,8 +35,8 @@ impl<T> Default for Assertions<T> {
 }
 
 impl<T> Assertions<T> {
-    /// Returns the assertion for `resource` under the policy with this number. An earlier one is reused while
-    /// at least half of its `lifetime` is left. Otherwise, `sign` makes a new one.
+    /// Returns the assertion for `resource` under the policy with this number. A cached one is reused while at
+    /// least half of its `lifetime` is left. Otherwise, `sign` creates a new one.
     pub fn for_resource<E>(
         &self,
         resource: &ResourceUri,
@@ -46,7 +46,7 @@ impl<T> Assertions<T> {
         sign: impl FnOnce() -> Result<T, E>,
     ) -> Result<Arc<T>, E> {
         let is_for = |signed: &&Signed<T>| signed.resource == *resource && signed.policy == policy;
-        // No code panics while it holds this lock, and the list would be valid in any case.
+        // A poisoned lock is harmless, because the list is valid even after a panic.
         let mut signed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let half = lifetime / 2;
         let fresh = |signed: &&Signed<T>| now <= signed.good_until && signed.good_until.since(now) <= half;
@@ -114,7 +114,7 @@ mod tests {
         for (now, from) in [(100, 100), (101, 100), (130, 100), (131, 131), (161, 131), (162, 162)] {
             assert_eq!(signed(&assertions, at, 1, now), format!("{at} 1 {from}"));
         }
-        // If the clock was set back, a new assertion is made, so that none lives longer.
+        // If the clock was set back, a new assertion is created, so that the old one is not used for longer.
         assert_eq!(signed(&assertions, at, 1, 50), format!("{at} 1 50"));
     }
 }

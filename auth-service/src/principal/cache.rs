@@ -1,6 +1,5 @@
-//! A cache of principals by access token. A cached value is only used while the store guarantees that nothing
-//! about it has changed ([`crate::store::changes::Changes`]). Policy is evaluated on every request in any
-//! case.
+//! A cache of principals by access token. A cached value is used only while the store guarantees that its rows
+//! have not changed ([`crate::store::changes::Changes`]). The policy is evaluated for every request in any case.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -25,13 +24,12 @@ use super::{Principal, RejectedToken, claims_of, of_claims};
 
 /// Number of headers that identify the caller (`forward_auth::IDENTITY`).
 pub const IDENTITY: usize = 7;
-/// Time limit for finding the principal in one check, whether it waits for the store or for another request
-/// that queries it.
+/// Time limit for finding the principal in one check, including the wait for another request that queries the
+/// store.
 const BUDGET: Duration = Duration::from_secs(1);
-/// The size of the cache of valid tokens divided by that of the cache of invalid ones.
+/// The size of the cache of valid tokens, divided by the size of the cache of invalid tokens.
 const KNOWN_TO_ONE_INVALID: usize = 16;
-/// How often a cached value can turn out to be stale before a request queries the store without waiting for
-/// others.
+/// How often a request finds a stale value before it queries the store without waiting for other requests.
 const TRIES: u32 = 3;
 
 /// SHA-256 of a token. The whole hash is the key, so that two tokens never share an entry (attack 84).
@@ -45,10 +43,12 @@ type Guard<'a> = PlaceholderGuard<
     quick_cache::sync::DefaultLifecycle<Key, Arc<Known>>,
 >;
 
-/// Number of bytes of resources for which a token counts as another one. A token for one resource usually has fewer.
+/// A token is counted once more for each of this number of bytes in its resources. A token for one resource
+/// usually has fewer.
 const RESOURCES_OF_ONE: usize = 1024;
 
-/// Weighs a token by the length of its resources. One token can be for several, with kilobytes together.
+/// Weighs a token by the length of its resources. A token can be for several resources, which can have some
+/// kilobytes in total.
 #[derive(Clone)]
 struct BySize;
 
@@ -59,13 +59,13 @@ impl Weighter<Key, Arc<Known>> for BySize {
     }
 }
 
-/// A principal, and the assertions made for it.
+/// A principal, and the assertions about it.
 #[derive(Debug)]
 pub struct Known {
-    /// The principal to whom the token belongs.
+    /// The principal to which the token belongs.
     pub principal: Principal,
-    /// The headers that identify the caller, in the order of `forward_auth::IDENTITY`. The signed one is
-    /// last.
+    /// The headers that identify the caller, in the order of `forward_auth::IDENTITY`. The last one is the signed
+    /// assertion.
     pub identity: Assertions<[HeaderValue; IDENTITY]>,
     /// The state of the rows from which the principal was read. It is `None` if the principal cannot be
     /// cached.
@@ -85,7 +85,7 @@ struct Verified {
 pub struct CacheTerms {
     /// Maximum number of tokens in the cache. A token for many resources counts as several.
     pub tokens: usize,
-    /// The longest time for which a value is cached, even if nothing changes.
+    /// The maximum time for which a value is cached, even if nothing changes.
     pub longest: Duration,
 }
 
@@ -94,7 +94,7 @@ pub struct CacheTerms {
 pub struct Sources<'a> {
     /// The keys that verify tokens.
     pub keys: &'a KeyRing,
-    /// The issuer that tokens have to name.
+    /// The issuer that tokens must name.
     pub issuer: &'a Issuer,
     /// The store with grants, clients and accounts.
     pub store: &'a dyn Store,
@@ -107,7 +107,7 @@ pub struct PrincipalCache {
     known: Cache<Key, Arc<Known>, BySize>,
     /// Tokens without a valid signature. They remain invalid as long as the keys do not change.
     invalid: Cache<Key, Verified>,
-    /// One permit for each worker, because a worker verifies one signature at a time in any case.
+    /// One permit for each worker, because a worker cannot verify more than one signature at the same time.
     verifications: Semaphore,
     longest: Duration,
     hits: Counter,
@@ -145,7 +145,7 @@ impl PrincipalCache {
         match tokio::time::timeout(BUDGET, find).await {
             Ok(found) => found?.unless_expired(sources.now),
             Err(_) => Err(RejectedToken::Store(StoreError::Unavailable(format!(
-                "it did not say within {} ms who a token belongs to",
+                "the owner of a token was not found within {} ms",
                 BUDGET.as_millis()
             )))),
         }
@@ -161,8 +161,8 @@ impl PrincipalCache {
         self.known.is_empty()
     }
 
-    /// If several requests with the same token need the store, one queries it, and the others use its result
-    /// if it is still current for them.
+    /// If several requests with the same token need the store, one of them queries it. The others use its result
+    /// if it is still current.
     async fn find(&self, key: &Key, token: &str, sources: Sources<'_>) -> Result<Arc<Known>, RejectedToken> {
         for _ in 0..TRIES {
             match self.known.get_value_or_guard_async(key).await {
@@ -198,15 +198,15 @@ impl PrincipalCache {
         counter.increment(1);
         let known = Arc::new(Known { principal, identity: Assertions::default(), version, verified });
         if let (Some(guard), true) = (guard, version.is_some()) {
-            // This fails if the placeholder was removed. The value is then not cached.
+            // This fails if the placeholder was removed. In that case, the value is not cached.
             let _ = guard.insert(Arc::clone(&known));
         }
         Ok(known)
     }
 
-    /// Verifies a token that is not in the cache. Anybody can send such tokens, and a signature takes longer
-    /// than the whole check of a token in the cache. Therefore few are verified at a time, and every other
-    /// request that is ready goes first.
+    /// Verifies a token that is not in the cache. Anybody can send such tokens, and verifying a signature takes
+    /// longer than the whole check of a cached token. Therefore only a few are verified at the same time, and
+    /// requests that are ready are processed first.
     async fn verify(&self, token: &str, keys: &KeyRing) -> Result<AccessTokenClaims, RejectedToken> {
         // The semaphore is never closed.
         let _turn = self.verifications.acquire().await;
@@ -219,15 +219,15 @@ impl PrincipalCache {
         current && self.is_young(known.verified, sources)
     }
 
-    /// Whether a verification is recent and was made with the present keys. A time in the future does not
-    /// count, because a clock that was set back must not extend the life of a cached value.
+    /// Whether a verification is recent and was made with the current keys. A time in the future is not recent,
+    /// because a clock that was set back must not extend the life of a cached value.
     fn is_young(&self, verified: Verified, sources: &Sources<'_>) -> bool {
         let Verified { at, keys } = verified;
         at <= sources.now && sources.now.since(at) < self.longest && keys == sources.keys.generation()
     }
 }
 
-/// Reads the counters before it queries the store, so that a change in between makes the result stale.
+/// Queries the store. The change counters are read first, so that a change in between makes the result stale.
 async fn ask(
     claims: AccessTokenClaims,
     sources: Sources<'_>,
@@ -245,14 +245,14 @@ async fn ask(
     let Some(parent) = parent else {
         return Ok((principal, version));
     };
-    // If the grant is on behalf of another one, it ends with that one. The other grant is only known after
-    // the first query, so the query is repeated with the counters of all rows.
+    // A grant with a parent ends together with the parent. The parent is known only after the first query, so the
+    // query is repeated with the counters of all rows.
     let of_parent = store.grant(&parent, now).await?.ok_or(RejectedToken::Revoked)?.client_id;
     let [a, b, c] = own;
     let all = [a, b, c, (About::Grant, parent.as_str()), (About::Client, of_parent.as_str())];
     let version = changes.version(&all);
     let (principal, _) = of_claims(claims, issuer, store, now).await?;
-    // The other grant might have been extended in the meantime, which the version shows, or have expired.
+    // The parent might have expired since the first query, or might have been extended, which the version shows.
     let end = store.grant(&parent, now).await?.ok_or(RejectedToken::Revoked)?.expires_at;
     Ok((Principal { expires_at: principal.expires_at.min(end), ..principal }, version))
 }

@@ -206,7 +206,7 @@ async fn a_file_that_changes_all_the_time_is_told() {
         ruled.app.state.policy.look();
     }
     let standing = ruled.app.state.policy.status();
-    assert!(standing.error.unwrap().contains("changes all the time"));
+    assert!(standing.error.unwrap().contains("changes with every read"));
     ruled.app.state.policy.look();
     let standing = ruled.app.state.policy.status();
     assert_eq!((standing.epoch, standing.error), (2, None), "the file has stopped changing");

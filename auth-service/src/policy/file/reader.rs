@@ -1,4 +1,4 @@
-//! Reads TOML in a way that finds all problems at once, each with its line.
+//! Reads TOML, and collects all problems with their lines instead of stopping at the first one.
 
 use std::fmt;
 use std::ops::Range;
@@ -65,24 +65,24 @@ impl<'i> Reader<'i> {
             let name = key.get_ref().as_ref();
             if !known.contains(&name) {
                 let line = self.line(key.span());
-                self.problem(line, format!("{place} has no key {name:?}; it may have {}", known.join(", ")));
+                self.problem(line, format!("{place} has no key {name:?}; the keys are {}", known.join(", ")));
             }
         }
     }
 
-    /// Reads a string, if the key is there.
+    /// Reads a string, if the key exists.
     pub(super) fn string(&mut self, table: &DeTable<'_>, key: &str) -> Option<At<String>> {
         let value = table.get(key)?;
         let line = self.line(value.span());
         if let DeValue::String(text) = value.get_ref() {
             return Some((text.to_string(), line));
         }
-        self.problem(line, format!("{key} must be a text in quotes, not {}", value.get_ref().type_str()));
+        self.problem(line, format!("{key} must be a string in quotes, not {}", value.get_ref().type_str()));
         None
     }
 
-    /// Reads a string or a list of strings. The result is empty if the key is not there. An empty list is
-    /// refused, because it could be meant to allow nobody or everybody.
+    /// Reads a string or a list of strings. The result is empty if the key does not exist. An empty list is
+    /// refused, because its author might have meant to allow nobody or everybody.
     pub(super) fn strings(&mut self, table: &DeTable<'_>, key: &str) -> Vec<At<String>> {
         let Some(value) = table.get(key) else { return Vec::new() };
         let line = self.line(value.span());
@@ -90,7 +90,7 @@ impl<'i> Reader<'i> {
             DeValue::String(text) => return vec![(text.to_string(), line)],
             DeValue::Array(items) => items,
             other => {
-                self.problem(line, format!("{key} must be a list of texts, not {}", other.type_str()));
+                self.problem(line, format!("{key} must be a list of strings, not {}", other.type_str()));
                 return Vec::new();
             }
         };
@@ -103,7 +103,10 @@ impl<'i> Reader<'i> {
             match item.get_ref() {
                 DeValue::String(text) => texts.push((text.to_string(), line)),
                 other => {
-                    self.problem(line, format!("{key} must hold texts in quotes, not {}", other.type_str()));
+                    self.problem(
+                        line,
+                        format!("{key} must contain strings in quotes, not {}", other.type_str()),
+                    );
                 }
             }
         }
@@ -121,7 +124,7 @@ impl<'i> Reader<'i> {
         for (text, line) in self.strings(table, key) {
             match parse(text.clone()) {
                 Ok(value) => values.push(value),
-                Err(error) => self.problem(line, format!("{key}: {text:?} is not one: {error}")),
+                Err(error) => self.problem(line, format!("{key}: {text:?} is not valid: {error}")),
             }
         }
         values
@@ -137,7 +140,7 @@ impl<'i> Reader<'i> {
         let Some(value) = table.get(key) else { return Vec::new() };
         let line = self.line(value.span());
         let DeValue::Array(items) = value.get_ref() else {
-            self.problem(line, format!("{key} must be written as [[{shown}]], once for each"));
+            self.problem(line, format!("{key} must be written as [[{shown}]], one for each"));
             return Vec::new();
         };
         let mut tables = Vec::new();
@@ -145,7 +148,7 @@ impl<'i> Reader<'i> {
             let line = self.line(item.span());
             match item.get_ref() {
                 DeValue::Table(table) => tables.push((table, line)),
-                _ => self.problem(line, format!("{key} must be written as [[{shown}]], once for each")),
+                _ => self.problem(line, format!("{key} must be written as [[{shown}]], one for each")),
             }
         }
         tables
@@ -167,7 +170,7 @@ impl<'i> Reader<'i> {
                 _ => self.problem(
                     line,
                     format!(
-                        "{key}: {:?} must be a text; a name with a dot is written in quotes",
+                        "{key}: {:?} must be a string; a name with a dot must be in quotes",
                         name.get_ref()
                     ),
                 ),

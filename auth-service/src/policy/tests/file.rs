@@ -45,27 +45,27 @@ path = "/"
     let problems = problems(text);
     for expected in [
         "line 1: the file has no key \"default_scop\"",
-        "line 2: default_scope must be a list of texts, not integer",
-        "line 4: scopes: \"a b\" is not one",
-        "line 5: scopes: \"notes\" must be a text; a name with a dot is written in quotes",
+        "line 2: default_scope must be a list of strings, not integer",
+        "line 4: scopes: \"a b\" is not valid",
+        "line 5: scopes: \"notes\" must be a string; a name with a dot must be in quotes",
         "line 6: scopes: the description of \"mcp\" must be one line",
-        "line 8: host: \"mcp.example.com:8443\" is not one: write the host without a port",
-        "line 9: path: \"/a/../b\" cannot be one",
-        "line 10: users: \"a@b@c\" is not one",
-        "line 11: groups: \"\" is not one",
-        "line 11: groups: \"a,b\" is not one",
-        "line 12: email_domains: \"@example.com\" is not one",
-        "line 13: http_methods: \"post\" is not one",
+        "line 8: host: \"mcp.example.com:8443\" is not valid: write the host without a port",
+        "line 9: path: \"/a/../b\" is not valid",
+        "line 10: users: \"a@b@c\" is not valid",
+        "line 11: groups: \"\" is not valid",
+        "line 11: groups: \"a,b\" is not valid",
+        "line 12: email_domains: \"@example.com\" is not valid",
+        "line 13: http_methods: \"post\" is not valid",
         "line 14: legacy_tools is \"strict\" or \"wrapper\", not \"off\"",
         "line 15: scopes is empty",
-        "line 17: host must hold texts in quotes, not integer",
-        "line 17: host: \"*.*.example\" is not one",
+        "line 17: host must contain strings in quotes, not integer",
+        "line 17: host: \"*.*.example\" is not valid",
         "line 18: [[service]] has no key \"group\"",
-        "line 19: [[service.tool]] asks for nothing",
-        "line 20: match: \"\" is not one",
+        "line 19: [[service.tool]] has no condition",
+        "line 20: match: \"\" is not valid",
         "line 21: [[service.tool]] needs match",
         "line 23: method must be written as [[service.method]]",
-        "line 27: there is a [[service]] for a.example already, in line 25",
+        "line 27: there is already a [[service]] for a.example in line 25",
     ] {
         assert!(problems.contains(expected), "{expected}\nin {problems}");
     }
@@ -150,8 +150,8 @@ fn a_rule_behind_more_specific_ones_everywhere_is_warned_of() {
     let only =
         ProtectedHosts::new(Scheme::Https, vec!["a.example".parse().unwrap(), "b.example".parse().unwrap()]);
     let warned = |hosts| parse(text, Who::default(), Some(hosts)).unwrap().1;
-    assert!(warned(&only)[0].to_string().starts_with("line 1: nothing is under *"));
-    assert!(warned(&hosts()).is_empty(), "the wildcard host has no rule of its own");
+    assert!(warned(&only)[0].to_string().starts_with("line 1: no request matches *"));
+    assert!(warned(&hosts()).is_empty(), "the wildcard host has no own rule");
 }
 
 #[test]

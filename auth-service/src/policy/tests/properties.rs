@@ -1,12 +1,12 @@
-//! Properties that hold for every policy and every request.
+//! Property tests for arbitrary policies and requests.
 
 use proptest::prelude::*;
 use proptest::sample::subsequence;
 
 use super::*;
 
-/// The text of a rule for tools or methods. There are few names and scopes, so that rules often apply to the
-/// same operation.
+/// Generates the text of a rule for tools or methods. There are few names and scopes, so that rules often apply to
+/// the same operation.
 fn rule() -> impl Strategy<Value = String> {
     let kind = prop::sample::select(vec!["tool", "method"]);
     let pattern = prop::sample::select(vec!["*", "a*", "*b", "ab", "tools/*", "tools/call"]);
@@ -27,7 +27,7 @@ fn rule() -> impl Strategy<Value = String> {
     })
 }
 
-/// A service on `a.example`, and the same service with one more rule.
+/// Generates a service on `a.example`, and the same service with one more rule.
 fn services() -> impl Strategy<Value = (String, String)> {
     let who = prop::sample::select(vec![
         "",
@@ -43,7 +43,7 @@ fn services() -> impl Strategy<Value = (String, String)> {
     })
 }
 
-/// A caller, and the same caller with fewer rights.
+/// Generates a caller, and the same caller with fewer rights.
 fn callers() -> impl Strategy<Value = (Principal, Principal)> {
     let scopes = subsequence(vec!["s", "s:r", "s:a", "s:b", "t"], 0..=5);
     let groups = subsequence(vec!["g", "h", "other"], 0..=3);
@@ -88,8 +88,8 @@ fn passes(policy: &Policy, principal: &Principal, operation: Operation<'_>) -> b
     decided(policy, principal, NOTES, operation) == Decision::Allow
 }
 
-/// Whether a wrapper refuses the operation because of the rules that it is sent. It reads them as
-/// `stdio-wrapper/src/policy.rs` does.
+/// Whether a wrapper refuses the operation because of the rules that are sent to it. It interprets them like
+/// `stdio-wrapper/src/policy.rs`.
 fn wrapper_refuses(policy: &Policy, principal: &Principal, operation: Operation<'_>) -> bool {
     let any = |patterns: &[String], name: &str| {
         patterns.iter().any(|text| pattern::Pattern::parse(text).unwrap().matches(name))
@@ -108,7 +108,7 @@ proptest! {
     ) {
         let policy = policy(&text);
         prop_assert!(!passes(&policy, &less, operation) || passes(&policy, &more, operation));
-        // More rights also never add a rule that the wrapper has to enforce.
+        // More rights never add a rule that the wrapper must enforce.
         prop_assert!(wrapper_refuses(&policy, &less, operation) || !wrapper_refuses(&policy, &more, operation));
     }
 
@@ -126,7 +126,7 @@ proptest! {
         // The wrapper reads the body, which always names the operation.
         let without_headers = passes(&policy, &principal, Operation::Unknown) && !wrapper_refuses(&policy, &principal, operation);
         prop_assert!(!without_headers || by_headers);
-        // Where the check decides by the headers, the wrapper makes the same decision by the body.
+        // If the check allows a request by its headers, the wrapper allows it by its body.
         prop_assert_eq!(by_headers, by_headers && !wrapper_refuses(&policy, &principal, operation));
     }
 
@@ -134,7 +134,7 @@ proptest! {
     fn what_a_challenge_names_is_enough((text, _) in services(), (mut principal, _) in callers(), operation in operations()) {
         let policy = policy(&text);
         if let Decision::Deny(Denial::InsufficientScope { scope }) = decided(&policy, &principal, NOTES, operation) {
-            prop_assert!(scope.within(policy.catalogue()) == scope, "{} is not all to be had", scope);
+            prop_assert!(scope.within(policy.catalogue()) == scope, "not all of {} can be granted", scope);
             principal.scope = scope;
             prop_assert!(passes(&policy, &principal, operation));
         }
