@@ -1,5 +1,5 @@
-//! Tests that scripts and documents refer only to examples, tests and programs that cargo can run, and to
-//! files that exist.
+//! Tests that scripts and documents refer only to existing files, and to examples, tests and programs that cargo
+//! can run.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeSet;
@@ -49,11 +49,11 @@ fn what_scripts_and_documents_tell_cargo_to_run_is_there() {
             }
         }
     }
-    assert!(missing.is_empty(), "cargo knows none of these:\n{}", missing.join("\n"));
+    assert!(missing.is_empty(), "cargo has none of these:\n{}", missing.join("\n"));
     assert!(seen > 20, "only {seen} commands were found");
 }
 
-/// The directories to which the paths between backticks in documents are relative.
+/// The directories to which paths in backticks are relative in the documents.
 const BEGINNINGS: [&str; 8] = [
     "",
     "auth-service",
@@ -65,8 +65,8 @@ const BEGINNINGS: [&str; 8] = [
     "tests",
 ];
 
-/// Whether a word between backticks is the name of a source file or a script of this repository. A name with
-/// capital letters, such as `src/NAME.rs`, stands for other files and is not one.
+/// Whether a word in backticks is the name of a source file or a script of this repository. A name with capital
+/// letters, such as `src/NAME.rs`, is a pattern for other names.
 fn is_a_file(word: &str) -> bool {
     let is_path = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_-./".contains(c);
     word.chars().all(is_path) && (word.starts_with("scripts/") || ends_in(word, "rs"))
@@ -79,7 +79,7 @@ fn ends_in(file: &str, extension: &str) -> bool {
 #[test]
 fn the_files_that_documents_name_or_link_to_are_there() {
     let (mut seen, mut missing) = (0, Vec::new());
-    // The changelog can name files that existed only at the time of a change.
+    // The changelog can mention files that existed only at the time of a change.
     for file in files().into_iter().filter(|file| ends_in(file, "md") && file != "CHANGELOG.md") {
         let text = fs::read_to_string(repository().join(&file)).unwrap();
         let directory = repository().join(&file).parent().unwrap().to_path_buf();
@@ -113,7 +113,7 @@ fn the_workflows_run_every_step_of_scripts_test_and_pin_the_actions_of_others() 
     let lines = checks.lines().filter_map(|line| line.trim().strip_prefix("- run: "));
     let run = lines.filter_map(|line| line.strip_prefix("scripts/test ").or(line.strip_prefix(".ci/run ")));
     let run: BTreeSet<&str> = run.flat_map(str::split_whitespace).collect();
-    assert_eq!(run, steps, "what checks.yml runs, and the steps that there are");
+    assert_eq!(run, steps, "the steps in checks.yml, and the existing steps");
 
     let mut pinned = 0;
     for file in fs::read_dir(repository().join(".github/workflows")).unwrap() {

@@ -1,6 +1,6 @@
-//! Kills auth-service with SIGKILL while it works. After a restart, everything that it acknowledged must
-//! still be there, and everything that it ended must still be ended. There are six rounds, and more
-//! until `CHAOS_SECONDS` have passed.
+//! Kills auth-service with SIGKILL while it works. After a restart, everything that it acknowledged must still be
+//! stored, and everything that it ended must still be invalid. There are six rounds, and more until
+//! `CHAOS_SECONDS` have passed.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::sync::Arc;
@@ -26,8 +26,8 @@ struct Acknowledged {
 
 type Shared = Arc<Mutex<Acknowledged>>;
 
-/// Registers, logs in, refreshes and revokes again and again until the service is killed. Records everything
-/// that was acknowledged.
+/// Registers, logs in, refreshes and revokes repeatedly until the service is killed. Records everything that was
+/// acknowledged.
 async fn work(stack: Arc<RwLock<Stack>>, newcomer: Person, done: Shared) {
     let stack = stack.read().await;
     let mut person = newcomer;
@@ -39,7 +39,7 @@ async fn work(stack: Arc<RwLock<Stack>>, newcomer: Person, done: Shared) {
         let Ok(code) = stack.code(&client, &person, &stack.mcp_url).await else {
             return;
         };
-        // The first login has replaced the one-time password by a permanent one.
+        // The first login has replaced the one-time password with a permanent one.
         if person.password != person.new_password {
             person.password.clone_from(&person.new_password);
             done.lock().unwrap().accounts.push(person.clone());
@@ -70,7 +70,7 @@ async fn work(stack: Arc<RwLock<Stack>>, newcomer: Person, done: Shared) {
     }
 }
 
-/// Whether auth-service knows this client. If it does not, it sends no redirect.
+/// Whether auth-service knows this client. For an unknown client, it sends no redirect.
 async fn is_known(stack: &Stack, client: &Registration) -> bool {
     let url = stack.authorization_url(client, &stack.mcp_url);
     stack.http.get(url).send().await.unwrap().status().is_redirection()
@@ -90,14 +90,14 @@ async fn verify(stack: &Stack, done: &Acknowledged) {
     }
     for (client, tokens) in &done.grants {
         if let Err(error) = stack.refresh(client, &tokens.refresh_token).await {
-            panic!("the grant of {client:?} is gone: {error:#}");
+            panic!("the grant of {client:?} was lost: {error:#}");
         }
     }
     for (client, tokens) in &done.revoked {
         let refreshed = stack.refresh(client, &tokens.refresh_token).await;
-        assert!(refreshed.is_err(), "{client:?} refreshes a grant that was revoked");
+        assert!(refreshed.is_err(), "{client:?} can refresh a revoked grant");
         let answer = stack.http.post(&stack.mcp_url).bearer_auth(&tokens.access_token).send().await.unwrap();
-        assert_eq!(answer.status(), 401, "a token of {client:?} passes although it was revoked");
+        assert_eq!(answer.status(), 401, "a revoked token of {client:?} passes");
     }
 }
 
@@ -125,7 +125,7 @@ async fn nothing_acknowledged_is_lost_when_auth_service_is_killed() {
         for person in newcomers {
             workers.spawn(work(shared.clone(), person, done.clone()));
         }
-        // The service is killed at another moment in each round, from the first logins to later ones.
+        // The service is killed at a different moment in each round, from the first logins to later ones.
         tokio::time::sleep(Duration::from_millis(300 + 450 * (round % ROUNDS) + 67 * (round / ROUNDS))).await;
         let pid = shared.read().await.auth_service_pid();
         tests::process::kill_9(pid);

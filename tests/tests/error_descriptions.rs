@@ -1,5 +1,5 @@
-//! Tests that docs/errors.md contains exactly the error descriptions of the source. People search for these
-//! texts, so the document must be changed together with the source.
+//! Tests that docs/errors.md contains exactly the error descriptions of the source. Users search for these texts,
+//! so the document must be changed together with the source.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::path::Path;
@@ -27,8 +27,8 @@ const SOURCES: [&str; 16] = [
     "oauth/token",
 ];
 
-/// Collects the string literals that contain spaces. Tests, macro calls (which log) and documentation are
-/// left out.
+/// Collects the string literals that contain spaces, except in tests, in macro calls (which log) and in
+/// documentation.
 #[derive(Default)]
 struct Texts(Vec<String>);
 
@@ -61,11 +61,11 @@ impl<'ast> Visit<'ast> for Texts {
     }
 
     fn visit_attribute(&mut self, attribute: &'ast syn::Attribute) {
-        // `#[error("…")]` has a text, and `#[error(transparent)]` has none.
+        // `#[error("…")]` contains a text, but `#[error(transparent)]` does not.
         if attribute.path().is_ident("error") {
             let text = attribute.parse_args_with(|input: syn::parse::ParseStream<'_>| {
                 let text = input.parse::<syn::LitStr>().ok();
-                // The arguments of the text are skipped.
+                // The arguments after the text are skipped.
                 input.step(|cursor| {
                     let mut rest = *cursor;
                     while let Some((_, next)) = rest.token_tree() {
@@ -84,8 +84,8 @@ impl<'ast> Visit<'ast> for Texts {
     }
 }
 
-/// Whether a line of the document matches the text in the source. A placeholder `{…}` matches a word in
-/// capitals.
+/// Whether a line of the document matches the text in the source. A placeholder `{…}` matches a word in capital
+/// letters.
 fn is_said(line: &str, text: &str) -> bool {
     let mut rest = line;
     for (n, piece) in text.split('{').enumerate() {
@@ -126,7 +126,7 @@ fn the_page_of_errors_has_every_description_and_no_other() {
     let missing: Vec<_> =
         texts.0.iter().filter(|text| !lines.iter().any(|line| is_said(line, text))).collect();
     assert!(missing.is_empty(), "docs/errors.md lacks: {missing:#?}");
-    // The texts of pages are elsewhere in the source, some of them in macros and templates.
+    // The texts of pages are in other parts of the source, some of them in macros and templates.
     let mut all = Texts::default();
     all.read(&root.join("auth-service/src"));
     let written = written(&root.join("auth-service/src")) + &written(&root.join("auth-service/templates"));
@@ -136,5 +136,5 @@ fn the_page_of_errors_has_every_description_and_no_other() {
         .iter()
         .filter(|line| !all.0.iter().any(|text| is_said(line, text)) && !is_written(line))
         .collect();
-    assert!(stale.is_empty(), "docs/errors.md has what the source does not say: {stale:#?}");
+    assert!(stale.is_empty(), "docs/errors.md contains texts that are not in the source: {stale:#?}");
 }

@@ -1,8 +1,8 @@
-//! Measures how soon a change at one of three replicas of auth-service, with one edge and one Redis, takes
-//! effect at all of them.
+//! Measures how soon a change at one of three replicas of auth-service takes effect at all of them. The replicas
+//! share one edge and one Redis server.
 //!
-//! Envoy sends consecutive requests to the replicas in turn, so that three responses in a row come from all
-//! three. `REVOCATIONS=1000` sets the number of changes of each kind. The results are in `docs/state.md`.
+//! Envoy sends consecutive requests to the replicas in turn, so three responses in a row come from all three
+//! replicas. `REVOCATIONS=1000` sets the number of changes of each kind. The results are in `docs/state.md`.
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 #[path = "../../auth-service/tests/support/redis_server.rs"]
@@ -23,11 +23,10 @@ use tests::{Answer, Edge, Setup, Stack};
 const REPLICAS: usize = 3;
 /// The addresses of the replicas that are restarted. The first replica is at `127.0.0.1`.
 const OTHERS: [Ipv4Addr; REPLICAS - 1] = [Ipv4Addr::new(127, 0, 0, 2), Ipv4Addr::new(127, 0, 0, 3)];
-/// 99 of 100 changes must be known to all replicas within this time.
+/// Of 100 changes, 99 must be known to all replicas within this time.
 const BOUND: Duration = Duration::from_millis(50);
 
-/// Runs one fleet at a time, because each starts four programs and clients. Two fleets would slow each other
-/// down.
+/// Runs one fleet at a time, because each starts four programs and clients. Two fleets would slow each other down.
 static FLEETS: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 struct Fleet {
@@ -48,7 +47,8 @@ impl Fleet {
     async fn behind(edge: Edge, redis: &RedisServer) -> Self {
         let alone = FLEETS.lock().await;
         let upstream = Upstream::start().await;
-        // Traefik and Caddy use the first address that accepts a connection, so the first replica comes last.
+        // Traefik and Caddy use the first address that accepts a connection, so the first replica is last in the
+        // list.
         let addresses = [&OTHERS[..], &[Ipv4Addr::LOCALHOST]].concat();
         let mut stack = Setup::as_shipped()
             .through(edge)
@@ -73,7 +73,7 @@ impl Fleet {
         let mut known = 0;
         while known < 3 * REPLICAS {
             known = if self.ask("none").await.status == 401 { known + 1 } else { 0 };
-            assert!(Instant::now() < deadline, "the edge does not find all replicas");
+            assert!(Instant::now() < deadline, "the edge did not find all replicas");
         }
     }
 
@@ -101,7 +101,7 @@ impl Fleet {
             if is_new(&answer) {
                 in_a_row += 1;
             } else {
-                assert!(in_a_row < REPLICAS, "a replica goes back to what was: {answer:?}");
+                assert!(in_a_row < REPLICAS, "a replica returned to the old result: {answer:?}");
                 in_a_row = 0;
                 spread.last_old = since.elapsed();
             }
@@ -124,7 +124,7 @@ impl Fleet {
         (value("client_id"), value("client_secret"))
     }
 
-    /// Sends a request to the first replica, without the edge.
+    /// Sends a request directly to the first replica.
     async fn post(&self, path: &str, (id, secret): &(String, String), form: &[(&str, &str)]) -> Answer {
         let url = format!("http://127.0.0.1:{}{path}", self.stack.auth_public_port);
         let request = self.http.post(url).basic_auth(id, Some(secret)).form(form);
@@ -143,9 +143,9 @@ impl Fleet {
 /// The times from a change until it took effect.
 #[derive(Default)]
 struct Spread {
-    /// When the last old response came. It is 0 if there was none.
+    /// The time of the last old response, or 0 if there was none.
     last_old: Duration,
-    /// When every replica had sent a new response. Three requests take longer on a busy machine.
+    /// The time when every replica had sent a new response. Three requests take longer on a busy machine.
     all_new: Duration,
 }
 
@@ -158,9 +158,9 @@ fn print(what: &str, spreads: &[Spread]) {
         println!("  {name:<36} p50 {:>8.2?}  p99 {:>8.2?}  longest {:>8.2?}", at(500), at(990), at(1000));
         at(990)
     };
-    of("each replica was seen to know of it", |spread| spread.all_new);
-    let late = of("the last answer that did not", |spread| spread.last_old);
-    assert!(late < BOUND, "{what}: all replicas must know within {BOUND:?}");
+    of("every replica had responded with it", |spread| spread.all_new);
+    let late = of("the last old response", |spread| spread.last_old);
+    assert!(late < BOUND, "{what}: all replicas must apply it within {BOUND:?}");
 }
 
 fn refused(answer: &Answer) -> bool {
@@ -182,7 +182,7 @@ async fn a066_a083_what_is_done_at_one_replica_is_so_at_all_of_them_within_50_ms
         fleet.post("/revoke", &machine, &[("token", &token)]).await;
         spreads.push(fleet.until(&token, since, refused).await);
     }
-    print("a grant revoked at one, since it was asked for", &spreads);
+    print("a grant revoked at one, since the request", &spreads);
 
     let mut spreads = Vec::new();
     for n in 0..times {
@@ -192,7 +192,7 @@ async fn a066_a083_what_is_done_at_one_replica_is_so_at_all_of_them_within_50_ms
         fleet.stack.operator(&["client", "delete", &machine.0]);
         spreads.push(fleet.until(&token, Instant::now(), refused).await);
     }
-    print("a client deleted, since the operator was told", &spreads);
+    print("a client deleted, since the operator's reply", &spreads);
 
     let token = fleet.stack.log_in().await.access_token;
     let (name, mut spreads) = (ACCOUNT.0, Vec::new());
@@ -202,7 +202,7 @@ async fn a066_a083_what_is_done_at_one_replica_is_so_at_all_of_them_within_50_ms
         spreads.push(fleet.until(&token, Instant::now(), refused).await);
         fleet.stack.operator(&["user", "enable", name]);
     }
-    print("a user disabled, since the operator was told", &spreads);
+    print("a user disabled, since the operator's reply", &spreads);
 
     let mut spreads = Vec::new();
     for n in 0..times {
@@ -216,7 +216,7 @@ async fn a066_a083_what_is_done_at_one_replica_is_so_at_all_of_them_within_50_ms
         };
         spreads.push(fleet.until(&token, Instant::now(), is_new).await);
     }
-    print("groups changed, since the operator was told", &spreads);
+    print("groups changed, since the operator's reply", &spreads);
 }
 
 /// Sends calls until `stop` is set. Returns the number of calls, and the responses other than 200.
@@ -233,7 +233,7 @@ async fn call_for_ever(call: reqwest::RequestBuilder, stop: Arc<AtomicBool>) -> 
     (calls, failed)
 }
 
-/// A test for each edge.
+/// Creates a test for each edge.
 macro_rules! behind_each_edge {
     ($($name:ident $edge:ident)*) => { $(
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -251,7 +251,7 @@ behind_each_edge! {
     replicas_that_are_restarted_one_after_the_other_fail_no_call_through_traefik Traefik
 }
 
-/// How many checks the metrics of a replica count as allowed.
+/// The number of allowed checks in the metrics of a replica.
 fn allowed(metrics: &str) -> u64 {
     let counts =
         metrics.lines().filter(|line| line.starts_with("mcp_gate_checks_total{outcome=\"allowed\"}"));
@@ -286,10 +286,10 @@ async fn restarts_fail_no_call(edge: Edge) {
         failed.extend(failed_of_one);
     }
     println!(
-        "{edge}: {calls} calls during {} restarts, {} failed; the replicas that were stopped had answered {checked:?} checks",
+        "{edge}: {calls} calls during {} restarts, {} failed; the stopped replicas had processed {checked:?} checks",
         2 * others.len(),
         failed.len()
     );
     assert!(failed.is_empty(), "{failed:?}\n{}", fleet.stack.logs());
-    assert!(checked.iter().all(|checks| *checks > 0), "a replica was not asked: {checked:?}");
+    assert!(checked.iter().all(|checks| *checks > 0), "a replica received no check: {checked:?}");
 }

@@ -1,5 +1,5 @@
-//! Tests what reaches the wrapper and its child process: the identity of the caller according to
-//! auth-service, but no credentials.
+//! Tests what reaches the wrapper and its child process: the identity of the caller according to auth-service, but
+//! no credentials.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use reqwest::header::{HeaderMap, HeaderName};
@@ -8,7 +8,7 @@ use tests::places::recorder;
 use tests::upstream::Upstream;
 use tests::{Answer, Setup};
 
-/// Headers with which a client could pretend to be another user, and headers that belong to the edge.
+/// Headers with which a client could impersonate another user, and headers that belong to the edge.
 const FORGED: [(&str, &str); 12] = [
     ("x-auth-subject", "forged-subject"),
     ("x-auth-username", "forged-name"),
@@ -91,7 +91,7 @@ async fn the_wrapper_gets_the_identity_that_auth_service_says_and_no_credential(
     }
     for name in ["subject", "username", "email", "groups", "client-id", "scope", "assertion"] {
         let name = format!("x-auth-{name}");
-        assert_eq!(values(&name).len(), 1, "{name} is not there exactly once: {}", answer.body);
+        assert_eq!(values(&name).len(), 1, "{name} does not occur exactly once: {}", answer.body);
     }
     assert_eq!(values("x-auth-username"), ["ana"], "{}", answer.body);
     assert!(!values("x-auth-subject")[0].is_empty(), "{}", answer.body);

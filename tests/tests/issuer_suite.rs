@@ -1,5 +1,5 @@
-//! Tests the issuer suite. Our own issuer passes it on both stores, and an issuer with many faults passes
-//! only three checks.
+//! Tests the issuer suite. Our own issuer passes it on both stores, and an issuer with many faults passes only
+//! three of its checks.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 use std::process::{Command, Stdio};
@@ -66,7 +66,7 @@ async fn ours_passes_on_redis() {
     let _redis = Process::start("redis", command.current_dir(dir.path()), dir.path());
     let deadline = Instant::now() + Duration::from_secs(20);
     while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
-        assert!(Instant::now() < deadline, "Redis does not come up");
+        assert!(Instant::now() < deadline, "Redis did not start");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let setup = Setup::as_shipped()
@@ -126,7 +126,7 @@ async fn an_issuer_full_of_holes_fails_check_by_check() {
 
 static COUNT: AtomicU64 = AtomicU64::new(0);
 
-/// Answers a request as wrongly as is possible in a few lines.
+/// Responds to a request with as many faults as possible in a few lines.
 async fn answer(mut socket: TcpStream, base: String) {
     let mut head = Vec::new();
     let mut buffer = vec![0; 65_536];

@@ -10,7 +10,7 @@ use reqwest::header::{AUTHORIZATION, HeaderMap};
 use serde_json::{Value, json};
 use tests::{Answer, Setup, Stack};
 
-/// A stack whose service answers every request with 200, so that only the edge can refuse a request.
+/// A stack whose service responds to every request with 200, so that only the edge can refuse a request.
 async fn stack() -> (Stack, tests::upstream::Upstream) {
     let upstream = tests::upstream::Upstream::start().await;
     let stack =

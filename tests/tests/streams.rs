@@ -1,4 +1,4 @@
-//! Tests that streams and large messages pass through the edge without being held back or cut off.
+//! Tests that streams and large messages pass through the edge without being buffered or cut off.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::time::{Duration, Instant};

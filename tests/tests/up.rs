@@ -1,4 +1,4 @@
-//! Tests `scripts/up --native` from a clean clone. It must become ready, keep its state over a restart, and
+//! Tests `scripts/up --native` from a clean clone. It must become ready, keep its state across a restart, and
 //! leave no processes behind.
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -19,9 +19,9 @@ use tests::engine::clean_clone;
 use tests::places::{binary, free_port, repository, tool, tools_dir};
 use tests::process::{self, Process, kill_9};
 
-/// Time limit from the start to "Ready".
+/// The time limit from the start to "Ready".
 const READY: Duration = Duration::from_secs(60);
-/// Time limit from Ctrl-C to the end.
+/// The time limit from Ctrl-C to the exit.
 const STOP: Duration = Duration::from_secs(30);
 
 /// A running `scripts/up --native` with its data directory.
@@ -31,18 +31,18 @@ struct Up {
 }
 
 impl Up {
-    /// Starts `scripts/up` from a clone in which nothing was built. The programs are those of this build,
-    /// because compiling them again would prove nothing.
+    /// Starts `scripts/up` from a clone in which nothing was built. The programs are those of this build, because
+    /// compiling them again would prove nothing.
     fn start(name: &'static str, data: &Path, port: u16) -> Self {
         tool("traefik");
         tool("npm/node_modules/@modelcontextprotocol/server-everything");
-        let dir = data.parent().expect("the data directory lies in the test's directory");
+        let dir = data.parent().expect("the data directory is in the test's directory");
         let checkout = dir.join("checkout");
         if !checkout.exists() {
             clean_clone(repository(), dir).unwrap();
         }
-        // If the tests were started in the background, a shell may have set SIGINT to be ignored, which a
-        // script cannot undo.
+        // If the tests were started in the background, a shell can have set SIGINT to be ignored, which a script
+        // cannot undo.
         let mut command = process::command("env");
         command
             .arg("--default-signal=INT")
@@ -61,7 +61,7 @@ impl Up {
         let deadline = Instant::now() + READY;
         while !self.process.output().contains("Ctrl-C stops everything.") {
             let ended = self.process.ended();
-            assert!(ended.is_none(), "it ended with {ended:?}\n{}", self.process.log_tail());
+            assert!(ended.is_none(), "it exited with {ended:?}\n{}", self.process.log_tail());
             assert!(
                 Instant::now() < deadline,
                 "it is not ready after {READY:?}\n{}",
@@ -89,14 +89,18 @@ impl Up {
         Gate::at(&self.note("ISSUER"), &self.note("MCP_URL"))
     }
 
-    /// Stops `scripts/up` with the signal of Ctrl-C or with another one. No process that it has started may
-    /// be left.
+    /// Stops `scripts/up` with the signal of Ctrl-C or with another signal. No process that it has started may
+    /// remain.
     fn stop(mut self, signal: Signal) {
         let started = descendants(self.process.id());
         assert!(started.len() >= 3, "three tiers at least: {started:?}");
         self.process.signal(signal);
         let ended = self.process.wait_for(STOP);
-        assert!(ended.is_some(), "it still runs {STOP:?} after {signal:?}\n{}", self.process.log_tail());
+        assert!(
+            ended.is_some(),
+            "it is still running {STOP:?} after {signal:?}\n{}",
+            self.process.log_tail()
+        );
         assert_gone(&started);
     }
 }
@@ -115,7 +119,7 @@ fn look_up(id: u32) -> Option<(u32, Running)> {
     let (before, after) = stat.rsplit_once(')')?;
     let fields: Vec<&str> = after.split_whitespace().collect();
     let name = before.split_once('(')?.1.to_owned();
-    // A zombie has ended, and only waits for its parent.
+    // A zombie has exited, and only waits for its parent.
     if fields.first() == Some(&"Z") {
         return None;
     }
@@ -143,7 +147,7 @@ fn descendants(root: u32) -> HashSet<Running> {
 fn assert_gone(started: &HashSet<Running>) {
     let left: Vec<&Running> =
         started.iter().filter(|was| look_up(was.id).is_some_and(|(_, is)| is == **was)).collect();
-    assert!(left.is_empty(), "processes are left: {left:?}");
+    assert!(left.is_empty(), "processes remain: {left:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -172,14 +176,14 @@ async fn it_gets_ready_keeps_its_state_and_leaves_no_process() {
 
     let mut up = Up::start("second", &data, port);
     up.wait_until_ready();
-    assert_eq!(up.told("Password"), None, "there is nothing to tell the second time");
+    assert_eq!(up.told("Password"), None, "the second start must print no password");
     let mut session = gate.open_session(&tokens.access_token, HeaderMap::new()).await.unwrap();
     assert_eq!(session.call("echo", json!({ "message": "again" })).await.unwrap(), "Echo: again");
     gate.refresh(&client, &tokens.refresh_token).await.unwrap();
     let same_person = Person::new(&person.username, &person.new_password);
     gate.code(&client, &same_person, &gate.mcp_url).await.unwrap();
 
-    // Runs the command that the output names for a lost password, while the stack is running.
+    // Runs the command that the output recommends for a lost password, while the stack is running.
     let output = up.process.output();
     let command =
         output.lines().find_map(|line| line.trim_start().strip_prefix("To reset a lost password:")).unwrap();

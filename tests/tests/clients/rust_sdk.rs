@@ -60,7 +60,7 @@ impl Asking {
         let arguments = json!({ "message": "hello" }).as_object().cloned().unwrap_or_default();
         let result = client.call_tool(CallToolRequestParams::new("echo").with_arguments(arguments)).await?;
         let text = result.content.first().and_then(|block| block.as_text()).map(|text| text.text.as_str());
-        ensure!(text == Some("Echo: hello"), "the call was answered {result:?}");
+        ensure!(text == Some("Echo: hello"), "the call returned {result:?}");
         client.cancel().await?;
         Ok(())
     }

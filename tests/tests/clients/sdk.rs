@@ -1,4 +1,4 @@
-//! Runs the SDKs in other languages than Rust. Each is a program that reports events as lines of JSON.
+//! Runs the SDKs in languages other than Rust. Each is a program that reports events as lines of JSON.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use tests::places::{repository, tool, tools_dir};
 use tests::process::{self, Process};
 use tests::setup::ACCOUNT;
 
-/// Time limit for a client's whole run.
+/// The time limit for a client's whole run.
 const MAX_DURATION: Duration = Duration::from_secs(90);
 
 #[derive(Debug, Clone, Copy)]
@@ -57,8 +57,8 @@ pub(crate) async fn events_of(stack: &Stack, script: &str, settings: &[(&str, &s
         .env("MCP_GATE_TOOLS", tools_dir())
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .envs(settings.iter().copied());
-    // Each run has its own directory, because output is appended to the log, which would mix the events of
-    // several clients.
+    // Each run has its own directory, because output is appended to the log, which would otherwise mix the events
+    // of several clients.
     let directory = tempfile::tempdir_in(stack.dir()).unwrap();
     let mut client = Process::start("client", &mut command, directory.path());
     let (client, ended) = tokio::task::spawn_blocking(move || {

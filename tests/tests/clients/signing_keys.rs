@@ -1,5 +1,5 @@
-//! Tests of signing keys as clients and wrapped servers see them: all algorithms, and a rotation while calls
-//! are made. The wrapper of a stack accepts only requests with an assertion that it has verified with
+//! Tests of signing keys from the point of view of clients and wrapped servers: all algorithms, and a rotation
+//! while calls are made. The wrapper of a stack accepts only requests with an assertion that it has verified with
 //! `/jwks`.
 
 use std::time::{Duration, Instant};
@@ -33,7 +33,7 @@ async fn the_wrapper_verifies_assertions_of_every_algorithm() {
             session.call("echo", json!({ "message": algorithm })).await.unwrap(),
             format!("Echo: {algorithm}")
         );
-        // A request that bypasses the edge has no assertion, and the wrapper refuses it.
+        // A request that bypasses the edge contains no assertion, and the wrapper refuses it.
         let direct = stack.http.post(stack.upstream_url()).bearer_auth(&token).json(&json!({})).send();
         assert_eq!(direct.await.unwrap().status(), 401, "{algorithm}");
     }
@@ -56,10 +56,10 @@ async fn nobody_notices_a_rotation() {
     let start = Instant::now();
     let mut signs_new = None;
     let mut calls = 0_u32;
-    // The calls go on until the new key has signed for a while. Each call gets a new assertion, and none may
-    // fail.
+    // The calls continue until the new key has been in use for a while. Each call gets a new assertion, and no
+    // call may fail.
     while signs_new.is_none_or(|since: Instant| since.elapsed() < Duration::from_secs(3)) {
-        assert!(start.elapsed() < LEAD * 4, "the new key does not sign after {:?}", start.elapsed());
+        assert!(start.elapsed() < LEAD * 4, "the new key is not used after {:?}", start.elapsed());
         session.call("echo", json!({ "message": "still here" })).await.unwrap();
         calls += 1;
         if signs_new.is_none() && calls.is_multiple_of(5) {
@@ -68,8 +68,8 @@ async fn nobody_notices_a_rotation() {
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    assert!(start.elapsed() >= LEAD, "the new key signed before its time, after {:?}", start.elapsed());
-    // The token of the old key and that of the new key are both valid.
+    assert!(start.elapsed() >= LEAD, "the new key was used too early, after {:?}", start.elapsed());
+    // Tokens of the old key and of the new key are both valid.
     assert_eq!(header(&first_token)["kid"], old);
     for token in [&first_token, &tokens.access_token] {
         let mut other = stack.open_session(token, HeaderMap::new()).await.unwrap();

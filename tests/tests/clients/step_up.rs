@@ -1,12 +1,12 @@
-//! Tests that a token with too little scope leads to a login that asks only for the new scope (MCP
-//! authorization, "Scope Challenge Handling").
+//! Tests that a token with too few scopes causes a login that asks only for the new scopes (MCP authorization,
+//! "Scope Challenge Handling").
 
 use serde_json::Value;
 use tests::{Setup, Stack};
 
 use crate::sdk::{Sdk, events, lines};
 
-/// The scopes on the consent page below the heading that begins with this text.
+/// The scopes on the consent page below the heading that starts with this text.
 fn scopes_under(page: &str, heading: &str) -> Vec<String> {
     let Some((_, rest)) = page.split_once(&format!("<dt>{heading}")) else { return Vec::new() };
     let list = rest.split("</div>").next().unwrap();
@@ -28,12 +28,12 @@ fn assert_steps_up(events: &[Value]) {
             && challenge.contains("insufficient_scope")
             && challenge.contains("scope=\"mcp\"")
     };
-    assert!(rest.any(refused), "no 403 that names the scope in:\n{story}");
+    assert!(rest.any(refused), "no 403 with the scope in:\n{story}");
     let pages: Vec<_> = events.iter().filter_map(|event| event["consent"].as_str()).collect();
     let [first, second] = pages.as_slice() else { panic!("not two pages in:\n{story}") };
     assert_eq!(scopes_under(first, "It will be allowed"), ["mcp:read"]);
-    // Some SDKs repeat the scopes that they have. The page lists those separately, and does not ask for them
-    // again.
+    // Some SDKs request the scopes that they already have. The page lists those separately, and does not ask for
+    // them again.
     if more.split(' ').any(|scope| scope == "mcp:read") {
         assert_eq!(scopes_under(second, "New: it will be allowed"), ["mcp"]);
         assert_eq!(scopes_under(second, "You allowed it before"), ["mcp:read"]);
@@ -50,15 +50,15 @@ async fn a_403_leads_to_a_login_that_asks_only_for_what_is_new() {
         println!("{}", sdk.name());
         let mut settings = vec![("STEP_UP_FROM", "mcp:read")];
         if matches!(sdk, Sdk::TypeScript1) {
-            // With a refresh token, this SDK responds to the 403 by refreshing. That does not extend the
-            // scope, so it gives up.
+            // With a refresh token, this SDK responds to the 403 with a refresh. A refresh does not extend the
+            // scope, so the SDK gives up.
             settings.push(("GRANTS", "authorization_code"));
         }
         assert_steps_up(&events(&stack, sdk, &settings).await);
     }
 }
 
-/// The policy of docs/policy.md, for the host of the stack and the tool that the clients call.
+/// The policy from docs/policy.md, for the host of the stack and for the tool that the clients call.
 const NOTES: &str = r#"
 [scopes]
 "notes:read" = "Read your notes"

@@ -9,7 +9,7 @@ use crate::sdk::{Sdk, events, lines};
 fn assert_whole_story(stack: &Stack, issuer_path: &str, events: &[Value]) {
     let mut rest = events.iter();
     let mut next = |what: &str, is: &dyn Fn(&Value) -> bool| {
-        assert!(rest.any(is), "no {what} at its place in:\n{}", lines(events));
+        assert!(rest.any(is), "no {what} in the expected order in:\n{}", lines(events));
     };
     let http = |method: &'static str, path: String, status: u16| {
         move |event: &Value| event["http"] == method && event["path"] == path && event["status"] == status

@@ -1,4 +1,4 @@
-//! Reads and writes the parts of `docs/compatibility.md` that the tests produce.
+//! Reads and writes the parts of `docs/compatibility.md` that the tests generate.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -11,7 +11,7 @@ use crate::known;
 use crate::programs::{Client, Server};
 use crate::run::Seen;
 
-/// All features that a client can use, by the columns of the tables.
+/// All features that a client can use, grouped by the columns of the tables.
 pub(crate) const CALLS: [&str; 5] = ["call", "structured", "error", "progress", "cancellation"];
 pub(crate) const QUESTIONS: [&str; 6] =
     ["questions", "questions again", "questions in parallel", "questions at once", "sampling", "roots"];
@@ -75,12 +75,12 @@ pub(crate) fn check(name: &str, made: &str) {
     } else {
         assert_eq!(
             committed, made,
-            "docs/compatibility.md does not say what was seen; scripts/compatibility writes it"
+            "docs/compatibility.md differs from the results; scripts/compatibility writes it"
         );
     }
 }
 
-/// A part of the document as it is committed.
+/// A part of the document in its committed version.
 pub(crate) fn committed(name: &str) -> String {
     let text = fs::read_to_string(file()).unwrap();
     let begin = format!("<!-- {name}: written by scripts/compatibility -->\n");

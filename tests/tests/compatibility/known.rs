@@ -1,9 +1,9 @@
-//! Features that are known to fail because of a client or a server. A test fails if anything else fails.
+//! Features that are known to fail because of a client or a server. A test fails if any other feature fails.
 
 use crate::programs::{Client, Server};
 use crate::run::Seen;
 
-/// A feature of a server that a client cannot use, and the reason.
+/// A feature of a server that a client cannot use, with the reason.
 pub(crate) struct Known {
     server: Option<Server>,
     client: Client,
@@ -40,8 +40,8 @@ pub(crate) fn of(server: Server, client: Client) -> impl Iterator<Item = &'stati
     ALL.iter().filter(move |known| known.client == client && known.server.is_none_or(|found| found == server))
 }
 
-/// What is wrong in this run, if anything. A client must sign in, step up, and use all features except the
-/// known failures.
+/// The failures of this run, if any. A client must sign in, step up, and use all features except the known
+/// failures.
 pub(crate) fn complaint(server: Server, client: Client, seen: &Seen) -> Option<String> {
     let mut complaints = Vec::new();
     if !seen.signed_in {
@@ -50,13 +50,13 @@ pub(crate) fn complaint(server: Server, client: Client, seen: &Seen) -> Option<S
     let known: Vec<_> = of(server, client).map(|known| known.feature).collect();
     let failed: Vec<_> = seen.with("failed").into_iter().filter(|feature| !known.contains(feature)).collect();
     if !failed.is_empty() {
-        complaints.push(format!("failed are {failed:?}"));
+        complaints.push(format!("these features failed: {failed:?}"));
     }
     if seen.features.len() < FEATURES {
         complaints.push(format!("only {} features were tried", seen.features.len()));
     }
     if !seen.stepped_up {
-        complaints.push(format!("no call after the step-up; its logins asked for {:?}", seen.scopes));
+        complaints.push(format!("no call after the step-up; its logins requested {:?}", seen.scopes));
     }
     let pair = format!("{} with a server on {}", client.name(), server.name());
     (!complaints.is_empty()).then(|| format!("{pair}: {}\n{}", complaints.join("; "), seen.story))

@@ -1,9 +1,9 @@
 //! Tests of stock clients with stock servers, through Traefik. Each client signs in without stored data, uses
-//! every feature of the server, and steps up for a tool that needs more scope than its first login allowed.
-//! The clients and servers follow the documentation of their SDKs, and are in `tests/compatibility`.
+//! every feature of the server, and steps up for a tool that needs more scopes than its first login allowed. The
+//! clients and servers follow the documentation of their SDKs, and are in `tests/compatibility`.
 //!
-//! `docs/compatibility.md` contains the results. Each test compares its part of the document with what it has
-//! seen, or writes it with `COMPATIBILITY=write`, which `scripts/compatibility` sets.
+//! `docs/compatibility.md` contains the results. Each test compares its part of the document with its own results,
+//! or writes that part with `COMPATIBILITY=write`, which `scripts/compatibility` sets.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
 
 mod document;
@@ -18,8 +18,8 @@ use tests::{Edge, Setup};
 
 use crate::programs::{Client, Server};
 
-/// The policy of `docs/policy.md`, for the host and the account of a stack. The wrapper applies the rules for
-/// tools, so that a client with a session can use the other tools without stepping up.
+/// The policy from `docs/policy.md`, for the host and the account of a stack. The wrapper applies the rules for
+/// tools, so a client with a session can use the other tools without stepping up.
 fn policy() -> String {
     let text = std::fs::read_to_string(tests::places::repository().join("docs/policy.md")).unwrap();
     let block = text.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
@@ -49,8 +49,8 @@ async fn every_client_with(server: Server) {
     let mut rows = Vec::new();
     for client in Client::ALL {
         let mut seen = run::whole_story(&stack, client, work.path()).await;
-        // A known failure is recorded even if the feature worked this time. A client can, for example, use
-        // the older protocol after a slow start of the server.
+        // A known failure is recorded even if the feature worked in this run. For example, a client can fall back
+        // to the older protocol if the server starts slowly.
         for known in known::of(server, client) {
             seen.features.insert(known.feature.to_owned(), "failed".to_owned());
         }

@@ -1,7 +1,7 @@
 //! Runs wrappers of other projects with the same clients and servers, without an edge and without a login.
 //!
-//! They run only when the document is written. Otherwise the test checks that the document is about the
-//! pinned versions. A feature that another wrapper lacks is not our failure, and takes minutes of waiting.
+//! They run only when the document is written. Otherwise, the test checks that the document describes the pinned
+//! versions. A feature that another wrapper lacks is not our failure, and testing it takes minutes of waiting.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -22,10 +22,10 @@ enum Wrapper {
     McpProxy,
 }
 
-/// One server that has only sessions, and two that also speak revision 2026-07-28.
+/// One server that supports only sessions, and two that also support revision 2026-07-28.
 const SERVERS: [Server; 3] = [Server::FastMcp, Server::TypeScript2, Server::Go];
 
-/// Time limit for one feature in seconds. It is longer than any working feature needs.
+/// The time limit for one feature in seconds. It is longer than any working feature needs.
 const CHECK_SECONDS: &str = "20";
 
 /// Clients that connect directly, unlike `mcp-remote`.
@@ -41,8 +41,8 @@ impl Wrapper {
         }
     }
 
-    /// The command that wraps a server on this port, as the wrapper's documentation shows. It uses sessions
-    /// if the wrapper has several modes.
+    /// The command that wraps a server on this port, as in the wrapper's documentation. If the wrapper has several
+    /// modes, the command selects the mode with sessions.
     fn command(self, port: u16, wrapped: &[String]) -> Command {
         let peer = |script: &str| {
             let mut command = process::clean_command(tool("node/bin/node"));
@@ -90,7 +90,7 @@ async fn row(wrapper: Wrapper, server: Server, work: &Path) -> String {
     }
     drop(process);
     let of = |features: &[&str], all: &[Seen]| {
-        // If a client could not connect at all, the number of features is known from the other clients.
+        // If a client could not connect at all, the number of features is taken from the other clients.
         let worked: usize = all.iter().map(|seen| seen.count(features).0).sum();
         let had = all.iter().map(|seen| seen.count(features).1).max().unwrap_or_default() * all.len();
         format!("{worked} of {had}")

@@ -69,8 +69,8 @@ impl Client {
         match self {
             Self::TypeScript1 => {
                 command.arg(script("ts-v1.mjs"));
-                // With a refresh token, this SDK responds to the 403 by refreshing. That does not extend the
-                // scope, so it gives up.
+                // With a refresh token, this SDK responds to the 403 with a refresh. A refresh does not extend the
+                // scope, so the SDK gives up.
                 command.env("GRANTS", "authorization_code");
             }
             Self::TypeScript2 => _ = command.arg(script("ts-v2.mjs")),
@@ -101,7 +101,7 @@ impl Server {
         }
     }
 
-    /// The protocol revisions of the server, in the words of the document.
+    /// The protocol revisions of the server, as worded in the document.
     pub(crate) fn era(self) -> &'static str {
         match self {
             Self::FastMcp | Self::TypeScript1 | Self::GoSessions => "sessions, up to 2025-11-25",
@@ -125,8 +125,8 @@ impl Server {
     }
 }
 
-/// A directory with copies of the scripts beside the packages that they import, so that the imports work as
-/// in any project.
+/// A directory with copies of the scripts next to the packages that they import, so that the imports work as in
+/// any project.
 pub(crate) fn work_directory() -> tempfile::TempDir {
     let directory = tempfile::Builder::new().prefix("mcp-gate-compatibility-").tempdir().unwrap();
     let source = repository().join("tests/compatibility");
@@ -168,7 +168,7 @@ fn rmcp() -> String {
     pin(package, "version = ").trim_matches('"').to_owned()
 }
 
-/// The rest of the first line that begins with `beginning`.
+/// The rest of the first line that starts with `beginning`.
 fn pin(text: &str, beginning: &str) -> String {
     let found = text.lines().find_map(|line| line.trim().strip_prefix(beginning));
     found.unwrap_or_else(|| panic!("nothing pins {beginning}")).trim().to_owned()

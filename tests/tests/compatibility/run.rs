@@ -1,5 +1,5 @@
-//! Runs one client with one server. The client reports events as lines of JSON, and this module visits the
-//! URLs that it names, as the user.
+//! Runs one client with one server. The client reports events as lines of JSON, and this module acts as the user
+//! and visits the URLs in the events.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,20 +15,20 @@ use url::Url;
 
 use crate::programs::Client;
 
-/// Time limit for a client's whole run.
+/// The time limit for a client's whole run.
 const MAX_DURATION: Duration = Duration::from_secs(240);
 
-/// What a client reported.
+/// The results that a client reported.
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
     pub(crate) revision: String,
     pub(crate) signed_in: bool,
     pub(crate) stepped_up: bool,
-    /// The scopes that each login asked for.
+    /// The scopes that each login requested.
     pub(crate) scopes: Vec<String>,
     /// `ok`, `none` or `failed` for each feature.
     pub(crate) features: BTreeMap<String, String>,
-    /// The whole output, for the message of a failure.
+    /// The whole output, for a failure message.
     pub(crate) story: String,
 }
 
@@ -81,19 +81,19 @@ pub(crate) async fn whole_story(stack: &Stack, client: Client, work: &Path) -> S
     seen
 }
 
-/// Runs a client to its end, and visits the URLs that it names.
+/// Runs a client to its end, and visits the URLs that it reports.
 pub(crate) async fn reported_by(command: &mut Command, work: &Path) -> Seen {
     command.env("PYTHONDONTWRITEBYTECODE", "1");
     let directory = tempfile::tempdir_in(work).unwrap();
     let mut process = Process::start("client", command, directory.path());
     let deadline = Instant::now() + MAX_DURATION;
-    // The user stays logged in, so that a step-up asks only for the new scope.
+    // The user stays logged in, so that a step-up asks only for the new scopes.
     let browser = browser().unwrap();
     let mut visited = 0;
     loop {
         let ended = process.ended().is_some();
         let output = process.output();
-        // A last line without a line feed may be incomplete.
+        // A last line without a line feed can be incomplete.
         let whole = output.rsplit_once('\n').map_or("", |(whole, _)| whole);
         let visits: Vec<Value> = whole
             .lines()
@@ -118,14 +118,13 @@ async fn sit_before(browser: &reqwest::Client, visit: &Value) {
     let person = Person::new(ACCOUNT.0, ACCOUNT.1);
     let callback = match authorize_in(browser, url, redirect_uri, &person).await {
         Ok(callback) => callback,
-        Err(error) => return println!("the person gives up: {error:#}"),
+        Err(error) => return println!("the user gives up: {error:#}"),
     };
-    // Some clients begin to listen only after they have named the URL, so the redirect is tried several
-    // times.
+    // Some clients start to listen only after they have reported the URL, so the redirect is retried for a while.
     let deadline = Instant::now() + Duration::from_secs(10);
     while let Err(error) = reqwest::get(callback.clone()).await {
         if !error.is_connect() || Instant::now() > deadline {
-            return println!("the client did not answer the browser: {error}");
+            return println!("the client did not respond to the browser: {error}");
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }

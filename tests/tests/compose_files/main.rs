@@ -1,5 +1,5 @@
-//! Checks the compose files without an engine: labels that Traefik accepts, hardened containers, and settings
-//! that exist. A typing error in one of them makes a test fail.
+//! Checks the compose files without an engine: labels that Traefik accepts, hardened containers, and settings that
+//! exist. A typing error in a compose file makes a test fail.
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 mod memory;
@@ -32,13 +32,13 @@ fn assert_good(file: &Value) -> usize {
         let lane = definitions.check(name, block).unwrap_or_else(|error| panic!("{name}: {error:#}"));
         check_hardening(block).unwrap_or_else(|error| panic!("{name}: {error:#}"));
         if let Some(other) = lanes.insert(lane, name) {
-            panic!("{name} and {other} are in one lane, and so reach each other");
+            panic!("{name} and {other} are in the same lane, so they can reach each other");
         }
     }
     lanes.len()
 }
 
-/// The block that a user gets from the commented template by removing the comment marks.
+/// The block that results from removing the comment marks of the commented template.
 fn template() -> String {
     let text = text(SERVICES);
     let lines = text.lines().skip_while(|line| !line.starts_with("  # The template."));
@@ -56,7 +56,7 @@ fn the_ready_made_services_are_good_blocks() {
 #[test]
 fn the_template_makes_a_good_block() {
     let block = template().replace("NAME:", "notes:").replace("NAME", "notes").replace("LANE", "7");
-    // `COMPOSE_PROJECT_NAME` is a variable of Compose, and contains the template's placeholder.
+    // `COMPOSE_PROJECT_NAME` is a variable of Compose that happens to contain the template's placeholder.
     let block = block.replace("COMPOSE_PROJECT_notes", "COMPOSE_PROJECT_NAME");
     let all = text(SERVICES).replace("\nvolumes:\n", &format!("\n{block}\nvolumes:\n"));
     assert_eq!(assert_good(&blocks::parse(&all).unwrap()), 7);
@@ -90,7 +90,7 @@ fn a_slip_of_the_pen_is_found() {
     for (from, to) in slips {
         let slipped = good.replacen(from, to, 1);
         assert_ne!(slipped, good, "{from} is not in the file");
-        assert!(check(&slipped).is_err(), "nobody notices {to} in place of {from}");
+        assert!(check(&slipped).is_err(), "no check notices {to} instead of {from}");
     }
     for (from, to) in [
         ("read_only: true", "read_only: false"),
@@ -105,7 +105,7 @@ fn a_slip_of_the_pen_is_found() {
         assert_ne!(slipped, good, "{from} is not in the file");
         let file = blocks::parse(&slipped).unwrap();
         let checked = check_hardening(&file["services"]["everything"]);
-        assert!(checked.is_err(), "nobody notices {to} in place of {from}");
+        assert!(checked.is_err(), "no check notices {to} instead of {from}");
     }
 }
 
@@ -136,7 +136,7 @@ fn every_edge_is_in_every_lane_and_only_the_edge_is_reached_from_outside() {
         assert_eq!(network["internal"].as_bool().unwrap_or_default(), !open, "{name}");
     }
     let quiet = &stack["networks"]["outbound"]["driver_opts"]["com.docker.network.bridge.enable_icc"];
-    assert_eq!(quiet, "false", "those that may go out could reach each other");
+    assert_eq!(quiet, "false", "services with internet access could reach each other");
     for edge in EDGES {
         let file = blocks::read(&format!("compose/edge-{edge}.yaml")).unwrap();
         let edge_is_in: BTreeSet<String> = names(&file["services"]["edge"]["networks"]).into_iter().collect();
@@ -154,8 +154,8 @@ fn every_edge_is_in_every_lane_and_only_the_edge_is_reached_from_outside() {
     assert_eq!(names(&stack["services"]["redis"]["networks"]), ["store"]);
 }
 
-/// A caller chooses the path of a request, and with these edges the path determines the host name that is
-/// looked up.
+/// A caller chooses the path of a request, and with these edges the path determines the host name that is looked
+/// up.
 #[test]
 fn an_edge_asks_nobody_outside_for_the_name_of_a_container() {
     for edge in EDGES {
@@ -186,7 +186,7 @@ fn every_setting_of_auth_service_can_be_made_in_dot_env() {
         .filter(|name| !["DATA_DIR", "EDGE_GRPC_LISTEN"].contains(&name.as_str()))
         .filter(|name| !passed.contains(name) && !passed.contains(&format!("{name}_FILE")))
         .collect();
-    assert!(missing.is_empty(), "compose/stack.yaml does not hand on {missing:?}");
+    assert!(missing.is_empty(), "compose/stack.yaml does not pass {missing:?}");
     for name in &passed {
         let is_setting =
             known.contains(name) || name.strip_suffix("_FILE").is_some_and(|name| known.contains(name));
@@ -194,7 +194,7 @@ fn every_setting_of_auth_service_can_be_made_in_dot_env() {
     }
 }
 
-/// The variables that a file asks Compose for.
+/// The variables that a file requests from Compose.
 fn variables(text: &str) -> BTreeSet<String> {
     let lines = text.lines().filter(|line| !line.trim_start().starts_with('#'));
     let parts = lines.flat_map(|line| line.split("${").skip(1).map(str::to_owned).collect::<Vec<_>>());
@@ -211,7 +211,7 @@ fn dot_env_explains_every_variable_and_has_every_variable() {
     for line in example.lines() {
         match line.split_once('=') {
             Some((name, _)) if !line.starts_with('#') => {
-                assert!(comment, "{name} in .env.example stands without an explanation");
+                assert!(comment, "{name} in .env.example has no explanation");
                 explained.insert(name.to_owned());
             }
             _ => comment = line.starts_with('#'),
@@ -240,7 +240,7 @@ fn dot_env_explains_every_variable_and_has_every_variable() {
             !used.contains(*name) && !["COMPOSE_FILE", "COMPOSE_PROFILES"].contains(&name.as_str())
         })
         .collect();
-    assert!(unused.is_empty(), "in .env.example and nowhere else: {unused:?}");
+    assert!(unused.is_empty(), "only in .env.example: {unused:?}");
 }
 
 /// A writable copy of the files that the scripts need.
@@ -257,7 +257,7 @@ fn checkout() -> tempfile::TempDir {
     dir
 }
 
-/// The installed versions of Compose. None of them needs an engine for these tests.
+/// The installed versions of Compose. They need no engine for these tests.
 fn composes() -> Vec<Vec<&'static str>> {
     let all = [vec!["docker", "compose"], vec!["docker-compose"]];
     let is_here = |words: &Vec<&str>| {

@@ -1,6 +1,5 @@
-//! Tests that the memory which clients can make an edge, auth-service and a wrapper use fits the limits in
-//! the compose files. The totals are in `docs/limits.md`, and their parts are in configurations and in the
-//! source.
+//! Tests that the memory which clients can make an edge, auth-service and a wrapper use fits into the limits in
+//! the compose files. The totals are in `docs/limits.md`, and their parts are in configurations and in the source.
 
 use tests::Edge;
 use tests::container::{Container, bytes};
@@ -28,7 +27,7 @@ fn row(edge: &str) -> Row {
     Row { connections, each: each * KIB, base: base * MIB, all: all * MIB }
 }
 
-/// The number that follows this text in a configuration. nginx's unit is applied if there is one.
+/// The number after this text in a configuration. A unit of nginx is applied if there is one.
 fn number(below: &str, before: &str) -> u64 {
     let text = text(below);
     let mut found = text.split(before).skip(1).map(|rest| {
@@ -41,15 +40,15 @@ fn number(below: &str, before: &str) -> u64 {
     first
 }
 
-/// Checks the total of a row. Returns the row and the memory of the container.
+/// Checks the total of a row. Returns the row and the memory limit of the container.
 fn fits(name: &str, edge: Edge) -> (Row, u64) {
     let row = row(name);
     let memory = edge.container().bounds().memory;
     assert_eq!((row.connections * row.each + row.base).div_ceil(MIB) * MIB, row.all, "{name}");
-    assert!(row.all <= memory, "{name}: {} MiB do not fit {} MiB", row.all / MIB, memory / MIB);
+    assert!(row.all <= memory, "{name}: {} MiB do not fit into {} MiB", row.all / MIB, memory / MIB);
     let example = text(".env.example");
     let preset = example.lines().find_map(|line| line.strip_prefix("EDGE_MEMORY=")).unwrap();
-    assert_eq!(bytes(preset), memory, "{name}: .env.example says another EDGE_MEMORY");
+    assert_eq!(bytes(preset), memory, "{name}: .env.example has another EDGE_MEMORY");
     (row, memory)
 }
 
@@ -57,7 +56,7 @@ fn fits(name: &str, edge: Edge) -> (Row, u64) {
 fn what_strangers_can_fill_of_a_proxy_in_go_fits_its_memory() {
     for (name, edge) in [("Traefik", Edge::Traefik), ("Caddy", Edge::Caddy)] {
         let (row, memory) = fits(name, edge);
-        // These proxies limit connections only by the number of open files.
+        // These proxies limit connections only through the number of open files.
         assert_eq!(Some(row.connections), edge.container().bounds().files, "{name}");
         let collector = bytes(&edge.container().memory_settings()["GOMEMLIMIT"]);
         assert!(collector < memory && collector >= memory / 4 * 3, "{name}: GOMEMLIMIT does not fit");
@@ -69,7 +68,7 @@ fn what_strangers_can_fill_of_a_proxy_in_go_fits_its_memory() {
         // for each direction.
         assert!(head + (4 + 32 + 8) * KIB <= row.each, "{name}");
     }
-    // A request in progress uses a second connection, to the service behind the edge.
+    // A request in progress uses a second connection, which leads to the service behind the edge.
     let at_once = number("traefik/dynamic.yaml.in", "all-addresses:\n      inFlightReq:\n        amount:");
     assert!(2 * at_once < row("Traefik").connections);
 }
@@ -87,7 +86,7 @@ fn what_strangers_can_fill_of_envoy_fits_its_memory() {
         let body = number(file, "\n      per_connection_buffer_limit_bytes:");
         assert!(head + body <= row.each, "{file}");
     }
-    // Each connection can have another one to the service behind the edge.
+    // Each connection can have another connection to the service behind the edge.
     assert!(2 * row.connections < Edge::EnvoyHttp.container().bounds().files.unwrap());
 }
 
@@ -101,7 +100,7 @@ fn calls_that_wait_at_one_service_leave_room_in_envoy_for_the_others() {
     };
     for file in [SERVICES_OF_ENVOY, "compose/envoy/envoy.yaml.in", "compose/envoy/envoy-grpc.yaml.in"] {
         let cluster = services(file);
-        // Each of these is 1024 unless it is set.
+        // The default of each of these is 1024.
         for name in ["max_connections", "max_pending_requests", "max_requests"] {
             assert!(cluster.contains(&format!("{name}: {connections}")), "{file}: {name}\n{cluster}");
         }
@@ -123,7 +122,7 @@ fn what_strangers_can_fill_of_nginx_fits_its_memory() {
     assert!(of("worker_connections") < files && files <= Edge::Nginx.container().bounds().files.unwrap());
     let head = of("client_header_buffer_size") + of("large_client_header_buffers 1");
     assert!(head <= row.each);
-    // A request in progress has two connections, and the buffers for its body and its response.
+    // A request in progress has two connections, and buffers for its body and its response.
     let request = head + of("client_body_buffer_size") + of("proxy_buffer_size") + 4 * of("proxy_buffers 4");
     assert!(request <= 2 * row.each);
 }
@@ -146,7 +145,7 @@ fn rows_of(heading: &str) -> Vec<Part> {
     rows.collect()
 }
 
-/// The total in bytes from the last row, after a check of the total and of the products.
+/// Checks the products and the total, and returns the total in bytes from the last row.
 fn sum_of(rows: &[Part]) -> u64 {
     let (together, parts) = rows.split_last().unwrap();
     for (name, product, all) in parts {
@@ -198,7 +197,7 @@ fn the_threads_of_auth_service_fit_its_container_and_the_document_says_how_many_
         format!("`pids_limit` of the stack is {}", Container::of_auth_service().bounds().pids),
     ];
     for words in said {
-        assert!(document.contains(&words), "docs/limits.md does not say: {words}");
+        assert!(document.contains(&words), "docs/limits.md does not contain: {words}");
     }
     assert!(needed(64) <= Container::of_auth_service().bounds().pids);
 }
@@ -225,7 +224,7 @@ fn what_a_wrapper_can_be_made_to_hold_leaves_room_for_servers() {
     assert!(source.contains(&format!("const FREE: usize = {kibibytes} << 10;")));
     let source = text("stdio-wrapper/src/log.rs");
     assert!(source.contains(&format!("const MAX_WAITING: usize = {};", row("lines of the log").0)));
-    // Each server has a supervisor, which is a process too.
+    // Each server has a supervisor, which is also a process.
     assert!(2 * lines >= container.bounds().pids);
     // One account can use a quarter of the memory for bodies, messages and responses.
     let share = rows[1..4].iter().map(|row| row.2).sum::<u64>() * MIB / 4;

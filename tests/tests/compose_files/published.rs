@@ -7,8 +7,8 @@ use std::process::{Command, Output};
 
 use crate::checkout;
 
-/// A script that acts as an engine that cannot build. When the build fails, `scripts/up` has already written
-/// its settings, and ends.
+/// A script that acts as an engine that cannot build. By the time the build fails and `scripts/up` exits, the
+/// settings have been written.
 const ENGINE: &str = "#!/bin/sh\ncase $2 in build) exit 1 ;; esac\necho 1\n";
 
 fn up(checkout: &Path, image: Option<&str>, options: &[&str]) -> Output {

@@ -68,7 +68,7 @@ fn add_service_writes_good_blocks_until_the_lanes_are_used_up() {
     assert_eq!(fs::read_to_string(checkout.path().join("compose/services.yaml")).unwrap(), before);
 }
 
-/// `compose/setup` in the directories of its image, with temporary volumes.
+/// `compose/setup` in the directory layout of its image, with temporary volumes.
 struct SetUp(TempDir);
 
 impl SetUp {
@@ -120,8 +120,8 @@ impl SetUp {
     }
 }
 
-/// Whether `scripts/up` accepts the labels in `compose/services.yaml`, and its output. `STACK_LABEL` is set
-/// to `stack_label`.
+/// Returns whether `scripts/up` accepts the labels in `compose/services.yaml`, and its output. `STACK_LABEL` is
+/// set to `stack_label`.
 fn judged(compose: &[&str], services: &str, stack_label: &str) -> (bool, String) {
     let checkout = checkout();
     fs::write(checkout.path().join("compose/services.yaml"), services).unwrap();
@@ -147,8 +147,8 @@ fn labels_that_lead_past_the_check_are_refused() {
         for label in ["", "made"] {
             assert_eq!(judged(&compose, &good, label), (true, String::new()));
         }
-        // TCP and UDP routers get connections before HTTP is parsed. Compose keeps the spelling of labels,
-        // but Traefik ignores their case.
+        // TCP and UDP routers receive connections before HTTP is parsed. Compose keeps the case of labels, but
+        // Traefik ignores it.
         for past in
             ["Traefik.TCP.Routers.x.Rule: \"HostSNI(`*`)\"", "traefik.udp.routers.x.entrypoints: edge"]
         {
@@ -160,8 +160,8 @@ fn labels_that_lead_past_the_check_are_refused() {
                 "{said}"
             );
         }
-        // Blocks like these were used before the check was at the entry point. They are checked in the same
-        // way, although nobody should write them now.
+        // Blocks like these were used before the check was at the entry point. They are checked in the same way,
+        // although new blocks should not use them.
         let lines = "      traefik.http.routers.everything.entrypoints: edge
       traefik.http.routers.everything.middlewares: mcp@file
       traefik.http.routers.everything.priority: \"99999\"
@@ -226,7 +226,7 @@ fn setup_believes_no_address_of_the_stack_itself() {
         let fixed = blocks::parse(&setup.made("edge/traefik.yaml")).unwrap();
         assert_eq!(names(&fixed["entryPoints"]["edge"]["forwardedHeaders"]["trustedIPs"]), made);
     }
-    // In another subnet, these addresses belong to somebody else.
+    // In another subnet, these addresses do not belong to the stack.
     assert!(setup.run(&[("TRUSTED_IPS", "10.213.0.0/16"), ("SUBNET", "172.30")]).status.success());
 }
 
@@ -251,7 +251,7 @@ fn setup_makes_secrets_once_and_configurations_each_time() {
     for file in ["envoy.yaml", "nginx.conf", "Caddyfile", "dynamic/dynamic.yaml"] {
         assert!(made(&format!("edge/{file}")).contains(&made("auth/edge-secret")), "{file}");
     }
-    // The whole hardening of the template is there, and the result is valid YAML.
+    // The template's hardening is complete, and the result is valid YAML.
     for (url, email) in [
         ("http://localhost:8080", ""),
         ("https://mcp.example.com", "me@example.com"),
@@ -268,7 +268,7 @@ fn setup_makes_secrets_once_and_configurations_each_time() {
             (&edge["asDefault"], names(&fixed["providers"]["precedence"])),
             (&true.into(), vec!["file".into()])
         );
-        // Strangers could fill the memory of an entry point without limits.
+        // Without limits, strangers could fill the memory of an entry point.
         for (name, entry_point) in fixed["entryPoints"].as_object().unwrap() {
             let has_limits =
                 entry_point["http"]["maxHeaderBytes"].as_u64().is_some_and(|bytes| bytes <= 16_384)
@@ -276,7 +276,7 @@ fn setup_makes_secrets_once_and_configurations_each_time() {
             let is_inside = entry_point["address"].as_str().unwrap().starts_with("127.0.0.1:");
             assert!(has_limits || is_inside && name == "ping", "{name}: {entry_point}");
         }
-        // This entry point must serve only the keys. Somebody who could give wrappers other keys could sign
+        // This entry point must serve only the keys. An attacker who could give wrappers other keys could sign
         // assertions for any user.
         assert_eq!(names(&fixed["entryPoints"]["keys"]["http"]["middlewares"]), ["only-keys@file"]);
         let routers = |file| blocks::parse(&made(file)).unwrap()["http"]["routers"].clone();
@@ -302,7 +302,7 @@ fn setup_makes_secrets_once_and_configurations_each_time() {
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!output.status.success() && error.contains(expected), "{url}: {error}");
     }
-    // Another key could not decrypt the existing data.
+    // A new key could not decrypt the existing data.
     fs::remove_file(volumes.join("auth/store-key")).unwrap();
     let output = run("http://localhost:8080", "envoy", "");
     assert!(String::from_utf8_lossy(&output.stderr).contains("another key sealed"), "{output:?}");

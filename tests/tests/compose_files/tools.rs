@@ -10,8 +10,8 @@ use tempfile::TempDir;
 
 use crate::checkout;
 
-/// A script that acts as npm. It installs a Node that does nothing. For a lock file, it installs a copy of
-/// that file. While the file `hold` exists, it waits.
+/// A script that acts as npm. It installs a Node that does nothing. For a lock file, it installs a copy of that
+/// file. It waits while the file `hold` exists.
 const NPM: &str = r#"#!/bin/sh
 set -e
 here=$(dirname "$0")
@@ -99,13 +99,13 @@ fn checkouts_that_share_their_tools_do_not_take_packages_from_under_each_other()
     assert_eq!(shared.packages(), "one");
     let path_of_one = fs::canonicalize(shared.at("tools/npm/node_modules/installed")).unwrap();
 
-    // While the packages of the other checkout are being installed, those of the first are still there.
+    // While the packages of the other checkout are being installed, those of the first checkout still exist.
     fs::remove_file(shared.at("busy")).unwrap();
     fs::write(shared.at("hold"), "").unwrap();
     let installing = shared.install(other.path());
     let deadline = Instant::now() + Duration::from_secs(60);
     while !shared.at("busy").exists() {
-        assert!(Instant::now() < deadline, "npm was not asked");
+        assert!(Instant::now() < deadline, "npm was not started");
         std::thread::sleep(Duration::from_millis(20));
     }
     assert_eq!(shared.packages(), "one");
@@ -114,11 +114,14 @@ fn checkouts_that_share_their_tools_do_not_take_packages_from_under_each_other()
     let said = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{said}");
     assert_eq!(shared.packages(), "other");
-    assert!(said.contains("belonged to another lock file or version"), "nothing is said: {said}");
+    assert!(
+        said.contains("belonged to another lock file or version"),
+        "the output does not mention it: {said}"
+    );
     // A program that runs from the packages of the first checkout keeps them.
     assert_eq!(fs::read_to_string(&path_of_one).unwrap(), "one");
 
-    // Switching between the checkouts does not install anything again.
+    // Switching between the checkouts does not reinstall anything.
     let before = shared.calls();
     for (checkout, whose) in [(&one, "one"), (&other, "other"), (&one, "one")] {
         let (went_well, said) = shared.installed(checkout.path());

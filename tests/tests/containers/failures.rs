@@ -8,8 +8,7 @@ use tests::{Gate, Tokens};
 
 use crate::stack::{Containers, SOON, echo, tell, until_it_works};
 
-/// Kills each container in turn. Checks what a calling client sees, and that its token works again
-/// afterwards.
+/// Kills each container in turn. Checks which responses a client gets, and that its token works again afterwards.
 pub(crate) async fn every_container_is_killed_once(
     stack: &Containers,
     gate: &Gate,
@@ -32,8 +31,8 @@ pub(crate) async fn every_container_is_killed_once(
         stack.docker(&["kill", &id]);
         let killed = Instant::now();
         let mut seen = Vec::new();
-        // Repeats the call until it gets the wanted status. Before that, other errors are possible, but
-        // neither success nor a challenge, which would make the client discard its login.
+        // Repeats the call until it gets the expected status. Before that, other errors are possible, but neither
+        // success nor a challenge, which would make the client discard its login.
         loop {
             let status = if wanted == [200] {
                 echo(gate, token).await.map_or(1, |_| 200)

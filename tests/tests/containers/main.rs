@@ -1,6 +1,6 @@
-//! Tests the stack on a real Docker engine, from a clean clone: one command, one login and a tool call. Then
-//! a service is added while it runs, containers are killed, a wrapped server tries to reach others, and every
-//! edge, three replicas of auth-service, and backup and restore are tried.
+//! Tests the stack on a real Docker engine, from a clean clone: one command, one login and a tool call. After
+//! that, it adds a service while the stack runs, kills containers, lets a wrapped server try to reach others, and
+//! tests every edge, three replicas of auth-service, and backup and restore.
 //!
 //! All of this is one test, because each part continues with the stack of the part before.
 #![expect(
@@ -62,8 +62,8 @@ async fn the_stack_on_a_real_engine() {
     };
     let stack = Containers { engine, checkout, project, port: free_port(), _dir: dir };
 
-    // Local base images replace those of a registry. The time for them is not measured, because it stands for
-    // a download.
+    // Local base images replace those of a registry. The time to build them is not measured, because it replaces a
+    // download.
     let programs = binary_dir().display().to_string();
     stack.script(&["base-images", "--programs", &programs]);
     if !stack.engine.is_ours() {
@@ -105,7 +105,7 @@ async fn from_clean_clone_to_a_tool_call(stack: &Containers, edge: &str) -> (Reg
     (client, tokens)
 }
 
-/// An official SDK, unmodified, runs the whole flow: discovery, registration, login, consent, tool call,
+/// Runs the whole flow with an official SDK, unmodified: discovery, registration, login, consent, tool call,
 /// refresh, tool call.
 fn an_sdk_client_goes_the_whole_way(gate: &Gate, script: &str) {
     let python = Path::new(script).extension().is_some_and(|end| end == "py");
@@ -149,7 +149,7 @@ async fn three_auth_services_share_the_work(stack: &Containers, gate: &Gate, tok
     stack.script(&["up", "--edge", "envoy"]);
     let replicas = stack.containers(false)["auth-service"].clone();
     assert_eq!(replicas.len(), 3);
-    // A token that one replica has issued is valid at all of them.
+    // A token that one replica has issued is valid at all replicas.
     for _ in 0..6 {
         until_it_works(stack, gate, &tokens.access_token).await;
     }
@@ -203,8 +203,8 @@ async fn a_backup_brings_everything_back(stack: &Containers, gate: &Gate, tokens
     let dump = dump.expect("a dump").display().to_string();
     stack.script(&["down", "--delete-everything"]);
     let output = stack.script(&["up"]);
-    assert!(told(&output, "Password").is_some(), "a new stack has a new account");
-    assert!(echo(gate, &tokens.access_token).await.is_err(), "a new stack knows no old token");
+    assert!(told(&output, "Password").is_some(), "a new stack must have a new account");
+    assert!(echo(gate, &tokens.access_token).await.is_err(), "a new stack must not accept old tokens");
     stack.script(&["restore", "--stack", "--replace", "--key-file", &key, &dump]);
     until_it_works(stack, gate, &tokens.access_token).await;
     tell("  a backup was restored into an empty stack: old tokens work");

@@ -1,4 +1,4 @@
-//! Tests the hardening of the containers, and what they can reach.
+//! Tests the hardening of the containers and their access to the network.
 
 use serde_json::{Value, json};
 
@@ -12,9 +12,9 @@ pub(crate) fn nobody_is_root_and_nobody_writes(stack: &Containers) {
             assert_eq!(about["HostConfig"]["ReadonlyRootfs"], true, "{service}");
             assert_eq!(about["HostConfig"]["CapDrop"], json!(["ALL"]), "{service}");
             assert!(about["HostConfig"]["Memory"].as_u64() > Some(0), "{service}");
-            // `docker inspect` must not show a secret.
+            // `docker inspect` must not reveal a secret.
             let secret = secret_of(stack);
-            assert!(!about.to_string().contains(&secret), "{service} shows a secret");
+            assert!(!about.to_string().contains(&secret), "{service} reveals a secret");
             seen += 1;
             if about["State"]["Running"] != true {
                 continue;
@@ -23,8 +23,7 @@ pub(crate) fn nobody_is_root_and_nobody_writes(stack: &Containers) {
             let users: Vec<&str> =
                 users.lines().skip(1).filter_map(|line| line.split_whitespace().nth(1)).collect();
             assert!(!users.is_empty() && users.iter().all(|user| *user != "0"), "{service}: {users:?}");
-            // Even the engine cannot write into the root file system, and neither can a shell in the
-            // container.
+            // Even the engine cannot write to the root file system, and neither can a shell in the container.
             let file = stack.checkout.join("README.md").display().to_string();
             let copied = stack.engine.docker(&["cp", &file, &format!("{id}:/README.md")]);
             assert!(copied.is_err_and(|error| format!("{error:#}").contains("read-only")), "{service}");
@@ -35,12 +34,12 @@ pub(crate) fn nobody_is_root_and_nobody_writes(stack: &Containers) {
                 "-c",
                 "echo x >/x || echo x >/etc/x || echo x >/usr/x",
             ]);
-            assert!(written.is_err(), "{service} writes its root file system");
+            assert!(written.is_err(), "{service} can write to its root file system");
         }
     }
     assert!(seen >= 5, "{seen}");
     tell(&format!(
-        "  {seen} containers: none is root, none can write its root file system, none shows a secret"
+        "  {seen} containers: none runs as root, none can write to its root file system, none reveals a secret"
     ));
 }
 
@@ -54,7 +53,7 @@ pub(crate) fn secret_of(stack: &Containers) -> String {
     secret.trim().to_owned()
 }
 
-/// Tries to connect to these hosts and ports from inside a container. Returns those that can be reached.
+/// Tries to connect to these hosts and ports from inside a container. Returns the reachable ones.
 pub(crate) fn reached(stack: &Containers, service: &str, places: &[(String, u16)]) -> Vec<String> {
     let list = json!(places.iter().map(|(host, port)| json!([host, port])).collect::<Vec<_>>()).to_string();
     let node = "const places = JSON.parse(process.argv[1]); const net = require('net');
@@ -81,9 +80,9 @@ end = time.monotonic() + 4
     printed.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
 }
 
-/// A host name that follows from the path of a request is looked up only among the containers of the stack.
+/// A host name that is derived from the path of a request is looked up only among the containers of the stack.
 pub(crate) fn an_edge_finds_nobody_outside(stack: &Containers) {
-    // The images on other machines do not contain Python.
+    // Only the images on an engine of the test contain Python.
     if !stack.engine.is_ours() {
         return;
     }
@@ -123,7 +122,7 @@ pub(crate) fn a_wrapped_server_reaches_nothing(stack: &Containers) {
     if stack.containers(false).contains_key("docker-api") {
         forbidden.push(place("docker-api", "docker-api", 2375));
     }
-    // The first service has no access to the internet, and the other two have.
+    // The first service has no access to the internet, and the other two have it.
     let running = stack.containers(false);
     for service in ["everything", "clock", "fetch"].into_iter().filter(|name| running.contains_key(*name)) {
         let mut forbidden = forbidden.clone();
@@ -138,7 +137,7 @@ pub(crate) fn a_wrapped_server_reaches_nothing(stack: &Containers) {
             forbidden.extend([neighbour.to_owned(), format!("mcp-{neighbour}")].map(|name| (name, 8080)));
         }
         assert_eq!(reached(stack, service, &forbidden), Vec::<String>::new(), "reached from {service}");
-        // The same method finds an address that is allowed.
+        // The same method finds a permitted address.
         assert_eq!(reached(stack, service, &[("edge".to_owned(), 8082)]), ["edge:8082"], "{service}");
     }
     // At that address, only the key set is available.
@@ -149,9 +148,7 @@ pub(crate) fn a_wrapped_server_reaches_nothing(stack: &Containers) {
       })";
     let printed = stack.docker(&["exec", &stack.container("everything"), "node", "-e", keys]);
     assert_eq!(printed.trim(), "[200,1,404,404,404,404,404,404]");
-    tell(
-        "  a wrapped server reaches neither Redis nor auth-service nor its neighbours; the keys, and nothing besides",
-    );
+    tell("  a wrapped server reaches only the keys, and neither Redis nor auth-service nor its neighbours");
 }
 
 /// Tests the filter of the Docker API from the network of the edge.
@@ -175,7 +172,7 @@ print(json.dumps([ask(*a) for a in [('GET','/version'),('GET','/v1.40/containers
     assert_eq!(answers[..3], [200, 200, 200].map(Value::from), "{printed}");
     assert!(answers[3..].iter().all(|answer| [400, 403, 404].map(Value::from).contains(answer)), "{printed}");
     tell(&format!(
-        "  the filter in front of the Docker socket: {} questions answered, {} refused",
+        "  the filter in front of the Docker socket: {} requests allowed, {} refused",
         3,
         answers.len() - 3
     ));
@@ -200,7 +197,7 @@ pub(crate) fn figures(stack: &Containers) {
         tell(&format!("FIGURE memory, idle: {name} {used}"));
     }
     tell(&format!("FIGURE memory, idle, the whole stack: {total:.0} MiB"));
-    // The programs of a release are static and need no system. Those of this test need one.
+    // The programs of a release are static and need no system libraries. The programs of this test need them.
     if stack.setting("PROGRAM_BASE") != "scratch" {
         tell(
             "  (debug programs on a Debian system, not the images of a release: scripts/bench stack shows those)",

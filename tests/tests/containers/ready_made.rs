@@ -1,5 +1,5 @@
-//! Tests the ready-made services except `everything` and `time`, which other parts test. Each is started by
-//! its name in `.env`, and used for its purpose.
+//! Tests the ready-made services except `everything` and `time`, which other parts test. Each service is started
+//! by its name in `.env`, and used for its purpose.
 
 use std::path::Path;
 use std::process::Command;
@@ -21,7 +21,7 @@ const NAMES: [&str; 4] = ["filesystem", "memory", "fetch", "git"];
 /// The observation that is stored in the memory service, and read again later.
 const FACT: &str = "stacks come back";
 
-/// The tokens of the account whose memory holds [`FACT`].
+/// The tokens of the account whose memory contains [`FACT`].
 pub(crate) struct Remembered(Tokens);
 
 pub(crate) async fn every_ready_made_service_does_its_work(stack: &Containers) -> Remembered {
@@ -59,7 +59,7 @@ async fn log_in(stack: &Containers, person: &Person, service: &str) -> (Gate, To
 }
 
 async fn files_of_a_volume_are_read(stack: &Containers, person: &Person) {
-    // The file is added in the way that the documentation shows.
+    // The file is added as shown in the documentation.
     stack.docker(&["exec", &stack.container("filesystem"), "sh", "-c", "echo 'from a volume' >/data/note"]);
     let note = ask(stack, person, "filesystem", "read_text_file", json!({ "path": "/data/note" })).await;
     assert!(note.contains("from a volume"), "{note}");
@@ -82,7 +82,7 @@ async fn each_account_has_a_memory_of_its_own(stack: &Containers, person: &Perso
     let printed = stack.docker(&words);
     let once = printed.lines().find_map(|line| line.strip_prefix("password:")).unwrap().trim();
     let (_, of_ana) = log_in(stack, &Person::new("ana", once).choosing(PASSWORD), "memory").await;
-    assert!(!recalled(stack, &of_ana.access_token).await.contains(FACT), "ana reads what another one said");
+    assert!(!recalled(stack, &of_ana.access_token).await.contains(FACT), "ana can read another user's data");
     Remembered(tokens)
 }
 
@@ -91,10 +91,10 @@ async fn recalled(stack: &Containers, token: &str) -> String {
 }
 
 /// Checks the memory after `down` and `up`. Then removes these services, so that they do not slow down the
-/// next parts.
+/// following parts.
 pub(crate) async fn what_was_remembered_is_still_known(stack: &Containers, remembered: Remembered) {
-    assert!(recalled(stack, &remembered.0.access_token).await.contains(FACT), "the memory is gone");
-    tell("  down and up: the knowledge graph of an account is as it was");
+    assert!(recalled(stack, &remembered.0.access_token).await.contains(FACT), "the memory was lost");
+    tell("  down and up: the knowledge graph of an account is unchanged");
     stack.set("COMPOSE_PROFILES", "");
     for name in NAMES {
         stack.docker(&["rm", "--force", &stack.container(name)]);
@@ -129,15 +129,14 @@ async fn pages_are_fetched_from_the_internet_and_from_nowhere_else(stack: &Conta
         assert!(answer.contains("is not a public address"), "{place}: {answer}");
     }
     let Some(elsewhere) = Elsewhere::make(stack.checkout.parent().unwrap()) else {
-        tell("SKIPPED a page is fetched: only root can make a network for it");
+        tell("SKIPPED a page is fetched: only root can create a network for it");
         return;
     };
     let page = fetch(PUBLIC).await;
     assert!(page.contains("A page of elsewhere"), "{page}\n{}", elsewhere.server.log_tail());
-    tell("  a page was fetched; this server refuses what is no public address");
+    tell("  a page was fetched; this server refuses addresses that are not public");
 
-    // A server without such a check is tried next: which addresses it can reach with the fence and without
-    // it.
+    // Next, a server without such a check is tested: which addresses it can reach with and without the fence.
     let here = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
     let place = |host: &str, port| (host.to_owned(), port);
     let port = here.local_addr().unwrap().port();
@@ -150,7 +149,7 @@ async fn pages_are_fetched_from_the_internet_and_from_nowhere_else(stack: &Conta
     assert_eq!(found(), [true, true, true]);
     if !stack.engine.is_ours() || Command::new("nft").arg("--version").output().is_err() {
         tell(
-            "SKIPPED the fence: it needs nft (Debian: apt-get install nftables) and an engine that nobody else uses",
+            "SKIPPED the fence: it needs nft (Debian: apt-get install nftables) and an engine that only this test uses",
         );
         return;
     }
@@ -161,7 +160,7 @@ except socket.gaierror as error: print(error.errno)";
     let looked_up = || stack.docker(&["exec", &stack.container("fetch"), "python3", "-c", look_up]);
     let before = looked_up();
     stack.script(&["fence"]);
-    assert_eq!(looked_up(), before, "names are looked up no more");
+    assert_eq!(looked_up(), before, "names no longer resolve");
     assert_eq!(found(), [true, false, false]);
     assert!(fetch(PUBLIC).await.contains("A page of elsewhere"));
     stack.script(&["fence", "--allow", PRIVATE]);
@@ -169,7 +168,7 @@ except socket.gaierror as error: print(error.errno)";
     stack.script(&["fence", "--remove"]);
     assert_eq!(found(), [true, true, true]);
     tell(
-        "  what may go out reaches private networks and this machine, too; behind scripts/fence, the internet alone",
+        "  services with internet access also reach private networks and this machine; behind scripts/fence, they reach only the internet",
     );
 }
 
@@ -177,8 +176,8 @@ except socket.gaierror as error: print(error.errno)";
 const PUBLIC: &str = "192.52.193.2";
 const PRIVATE: &str = "192.168.213.2";
 
-/// A web server that stands for a host on the internet. It runs in a network namespace at the other end of a
-/// cable.
+/// A web server that represents a host on the internet. It runs in a network namespace at the other end of a
+/// virtual cable.
 struct Elsewhere {
     namespace: String,
     server: Process,

@@ -61,7 +61,10 @@ pub(crate) async fn a_service_appears_and_nobody_else_notices(stack: &Containers
     }
     nobody_was_restarted(&before, stack);
     assert_eq!(session.call("echo", json!({ "message": "still" })).await.unwrap(), "Echo: still");
-    tell(&format!("  a service was added: {} others as they were, an open session goes on", before.len()));
+    tell(&format!(
+        "  a service was added: {} other containers unchanged, an open session continues",
+        before.len()
+    ));
 }
 
 pub(crate) async fn a_service_at_a_host_of_its_own(stack: &Containers) {
@@ -71,8 +74,8 @@ pub(crate) async fn a_service_at_a_host_of_its_own(stack: &Containers) {
     let person = Person::new("admin", PASSWORD);
     let anywhere = stack.gate("everything");
     let (_, tokens) = anywhere.log_in_as(&person, &resource).await.unwrap();
-    // Not every machine resolves names below localhost, so the request goes to localhost and the `Host`
-    // header has the name.
+    // Not every machine resolves names below localhost, so the request is sent to localhost with the name in the
+    // `Host` header.
     let gate = Gate::at(&anywhere.issuer, &format!("http://localhost:{}/mcp", stack.port));
     let host: HeaderMap =
         [(HOST, format!("own.localhost:{}", stack.port).parse().unwrap())].into_iter().collect();
@@ -80,15 +83,15 @@ pub(crate) async fn a_service_at_a_host_of_its_own(stack: &Containers) {
     assert_eq!(session.call("echo", json!({ "message": "own" })).await.unwrap(), "Echo: own");
 }
 
-/// Starts containers that claim this project's name, with labels for a path of their own and for `/login`.
-/// With the stack's own label, such a container is served, which shows that the other labels are right.
-/// Without it, it is not served. Neither of them gets the pages of auth-service.
+/// Starts containers that claim this project's name, with labels for a separate path and for `/login`. The
+/// container with the stack's own label is served, which shows that the other labels are right. The container
+/// without it is not served. Neither of them receives requests for the pages of auth-service.
 pub(crate) async fn a_container_of_somebody_else_is_not_served(stack: &Containers) {
     let ours = stack.setting("STACK_LABEL");
     assert!(ours.len() >= 24, "scripts/up made no STACK_LABEL: {ours:?}");
     let gate = stack.gate("everything");
     let own = format!("mcp-gate.stack={ours}");
-    // The container with the wrong label starts first. When the other one is served, Traefik has seen both.
+    // The container with the wrong label starts first. Once the other one is served, Traefik has seen both.
     let claims = [("foreign", "mcp-gate.stack=guessed"), ("known", own.as_str())];
     for (name, label) in claims {
         let labels = [
@@ -114,12 +117,12 @@ pub(crate) async fn a_container_of_somebody_else_is_not_served(stack: &Container
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     assert_eq!(gate.get(&at("foreign")).await.unwrap().status, 404);
-    // The routers of these containers lead to an address without a listener. If one of them got the request,
+    // The routers of these containers point to an address without a listener. If one of them received the request,
     // the status would be 502.
     let login = gate.get(&at("login")).await.unwrap();
     assert!(login.status < 500, "{login:?}");
     for (name, _) in claims {
         stack.docker(&["rm", "-f", &format!("{}-{name}", stack.project)]);
     }
-    tell("  a container of somebody else, with the name of this project, is not served");
+    tell("  a foreign container with the name of this project is not served");
 }

@@ -14,7 +14,7 @@ use tests::Gate;
 use tests::engine::{Engine, text};
 use tests::places::tools_dir;
 
-/// Time limit for a part of the stack to work again.
+/// The time limit for a part of the stack to work again.
 pub(crate) const SOON: Duration = Duration::from_secs(40);
 
 /// Prints a line to standard error, which the test runner shows even if the test passes.
@@ -61,7 +61,7 @@ impl Containers {
         self.engine.docker(words).unwrap_or_else(|error| panic!("{error:#}"))
     }
 
-    /// The IDs of the running containers, or of all, by service.
+    /// The IDs of the running containers, or of all containers, by service.
     pub(crate) fn containers(&self, all: bool) -> BTreeMap<String, Vec<String>> {
         let project = format!("label=com.docker.compose.project={}", self.project);
         let format = "{{.ID}} {{.Label \"com.docker.compose.service\"}}";
@@ -92,8 +92,7 @@ impl Containers {
     pub(crate) fn gateway(&self, network: &str) -> String {
         let about = self.engine.inspect(&format!("{}_{network}", self.project)).unwrap();
         about["IPAM"]["Config"][0]["Gateway"].as_str().map_or_else(
-            // If Docker has chosen the gateway, it is not listed here. It is the first address of the
-            // network.
+            // If Docker has chosen the gateway, it is not listed here, and is the first address of the network.
             || about["IPAM"]["Config"][0]["Subnet"].as_str().unwrap().replace("0.64/26", "0.65"),
             |address| address.split('/').next().unwrap().to_owned(),
         )

@@ -1,4 +1,4 @@
-//! Tests that nothing passes while a program is down, and that everything works again by itself when it is
+//! Tests that no request passes while a program is down, and that everything works again automatically after it is
 //! back.
 
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use tests::{Answer, Edge, Setup, places};
 
 use crate::world::World;
 
-/// How long cached principals are used without news from the store (docs/adr/0009).
+/// How long cached principals are used without a message from the store (docs/adr/0009).
 const LEASE: Duration = Duration::from_secs(1);
 
 each_edge!(
@@ -40,7 +40,7 @@ pub(crate) async fn a088_with_auth_service_down_nothing_passes_and_when_it_is_ba
         assert!(!answer.body.contains("<html"), "not JSON, as clients expect: {answer:?}");
         assert_eq!(answer.challenge(), "", "a client would log in again: {answer:?}");
     }
-    world.assert_nothing_passed("a request that nobody checked");
+    world.assert_nothing_passed("an unchecked request");
     if edge != Edge::Traefik {
         let url = world.stack.mcp_url.replace("/mcp", "/jwks");
         let answer = Answer::read(world.stack.http.get(url).send().await.unwrap()).await.unwrap();
@@ -79,13 +79,13 @@ pub(crate) async fn a088_with_the_store_down_nothing_passes(edge: Edge) {
 
     redis.kill();
     let killed = Instant::now();
-    // A cached token may pass until the lease ends. Once it was refused, it must not pass again.
+    // A cached token can pass until the lease ends. After the first refusal, it must not pass again.
     let mut refused = false;
     loop {
         let leased = killed.elapsed() < LEASE;
         let answer = world.ask(Method::POST, &[("authorization", &bearer)]).await;
         if answer.status == 200 {
-            assert!(leased && !refused, "{:?} after the store went: {answer:?}", killed.elapsed());
+            assert!(leased && !refused, "{:?} after the store was killed: {answer:?}", killed.elapsed());
         } else {
             assert_unavailable(&answer);
             refused = true;
@@ -96,7 +96,7 @@ pub(crate) async fn a088_with_the_store_down_nothing_passes(edge: Edge) {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     world.upstream.take_heads();
-    // The second token was never checked before, so nothing about it is cached.
+    // The second token has never been checked, so nothing about it is cached.
     let unseen = format!("Bearer {}", fresh.access_token);
     for bearer in [&bearer, &unseen] {
         for method in [Method::POST, Method::GET] {
@@ -116,7 +116,7 @@ fn assert_unavailable(answer: &Answer) {
 pub(crate) async fn a_stopped_edge_starts_again_over_the_same_state(edge: Edge) {
     let mut world = World::start(edge).await;
     let bearer = world.bearer();
-    assert!(world.stack.stop_edge(), "{edge} did not end well\n{}", world.stack.logs());
+    assert!(world.stack.stop_edge(), "{edge} did not exit successfully\n{}", world.stack.logs());
     assert!(world.stack.http.post(&world.stack.mcp_url).send().await.is_err());
     world.stack.start_edge_again().await;
     let answer = world.ask(Method::POST, &[("authorization", &bearer)]).await;

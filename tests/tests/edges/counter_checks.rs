@@ -1,7 +1,7 @@
-//! Shows that the tests of the edges can fail. Each case here breaks a guard in a shipped configuration, and
-//! names the test that must notice it.
+//! Shows that the tests of the edges can fail. Each case here removes a protection from a shipped configuration,
+//! and names the test that must notice it.
 //!
-//! If two guards protect against the same attack, both are broken.
+//! If two protections prevent the same attack, both are removed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,8 +24,11 @@ async fn notices<F: Future<Output = ()> + Send + 'static>(
     let changes = changes.iter().map(|(from, to)| ((*from).to_owned(), (*to).to_owned())).collect();
     let broken = Broken { changes, started: started.clone() };
     let ended = tokio::spawn(BROKEN.scope(broken, test(edge))).await;
-    assert!(started.load(Ordering::Relaxed), "{edge} does not start with this change, which shows nothing");
-    assert!(ended.is_err_and(|error| error.is_panic()), "no test notices this change");
+    assert!(
+        started.load(Ordering::Relaxed),
+        "{edge} does not start with this change, so the test proves nothing"
+    );
+    assert!(ended.is_err_and(|error| error.is_panic()), "the test does not notice this change");
 }
 
 macro_rules! breaking {

@@ -1,8 +1,8 @@
-//! Tests of the limit on connections of one address, which `scripts/fence` sets up in the kernel.
+//! Tests of the limit on connections from one address, which `scripts/fence` sets up in the kernel.
 //!
-//! Nothing here touches the firewall of this machine. Each test has three network namespaces: `outside` with
-//! the strangers, `host` with the rules, and `edge` with the proxy. `host` forwards connections to `edge` as
-//! Docker does.
+//! These tests do not touch the firewall of this machine. Each test has three network namespaces: `outside` with
+//! the clients, `host` with the rules, and `edge` with the proxy. `host` forwards connections to `edge`, like
+//! Docker.
 
 use std::fs::{self, File};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
@@ -27,31 +27,30 @@ use crate::world::World;
 
 each_edge!(a100_one_address_does_not_take_all_connections,);
 
-/// The address of `host` in the network of `outside` with the port that it forwards, and two addresses of
+/// The address of `host` in the network of `outside` together with the port that it forwards, and two addresses of
 /// `outside`.
 const HOST: (&str, u16) = ("192.0.2.1", 8080);
 const STRANGER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 const HONEST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 3);
 /// The address of `edge` in the network `public` of the stack.
 const EDGE: Ipv4Addr = Ipv4Addr::new(10, 213, 0, 34);
-/// How many connections of the stranger `host` lets through. This is the default of `scripts/fence`.
+/// The number of the attacker's connections that `host` lets through. This is the default of `scripts/fence`.
 const ALLOWED: usize = 256;
 /// More connections than any of the proxies accepts (docs/limits.md).
 const CONNECTIONS: usize = 9000;
-/// How many requests must be served during the flood, each over a connection of its own.
+/// The number of requests that must be served during the flood, each over a new connection.
 const REQUESTS: usize = 20;
-/// Time limit for one of these requests. A proxy without a free connection does not answer for longer than
-/// this.
+/// The time limit for one of these requests. A proxy without a free connection takes longer than this to respond.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 struct Namespaces {
     id: String,
-    /// The files of a checkout that `scripts/fence` needs.
+    /// A checkout with only the files that `scripts/fence` needs.
     checkout: TempDir,
 }
 
 impl Namespaces {
-    /// Makes the namespaces. The error says why this machine cannot do it.
+    /// Creates the namespaces. The error explains why this machine cannot do that.
     fn new() -> Result<Self, String> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         if !rustix::process::geteuid().is_root() {
@@ -94,7 +93,7 @@ impl Namespaces {
         Ok(made)
     }
 
-    /// Runs a script in this namespace, or in that of the test if the name is empty.
+    /// Runs a script in this namespace, or in the test's own namespace if the name is empty.
     fn run(&self, namespace: &str, script: &str) -> Result<String, String> {
         let mut command = if namespace.is_empty() {
             Command::new("sh")
@@ -109,7 +108,7 @@ impl Namespaces {
         if output.status.success() { Ok(said) } else { Err(said) }
     }
 
-    /// Makes `host` forward connections from its port to this port of `edge`, as Docker does.
+    /// Makes `host` forward connections from its port to this port of `edge`, like Docker.
     #[track_caller]
     fn publish(&self, port: u16) {
         let rule = format!(
@@ -153,7 +152,7 @@ impl Drop for Namespaces {
     }
 }
 
-/// Makes the namespaces. If this machine cannot do that, reports that the test is skipped.
+/// Creates the namespaces. If this machine cannot do that, prints that the test is skipped.
 fn namespaces(test: &str) -> Option<Arc<Namespaces>> {
     let made = Namespaces::new().inspect_err(|why| say(&format!("SKIPPED {test}: {}", why.trim())));
     made.ok().map(Arc::new)
@@ -185,12 +184,12 @@ pub(crate) async fn a100_one_address_does_not_take_all_connections(edge: Edge) {
     }
     let Some(namespaces) = namespaces(test) else { return };
     let _turn = ONE_AT_A_TIME.lock().await;
-    // The proxy listens on all addresses, as in its container.
+    // The proxy listens on all addresses, like in its container.
     let place = if edge == Edge::Caddy { "@EDGE_BIND@" } else { "@EDGE_ADDRESS@" };
     let setup = Setup::as_shipped().through(edge).within(Tier::Edge, bounds).edge_changed(place, "0.0.0.0");
     // For Traefik, this includes ::1, so a second entry point could not listen there.
     let setup = if edge == Edge::Traefik { setup.edge_changed("@MORE_ENTRY_POINTS@", "") } else { setup };
-    // Caddy keeps an idle connection for longer than one with an unfinished head.
+    // Caddy keeps an idle connection for longer than a connection with an unfinished head.
     let kind = match edge {
         Edge::Caddy => Kind::Bytes(b"GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec()),
         _ => Kind::Head(200),
@@ -209,8 +208,8 @@ pub(crate) async fn a100_one_address_does_not_take_all_connections(edge: Edge) {
     assert!((1..=ALLOWED).contains(&held), "{edge}: the stranger holds {held} connections");
 }
 
-/// Makes a stranger try to open more connections than the proxy accepts. Returns the first lines of the
-/// responses that others get meanwhile, and how many connections the stranger has then.
+/// Makes an attacker try to open more connections than the proxy accepts. Returns the first lines of the responses
+/// that other clients get during the flood, and how many connections the attacker has at that time.
 fn flooded(namespaces: &Namespaces, kind: &Kind, host: &str, token: &str) -> (Vec<String>, usize) {
     let to = SocketAddr::new(HOST.0.parse().unwrap(), HOST.1);
     let flood = namespaces.at("outside", || Flood::from_one_address(STRANGER, to, host, kind, CONNECTIONS));
@@ -236,8 +235,8 @@ fn flooded(namespaces: &Namespaces, kind: &Kind, host: &str, token: &str) -> (Ve
     (answers, held)
 }
 
-/// Opens connections from these addresses, in this order, until one of them is refused. Returns those that
-/// are open.
+/// Opens connections from these addresses, in this order, until one of them is refused. Returns the open
+/// connections.
 async fn open(to: SocketAddr, from: &[&str]) -> Vec<TcpStream> {
     let mut open = Vec::new();
     for address in from {
@@ -285,16 +284,16 @@ fn a100_connections_are_counted_by_address_and_by_network_of_ipv6() {
     let deadline = Instant::now() + Duration::from_secs(60);
     for _ in 0..2 {
         assert_eq!(opened("outside", HOST.0, &[stranger.as_str(); 6]), 4);
-        // The kernel forgets an address without connections, so that old addresses use no memory.
+        // The kernel deletes an address without connections, so that old addresses use no memory.
         while namespaces.run("host", "nft list ruleset").unwrap().contains("elements") {
             assert!(Instant::now() < deadline, "an address is kept without connections");
             std::thread::sleep(Duration::from_millis(200));
         }
     }
-    // A trusted load balancer has no limit, because it forwards the connections of all clients.
+    // A trusted load balancer is not limited, because it forwards the connections of all clients.
     assert_eq!(opened("outside", HOST.0, &[HONEST.to_string().as_str(); 6]), 6);
-    // These connections reach a process on this machine, as all IPv6 connections do. A /64 network counts as
-    // one address.
+    // These connections reach a process on this machine, like all IPv6 connections. A /64 network counts as one
+    // address.
     let (near, beside, other) = ("2001:db8:0:1::2", "2001:db8:0:1::3", "2001:db8:0:2::2");
     for options in ["--connections 4", "--native --connections 4"] {
         fence("--remove");

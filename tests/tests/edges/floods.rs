@@ -1,5 +1,5 @@
-//! Tests of floods by strangers, against each proxy within the memory, processes and open files that its
-//! compose file allows.
+//! Tests of floods by strangers, against each proxy within the memory, processes and open files that its compose
+//! file allows.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,23 +17,22 @@ use crate::world::{World, is_here};
 
 each_edge!(a100_heads_that_never_end_do_not_end_the_edge, a100_bodies_that_stall_do_not_end_the_edge,);
 
-/// Runs one flood at a time. Two would be too much for a test machine, and slow each other down.
+/// Runs one flood at a time. Two floods would be too much for a test machine and would slow each other down.
 pub(crate) static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 
-/// Number of requests that must be served during a flood. With fewer requests, the slowest hundredth would be
-/// a matter of chance.
+/// The number of requests that must be served during a flood. With fewer requests, the slowest hundredth would
+/// depend on chance.
 const HONEST: usize = 2000;
 
-/// Time limit for one of these requests. The machine has few processors, which the flood uses too.
+/// The time limit for one of these requests. The machine has few processors, which the flood also uses.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Time limit for memory to be released after a flood. A machine with nothing else to do needs less than a
-/// minute.
+/// The time limit for memory to be released after a flood. An idle machine needs less than a minute.
 const BACK: Duration = Duration::from_secs(300);
 
 pub(crate) async fn a100_heads_that_never_end_do_not_end_the_edge(edge: Edge) {
-    // The first flood once killed every edge within seconds. The heads of the second one have the maximum
-    // size that is allowed now.
+    // In an earlier version, the first flood killed every edge within seconds. The heads of the second flood have
+    // the maximum size that is allowed now.
     let kinds = [(Kind::Head(47_000), 4200), (Kind::Head(16_000), 700)];
     survives(edge, "a100_heads_that_never_end_do_not_end_the_edge", &kinds).await;
 }
@@ -51,7 +50,7 @@ async fn a100_heads_that_never_end_at_the_port_without_tls_do_not_end_traefik() 
     if !is_here(Edge::Traefik, name) {
         return;
     }
-    // The stack has this entry point in addition if it gets its certificates by itself (compose/tls.yaml).
+    // The stack also has this entry point if it obtains its own certificates (compose/tls.yaml).
     let port = free_port();
     let file = repository().join("compose/setup/traefik-redirect.yaml");
     let entry_point = std::fs::read_to_string(file).unwrap().replace("@HTTPS_PORT@", "443");
@@ -71,7 +70,7 @@ fn client_hello() -> Vec<u8> {
     hello
 }
 
-/// Handshakes that end after the first message, and some that end in the middle of it.
+/// Handshakes that stop after the first message, and some that stop in the middle of it.
 fn handshakes() -> [(Kind, usize); 2] {
     let hello = client_hello();
     let half = hello[..hello.len() / 2].to_vec();
@@ -111,7 +110,7 @@ pub(crate) async fn survives(edge: Edge, name: &str, kinds: &[(Kind, usize)]) {
     survives_at(None, edge, Setup::as_shipped(), name, kinds).await;
 }
 
-/// Floods this port of the proxy, or the port for clients if `port` is `None`. Meanwhile, requests to the
+/// Floods this port of the proxy, or the port for clients if `port` is `None`. During the flood, requests to the
 /// port for clients must be served.
 async fn survives_at(port: Option<u16>, edge: Edge, setup: Setup, name: &str, kinds: &[(Kind, usize)]) {
     let bounds = edge.container().bounds();
@@ -120,7 +119,7 @@ async fn survives_at(port: Option<u16>, edge: Edge, setup: Setup, name: &str, ki
     }
     let _turn = ONE_AT_A_TIME.lock().await;
     let mut world = World::of(setup.through(edge).with_any_rate().within(Tier::Edge, bounds)).await;
-    // The memory in use is measured after some work, because it is more than after the start.
+    // The memory in use is measured after some work, because it is higher than after the start.
     work(&world).await;
     let idle = world.stack.group(Tier::Edge).held().unwrap();
     let quiet = Times::of(HONEST, async || {
@@ -145,12 +144,12 @@ async fn survives_at(port: Option<u16>, edge: Edge, setup: Setup, name: &str, ki
     let most = world.stack.group(Tier::Edge).held().unwrap();
     drop(floods);
 
-    // A garbage collector stops when it has no need to go on. Envoy's allocator keeps more memory than others
-    // for later use.
+    // A garbage collector leaves some memory unreleased when it sees no need to continue. Envoy's allocator keeps
+    // more memory for later use than the others.
     let kept = (2 * idle).max(bounds.memory / if edge.name() == "envoy" { 4 } else { 8 });
     let (end, mut held) = (Instant::now(), most);
     while held > kept && end.elapsed() < BACK {
-        // A garbage collector runs after a certain amount of allocation, so a proxy without requests keeps
+        // A garbage collector runs only after a certain amount of allocation, so a proxy without requests keeps
         // memory for longer.
         work(&world).await;
         tokio::time::sleep(Duration::from_millis(200)).await;
@@ -174,11 +173,11 @@ async fn survives_at(port: Option<u16>, edge: Edge, setup: Setup, name: &str, ki
     say(&format!("FIGURE {name}, {figures}"));
     assert_eq!(killed, 0, "{figures}");
     assert!(world.stack.runs(Tier::Edge), "{figures}\n{}", world.stack.logs());
-    assert!(held <= kept, "memory does not come back: {figures}");
+    assert!(held <= kept, "memory is not released: {figures}");
 }
 
-/// Repeats an honest request until it is served. A check may take three seconds, and the machine of the test
-/// also runs auth-service and the strangers. Returns how often the request was refused for lack of time.
+/// Repeats an honest request until it is served. A check can take at most three seconds, and the test machine also
+/// runs auth-service and the flood. Returns how often the request was refused for lack of time.
 async fn until_served(world: &World) -> usize {
     let deadline = Instant::now() + PATIENCE;
     let mut refused = 0;
@@ -187,7 +186,7 @@ async fn until_served(world: &World) -> usize {
         let answer = request.timeout(PATIENCE).send().await;
         match answer.as_ref().map(|answer| answer.status().as_u16()) {
             Ok(200) => return refused,
-            // There was no time for the check, or for the service behind it.
+            // The check or the service behind it took too long.
             Ok(500 | 502..=504) if Instant::now() < deadline => refused += 1,
             _ => panic!("{answer:?}\n{}", world.stack.logs()),
         }

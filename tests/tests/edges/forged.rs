@@ -1,4 +1,4 @@
-//! Tests of headers with which a client pretends to be the edge, auth-service or another user.
+//! Tests of headers with which a client impersonates the edge, auth-service or another user.
 
 use reqwest::Method;
 use serde_json::Value;
@@ -48,13 +48,13 @@ pub(crate) async fn a069_forwarding_headers_of_a_client_count_for_nothing(edge: 
         [("X-Edge-Secret", &world.stack.edge_secret), ("X-Forwarded-For", "127.0.0.1")],
     ];
     for claim in claims {
-        // Without a token, the challenge must be that of the real request.
+        // Without a token, the challenge must be the same as without the forged headers.
         let answer = world.raw_without_token("POST", "/mcp", &claim).await.unwrap();
         assert_eq!(answer.status, 401, "{claim:?}: {answer:?}");
         assert_eq!(answer.values("www-authenticate"), [world.challenge()], "{claim:?}");
     }
     world.assert_nothing_passed("a request with forged forwarding headers");
-    // A token of another host is refused here, whatever the headers say.
+    // A token for another host is refused here, whatever the headers contain.
     let foreign =
         format!("Bearer {}", world.stack.log_in_for(&format!("http://{other}/mcp")).await.access_token);
     for name in ["X-Forwarded-Host", "X-Original-URL", "X-Host", "X-Forwarded-Server", "Forwarded"] {
@@ -67,7 +67,7 @@ pub(crate) async fn a069_forwarding_headers_of_a_client_count_for_nothing(edge: 
         assert_eq!(answer.status, 401, "{name}: {answer:?}");
     }
     world.assert_nothing_passed("a token of another host");
-    // With a valid token, the headers change nothing and do not reach the wrapper.
+    // With a valid token, the headers have no effect and do not reach the wrapper.
     for claim in claims {
         let answer = world.raw_with_token("POST", "/mcp", &claim).await.unwrap();
         assert_eq!(answer.status, 200, "{claim:?}: {answer:?}");
@@ -77,7 +77,7 @@ pub(crate) async fn a069_forwarding_headers_of_a_client_count_for_nothing(edge: 
         assert_eq!(arrived(&answer.body, "x-auth-username"), ["ana"]);
         assert_eq!(arrived(&answer.body, "x-forwarded-for"), ["127.0.0.1"], "{claim:?}");
     }
-    // The service gets the address of the client, and nothing that the client says.
+    // The service gets the client's address from the edge, and nothing that the client claims.
     let answer = world.raw_with_token("POST", "/mcp", &[("X-Forwarded-For", "192.0.2.7")]).await.unwrap();
     assert_eq!(arrived(&answer.body, "x-forwarded-for"), ["127.0.0.1"], "{answer:?}");
 }
@@ -135,7 +135,7 @@ pub(crate) async fn a073_an_alias_of_an_identity_header_does_not_pass(edge: Edge
     ];
     for alias in aliases {
         let answer = world.raw_with_token("POST", "/mcp", &[(alias, "forged")]).await;
-        // The request is refused, or passes without this header.
+        // The request is either refused, or passes without this header.
         for head in world.upstream.take_heads() {
             let lines = head.lines().skip(1).filter_map(|line| line.split_once(':'));
             for (name, value) in lines.filter(|(name, _)| reads_as_identity(name)) {
@@ -187,8 +187,8 @@ pub(crate) async fn a074_connection_does_not_drop_an_identity_header(edge: Edge)
             assert_eq!(answer.status, 400, "{value}: {answer:?}");
         }
     }
-    // `Connection` must not remove the headers that the check needs either. Otherwise the check would judge
-    // another request than this one.
+    // `Connection` must not remove the headers that the check needs either. Otherwise, the check would evaluate
+    // another request.
     for value in ["X-Edge-Secret", "X-Forwarded-Uri, X-Forwarded-Host", "X-Original-URL", "Host"] {
         let headers = [("Host", world.host.as_str()), ("Connection", value)];
         let answer = raw::ask(world.stack.port, "GET", "/mcp", &headers).await.unwrap();
@@ -230,8 +230,8 @@ pub(crate) async fn a075_half_trusted_forwarding_headers_change_nothing(edge: Ed
 
 pub(crate) async fn a076_identity_headers_of_the_client_never_survive(edge: Edge) {
     let world = World::start(edge).await;
-    // The account has no email address and no groups. For values that auth-service does not set, the client's
-    // header must be removed too.
+    // The account has no email address and no groups. Even if auth-service sets no value for a header, the
+    // client's header must be removed.
     for name in ["Subject", "Username", "Email", "Groups", "Client-Id", "Scope", "Assertion"] {
         let name = format!("X-Auth-{name}");
         for forged in
@@ -246,7 +246,7 @@ pub(crate) async fn a076_identity_headers_of_the_client_never_survive(edge: Edge
 }
 
 pub(crate) async fn a076_the_ipv6_loopback_address_is_checked_and_cleaned_alike(edge: Edge) {
-    // The configuration names this address only on a machine that has it.
+    // The configuration contains this address only on a machine that has it.
     if !has_ipv6_loopback() {
         return;
     }
@@ -270,9 +270,10 @@ pub(crate) async fn a076_the_ipv6_loopback_address_is_checked_and_cleaned_alike(
     assert_eq!(arrived(&user.body, "X-Auth-Subject").len(), 1, "{user:?}");
 }
 
-/// Headers in which other proxies and access services name the user or the certificate of the client: oauth2-proxy,
-/// Authelia, authentik, Grafana, CGI, Google, Amazon, Microsoft, Cloudflare, Tailscale, Pomerium, Kong, Vouch,
-/// `mod_auth_openidc`, and proxies that verify certificates (RFC 9440). The service behind the edge could trust them.
+/// Headers in which other proxies and access services pass the user or the certificate of the client:
+/// oauth2-proxy, Authelia, authentik, Grafana, CGI, Google, Amazon, Microsoft, Cloudflare, Tailscale, Pomerium,
+/// Kong, Vouch, `mod_auth_openidc`, and proxies that verify certificates (RFC 9440). The service behind the edge
+/// could trust them.
 const IDENTITIES_ELSEWHERE: &str = "
     Remote-User Remote-Groups Remote-Name Remote-Email X-Remote-User X-Remote-Group X-Remote-Name
     X-Remote-Email X-Forwarded-User X-Forwarded-Email X-Forwarded-Groups
@@ -308,7 +309,7 @@ const IDENTITIES_ELSEWHERE: &str = "
     X-Webauth-Groups X-Authentik-Name X-Authentik-Uid X-Authentik-Jwt X-Amzn-Oidc-Accesstoken
     X-Ms-Client-Principal-Id X-Ms-Client-Principal-Idp Tailscale-User-Name";
 
-/// How many headers one request has. Envoy accepts a hundred.
+/// The number of headers in one request. Envoy accepts a hundred.
 const AT_ONCE: usize = 40;
 
 pub(crate) async fn a076_names_by_which_other_proxies_say_who_calls_do_not_survive(edge: Edge) {
@@ -327,7 +328,7 @@ pub(crate) async fn a076_names_by_which_other_proxies_say_who_calls_do_not_survi
             }
         }
     }
-    assert!(passed.is_empty(), "these reach the server: {passed:?}");
+    assert!(passed.is_empty(), "these headers reach the server: {passed:?}");
 }
 
 fn arrived_or_empty(body: &str, name: &str) -> Vec<String> {

@@ -1,4 +1,4 @@
-//! Tests of where a request ends: request smuggling, kept-alive connections and upgrades.
+//! Tests of request boundaries: request smuggling, kept-alive connections and upgrades.
 
 use tests::Edge;
 use tests::raw;
@@ -36,7 +36,7 @@ pub(crate) async fn a086_a_websocket_upgrade_makes_no_tunnel(edge: Edge) {
     }
 }
 
-/// Each trick hides a second request in a first one. The second one has no token, and its target is
+/// Each trick hides a second request in the first one. The second request has no token, and its target is
 /// `/mcp?smuggled`.
 pub(crate) async fn a090_no_second_request_hides_in_a_first(edge: Edge) {
     let world = World::start(edge).await;
@@ -55,7 +55,7 @@ pub(crate) async fn a090_no_second_request_hides_in_a_first(edge: Edge) {
                 "Transfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n{length:x}\r\n{inner}\r\n0\r\n\r\n"
             ),
         ),
-        // Two servers could disagree on whether they understand this Transfer-Encoding.
+        // Two servers could disagree on whether they support this Transfer-Encoding.
         (
             "TE.TE",
             format!(
@@ -106,7 +106,7 @@ pub(crate) async fn a090_no_second_request_hides_in_a_first(edge: Edge) {
             assert!(!head.contains("smuggled"), "{trick}: a second request arrived: {head}\n{answers:?}");
             assert!(!head.contains("forged"), "{trick}: a header arrived: {head}");
         }
-        // If the second request is read at all, it is refused because it has no token.
+        // If the second request is read as a request, it is refused because it has no token.
         assert!(answers.iter().skip(1).all(|answer| answer.status >= 400), "{trick}: {answers:?}");
     }
     // HTTP/1.0 has no chunked encoding.
@@ -125,8 +125,8 @@ pub(crate) async fn a091_a_kept_alive_connection_mixes_nobody_up(edge: Edge) {
     let (ana, bob) = (world.bearer(), format!("Bearer {bob}"));
     let host = world.host.as_str();
     let order = [Some(&ana), Some(&bob), None, Some(&bob), Some(&ana), None, None, Some(&ana)];
-    // Several connections use the proxy at the same time. The proxy shares its own connections to the
-    // services among them.
+    // Several client connections use the proxy at the same time, and share the proxy's own connections to the
+    // services.
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..4 {
         let (host, ana, bob, port) = (host.to_owned(), ana.clone(), bob.clone(), world.stack.port);

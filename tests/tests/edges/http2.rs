@@ -1,5 +1,5 @@
-//! Tests that no proxy speaks HTTP/2 with clients. One HTTP/2 connection can carry hundreds of requests at a
-//! time, which the calculation of memory in docs/limits.md does not include.
+//! Tests that no proxy speaks HTTP/2 with clients. One HTTP/2 connection can carry hundreds of requests at a time,
+//! which the calculation of memory in docs/limits.md does not include.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,7 +26,7 @@ each_edge!(@through envoy_flood EnvoyHttp a100_streams_that_are_reset_do_not_end
 /// The first bytes of an HTTP/2 client (RFC 9113 §3.4), with an empty SETTINGS frame.
 const START: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
-/// Types of frames (RFC 9113 §6).
+/// Frame types (RFC 9113 §6).
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
@@ -35,7 +35,7 @@ pub(crate) async fn a100_nobody_speaks_http2_without_tls(edge: Edge) {
     let world = World::start(edge).await;
     let mut stream = TcpStream::connect(("127.0.0.1", world.stack.port)).await.unwrap();
     stream.write_all(START).await.unwrap();
-    // A server that speaks HTTP/2 sends its settings before anything else, and keeps the connection open.
+    // A server that supports HTTP/2 sends its settings before anything else, and keeps the connection open.
     let mut answer = Vec::new();
     let read = stream.read_to_end(&mut answer);
     let ended = tokio::time::timeout(Duration::from_secs(20), read).await;
@@ -109,12 +109,12 @@ async fn offers_http1_only(edge: Edge, name: &str, port: u16, changes: &[(&str, 
     };
     let changes: Vec<_> = changes.iter().map(|(from, to)| ((*from).to_owned(), to.clone())).collect();
     let process = Process::start(edge.name(), &mut edge.command(&around, &changes), dir.path());
-    // The client does not trust the certificate that the proxy has made. It notices that after the two have
-    // agreed on the protocol.
+    // The client does not trust the certificate that the proxy has created. It detects this after the protocol was
+    // negotiated.
     let error = offered(port, b"http/1.1").await;
     assert!(matches!(error, Error::InvalidCertificate(_)), "{error}\n{}", process.log_tail());
-    // Traefik reads its dynamic configuration a moment after it has begun to listen, and serves nothing until
-    // then.
+    // Traefik reads its dynamic configuration shortly after it has started to listen, and serves nothing before
+    // that.
     let refused = Error::AlertReceived(AlertDescription::NoApplicationProtocol);
     let deadline = Instant::now() + Duration::from_secs(10);
     let mut error = offered(port, b"h2").await;

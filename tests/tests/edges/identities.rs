@@ -1,4 +1,4 @@
-//! Tests that a decision about one caller is not used for another one, or after a change.
+//! Tests that a decision about one caller is used neither for another caller nor after a change.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ each_edge!(
 );
 
 impl World {
-    /// Adds the account `bob`. Returns an access token of it.
+    /// Adds the account `bob`. Returns an access token for it.
     pub(crate) async fn second_person(&self) -> String {
         let once = self.stack.operator(&["user", "add", "bob"]);
         let once = once.lines().find_map(|line| line.strip_prefix("password:")).unwrap().trim().to_owned();
@@ -31,7 +31,7 @@ impl World {
 
 pub(crate) async fn a079_a_name_reaches_the_wrapper_in_one_form(edge: Edge) {
     let world = World::start(edge).await;
-    // A name in another case logs in to the same account, and the wrapper gets the same user name.
+    // A user name with different case logs in to the same account, and the wrapper receives the same user name.
     let person = Person::new("ANA", ACCOUNT.1);
     let (_, tokens) = world.stack.log_in_as(&person, &world.stack.mcp_url).await.unwrap();
     let mut seen = Vec::new();
@@ -71,9 +71,9 @@ pub(crate) async fn a085_nobody_is_in_a_group_or_domain_by_having_none(edge: Edg
     for claimed in ["", ",", "staff", "@example.com"] {
         let answer = ask(&[("x-auth-groups", claimed), ("x-auth-email", claimed)]).await;
         assert_eq!(answer.status, 403, "{claimed:?}: {answer:?}");
-        assert_eq!(answer.challenge(), "", "no scope would help: {answer:?}");
+        assert_eq!(answer.challenge(), "", "no scope is enough: {answer:?}");
     }
-    world.assert_nothing_passed("a request of somebody who is not let in");
+    world.assert_nothing_passed("a request of a user without access");
     world.stack.operator(&["user", "groups", "bob", "staff"]);
     assert_eq!(ask(&[]).await.status, 200, "{}", world.stack.logs());
 }

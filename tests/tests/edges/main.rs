@@ -1,5 +1,5 @@
-//! Runs the same tests through every edge proxy, each with its shipped configuration. They check what must
-//! pass, what must be refused, and what reaches the services behind it.
+//! Runs the same tests through every edge proxy, each with its shipped configuration. They check which requests
+//! must pass, which must be refused, and what reaches the services behind the edge.
 //!
 //! The name of a test contains the proxy: `paths::nginx::a072_…`.
 #![expect(
@@ -10,8 +10,8 @@
     reason = "a test fails by panicking"
 )]
 
-/// Makes a test for each proxy from functions that take an [`Edge`](tests::Edge). If a proxy is not
-/// installed, its test is skipped with a message.
+/// Creates a test for each proxy from functions that take an [`Edge`](tests::Edge). If a proxy is not installed,
+/// its test is skipped with a message.
 macro_rules! each_edge {
     ($($test:ident),+ $(,)?) => {
         each_edge!(@through envoy_http EnvoyHttp $($test)+);

@@ -1,5 +1,5 @@
-//! What users see at each proxy while strangers flood it, and while they flood another proxy of the same kind on the
-//! same machine, with its own auth-service and wrapper.
+//! Measures the response times of a user at each proxy while strangers flood that proxy, and while they flood
+//! another proxy of the same kind on the same machine, which has its own auth-service and wrapper.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,20 +22,21 @@ use crate::floods::ONE_AT_A_TIME;
 
 each_edge!(a100_others_are_served_while_strangers_flood_the_edge,);
 
-/// Number of calls and of refreshes of the user during each flood.
+/// The number of calls and of refreshes of the user during each flood.
 const CALLS: usize = 100;
 const REFRESHES: usize = 30;
 
-/// Time limit for one of them. The machine has few processors, which the flood uses too.
+/// The time limit for one call or refresh. The machine has few processors, which the flood also uses.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long a flood runs before the user is served.
 const WARM_UP: Duration = Duration::from_secs(2);
 
-/// Number of requests that one address sends at the same time, each as soon as the one before is answered.
+/// The number of requests that one address sends at the same time. After each response, the next request is sent
+/// immediately.
 const AT_ONCE: usize = 200;
 
-/// Number of addresses of those who only hold connections.
+/// The number of addresses that only keep connections open.
 const ADDRESSES: u8 = 100;
 
 const BOB: &str = "another battery that is a staple";
@@ -81,7 +82,7 @@ pub(crate) async fn a100_others_are_served_while_strangers_flood_the_edge(edge: 
             .sum();
         let figures = format!("{edge}, {name}: {seen}; strangers got {answers:?}");
         say(&figures);
-        // Each proxy reads its own clock.
+        // The proxy measures time with its own clock.
         assert!(
             f64::from(passed) <= most * 1.1,
             "more than {most:.0} requests of one address passed: {figures}"
@@ -106,7 +107,8 @@ async fn started(edge: Edge) -> Stack {
         .await
 }
 
-/// A user whose requests go through the proxy. Checks straight at auth-service tell how much of the time is spent there.
+/// A user whose requests are sent through the proxy. Additional checks are sent directly to auth-service, to
+/// measure how much of the time is spent there.
 struct Bob<'a> {
     session: Session<'a>,
     http: reqwest::Client,
@@ -151,7 +153,7 @@ impl Bob<'_> {
     }
 }
 
-/// What floods need to know about a stack.
+/// The data about a stack that floods need.
 struct Target {
     port: u16,
     host: String,
@@ -193,7 +195,7 @@ impl Target {
 
 type Start = fn(&Target) -> Flood;
 
-/// Floods that other tests have, too. They are only compared for a table.
+/// Floods that other tests also contain. They are compared only to produce the table.
 const STALLED: [(&str, Start); 2] = [
     ("heads that do not end", |to| Flood::stalled(to.port, &to.host, &Kind::Head(16_000), 4500, ADDRESSES)),
     ("bodies that stall", |to| {

@@ -1,4 +1,4 @@
-//! Tests of targets, hosts and methods that the edge, auth-service and the wrapper could read in different
+//! Tests of targets, hosts and methods that the edge, auth-service and the wrapper could interpret in different
 //! ways. Only `/mcp` on a protected host with a method of MCP may pass.
 
 use tests::Edge;
@@ -16,8 +16,8 @@ each_edge!(
     a089_well_known_paths_are_open_exactly,
 );
 
-/// Sends a target without and with a token. Without a token, nothing may pass. With one, only a target may
-/// pass whose path is `/mcp` for every program.
+/// Sends a target without and with a token. Without a token, nothing may pass. With a token, a target may pass
+/// only if every program reads its path as `/mcp`.
 async fn probe(world: &World, target: &str) {
     if let Some(answer) = world.raw_without_token("GET", target, &[]).await {
         assert!(answer.status >= 400 || is_of_auth_service(&answer.body), "{target}: {answer:?}");
@@ -56,7 +56,7 @@ pub(crate) async fn a070_what_follows_the_path_is_not_the_path(edge: Edge) {
     ] {
         probe(&world, target).await;
     }
-    // A query belongs to the client, and passes unchanged.
+    // The query belongs to the client, and passes unchanged.
     let answer = world.raw_with_token("GET", "/mcp?a=1&b=%2f%2e", &[]).await.unwrap();
     assert!(answer.body.contains("GET /mcp?a=1&b=%2f%2e HTTP/1.1"), "{answer:?}");
 }
@@ -78,7 +78,7 @@ pub(crate) async fn a071_two_slashes_are_no_authority(edge: Edge) {
     ] {
         probe(&world, target).await;
     }
-    // The absolute form of a target (RFC 9112 §3.2.2) names the host, whatever the `Host` header says.
+    // The absolute form of a target (RFC 9112 §3.2.2) contains the host, which overrides the `Host` header.
     for target in [
         "http://evil.example/mcp",
         "https://evil.example/mcp",
@@ -199,7 +199,7 @@ pub(crate) async fn a078_a_host_is_one_of_the_protected_ones_however_it_is_writt
         }
         world.assert_nothing_passed(&format!("a request for the hosts {hosts:?}"));
     }
-    // A token of one host is refused at another.
+    // A token for one host is refused at another.
     let answer = ask(&[&format!("other.{good}")], true).await.unwrap();
     assert_eq!(answer.status, 401, "{answer:?}");
     world.assert_nothing_passed("a token of another host");
@@ -268,7 +268,7 @@ pub(crate) async fn a081_a_method_is_the_one_on_the_request_line(edge: Edge) {
         }
         world.assert_nothing_passed(method);
     }
-    // OPTIONS requests never reach the service, with a token or without, as a preflight or not.
+    // OPTIONS requests never reach the service, with or without a token, and whether or not they are preflights.
     for headers in
         [&[][..], &[("Origin", "https://evil.example")], &[("Access-Control-Request-Method", "POST")]]
     {
@@ -276,7 +276,7 @@ pub(crate) async fn a081_a_method_is_the_one_on_the_request_line(edge: Edge) {
         world.raw_without_token("OPTIONS", "/mcp", headers).await.unwrap();
         world.assert_nothing_passed("OPTIONS");
     }
-    // Headers that name another method do not reach the wrapper either.
+    // Headers that request another method do not reach the wrapper either.
     for claim in overrides {
         let answer = world.raw_with_token("POST", "/mcp", &[claim]).await.unwrap();
         assert_eq!((answer.status, arrived(&answer.body, claim.0)), (200, vec![]), "{claim:?}");

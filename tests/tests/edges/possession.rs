@@ -1,5 +1,5 @@
-//! Tests of tokens that are bound to a key (RFC 9449), through every edge. The proof must reach the check but
-//! not the service, and the client, which can be a web page, must get the nonce.
+//! Tests of tokens that are bound to a key (RFC 9449), through every edge. The proof must reach the check but not
+//! the service, and the client must receive the nonce, even if it is a web page.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -29,7 +29,7 @@ impl Key {
         Self(KeyPair::generate_for(&PKCS_ED25519).unwrap())
     }
 
-    /// A proof for one request. The claims in `more` are added or replace others.
+    /// A proof for one request. The claims in `more` are added to the default claims or replace them.
     #[expect(clippy::disallowed_methods, reason = "a client has the wall clock")]
     fn proof(&self, method: &str, url: &str, more: &Value) -> String {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
@@ -49,7 +49,7 @@ impl Key {
     }
 }
 
-/// The nonce in a response, which must occur once.
+/// The nonce in a response, which must contain exactly one.
 #[track_caller]
 fn nonce(answer: &Answer) -> String {
     let named: Vec<_> = answer.headers.get_all("dpop-nonce").iter().collect();
@@ -90,7 +90,7 @@ pub(crate) async fn a_bound_token_works_with_a_proof_and_the_nonce_that_the_chec
     let asked = call("DPoP", &first).await;
     assert_eq!(asked.status, 401, "{asked:?}");
     assert!(asked.challenge().starts_with("DPoP error=\"use_dpop_nonce\""), "{asked:?}");
-    // A client that is a web page can read the header, too.
+    // A client that is a web page can also read the header.
     let exposed = asked.header("access-control-expose-headers").to_lowercase();
     assert!(exposed.split(", ").any(|name| name == "dpop-nonce"), "{asked:?}");
 
@@ -110,7 +110,7 @@ pub(crate) async fn a_bound_token_works_with_a_proof_and_the_nonce_that_the_chec
     assert_eq!(arrived(&answer.body, "x-auth-username"), [ACCOUNT.0]);
     assert!(arrived(&answer.body, "dpop").is_empty(), "{answer:?}");
     world.upstream.take_heads();
-    assert_eq!(call("DPoP", &proof).await.status, 401, "a proof counts once");
+    assert_eq!(call("DPoP", &proof).await.status, 401, "a proof can be used only once");
     world.assert_nothing_passed("a proof that was used before");
 }
 

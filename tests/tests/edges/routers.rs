@@ -1,5 +1,5 @@
-//! Tests with routers that other people configure. They are simulated by more of Traefik's dynamic
-//! configuration, from the file or from another provider. `tests/tests/containers` tries real labels on an
+//! Tests with routers that other users of Traefik configure. The tests simulate such routers with additional
+//! dynamic configuration, from the file or from another provider. `tests/tests/containers` tests real labels on an
 //! engine.
 
 use reqwest::Method;
@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 
 use crate::world::{self, World, arrived};
 
-/// The start of the services in `traefik/service.yaml.in`. A test inserts a router before it.
+/// The start of the services in `traefik/service.yaml.in`. A test inserts a router before this text.
 const SERVICES: &str = "  services:\n    stdio-wrapper:";
 
 /// Endpoints of auth-service, and paths below them that are not endpoints but could belong to a service.
@@ -50,7 +50,7 @@ fn with_router(router: &str) -> Setup {
 #[tokio::test]
 async fn a076_a_router_without_any_middleware_is_behind_the_check_and_its_server_sees_no_token() {
     on_traefik!(a076_a_router_without_any_middleware_is_behind_the_check_and_its_server_sees_no_token);
-    // The first router lacks three settings of the shipped one. The second is written like the labels of
+    // The first router lacks three settings of the shipped router. The second one is written like the labels of
     // earlier blocks.
     let bare = "    bare: { rule: \"PathPrefix(`/bare`)\", service: stdio-wrapper }
     older: { entryPoints: [edge], rule: \"Path(`/older/mcp`) && !Method(`OPTIONS`)\", middlewares: [mcp], service: stdio-wrapper }";
@@ -60,7 +60,7 @@ async fn a076_a_router_without_any_middleware_is_behind_the_check_and_its_server
         assert_eq!(answer.status, 401, "{path}: {answer:?}");
         assert!(answer.values("www-authenticate")[0].contains(path), "{answer:?}");
         let foreign = world.raw_with_token("POST", path, &[("Content-Length", "0")]).await.unwrap();
-        assert_eq!(foreign.status, 401, "a token for /mcp is not one for {path}: {foreign:?}");
+        assert_eq!(foreign.status, 401, "a token for /mcp must not be valid for {path}: {foreign:?}");
         world.assert_nothing_passed(path);
 
         let token = world.stack.log_in_for(&format!("http://{}{path}", world.host)).await.access_token;
@@ -90,10 +90,10 @@ async fn a076_a_router_without_any_middleware_is_behind_the_check_and_its_server
         assert!(!answer.body.to_ascii_lowercase().contains("secret"), "{path}: {answer:?}");
         assert!(!answer.body.contains(&token), "{path}: {answer:?}");
         assert_eq!(arrived(&answer.body, "x-auth-username"), ["ana"], "{path}");
-        assert_eq!(allowed_checks(&world.stack).await, before + 1, "{path} is checked once");
+        assert_eq!(allowed_checks(&world.stack).await, before + 1, "{path} must be checked once");
         world.upstream.take_heads();
     }
-    // Without a router for a path, the response is no challenge.
+    // Without a router for a path, the response is not a challenge.
     assert_eq!(world.raw_without_token("GET", "/nobody", &[]).await.unwrap().status, 404);
 }
 
@@ -103,13 +103,14 @@ async fn allowed_checks(stack: &Stack) -> u64 {
     line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0)
 }
 
-/// A router for all paths with this priority. It comes from another provider than the file, as labels do.
+/// A router for all paths with this priority. It comes from a provider other than the file, like a router from
+/// labels.
 async fn foreign_router(priority: &str) -> (Setup, tests::upstream::Upstream) {
     let upstream = tests::upstream::Upstream::start().await;
     let servers = json!([{ "url": format!("http://127.0.0.1:{}", upstream.port) }]);
     let body = json!({ "http": {
         "routers": { "foreign": {
-            // This rule is also longer than that of our routers.
+            // This rule is also longer than the rules of our routers.
             "rule": "PathPrefix(`/`) && (PathPrefix(`/`) || PathRegexp(`^/(login|token|authorize|register|consent|device|jwks|par|revoke)/?$`))",
             "priority": priority.parse::<u64>().unwrap(), "service": "foreign",
         } },
@@ -121,7 +122,7 @@ async fn foreign_router(priority: &str) -> (Setup, tests::upstream::Upstream) {
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             let asked = stream.read(&mut [0; 4096]).await;
-            assert!(asked.is_ok_and(|count| count > 0), "Traefik asks nothing");
+            assert!(asked.is_ok_and(|count| count > 0), "Traefik does not poll the provider");
             let head =
                 format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
             stream.write_all((head + &body).as_bytes()).await.ok();
@@ -134,7 +135,7 @@ async fn foreign_router(priority: &str) -> (Setup, tests::upstream::Upstream) {
 #[tokio::test]
 async fn a_router_of_somebody_else_does_not_take_the_pages_of_auth_service() {
     on_traefik!(a_router_of_somebody_else_does_not_take_the_pages_of_auth_service);
-    // The last value is the highest that Traefik accepts, and is also that of our own router. It is tried
+    // The last value is the highest that Traefik accepts, and is also the priority of our own router. It is tested
     // several times, so that our router does not win by chance.
     for priority in
         ["9000000000000000000", "9223372036854774807", "9223372036854774807", "9223372036854774807"]
@@ -155,7 +156,7 @@ async fn a_router_of_somebody_else_does_not_take_the_pages_of_auth_service() {
         for target in ["/mcp", "/", "/elsewhere", "*"] {
             raw::ask(stack.port, "OPTIONS", target, &headers).await.unwrap();
         }
-        // All other requests belong to the foreign router, and are checked.
+        // All other requests are sent to the foreign router, and are checked.
         for target in [
             "/",
             "/elsewhere",
@@ -174,18 +175,18 @@ async fn a_router_of_somebody_else_does_not_take_the_pages_of_auth_service() {
             let heads = upstream.take_heads();
             assert!(heads.is_empty(), "{priority}: {heads:?}");
         }
-        // A complete login works too.
+        // A complete login also works.
         let token = stack.log_in_for(&format!("http://{host}/elsewhere")).await.access_token;
         let answer =
             stack.http.request(Method::POST, format!("http://{host}/elsewhere")).bearer_auth(token).send();
-        assert_eq!(answer.await.unwrap().status(), 200, "the foreign router is there");
+        assert_eq!(answer.await.unwrap().status(), 200, "the foreign router must serve this path");
         let heads = upstream.take_heads();
         assert!(heads.len() == 1 && !heads[0].to_ascii_lowercase().contains("\nauthorization:"), "{heads:?}");
     }
 }
 
-/// Waits until the configuration of the other provider is loaded, which happens shortly after that of the
-/// file.
+/// Waits until the configuration of the other provider is loaded, which happens shortly after the configuration in
+/// the file.
 async fn wait_for_router(stack: &Stack, headers: &[(&str, &str)]) {
     for _ in 0..200 {
         let answer = raw::ask(stack.port, "POST", "/elsewhere", headers).await;
@@ -194,17 +195,17 @@ async fn wait_for_router(stack: &Stack, headers: &[(&str, &str)]) {
         }
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     }
-    panic!("the foreign router does not come up\n{}", stack.logs());
+    panic!("the foreign router was not loaded\n{}", stack.logs());
 }
 
-/// Whether a response is the challenge of a service. Challenges of our own endpoints do not name the metadata
-/// of a resource.
+/// Whether a response is the challenge of a service. Challenges of auth-service's own endpoints contain no
+/// resource metadata URL.
 fn is_challenge(answer: &RawAnswer) -> bool {
     answer.values("www-authenticate").iter().any(|challenge| challenge.contains("resource_metadata"))
 }
 
-/// The proxy trusts a load balancer's headers about scheme, host and address. The load balancer also passes
-/// on other headers of the client, which must have no effect.
+/// The proxy trusts a load balancer's headers about the scheme, host and address. The load balancer also forwards
+/// other headers of the client, which must have no effect.
 pub(crate) async fn what_a_load_balancer_hands_on(edge: Edge) {
     let setup = Setup::as_shipped().through(edge);
     let world =
@@ -218,7 +219,7 @@ pub(crate) async fn what_a_load_balancer_hands_on(edge: Edge) {
     ] {
         let answer = world.raw_without_token("POST", "/mcp", claim).await.unwrap();
         assert_eq!(answer.status, 401, "{claim:?}: {answer:?}");
-        world.assert_nothing_passed("a request that says it is another one");
+        world.assert_nothing_passed("a request that claims to be another one");
         let answer = world.raw_with_token("POST", "/mcp", claim).await.unwrap();
         assert_eq!(answer.status, 200, "{claim:?}: {answer:?}");
         assert!(arrived(&answer.body, "authorization").is_empty(), "{claim:?}: {answer:?}");
@@ -232,14 +233,13 @@ async fn a069_what_a_load_balancer_hands_on_makes_no_request_one_for_auth_servic
     what_a_load_balancer_hands_on(Edge::Traefik).await;
 }
 
-/// The check removes credentials from requests. Only auth-service gets them back, with each header line
-/// unchanged.
+/// The check removes credentials from requests. Only auth-service receives them, with each header line unchanged.
 #[tokio::test]
 async fn endpoints_of_auth_service_get_the_credentials_that_clients_send() {
     on_traefik!(endpoints_of_auth_service_get_the_credentials_that_clients_send);
     let upstream = tests::upstream::Upstream::start().await;
     let setup = Setup::as_shipped().through(Edge::Traefik).with_any_answer().in_front_of(upstream.port);
-    // The upstream also takes the place of auth-service.
+    // The upstream also replaces auth-service.
     let to_upstream = format!("http://127.0.0.1:{}", upstream.port);
     let stack = setup.edge_changed("http://@AUTH_ADDRESS@:@AUTH_PUBLIC_PORT@", &to_upstream).start().await;
     let host = format!("localhost:{}", stack.port);

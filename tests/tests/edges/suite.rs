@@ -42,7 +42,7 @@ pub(crate) async fn a_good_token_passes_and_the_wrapper_is_told_who_calls(edge: 
         assert_eq!(arrived(&answer.body, "x-auth-scope"), ["mcp"]);
         assert_eq!(arrived(&answer.body, "x-auth-assertion").first().unwrap().split('.').count(), 3);
         for name in IDENTITY {
-            // A header with an empty value can be left out, as nginx does.
+            // A header with an empty value can be missing, as with nginx.
             let values = arrived(&answer.body, &format!("x-auth-{name}"));
             assert!(values.len() <= 1, "{name}: {values:?}");
         }
@@ -84,7 +84,7 @@ pub(crate) async fn a_browser_gets_its_preflight_answered_and_may_read_a_challen
         ("access-control-request-headers", "authorization,content-type,mcp-protocol-version"),
     ];
     let answer = world.ask(Method::OPTIONS, &preflight).await;
-    assert!((200..300).contains(&answer.status), "a browser takes no other status: {answer:?}");
+    assert!((200..300).contains(&answer.status), "a browser accepts no other status: {answer:?}");
     let allowed = answer.header("access-control-allow-origin");
     assert!(["*", origin.1].contains(&allowed), "{answer:?}");
     let headers = answer.header("access-control-allow-headers").to_lowercase();
@@ -115,7 +115,7 @@ pub(crate) async fn discovery_documents_are_open(edge: Edge) {
     }
     let keys = world.stack.get_json(&world.stack.endpoint("jwks")).await.unwrap();
     assert!(keys["keys"].as_array().is_some_and(|keys| !keys.is_empty()));
-    // Some clients send HEAD before they fetch a document (RFC 9110 §9.3.2).
+    // Some clients send a HEAD request before they fetch a document (RFC 9110 §9.3.2).
     for target in [
         "/.well-known/oauth-protected-resource/mcp",
         "/.well-known/oauth-authorization-server",
@@ -156,7 +156,7 @@ pub(crate) async fn a_url_with_a_query_is_described_as_the_client_wrote_it(edge:
 }
 
 pub(crate) async fn the_doctor_finds_nothing_wrong(edge: Edge) {
-    // This stack has a real wrapper, because the doctor sends requests as clients do.
+    // This stack has a real wrapper, because the doctor sends the same requests as a client.
     let stack = Setup::as_shipped().through(edge).wrapping(recorder()).start().await;
     let output = stack.operator(&["doctor", "--outside-only", "--json", &stack.mcp_url]);
     let report: Value = serde_json::from_str(&output).unwrap();
@@ -196,7 +196,8 @@ pub(crate) async fn events_arrive_one_by_one(edge: Edge) {
         times.resize(text.matches("\n\n").count(), begin.elapsed());
     }
     assert_eq!(text, "data: 0\n\ndata: 1\n\ndata: 2\n\ndata: 3\n\ndata: 4\n\n");
-    // The events are sent a third of a second apart. If the edge held them back, they would arrive together.
+    // The events are sent at intervals of a third of a second. If the edge buffered them, they would arrive
+    // together.
     let far_apart = times.windows(2).filter(|two| two[0] + Duration::from_millis(150) < two[1]).count();
     assert!(far_apart >= 3, "{times:?}");
 }
@@ -256,7 +257,7 @@ pub(crate) async fn a_real_server_works_with_progress_as_it_happens(edge: Edge) 
     });
     let begin = Instant::now();
     let mut response = session.send(&call).await.unwrap();
-    // The response has a single header that allows a web page to read it.
+    // The response contains a single header that allows a web page to read it.
     let allowed: Vec<_> = response.headers().get_all("access-control-allow-origin").iter().collect();
     assert!(allowed == ["*"] || allowed == ["http://localhost:6274"], "{allowed:?}");
     let (mut text, mut first) = (String::new(), None);

@@ -24,10 +24,10 @@ pub(crate) async fn a086_a_stream_ends_soon_after_its_token(edge: Edge) {
     let mut stream = session.listen().await.unwrap();
     assert_eq!(stream.status(), 200, "{stream:?}\n{}", stack.logs());
     let ended = tokio::time::timeout(Duration::from_secs(12), async {
-        // The end can arrive as an error or as a complete body.
+        // The end can be received as an error or as a complete body.
         while let Ok(Some(_)) = stream.chunk().await {}
     });
-    assert!(ended.await.is_ok(), "the stream outlives its token\n{}", stack.logs());
+    assert!(ended.await.is_ok(), "the stream outlived its token\n{}", stack.logs());
     // The token lives for four seconds, counted in whole seconds, and the grace period is one second.
     let lasted = begin.elapsed();
     assert!(lasted > Duration::from_secs(2) && lasted < Duration::from_secs(9), "it lasted {lasted:?}");
@@ -43,7 +43,7 @@ async fn streams_past(edge: Edge, name: &str, limit: &str) {
     BROKEN.scope(changed, suite::events_arrive_one_by_one(edge)).await;
 }
 
-/// Traefik limits slow request heads only by a limit for whole requests. It must not end responses.
+/// Traefik limits slow request heads only through a limit on whole requests. This limit must not end responses.
 #[tokio::test]
 async fn traefik_streams_past_its_read_timeout() {
     streams_past(Edge::Traefik, "timeouts::traefik_streams_past_its_read_timeout", "readTimeout:").await;

@@ -1,5 +1,5 @@
-//! Tests an MCP client that is a web page of another origin, in a real browser. CORS must allow what it needs
-//! through every edge.
+//! Tests an MCP client that is a web page of another origin, in a real browser. CORS must allow the client's
+//! requests through every edge.
 
 use std::io::Write as _;
 
@@ -17,11 +17,11 @@ each_edge!(
 
 const PAGE: &str = include_str!("web_page.html");
 
-/// Runs one browser at a time, because each needs a quarter of a gigabyte and the machine may have only two
-/// cores.
+/// Allows only one browser at a time, because each needs a quarter of a gigabyte and the machine can have as few
+/// as two cores.
 static BROWSERS: tokio::sync::Semaphore = tokio::sync::Semaphore::const_new(1);
 
-/// Whether Chromium is installed. If it is not, reports on standard error that the test is skipped.
+/// Whether Chromium is installed. If it is not, prints on standard error that the test is skipped.
 fn has_browser() -> bool {
     let Err(why) = chromium() else { return true };
     std::io::stderr().write_all(format!("SKIPPED edges::web_page: {why}\n").as_bytes()).unwrap();

@@ -1,5 +1,5 @@
-//! A running stack behind one proxy. The service behind it answers every request with 200, so that only the
-//! proxy or auth-service can refuse a request.
+//! A running stack behind one proxy. The service behind the proxy responds to every request with 200, so that only
+//! the proxy or auth-service can refuse a request.
 
 use std::io::Write as _;
 use std::sync::Arc;
@@ -26,16 +26,16 @@ tokio::task_local! {
 pub(crate) struct World {
     pub(crate) stack: Stack,
     pub(crate) upstream: Upstream,
-    /// A valid access token of the account that every stack has.
+    /// A valid access token of the account in every stack.
     pub(crate) token: String,
     /// The protected host, `localhost:PORT`.
     pub(crate) host: String,
 }
 
-/// Whether the proxy is installed. If it is not, reports on standard error that the test is skipped.
+/// Whether the proxy is installed. If it is not, prints on standard error that the test is skipped.
 pub(crate) fn is_here(edge: Edge, test: &str) -> bool {
     let Err(why) = edge.program() else { return true };
-    // `eprintln!` would not do, because the test runner shows it only if the test fails.
+    // `eprintln!` is not sufficient, because the test runner shows its output only if the test fails.
     std::io::stderr().write_all(format!("SKIPPED {test}: {why}\n").as_bytes()).unwrap();
     false
 }
@@ -117,7 +117,7 @@ impl World {
     }
 }
 
-/// The values of a header as it arrived at the service, according to the response.
+/// The values of a header that the service received, according to its response.
 pub(crate) fn arrived(answer: &str, name: &str) -> Vec<String> {
     let seen: Value = serde_json::from_str(answer).unwrap_or_else(|error| panic!("{error}: {answer}"));
     let headers = seen["headers"].as_array().unwrap();

@@ -19,10 +19,10 @@ use crate::honest::Honest;
 use crate::redis_server::RedisServer;
 use crate::{Memory, ONE_AT_A_TIME};
 
-/// Number of addresses that the strangers use.
+/// The number of addresses that the strangers use.
 const ADDRESSES: u8 = 100;
 
-/// Number of requests that strangers send at the same time.
+/// The number of requests that strangers send at the same time.
 const AT_ONCE: usize = 500;
 
 #[tokio::test]
@@ -72,8 +72,8 @@ async fn strangers(store: &str, setup: Setup) {
     memory.is_back(&mut stack, &format!("auth-service on {store} after strangers"));
 }
 
-/// Runs one flood after the other, and serves the honest user during each of them. The second flood of each entry
-/// goes to a neighbour.
+/// Runs one flood after another, and serves the honest user during each of them. The second flood of each entry is
+/// sent to a neighbour.
 async fn during(
     stack: &mut Stack,
     honest: &mut Honest,
@@ -89,7 +89,7 @@ async fn during(
             let seen = honest.is_served(stack).await;
             if side == Side::Here {
                 memory.look(stack);
-                // The listener for operators must answer too.
+                // The listener for operators must also respond.
                 assert_eq!(stack.ready().await.status, 200, "{name}");
             }
             seen
@@ -112,7 +112,7 @@ async fn floods_of_strangers(stack: &Stack, honest: &Honest) -> Vec<(&'static st
         let host = host.clone();
         move || Flood::stalled(port, &host, &kind, connections, ADDRESSES)
     };
-    // Each has some thirty bytes, and takes much more when it is read.
+    // Each request has about thirty bytes, but needs much more memory after it was parsed.
     let ahead = |path: &str| {
         Kind::Bytes(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").repeat(20_000).into_bytes())
     };
@@ -225,7 +225,7 @@ async fn device(stack: &Stack) -> String {
     answer.json().unwrap().get("client_id").unwrap().as_str().unwrap().to_owned()
 }
 
-/// Logins with wrong passwords in one browser's form, under names with and without accounts.
+/// Login attempts with wrong passwords in one browser's form, for user names with and without accounts.
 async fn wrong_passwords(stack: &Stack) -> Start {
     let page = stack.get(&stack.endpoint("login")).await.unwrap();
     let after = |text: &str, before: &str, end: char| {
@@ -249,7 +249,7 @@ async fn wrong_passwords(stack: &Stack) -> Start {
     })
 }
 
-/// Checks of requests with a token, as an edge sends them over kept connections.
+/// Checks of requests with a token, as an edge sends them over kept-alive connections.
 fn checks(
     stack: &Stack,
     connections: usize,
@@ -267,7 +267,7 @@ fn checks(
     })
 }
 
-/// The valid token with another signature each time.
+/// The valid token with a different signature each time.
 fn wrong_tokens(good: &str) -> impl Fn(usize) -> String + use<> {
     let (start, signature) = good.rsplit_once('.').unwrap();
     let (start, length) = (start.to_owned(), signature.len());
@@ -323,8 +323,7 @@ async fn a100_somebody_with_an_account_does_not_end_auth_service() {
 
 const BOB: &str = "another battery that is a staple";
 
-/// Ana in sixteen browsers. Each of them registers clients one after the other, allows them, gets tokens and
-/// refreshes them.
+/// Ana in sixteen browsers. Each of them repeatedly registers a client, allows it, gets tokens and refreshes them.
 fn consents(gate: &Gate) -> Flood {
     Flood::of(16, |member, counts| {
         let gate = gate.clone();

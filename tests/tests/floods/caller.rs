@@ -1,4 +1,4 @@
-//! A client that calls the wrapper directly, with the assertion that auth-service has issued for its account.
+//! A client that calls the wrapper directly, with an assertion that auth-service has issued for its account.
 
 use std::time::{Duration, Instant};
 
@@ -28,7 +28,7 @@ impl Caller {
         caller
     }
 
-    /// Gets a new assertion, because each is valid for only a minute.
+    /// Gets a new assertion, because an assertion is valid for only a minute.
     pub(crate) async fn renew(&mut self, stack: &Stack) {
         let request = stack.check(&self.http, &self.token);
         let answer = Answer::read(request.send().await.unwrap()).await.unwrap();
@@ -77,7 +77,7 @@ impl Caller {
     }
 
     pub(crate) async fn close(&self, session: &str) {
-        // The session may have ended already.
+        // The session can have ended already.
         self.request(reqwest::Method::DELETE, session).send().await.ok();
     }
 

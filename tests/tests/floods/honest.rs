@@ -1,4 +1,4 @@
-//! A user who does nothing unusual during a flood.
+//! An honest user during a flood.
 
 use std::time::{Duration, Instant};
 
@@ -8,10 +8,10 @@ use tests::next_door::{Priority, Seen};
 use tests::oauth::REDIRECT_URI;
 use tests::{Registration, Stack, Tokens};
 
-/// Time limit for one request, including the tries that are refused. The test machine has few processors.
+/// The time limit for one request, including refused attempts. The test machine has few processors.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Number of requests of each kind during a flood.
+/// The number of requests of each kind during a flood.
 const CHECKS: usize = 500;
 const REFRESHES: usize = 300;
 
@@ -49,13 +49,13 @@ impl Honest {
         Seen { times: vec![("check", check), ("refresh", refresh), ("login", login)], refused: self.refused }
     }
 
-    /// Sends a check as an edge does, over a kept connection.
+    /// Sends a check like an edge, over a kept-alive connection.
     async fn check(&mut self, stack: &Stack) {
         let request = stack.check(&self.http, &self.tokens.access_token);
         self.until_served(stack, request).await;
     }
 
-    /// Sends a refresh as an edge passes it on.
+    /// Sends a refresh request like an edge that forwards it.
     async fn refresh(&mut self, stack: &Stack) {
         let form = [
             ("grant_type", "refresh_token"),
@@ -86,8 +86,7 @@ impl Honest {
         }
     }
 
-    /// Logs in with the password and allows the request, through the edge, in a browser that has logged in
-    /// before.
+    /// Logs in with the password and allows the request, through the edge, in a browser that has logged in before.
     async fn log_in(&mut self, stack: &Stack) {
         let deadline = Instant::now() + PATIENCE;
         loop {

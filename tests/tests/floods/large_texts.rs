@@ -1,4 +1,4 @@
-//! Texts of one account that are expensive to read.
+//! Texts of one account that are expensive to parse.
 
 use serde_json::json;
 use tests::container::Container;
@@ -10,7 +10,7 @@ use crate::caller::call;
 use crate::scene::{Place, Scene};
 use crate::wrapper::plain_server;
 
-/// Number of connections on which the account sends one text after the other.
+/// The number of connections on which the account sends one text after another.
 const CONNECTIONS: usize = 16;
 
 #[tokio::test]
@@ -44,7 +44,7 @@ async fn a100_large_texts_of_one_account_do_not_end_the_wrapper() {
     scene.memory_is_back("wrapper after large texts");
 }
 
-/// A call of a tool that answers nothing, with this JSON as argument.
+/// A call of a tool that returns nothing, with this JSON as its argument.
 fn arguments(json: &str) -> String {
     let start =
         r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"swallow","arguments":{"x":"#;

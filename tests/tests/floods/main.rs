@@ -1,9 +1,9 @@
-//! Floods of auth-service and of the wrapper, by strangers and by a user with an account. Each program has
-//! the memory and the number of processes that its compose file allows. No process may be killed, others must
-//! be served meanwhile, and the memory must be released.
+//! Floods of auth-service and of the wrapper, by strangers and by a user with an account. Each program has the
+//! memory and the number of processes that its compose file allows. No process may be killed, other users must be
+//! served during the flood, and the memory must be released.
 //!
-//! Times are printed and not asserted, because another load on the machine would change them. They are in
-//! docs/limits.md. `cargo test --workspace --test floods -- --test-threads=1`
+//! Times are only printed, because another load on the machine would change them. They are in docs/limits.md.
+//! `cargo test --workspace --test floods -- --test-threads=1`
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 mod auth_service;
@@ -23,11 +23,11 @@ use tokio::sync::Mutex;
 /// Runs one flood at a time, because two would slow each other down.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 
-/// Time limit for memory to be released. A machine with nothing else to do needs less than a minute.
+/// The time limit for memory to be released. An idle machine needs less than a minute.
 const BACK: Duration = Duration::from_secs(300);
 
-/// Memory in bytes that may remain even if less was in use before. It consists of caches, and of fragments
-/// that the allocator keeps.
+/// The memory in bytes that can remain in use even if less was in use before. It consists of caches, and of
+/// fragments that the allocator keeps.
 const KEPT: u64 = 64 << 20;
 
 /// The memory of a program before, during and after a flood.
@@ -73,6 +73,6 @@ impl Memory {
         say(&format!("FIGURE {figures}"));
         assert_eq!(killed, 0, "{figures}\n{}", stack.logs());
         assert!(stack.runs(self.tier), "{figures}\n{}", stack.logs());
-        assert!(held <= kept, "memory does not come back: {figures}");
+        assert!(held <= kept, "memory is not released: {figures}");
     }
 }

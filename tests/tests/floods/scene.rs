@@ -1,4 +1,5 @@
-//! A wrapper that Ana floods while Bob uses it as usual, and another one next door that Ana floods before.
+//! A wrapper that Ana floods while Bob uses it as usual, and a second wrapper on the same machine that Ana floods
+//! first.
 
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ const BOB: &str = "another battery that is a staple";
 /// How long a flood runs before Bob's calls are measured.
 const WARM_UP: Duration = Duration::from_secs(2);
 
-/// A stack whose wrapper is within its container's limits, with Ana's sessions there.
+/// A stack whose wrapper is within its container's limits, with Ana's sessions at that wrapper.
 pub(crate) struct Place {
     pub(crate) stack: Stack,
     pub(crate) ana: Caller,
@@ -105,12 +106,12 @@ impl Scene {
         }
     }
 
-    /// Prints what Bob sees during these floods. The wrapper must keep running.
+    /// Prints Bob's response times during these floods. The wrapper must keep running.
     pub(crate) async fn bob_is_served(&mut self, name: &str, floods: impl Fn(&Place) -> Vec<Flood>) {
         self.bob_is_served_after(WARM_UP, name, floods).await;
     }
 
-    /// Like [`bob_is_served`](Self::bob_is_served), for floods that need longer to reach their full height.
+    /// Like [`bob_is_served`](Self::bob_is_served), for floods that need longer to reach their full size.
     pub(crate) async fn bob_is_served_after(
         &mut self,
         warm_up: Duration,

@@ -75,10 +75,10 @@ async fn a100_somebody_with_an_account_does_not_end_the_wrapper() {
         let port = place.stack.upstream_port;
         vec![unread_answers(port, place.sessions.iter().map(|session| place.ana.post(session, "", &big())))]
     };
-    scene.bob_is_served("answers of 12 MB that nobody reads", unread).await;
+    scene.bob_is_served("responses of 12 MB that are not read", unread).await;
     scene.bob_is_served("GET streams", |place| vec![get_streams(&place.ana, &place.sessions, 500)]).await;
 
-    // Each server answers this call, and reads nothing afterwards.
+    // Each server responds to this call, and reads nothing afterwards.
     scene.call_in_sessions("deaf").await;
     let notes = |place: &Place| {
         let params = json!({ "x": "x".repeat(3_000_000) });
@@ -178,7 +178,7 @@ async fn a100_sessions_of_one_account_do_not_end_the_wrapper() {
     let opened = Arc::new(Mutex::new(BTreeMap::<u16, Vec<String>>::new()));
     let opening = |place: &Place| vec![opening(&place.ana, place.stack.upstream_port, &opened)];
     scene.bob_is_served_after(Duration::from_secs(8), "sessions without end", opening).await;
-    // Ana already has many sessions. The memory for these bodies is used in addition to theirs.
+    // Ana already has many sessions. The bodies use memory in addition to the memory of these sessions.
     scene.bob_is_served("bodies that stall beside many sessions", stalled_bodies).await;
     for place in scene.places() {
         place.sessions = opened.lock().unwrap().remove(&place.stack.upstream_port).unwrap_or_default();
@@ -187,7 +187,7 @@ async fn a100_sessions_of_one_account_do_not_end_the_wrapper() {
     scene.memory_is_back("wrapper after many sessions");
 }
 
-/// Ana opens sixteen sessions at a time, and remembers them by the port of their wrapper.
+/// Ana opens sixteen sessions at a time, and stores them by the port of their wrapper.
 fn opening(ana: &Caller, port: u16, opened: &Arc<Mutex<BTreeMap<u16, Vec<String>>>>) -> Flood {
     Flood::of(16, move |_, counts| {
         let (ana, opened) = (ana.clone(), opened.clone());

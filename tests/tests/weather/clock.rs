@@ -21,7 +21,7 @@ async fn a_start_two_hundred_days_ahead_deletes_nothing_and_leaves_no_rotation_b
     let answer = until_ready_is(&stack, 200).await;
     assert!(answer.body.contains("jumped 172"), "{}", answer.body);
     assert!(stack.log_of("auth-service").contains("the clock: jumped"), "{}", stack.logs());
-    // This is longer than the time between two readings of the keys.
+    // This is longer than the interval at which the keys are read.
     tokio::time::sleep(Duration::from_secs(6)).await;
 
     sky.set_clock_ahead(0);

@@ -42,17 +42,17 @@ async fn a_full_disk_is_told_at_once_refuses_what_it_cannot_keep_and_is_over_whe
     let (kept, revoked) = grants(&stack).await;
 
     disk.fill();
-    // The file of the store has some free space inside, which is used up first.
+    // The file of the store contains some free space, which is used up first.
     let mut more = 0;
     while stack.register_as(&format!("Newcomer {more}")).await.is_ok() {
         more += 1;
-        assert!(more < 20_000, "a full disk takes client after client");
+        assert!(more < 20_000, "a full disk accepts more and more clients");
     }
     let answer = until_ready_is(&stack, 503).await;
     assert!(answer.body.contains("No space left on device"), "{}", answer.body);
     assert!(stack.register_as("Newcomer").await.is_err(), "a client is registered on a full disk");
     assert!(opens(&stack, &kept.1).await, "a check that only reads is refused");
-    assert!(!opens(&stack, &revoked.1).await, "a revoked token opens again");
+    assert!(!opens(&stack, &revoked.1).await, "a revoked token is valid again");
     assert!(stack.metrics().await.contains("mcp_gate_store_writes_failing 1"));
     assert!(stack.log_of("auth-service").contains("nobody can log in or register until it can"));
     let enabled = stack.try_operator(&["user", "enable", "ana"]).unwrap_err();
@@ -62,13 +62,16 @@ async fn a_full_disk_is_told_at_once_refuses_what_it_cannot_keep_and_is_over_whe
     until_ready_is(&stack, 200).await;
     assert!(stack.metrics().await.contains("mcp_gate_store_writes_failing 0"));
     stack.register_as("Newcomer").await.unwrap();
-    assert!(!opens(&stack, &revoked.1).await, "a revoked token opens again");
+    assert!(!opens(&stack, &revoked.1).await, "a revoked token is valid again");
     assert_eq!(revoke(&stack, &kept.0, &kept.1).await, 200);
     assert!(!opens(&stack, &kept.1).await);
 
     stack.kill_auth_service();
     stack.start_auth_service().await;
-    assert!(!opens(&stack, &revoked.1).await && !opens(&stack, &kept.1).await, "a revoked token opens again");
+    assert!(
+        !opens(&stack, &revoked.1).await && !opens(&stack, &kept.1).await,
+        "a revoked token is valid again"
+    );
     stack.log_in_as(&ana(), &stack.mcp_url).await.unwrap();
 }
 
@@ -99,7 +102,7 @@ async fn a100_whoever_is_shut_out_stays_shut_out_although_another_program_keeps_
     let mut more = 0;
     while stack.register_as(&format!("Newcomer {more}")).await.is_ok() {
         more += 1;
-        assert!(more < 20_000, "a full disk takes client after client");
+        assert!(more < 20_000, "a full disk accepts more and more clients");
     }
     until_ready_is(&stack, 503).await;
     assert!(opens(&stack, &bob.1).await && opens(&stack, &carol.1).await && opens(&stack, &revoked.1).await);
@@ -108,22 +111,23 @@ async fn a100_whoever_is_shut_out_stays_shut_out_although_another_program_keeps_
     stack.operator(&["user", "disable", "bob"]);
     stack.operator(&["client", "delete", &carol.0.client_id]);
     for (who, (_, tokens)) in [("revoked", &revoked), ("bob", &bob), ("carol", &carol), ("before", &kept)] {
-        assert!(!opens(&stack, tokens).await, "{who} is still let in");
+        assert!(!opens(&stack, tokens).await, "{who} still has access");
     }
     let answer = stack.ready().await;
     assert!(answer.status == 503 && answer.body.contains("kept in store.reserve"), "{}", answer.body);
     assert!(!stack.metrics().await.contains("mcp_gate_store_changes_waiting 0"));
 
     stack.kill_auth_service();
-    // The start can find room within the store's own file, so that what was kept becomes part of it.
+    // The start can find free space within the store's own file, so that the changes in the reserve become part of
+    // the store.
     stack.start_auth_service_until_ready_is(&[200, 503]).await;
     while stack.register_as(&format!("Newcomer {more}")).await.is_ok() {
         more += 1;
-        assert!(more < 20_000, "a full disk takes client after client");
+        assert!(more < 20_000, "a full disk accepts more and more clients");
     }
     until_ready_is(&stack, 503).await;
     for (who, (_, tokens)) in [("revoked", &revoked), ("bob", &bob), ("carol", &carol), ("before", &kept)] {
-        assert!(!opens(&stack, tokens).await, "{who} is let in by a restart");
+        assert!(!opens(&stack, tokens).await, "{who} has access again after a restart");
     }
     stack.operator(&["user", "disable", "carol"]);
     let kid = first_key(&stack);
@@ -139,11 +143,11 @@ async fn a100_whoever_is_shut_out_stays_shut_out_although_another_program_keeps_
     stack.operator(&["user", "enable", "carol"]);
     stack.kill_auth_service();
     stack.start_auth_service().await;
-    assert_ne!(first_key(&stack), kid, "a revoked key is back");
+    assert_ne!(first_key(&stack), kid, "a revoked key is valid again");
     let accounts = stack.operator(&["user", "list"]);
-    assert!(accounts.matches("disabled").count() == 1, "an old change is made again: {accounts}");
+    assert!(accounts.matches("disabled").count() == 1, "an old change was repeated: {accounts}");
     for (who, (_, tokens)) in [("revoked", &revoked), ("bob", &bob), ("carol", &carol), ("before", &kept)] {
-        assert!(!opens(&stack, tokens).await, "{who} is let in when the disk has room again");
+        assert!(!opens(&stack, tokens).await, "{who} has access again after the disk has space");
     }
 }
 
@@ -164,18 +168,18 @@ async fn a_sync_that_fails_once_loses_nothing_acknowledged_and_is_over_by_itself
         sky.fail_syncs(1);
         assert!(
             stack.register_as(&format!("Unlucky {round}")).await.is_err(),
-            "a client is registered that is not on disk"
+            "a client was registered that is not on disk"
         );
-        assert_eq!(sky.syncs_to_fail(), 0, "the sync has not failed");
+        assert_eq!(sky.syncs_to_fail(), 0, "the sync did not fail");
         until_ready_is(&stack, 200).await;
         assert!(opens(&stack, &kept.1).await, "round {round}");
-        assert!(!opens(&stack, &revoked.1).await, "a revoked token opens again in round {round}");
+        assert!(!opens(&stack, &revoked.1).await, "a revoked token is valid again in round {round}");
         stack.register_as(&format!("Lucky {round}")).await.unwrap();
     }
     stack.kill_auth_service();
     stack.start_auth_service().await;
     assert!(opens(&stack, &kept.1).await);
-    assert!(!opens(&stack, &revoked.1).await, "a revoked token opens again");
+    assert!(!opens(&stack, &revoked.1).await, "a revoked token is valid again");
     stack.refresh(&kept.0, &kept.1.refresh_token).await.unwrap();
 }
 
@@ -199,5 +203,5 @@ async fn a_disk_that_stalls_is_told_nobody_waits_for_it_and_what_was_requested_c
     sky.hang("hang-sync", false);
     until_ready_is(&stack, 200).await;
     assert!(stack.metrics().await.contains("mcp_gate_store_writes_failing 0"));
-    assert!(!opens(&stack, &kept.1).await, "what was requested while the disk stalled does not count");
+    assert!(!opens(&stack, &kept.1).await, "the change that was requested while the disk stalled was lost");
 }

@@ -30,7 +30,7 @@ async fn a_store_that_is_empty_or_gone_is_not_taken_for_a_first_start() {
     fs::remove_file(&file).unwrap();
     let refused = stack.refusal_to_start();
     assert!(refused.contains("although there was a store"), "{refused}");
-    assert!(!file.exists(), "a new store was made");
+    assert!(!file.exists(), "a new store was created");
 
     fs::rename(&aside, &file).unwrap();
     stack.start_auth_service().await;
@@ -48,16 +48,13 @@ async fn a_store_that_is_removed_while_it_is_in_use_takes_nothing_more() {
         "{}",
         answer.body
     );
-    assert!(
-        stack.register_as("Newcomer").await.is_err(),
-        "a client is registered that nobody would find again"
-    );
+    assert!(stack.register_as("Newcomer").await.is_err(), "a client was registered in a lost store");
 
     fs::rename(&aside, &file).unwrap();
     until_ready_is(&stack, 200).await;
     stack.register_as("Newcomer").await.unwrap();
 
-    // The file is overwritten in place, so that it keeps its name and its inode.
+    // The file is overwritten in place, so it keeps its name and its inode.
     let earlier = fs::read(&file).unwrap();
     for written in [&earlier[..], &[]] {
         stack.register_as(&format!("Another {}", written.len())).await.unwrap();
@@ -65,10 +62,7 @@ async fn a_store_that_is_removed_while_it_is_in_use_takes_nothing_more() {
         fs::write(&file, written).unwrap();
         let answer = until_ready_is(&stack, 503).await;
         assert!(answer.body.contains("written over while it was in use"), "{}", answer.body);
-        assert!(
-            stack.register_as("Newcomer").await.is_err(),
-            "a client is registered in a store that is not ours"
-        );
+        assert!(stack.register_as("Newcomer").await.is_err(), "a client was registered in a foreign store");
         fs::write(&file, &latest).unwrap();
         until_ready_is(&stack, 200).await;
     }
@@ -78,7 +72,7 @@ async fn a_store_that_is_removed_while_it_is_in_use_takes_nothing_more() {
     fs::OpenOptions::new().write(true).open(&file).unwrap().set_len(latest.len() as u64 / 2).unwrap();
     let answer = until_ready_is(&stack, 503).await;
     assert!(answer.body.contains("truncated or overwritten while it was in use"), "{}", answer.body);
-    assert!(stack.register_as("Newcomer").await.is_err(), "a client is registered in half a store");
+    assert!(stack.register_as("Newcomer").await.is_err(), "a client was registered in a truncated store");
     fs::write(&file, &latest).unwrap();
     until_ready_is(&stack, 200).await;
     stack.register_as("Newcomer").await.unwrap();

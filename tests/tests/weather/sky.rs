@@ -50,7 +50,7 @@ impl Sky {
         fs::write(self.directory.path().join("fail-sync"), vec![b'.'; times]).unwrap();
     }
 
-    /// How many of these syncs have not failed yet.
+    /// The number of these syncs that have not failed yet.
     pub(crate) fn syncs_to_fail(&self) -> u64 {
         fs::metadata(self.directory.path().join("fail-sync")).map_or(0, |file| file.len())
     }
@@ -79,12 +79,12 @@ pub(crate) struct SmallDisk {
 }
 
 impl SmallDisk {
-    /// Mounts a file system of this size in `directory`. If that is not possible, reports that `test` is
-    /// skipped, and returns `None`.
+    /// Mounts a file system of this size in `directory`. If that is not possible, prints that `test` is skipped,
+    /// and returns `None`.
     pub(crate) fn of(kibibytes: u32, directory: &Path, test: &str) -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
             let line = format!("SKIPPED {test}: only root can mount a small file system\n");
-            // `eprintln!` would not do, because the test runner shows it only if the test fails.
+            // `eprintln!` is not sufficient, because the test runner shows its output only if the test fails.
             std::io::stderr().write_all(line.as_bytes()).unwrap();
             return None;
         }
@@ -146,12 +146,12 @@ impl Drop for Filler {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // Processes that still use the file system can do so until they end.
+        // Processes that still use the file system can do so until they exit.
         let _ = Command::new("umount").arg("--lazy").arg(&self.place).status();
     }
 }
 
-/// Waits until `/ready` responds with `status`. Returns that response.
+/// Waits until `/ready` returns `status`. Returns that response.
 pub(crate) async fn until_ready_is(stack: &Stack, status: u16) -> Answer {
     let mut last = None;
     let asked = tokio::time::timeout(PATIENCE, async {
@@ -165,10 +165,10 @@ pub(crate) async fn until_ready_is(stack: &Stack, status: u16) -> Answer {
         }
     })
     .await;
-    asked.unwrap_or_else(|_| panic!("/ready does not become {status}: {last:?}\n{}", stack.logs()))
+    asked.unwrap_or_else(|_| panic!("/ready did not become {status}: {last:?}\n{}", stack.logs()))
 }
 
-/// The user of the account that every stack has.
+/// The user of the account in every stack.
 pub(crate) fn ana() -> Person {
     Person::new(ACCOUNT.0, ACCOUNT.1)
 }

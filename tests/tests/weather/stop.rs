@@ -1,5 +1,5 @@
-//! Tests of the signals with which auth-service stops or reads its files again, and of signals that mean
-//! nothing to it. Other tests put a pipe or a file that hangs in the place of the policy file.
+//! Tests of the signals with which auth-service stops or reads its files again, and of signals that it ignores.
+//! Other tests replace the policy file with a pipe or a file that hangs.
 
 use std::fs;
 use std::process::Command;
@@ -35,8 +35,8 @@ async fn answer(stream: &mut TcpStream) -> Option<String> {
     }
 }
 
-/// Sends checks over kept connections, as an edge does, until nothing listens any more. Returns how many
-/// checks were accepted and got no response.
+/// Sends checks over kept-alive connections, like an edge, until nothing listens any more. Returns the number of
+/// checks that were accepted and got no response.
 async fn check_until_it_is_gone(port: u16, secret: Arc<str>, answered: Arc<AtomicUsize>) -> usize {
     let request = format!(
         "POST /verify/caddy HTTP/1.1\r\nHost: localhost\r\nX-Edge-Secret: {secret}\r\nX-Forwarded-Method: POST\r\n\
@@ -45,7 +45,7 @@ async fn check_until_it_is_gone(port: u16, secret: Arc<str>, answered: Arc<Atomi
     let (mut cut, mut was_taken) = (0, true);
     while let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)).await {
         // The last connection can have been accepted only by the system, just before the listener was closed.
-        // A check on a new connection therefore counts only if the next connection succeeds.
+        // Therefore a check on a new connection counts only if the next connection succeeds.
         cut += usize::from(!was_taken);
         was_taken = false;
         loop {
@@ -131,7 +131,7 @@ async fn a_pipe_in_place_of_the_policy_is_told_and_stops_neither_the_watch_nor_t
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        panic!("/ready never says {what:?}: {:?}\n{}", stack.ready().await, stack.logs());
+        panic!("/ready did not report {what:?}: {:?}\n{}", stack.ready().await, stack.logs());
     };
 
     pipe_at(&beside);

@@ -24,7 +24,7 @@ async fn a093_logins_work_while_and_after_the_system_gives_no_thread() {
     stack.group(Tier::AuthService).allow_no_more_threads().unwrap();
     let log_in = async || {
         let logged_in = tokio::time::timeout(PATIENCE, stack.log_in_as(&ana(), &stack.mcp_url)).await;
-        logged_in.unwrap_or_else(|_| panic!("a login does not end\n{}", stack.logs())).unwrap()
+        logged_in.unwrap_or_else(|_| panic!("a login did not finish\n{}", stack.logs())).unwrap()
     };
     log_in().await;
     stack.add_account("bob", Some("correct horse battery staple 2"));

@@ -1,4 +1,4 @@
-//! Tests of a log that nobody reads. The pipe of its output is full, as with a log driver whose disk is full.
+//! Tests of a log that is not read. The pipe of its output is full, as with a log driver whose disk is full.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -11,10 +11,10 @@ use tests::{Setup, places};
 
 use crate::sky::{ana, until_ready_is};
 
-/// Time limit for one request, with a margin for a busy machine.
+/// The time limit for one request, with a margin for a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A pipe that is full. The reading end must be kept open.
+/// A full pipe. The reading end must be kept open.
 fn full_pipe() -> (File, File) {
     let (reader, writer) = pipe().unwrap();
     fcntl_setpipe_size(&writer, 4096).unwrap();
