@@ -1,4 +1,4 @@
-//! Settings. They are read once at the start, and checked together.
+//! Settings, which are read once at the start and checked together.
 
 mod child;
 mod command;
@@ -27,7 +27,7 @@ pub struct Config {
     pub listen: SocketAddr,
     /// The address for `/health`, `/ready` and `/metrics`.
     pub ops_listen: SocketAddr,
-    /// Number of threads that answer HTTP.
+    /// Number of threads that handle HTTP requests.
     pub workers: usize,
     /// Path of the MCP endpoint.
     pub mcp_path: String,
@@ -39,7 +39,7 @@ pub struct Config {
     pub identity: Identity,
     /// The groups that can fill `{group}`, in order of preference.
     pub groups: Vec<String>,
-    /// The scopes and groups that tools need.
+    /// The scopes and groups that tools require.
     pub tool_rules: Option<ToolRules>,
     /// The command, its environment and its limits.
     pub child: Child,
@@ -57,14 +57,14 @@ pub struct Config {
     pub log_json: bool,
 }
 
-/// Hosts and origins that requests may name (attack 104).
+/// Hosts and origins that are accepted in requests (attack 104).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sites {
     /// The accepted host names. `None` accepts any host.
     pub hosts: Option<Vec<String>>,
     /// The accepted origins, as `scheme://host[:port]`, or `*` for any.
     pub origins: Vec<String>,
-    /// Whether names of loopback are accepted without being listed.
+    /// Whether loopback names are accepted without being listed.
     pub loopback: bool,
 }
 
@@ -86,7 +86,7 @@ pub enum Identity {
     },
 }
 
-/// The wrapped command. It only comes from the command line (attack 103).
+/// The wrapped command. It comes only from the command line (attack 103).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Child {
     /// Program and arguments. Arguments can contain placeholders.
@@ -107,7 +107,7 @@ pub struct Child {
     pub isolation: Isolation,
     /// Maximum number of lines of standard error that are logged per second.
     pub stderr_rate: u32,
-    /// Time for a child to end by itself, and again after SIGTERM.
+    /// Time for a child to exit after its input is closed, and again after SIGTERM.
     pub stop_grace: Duration,
 }
 
@@ -127,33 +127,33 @@ pub enum Isolation {
 pub struct Limits {
     /// Maximum number of sessions. `None` means as many as fit into the container.
     pub max_sessions: Option<usize>,
-    /// Maximum number of sessions of one principal. `None` means a share of all.
+    /// Maximum number of sessions of one principal. `None` means a share of all sessions.
     pub max_sessions_per_principal: Option<usize>,
-    /// Maximum number of requests in progress of one session.
+    /// Maximum number of requests in progress in one session.
     pub max_in_flight: usize,
     /// Time after which an unused session ends.
     pub session_idle: Duration,
-    /// A request fails when the child has sent neither an answer nor progress for this long.
+    /// A request fails if the child sends neither a response nor progress for this long.
     pub request_timeout: Duration,
-    /// Time for a child to answer `initialize`.
+    /// Maximum time for a child to respond to `initialize`.
     pub start_timeout: Duration,
-    /// Maximum number of children that are started at a time. `None` means two for each processor.
+    /// Maximum number of children that start at the same time. `None` means two for each processor.
     pub max_starts: Option<usize>,
     /// Time after which the response to a call becomes a stream.
     pub stream_after: Duration,
-    /// Maximum age of a stream, after which the client must connect again.
+    /// Maximum age of a stream, after which the client must reconnect.
     pub stream_max_age: Duration,
-    /// Time between two comments on a silent stream.
+    /// Time between two comments on an idle stream.
     pub keep_alive: Duration,
     /// Maximum number of server sessions for the translated calls of one principal's stateless clients.
     pub translate_sessions: usize,
-    /// Time for which a translated call waits for its client.
+    /// Maximum time for which a translated call waits for its client.
     pub input_timeout: Duration,
-    /// How long a stream stays open after the token with which it was opened has expired.
+    /// How long a stream stays open after the expiry of the token that was used to open it.
     pub stream_grace: Duration,
-    /// Time that clients are told to wait before they connect again.
+    /// Time that clients are told to wait before they reconnect.
     pub retry: Duration,
-    /// Maximum number of connections of clients.
+    /// Maximum number of client connections.
     pub max_connections: usize,
     /// Maximum size of a POST body, in bytes.
     pub max_body: usize,
@@ -163,7 +163,7 @@ pub struct Limits {
     pub max_batch: usize,
     /// Memory for events that are kept for clients that reconnect, in bytes.
     pub event_log: usize,
-    /// Size of the cache for lists of each stateless child, in bytes.
+    /// Size of the list cache of each stateless child, in bytes.
     pub list_cache: usize,
     /// Maximum time for shutting down.
     pub shutdown_timeout: Duration,
@@ -180,12 +180,12 @@ impl Child {
 }
 
 impl Config {
-    /// Checks every option. The error has one sentence for each problem.
+    /// Checks every option. The error contains one sentence for each problem.
     pub fn new(options: &Options, environment: &dyn Fn(&str) -> Option<String>) -> Result<Self, Vec<String>> {
         read::config(options, environment)
     }
 
-    /// Whether command, environment or working directory depend on the caller.
+    /// Whether command, environment or working directory depends on the caller.
     pub fn has_placeholders(&self) -> bool {
         PLACEHOLDERS.iter().any(|name| self.child.has(name))
     }

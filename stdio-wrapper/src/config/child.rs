@@ -10,7 +10,7 @@ use super::options::Options;
 use super::read::{Environment, Reader};
 use super::{Child, Isolation, command, placeholders};
 
-/// Variables that a child always gets.
+/// Variables that every child gets.
 const ALWAYS_PASSED: [&str; 4] = ["PATH", "HOME", "LANG", "TZ"];
 
 pub(super) fn read(read: &mut Reader, options: &Options, environment: Environment<'_>) -> Child {
@@ -53,7 +53,7 @@ fn child_environment(
         .iter()
         .filter_map(|name| environment(name).map(|value| ((*name).to_owned(), value)))
         .collect();
-    // The wrapper's own settings are not passed on by name (attack 111).
+    // The wrapper's own settings are never passed on by name (attack 111).
     let own: Vec<String> = Options::command()
         .get_arguments()
         .filter_map(|argument| argument.get_env().and_then(|name| name.to_str()).map(str::to_owned))
@@ -72,7 +72,8 @@ fn child_environment(
                 "CHILD_ENV (--env) passes {name}, which is a setting of the wrapper. If the child needs a variable of that name, write {name}=VALUE."
             ));
         } else if let Some(value) = value {
-            // The value of a variable that is passed on by name was not written for this program.
+            // A variable that is passed on by name was not written for this program, so its value is not
+            // checked for placeholders.
             if item.contains('=') {
                 check_placeholders(read, &format!("CHILD_ENV (--env) {name}"), &value);
             }
@@ -87,7 +88,7 @@ fn child_environment(
 
 fn check_command(read: &mut Reader, options: &Options, env: &[(String, String)]) {
     let Some(program) = options.command.first().filter(|program| !program.is_empty()) else {
-        read.problem("No command was given, so there is no MCP server to run. Put it after --, like: stdio-wrapper -- mcp-server-time.".to_owned());
+        read.problem("No command was given, so there is no MCP server to run. Put it after --, for example: stdio-wrapper -- mcp-server-time.".to_owned());
         return;
     };
     for argument in options.command.iter().skip(1) {
@@ -99,20 +100,20 @@ fn check_command(read: &mut Reader, options: &Options, env: &[(String, String)])
     }
 }
 
-/// Refuses a placeholder that does not exist. The text itself can be a secret.
+/// Refuses unknown placeholders. The message does not contain the text, which can be a secret.
 fn check_placeholders(read: &mut Reader, place: &str, text: &str) {
     if let Some(word) = placeholders::misspelt(text) {
         read.problem(format!(
             "{place} has `{{{word}}}`, which is not a placeholder. The placeholders are {}. Correct it, or \
-             write `{{={word}}}` if the MCP server is to get `{{{word}}}`.",
+             write `{{={word}}}` if the MCP server must receive `{{{word}}}`.",
             placeholders::PLACEHOLDERS.join(", ")
         ));
     }
 }
 
-/// Refuses texts that can be the same for two callers although their placeholders differ, because these
-/// callers would share data. Variables that are passed on by name are filled too. The text itself can be a
-/// secret.
+/// Refuses texts that can be the same for two callers although their placeholders differ, because these callers
+/// would share data. Placeholders are also replaced in variables that are passed on by name. The message does
+/// not contain the text, which can be a secret.
 fn check_ambiguous(read: &mut Reader, options: &Options, env: &[(String, String)]) {
     let arguments = options.command.iter().skip(1).map(|text| ("The command".to_owned(), text));
     let variables = env.iter().map(|(name, text)| (format!("The variable {name} of the child"), text));
@@ -120,8 +121,8 @@ fn check_ambiguous(read: &mut Reader, options: &Options, env: &[(String, String)
     for (place, text) in arguments.chain(variables).chain(directory) {
         if let Some((one, other)) = placeholders::ambiguous(text) {
             read.problem(format!(
-                "{place} has `{one}` and `{other}` with nothing between them but characters that values can have, so two callers could get the \
-                 same text and share what is meant for one: `{{user}}-{{group}}` is `ann-b-c` for `ann` in `b-c` and for `ann-b` in `c`. Values have letters, \
+                "{place} has `{one}` and `{other}` separated only by characters that values can contain, so two callers could get the \
+                 same text and share data that is meant for one: `{{user}}-{{group}}` is `ann-b-c` for `ann` in `b-c` and for `ann-b` in `c`. Values have letters, \
                  digits, `_`, `@`, `.`, `-` and `=`. Put another character between the two, such as `/`, `+`, `,` or `:`."
             ));
         }
@@ -137,7 +138,7 @@ fn child_directory(read: &mut Reader, options: &Options) -> Option<String> {
     let Ok(plain) = placeholders::replace(directory, |name| Ok::<_, Infallible>(name.to_owned()));
     if !placeholders::is_in(directory) && !Path::new(&plain).is_dir() {
         read.problem(format!(
-            "CHILD_CWD is `{directory}`, which is not a directory. Make it, or name another one."
+            "CHILD_CWD is `{directory}`, which is not a directory. Create it, or use another one."
         ));
     }
     Some(directory.to_owned())

@@ -1,4 +1,4 @@
-//! Checks whether the command can be run. Otherwise a mistake would only be noticed at the first call, as a
+//! Checks whether the command can be run. Otherwise a mistake would be noticed only at the first call, as a
 //! failure of the server.
 
 use std::fs::File;
@@ -22,10 +22,10 @@ enum Found {
     Nothing,
 }
 
-/// Describes what is wrong with a program, and what to do. `path` is the `PATH` of the child. `has_directory`
-/// says that the child has a working directory of its own.
+/// Describes what is wrong with a program, and how to fix it. `path` is the `PATH` of the child.
+/// `has_directory` is true if the child has its own working directory.
 pub(super) fn problem(program: &str, path: &str, has_directory: bool) -> Option<String> {
-    // A relative path is looked up in the child's own working directory, which might not exist yet.
+    // A relative path is resolved in the child's own working directory, which might not exist yet.
     if program.contains('/') && !program.starts_with('/') && has_directory {
         return None;
     }
@@ -34,7 +34,7 @@ pub(super) fn problem(program: &str, path: &str, has_directory: bool) -> Option<
     } else {
         search_path(path).map(|directory| directory.join(program)).collect()
     };
-    // Like the system, this skips files that cannot be executed as long as there are other candidates
+    // Like the operating system, this skips files that cannot be executed if there are other candidates
     // (`exec(3)`).
     if let Some(file) = candidates.iter().find(|file| find(file) == Found::Program) {
         return script_problem(program, file, path);
@@ -43,18 +43,18 @@ pub(super) fn problem(program: &str, path: &str, has_directory: bool) -> Option<
     if let Some(file) = named(&Found::NotExecutable) {
         return Some(format!(
             "The command `{program}` cannot be run, because {file} is not executable by this user. Make it executable with \
-             `chmod +x`, or name the program that runs it first, like: stdio-wrapper -- python3 {file}.",
+             `chmod +x`, or put the program that runs it first, for example: stdio-wrapper -- python3 {file}.",
             file = file.display()
         ));
     }
     if let Some(directory) = named(&Found::Directory) {
         return Some(format!(
-            "The command `{program}` cannot be run, because {} is a directory. Name a program in it.",
+            "The command `{program}` cannot be run, because {} is a directory. Use a program in it.",
             directory.display()
         ));
     }
     Some(format!(
-        "The command `{program}` was not found. Install it, write its full path, or pass a PATH that has it."
+        "The command `{program}` was not found. Install it, write its full path, or pass a PATH that contains it."
     ))
 }
 
@@ -67,10 +67,10 @@ fn find(path: &Path) -> Found {
     }
 }
 
-/// Describes what is wrong with the interpreter that a script names in its first line.
+/// Describes what is wrong with the interpreter in the first line of a script.
 fn script_problem(program: &str, file: &Path, path: &str) -> Option<String> {
     let mut start = Vec::new();
-    // A file that can be executed but not read cannot be examined.
+    // A file that is executable but not readable cannot be examined.
     File::open(file).ok()?.take(MAX_FIRST_LINE).read_to_end(&mut start).ok()?;
     let line = start.strip_prefix(b"#!")?.split(|byte| *byte == b'\n').next()?;
     let line = std::str::from_utf8(line).ok()?;
@@ -86,7 +86,7 @@ fn script_problem(program: &str, file: &Path, path: &str) -> Option<String> {
     if interpreter.starts_with('/') && find(Path::new(interpreter)) != Found::Program {
         return Some(format!(
             "The command `{program}` cannot be run, because {file} is a script for {interpreter}, which is not a \
-             program here. Install it, or name a program that runs the script first, like: stdio-wrapper -- \
+             program here. Install it, or put a program that runs the script first, for example: stdio-wrapper -- \
              python3 {file}."
         ));
     }
@@ -97,7 +97,7 @@ fn script_problem(program: &str, file: &Path, path: &str) -> Option<String> {
     (is_plain && !is_there()).then(|| {
         format!(
             "The command `{program}` cannot be run, because {file} is a script for {name}, which was not found. Install {name}, \
-             or pass a PATH that has it."
+             or pass a PATH that contains it."
         )
     })
 }
@@ -109,7 +109,7 @@ mod tests {
 
     use super::*;
 
-    /// A directory with one file of this text and mode.
+    /// A directory with one file that has this text and mode.
     fn file(text: &str, mode: u32) -> (tempfile::TempDir, String) {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("server");

@@ -1,5 +1,4 @@
-//! The command line. Every option is a text here. `read` turns the texts into values, and reports all
-//! mistakes at once.
+//! The command line. Every option is a text here. `read` parses the texts, and reports all mistakes together.
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory as _, Parser};
@@ -8,7 +7,7 @@ use contract::settings::{Misspelt, misspelt, perhaps_misspelt};
 /// Serves an MCP server that uses standard input and output over Streamable HTTP.
 ///
 /// Every option can also be set with the environment variable in its description. The command line takes
-/// precedence. Times have a unit (500ms, 30s, 5m, 1h), and so have sizes (64KiB, 16MiB).
+/// precedence. Times and sizes have a unit (500ms, 30s, 5m, 1h; 64KiB, 16MiB).
 #[derive(Debug, Clone, Parser)]
 #[command(version, max_term_width = 110, args_override_self = true)]
 pub struct Options {
@@ -21,8 +20,8 @@ pub struct Options {
     /// Path of the MCP endpoint.
     #[arg(long, env = "MCP_PATH", default_value = "/mcp", value_name = "PATH")]
     pub mcp_path: String,
-    /// Number of threads that serve HTTP. 0 means one fewer than there are processors, but at least 1 and at
-    /// most 4.
+    /// Number of threads that serve HTTP. 0 means one fewer than the number of processors, but at least 1 and
+    /// at most 4.
     #[arg(long, env = "WORKERS", default_value = "0", value_name = "N")]
     pub workers: String,
     /// Also serve the deprecated 2024-11-05 endpoints GET /sse and POST /messages.
@@ -30,11 +29,11 @@ pub struct Options {
     pub legacy_sse: String,
 
     /// Host names that are allowed in the Host header, comma-separated and without port; * allows any. The
-    /// default is the names of loopback if LISTEN is loopback, and otherwise any name.
+    /// default is the loopback names if LISTEN is a loopback address, and otherwise any name.
     #[arg(long, env = "ALLOWED_HOSTS", default_value = "", hide_default_value = true, value_name = "LIST")]
     pub allowed_hosts: String,
-    /// Origins of browser clients that are allowed, comma-separated (<https://app.example.com>). The default
-    /// is loopback origins if LISTEN is loopback, and otherwise none.
+    /// Origins of browser clients that are allowed, comma-separated (<https://app.example.com>). The default is
+    /// loopback origins if LISTEN is a loopback address, and otherwise none.
     #[arg(long, env = "ALLOWED_ORIGINS", default_value = "", hide_default_value = true, value_name = "LIST")]
     pub allowed_origins: String,
 
@@ -48,11 +47,11 @@ pub struct Options {
     /// Issuer that an assertion must have.
     #[arg(long, env = "ISSUER", default_value = "", hide_default_value = true, value_name = "URL")]
     pub issuer: String,
-    /// This server's resource identifier (RFC 8707), which an assertion must have as its audience:
+    /// This server's resource identifier (RFC 8707), which must be the audience of assertions:
     /// <https://host/path>.
     #[arg(long, env = "RESOURCE", default_value = "", hide_default_value = true, value_name = "URL")]
     pub resource: String,
-    /// TOML file that says which scopes and groups a tool needs.
+    /// TOML file with the scopes and groups that tools require.
     #[arg(long, env = "TOOL_RULES", default_value = "", hide_default_value = true, value_name = "FILE")]
     pub tool_rules: String,
     /// Groups that can replace {group}, comma-separated. The first one that the caller belongs to is used.
@@ -72,12 +71,12 @@ pub struct Options {
     /// Number of children that are started in advance, so that a new session does not have to wait for one.
     #[arg(long, env = "PREWARM", default_value = "0", value_name = "N")]
     pub prewarm: String,
-    /// NAME passes this variable of the wrapper on to the child, and NAME=VALUE sets one. The option can be
-    /// repeated; `CHILD_ENV` has one per line. The child gets no other variables except PATH, HOME, LANG and
-    /// TZ.
+    /// NAME passes this variable of the wrapper on to the child, and NAME=VALUE sets a variable. The option can
+    /// be repeated; `CHILD_ENV` contains one entry per line. The child gets no other variables except PATH,
+    /// HOME, LANG and TZ.
     #[arg(long = "env", env = "CHILD_ENV", value_delimiter = '\n', value_name = "NAME[=VALUE]")]
     pub child_env: Vec<String>,
-    /// Working directory of the child. It is created if it has a placeholder.
+    /// Working directory of the child. It is created if it contains a placeholder.
     #[arg(
         long = "cwd",
         env = "CHILD_CWD",
@@ -98,15 +97,15 @@ pub struct Options {
     /// Limit of a child's open files; 0 means no limit.
     #[arg(long, env = "CHILD_FILES", default_value = "0", value_name = "N")]
     pub child_files: String,
-    /// Whether the kernel prevents a child from reading, tracing and signalling other children and the
-    /// wrapper (Landlock, and a filter of system calls). auto: if the kernel supports it. required: do not
-    /// start if the kernel does not support it. off: never.
+    /// Whether the kernel prevents a child from reading, tracing and signalling other children and the wrapper
+    /// (Landlock and a system call filter). auto: if the kernel supports it. required: do not start if the
+    /// kernel does not support it. off: never.
     #[arg(long, env = "CHILD_ISOLATION", default_value = "auto", value_name = "MODE")]
     pub child_isolation: String,
     /// Maximum number of lines of a child's standard error that are logged per second.
     #[arg(long, env = "STDERR_RATE", default_value = "100", value_name = "N")]
     pub stderr_rate: String,
-    /// Time that a child has to end after its input is closed, and again after SIGTERM.
+    /// Time that a child has to exit after its input is closed, and again after SIGTERM.
     #[arg(long, env = "STOP_GRACE", default_value = "3s", value_name = "TIME")]
     pub stop_grace: String,
 
@@ -118,54 +117,54 @@ pub struct Options {
     /// limit.
     #[arg(long, env = "MAX_SESSIONS_PER_PRINCIPAL", default_value = "auto", value_name = "N")]
     pub max_sessions_per_principal: String,
-    /// Maximum number of requests in progress of one session.
+    /// Maximum number of requests in progress in one session.
     #[arg(long, env = "MAX_IN_FLIGHT", default_value = "512", value_name = "N")]
     pub max_in_flight: String,
     /// A session ends when it has been unused for this long.
     #[arg(long, env = "SESSION_IDLE", default_value = "30m", value_name = "TIME")]
     pub session_idle: String,
-    /// A request fails when the child has sent neither an answer nor progress for this long.
+    /// A request fails if the child sends neither a response nor progress for this long.
     #[arg(long, env = "REQUEST_TIMEOUT", default_value = "5m", value_name = "TIME")]
     pub request_timeout: String,
-    /// How long a child can take to answer initialize, counted from its start.
+    /// How long a child can take to respond to initialize, counted from its start.
     #[arg(long, env = "START_TIMEOUT", default_value = "45s", value_name = "TIME")]
     pub start_timeout: String,
-    /// Maximum number of children that are starting at the same time; auto means two for each processor.
-    /// Further starts wait for their turn.
+    /// Maximum number of children that start at the same time; auto means two for each processor. Further
+    /// starts wait for their turn.
     #[arg(long, env = "MAX_STARTS", default_value = "auto", value_name = "N")]
     pub max_starts: String,
-    /// Time after which the response to a call becomes an event stream. Until then, the client does not even
-    /// have the headers of the response, and some clients send no other request.
+    /// Time after which the response to a call becomes an event stream. Before that, the client does not
+    /// receive the response headers either, and some clients send no other request until then.
     #[arg(long, env = "STREAM_AFTER", default_value = "100ms", value_name = "TIME")]
     pub stream_after: String,
-    /// Maximum age of a GET stream, after which the client must connect again, and is checked again.
+    /// Maximum age of a GET stream, after which the client must reconnect and is checked again.
     #[arg(long, env = "STREAM_MAX_AGE", default_value = "1h", value_name = "TIME")]
     pub stream_max_age: String,
     /// Translate between clients and servers of different eras.
     #[arg(long, env = "TRANSLATE", default_value = "true", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub translate: String,
-    /// Maximum number of server sessions, each with a child of its own, that the stateless clients of one
-    /// user can use for calls in which the server can ask something. Clients with different capabilities do
-    /// not share sessions, and each set of capabilities can have one in any case. With 1, all such calls with
-    /// the same capabilities go to one child, one after the other.
+    /// Maximum number of server sessions that the stateless clients of one user can use for calls in which the
+    /// server can ask questions. Each session has its own child. Clients with different capabilities do not
+    /// share sessions, and each set of capabilities can always have one. With 1, all such calls with the same
+    /// capabilities go to one child, one after the other.
     #[arg(long, env = "TRANSLATE_SESSIONS", default_value = "8", value_name = "COUNT")]
     pub translate_sessions: String,
-    /// Time that a translated call waits for each answer of its client. While a child waits for an answer of
-    /// its client, `REQUEST_TIMEOUT` does not run, for at most this long.
+    /// Maximum time for which a translated call waits for each response of its client. While a child waits for
+    /// a response of its client, `REQUEST_TIMEOUT` is paused for at most this long.
     #[arg(long, env = "INPUT_TIMEOUT", default_value = "10m", value_name = "TIME")]
     pub input_timeout: String,
-    /// How long a stream stays open after the access token with which it was opened has expired
+    /// How long a stream stays open after the expiry of the access token that was used to open it
     /// (IDENTITY=assertion).
     #[arg(long, env = "STREAM_GRACE", default_value = "60s", value_name = "TIME")]
     pub stream_grace: String,
     /// Time between two comment lines on a stream without messages.
     #[arg(long, env = "KEEP_ALIVE", default_value = "15s", value_name = "TIME")]
     pub keep_alive: String,
-    /// Time that clients are told to wait before they connect again.
+    /// Time that clients are told to wait before they reconnect.
     #[arg(long, env = "RETRY", default_value = "1s", value_name = "TIME")]
     pub retry: String,
-    /// Maximum number of open client connections, idle streams included. Further connections wait until
-    /// one is closed.
+    /// Maximum number of open client connections, including idle streams. Further connections wait until one is
+    /// closed.
     #[arg(long, env = "MAX_CONNECTIONS", default_value = "10000", value_name = "N")]
     pub max_connections: String,
     /// Maximum size of a POST body.
@@ -181,23 +180,22 @@ pub struct Options {
     /// streams of a session.
     #[arg(long, env = "EVENT_LOG", default_value = "1MiB", value_name = "SIZE")]
     pub event_log: String,
-    /// Memory for each stateless child, for lists that it allows to be cached (`ttlMs`); 0 turns the cache
-    /// off.
+    /// Memory of each stateless child for lists that it allows to be cached (`ttlMs`); 0 disables the cache.
     #[arg(long, env = "LIST_CACHE", default_value = "8MiB", value_name = "SIZE")]
     pub list_cache: String,
     /// Maximum time for shutting down.
     #[arg(long, env = "SHUTDOWN_TIMEOUT", default_value = "10s", value_name = "TIME")]
     pub shutdown_timeout: String,
 
-    /// Level of the log: error, warn, info, debug, or a tracing filter.
+    /// Log level: error, warn, info, debug, or a tracing filter.
     #[arg(long, env = "LOG", default_value = "info", value_name = "FILTER")]
     pub log: String,
-    /// Format of the log: text or json.
+    /// Log format: text or json.
     #[arg(long, env = "LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
     pub log_format: String,
 
-    /// Ask the running wrapper at the same `OPS_LISTEN` whether it is alive, and exit with 0 if it is, or
-    /// with 1 if not. This is for the health check of a container; no MCP server is started.
+    /// Ask the running wrapper at the same `OPS_LISTEN` whether it is healthy, and exit with 0 if it is, or
+    /// with 1 otherwise. This is for the health check of a container and starts no MCP server.
     #[arg(long)]
     pub healthcheck: bool,
 
@@ -207,14 +205,14 @@ pub struct Options {
 }
 
 impl Options {
-    /// Returns a sentence for each environment variable whose name is almost that of an option, and that is
-    /// not passed on to the child.
+    /// Returns a sentence for each environment variable whose name is almost that of an option, and that is not
+    /// passed on to the child.
     pub fn misspelt(&self, given: impl Iterator<Item = String>) -> Vec<String> {
         self.compared(given, misspelt)
     }
 
-    /// Returns a sentence for each environment variable that could be a misspelt option, but also a variable
-    /// of another program.
+    /// Returns a sentence for each environment variable that could be a misspelt option or a variable of
+    /// another program.
     pub fn perhaps_misspelt(&self, given: impl Iterator<Item = String>) -> Vec<String> {
         self.compared(given, perhaps_misspelt)
     }
@@ -231,10 +229,10 @@ impl Options {
         compare(&known, given).iter().map(ToString::to_string).collect()
     }
 
-    /// Parses the command line. An error is printed, and ends the process.
+    /// Parses the command line. If there is an error, prints it and exits.
     pub fn of_command_line() -> Self {
         Self::try_parse().unwrap_or_else(|mut error| {
-            // The library advises to write `-- WORD` only for words that begin with a hyphen.
+            // The library suggests writing `-- WORD` only for words that begin with a hyphen.
             let word = match error.get(ContextKind::InvalidArg) {
                 Some(ContextValue::String(word)) if !word.starts_with('-') => Some(word.clone()),
                 _ => None,

@@ -1,20 +1,19 @@
 //! Placeholders in the arguments, the environment and the working directory of a child.
 
-/// Stands for the subject of the caller.
+/// Placeholder for the subject of the caller.
 pub(crate) const SUBJECT: &str = "{subject}";
-/// Stands for the user name of the caller.
+/// Placeholder for the user name of the caller.
 pub(crate) const USER: &str = "{user}";
-/// Stands for a group of the caller.
+/// Placeholder for a group of the caller.
 pub(crate) const GROUP: &str = "{group}";
-/// All placeholders.
 pub(crate) const PLACEHOLDERS: [&str; 3] = [SUBJECT, USER, GROUP];
 
-/// Bytes other than letters and digits that are not escaped in a value of the caller.
+/// Bytes other than letters and digits that are not escaped in a caller's value.
 const PLAIN: &[u8] = b"_@.-";
-/// The first character of the escape for every other byte of a value.
+/// The first character of the escape sequence for all other bytes of a value.
 pub(crate) const ESCAPE: u8 = b'=';
 
-/// Whether a byte of a value is not escaped.
+/// Whether a byte of a value is left unescaped.
 pub(crate) fn is_plain(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || PLAIN.contains(&byte)
 }
@@ -26,7 +25,7 @@ enum Piece<'t> {
     Placeholder(&'static str),
     /// A word in braces that is not a placeholder.
     Unknown(&'t str),
-    /// The word of `{=word}`, which stands for `{word}`.
+    /// The word of `{=word}`, which results in the literal text `{word}`.
     Literal(&'t str),
 }
 
@@ -35,8 +34,8 @@ pub(crate) fn is_in(text: &str) -> bool {
     PLACEHOLDERS.iter().any(|name| text.contains(name))
 }
 
-/// Replaces placeholders from left to right, so that one inside of a value is not replaced. Returns the first
-/// error of `value`, which is given the placeholder.
+/// Replaces placeholders from left to right, so that a placeholder in a value is not replaced. `value` is
+/// called with each placeholder. Returns its first error.
 pub(crate) fn replace<E>(
     text: &str,
     mut value: impl FnMut(&'static str) -> Result<String, E>,
@@ -56,10 +55,10 @@ pub(crate) fn replace<E>(
     Ok(out)
 }
 
-/// Finds a word in braces that was probably meant as a placeholder. With a misspelt placeholder, callers
-/// would share data that should be separate. `${word}` of shells and `{{word}}` of templates are not meant.
-/// Texts with spaces are scripts and sentences, in which words in braces are common (`awk '{print}'`); in
-/// these, the word must begin like a placeholder.
+/// Finds a word in braces that was probably meant as a placeholder. With a misspelt placeholder, callers would
+/// share data that must be separate. `${word}` of shells and `{{word}}` of templates are not reported. Texts
+/// with spaces are scripts or sentences, where words in braces are common (`awk '{print}'`). In these, the word
+/// must begin like a placeholder.
 pub(super) fn misspelt(text: &str) -> Option<&str> {
     let is_prose = text.contains(char::is_whitespace);
     let begins_like_one = |word: &str| {
@@ -78,7 +77,7 @@ pub(super) fn misspelt(text: &str) -> Option<&str> {
     None
 }
 
-/// Finds two different placeholders that are separated only by characters that values can contain, too. Then
+/// Finds two different placeholders that are separated only by characters that values can also contain. If so,
 /// two callers with different values can get the same text: `{user}-{group}` is `ann-b-c` for `ann` in `b-c`
 /// and for `ann-b` in `c`.
 pub(super) fn ambiguous(text: &str) -> Option<(&'static str, &'static str)> {
@@ -86,7 +85,7 @@ pub(super) fn ambiguous(text: &str) -> Option<(&'static str, &'static str)> {
     for piece in pieces(text) {
         match piece {
             Piece::Text(text) if text.bytes().all(|byte| is_plain(byte) || byte == ESCAPE) => {}
-            // No value contains a brace.
+            // Values contain no braces.
             Piece::Text(_) | Piece::Unknown(_) | Piece::Literal(_) => before = None,
             Piece::Placeholder(name) => match before.replace(name) {
                 Some(other) if other != name => return Some((other, name)),
@@ -113,7 +112,7 @@ fn pieces(text: &str) -> Vec<Piece<'_>> {
     all
 }
 
-/// Reads the piece at the beginning of a text, and returns it with the rest of the text.
+/// Parses the braces at the beginning of a text. Returns the piece and the rest of the text.
 fn braced(text: &str) -> Option<(Piece<'_>, &str)> {
     let (inner, after) = text.strip_prefix('{')?.split_once('}')?;
     let is_word =

@@ -1,5 +1,4 @@
-//! Turns options into settings. Every mistake becomes one message that names the variable, the cause and the
-//! fix.
+//! Converts options to settings. Every mistake results in one message with the variable, the cause and the fix.
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -16,7 +15,7 @@ use super::values;
 use super::{Config, Identity, Sites, child, limits};
 use crate::policy::ToolRules;
 
-/// Looks a variable up in the wrapper's own environment.
+/// Looks up a variable in the wrapper's own environment.
 pub(super) type Environment<'e> = &'e dyn Fn(&str) -> Option<String>;
 
 pub(super) fn config(options: &Options, environment: Environment<'_>) -> Result<Config, Vec<String>> {
@@ -163,35 +162,36 @@ impl Reader {
         if names_caller && config.identity == Identity::None {
             self.problem(
                 "The command, CHILD_ENV or CHILD_CWD has a placeholder such as {subject}, but IDENTITY is none, so no caller is known. \
-                 Set IDENTITY to assertion or headers, or take the placeholder out."
+                 Set IDENTITY to assertion or headers, or remove the placeholder."
                     .to_owned(),
             );
         }
         if names_caller && config.shared {
             self.problem(
                 "SHARED is true, but the command, CHILD_ENV or CHILD_CWD has a placeholder that differs between callers. \
-                 Set SHARED to false, or take the placeholder out."
+                 Set SHARED to false, or remove the placeholder."
                     .to_owned(),
             );
         }
         if names_caller && config.prewarm > 0 {
             self.problem(
                 "PREWARM keeps children ready before the caller is known, but the command, CHILD_ENV or CHILD_CWD has a \
-                 placeholder for the caller. Set PREWARM to 0, or take the placeholder out."
+                 placeholder for the caller. Set PREWARM to 0, or remove the placeholder."
                     .to_owned(),
             );
         }
         if config.legacy_sse && ["/sse", "/messages"].contains(&config.mcp_path.as_str()) {
             self.problem(format!(
-                "MCP_PATH is {}, which LEGACY_SSE uses itself. Choose another MCP_PATH.",
+                "MCP_PATH is {}, which is reserved for LEGACY_SSE. Choose another MCP_PATH.",
                 config.mcp_path
             ));
         }
     }
 }
 
-/// Reads the filter of the log. The messages of the HTTP server about its start are left out, because this
-/// program logs the same, and those about single connections, because whoever connects can cause any number.
+/// Reads the log filter. The start messages of the HTTP server are omitted, because this program logs the same
+/// information. Its messages about single connections are omitted because any client can cause any number of
+/// them.
 fn log(read: &mut Reader, text: &str) -> LogFilter {
     if text.trim().is_empty() {
         return LogFilter::default().with_default("actix_http", LevelFilter::OFF);
@@ -203,7 +203,7 @@ fn log(read: &mut Reader, text: &str) -> LogFilter {
     filter.with_default("actix_server", LevelFilter::WARN).with_default("actix_http", LevelFilter::OFF)
 }
 
-/// The number of workers. One processor is left for the children, because calls would be slower if the
+/// The number of workers. One processor is reserved for the children, because calls would be slower if the
 /// wrapper's threads used all processors.
 fn workers(wanted: usize) -> usize {
     match wanted {
@@ -230,17 +230,17 @@ fn sites(read: &mut Reader, options: &Options, listen: SocketAddr, identity: &Id
         hosts.iter().filter(|host| host.contains('/') || (host.contains(':') && !host.starts_with('[')))
     {
         read.problem(format!(
-            "ALLOWED_HOSTS has `{host}`. Write host names only, without scheme, port and path."
+            "ALLOWED_HOSTS has `{host}`. Write only host names, without scheme, port and path."
         ));
     }
     let mut origins = Vec::new();
     for text in values::list(&options.allowed_origins) {
         if text == "*" {
-            // Otherwise any web page could call the server, through the browser of someone who can reach it
+            // Otherwise any web page could call the server through the browser of a user who can reach it
             // (attack 104).
             if !matches!(identity, Identity::Assertion { .. }) && options.identity.trim() != "assertion" {
                 read.problem(
-                    "ALLOWED_ORIGINS is *, which needs IDENTITY=assertion: only then can no web page forge who is calling."
+                    "ALLOWED_ORIGINS is *, which requires IDENTITY=assertion, because with other modes, a web page could act as a caller."
                         .to_owned(),
                 );
             }
@@ -268,11 +268,11 @@ fn identity(read: &mut Reader, options: &Options) -> Identity {
         "headers" => Identity::Headers,
         "assertion" => {
             let jwks_url = read.url("JWKS_URL", &options.jwks_url);
-            // Requests come over plain HTTP in that network too, so TLS for the keys alone would protect
+            // Requests also arrive over plain HTTP in that network, so TLS for only the keys would protect
             // nothing.
             if jwks_url.as_ref().is_some_and(|url| url.scheme() != "http") {
                 read.problem(format!(
-                    "JWKS_URL is `{}`, but keys are only read over plain http, inside the deployment's own network. Name the authorization service's internal address, like http://auth-service:9000/jwks.",
+                    "JWKS_URL is `{}`, but keys are only read over plain http, inside the deployment's own network. Use the authorization service's internal address, for example http://auth-service:9000/jwks.",
                     options.jwks_url.trim()
                 ));
             }
@@ -304,7 +304,7 @@ fn tool_rules(read: &mut Reader, options: &Options, identity: &Identity) -> Opti
     let path = &options.tool_rules;
     match read_setting(Path::new(path)) {
         Err(error) => read.problem(format!(
-            "TOOL_RULES is `{path}`, which cannot be read: {error}. Name a file of TOML text, and check its path and permissions."
+            "TOOL_RULES is `{path}`, which cannot be read: {error}. Use a file that contains TOML, and check its path and permissions."
         )),
         Ok(text) => match ToolRules::parse(&text) {
             Ok(rules) => return Some(rules),

@@ -24,7 +24,7 @@ pub(super) fn boolean(text: &str) -> Option<bool> {
     }
 }
 
-/// Splits a list at commas. Items are trimmed, and empty ones are left out.
+/// Splits a list at commas. Items are trimmed, and empty items are omitted.
 pub(super) fn list(text: &str) -> Vec<String> {
     text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
 }

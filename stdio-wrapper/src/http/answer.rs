@@ -1,5 +1,5 @@
-//! Chooses the form of the response to a POST: JSON if no other message comes before the answers, and an
-//! event stream if one does or if the answers take long.
+//! Chooses the format of the response to a POST: JSON if the responses are ready soon and before any other
+//! message, and otherwise an event stream.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,18 +16,18 @@ use crate::legacy::Session;
 use crate::protocol::{Code, Text, error_message};
 use crate::stream::{Consumer, First, Stream};
 
-/// For an answer that comes within this time, it is not worth watching whether the client disconnects.
+/// For responses that are ready within this time, the client's connection is not watched.
 const QUICK: Duration = Duration::from_millis(100);
 
-/// The response to `initialize` does not become an event stream before this time.
+/// The response to `initialize` becomes an event stream at the earliest after this time.
 const INITIALIZE_AFTER: Duration = Duration::from_secs(2);
 
-/// What a POST contains.
+/// The content of a POST.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Form {
     /// A single request other than `initialize`.
     Single,
-    /// `initialize`. The answer has the session's id.
+    /// `initialize`. The response contains the session id.
     Initialize,
     /// Several requests (2025-03-26).
     Batch,
@@ -35,14 +35,14 @@ pub(super) enum Form {
 
 /// The response to a POST.
 pub(super) enum Waited {
-    /// Somebody is there to read it.
+    /// The client is still connected.
     Response(HttpResponse),
     /// The client has disconnected.
     Disconnected,
 }
 
 impl Waited {
-    /// Whether somebody is there to read it.
+    /// Whether the client is still connected.
     pub(super) fn is_read(&self) -> bool {
         matches!(self, Self::Response(_))
     }
@@ -55,8 +55,8 @@ impl Waited {
     }
 }
 
-/// Waits until the form is decided. The consumer was connected before the request was sent, so nothing is
-/// lost. When the client disconnects, this future is dropped, and with it the consumer.
+/// Waits until the format is decided. The consumer was connected before the request was sent, so no message is
+/// lost. When the client disconnects, this future and its consumer are dropped.
 pub(super) async fn wait(
     request: &HttpRequest,
     endpoint: &Endpoint,
@@ -67,8 +67,8 @@ pub(super) async fn wait(
 ) -> Waited {
     let received = Received::now();
     let stream = Arc::clone(consumer.stream());
-    // The status says why a session could not be opened, and most clients send no other request before they
-    // have one.
+    // The status shows why a session could not be opened, and most clients send no other request before they
+    // have a session.
     let stream_after = match form {
         Form::Initialize => endpoint.stream_after.max(INITIALIZE_AFTER),
         Form::Single | Form::Batch => endpoint.stream_after,
@@ -78,7 +78,7 @@ pub(super) async fn wait(
     if first.is_err() {
         first = tokio::select! {
             first = timeout(stream_after.saturating_sub(quick), decided(&stream)) => first,
-            // Nobody reads this response, so questions of the child must be sent on another stream.
+            // This response will not be read, so questions of the child must be sent on another stream.
             () = disconnect::watch(request) => return Waited::Disconnected,
         };
     }
@@ -97,7 +97,7 @@ pub(super) async fn wait(
         ..events::Options::default()
     };
     let mut response = events::response(consumer, endpoint.timing, options, &endpoint.metrics, ());
-    // The outcome is still unknown when a stream begins, and headers are sent first.
+    // The outcome is still unknown when a stream starts, but the headers must be sent first.
     if form == Form::Initialize && !session.is_ended() {
         add_session_id(&mut response, session);
     }
@@ -126,19 +126,19 @@ fn json(session: &Session, answers: Vec<Text>, form: Form) -> HttpResponse {
             None => response.body(error_message(None, Code::InternalError, "The session has ended.")),
         }
     };
-    // The session has a revision as soon as `initialize` has succeeded.
+    // The session has a revision once `initialize` has succeeded.
     if form == Form::Initialize && session.version().is_some() {
         add_session_id(&mut response, session);
     }
     response
 }
 
-/// The answer to `initialize` for a session that the translation has opened.
+/// The response to `initialize` for a session that the translation has opened.
 pub(super) fn initialized(session: &Session, answer: Text) -> HttpResponse {
     json(session, vec![answer], Form::Initialize)
 }
 
-/// Makes a response whose body is one message.
+/// Creates a response whose body is one message.
 pub(super) fn body_of(mut response: HttpResponseBuilder, answer: Text) -> HttpResponse {
     match answer {
         Text::Whole(answer) if answer.len() <= SLICE => response.body(answer),

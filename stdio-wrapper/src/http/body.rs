@@ -1,4 +1,4 @@
-//! A response body of several pieces whose total length is known.
+//! A response body of several pieces with a known total length.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -9,11 +9,11 @@ use bytes::Bytes;
 
 use crate::protocol::Text;
 
-/// Bytes that are handed to the HTTP server at a time. It copies what it gets, and takes more only after it
-/// has sent that.
+/// Number of bytes that are passed to the HTTP server at a time. It copies them, and takes more only after it
+/// has sent them.
 pub(super) const SLICE: usize = 64 << 10;
 
-/// Takes the next bytes to hand over.
+/// Splits off the next bytes to pass on.
 fn slice(rest: &mut Bytes) -> Bytes {
     rest.split_to(rest.len().min(SLICE))
 }

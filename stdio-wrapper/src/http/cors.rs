@@ -1,4 +1,4 @@
-//! CORS preflights (Fetch standard, "CORS-preflight request"), which decide which requests a script in a
+//! CORS preflights (Fetch standard, "CORS-preflight request"), which determine the requests that a script in a
 //! browser can send.
 
 use actix_web::http::header::{self, HeaderMap};
@@ -10,16 +10,14 @@ use super::problem::Problem;
 
 /// Headers of all revisions.
 const ALLOWED: &str = "authorization, content-type, accept, last-event-id, mcp-session-id, mcp-protocol-version, mcp-method, mcp-name";
-/// Prefix of the headers for arguments of tools. Each tool chooses the rest of the names, so no list can
-/// contain them.
+/// Prefix of the headers for tool arguments. Each tool chooses the rest of the names, so they cannot be listed.
 const PARAM: &str = "mcp-param-";
-/// Maximum number of such headers that one preflight can ask for.
+/// Maximum number of such headers that one preflight can request.
 const MAX_PARAMS: usize = 64;
 /// Maximum length of such a name, in bytes.
 const MAX_NAME: usize = 128;
 
-/// Answers a preflight. There is no check of the caller, because browsers send no credentials with a
-/// preflight.
+/// Responds to a preflight. The caller is not checked, because browsers send no credentials with a preflight.
 pub(super) fn preflight(request: &HttpRequest, endpoint: &Endpoint) -> Result<HttpResponse, Problem> {
     RequestHeaders::new(request).check_site(&endpoint.sites)?;
     Ok(HttpResponse::NoContent()
@@ -30,9 +28,8 @@ pub(super) fn preflight(request: &HttpRequest, endpoint: &Endpoint) -> Result<Ht
         .finish())
 }
 
-/// The headers that are always allowed, and those of the requested headers that can only be arguments of a
-/// tool. `*` would not work: it does not cover `Authorization`, and it would allow many headers that nobody
-/// needs.
+/// The headers that are always allowed, and those of the requested headers that can only be tool arguments. `*`
+/// would not work, because it does not include `Authorization`, and it would allow many unnecessary headers.
 fn allowed_headers(headers: &HeaderMap) -> String {
     let asked =
         headers.get_all(header::ACCESS_CONTROL_REQUEST_HEADERS).filter_map(|value| value.to_str().ok());

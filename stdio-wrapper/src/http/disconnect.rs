@@ -1,5 +1,5 @@
-//! Notices when the client of a response disconnects. The HTTP server itself only looks when it has something
-//! to write, and for a stateless request, the end of the response is its cancellation.
+//! Detects when the client of a response disconnects. The HTTP server itself detects it only when it writes.
+//! For a stateless request, the end of the response is its cancellation.
 
 use std::pin::Pin;
 
@@ -28,7 +28,7 @@ async fn closed(socket: &TcpStream) {
         if ready.is_read_closed() {
             return;
         }
-        // This might be the next request. It is read elsewhere, so readiness only has to be cleared here.
+        // The data might be the next request. It is read elsewhere, so only the readiness is cleared here.
         let forget = || Err::<(), _>(std::io::ErrorKind::WouldBlock.into());
         let _ = socket.try_io(Interest::READABLE, forget);
     }

@@ -15,7 +15,7 @@ use crate::metrics::Metrics;
 use crate::protocol::{Event, Text, encode_event, encode_priming, encode_retry};
 use crate::stream::{Consumer, Next};
 
-/// The times of a stream; see `KEEP_ALIVE`, `STREAM_MAX_AGE` and `RETRY`.
+/// The timing of streams; see `KEEP_ALIVE`, `STREAM_MAX_AGE` and `RETRY`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Timing {
     pub(super) keep_alive: Duration,
@@ -34,12 +34,12 @@ pub(super) struct Options {
     pub(super) ends_with_age: bool,
     /// The first event of the 2024-11-05 transport.
     pub(super) preamble: Option<Bytes>,
-    /// When the stream has to end, because the caller's token has expired (attack 86).
+    /// The time at which the stream must end, because the caller's token has expired (attack 86).
     pub(super) until: Option<Instant>,
-    /// The last message of a stream that ends because of its age or token. Without one, the client is told
-    /// when to reconnect.
+    /// The last message of a stream that ends because of its age or token. Without one, the client is told when
+    /// to reconnect.
     pub(super) farewell: Option<Text>,
-    /// Completes when the client has disconnected, for streams whose end must be noticed at once.
+    /// Completes when the client has disconnected. Set for streams that must end immediately in this case.
     pub(super) disconnected: Option<Disconnect>,
 }
 
@@ -49,7 +49,7 @@ struct Body<G> {
     options: Options,
     started: Instant,
     is_done: bool,
-    /// The event that is being sent. It keeps its message, whose memory is counted.
+    /// The event that is being sent. It holds its message, whose memory is counted.
     sending: Option<Event>,
     counted: Counted,
     /// Dropped when the client has disconnected.
@@ -72,7 +72,7 @@ impl Drop for Counted {
     }
 }
 
-/// Makes an event stream for one client.
+/// Creates an event stream for one client.
 pub(super) fn response<G: 'static>(
     consumer: Consumer,
     timing: Timing,
@@ -93,7 +93,7 @@ pub(super) fn response<G: 'static>(
     };
     HttpResponse::Ok()
         .content_type("text/event-stream")
-        // With "no-cache", a browser could write what it has read of the stream to its disk.
+        // With "no-cache", a browser could write parts of the stream to its disk.
         .insert_header((header::CACHE_CONTROL, "no-store, no-transform"))
         .insert_header(("X-Accel-Buffering", "no"))
         .streaming(stream::unfold(body, |mut body| async move {
@@ -153,7 +153,7 @@ impl<G> Body<G> {
         }
     }
 
-    /// The time until the stream has to end.
+    /// The time until the stream must end.
     fn rest(&self) -> Duration {
         let age = if self.options.ends_with_age {
             self.timing.max_age.saturating_sub(self.started.elapsed())

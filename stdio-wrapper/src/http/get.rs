@@ -1,5 +1,5 @@
-//! GET: the stream for messages that belong to no request, and resuming of any stream (2025-11-25, "Listening
-//! for Messages from the Server", "Resumability and Redelivery").
+//! GET: the stream for messages that do not belong to a request, and resumption of any stream (2025-11-25,
+//! "Listening for Messages from the Server", "Resumability and Redelivery").
 
 use actix_web::{HttpRequest, HttpResponse};
 
@@ -43,8 +43,7 @@ fn resume(endpoint: &Endpoint, session: &Session, last: EventId) -> Result<Consu
     let stream = session.stream(last.stream).ok_or_else(gone)?;
     let consumer = match stream.resume(last.sequence) {
         Some(consumer) => consumer,
-        // The GET stream continues even if a part of it is lost. An incomplete rest of an answer would be
-        // useless.
+        // The GET stream continues even if a part of it is lost. An incomplete response would be useless.
         None if last.stream == 0 => stream.join(),
         None => return Err(gone()),
     };

@@ -1,4 +1,4 @@
-//! Checks request headers before anything is done for the request. This module is pure.
+//! Checks request headers before the request is processed. This module is pure.
 
 use actix_web::HttpRequest;
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -19,19 +19,19 @@ static LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 static METHOD: HeaderName = HeaderName::from_static("mcp-method");
 static NAME: HeaderName = HeaderName::from_static("mcp-name");
 
-/// Maximum length of a header that is read before its sender is known, in bytes. The longest useful one is an
+/// Maximum length of a header that is read before the caller is known, in bytes. The longest useful one is an
 /// `Mcp-Name` with the URI of a resource.
 const MAX_LEN: usize = 1024;
 
 /// The `Accept` value of most SDKs. It is sufficient for POST and GET.
 const USUAL: &str = "application/json, text/event-stream";
 
-/// What a client must accept.
+/// The media types that a client must accept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Accepts {
-    /// A POST can be answered with either.
+    /// A POST can get either kind of response.
     JsonAndEvents,
-    /// A GET is answered with events.
+    /// A GET gets an event stream.
     Events,
 }
 
@@ -53,7 +53,7 @@ impl<'r> RequestHeaders<'r> {
         Self { headers, uri }
     }
 
-    /// Makes all header checks of a POST. The error is a status.
+    /// Makes all header checks of a POST. The error is the HTTP status.
     pub fn verdict(self, sites: &Sites, accepts: Accepts) -> Result<(), u16> {
         let checks = || {
             self.check_site(sites)?;
@@ -74,7 +74,7 @@ impl<'r> RequestHeaders<'r> {
             Header::Absent => return Err(Problem::bad_request("The Host header is missing.")),
             other => return Err(unreadable("Host", other)),
         };
-        // An absolute request target names a host as well (RFC 9112 §3.2.2).
+        // An absolute request target also contains a host (RFC 9112 §3.2.2).
         for host in [Some(host), self.uri.authority().map(actix_web::http::uri::Authority::as_str)]
             .into_iter()
             .flatten()
@@ -94,7 +94,7 @@ impl<'r> RequestHeaders<'r> {
         }
     }
 
-    /// Refuses headers that are longer than any useful one, before one of them is decoded or compared.
+    /// Refuses headers that are longer than any useful one, before a header is decoded or compared.
     fn check_lengths(self) -> Result<(), Problem> {
         let short = [
             &header::HOST,
@@ -117,7 +117,7 @@ impl<'r> RequestHeaders<'r> {
         }
     }
 
-    /// The origin to name in CORS headers.
+    /// The origin for CORS headers.
     pub(super) fn allowed_origin(self, sites: &Sites) -> Option<HeaderValue> {
         match self.one(&header::ORIGIN) {
             Header::One(origin) if is_allowed_origin(origin, sites) => HeaderValue::from_str(origin).ok(),
@@ -125,7 +125,7 @@ impl<'r> RequestHeaders<'r> {
         }
     }
 
-    /// Checks the type and the coding of the body.
+    /// Checks the content type and content encoding.
     pub(super) fn check_content(self) -> Result<(), Problem> {
         let unsupported = |message| Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, Code::Refused, message);
         let is_json = match self.one(&header::CONTENT_TYPE) {
@@ -143,7 +143,7 @@ impl<'r> RequestHeaders<'r> {
         }
     }
 
-    /// Checks what the client accepts.
+    /// Checks the media types that the client accepts.
     pub(super) fn check_accept(self, accepts: Accepts) -> Result<(), Problem> {
         let wanted: &[&str] = match accepts {
             Accepts::JsonAndEvents => &["application/json", "text/event-stream"],
@@ -164,7 +164,7 @@ impl<'r> RequestHeaders<'r> {
         Err(Problem::new(StatusCode::NOT_ACCEPTABLE, Code::Refused, message))
     }
 
-    /// Reads the revision in the header, which must be one with sessions.
+    /// Reads the revision in the header, which must be a revision with sessions.
     pub(super) fn check_version(self) -> Result<Option<Version>, Problem> {
         let text = match self.one(&PROTOCOL_VERSION) {
             Header::Absent => return Ok(None),
@@ -181,7 +181,7 @@ impl<'r> RequestHeaders<'r> {
         })
     }
 
-    /// Reads the session's id. Returns `None` if there is none.
+    /// Reads the session id. Returns `None` if there is none.
     pub(super) fn session_id(self) -> Result<Option<&'r str>, Problem> {
         match self.one(&SESSION_ID) {
             Header::Absent => Ok(None),
@@ -196,7 +196,7 @@ impl<'r> RequestHeaders<'r> {
             Header::Absent => Ok(None),
             Header::One(text) => match EventId::parse(text.trim()) {
                 Some(id) => Ok(Some(id)),
-                None => Err(Problem::bad_request("The Last-Event-ID is not one of this server.")),
+                None => Err(Problem::bad_request("The Last-Event-ID was not issued by this server.")),
             },
             other => Err(unreadable("Last-Event-ID", other)),
         }
@@ -221,7 +221,7 @@ impl<'r> RequestHeaders<'r> {
         field(self.one(&PROTOCOL_VERSION))
     }
 
-    /// Whether the request can only be of the stateless revision, which only has POST.
+    /// Whether the request can belong only to the stateless revision, which uses only POST.
     pub(super) fn is_stateless(self) -> bool {
         modern::is_modern_version(self.version()) && matches!(self.session_id(), Ok(None))
     }
@@ -245,7 +245,7 @@ fn read_one<'v>(mut values: impl Iterator<Item = &'v HeaderValue>) -> Header<'v>
     }
 }
 
-/// The refusal of a request with a header that cannot be read.
+/// The error for a request with an unusable header.
 fn unreadable(name: &str, header: Header<'_>) -> Problem {
     Problem::bad_request(header.fault(name).unwrap_or_default())
 }
@@ -266,7 +266,7 @@ fn is_allowed_host(host: &str, sites: &Sites) -> bool {
     allowed.contains(&name) || (sites.loopback && is_loopback(&name))
 }
 
-/// The host without its port. Returns `None` if the host is followed by anything but a port (RFC 9110 §7.2).
+/// The host without its port. Returns `None` if anything other than a port follows the host (RFC 9110 §7.2).
 fn host_name(host: &str) -> Option<&str> {
     let host = host.trim();
     let end = if host.starts_with('[') { host.find(']')? + 1 } else { host.find(':').unwrap_or(host.len()) };
@@ -302,7 +302,7 @@ fn essence(media: &str) -> &str {
     media.split(';').next().unwrap_or_default().trim()
 }
 
-/// Whether an `Accept` value contains a media type. Quality zero excludes it (RFC 9110 §12.5.1).
+/// Whether an `Accept` value includes a media type. Quality zero excludes it (RFC 9110 §12.5.1).
 fn takes(accept: &str, media: &str) -> bool {
     let family = media.split('/').next().unwrap_or_default();
     accept.split(',').any(|range| {

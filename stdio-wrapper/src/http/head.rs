@@ -1,4 +1,4 @@
-//! Decides when the head of an answer can be sent.
+//! Decides when the head of a response can be sent.
 
 use std::time::Duration;
 
@@ -6,19 +6,19 @@ use tokio::time::Instant;
 
 use crate::protocol::Text;
 
-/// Minimum time between a request and the beginning of an answer that does not fit together with its head.
+/// Minimum time between a request and the start of a response that does not fit into one piece with its head.
 ///
-/// A proxy on Go's HTTP library (Traefik, Caddy) closes the body of the request that it reads when it passes
-/// on the head of the answer. The part of the proxy that writes this request to the wrapper might not have
-/// looked for its end yet, which takes microseconds, or milliseconds on a loaded machine. In that case, it
-/// treats this as an error, and closes the connection in the middle of the answer (golang/go issue 40747,
-/// traefik/traefik issue 11767). The part that has arrived by then is passed on.
+/// When a proxy that uses Go's HTTP library (Traefik, Caddy) passes on the head of the response, it closes the
+/// request body that it is reading. The part of the proxy that writes this request to the wrapper might not
+/// have detected the end of the body yet, which takes microseconds, or milliseconds on a loaded machine. In
+/// that case, it treats this as an error and closes the connection in the middle of the response (golang/go
+/// issue 40747, traefik/traefik issue 11767). The data that has arrived by then is passed on.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// Bytes that such a proxy reads together with the head: 4 KiB, less the head.
+/// Number of bytes that such a proxy reads together with the head: 4 KiB minus the head.
 const WITH_HEAD: usize = 3 * 1024;
 
-/// The time at which a request was read to its end.
+/// The time at which a request was completely read.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Received(Instant);
 
@@ -27,12 +27,12 @@ impl Received {
         Self(Instant::now())
     }
 
-    /// Waits until an answer that is sent in pieces can begin.
+    /// Waits until a response that is sent in pieces can start.
     pub(super) async fn before_events(self) {
         tokio::time::sleep_until(self.0 + PAUSE).await;
     }
 
-    /// Waits until these answers can begin.
+    /// Waits until these responses can be sent.
     pub(super) async fn before_answers(self, answers: &[Text]) {
         if !comes_with_head(answers) {
             self.before_events().await;

@@ -20,16 +20,16 @@ use crate::protocol::{
     outline, parse_body, tidy_body,
 };
 
-/// Time for a body in addition to the time that its size allows.
+/// Time for a body in addition to the time that depends on its size.
 const GRACE: Duration = Duration::from_secs(10);
-/// Minimum speed of a body, in bytes per second. A slower client would only use memory and a connection.
+/// Minimum speed of a body, in bytes per second. A slower client would occupy memory and a connection.
 const FLOOR: u64 = 16 << 10;
 /// Maximum time between two pieces of a body.
 const PAUSE: Duration = Duration::from_secs(5);
-/// Bodies up to this size are not counted, in bytes. Every connection has buffers of that size anyway.
+/// Bodies up to this size (in bytes) are not counted, because every connection has buffers of that size.
 const SMALL: usize = 1024;
-/// Number of bodies of the largest size that can be in memory at the same time, however many connections
-/// there are.
+/// Number of bodies of the maximum size that can be in memory at the same time, regardless of the number of
+/// connections.
 const MAX_LARGE_BODIES: usize = 16;
 /// Minimum size of the budget, in bytes.
 const LEAST_BUDGET: usize = 32 << 20;
@@ -53,7 +53,7 @@ pub(super) struct Incoming {
     reservation: Reservation,
 }
 
-/// A body that was read as messages. Its memory is counted until it is dropped.
+/// A body that was parsed as messages. Its memory is counted until it is dropped.
 #[derive(Debug)]
 pub(super) struct Messages {
     text: ByteString,
@@ -61,11 +61,11 @@ pub(super) struct Messages {
     _room: Reservation,
 }
 
-/// A body that is not a message, or not one that is accepted.
+/// A body that is not a valid or acceptable message.
 #[derive(Debug)]
 pub(super) struct Unread {
     pub(super) problem: Problem,
-    /// The message that was probably meant, if that is known.
+    /// The message that was probably intended, if it can be recognized.
     pub(super) meant: Option<Unreadable>,
 }
 
@@ -76,20 +76,20 @@ impl From<Problem> for Box<Unread> {
 }
 
 impl Messages {
-    /// The messages. They were parsed before, so this takes no time.
+    /// The messages. They are already parsed, so this takes no time.
     pub(super) fn body(&self) -> Body<'_> {
         self.parts.clone().of(&self.text)
     }
 }
 
 impl Bodies {
-    /// Makes a reader for bodies of at most `limit` bytes, and of at most `max_batch` messages.
+    /// Creates a reader for bodies of at most `limit` bytes and `max_batch` messages.
     pub(super) fn new(limit: usize, max_batch: usize, offload: Arc<Offload>) -> Self {
         let budget = Budget::new((limit * MAX_LARGE_BODIES).max(LEAST_BUDGET), SMALL);
         Self { limit, max_batch, budget, offload }
     }
 
-    /// Reads the whole body. It is an error if the body is too large or too slow, or if there is no memory
+    /// Reads the whole body. Returns an error if the body is too large or too slow, or if there is no memory
     /// for it.
     pub(super) async fn read(&self, mut body: web::Payload, caller: &Caller) -> Result<Incoming, Problem> {
         let started = Instant::now();
@@ -108,7 +108,7 @@ impl Bodies {
             if length > self.limit {
                 return Err(Problem::too_large(self.limit));
             }
-            // Most bodies come in one piece, and are not copied.
+            // Most bodies arrive in one piece, and are not copied.
             let before = match first.take() {
                 None if whole.is_empty() => None,
                 before => Some(before.unwrap_or_default()),
@@ -133,9 +133,9 @@ impl Bodies {
         Ok(Incoming { text: first.unwrap_or_else(|| whole.into()), reservation })
     }
 
-    /// Parses a body as messages, and removes parts because of which a child would drop them. Other threads
-    /// parse large bodies, because this takes long enough to delay the small requests of other users (attack
-    /// 109).
+    /// Parses a body as messages, and removes parts because of which a child would drop them. Large bodies are
+    /// parsed on other threads, because this takes long enough to delay the small requests of other users
+    /// (attack 109).
     pub(super) async fn parse(&self, body: Incoming, caller: &Caller) -> Result<Messages, Box<Unread>> {
         let max_batch = self.max_batch;
         if body.text.len() < LARGE {
@@ -149,8 +149,8 @@ impl Bodies {
     }
 }
 
-/// The memory for a body of which `length` bytes have arrived. It is a quarter more, so that the body is not
-/// copied for each piece.
+/// The memory to reserve for a body when `length` bytes have arrived. It is a quarter more, so that the body is
+/// not copied for each piece.
 fn grown(length: usize) -> usize {
     length + length / 4
 }
@@ -166,12 +166,11 @@ fn too_slow() -> Problem {
 }
 
 fn too_many() -> Problem {
-    let why =
-        "This server is reading too many large requests, yours or those of all users. Try again in a moment.";
+    let why = "This server is reading too many large requests, either yours or those of all users. Try again in a moment.";
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, Code::Refused, why).retry_after(Duration::ZERO)
 }
 
-/// Reads a body as messages.
+/// Parses a body as messages.
 fn parse(body: Incoming, max_batch: usize) -> Result<Messages, Box<Unread>> {
     let Incoming { text, reservation } = body;
     let fail = |problem: Problem, text: &[u8]| Box::new(Unread { problem, meant: outline(text).meant() });
@@ -180,7 +179,7 @@ fn parse(body: Incoming, max_batch: usize) -> Result<Messages, Box<Unread>> {
     };
     match tidied(&text, max_batch) {
         Ok((Cow::Borrowed(_), parts)) => Ok(Messages { text, parts, _room: reservation }),
-        // This is not longer than the original, which is not needed any more.
+        // The new text is not longer than the original, which is dropped, so the reservation is sufficient.
         Ok((Cow::Owned(tidied), parts)) => Ok(Messages { text: tidied.into(), parts, _room: reservation }),
         Err(problem) => Err(fail(problem, text.as_bytes())),
     }
@@ -195,7 +194,7 @@ fn tidied(text: &str, max_batch: usize) -> Result<(Cow<'_, str>, BodyParts), Pro
     }
     if has_nul_key(body) {
         return Err(Problem::bad_request(
-            "The message has a key that contains NUL, which some programs would read as another key.",
+            "The message has a key that contains NUL, which some programs would treat as another key.",
         ));
     }
     if has_endless_number(body) {

@@ -1,6 +1,6 @@
 //! POST of the stateless revision (2026-07-28, "Streamable HTTP"). The body is one request. The response is
-//! JSON if the answer comes soon and before any other message, and otherwise an event stream that ends with
-//! the answer. If the client closes the response, this cancels the request.
+//! JSON if it is ready soon and before any other message, and otherwise an event stream that ends with the
+//! response. A client cancels the request by closing the connection of the response.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,14 +30,14 @@ pub(super) struct Started {
     received: Received,
     stream: Arc<Stream>,
     consumer: Consumer,
-    /// Cancels the request when it is dropped, and keeps its place among the principal's requests.
+    /// Dropping the first part cancels the request. The second part is its slot among the principal's requests.
     guard: (Box<dyn std::any::Any>, Place),
     /// The last message of the stream if the caller's token expires.
     farewell: Text,
 }
 
-/// Sends a message to the child, and watches whether the client disconnects. Returns `None` if the message
-/// needs no answer.
+/// Sends a message to the child, and watches for the client's disconnection. Returns `None` if the message
+/// needs no response.
 pub(super) async fn start(
     http: &HttpRequest,
     endpoint: &Endpoint,
@@ -46,7 +46,7 @@ pub(super) async fn start(
 ) -> Result<Option<(Started, Disconnect)>, Problem> {
     let id = match &message.kind {
         Kind::Request { id, .. } => message.at(id),
-        // The revision does not define what a notification would do here, and cancelling by a client's id
+        // The revision does not define the meaning of a notification here, and cancelling by a client's id
         // could affect the request of another client. Therefore it is accepted and dropped.
         Kind::Notification { .. } => return Ok(None),
         Kind::Response { .. } => {
@@ -76,14 +76,14 @@ async fn request(
     let owner: Arc<str> = caller.owner().into();
     let place = endpoint.modern.admit(&owner)?;
     let stream = endpoint.modern.stream(&owner);
-    // The consumer is connected before anything is sent, so that nothing is lost.
+    // The consumer is connected before the request is sent, so that no message is lost.
     let consumer = stream.connect();
     let interest = hand_over(endpoint, caller, (&request, &permit), &fields, &owner, &stream).await?;
     let farewell = farewell(&request);
     Ok(Started { received, stream, consumer, guard: (interest, place), farewell })
 }
 
-/// Makes the response as soon as its form is decided.
+/// Creates the response once its format is decided.
 pub(super) async fn respond(
     endpoint: &Endpoint,
     caller: &Caller,
@@ -118,13 +118,12 @@ pub(super) async fn respond(
     Ok(events::response(consumer, endpoint.timing, options, &endpoint.metrics, guard))
 }
 
-/// The client has disconnected, so nobody reads this.
+/// The client has disconnected, so this is never read.
 fn client_has_disconnected() -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, Code::Cancelled, "The client has disconnected.")
 }
 
-/// Passes the request to the child, or to the translation. The request is cancelled when the returned value
-/// is dropped.
+/// Passes the request to the child, or to the translation. Dropping the returned value cancels the request.
 async fn hand_over(
     endpoint: &Endpoint,
     caller: &Caller,
@@ -142,8 +141,8 @@ async fn hand_over(
     Ok(Box::new(endpoint.modern.call(&native, request, permit, owner, stream).await))
 }
 
-/// Clients of several revisions fall back to `initialize` on any error except those of the stateless
-/// revision.
+/// The error for servers with sessions. Clients of several revisions fall back to `initialize` on any error
+/// except those of the stateless revision.
 fn legacy_only() -> Problem {
     Problem::new(
         StatusCode::BAD_REQUEST,
@@ -176,9 +175,9 @@ fn json(answers: Vec<Text>) -> HttpResponse {
     body_of(response, answer)
 }
 
-/// The status is 200, unless the answer is an error for which the transport has a status of its own.
+/// The HTTP status. It is 200, unless the response is an error for which the transport defines a status.
 fn status_of(answer: &Text) -> StatusCode {
-    // Answers that were too large to be copied are not such errors.
+    // Responses that were too large to be copied are not such errors.
     let Text::Whole(text) = answer else { return StatusCode::OK };
     let is_error =
         parse_line(text).is_ok_and(|message| matches!(message.kind, Kind::Response { is_error: true, .. }));
@@ -211,7 +210,7 @@ impl From<Refused> for Problem {
     fn from(error: Refused) -> Self {
         let message = error.to_string();
         match error {
-            // A stateless client does not know of sessions.
+            // A stateless client does not use sessions, so the error must not mention them.
             Refused::Busy | Refused::Open(OpenError::OwnerFull(_)) => {
                 let message = Refused::Busy.to_string();
                 Self::new(StatusCode::TOO_MANY_REQUESTS, Code::Refused, message)

@@ -24,7 +24,7 @@ use crate::protocol::{
 };
 use crate::stream::{Consumer, Stream};
 
-/// A server that has not answered `initialize` within this time is not taken for one without sessions.
+/// Maximum time for the response to `initialize` before the server is assumed to have sessions.
 const GREETING: Duration = Duration::from_secs(15);
 
 pub(super) async fn handle(
@@ -54,7 +54,7 @@ pub(super) async fn handle(
         },
         Body::Batch(items) => batch(request, endpoint, caller, items).await?,
     };
-    // The child has the message, so its memory can be used for other messages.
+    // The child has received the message, so its memory can be used for other messages.
     drop(messages);
     Ok(match reply {
         Reply::Modern(started, disconnected) => {
@@ -72,17 +72,17 @@ pub(super) async fn handle(
     })
 }
 
-/// The state of the answer to a POST.
+/// The state of the response to a POST.
 enum Reply {
     Done(HttpResponse),
-    /// The answer will come on a stream of its own.
+    /// The response will be sent on its own stream.
     Modern(super::modern::Started, disconnect::Disconnect),
-    /// The answer will come from the session's child.
+    /// The response will come from the session's child.
     Wait(Arc<Session>, Consumer, Form, Option<Nameless>),
 }
 
-/// The refusal of a body that is not a message, with its id if that is known. If the body was meant as the
-/// answer to a question, the child gets an error, so that it does not wait.
+/// The error for a body that is not a message, with its id if that is known. If the body was intended as a
+/// response to a question, the child gets an error, so that it does not wait.
 pub(super) async fn unread(session: Option<&Session>, error: Unread) -> Problem {
     let Unread { problem, meant } = error;
     let Some(meant) = meant else { return problem };
@@ -95,7 +95,7 @@ pub(super) async fn unread(session: Option<&Session>, error: Unread) -> Problem 
     problem
 }
 
-/// Tells the child that the answer to its question cannot be used.
+/// Sends the child an error, because the response to its question cannot be used.
 async fn lost(session: &Session, answer: &Unreadable) {
     match answer {
         Unreadable::Response(id) => session.reply_lost(Some(&String::from_utf8_lossy(id))).await,
@@ -148,11 +148,11 @@ async fn initialize(
 ) -> Result<Reply, Problem> {
     let with_id = |problem: Problem| problem.with_id(message.at(&id));
     if RequestHeaders::new(request).session_id()?.is_some() {
-        // A client that names a session that has ended gets 404, and then opens a new one (2025-11-25,
-        // "Session Management").
+        // If the session has ended, the client gets 404, and then opens a new one (2025-11-25, "Session
+        // Management").
         endpoint.session(request, caller).map_err(with_id)?;
         return Err(with_id(Problem::bad_request(
-            "This session is initialized already. Send initialize without Mcp-Session-Id.",
+            "This session is already initialized. Send initialize without Mcp-Session-Id.",
         )));
     }
     if let Some(legacy_to_modern) =
@@ -183,8 +183,8 @@ async fn initialize(
     Ok(Reply::Wait(session, consumer, Form::Initialize, Some(nameless)))
 }
 
-/// A session whose client does not know its id yet. If the client disconnects before that, nobody can ever use the
-/// session, so it ends.
+/// A session whose client has not received its id yet. If the client disconnects before that, the session can
+/// never be used, so it is ended.
 struct Nameless(Option<(Arc<Sessions>, Arc<Session>)>);
 
 impl Nameless {
@@ -192,7 +192,7 @@ impl Nameless {
         Self(Some((Arc::clone(&endpoint.sessions), Arc::clone(session))))
     }
 
-    /// The client gets the id.
+    /// Records that the client receives the id.
     fn named(mut self) {
         self.0 = None;
     }
@@ -206,7 +206,7 @@ impl Drop for Nameless {
     }
 }
 
-/// The answer of the translation, if the server refused `initialize` because it has no sessions.
+/// The response of the translation, if the server refused `initialize` because it has no sessions.
 async fn translated(
     endpoint: &Endpoint,
     caller: &Caller,
@@ -217,8 +217,8 @@ async fn translated(
 ) -> Option<HttpResponse> {
     let legacy_to_modern = endpoint.legacy_to_modern.as_ref()?;
     let settled = async {
-        // The answer can arrive a moment before the session has a revision or has ended, and nothing signals
-        // that change.
+        // The response can arrive shortly before the session has a revision or has ended, and that change is
+        // not signalled.
         while session.version().is_none() && !session.is_ended() && !stream.is_complete() {
             stream.changed().await;
         }
@@ -227,9 +227,9 @@ async fn translated(
         stream.wake();
         return None;
     }
-    // If the child has ended without an answer, it is unknown which revisions it speaks.
+    // If the child has exited without a response, it is unknown which revisions it supports.
     if session.version().is_some() || !session.was_answered() {
-        // The signal that was consumed here is sent again.
+        // The notification that was consumed here is sent again.
         stream.wake();
         return None;
     }
@@ -263,7 +263,7 @@ async fn batch(
     let consumer = stream.connect();
     for item in &items {
         send_item(endpoint, caller, &session, &stream, item).await;
-        // A batch can have a hundred messages, and others must not wait for all of them.
+        // A batch can contain a hundred messages, and other requests must not wait for all of them.
         tokio::task::yield_now().await;
     }
     if answers == 0 {
@@ -285,7 +285,8 @@ async fn send_item(
         Err(bad) => return bad_item(session, stream, bad).await,
     };
     let Kind::Request { method, id } = &message.kind else {
-        // An invalid answer does not affect the rest of the batch, and the child has got an error.
+        // An invalid response does not affect the rest of the batch, and the child has already received an
+        // error.
         let _ = take(endpoint, caller, session, message).await;
         return;
     };
@@ -304,7 +305,7 @@ async fn send_item(
     }
 }
 
-/// Answers an item that is not a message, with its id if that is known.
+/// Responds to an item that is not a message, with its id if that is known.
 async fn bad_item(session: &Session, stream: &Stream, bad: &BadItem) {
     let id = match &bad.meant {
         Some(Unreadable::Request(id)) => Some(id.as_slice()),
@@ -317,7 +318,7 @@ async fn bad_item(session: &Session, stream: &Stream, bad: &BadItem) {
     stream.push(error_message(id, Code::InvalidRequest, &bad.error.to_string()).into(), true);
 }
 
-/// Handles a message that needs no answer. A call without an id cannot bypass the rules, because it is not
+/// Handles a message that needs no response. A call without an id cannot bypass the rules, because it is not
 /// sent to the child.
 pub(super) async fn take(
     endpoint: &Endpoint,
@@ -335,7 +336,7 @@ pub(super) async fn take(
         }
         Kind::Response { id: Some(id), .. } if !session.reply(message, message.at(id)).await => {
             return Err(Problem::bad_request(
-                "An answer needs a `result` that is an object, or an `error` with an integer `code` and a text in `message`.",
+                "A response needs a `result` that is an object, or an `error` with an integer `code` and a text in `message`.",
             ));
         }
         // The client could not read the id of the child's question.
@@ -345,7 +346,7 @@ pub(super) async fn take(
     Ok(())
 }
 
-/// The child did not get the message.
+/// The error if the child did not receive the message.
 fn not_read(why: &'static str) -> Problem {
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, Code::Refused, why).retry_after(Duration::from_secs(4))
 }
@@ -359,7 +360,7 @@ pub(super) enum ToolRefusal {
 }
 
 /// Returns a permit if the rules of the wrapper and of the authorization service allow the message. The rules
-/// apply to the body, because the child reads the body.
+/// are applied to the body, because the child reads the body.
 pub(super) fn permit<'m>(
     endpoint: &Endpoint,
     caller: &Caller,
@@ -367,7 +368,7 @@ pub(super) fn permit<'m>(
     message: &Message<'_>,
 ) -> Result<Permit<'m>, ToolRefusal> {
     let gate = endpoint.gate(caller);
-    // A method that differs in case was already refused when the message was parsed.
+    // A method with different case was already refused when the message was parsed.
     let is_call = method.eq_ignore_ascii_case("tools/call");
     let tool = if is_call && !gate.is_open() { Some(tool_name(message)?) } else { None };
     gate.pass(method, tool.as_deref()).map_err(|decision| {
@@ -386,13 +387,13 @@ fn tool_name<'a>(message: &Message<'a>) -> Result<Cow<'a, str>, ToolRefusal> {
     let name = name.ok_or_else(|| malformed("tools/call needs `name`, a string."))?;
     if is_ambiguous(&name) {
         return Err(malformed(
-            "`name` must have no control characters, and no blanks at its beginning or end.",
+            "`name` must have no control characters, and no spaces at its beginning or end.",
         ));
     }
     Ok(name)
 }
 
-/// Whether a server could take a name for another one: readers in C end at NUL, and some servers trim names.
+/// Whether a server could mistake a name for another one: C programs stop at NUL, and some servers trim names.
 fn is_ambiguous(name: &str) -> bool {
     // JavaScript also trims a byte order mark.
     let is_trimmed = |letter: char| letter.is_whitespace() || letter == '\u{feff}';
@@ -405,7 +406,7 @@ impl ToolRefusal {
             Self::NeedsScopes(scopes) => {
                 format!("This tool needs the scope {}, which was not granted.", scopes.join(" "))
             }
-            Self::WrongGroup => "You are in none of the groups that may use this tool.".to_owned(),
+            Self::WrongGroup => "You are in none of the groups that are allowed to use this tool.".to_owned(),
             Self::Malformed(why) => why.clone(),
         }
     }
@@ -414,7 +415,7 @@ impl ToolRefusal {
         let sentence = self.sentence();
         match self {
             Self::NeedsScopes(needed) => {
-                // Clients ask for these scopes and try again (RFC 6750 §3.1).
+                // Clients request these scopes and try again (RFC 6750 §3.1).
                 let scopes = scopes_to_ask_for(&needed, &caller.scopes);
                 let mut challenge =
                     format!(r#"Bearer error="insufficient_scope", scope="{}""#, scopes.join(" "));

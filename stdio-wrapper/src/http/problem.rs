@@ -15,14 +15,14 @@ use crate::protocol::{Code, Malformed, error_with_data};
 pub(super) struct Problem {
     pub(super) status: StatusCode,
     pub(super) code: Code,
-    /// A sentence for the caller. It says nothing about internals.
+    /// A sentence for the caller, without internal details.
     pub(super) message: String,
-    /// The request's id as JSON text, if it is known.
+    /// The request id as JSON text, if it is known.
     pub(super) id: Option<Box<[u8]>>,
     pub(super) header: Option<(header::HeaderName, String)>,
     /// `data` of the JSON-RPC error, as JSON text.
     pub(super) data: Option<Box<str>>,
-    /// Whether the connection ends with this answer.
+    /// Whether the connection is closed after this response.
     closes: bool,
 }
 
@@ -41,11 +41,11 @@ impl Problem {
 
     pub(super) fn no_session_id() -> Self {
         Self::bad_request(
-            "The Mcp-Session-Id header is missing. Send initialize first, and its session id from then on.",
+            "The Mcp-Session-Id header is missing. Send initialize first, and then include the session id in every request.",
         )
     }
 
-    /// The client opens a new session when it gets this (2025-11-25, "Session Management").
+    /// The client opens a new session when it gets this error (2025-11-25, "Session Management").
     pub(super) fn no_such_session() -> Self {
         Self::new(
             StatusCode::NOT_FOUND,
@@ -56,16 +56,16 @@ impl Problem {
 
     pub(super) fn too_large(limit: usize) -> Self {
         let message = format!(
-            "The request body is over the limit of {limit} bytes. Send less at once, or have the operator raise MAX_BODY."
+            "The request body is over the limit of {limit} bytes. Send a smaller body, or ask the operator to raise MAX_BODY."
         );
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, Code::InvalidRequest, message)
     }
 
-    /// The user has as many requests in progress as one user can have. The connection ends, because this is
-    /// about connections.
+    /// The error for a user who has reached the maximum number of requests in progress. The connection is
+    /// closed, because the limit is a share of the connections.
     pub(super) fn too_many_requests(limit: usize) -> Self {
         let message = format!(
-            "You have {limit} requests and streams in progress here, which is the most for one user. Wait for some of them, or close streams that nobody needs. The operator can raise MAX_CONNECTIONS, of which one user can have a quarter."
+            "You have {limit} requests and streams in progress here, which is the maximum for one user. Wait for some of them, or close unused streams. The operator can raise MAX_CONNECTIONS, of which one user can have a quarter."
         );
         let problem = Self::new(StatusCode::TOO_MANY_REQUESTS, Code::Refused, message);
         Self { closes: true, ..problem.retry_after(Duration::ZERO) }
@@ -122,8 +122,8 @@ impl From<Refused> for Problem {
             Refused::Unavailable => Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::Refused, message)
                 .retry_after(Duration::from_secs(4)),
             Refused::Doubled(_) | Refused::NotText(_) => Self::bad_request(message),
-            // The client's own token is valid, or the edge would have refused it. Therefore a challenge would
-            // not help.
+            // The client's own token is valid, because otherwise the edge would have refused it. Therefore a
+            // challenge would not help.
             Refused::Missing(_) | Refused::Invalid(_) | Refused::Early(_) | Refused::Late(_) => {
                 Self::new(StatusCode::UNAUTHORIZED, Code::Refused, message)
             }

@@ -1,4 +1,4 @@
-//! The deprecated HTTP+SSE transport of 2024-11-05: one stream for all messages to the client, and a second
+//! The deprecated HTTP+SSE transport of 2024-11-05: one stream for all messages to the client, and a separate
 //! endpoint for messages from the client.
 
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::identity::Caller;
 use crate::legacy::{Session, Sessions};
 use crate::protocol::{Body, Code, Kind, encode_event};
 
-/// Ends the session together with its stream, because the client has no other way to reach it.
+/// Ends the session together with its stream, because the client has no other way to reach the session.
 struct EndWithStream {
     sessions: Arc<Sessions>,
     session: Arc<Session>,
