@@ -312,7 +312,7 @@ async fn a_call_that_was_given_up_asks_no_other_calls_user() {
     let (asked, done) =
         converse(&client, &call("meanwhile", json!({})), |_| json!({"action": "accept"})).await;
     assert_eq!(asked, Vec::<String>::new(), "{done}");
-    assert!(text(&done).contains("not certain whose question"), "{done}");
+    assert!(text(&done).contains("uncertain which call this question belongs to"), "{done}");
     wrapper.logged("later was refused").await;
     // From then on, calls that can ask questions get a child in which no such call runs.
     let (asked, _) = converse(&client, &call("clean", json!({})), |_| json!({"action": "decline"})).await;
@@ -429,7 +429,10 @@ async fn a_call_for_which_there_is_no_room_among_the_questions_is_told_at_once()
     let wait: u64 = refused.headers()["retry-after"].to_str().unwrap().parse().unwrap();
     assert!((1..=30).contains(&wait), "{wait}");
     let refused = answer_of(refused).await;
-    assert!(refused["error"]["message"].as_str().unwrap().contains("have not answered"), "{refused}");
+    assert!(
+        refused["error"]["message"].as_str().unwrap().contains("waiting for answers from their users"),
+        "{refused}"
+    );
     let yes = json!({&questions(&asked)[0].0: accept(json!({"answer": "yes"}))});
     assert_eq!(text(&answer(&client, &call("insist", retry(&asked, yes))).await), "1");
 }
