@@ -122,7 +122,7 @@ fn what_an_operator_gets_wrong_is_named() {
     assert!(works(&command("user list", &here)).contains("staff,admins"));
     fs::write(&dump, "in the way").unwrap();
     let told = fails(&command(&format!("store export {}", dump.display()), &here));
-    assert!(told.contains("exists already") && told.contains("name another one"), "{told}");
+    assert!(told.contains("exists already") && told.contains("choose another name"), "{told}");
     let rotated = works(&command("keys rotate", &here));
     let told = fails(&command("keys rotate", &here));
     assert!(rotated.contains("next") && told.contains("a rotation is under way"), "{told}");
@@ -133,7 +133,7 @@ fn what_an_operator_gets_wrong_is_named() {
     fs::create_dir(data.join("store.key")).unwrap();
     let told = fails(&command("user list", &here));
     assert!(
-        told.contains("regular file that this user may read") && !told.contains("DATA_DIR must"),
+        told.contains("regular file that this user can read") && !told.contains("DATA_DIR must"),
         "{told}"
     );
 }

@@ -61,7 +61,7 @@ async fn a_store_that_is_removed_while_it_is_in_use_takes_nothing_more() {
         let latest = fs::read(&file).unwrap();
         fs::write(&file, written).unwrap();
         let answer = until_ready_is(&stack, 503).await;
-        assert!(answer.body.contains("written over while it was in use"), "{}", answer.body);
+        assert!(answer.body.contains("overwritten while it was in use"), "{}", answer.body);
         assert!(stack.register_as("Newcomer").await.is_err(), "a client was registered in a foreign store");
         fs::write(&file, &latest).unwrap();
         until_ready_is(&stack, 200).await;
