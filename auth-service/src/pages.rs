@@ -279,7 +279,7 @@ mod tests {
     fn a020_names_lose_what_makes_them_look_like_others() {
         assert_eq!(displayable("  Claude\u{202e}gpj \u{200b}\n Code "), "Claudegpj Code");
         assert_eq!(displayable("\u{feff}"), "");
-        // Every default-ignorable character (Unicode 17, DerivedCoreProperties.txt), and the blank symbols.
+        // All default-ignorable characters (Unicode 17, DerivedCoreProperties.txt), and the blank symbols.
         let ranges = [
             0xad..=0xad,
             0x34f..=0x34f,

@@ -153,7 +153,7 @@ mod tests {
 
     use super::*;
 
-    /// The kernel keeps some kilobytes on both sides, and the HTTP server would read 128 KiB and decode them all.
+    /// The kernel buffers some kilobytes on both sides. The HTTP server on its own would read and decode 128 KiB.
     #[actix_web::test]
     async fn a100_requests_that_are_sent_ahead_stay_with_their_sender() {
         let socket = bind("127.0.0.1:0".parse().unwrap(), 16).unwrap();
@@ -180,7 +180,7 @@ mod tests {
                 }
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
-            assert!(sent < 64 << 10, "the server has taken {sent} bytes of requests");
+            assert!(sent < 64 << 10, "the server has read {sent} bytes of requests");
         }
     }
 }

@@ -62,7 +62,7 @@ impl<W: Write> Write for LogLines<W> {
 mod tests {
     use super::*;
 
-    /// A disk with room for this number of bytes.
+    /// A disk with free space for this number of bytes.
     struct Disk {
         room: usize,
         text: Vec<u8>,

@@ -45,8 +45,8 @@ mod tests {
         }
     }
 
-    /// A slow reference implementation. After each byte of the pattern, it keeps all positions in the name up
-    /// to which the pattern can match.
+    /// A slow reference implementation. After each byte of the pattern, it keeps all positions in the name up to
+    /// which the pattern can match.
     fn means(pattern: &[u8], name: &[u8]) -> bool {
         let mut places = vec![0];
         for byte in pattern {
@@ -58,7 +58,7 @@ mod tests {
         places.contains(&name.len())
     }
 
-    /// How many bytes of the name are searched.
+    /// The number of bytes of the name that are searched.
     fn searched(pattern: &str, name: &str) -> usize {
         let mut searched = 0;
         fits(pattern.as_bytes(), name.as_bytes(), |text, part| {

@@ -155,7 +155,7 @@ mod tests {
         "TRUSTED_PROXIES",
         "WORKERS",
     ];
-    /// The ones that are almost settings, and those that perhaps are, as sentences.
+    /// The misspelt settings that are certain, and those that are only probable, as sentences.
     fn of(given: &str) -> (Option<String>, Option<String>) {
         let told = |found: Vec<Misspelt>| found.first().map(ToString::to_string);
         let given = [given.to_owned()];
@@ -183,7 +183,7 @@ mod tests {
             ("ALLOWED_GROUPS_FIL", "ALLOWED_GROUPS_FILE"),
             ("ISSUER_FIEL", "ISSUER_FILE"),
             ("ISSUER_file", "ISSUER_FILE"),
-            // This list has no `ALLOWED_USERS_FILE`, as in a program that reads no such files.
+            // The list does not contain `ALLOWED_USERS_FILE`, like the list of a program that reads no such file.
             ("ALLOWED_USERS_FILE", "ALLOWED_USERS"),
             ("ALLOWED_USER_FILE", "ALLOWED_USERS"),
         ] {

@@ -73,7 +73,7 @@ mod tests {
                     return why;
                 }
                 let number = made.fetch_add(1, Ordering::Relaxed);
-                // The other callers arrive during this time.
+                // The other callers arrive at this point.
                 tokio::task::yield_now().await;
                 turn.failed(number);
                 number

@@ -296,13 +296,16 @@ mod tests {
         let budget = Budget::new(400, 1);
         let (mut ana, mut bob) = (budget.reservation("ana"), budget.reservation("bob"));
         assert!(ana.grow(60) && !ana.grow(60), "a quarter");
-        assert!(!budget.reservation("ana").grow(60), "of all that is theirs");
-        assert!(!budget.reservation("ana\nanother client").grow(60), "whatever the client");
+        assert!(!budget.reservation("ana").grow(60), "one quota for all of ana's memory");
+        assert!(
+            !budget.reservation("ana\nanother client").grow(60),
+            "the quota does not depend on the client"
+        );
         assert!(bob.grow(100));
         drop(ana);
         assert!(budget.reservation("ana").grow(100));
         let mut all = budget.reservation("\n");
-        assert!(all.grow(300) && !all.grow(1), "who is not told apart has no share");
+        assert!(all.grow(300) && !all.grow(1), "without an identity, there is no quota");
         drop((all, bob));
         assert!(budget.state().owners.is_empty());
     }
@@ -315,7 +318,7 @@ mod tests {
         let copy = kept.clone();
         assert!(ana.keep("x".repeat(500)).is_none(), "a quarter");
         drop(kept);
-        assert!(ana.keep("x".repeat(500)).is_none(), "a copy still has it");
+        assert!(ana.keep("x".repeat(500)).is_none(), "a copy still uses the memory");
         drop(copy);
         let mut reservation = budget.reservation("ana");
         assert!(reservation.grow(900));

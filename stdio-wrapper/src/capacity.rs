@@ -344,7 +344,7 @@ mod tests {
 
     #[test]
     fn the_tighter_limit_counts_and_is_named() {
-        // The container of the compose file, and a Node server.
+        // The limits of the compose file's container, with a Node server.
         let shipped = headroom(&bounds((1024, 30), (256, 10)), &[], usage(30, 7)).unwrap();
         assert_eq!(shipped.more, 28);
         assert!(shipped.limit.to_string().contains("1024 MiB"), "{}", shipped.limit);
@@ -352,7 +352,7 @@ mod tests {
         assert_eq!((threads.more, threads.limit), (19, NoRoom::Tasks { most: 256, each: 11 }));
         assert_eq!(headroom(&Bounds::default(), &[], usage(30, 7)), None);
         let memory_only = Bounds { tasks: None, ..bounds((100, 0), (0, 0)) };
-        assert_eq!(headroom(&memory_only, &[], usage(30, 1000)).unwrap().more, 2, "32 MiB stay free");
+        assert_eq!(headroom(&memory_only, &[], usage(30, 1000)).unwrap().more, 2, "32 MiB must stay free");
         assert_eq!(headroom(&bounds((100, 200), (10, 20)), &[], usage(1, 1)).unwrap().more, 0);
     }
 
@@ -375,12 +375,12 @@ mod tests {
         assert_eq!(told(), Some(18), "48 MiB are assumed");
         let small = HashMap::from([(1, usage(10, 1)), (2, usage(10, 1))]);
         capacity.state().note(&bounds, &small, start);
-        assert_eq!(told(), Some(16), "nobody knows yet how large they get");
+        assert_eq!(told(), Some(16), "it is not known yet how large they become");
         let with_a_young_one = HashMap::from([(1, usage(10, 1)), (2, usage(10, 1)), (3, usage(1, 1))]);
         capacity.state().note(&bounds, &with_a_young_one, later);
         assert_eq!(told(), Some(85));
         capacity.state().note(&bounds, &HashMap::new(), later);
-        assert_eq!(told(), Some(86), "they are remembered");
+        assert_eq!(told(), Some(86), "the measured values are kept");
     }
 
     #[test]

@@ -270,7 +270,7 @@ mod tests {
 
     const MAX: usize = 40;
 
-    /// Opens connections to a server on this machine whose listener has this address. Returns how many stay
+    /// Opens connections to a server on this machine that listens on this address. Returns how many of them stay
     /// open.
     async fn kept(listener: Ipv4Addr) -> usize {
         let open = Open::new(MAX, listener.into());
@@ -283,7 +283,7 @@ mod tests {
         for stream in &streams {
             stream.set_nonblocking(true).unwrap();
             let stream = tokio::net::TcpStream::from_std(stream.try_clone().unwrap()).unwrap();
-            // A connection that stays open gets a response. The request to a closed one might be lost.
+            // A connection that stays open gets a response. The request on a closed connection can be lost.
             let _ = stream.try_write(b"GET / HTTP/1.1\r\n\r\n");
             stream.readable().await.unwrap();
             kept += usize::from(matches!(stream.try_read(&mut [0; 100]), Ok(1..)));

@@ -122,7 +122,7 @@ mod tests {
             text("A \u{1b}]0;x\u{7} \r1 INFO\nB\u{9b}\u{2028}\u{85}é\n"),
             "A \\u{1b}]0;x\\u{7} \\r1 INFO\\nB\\u{9b}\\u{2028}\\u{85}é\n"
         );
-        assert_eq!(text("plain é \\u{1b}\n"), "plain é \\u{1b}\n", "it is not escaped twice");
+        assert_eq!(text("plain é \\u{1b}\n"), "plain é \\u{1b}\n", "the text is not escaped twice");
         let json = "{\"line\":\"a\u{9b}\u{2028}\\u001b\u{7f}\"}\n";
         assert_eq!(shown(json, Escapes::Json), "{\"line\":\"a\\u009b\\u2028\\u001b\\u007f\"}\n");
     }

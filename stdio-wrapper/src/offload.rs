@@ -176,7 +176,7 @@ mod tests {
         let offload = Offload::start().unwrap();
         let (order, seen) = mpsc::channel();
         let (open, gate) = mpsc::channel::<()>();
-        // Ana's first text occupies one thread until all others are done.
+        // Ana's first text occupies one thread until all other texts are done.
         let (working, work) = oneshot::channel();
         let run = |who: &'static str, name: &'static str| {
             let (offload, order) = (Arc::clone(&offload), order.clone());

@@ -323,7 +323,7 @@ mod tests {
         assert_eq!(tool("drop"), Decision::NeedsScopes(words("mcp:read mcp:write")));
         assert_eq!(tool("delete_all"), Decision::NeedsScopes(words("mcp:admin mcp:read mcp:write")));
         assert_eq!(tool("delete_root"), Decision::WrongGroup);
-        assert_eq!(tool("odd"), Decision::WrongGroup, "a rule without a way to meet it is not met");
+        assert_eq!(tool("odd"), Decision::WrongGroup, "a rule that no caller can meet is not met");
         let method = |method| unmet().decide(RequestedCall { method, tool: None });
         assert_eq!(method("resources/read"), Decision::NeedsScopes(words("mcp:files")));
         assert_eq!(method("tools/list"), Decision::Allow);

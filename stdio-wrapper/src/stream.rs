@@ -417,7 +417,7 @@ mod tests {
         push(&stream, "c", false);
         assert_eq!(text(first.next()), "0-3 c");
         let others: Vec<Consumer> = (0..MAX_CONSUMERS).map(|_| stream.join()).collect();
-        assert_eq!(text(first.next()), "end", "the oldest makes room");
+        assert_eq!(text(first.next()), "end", "the oldest event is removed");
         stream.close();
         assert!(others.iter().all(|client| text(client.next()) == "end"));
     }
@@ -464,8 +464,8 @@ mod tests {
         let bob = Stream::endless(0, 1 << 20, budget.reservation("bob\none"));
         let reader = bob.connect();
         fill(&bob);
-        assert!(bob.kept() >= 4 * STEP, "others have their share");
-        // A client that has disconnected keeps fewer events, and a client that reads continues.
+        assert!(bob.kept() >= 4 * STEP, "bob still has his quota");
+        // A client that has disconnected keeps fewer events, and a client that continues to read is not affected.
         let [first, _, third] = clients;
         drop(first);
         assert!(streams[0].kept() <= 4 * STEP + FREE);
@@ -475,7 +475,7 @@ mod tests {
         let ana = Stream::endless(0, 1 << 20, budget.reservation("ana\none"));
         let _client = ana.connect();
         fill(&ana);
-        assert!(ana.kept() >= 4 * STEP, "it is given back");
+        assert!(ana.kept() >= 4 * STEP, "the memory was released");
         drop((reader, bob));
     }
 

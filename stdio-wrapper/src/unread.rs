@@ -141,7 +141,7 @@ mod tests {
     const PIECE: usize = 32 << 10;
     const PIECES: usize = 64;
 
-    /// A body that has completely arrived. Counts the pieces that were read.
+    /// A body that has completely arrived. `taken` counts the pieces that were read.
     fn arrived(taken: &Rc<Cell<usize>>) -> SharedBody {
         let taken = Rc::clone(taken);
         let pieces = stream::iter(0..PIECES).map(move |_| {
@@ -151,19 +151,19 @@ mod tests {
         SharedBody::new(Payload::Stream { payload: Box::pin(pieces) })
     }
 
-    /// Checks that `work` on eight bodies reads at most one or two pieces at a time before other tasks run.
+    /// Asserts that `work` on eight bodies reads at most one or two pieces before other tasks can run.
     async fn is_fair<W: Future<Output = ()> + 'static>(work: impl Fn(SharedBody) -> W) {
         let (taken, all) = (Rc::new(Cell::new(0)), LocalSet::new());
         let bodies: Vec<_> = (0..8).map(|_| all.spawn_local(work(arrived(&taken)))).collect();
         all.run_until(async {
             yield_now().await;
             let begun = 8 * (AT_ONCE / PIECE + 1);
-            assert!(taken.get() <= begun, "{} pieces were taken at once", taken.get());
+            assert!(taken.get() <= begun, "{} pieces were read at once", taken.get());
             for _ in 0..100 {
                 let before = taken.get();
                 yield_now().await;
                 let now = taken.get() - before;
-                assert!(now <= 2, "{now} pieces were taken before others had their turn");
+                assert!(now <= 2, "{now} pieces were read before other tasks could run");
             }
             for body in join_all(bodies).await {
                 body.unwrap();

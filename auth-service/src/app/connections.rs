@@ -167,10 +167,13 @@ mod tests {
         let mut buffer = [0; 1024];
         for half in [&b""[..], b"GET /", b"GET / HTTP/1.1\r\nHost:"] {
             let mut stream = TcpStream::connect(address).await.unwrap();
-            // The connection is used for three times as long as the time limit.
+            // The connection is in use for three times as long as the time limit.
             for _ in 0..15 {
                 stream.write_all(whole).await.unwrap();
-                assert!(stream.read(&mut buffer).await.unwrap() > 0, "it is closed while it is in use");
+                assert!(
+                    stream.read(&mut buffer).await.unwrap() > 0,
+                    "the connection was closed while in use"
+                );
                 tokio::time::sleep(patience / 5).await;
             }
             // Half a request after a complete one does not keep the connection open.

@@ -200,7 +200,7 @@ mod tests {
         assert_eq!(first.kind(), ErrorKind::ConnectionAborted);
         for connection in &mut connections[1..] {
             let read = tokio::time::timeout(Duration::from_millis(50), connection.read(&mut buffer)).await;
-            assert!(read.is_err(), "it is open");
+            assert!(read.is_err(), "the connection is open");
         }
     }
 }

@@ -345,13 +345,13 @@ mod tests {
         let at = |n: u8| Caller::Stranger(Some(IpAddr::from([198, 51, 100, n])));
         let url_of = |n: u8| Url::parse(&format!("https://host.example/{n}")).unwrap();
         let _under_way: Vec<_> = (0..3).map(|n| documents.rate.admit(&url_of(n), at(1)).unwrap()).collect();
-        // The address has the maximum number of fetches in progress, so no new one starts and the cached keys
+        // The address has the maximum number of fetches in progress, so no new fetch starts and the cached keys
         // stay.
         documents.key_set(url.as_str(), true, at(1), UnixTime(10)).await.unwrap();
-        assert!(documents.rate.was_good(&url), "it was fetched");
+        assert!(documents.rate.was_good(&url), "the key set was fetched");
         documents.key_set(url.as_str(), true, at(2), UnixTime(10)).await.unwrap();
-        assert!(!documents.rate.was_good(&url), "it was not fetched");
-        // Repeated fetches of a cached set do not use up the limit for a set that is not cached.
+        assert!(!documents.rate.was_good(&url), "the key set was not fetched");
+        // Repeated fetches of a cached key set do not use up the limit for key sets that are not cached.
         for _ in 0..20 {
             documents.key_set(url.as_str(), true, Caller::Known, UnixTime(10)).await.unwrap();
         }
@@ -373,7 +373,7 @@ mod tests {
         }
         assert!(documents.strange_key_sets.len() < 20, "{}", documents.strange_key_sets.len());
         documents.key_set(in_use, false, Caller::Known, UnixTime(10)).await.unwrap();
-        // When a user has allowed a client, its key set is cached separately, so it is fetched again.
+        // After a user has allowed a client, its key set is cached separately, so it is fetched again.
         assert!(
             documents.key_set("https://host.example/999", false, Caller::Known, UnixTime(10)).await.is_err()
         );

@@ -163,7 +163,7 @@ mod tests {
         let admitted = |caller| (0..100).filter(|n| rate.admit(&url(*n), caller).is_ok()).count();
         assert_eq!(admitted(at(1)), 20);
         assert!(rate.admit(&url(0), at(2)).is_ok());
-        // Many addresses together use up the host's limit for new URLs, but not the limits of known URLs.
+        // Many addresses together use up the host's limit for new URLs, but not the limits for known URLs.
         for n in 10..20 {
             admitted(at(n));
         }
@@ -177,15 +177,15 @@ mod tests {
         let rate = FetchRate::default();
         (0..200).for_each(|n| rate.note_good(&url(n)));
         let held: Vec<_> = (0..3).map(|n| rate.admit(&url(n), at(1)).unwrap()).collect();
-        assert!(held.iter().all(Option::is_some), "each has one of the places of its address");
+        assert!(held.iter().all(Option::is_some), "each has one of the slots of its address");
         assert_eq!(rate.admit(&url(4), at(1)).unwrap_err(), Crowded);
         drop(held);
         let admitted = (5..200).filter(|n| rate.admit(&url(*n), at(1)).is_ok()).count();
         assert!(
             (57..=60).contains(&admitted),
-            "{admitted}: the limit of the host applies, and not that of the address"
+            "{admitted}: the limit of the host applies instead of the address's"
         );
-        // After a failed fetch, the URL counts as a new one again.
+        // After a failed fetch, the URL counts as new again.
         let rate = FetchRate::default();
         (0..100).for_each(|n| rate.note_good(&url(n)));
         (0..100).for_each(|n| rate.note_bad(&url(n)));
@@ -200,7 +200,7 @@ mod tests {
         }
         let user = Caller::User(Some(IpAddr::V4(0x0a00_0001.into())));
         let held: Vec<_> = (0..3).map(|n| rate.admit(&url(n), user).unwrap()).collect();
-        assert!(held.iter().all(Option::is_some), "each has one of the places of its address");
+        assert!(held.iter().all(Option::is_some), "each has one of the slots of its address");
         assert_eq!(rate.admit(&url(4), user).unwrap_err(), Crowded);
         assert!(rate.admit(&url(4), Caller::Known).is_ok());
         drop(held);

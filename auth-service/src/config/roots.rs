@@ -81,7 +81,11 @@ mod tests {
             assert!(found.starts_with(&format!("SSL_CERT_FILE: cannot read {path}: ")), "{found}");
         }
         assert_eq!(problems(Some(&text(&good)), Some(&text(&inside))), "");
-        assert_eq!(problems(None, Some(&text(directory.path()))), "", "a pipe there is not opened");
+        assert_eq!(
+            problems(None, Some(&text(directory.path()))),
+            "",
+            "a pipe in the directory is not opened"
+        );
         fs::File::create(inside.join("large.pem")).unwrap().set_len(1 << 40).unwrap();
         for path in [text(&inside), text(&good), "/nonexistent".to_owned()] {
             let found = problems(None, Some(&format!("{}:{path}", text(directory.path()))));

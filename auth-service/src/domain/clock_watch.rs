@@ -318,7 +318,7 @@ mod tests {
         assert_eq!(
             look(&mut watch, START + 7 * DAY - 200, 7 * DAY + 1),
             ClockState::Steady,
-            "it is set a little"
+            "a small adjustment"
         );
     }
 
@@ -345,10 +345,7 @@ mod tests {
         look(&mut watch, START, 0);
         assert!(!look(&mut watch, START + 200 * DAY, 5).is_steady());
         assert_eq!(look(&mut watch, START + 10, 10), ClockState::Steady);
-        assert!(
-            !look(&mut watch, START + 200 * DAY, 3700).is_steady(),
-            "the hour starts again with the next jump"
-        );
+        assert!(!look(&mut watch, START + 200 * DAY, 3700).is_steady(), "each jump restarts the hour");
     }
 
     #[test]
@@ -398,13 +395,13 @@ mod tests {
             "the service was stopped, or its clock is ahead"
         );
         look(&mut watch, START + 200 * DAY, 10);
-        assert_eq!(latest(&watch, START + 10, 10), START + 10, "a time that was not trusted is forgotten");
+        assert_eq!(latest(&watch, START + 10, 10), START + 10, "a time that was never trusted is forgotten");
         look(&mut watch, START - 400 * DAY, 20);
         look(&mut watch, START - 400 * DAY + 3600, 3620);
         assert_eq!(
             latest(&watch, START - 400 * DAY + 3600, 3620),
             START + 3620,
-            "a time before it is trusted"
+            "the trusted time is earlier"
         );
         let mark = watch.mark(UnixTime(START - 400 * DAY + 3600), Duration::from_secs(50 + 3620));
         assert_eq!(
@@ -428,7 +425,7 @@ mod tests {
         assert!(look(&mut watch, START + 200 * DAY + 3600, 3601).is_steady());
         let latest = |watch: &ClockWatch| watch.bounds(UnixTime(START + 3601), up(3601)).latest.0;
         watch.follow(Some(mark), UnixTime(START + 3601), up(3601));
-        assert!(latest(&watch) >= START + 200 * DAY, "the correction was made before");
+        assert!(latest(&watch) >= START + 200 * DAY, "the earlier correction still applies");
         let another = ClockMark { latest: UnixTime(START + 3601), corrections: 2, ..mark };
         watch.follow(Some(another), UnixTime(START + 3601), up(3601));
         assert_eq!(latest(&watch), START + 3601);

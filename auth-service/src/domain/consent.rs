@@ -211,7 +211,7 @@ mod tests {
             assert!(consent.known(&asks(elsewhere, "mcp", &["one"])).is_empty(), "{elsewhere}");
             assert!(!consent.covers(&asks(elsewhere, "", &["one"])), "{elsewhere}");
         }
-        // The port of a loopback redirect URI is chosen by the system at run time (RFC 8252 §7.3).
+        // The client chooses the port of a loopback redirect URI at run time (RFC 8252 §7.3).
         consent.add(&asks("http://127.0.0.1:1/cb", "mcp", &["one"]));
         assert!(consent.covers(&asks("http://127.0.0.1:2/cb", "mcp", &["one"])));
         assert!(!consent.covers(&asks("http://localhost:1/cb", "mcp", &["one"])));

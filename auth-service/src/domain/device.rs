@@ -218,7 +218,7 @@ mod tests {
         assert_eq!((device.interval, device.poll(UnixTime(108))), (10, Poll::TooFast));
         assert_eq!(device.interval, 15);
         assert_eq!(device.poll(UnixTime(123)), Poll::Pending);
-        // A device that polls too fast gets the same answer after the decision.
+        // A device that polls too fast gets the same response even after the decision.
         assert!(device.decide(DeviceState::Denied, UnixTime(124)));
         assert_eq!(device.poll(UnixTime(125)), Poll::TooFast);
     }

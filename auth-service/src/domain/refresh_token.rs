@@ -221,7 +221,7 @@ mod tests {
             prop_assert!(RefreshToken::parse(&String::from_utf8(altered).unwrap()).is_err());
         }
 
-        /// The checksum is corrected after the change, as an attacker would do.
+        /// After the change, the checksum is corrected, as an attacker would do.
         #[test]
         fn a031_nobody_but_us_makes_a_token_of_a_line(at in 0_usize..SIGNED + MAC, change in 1_u8..) {
             let grant = GrantId::new([1; 32]);

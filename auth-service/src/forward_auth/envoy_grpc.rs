@@ -206,7 +206,7 @@ mod tests {
         let identity = Some(Arc::new(IDENTITY.each_ref().map(|_| HeaderValue::from_static(""))));
         let answer = Answer { status: StatusCode::OK, identity, headers: vec![], body: None, outcome: "" };
         let Some(HttpResponse::OkResponse(ok)) = respond(answer, &check).http_response else {
-            panic!("not a yes")
+            panic!("the check was not allowed")
         };
         for name in ["authorization", "cookie", "dpop", "x-edge-secret", "x-auth-role"] {
             assert!(ok.headers_to_remove.iter().any(|removed| removed == name), "{name}");

@@ -129,7 +129,7 @@ mod tests {
         let source = text("src/app.rs");
         let mut routes = quoted_after(&source, "format!(\"{base}/");
         assert!(routes.len() > 15, "{routes:?}");
-        // Two routes are named by constants.
+        // The paths of two routes are constants.
         let elsewhere = text("src/domain/error_code.rs") + &text("src/oauth/after_form.rs");
         let constants = quoted_after(&elsewhere, "_PATH: &str = \"/");
         assert_eq!(quoted_after(&source, "format!(\"{base}{").len(), constants.len());

@@ -81,7 +81,7 @@ mod tests {
         let admitted = |admit: &dyn Fn(&Subject) -> Result<(), TooFast>| {
             (0..3000).filter(|_| admit(&eve).is_ok()).count()
         };
-        // On a slow machine, this takes a while, in which a few more are admitted.
+        // On a slow machine, this takes so long that a few more are admitted.
         assert!((60..100).contains(&admitted(&|who| rate.admit_code(who))));
         assert!((300..400).contains(&admitted(&|who| rate.admit_token(who))));
         let client = |n: usize| ClientId::try_from(format!("client{n}")).unwrap();
@@ -98,7 +98,7 @@ mod tests {
         let flood = |n: usize| (0..20_000).filter(|_| rate.admit_proof(&eve, &client(n)).is_ok()).count();
         assert!(flood(0) >= 1000);
         assert!(rate.admit_proof(&eve, &client(1)).is_ok());
-        // On a slow machine, this takes a while, in which a few more are admitted.
+        // On a slow machine, this takes so long that a few more are admitted.
         let others: usize = (2..12).map(flood).sum();
         assert!(others < 5000, "{others}");
     }

@@ -320,7 +320,7 @@ mod tests {
         let fetcher = Fetcher::new(Loopback::Refused, None).unwrap();
         let url = Url::parse(&format!("https://localhost:{port}/x")).unwrap();
         assert_eq!(fetcher.json(&url, 100, Lane::Strangers).await.unwrap_err(), FetchError::Address);
-        // Some resolvers find the name with a dot at its end, and others do not.
+        // Some resolvers accept the name with a trailing dot, and others do not.
         let dotted = Url::parse(&format!("https://localhost.:{port}/x")).unwrap();
         assert!(matches!(
             fetcher.json(&dotted, 100, Lane::Strangers).await,
@@ -336,7 +336,7 @@ mod tests {
         let look_up = |name: &str| resolver.resolve(name.parse().unwrap());
         let under_way: Vec<_> = (0..LOOK_UPS_OF_ONE).map(|_| look_up("localhost")).collect();
         assert!(look_up("localhost").await.is_err());
-        assert!(look_up("127.0.0.1").await.is_ok(), "another name has its own places");
+        assert!(look_up("127.0.0.1").await.is_ok(), "another name has its own slots");
         drop(under_way);
         assert!(look_up("localhost").await.is_ok());
     }

@@ -118,7 +118,7 @@ mod tests {
             (20..40).for_each(|n| known.note(&Subject::new([eve; 32]), Some(address(n))));
         }
         assert!(known.knows(office));
-        // If the hostile accounts used the network first, it becomes unknown, but it is known again as soon as
+        // If the hostile accounts used the network first, it becomes unknown. It becomes known again as soon as
         // another account is used there.
         let home = Some(address(2));
         for eve in 2..10 {

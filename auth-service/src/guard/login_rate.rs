@@ -159,7 +159,7 @@ mod tests {
         assert_eq!(admitted(100, &|_| address(1), &|_| name("ana")), 10);
         assert!((300..=302).contains(&admitted(1000, &|_| address(2), &|n| name(&format!("u{n}")))));
         assert!(admitted(1000, &address, &|_| name("bob")) <= 51);
-        // Upper case and spaces do not make a different name.
+        // Upper case and surrounding spaces do not make a different name.
         assert!(rate.admit(Some(&name(" ANA ")), Some(address(1)), Browser::Stranger).is_err());
     }
 
@@ -179,7 +179,7 @@ mod tests {
         let admitted =
             (0..1000).filter(|_| rate.admit(None, Some(address(1)), Browser::Stranger).is_ok()).count();
         assert!((300..=302).contains(&admitted), "{admitted}");
-        // The address has used up its attempts for every name, and has not made the server remember any name.
+        // The address has used up its attempts for every name, and no state was stored for any name.
         assert!(rate.admit(Some(&name("ana")), Some(address(1)), Browser::Stranger).is_err());
         assert!(rate.admit(Some(&name("ana")), Some(address(2)), Browser::Stranger).is_ok());
     }
@@ -190,7 +190,7 @@ mod tests {
         let attempt = |n: u32, place: u32| {
             rate.admit(Some(&name(&format!("u{n}"))), Some(address(place)), Browser::Stranger)
         };
-        // A whole office tries to log in at the same time.
+        // Many users in one office try to log in at the same time.
         let held: Vec<_> = (0..ROOMY).map(|n| attempt(n, 1).unwrap()).collect();
         assert!(matches!(attempt(100, 1), Err(TooManyAttempts::AtOnce(_))));
         let others: Vec<_> = (0..SHARE).map(|n| attempt(200 + n, 2).unwrap()).collect();
@@ -210,8 +210,8 @@ mod tests {
             for _ in 0..30 {
                 rate.succeeded(attempt().unwrap());
             }
-            // Successful logins do not increase the number of guesses: there are ten after any number of logins,
-            // and a login in between adds none.
+            // Successful logins do not increase the number of guesses. After any number of logins, ten guesses are
+            // possible, and a login between the guesses adds none.
             for _ in 0..9 {
                 drop(attempt().unwrap());
             }
@@ -219,7 +219,7 @@ mod tests {
             drop(attempt().unwrap());
             assert!(matches!(attempt(), Err(TooManyAttempts::TooFast(_))));
         }
-        // An attacker with a valid password cannot make the service hash it any number of times.
+        // An attacker with a valid password cannot make the service hash the password any number of times.
         let who = name("busy");
         let logins = (0..1000).map_while(|_| rate.admit(Some(&who), None, Browser::KnownDevice).ok());
         let logins = logins.map(|admission| rate.succeeded(admission)).count();

@@ -86,13 +86,13 @@ mod tests {
         // The whole /64 network counts as one address.
         let mut late = pin!(pace.admit(neighbour));
         assert_eq!(poll!(late.as_mut()), Poll::Pending);
-        // There is a place for one delayed refusal.
+        // There is only one slot for a delayed refusal.
         assert_eq!(poll!(pin!(pace.admit(one))), Poll::Ready(Err(TooManyRequests)));
         assert_eq!(poll!(pin!(pace.admit(other))), Poll::Ready(Ok(())));
         for _ in 0..10 {
             assert_eq!(poll!(pin!(pace.admit(None))), Poll::Ready(Ok(())));
         }
         assert_eq!(late.await, Err(TooManyRequests));
-        assert_eq!(poll!(pin!(pace.admit(one))), Poll::Pending, "the place is not free yet");
+        assert_eq!(poll!(pin!(pace.admit(one))), Poll::Pending, "the slot is not free yet");
     }
 }

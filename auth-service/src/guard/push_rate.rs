@@ -171,16 +171,16 @@ mod tests {
             (0..many).filter(|n| rate.admit(&client(*n), Some(address(place(*n)))).is_ok()).count()
         };
         assert_eq!(admitted(&|_| unused(0), &|_| 1, 100), 30);
-        assert!((90..=92).contains(&admitted(&unused, &|_| 1, 500)), "what is left of the address");
+        assert!((90..=92).contains(&admitted(&unused, &|_| 1, 500)), "the rest of the address's limit");
         let all = admitted(&unused, &|n| n + 10, 5000);
         assert!((870..=1000).contains(&all), "{all}");
-        // A public client in use does not authenticate, so strangers with its identifier use up only the limits of
-        // their own addresses.
+        // A public client in use does not authenticate, so strangers who use its identifier use up only the limits
+        // of their own addresses.
         let public = client("public", "none", Some(2));
         assert_eq!(admitted(&|_| public.clone(), &|_| 1, 100), 30);
         assert_eq!(admitted(&|_| public.clone(), &|_| 9000, 100), 30);
         let more = |n: u32| client(&format!("public{n}"), "none", Some(2));
-        assert!((90..=92).contains(&admitted(&more, &|_| 1, 500)), "what is left of the address");
+        assert!((90..=92).contains(&admitted(&more, &|_| 1, 500)), "the rest of the address's limit");
         let used = client("used", "private_key_jwt", Some(2));
         assert!((1000..=1010).contains(&admitted(&|_| used.clone(), &|_| 1, 2000)));
     }
@@ -195,8 +195,8 @@ mod tests {
         let admitted = (0..2000).filter(|n| rate.admit(&of(1, *n), Some(address(*n))).is_ok()).count();
         assert!((300..=310).contains(&admitted), "{admitted}");
         assert!(rate.admit(&of(2, 0), Some(address(1))).is_ok());
-        // The requests of clients that two accounts have used count for either account, and a user at the limit
-        // does not affect the other one.
+        // A request of a client that two accounts have used counts for either of them. A user at the limit does
+        // not affect the other one.
         let shared = |n: u32| Client { further_users: vec![Subject::new([3; 32])], ..of(1, n) };
         let admitted = (0..2000).filter(|n| rate.admit(&shared(*n), Some(address(*n))).is_ok()).count();
         assert!((300..=315).contains(&admitted), "{admitted}");

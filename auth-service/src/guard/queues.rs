@@ -104,7 +104,7 @@ mod tests {
         let [ana, eve]: [IpAddr; 2] = ["198.51.100.1".parse().unwrap(), "2001:db8::1".parse().unwrap()];
         let first = queues.add(Some(ana), 'a');
         queues.add(Some(eve), 'b');
-        // This is the same network.
+        // This address is in the same network.
         let last = queues.add(Some("2001:db8::2".parse().unwrap()), 'c');
         assert_eq!((queues.count(), queues.count_of(last.key), queues.fullest()), (3, 2, Some(last.key)));
         assert_eq!(queues.take_newest(last.key).map(|(_, entry)| entry), Some('c'));

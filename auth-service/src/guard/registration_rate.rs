@@ -98,7 +98,7 @@ mod tests {
             (0..20).map(|_| rate.admit(Some(flooder), &uris("evil.example")).is_ok()).collect();
         assert_eq!(outcomes.iter().filter(|admitted| **admitted).count(), 5);
         // Another address of the same subscriber shares the limit, but another redirect host at the same address
-        // has its own.
+        // has its own limit.
         assert!(rate.admit(Some("2001:db8::2".parse().unwrap()), &uris("evil.example")).is_err());
         assert!(rate.admit(Some(flooder), &uris("honest.example")).is_ok());
         assert!(rate.admit(Some("192.0.2.1".parse().unwrap()), &uris("evil.example")).is_ok());

@@ -227,7 +227,7 @@ mod tests {
         let mut order = String::new();
         drop(turn);
         while let Some(at) = waiters.iter_mut().position(|(_, waiter)| {
-            // The turn ends here, so that another waiter has the next one.
+            // The turn ends here, so another waiter gets the next one.
             waiter.now_or_never().is_some()
         }) {
             order.push(waiters.remove(at).0);

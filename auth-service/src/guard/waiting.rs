@@ -110,7 +110,7 @@ mod tests {
         let mut newcomer = waiting.enter(Some(address(3)));
         assert!(is_given_up(&mut most[0]));
         assert_eq!(how_many_are_given_up(&mut most[1..]) + how_many_are_given_up(&mut few), 0);
-        // Two addresses have two senders each, so the oldest of these senders is displaced.
+        // Two addresses have two senders each, so the oldest of these four senders is displaced.
         let mut another = waiting.enter(Some(address(4)));
         assert!(is_given_up(&mut few[0]));
         assert!(!is_given_up(&mut newcomer) && !is_given_up(&mut another));

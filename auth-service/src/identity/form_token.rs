@@ -143,7 +143,7 @@ mod tests {
         assert_eq!(read(Form::Consent, other, 99, &form_token), Err(BadFormToken::Foreign));
         assert_eq!(read(Form::Login, mine, 99, &form_token), Err(BadFormToken::Foreign));
         assert_eq!(read(Form::Consent, mine, 99, "AAAA"), Err(BadFormToken::Foreign));
-        // The content stays readable after the form token has expired, but only for the same form.
+        // The content is still readable after the form token has expired, but only for the same form.
         assert_eq!(form_tokens.content::<String>(Form::Consent, &form_token).as_deref(), Some("content"));
         assert_eq!(form_tokens.content::<String>(Form::Login, &form_token), None);
         let others = FormTokens::new(&StoreKey::new([2; 32])).unwrap();

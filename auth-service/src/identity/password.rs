@@ -295,7 +295,7 @@ mod tests {
         }
     }
 
-    /// Returns work that continues until the sender is dropped, and a flag that it has begun.
+    /// Returns work that continues until the sender is dropped, and a flag that is set when it begins.
     fn held() -> (mpsc::Sender<()>, Arc<AtomicBool>, impl FnOnce(&mut [Block]) + Send + 'static) {
         let (sender, receiver) = mpsc::channel::<()>();
         let has_begun = Arc::new(AtomicBool::new(false));
@@ -349,7 +349,7 @@ mod tests {
         while passwords.known.available_permits() == MAX_WAITING {
             tokio::task::yield_now().await;
         }
-        // An attempt whose caller is cancelled frees its place, and is not hashed.
+        // An attempt whose caller is cancelled frees its slot, and is not hashed.
         for gone in waiting.drain(..) {
             gone.abort();
             assert!(gone.await.unwrap_err().is_cancelled());
@@ -368,7 +368,7 @@ mod tests {
         let turn = Arc::clone(&passwords.permits).acquire_owned().await.unwrap();
         let outcome = passwords.verify(None, "x".into(), Queue::Strangers).await;
         assert_eq!(outcome, Err(HashingError::Busy));
-        assert_eq!(passwords.strangers.available_permits(), MAX_WAITING, "its place is free again");
+        assert_eq!(passwords.strangers.available_permits(), MAX_WAITING, "its slot is free again");
         drop(turn);
     }
 

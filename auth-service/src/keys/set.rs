@@ -341,7 +341,7 @@ mod tests {
         let replaced = first.without(&only.kid, &terms(), UnixTime(9)).unwrap();
         assert_eq!(states(&replaced, 9), [KeyState::Current]);
         assert_ne!(replaced.keys()[0].kid, only.kid);
-        // The new key also signs on a replica whose clock is a second behind.
+        // The new key is also used by a replica whose clock is a second behind.
         assert_eq!(current(&replaced, 8), replaced.keys()[0].kid);
 
         let rotating = first.rotated(&terms(), UnixTime(9)).unwrap();
@@ -374,7 +374,7 @@ mod tests {
         ) {
             let mut now = 1_000;
             let mut set = KeySet::first(&terms(), UnixTime(now)).unwrap();
-            // Which key signed, and when.
+            // The identifier of each key that was used, with the time of use.
             let mut signed: Vec<(String, u64)> = Vec::new();
             let mut revoked: Vec<String> = Vec::new();
             let mut emergency = false;
@@ -395,13 +395,13 @@ mod tests {
                 prop_assert!(!revoked.contains(&key.kid));
                 prop_assert_eq!(states(&set, now).iter().filter(|s| **s == KeyState::Current).count(), 1);
                 if key.kid != before {
-                    prop_assert!(emergency || now >= key.created_at.0 + LEAD, "signs too early");
+                    prop_assert!(emergency || now >= key.created_at.0 + LEAD, "the key is used too early");
                     emergency = false;
                 }
                 signed.push((key.kid.clone(), now));
                 for (kid, at) in &signed {
                     let lives = now < at + MAX_TOKEN_LIFETIME.as_secs() && !revoked.contains(kid);
-                    prop_assert!(!lives || set.keys().iter().any(|key| key.kid == *kid), "a key went early");
+                    prop_assert!(!lives || set.keys().iter().any(|key| key.kid == *kid), "a key was removed too early");
                 }
             }
         }

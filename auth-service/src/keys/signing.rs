@@ -246,7 +246,7 @@ mod tests {
             assert!(ring.verify::<Value>("at+jwt", &old).is_ok());
             assert!(ring.verify::<Value>("at+jwt", &new).is_ok());
         }
-        // A ring with only the first key adopts the new set, and reports when a key is removed.
+        // A key ring with only the first key adopts the new set, and notices when a key is removed.
         let late = ring_of(first, 600);
         assert!(late.verify::<Value>("at+jwt", &new).is_err());
         let tag = late.jwks().etag;
@@ -272,7 +272,7 @@ mod tests {
                 let forged = format!("{}.{claims}.{signature}", part(&forged));
                 assert!(ring.verify::<Value>("at+jwt", &forged).is_err(), "{one} {said}");
             }
-            // A token with HS256 that uses the public key as the secret, in each form in which the key is
+            // A token with HS256 that uses the public key as the secret, in each encoding in which the key is
             // published.
             let jwks: Value = serde_json::from_str(&ring.jwks().text).unwrap();
             for secret in [jwks["keys"][0]["x"].as_str(), jwks["keys"][0]["n"].as_str()].into_iter().flatten()

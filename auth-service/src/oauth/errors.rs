@@ -116,7 +116,7 @@ mod tests {
 
     #[test]
     fn the_page_leads_nowhere_else_and_loads_nothing() {
-        // A relative link works in the repository, but would lead to the wrong place here.
+        // A relative link works in the repository, but would point to the wrong place here.
         assert!(!HTML.contains("<a ") && !HTML.contains("<img") && !HTML.contains("<script"), "{}", *HTML);
     }
 }

@@ -482,7 +482,7 @@ mod tests {
         }
         assert!((200..400).contains(&of(eve.as_str())), "{}", of(eve.as_str()));
         assert_eq!(of(ana.as_str()), 60);
-        assert_eq!(of("client_removed"), 1000, "what an operator does is always written");
+        assert_eq!(of("client_removed"), 1000, "an operator's actions are always logged");
         assert!(lines.iter().any(|line| line.contains("client_registered") && line.contains("left_out=0")));
     }
 

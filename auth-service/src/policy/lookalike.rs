@@ -142,7 +142,7 @@ mod tests {
             assert!(could_be(path, 0, "/mcp/admin"), "{path}");
         }
         assert!(!could_be("/%C3%A9/x/y", 0, "/mcp/admin") && !could_be("/%C3%A9", 0, "/mcp/admin"));
-        // The empty segment after a trailing slash is not such a segment.
+        // The empty segment after a trailing slash does not count as such a segment.
         assert!(!could_be("/mcp/", 0, "/mcp/admin"));
         for path in ["/mcp/~ana", "/mcp/other", "/mcp/a~b"] {
             assert!(!could_be(path, 0, "/mcp/admin"), "{path}");

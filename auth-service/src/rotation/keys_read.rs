@@ -102,7 +102,7 @@ mod tests {
         let reading = Reading::begin(&changes);
         let read = KeysRead::new(reading);
         assert!(read.are_current_at(&changes, reading.at + COUNTS_FOR.mul_f32(0.9)));
-        // As in a process that was suspended, or that receives no reports of changes.
+        // This simulates a process that was suspended, or that receives no reports of changes.
         assert!(!read.are_current_at(&changes, reading.at + COUNTS_FOR));
         read.note(Reading { at: reading.at + COUNTS_FOR, ..reading });
         assert!(read.are_current_at(&changes, reading.at + COUNTS_FOR));

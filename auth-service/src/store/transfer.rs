@@ -360,7 +360,7 @@ mod tests {
 
     use super::*;
 
-    /// A store that sends nothing: its exports fail immediately, or never end.
+    /// A store that sends no records: its exports either fail immediately or never end.
     struct Empty {
         key: StoreKey,
         fails: bool,

@@ -207,7 +207,7 @@ mod tests {
 
     use super::*;
 
-    /// Counts how often it was woken.
+    /// Counts the calls of the waker.
     #[derive(Default)]
     struct Woken(AtomicUsize);
 
@@ -217,7 +217,7 @@ mod tests {
         }
     }
 
-    /// What the server gets before it has to wait, as it reads for as long as it can.
+    /// Reads like the server, until no more data is available without waiting. Returns the number of bytes.
     fn all_at_once(stream: &mut (impl AsyncRead + Unpin), waker: &Waker) -> usize {
         let (mut bytes, mut count) = (vec![0; 128 << 10], 0);
         loop {
@@ -241,9 +241,9 @@ mod tests {
             assert_eq!(woken.0.load(Ordering::Relaxed), n);
         }
         assert_eq!(all_at_once(&mut server, &waker), 1);
-        assert_eq!(woken.0.load(Ordering::Relaxed), 3, "it is woken although nothing is left");
+        assert_eq!(woken.0.load(Ordering::Relaxed), 3, "the task was woken although nothing is left");
         client.write_all(b"y").await.unwrap();
-        assert_eq!(woken.0.load(Ordering::Relaxed), 4, "it is not woken when more arrives");
+        assert_eq!(woken.0.load(Ordering::Relaxed), 4, "the task was not woken when more data arrived");
     }
 
     #[tokio::test]
@@ -254,7 +254,7 @@ mod tests {
         let request = server.activity().begin(Some(90 << 10));
         assert_eq!(all_at_once(&mut server, waker) as u64, PIECE_OF_BODY);
         assert_eq!(all_at_once(&mut server, waker) as u64, (90 << 10) - PIECE_OF_BODY);
-        assert_eq!(all_at_once(&mut server, waker) as u64, PIECE, "what comes after the body");
+        assert_eq!(all_at_once(&mut server, waker) as u64, PIECE, "the data after the body");
         drop(request);
         assert_eq!(all_at_once(&mut server, waker) as u64, PIECE, "the next request");
     }
@@ -272,12 +272,12 @@ mod tests {
         for _ in 0..3 {
             assert_eq!(all_at_once(&mut server, &waker), 0);
         }
-        assert_eq!(woken.0.load(Ordering::Relaxed), before, "it goes on asking");
-        // The next request that was read begins when this one is complete.
+        assert_eq!(woken.0.load(Ordering::Relaxed), before, "the task is woken repeatedly");
+        // The next request starts when this one is complete. The bytes of both were already read.
         let next = server.activity().begin(Some(0));
         drop(first);
         assert_eq!(woken.0.load(Ordering::Relaxed), before + 1);
-        assert_eq!(all_at_once(&mut server, &waker), 0, "more is read with each request");
+        assert_eq!(all_at_once(&mut server, &waker), 0, "more data is read with each request");
         drop(next);
         assert_eq!(woken.0.load(Ordering::Relaxed), before + 2);
         assert_eq!(all_at_once(&mut server, &waker) as u64, PIECE);
@@ -298,7 +298,11 @@ mod tests {
         assert_eq!(client.read(&mut [0; 8]).await.unwrap(), 8);
         let before = woken.0.load(Ordering::Relaxed);
         assert!(write(&mut server).is_ready());
-        assert_eq!(woken.0.load(Ordering::Relaxed), before + 1, "it does not know that it can read again");
+        assert_eq!(
+            woken.0.load(Ordering::Relaxed),
+            before + 1,
+            "the task was not told that it can read again"
+        );
         assert_eq!(all_at_once(&mut server, &waker), 7);
     }
 }

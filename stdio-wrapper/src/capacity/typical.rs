@@ -48,8 +48,8 @@ mod tests {
     #[test]
     fn a100_one_child_that_has_grown_does_not_make_newcomers_look_larger() {
         assert_eq!(typical(ASSUMED, &[usage(900, 240)]), ASSUMED);
-        assert_eq!(typical(usage(10, 2), &[usage(900, 240)]), usage(10, 2), "what was known before");
-        assert_eq!(typical(ASSUMED, &[usage(10, 240)]), usage(10, ASSUMED.tasks), "each by itself");
+        assert_eq!(typical(usage(10, 2), &[usage(900, 240)]), usage(10, 2), "the earlier value is kept");
+        assert_eq!(typical(ASSUMED, &[usage(10, 240)]), usage(10, ASSUMED.tasks), "each measure separately");
         assert_eq!(typical(ASSUMED, &[usage(900, 240), usage(10, 2)]), usage(10, 2));
         assert_eq!(typical(ASSUMED, &[usage(9, 2), usage(900, 3), usage(11, 240)]), usage(11, 3));
     }
@@ -60,7 +60,11 @@ mod tests {
         assert_eq!(large, usage(300, 30));
         assert_eq!(typical(large, &[]), large);
         assert_eq!(typical(large, &[usage(310, 31)]), large);
-        assert_eq!(typical(ASSUMED, &[usage(0, 0), usage(0, 0)]), usage(4, 1), "nothing is known of them");
+        assert_eq!(
+            typical(ASSUMED, &[usage(0, 0), usage(0, 0)]),
+            usage(4, 1),
+            "the use of these children is unknown"
+        );
     }
 
     #[test]
@@ -68,7 +72,7 @@ mod tests {
         let tasks = |typical, users| share(Measure::Tasks, 256, typical, users, 4);
         assert_eq!(tasks(usage(10, 2), 2), 112);
         assert_eq!(tasks(usage(10, 2), 100), 8);
-        assert_eq!(tasks(usage(10, 120), 100), 36, "what grew does not count");
+        assert_eq!(tasks(usage(10, 120), 100), 36, "children that have grown do not count");
         assert_eq!(share(Measure::Memory, 1 << 30, usage(10, 2), 2, 4), 448 * MIB);
     }
 }

@@ -207,10 +207,10 @@ mod tests {
             assert_eq!(backoff.broken(now).is_some(), is_broken);
             now += pause;
             assert_eq!(backoff.remaining(now), None);
-            // The next child is started now, and nothing is known about it yet.
+            // The next child is started now, and its outcome is not known yet.
             assert_eq!(backoff.broken(now).is_some(), is_broken);
             now += within;
-            assert_eq!(backoff.broken(now), None, "somebody has to try");
+            assert_eq!(backoff.broken(now), None, "the next attempt must be possible");
         }
         backoff.worked();
         assert_eq!((backoff.remaining(now), backoff.broken(now)), (None, None));
@@ -249,7 +249,7 @@ mod tests {
         assert!(all.remaining("mallory", now).is_some());
         assert_eq!((all.remaining("ana", now), all.broken(now)), (None, None));
         all.worked("ana");
-        assert!(all.remaining("mallory", now).is_some(), "it is her own");
+        assert!(all.remaining("mallory", now).is_some(), "the delay is mallory's own");
         all.failed(&ana, now);
         assert_eq!(all.remaining("ana", now), None);
         let nobody = Arc::from("");
@@ -269,7 +269,7 @@ mod tests {
         assert_eq!(all.broken(now), Some(Broken::Ends));
         assert_eq!(all.remaining("ana", now), None);
         all.started(SPARES, now);
-        assert_eq!(all.remaining("ana", now), None, "a spare is nobody's turn");
+        assert_eq!(all.remaining("ana", now), None, "the start of a spare delays no user");
         all.started("ana", now);
         assert_eq!(all.remaining("bob", now), Some(TRIAL));
         assert_eq!(all.remaining("bob", now + TRIAL), None);

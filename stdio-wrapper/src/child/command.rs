@@ -145,8 +145,8 @@ mod tests {
             prop_assert_eq!(safe_a == safe_b, a == b);
         }
 
-        /// Two callers get different texts, because of the characters that `config::placeholders` allows
-        /// between two placeholders.
+        /// Two callers get different texts, because `config::placeholders` requires a separator between two
+        /// placeholders that occurs in none of their values.
         #[test]
         fn two_values_with_a_separator_that_is_in_no_value_are_distinct(
             a in "[-a=+/.]{1,4}", b in "[-a=+/.]{1,4}", c in "[-a=+/.]{1,4}", d in "[-a=+/.]{1,4}",

@@ -341,7 +341,7 @@ mod tests {
     fn pages_that_processes_share_after_a_fork_count_once() {
         let script = "import os, signal, sys\nkept = b'k' * (40 << 20)\nfor _ in range(5):\n  if os.fork() == 0: signal.pause()\nprint('forked', flush=True)\nsignal.pause()";
         let mut command = std::process::Command::new("sh");
-        // The shell stands for the supervisor.
+        // The shell represents the supervisor.
         command.args(["-c", "python3 -c \"$0\"; exit", script]).stdout(std::process::Stdio::piped());
         let mut shell = command.spawn().unwrap();
         let mut out = [0; 7];
@@ -372,7 +372,7 @@ mod tests {
             descent.look(&children);
             let memory = |files| descent.usage(&children, files).get(&5).map_or(0, |usage| usage.memory);
             hidden = memory(Files::Counted).saturating_sub(memory(Files::LeftOut));
-            // The shell and the process that it has started share the open file.
+            // The open file is shared by the shell and the process that it has started.
             if hidden >= 1 << 20 && descent.known.len() == 1 {
                 break;
             }

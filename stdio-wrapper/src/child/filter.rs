@@ -169,7 +169,7 @@ fn decide(action: u32) -> sock_filter {
 mod tests {
     use super::*;
 
-    /// The decision that the kernel would make.
+    /// The kernel's decision for this system call.
     fn decision(machine: &[Machine], audit: u32, number: u32, arguments: [u64; 6]) -> u32 {
         let mut data = Vec::new();
         data.extend(number.to_le_bytes());
@@ -199,7 +199,7 @@ mod tests {
                     let decide = |number: &u32, arguments| decision(machine, *audit, *number, arguments);
                     for own in [parameter, scheduler, affinity, attributes] {
                         assert_eq!(decide(own, [0, 7, 7, 7, 7, 7]), ALLOW);
-                        // A process id is a number of 32 bits.
+                        // The kernel reads a process id as a 32-bit number.
                         assert_eq!(decide(own, [1 << 32, 7, 7, 7, 7, 7]), ALLOW);
                         assert_eq!(decide(own, [7, 0, 0, 0, 0, 0]), EPERM);
                     }

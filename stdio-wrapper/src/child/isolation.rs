@@ -150,7 +150,7 @@ mod tests {
         for boundary in [Boundary::Tracing, Boundary::Signals] {
             if let Err(error) = on_a_thread(|| boundary.enter()) {
                 let line = format!("SKIPPED child::isolation, {boundary:?}: {error}\n");
-                // The test runner shows output of eprintln only for tests that fail.
+                // The test runner shows the output of eprintln only for tests that fail.
                 io::stderr().write_all(line.as_bytes()).unwrap();
                 continue;
             }
@@ -158,10 +158,10 @@ mod tests {
             let mut other = run(apart, "exec sleep 1000");
             let reads = format!("readlink /proc/{}/fd/0", other.id());
             assert!(!succeeds(apart, &reads), "{boundary:?}");
-            // A process in no domain, like the wrapper, can read it.
+            // A process outside all domains, like the wrapper, can read it.
             assert!(succeeds(Isolation::OFF, &reads));
             assert!(succeeds(apart, "sleep 1000 & readlink /proc/$!/fd/0 && kill $!"));
-            // `ln` fails across directories, while `mv` would fall back to copying.
+            // `ln` fails across directories, whereas `mv` would fall back to copying.
             let links = format!("cd {place} && mkdir a b && touch a/x && ln a/x b/x && rm -r a b");
             assert!(succeeds(apart, &links), "{boundary:?}");
             assert_eq!(
@@ -186,7 +186,8 @@ mod tests {
         assert_eq!(errors[0], errors[1]);
     }
 
-    /// Prints what a domain adds to a start (`cargo test --lib what_a_domain_costs -- --nocapture`).
+    /// Prints how much longer a process takes to start in a domain (`cargo test --lib what_a_domain_costs --
+    /// --nocapture`).
     #[test]
     fn what_a_domain_costs() {
         let kinds = [Isolation::OFF, strongest()];

@@ -163,7 +163,7 @@ mod tests {
         busy.add(Arc::downgrade(&keeper));
         assert!(busy.can_give_up(Newcomer::ANYBODY) && busy.give_up(Newcomer::ANYBODY).is_some());
         drop(keeper);
-        assert!(!busy.can_give_up(Newcomer::ANYBODY), "who is gone keeps nothing");
+        assert!(!busy.can_give_up(Newcomer::ANYBODY), "a client that has gone keeps no session");
     }
 
     #[test]

@@ -123,7 +123,7 @@ mod tests {
                     .all(|((place, number), at)| { *place == at && numbers.place(*number) == Some(at) })
             );
             let near = given.windows(2).filter(|pair| pair[0].1.abs_diff(pair[1].1) < 1 << 16);
-            assert!(near.count() < 3, "one number tells nothing about the next");
+            assert!(near.count() < 3, "one number must not reveal the next");
         }
     }
 

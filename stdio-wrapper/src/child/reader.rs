@@ -242,7 +242,7 @@ mod tests {
 
     #[derive(Default)]
     struct Seen {
-        /// The length of each frame, and the memory that came with it.
+        /// The length of each frame, and the memory that was reserved for it.
         frames: Vec<(usize, usize)>,
         dropped: Vec<usize>,
     }
@@ -283,10 +283,10 @@ mod tests {
         feed(&mut reader, &line(40_000), &mut seen).await;
         feed(&mut reader, &line(400_000), &mut seen).await;
         assert_eq!(seen.frames, [(40_000, 0), (400_000, 400_000)]);
-        // This is more than the share of one principal, which is a quarter.
+        // This is more than the quota of one principal, which is a quarter.
         feed(&mut reader, &[line(3_000_000), line(7)].concat(), &mut seen).await;
         assert_eq!((&seen.frames[2..], seen.dropped), (&[(7, 0)][..], vec![3_000_000]));
-        assert_eq!(reader.account.reservation.taken(), 0, "all of it was given back");
+        assert_eq!(reader.account.reservation.taken(), 0, "all memory was released");
     }
 
     fn reader_for(owner: &str) -> Reader {
@@ -308,7 +308,10 @@ mod tests {
         }
         drop(work);
         assert_eq!(seen.frames.len(), 100_000);
-        assert!(turns >= 100_000 * (2 + PER_LINE) / super::super::turns::PIECE, "{turns} turns of others");
+        assert!(
+            turns >= 100_000 * (2 + PER_LINE) / super::super::turns::PIECE,
+            "{turns} turns of other tasks"
+        );
     }
 
     #[tokio::test]
@@ -322,7 +325,7 @@ mod tests {
         assert_eq!(reader.is_paused_until(&seen, now), None);
         feed(&mut reader, &b"xx\n".repeat(200), &mut seen).await;
         let end = reader.is_paused_until(&seen, now).unwrap();
-        assert_eq!(reader.is_paused_until(&seen, end), None, "until the second is over");
+        assert_eq!(reader.is_paused_until(&seen, end), None, "the pause ends after one second");
         feed(&mut reader, &b"\n".repeat(70_000), &mut seen).await;
         assert!(reader.is_paused_until(&seen, end).is_some(), "blank lines");
     }

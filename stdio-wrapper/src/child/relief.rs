@@ -133,7 +133,7 @@ mod tests {
             .collect()
     }
 
-    /// A shortage of this amount of memory, without any hidden memory.
+    /// A shortage of this many bytes of memory, without any hidden memory.
     fn over(over: u64) -> Shortage {
         Shortage { measure: Measure::Memory, over, hidden: 0 }
     }
@@ -165,7 +165,7 @@ mod tests {
         assert_eq!(
             choose(&held(&[(7, "ana"), (8, "bob")]), &usage, over(10)),
             [],
-            "nothing is known of them"
+            "the use of these children is unknown"
         );
     }
 
@@ -181,7 +181,7 @@ mod tests {
         let memory = |used| short(used, Measure::Memory, 0);
         assert_eq!(memory(900).hidden, 785);
         assert_eq!(choose(&all, &usage, memory(900)), []);
-        assert_eq!(choose(&all, &usage, memory(185)), [], "bob takes as much as is hidden");
+        assert_eq!(choose(&all, &usage, memory(185)), [], "bob uses as much memory as is hidden");
         assert_eq!(numbers(&choose(&all, &usage, memory(184))), [1]);
         assert_eq!(memory(50).hidden, 0);
         assert_eq!((short(900, Measure::Tasks, 3).hidden, short(900, Measure::Tasks, 3).over), (0, 7));
@@ -194,8 +194,8 @@ mod tests {
     fn a100_what_processes_share_does_not_make_up_for_what_is_hidden() {
         let all = held(&[(1, "bob"), (2, "mallory")]);
         let of = |memory, in_files| Usage { memory, in_files, tasks: 1, processes: 9 };
-        // The kernel counts memory that the processes of a child share only once (`Kinds`). The hidden memory
-        // is more than bob uses.
+        // The kernel counts memory that the processes of a child share only once (`Kinds`). More memory is hidden
+        // than bob uses.
         let usage = HashMap::from([(1, of(300, 0)), (2, of(290, 140))]);
         let short = |anonymous, in_files| {
             let load = (Load { used: 700, over: 10, unaccounted: 5 }, Kinds { anonymous, in_files });
@@ -227,14 +227,18 @@ mod tests {
         };
         let all = [(1, "mallory"), (2, "mallory"), (3, "ana"), (4, "bob")];
         assert_eq!(chosen(&all, new, 109), Some(1));
-        assert_eq!(chosen(&all, new, 110), None, "nobody holds more");
+        assert_eq!(chosen(&all, new, 110), None, "no user has more");
         assert_eq!(chosen(&[(3, "ana")], new, 50), Some(3));
         assert_eq!(chosen(&[(3, "ana")], Newcomer { user: "ana", has: 0 }, 50), None, "one's own");
-        assert_eq!(chosen(&[(3, "ana")], Newcomer { user: "new", has: 1 }, 50), None, "has one already");
-        assert_eq!(chosen(&[(3, "ana")], Newcomer::ANYBODY, 50), Some(3), "for a child for everybody");
+        assert_eq!(
+            chosen(&[(3, "ana")], Newcomer { user: "new", has: 1 }, 50),
+            None,
+            "the user already has a session"
+        );
+        assert_eq!(chosen(&[(3, "ana")], Newcomer::ANYBODY, 50), Some(3), "for a child that all users share");
         let mut shared = held(&[(3, ""), (4, "bob")]);
         shared[0].can_end = false;
-        assert_eq!(choose_for(new, &shared, &usage, over(1), 50), None, "it serves everybody");
+        assert_eq!(choose_for(new, &shared, &usage, over(1), 50), None, "the child serves all users");
         assert_eq!((users(&held(&all), new), users(&held(&all), Newcomer { user: "ana", has: 0 })), (4, 3));
     }
 }

@@ -141,7 +141,7 @@ mod tests {
         });
         assert_eq!(memory(&sharing, kinds), [40, 300, 100]);
         assert!(!sharing.is_due());
-        // Since the measurement, the workers of the first child have written to the pages that they shared.
+        // After the measurement, the workers of the first child have written to the pages that they shared.
         assert_eq!(memory(&sharing, Kinds { anonymous: 750, in_files: 20 }), [360, 300, 100]);
     }
 

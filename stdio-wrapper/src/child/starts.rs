@@ -341,7 +341,7 @@ mod tests {
         Arc::new(Starts { max_waiting, ..Arc::try_unwrap(starts).unwrap() })
     }
 
-    /// Waits for a slot in a task.
+    /// Waits for a slot in a separate task.
     async fn ask(
         starts: &Arc<Starts>,
         owner: &'static str,
@@ -364,11 +364,11 @@ mod tests {
         for _ in 0..10 {
             mallory.push(ask(&starts, "mallory").await);
         }
-        assert_eq!(starts.state().running, 2, "half of the places");
+        assert_eq!(starts.state().running, 2, "half of the slots");
         let bob = ask(&starts, "bob").await.await.unwrap().unwrap();
         let carol = ask(&starts, "carol").await.await.unwrap().unwrap();
         let dave = ask(&starts, "dave").await;
-        // When one of Mallory's starts ends, the next slot is for a principal without a running start.
+        // When one of Mallory's starts ends, the next slot goes to a principal without a running start.
         let first = mallory.remove(0).await.unwrap().unwrap();
         drop(first);
         let dave = dave.await.unwrap().unwrap();
@@ -393,7 +393,7 @@ mod tests {
         drop(bob.await.unwrap().unwrap());
         drop(second.await.unwrap().unwrap());
         drop(third.await.unwrap().unwrap());
-        // If all callers are one principal, that principal can have all slots, in the order of its requests.
+        // If all callers are one principal, that principal can use all slots, in the order of its requests.
         let _running = ask(&starts, "").await.await.unwrap().unwrap();
         let later = ask(&starts, "").await;
         assert!(!later.is_finished());

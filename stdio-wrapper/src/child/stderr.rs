@@ -226,6 +226,6 @@ mod tests {
         let later = start + Duration::from_secs(1);
         assert_eq!((log.take(later), log.take(later)), (Pass::Yes { suppressed: 0 }, Pass::No));
         let end = start + Duration::from_secs(2);
-        assert_eq!((log.left_out(end), log.left_out(end)), (1, 0), "though no line follows");
+        assert_eq!((log.left_out(end), log.left_out(end)), (1, 0), "even if no line follows");
     }
 }

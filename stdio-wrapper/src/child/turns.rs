@@ -204,7 +204,7 @@ mod tests {
                 let before = done.get();
                 yield_now().await;
                 let now = done.get() - before;
-                assert!(now <= 2, "{now} pieces were done before others had their turn");
+                assert!(now <= 2, "{now} pieces were processed before other tasks could run");
             }
         })
         .await;
@@ -221,7 +221,7 @@ mod tests {
         assert_eq!((one.useless(0, now), bob.useless(MAX_USELESS, now)), (Some(end), None));
         assert_eq!(one.useless(1, end), None);
         drop((one, other, bob));
-        assert!(turns.users().is_empty(), "nothing is left of users without children");
+        assert!(turns.users().is_empty(), "users without children are removed");
     }
 
     #[tokio::test]

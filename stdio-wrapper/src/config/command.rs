@@ -109,7 +109,7 @@ mod tests {
 
     use super::*;
 
-    /// A directory with one file that has this text and mode.
+    /// Creates a directory with one file that has this text and mode.
     fn file(text: &str, mode: u32) -> (tempfile::TempDir, String) {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("server");

@@ -103,7 +103,10 @@ mod tests {
             let lost = all.remove(index).user;
             let left = counts(&all);
             assert!(["mallory", "eve"].contains(&lost.as_str()), "{lost} has few");
-            assert!(left["mallory"].abs_diff(left["eve"]) <= 1, "{left:?}: who has most loses");
+            assert!(
+                left["mallory"].abs_diff(left["eve"]) <= 1,
+                "{left:?}: the user with the most sessions must lose"
+            );
             given += 1;
             all.push(used(&format!("new-{given}"), 1, 0));
         }
@@ -120,7 +123,7 @@ mod tests {
         all[4].makes_room = false;
         all.truncate(6);
         assert_eq!(too_many(&all, newcomer("new", 0)), Some(3));
-        assert_eq!(too_many(&all[..4], newcomer("new", 0)), None, "four are kept");
+        assert_eq!(too_many(&all[..4], newcomer("new", 0)), None, "four must be kept");
     }
 
     #[test]
@@ -132,7 +135,7 @@ mod tests {
         assert_eq!(too_many(&all, newcomer("ana", 5)), None);
         assert_eq!(too_many(&all, newcomer("eve", 6)), None);
         let nobody = vec![used("", 0, 6); 9];
-        assert_eq!(too_many(&nobody, newcomer("", 0)), None, "callers that are not told apart");
+        assert_eq!(too_many(&nobody, newcomer("", 0)), None, "callers without an identity");
     }
 
     #[test]
@@ -142,7 +145,7 @@ mod tests {
         assert_eq!(unused(&all, newcomer("eve", 9)), None);
         assert_eq!(unused(&all, newcomer("new", 0)), Some(10));
         all[10] = idle("bob", 301);
-        assert_eq!(unused(&all, newcomer("eve", 9)), Some(10), "it was forgotten");
+        assert_eq!(unused(&all, newcomer("eve", 9)), Some(10), "unused for five minutes");
         all[3] = idle("eve", 31);
         all[10] = idle("bob", 29);
         assert_eq!(unused(&all, newcomer("eve", 9)), Some(3), "one's own");

@@ -217,9 +217,9 @@ mod tests {
         };
         let counts = [put(0, &ana), put(1, &ana), put(2, &ana)];
         assert!(counts[0] > 900 && counts[1] < 100 && counts[2] == 0, "{counts:?}");
-        assert_eq!(put(3, &bob), counts[0], "others have their share");
+        assert_eq!(put(3, &bob), counts[0], "bob still has his quota");
         all.clear();
-        assert!(ana.keep("x".repeat(1 << 19)).is_some(), "it is given back");
+        assert!(ana.keep("x".repeat(1 << 19)).is_some(), "the memory was released");
     }
 
     #[test]
@@ -253,8 +253,8 @@ mod tests {
         let second =
             questions.put("77", "elicitation/create", &stream, now, &Reservation::unlimited()).unwrap();
         assert_ne!(first, second);
-        assert!(questions.take(&first, now).is_none(), "an answer to what was taken back");
-        // A question that is asked again without being withdrawn is also a separate question.
+        assert!(questions.take(&first, now).is_none(), "an answer to a withdrawn question");
+        // A question that is asked again without being withdrawn is also a new question.
         let third =
             questions.put("77", "elicitation/create", &stream, now, &Reservation::unlimited()).unwrap();
         assert!(questions.take(&second, now).is_none());
@@ -268,19 +268,22 @@ mod tests {
         let (stream, started) = (Stream::endless(0, 100, Reservation::unlimited()), Instant::now());
         let at = |seconds| started + Duration::from_secs(seconds);
         questions.put("0", "ping", &stream, at(1), &Reservation::unlimited()).unwrap();
-        assert!(!questions.excuse(started, timeout, patience, at(1)), "a ping holds nobody up");
+        assert!(
+            !questions.excuse(started, timeout, patience, at(1)),
+            "a ping must not extend the time limit"
+        );
         questions.put("1", "elicitation/create", &stream, at(1), &Reservation::unlimited()).unwrap();
         assert!(questions.excuse(started, timeout, patience, at(6)));
         assert!(
             !questions.excuse(at(6), timeout, patience, at(6)),
-            "a call that came later is not the asker"
+            "a later call cannot have asked the question"
         );
-        // After the client's response, the child has the full time again.
+        // After the client's answer, the child has the full time limit again.
         questions.take("1", at(6)).unwrap();
         assert!(questions.excuse(started, timeout, patience, at(7)));
         assert!(!questions.excuse(started, timeout, patience, at(8)));
         questions.put("2", "roots/list", &stream, at(8), &Reservation::unlimited()).unwrap();
         assert!(questions.excuse(started, timeout, patience, at(17)));
-        assert!(!questions.excuse(started, timeout, patience, at(18)), "not without end");
+        assert!(!questions.excuse(started, timeout, patience, at(18)), "the extension must be limited");
     }
 }

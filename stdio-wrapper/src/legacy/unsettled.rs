@@ -78,6 +78,6 @@ mod tests {
         let many = 1..=MAX_ABANDONED as u64 + 1;
         many.clone().for_each(|number| unsettled.abandoned(number));
         many.for_each(|number| unsettled.answered(number));
-        assert!(!unsettled.is_nothing(), "one of them was not remembered");
+        assert!(!unsettled.is_nothing(), "one of them was not stored");
     }
 }

@@ -288,7 +288,7 @@ mod tests {
         lists.changed("notifications/tools/list_changed");
         assert_eq!(lists.get(&key("ana", "{}"), now), None);
         assert!(lists.get(&prompts, now).is_some());
-        // The child might have created this result before the change.
+        // The child can have created this result before the change.
         lists.keep(&key("ana", "{}"), asked, &result("1000", "public"), now);
         assert_eq!(lists.get(&key("ana", "{}"), now), None);
     }
@@ -314,7 +314,7 @@ mod tests {
         let asked = lists.generation();
         lists.open();
         lists.keep(&ana, asked, &result("1000", "public"), now);
-        assert_eq!(lists.get(&ana, now), None, "a change before this could have been missed");
+        assert_eq!(lists.get(&ana, now), None, "an earlier change could have been missed");
         lists.keep(&ana, lists.generation(), &result("1000", "public"), now);
         assert!(lists.get(&ana, now).is_some());
         lists.close();

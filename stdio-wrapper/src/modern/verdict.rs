@@ -140,8 +140,8 @@ mod tests {
         }
         let is_known = |number, now| verdicts.of(|| caller(number), now).known(now).is_some();
         assert!(is_known(0, at(MAX_CALLERS)));
-        assert!(!is_known(MAX_CALLERS, at(MAX_CALLERS + 1)), "nobody decides for others");
-        let Verdicts::PerCaller(all) = &verdicts else { panic!("they are for each caller") };
+        assert!(!is_known(MAX_CALLERS, at(MAX_CALLERS + 1)), "one caller must not decide for others");
+        let Verdicts::PerCaller(all) = &verdicts else { panic!("the verdicts must be per caller") };
         let is_kept = |number| all.lock().unwrap().contains_key(&caller(number));
         assert!(is_kept(0) && !is_kept(1) && all.lock().unwrap().len() == MAX_CALLERS);
         verdicts.of(|| named("x".repeat(MAX_VALUE + 1)), at(MAX_CALLERS + 2));
@@ -168,7 +168,11 @@ mod tests {
         assert!(!verdict.was_legacy());
         for probed in [Probed::Silent, Probed::Ended] {
             verdict.record(probed, now);
-            assert_eq!(verdict.known(after(3000)), Some(Shows::Modern), "{probed:?} replaces no answer");
+            assert_eq!(
+                verdict.known(after(3000)),
+                Some(Shows::Modern),
+                "{probed:?} must not replace a response"
+            );
         }
     }
 }

@@ -112,7 +112,7 @@ mod tests {
             outcome(&parse_line(format!(r#"{{"jsonrpc":"2.0","id":1,{member}}}"#).as_bytes()).unwrap())
         };
         assert_eq!(read(r#""result":{}"#), Outcome::Sound);
-        assert_eq!(read(r#""result":null"#), Outcome::Sound, "tidied to an object");
+        assert_eq!(read(r#""result":null"#), Outcome::Sound, "null is replaced with an object");
         assert_eq!(read(r#""result":[1]"#), Outcome::NoObject);
         assert_eq!(read(r#""error":{"code":-1,"message":"x","data":1}"#), Outcome::Sound);
         let broken = |member: &str, text: &str| {

@@ -278,7 +278,7 @@ mod tests {
         ] {
             assert_eq!(outline(text.as_bytes()).unreadable(), found, "{text}");
         }
-        // A question that contains every member, as some libraries write it, is not an answer.
+        // A request that contains every member, as some libraries write it, is not a response.
         let full = r#"{"jsonrpc":"2.0","id":7,"method":"roots/list","params":{},"result":null,"error":null}"#;
         assert_eq!(outline(full.as_bytes()).unreadable(), Some(Unreadable::Request("7".into())));
     }
@@ -305,7 +305,7 @@ mod tests {
             (r#"{"jsonrpc":"2.0","id":7}"#, Some(Unreadable::Response("7".into()))),
             (r#"{"id":[7],"result":{}}"#, Some(Unreadable::NamelessResponse)),
             (r#"{"id":7}"#, None),
-            // Text that is not JSON cannot be repeated.
+            // An id that is not valid JSON cannot be repeated in the error.
             (r#"{"id":--..5eE,"method":"ping"}"#, None),
             (r#"{"id":00,"method":"ping"}"#, None),
             (r#"{"id":1 2,"method":"ping"}"#, None),

@@ -157,7 +157,7 @@ mod tests {
         let known =
             message.members.as_ref().map_or(Ok([const { None }; N]), |known| known.members(names).unwrap());
         let found = known.map(|spans| spans.map(|span| span.map(|span| message.at(&span).to_owned())));
-        // Finding all members at once gives the same result as searching for each of them.
+        // A search for all members at once has the same result as a separate search for each.
         let again = object(message.params_text()).map_or(Ok([None; N]), |params| members(params, names));
         let again = again.map(|found| found.map(|value| value.map(str::to_owned)));
         assert_eq!(found, again, "{text}");

@@ -349,14 +349,14 @@ mod tests {
             pretty.unwrap().lines().map(|line| salvage.read(line.as_bytes(), true)).collect();
         let told: Vec<&Salvaged> = found.iter().filter(|found| **found != Salvaged::Nothing).collect();
         assert_eq!(told, [&response("7")]);
-        // A line break inside of a string is not escaped.
+        // A line break inside a string is not escaped.
         assert_eq!(salvage.read(br#"{"jsonrpc":"2.0","result":{"x":"one"#, true), Salvaged::Nothing);
         assert_eq!(salvage.read(br#"two"},"id":5}"#, true), response("5"));
         // The server has received a request and prints it over several lines.
         for line in ["{", r#""jsonrpc":"2.0","id":7,"#, r#""method":"x","params":{}"#, "}"] {
             assert_eq!(salvage.read(line.as_bytes(), true), Salvaged::Nothing);
         }
-        // The next message is found although an earlier one was never complete.
+        // The next message is found although the earlier one was never completed.
         assert_eq!(salvage.read(br#"{"jsonrpc":"2.0","x":"left open"#, true), Salvaged::Nothing);
         assert_eq!(salvage.read(br#"{"jsonrpc":"2.0","id":6,"result":NaN}"#, true), response("6"));
     }
@@ -378,7 +378,7 @@ mod tests {
         ] {
             assert_eq!(read(line.as_bytes()), Salvaged::Nothing, "{line}");
         }
-        // If the child has several callers, such a line neither forges an answer nor ends a call.
+        // If the child has several callers, such a line neither counts as a response nor ends a call.
         let cut = r#"user says: {"jsonrpc":"2.0","id":7,"result":{"x":NaN}}"#;
         for line in [format!("user says: {ANSWER}").as_str(), cut] {
             assert_eq!(Salvage::default().read(line.as_bytes(), false), Salvaged::Nothing, "{line}");

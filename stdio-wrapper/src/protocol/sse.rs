@@ -131,7 +131,7 @@ mod tests {
                 let mut event = Event::new(id, "message", &data);
                 let mut parts = Vec::new();
                 while let Some(part) = event.part(size) {
-                    // An escape can be twice as long as its character.
+                    // An escape sequence can be twice as long as its character.
                     assert!(part.len() < 2 * size + 64, "{} instead of {size}", part.len());
                     parts.extend_from_slice(&part);
                 }

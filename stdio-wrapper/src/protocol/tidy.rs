@@ -167,7 +167,7 @@ mod tests {
         assert!(parse_line(with(64).as_bytes()).is_ok());
         let why = parse_line(with(65).as_bytes()).unwrap_err().to_string();
         assert!(why.contains("more than 64 keys"), "{why}");
-        // A batch is not read any further, so the rest does not matter.
+        // The batch is read only up to the limit, so the rest of the text does not matter.
         let why = parse_body(b"[1,1,1,nonsense", 2).unwrap_err().to_string();
         assert!(why.contains("at most 2 messages"), "{why}");
         let named = |length: usize| {

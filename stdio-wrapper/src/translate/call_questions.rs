@@ -133,7 +133,7 @@ mod tests {
     use super::*;
     use crate::budget::Reservation;
 
-    /// A question as the SDKs write it, with a numeric id and without a name.
+    /// A question as written by the SDKs, with a numeric id and without a name.
     fn question(number: usize, method: &str) -> Question {
         let keep = |text: String| Reservation::unlimited().keep(text).unwrap();
         let params = keep(json!({"message": format!("question {number}")}).to_string());
@@ -154,13 +154,13 @@ mod tests {
         assert_eq!(asked.answer(&given).len(), 1);
         asked.ask(&question(2, "elicitation/create"), usize::MAX).unwrap();
         assert_eq!(names(&asked), ["elicitation_2"]);
-        assert!(asked.answer(&given).is_empty(), "the first answer is not one to the second question");
+        assert!(asked.answer(&given).is_empty(), "the first answer does not answer the second question");
         asked.withdraw("2");
         assert!(asked.is_settled());
         let mut named = question(3, "elicitation/create");
         named.hint = Some("elicitation_2".to_owned());
         asked.ask(&named, usize::MAX).unwrap();
-        assert_eq!(names(&asked), ["elicitation_2_2"], "what was withdrawn keeps its name too");
+        assert_eq!(names(&asked), ["elicitation_2_2"], "a withdrawn question keeps its name");
     }
 
     #[test]
@@ -185,7 +185,7 @@ mod tests {
         assert_eq!(
             asked.ask(&question(0, "roots/list"), usize::MAX),
             Err(Endless::Questions),
-            "answered ones count too"
+            "answered questions also count"
         );
         for _ in 0..MAX_ROUNDS {
             asked.next_round().unwrap();
@@ -197,7 +197,7 @@ mod tests {
     #[derive(Debug, Clone)]
     enum Step {
         Asks(&'static str, Option<&'static str>),
-        /// The client answers a selection of the questions that it received last.
+        /// The client answers some of the questions that it received last.
         Answers(Vec<bool>),
         /// The client repeats an earlier response.
         Repeats(usize),
@@ -216,7 +216,7 @@ mod tests {
         ]
     }
 
-    /// An answer that says which question it belongs to.
+    /// An answer that contains the text of its question.
     fn answer_to(request: &Value) -> Value {
         let to = request["params"]["message"].clone();
         json!({"action": "accept", "role": "assistant", "content": {"to": to}, "roots": []})

@@ -291,7 +291,7 @@ mod tests {
     fn an_unknown_resource_is_named() {
         let read = |error: &str| error_for_modern("resources/read", Some(r#""test://x""#), error);
         let named = r#"{"code":-32602,"message":"m","data":{"uri":"test://x"}}"#;
-        // These errors have the code of the earlier revisions, in the form that the official SDKs use.
+        // These errors have the codes of the earlier revisions, in the forms that the official SDKs use.
         for error in [
             r#"{"code":-32002,"message":"m"}"#,
             r#"{"code":-32602,"message":"m"}"#,

@@ -75,7 +75,7 @@ async fn a100_somebody_with_an_account_does_not_end_the_wrapper() {
         let port = place.stack.upstream_port;
         vec![unread_answers(port, place.sessions.iter().map(|session| place.ana.post(session, "", &big())))]
     };
-    scene.bob_is_served("responses of 12 MB that are not read", unread).await;
+    scene.bob_is_served("responses of 12 MB that the client does not read", unread).await;
     scene.bob_is_served("GET streams", |place| vec![get_streams(&place.ana, &place.sessions, 500)]).await;
 
     // Each server responds to this call, and reads nothing afterwards.

@@ -286,7 +286,7 @@ mod tests {
         assert_eq!(asked.state.as_deref(), Some("s t&=#"));
         assert_eq!(asked.scope.to_string(), "mcp mcp:read");
         assert_eq!(asked.resources.first().unwrap().as_str(), "https://mcp.example/mcp");
-        // The query that is built from a request reads back as the same request.
+        // Parsing the query that is built from a request results in the same request.
         let more = [("resource", "https://mcp.example/other"), ("dpop_jkt", GOOD[1].1)];
         let asked = read(&[&GOOD[..], &more].concat()).unwrap();
         assert_eq!(read_query(&asked.query()).unwrap(), asked);

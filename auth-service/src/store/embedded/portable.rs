@@ -279,7 +279,7 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         store.disk.failed(&StoreError::Unavailable("a write failed".to_owned()));
-        assert!(store.disk.database().is_ok(), "it is not open");
+        assert!(store.disk.database().is_ok(), "the database is not open");
         let error = export.await.unwrap().unwrap_err().to_string();
         assert!(error.contains("repeat the command"), "{error}");
         taken.recv().await.unwrap();

@@ -313,7 +313,8 @@ impl Age {
 mod tests {
     use super::*;
 
-    /// The report of a Redis whose changes have these numbers and tokens, to a request with the token of `asked`.
+    /// The report of a Redis server whose changes have these numbers and tokens, in response to a request with the
+    /// token of `asked`.
     fn told(number: u64, changes: &[(u64, u64)], asked: KnownBefore) -> AgeReport {
         let mark = |(number, token): &(u64, u64)| Mark { number: *number, token: *token };
         let found = |mark: Mark| changes.iter().find(|change| change.1 == mark.token);
@@ -342,9 +343,9 @@ mod tests {
         assert!(age.is_lost() && compare(2).is_err());
         age.note_identity(Some("first"));
         let error = compare(5).unwrap_err().to_string();
-        assert!(error.contains("2 changes are undone"), "other replicas have counted: {error}");
+        assert!(error.contains("2 changes are undone"), "changes by other replicas: {error}");
         age.doubt();
-        assert!(compare(3).is_ok() && !age.has_to_be_read(), "it is the latest data");
+        assert!(compare(3).is_ok() && !age.has_to_be_read(), "this is the latest data");
         assert!(compare(0).is_err());
         let earlier = age.known_now();
         age.note_identity(Some("second"));
@@ -367,12 +368,12 @@ mod tests {
             let error = compare(number, &theirs).unwrap_err().to_string();
             assert!(error.contains("at least 1 change is undone"), "{error}");
         }
-        // A lost history has no tokens.
+        // After the history was lost, there are no tokens to compare.
         age.doubt();
         assert!(compare(3, &[]).is_err());
         age.doubt();
         assert!(compare(4, &[(1, 11), (2, 12), (3, 13), (4, 14)]).is_ok());
-        // A change that has left the history cannot be compared.
+        // A change that is no longer in the history cannot be compared.
         age.doubt();
         assert!(compare(5000, &[(4990, 1), (5000, 2)]).is_ok());
         // The number can grow without a token in the history.
@@ -393,7 +394,7 @@ mod tests {
         assert!(compare(&frozen, 1, &[(1, 11)]).is_ok());
         assert!(compare(&knows, 3, &[(1, 11), (2, 12), (3, 13)]).is_ok());
         let older = [(1, 11)];
-        assert!(compare(&frozen, 1, &older).is_ok(), "it cannot know");
+        assert!(compare(&frozen, 1, &older).is_ok(), "the frozen replica cannot know");
         assert!(frozen.claim(frozen.known_now(), told(1, &older, frozen.known_now())).is_none());
         let asked = knows.known_now();
         let claim = knows.claim(asked, told(1, &older, asked)).unwrap();
@@ -409,11 +410,11 @@ mod tests {
         let report = claimed(&frozen, 1, &older);
         let error = frozen.compare(frozen.known_now(), report).unwrap_err().to_string();
         assert!(error.contains("at least 2 changes are undone"), "{error}");
-        // The number catches up, with other changes.
+        // Other changes make the number catch up.
         let others = [(1, 11), (2, 22), (3, 23)];
         frozen.doubt();
         assert!(frozen.compare(frozen.known_now(), claimed(&frozen, 3, &others)).is_err());
-        // A new connection leads to the latest data, or the store is declared another one.
+        // A new connection reaches the latest data, or the store is declared to be another one.
         frozen.doubt();
         let latest = claimed(&frozen, 3, &[(1, 11), (2, 12), (3, 13)]);
         assert!(frozen.compare(frozen.known_now(), latest).is_ok());

@@ -74,7 +74,10 @@ mod tests {
             circuit.failed();
         }
         circuit.succeeded();
-        assert!(tokio::time::timeout(RETRY * 2, circuit.next_try()).await.is_err(), "nothing to try");
+        assert!(
+            tokio::time::timeout(RETRY * 2, circuit.next_try()).await.is_err(),
+            "there is no attempt to make"
+        );
         for _ in 0..FAILURES {
             assert!(!circuit.is_open());
             circuit.failed();
