@@ -74,10 +74,10 @@ pub struct RegistrationTerms {
     pub now: UnixTime,
     /// The time at which the client is deleted if no account uses it.
     pub unused_until: UnixTime,
-    /// Maximum number of clients. Beyond it, the oldest unused clients are deleted, except those that are
-    /// kept ([`Client::kept_until`]).
+    /// Maximum number of clients. When it is exceeded, the oldest unused clients are deleted, except those that
+    /// are kept ([`Client::kept_until`]).
     pub ceiling: u64,
-    /// Maximum number of unused clients. Beyond it, the oldest of them are deleted.
+    /// Maximum number of unused clients. When it is exceeded, the oldest of them are deleted.
     pub unused_ceiling: u64,
 }
 
@@ -239,7 +239,7 @@ pub trait Store: PendingStore + Portable + Installation {
     /// Replaces the email address of an account. Returns false if there is none.
     async fn set_account_email(&self, subject: &Subject, email: Option<&str>) -> Result<bool, StoreError>;
 
-    /// Stores a login session. If its account has too many, the oldest of them ends.
+    /// Stores a login session. If its account has too many, the oldest of them is deleted.
     async fn add_session(&self, session: &LoginSession) -> Result<(), StoreError>;
     /// The login session with this cookie hash, unless it has expired.
     async fn session(&self, id: &TokenHash, now: UnixTime) -> Result<Option<LoginSession>, StoreError>;

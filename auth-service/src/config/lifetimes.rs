@@ -9,7 +9,7 @@ use crate::keys::set::MAX_TOKEN_LIFETIME;
 use super::durations;
 use super::{Environment, Problems};
 
-/// The lifetimes that are set or fixed.
+/// All lifetimes, both configurable and fixed.
 #[derive(Debug, Clone, Copy)]
 pub struct Lifetimes {
     /// Lifetime of access tokens (RFC 9068; `ACCESS_TOKEN_TTL`, default 1 h).

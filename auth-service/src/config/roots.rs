@@ -8,7 +8,7 @@ use contract::files::read_regular;
 
 use super::Problems;
 
-/// Maximum length of a file of certificates, in bytes. The files of Linux distributions have about 250 kB.
+/// Maximum length of a file of certificates, in bytes. Those of Linux distributions are about 250 kB long.
 const MAX_FILE_SIZE: usize = 8 << 20;
 /// Maximum number of entries of a directory of certificates. The directories of Linux distributions have about
 /// 400.

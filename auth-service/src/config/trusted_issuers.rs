@@ -16,8 +16,8 @@ pub struct TrustedIssuer {
     pub issuer: String,
     /// The URL of its keys. If absent, the URL is read from its metadata.
     pub jwks_uri: Option<String>,
-    /// The clients that are allowed to present its assertions. If empty, every client to which the operator
-    /// gave the `jwt-bearer` grant is.
+    /// The clients that are allowed to present its assertions. If empty, every client with the `jwt-bearer`
+    /// grant is allowed to.
     pub clients: Vec<ClientId>,
     /// The largest scope that its assertions can request.
     pub scope: Option<Scope>,

@@ -26,7 +26,7 @@ pub(super) async fn in_place_of_auth_service(target: &Target) -> Option<String> 
     }
 }
 
-/// Edges have no error pages in JSON.
+/// Whether the response is in JSON. The error pages of edge proxies are not.
 fn is_json(response: &Response) -> bool {
     response
         .headers()

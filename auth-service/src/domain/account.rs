@@ -44,7 +44,7 @@ impl fmt::Display for Subject {
     }
 }
 
-/// A login name in lower case, without surrounding blanks. `Ana ` and `ana` are the same name.
+/// A login name in lower case, without surrounding whitespace. `Ana ` and `ana` are the same name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Username(String);

@@ -1,5 +1,4 @@
-//! Errors as text. The message of an error often says only what failed, and the messages of its causes say
-//! why.
+//! Errors as text. The message of an error often states only what failed; the messages of its causes state why.
 
 use std::error::Error;
 

@@ -208,7 +208,7 @@ pub struct Client {
     /// The accounts that have used the client. The value is `None` if no account has used it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub users: Option<ClientUsers>,
-    /// The other accounts that have used the client, if they are few.
+    /// The other accounts that have used the client, if there are only a few.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub further_users: Vec<Subject>,
     /// Until this time an unused client is not deleted to make room for other clients, because its user might
@@ -275,7 +275,7 @@ impl ClientMetadata {
         TokenHash::of(members.to_string().as_bytes())
     }
 
-    /// Whether a client with this metadata authenticates, but with `updated` it would not.
+    /// Whether a client authenticates with this metadata, but would no longer do so with `updated`.
     pub fn drops_credentials(&self, updated: &Self) -> bool {
         self.auth_method != ClientAuthMethod::None && updated.auth_method == ClientAuthMethod::None
     }
@@ -365,7 +365,7 @@ impl ClientUse {
 pub enum NewUser {
     /// The recorded users stay the same: the user is one of them, or the users are no longer recorded.
     No,
-    /// The user is added to the recorded users, who are few.
+    /// The user is added to the recorded users, of whom there are only a few.
     OneOfFew,
     /// There are too many users to record them, so the client counts for none of them.
     OneMoreThanFew,
@@ -429,7 +429,7 @@ impl Client {
     /// with clients that count for neither.
     pub const FEW_USERS: usize = 5;
 
-    /// The accounts that have used the client, if they are few.
+    /// The accounts that have used the client, if there are only a few.
     pub fn few_users(&self) -> impl Iterator<Item = &Subject> {
         let first = match &self.users {
             Some(ClientUsers::One(first)) => Some(first),

@@ -22,7 +22,7 @@ impl EmailDomain {
         }
     }
 
-    /// Whether `address` is in this domain beyond doubt. An address with several `@`, blanks or quotes is in
+    /// Whether `address` is in this domain beyond doubt. An address with several `@`, whitespace or quotes is in
     /// no domain. A subdomain counts as a different domain.
     pub fn has(&self, address: &str) -> bool {
         let Some((local, domain)) = address.split_once('@') else { return false };

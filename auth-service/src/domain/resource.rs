@@ -108,7 +108,7 @@ pub struct ProtectedHosts {
 /// The resource of a request that names none. MCP 2025-03-26 has no `resource` parameter.
 #[derive(Debug, Clone)]
 pub enum DefaultResources {
-    /// There is no default, so the client has to name the resource.
+    /// There is no default, so the client must name the resource.
     None,
     /// The whole host to which the request was sent.
     WholeHost,

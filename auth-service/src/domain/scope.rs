@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// One scope token: 1 to 128 characters of printable ASCII without space, `"` and `\`.
+/// One scope token: 1 to 128 characters of printable ASCII without a space, `"` or `\`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ScopeToken(String);

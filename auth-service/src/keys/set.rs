@@ -96,8 +96,8 @@ impl KeySet {
         self.revision
     }
 
-    /// Whether both sets have the same keys with the same times. Equal revisions are not enough, because revisions
-    /// are counted from the start again after a store was emptied.
+    /// Whether both sets have the same keys with the same times. Equal revisions are not enough, because the
+    /// revisions are numbered from the beginning again after a store was emptied.
     pub fn is_same(&self, other: &Self) -> bool {
         let told = |key: &StoredSigningKey| (key.kid.clone(), key.signs_from, key.signs_until);
         self.revision == other.revision && self.keys.iter().map(told).eq(other.keys.iter().map(told))

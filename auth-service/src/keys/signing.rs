@@ -87,8 +87,8 @@ impl KeyRing {
         Ok(is_gone)
     }
 
-    /// A number that changes whenever the keys change. The ring has a counter of its own, because revisions are
-    /// counted from the start again after a store was emptied.
+    /// A number that changes whenever the keys change. The ring has a counter of its own, because the revisions
+    /// are numbered from the beginning again after a store was emptied.
     pub fn generation(&self) -> u64 {
         self.ring.read().unwrap_or_else(PoisonError::into_inner).generation
     }

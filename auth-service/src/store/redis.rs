@@ -83,7 +83,7 @@ impl Drop for RedisStore {
     }
 }
 
-/// Minimum time between two checks of the data's age that changes by other processes trigger. Each takes a round
+/// Minimum time between two checks of the data's age after changes by other processes. Each check takes a round
 /// trip.
 const AGE_EVERY: Duration = Duration::from_millis(20);
 

@@ -15,8 +15,9 @@ pub(super) struct SoleClients {
     /// Sorted by the last use by this account. A client that was deleted, or that many accounts have used
     /// since, stays in the list until it is the oldest entry.
     clients: Vec<(UnixTime, ClientId)>,
-    /// The number of clients that no longer count for any account because this account was one user too many.
-    /// Without a limit, accounts that work together could fill the store with such clients.
+    /// The number of clients that no longer count for any account because a use by this account exceeded their
+    /// maximum number of users ([`Client::FEW_USERS`]). Without a limit, accounts that work together could fill
+    /// the store with such clients.
     freed: usize,
 }
 

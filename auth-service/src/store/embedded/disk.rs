@@ -20,7 +20,7 @@ use crate::store::StoreError;
 use super::rows::unavailable;
 use super::writer::QUEUE;
 
-/// The first and the longest pause before the disk is tried again.
+/// The first and the longest pause before the next attempt to write to the disk.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const MAX_PAUSE: Duration = Duration::from_secs(2);
 /// How long to wait for readers before a database is closed.

@@ -123,8 +123,7 @@ pub fn store_key(
             if exists(directory) && previous.is_none() {
                 return Err(OpenError::KeyMissing(path));
             }
-            // If the store is lost as well, the old store could not be opened with a new key when it is
-            // restored.
+            // If the store is also lost, a restored copy of it could not be opened with a new key.
             let database = directory.join(DATABASE);
             if matches!(past(directory)?, Past::Store) && is_empty(&database) {
                 return Err(OpenError::Lost(database));

@@ -115,7 +115,7 @@ pub(super) fn release(rows: &Writable<'_>, gone: &New<'_>) -> Result<(), StoreEr
     rows.put(Table::Holdings, &key, &stays, rows.end(Table::Holdings, &key)?)
 }
 
-/// Deletes a code, unless it was redeemed. Redeemed codes are kept, so that a replay is noticed.
+/// Deletes a code, unless it was redeemed. Redeemed codes are kept, so that a replay is detected.
 fn remove_code(rows: &Writable<'_>, held: &Held) -> Result<(), StoreError> {
     let Some((_, key)) = held.code_parts() else { return Ok(()) };
     match rows.get::<CodeRow>(Table::Codes, key)? {

@@ -90,8 +90,7 @@ pub(super) struct Claim {
 }
 
 impl Claim {
-    /// A short name for a store with this identity. The identity itself is encrypted in Redis, and a claim is
-    /// not.
+    /// A short name for a store with this identity. The identity itself is encrypted in Redis, but a claim is not.
     pub(super) fn store(identity: &str) -> u64 {
         let hash = digest(&SHA256, identity.as_bytes());
         hash.as_ref().first_chunk().copied().map(u64::from_be_bytes).unwrap_or_default()
@@ -122,7 +121,8 @@ impl AgeReport {
         self.lacks(mark, self.number_of_asked)
     }
 
-    /// Whether `mark` is missing, if the history has its token with this number.
+    /// Whether `mark` is missing from the history. `number_of_token` is the number that the history has for the
+    /// token of `mark`.
     fn lacks(&self, mark: Option<Mark>, number_of_token: Option<u64>) -> bool {
         let Some(mark) = mark else { return false };
         let may_have_left = self.earliest.is_some_and(|earliest| earliest > mark.number);
@@ -414,7 +414,7 @@ mod tests {
         let others = [(1, 11), (2, 22), (3, 23)];
         frozen.doubt();
         assert!(frozen.compare(frozen.known_now(), claimed(&frozen, 3, &others)).is_err());
-        // A new connection reaches the latest data, or the store is declared to be another one.
+        // A new connection leads to the latest data, or an operator adopts the data as a new store.
         frozen.doubt();
         let latest = claimed(&frozen, 3, &[(1, 11), (2, 12), (3, 13)]);
         assert!(frozen.compare(frozen.known_now(), latest).is_ok());

@@ -32,7 +32,7 @@ const LEFT_OVER: &str = "Redis has lost the row with the identity of this store,
 const NOTHING_TO_ADOPT: &str = "there is nothing to adopt: the store in Redis has its identity, and no replica has reported that \
                                 its data is older than before";
 
-/// Whether a Redis without a store gets one.
+/// Whether to create a store in a Redis that has none.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum NewStore {
     Begin,

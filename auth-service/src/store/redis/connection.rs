@@ -225,7 +225,7 @@ impl Connection {
                 result.convert().map_err(|error| self.unavailable(&error))
             }
             _ => {
-                // If the responses on a connection do not match their requests, they never match again, so the
+                // If the responses on a connection do not match their requests, they stay out of step, so the
                 // connection must be replaced.
                 let _ = tokio::time::timeout(CONNECT, self.client.force_reconnection()).await;
                 Err(StoreError::Unavailable("Redis returned the response to another request".to_owned()))

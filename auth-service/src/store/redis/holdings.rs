@@ -21,10 +21,10 @@ use super::cells::{Cells, Life, Tries};
 use super::connection::Script;
 use super::turns::Turn;
 
-/// Adds a row to the end of a list, or moves it there. A list is a text. Its first line is the time at which the
-/// list expires, and each other line has the time, the expiry and the name of a row. The key is that of the list.
-/// The arguments are the current time, the time, the expiry and the name of the row, and a number of rows. Returns
-/// the list if it has more rows than that, and an empty text otherwise.
+/// Adds a row to the end of a list, or moves it there. A list is stored as text. Its first line is the time at
+/// which the list expires, and each other line has the time, the expiry and the name of a row. The key is that of
+/// the list. The arguments are the current time, the time, the expiry and the name of the row, and a number of
+/// rows. Returns the list if it has more rows than that, and an empty text otherwise.
 ///
 /// A sorted set would need commands (`EXPIRE`) that a Redis user with limited permissions might not have.
 static ADD: LazyLock<Script> = LazyLock::new(|| {
@@ -246,7 +246,7 @@ async fn leave(cells: &Cells, new: &New<'_>, names: Vec<&str>) -> Result<(), Sto
     cells.connection.script::<i64>(&RELEASE, &keys, names).await.map(|_| ())
 }
 
-/// Deletes a row. Returns it if it is a grant. Redeemed codes are kept, so that a replay is noticed.
+/// Deletes a row. Returns it if it is a grant. Redeemed codes are kept, so that a replay is detected.
 async fn remove(cells: &Cells, holding: Holding, held: &Held) -> Result<Option<Grant>, StoreError> {
     match holding {
         Holding::Codes => remove_code(cells, held).await?,

@@ -67,7 +67,7 @@ impl Keys {
             .collect()
     }
 
-    /// Whether the row at a key shows whether the store has its latest data.
+    /// Whether this is the key of a row that shows whether the store has its latest data.
     pub(super) fn tells_age(&self, key: &str) -> bool {
         [self.identity(), self.taken_away(), self.history(), self.claim()].iter().any(|known| known == key)
     }

@@ -8,8 +8,9 @@ use crate::store::StoreError;
 use super::cells::Cells;
 use super::connection::Script;
 
-/// Runs every command that is needed on a key of its own. Returns the name of the first one that the user has
-/// no permission to run, or an empty text. It ignores other errors, such as those of a full Redis.
+/// Runs every command that is needed, on a key that is used for nothing else. Returns the name of the first one
+/// that the user has no permission to run, or an empty text. It ignores other errors, such as those of a full
+/// Redis.
 static TRIAL: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "local trials = {

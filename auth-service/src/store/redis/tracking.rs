@@ -145,7 +145,7 @@ async fn follow(
         return Err(Lost::Servers);
     }
     let mut connections = try_join_all(servers.iter().map(|server| connect(config, server, keys))).await?;
-    // The keys were read before this, and a change since then is not reported.
+    // The signing keys might have been read before tracking began, and a change in between is not reported.
     changes.note_signing_keys();
     // For each server, the last time until which all changes are known. There is no lease until every server has
     // responded.
