@@ -1,16 +1,16 @@
-//! Describes what is wrong with a line that a child has written, with the cause and what to do.
+//! Describes what is wrong with a line that a child has written, and how to fix it.
 
 use super::envelope::Malformed;
 
-/// Why a message of `length` bytes is dropped if `limit` (`MAX_LINE`) is the maximum.
+/// Why a message of `length` bytes is dropped if the maximum is `limit` (`MAX_LINE`).
 pub fn too_long(length: usize, limit: usize) -> String {
     format!(
-        "It has {length} bytes, which is over the limit of {limit}. Ask for less, or have the operator raise MAX_LINE."
+        "It has {length} bytes, which is over the limit of {limit}. Request less data, or ask the operator to raise MAX_LINE."
     )
 }
 
-/// Why a line was not accepted as it is. `is_in_pieces` says that the line is a part of a message over
-/// several lines.
+/// Why a line was not accepted unchanged. `is_in_pieces` is true if the line is part of a message over several
+/// lines.
 pub(super) fn advice(line: &[u8], error: &Malformed, is_in_pieces: bool) -> String {
     if is_in_pieces {
         return "The server writes a message over several lines. One message is one line: print it without indentation and without raw line breaks."

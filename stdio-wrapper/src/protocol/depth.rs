@@ -1,12 +1,12 @@
-//! The nesting depth of JSON text, found without building a tree (attack 109).
+//! The nesting depth of JSON text, determined without building a tree (attack 109).
 
-/// Maximum nesting depth that is passed on. Most JSON readers stop at 128 or less, and some overflow their
+/// Maximum nesting depth that is passed on. Most JSON parsers stop at 128 or less, and some overflow their
 /// stack instead.
 pub const MAX_DEPTH: usize = 100;
 
 /// Whether arrays and objects in `text` are nested deeper than [`MAX_DEPTH`]. `text` must be valid JSON.
 pub fn is_too_deep(text: &[u8]) -> bool {
-    // Most texts have fewer brackets than that, and counting them is cheaper than finding out which ones are
+    // Most texts have fewer brackets than this, and counting them is cheaper than finding out which of them are
     // in strings.
     if memchr::memchr2_iter(b'[', b'{', text).take(MAX_DEPTH + 1).count() <= MAX_DEPTH {
         return false;
@@ -35,7 +35,7 @@ pub fn is_too_deep(text: &[u8]) -> bool {
     false
 }
 
-/// The rest after the closing quotation mark of the string that `text` continues.
+/// The rest of `text` after the closing quotation mark. `text` must start in a string.
 pub(super) fn after_string(text: &[u8]) -> &[u8] {
     let mut rest = text;
     while let Some(at) = memchr::memchr2(b'"', b'\\', rest) {

@@ -1,12 +1,12 @@
-//! Finds numbers with so many digits that a reader refuses the whole message: Python converts no integer of
-//! more than 4300 digits, and its SDK silently drops what it cannot read.
+//! Finds numbers with so many digits that a parser refuses the whole message. Python does not convert integers
+//! of more than 4300 digits, and its SDK silently drops messages that it cannot parse.
 
-/// Maximum number of digits in a row in a number.
+/// Maximum number of consecutive digits in a number.
 pub const MAX_DIGITS: usize = 4000;
 
-/// Whether a number in `text`, which must be JSON, has more than [`MAX_DIGITS`] digits in a row.
+/// Whether a number in `text` (which must be JSON) has more than [`MAX_DIGITS`] consecutive digits.
 pub fn has_endless_number(text: &[u8]) -> bool {
-    // A run of that length covers one of these places, so only these must be examined.
+    // A longer run covers at least one of these positions, so only these must be examined.
     let places = (0..text.len()).step_by(MAX_DIGITS / 2);
     places.filter(|at| is_digit(text.get(*at))).any(|at| run(text, at) > MAX_DIGITS) && has_run_outside(text)
 }
@@ -15,7 +15,8 @@ fn is_digit(byte: Option<&u8>) -> bool {
     byte.is_some_and(u8::is_ascii_digit)
 }
 
-/// The length of the run of digits around a place. Beyond the maximum, it is not counted to its end.
+/// The length of the run of digits around a position. On each side, it counts only a little more than the
+/// maximum.
 fn run(text: &[u8], at: usize) -> usize {
     let count = |digits: &mut dyn Iterator<Item = &u8>| {
         digits.take(MAX_DIGITS + 1).take_while(|byte| byte.is_ascii_digit()).count()
@@ -24,7 +25,7 @@ fn run(text: &[u8], at: usize) -> usize {
     count(&mut before.iter().rev()) + count(&mut after.iter())
 }
 
-/// Whether there is such a run outside of strings, which can have any number of digits.
+/// Whether such a run exists outside of strings. In strings, any number of digits is allowed.
 fn has_run_outside(text: &[u8]) -> bool {
     let mut rest = text;
     let mut digits = 0;

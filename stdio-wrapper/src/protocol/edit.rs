@@ -1,4 +1,4 @@
-//! Replaces members of an object, while the values of all other members stay as they were written.
+//! Replaces members of an object, while the values of all other members stay unchanged.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};
@@ -17,7 +17,7 @@ impl<'a> Members<'a> {
         serde_json::from_str(text).ok()
     }
 
-    /// The value of a member. If several members have this name, it is the last one, as in most readers.
+    /// The value of a member. If several members have this name, it is the last one, as in most parsers.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().rev().find(|(known, _)| known == name).map(|(_, value)| value.as_ref())
     }
@@ -67,9 +67,9 @@ impl<'a> Members<'a> {
     }
 }
 
-/// Writes an object again, with its members kept, replaced or left out. `edit` gets the name and the value of
-/// each member, and returns its new value or `None`. Values are JSON text. Returns `None` if the text is not
-/// an object. Even a large object is only copied once.
+/// Rewrites an object, with its members kept, replaced or omitted. `edit` gets the name and the value of each
+/// member, and returns its new value or `None`. Values are JSON text. Returns `None` if the text is not an
+/// object. Even a large object is copied only once.
 pub fn edit_members<'a>(
     text: &'a str,
     edit: impl FnMut(&str, &'a str) -> Option<Cow<'a, str>>,
@@ -88,7 +88,7 @@ pub fn add_member(object: &mut String, name: &str, value: &str) {
     }
 }
 
-/// Writes a member at the end of an object that is still open.
+/// Writes a member at the end of an unfinished object.
 fn put_member(out: &mut String, name: &str, value: &str) {
     if !out.ends_with('{') {
         out.push(',');
@@ -97,7 +97,7 @@ fn put_member(out: &mut String, name: &str, value: &str) {
     let _ = write!(out, "{}:{value}", serde_json::Value::from(name));
 }
 
-/// Writes an object while it is being read.
+/// Rewrites an object while it is being parsed.
 struct Edited<F> {
     out: String,
     edit: F,

@@ -1,7 +1,7 @@
-//! The JSON-RPC envelope: finds out the kind of a message, and the positions of its id and params.
+//! The JSON-RPC envelope: determines the kind of a message, and the positions of its id and params.
 //!
-//! Keys are compared after unescaping. A repeated key, or one that differs only in case, is refused: another
-//! reader might use the other key, and would then do something that was not checked (attack 106,
+//! Keys are compared after unescaping. A repeated key, or one that differs only in case, is refused. Another
+//! parser might use the other key, and would then do something that was not checked (attack 106,
 //! CVE-2026-27896).
 
 use std::borrow::Cow;
@@ -26,7 +26,7 @@ pub type Span = Range<usize>;
 
 /// Maximum length of an id or a progress token, in bytes of JSON text.
 pub(super) const MAX_ID: usize = 1024;
-/// Maximum number of keys in a message that JSON-RPC does not know. They are removed, which needs memory and
+/// Maximum number of keys in a message that JSON-RPC does not define. They are removed, which needs memory and
 /// time for each of them.
 const MAX_OTHERS: usize = 64;
 
@@ -59,22 +59,22 @@ impl Malformed {
 /// The kind of a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind<'a> {
-    /// A message that needs an answer.
+    /// A message that needs a response.
     Request {
         /// The method, with its JSON escapes resolved.
         method: Cow<'a, str>,
         /// The position of the id.
         id: Span,
     },
-    /// A message that needs no answer.
+    /// A message that needs no response.
     Notification {
         /// The method, with its JSON escapes resolved.
         method: Cow<'a, str>,
     },
-    /// An answer to a request. `is_error` says which of the two members it has.
+    /// A response to a request. `is_error` tells which of the two members it has.
     Response {
-        /// The position of the id. An error for a request that could not be identified has the id `null` or
-        /// none.
+        /// The position of the id. In an error for a request that could not be identified, the id is `null` or
+        /// missing.
         id: Option<Span>,
         /// Whether it has an `error` member.
         is_error: bool,
@@ -94,14 +94,14 @@ pub struct Message<'a> {
     pub result: Option<Span>,
     /// The position of `error` (responses).
     pub error: Option<Span>,
-    /// Whether the message has a key that JSON-RPC does not know, or `null` for an optional member. SDKs
-    /// silently refuse the whole message because of these; [`super::tidy()`] removes them.
+    /// Whether the message has a key that JSON-RPC does not define, or `null` for an optional member. SDKs
+    /// silently refuse the whole message because of these. [`super::tidy()`] removes them.
     pub is_untidy: bool,
-    /// The members of `params` on which decisions depend, if there are params.
+    /// The members of `params` that decisions depend on, if there are params.
     pub(super) members: Option<Arc<Params>>,
 }
 
-/// A message without its text, so that it can be found in one place and used in another.
+/// A message without its text, so that it can be parsed in one place and used in another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Parts {
     kind: Kind<'static>,
@@ -113,7 +113,7 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// The message with these parts. `text` must be the text in which they were found.
+    /// The message with these parts. `text` must be the text that was parsed.
     pub fn of(self, text: &str) -> Message<'_> {
         let Self { kind, params, result, error, is_untidy, members } = self;
         Message { text, kind, params, result, error, is_untidy, members }
@@ -137,8 +137,8 @@ impl<'a> Message<'a> {
         Parts { kind: kind.into_owned(), params, result, error, is_untidy, members }
     }
 
-    /// The values of some members of `params`, as JSON text. A name that is repeated, or that differs only in
-    /// case, is an error.
+    /// The values of some members of `params`, as JSON text. A name that is repeated or differs only in case is
+    /// an error.
     pub fn members<const N: usize>(&self, names: [&str; N]) -> Result<[Option<&'a str>; N], Malformed> {
         let Some(known) = &self.members else { return Ok([None; N]) };
         match known.members(names) {
@@ -147,7 +147,7 @@ impl<'a> Message<'a> {
         }
     }
 
-    /// The same for `_meta`, if it is an object.
+    /// Like [`Message::members`], for `_meta` if it is an object.
     pub fn meta<const N: usize>(&self, names: [&str; N]) -> Result<[Option<&'a str>; N], Malformed> {
         let Some(known) = &self.members else { return Ok([None; N]) };
         if let Some(found) = known.meta(names) {
@@ -185,7 +185,7 @@ impl<'a> Message<'a> {
 pub enum Body<'a> {
     /// The body is one message.
     Single(Message<'a>),
-    /// A batch. Each item is parsed on its own, so that a bad item affects no other.
+    /// A batch. Each item is parsed separately, so that an invalid item does not affect the others.
     Batch(Vec<Result<Message<'a>, BadItem>>),
 }
 
@@ -199,7 +199,7 @@ pub enum BodyParts {
 }
 
 impl BodyParts {
-    /// The messages with these parts. `text` must be the text in which they were found.
+    /// The messages with these parts. `text` must be the text that was parsed.
     pub fn of(self, text: &str) -> Body<'_> {
         let item = |(span, parts): (Span, Parts)| parts.of(text.get(span).unwrap_or_default());
         match self {
@@ -214,7 +214,7 @@ impl BodyParts {
 pub struct BadItem {
     /// What is wrong with it.
     pub error: Malformed,
-    /// What the item was meant to be, if that is known.
+    /// The kind of message that was probably intended, if it can be recognized.
     pub meant: Option<Unreadable>,
 }
 
@@ -228,8 +228,8 @@ impl Body<'_> {
         }
     }
 
-    /// Whether [`super::tidy_body`] might find something. This check is quick, so that the thorough one is
-    /// seldom needed.
+    /// Whether [`super::tidy_body`] might find something. This check is fast, so that the thorough one is
+    /// rarely needed.
     pub fn may_be_untidy(&self) -> bool {
         match self {
             Self::Single(message) => may_be_untidy(message),
@@ -257,7 +257,7 @@ pub fn parse_body(text: &[u8], max_batch: usize) -> Result<Body<'_>, Malformed> 
     Ok(Body::Batch(items.collect()))
 }
 
-/// Reads the items of a batch. With more than the maximum, it stops: a body can have millions of items.
+/// Parses the items of a batch. It stops after the maximum, because a body can contain millions of items.
 struct Items(usize);
 
 impl<'de> Visitor<'de> for Items {
@@ -279,7 +279,7 @@ impl<'de> Visitor<'de> for Items {
     }
 }
 
-/// Parses a message of a client, and checks its method before a child gets it.
+/// Parses a message of a client, and checks its method before a child receives the message.
 fn parse_from_client(text: &str) -> Result<Message<'_>, Malformed> {
     let message = parse(text)?;
     match &message.kind {
@@ -294,7 +294,7 @@ pub fn parse_line(line: &[u8]) -> Result<Message<'_>, Malformed> {
     parse(utf8(line)?)
 }
 
-/// The same, for a line whose message is used elsewhere. Returns the text and the parts of the message.
+/// Like [`parse_line`], for a line whose message outlives it. Returns the text and the parts of the message.
 pub(super) fn parse_owned(line: &Bytes) -> Result<(ByteString, Parts), Malformed> {
     let text =
         ByteString::try_from(line.clone()).map_err(|_| Malformed::Json("it is not UTF-8".to_owned()))?;
@@ -311,7 +311,7 @@ fn parse(text: &str) -> Result<Message<'_>, Malformed> {
     raw.into_message(text).map_err(|why| Malformed::Envelope(why.to_owned()))
 }
 
-/// The parser's message without its "at line 1 column 7", which is counted differently for batches.
+/// The parser's message without its position ("at line 1 column 7"), which is counted differently for batches.
 fn short(error: &serde_json::Error) -> String {
     let text = error.to_string();
     text.rsplit_once(" at line ").map_or(text.clone(), |(head, _)| head.to_owned())
@@ -326,12 +326,12 @@ struct RawEnvelope<'a> {
     params: Option<&'a str>,
     result: Option<&'a str>,
     error: Option<&'a str>,
-    /// The number of keys that JSON-RPC does not know.
+    /// The number of keys that JSON-RPC does not define.
     others: usize,
 }
 
 impl<'a> RawEnvelope<'a> {
-    /// Records one member of the message. Refuses a second one with the same key.
+    /// Records one member of the message. Refuses a second member with the same key.
     fn set(&mut self, key: Key, value: &'a str) -> Result<(), &'static str> {
         let slot = match key {
             Key::JsonRpc => &mut self.jsonrpc,
@@ -344,7 +344,7 @@ impl<'a> RawEnvelope<'a> {
                 self.others += 1;
                 let is_too_much = self.others > MAX_OTHERS;
                 return if is_too_much {
-                    Err("it has more than 64 keys that JSON-RPC does not know")
+                    Err("it has more than 64 keys that JSON-RPC does not define")
                 } else {
                     Ok(())
                 };
@@ -384,7 +384,7 @@ impl<'a> RawEnvelope<'a> {
                 Kind::Response { id, is_error: self.error.is_some() }
             }
         };
-        // JSON-RPC allows arrays here, and MCP does not (2025-11-25, "Requests").
+        // JSON-RPC allows arrays here, but MCP does not (2025-11-25, "Requests").
         if self.params.is_some_and(|params| !params.starts_with('{')) {
             return Err("`params` must be an object");
         }
@@ -394,7 +394,7 @@ impl<'a> RawEnvelope<'a> {
     }
 
     /// Removes `null` from optional members, because many libraries write it for a missing member. Returns
-    /// whether there was one.
+    /// whether any was removed.
     fn drop_nulls(&mut self) -> bool {
         let is_null = |part: Option<&str>| part == Some("null");
         let is_empty = self.method.is_none() && is_null(self.result);
@@ -411,7 +411,8 @@ impl<'a> RawEnvelope<'a> {
     }
 }
 
-/// Both point into the same text, so the difference of their addresses is the position.
+/// The position of `part`, which must be a slice of `text`, so that the difference of their addresses is the
+/// position.
 pub(super) fn span_in(text: &str, part: &str) -> Span {
     let start = (part.as_ptr() as usize).saturating_sub(text.as_ptr() as usize);
     start..start + part.len()
@@ -424,14 +425,14 @@ fn method_name(text: &str) -> Result<Cow<'_, str>, &'static str> {
         return Ok(Cow::Borrowed(plain));
     }
     let name: String = serde_json::from_str(text).map_err(|_| "`method` must be a string")?;
-    // A reader that ends strings at NUL would see another method than the one that was checked.
+    // A parser that ends strings at NUL would use a different method from the one that was checked.
     if name.contains('\0') {
         return Err("`method` must not contain NUL");
     }
     Ok(Cow::Owned(name))
 }
 
-/// Checks an id. MCP allows strings and integers; a number with a fraction is passed on unchanged like any
+/// Checks an id. MCP allows strings and integers. A number with a fraction is passed on unchanged like any
 /// other id.
 fn valid_id(raw: &str) -> Result<&str, &'static str> {
     match raw.as_bytes() {
@@ -441,7 +442,7 @@ fn valid_id(raw: &str) -> Result<&str, &'static str> {
     }
 }
 
-/// The keys of the envelope, and all keys that are not similar to one of them.
+/// The keys of the envelope, and one variant for all keys that are not similar to them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Key {
     JsonRpc,
@@ -475,8 +476,8 @@ impl Key {
     }
 }
 
-/// Whether a case-insensitive reader takes `name` for `known`. Go's reader also folds the long s and the
-/// Kelvin sign, and other readers fold the two letters i of Turkish.
+/// Whether a case-insensitive parser would treat `name` as `known`. Go's parser also folds the long s and the
+/// Kelvin sign, and other parsers fold the two Turkish letters i.
 pub fn folds_to(name: &str, known: &str) -> bool {
     let fold = |letter: char| match letter {
         '\u{17f}' => 's',

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::envelope::Message;
 use super::peek::{members, string};
 
-/// Error codes of JSON-RPC 2.0 §5.1, and those that MCP implementations share.
+/// Error codes of JSON-RPC 2.0 §5.1, and others that MCP implementations use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Code {
     /// The body is not JSON.
@@ -20,7 +20,7 @@ pub enum Code {
     InternalError,
     /// The wrapper refused the request because of a limit, a missing session or a missing permission.
     Refused,
-    /// The session does not exist. Servers with an SDK answer with this code and status 404.
+    /// The session does not exist. Servers with an SDK respond with this code and status 404.
     SessionNotFound,
     /// The caller cancelled the request.
     Cancelled,
@@ -51,12 +51,12 @@ impl Code {
     }
 }
 
-/// Makes an error response. `id` is JSON text. Without an id, the response has `null` (JSON-RPC 2.0 §5).
+/// Creates an error response. `id` is JSON text. Without an id, the response contains `null` (JSON-RPC 2.0 §5).
 pub fn error_message(id: Option<&[u8]>, code: Code, message: &str) -> Bytes {
     error_with_data(id, code, message, None)
 }
 
-/// Maximum number of characters of a child's own message that are repeated.
+/// Maximum number of characters of a child's error message that are repeated.
 const MAX_WORDS: usize = 500;
 
 /// The message of an error response.
@@ -65,7 +65,7 @@ pub fn error_words(message: &Message<'_>) -> Option<String> {
     Some(string(words?)?.chars().take(MAX_WORDS).collect())
 }
 
-/// Makes the `error` member of a response, as JSON text.
+/// Creates the `error` member of a response, as JSON text.
 pub(super) fn error_text(code: i64, message: &str) -> String {
     format!(r#"{{"code":{code},"message":{}}}"#, serde_json::Value::from(message))
 }

@@ -1,4 +1,4 @@
-//! Ids as JSON text: finds the wrapper's number that an id stands for, and compares ids.
+//! Ids as JSON text: parses the wrapper's numbers, and compares ids.
 
 use std::borrow::Cow;
 use std::hash::{BuildHasher as _, RandomState};
@@ -6,12 +6,12 @@ use std::sync::OnceLock;
 
 use super::peek::string;
 
-/// The largest integer up to which a float can hold every integer.
+/// The largest integer up to which a float can represent every integer.
 const MAX_EXACT: f64 = 9_007_199_254_740_992.0;
 
-/// Reads an id or a token of the wrapper. Some servers write every id as a string, and some write every
-/// number as a float (`7.0`, `7e0`), which the official clients accept. Ids of the wrapper are only numbers,
-/// so there is no confusion.
+/// Parses an id or a token of the wrapper. Some servers write every id as a string, and some write every number
+/// as a float (`7.0`, `7e0`), which the official clients accept. The wrapper's ids are always numbers, so this
+/// is unambiguous.
 pub fn own_number(text: &[u8]) -> Option<u64> {
     let text = text.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(text);
     let text = std::str::from_utf8(text)
@@ -22,19 +22,18 @@ pub fn own_number(text: &[u8]) -> Option<u64> {
     }
     let is_tight = !text.ends_with(|last: char| last.is_ascii_whitespace());
     let number: f64 = serde_json::from_str(text).ok().filter(|_| is_tight)?;
-    // An integer that a float holds exactly is written in the same way by both.
+    // For an integer that a float represents exactly, both types are formatted identically.
     (number <= MAX_EXACT && number.fract() == 0.0).then(|| format!("{number}").parse().ok()).flatten()
 }
 
-/// Whether two ids have the same value, even if their characters are written differently (`"\u0061"` is
-/// `"a"`).
+/// Whether two ids have the same value, even if they are escaped differently (`"\u0061"` is `"a"`).
 pub fn same_id(one: &str, other: &str) -> bool {
     one == other || (one.contains('\\') || other.contains('\\')) && value(one) == value(other)
 }
 
-/// The key of an id in [`same_id`]: ids with the same value have the same one, and others hardly ever. With it, an id is
-/// compared with many others without decoding each of them (attack 100). It is different in each process, so that nobody
-/// can make ids with the same key.
+/// A hash of an id for [`same_id`]. Ids with the same value have the same key, and different ids almost always
+/// have different keys. With it, an id can be compared with many others without decoding each of them (attack
+/// 100). Keys are different in each process, so that a client cannot create ids with the same key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IdKey(u64);
 

@@ -1,13 +1,13 @@
-//! Finds keys that two readers can understand differently although the text is the same. This module is pure.
+//! Finds keys that two parsers can interpret differently although the text is the same. This module is pure.
 
 use super::depth::after_string;
 
-/// NUL in a string, where it can only be written as this escape.
+/// NUL in a string, which can only be written as this escape.
 const NUL: &[u8] = br"\u0000";
 
-/// Whether a key in `text`, which must be JSON, contains NUL, on any level. A reader that ends strings at
-/// NUL, such as one written in C, sees another key than the wrapper does: it reads `name\u0000` as `name`.
-/// Values can contain NUL, except those that a decision depends on.
+/// Whether a key in `text` (which must be JSON) contains NUL, at any depth. A parser that ends strings at NUL,
+/// such as one written in C, uses a different key than the wrapper: it reads `name\u0000` as `name`. Values can
+/// contain NUL, except those that decisions depend on.
 pub fn has_nul_key(text: &[u8]) -> bool {
     if memchr::memmem::find(text, NUL).is_none() {
         return false;
@@ -24,7 +24,7 @@ pub fn has_nul_key(text: &[u8]) -> bool {
     false
 }
 
-/// Whether the content of a string has an escaped NUL, and not an escaped backslash before `u0000`.
+/// Whether the content of a string contains an escaped NUL, and not an escaped backslash before `u0000`.
 fn holds_nul(content: &[u8]) -> bool {
     let mut rest = content;
     while let Some(at) = memchr::memchr(b'\\', rest) {

@@ -1,9 +1,9 @@
-//! Finds methods that two readers can take for different ones. This module is pure.
+//! Finds methods that two programs might interpret differently. This module is pure.
 
 use super::envelope::Malformed;
 
-/// The methods that clients send in any revision. The wrapper answers or changes some of them itself, and
-/// rules apply to some.
+/// The methods that clients send in any revision. The wrapper handles or changes some of them itself, and rules
+/// apply to some.
 const KNOWN: [&str; 25] = [
     "completion/complete",
     "initialize",
@@ -32,18 +32,18 @@ const KNOWN: [&str; 25] = [
     "tools/list",
 ];
 
-/// Maximum length of a method, in bytes. It is kept for as long as a call waits.
+/// Maximum length of a method, in bytes. The method is kept while a call waits.
 const MAX_LEN: usize = 256;
 
-/// Refuses a method that a server might take for another one than the wrapper does (attack 106). A server
-/// that ignores case might also fold letters outside of ASCII (the long s, the Kelvin sign), and one that
-/// trims drops blanks. No method of MCP has such characters.
+/// Refuses a method that a server might interpret differently from the wrapper (attack 106). A server that
+/// ignores case might also fold letters outside of ASCII (the long s, the Kelvin sign), and one that trims
+/// names removes spaces. No method of MCP has such characters.
 pub(super) fn check_method(method: &str) -> Result<(), Malformed> {
     if method.len() > MAX_LEN {
         return Err(Malformed::Envelope(format!("`method` has more than {MAX_LEN} bytes")));
     }
     if method.is_empty() || !method.bytes().all(|byte| byte.is_ascii_graphic()) {
-        let why = "`method` must consist of visible ASCII characters, without blanks";
+        let why = "`method` must consist of visible ASCII characters, without spaces";
         return Err(Malformed::Envelope(why.to_owned()));
     }
     let refolded = KNOWN.iter().find(|known| known.eq_ignore_ascii_case(method) && **known != method);

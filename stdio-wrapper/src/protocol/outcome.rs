@@ -1,4 +1,4 @@
-//! Checks whether a response has a result or an error in a form that clients understand.
+//! Checks whether a response has a result or an error in a form that clients accept.
 
 use bytes::Bytes;
 
@@ -12,19 +12,19 @@ use super::tidy::tidy;
 /// Maximum number of characters of a malformed error that are shown to the caller.
 const MAX_SHOWN: usize = 500;
 
-/// What a response contains.
+/// The content of a response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Outcome {
     /// A result or an error that matches the schema.
     Sound,
-    /// An error without an integer `code` or without a text in `message`. The value is an `error` that says
-    /// the same, as JSON text.
+    /// An error without an integer `code`, or without a string in `message`. The value is a valid `error` with
+    /// the same content, as JSON text.
     Error(String),
     /// A result that is not an object, which no client accepts.
     NoObject,
 }
 
-/// A response in the form for its caller, and what was wrong with it, if anything.
+/// A response in the form for its caller, and its fault, if any.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Relayed {
     /// The response with the caller's id.
@@ -33,8 +33,8 @@ pub struct Relayed {
     pub fault: Option<&'static str>,
 }
 
-/// Makes the response for the caller from the one in `frame`, with the id at `id` replaced by the caller's
-/// id, `with`. A response that clients would silently drop is repaired, or becomes an error.
+/// Creates the response for the caller from the one in `frame`. The id at `id` is replaced with the caller's
+/// id, `with`. A response that clients would silently drop is repaired or replaced with an error.
 pub fn relay(frame: &Bytes, response: &Message<'_>, id: &Span, with: &[u8]) -> Relayed {
     let put = |name: &str, value: &str| {
         let id = String::from_utf8_lossy(with);
@@ -58,21 +58,21 @@ pub fn relay(frame: &Bytes, response: &Message<'_>, id: &Span, with: &[u8]) -> R
         }
         Outcome::NoObject => {
             let fault = "`result` must be an object";
-            let why = format!("The MCP server's answer cannot be used: {fault}.");
+            let why = format!("The MCP server's response cannot be used: {fault}.");
             Relayed { text: error_message(Some(with), Code::InternalError, &why).into(), fault: Some(fault) }
         }
     }
 }
 
-/// Whether the client's answer to a question has a valid result or error. The child's SDK would drop any
-/// other answer.
+/// Whether the client's response to a question has a valid result or error. The child's SDK would drop any
+/// other response.
 pub fn is_sound(response: &Message<'_>) -> bool {
     outcome(response) == Outcome::Sound
 }
 
-/// Whether an error without an id is about a request. Some servers also send one for an unknown notification,
-/// with the code for an unknown method. (In JSON-RPC 2.0 §5, an error without an id only means that the
-/// message could not be read.)
+/// Whether an error without an id refers to a request. Some servers also send one for an unknown notification,
+/// with the code for an unknown method. According to JSON-RPC 2.0 §5, an error without an id means only that
+/// the message could not be parsed.
 pub fn is_about_a_request(response: &Message<'_>) -> bool {
     let error = response.error.as_ref().map(|error| response.at(error));
     let code = object(error).and_then(|error| members(error, ["code"]).ok()).and_then(|[code]| code);

@@ -1,5 +1,5 @@
-//! Finds the id and the kind of a message that cannot be used as a whole, because it is too large to keep or
-//! is not quite JSON. The caller that waits for it can then get an error.
+//! Finds the id and the kind of a message that cannot be used as a whole, because it is too large to keep or is
+//! not entirely valid JSON. The caller that waits for the message can then get an error.
 
 use serde_json::value::RawValue;
 
@@ -8,21 +8,21 @@ use super::envelope::folds_to;
 /// Maximum length of an id that is kept, in bytes.
 const MAX_ID: usize = 1024;
 
-/// What is known about a message.
+/// The recognized properties of a message.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "each is one thing that was seen or not")]
 pub struct Outline {
     /// The id as JSON text, if there is exactly one.
     pub id: Option<Vec<u8>>,
-    /// Whether it has several ids, or a key that some readers take for `id`.
+    /// Whether it has several ids, or a key that some parsers treat as `id`.
     pub is_ambiguous: bool,
     /// Whether it has a `jsonrpc` member.
     pub has_version: bool,
     /// Whether it has a `method` member.
     pub has_method: bool,
-    /// Whether it has a `result` or an `error` that is not `null`.
+    /// Whether it has a `result` or an `error` other than `null`.
     pub has_outcome: bool,
-    /// Whether it has a key that JSON-RPC does not know.
+    /// Whether it has a key that JSON-RPC does not define.
     pub has_others: bool,
     /// Whether every bracket is closed, so that no further key can follow.
     pub is_whole: bool,
@@ -31,17 +31,18 @@ pub struct Outline {
 /// The kind of an unusable message, with its id as JSON text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Unreadable {
-    /// An answer to the request with this id.
+    /// A response to the request with this id.
     Response(Vec<u8>),
     /// A request with this id.
     Request(Vec<u8>),
-    /// An answer to a request without an id, or with an id that is neither a string nor a number.
+    /// A response without an id, or with an id that is neither a string nor a number.
     NamelessResponse,
 }
 
 impl Outline {
-    /// The kind of this line of a child, if it is certainly a message. Servers also write log lines in JSON
-    /// with an `id`, an `error` or a `method`, and such a line must neither end a call nor answer a question.
+    /// The kind of this line of a child, if it is certainly a message. Servers also write JSON log lines with
+    /// an `id`, an `error` or a `method`, and such a line must neither fail a call nor cause the wrapper to
+    /// answer a question of the child.
     pub fn unreadable(self) -> Option<Unreadable> {
         let is_bare = self.is_whole && !self.has_others;
         if self.is_nameless() && self.has_version && self.is_whole {
@@ -50,7 +51,7 @@ impl Outline {
         match (self.id?, self.has_method, self.has_outcome) {
             (id, false, true) if self.has_version || is_bare => Some(Unreadable::Response(id)),
             (id, true, false) if self.has_version => Some(Unreadable::Request(id)),
-            // Some libraries leave out an undefined result, and some repeat the method of the request.
+            // Some libraries omit an undefined result, and some repeat the method of the request.
             (id, false, false) | (id, true, true) if self.has_version && self.is_whole => {
                 Some(Unreadable::Response(id))
             }
@@ -58,12 +59,12 @@ impl Outline {
         }
     }
 
-    /// Whether it is an answer that does not name its request.
+    /// Whether it is a response without an id.
     fn is_nameless(&self) -> bool {
         self.id.is_none() && !self.is_ambiguous && self.has_outcome && !self.has_method
     }
 
-    /// The kind of message that the body of a client's request was meant to be.
+    /// The kind of message that a client probably intended to send with this request body.
     pub fn meant(self) -> Option<Unreadable> {
         if self.is_nameless() && self.is_whole {
             return Some(Unreadable::NamelessResponse);
@@ -77,7 +78,7 @@ impl Outline {
     }
 }
 
-/// The position of the reader in the text, as far as it matters.
+/// The state of the parser.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum Place {
     #[default]
@@ -87,7 +88,7 @@ enum Place {
     Escaped,
 }
 
-/// A reader of JSON text that only keeps the current key and the id. It gets the text in pieces.
+/// A parser for JSON text in pieces that keeps only the current key and the id.
 #[derive(Debug, Default)]
 pub struct OutlineReader {
     length: usize,
@@ -99,13 +100,13 @@ pub struct OutlineReader {
     wants_outcome: bool,
     /// The last string at the top level, with its quotation marks.
     text: Vec<u8>,
-    /// Whether a string at the top level has ended, so that a colon might follow.
+    /// Whether a string at the top level has just ended, so that a colon might follow.
     is_key: bool,
     outline: Outline,
 }
 
 impl OutlineReader {
-    /// Reads the next piece.
+    /// Parses the next piece.
     pub fn feed(&mut self, piece: &[u8]) {
         self.length += piece.len();
         let mut rest = piece;
@@ -115,7 +116,7 @@ impl OutlineReader {
                 self.outside(*byte);
                 continue;
             }
-            // In long strings inside of the result, this skips to the next character that might end them.
+            // In long strings of the result, this skips to the next character that might end the string.
             if self.depth > 1 && self.place == Place::InString && !matches!(byte, b'"' | b'\\') {
                 rest = memchr::memchr2(b'"', b'\\', rest).and_then(|at| rest.get(at..)).unwrap_or_default();
                 continue;
@@ -124,13 +125,13 @@ impl OutlineReader {
         }
     }
 
-    /// What is known so far.
+    /// The properties that were recognized so far.
     pub fn outline(&self) -> Outline {
         let id = self.outline.id.clone().filter(|_| !self.outline.is_ambiguous);
         Outline { id, is_whole: self.is_balanced(), ..self.outline }
     }
 
-    /// The number of bytes that were read.
+    /// The number of bytes that were parsed.
     pub fn length(&self) -> usize {
         self.length
     }
@@ -200,7 +201,7 @@ impl OutlineReader {
         }
     }
 
-    /// Called when a key at the top level has ended.
+    /// Called at the end of a key at the top level.
     fn key(&mut self) {
         match self.text.as_slice() {
             br#""id""# => self.wants_value = true,
@@ -210,7 +211,7 @@ impl OutlineReader {
             br#""params""# => {}
             other => {
                 self.outline.has_others = true;
-                // Another reader might take this key for the id (attack 106).
+                // Another parser might treat this key as the id (attack 106).
                 let name = std::str::from_utf8(other).unwrap_or_default().trim_matches('"');
                 self.outline.is_ambiguous |= folds_to(name, "id");
             }
@@ -233,13 +234,14 @@ impl OutlineReader {
     }
 }
 
-/// Whether the text is a string or a number in JSON. The wrapper repeats no other text in its own messages.
+/// Whether the text is a JSON string or number. The wrapper includes no other text as an id in its own
+/// messages.
 fn is_id(text: &[u8]) -> bool {
     text.first().is_some_and(|first| matches!(first, b'"' | b'-' | b'0'..=b'9'))
         && serde_json::from_slice::<&RawValue>(text).is_ok()
 }
 
-/// Makes the outline of a whole text.
+/// Creates the outline of a whole text.
 pub fn outline(text: &[u8]) -> Outline {
     let mut reader = OutlineReader::default();
     reader.feed(text);

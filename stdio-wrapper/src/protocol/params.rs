@@ -1,5 +1,5 @@
-//! The members of `params` and of its `_meta` on which decisions depend. They are found when a message is
-//! read, so that a large message is not searched again for each decision.
+//! The members of `params` and its `_meta` that decisions depend on. They are located when a message is parsed,
+//! so that a large message is not searched again for each decision.
 
 use serde::Deserializer as _;
 use serde::de::{IgnoredAny, MapAccess, Visitor};
@@ -8,10 +8,10 @@ use serde_json::value::RawValue;
 use super::envelope::{Malformed, Span, span_in};
 use super::peek::{Named, RELATED_TASK, which};
 
-/// The members of `params` that the wrapper reads.
+/// The members of `params` that the wrapper uses.
 const PARAMS: [&str; 8] =
     ["_meta", "name", "uri", "taskId", "arguments", "requestId", "progressToken", "protocolVersion"];
-/// The members of `_meta` that the wrapper reads.
+/// The members of `_meta` that the wrapper uses.
 const META: [&str; 5] = [
     "progressToken",
     RELATED_TASK,
@@ -25,19 +25,19 @@ const META: [&str; 5] = [
 enum Found {
     #[default]
     Missing,
-    /// Its value is at this position of the message.
+    /// The member's value is at this position of the message.
     At(Span),
     /// The member occurs more than once.
     Repeated,
-    /// There is a key that differs from its name only in case.
+    /// A key differs from the member's name only in case.
     Refolded,
 }
 
-/// The members of one object. The names are those of a table above.
+/// The members of one object, in the order of the names in `PARAMS` or `META`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Table<const N: usize> {
     found: [Found; N],
-    /// Why the object cannot be read to its end.
+    /// The error if the object cannot be parsed completely.
     fault: Option<Malformed>,
 }
 
@@ -55,7 +55,7 @@ pub(super) struct Params {
 }
 
 impl Params {
-    /// Finds the members of `params`, which is a part of `text`.
+    /// Locates the members of `params`, which is a part of `text`.
     pub(super) fn read(text: &str, params: &str) -> Self {
         let params = Table::read(text, params, &PARAMS);
         let meta = match params.found.first() {
@@ -66,8 +66,8 @@ impl Params {
         Self { params, meta }
     }
 
-    /// The positions of some members of `params`. A name that is repeated, or that differs only in case, is
-    /// an error. Returns `None` if one of these names is not known here.
+    /// The positions of some members of `params`. A name that is repeated or differs only in case is an error.
+    /// Returns `None` if `PARAMS` does not contain one of the names.
     pub(super) fn members<const N: usize>(
         &self,
         names: [&str; N],
@@ -75,7 +75,7 @@ impl Params {
         self.params.get(&PARAMS, names)
     }
 
-    /// The same for `_meta`.
+    /// Like [`Params::members`], for `_meta`.
     pub(super) fn meta<const N: usize>(
         &self,
         names: [&str; N],

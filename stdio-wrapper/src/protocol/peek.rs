@@ -1,5 +1,5 @@
-//! Reads the few values inside of params and results that the wrapper needs. Repeated keys, and keys that
-//! differ only in case, are refused here as well, because decisions depend on them (attack 106).
+//! Reads the few values in params and results that the wrapper needs. Repeated keys, and keys that differ only
+//! in case, are refused here as well, because decisions depend on them (attack 106).
 
 use std::borrow::Cow;
 
@@ -10,20 +10,21 @@ use serde_json::value::RawValue;
 use super::envelope::{MAX_ID, Malformed, Message, Span, folds_to};
 use super::version::Version;
 
-/// The member of `_meta` that names the task to which a message belongs.
+/// The member of `_meta` that identifies the task to which a message belongs.
 pub(super) const RELATED_TASK: &str = "io.modelcontextprotocol/related-task";
 
-/// Maximum length of the name of a tool, in bytes of JSON text. Rules are applied to it.
+/// Maximum length of a tool name, in bytes of JSON text. Rules are applied to it.
 const MAX_NAME: usize = 4096;
 
-/// What is read from the params of a request.
+/// The relevant values in the params of a request.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct CallParams {
     /// The position of `_meta.progressToken` in the message.
     pub progress_token: Option<Span>,
 }
 
-/// Reads the progress token of a request, and checks what the schema forbids in the params of any message.
+/// Reads the progress token of a request, and refuses content that the schema forbids in the params of every
+/// message.
 pub fn peek_call(message: &Message<'_>) -> Result<CallParams, Malformed> {
     let mut out = CallParams::default();
     let [meta, _] = message.members(["_meta", "name"])?;
@@ -117,8 +118,8 @@ pub fn span_in(text: &str, part: &str) -> Span {
     start..start + part.len()
 }
 
-/// The values of some members of an object, as JSON text. A name that is repeated, or that differs only in
-/// case, is an error.
+/// The values of some members of an object, as JSON text. A name that is repeated or differs only in case is an
+/// error.
 pub fn members<'a, const N: usize>(
     text: &'a str,
     names: [&str; N],
@@ -127,7 +128,7 @@ pub fn members<'a, const N: usize>(
     reader.deserialize_map(Members(names)).map_err(|error| Malformed::in_part(&error))
 }
 
-/// The first elements of an array, at most `most`, as JSON text. Returns none if the text is not an array.
+/// At most `most` elements of an array, as JSON text. Returns an empty list if the text is not an array.
 pub fn elements(text: &str, most: usize) -> Vec<&str> {
     let mut reader = serde_json::Deserializer::from_str(text);
     reader.deserialize_seq(Elements(most)).unwrap_or_default()
@@ -187,7 +188,7 @@ impl<'de, const N: usize> Visitor<'de> for Members<'_, N> {
     }
 }
 
-/// Which of some names a key is.
+/// The result of comparing a key with several names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Named {
     /// The name with this index.
@@ -198,7 +199,7 @@ pub(super) enum Named {
     Otherwise,
 }
 
-/// Reads a key, and says which of these names it is.
+/// Reads a key, and compares it with these names.
 pub(super) fn which<'n>(names: &'n [&'n str]) -> WhichKey<'n> {
     WhichKey(names)
 }

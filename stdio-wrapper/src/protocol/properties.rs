@@ -26,7 +26,7 @@ fn any_id() -> impl Strategy<Value = Value> {
     prop_oneof![any::<i64>().prop_map(Value::from), "[ -~é\"\\\\\n]{0,12}".prop_map(Value::from)]
 }
 
-/// A reader of event streams, as the standard describes it (HTML, "Interpreting an event stream").
+/// A parser for event streams, as specified in the HTML standard ("Interpreting an event stream").
 fn read_events(stream: &[u8]) -> Vec<(Option<String>, String)> {
     let text = String::from_utf8_lossy(stream).replace("\r\n", "\n").replace('\r', "\n");
     let mut events = Vec::new();
@@ -65,7 +65,7 @@ proptest! {
         let mut expected = whole.clone();
         expected["id"] = json!(77);
         prop_assert_eq!(serde_json::from_slice::<Value>(&line).unwrap(), expected);
-        // This direction restores the original message.
+        // Rewriting in the other direction restores the original message.
         let ours = parse_line(&line).unwrap();
         let Kind::Request { id: back, .. } = ours.kind.clone() else { panic!("no request") };
         let restored = Text::splice(&line, &back, message.at(&span).as_bytes()).into_bytes();
@@ -118,7 +118,8 @@ proptest! {
             expected.push((Some(id.to_string()), value.to_string()));
             prop_assert_eq!(EventId::parse(&id.to_string()), Some(id));
         }
-        // Line separators are escaped in one of the texts, so the values and not the texts are compared.
+        // Line separators are escaped in only one of the texts, so the values are compared instead of the
+        // texts.
         let same = |data: &str| serde_json::from_str::<Value>(data).map_or_else(|_| data.to_owned(), |value| value.to_string());
         let read: Vec<_> = read_events(&bytes).into_iter().map(|(id, data)| (id, same(&data))).collect();
         prop_assert_eq!(read, expected);

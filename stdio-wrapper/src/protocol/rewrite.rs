@@ -1,4 +1,4 @@
-//! Writes a message again with some values replaced. Everything else stays the same, byte for byte.
+//! Rewrites a message with some values replaced. All other bytes stay unchanged.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -14,14 +14,14 @@ pub struct Patch<'a> {
     pub with: &'a [u8],
 }
 
-/// Returns `text` with `patches` applied (in any order, not overlapping), without raw line breaks, and
-/// without a line break at the end.
+/// Returns `text` with `patches` applied (in any order, without overlaps), without raw line breaks, and without
+/// a line break at the end.
 pub fn rewrite(text: &[u8], patches: &mut [Patch<'_>]) -> Bytes {
     build(text, patches, false).freeze()
 }
 
-/// Like [`rewrite`], but as one line for a child: without a line break inside and with one at the end (stdio
-/// transport, 2025-11-25), and without characters because of which a child's reader drops or cuts the line.
+/// Like [`rewrite`], but as one line for a child: without line breaks except at the end (stdio transport,
+/// 2025-11-25), and without characters because of which a child would drop or cut the line.
 pub fn rewrite_line(text: &[u8], patches: &mut [Patch<'_>]) -> Bytes {
     let mut line = build(text, patches, true);
     mend_surrogates(&mut line);
@@ -51,8 +51,8 @@ fn build(text: &[u8], patches: &mut [Patch<'_>], is_line: bool) -> BytesMut {
     out
 }
 
-/// Replaces raw line breaks with blanks. In JSON, they can only be white space between tokens. A carriage
-/// return also ends a line in SSE, so it is replaced, too.
+/// Replaces raw line breaks with spaces. In JSON, they can only be white space between tokens. A carriage
+/// return is also replaced, because it ends a line in SSE.
 fn flatten(out: &mut [u8]) {
     let mut from = 0;
     while let Some(at) = memchr::memchr2(b'\n', b'\r', out.get(from..).unwrap_or_default()) {

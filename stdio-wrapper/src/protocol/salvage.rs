@@ -1,8 +1,9 @@
-//! Handles lines of a child that are not valid messages: finds out which message was meant or, if that is
+//! Handles lines of a child that are not valid messages: finds out which message was intended or, if that is
 //! unknown, which request waits for it.
 //!
-//! A line is repaired if that changes no value: bytes that are not UTF-8, a byte order mark, colours, several
-//! messages on one line, text before or after a message. From all other lines, only the id is read.
+//! A line is repaired only if this changes no value: bytes that are not UTF-8, a byte order mark, terminal
+//! colors, several messages on one line, or text before or after a message. From all other lines, only the id
+//! is read.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -21,10 +22,10 @@ use super::strings::without_lone_surrogates;
 
 /// Maximum number of messages on one line.
 const MAX_MESSAGES: usize = 1024;
-/// Maximum length of a line in which an answer is searched behind other text, in bytes. For every place at
-/// which an answer might begin, the rest of the line has to be examined.
+/// Maximum length of a line that is searched for a response after other text, in bytes. For every position at
+/// which a response might start, the rest of the line must be examined.
 const MAX_PREFIXED: usize = 256 << 10;
-/// Maximum number of places on one line at which a message is searched.
+/// Maximum number of positions on one line that are examined.
 const MAX_PLACES: usize = 8;
 
 /// The result of reading a line.
@@ -32,7 +33,7 @@ const MAX_PLACES: usize = 8;
 pub enum Salvaged {
     /// The line contains messages, each of which is readable.
     Messages(Vec<Bytes>),
-    /// The line is a message that cannot be read, and a request is known to wait for it.
+    /// The line is a message that cannot be parsed, and a request is known to wait for it.
     Unreadable(Unreadable),
     /// The line is not a message.
     Nothing,
@@ -41,7 +42,7 @@ pub enum Salvaged {
 /// A line of a child.
 #[derive(Debug)]
 pub enum Line {
-    /// A message: its text, and what was found in it.
+    /// A message: its text and its parts.
     Message(ByteString, Parts),
     /// The line is not a valid message.
     Doubtful {
@@ -54,20 +55,20 @@ pub enum Line {
     },
 }
 
-/// Reads those lines of one child that are not messages.
+/// Handles the lines of one child that are not messages.
 #[derive(Debug, Default)]
 pub struct Salvage {
-    /// A message that continues over several lines, and whether it has been reported.
+    /// A message over several lines, and whether it was already reported.
     open: Option<(OutlineReader, bool)>,
 }
 
 impl Salvage {
-    /// Reads a line, which is a message or not. For `accepts_prefixed`, see [`Self::read`].
+    /// Parses a line, whether it is a message or not. For `accepts_prefixed`, see [`Self::read`].
     pub fn line(&mut self, line: Bytes, accepts_prefixed: bool) -> Line {
         let line = without_lone_surrogates(line);
         let error = match parse_owned(&line) {
             Ok((text, parts)) => {
-                // An open message before it is not continued.
+                // A message that an earlier line left open is not continued.
                 self.reset();
                 return Line::Message(text, parts);
             }
@@ -83,10 +84,10 @@ impl Salvage {
         self.open = None;
     }
 
-    /// Reads a line that is not a message as it is. With `accepts_prefixed`, an answer is also searched
-    /// behind other text. This is not done for a child that serves several callers. A text cannot forge an
-    /// answer, because it cannot name a call: the numbers of calls cannot be guessed (`child/numbers.rs`),
-    /// not even those of a session's own child.
+    /// Handles a line that is not a message by itself. With `accepts_prefixed`, a response is also searched for
+    /// after other text. This is not done for a child that serves several callers. Text from users cannot forge
+    /// a response, because the numbers of calls cannot be guessed (`child/numbers.rs`), not even for a
+    /// session's own child.
     pub fn read(&mut self, line: &[u8], accepts_prefixed: bool) -> Salvaged {
         let mended: ByteString;
         let (whole, text) = match String::from_utf8_lossy(line) {
@@ -111,7 +112,7 @@ impl Salvage {
     fn outline(&mut self, text: &str, accepts_prefixed: bool) -> Option<Unreadable> {
         let starts = text.starts_with('{');
         let (mut reader, is_told) = match self.open.take() {
-            // A line that looks like the beginning of a message is treated as one.
+            // A line that looks like the beginning of a message is treated as a new message.
             Some(open) if !(starts && text.contains("\"jsonrpc\"")) => open,
             _ => (OutlineReader::default(), false),
         };
@@ -126,20 +127,21 @@ impl Salvage {
             return None;
         }
         reader.feed(object.as_bytes());
-        // Some servers print what they receive and send. If that is truncated, the message itself follows.
+        // Some servers print the messages that they receive and send. If the printed text is truncated, the
+        // message itself follows.
         if !starts && !continues && !reader.is_balanced() {
             return None;
         }
         let is_own = |found: &Unreadable| match found {
             Unreadable::Response(_) => true,
             Unreadable::NamelessResponse => starts || continues,
-            // A request over several lines or after other text is probably one that the server has received
-            // and prints.
+            // A request over several lines or after other text is probably one that the server has received and
+            // printed.
             Unreadable::Request(_) => starts && !continues,
         };
         let found = reader.outline().unreadable().filter(|found| !is_told && is_own(found));
         if !reader.is_balanced() {
-            // The line break is inside of the message.
+            // The line break is inside the message.
             reader.feed(b" ");
             self.open = Some((reader, is_told || found.is_some()));
         }
@@ -147,9 +149,9 @@ impl Salvage {
     }
 }
 
-/// How many bytes a line takes in addition when it is read, because its bytes are no UTF-8: that many are replaced by
-/// characters of three bytes in a copy. A large line that is not counted as its copy could take several times the memory of its
-/// user.
+/// The number of additional bytes that a line needs when it is parsed, if it is not valid UTF-8. In a copy,
+/// each invalid byte is replaced with a character of three bytes. If a large line were not counted with its
+/// copy, it could use several times the memory of its user.
 pub fn mended_length(line: &[u8]) -> usize {
     if std::str::from_utf8(line).is_ok() {
         return 0;
@@ -159,7 +161,7 @@ pub fn mended_length(line: &[u8]) -> usize {
     line.utf8_chunks().map(|chunk| chunk.valid().len() + replacement(chunk.invalid())).sum()
 }
 
-/// The message, without keeping much else of the line in memory.
+/// The message, without keeping much of the rest of the line in memory.
 fn own(message: &str, mended: Option<&ByteString>) -> Bytes {
     match mended.filter(|line| message.len() > line.len() / 2) {
         Some(line) => line.slice_ref(message).into_bytes(),
@@ -203,8 +205,8 @@ fn without_sequence(text: &str) -> Option<&str> {
     Some(letters.as_str())
 }
 
-/// The messages at the beginning of the text: one, several, or a batch. There are none if there are too many values: a line
-/// of a few megabytes can have millions.
+/// The messages at the beginning of the text: one, several, or a batch. Returns none if there are too many
+/// values, because a line of a few megabytes can contain millions.
 fn at_start(text: &str) -> Vec<&str> {
     let is_message = |text: &&str| parse_line(text.as_bytes()).is_ok();
     let values = if text.starts_with('[') {
@@ -215,15 +217,15 @@ fn at_start(text: &str) -> Vec<&str> {
     } else {
         Vec::new()
     };
-    // If the first value is not a message, only its id is read later. A batch that begins with something else
-    // is not a batch of messages.
+    // If the first value is not a message, only its id is read later. A batch that does not start with a
+    // message is not a batch of messages.
     if values.len() > MAX_MESSAGES || !values.first().is_some_and(is_message) {
         return Vec::new();
     }
     values.into_iter().filter(is_message).collect()
 }
 
-/// The items of a batch. Reading fails if there are too many.
+/// The items of a batch. Parsing fails if there are too many.
 struct Items<'a>(Vec<&'a str>);
 
 impl<'de> Deserialize<'de> for Items<'de> {
@@ -249,9 +251,9 @@ impl<'de> Deserialize<'de> for Items<'de> {
     }
 }
 
-/// An answer that follows other text and ends the line. Requests are not searched, because servers print
-/// those that they receive. An answer inside of other JSON is ignored, because log lines show what other
-/// servers have answered.
+/// A response that follows other text and ends the line. Requests are not searched for, because servers print
+/// those that they receive. A response inside other JSON is ignored, because log lines can contain responses of
+/// other servers.
 fn behind_text(text: &str) -> Vec<&str> {
     if text.starts_with('{') || text.len() > MAX_PREFIXED {
         return Vec::new();
@@ -260,7 +262,7 @@ fn behind_text(text: &str) -> Vec<&str> {
     places.filter_map(|at| text.get(at..)).find_map(answer_to_the_end).into_iter().collect()
 }
 
-/// The answer, if the whole text consists of one.
+/// The response, if the whole text consists of one.
 fn answer_to_the_end(text: &str) -> Option<&str> {
     let mut values = serde_json::Deserializer::from_str(text).into_iter::<&RawValue>();
     let value = values.next()?.ok()?.get();

@@ -1,4 +1,4 @@
-//! Server-sent events: their encoding, and event ids that name their stream.
+//! Server-sent events: their encoding, and event ids that identify their stream.
 
 use std::fmt;
 
@@ -10,11 +10,12 @@ use super::text::Text;
 /// The maximum length of a character in UTF-8, in bytes.
 const LONGEST: usize = 4;
 
-/// The number of a stream in a session: 0 is the GET stream, and the others are POSTs in the order of their
+/// The number of a stream in a session. 0 is the GET stream, and the others are POSTs in the order of their
 /// arrival.
 pub type StreamId = u64;
 
-/// An event id. It is unique in its session and names its stream (2025-11-25, "Resumability and Redelivery").
+/// An event id. It is unique in its session and identifies its stream (2025-11-25, "Resumability and
+/// Redelivery").
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EventId {
     /// The stream of the event.
@@ -38,9 +39,9 @@ impl fmt::Display for EventId {
     }
 }
 
-/// A message that is encoded as an event, a part at a time, so that a large message is not copied as a whole. The
-/// message is JSON without a line break (which the framing and [`super::rewrite()`] guarantee). Characters that widely used
-/// clients take for a line break, although event streams do not, are escaped.
+/// Encodes a message as an event in parts, so that a large message is not copied as a whole. The message must
+/// be JSON without a line break, which the framing and [`super::rewrite()`] guarantee. Some characters are
+/// escaped, because widely used clients treat them as line breaks although event streams do not.
 #[derive(Debug)]
 pub struct Event {
     head: Bytes,
@@ -50,7 +51,7 @@ pub struct Event {
 }
 
 impl Event {
-    /// Begins to encode a message.
+    /// Starts to encode a message.
     pub fn new(id: Option<EventId>, name: &str, data: &Text) -> Self {
         let head = match id {
             Some(id) => format!("event: {name}\nid: {id}\ndata: "),
@@ -64,7 +65,7 @@ impl Event {
         }
     }
 
-    /// Encodes the next part, of about `size` bytes. Returns `None` after the end.
+    /// Encodes the next part of about `size` bytes. Returns `None` after the end.
     pub fn part(&mut self, size: usize) -> Option<Bytes> {
         if self.is_at_end {
             return None;
@@ -89,7 +90,7 @@ impl Event {
     }
 }
 
-/// The last end of a character that is not behind this place, which is behind the first character.
+/// The last character boundary at or before this position. The position must be after the first character.
 fn end_of_character(text: &[u8], place: usize) -> usize {
     let ends = (place.saturating_sub(LONGEST) + 1..=place).rev();
     let is_end = |at: &usize| text.get(*at).is_none_or(|byte| byte & 0xC0 != 0x80);
@@ -101,13 +102,13 @@ pub fn encode_event(id: Option<EventId>, name: &str, data: &Text) -> Bytes {
     Event::new(id, name, data).part(usize::MAX).unwrap_or_default()
 }
 
-/// Encodes the first event of a stream: an id and empty data, so that a client can resume before the first
-/// message.
+/// Encodes the first event of a stream. It has an id and empty data, so that a client can resume before the
+/// first message.
 pub fn encode_priming(id: EventId, retry_ms: u128) -> Bytes {
     format!("id: {id}\nretry: {retry_ms}\ndata: \n\n").into()
 }
 
-/// Encodes the time for which a client should wait before it reconnects.
+/// Encodes the time that a client should wait before it reconnects.
 pub fn encode_retry(retry_ms: u128) -> Bytes {
     format!("retry: {retry_ms}\n\n").into()
 }

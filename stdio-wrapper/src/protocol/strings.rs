@@ -1,14 +1,13 @@
-//! Handles valid parts of JSON strings that cause problems for some readers: half a surrogate pair, and
-//! characters that some readers take for the end of a line. Both are replaced by a form that every reader
-//! understands.
+//! Handles valid parts of JSON strings that cause problems for some parsers: lone surrogates, and characters
+//! that some programs treat as line breaks. Both are replaced with a form that every parser accepts.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
 /// The length of `\uXXXX`, in bytes.
 const ESCAPE: usize = 6;
 
-/// Replaces `\ud83d` without its other half by `\ufffd`. Half a pair is not a character, and readers that
-/// store text as UTF-8 refuse the whole message because of it. `text` must be JSON.
+/// Replaces a lone surrogate such as `\ud83d` with `\ufffd`. A lone surrogate is not a character, and parsers
+/// that store text as UTF-8 refuse the whole message because of it. `text` must be JSON.
 pub fn without_lone_surrogates(text: Bytes) -> Bytes {
     if next_lone(&text, 0).is_none() {
         return text;
@@ -18,7 +17,7 @@ pub fn without_lone_surrogates(text: Bytes) -> Bytes {
     text.freeze()
 }
 
-/// Like [`without_lone_surrogates`], in place.
+/// Like [`without_lone_surrogates`], but in place.
 pub(super) fn mend_surrogates(text: &mut [u8]) {
     let mut at = 0;
     while let Some(next) = next_lone(text, at) {
@@ -29,7 +28,7 @@ pub(super) fn mend_surrogates(text: &mut [u8]) {
     }
 }
 
-/// The position of the next escape with half a pair.
+/// The position of the next escape of a lone surrogate.
 fn next_lone(text: &[u8], from: usize) -> Option<usize> {
     let mut at = from;
     loop {
@@ -45,15 +44,15 @@ fn next_lone(text: &[u8], from: usize) -> Option<usize> {
     }
 }
 
-/// The code unit of the escape at a position.
+/// The code unit of the escape at this position.
 fn unit(text: &[u8], at: usize) -> Option<u16> {
     let digits = text.get(at..at + ESCAPE)?.strip_prefix(b"\\u")?;
     u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
 }
 
-/// Appends JSON text with U+0085, U+2028 and U+2029 escaped. These can only be inside of strings, so the
-/// meaning stays the same. Python's `splitlines` and Node's `readline` end a line at them, and so do clients
-/// that use these.
+/// Appends JSON text with U+0085, U+2028 and U+2029 escaped. These can occur only in strings, so the meaning
+/// stays the same. Python's `splitlines` and Node's `readline`, and the clients that use them, treat these
+/// characters as line breaks.
 pub(super) fn put_without_separators(out: &mut BytesMut, text: &[u8]) {
     let mut rest = text;
     while let Some((at, length, escape)) = next_separator(rest) {
@@ -64,7 +63,7 @@ pub(super) fn put_without_separators(out: &mut BytesMut, text: &[u8]) {
     out.put_slice(rest);
 }
 
-/// The position and length of the next such character, and its escape.
+/// The position, length and escape of the next such character.
 fn next_separator(text: &[u8]) -> Option<(usize, usize, &'static [u8])> {
     memchr::memchr2_iter(0xC2, 0xE2, text).find_map(|at| match text.get(at..)? {
         [0xE2, 0x80, 0xA8, ..] => Some((at, 3, &br"\u2028"[..])),
@@ -74,7 +73,7 @@ fn next_separator(text: &[u8]) -> Option<(usize, usize, &'static [u8])> {
     })
 }
 
-/// Whether there is such a character.
+/// Whether the text contains such a character.
 pub(super) fn has_separator(text: &[u8]) -> bool {
     next_separator(text).is_some()
 }

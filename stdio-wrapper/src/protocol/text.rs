@@ -1,5 +1,5 @@
 //! The text of a message: in one piece or, if it is large, in three pieces that share the child's buffer, so
-//! that replacing the id of a large answer does not copy it.
+//! that replacing the id of a large response does not copy it.
 
 use std::sync::Arc;
 
@@ -8,8 +8,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::envelope::Span;
 use super::rewrite::{Patch, rewrite};
 
-/// Messages with fewer bytes are copied. This is cheaper than sharing, and frees the buffer that they came
-/// in.
+/// Messages with fewer bytes are copied. This is cheaper than sharing, and frees the buffer that contained
+/// them.
 const SHARED_FROM: usize = 32 << 10;
 
 /// A message for a client.
@@ -25,7 +25,7 @@ impl Text {
     /// Replaces one value in `frame`.
     pub fn splice(frame: &Bytes, span: &Span, with: &[u8]) -> Self {
         let (start, end) = (span.start.min(frame.len()), span.end.min(frame.len()));
-        // A carriage return would end a line of an event stream, so such a message is written again.
+        // A carriage return would end a line of an event stream, so such a message is rewritten.
         if frame.len() < SHARED_FROM || memchr::memchr2(b'\r', b'\n', frame).is_some() {
             return Self::Whole(rewrite(frame, &mut [Patch { span: start..end, with }]));
         }
@@ -50,7 +50,7 @@ impl Text {
         }
     }
 
-    /// The same text, which keeps `value` until its last piece is dropped.
+    /// The same text, which holds `value` until its last piece is dropped.
     #[must_use]
     pub fn holding(self, value: impl Send + Sync + 'static) -> Self {
         let value = Arc::new(value);
@@ -76,7 +76,7 @@ impl Text {
     }
 }
 
-/// A piece of a text that keeps a value.
+/// A piece of a text that holds a value.
 struct Held<T> {
     text: Bytes,
     _value: Arc<T>,

@@ -1,5 +1,5 @@
-//! Removes parts of a message because of which an SDK would silently drop it, if nothing is lost by that:
-//! keys that JSON-RPC does not know, and `null` for optional members.
+//! Removes parts of a message because of which an SDK would silently drop it, if their removal loses no
+//! information: keys that JSON-RPC does not define, and `null` for optional members.
 
 use std::borrow::Cow;
 
@@ -12,18 +12,18 @@ use super::peek::{RELATED_TASK, members};
 /// Members of `_meta` for which SDKs do not accept `null`.
 const OPTIONAL: [&str; 2] = ["progressToken", RELATED_TASK];
 
-/// Removes these parts of a message. Returns `None` if there are none. Parts that a strict reader must see,
+/// Removes these parts of a message. Returns `None` if there are none. Parts that a strict parser must see,
 /// such as repeated keys, are kept.
 pub fn tidy(message: &Message<'_>) -> Option<String> {
     if may_be_untidy(message) { tidy_text(message.text) } else { None }
 }
 
-/// A quick check, so that the thorough one is seldom needed.
+/// A fast check, so that the thorough one is rarely needed.
 pub(super) fn may_be_untidy(message: &Message<'_>) -> bool {
     message.is_untidy || has_null_member(message)
 }
 
-/// Whether `_meta` of a result is, or has, what [`tidy`] removes.
+/// Whether the `_meta` of a result contains something that [`tidy`] removes.
 pub(super) fn is_untidy_result(result: &str) -> bool {
     let is_null = |value: Option<&str>| value == Some("null");
     has_null_meta(result)
@@ -35,7 +35,7 @@ pub(super) fn is_untidy_result(result: &str) -> bool {
         })
 }
 
-/// Like [`tidy`], for a POST body, which can be a batch. `text` was parsed before, so it is JSON.
+/// Like [`tidy`], for a POST body, which can be a batch. `text` must already be known to be JSON.
 pub fn tidy_body(text: &str) -> Option<String> {
     let text = text.trim_ascii();
     if !text.starts_with('[') {
@@ -48,9 +48,9 @@ pub fn tidy_body(text: &str) -> Option<String> {
     is_changed.then(|| format!("[{}]", tidied.join(",")))
 }
 
-/// Whether `_meta` of the params, or a member of it that is optional, is `null`.
+/// Whether `_meta` of the params, or an optional member of it, is `null`.
 fn has_null_member(message: &Message<'_>) -> bool {
-    // Repeated members are kept, so that a strict reader sees them.
+    // Repeated members are kept, so that a strict parser sees them.
     let Ok([meta]) = message.members(["_meta"]) else { return false };
     let is_null = |value: Option<&str>| value == Some("null");
     is_null(meta) || message.meta(OPTIONAL).is_ok_and(|found| found.into_iter().any(is_null))
@@ -60,7 +60,7 @@ fn has_null(text: &str) -> bool {
     memchr::memmem::find(text.as_bytes(), b"null").is_some()
 }
 
-/// Results are often large, and often contain `null`, so this first searches for `_meta`.
+/// Results are often large and often contain `null`, so this first searches for `_meta`.
 fn has_null_meta(text: &str) -> bool {
     memchr::memmem::find(text.as_bytes(), b"\"_meta\"").is_some() && has_null(text)
 }
@@ -96,9 +96,9 @@ fn tidy_text(text: &str) -> Option<String> {
     is_changed.then(|| message.to_string())
 }
 
-/// Removes `null` from `_meta`, which is optional in params and results, as are all of its members.
+/// Removes `null` from `_meta`. It is optional in params and results, as are all of its members.
 fn tidy_meta(text: &str) -> Option<String> {
-    // Repeated members are kept, so that a strict reader sees them.
+    // Repeated members are kept, so that a strict parser sees them.
     let [meta] = members(text, ["_meta"]).ok()?;
     let meta = meta?;
     let tidied = if meta == "null" {

@@ -1,6 +1,7 @@
 //! The protocol revisions with the `initialize` handshake.
 
-/// A revision of MCP. The oldest comes first, so that `>=` means "this revision or a later one".
+/// A revision of MCP. The variants are in chronological order, so that `>=` means "this revision or a later
+/// one".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Version {
     /// 2024-11-05: HTTP with two endpoints (deprecated).
@@ -14,7 +15,7 @@ pub enum Version {
 }
 
 impl Version {
-    /// All revisions of this kind that the program supports.
+    /// All supported revisions with a handshake.
     pub const ALL: [Self; 4] = [Self::V2024_11_05, Self::V2025_03_26, Self::V2025_06_18, Self::V2025_11_25];
 
     /// The newest revision with a handshake.
@@ -35,13 +36,13 @@ impl Version {
         Self::ALL.into_iter().find(|version| version.as_str() == text)
     }
 
-    /// Whether the revision has batches (2025-03-26, "Batching"; no other revision has them).
+    /// Whether the revision has batches. Only 2025-03-26 has them ("Batching").
     pub fn has_batches(self) -> bool {
         self == Self::V2025_03_26
     }
 
-    /// Whether a stream begins with an event without data (2025-11-25, "Sending Messages to the Server").
-    /// Older clients take such an event for a malformed message.
+    /// Whether a stream starts with an event without data (2025-11-25, "Sending Messages to the Server"). Older
+    /// clients treat such an event as a malformed message.
     pub fn has_priming(self) -> bool {
         self >= Self::V2025_11_25
     }

@@ -112,7 +112,7 @@ async fn an_answer_that_names_no_call_fails_the_only_one_that_waits() {
         r#"{"jsonrpc":"2.0","result":{"a":1}}"#,
     ] {
         let answer = answered_with(&client, text).await;
-        assert!(refusal(&answer).contains("answer cannot be used"), "{text}: {answer}");
+        assert!(refusal(&answer).contains("response cannot be used"), "{text}: {answer}");
     }
     assert_eq!(client.text("echo", json!({})).await, "{}");
     let nameless = r#"{"jsonrpc":"2.0","error":{"code":-32603,"message":"broke {down}"}}"#;
