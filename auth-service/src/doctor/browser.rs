@@ -5,7 +5,7 @@ use reqwest::{Method, Response};
 use super::Notes;
 use super::network::Target;
 
-/// The origin of a page that the service does not know.
+/// The origin of a page that is unknown to the service.
 const ORIGIN: &str = "https://mcp-gate-doctor.example";
 
 /// Sends a preflight and a request, as a page of an unknown origin would.

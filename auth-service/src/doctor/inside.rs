@@ -66,7 +66,7 @@ pub(super) async fn readiness(ops: SocketAddr, patience: Duration, notes: &mut N
         Some(response) => judge(response, notes).await,
         None => notes.problem(
             "store",
-            format!("auth-service does not answer on OPS_LISTEN ({})", reachable_form(ops)),
+            format!("auth-service does not respond on OPS_LISTEN ({})", reachable_form(ops)),
             "it is not running here, or the settings of this shell differ from its own",
             "start it, or run the doctor with the service's own environment",
         ),

@@ -89,7 +89,7 @@ impl Target {
     }
 }
 
-/// Makes a TLS connector that trusts the system's certificates and the extra ones.
+/// Creates a TLS connector that trusts the system's certificates and the extra ones.
 fn connector(extra_roots: Option<&[u8]>) -> Result<TlsConnector, Box<dyn std::error::Error>> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
@@ -137,7 +137,7 @@ pub(super) async fn connect(target: &Target, now: UnixTime, notes: &mut Notes<'_
         Err(error) => {
             notes.problem(
                 "connection",
-                format!("{} does not answer: {error}", target.authority),
+                format!("{} does not respond: {error}", target.authority),
                 "clients cannot reach the service",
                 "start the edge proxy, open its port in the firewall, and make sure that the host's address \
                  is the edge's",

@@ -45,7 +45,7 @@ pub(super) async fn note_absence(
     let Some(ops) = ops else {
         return notes.problem(
             "auth-service",
-            format!("the edge answers, but auth-service does not: {seen}"),
+            format!("the edge responds, but auth-service does not: {seen}"),
             MEANING,
             "make sure that auth-service runs (its log shows why it stopped) and that the edge can reach its PUBLIC_LISTEN and EDGE_LISTEN (the log of the edge names the address that failed). To learn more, run the doctor where auth-service runs, with its settings",
         );
@@ -53,14 +53,14 @@ pub(super) async fn note_absence(
     match inside::ask(ops, target.patience).await {
         None => notes.problem(
             "auth-service",
-            format!("auth-service does not answer, neither at the edge ({seen}) nor on OPS_LISTEN ({})", inside::reachable_form(ops)),
+            format!("auth-service does not respond, neither at the edge ({seen}) nor on OPS_LISTEN ({})", inside::reachable_form(ops)),
             MEANING,
             "start auth-service; if it stops again, its log shows why. If it runs, run the doctor with its own settings",
         ),
         Some(response) => {
             notes.problem(
                 "auth-service",
-                format!("auth-service answers on OPS_LISTEN, but the edge does not reach it: {seen}"),
+                format!("auth-service responds on OPS_LISTEN, but the edge does not reach it: {seen}"),
                 MEANING,
                 "give the edge the addresses of PUBLIC_LISTEN and EDGE_LISTEN, and make sure that both are in one network (the log of the edge names the address that failed)",
             );

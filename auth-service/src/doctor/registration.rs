@@ -16,7 +16,7 @@ pub(super) async fn examine(target: &Target, server: &Value, notes: &mut Notes<'
         );
     };
     let metadata = json!({
-        "client_name": "mcp-gate doctor (probe, deleted at once)",
+        "client_name": "mcp-gate doctor (probe, deleted immediately)",
         "redirect_uris": ["http://127.0.0.1/mcp-gate-doctor"],
         "grant_types": ["authorization_code"],
         "response_types": ["code"],

@@ -166,7 +166,7 @@ fn judge(label: &str, told: &ProbeResponse, expected: Option<&str>, notes: &mut 
                         "{label} alters the challenge: {}",
                         told.challenge.as_deref().unwrap_or_default()
                     ),
-                    "an attacker can change what the edge tells the check about a request",
+                    "an attacker can change the description of a request that the edge sends to the check",
                     "make the edge overwrite X-Forwarded-* and X-Original-*, and remove those that it does not set",
                 );
             }

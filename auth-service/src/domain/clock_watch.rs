@@ -1,4 +1,4 @@
-//! Decides whether the clock is reliable enough to delete expired data for good. A clock that is wrong for a
+//! Decides whether the clock is reliable enough to delete expired data permanently. A clock that is wrong for a
 //! few seconds must not destroy data that cannot be restored.
 
 use std::fmt;

@@ -28,7 +28,7 @@ pub struct StoreKey {
 pub struct InvalidStoreKey;
 
 impl StoreKey {
-    /// Makes a key from these random bytes.
+    /// Creates a key from these random bytes.
     pub fn new(random: [u8; 32]) -> Self {
         Self { current: Zeroizing::new(random), previous: None }
     }

@@ -21,7 +21,7 @@ pub const MAX_TOKEN_LIFETIME: Duration = Duration::from_secs(86_400);
 /// differ.
 const MARGIN: Duration = Duration::from_secs(300);
 
-/// How signing keys are made and replaced.
+/// How signing keys are created and replaced.
 #[derive(Debug, Clone, Copy)]
 pub struct RotationTerms {
     /// The algorithm of new signing keys.
@@ -67,13 +67,13 @@ pub enum Unchanged {
     /// The set has no key with this identifier.
     #[error("there is no signing key {0}; `auth-service keys list` shows them all")]
     NoSuchKey(String),
-    /// A new key could not be made.
+    /// A new key could not be created.
     #[error(transparent)]
     Crypto(#[from] CryptoFailure),
 }
 
 impl KeySet {
-    /// Makes the set for a first start, or for a store that has lost its set. It contains one key, which signs
+    /// Creates the set for a first start, or for a store that has lost its set. It contains one key, which signs
     /// immediately.
     ///
     /// The first revision is the current time. If it were 1, a process that has read the lost set could mistake
@@ -85,7 +85,7 @@ impl KeySet {
         })
     }
 
-    /// Makes the set for a store that has lost its set. `revision` is the last known revision of the lost set.
+    /// Creates the set for a store that has lost its set. `revision` is the last known revision of the lost set.
     pub fn after(revision: u64, terms: &RotationTerms, now: UnixTime) -> Result<Self, CryptoFailure> {
         let first = Self::first(terms, now)?;
         Ok(Self { revision: first.revision.max(revision.saturating_add(1)), ..first })

@@ -65,7 +65,7 @@ pub struct InvalidSignature;
 const MAX_TOKEN_LEN: usize = 8192;
 
 impl KeyRing {
-    /// Makes a ring with the keys of this set.
+    /// Creates a ring with the keys of this set.
     pub fn new(set: KeySet, clock: Arc<dyn Clock>) -> Result<Self, CryptoFailure> {
         Ok(Self { ring: RwLock::new(Arc::new(Ring::new(set)?)), clock })
     }

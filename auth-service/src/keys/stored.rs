@@ -30,7 +30,7 @@ pub struct StoredSigningKey {
     pub algorithm: SigningAlgorithm,
     /// The private key in PKCS #8 DER, encoded in base64url.
     pkcs8: Zeroizing<String>,
-    /// Time at which the key was made.
+    /// Time at which the key was created.
     pub created_at: UnixTime,
     /// Time from which the key signs; before that, it is only published.
     pub signs_from: UnixTime,
@@ -59,7 +59,7 @@ pub(super) struct Material {
 }
 
 impl StoredSigningKey {
-    /// Makes a new key that signs from `signs_from`.
+    /// Creates a new key that signs from `signs_from`.
     pub fn generate(
         algorithm: SigningAlgorithm,
         now: UnixTime,

@@ -57,7 +57,7 @@ pub struct Header {
     version: u32,
     /// Identifies this dump, so that frames of one dump are not accepted in another.
     id: String,
-    /// The time at which the dump was made.
+    /// The time at which the dump was created.
     pub made_at: UnixTime,
 }
 

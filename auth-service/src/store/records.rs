@@ -74,7 +74,7 @@ impl Kind {
     }
 }
 
-/// The record name of the signing keys, of which there is one set.
+/// The record name of the set of signing keys, which exists only once.
 pub(super) const SIGNING: &str = "signing";
 
 /// One entry of a store. Its value is the stored JSON, byte for byte.

@@ -1,6 +1,6 @@
-//! The open database. After a failed read or write, redb refuses all operations, because it cannot know what
-//! is on disk. The database is then closed and opened again. Reads work as soon as it is open, and writes as
-//! soon as the disk accepts them.
+//! The open database. After a failed read or write, redb refuses all operations, because the state on disk is
+//! unknown. The database is then closed and opened again. Reads work as soon as it is open, and writes as soon as
+//! the disk accepts them.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};

@@ -355,7 +355,7 @@ fn refusal(reason: &str, waiting: usize, is_kept: bool) -> StoreError {
     StoreError::Unavailable(format!("{reason}{kept}"))
 }
 
-/// The error of a change that takes access away, if it could not be written to disk at all.
+/// The error of a change that takes access away but could not be written to disk.
 fn not_kept(reason: &str) -> String {
     format!(
         "{reason}. store.reserve cannot be written either: what was disabled, deleted or revoked is refused now, but a restart \
@@ -383,7 +383,7 @@ mod tests {
         let disk = std::sync::Mutex::new(disk);
         let (begun, begins) = oneshot::channel::<()>();
         let begun = std::sync::Mutex::new(Some(begun));
-        // This write blocks until the test lets the disk respond.
+        // This write blocks until the test makes the disk respond.
         let stalled = store.writer.write(move |_| {
             drop(begun.lock().unwrap().take());
             let _ = disk.lock().unwrap().recv();
@@ -393,7 +393,7 @@ mod tests {
             begins.await.unwrap_err();
             let waiting = join_all((0..QUEUE).map(|n| put(n.to_string())));
             let late = async {
-                // The pause lets the other writes fill the queue.
+                // The pause gives the other writes time to fill the queue.
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 put("late".to_owned()).await
             };

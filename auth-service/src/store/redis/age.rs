@@ -4,7 +4,7 @@
 //!
 //! A number in Redis grows with every change that takes access away, such as a revocation, and with every change
 //! of the signing keys. This process remembers the highest number that it has seen. If the number in Redis is
-//! lower, everything is refused until a new connection leads to a Redis with the latest data.
+//! lower, everything is refused until a new connection reaches a Redis with the latest data.
 //!
 //! Replicas that have not seen the highest number can change the older data until its number has caught up.
 //! Therefore each change also adds a random token to a history of the latest changes. If the last token that this

@@ -24,7 +24,7 @@ use super::keys::Keys;
 use super::permissions;
 use super::turns::{Turn, Turns};
 
-/// How long Redis keeps a row after its expiry. The expiry in the row itself is what counts, by the clock of a
+/// How long Redis keeps a row after its expiry. The expiry in the row itself decides, compared with the clock of a
 /// replica. That clock can differ from the clock of Redis by [`TOLERANCE`], and an item that was used must stay
 /// used (attack 33).
 const MARGIN: Duration = TOLERANCE.saturating_add(Duration::from_secs(60));
