@@ -1,6 +1,6 @@
 //! Measures the cost of the check at each edge proxy. It sends allowed requests through the proxy with
 //! auth-service behind it, and through the same proxy with a bare actix handler that returns the same headers
-//! without checking anything. The two alternate within one run.
+//! without checking anything (the floor). The two alternate within one run.
 //!
 //!     cargo build --release -p auth-service && cargo run --release -p tests --example edge_bench --
 //!     [SECONDS] [CONNECTIONS]
@@ -11,7 +11,7 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::print_stdout,
-    reason = "a benchmark for people to run"
+    reason = "a benchmark that is run by hand"
 )]
 
 use std::process::Stdio;

@@ -101,7 +101,7 @@ async fn check(client: &Client, heard: &Heard, name: &str) -> anyhow::Result<()>
                 call("test_trigger_tool_change", json!({})).await?;
                 match subscription.next().await? {
                     Some(ServerNotification::ToolListChangedNotification(_)) => {}
-                    other => bail!("told {other:?}"),
+                    other => bail!("received {other:?}"),
                 }
             } else {
                 call("test_trigger_tool_change", json!({})).await?;

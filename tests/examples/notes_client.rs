@@ -392,7 +392,7 @@ impl Using<'_> {
         self.client.call_tool(params("touch_note", json!({}))).await?;
         match subscription.next().await? {
             Some(ServerNotification::ResourceUpdatedNotification(_)) => Ok(()),
-            other => bail!("told {other:?}"),
+            other => bail!("received {other:?}"),
         }
     }
 

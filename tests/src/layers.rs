@@ -40,7 +40,7 @@ pub fn breaches(src: &Path, table: &Table) -> Result<Vec<String>> {
                 .push(format!("The table has the module `{module}`, which does not exist: remove its line."));
         }
         for other in below.iter().filter(|other| !table.contains_key(*other)) {
-            found.push(format!("The table lets `{module}` import `{other}`, which has no line of its own."));
+            found.push(format!("The table lets `{module}` import `{other}`, which is not in the table."));
         }
     }
     if let Some(circle) = circle(table) {

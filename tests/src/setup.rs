@@ -140,8 +140,8 @@ impl Setup {
         self
     }
 
-    /// Makes the edge reach auth-service by a name that has these loopback addresses, in this order, like the name
-    /// of replicas in a network of containers. The stack itself starts the replica at `127.0.0.1`.
+    /// Makes the edge reach auth-service by a name that has these loopback addresses, in this order, as the
+    /// DNS of a container network does for replicas. The stack itself starts the replica at `127.0.0.1`.
     #[must_use]
     pub fn replicas_at(mut self, addresses: &[Ipv4Addr]) -> Self {
         addresses.clone_into(&mut self.auth_addresses);

@@ -81,7 +81,7 @@ async fn is_known(stack: &Stack, client: &Registration) -> bool {
 async fn verify(stack: &Stack, done: &Acknowledged) {
     assert!(!is_known(stack, &Registration { client_id: "mcp_nobody".into() }).await);
     for client in &done.clients {
-        assert!(is_known(stack, client).await, "{client:?} is gone");
+        assert!(is_known(stack, client).await, "{client:?} was lost");
     }
     for person in &done.accounts {
         if let Err(error) = stack.log_in_as(person, &stack.mcp_url).await {

@@ -217,7 +217,7 @@ async fn a_second_answer_after_the_login_has_ended_does_not_deny_the_first() {
     let query = format!("/authorize?{}", authorize_query(&client, &[]));
     let page = browser.open(&query).await;
     assert!(browser.submit(&page, &[("decision", "allow")]).await.parameter("code").is_some());
-    // The form is sent first without session cookies, and then with those of another login.
+    // The form is sent first without session cookies, and then with the cookies of another login.
     let mut other = app.browser();
     for _ in 0..2 {
         let again = other.submit(&page, &[("decision", "allow")]).await;
@@ -253,7 +253,7 @@ async fn a_question_that_cannot_be_answered_any_more_can_be_asked_again() {
     let page = browser.open(&query).await;
     let refused = browser.submit(&page, &[]).await;
     allow_by_way_on(&mut browser, &refused).await;
-    // The session has ended. The user has to sign in first, and is then asked again.
+    // The session has ended. The user must sign in first, and is then asked again.
     let page = browser.open(&query).await;
     browser.cookies.retain(|(name, _)| !name.ends_with("_session"));
     let refused = browser.submit(&page, &[("decision", "allow")]).await;

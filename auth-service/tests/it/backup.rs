@@ -78,7 +78,7 @@ fn a_backup_of_one_machine_is_restored_on_another() {
     let users = works(&command("user list", &there));
     assert!(users.contains("ana@people.example\tactive\tstaff") && users.contains("bo\t"), "{users}");
     assert_ne!(fs::read(&key_file).unwrap(), fs::read(format!("{new}/store.key")).unwrap());
-    // An existing store is replaced only with `--replace`. The old store is kept in a directory next to it.
+    // An existing store is replaced only with `--replace`. The old file is kept as `store.redb.replaced`.
     let refused = fails(&script("restore", &[dump], &here));
     assert!(refused.contains("not empty") && refused.contains("--replace"), "{refused}");
     assert!(works(&command("user list", &here)).contains("disabled"));

@@ -327,9 +327,8 @@ async fn replicas_say_that_redis_has_lost_everything_and_agree_again_when_it_is_
     assert_eq!(other.check_token(&tokens.access).await.status(), StatusCode::OK);
 
     app.tell_store("FLUSHALL");
-    // Requests are refused both before and after a replica has noticed the loss. `other` gets no request before
-    // that, because it accepts tokens from its cache until its next check of the store, which runs every five
-    // seconds.
+    // Requests are refused both before and after a replica has noticed the loss. `other` gets no request at first,
+    // because it accepts tokens from its cache until its next check of the store, which runs every five seconds.
     refuses_nothing_for_good(&app, &client, &tokens).await;
     for replica in [&app, &other] {
         let (status, body) = ready(replica).await;

@@ -350,7 +350,7 @@ async fn where_requests_must_be_pushed_no_other_counts() {
     let mut browser = everywhere.browser_of("ana").await;
     let page = browser.open(&format!("/authorize?{}", pushed_query(&client, &uri))).await;
     assert_eq!(page.status, StatusCode::OK);
-    // The setting can also apply to a single client, which has to authenticate.
+    // The setting can also apply to a single client, which must then authenticate.
     let app = TestApp::start().await;
     let strict = NewClient {
         grant_types: vec![GrantType::AuthorizationCode],

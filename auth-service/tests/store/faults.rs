@@ -447,7 +447,7 @@ async fn a066_an_older_redis_whose_number_others_have_caught_up_with_is_not_take
         std::fs::write(&dump, older).unwrap();
         assert!(server.run());
         // A process that starts now knows no higher number, and `store` cannot pass its number on. The changes of
-        // that process raise the number to at least the one that `store` has seen.
+        // that process raise the number at least to the number that `store` has seen.
         let others = connect(&server.url()).await.unwrap();
         assert!(opens(&others, &revoked).await.unwrap(), "the data are not older than the revocation");
         for _ in 0..made_by_others {

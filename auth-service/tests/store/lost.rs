@@ -30,7 +30,7 @@ async fn adopts(server: &RedisServer) -> Result<(), StoreError> {
     RedisStore::adopt(&address(server), &key()).await
 }
 
-/// Counts the rows, except the one that a process writes to test whether Redis is writable.
+/// Counts the rows, without the row that a process writes to test whether Redis is writable.
 fn rows(server: &RedisServer) -> usize {
     Resp::connect(server.port).keys().iter().filter(|key| !key.ends_with(b":writable")).count()
 }

@@ -1,4 +1,4 @@
-//! A small Redis client that can read all data in Redis, like a thief of the database.
+//! A small Redis client that can read all data in Redis, as a thief could.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;

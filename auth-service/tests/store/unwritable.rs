@@ -168,7 +168,7 @@ async fn what_is_taken_away_counts_while_the_file_cannot_be_written_and_for_ever
     let error = store.ping().await.unwrap_err().to_string();
     assert!(error.contains("kept in store.reserve"), "{error}");
 
-    // Dropping the store leaves only its files, like a crash.
+    // Dropping the store leaves only its files, as after a crash.
     drop(store);
     fs::rename(data.path().join("aside"), data.path().join("store.redb")).unwrap();
     let store = open(data.path());
@@ -335,7 +335,8 @@ async fn a_write_of_the_reserve_that_was_broken_off_leaves_what_was_kept_before(
     let at = (0..file.len()).find(|at| file[*at] != first[*at]).unwrap();
     file[at + 100] ^= 1;
     fs::write(data.path().join("store.reserve"), file).unwrap();
-    // store.made counts a change only after the change was written to the reserve.
+    // The file store.made counts a change only after the change was written to the reserve, so the test restores
+    // it as well.
     fs::write(data.path().join("store.made"), made).unwrap();
     fs::rename(fault.directory.join("aside"), data.path().join("store.redb")).unwrap();
     let store = open(data.path());

@@ -246,7 +246,7 @@ async fn a107_a_wrapper_that_is_killed_leaves_nothing_behind() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a107_a_child_that_kills_what_watches_over_it_ends_with_all_that_it_has_started() {
-    // The test itself sends these signals. With isolation, a child could not send them.
+    // The test itself sends these signals, because a child could send them only without isolation.
     let wrapper = Wrapper::start(&["--child-isolation=off"], &[]).await;
     let older = wrapper.session().await;
     let client = wrapper.session().await;

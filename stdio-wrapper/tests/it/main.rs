@@ -6,7 +6,7 @@
     clippy::panic,
     clippy::indexing_slicing,
     clippy::needless_pass_by_value,
-    reason = "a test that panics is a test that fails"
+    reason = "a test fails by panicking"
 )]
 
 mod attacks;

@@ -40,7 +40,7 @@ def fail() -> str:
 
 @mcp.tool
 async def clean(ctx: Context) -> str:
-    """Removes temporary files, and everything if told so."""
+    """Removes temporary files, and all files if the user agrees."""
     temporary = await ctx.elicit("Delete 1 temporary file?", response_type=None)
     everything = await ctx.elicit("Delete ALL 10000 files?", response_type=None)
     return f"temporary={temporary.action} ALL={everything.action}"
@@ -72,7 +72,7 @@ async def folders(ctx: Context) -> str:
 
 @mcp.tool
 async def import_notes(count: int, ctx: Context) -> str:
-    """Imports notes and tells how far it is."""
+    """Imports notes and reports progress."""
     await ctx.info(f"importing {count} notes")
     for done in range(1, count + 1):
         await ctx.report_progress(done, total=count)

@@ -76,7 +76,7 @@ async def clean(
     temporary: Annotated[ElicitationResult[Confirm], Resolve(ask_temporary)],
     everything: Annotated[ElicitationResult[Confirm], Resolve(ask_everything_then)],
 ) -> str:
-    """Removes temporary files, and everything if told so."""
+    """Removes temporary files, and all files if the user agrees."""
     return f"temporary={temporary.action} ALL={everything.action}"
 
 
@@ -122,7 +122,7 @@ async def folders(roots: Annotated[ListRootsResult, Resolve(roots_of_the_client)
 
 @mcp.tool()
 async def import_notes(count: int, ctx: Context) -> str:
-    """Imports notes and tells how far it is."""
+    """Imports notes and reports progress."""
     for done in range(1, count + 1):
         await ctx.report_progress(done, total=count)
         await asyncio.sleep(0.05)

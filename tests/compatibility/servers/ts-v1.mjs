@@ -35,7 +35,7 @@ server.registerTool('fail', { description: 'Never works.' }, async () => {
 const requestedSchema = { type: 'object', properties: { confirm: { type: 'boolean' } }, required: ['confirm'] };
 const ask = (message) => server.server.elicitInput({ message, requestedSchema });
 
-server.registerTool('clean', { description: 'Removes temporary files, and everything if told so.' }, async () => {
+server.registerTool('clean', { description: 'Removes temporary files, and all files if the user agrees.' }, async () => {
   const temporary = await ask('Delete 1 temporary file?');
   const everything = await ask('Delete ALL 10000 files?');
   return text(`temporary=${temporary.action} ALL=${everything.action}`);
@@ -65,7 +65,7 @@ server.registerTool('folders', { description: 'The folders that the client share
 });
 
 server.registerTool('import_notes', {
-  description: 'Imports notes and tells how far it is.',
+  description: 'Imports notes and reports progress.',
   inputSchema: { count: z.number() },
 }, async ({ count }, extra) => {
   await server.sendLoggingMessage({ level: 'info', data: `importing ${count} notes` });

@@ -42,7 +42,7 @@ serveStdio((connection) => {
     throw new Error('the disk is full');
   });
 
-  server.registerTool('clean', { description: 'Removes temporary files, and everything if told so.', inputSchema: none },
+  server.registerTool('clean', { description: 'Removes temporary files, and all files if the user agrees.', inputSchema: none },
     async (_, ctx) => {
       const state = ctx.mcpReq.requestState();
       if (!state) {
@@ -90,7 +90,7 @@ serveStdio((connection) => {
   });
 
   server.registerTool('import_notes', {
-    description: 'Imports notes and tells how far it is.',
+    description: 'Imports notes and reports progress.',
     inputSchema: z.object({ count: z.number() }),
   }, async ({ count }, ctx) => {
     await ctx.mcpReq.log('info', `importing ${count} notes`);

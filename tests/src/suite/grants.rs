@@ -82,7 +82,7 @@ async fn answer(target: &Target, clients: &Clients) -> Result<()> {
 /// The header and the claims of a JWT.
 fn read(token: &str) -> Result<[Value; 2]> {
     let parts: Vec<&str> = token.split('.').collect();
-    let &[header, claims, _] = parts.as_slice() else { return skip("access tokens are no JWTs") };
+    let &[header, claims, _] = parts.as_slice() else { return skip("access tokens are not JWTs") };
     let part = |text: &str| -> Result<Value> { Ok(serde_json::from_slice(&URL_SAFE_NO_PAD.decode(text)?)?) };
     Ok([part(header)?, part(claims)?])
 }

@@ -74,7 +74,7 @@ async fn query(target: &Target, clients: &Clients) -> Result<()> {
 async fn forged(target: &Target, clients: &Clients) -> Result<()> {
     let access = clients.first()?.tokens(target).await?.access;
     let parts: Vec<&str> = access.split('.').collect();
-    let &[header, claims, signature] = parts.as_slice() else { return skip("access tokens are no JWTs") };
+    let &[header, claims, signature] = parts.as_slice() else { return skip("access tokens are not JWTs") };
     let none = URL_SAFE_NO_PAD.encode(r#"{"alg":"none","typ":"at+jwt"}"#);
     let text = String::from_utf8(URL_SAFE_NO_PAD.decode(claims)?)?;
     let changed = URL_SAFE_NO_PAD.encode(text.replacen("\"sub\":\"", "\"sub\":\"x", 1));

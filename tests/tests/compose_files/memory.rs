@@ -150,7 +150,7 @@ fn sum_of(rows: &[Part]) -> u64 {
     let (together, parts) = rows.split_last().unwrap();
     for (name, product, all) in parts {
         let (most, each) = product.unwrap_or_else(|| panic!("{name}"));
-        #[expect(clippy::cast_precision_loss, reason = "small numbers")]
+        #[expect(clippy::cast_precision_loss, reason = "the numbers are small")]
         let off = most as f64 * each / 1024.0 - *all as f64;
         assert!(off.abs() <= 1.0, "{name}: {off}");
     }
@@ -215,7 +215,7 @@ fn what_a_wrapper_can_be_made_to_hold_leaves_room_for_servers() {
         bytes(rest.split('"').next().unwrap())
     };
     for (what, each) in [("bodies", "MAX_BODY"), ("messages", "MAX_BODY"), ("answers", "MAX_LINE")] {
-        #[expect(clippy::cast_precision_loss, reason = "small numbers")]
+        #[expect(clippy::cast_precision_loss, reason = "the numbers are small")]
         let kibibytes = (preset(each) / KIB) as f64;
         assert!((row(what).1 - kibibytes).abs() < 1.0, "{what}");
     }

@@ -30,7 +30,7 @@ impl Key {
     }
 
     /// A proof for one request. The claims in `more` are added to the default claims or replace them.
-    #[expect(clippy::disallowed_methods, reason = "a client has the wall clock")]
+    #[expect(clippy::disallowed_methods, reason = "a client uses the wall clock")]
     fn proof(&self, method: &str, url: &str, more: &Value) -> String {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
         let mut claims =

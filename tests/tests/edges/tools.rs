@@ -25,7 +25,7 @@ default_scope = "notes:read"
 "notes:read" = "Read notes"
 "notes:write" = "Change notes"
 
-# The wrapper knows the body, and holds legacy clients to the rules.
+# The wrapper sees the body, and applies the rules to legacy clients.
 [[service]]
 host = "localhost"
 legacy_tools = "wrapper"

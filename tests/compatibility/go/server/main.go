@@ -207,11 +207,11 @@ func main() {
 	mcp.AddTool(server, &mcp.Tool{Name: "delete_note", Description: "Deletes a note."}, deleteNote)
 	mcp.AddTool(server, &mcp.Tool{Name: "word_count", Description: "Counts the words of a text."}, wordCount)
 	mcp.AddTool(server, &mcp.Tool{Name: "fail", Description: "Never works."}, fail)
-	mcp.AddTool(server, &mcp.Tool{Name: "clean", Description: "Removes temporary files, and everything if told so."}, clean)
+	mcp.AddTool(server, &mcp.Tool{Name: "clean", Description: "Removes temporary files, and all files if the user agrees."}, clean)
 	mcp.AddTool(server, &mcp.Tool{Name: "clean_at_once", Description: "The same, with both questions at once."}, cleanAtOnce)
 	mcp.AddTool(server, &mcp.Tool{Name: "summarize", Description: "Summarizes two notes."}, summarize)
 	mcp.AddTool(server, &mcp.Tool{Name: "folders", Description: "The folders that the client shares."}, folders)
-	mcp.AddTool(server, &mcp.Tool{Name: "import_notes", Description: "Imports notes and tells how far it is."}, importNotes)
+	mcp.AddTool(server, &mcp.Tool{Name: "import_notes", Description: "Imports notes and reports progress."}, importNotes)
 	mcp.AddTool(server, &mcp.Tool{Name: "wait", Description: "Takes a minute."}, wait)
 	touch := func(ctx context.Context, _ *mcp.CallToolRequest, _ none) (*mcp.CallToolResult, any, error) {
 		err := server.ResourceUpdated(ctx, &mcp.ResourceUpdatedNotificationParams{URI: "notes://list"})
