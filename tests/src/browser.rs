@@ -75,7 +75,7 @@ pub fn browser() -> Result<reqwest::Client> {
     Ok(builder.timeout(std::time::Duration::from_secs(30)).build()?)
 }
 
-/// Like [`authorize`], in a browser in which the user can already be logged in.
+/// Like [`authorize`], in a browser in which the user might already be logged in.
 pub async fn authorize_in(
     browser: &reqwest::Client,
     authorization_url: Url,

@@ -49,7 +49,7 @@ impl ControlGroup {
         let root = Path::new(ROOT);
         let is_v2 = root.join("cgroup.controllers").exists();
         let (memory, pids) = if is_v2 {
-            // A controller can already be enabled or be missing. A missing one causes an error below.
+            // A controller might already be enabled or be missing. A missing one causes an error below.
             fs::write(root.join("cgroup.subtree_control"), "+memory +pids").ok();
             (root.join(&name), root.join(&name))
         } else {

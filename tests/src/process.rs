@@ -129,7 +129,7 @@ impl Process {
 
     /// Sends a signal to the whole process group.
     pub fn signal(&self, signal: Signal) {
-        // The group can have exited already, which is not an error.
+        // The group might have exited already, which is not an error.
         kill_process_group(self.group(), signal).ok();
     }
 

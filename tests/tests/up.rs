@@ -41,7 +41,7 @@ impl Up {
         if !checkout.exists() {
             clean_clone(repository(), dir).unwrap();
         }
-        // If the tests were started in the background, a shell can have set SIGINT to be ignored, which a script
+        // If the tests were started in the background, a shell might have set SIGINT to be ignored, which a script
         // cannot undo.
         let mut command = process::command("env");
         command

@@ -179,7 +179,7 @@ async fn a066_a_replica_that_was_frozen_and_a_process_that_starts_learn_from_oth
 }
 
 /// The claim is stored in a row. A full Redis must still accept it, because a Redis that returned with older data
-/// can be full.
+/// might be full.
 #[tokio::test(flavor = "multi_thread")]
 async fn a066_a_replica_tells_others_that_redis_is_older_although_redis_is_full() {
     let Some(server) = RedisServer::start(&["--appendonly", "no"]) else { return };

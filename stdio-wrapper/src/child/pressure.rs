@@ -72,7 +72,7 @@ mod tests {
     async fn what_a_thread_does_is_seen() {
         let mut pressure = Pressure::of_this_thread();
         assert!(!pressure.is_high());
-        // This takes two windows, because the first one can have started before the thread's work was counted.
+        // This takes two windows, because the first one might have started before the thread's work was counted.
         let until = Instant::now() + 4 * WINDOW;
         while Instant::now() < until {
             let turn = Instant::now() + Duration::from_millis(1);

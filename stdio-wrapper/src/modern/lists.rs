@@ -288,7 +288,7 @@ mod tests {
         lists.changed("notifications/tools/list_changed");
         assert_eq!(lists.get(&key("ana", "{}"), now), None);
         assert!(lists.get(&prompts, now).is_some());
-        // The child can have created this result before the change.
+        // The child might have created this result before the change.
         lists.keep(&key("ana", "{}"), asked, &result("1000", "public"), now);
         assert_eq!(lists.get(&key("ana", "{}"), now), None);
     }

@@ -214,7 +214,7 @@ async fn calls_that_wait_for_a_stateless_server_have_a_ceiling_together() {
         let (client, body) = (client.clone(), call(id, "sleep", json!({"seconds": 5, "padding": padding})));
         async move {
             let answer = loop {
-                // While the wrapper reads other bodies, it can lack memory for another one.
+                // While the wrapper reads other bodies, it might lack memory for another one.
                 let response = client.post(body.clone()).await;
                 if response.status() != 503 {
                     break crate::wrapper::answer_of(response).await;

@@ -363,7 +363,7 @@ async fn an_error_without_an_id_is_not_given_to_the_call_after_a_cancelled_one()
     wrapper.metric_becomes("stdio_wrapper_requests_in_flight", 1).await;
     client.post(r#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":5}}"#).await;
     assert!(waiting.await.unwrap()["error"].is_object());
-    // This is also true after another response, because the cancelled call can still be running.
+    // This is also true after another response, because the cancelled call might still be running.
     assert_eq!(client.text("echo", json!({})).await, "{}");
     let late = r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32700,"message":"cannot read the first one"}}"#;
     let line = format!("{late}\n{{\"jsonrpc\":\"2.0\",\"id\":{{ID}},\"result\":{{\"a\":1}}}}");

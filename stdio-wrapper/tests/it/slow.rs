@@ -15,7 +15,7 @@ fn send(address: &str, text: &[u8]) -> TcpStream {
     let mut stream = TcpStream::connect(address).unwrap();
     // This is much longer than all of the wrapper's own limits, so a test fails if its connection is not closed.
     stream.set_read_timeout(Some(Duration::from_secs(90))).unwrap();
-    // The other side can already have closed the connection.
+    // The other side might already have closed the connection.
     let _ = stream.write_all(text);
     stream
 }
@@ -164,7 +164,7 @@ async fn clients_that_do_not_read_their_answers_hold_neither_connections_nor_mem
     let body = call(1, "big", json!({"bytes": 8_000_000}));
     let held: Vec<TcpStream> = (0..25).map(|_| post_and_not_read(&client, &wrapper.address, &body)).collect();
     let started = Instant::now();
-    // The first client's connection can be one of the twenty, so the test opens another one.
+    // The first client's connection might be one of the twenty, so the test opens another one.
     let other = wrapper.session_of_its_own().await;
     assert_eq!(other.text("echo", json!({})).await, "{}");
     assert!(started.elapsed() < Duration::from_secs(59), "{:?}", started.elapsed());
@@ -182,7 +182,7 @@ async fn a100_requests_before_the_last_response_was_read_end_the_connection() {
         let stream = TcpStream::connect(address).unwrap();
         rustix::net::sockopt::set_socket_recv_buffer_size(&stream, 4096).unwrap();
         let text = request.replace("\r\n", &format!("\r\nHost: {address}\r\n")) + "\r\n";
-        // The other side can close the connection in the meantime.
+        // The other side might close the connection in the meantime.
         let _ = (&stream).write_all(text.repeat(all).as_bytes());
         stream
     };
@@ -194,7 +194,7 @@ async fn a100_requests_before_the_last_response_was_read_end_the_connection() {
     let operators = unread(&wrapper.ops, "GET /metrics HTTP/1.1\r\n");
     wrapper.metric_becomes("process_open_fds", before).await;
     let mut text = Vec::new();
-    // The connection can have been reset.
+    // The connection might have been reset.
     let _ = (&operators).read_to_end(&mut text);
     let responses = String::from_utf8_lossy(&text).matches("HTTP/1.1 200").count();
     assert!(responses <= 1, "{responses} responses");
@@ -350,7 +350,7 @@ async fn connections_have_a_ceiling_and_those_beyond_it_wait() {
     let streams: Vec<TcpStream> = (0..200).map(|_| send(&wrapper.address, request.as_bytes())).collect();
     wrapper.metric_at_least("process_open_fds", before + 20).await;
     let open = wrapper.metric("process_open_fds").await;
-    // Each connection uses two open files, and a few more connections can be about to open.
+    // Each connection uses two open files, and a few more connections might be about to open.
     assert!(open <= before + 2 * 24, "{open} open files after {before}");
     assert_eq!(wrapper.ops_status("/health").await, 200, "the operator's listener has its own connections");
     drop(streams);

@@ -36,7 +36,7 @@ async fn every_spare_is_pinged_once_it_is_known_that_they_answer() {
     let spare = wrapper.session().await;
     wrapper.metric_becomes("stdio_wrapper_children_started_total", 2).await;
     assert_eq!(spare.text("echo", json!({})).await, "{}");
-    // The next spare can still be starting. Its response to the ping then arrives after the session has begun, and
+    // The next spare might still be starting. Its response to the ping then arrives after the session has begun, and
     // is sent to no client.
     let early = wrapper.session().await;
     assert_eq!(early.text("echo", json!({"a": 1})).await, "{\"a\": 1}");

@@ -158,7 +158,7 @@ async fn a_server_that_insists_asks_its_user_each_time_and_not_without_end() {
     assert_eq!((asked.len(), &done["error"]["code"]), (64, &json!(-32603)), "{done}");
     assert!(done["error"]["message"].as_str().unwrap().contains("more than 64 rounds"), "{done}");
     wrapper.logged("cancelled a call").await;
-    // The server asks faster than a user could answer. On a busy machine it can pause, and then the user is asked.
+    // The server asks faster than a user could answer. On a busy machine it might pause, and then the user is asked.
     let flood = call_with("flood", json!({"count": 100_000}), json!({}));
     let (asked, flooded) = converse(&client, &flood, |_| accept(json!({}))).await;
     assert!(flooded["error"]["message"].as_str().unwrap().contains("more than"), "{flooded}");
@@ -237,7 +237,7 @@ async fn an_answer_to_a_question_that_was_taken_back_is_none_to_the_next_under_i
     let [(name, asked)] = questions(&first).try_into().unwrap();
     assert_eq!(asked, "Delete 1 file?");
     wrapper.logged("swapped its question").await;
-    // The wrapper can still be processing the output of the child before that line.
+    // The wrapper might still be processing the output of the child before that line.
     tokio::time::sleep(Duration::from_millis(300)).await;
     let accepted = json!({&name: {"action": "accept"}});
     let second = answer(&client, &call("swap", retry(&first, accepted.clone()))).await;

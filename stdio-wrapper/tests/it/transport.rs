@@ -255,7 +255,7 @@ async fn a_second_get_stream_lives_next_to_the_first_and_each_message_goes_to_on
     client.text("changed", json!({})).await;
     let seen = first.next().await.unwrap().id.unwrap();
     let second = client.get(None).await;
-    assert_eq!(second.status(), 200, "the client of the first stream can have disconnected unnoticed");
+    assert_eq!(second.status(), 200, "the client of the first stream might have disconnected unnoticed");
     let mut second = Events::new(second);
     assert_eq!(
         second.next().await.unwrap().id.as_deref(),

@@ -229,7 +229,7 @@ impl Drop for Wrapper {
         if let Some(pid) = rustix::process::Pid::from_raw(self.pid())
             && self.process.try_wait().unwrap().is_none()
         {
-            // The process can have exited since then.
+            // The process might have exited since then.
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
             for _ in 0..200 {
                 if self.process.try_wait().unwrap().is_some() {

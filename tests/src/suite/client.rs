@@ -118,7 +118,7 @@ impl PublicClient {
         target.authorize(&pairs).await
     }
 
-    /// The response to that request in the browser in which the user can be logged in.
+    /// The response to that request in the browser in which the user might be logged in.
     pub(super) async fn ask_in_browser(&self, target: &Target, replaced: &[(&str, &str)]) -> Result<Answer> {
         let endpoint = target.endpoint("authorization_endpoint")?;
         let url = Url::parse_with_params(endpoint, self.request(target, replaced))?;

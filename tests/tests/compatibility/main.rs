@@ -49,7 +49,7 @@ async fn every_client_with(server: Server) {
     let mut rows = Vec::new();
     for client in Client::ALL {
         let mut seen = run::whole_story(&stack, client, work.path()).await;
-        // A known failure is recorded even if the feature worked in this run. For example, a client can fall back
+        // A known failure is recorded even if the feature worked in this run. For example, a client might fall back
         // to the older protocol if the server starts slowly.
         for known in known::of(server, client) {
             seen.features.insert(known.feature.to_owned(), "failed".to_owned());

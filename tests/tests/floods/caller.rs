@@ -77,7 +77,7 @@ impl Caller {
     }
 
     pub(crate) async fn close(&self, session: &str) {
-        // The session can have ended already.
+        // The session might have ended already.
         self.request(reqwest::Method::DELETE, session).send().await.ok();
     }
 

@@ -178,7 +178,7 @@ impl Model {
         Some(!covered)
     }
 
-    /// The client of the code, unless the code is so old that the service can have forgotten it.
+    /// The client of the code, unless the code is so old that the service might have forgotten it.
     pub(super) fn client_of_code(&self, code: usize) -> Option<usize> {
         Some(&self.codes[code]).filter(|code| code.ends + 80_000 > self.now).map(|code| code.client)
     }
