@@ -298,7 +298,7 @@ mod tests {
             "- CODE_TTL: \"1h\" is out of range; write a time from 5 to 600 seconds",
             "- EDGE_SECRET is shorter than 16 characters",
             "- TOKEN_CACHE_SIZE must be a number",
-            "- ISSUR: there is no such setting. Is ISSUER meant?",
+            "- ISSUR: there is no such setting. Did you mean ISSUER?",
         ] {
             assert!(text.contains(part), "{part} in {text}");
         }

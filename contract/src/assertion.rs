@@ -1,4 +1,4 @@
-//! The assertion: a short-lived JWT in the header `X-Auth-Assertion`, in which auth-service says who is
+//! The assertion: a short-lived JWT in the header `X-Auth-Assertion`, with which auth-service states who is
 //! calling.
 
 use std::borrow::Cow;
@@ -10,8 +10,8 @@ use crate::rules::UnmetRule;
 /// The `typ` header of an assertion, so that no other kind of token is accepted as one (RFC 8725 §3.11).
 pub const TYPE: &str = "mcp-assertion+jwt";
 
-/// The claims of an assertion. A reader ignores claims that it does not know, so that auth-service can be
-/// updated before the services. It must not ignore a rule that it does not know; see [`UnmetRule`].
+/// The claims of an assertion. A reader ignores unknown claims, so that auth-service can be updated before the
+/// services. It must not ignore an unknown rule; see [`UnmetRule`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claims<'a> {
     /// Issuer identifier of auth-service. Readers compare it when they verify the signature.
@@ -25,7 +25,7 @@ pub struct Claims<'a> {
     /// Login name of the user.
     #[serde(default, deserialize_with = "or_default")]
     pub username: Cow<'a, str>,
-    /// Email address of the user. It is empty if unknown.
+    /// Email address of the user. Empty if unknown.
     #[serde(default, deserialize_with = "or_default")]
     pub email: Cow<'a, str>,
     /// The groups that the user is in.
@@ -49,12 +49,12 @@ pub struct Claims<'a> {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_exp: Option<u64>,
     /// Policy rules that the caller does not meet. The service must refuse the calls that they apply to,
-    /// which only the body of the request shows.
+    /// because only the request body shows which call is made.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tool_rules: Vec<UnmetRule>,
 }
 
-/// Reads `null` like a claim that is missing.
+/// Treats `null` as a missing claim.
 fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(claim: D) -> Result<T, D::Error> {
     Option::deserialize(claim).map(Option::unwrap_or_default)
 }

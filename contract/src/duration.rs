@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// Reads `500ms`, `90s`, `15m`, `1h` or `30d`. A number without a unit is in seconds.
+/// Parses `500ms`, `90s`, `15m`, `1h` or `30d`. A number without a unit is in seconds.
 pub fn parse(text: &str) -> Option<Duration> {
     let text = text.trim();
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());

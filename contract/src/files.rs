@@ -1,4 +1,4 @@
-//! Reads files that an operator names. Such a file could be of any kind, and reading it must not block
+//! Reads files that an operator has configured. Such a file could be of any kind, and reading it must not block
 //! forever.
 
 use std::fs::OpenOptions;
@@ -6,23 +6,23 @@ use std::io::{Error, ErrorKind, Read, Result};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-/// Maximum length in bytes of a file that is read as a setting.
+/// Maximum length of a file with a setting, in bytes.
 pub const MAX_SETTING_LEN: usize = 1024 * 1024;
 
 /// Reads a regular file of at most `most` bytes.
 ///
 /// # Errors
-/// If the system reports an error, if the file is a pipe, a device or a directory, or if it is too long. A
-/// pipe is opened without blocking, because opening one that nobody writes to would block forever
+/// If the operating system reports an error, if the file is a pipe, a device or a directory, or if it is too
+/// long. Pipes are opened without blocking, because opening a pipe without a writer would block forever
 /// (`fifo(7)`).
 pub fn read_regular(path: &Path, most: usize) -> Result<Vec<u8>> {
     let nonblocking = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or_default();
     let file = OpenOptions::new().read(true).custom_flags(nonblocking).open(path)?;
     if !file.metadata()?.is_file() {
-        return Err(Error::new(ErrorKind::InvalidInput, "it is no regular file"));
+        return Err(Error::new(ErrorKind::InvalidInput, "it is not a regular file"));
     }
     let mut bytes = Vec::new();
-    // Reading one byte more than allowed shows whether the file is too long.
+    // Reading one more byte than allowed shows whether the file is too long.
     file.take(u64::try_from(most).unwrap_or(u64::MAX).saturating_add(1)).read_to_end(&mut bytes)?;
     if bytes.len() > most {
         return Err(Error::new(ErrorKind::FileTooLarge, format!("it is longer than {most} bytes")));
@@ -54,7 +54,7 @@ mod tests {
         mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
         for path in [pipe.as_path(), Path::new("/dev/zero"), directory.path()] {
             let error = read_regular(path, 10).unwrap_err();
-            assert_eq!(error.to_string(), "it is no regular file", "{}", path.display());
+            assert_eq!(error.to_string(), "it is not a regular file", "{}", path.display());
         }
     }
 

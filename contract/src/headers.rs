@@ -1,4 +1,5 @@
-//! The names of the headers with which a check tells the service behind the edge who is calling.
+//! The names of the headers with which the response to a check describes the caller to the service behind the
+//! edge.
 
 /// Identifier of the user, which never changes.
 pub const SUBJECT: &str = "x-auth-subject";
@@ -12,8 +13,8 @@ pub const GROUPS: &str = "x-auth-groups";
 pub const CLIENT_ID: &str = "x-auth-client-id";
 /// The scope of the access token, separated by spaces.
 pub const SCOPE: &str = "x-auth-scope";
-/// The assertion, in which all of this is signed ([`crate::assertion`]).
+/// The assertion, a signed form of all of this ([`crate::assertion`]).
 pub const ASSERTION: &str = "x-auth-assertion";
 
-/// All of these headers, in the order in which a check sends them.
+/// All of these headers, in the order in which the response to a check contains them.
 pub const ALL: [&str; 7] = [SUBJECT, USERNAME, EMAIL, GROUPS, CLIENT_ID, SCOPE, ASSERTION];

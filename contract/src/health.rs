@@ -1,4 +1,4 @@
-//! Asks a running program for its health. An image without a shell contains no other program that could do
+//! Requests the health of a running program. An image without a shell contains no other program that could do
 //! this.
 
 use std::io::{self, Read as _, Write as _};
@@ -18,17 +18,17 @@ pub fn from_inside(listener: SocketAddr) -> SocketAddr {
     SocketAddr::new(address, listener.port())
 }
 
-/// Sends a GET request for `path`, and returns the body if the status is 200, or else the status line and the
-/// body. The response has a few hundred bytes, so an HTTP client and a runtime would be more work than the
-/// request itself.
+/// Sends a GET request for `path`. Returns the body if the status is 200, and otherwise the status line and the
+/// body. The response has a few hundred bytes, so an HTTP client and a runtime would cost more than the request
+/// itself.
 ///
 /// # Errors
-/// If nothing answers within `patience`.
+/// If there is no response within `patience`.
 pub fn ask(address: SocketAddr, path: &str, patience: Duration) -> io::Result<Result<String, String>> {
     let mut stream = TcpStream::connect_timeout(&address, patience)?;
     stream.set_read_timeout(Some(patience))?;
     stream.set_write_timeout(Some(patience))?;
-    // The request is written in one piece. If the service answered and closed the connection after a first
+    // The request is written in one piece. If the service responded and closed the connection after a first
     // part, writing the rest would fail.
     let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes())?;

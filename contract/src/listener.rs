@@ -1,5 +1,5 @@
-//! HTTP/1.1 listeners of both programs. They do what `actix_web::HttpServer` does, but read each connection at the pace
-//! at which the server can answer.
+//! HTTP/1.1 listeners of both programs. They work like `actix_web::HttpServer`, but read each connection only
+//! as fast as the server can respond.
 
 mod holding;
 mod paced;
@@ -32,9 +32,9 @@ use paced::{Activity, Paced, UnderWay};
 pub struct Limits {
     /// The number of threads.
     pub workers: usize,
-    /// The number of connections that a thread has at the same time. Further ones wait to be accepted.
+    /// The maximum number of connections of a thread at the same time. Further ones wait to be accepted.
     pub connections: usize,
-    /// What becomes of a connection after a response.
+    /// How long a connection stays open after a response.
     pub keep_alive: KeepAlive,
     /// Time within which the first request head of a connection must arrive.
     pub head_timeout: Duration,
@@ -61,7 +61,8 @@ impl Default for Limits {
     }
 }
 
-/// Listens on an address. At most `backlog` connections wait to be accepted, and the system refuses further ones.
+/// Listens on an address. At most `backlog` connections wait to be accepted, and the operating system refuses
+/// further ones.
 ///
 /// # Errors
 /// If the address cannot be used.
@@ -72,7 +73,8 @@ pub fn bind(address: SocketAddr, backlog: i32) -> io::Result<TcpListener> {
     Ok(socket)
 }
 
-/// Starts to serve on a socket that listens. `on_connect` is called for each connection, on the thread that serves it.
+/// Starts to serve on a listening socket. `on_connect` is called for each connection, on the thread that serves
+/// it.
 ///
 /// # Errors
 /// If the socket cannot be used.
@@ -125,7 +127,7 @@ where
             })
             .h1(app);
         fn_service(|stream: TcpStream| {
-            // Small parts of a response must not wait for the peer to acknowledge others.
+            // Small parts of a response must not wait until the peer has acknowledged earlier ones.
             let _ = stream.set_nodelay(true);
             let peer = stream.peer_addr().ok();
             ready(Ok((Paced::new(stream), peer)))
@@ -135,8 +137,9 @@ where
     Ok(server.run())
 }
 
-/// Records that a request was begun; it is under way until its response was sent. Also returns whether it has to be the last one of its connection: the length of a
-/// body in chunks is unknown, so nobody could tell it from the requests that follow.
+/// Records that a request was received. It is in progress until its response was sent. Also returns whether it
+/// must be the last request of its connection. This is the case for a chunked body, because its length is
+/// unknown, so it could not be distinguished from the requests that follow.
 fn begin(request: &Request) -> (Option<UnderWay>, bool) {
     let is_chunked = request.headers().contains_key(TRANSFER_ENCODING);
     let length = request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());

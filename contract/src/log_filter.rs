@@ -1,16 +1,16 @@
-//! The filter of the log: which events are logged.
+//! The log filter: which events are logged.
 
 use std::fmt;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::{Directive, LevelFilter};
 
-/// A filter in the syntax of [`EnvFilter`], all parts of which are understood: `info`, `info,hyper=debug`,
+/// A filter in the syntax of [`EnvFilter`] whose parts were all recognized: `info`, `info,hyper=debug`,
 /// `[request]=trace`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogFilter(String);
 
-/// The part of a setting that is not understood. It is displayed as a sentence for operators.
+/// The part of a setting that was not recognized. It is displayed as a sentence for operators.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NoLogFilter(String);
 
@@ -18,7 +18,7 @@ impl fmt::Display for NoLogFilter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{:?} is not a level of the log. Write trace, debug, info, warn, error or off, or target=level, for example info,hyper=debug.",
+            "{:?} is not a log level. Write trace, debug, info, warn, error or off, or target=level, for example info,hyper=debug.",
             self.0
         )
     }
@@ -27,22 +27,22 @@ impl fmt::Display for NoLogFilter {
 impl std::error::Error for NoLogFilter {}
 
 impl Default for LogFilter {
-    /// Logs everything from the level `info` on, except for what the HTTP server logs at its start, because
-    /// the programs log the same themselves.
+    /// Logs everything from the level `info` on, except the start messages of the HTTP server, because the
+    /// programs log the same information themselves.
     fn default() -> Self {
         Self("info,actix_server=warn".to_owned())
     }
 }
 
 impl LogFilter {
-    /// Reads a list of directives that are separated by commas.
+    /// Parses a comma-separated list of directives.
     ///
     /// # Errors
-    /// If a directive cannot be parsed, or is a single word that is not a level. The library reads such a
-    /// word as a target of which everything is logged, and logs no other events. So with a misspelt level,
-    /// the log would be empty.
+    /// If a directive cannot be parsed, or is a single word that is not a level. The library treats such a word
+    /// as a target, logs all events of this target, and no other events. Therefore a misspelt level would
+    /// result in an empty log.
     pub fn parse(text: &str) -> Result<Self, NoLogFilter> {
-        // The library itself does not expect spaces after a comma.
+        // The library itself does not accept spaces after a comma.
         let directives: Vec<&str> =
             text.split(',').map(str::trim).filter(|directive| !directive.is_empty()).collect();
         let is_understood = |directive: &str| {
@@ -62,7 +62,7 @@ impl LogFilter {
         }
     }
 
-    /// The same filter, with this level for a target about which it says nothing itself.
+    /// The same filter, with this level for a target that it does not mention.
     #[must_use]
     pub fn with_default(self, target: &str, level: LevelFilter) -> Self {
         if self.0.contains(target) { self } else { Self(format!("{},{target}={level}", self.0)) }

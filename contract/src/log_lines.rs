@@ -1,14 +1,14 @@
-//! Writes the lines of a log so that each event begins on a new line.
+//! Writes log lines so that each event begins on a new line.
 
 use std::io::{self, ErrorKind, Write};
 use std::thread;
 use std::time::Duration;
 
-/// Pause before a write is tried again, if the output does not block.
+/// Pause before a write is retried on a non-blocking output.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// An output that gets one whole line with each call of [`Write::write_all`]. If a full disk has cut off a
-/// line, the next event still begins on a new line, so that programs can read it.
+/// An output that receives one whole line with each call of [`Write::write_all`]. If a full disk has cut off a
+/// line, the next event still begins on a new line, so that programs can parse the log.
 #[derive(Debug)]
 pub struct LogLines<W> {
     out: W,

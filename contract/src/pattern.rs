@@ -1,18 +1,18 @@
-//! Patterns of the names of tools and methods.
+//! Patterns for the names of tools and methods.
 
 use memchr::memmem;
 
-/// Whether `pattern` matches the whole of `name`. A `*` stands for any text, including an empty one. Case
-/// matters, as in MCP.
+/// Whether `pattern` matches the whole of `name`. A `*` matches any text, including an empty one. Case matters,
+/// as in MCP.
 ///
-/// Anyone can send a name without a token, and it can be as long as a body. Therefore the time grows with the
-/// sum of both lengths and not with their product (attack 92).
+/// Any client can send a name without a token, and the name can be as long as a body. Therefore the running
+/// time is proportional to the sum of both lengths, and not to their product (attack 92).
 pub fn matches(pattern: &str, name: &str) -> bool {
     fits(pattern.as_bytes(), name.as_bytes(), memmem::find)
 }
 
-/// Matches the parts between stars from left to right, each after the end of the part before. Therefore
-/// `find` (text, part to find) never sees a byte of the name twice.
+/// Matches the parts between stars from left to right, each after the end of the previous part. Therefore
+/// `find` (text, part to find) never examines a byte of the name twice.
 fn fits(pattern: &[u8], name: &[u8], mut find: impl FnMut(&[u8], &[u8]) -> Option<usize>) -> bool {
     let mut parts = pattern.split(|byte| *byte == b'*');
     let Some(mut rest) = parts.next().and_then(|first| name.strip_prefix(first)) else { return false };

@@ -1,10 +1,9 @@
-//! The rules of the policy that a caller does not meet.
+//! The policy rules that a caller does not meet.
 
 use serde::{Deserialize, Serialize};
 
-/// A rule of the policy that the caller of a request does not meet. The service must refuse the calls that it
-/// applies to. A rule of a kind that a reader does not know must not be overlooked, so unknown members are an
-/// error.
+/// A policy rule that the caller of a request does not meet. The service must refuse the calls that it applies
+/// to. A reader must not overlook a rule of an unknown kind, so unknown members are an error.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UnmetRule {
@@ -20,7 +19,7 @@ pub struct UnmetRule {
     /// All scopes that the calls require. If it is empty, no scope would help.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub scopes: Vec<String>,
-    /// Whether the rule excludes this user, whatever the scope.
+    /// Whether the rule excludes this user regardless of the scopes.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub denied: bool,
 }

@@ -4,8 +4,8 @@ use std::fmt;
 
 use strsim::osa_distance;
 
-/// A variable that is not a setting, and the settings whose names it almost has. It is displayed as a
-/// sentence for operators.
+/// A variable that is not a setting, and the settings with similar names. It is displayed as a sentence for
+/// operators.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Misspelt {
     /// The name of the variable.
@@ -17,29 +17,28 @@ pub struct Misspelt {
 impl fmt::Display for Misspelt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { given, meant } = self;
-        write!(f, "{given}: there is no such setting. Is {} meant?", meant.join(" or "))
+        write!(f, "{given}: there is no such setting. Did you mean {}?", meant.join(" or "))
     }
 }
 
-/// The ending of a variable that names the file in which a setting is.
+/// The suffix of a variable that contains the path of a file with the setting's value.
 const OF_FILE: &str = "_FILE";
-/// Minimum length of a name that is compared, without that ending. Short names are too often similar by
-/// chance.
+/// Minimum length of a name that is compared, without that suffix. Short names are too often similar by chance.
 const MIN_LEN: usize = 6;
-/// Minimum length of a name that is compared in doubt.
+/// Minimum length of a name that is compared for a warning.
 const MIN_LEN_IN_DOUBT: usize = 5;
-/// Minimum length of a name that is compared with settings' names of more words.
+/// Minimum length of a name that is compared with settings whose names have more words.
 const MIN_LEN_OF_PART: usize = 8;
-/// Minimum length of a setting's name of one word that is recognised in lower case.
+/// Minimum length of a one-word setting that is recognized in lower case.
 const MIN_LEN_OF_WORD: usize = 8;
-/// From this length on, a name with two mistakes is recognised.
+/// Minimum length of a name that is recognized with two mistakes.
 const MIN_LEN_FOR_TWO: usize = 8;
 
-/// Finds the variables in `given` that almost have the name of a setting, but are none. If they were ignored,
-/// a service could start with fewer restrictions than its operator has asked for. Variables of other
-/// programs, which every environment has, are not similar to any setting.
+/// Finds the variables in `given` whose names are almost those of a setting. If they were ignored, a service
+/// could start with fewer restrictions than its operator intended. The usual environment variables of other
+/// programs are not similar to any setting.
 ///
-/// `known` has all names that are read, with those that end in `_FILE` if such variables are read.
+/// `known` contains all names that are read, including those that end in `_FILE` if such variables are read.
 pub fn misspelt(known: &[&str], given: impl IntoIterator<Item = String>) -> Vec<Misspelt> {
     let almost = |given: String| {
         let meant = vec![meant_by(known, &given)?.to_owned()];
@@ -51,7 +50,7 @@ pub fn misspelt(known: &[&str], given: impl IntoIterator<Item = String>) -> Vec<
 /// The setting whose name is almost `given`.
 fn meant_by<'a>(known: &[&'a str], given: &str) -> Option<&'a str> {
     let upper = given.to_ascii_uppercase();
-    // A short word in lower case can be the variable of any program.
+    // A short word in lower case can be a variable of any program.
     let is_word = upper != given && !upper.contains('_');
     let is_long = upper.len() >= MIN_LEN_OF_WORD && known.contains(&upper.as_str());
     if known.contains(&given) || (is_word && !is_long) {
@@ -71,11 +70,10 @@ fn meant_by<'a>(known: &[&'a str], given: &str) -> Option<&'a str> {
     (distance <= allowed && !(distance == 0 && is_part && is_word)).then_some(meant)
 }
 
-/// Finds the variables in `given` that resemble a setting less than those that [`misspelt`] finds: short
-/// names with one mistake (`ISSUR`), short words in lower case (`issuer`), names that leave out words
-/// (`TOKEN_TTL`) or have one in the singular (`TRUSTED_PROXY`), and names with `_FILE` too much or too
-/// little. Other programs have such variables too, so these are no reason not to start. They are worth a
-/// warning.
+/// Finds the variables in `given` that resemble a setting less than those that [`misspelt`] finds: short names
+/// with one mistake (`ISSUR`), short words in lower case (`issuer`), names with missing words (`TOKEN_TTL`) or
+/// a word in the singular (`TRUSTED_PROXY`), and names with a missing or an unnecessary `_FILE`. Other programs
+/// also have such variables, so they only cause a warning and do not prevent the start.
 pub fn perhaps_misspelt(known: &[&str], given: impl IntoIterator<Item = String>) -> Vec<Misspelt> {
     let perhaps = |given: String| {
         if known.contains(&given.as_str()) || meant_by(known, &given).is_some() {
@@ -84,7 +82,7 @@ pub fn perhaps_misspelt(known: &[&str], given: impl IntoIterator<Item = String>)
         let upper = given.to_ascii_uppercase();
         let meant: Vec<String> = match known.iter().find(|meant| **meant == upper) {
             Some(meant) => vec![(*meant).to_owned()],
-            // As above.
+            // As above, a short word in lower case can be a variable of any program.
             None if upper != given && !upper.contains('_') => return None,
             None => known
                 .iter()
@@ -110,8 +108,8 @@ fn resembles(given: &str, meant: &str) -> bool {
     has_one_mistake || (given.len() >= MIN_LEN_OF_PART && given.contains('_') && is_part(given, meant))
 }
 
-/// Whether all words of `given` are in `meant`, in this order, and the last word is the same, in the singular
-/// or the plural.
+/// Whether `meant` contains all words of `given` in the same order, and both end with the same word, in the
+/// singular or the plural.
 fn is_part(given: &str, meant: &str) -> bool {
     let same = |a: &str, b: &str| singular(a) == singular(b);
     let mut words = meant.split('_');
@@ -155,7 +153,7 @@ mod tests {
         "TRUSTED_PROXIES",
         "WORKERS",
     ];
-    /// The misspelt settings that are certain, and those that are only probable, as sentences.
+    /// The certain and the merely probable misspellings, as sentences.
     fn of(given: &str) -> (Option<String>, Option<String>) {
         let told = |found: Vec<Misspelt>| found.first().map(ToString::to_string);
         let given = [given.to_owned()];
@@ -163,7 +161,7 @@ mod tests {
     }
 
     fn sentence(given: &str, meant: &str) -> String {
-        format!("{given}: there is no such setting. Is {meant} meant?")
+        format!("{given}: there is no such setting. Did you mean {meant}?")
     }
 
     #[test]

@@ -149,6 +149,6 @@ mod tests {
         let pipe = directory.path().join("keys.json");
         mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
         let error = format!("{:#}", key_set(&pipe).unwrap_err());
-        assert!(error.contains("it is no regular file"), "{error}");
+        assert!(error.contains("it is not a regular file"), "{error}");
     }
 }

@@ -136,7 +136,7 @@ mod tests {
         let given = [("ALLOWED_GROUP", "staff"), ("PATH", "/bin"), ("ACESS_TOKEN_TTL", "")];
         Environment::new(given.map(|(name, value)| (name.to_owned(), value.to_owned())), &mut problems);
         let told = problems.to_string();
-        assert!(told.contains("1 problem:") && told.contains("ALLOWED_GROUPS meant?"), "{told}");
+        assert!(told.contains("1 problem:") && told.contains("mean ALLOWED_GROUPS?"), "{told}");
     }
 
     #[test]
@@ -149,7 +149,7 @@ mod tests {
             ("EDGE_SECRET_file", "EDGE_SECRET_FILE"),
         ] {
             let (told, problems) = told(&[given]);
-            assert!(problems == 1 && told.contains(&format!("Is {meant} meant?")), "{told}");
+            assert!(problems == 1 && told.contains(&format!("Did you mean {meant}?")), "{told}");
         }
     }
 
@@ -162,7 +162,7 @@ mod tests {
             ("POLICY", "POLICY_FILE"),
         ] {
             let (told, problems) = told(&[given, "PATH"]);
-            assert!(problems == 0 && told.contains(&format!("Is {meant} meant?")), "{told}");
+            assert!(problems == 0 && told.contains(&format!("Did you mean {meant}?")), "{told}");
         }
     }
 
@@ -188,6 +188,6 @@ mod tests {
             "XDG_RUNTIME_DIR",
         ];
         let (told, problems) = told(&others);
-        assert!(problems == 0 && !told.contains("meant?"), "{told}");
+        assert!(problems == 0 && !told.contains("Did you mean"), "{told}");
     }
 }

@@ -370,7 +370,7 @@ async fn the_policy_commands_refuse_a_pipe_at_once() {
         let output = tokio::time::timeout(Duration::from_secs(60), command.output()).await;
         let output = output.unwrap_or_else(|_| panic!("{arguments:?} {setting:?} hangs")).unwrap();
         let message = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(message.contains("no regular file"), "{arguments:?} {setting:?}: {message}");
+        assert!(message.contains("not a regular file"), "{arguments:?} {setting:?}: {message}");
         assert_eq!(output.status.code(), Some(2), "{message}");
     }
 }

@@ -1,9 +1,9 @@
 //! A connection that the HTTP server reads in small pieces, and only while it can also write.
 //!
-//! The HTTP server reads up to 128 KiB before it looks at them, and decodes all requests among them at once. Thousands of
-//! tiny requests are in so much text, and each takes 2.5 kB when it is decoded. It also reads and answers further
-//! requests while it cannot send the responses to earlier ones. So a client that only sends would make each of its
-//! connections take megabytes (attack 100).
+//! The HTTP server reads up to 128 KiB before it parses the data, and then decodes all requests in it together.
+//! This amount can contain thousands of tiny requests, and each decoded request takes 2.5 kB. The server also
+//! reads and handles further requests while it cannot send the responses to earlier ones. Therefore a client
+//! that only sends could make each of its connections use megabytes (attack 100).
 
 use std::cell::Cell;
 use std::io::{self, IoSlice};
@@ -13,32 +13,32 @@ use std::task::{Context, Poll, Waker, ready};
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf, Take};
 
-/// How many bytes the server gets before it has to look at them.
+/// Number of bytes that the server reads before it must parse them.
 const PIECE: u64 = 1 << 10;
-/// The same within the body of a request.
+/// The same number in the body of a request.
 const PIECE_OF_BODY: u64 = 64 << 10;
 
-/// What a connection is doing. The service that answers its requests says so, and the reader goes by it.
+/// The state of a connection. The HTTP service updates it, and the reader depends on it.
 #[derive(Clone, Default)]
 pub(super) struct Activity(Rc<Doing>);
 
 #[derive(Default)]
 struct Doing {
-    /// The number of requests that were begun and whose responses are not complete.
+    /// The number of requests that were received and whose responses are not complete.
     under_way: Cell<usize>,
-    /// The number of bytes of the body of the last one that are still expected.
+    /// The number of body bytes of the last request that have not arrived yet.
     expected: Cell<u64>,
     /// Whether the length of that body is unknown.
     is_chunked: Cell<bool>,
-    /// Wakes the server if it wanted to read while it was not allowed to.
+    /// Wakes the server if it tried to read while it was not allowed to.
     reader: Cell<Option<Waker>>,
 }
 
-/// A request that was begun. Dropping it says that its response is complete.
+/// A request in progress. Dropping it marks its response as complete.
 pub(super) struct UnderWay(Rc<Doing>);
 
 impl Activity {
-    /// Records that a request was begun. `length` is that of its body, or none if it comes in chunks.
+    /// Records that a request was received. `length` is the length of its body, or `None` for a chunked body.
     pub(super) fn begin(&self, length: Option<u64>) -> UnderWay {
         self.0.under_way.set(self.0.under_way.get() + 1);
         self.0.expected.set(length.unwrap_or(0));
@@ -65,13 +65,13 @@ impl Drop for UnderWay {
 pub(super) struct Paced<T> {
     stream: Take<T>,
     activity: Activity,
-    /// The number of bytes that were read beyond the requests that are under way.
+    /// The number of bytes that were read beyond the requests in progress.
     ahead: u64,
-    /// Whether the server has to look at the last piece before it gets another one.
+    /// Whether the server must parse the last piece before it gets another one.
     is_resting: bool,
-    /// Whether the peer does not take what is sent.
+    /// Whether the peer currently accepts no data.
     is_blocked: bool,
-    /// Whether the server wanted to read while the peer took nothing.
+    /// Whether the server tried to read while the peer accepted no data.
     wants_to_read: bool,
 }
 
@@ -97,10 +97,10 @@ impl<T: AsyncRead> Paced<T> {
         self.activity.clone()
     }
 
-    /// The maximum number of bytes that can be read now. 0 if the server has to finish a request first.
+    /// The maximum number of bytes that can be read now. 0 if the server must finish a request first.
     ///
-    /// While a request is under way, little is read of what comes after it, so that the server notices when the peer
-    /// disconnects. The server itself would go on reading, and decode it all when it has time.
+    /// While a request is in progress, only a little of the following data is read, which is enough to detect
+    /// that the peer disconnects. The server itself would continue to read, and later decode all of it.
     fn piece(&mut self) -> u64 {
         let doing = &self.activity.0;
         if doing.under_way.get() == 0 {
@@ -108,9 +108,10 @@ impl<T: AsyncRead> Paced<T> {
             return PIECE;
         }
         match doing.expected.get() {
-            // The last piece of a body is not larger than what is left of it, or else the next requests would be in it.
+            // The last piece of a body is not larger than the rest of the body, because otherwise it would
+            // contain the next requests.
             expected @ 1.. => expected.clamp(PIECE, PIECE_OF_BODY),
-            // A body in chunks is the last one of its connection.
+            // A request with a chunked body is the last one of its connection.
             0 if doing.is_chunked.get() => PIECE,
             0 => PIECE.saturating_sub(self.ahead),
         }
@@ -128,7 +129,7 @@ impl<T: AsyncRead> Paced<T> {
     fn note<R>(&mut self, written: Poll<R>, context: &Context<'_>) -> Poll<R> {
         self.is_blocked = written.is_pending();
         if !self.is_blocked && std::mem::take(&mut self.wants_to_read) {
-            // The stream was not asked for more, so it will not wake the server.
+            // The stream was not polled for more data, so it will not wake the server.
             context.waker().wake_by_ref();
         }
         written
@@ -159,7 +160,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Paced<T> {
         let result = ready!(Pin::new(&mut this.stream).poll_read(context, buffer));
         let read = (buffer.filled().len() - before) as u64;
         this.note_read(read);
-        // If there was less, the stream is empty for now, and says itself when there is more.
+        // If less was read, the stream is empty for now and will wake the server when there is more.
         this.is_resting = read == piece;
         Poll::Ready(result)
     }

@@ -1,7 +1,7 @@
-//! Ends a connection on which a client sends requests and does not read the responses.
+//! Closes a connection on which a client sends requests without reading the responses.
 //!
-//! The HTTP server answers the requests that it has read one after the other, and keeps the responses that it has not sent
-//! yet, so that many requests for a large response could take much memory (attack 100).
+//! The HTTP server handles the requests that it has read one after the other, and keeps the responses that are
+//! not sent yet. Without a limit, many requests for a large response could use much memory (attack 100).
 
 use std::cell::Cell;
 use std::pin::Pin;
@@ -20,12 +20,12 @@ pub(super) fn expect_requests(extensions: &mut Extensions) {
     extensions.insert(Used(Cell::new(false)));
 }
 
-/// Whether another request has arrived on the same connection before. This must be called once for each request.
+/// Whether this is not the first request on its connection. This must be called exactly once for each request.
 pub fn is_further(request: &HttpRequest) -> bool {
     request.conn_data::<Used>().is_some_and(|used| used.0.replace(true))
 }
 
-/// A response that ends the connection at once, with everything that waits to be sent on it.
+/// A response that closes the connection immediately and discards everything that is queued on it.
 pub fn end_connection(request: ServiceRequest) -> ServiceResponse<BoxBody> {
     request.into_response(HttpResponse::Ok().body(Abort))
 }

@@ -1,6 +1,6 @@
-//! The smallest possible bridge between HTTP and a child's pipes. It writes the body to the child unchanged
-//! and returns the next line, and it neither parses, checks nor limits anything. No bridge can be faster on a
-//! machine with the same HTTP library, pipes, child and load generator.
+//! The smallest possible bridge between HTTP and a child's pipes. It writes the body to the child unchanged and
+//! returns the next line. It does not parse, check or limit anything. With the same machine, HTTP library,
+//! pipes, child and load generator, no bridge can be faster.
 
 use std::collections::VecDeque;
 use std::process::Stdio;
@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 
 struct Bridge {
     input: OnceLock<pipe::Sender>,
-    /// The child answers in the order of the requests.
+    /// The child responds in the order of the requests.
     waiting: Mutex<VecDeque<oneshot::Sender<Bytes>>>,
 }
 
@@ -59,7 +59,7 @@ async fn handler(body: Bytes, bridge: web::Data<Bridge>) -> HttpResponse {
     line.push(b'\n');
     {
         let mut waiting = bridge.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        // The pipe has room for everything that the load generator sends at the same time.
+        // The pipe has space for everything that the load generator sends at the same time.
         if !bridge.input.get().is_some_and(|input| matches!(input.try_write(&line), Ok(n) if n == line.len()))
         {
             return HttpResponse::ServiceUnavailable().finish();
@@ -87,7 +87,7 @@ async fn read(bridge: Arc<Bridge>, mut output: pipe::Receiver) {
             let line = buffer.split_to(scanned + at + 1).freeze();
             scanned = 0;
             let sender = bridge.waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-            // If the caller has disconnected, nobody needs the answer.
+            // If the caller has disconnected, the response is not needed.
             let _ = sender.map(|sender| sender.send(line));
         }
         scanned = buffer.len();

@@ -1,4 +1,4 @@
-//! Processes, and a minimal HTTP/1.1 client that uses little processor time compared with what it measures.
+//! Processes, and a minimal HTTP/1.1 client that uses little processor time compared with the measured program.
 
 use std::collections::BTreeMap;
 use std::process::Stdio;
@@ -62,11 +62,12 @@ impl Used {
 
 fn used_by(id: u32) -> Duration {
     let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
-    // The name can contain any characters. In the fields after it, utime and stime are the 12th and 13th
+    // The name can contain any characters. Of the fields after it, utime and stime are the 12th and 13th
     // (proc_pid_stat(5)).
     let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields).split_whitespace();
     let ticks: u64 = fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
-    // The kernel's unit for this is a hundredth of a second on every architecture that we build for.
+    // The kernel's unit for these fields is a hundredth of a second on every architecture that is supported
+    // here.
     Duration::from_millis(10 * ticks)
 }
 
@@ -106,7 +107,7 @@ impl Connection {
         })
     }
 
-    /// Sends these header lines with every POST.
+    /// Adds these header lines to every POST.
     pub(crate) fn with_fields(mut self, fields: &'static str) -> Self {
         self.fields = fields;
         self
@@ -117,7 +118,7 @@ impl Connection {
         self.session.clone()
     }
 
-    /// Sends `initialize` and `notifications/initialized`. Returns the answer.
+    /// Sends `initialize` and `notifications/initialized`. Returns the response to `initialize`.
     pub(crate) async fn initialize(&mut self) -> anyhow::Result<String> {
         self.post(r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"bench","version":"1"}}}"#).await?;
         let answer = String::from_utf8_lossy(&self.buffer).into_owned();
@@ -125,7 +126,7 @@ impl Connection {
         Ok(answer)
     }
 
-    /// Posts a message. Returns the length of the answer.
+    /// Posts a message. Returns the length of the response.
     pub(crate) async fn post(&mut self, body: &str) -> anyhow::Result<usize> {
         let fields =
             format!("{}content-type: application/json\r\ncontent-length: {}\r\n", self.fields, body.len());
@@ -134,7 +135,7 @@ impl Connection {
         self.read_answer().await
     }
 
-    /// Whether the last answer says that the call failed.
+    /// Whether the last response reports that the call failed.
     pub(crate) fn has_error(&self) -> bool {
         [r#""isError":true"#, r#""error":{"#]
             .iter()

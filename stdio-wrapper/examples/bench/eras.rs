@@ -1,4 +1,5 @@
-//! Compares stateless requests with their floors, and translated calls with calls that need no translation.
+//! Compares stateless requests with their baselines, and translated calls with calls that need no
+//! translation.
 
 use std::time::Duration;
 
@@ -9,9 +10,9 @@ use crate::start_wrapper;
 
 /// The port of the bare handler.
 const BARE: u16 = 18590;
-/// The wrapper in front of a server with sessions.
+/// The wrapper for a server with sessions.
 const SESSIONS: u16 = 18620;
-/// The wrapper in front of a stateless server.
+/// The wrapper for a stateless server.
 const STATELESS: u16 = 18630;
 
 /// Measures native and translated calls of both eras, and prints them as a table.

@@ -1,5 +1,6 @@
-//! Measures how long the first answer of a new session takes with a spare child ready. The comparison is the
-//! first answer of the same child if it was started equally early, was pinged, and gets the message directly.
+//! Measures the time until the first response of a new session when a spare child is ready. It is compared with
+//! the first response of the same child if it was started equally early, was pinged, and receives the message
+//! directly.
 
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use crate::client::{Connection, wait_for};
 use crate::start_wrapper;
 
-/// The time that a child has to start before the measurement, because a spare child has started before it is
+/// The time that a child has to start before the measurement, because a spare child is started before it is
 /// needed.
 const BEFORE: Duration = Duration::from_millis(2500);
 const TIMES: usize = 5;

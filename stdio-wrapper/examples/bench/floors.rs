@@ -1,4 +1,4 @@
-//! The compiled echo child and the bare handler, with which the wrapper is compared.
+//! The compiled echo child and the bare handler that the wrapper is compared with.
 
 use std::io::{BufRead as _, BufReader, BufWriter, Write as _};
 
@@ -27,8 +27,8 @@ struct Arguments {
     size: Option<usize>,
 }
 
-/// Answers every request of a stdio client, and a `tools/call` with the requested number of bytes of text. It
-/// speaks either the revisions with sessions or the stateless one.
+/// Responds to every request of a stdio client, and to `tools/call` with the requested number of bytes of text.
+/// It supports either the revisions with sessions or the stateless one.
 pub(crate) fn echo(is_stateless: bool) -> anyhow::Result<()> {
     let mut input = BufReader::with_capacity(64 << 10, std::io::stdin().lock());
     let mut output = BufWriter::with_capacity(64 << 10, std::io::stdout().lock());
@@ -50,7 +50,7 @@ pub(crate) fn echo(is_stateless: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The answer of a stateless server to every message that is not a call.
+/// The response of a stateless server to every message that is not a call.
 fn stateless(message: &Message<'_>) -> Option<&'static str> {
     match message.method? {
         "tools/call" => None,
@@ -102,7 +102,7 @@ fn answer(
     )
 }
 
-/// Answers each POST with the bytes that the echo child would send, and does nothing else.
+/// Responds to each POST with the bytes that the echo child would send, and does nothing else.
 pub(crate) fn bare(port: u16) -> anyhow::Result<()> {
     let filling = "x".repeat(1 << 20);
     let small = web::Data::new([body(filling.get(..100)), body(filling.get(..1_000_000))]);

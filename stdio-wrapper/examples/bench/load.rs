@@ -1,4 +1,4 @@
-//! A load of several callers, each of which waits for its answer before it sends the next call.
+//! A load of several callers, each of which waits for the response before it sends the next call.
 
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
-    /// The average for one call of this sum for all calls.
+    /// The average per call, if `sum` is the sum for all calls.
     pub(crate) fn a_call(&self, sum: Duration) -> Duration {
         sum.checked_div(self.calls).unwrap_or_default()
     }
@@ -40,7 +40,7 @@ pub(crate) enum Style {
     Session,
     /// The client is stateless (2026-07-28).
     Stateless,
-    /// The client is stateless, and the server can ask it something.
+    /// The client is stateless, and the server can ask it questions.
     Asked,
 }
 
@@ -70,7 +70,7 @@ impl Style {
     }
 }
 
-/// A call of the echo tool. Our echo children get the size of the result, and other servers get the text
+/// A call of the echo tool. This project's echo children get the size of the result. Other servers get the text
 /// itself if it is small.
 pub(crate) fn call(id: usize, size: usize) -> String {
     let message = if size <= 1000 { "x".repeat(size) } else { String::new() };
@@ -95,8 +95,8 @@ pub(crate) async fn http(
     let mut warm = Connection::open(host, path, opener.session()).await?.with_fields(style.fields());
     for _ in 0..20 {
         warm.post(&style.call(1, size)).await?;
-        // The length does not distinguish an error from an answer.
-        anyhow::ensure!(!warm.has_error(), "the answer is an error");
+        // The length does not show whether the response is an error.
+        anyhow::ensure!(!warm.has_error(), "the response is an error");
     }
     let start = Instant::now();
     let mut callers = Vec::new();
@@ -110,7 +110,7 @@ pub(crate) async fn http(
             while start.elapsed() < time {
                 let before = Instant::now();
                 let length = connection.post(&body).await?;
-                anyhow::ensure!(length > size, "the answer has only {length} bytes");
+                anyhow::ensure!(length > size, "the response has only {length} bytes");
                 times.push(before.elapsed());
             }
             Ok(times)
@@ -123,7 +123,7 @@ pub(crate) async fn http(
     Ok(outcome(times, start.elapsed()))
 }
 
-/// Sends the load to the child's pipes directly.
+/// Sends the load directly to the child's pipes.
 pub(crate) async fn direct(
     command: &[String],
     style: Style,

@@ -1,7 +1,6 @@
-//! Measures calls per second and latency through the wrapper, and compares them with three floors from the
-//! same run: the same child without a bridge, a bare actix handler that answers with the same bytes, and the
-//! smallest bridge between HTTP and that child. `tests/bench` runs this program with everything that it
-//! needs.
+//! Measures calls per second and latency through the wrapper, and compares them with three baselines from the
+//! same run: the same child without a bridge, a bare actix handler that returns the same bytes, and the
+//! smallest bridge between HTTP and that child. `tests/bench` runs this program with everything that it needs.
 //!
 //! ```text
 //! bench run --wrapper PATH [--seconds N] [--child NAME=COMMAND]… [--peer NAME=URL]…
@@ -38,11 +37,11 @@ struct Options {
 enum Command {
     /// Run the compiled echo child.
     Echo {
-        /// Speak only the stateless revision.
+        /// Support only the stateless revision.
         #[arg(long)]
         stateless: bool,
     },
-    /// Run the bare handler, which only returns the answer.
+    /// Run the bare handler, which only returns the response.
     Bare { port: u16 },
     /// Run the smallest bridge, which copies lines between HTTP and the child.
     Bridge {
@@ -51,7 +50,7 @@ enum Command {
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
         command: Vec<String>,
     },
-    /// Measure the wrapper, and everything with which it is compared.
+    /// Measure the wrapper and all programs that it is compared with.
     Run(Run),
     /// Measure stateless requests, and translation between the eras.
     Eras {
@@ -70,7 +69,7 @@ enum Command {
         #[arg(long, default_value_t = 60)]
         seconds: u64,
     },
-    /// Send load to a program that listens already, so that you can profile it.
+    /// Send load to a program that is already running, so that you can profile it.
     Load {
         /// The name and URL of a peer, as for `run`.
         peer: String,
@@ -139,7 +138,7 @@ fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(work)
 }
 
-/// A program to measure: its name, and where it listens.
+/// A program to measure: its name and address.
 struct Target {
     name: String,
     host: String,
@@ -189,7 +188,7 @@ async fn compare(run: &Run) -> anyhow::Result<()> {
             report::Report::heading(*size, in_flight);
             report.http(&bare, *size, in_flight, None).await;
             for (name, command, target, _) in &wrappers {
-                // This server returns the text that it gets, so only small results are comparable.
+                // This server returns the text that it receives, so only small results are comparable.
                 if *size > 1000 && name == "everything" {
                     continue;
                 }

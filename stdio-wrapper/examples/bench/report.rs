@@ -1,4 +1,4 @@
-//! Prints the table and the ratios that the goals limit.
+//! Prints the results as a table, and the ratios that have target values.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -9,11 +9,10 @@ use crate::Target;
 use crate::client::{Process, Used, wait_for};
 use crate::load::{self, Outcome, Style};
 
-/// The port of the first of the smallest bridges. Each bridge has its own port, because the one before it may
-/// still listen.
+/// The port of the first bridge. Each bridge has its own port, because the previous one might still listen.
 const BRIDGE: u16 = 18700;
 
-/// A report that prints each measurement at once.
+/// A report that prints each measurement immediately.
 pub(crate) struct Report {
     time: Duration,
     bare: Outcome,
@@ -31,7 +30,7 @@ impl Report {
         println!("  {:34} {:>10} {:>11} {:>11}  ratios", "", "calls/s", "p50", "p99");
     }
 
-    /// Measures over HTTP. `floors` are those of the same child: without a bridge, and through the smallest
+    /// Measures over HTTP. `floors` are the results of the same child without a bridge and through the smallest
     /// bridge.
     pub(crate) async fn http(
         &mut self,
@@ -120,8 +119,8 @@ impl Report {
     }
 }
 
-/// The processor time for a call, of the load generator and of the measured program. Other work on the
-/// machine changes it less than it changes the number of calls per second.
+/// The processor time per call of the load generator and of the measured program. Other work on the machine
+/// affects it less than the number of calls per second.
 struct Meter {
     generator: Used,
     process: Option<(u32, Used)>,

@@ -1,4 +1,5 @@
-//! Opens, uses, abandons and kills many sessions, and holds many idle streams. Nothing of them may remain.
+//! Opens, uses, abandons and kills many sessions, and keeps many idle streams open. All their resources must be
+//! freed.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use crate::client::{Connection, Process, wait_for};
 
 /// Number of sessions in a wave.
 const WAVE: usize = 1000;
-/// Number of waves before the first measurement, because an allocator keeps memory that it once needed.
+/// Number of waves before the first measurement, because an allocator keeps memory that was once in use.
 const WARM_UP: u32 = 2;
 /// Number of sessions that are opened at the same time.
 const AT_ONCE: usize = 50;
@@ -57,7 +58,7 @@ async fn wave(process: &Process) -> anyhow::Result<()> {
     while let Some(ended) = running.join_next().await {
         ended??;
     }
-    ensure!(process.resident_kib() > 0, "the wrapper has ended");
+    ensure!(process.resident_kib() > 0, "the wrapper has exited");
     Ok(())
 }
 
@@ -86,7 +87,7 @@ async fn one_session(index: usize) -> anyhow::Result<()> {
     }
 }
 
-/// The answer of the echo child contains its process ID.
+/// Kills the child of a session. The response of the echo child contains its process id.
 fn kill(initialized: &str) -> anyhow::Result<()> {
     let pid = initialized.split_once("\"version\":\"").and_then(|(_, rest)| rest.split('"').next());
     let pid = pid
@@ -131,7 +132,7 @@ fn usage(process: &Process) -> Usage {
     }
 }
 
-/// Opens idle GET streams of this number of sessions on one shared child.
+/// Opens this number of sessions on one shared child, each with an idle GET stream.
 pub(crate) async fn streams(wrapper: &str, count: usize) -> anyhow::Result<()> {
     let process = start(wrapper, 18710, &["--shared", "--max-sessions=50000", "--log=error"]).await?;
     open_streams(100).await?.clear();
@@ -169,7 +170,7 @@ async fn open_streams(count: usize) -> anyhow::Result<Vec<TcpStream>> {
     Ok(streams)
 }
 
-/// Reading from a closed stream returns its end.
+/// Whether the stream is open. Reading from a closed stream returns 0 bytes.
 fn is_open(stream: &TcpStream) -> bool {
     let mut piece = [0; 4096];
     !matches!(stream.try_read(&mut piece), Ok(0))
@@ -191,7 +192,7 @@ async fn start(wrapper: &str, port: u16, options: &[&str]) -> anyhow::Result<Pro
 impl Connection {
     async fn call(&mut self, size: usize) -> anyhow::Result<()> {
         let length = self.post(&crate::load::call(1, size)).await?;
-        ensure!(length > size, "an answer of {length} bytes");
+        ensure!(length > size, "a response of {length} bytes");
         Ok(())
     }
 

@@ -1,5 +1,5 @@
-//! Fuzzes the parsers of messages. They must not panic, and a line with another id must be read back with
-//! that id.
+//! Fuzzes the message parsers. They must not panic, and after the id of a line is replaced, the parsed line
+//! must have the new id.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

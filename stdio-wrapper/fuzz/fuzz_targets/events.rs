@@ -1,5 +1,5 @@
-//! Fuzzes event ids and the encoding of events. What is written must be read back unchanged, and an id must
-//! be accepted only in the form in which it is written.
+//! Fuzzes event ids and the encoding of events. Encoded data must be decoded unchanged, and an id must be
+//! accepted only in the form in which it is encoded.
 #![no_main]
 
 use bytes::Bytes;

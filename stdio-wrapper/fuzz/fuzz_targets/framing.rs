@@ -1,4 +1,4 @@
-//! Fuzzes the framing of a child's output, which can arrive in pieces of any size. No message may be over the
+//! Fuzzes the framing of a child's output, which can arrive in pieces of any size. No message must exceed the
 //! limit, and the number of frames must not depend on the pieces.
 #![no_main]
 
@@ -32,8 +32,8 @@ fuzz_target!(|input: (u8, &[u8])| {
             |frame| !matches!(frame, Frame::Message(line) if line.len() > LIMIT || line.contains(&b'\n'))
         )
     );
-    // The same output in one piece must give as many frames, even if its last line is over the limit and has
-    // no end.
+    // The same output in one piece must result in as many frames, even if its last line exceeds the limit and
+    // has no line break.
     let whole = frames(&[bytes]);
     assert_eq!(cut.len(), whole.len());
 });

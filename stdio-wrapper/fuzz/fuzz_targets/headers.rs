@@ -1,5 +1,4 @@
-//! Fuzzes the checks of headers. They must not panic, and must accept no other host or origin than the
-//! configured ones.
+//! Fuzzes the header checks. They must not panic, and must accept only the configured host and origin.
 #![no_main]
 
 use actix_web::http::Uri;

@@ -1,7 +1,7 @@
-//! Fuzzes the checks of a stateless request: of its headers, its body and the schema of a tool. They must not
-//! panic, and the headers and the body of an accepted request must agree. The input has a line each for the
+//! Fuzzes the checks of a stateless request: its headers, its body and the schema of a tool. They must not
+//! panic, and the headers and the body of an accepted request must match. The input has one line each for the
 //! version, the method, the name, the `Mcp-Param-…` headers (`token:value;…`), the schema and the body.
-//! `seeds/modern` has examples.
+//! `seeds/modern` contains examples.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -256,10 +256,10 @@ mod tests {
         let options = Options::parse_from(["stdio-wrapper", "--env", "REQUEST_TIMEOUTS", "--", "server"]);
         let given = ["REQUEST_TIMOUT", "REQUEST_TIMEOUT", "REQUEST_TIMEOUTS", "PATH"].map(str::to_owned);
         let problems = options.misspelt(given.into_iter());
-        assert_eq!(problems, ["REQUEST_TIMOUT: there is no such setting. Is REQUEST_TIMEOUT meant?"]);
+        assert_eq!(problems, ["REQUEST_TIMOUT: there is no such setting. Did you mean REQUEST_TIMEOUT?"]);
         let given = ["ISSUR", "PATH"].map(str::to_owned);
         let doubts = options.perhaps_misspelt(given.into_iter());
-        assert_eq!(doubts, ["ISSUR: there is no such setting. Is ISSUER meant?"]);
+        assert_eq!(doubts, ["ISSUR: there is no such setting. Did you mean ISSUER?"]);
     }
 
     #[test]
@@ -272,13 +272,13 @@ mod tests {
             ("TOOL_RULES_FILE", "TOOL_RULES"),
             ("TOOL_RULE_FILE", "TOOL_RULES"),
         ] {
-            let told = format!("{given}: there is no such setting. Is {meant} meant?");
+            let told = format!("{given}: there is no such setting. Did you mean {meant}?");
             assert_eq!(options.misspelt([given.to_owned()].into_iter()), [told]);
         }
         for (given, meant) in
             [("issuer", "ISSUER"), ("ISSUER_FILE", "ISSUER"), ("GROUPS_ORDER", "GROUP_ORDER")]
         {
-            let told = format!("{given}: there is no such setting. Is {meant} meant?");
+            let told = format!("{given}: there is no such setting. Did you mean {meant}?");
             let both = [
                 options.misspelt([given.to_owned()].into_iter()),
                 options.perhaps_misspelt([given.to_owned()].into_iter()),

@@ -25,8 +25,8 @@ fn every_mistake_is_told_at_once_with_cause_and_fix() {
         "MAX_LINE is `much`",
         "JWKS_URL is not set",
         "ISSUER is not set",
-        "ISSUR: there is no such setting. Is ISSUER meant?",
-        "LOG: \"loud\" is not a level of the log",
+        "ISSUR: there is no such setting. Did you mean ISSUER?",
+        "LOG: \"loud\" is not a log level",
         "RESOURCE is not set",
         "`no-such-program` was not found",
     ] {
@@ -67,7 +67,7 @@ fn a_pipe_in_place_of_the_tool_rules_does_not_hang_the_start() {
     let output = process.args(["--", "true"]).output().unwrap();
     let message = text(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{message}");
-    let cause = format!("TOOL_RULES is `{pipe}`, which cannot be read: it is no regular file.");
+    let cause = format!("TOOL_RULES is `{pipe}`, which cannot be read: it is not a regular file.");
     assert!(message.contains(&cause), "{message}");
 }
 

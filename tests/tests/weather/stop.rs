@@ -136,18 +136,18 @@ async fn a_pipe_in_place_of_the_policy_is_told_and_stops_neither_the_watch_nor_t
 
     pipe_at(&beside);
     fs::rename(&beside, &policy).unwrap();
-    until_ready_says(&stack, "it is no regular file").await;
+    until_ready_says(&stack, "it is not a regular file").await;
     fs::write(&beside, format!("# Another one.\n{POLICY}")).unwrap();
     fs::rename(&beside, &policy).unwrap();
     until_ready_says(&stack, r#""state":"current""#).await;
 
     pipe_at(&beside);
     fs::rename(&beside, &policy).unwrap();
-    until_ready_says(&stack, "it is no regular file").await;
+    until_ready_says(&stack, "it is not a regular file").await;
     stack.signal_auth_service(Signal::TERM);
     assert!(stack.auth_service_ends().await.is_some_and(|status| status.success()), "{}", stack.logs());
     let refused = stack.refusal_to_start();
-    assert!(refused.contains("it is no regular file"), "{refused}");
+    assert!(refused.contains("it is not a regular file"), "{refused}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
