@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::{AccessRequest, CheckError, caddy, envoy, nginx, traefik};
 
-/// The same request as each proxy describes it over HTTP.
+/// A request as each proxy describes it over HTTP.
 struct Put {
     forwarded: HeaderMap,
     original: HeaderMap,

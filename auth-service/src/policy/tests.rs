@@ -134,14 +134,14 @@ fn a_modern_call_is_under_the_rules_of_its_tool() {
     let tool = |principal: &Principal, name| decided(&policy, principal, NOTES, Operation::Tool(name));
     assert_eq!(tool(&reader, "list"), Decision::Allow);
     assert_eq!(tool(&reader, "drop"), needs("notes:read notes:write"));
-    assert!(is_forbidden(&tool(&reader, "delete_all")), "no scope would help");
+    assert!(is_forbidden(&tool(&reader, "delete_all")), "no scope is enough");
     let operator = ana("notes:read", &["ops"]);
-    // A single challenge names all scopes that are needed, together with those that were granted.
+    // A single challenge lists all required scopes, together with the granted ones.
     assert_eq!(tool(&operator, "delete_all"), needs("notes:admin notes:read notes:write"));
     assert_eq!(
         tool(&ana("notes", &["ops"]), "delete_all"),
         Decision::Allow,
-        "a scope includes those below it"
+        "a scope includes the scopes below it"
     );
     let method = |principal: &Principal, name| decided(&policy, principal, NOTES, Operation::Method(name));
     assert_eq!(method(&reader, "tools/list"), Decision::Allow);
@@ -237,7 +237,7 @@ fn a072_a_path_that_could_be_taken_for_a_ruled_one_is_nobody_s() {
         ("https://a.example/mcp/Admin:x", false),
         ("https://b.example/X", false),
         // Where a more specific rule could apply, a name that servers might read differently is refused.
-        // Elsewhere, it is an ordinary name.
+        // Elsewhere, it is treated as an ordinary name.
         ("https://a.example/mcp/%C3%A9", false),
         ("https://a.example/mcp/adm%C4%B0n/x", false),
         ("https://a.example/mcp/ad%E2%80%8Cmin", false),
@@ -245,7 +245,7 @@ fn a072_a_path_that_could_be_taken_for_a_ruled_one_is_nobody_s() {
         ("https://a.example/%C3%A9", false),
         ("https://b.example/%C3%A9", false),
         // A server might treat a segment that is empty after folding as the parent directory. The path could then
-        // be that of the rule.
+        // match the rule.
         ("https://a.example/mcp/%20", false),
         ("https://a.example/mcp/...", false),
         ("https://a.example/mcp/:", false),

@@ -256,7 +256,7 @@ async fn there_is_no_device_flow_where_nobody_turned_it_on() {
     assert_eq!(app.browser().open("/device").await.status, StatusCode::NOT_FOUND);
 }
 
-/// Sends "Allow" and closes the connection after `moment`, like a browser when the user clicks again.
+/// Sends "Allow" and closes the connection after `moment`, as a browser does when the user clicks again.
 async fn allow_and_hang_up(app: &TestApp, browser: &Browser<'_>, page: &Page, moment: Duration) {
     let form = format!("form_token={}&decision=allow", page.form_token());
     let cookies: Vec<_> = browser.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();

@@ -1,4 +1,4 @@
-//! Tests of messages that an SDK behind the wrapper would silently drop, like the test child with `--strict`. The
+//! Tests of messages that an SDK behind the wrapper would silently drop, as the test child does with `--strict`. The
 //! wrapper refuses them with 400, or removes an unnecessary invalid part, so that no client has to wait for a
 //! timeout.
 

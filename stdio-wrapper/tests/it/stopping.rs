@@ -95,7 +95,7 @@ async fn whole_answer(stream: &mut TcpStream) -> Option<String> {
     }
 }
 
-/// Sends pings over reused connections, like an edge, until the wrapper no longer listens. Returns how many of
+/// Sends pings over reused connections, as an edge does, until the wrapper no longer listens. Returns how many of
 /// them got no response.
 async fn ping_until_it_is_gone(client: Client, address: String, answered: Arc<AtomicUsize>) -> usize {
     let body = r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#;

@@ -27,7 +27,7 @@ pub(crate) struct Asking {
 }
 
 impl Asking {
-    /// Discovers the server, and registers or uses the metadata document, like the SDK.
+    /// Discovers the server, and registers or uses the metadata document, as the SDK does.
     pub(crate) async fn begin(stack: &Stack, port: u16, document: Option<&str>) -> Result<Self> {
         let redirect_uri = redirect_uri(port);
         let mut request = AuthorizationRequest::new(&redirect_uri).with_client_name(NAME);

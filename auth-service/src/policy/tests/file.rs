@@ -1,4 +1,4 @@
-//! Tests of what a policy file accepts, and of the error messages for everything else.
+//! Tests of the content that a policy file can have, and of the error messages for everything else.
 
 use super::*;
 
@@ -151,7 +151,7 @@ fn a_rule_behind_more_specific_ones_everywhere_is_warned_of() {
         ProtectedHosts::new(Scheme::Https, vec!["a.example".parse().unwrap(), "b.example".parse().unwrap()]);
     let warned = |hosts| parse(text, Who::default(), Some(hosts)).unwrap().1;
     assert!(warned(&only)[0].to_string().starts_with("line 1: no request matches *"));
-    assert!(warned(&hosts()).is_empty(), "the wildcard host has no own rule");
+    assert!(warned(&hosts()).is_empty(), "the wildcard host has no rule of its own");
 }
 
 #[test]

@@ -13,7 +13,7 @@ fn rule() -> impl Strategy<Value = String> {
     let except = prop::option::of(prop::sample::select(vec!["a", "ab", "*c"]));
     let scopes = subsequence(vec!["s:a", "s:b", "t"], 0..=2);
     let groups = subsequence(vec!["g", "h"], 0..=2);
-    (kind, pattern, except, scopes, groups).prop_filter_map("asks for something", |parts| {
+    (kind, pattern, except, scopes, groups).prop_filter_map("the rule has a condition", |parts| {
         let (kind, pattern, except, scopes, groups) = parts;
         if scopes.is_empty() && groups.is_empty() {
             return None;
@@ -123,7 +123,7 @@ proptest! {
     fn a092_headers_that_are_left_out_open_nothing((text, _) in services(), (principal, _) in callers(), operation in operations()) {
         let policy = policy(&text);
         let by_headers = passes(&policy, &principal, operation);
-        // The wrapper reads the body, which always names the operation.
+        // The wrapper reads the body, which always contains the operation.
         let without_headers = passes(&policy, &principal, Operation::Unknown) && !wrapper_refuses(&policy, &principal, operation);
         prop_assert!(!without_headers || by_headers);
         // If the check allows a request by its headers, the wrapper allows it by its body.
