@@ -414,7 +414,7 @@ async fn a066_a_redis_that_lost_one_change_is_noticed_by_the_next_change_and_sta
     recovers(&store, Duration::from_secs(10)).await;
 }
 
-/// Other replicas did not see the higher number, and continue from the older one.
+/// Other replicas did not see the higher number of changes, and continue to count from the older one.
 #[tokio::test(flavor = "multi_thread")]
 async fn a066_an_older_redis_whose_number_others_have_caught_up_with_is_not_taken_for_the_latest() {
     for made_by_others in [3, 5] {
@@ -446,8 +446,8 @@ async fn a066_an_older_redis_whose_number_others_have_caught_up_with_is_not_take
         between.lead_to(1);
         std::fs::write(&dump, older).unwrap();
         assert!(server.run());
-        // A process that starts now knows no higher number, and `store` cannot pass its number on. The changes of
-        // that process raise the number at least to the number that `store` has seen.
+        // A process that starts now does not know that number, and `store` cannot pass it on. The changes of that
+        // process raise the number at least to the one that `store` has seen.
         let others = connect(&server.url()).await.unwrap();
         assert!(opens(&others, &revoked).await.unwrap(), "the data are not older than the revocation");
         for _ in 0..made_by_others {

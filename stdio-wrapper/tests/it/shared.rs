@@ -54,7 +54,7 @@ async fn who_waits_for_a_shared_child_that_does_not_answer_is_told_with_the_othe
         assert!(answer["error"]["message"].as_str().unwrap().contains("in time"), "{answer}");
     }
     assert_eq!(wrapper.metric("stdio_wrapper_children_started_total").await, 1);
-    // For a while, no other client has to wait for the child.
+    // For a while, other clients are refused immediately instead of waiting for the child.
     let refused = wrapper.client().try_initialize("2025-11-25").await;
     assert!(refused.status() == 503 && refused.headers().contains_key("retry-after"), "{refused:?}");
     let refused = refused.text().await.unwrap();
