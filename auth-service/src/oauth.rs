@@ -1,4 +1,4 @@
-//! The OAuth 2.1 endpoints, one module for each. The grants of the token endpoint are modules under `token`.
+//! The OAuth 2.1 endpoints, one module for each. The grant types of the token endpoint are modules under `token`.
 
 pub mod after_form;
 pub mod authorize;

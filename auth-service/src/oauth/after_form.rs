@@ -1,10 +1,10 @@
 //! Pages that show the result of a submitted form, each at its own address.
 //!
-//! When the response to a form is itself a page, the browser asks the user whether to send the form again on
-//! a reload or after the back button. Therefore the response is a redirect, and the address of the next page
-//! carries its content in a sealed form token. Nothing is stored, and no link can show one user a message
-//! that was meant for another. After too many attempts or a server error, the user should be able to send the
-//! form again, so the page itself is the response, with a status code that programs understand.
+//! If the response to a form is a page, the browser asks the user whether to send the form again after a reload or
+//! the back button. Therefore the response is a redirect, and the address of the next page contains its content in
+//! a sealed form token. Nothing is stored, and a link cannot show one user a message for another user. After too
+//! many attempts or a server error, the user should be able to send the form again. In these cases, the page
+//! itself is the response, with the status code of the error.
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::RETRY_AFTER;
@@ -20,26 +20,26 @@ use crate::state::AppState;
 use super::authorize::see_other;
 use super::params::Params;
 
-/// Maximum length in bytes of a form token in an address. Common proxies limit the request line to 8 kB.
+/// Maximum length in bytes of a form token in a URL. Common proxies limit the request line to 8 kB.
 const MAX_LEN_IN_QUERY: usize = 4 * 1024;
 
 /// Path of the page that shows the result of a form.
 pub const MESSAGE_PATH: &str = "/consent/answered";
 
-/// Returns a redirect to the page at `path`, with the form token in its query. Returns `None` if the form
-/// token is too long for an address; the caller then responds with the page itself.
+/// Returns a redirect to the page at `path`, with the form token in its query. Returns `None` if the form token is
+/// too long for a URL. The caller must then respond with the page itself.
 pub(super) fn redirect(state: &AppState, path: &str, form_token: &str) -> Option<HttpResponse> {
     let is_short = form_token.len() <= MAX_LEN_IN_QUERY;
     is_short
         .then(|| see_other(&state.config.site.issuer.endpoint(&format!("{path}?form_token={form_token}"))))
 }
 
-/// Why a form was not accepted. The page shows it when the form appears again.
+/// Why a form was not accepted. It is shown together with the form.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Problem {
     pub(super) text: String,
     status: u16,
-    /// Seconds until it is worth sending the form again.
+    /// Seconds until sending the form again can succeed.
     retry_after: Option<u64>,
 }
 
@@ -79,7 +79,7 @@ pub(super) struct Message {
 }
 
 impl Message {
-    /// Creates a message. `way_on` is a link to a URL of this server, on which the user can continue.
+    /// Creates a message. `way_on` is a link to a URL of this server at which the user can continue.
     pub(super) fn new(status: StatusCode, title: &str, text: String, way_on: Option<Link<'_>>) -> Self {
         let way_on = way_on.map(|link| (link.text.to_owned(), link.url.to_owned()));
         Self { status: status.as_u16(), title: title.to_owned(), text, way_on }
@@ -91,9 +91,9 @@ impl Message {
         page(status_of(self.status), &template, FormTarget::Ourselves)
     }
 
-    /// Responds to a form with a redirect to [`MESSAGE_PATH`]. The form token in that address is valid in
-    /// this browser only, so that another person's link cannot show a message and lead on from there. Server
-    /// errors, and browsers without a session cookie, get the page itself.
+    /// Responds to a form with a redirect to [`MESSAGE_PATH`]. The form token in that URL is valid only in this
+    /// browser, so that an attacker's link cannot show a message with a link. For server errors, and for browsers
+    /// without a session cookie, the response is the page itself.
     pub(super) fn answer(&self, http: &HttpRequest, state: &AppState) -> HttpResponse {
         let reader = reader(http, state).filter(|_| !status_of(self.status).is_server_error());
         let expires_at = state.now().plus(state.config.lifetimes.form);

@@ -7,11 +7,10 @@ use actix_web_httpauth::headers::authorization::{Bearer, Scheme};
 /// Maximum length of the credentials in bytes, without the name of the scheme.
 pub(super) const MAX_CREDENTIALS_LEN: usize = 8192;
 
-/// Reads credentials of the scheme with this name. Returns `None` if they are malformed or belong to another
-/// scheme.
+/// Reads credentials of the scheme `name`. Returns `None` if they are malformed or belong to another scheme.
 ///
-/// The library compares the name exactly and expects one space after it. The name is case-insensitive (§11.1)
-/// and more spaces are allowed, so the header is first converted to what the library expects.
+/// The library expects the exact name and one space after it. But the name is case-insensitive (§11.1), and
+/// several spaces are allowed, so the header is first converted to the form that the library expects.
 pub(super) fn credentials<S: Scheme>(name: &'static str, header: &HeaderValue) -> Option<S> {
     let (scheme, rest) = header.to_str().ok()?.split_once(' ')?;
     if !scheme.eq_ignore_ascii_case(name) || rest.len() > MAX_CREDENTIALS_LEN {

@@ -183,8 +183,8 @@ async fn pushed_params(
     Ok((params, Some(Pushed { handle, grant_id: found.grant_id })))
 }
 
-/// Finds the client. This happens first: until the client and its redirect URI are known, the server must not
-/// redirect the browser.
+/// Finds the client. This must happen first, because the server must not redirect the browser before it has
+/// verified the client and its redirect URI.
 async fn client_of(
     request: &HttpRequest,
     params: &Params,
@@ -196,21 +196,21 @@ async fn client_of(
     found.map_err(|error| AuthorizeError::unknown(&id, error))
 }
 
-/// The URI that receives the response, or `None` if it is not a redirect URI of the client.
+/// Returns the URI that receives the response, or `None` if it is not a redirect URI of the client.
 pub(super) fn redirect_uri_of(params: &Params, client: &Client) -> Result<Option<RedirectUri>, BadParams> {
     let redirect_uri = match (params.one("redirect_uri")?, client.metadata.redirect_uris.as_slice()) {
         (Some(text), _) => RedirectUri::try_from(text.to_owned()).ok(),
-        // OAuth 2.1 §4.1.1: the parameter is optional when only one redirect URI is registered.
+        // The parameter is optional if only one redirect URI is registered (OAuth 2.1 §4.1.1).
         (None, [only]) => Some(only.clone()),
         (None, _) => None,
     };
     Ok(redirect_uri.filter(|uri| client.allows_redirect(uri)))
 }
 
-/// Refuses a request. The browser goes to the client at once only if the user has approved this redirect URI
-/// before, or if the operator entered the client. Otherwise the user first sees a page: anybody can register
-/// a URI, and users would trust a link to this server that silently leads there (OAuth 2.1 §7.12.2, RFC 9700
-/// §4.11.2).
+/// Refuses a request. The browser is redirected to the client immediately only if the user has approved this
+/// redirect URI before, or if the operator added the client. Otherwise the user first sees a page. Anybody can
+/// register a redirect URI, and without this page an attacker's link to this server, which users trust, could lead
+/// to any website (OAuth 2.1 §7.12.2, RFC 9700 §4.11.2).
 fn refuse_with_care(
     state: &AppState,
     client: &Client,
@@ -257,8 +257,8 @@ fn refusal_url(
     redirect_uri.with_query(&pairs)
 }
 
-/// Redirects with status 303, so that the browser does not repeat a POST with a password at the next address
-/// (RFC 9700 §4.12).
+/// Redirects with status 303, so that the browser does not send a POST with a password to the next URL (RFC 9700
+/// §4.12).
 pub(super) fn see_other(location: &str) -> HttpResponse {
     HttpResponse::SeeOther()
         .insert_header((LOCATION, location))

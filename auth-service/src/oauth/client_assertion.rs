@@ -22,10 +22,10 @@ use crate::store::StoreError;
 
 /// The required value of `client_assertion_type` (RFC 7523 §2.2).
 pub(super) const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
-/// Accepted signature algorithms. All are asymmetric: with HS256, the public key could be misused as the
-/// secret.
+/// Accepted signature algorithms. All are asymmetric, because with HS256 an attacker could use the public key as
+/// the secret.
 pub(super) const ALGORITHMS: [&str; 4] = ["EdDSA", "ES256", "RS256", "PS256"];
-/// Maximum lifetime of an assertion in seconds. A client makes a new assertion for each request, so a short
+/// Maximum lifetime of an assertion in seconds. A client creates a new assertion for each request, so a short
 /// lifetime is enough.
 const MAX_LIFETIME_SECONDS: u64 = 600;
 /// Tolerated difference between clocks, in seconds.
@@ -72,9 +72,9 @@ enum Audience {
 }
 
 impl Audience {
-    /// Whether every audience is this server: its issuer, its token endpoint or its endpoint for pushed
-    /// requests (RFC 7523 §3, RFC 9126 §2; OAuth 2.1 prefers the issuer). If an assertion named another
-    /// server too, that server could use it here.
+    /// Whether every audience is this server: its issuer, its token endpoint or its endpoint for pushed requests
+    /// (RFC 7523 §3, RFC 9126 §2; OAuth 2.1 prefers the issuer). If an assertion also named another server, that
+    /// server could use it here.
     fn is_ours_alone(&self, issuer: &Issuer) -> bool {
         let ours = |audience: &String| {
             audience == issuer.as_str()
@@ -87,7 +87,7 @@ impl Audience {
     }
 }
 
-/// Reads the client identifier from an assertion, before anything in it is verified.
+/// Reads the client identifier from an assertion that is not verified yet.
 pub(super) fn claimed_client(assertion: &str) -> Option<ClientId> {
     #[derive(Deserialize)]
     struct Subject {
@@ -100,8 +100,8 @@ pub(super) fn claimed_client(assertion: &str) -> Option<ClientId> {
     ClientId::try_from(claims.sub).ok()
 }
 
-/// Verifies that `client` made the assertion for this server, that it is valid now and that it was not used
-/// before. The request came from `address`.
+/// Verifies that `client` created the assertion for this server, that it is valid now, and that it was not used
+/// before. `address` is the source of the request.
 pub(super) async fn verify(
     assertion: &str,
     client: &Client,
@@ -112,9 +112,10 @@ pub(super) async fn verify(
     let header = accepted_header(assertion).ok_or(AssertionError::Malformed)?;
     let claims = verified(assertion, &header, client, address, state).await?;
     check(&claims, client, &state.config.site.issuer, now)?;
-    // Counted only after the signature is verified, so that nobody else can use up the client's limit.
+    // The assertion is counted after the signature was verified, so that only the client itself can use up its
+    // limit.
     state.assertion_rate.admit(client, address)?;
-    // The client and the `jti` are remembered for as long as the assertion would be valid.
+    // The client and the `jti` are stored until the assertion expires.
     let name = format!(
         "assertion/{}",
         TokenHash::of(&Sha256::digest(format!("{}\n{}", client.id, claims.jti))).text()
@@ -140,8 +141,7 @@ async fn verified(
             return Ok(claims);
         }
         has_key |= !keys.is_empty();
-        // A key that is known by its identifier does not change. One without an identifier might have been
-        // replaced by another.
+        // A key with an identifier does not change. A key without an identifier might have been replaced.
         if has_key && kid.is_some() {
             break;
         }
@@ -167,8 +167,8 @@ fn check(claims: &Claims, client: &Client, issuer: &Issuer, now: UnixTime) -> Re
     if in_time { Ok(()) } else { Err(AssertionError::Time) }
 }
 
-/// Finds the client's keys for this assertion. With `fresh`, the key set is fetched again although it is
-/// cached, in case the client has rotated its keys.
+/// Finds the client's keys for this assertion. With `fresh`, a cached key set is fetched again, because the client
+/// might have rotated its keys.
 async fn find_keys(
     client: &Client,
     kid: Option<&str>,
@@ -210,14 +210,14 @@ pub(super) fn signed_claims<C: DeserializeOwned>(
     keys.iter().find_map(|key| jsonwebtoken::decode::<C>(jwt, key, &validation).ok()).map(|data| data.claims)
 }
 
-/// Maximum number of keys that are tried for one signature. While its owner rotates keys, a key set without
-/// identifiers holds a few keys that could fit. Without a limit, anybody could publish a set with hundreds of
-/// them.
+/// Maximum number of keys that are tried for one signature. A key set without identifiers contains several
+/// candidates while its owner rotates keys. The limit is needed because anybody can publish a set with hundreds of
+/// keys.
 const MAX_TRIED: usize = 8;
 
-/// Finds the keys in a JWK set with this identifier and algorithm. There can be several, because identifiers
-/// are optional and need not be unique (RFC 7517 §4.5). Keys that cannot be parsed are skipped, because a set
-/// can contain kinds of keys that are not supported here (RFC 7517 §5).
+/// Finds the keys in a JWK set with this identifier and algorithm. There can be several, because identifiers are
+/// optional and need not be unique (RFC 7517 §4.5). Keys that cannot be parsed are skipped, because a set can
+/// contain types of keys that are not supported here (RFC 7517 §5).
 pub(super) fn fitting_keys(set: &Value, kid: Option<&str>, algorithm: Algorithm) -> Vec<DecodingKey> {
     let keys = set.get("keys").and_then(Value::as_array).into_iter().flatten();
     let readable = keys.filter_map(|key| serde_json::from_value::<Jwk>(key.clone()).ok());
@@ -225,8 +225,8 @@ pub(super) fn fitting_keys(set: &Value, kid: Option<&str>, algorithm: Algorithm)
     fitting.filter_map(|jwk| DecodingKey::from_jwk(&jwk).ok()).take(MAX_TRIED).collect()
 }
 
-/// Whether a key has this identifier and can be used with this algorithm. The algorithm in the assertion's
-/// header has to match the type of the key and its `alg`, if it has one.
+/// Whether a key has this identifier and can be used with this algorithm. The algorithm in the assertion's header
+/// must match the type of the key, and its `alg` if there is one.
 fn fits(jwk: &Jwk, kid: Option<&str>, algorithm: Algorithm) -> bool {
     use jsonwebtoken::jwk::AlgorithmParameters::{EllipticCurve, OctetKeyPair, RSA};
     use jsonwebtoken::jwk::EllipticCurve::{Ed25519, P256};

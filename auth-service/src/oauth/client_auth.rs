@@ -1,4 +1,4 @@
-//! Client authentication at the token endpoint and others (RFC 6749 §2.3, OAuth 2.1 §2.4).
+//! Client authentication at the token endpoint and other endpoints (RFC 6749 §2.3, OAuth 2.1 §2.4).
 
 use actix_web::HttpRequest;
 use actix_web::http::header::{AUTHORIZATION, HeaderValue};
@@ -28,7 +28,7 @@ pub enum ClientAuthError {
     Invalid {
         /// Explanation for the client's developer.
         description: String,
-        /// The client used HTTP Basic, so the response has to include a Basic challenge (RFC 6749 §5.2).
+        /// Whether the client used HTTP Basic. If so, the response must include a Basic challenge (RFC 6749 §5.2).
         basic: bool,
     },
     /// The client used more than one authentication method: 400 `invalid_request`.
@@ -42,11 +42,11 @@ pub enum ClientAuthError {
     /// There were too many client assertions: 429 `temporarily_unavailable`.
     #[error("too many client assertions of this client or from this network; try again in a minute")]
     TooFast(TooFast),
-    /// The client's document or keys are not available at the moment: 503 `temporarily_unavailable`. After
+    /// The client's document or keys are not available at the moment: 503 `temporarily_unavailable`. With
     /// `invalid_client`, the client would discard its tokens.
     #[error("the client's metadata document or keys cannot be fetched at the moment: {0}")]
     Away(DocumentError),
-    /// The clock is in doubt, so nobody can tell whether the client's credentials have expired: 503
+    /// The clock is in doubt, so it is unknown whether the client's credentials have expired: 503
     /// `temporarily_unavailable`.
     #[error(
         "this server cannot tell at the moment what has expired, because its clock is in doubt; try again in a minute"

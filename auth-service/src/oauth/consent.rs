@@ -29,14 +29,14 @@ use super::{responses, session};
 
 pub use error::ConsentError;
 
-/// The content of the form's form token: everything that the user was shown. The grant's identifier is chosen
-/// when the page is made, so that one page creates at most one grant.
+/// The content of the form token: everything that was shown to the user. The grant's identifier is chosen when the
+/// page is built, so that one page creates at most one grant.
 #[derive(Serialize, Deserialize)]
 struct ConsentRequest {
     grant_id: GrantId,
     subject: Subject,
-    /// Digest of the client's metadata ([`ClientMetadata::digest`]). The client's name on the page is part of
-    /// what the user agrees to.
+    /// Digest of the client's metadata ([`ClientMetadata::digest`]). It includes the client's name, because the
+    /// user decides with this name on the page.
     ///
     /// [`ClientMetadata::digest`]: crate::domain::client::ClientMetadata::digest
     client: TokenHash,
@@ -50,8 +50,8 @@ pub(super) struct Pushed {
     pub(super) grant_id: GrantId,
 }
 
-/// Shows what the client asks for, and which part of it is new. If the user has already allowed this client
-/// everything and no other program can receive the response, the request is approved without a page.
+/// Shows what the client requests, and which part of it is new. If the user has already allowed this client
+/// everything, and no other program can receive the response, the request is approved without a page.
 pub(super) async fn ask(
     state: &AppState,
     client: &Client,
@@ -69,8 +69,8 @@ pub(super) async fn ask(
     };
     let (subject, digest) = (session.subject.clone(), client.metadata.digest());
     let asked = ConsentRequest { grant_id, subject, client: digest, request, pushed };
-    // Any program on the user's machine can receive a response at a loopback address or a private-use scheme,
-    // so every such request is shown to the user (RFC 8252 §8.6).
+    // Any program on the user's machine can receive a response at a loopback address or a private-use scheme.
+    // Therefore, every such request is shown to the user (RFC 8252 §8.6).
     if covered && barred.is_empty() && !prompt.consent && !asked.request.redirect_uri.is_local() {
         let (subject, scope) = (asked.subject.clone(), asked.request.scope.clone());
         let response = approve(state, asked, session, client.clone()).await?;
@@ -114,15 +114,15 @@ pub(super) async fn ask(
     Ok(page(StatusCode::OK, &template, target))
 }
 
-/// The resources that policy does not let this user access at all. A token for them would not work, and the
-/// user would never learn why, so the user cannot allow them.
+/// Returns the resources that the policy does not allow this user to access. The user cannot give consent for
+/// them: a token for them would not work, and the user would not learn why.
 pub(super) fn barred(account: &Account, resources: &[ResourceUri], state: &AppState) -> Vec<String> {
     let policy = state.policy.now();
     let closed = |resource: &&ResourceUri| !policy.admits(account.into(), resource);
     resources.iter().filter(closed).map(ToString::to_string).collect()
 }
 
-/// What the user agrees to by allowing the request.
+/// The approval that the user gives by allowing the request.
 fn approval_of(request: &AuthorizationRequest) -> Approval {
     Approval {
         redirect_uri: request.redirect_uri.clone(),
@@ -131,7 +131,7 @@ fn approval_of(request: &AuthorizationRequest) -> Approval {
     }
 }
 
-/// The remembered consent of this user, if it was given to the client as it is now.
+/// Returns the remembered consent of this user, unless the client has changed since it was given.
 pub(super) async fn known(
     state: &AppState,
     client: &Client,
@@ -144,7 +144,7 @@ pub(super) async fn known(
     Ok(known.filter(|consent| consent.is_to(client)))
 }
 
-/// Formats scopes for the user, one line for each: the description, and the name for those who know it.
+/// Formats scopes for the user, one line for each: the description and the name.
 pub(super) fn scope_lines(scope: &Scope, state: &AppState) -> Vec<String> {
     let policy = state.policy.now();
     let line = |token: &ScopeToken| match (token.as_str(), policy.description(token)) {
@@ -169,8 +169,8 @@ pub async fn decide(http: HttpRequest, body: web::Bytes, state: web::Data<AppSta
     }
 }
 
-/// The URL at which the user can be asked again, if there is one. A pushed request is removed when it is
-/// answered, and only its client can push it again.
+/// Returns the URL of a new consent page for the same request, if there is one. A pushed request has none, because
+/// it is removed when it is answered, and only its client can push it again.
 fn question(http: &HttpRequest, body: &[u8], state: &AppState) -> Option<String> {
     let params = Params::of_form(http, body).ok()?;
     let asked: ConsentRequest = state.form_tokens.content(Form::Consent, params.one("form_token").ok()??)?;
@@ -192,7 +192,7 @@ async fn answer(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<Htt
     if asked.subject != session.subject {
         return Err(BadFormToken::Foreign.into());
     }
-    // The page might have been open for a while, so the client and its redirect URI are looked up again.
+    // The page might have been open for some time, so the client and its redirect URI are looked up again.
     let address = client_address::of(http, |address| state.config.trusted_edge.is_known(address));
     let client = match state.clients.find(Caller::User(address), &request.client_id, state.earliest()).await {
         Ok(client) if client.allows_redirect(&request.redirect_uri) => client,
@@ -208,7 +208,7 @@ async fn answer(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<Htt
         Some("allow") => approve(state, asked, &session, client).await,
         Some("deny") => {
             // A page accepts only one decision. If the user has just allowed the request, the client must not
-            // learn that it was denied.
+            // receive a denial as well.
             let until = now.plus(state.config.lifetimes.form);
             if !state.store.deny(asked.grant_id.as_str(), until, now).await? {
                 return Err(ConsentError::AnsweredBefore);

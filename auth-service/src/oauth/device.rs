@@ -1,8 +1,8 @@
 //! `/device`: the pages on which a user allows or denies a device (RFC 8628 §3.3).
 //!
 //! The user logs in, enters the code (a link can fill it in), and decides on a page that shows the code, the
-//! client, and the address and time of the request. A link cannot skip any of these steps. The last page is
-//! the user's chance to notice that somebody else's device is asking (§5.4).
+//! client, and the address and time of the request. A link cannot skip any of these steps. On the last page, the
+//! user can notice that the request comes from another person's device (§5.4).
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -29,17 +29,18 @@ use super::consent::{barred, scope_lines};
 use super::params::{BadParams, Params};
 use super::{responses, session};
 
-/// The content of the form token of the last page: what the user was shown.
+/// The content of the form token of the last page: everything that was shown to the user.
 #[derive(Serialize, Deserialize)]
 struct Shown {
     device: TokenHash,
     code: String,
     subject: Subject,
-    /// Digest of the client's metadata. The client's name on the page is part of what the user agrees to.
+    /// Digest of the client's metadata. It includes the client's name, because the user decides with this name on
+    /// the page.
     client: TokenHash,
 }
 
-/// Why a page cannot be shown, or why its answer is not accepted.
+/// Why a page cannot be shown, or why the user's decision is not accepted.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
     /// The parameters of the form are malformed.
@@ -53,7 +54,7 @@ pub enum DeviceError {
     /// The form token of the form is not valid; see [`BadFormToken`].
     #[error("The reason is that {0}. If the device is not connected, type its code again.")]
     FormToken(#[from] BadFormToken),
-    /// The code was already answered, or it has expired.
+    /// The user has already decided about this code, or it has expired.
     #[error(
         "This code was answered before, or has expired. If the device is not connected, let it show a new code, and type that one."
     )]
@@ -66,7 +67,7 @@ pub enum DeviceError {
         "The application on the device has changed while this page was open. Type the code again, and check which application asks."
     )]
     ClientChanged,
-    /// Policy does not let the user access the requested resources.
+    /// The policy does not allow the user to access the requested resources.
     #[error("This account is not allowed to use what the device asked for. Ask the operator of this server.")]
     Barred,
     /// The form contains neither `allow` nor `deny`.
@@ -113,7 +114,7 @@ impl DeviceError {
         };
         let title = match self {
             Self::Over => "This code can no longer be used",
-            // An earlier answer might be valid, so the title must not say that nothing was allowed.
+            // An earlier decision might be in effect, so the title must not state that nothing was allowed.
             Self::NoSession | Self::FormToken(_) => "This page cannot be used",
             _ => "Nothing was allowed",
         };
@@ -132,7 +133,7 @@ pub async fn form(http: HttpRequest, state: web::Data<AppState>) -> HttpResponse
     open(&http, &state).await.unwrap_or_else(|error| error.message(&state.config.site.issuer).page())
 }
 
-/// `POST /device`: looks up the user code and redirects to the page that shows what it would allow.
+/// `POST /device`: looks up the user code, and redirects to the page on which the user decides.
 pub async fn look_up(http: HttpRequest, body: web::Bytes, state: web::Data<AppState>) -> HttpResponse {
     let found = find(&http, &body, &state).await;
     found.unwrap_or_else(|error| error.message(&state.config.site.issuer).answer(&http, &state))
@@ -256,14 +257,13 @@ async fn find(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<HttpR
         Shown { device, code: code.to_string(), subject: session.subject, client: client.metadata.digest() };
     let expires_at = now.plus(state.config.lifetimes.form).min(asked.expires_at);
     let form_token = state.form_tokens.issue(Form::DeviceConsent, session.id, expires_at, &shown)?;
-    // The next page has its own address and is not the response to this form. Otherwise the back button would
-    // make the browser ask whether to send the form again.
+    // The next page has its own URL and is not the response to this form. Otherwise the browser would ask whether
+    // to send the form again after the back button.
     Ok(see_other(&state.config.site.issuer.endpoint(&format!("/device/consent?form_token={form_token}"))))
 }
 
-/// `GET /device/consent`: shows what allowing the device would mean and, after the decision, the result. The
-/// form token in the query is bound to the session in which the code was typed, so the link works for nobody
-/// else.
+/// `GET /device/consent`: shows what the device requests and, after the decision, the result. The form token in
+/// the query is bound to the session in which the code was typed, so the link works only for this user.
 pub async fn question(http: HttpRequest, state: web::Data<AppState>) -> HttpResponse {
     ask(&http, &state).await.unwrap_or_else(|error| error.message(&state.config.site.issuer).page())
 }
@@ -314,8 +314,7 @@ async fn ask(http: &HttpRequest, state: &AppState) -> Result<HttpResponse, Devic
     Ok(page(StatusCode::OK, &template, FormTarget::Ourselves))
 }
 
-/// Finds the client, provided that neither its registration nor its metadata has changed since it started the
-/// request.
+/// Finds the client. It is an error if its registration or its metadata has changed since it started the request.
 async fn client_of(
     http: &HttpRequest,
     asked: &DeviceAuthorization,
@@ -345,8 +344,8 @@ async fn answer(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<Htt
         Some("deny") => DeviceState::Denied,
         _ => return Err(DeviceError::NoDecision),
     };
-    // The page that asked also shows the result, every time it is opened. If the result were the response to
-    // this form, a reload would send the form again.
+    // The page of the form also shows the result whenever it is opened. If the result were the response to this
+    // form, a reload would send the form again.
     let result =
         see_other(&state.config.site.issuer.endpoint(&format!("/device/consent?form_token={form_token}")));
     let asked = state.store.device(&shown.device, now).await?.ok_or(DeviceError::Over)?;
@@ -364,7 +363,7 @@ async fn answer(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<Htt
         return Err(DeviceError::Barred);
     }
     if !state.store.decide_device(&shown.device, &decision, now).await? {
-        // Another request has decided in the meantime, for example after a double click.
+        // Another request was faster, for example after a double click.
         let asked = state.store.device(&shown.device, now).await?.ok_or(DeviceError::Over)?;
         return if is_decided(&decision, &asked, state).await? { Ok(result) } else { Err(DeviceError::Over) };
     }
@@ -391,7 +390,7 @@ async fn is_decided(
     }
 }
 
-/// Whether this user has allowed the device, and the grant has not been revoked since.
+/// Whether this user has allowed the device, and the grant was not revoked since then.
 async fn is_allowed_by(
     subject: &Subject,
     asked: &DeviceAuthorization,

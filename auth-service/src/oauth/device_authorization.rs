@@ -19,11 +19,12 @@ use super::params::{BadParams, Params};
 use super::responses;
 use super::token::TokenError;
 
-/// Minimum time in seconds between two polls of a device, until it is told to slow down (RFC 8628 §3.2).
+/// Minimum time in seconds between two polls of a device. It is increased by each `slow_down` error (RFC 8628
+/// §3.2).
 const INTERVAL: u64 = 5;
 /// Number of attempts to find a user code that is not in use.
 const TRIES: u32 = 5;
-/// Maximum number of devices that wait for their users. Clients that nobody has used can take half of the
+/// Maximum number of devices that wait for their users. Clients that no user has allowed can occupy half of the
 /// places, clients in use three quarters, and clients in use that authenticate all of them.
 const MAX_OF_ALL: u64 = 5000;
 const MAX_IN_USE: u64 = MAX_OF_ALL * 3 / 4;

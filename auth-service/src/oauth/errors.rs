@@ -1,5 +1,5 @@
-//! `GET /errors`: explains each error code and what to do about it. `error_uri` links to this page. Its text
-//! is `docs/errors.md`, so that the repository and every installation say the same.
+//! `GET /errors`: explains each error code and its remedy. `error_uri` links to this page. Its text is
+//! `docs/errors.md`, so that the page and the document are always the same.
 
 use std::sync::LazyLock;
 
@@ -18,7 +18,7 @@ pub async fn show() -> HttpResponse {
     page(StatusCode::OK, &template, FormTarget::Ourselves)
 }
 
-/// Renders Markdown to HTML. Each heading below the first level gets its own text as its anchor.
+/// Renders Markdown to HTML. The anchor of each heading below the first level is its text.
 fn rendered(markdown: &str) -> String {
     let mut events: Vec<Event<'_>> = TextMergeStream::new(Parser::new(markdown)).collect();
     for at in 1..events.len() {
@@ -27,7 +27,7 @@ fn rendered(markdown: &str) -> String {
             *id = Some(CowStr::from(text.to_string()));
         }
     }
-    // The page template has a title, so the first heading of the text is left out.
+    // The first heading of the text is omitted, because the page template already has a title.
     let title = events.iter().position(|event| matches!(event, Event::End(TagEnd::Heading(_))));
     let events = events.into_iter().skip(title.map_or(0, |at| at + 1));
     let mut out = String::new();

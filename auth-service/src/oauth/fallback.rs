@@ -3,9 +3,9 @@
 //! Discovery").
 //!
 //! These clients do not know protected resource metadata and send no `resource`. The host of the request
-//! determines the resource, according to the setting `DEFAULT_RESOURCE`. Without that setting, this module
-//! does nothing. Only the authorization endpoint has to be on the MCP host, which identifies the resource.
-//! From there the browser is redirected to the issuer, where the user logs in.
+//! determines the resource, according to the setting `DEFAULT_RESOURCE`. Without that setting, this module does
+//! nothing. Of the endpoints, only the authorization endpoint must be on the MCP host, because the host identifies
+//! the resource. It redirects the browser to the issuer, where the user logs in.
 
 use actix_web::guard::GuardContext;
 use actix_web::http::header::{HOST, HeaderMap};
@@ -35,8 +35,8 @@ fn of(headers: &HeaderMap, state: &AppState) -> Option<Fallback> {
     Some(Fallback { resource, origin: site.protected_hosts.origin(&host)? })
 }
 
-/// Whether a request is for a host that has a default resource. If the issuer has a path, such hosts are the
-/// only ones that also serve the endpoints at the root.
+/// Whether a request is for a host that has a default resource. If the issuer has a path, only these hosts also
+/// serve the endpoints at the root.
 pub fn applies(context: &GuardContext<'_>) -> bool {
     context.app_data::<Data<AppState>>().is_some_and(|state| of(&context.head().headers, state).is_some())
 }

@@ -1,7 +1,6 @@
-//! Properties of the parsers that hold for any input from a stranger. The fuzz targets in `fuzz/` and the
-//! property tests below call the same functions, so that both check the same properties. A panic is a
-//! finding.
-#![expect(clippy::expect_used, clippy::missing_panics_doc, reason = "a panic is what is looked for")]
+//! Checks properties of the parsers with arbitrary input from strangers. The fuzz targets in `fuzz/` and the
+//! property tests below call the same functions. A panic means that a property is violated.
+#![expect(clippy::expect_used, clippy::missing_panics_doc, reason = "a panic reports a violated property")]
 
 use std::sync::LazyLock;
 
@@ -42,7 +41,7 @@ const GOOD: [(&str, &str); 9] = [
     ("dpop_jkt", "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"),
 ];
 
-/// A public client with two redirect URIs.
+/// Returns a public client with two redirect URIs.
 pub(super) fn client() -> Client {
     let redirects = ["https://app.example/cb?x=1", "http://127.0.0.1/cb"];
     Client {
@@ -72,9 +71,9 @@ pub(super) fn client() -> Client {
     }
 }
 
-/// Checks the query of an authorization request. The first byte selects a parameter of a valid request, whose
-/// value is replaced by the rest; if it selects none, the rest is the whole query. An accepted request asks
-/// for no more than the client is allowed, and its response goes only to a registered redirect URI.
+/// Checks the query of an authorization request. The first byte selects a parameter of a valid request, and the
+/// rest of the input replaces its value. If the byte selects no parameter, the rest is the whole query. An
+/// accepted request must not request more than the client is allowed, and its redirect URI must be registered.
 pub fn authorize_query(bytes: &[u8]) {
     let Some((&which, rest)) = bytes.split_first() else { return };
     let text = String::from_utf8_lossy(rest);
@@ -106,8 +105,8 @@ pub fn authorize_query(bytes: &[u8]) {
     assert_eq!(asked.state.as_deref(), params.one("state").expect("not doubled"));
 }
 
-/// Checks the form of a token request with its Content-Type. A second, independent parser has to read the
-/// same values.
+/// Checks the form of a token request with its Content-Type. A second, independent parser must read the same
+/// values.
 pub fn token_form(bytes: &[u8]) {
     let (content_type, body) = match bytes.iter().position(|byte| *byte == 0) {
         Some(end) => (bytes.get(..end).unwrap_or_default(), bytes.get(end + 1..).unwrap_or_default()),
@@ -136,15 +135,15 @@ pub fn token_form(bytes: &[u8]) {
     }
 }
 
-/// Checks the `Authorization` header of a client: the input as text, and its bytes in valid Base64.
-/// Credentials that were read have to stay the same when they are encoded and read again.
+/// Checks the `Authorization` header of a client: the input as text, and its bytes in valid Base64. Credentials
+/// must stay the same when they are encoded and read again.
 pub fn basic_header(bytes: &[u8]) {
     for header in [String::from_utf8_lossy(bytes).into_owned(), format!("Basic {}", STANDARD.encode(bytes))] {
         let Ok(header) = HeaderValue::from_str(&header) else { continue };
         let Some((id, secret)) = basic_credentials(&header) else { continue };
         let form = |text: &str| url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
         let written = STANDARD.encode(format!("{}:{}", form(&id), form(secret.expose_secret())));
-        // Escapes make the credentials up to three times as long, and credentials that are too long are
+        // Percent-encoding can make the credentials three times as long, and credentials that are too long are
         // refused.
         if written.len() > MAX_CREDENTIALS_LEN {
             continue;
@@ -178,14 +177,14 @@ static RING: LazyLock<(KeyRing, String)> = LazyLock::new(|| {
     (ring, token)
 });
 
-/// Checks a token: the input as it is, and a valid token with some bytes replaced. Only the unchanged token
-/// verifies.
+/// Checks a token: the input itself, and a valid token with some bytes replaced. Only the unchanged token must
+/// verify.
 pub fn jwt(bytes: &[u8]) {
     let (ring, good) = &*RING;
     let text = String::from_utf8_lossy(bytes);
     assert!(ring.verify::<Value>("at+jwt", &text).is_err());
-    // The claims of an assertion are read before its signature is verified. So reading them has to be safe
-    // for any input.
+    // The claims of an assertion are read before its signature is verified, so reading them must be safe for any
+    // input.
     claimed_client(&text);
     if let Some(header) = accepted_header(&text) {
         assert!(header.crit.is_none());
@@ -201,8 +200,7 @@ pub fn jwt(bytes: &[u8]) {
     claimed_client(&changed);
 }
 
-/// Checks a redirect URI. An accepted URI can be read in only one way, and responses go to that URI and
-/// nowhere else.
+/// Checks a redirect URI. An accepted URI must be unambiguous, and responses must be sent only to that URI.
 pub fn redirect_uri(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let Ok(uri) = RedirectUri::try_from(text.to_owned()) else { return };
@@ -238,7 +236,7 @@ mod tests {
 
     use super::*;
 
-    /// Arbitrary bytes, and texts made of the pieces that the parsers look for.
+    /// Generates arbitrary bytes, and texts that consist of pieces that are significant to the parsers.
     fn input(pieces: &'static [&'static str]) -> impl Strategy<Value = Vec<u8>> {
         let piece = prop_oneof![
             4 => prop::sample::select(pieces).prop_map(|piece| piece.as_bytes().to_vec()),

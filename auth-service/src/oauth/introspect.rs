@@ -1,9 +1,9 @@
-//! `POST /introspect`: token introspection (RFC 7662). The response is JSON, or a JWT if the client asks for
-//! it (RFC 9701).
+//! `POST /introspect`: token introspection (RFC 7662). The response is JSON, or a JWT if the client requests it
+//! (RFC 9701).
 //!
-//! Only a client that authenticates gets a response. It can inspect its own tokens, and access tokens for the
-//! resources that the operator has assigned to it as a resource server. For all other tokens, the response is
-//! only `active: false`.
+//! Only a client that authenticates can use it. The client can inspect its own tokens, and access tokens for the
+//! resources that the operator has assigned to it as a resource server. For all other tokens, the response is only
+//! `active: false`.
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE};
@@ -59,7 +59,7 @@ struct Introspection {
     exp: Option<UnixTime>,
     #[serde(skip_serializing_if = "Option::is_none")]
     act: Option<Actor>,
-    /// The key that the token is bound to (RFC 9449 §6.2).
+    /// The key to which the token is bound (RFC 9449 §6.2).
     #[serde(skip_serializing_if = "Option::is_none")]
     cnf: Option<Confirmation>,
 }
@@ -116,8 +116,8 @@ fn anonymous() -> ClientAuthError {
     ClientAuthError::Invalid { description, basic: false }
 }
 
-/// What `client` can learn about an access token. If the token was issued to another client, its audiences
-/// are reduced to the resources that `client` serves. If none are left, it learns nothing.
+/// The information about an access token for `client`. If the token was issued to another client, its audiences
+/// are reduced to the resources that `client` serves. If none are left, there is no information.
 fn of_access_token(token: LiveToken, client: &Client) -> Option<Introspection> {
     let LiveToken { claims, account, .. } = token;
     let mut aud = claims.aud;

@@ -1,5 +1,5 @@
-//! Checks whether an access token is valid now, for endpoints that receive one as a parameter. The
-//! forward-auth check has its own code for this, which is faster because it caches principals.
+//! Checks whether an access token is valid now, for endpoints that receive one as a parameter. The check for edge
+//! proxies uses different code, which caches principals to be faster.
 
 use crate::domain::account::Account;
 use crate::keys::tokens::{ACCESS_TOKEN_TYPE, AccessTokenClaims};
@@ -12,7 +12,7 @@ pub(super) struct LiveToken {
     pub(super) account: Account,
 }
 
-/// Verifies an access token. Returns `None` if it is not valid now, for whatever reason.
+/// Verifies an access token. Returns `None` if it is not valid now, for any reason.
 pub(super) async fn read(text: &str, state: &AppState) -> Result<Option<LiveToken>, StoreError> {
     let now = state.now();
     let Ok(claims) = state.keys.verify::<AccessTokenClaims>(ACCESS_TOKEN_TYPE, text) else {

@@ -28,7 +28,7 @@ use super::params::{BadParams, Params};
 use super::{pushed_request, responses, session};
 use new_password::PasswordChange;
 
-/// Why a login cannot be handled. A wrong password is not among these errors.
+/// Why a login cannot be handled. A wrong password is not an error of this type.
 #[derive(Debug, thiserror::Error)]
 pub enum LoginError {
     /// The parameters of the form are malformed.
@@ -83,10 +83,10 @@ impl LoginError {
     }
 }
 
-/// Where the browser goes after the login. The destination is always an endpoint of this server.
+/// The destination of the browser after the login. It is always an endpoint of this server.
 #[derive(Clone, Serialize, Deserialize)]
 enum Continuation {
-    /// No application asked for the login.
+    /// No application requested the login.
     Nowhere,
     /// The authorization endpoint, with this query.
     Authorization(String),
@@ -103,9 +103,9 @@ impl Continuation {
         }
     }
 
-    /// The path on which a user who is logged in continues without the login form. It is `None` if there is
-    /// no destination or the client wants the form to be shown. The client says so in its request, which
-    /// might have been pushed.
+    /// The path at which a user who is already logged in continues without the login form. It is `None` if there
+    /// is no destination, or if the client requires the form (`prompt` in its request, which might have been
+    /// pushed).
     async fn without_form(&self, state: &AppState) -> Result<Option<String>, StoreError> {
         if let Self::Authorization(query) = self {
             let pushed = pushed_request::query_behind(query, state).await?;
@@ -126,8 +126,8 @@ impl Continuation {
         }
     }
 
-    /// Where the browser can be sent when the form completes the login. For an authorization request, this
-    /// can be the client itself, because a remembered consent needs no further page.
+    /// Where the response to the form can redirect the browser. For an authorization request, this can be the
+    /// client itself, because a remembered consent needs no page.
     fn form_target(&self) -> FormTarget {
         match self {
             Self::Nowhere | Self::Device(_) => FormTarget::Ourselves,
@@ -136,7 +136,8 @@ impl Continuation {
     }
 }
 
-/// `GET /login`: shows the login form. The query is that of the authorization request that needs the login.
+/// `GET /login`: shows the login form. The query is that of the authorization request for which the user must log
+/// in.
 pub async fn form(http: HttpRequest, state: web::Data<AppState>) -> HttpResponse {
     let then = match http.query_string() {
         "" => Continuation::Nowhere,
@@ -145,13 +146,13 @@ pub async fn form(http: HttpRequest, state: web::Data<AppState>) -> HttpResponse
     form_for(&http, &state, &then, ("", None)).await.unwrap_or_else(|error| error.response())
 }
 
-/// `GET /login/device`: shows the login form to a user who came to connect a device.
+/// `GET /login/device`: shows the login form to a user who wants to connect a device.
 pub async fn device_form(http: HttpRequest, state: web::Data<AppState>) -> HttpResponse {
     let then = Continuation::Device(http.query_string().to_owned());
     form_for(&http, &state, &then, ("", None)).await.unwrap_or_else(|error| error.response())
 }
 
-/// `GET /login/done`: confirms a login that no application asked for.
+/// `GET /login/done`: confirms a login that no application requested.
 pub async fn done(http: HttpRequest, state: web::Data<AppState>) -> HttpResponse {
     match session::of(&http, &state).await {
         Ok(Some(_)) => {
@@ -168,7 +169,7 @@ pub async fn log_in(http: HttpRequest, body: web::Bytes, state: web::Data<AppSta
     check_password(&http, &body, &state).await.unwrap_or_else(|error| error.response())
 }
 
-/// What the login form shows besides its fields.
+/// The content of the login form in addition to its fields.
 #[derive(Clone, Copy)]
 struct Said<'a> {
     username: &'a str,
@@ -178,7 +179,7 @@ struct Said<'a> {
     asked_again: bool,
 }
 
-/// Shows the form, with the user name that was typed before and the problem with it. A user who is already
+/// Shows the form, with the user name that was typed before and the problem of that attempt. A user who is already
 /// logged in (in a second tab, or after the back button) can continue from here or log in to another account.
 async fn form_for(
     http: &HttpRequest,
@@ -208,7 +209,7 @@ fn show_form(
     let cookie = attempt(http, state)?;
     let expires_at = state.now().plus(state.config.lifetimes.form);
     let form_token = state.form_tokens.issue(Form::Login, cookie.hash(), expires_at, then)?;
-    // A query can be twice as long in a form token, and the form has to fit in a request body.
+    // A query can become twice as long in a form token, and the form must fit in a request body.
     if form_token.len() > responses::TICKET_LIMIT {
         return Err(LoginError::LongLink);
     }
@@ -230,8 +231,8 @@ fn show_form(
     Ok(response)
 }
 
-/// The cookie that the form is bound to. All tabs of a browser share one cookie, so that all of their forms
-/// stay valid.
+/// The cookie to which the form is bound. All tabs of a browser share one cookie, so that all of their forms stay
+/// valid.
 fn attempt(http: &HttpRequest, state: &AppState) -> Result<OpaqueToken, RandomUnavailable> {
     match OurCookie::LoginAttempt.read(http, &state.config.site.issuer) {
         Some(cookie) => Ok(cookie),
@@ -251,14 +252,14 @@ fn set_cookies(response: &mut HttpResponse, cookies: &[actix_web::cookie::Cookie
     }
 }
 
-/// Path of the page after a login that no application asked for.
+/// Path of the page after a login that no application requested.
 const DONE_PATH: &str = "/login/done";
 
 const STALE: &str = "The page was open for too long, or was opened in another browser. Sign in on this page. If this \
                      happens again, allow your browser to keep cookies of this site.";
 
-/// Reads the form token of a form that was shown to this browser a short time ago. Returns the cookie that it
-/// is bound to, and its content.
+/// Reads the form token of a form that was recently shown to this browser. Returns the cookie to which it is
+/// bound, and its content.
 fn shown_here<T: DeserializeOwned>(
     http: &HttpRequest,
     state: &AppState,
@@ -271,8 +272,8 @@ fn shown_here<T: DeserializeOwned>(
     Ok((cookie, content))
 }
 
-/// Redirects to a new form in place of one that cannot be used. It keeps nothing of what was typed into the
-/// old form, because another site might have sent it.
+/// Redirects to a new form because the old one cannot be used. The input of the old form is discarded, because
+/// another site might have sent it.
 async fn lead_to_fresh(
     http: &HttpRequest,
     state: &AppState,
@@ -307,7 +308,7 @@ async fn check_password(
     }
 }
 
-/// Starts a session under a new identifier, whatever cookie the browser had, to prevent session fixation.
+/// Starts a session. It always has a new identifier, to prevent session fixation.
 async fn start_session(
     state: &AppState,
     account: &Account,
@@ -332,7 +333,7 @@ async fn start_session(
     let bound_to = TokenHash::of(account.username.as_str().as_bytes());
     let device = state.form_tokens.issue(Form::Device, bound_to, now.plus(device::LIFETIME), &())?;
     set_cookies(&mut response, &device::set(&device, issuer));
-    // The cookie of the login form is kept, so that the form in another tab or behind the back button stays
+    // The cookie of the login form is kept, so that the form in another tab, or after the back button, stays
     // valid.
     Ok(response)
 }

@@ -1,4 +1,4 @@
-//! Checks a user name and password, and limits the work that strangers can cause by trying.
+//! Checks a user name and password, and limits the work that strangers can cause with attempts.
 
 use std::net::IpAddr;
 
@@ -19,14 +19,14 @@ use crate::store::StoreError;
 /// Why an attempt to log in did not succeed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum NotProven {
-    /// The name or the password is wrong. Both have the same message, so that nobody learns which names
+    /// The name or the password is wrong. The message is the same for both, so that it does not reveal which names
     /// exist.
     #[error("The user name or the password is wrong.")]
     Wrong,
     /// There were too many attempts from one address or for one name. The value is the delay in seconds.
     #[error("There were too many attempts. Wait a minute, then try again.")]
     TooFast(u64),
-    /// Too many attempts are waiting at this moment.
+    /// Too many attempts are waiting.
     #[error("Many people are signing in at this moment. Wait a few seconds, then send the form again.")]
     Busy,
     /// The account could not be read from the store.
@@ -56,8 +56,8 @@ impl From<TooManyAttempts> for NotProven {
 }
 
 impl NotProven {
-    /// The status of the form when it is shown again, and how many seconds to wait before it is sent again,
-    /// if any. It is `None` if the fault is the server's.
+    /// The status of the form when it is shown again, and the number of seconds to wait before it is sent again,
+    /// if any. It is `None` if the server has failed.
     pub(super) const fn again(&self) -> Option<(StatusCode, Option<u64>)> {
         match self {
             Self::Wrong => Some((StatusCode::FORBIDDEN, None)),
@@ -76,8 +76,8 @@ pub(super) async fn account_of(
     password: SecretString,
 ) -> Result<Account, NotProven> {
     let Ok(name) = Username::try_from(name.to_owned()) else {
-        // No account can have such a name, and this is no secret. The attempt counts against its address. The
-        // response is delayed for as long as a hash takes, but no hash is computed.
+        // No account can have such a name, and this is not a secret. The attempt counts against its address. The
+        // response is delayed as long as a hash would take, but no hash is computed.
         let _admission = admit(http, state, None)?;
         state.passwords.pretend().await;
         return Err(NotProven::Wrong);
@@ -85,8 +85,8 @@ pub(super) async fn account_of(
     let (queue, admission) = admit(http, state, Some(&name))?;
     let account = state.store.account_named(&name).await?.filter(Account::may_log_in);
     let phc = account.as_ref().map(|account| account.password.phc.clone());
-    // A one-time password has no blanks, but one that is copied from a terminal or a message often has some
-    // around it.
+    // A one-time password contains no spaces, but copying it from a terminal or a message often adds some around
+    // it.
     let password = match &account {
         Some(account) if account.password.one_time => password.expose_secret().trim().to_owned().into(),
         _ => password,
@@ -98,8 +98,8 @@ pub(super) async fn account_of(
     Ok(account)
 }
 
-/// Verifies the password of an account under the same limits as a login. The attempt counts as a guess unless
-/// the caller tells the rate limiter that it succeeded.
+/// Verifies the password of an account with the same limits as a login. The attempt counts as a guess unless the
+/// caller passes the returned value to [`crate::guard::login_rate::LoginRate::succeeded`].
 pub(super) async fn prove(
     http: &HttpRequest,
     state: &AppState,

@@ -68,9 +68,9 @@ pub async fn jwks(request: HttpRequest, state: web::Data<AppState>) -> HttpRespo
     }
 }
 
-/// How long verifiers can cache the key set. A new key is published `lead` before it signs, and a verifier
-/// that fetched the set just before has to fetch it again in time. The time that a replica takes to learn of
-/// the key is subtracted, half of the rest is a margin, and the result is at most 300 seconds.
+/// How long verifiers can cache the key set. A new key is published `lead` before it signs, and a verifier that
+/// fetched the set just before that must fetch it again in time. The result is half of `lead`, after subtracting
+/// the time in which all replicas have read the new key, and is at most 300 seconds.
 fn jwks_max_age(lead: Duration) -> Duration {
     (lead.saturating_sub(LOOK_EVERY) / 2).min(Duration::from_secs(300))
 }
@@ -89,7 +89,8 @@ fn document(state: &AppState) -> Value {
     let issuer = &state.config.site.issuer;
     let grant_types: Vec<&str> = state.config.grants.offered().map(GrantType::as_str).collect();
     let catalogue = state.catalogue();
-    // `offline_access` is listed only where it has an effect, because clients that see it ask for it.
+    // `offline_access` is listed only if it has an effect, because clients that find it in the metadata request
+    // it.
     let offline_access = if state.config.grants.offline_access { offline_access() } else { Scope::default() };
     let scopes: Vec<&str> = catalogue
         .tokens()

@@ -30,7 +30,7 @@ impl Params {
         Self::read(query.as_bytes())
     }
 
-    /// Reads the parameters of a form body, after a check of its Content-Type.
+    /// Checks the Content-Type, and reads the parameters of a form body.
     pub fn of_form(request: &HttpRequest, body: &[u8]) -> Result<Self, BadParams> {
         let content_type =
             request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
@@ -50,7 +50,7 @@ impl Params {
         serde_urlencoded::from_bytes(encoded).map(Self).map_err(|_| BadParams::Unreadable)
     }
 
-    /// The value of a parameter that can occur only once. An empty value counts as absent (RFC 6749 §3.1).
+    /// The value of a parameter that can occur only once. An empty value is treated as absent (RFC 6749 §3.1).
     pub fn one(&self, name: &str) -> Result<Option<&str>, BadParams> {
         let mut values = self.0.iter().filter(|(key, _)| key == name).map(|(_, value)| value.as_str());
         let first = values.next();
@@ -60,7 +60,7 @@ impl Params {
         Ok(first.filter(|value| !value.is_empty()))
     }
 
-    /// All values of a parameter that can be repeated (`resource`, RFC 8707 §2). Empty values are left out.
+    /// All values of a parameter that can be repeated (`resource`, RFC 8707 §2). Empty values are ignored.
     pub fn many(&self, name: &str) -> Vec<&str> {
         self.0
             .iter()

@@ -10,7 +10,7 @@ use crate::dpop::ProofRefused;
 use crate::keys::dpop::{Expected, InvalidProof, Proof};
 use crate::state::AppState;
 
-/// The header that carries the proof.
+/// The header that contains the proof.
 const DPOP: HeaderName = HeaderName::from_static("dpop");
 
 /// The proof that the client sent, if any. Its signature and claims are valid; [`ProofOfPossession::spend`]
@@ -40,14 +40,14 @@ impl ProofOfPossession {
         Ok(Self(Some(state.dpop.check(text, &expected)?)))
     }
 
-    /// The thumbprint of the proven key, or `None` if the client does not use `DPoP`.
+    /// The thumbprint of the key of the proof, or `None` if the client does not use `DPoP`.
     pub(super) fn key(&self) -> Option<KeyThumbprint> {
         self.0.as_ref().map(|proof| proof.thumbprint.clone())
     }
 
-    /// Refuses a proof that was used before. The caller does this after all other checks: anybody can make
-    /// valid proofs, and every remembered proof takes space in the store. The request is made by
-    /// `client` for the account `subject`.
+    /// Refuses a proof that was used before. The caller must do this after all other checks, because anybody can
+    /// create valid proofs, and every proof adds a row to the store. The request comes from `client` and is for
+    /// the account `subject`.
     pub(super) async fn spend(
         &self,
         state: &AppState,

@@ -27,10 +27,10 @@ pub async fn document(request: HttpRequest, state: web::Data<AppState>) -> HttpR
     }))
 }
 
-/// Finds the resource, and its URL as the client wrote it (RFC 9728 §3.3). The `Host` header only selects one
+/// Finds the resource, and the URL that the client used for it (RFC 9728 §3.3). The `Host` header only selects one
 /// of the configured hosts.
 fn resource_of(request: &HttpRequest, state: &AppState) -> Option<(ResourceUri, String)> {
-    // A query that cannot be repeated unchanged is left out, as it is in the challenge.
+    // A query that cannot be repeated unchanged is omitted, as in the challenge.
     let query = ResourceQuery::parse(request.query_string()).unwrap_or_default();
     let path = request.uri().path().strip_prefix(WELL_KNOWN)?;
     let path = UnambiguousPath::of_target(if path.is_empty() { "/" } else { path }).ok()?;

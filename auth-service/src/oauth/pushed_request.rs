@@ -1,6 +1,6 @@
-//! `POST /par`: pushed authorization requests (RFC 9126). A client leaves its request here before it opens
-//! the browser, so that neither the user nor anything else between the client and this server can read or
-//! change it. This module also finds the request behind a `request_uri`.
+//! `POST /par`: pushed authorization requests (RFC 9126). A client sends its request directly to this endpoint
+//! before it opens the browser. So neither the user nor anything between the client and this server can read or
+//! change the request. This module also finds the request for a `request_uri`.
 
 use std::net::IpAddr;
 
@@ -26,10 +26,10 @@ use super::token::TokenError;
 
 /// The prefix of every `request_uri` of this server (RFC 9126 §2.2).
 const PREFIX: &str = "urn:ietf:params:oauth:request_uri:";
-/// Parameters that authenticate the client. They are checked and not stored.
+/// Parameters that authenticate the client. They are checked, but not stored.
 const CREDENTIALS: [&str; 3] = ["client_secret", "client_assertion", "client_assertion_type"];
 
-/// Maximum size of a stored request, in bytes.
+/// Maximum size of a stored request in bytes.
 const MAX_REQUEST_SIZE: usize = 8 * 1024;
 
 /// The response to a pushed request (RFC 9126 §2.2).
@@ -58,8 +58,7 @@ async fn answer(request: &HttpRequest, body: &[u8], state: &AppState) -> Result<
             "a request that is pushed has no request_uri (RFC 9126 §2.1)",
         ));
     }
-    // The whole request is validated now, so that errors are reported to the client and not later to its
-    // user.
+    // The whole request is validated now, so that errors are reported to the client instead of its user.
     let redirect_uri: RedirectUri = redirect_uri_of(&params, &client)?
         .ok_or(TokenError::InvalidRequest("the redirect_uri is not one that the client has registered"))?;
     AuthorizationRequest::read(&params, &client, redirect_uri, state)?;
@@ -90,13 +89,13 @@ async fn answer(request: &HttpRequest, body: &[u8], state: &AppState) -> Result<
     Ok(Pushed { request_uri: format!("{PREFIX}{}", handle.expose()), expires_in: lifetime.as_secs() })
 }
 
-/// The pool of a request of `client`, and the names under which the request is counted in that pool. The
-/// caller has authenticated the client, if it has credentials.
+/// The pool of a request of `client`, and the names under which the request is counted in that pool. If the client
+/// has credentials, the caller must already have authenticated it.
 ///
-/// A request of a client that few accounts use counts for each of these accounts, because one account can
-/// have many clients. A client without credentials proves nothing, and anybody can send requests in its name.
-/// Therefore such a request counts for the network that it comes from. It does not count for the accounts of
-/// the client's users, who cannot prevent it.
+/// A request of a client that only a few accounts use counts for each of these accounts, because one account can
+/// have many clients. Anybody can send requests in the name of a client without credentials. Therefore such a
+/// request counts for the network from which it comes, and not for the accounts of the client's users, who cannot
+/// prevent it.
 fn pool_of(client: &Client, address: Option<IpAddr>) -> (PushedPool, Vec<String>) {
     let familiarity = Familiarity::of(client);
     if familiarity == Familiarity::Proven {
@@ -116,7 +115,7 @@ pub(super) fn handle(request_uri: &str) -> Option<TokenHash> {
     OpaqueToken::parse(TokenKind::PushedRequest, text).ok().map(|token| token.hash())
 }
 
-/// The request that `client` pushed under this handle. Requests of other clients are not found.
+/// Finds the request that `client` pushed under this handle. Requests of other clients are not found.
 pub(super) async fn find(
     handle: &TokenHash,
     client: &Client,
@@ -128,8 +127,8 @@ pub(super) async fn find(
     }))
 }
 
-/// The pushed query behind the `request_uri` in this query, whichever client pushed it. The caller must not
-/// reveal it to the user.
+/// Finds the pushed query for the `request_uri` in this query, even if another client has pushed it. The caller
+/// must not reveal it to the user.
 pub(super) async fn query_behind(query: &str, state: &AppState) -> Result<Option<String>, StoreError> {
     let params = Params::of_query(query).ok();
     let uri = params.as_ref().and_then(|params| params.one("request_uri").ok()).flatten();

@@ -56,7 +56,7 @@ pub enum RegistrationError {
     /// There are too many registrations; see `REGISTRATION_RATE`.
     #[error("too many clients are being registered; try again later")]
     Crowded(#[from] TooFast),
-    /// There is no room for another client (`CLIENT_CEILING`).
+    /// The maximum number of clients is reached (`CLIENT_CEILING`).
     #[error(
         "this server holds as many clients as its operator allows, and none can make room; try again later"
     )]
@@ -128,7 +128,7 @@ async fn answer(
     let (mut client, ids) = client(metadata.clone(), &credentials, random, state);
     let (now, earliest) = (state.now(), state.earliest());
     client.kept_until = state.registration_rate.keeps(address).then(|| now.plus(KEPT));
-    // Registering the same client again takes no more space in the store, so it is never limited.
+    // Registering the same client again needs no additional space in the store, so it is never limited.
     if state.store.registered_client(&client, &ids, earliest).await?.is_none() {
         state.registration_rate.admit(address, &client.metadata.redirect_uris)?;
     }
@@ -144,8 +144,8 @@ async fn answer(
             audit::Event::ClientRegistered { client_id: &client.id }.emit();
             Ok(Registered::new(&client, metadata, &state.config.site.issuer, Some(&credentials)))
         }
-        // The response repeats the metadata of this request: on loopback, its port can differ from that of
-        // the first one.
+        // The response repeats the metadata of this request, because on loopback the port can differ from that of
+        // the first registration.
         Registration::Known(client) => {
             Ok(Registered::new(&client, metadata, &state.config.site.issuer, None))
         }
@@ -153,7 +153,7 @@ async fn answer(
     }
 }
 
-/// Whether this request is allowed to register a client at all.
+/// Checks whether this request is allowed to register a client.
 fn admit(request: &HttpRequest, state: &AppState) -> Result<(), RegistrationError> {
     match &state.config.clients.registration {
         RegistrationMode::Open => Ok(()),
@@ -196,8 +196,8 @@ fn is_welcome(uri: &RedirectUri, terms: &ClientTerms) -> bool {
     }
 }
 
-/// Whether a host is in the list. `*.example.com` stands for every name below it, and `localhost` also for
-/// the loopback addresses.
+/// Whether a host is in the list. `*.example.com` stands for every name below it, and `localhost` includes the
+/// loopback addresses.
 fn is_listed(host: &str, list: &[String]) -> bool {
     list.iter().any(|entry| match entry.strip_prefix('*') {
         Some(suffix) => host.len() > suffix.len() && host.ends_with(suffix) && suffix.starts_with('.'),
@@ -225,13 +225,13 @@ impl Credentials {
     }
 }
 
-/// Value of `Retry-After` in seconds, for when there is no room or the store does not work. By then, unused
-/// clients might have expired, and the service looks at its store every few seconds.
+/// Value of `Retry-After` in seconds if the maximum number of clients is reached or the store does not work. After
+/// this time, unused clients might have expired, or the store might work again.
 const LONG_RETRY_AFTER: u64 = 60;
 
-/// Builds a client, and the identifiers that it can get. A public client is identified by its metadata: the
-/// same metadata again gives the same client, so a program that registers on every connection stays one
-/// client. A confidential client has its own secret and therefore its own identity.
+/// Builds a client, and its possible identifiers in order of preference. A public client is identified by its
+/// metadata: a registration with the same metadata returns the same client, so a program that registers on every
+/// connection is only one client. Each confidential client has its own secret and therefore its own identity.
 fn client(
     metadata: ClientMetadata,
     credentials: &Credentials,
@@ -240,9 +240,9 @@ fn client(
 ) -> (Client, Vec<ClientId>) {
     let is_public = metadata.auth_method == ClientAuthMethod::None;
     let fingerprint = is_public.then(|| canonical(&metadata)).map(|text| TokenHash::of(text.as_bytes()));
-    // A public client gets the identifier that follows from its metadata or, if that is taken, a random one.
-    // A client that was updated to other metadata still has its old identifier, and must not keep others from
-    // registering.
+    // The identifier of a public client is derived from its metadata. If that identifier is in use, it is random:
+    // a client that was updated to other metadata keeps its old identifier, and this must not prevent other
+    // clients from registering.
     let derived = || ClientId::issued(Sha256::digest(format!("0 {}", canonical(&metadata))).into());
     let ids = is_public.then(derived).into_iter().chain([ClientId::issued(random)]).collect();
     let client = Client {

@@ -1,13 +1,12 @@
-//! Decides which scope a request gets (RFC 6749 §3.3). Pure functions without I/O.
+//! Determines the scope of a request (RFC 6749 §3.3), without I/O.
 //!
-//! The scope in a client's registration or metadata document is not a limit. SDKs copy the scope of the first
-//! challenge there and ask for more when a tool needs more, and the user decides about that. It is the
-//! default for requests that name no scope. Only the scope that the operator entered for a client is a limit.
-//! A request beyond it is refused and not reduced, because a client that gets less than it asked for asks
-//! again and again.
+//! The scope in a client's registration or metadata document is not a limit, but the default for requests without
+//! a scope. SDKs copy it from the first challenge, and request more when a tool needs more, about which the user
+//! decides. Only the scope that the operator has set for a client is a limit. A request beyond the limit is
+//! refused instead of reduced, because a client with less scope than requested would repeat the request endlessly.
 //!
-//! Unknown scope names are ignored, because hosted clients ask for names of their own, and some libraries ask
-//! for the same scope in every request. The response says which scope was granted.
+//! Unknown scope names are ignored, because hosted clients also request scopes of other servers, and some
+//! libraries send the same scope in every request. The response contains the granted scope.
 
 use crate::domain::client::{Client, GrantType};
 use crate::domain::resource::ResourceUri;
@@ -28,14 +27,14 @@ pub enum ScopeRefused {
     Nothing,
 }
 
-/// The scope that a client has to be granted before it gets a refresh token, if the operator has configured
-/// that (`OpenID` Connect Core §11).
+/// The scope that a client needs to receive a refresh token, if the operator has configured this (`OpenID` Connect
+/// Core §11).
 pub(super) fn offline_access() -> Scope {
     "offline_access".parse().unwrap_or_default()
 }
 
-/// The scope that `client` gets at these resources if the user allows it. `text` is the `scope` parameter of
-/// the request, and `with_offline_access` says whether `offline_access` has an effect.
+/// Returns the scope for `client` at these resources, which the user can allow. `text` is the `scope` parameter of
+/// the request. `with_offline_access` states whether `offline_access` has an effect.
 pub(super) fn requested_scope(
     text: Option<&str>,
     client: &Client,
@@ -59,7 +58,7 @@ pub(super) fn requested_scope(
     Ok(if stays { scope.union(&offline_access()) } else { scope })
 }
 
-/// Refuses an empty scope where scopes exist: such a grant would allow nothing.
+/// Refuses an empty scope if there are any scopes, because such a grant would allow nothing.
 pub(super) fn something(scope: Scope, policy: &Policy) -> Result<Scope, ScopeRefused> {
     let nothing = scope.is_empty() && !policy.catalogue().is_empty();
     if nothing { Err(ScopeRefused::Nothing) } else { Ok(scope) }
@@ -71,15 +70,15 @@ pub(super) fn within_limit(asked: Scope, client: &Client) -> Result<Scope, Scope
     if beyond.is_empty() { Ok(asked) } else { Err(ScopeRefused::BeyondClient(beyond)) }
 }
 
-/// The largest scope that a client can ever be granted.
+/// The largest scope that can be granted to a client.
 pub(super) fn largest_scope(client: &Client, policy: &Policy) -> Scope {
     let limit = client.scope_limit().map(|limit| limit.within(policy.catalogue()));
     limit.unwrap_or_else(|| policy.catalogue().clone())
 }
 
-/// The scope of a client that asks for none: what it `registered`, and what these resources require. It
-/// contains nothing else, so a client has to ask for the scopes of dangerous tools. If nothing is registered
-/// or required, it is the largest scope.
+/// The scope for a client that requests none: the `registered` scope, and the scopes that these resources require.
+/// It contains nothing else, so a client must request the scopes of dangerous tools explicitly. If nothing is
+/// registered or required, it is the largest scope.
 pub(super) fn usual_scope(
     registered: &Scope,
     client: &Client,
@@ -94,8 +93,8 @@ pub(super) fn usual_scope(
     if usual.is_empty() { largest } else { usual.minimal() }
 }
 
-/// The part of `granted` that a token request asks for. A request can narrow what was granted and never widen
-/// it (RFC 6749 §6).
+/// The part of `granted` that a token request selects. A request can narrow the granted scope, but not widen it
+/// (RFC 6749 §6).
 pub(super) fn part_of_granted(text: Option<&str>, granted: &Scope, policy: &Policy) -> Option<Scope> {
     let asked: Scope = text.unwrap_or_default().parse().ok()?;
     let known = asked.within(&policy.catalogue().union(granted));

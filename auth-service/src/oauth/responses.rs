@@ -12,15 +12,14 @@ use crate::domain::error_code::ErrorCode;
 use crate::domain::issuer::Issuer;
 use crate::guard::pace::TooManyRequests;
 
-/// Maximum size in bytes of a request body at any endpoint. It has room for a form with two long tokens, or
-/// for a registration.
+/// Maximum size in bytes of a request body at any endpoint. This is enough for a form with two long tokens, or for
+/// a registration.
 pub const BODY_LIMIT: usize = 16 * 1024;
 
-/// Maximum length of a query in bytes. The login form carries the query in a sealed form token.
+/// Maximum length of a query in bytes. The login form contains the query in a sealed form token.
 pub const QUERY_LIMIT: usize = 8 * 1024;
 
-/// Maximum length of a form token in bytes. A body has room for the form token and for the fields that the
-/// user fills in.
+/// Maximum length of a form token in bytes. The rest of a body is for the fields that the user fills in.
 pub(super) const TICKET_LIMIT: usize = BODY_LIMIT - 4 * 1024;
 
 /// Why a request is refused before it reaches its endpoint.
@@ -32,33 +31,33 @@ pub enum EarlyRefusal {
     /// The query exceeds [`QUERY_LIMIT`].
     #[error("the query has more than 8192 bytes")]
     LongQuery,
-    /// The body arrives too slowly, and would occupy memory all that time.
+    /// The body arrives too slowly. It would occupy memory for too long.
     #[error(
         "the body did not come in time; send all of it within ten seconds, and pause for less than three"
     )]
     Slow,
-    /// Another body needed the place of this one, which had not arrived yet.
+    /// The body was incomplete when another body needed its place.
     #[error("too many requests are waiting for their bodies; send the request again")]
     Displaced,
     /// The body ended too early, or its encoding is broken.
     #[error("the body cannot be read")]
     Broken,
-    /// The store has lost its data. What the request would change is missing, and what it would add would be
-    /// lost when a backup is restored.
+    /// The store has lost its data. The data that the request would change is missing, and new data would be lost
+    /// when a backup is restored.
     #[error(
         "the store of this server has lost what it kept, and nothing can be changed until its operator has restored it; try again later"
     )]
     StoreLost,
-    /// The address has as many requests in progress as it is allowed.
+    /// The address has the maximum number of requests in progress.
     #[error("too many requests from this network at the same time; try again in a moment")]
     Crowded,
-    /// The address has sent more requests in a second than it is allowed.
+    /// The address has sent more requests per second than allowed.
     #[error("{TooManyRequests}")]
     TooManyRequests,
 }
 
 impl EarlyRefusal {
-    /// The error response, with `Retry-After` where it helps to wait.
+    /// The error response, with `Retry-After` if a later attempt can succeed.
     pub fn response(self, issuer: &Issuer) -> HttpResponse {
         let (status, code, retry_after) = match self {
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::InvalidRequest, None),
@@ -113,8 +112,8 @@ pub(super) fn error(
     response
 }
 
-/// Replaces the characters that a description must not have (RFC 6749 §4.1.2.1, §5.2). Some descriptions
-/// repeat what the client sent.
+/// Replaces the characters that a description must not contain (RFC 6749 §4.1.2.1, §5.2). Some descriptions
+/// contain text from the client.
 pub(super) fn plain(description: &str) -> String {
     let allowed = |c: char| match c {
         '"' | '\\' => '\'',

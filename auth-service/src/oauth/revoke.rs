@@ -1,5 +1,5 @@
-//! `POST /revoke`: token revocation (RFC 7009). Revoking any token of a grant ends the whole grant, because
-//! the user has allowed the grant and not a single token.
+//! `POST /revoke`: token revocation (RFC 7009). Revoking any token of a grant revokes the whole grant, because the
+//! user has allowed the grant and not a single token.
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -15,8 +15,8 @@ use super::client_auth::authenticate;
 use super::params::{BadParams, Params};
 use super::token::TokenError;
 
-/// Revokes the grant of one of the client's own tokens. For any other token, nothing happens and the response
-/// is 200, as for an unknown token (RFC 7009 §2.2).
+/// Revokes the grant of one of the client's own tokens. Any other token is ignored with a 200 response, like an
+/// unknown token (RFC 7009 §2.2).
 pub async fn revoke(request: HttpRequest, body: web::Bytes, state: web::Data<AppState>) -> HttpResponse {
     match answer(&request, &body, &state).await {
         Ok(()) => HttpResponse::build(StatusCode::OK).insert_header(("cache-control", "no-store")).finish(),
@@ -33,8 +33,8 @@ async fn answer(request: &HttpRequest, body: &[u8], state: &AppState) -> Result<
     // `token_type_hint` is only a hint (RFC 7009 §2.1), and the format of a token shows its type.
     let token = params.one("token")?.ok_or(TokenError::Missing("token"))?;
     if let Some(grant) = grant_of(token, &client, state).await? {
-        // The remembered consent ends too, so that the user is asked when the client connects again. It ends
-        // first, because a repeated request would not find the grant.
+        // The remembered consent is deleted as well, so that the user is asked when the client connects again. It
+        // must be deleted first, because a repeated request would not find the grant.
         state.store.forget_consent(&grant.subject, &grant.client_id).await?;
         state.store.revoke_grant(&grant.id).await?;
         let (grant_id, subject) = (&grant.id, &grant.subject);

@@ -7,7 +7,8 @@ use crate::identity::cookies::OurCookie;
 use crate::state::AppState;
 use crate::store::StoreError;
 
-/// The session behind the browser's cookie and its user's account, if the session is still valid.
+/// Returns the session that belongs to the browser's cookie, and the user's account, if the session is still
+/// valid.
 pub(super) async fn of(
     request: &HttpRequest,
     state: &AppState,

@@ -1,4 +1,4 @@
-//! `POST /token`: the token endpoint (RFC 6749 §3.2). Each grant has its own module.
+//! `POST /token`: the token endpoint (RFC 6749 §3.2). Each grant type has its own module.
 
 mod authorization_code;
 mod client_credentials;
@@ -24,7 +24,7 @@ use super::responses;
 pub use error::TokenError;
 use issue::{Allowed, Part, TokenResponse, account_of, audit_displaced, issue, new_grant, owned_by};
 
-/// Authenticates the client, then calls the module of the requested grant.
+/// Authenticates the client, then calls the module of the requested grant type.
 pub async fn token(request: HttpRequest, body: web::Bytes, state: web::Data<AppState>) -> HttpResponse {
     let outcome = answer(&request, &body, &state).await;
     let result = if outcome.is_ok() { "issued" } else { "refused" };
@@ -39,8 +39,8 @@ pub async fn token(request: HttpRequest, body: web::Bytes, state: web::Data<AppS
     }
 }
 
-/// The error for a code or token that has expired according to the clock. It is not final while the clock is
-/// in doubt, because a client that gets `invalid_grant` discards what it has.
+/// The error for a code or token that has expired according to the clock. While the clock is in doubt, the error
+/// is temporary, because after `invalid_grant` a client discards its codes and tokens.
 fn expired(state: &AppState, description: &'static str) -> TokenError {
     if state.is_clock_in_doubt() { TokenError::Undatable } else { TokenError::InvalidGrant(description) }
 }

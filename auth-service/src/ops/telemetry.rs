@@ -57,8 +57,8 @@ pub fn start(settings: &Observability) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes the last line of the process, and waits until all lines are written, but not longer than [`LAST_LINES`]
-/// if the reader has stalled.
+/// Writes the last line of the process, and waits until all lines are written, but at most one second if the
+/// reader has stalled.
 pub fn end(last_words: Option<&str>) {
     let Some(writer) = WRITER.get() else { return };
     if let Some(words) = last_words {

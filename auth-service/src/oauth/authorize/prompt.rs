@@ -1,5 +1,5 @@
-//! The `prompt` parameter: which pages the client wants its user to see (`OpenID` Connect Core §3.1.2.1).
-//! Pure functions without I/O.
+//! The `prompt` parameter, with which a client determines the pages that its user sees (`OpenID` Connect Core
+//! §3.1.2.1). The module does no I/O.
 
 use std::time::Duration;
 
@@ -10,31 +10,27 @@ use crate::oauth::params::Params;
 
 use super::request::Refusal;
 
-/// The pages that a client asks this server to show or not to show.
+/// The pages that a client requests to show or not to show.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is a value of its own, and a client may send several"
-)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a separate value, and a client can send several")]
 pub(in crate::oauth) struct Prompt {
     /// `none`: no page is shown, and a request that needs one is refused.
     pub(in crate::oauth) none: bool,
     /// `login`: the login page is shown even if the user is logged in.
     pub(in crate::oauth) login: bool,
-    /// `select_account`: the login page is shown, because the user chooses the account there. A login for
-    /// another request does not count, because the user might want a different account for this one.
+    /// `select_account`: the login page is shown, because the user chooses the account there. A login for another
+    /// request is not sufficient, because the user might want a different account for this one.
     pub(in crate::oauth) select_account: bool,
     /// `consent`: the consent page is shown even if the user has already allowed everything.
     pub(in crate::oauth) consent: bool,
 }
 
-/// How recent a login has to be to satisfy `prompt=login`. The browser returns from the login page with the
-/// same request, which might have been pushed and cannot be changed, so only the time shows that the login is
-/// done.
+/// Maximum age of a login that satisfies `prompt=login`. The browser returns from the login page with the same
+/// request, which cannot be changed if it was pushed. So only the time shows that the user has just logged in.
 const FRESH: Duration = Duration::from_secs(60);
 
 impl Prompt {
-    /// Whether the client asks for the login page even if the user is logged in.
+    /// Whether the client requests the login page even if the user is logged in.
     pub(in crate::oauth) fn wants_login(self) -> bool {
         self.login || self.select_account
     }
@@ -49,7 +45,7 @@ impl Prompt {
     /// The supported values, as published in `prompt_values_supported`.
     pub(in crate::oauth) const VALUES: [&str; 4] = ["none", "login", "consent", "select_account"];
 
-    /// Reads the parameter. Unsupported values are ignored, as unknown parameters are (RFC 6749 §3.1).
+    /// Reads the parameter. Unsupported values are ignored like unknown parameters (RFC 6749 §3.1).
     pub(in crate::oauth) fn read(params: &Params) -> Result<Self, Refusal> {
         let mut prompt = Self::default();
         let mut others = false;

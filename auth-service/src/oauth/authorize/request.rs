@@ -1,4 +1,4 @@
-//! Validates the parameters of an authorization request. Pure functions without I/O.
+//! Validates the parameters of an authorization request, without I/O.
 
 use serde::{Deserialize, Serialize};
 
@@ -24,13 +24,13 @@ pub struct AuthorizationRequest {
     pub redirect_uri: RedirectUri,
     /// Opaque value that is returned to the client unchanged (RFC 6749 §4.1.1).
     pub state: Option<String>,
-    /// The scope that the client gets if the user consents.
+    /// The scope that the client is granted if the user consents.
     pub scope: Scope,
-    /// The resources that the access token will be valid for (RFC 8707).
+    /// The resources for which the access token will be valid (RFC 8707).
     pub resources: Vec<ResourceUri>,
     /// The PKCE code challenge (RFC 7636 §4.2), with the method S256.
     pub challenge: CodeChallenge,
-    /// Thumbprint of the key that the authorization code will be bound to (`dpop_jkt`, RFC 9449 §10).
+    /// Thumbprint of the key to which the authorization code will be bound (`dpop_jkt`, RFC 9449 §10).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bound_to: Option<KeyThumbprint>,
 }
@@ -102,11 +102,11 @@ impl Refusal {
     }
 }
 
-/// Maximum number of resources in one request. No client is expected to connect so many at a time.
+/// Maximum number of resources in one request. No client is expected to request so many.
 const MAX_RESOURCES: usize = 8;
 
 impl AuthorizationRequest {
-    /// Reads a request of `client`. The caller has already verified `redirect_uri`.
+    /// Reads a request of `client`. The caller must already have verified `redirect_uri`.
     pub fn read(
         params: &Params,
         client: &Client,
@@ -150,7 +150,7 @@ impl AuthorizationRequest {
         }
         let challenge =
             params.one("code_challenge")?.and_then(CodeChallenge::parse).ok_or(Refusal::Challenge)?;
-        // A missing method means `plain` (RFC 7636 §4.3), which gives no protection.
+        // If the method is missing, it is `plain` (RFC 7636 §4.3), which gives no protection.
         if params.one("code_challenge_method")? != Some("S256") {
             return Err(Refusal::ChallengeMethod);
         }
@@ -169,15 +169,15 @@ impl AuthorizationRequest {
 }
 
 impl AuthorizationRequest {
-    /// Maximum size of a request in bytes, as the JSON that the consent form carries in its form token. JSON
-    /// makes some characters of `state` six times as long, and the form has to fit in a request body.
+    /// Maximum size in bytes of a request as JSON in the form token of the consent form. In JSON, some characters
+    /// of `state` become six times as long, and the form must fit in a request body.
     const MAX_SIZE: usize = QUERY_LIMIT;
 
     fn fits_a_form(&self) -> bool {
         serde_json::to_vec(self).is_ok_and(|json| json.len() <= Self::MAX_SIZE)
     }
 
-    /// The request as a query string, for a link with which the user can be asked for consent again.
+    /// The request as a query string, for a link that shows the consent page again.
     pub fn query(&self) -> String {
         let scope = self.scope.to_string();
         let pairs = [
@@ -239,7 +239,7 @@ fn resources(asked: &[&str], hosts: &ProtectedHosts, policy: &Policy) -> Result<
         .map(|text| hosts.parse(text))
         .collect::<Result<Vec<_>, _>>()
         .map_err(|_| Refusal::Resource)?;
-    // The forward-auth check lets no request to a lookalike pass, so a token for one would be useless.
+    // The check refuses every request to a lookalike path, so a token for one would be useless.
     if resources.iter().any(|resource| policy.is_lookalike(resource)) {
         return Err(Refusal::Resource);
     }

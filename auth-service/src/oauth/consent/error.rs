@@ -1,4 +1,4 @@
-//! The errors of the consent page, and what the user can do about each of them.
+//! The errors of the consent page, and how the user can continue after each of them.
 
 use actix_web::http::StatusCode;
 
@@ -11,7 +11,7 @@ use crate::oauth::params::BadParams;
 use crate::pages::Link;
 use crate::store::StoreError;
 
-/// Why the consent page cannot be shown, or why its answer is not accepted.
+/// Why the consent page cannot be shown, or why the user's decision is not accepted.
 #[derive(Debug, thiserror::Error)]
 pub enum ConsentError {
     /// The parameters of the form are malformed.
@@ -29,10 +29,10 @@ pub enum ConsentError {
         "Your answer was not accepted, because {0}. An answer that you gave before stands: if the application is connected, you can close this page."
     )]
     FormToken(#[from] BadFormToken),
-    /// The user would have to see a page, but the client sent `prompt=none`.
+    /// A page is needed, but the client sent `prompt=none`.
     #[error("The application asked that no page be shown, and its request cannot be answered without one.")]
     PageRequired,
-    /// The same question was answered before.
+    /// The user has already decided about the same request.
     #[error(
         "This question was answered before, and the application has the first answer, which stands. If the application is connected and should be, you can close this page. If it should not be, disconnect it in the application."
     )]
@@ -43,7 +43,7 @@ pub enum ConsentError {
     /// The client's metadata has changed since the page was shown.
     #[error("Your answer was not accepted, because the application has changed while this page was open.")]
     ClientChanged,
-    /// Policy does not let the user access the requested resources.
+    /// The policy does not allow the user to access the requested resources.
     #[error(
         "This account is not allowed to use what the application asked for. Ask the operator of this server."
     )]
@@ -51,7 +51,7 @@ pub enum ConsentError {
     /// The form contains neither `allow` nor `deny`.
     #[error("Your answer was not accepted, because the form that was sent has no answer in it.")]
     NoDecision,
-    /// The account gets codes too often.
+    /// Too many codes were issued for the account.
     #[error("This account has connected applications too often in a short time. Try again in a minute.")]
     TooFast(TooFast),
     /// The store has lost data.
@@ -86,15 +86,15 @@ impl From<RandomUnavailable> for ConsentError {
     }
 }
 
-/// What the user can do next, if the error message does not say so.
+/// How the user can continue, if the error message does not state it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Help {
-    /// The user can answer the same question again. If it cannot be shown again, the client has to start
-    /// over.
+    /// The user can decide again about the same request. If the consent page cannot be shown again, the client
+    /// must start over.
     AskAgain,
-    /// The user can answer again, but should do so only if the application is not connected.
+    /// The user can decide again, but this is useful only if the application is not connected.
     IfNotConnected,
-    /// There is nothing that the user can do here.
+    /// The user cannot continue on this page.
     None,
 }
 
@@ -129,8 +129,8 @@ impl ConsentError {
         }
     }
 
-    /// Seconds until it is worth answering again, if that is known. Such an error is the response to the form
-    /// itself, so that the browser can send the form again.
+    /// Seconds until a new attempt can succeed, if known. Such an error is returned as the response to the form,
+    /// so that the browser can send the form again.
     pub(super) fn retry_after(&self) -> Option<u64> {
         match self {
             Self::TooFast(limit) => Some(limit.retry_after_seconds),
@@ -138,8 +138,7 @@ impl ConsentError {
         }
     }
 
-    /// Builds the message for the user. `question` is the URL at which the user can be asked again, if there
-    /// is one.
+    /// Builds the message for the user. `question` is the URL of a new consent page, if there is one.
     pub(super) fn message(&self, question: Option<&str>) -> Message {
         let (title, help) = self.title_and_help();
         let link = match help {

@@ -1,4 +1,4 @@
-//! The page on which a user replaces a one-time password with a password of their own.
+//! The page on which a user replaces a one-time password with a chosen password.
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -24,18 +24,18 @@ use super::{Continuation, LoginError, STALE, form_for, lead_to_fresh, shown_here
 const PASSWORD_CHANGED: &str =
     "The one-time password was used already. Sign in with the password that was chosen at that time.";
 
-/// A user who has entered the right one-time password and now has to choose a new password.
+/// A user who has entered the correct one-time password and must now choose a new password.
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct PasswordChange {
     pub(super) subject: Subject,
     pub(super) one_time: StoredPassword,
     pub(super) then: Continuation,
-    /// What was wrong with the previous choice.
+    /// The problem with the previous choice.
     pub(super) problem: Option<Problem>,
 }
 
-/// `GET /login/password`: shows the page to a user who has just entered the one-time password. The form token
-/// in the query is bound to the login form of that browser, so the link works for nobody else.
+/// `GET /login/password`: shows the page to a user who has just entered the one-time password. The form token in
+/// the query is bound to the login form of that browser, so the link works only there.
 pub async fn question(http: HttpRequest, state: web::Data<AppState>) -> HttpResponse {
     open(&http, &state).await.unwrap_or_else(|error| error.response())
 }
@@ -77,7 +77,7 @@ async fn open(http: &HttpRequest, state: &AppState) -> Result<HttpResponse, Logi
         Some(account) if account.password == change.one_time => {
             Ok(show(state, form_token, &change, &account))
         }
-        // The user has chosen a password since then, and pressed the back button.
+        // The user has chosen a password and then pressed the back button.
         _ => form_for(http, state, &change.then, ("", None)).await,
     }
 }
@@ -154,8 +154,8 @@ async fn take_password(
     start_session(state, &account, &change.then).await
 }
 
-/// Handles a form that was sent again after it had succeeded: by a second click, or by a reload. A user who
-/// sends the password that was chosen then is logged in, as on the login page and under the same limits.
+/// Handles a form that is sent again after it has succeeded, by a second click or a reload. If it contains the
+/// password that was chosen at that time, the user is logged in as on the login page, with the same limits.
 async fn chosen_before(
     http: &HttpRequest,
     state: &AppState,

@@ -1,4 +1,4 @@
-//! The login form as it is shown again after a failed attempt.
+//! The login form that is shown again after a failed attempt.
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -23,12 +23,12 @@ struct RepeatedLogin {
     then: Continuation,
     username: String,
     problem: Problem,
-    /// The session cookie that the browser had before, valid or not, as a hash.
+    /// The hash of the session cookie that the browser had before, valid or not.
     session: Option<TokenHash>,
 }
 
-/// `GET /login/again`: shows the form with the problem. The form token in the query is bound to the browser
-/// that sent the form, so that nobody else's link can fill the form in.
+/// `GET /login/again`: shows the form with the problem. The form token in the query is bound to the browser that
+/// sent the form, so that an attacker's link cannot fill in the form.
 pub async fn form(http: HttpRequest, state: web::Data<AppState>) -> HttpResponse {
     open(&http, &state).await.unwrap_or_else(|error| error.response())
 }
@@ -50,9 +50,9 @@ async fn open(http: &HttpRequest, state: &AppState) -> Result<HttpResponse, Logi
     }
 }
 
-/// Handles a form token that has expired or was issued to another browser. A browser that keeps no cookies
-/// gets here too, and would see the form again and again if it were shown without a message. The form token
-/// still decides where the login leads, as any link to the login page can.
+/// Handles a form token that has expired or was issued to another browser. This also happens if a browser stores
+/// no cookies, so the form is shown with a message about this. The destination after the login is still taken from
+/// the form token, which is safe because any link to the login page can set it.
 async fn open_stale(
     http: &HttpRequest,
     state: &AppState,
@@ -75,8 +75,8 @@ async fn show(
     form_for(http, state, &again.then, (&again.username, Some(&again.problem))).await
 }
 
-/// Redirects to a new form after a failed attempt. The destination of the old form is kept, which is harmless
-/// because any link to the login page could set it.
+/// Redirects to a new form after a failed attempt. The destination of the old form is kept, which is safe because
+/// any link to the login page can set it.
 pub(super) async fn lead_to(
     http: &HttpRequest,
     state: &AppState,
@@ -99,7 +99,7 @@ pub(super) async fn lead_to(
     Ok(response)
 }
 
-/// The problem to show after a failed attempt. It is an error if the fault is the server's.
+/// Returns the problem to show after a failed attempt, or an error if the server has failed.
 pub(super) fn problem_of(refused: &NotProven) -> Result<Problem, LoginError> {
     match refused {
         NotProven::Wrong => audit::Event::LoginFailed.emit(),

@@ -1,5 +1,5 @@
-//! The response to a registration (RFC 7591 §3.2.1, RFC 7592 §3). It says what was registered, which can
-//! differ from what the client asked for.
+//! The response to a registration (RFC 7591 §3.2.1, RFC 7592 §3). It contains the registered metadata, which can
+//! differ from the metadata in the request.
 
 use serde::Serialize;
 
@@ -16,7 +16,7 @@ pub(super) struct Registered {
     client_id_issued_at: UnixTime,
     #[serde(skip_serializing_if = "Option::is_none")]
     client_secret: Option<String>,
-    /// Unix time, or 0 for a secret that does not expire. It is REQUIRED with a secret.
+    /// Unix time, or 0 for a secret that does not expire. It is REQUIRED if there is a secret.
     #[serde(skip_serializing_if = "Option::is_none")]
     client_secret_expires_at: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -38,8 +38,8 @@ pub(super) struct Registered {
 }
 
 impl Registered {
-    /// The response to a registration of `client`. `credentials` are the ones that were just issued, and are
-    /// `None` if the client was registered before.
+    /// The response to a registration of `client`. `credentials` are the newly issued credentials, or `None` if
+    /// the client was registered before.
     pub(super) fn new(
         client: &Client,
         metadata: ClientMetadata,

@@ -1,8 +1,8 @@
 //! `GET`, `PUT` and `DELETE /register/{client_id}`: management of a registration (RFC 7592).
 //!
-//! A registration access token is valid only as long as one party has registered the client. If two parties
-//! register the same public client, it belongs to neither of them. Otherwise, anybody who knows the metadata
-//! of a popular client could delete it for all its users.
+//! A registration access token is valid only as long as the client was registered once. If the same public client
+//! is registered twice, neither token is valid. Otherwise, anybody who knows the metadata of a popular client
+//! could delete it for all its users.
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -25,14 +25,14 @@ use super::{Credentials, RegistrationError, read_metadata};
 /// Why a management request is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum ManagementError {
-    /// There is no such client, or the token is not the client's. Both have the same response (RFC 7592
-    /// §2.1), so that nobody can find out which identifiers exist.
+    /// There is no such client, or the token belongs to another client. The response is the same for both (RFC
+    /// 7592 §2.1), so that it does not reveal which identifiers exist.
     #[error("the registration access token is not valid for this client")]
     Token,
     /// The body breaks a rule of RFC 7592 §2.2.
     #[error("{0}")]
     Update(&'static str),
-    /// The new metadata is refused as a registration would be, or the server failed.
+    /// The new metadata is refused for the same reasons as in a registration, or the server failed.
     #[error(transparent)]
     Registration(#[from] RegistrationError),
 }
@@ -106,7 +106,7 @@ pub async fn delete(request: HttpRequest, id: web::Path<String>, state: web::Dat
     }
 }
 
-/// The client whose registration access token is in the request.
+/// Returns the client whose registration access token is in the request.
 async fn managed(
     request: &HttpRequest,
     id: &str,
@@ -147,8 +147,8 @@ async fn replace(
     let address = client_address::of(request, |address| state.config.trusted_edge.is_known(address));
     state.registration_rate.admit(address, &metadata.redirect_uris).map_err(RegistrationError::from)?;
     let credentials = Credentials::new(state, metadata.auth_method)?;
-    // Until now the client authenticated, and with this update it becomes public. Its grants must not be
-    // usable without authentication, so a new registration identifier ends them.
+    // The client had to authenticate until now, and becomes public with this update. A new registration identifier
+    // makes its grants invalid, so that they cannot be used without authentication.
     let registration = if client.metadata.drops_credentials(&metadata) {
         RegistrationId::new(state.random_bytes()?)
     } else {
@@ -163,7 +163,8 @@ async fn replace(
         metadata: metadata.clone(),
         ..client
     };
-    // Another update, or a registration with the same metadata, came first, and the token is no longer valid.
+    // This fails if another update, or a registration with the same metadata, was faster. The token is then no
+    // longer valid.
     if !state.store.update_client(&token.hash(), &updated).await? {
         return Err(ManagementError::Token);
     }

@@ -1,4 +1,4 @@
-//! Validates the client metadata in a request (RFC 7591 §2). Pure functions without I/O.
+//! Validates the client metadata in a request (RFC 7591 §2), without I/O.
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -12,7 +12,7 @@ use crate::domain::scope::Scope;
 /// Why client metadata cannot be registered.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidMetadata {
-    /// The body is not a JSON object whose members have the right types.
+    /// The body is not a JSON object, or a member has the wrong type.
     #[error("the body must be a JSON object of client metadata: {0}")]
     Json(String),
     /// There are no redirect URIs, or more than 20.
@@ -26,10 +26,11 @@ pub enum InvalidMetadata {
         "token_endpoint_auth_method may be none, client_secret_basic, client_secret_post or private_key_jwt"
     )]
     AuthMethod,
-    /// `private_key_jwt` is given without exactly one source of keys.
+    /// The method is `private_key_jwt`, but there is not exactly one source of keys.
     #[error("private_key_jwt needs either jwks or an https jwks_uri")]
     Keys,
-    /// No grant is left that the client could use here, or grant types and response types disagree.
+    /// The client requests no grant type that it could use here, or grant types and response types contradict each
+    /// other.
     #[error(
         "grant_types must include authorization_code with response_types code, or another grant of this server"
     )]
@@ -65,7 +66,7 @@ impl InvalidMetadata {
     }
 }
 
-/// Maximum size of a client's metadata as it is stored, in bytes.
+/// Maximum size in bytes of a client's stored metadata.
 const MAX_METADATA_SIZE: usize = 8 * 1024;
 
 /// The members of the metadata that are used here. All others are ignored (RFC 7591 §2).
@@ -85,8 +86,8 @@ struct SubmittedMetadata {
     display: ClientDisplay,
 }
 
-/// Reads and validates a request body. `catalogue` has all scopes that exist, and `offers` tells which grants
-/// are enabled.
+/// Reads and validates a request body. `catalogue` contains all scopes, and `offers` returns whether a grant type
+/// is enabled.
 pub(super) fn read(
     body: &[u8],
     catalogue: &Scope,
@@ -128,8 +129,8 @@ pub(super) fn read(
     if stored > MAX_METADATA_SIZE { Err(InvalidMetadata::TooLarge) } else { Ok(metadata) }
 }
 
-/// A text that identifies a public client by its metadata. It depends neither on the order of the redirect
-/// URIs nor on the port of a loopback address, which the operating system chooses (RFC 8252 §7.3).
+/// Returns a text that identifies a public client by its metadata. It does not depend on the order of the redirect
+/// URIs, or on the port of a loopback address, which the operating system chooses (RFC 8252 §7.3).
 pub(super) fn canonical(metadata: &ClientMetadata) -> String {
     let mut redirect_uris: Vec<String> = metadata.redirect_uris.iter().map(RedirectUri::comparable).collect();
     redirect_uris.sort_unstable();
@@ -143,8 +144,8 @@ pub(super) fn canonical(metadata: &ClientMetadata) -> String {
         json!(application_type),
         json!(display),
     ];
-    // The member is left out unless it is set, so that clients that registered before it was supported keep
-    // their identifiers.
+    // The member is added only if it is set, so that clients that registered before it was supported keep their
+    // identifiers.
     if metadata.dpop_bound_access_tokens {
         members.push(json!("dpop"));
     }
@@ -161,8 +162,8 @@ fn redirect_uris(sent: Vec<String>) -> Result<Vec<RedirectUri>, InvalidMetadata>
     sent.into_iter().map(parse).collect()
 }
 
-/// Reads the authentication method. The default is that of RFC 7591 §2. Most MCP clients want another method,
-/// and name it.
+/// Reads the authentication method. The default is that of RFC 7591 §2, but most MCP clients request another
+/// method.
 fn auth_method(sent: Option<&str>) -> Result<ClientAuthMethod, InvalidMetadata> {
     match sent {
         Some("none") => Ok(ClientAuthMethod::None),
@@ -173,8 +174,8 @@ fn auth_method(sent: Option<&str>) -> Result<ClientAuthMethod, InvalidMetadata> 
     }
 }
 
-/// Keys are used with `private_key_jwt` only, and the client has to send exactly one of the two members (RFC
-/// 7591 §2).
+/// Keys are used only with `private_key_jwt`, and the client must send exactly one of the two members (RFC 7591
+/// §2).
 fn keys(
     method: ClientAuthMethod,
     jwks: Option<Value>,
@@ -190,8 +191,8 @@ fn keys(
     }
 }
 
-/// The grants of the client. Grant types and response types must agree (RFC 7591 §2.1), and one of the grants
-/// has to use authorization codes or device codes.
+/// The grant types of the client. Grant types and response types must agree (RFC 7591 §2.1), and one of the grant
+/// types must use authorization codes or device codes.
 fn grant_types(
     asked: Option<&[String]>,
     response_types: Option<&[String]>,
@@ -206,8 +207,8 @@ fn grant_types(
     }
 }
 
-/// The part of the registered scope that exists on this server. Hosted clients register scopes of their own,
-/// so an unknown name is not an error.
+/// The part of the registered scope that exists on this server. An unknown name is not an error, because hosted
+/// clients also register scopes of other servers.
 fn scope(sent: Option<&str>, catalogue: &Scope) -> Result<Option<Scope>, InvalidMetadata> {
     let Some(text) = sent.filter(|text| !text.is_empty()) else { return Ok(None) };
     let kept = text.parse::<Scope>().map_err(|_| InvalidMetadata::Scope)?.within(catalogue);

@@ -18,7 +18,7 @@ use super::{
 const UNKNOWN: &str = "the code is unknown, expired, or was issued to another client";
 const REPLAYED: &str = "the code was used before; what was issued for it is revoked";
 
-/// Exchanges a code for tokens. All checks come before the code is marked as used, so that somebody who has
+/// Exchanges a code for tokens. All checks come before the code is marked as used, so that an attacker who has
 /// only the code cannot use it up.
 pub(super) async fn redeem(
     state: &AppState,
@@ -44,9 +44,9 @@ pub(super) async fn redeem(
     if code.bound_to.is_some() && code.bound_to != proof.key() {
         return Err(TokenError::InvalidGrant("the DPoP proof is not by the key that the code is bound to"));
     }
-    // A code passes through the user's browser and its history, and whoever reads it there must not be able
-    // to end the grant. Only a request that would have received tokens shows that somebody else has received
-    // them (RFC 6749 §4.1.2).
+    // The code is in the history of the user's browser, and an attacker who reads it there must not be able to
+    // revoke the grant. Only a request that passes all checks shows that another party might have received the
+    // tokens (RFC 6749 §4.1.2).
     if is_used {
         return replayed(state, client, &code.subject, &code.grant_id).await;
     }
@@ -74,8 +74,8 @@ pub(super) async fn redeem(
     }
 }
 
-/// Revokes what was issued for a code that was redeemed twice. Somebody has a copy, so the user has to
-/// consent again.
+/// Revokes the grant of a code that was redeemed twice. Another party might have a copy of the code, so the user
+/// must consent again.
 async fn replayed(
     state: &AppState,
     client: &Client,
@@ -90,11 +90,11 @@ async fn replayed(
 
 fn check_binding(client: &Client, params: &Params, code: &AuthorizationCode) -> Result<(), TokenError> {
     owned_by(client, &code.client_id, UNKNOWN)?;
-    // The client might have changed since its request: its registration, or its metadata document.
+    // The client's registration or metadata document might have changed since its request.
     if client.registration != code.registration || !client.allows_redirect(&code.redirect_uri) {
         return Err(TokenError::InvalidGrant("the client has changed since the code was issued"));
     }
-    // OAuth 2.1 has dropped `redirect_uri` here. If a client of OAuth 2.0 sends it, it is checked.
+    // OAuth 2.1 has removed `redirect_uri` from this request. If an OAuth 2.0 client sends it, it is checked.
     if params.one("redirect_uri")?.is_some_and(|sent| sent != code.redirect_uri.as_str()) {
         return Err(TokenError::InvalidGrant("the redirect_uri is not the one that the code was sent to"));
     }

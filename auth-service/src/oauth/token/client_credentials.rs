@@ -1,10 +1,10 @@
 //! The client credentials grant (RFC 6749 §4.4; MCP extension "OAuth client credentials"): a client gets a
 //! token for itself.
 //!
-//! Only a client that the operator entered can use it, at the resources that the operator assigned to it. The
-//! client is its own subject (RFC 9068 §2.2), with an account that policy rules can name. The token belongs
-//! to a grant like any other, so that it can be revoked. There is no refresh token, because the client can
-//! ask again.
+//! Only a client that the operator has added can use it, for the resources that the operator has assigned to it.
+//! The client is its own subject (RFC 9068 §2.2), with an account to which policy rules can refer. The token
+//! belongs to a grant, so that it can be revoked. There is no refresh token, because the client can request a new
+//! token.
 
 use crate::domain::account::Subject;
 use crate::domain::client::{Client, GrantType, OperatorTerms};
@@ -25,7 +25,7 @@ pub(super) async fn grant_to_client(
     params: &Params,
     proof: &ProofOfPossession,
 ) -> Result<TokenResponse, TokenError> {
-    // A public client has not authenticated (RFC 6749 §4.4.2).
+    // A public client must not use this grant type, because it does not authenticate (RFC 6749 §4.4.2).
     let terms = client.operator.as_ref().filter(|_| client.may_use(GrantType::ClientCredentials));
     let terms = terms.filter(|_| !client.is_public()).ok_or(TokenError::UnauthorizedClient)?;
     let resources = resources(state, terms, &params.many("resource"))?;
@@ -57,8 +57,8 @@ pub(super) async fn grant_to_client(
     Ok(response)
 }
 
-/// The scope that the client asks for, within what it is allowed, or by default what its resources require.
-/// Unknown names are refused, because only the operator's own program can have sent them.
+/// The requested scope, which must be within the operator's limit, or by default the scope that the resources
+/// require. Unknown names are refused: the request comes from a program of the operator, so they are a mistake.
 fn scope(
     state: &AppState,
     client: &Client,
@@ -74,8 +74,8 @@ fn scope(
     if !asked.is_empty() && allowed { Ok(asked) } else { Err(TokenError::InvalidScope) }
 }
 
-/// The requested resources, each within those that the operator assigned. By default, the first assigned
-/// resource.
+/// The requested resources, which must be within those that the operator has assigned. The default is the first
+/// assigned resource.
 pub(super) fn resources(
     state: &AppState,
     terms: &OperatorTerms,

@@ -17,7 +17,7 @@ use super::{
 const UNKNOWN: &str = "the device_code is unknown, expired, or was issued to another client";
 const REPLAYED: &str = "the device_code was used before; what was issued for it is revoked";
 
-/// Answers a device that polls for its user's decision.
+/// Handles the request of a device that polls for its user's decision.
 pub(super) async fn poll(
     state: &AppState,
     client: &Client,
@@ -32,7 +32,7 @@ pub(super) async fn poll(
     let hash = OpaqueToken::parse(TokenKind::DeviceCode, text)
         .map_err(|_| TokenError::InvalidGrant(UNKNOWN))?
         .hash();
-    // The owner of the code is checked first, so that polls of other clients do not count against the device.
+    // The owner of the code is checked first, so that polls from other clients do not count against the device.
     let asked = state.store.device(&hash, state.earliest()).await?;
     let asked = asked.ok_or(TokenError::InvalidGrant(UNKNOWN))?;
     owned_by(client, &asked.client_id, UNKNOWN)?;
@@ -44,7 +44,7 @@ pub(super) async fn poll(
     }
     let part = Part::read(state, params, &asked.scope, &asked.resources)?.bound_to(proof.key());
     let owner = match &asked.state {
-        // The grant names the user who allowed the device. It is read before the poll, because a second
+        // The grant identifies the user who allowed the device. It must be read before the poll, because a second
         // redemption revokes it.
         DeviceState::Redeemed => {
             state.store.grant(&asked.grant_id, state.earliest()).await?.map(|grant| grant.subject)

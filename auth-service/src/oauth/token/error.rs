@@ -1,5 +1,5 @@
-//! The errors of the token endpoint, and the response for each of them. The other endpoints that authenticate
-//! clients share them.
+//! The errors of the token endpoint, and the response for each of them. Other endpoints that authenticate clients
+//! use them as well.
 
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
@@ -18,7 +18,7 @@ use crate::oauth::requested_scope::ScopeRefused;
 use crate::oauth::responses;
 use crate::store::StoreError;
 
-/// Why a client gets no token, or no other response that it asked for.
+/// Why a token request, or another request of a client, is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
     /// The parameters are malformed or repeated.
@@ -39,10 +39,10 @@ pub enum TokenError {
     /// The code, the refresh token or the assertion is not valid, for this reason.
     #[error("{0}")]
     InvalidGrant(&'static str),
-    /// The scope is malformed, or exceeds what was granted.
+    /// The scope is malformed, or wider than the granted scope.
     #[error("the scope is malformed or goes beyond what was granted")]
     InvalidScope,
-    /// The scope is empty, or exceeds what the operator allows the client.
+    /// The scope is empty, or exceeds the operator's limit for the client.
     #[error(transparent)]
     Scope(#[from] ScopeRefused),
     /// The resource was not granted, or does not exist (RFC 8707 §2.2).
@@ -51,10 +51,10 @@ pub enum TokenError {
     /// The proof of possession is not valid (RFC 9449 §5).
     #[error(transparent)]
     Proof(ProofRefused),
-    /// The request asks for something that the endpoint does not support.
+    /// The request is not supported by the endpoint.
     #[error("{0}")]
     InvalidRequest(&'static str),
-    /// The authorization endpoint would refuse the pushed request, or what a device asks for.
+    /// The authorization endpoint would refuse the pushed request, or the request of the device.
     #[error(transparent)]
     Authorization(#[from] Refusal),
     /// The user has not decided yet (RFC 8628 §3.5).
@@ -72,16 +72,16 @@ pub enum TokenError {
     /// Too many devices have started from this network, or in total.
     #[error("too many devices ask from this network; try again in a minute")]
     TooMany(TooFast),
-    /// There are too many requests that leave data in the store.
+    /// There are too many requests that add rows to the store.
     #[error("too many requests of this client or from this network; try again in a minute")]
     TooFast(TooFast),
-    /// The account's clients ask for tokens too often.
+    /// The account's clients request tokens too often.
     #[error("too many tokens for this account; use each until it expires, and try again later")]
     AccountTooFast(TooFast),
-    /// The store has no room for another request that waits for its user.
+    /// The store contains the maximum number of requests that wait for their users.
     #[error("this server holds as many unanswered requests as it may; try again in a minute")]
     Full,
-    /// The clock is in doubt, so nobody can tell whether a code, token or secret has expired.
+    /// The clock is in doubt, so it is unknown whether a code, token or secret has expired.
     #[error(
         "this server cannot tell at the moment what has expired, because its clock is in doubt; try again in a minute"
     )]
@@ -161,7 +161,7 @@ impl TokenError {
         };
         let challenge = matches!(self, Self::Client(ClientAuthError::Invalid { basic: true, .. }))
             .then_some("Basic realm=\"token endpoint\"");
-        // What the store reports goes to the log and not to the client.
+        // Errors of the store are logged, but not sent to the client.
         let is_the_clients = matches!(
             self,
             Self::Full

@@ -1,5 +1,5 @@
-//! What all grants have in common: creating the grant, selecting the part of it that a request asks for, and
-//! issuing the tokens.
+//! The steps that all grant types share: creating the grant, selecting the requested part of it, and issuing the
+//! tokens.
 
 use std::time::Duration;
 
@@ -31,10 +31,10 @@ pub(super) struct TokenResponse {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) refresh_token: Option<String>,
     pub(super) scope: String,
-    /// The type of the issued token, in a token exchange only (RFC 8693 §2.2.1).
+    /// The type of the issued token. It is set only in a token exchange (RFC 8693 §2.2.1).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) issued_token_type: Option<&'static str>,
-    /// The account that the tokens are for.
+    /// The account for which the tokens are issued.
     #[serde(skip)]
     pub(super) subject: Subject,
 }
@@ -46,11 +46,11 @@ pub(super) struct Allowed {
     pub(super) resources: Vec<ResourceUri>,
     pub(super) scope: Scope,
     pub(super) authenticated_at: UnixTime,
-    /// The key that the refresh tokens are bound to.
+    /// The key to which the refresh tokens are bound.
     pub(super) bound_to: Option<KeyThumbprint>,
 }
 
-/// Creates the grant for what was allowed, with a refresh token if the client can have one.
+/// Creates a grant with the allowed properties, and a refresh token if the client can have one.
 pub(super) fn new_grant(
     state: &AppState,
     client: &Client,
@@ -77,8 +77,8 @@ pub(super) fn new_grant(
         scope: allowed.scope,
         authenticated_at: allowed.authenticated_at,
         created_at: now,
-        // The lifetime is counted from the latest time that it can be now. If it were counted from the time
-        // of a clock that is behind, the grant could expire as soon as the clock is corrected.
+        // The lifetime starts at the latest time that it can be now. If the clock is behind and the lifetime
+        // started at its time, the grant could expire as soon as the clock is corrected.
         expires_at: state.time_bounds().latest.plus(lifetime),
         bound_to: allowed.bound_to,
         refresh: refresh_token.as_ref().map(|token| {
@@ -90,7 +90,7 @@ pub(super) fn new_grant(
     Ok((grant, refresh_token))
 }
 
-/// Records which grants were deleted because their account had too many.
+/// Writes audit events for the grants that were deleted because their account had too many.
 pub(super) fn audit_displaced(displaced: &[Grant]) {
     for Grant { id, subject, client_id, .. } in displaced {
         audit::Event::GrantDisplaced { grant_id: id, subject, client_id }.emit();
@@ -106,7 +106,7 @@ pub(super) fn issue(
     refresh_token: Option<&RefreshToken>,
     now: UnixTime,
 ) -> Result<TokenResponse, TokenError> {
-    // An access token does not outlive its grant.
+    // An access token must not be valid for longer than its grant.
     let exp = now.plus(state.config.lifetimes.access_token).min(grant.expires_at);
     let claims = AccessTokenClaims {
         iss: state.config.site.issuer.as_str().to_owned(),
@@ -133,8 +133,8 @@ pub(super) fn issue(
     })
 }
 
-/// The lifetime that a client is told: up to five seconds shorter than the real one. Some clients use a token
-/// up to its last moment, and begin a new login if that was too late. The request takes time, and `exp` is in
+/// The lifetime in the response, which is up to five seconds shorter than the real one. Some clients use a token
+/// until the last moment, and start a new login if it has just expired. The request takes time, and `exp` is in
 /// whole seconds.
 fn told_lifetime(lifetime: Duration) -> Duration {
     lifetime.saturating_sub((lifetime / 10).min(Duration::from_secs(5)))
@@ -144,18 +144,18 @@ fn told_lifetime(lifetime: Duration) -> Duration {
 pub(super) struct Part {
     pub(super) scope: Scope,
     pub(super) resources: Vec<ResourceUri>,
-    /// The key that the access token is bound to, if any.
+    /// The key to which the access token is bound, if any.
     pub(super) bound_to: Option<KeyThumbprint>,
 }
 
 impl Part {
-    /// The same part, bound to the key that the client has proved to hold.
+    /// Returns the same part, bound to the key of the client's proof.
     pub(super) fn bound_to(self, key: Option<KeyThumbprint>) -> Self {
         Self { bound_to: key, ..self }
     }
 
-    /// Reads `scope` and `resource`. Each can narrow what was granted and never widen it (RFC 6749 §6, RFC
-    /// 8707 §2.2).
+    /// Reads `scope` and `resource`. Each can narrow what was granted, but not widen it (RFC 6749 §6, RFC 8707
+    /// §2.2).
     pub(super) fn read(
         state: &AppState,
         params: &Params,
@@ -182,7 +182,7 @@ impl Part {
     }
 }
 
-/// The account of a grant's subject, if it still exists and is not disabled.
+/// Returns the account of a grant's subject, if it still exists and is not disabled.
 pub(super) async fn account_of(state: &AppState, subject: &Subject) -> Result<Account, TokenError> {
     let account = state.store.account(subject).await?;
     account
@@ -190,7 +190,7 @@ pub(super) async fn account_of(state: &AppState, subject: &Subject) -> Result<Ac
         .ok_or(TokenError::InvalidGrant("the account is disabled or was removed"))
 }
 
-/// Checks that the client owns a grant. If not, it gets the same error as for a grant that does not exist.
+/// Checks that `owner` is this client. If not, the error is the same as for a code that does not exist.
 pub(super) fn owned_by(client: &Client, owner: &ClientId, what: &'static str) -> Result<(), TokenError> {
     if client.id == *owner { Ok(()) } else { Err(TokenError::InvalidGrant(what)) }
 }

@@ -1,12 +1,12 @@
-//! The JWT bearer grant (RFC 7523 §2.1) for enterprise-managed authorization (MCP extension, SEP-990). An
-//! identity provider that the operator trusts says in an Identity Assertion JWT Authorization Grant (ID-JAG)
-//! that a user is allowed to use a resource here. The user is not asked.
+//! The JWT bearer grant (RFC 7523 §2.1) for enterprise-managed authorization (MCP extension, SEP-990). In an
+//! Identity Assertion JWT Authorization Grant (ID-JAG), an identity provider that the operator trusts asserts that
+//! a user is allowed to use a resource here. The user is not asked for consent.
 //!
-//! The provider speaks for users, so its assertions are limited: to clients that authenticate and that the
-//! operator allowed, to one use, and to accounts that exist. The account is found by a link between issuer,
-//! subject and account, which an operator has made. In mail domains that the operator assigned to the issuer,
-//! it is also found by a verified address, and the link is made then. There is no refresh token, because the
-//! client can ask the provider again.
+//! The provider acts in the name of users, so its assertions are limited: the client must authenticate and be
+//! allowed by the operator, an assertion can be used once, and the account must exist. The account is found by a
+//! link between issuer, subject and account, which an operator has created. In email domains that the operator has
+//! assigned to the issuer, the account is also found by a verified address, and the link is then created. There is
+//! no refresh token, because the client can request a new assertion from the provider.
 
 use serde::Deserialize;
 
@@ -29,8 +29,7 @@ use super::{Part, TokenError, TokenResponse, issue};
 
 /// The `typ` header of an ID-JAG.
 const TYPE: &str = "oauth-id-jag+jwt";
-/// Maximum lifetime of an assertion in seconds. It is made for one exchange, and its use is remembered until
-/// it expires.
+/// Maximum lifetime of an assertion in seconds. It is for a single use, which is stored until it expires.
 const MAX_LIFETIME_SECONDS: u64 = 3600;
 /// Tolerated difference between clocks, in seconds.
 const LEEWAY: u64 = 30;
@@ -44,8 +43,8 @@ const NOT_OURS: TokenError =
 struct Claims {
     iss: String,
     sub: String,
-    /// The single audience, which has to be this server. An assertion for several servers could be reused by
-    /// each of them.
+    /// The single audience, which must be this server. Each of several audiences could use the assertion at the
+    /// others.
     aud: String,
     client_id: String,
     jti: String,
@@ -72,7 +71,7 @@ pub(super) async fn assert(
     params: &Params,
     proof: &ProofOfPossession,
 ) -> Result<TokenResponse, TokenError> {
-    // Somebody who finds an assertion must not be able to use it, so the client has to authenticate.
+    // The client must authenticate, so that an attacker who finds an assertion cannot use it.
     if client.is_public() {
         return Err(TokenError::UnauthorizedClient);
     }
@@ -85,7 +84,7 @@ pub(super) async fn assert(
     state.account_rate.admit_token(&account.subject).map_err(TokenError::AccountTooFast)?;
     proof.spend(state, &account.subject, client).await?;
     let now = state.now();
-    // This comes last, so that a request that is refused does not use up its assertion.
+    // This is the last check, so that a refused request does not use up its assertion.
     let name =
         format!("id-jag/{}", TokenHash::of(format!("{}\n{}", claims.iss, claims.jti).as_bytes()).text());
     if !state.store.remember_once(&name, UnixTime(claims.exp.saturating_add(LEEWAY + 1)), now).await? {
@@ -114,7 +113,7 @@ pub(super) async fn assert(
     Ok(response)
 }
 
-/// The issuer, if the operator lets it speak for users of this client.
+/// Returns the issuer, if the operator trusts it for this client.
 fn issuer_of<'a>(iss: &str, client: &Client, state: &'a AppState) -> Option<&'a TrustedIssuer> {
     let issuer = state.config.trusted_issuers.iter().find(|issuer| issuer.issuer == iss)?;
     let listed = issuer.clients.contains(&client.id);
@@ -122,7 +121,7 @@ fn issuer_of<'a>(iss: &str, client: &Client, state: &'a AppState) -> Option<&'a 
     allowed.then_some(issuer)
 }
 
-/// The claims of the assertion, verified with a key of the issuer that it names.
+/// Verifies the assertion with a key of the issuer that it names, and returns its claims.
 async fn verified(assertion: &str, client: &Client, state: &AppState) -> Result<Claims, TokenError> {
     #[derive(Deserialize)]
     struct Issuer {
@@ -135,8 +134,7 @@ async fn verified(assertion: &str, client: &Client, state: &AppState) -> Result<
     if !header.typ.as_deref().is_some_and(|typ| typ.eq_ignore_ascii_case(TYPE)) {
         return Err(MALFORMED);
     }
-    // Only the issuer is read before the signature is verified, and only to find its keys in the operator's
-    // list.
+    // Before the signature is verified, only the issuer is read, to find it in the operator's list.
     let Issuer { iss } = jsonwebtoken::dangerous::insecure_decode_claims(assertion).map_err(|_| MALFORMED)?;
     let issuer = issuer_of(&iss, client, state).ok_or(NOT_OURS)?;
     for fresh in [false, true] {
@@ -179,7 +177,7 @@ fn check(claims: &Claims, client: &Client, state: &AppState) -> Result<(), Token
     }
 }
 
-/// What the assertion, the issuer, the client and the request all allow.
+/// The scope and resources that the assertion, the issuer, the client and the request all allow.
 fn part(
     claims: &Claims,
     issuer: &TrustedIssuer,
@@ -209,8 +207,8 @@ fn part(
     Ok(Part { scope, resources, bound_to: None })
 }
 
-/// The scope that the assertion, the issuer and the operator allow, out of what the client asks for. It can
-/// be smaller than the requested scope, because the provider decides for each user. The response says so (RFC
+/// The part of the requested scope that the assertion, the issuer and the operator allow. It can be smaller than
+/// the requested scope, because the provider decides for each user. The response contains the granted scope (RFC
 /// 6749 §3.3).
 fn scope(
     claims: &Claims,
@@ -238,7 +236,7 @@ fn scope(
     }
 }
 
-/// The account that the assertion is about. This function never creates one.
+/// Finds the account that the assertion names. It never creates an account.
 async fn account(claims: &Claims, issuer: &TrustedIssuer, state: &AppState) -> Result<Account, TokenError> {
     const NOBODY: TokenError =
         TokenError::InvalidGrant("the user that the assertion names has no account here");
@@ -249,9 +247,9 @@ async fn account(claims: &Claims, issuer: &TrustedIssuer, state: &AppState) -> R
     found.filter(|account| account.kind == AccountKind::Person && !account.disabled).ok_or(NOBODY)
 }
 
-/// Finds the one account with the verified address, and links it to the subject. The issuer has to speak for
-/// the address's domain, and no other subject of the issuer is linked to the account: if an address is given
-/// to a new person, that person cannot get into the account of the previous one.
+/// Finds the only account with the verified address, and links it to the subject. The operator must have assigned
+/// the domain of the address to the issuer. No other subject of the issuer must be linked to the account: if an
+/// address is reassigned to a new person, this person must not get access to the account of the previous one.
 async fn by_address(
     claims: &Claims,
     issuer: &TrustedIssuer,

@@ -1,8 +1,9 @@
 //! The refresh token grant (RFC 6749 §6) with rotation (OAuth 2.1 §4.3.1, RFC 9700 §4.14.2).
 //!
-//! Hosted clients refresh from several machines at once, and responses get lost. Therefore a token that was
-//! replaced a moment ago gets the *same* successor again, as long as the successor is unused. This logs
-//! nobody out, and only one successor is valid at a time. Any other reuse means that somebody has a copy.
+//! Hosted clients refresh from several machines at the same time, and responses can be lost. Therefore the
+//! response to a token that was recently replaced contains the *same* successor again, as long as the successor is
+//! unused. So no client is logged out, and only one successor is valid at a time. Any other reuse indicates that
+//! the token was copied.
 
 use crate::domain::client::{Client, GrantType};
 use crate::domain::refresh_token::{Line, RefreshToken};
@@ -36,15 +37,15 @@ pub(super) async fn refresh(
         .grant_of_refresh(&presented.presented(), state.earliest())
         .await?
         .ok_or(TokenError::InvalidGrant(UNKNOWN))?;
-    // Either the client made a mistake or the token was stolen. In both cases the grant stays as it is.
+    // Either the client made a mistake, or the token was stolen. In both cases, the grant is not changed.
     let Some(refresh) = grant.refresh.as_ref().filter(|_| grant.is_held_by(client)) else {
         return Err(TokenError::InvalidGrant(UNKNOWN));
     };
     if grant.is_expired(now) {
         return Err(expired(state, UNKNOWN));
     }
-    // RFC 9449 §5: a public client that got its refresh token with a proof needs a proof by the same key to
-    // use it.
+    // A public client that received its refresh token with a proof needs a proof with the same key to use it (RFC
+    // 9449 §5).
     if grant.bound_to.is_some() && grant.bound_to != proof.key() {
         return Err(TokenError::InvalidGrant(
             "the DPoP proof is not by the key that the refresh token is bound to",
@@ -72,7 +73,7 @@ pub(super) async fn refresh(
             issue(state, &grant, &account, part, Some(&successor), now)
         }
         Rotation::Reused(grant_id) => {
-            // Somebody has a copy of the token, so the user has to consent again.
+            // Another party might have a copy of the token, so the user must consent again.
             state.store.forget_consent(&grant.subject, &client.id).await?;
             let (subject, client_id) = (&grant.subject, &client.id);
             audit::Event::RefreshTokenReused { grant_id: &grant_id, subject, client_id }.emit();
