@@ -35,7 +35,7 @@ pub enum ProofRefused {
     },
     /// The client has sent too many proofs, or all clients of the account together. The value is the number of
     /// seconds until the next one is accepted.
-    #[error("too many DPoP proofs of this client or account; try again in a minute")]
+    #[error("too many DPoP proofs from this client or account; try again in a minute")]
     TooFast(u64),
     /// The store failed, so it is unknown whether the proof was used before.
     #[error(transparent)]

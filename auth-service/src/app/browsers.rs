@@ -16,7 +16,7 @@ use crate::state::AppState;
 
 const NOTHING: &str = "There is nothing at this address. If an application or a bookmark led you here, go back to the application \
                        and connect it again.";
-const NO_PAGE: &str = "This address has no page of its own: it only accepts what a form or an application sends. Go back to the \
+const NO_PAGE: &str = "This address has no page: it only accepts data from a form or an application. Go back to the \
                        application and connect it again.";
 
 /// Middleware that replaces the responses 404 and 405 with a page if a browser sent the request.

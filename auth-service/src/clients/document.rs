@@ -19,24 +19,24 @@ pub const LIMIT: usize = 5 * 1024;
 pub enum InvalidDocument {
     /// The URL breaks a rule of draft §3.
     #[error(
-        "its URL must be https with a path, in its normal form, and without user name, dot segments and fragment"
+        "its URL must use https and have a path, be in its normal form, and have no user name, dot segments or fragment"
     )]
     Url,
     /// The document is not a JSON object, or a required member is missing or has the wrong type.
     #[error("it is not a JSON object with client_id, client_name and redirect_uris")]
     Json,
     /// The `client_id` differs from the URL of the document (draft §4.1).
-    #[error("its client_id is not the URL that it was fetched from")]
+    #[error("its client_id is not the URL from which it was fetched")]
     ClientId,
     /// The document contains a client secret, or an authentication method that needs one. A public document
     /// cannot keep a secret (draft §4.1).
-    #[error("it holds a client secret, or asks to authenticate with one")]
+    #[error("it contains a client secret, or an authentication method that needs one")]
     Secret,
     /// The method is `private_key_jwt`, but there is not exactly one source of keys.
     #[error("private_key_jwt needs either jwks or an https jwks_uri, and any other method neither")]
     Keys,
     /// None of the redirect URIs can be used.
-    #[error("none of its redirect_uris can be used: https anywhere, or http on loopback")]
+    #[error("none of its redirect_uris can be used: they must use https, or http on loopback")]
     RedirectUris,
     /// The client does not use authorization codes.
     #[error("its grant_types and response_types do not include authorization_code and code")]

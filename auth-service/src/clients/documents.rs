@@ -70,7 +70,7 @@ pub enum DocumentError {
     #[error("too many documents are being fetched")]
     Crowded,
     /// The document is not a key set, or an issuer's metadata contains no URL of one.
-    #[error("its jwks_uri does not hold a key set")]
+    #[error("there is no key set at its jwks_uri")]
     Keys,
 }
 

@@ -124,7 +124,7 @@ pub async fn show(http: HttpRequest, state: web::Data<AppState>) -> HttpResponse
 }
 
 fn over() -> Message {
-    let text = "This page is too old to be shown again, or was made for another browser. If something is not connected that should be, go back to the \
+    let text = "This page is too old to be shown again, or was created for another browser. If an application is not connected although it should be, go back to the \
                 application and connect it again.";
     Message::new(StatusCode::GONE, "This page has expired", text.to_owned(), None)
 }

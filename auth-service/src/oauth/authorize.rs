@@ -36,10 +36,12 @@ pub(super) use request::{asked_resources, asked_scope};
 pub(super) enum AuthorizeError {
     #[error("The link that brought you here is broken: {0}.")]
     Params(#[from] BadParams),
-    #[error("The link that brought you here names no application: client_id is missing or malformed.")]
+    #[error(
+        "The link that brought you here does not name an application: client_id is missing or malformed."
+    )]
     NoClient(#[from] InvalidClientId),
     #[error(
-        "The application is not known here. It may have been removed; disconnect it and connect it again."
+        "The application is not known here. It might have been removed; disconnect it and connect it again."
     )]
     UnknownClient,
     #[error("The operator of this server has disabled the application.")]
@@ -51,11 +53,11 @@ pub(super) enum AuthorizeError {
     )]
     DocumentAway(String, DocumentError),
     #[error(
-        "The application asked for the answer to be sent to an address that it has not registered. Nothing was sent there."
+        "The application requested the answer at an address that it has not registered. Nothing was sent there."
     )]
     Redirect,
     #[error(
-        "The link that brought you here was used already, or has expired. Go back to the application and connect again."
+        "The link that brought you here was already used, or has expired. Go back to the application and connect again."
     )]
     RequestUri,
     #[error(

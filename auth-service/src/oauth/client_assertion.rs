@@ -35,13 +35,13 @@ const LEEWAY: u64 = 30;
 pub(super) enum AssertionError {
     #[error("the client assertion is malformed, or signed with an algorithm that is not accepted")]
     Malformed,
-    #[error("the client has no key that fits the client assertion")]
+    #[error("the client has no key for this client assertion")]
     NoKey,
-    #[error("the signature of the client assertion is not that of the client's key")]
+    #[error("the signature of the client assertion was not made with the client's key")]
     Signature,
-    #[error("the client assertion has the wrong iss or sub, or an aud that is not this server alone")]
+    #[error("the client assertion has the wrong iss or sub, or its aud is not only this server")]
     Claims,
-    #[error("the client assertion has expired, is not valid yet, or lasts longer than ten minutes")]
+    #[error("the client assertion has expired, is not valid yet, or is valid for more than ten minutes")]
     Time,
     #[error("the client assertion was used before")]
     Replayed,

@@ -40,7 +40,7 @@ pub enum ClientAuthError {
     #[error(transparent)]
     Params(#[from] BadParams),
     /// There were too many client assertions: 429 `temporarily_unavailable`.
-    #[error("too many client assertions of this client or from this network; try again in a minute")]
+    #[error("too many client assertions from this client or network; try again in a minute")]
     TooFast(TooFast),
     /// The client's document or keys are not available at the moment: 503 `temporarily_unavailable`. With
     /// `invalid_client`, the client would discard its tokens.
@@ -48,9 +48,7 @@ pub enum ClientAuthError {
     Away(DocumentError),
     /// The clock is in doubt, so it is unknown whether the client's credentials have expired: 503
     /// `temporarily_unavailable`.
-    #[error(
-        "this server cannot tell at the moment what has expired, because its clock is in doubt; try again in a minute"
-    )]
+    #[error("the clock of this server is in doubt, so it is unknown what has expired; try again in a minute")]
     Undatable,
     /// The store failed: 503 `temporarily_unavailable`.
     #[error(transparent)]

@@ -47,16 +47,14 @@ pub enum DeviceError {
     #[error("The form that was sent is broken: {0}.")]
     Params(#[from] BadParams),
     /// The user is no longer logged in.
-    #[error(
-        "You are not signed in any more. If the device is not connected, sign in and type the code again."
-    )]
+    #[error("You are no longer signed in. If the device is not connected, sign in and type the code again.")]
     NoSession,
     /// The form token of the form is not valid; see [`BadFormToken`].
     #[error("The reason is that {0}. If the device is not connected, type its code again.")]
     FormToken(#[from] BadFormToken),
     /// The user has already decided about this code, or it has expired.
     #[error(
-        "This code was answered before, or has expired. If the device is not connected, let it show a new code, and type that one."
+        "This code was already used, or has expired. If the device is not connected, let it show a new code, and type the new one."
     )]
     Over,
     /// The client was removed or disabled.
@@ -64,14 +62,14 @@ pub enum DeviceError {
     ClientGone,
     /// The client's metadata has changed since the page was shown.
     #[error(
-        "The application on the device has changed while this page was open. Type the code again, and check which application asks."
+        "The application on the device has changed while this page was open. Type the code again, and check which application is asking."
     )]
     ClientChanged,
     /// The policy does not allow the user to access the requested resources.
     #[error("This account is not allowed to use what the device asked for. Ask the operator of this server.")]
     Barred,
     /// The form contains neither `allow` nor `deny`.
-    #[error("The form that was sent has no answer in it. Type the code again.")]
+    #[error("The form that was sent contains no answer. Type the code again.")]
     NoDecision,
     /// The store has lost data.
     #[error(
@@ -248,7 +246,7 @@ async fn find(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<HttpR
         Err(_) => None,
     };
     let Some((code, (device, asked))) = found else {
-        let text = "No device is waiting for an answer with this code. If you have answered already, look at the device. Otherwise look at the code again, or let the device show a new one.";
+        let text = "No device with this code is waiting for an answer. If you have already answered, look at the device. Otherwise, check the code, or let the device show a new one.";
         let problem = Problem::new(StatusCode::UNPROCESSABLE_ENTITY, text);
         return lead_to_form(state, (&session, &account), typed, problem);
     };
@@ -407,7 +405,7 @@ async fn is_allowed_by(
 }
 
 fn connected() -> HttpResponse {
-    let text = "It will go on by itself in a moment. You can close this page.";
+    let text = "It will continue in a moment. You can close this page.";
     Message::new(StatusCode::OK, "The device is connected", text.to_owned(), None).page()
 }
 

@@ -112,7 +112,7 @@ async fn answer(request: &HttpRequest, body: &[u8], state: &AppState) -> Result<
 }
 
 fn anonymous() -> ClientAuthError {
-    let description = "only a client that authenticates may ask what a token is".to_owned();
+    let description = "only a client that authenticates can introspect tokens".to_owned();
     ClientAuthError::Invalid { description, basic: false }
 }
 

@@ -11,7 +11,7 @@ pub struct Params(Vec<(String, String)>);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadParams {
     /// The text is not form-encoded, or has more than 100 parameters.
-    #[error("the parameters cannot be read: they must be at most 100, form-encoded")]
+    #[error("the parameters cannot be read: they must be form-encoded, and there must be at most 100")]
     Unreadable,
     /// A parameter is repeated, which RFC 6749 §3.1 does not allow.
     #[error("a parameter is given more than once")]

@@ -54,18 +54,16 @@ async fn answer(request: &HttpRequest, body: &[u8], state: &AppState) -> Result<
     }
     let client = authenticate(request, &params, state).await?;
     if params.one("request_uri")?.is_some() {
-        return Err(TokenError::InvalidRequest(
-            "a request that is pushed has no request_uri (RFC 9126 §2.1)",
-        ));
+        return Err(TokenError::InvalidRequest("a pushed request must not contain request_uri"));
     }
     // The whole request is validated now, so that errors are reported to the client instead of its user.
     let redirect_uri: RedirectUri = redirect_uri_of(&params, &client)?
-        .ok_or(TokenError::InvalidRequest("the redirect_uri is not one that the client has registered"))?;
+        .ok_or(TokenError::InvalidRequest("the client has not registered this redirect_uri"))?;
     AuthorizationRequest::read(&params, &client, redirect_uri, state)?;
     Prompt::read(&params)?;
     let query = params.encoded_without(&CREDENTIALS, ("client_id", client.id.as_str()));
     if query.len() > MAX_REQUEST_SIZE {
-        return Err(TokenError::InvalidRequest("a request that is pushed may have 8192 bytes"));
+        return Err(TokenError::InvalidRequest("a pushed request must not have more than 8192 bytes"));
     }
     let address = client_address::of(request, |address| state.config.trusted_edge.is_known(address));
     state.push_rate.admit(&client, address).map_err(TokenError::TooFast)?;

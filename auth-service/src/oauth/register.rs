@@ -58,7 +58,7 @@ pub enum RegistrationError {
     Crowded(#[from] TooFast),
     /// The maximum number of clients is reached (`CLIENT_CEILING`).
     #[error(
-        "this server holds as many clients as its operator allows, and none can make room; try again later"
+        "this server has the maximum number of clients, and none of them can be removed; try again later"
     )]
     Full,
     /// The store or the random source failed.

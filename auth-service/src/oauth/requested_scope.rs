@@ -20,10 +20,10 @@ pub enum ScopeRefused {
     #[error("the scope is malformed")]
     Malformed,
     /// The operator does not allow the client this part of the scope.
-    #[error("the operator of this server does not let this client ask for the scope {0}")]
+    #[error("the operator of this server does not allow this client to request the scope {0}")]
     BeyondClient(Scope),
     /// The operator's limit for the client contains no scope that exists.
-    #[error("nothing is left of the scope that the operator of this server lets this client ask for")]
+    #[error("the operator of this server allows this client no scope that exists")]
     Nothing,
 }
 

@@ -32,12 +32,10 @@ pub enum EarlyRefusal {
     #[error("the query has more than 8192 bytes")]
     LongQuery,
     /// The body arrives too slowly. It would occupy memory for too long.
-    #[error(
-        "the body did not come in time; send all of it within ten seconds, and pause for less than three"
-    )]
+    #[error("the body did not arrive in time; send it within ten seconds, without a pause of three seconds")]
     Slow,
     /// The body was incomplete when another body needed its place.
-    #[error("too many requests are waiting for their bodies; send the request again")]
+    #[error("too many requests have incomplete bodies; send the request again")]
     Displaced,
     /// The body ended too early, or its encoding is broken.
     #[error("the body cannot be read")]
@@ -45,7 +43,7 @@ pub enum EarlyRefusal {
     /// The store has lost its data. The data that the request would change is missing, and new data would be lost
     /// when a backup is restored.
     #[error(
-        "the store of this server has lost what it kept, and nothing can be changed until its operator has restored it; try again later"
+        "the store of this server has lost its data, and nothing can be changed until the operator has restored it; try again later"
     )]
     StoreLost,
     /// The address has the maximum number of requests in progress.

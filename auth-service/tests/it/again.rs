@@ -141,7 +141,7 @@ async fn what_became_of_an_answer_is_told_by_a_page_that_can_be_loaded_again_for
     let there = answer.headers()["location"].to_str().unwrap().strip_prefix(ISSUER).unwrap().to_owned();
     for _ in 0..2 {
         let page = browser.open(&there).await;
-        assert!(page.status == StatusCode::CONFLICT && page.body.contains("You have answered already"));
+        assert!(page.status == StatusCode::CONFLICT && page.body.contains("You have already answered"));
     }
     // The page is shown only in this browser. Otherwise, an attacker could send other users a link to a page of
     // this service that makes a false statement and that continues to an address of the attacker's choice.
@@ -188,7 +188,7 @@ async fn a_password_that_is_chosen_with_two_clicks_signs_in() {
         assert!(page.body.contains("<h1>Sign in</h1>"), "{}", page.body);
         last = page.status;
         if n == 0 {
-            assert!(last == StatusCode::CONFLICT && page.body.contains("was used already"), "{}", page.body);
+            assert!(last == StatusCode::CONFLICT && page.body.contains("was already used"), "{}", page.body);
         }
     }
     assert_eq!(last, StatusCode::TOO_MANY_REQUESTS);
@@ -204,7 +204,7 @@ async fn a155_a_second_answer_to_one_question_makes_no_second_grant_and_leads_on
     assert!(browser.submit(&page, &[("decision", "allow")]).await.parameter("code").is_some());
     let again = browser.submit(&page, &[("decision", "allow")]).await;
     assert_eq!((again.status, &again.location), (StatusCode::CONFLICT, &None));
-    assert!(again.body.contains("You have answered already"), "{}", again.body);
+    assert!(again.body.contains("You have already answered"), "{}", again.body);
     assert!(!again.body.contains("Nothing was allowed") && !again.body.contains("not signed in"));
     allow_by_way_on(&mut browser, &again).await;
 }
@@ -223,7 +223,7 @@ async fn a_second_answer_after_the_login_has_ended_does_not_deny_the_first() {
         let again = other.submit(&page, &[("decision", "allow")]).await;
         assert_eq!(again.status, StatusCode::BAD_REQUEST);
         assert!(!again.body.contains("Nothing was allowed"), "{}", again.body);
-        assert!(again.body.contains("An answer that you gave before stands"), "{}", again.body);
+        assert!(again.body.contains("An earlier answer of yours is still valid"), "{}", again.body);
         assert!(again.body.contains("Show the question again"), "{}", again.body);
         let login = other.open("/login").await;
         assert_eq!(other.submit(&login, &SIGN_IN).await.status, StatusCode::OK);
@@ -308,7 +308,7 @@ async fn a_device_that_is_allowed_twice_by_its_user_is_connected() {
     }
     // The user goes back to the page for the code, where the code is still filled in, and sends it again.
     let again = ana.submit(&code_page, &[("user_code", user)]).await;
-    assert!(again.body.contains("If you have answered already, look at the device"), "{}", again.body);
+    assert!(again.body.contains("If you have already answered, look at the device"), "{}", again.body);
     // After the codes have expired, the page still makes no false statement about the result.
     app.wait(Duration::from_secs(601));
     let late = ana.open(result).await;

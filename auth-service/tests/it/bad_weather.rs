@@ -339,7 +339,7 @@ async fn replicas_say_that_redis_has_lost_everything_and_agree_again_when_it_is_
         // A registration that is accepted now would be lost when the backup is restored.
         let refused = replica.register(&json!({ "redirect_uris": ["https://new.example/cb"] })).await;
         assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
-        assert!(refused.text().await.unwrap().contains("has lost what it kept"));
+        assert!(refused.text().await.unwrap().contains("has lost its data"));
         assert_eq!(replica.browser().open("/login").await.status, StatusCode::OK);
     }
     assert!(app.state.store.clients(None, 10, app.state.now()).await.unwrap().is_empty());

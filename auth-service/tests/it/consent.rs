@@ -74,7 +74,7 @@ async fn the_first_answer_of_a_page_stands_and_the_second_is_not_told_to_the_cli
         for decision in ["deny", "allow", "deny"] {
             let late = browser.submit(&page, &[("decision", decision)]).await;
             assert_eq!((late.status, &late.location), (StatusCode::CONFLICT, &None), "{decision}");
-            assert!(late.body.contains("You have answered already"), "{}", late.body);
+            assert!(late.body.contains("You have already answered"), "{}", late.body);
         }
         assert_eq!(app.redeem(&client, &code).await.status(), StatusCode::OK);
     }

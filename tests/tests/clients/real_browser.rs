@@ -282,10 +282,10 @@ async fn a_device_is_connected_and_stays_so_when_the_page_is_loaded_again(scene:
     let steps = [
         json!({ "open": codes["verification_uri_complete"], "until": "User name" }),
         json!({ "fill": sign_in(), "press": "Sign in", "until": "Type the code" }),
-        json!({ "fill": { "user_code": "BCDF-GHJK" }, "press": "Continue", "until": "No device is waiting" }),
-        json!({ "reload": true, "until": "No device is waiting" }),
+        json!({ "fill": { "user_code": "BCDF-GHJK" }, "press": "Continue", "until": "No device with this code is waiting" }),
+        json!({ "reload": true, "until": "No device with this code is waiting" }),
         json!({ "fill": { "user_code": codes["user_code"] }, "press": "Continue", "until": "Let a device act" }),
-        json!({ "back": true, "until": "No device is waiting" }),
+        json!({ "back": true, "until": "No device with this code is waiting" }),
         json!({ "fill": { "user_code": codes["user_code"] }, "press": "Continue", "until": "Let a device act" }),
         json!({ "press": "Allow", "times": 2, "until": "The device is connected" }),
         json!({ "reload": true, "until": "The device is connected" }),
@@ -309,8 +309,8 @@ async fn second_clicks_the_back_button_and_tabs_end_in_a_sentence_and_a_way_on(s
     ];
     // The page stays open after it has opened an application, so users click again.
     steps.push(json!({ "press": "Allow", "opens": APPLICATION }));
-    steps.push(json!({ "press": "Allow", "until": "You have answered already" }));
-    steps.push(json!({ "reload": true, "until": "You have answered already" }));
+    steps.push(json!({ "press": "Allow", "until": "You have already answered" }));
+    steps.push(json!({ "reload": true, "until": "You have already answered" }));
     steps.push(json!({ "press": "It is not connected: ask again", "until": "You allowed it before" }));
     steps.push(json!({ "press": "Allow", "opens": APPLICATION }));
     // The login form shows who is signed in and offers to continue.
@@ -335,7 +335,7 @@ async fn second_clicks_the_back_button_and_tabs_end_in_a_sentence_and_a_way_on(s
     let link = scene.link(&scene.callback().uri).await;
     let mut steps = up_to_consent(&link);
     steps.push(
-        json!({ "press": "Allow", "times": 2, "until": "ARRIVED at the client|You have answered already" }),
+        json!({ "press": "Allow", "times": 2, "until": "ARRIVED at the client|You have already answered" }),
     );
     steps.push(json!({ "open": link, "until": "ARRIVED at the client" }));
     scene.walk(&steps).await;

@@ -46,7 +46,7 @@ pub enum Refusal {
     ResponseMode,
     #[error("request objects are not supported")]
     RequestObject,
-    #[error("the request must be pushed first, and request_uri be used")]
+    #[error("the request must be pushed first, and then sent with its request_uri")]
     PushRequired,
     #[error("the client is not registered for the authorization code grant")]
     GrantType,
@@ -60,17 +60,17 @@ pub enum Refusal {
     Scope(#[from] ScopeRefused),
     #[error("resource must be the URL of a service that this server protects")]
     Resource,
-    #[error("the request, with its state, has more than 8192 bytes as the form keeps it")]
+    #[error("the request with its state needs more than 8192 bytes in the form")]
     TooLarge,
     #[error("prompt=none must not be combined with other values")]
     Prompt,
-    #[error("the user is not signed in, and prompt=none allows no page")]
+    #[error("the user is not signed in, but prompt=none does not allow a page")]
     LoginRequired,
-    #[error("the user has to be asked, and prompt=none allows no page")]
+    #[error("the user must be asked, but prompt=none does not allow a page")]
     ConsentRequired,
     #[error("the user denied the request")]
     Denied,
-    #[error("the user's account gets codes too often; try again in a minute")]
+    #[error("too many codes were issued for the user's account; try again in a minute")]
     TooFast,
     #[error("the service cannot answer at the moment")]
     Unavailable,

@@ -16,17 +16,17 @@ use crate::store::StoreError;
 pub enum ConsentError {
     /// The parameters of the form are malformed.
     #[error(
-        "Your answer was not accepted, because the form that was sent is broken: {0}. An answer that you gave before stands."
+        "Your answer was not accepted, because the form that was sent is broken: {0}. An earlier answer of yours is still valid."
     )]
     Params(#[from] BadParams),
     /// The user is no longer logged in.
     #[error(
-        "Your answer was not accepted, because you are not signed in any more. An answer that you gave before stands: if the application is connected, you can close this page."
+        "Your answer was not accepted, because you are no longer signed in. An earlier answer of yours is still valid: if the application is connected, you can close this page."
     )]
     NoSession,
     /// The form token of the form is not valid; see [`BadFormToken`].
     #[error(
-        "Your answer was not accepted, because {0}. An answer that you gave before stands: if the application is connected, you can close this page."
+        "Your answer was not accepted, because {0}. An earlier answer of yours is still valid: if the application is connected, you can close this page."
     )]
     FormToken(#[from] BadFormToken),
     /// A page is needed, but the client sent `prompt=none`.
@@ -34,7 +34,7 @@ pub enum ConsentError {
     PageRequired,
     /// The user has already decided about the same request.
     #[error(
-        "This question was answered before, and the application has the first answer, which stands. If the application is connected and should be, you can close this page. If it should not be, disconnect it in the application."
+        "You have already answered this question, and the application has received the first answer, which is still valid. If the application is connected and should be, you can close this page. If it should not be connected, disconnect it in the application."
     )]
     AnsweredBefore,
     /// The client, or its redirect URI, was removed.
@@ -49,7 +49,7 @@ pub enum ConsentError {
     )]
     Barred,
     /// The form contains neither `allow` nor `deny`.
-    #[error("Your answer was not accepted, because the form that was sent has no answer in it.")]
+    #[error("Your answer was not accepted, because the form that was sent contains no answer.")]
     NoDecision,
     /// Too many codes were issued for the account.
     #[error("This account has connected applications too often in a short time. Try again in a minute.")]
@@ -122,7 +122,7 @@ impl ConsentError {
                 ("Please answer again", Help::AskAgain)
             }
             Self::ClientChanged => ("The application has changed", Help::AskAgain),
-            Self::AnsweredBefore => ("You have answered already", Help::IfNotConnected),
+            Self::AnsweredBefore => ("You have already answered", Help::IfNotConnected),
             Self::Unavailable | Self::TooFast(_) => ("This did not work", Help::AskAgain),
             Self::NeedsOperator => ("This did not work", Help::None),
             Self::PageRequired | Self::ClientGone | Self::Barred => ("This cannot be allowed", Help::None),

@@ -174,7 +174,7 @@ async fn replace(
 
 fn check_identity(identity: &Identity, client: &Client) -> Result<(), ManagementError> {
     if identity.client_id.as_deref() != Some(client.id.as_str()) {
-        return Err(ManagementError::Update("the body must hold the client_id that is updated"));
+        return Err(ManagementError::Update("the body must contain the client_id that is updated"));
     }
     let ours = [
         &identity.registration_access_token,
@@ -183,7 +183,7 @@ fn check_identity(identity: &Identity, client: &Client) -> Result<(), Management
         &identity.client_secret_expires_at,
     ];
     if ours.iter().any(|member| member.is_some()) {
-        let problem = "the body must not hold registration_access_token, registration_client_uri, client_id_issued_at \
+        let problem = "the body must not contain registration_access_token, registration_client_uri, client_id_issued_at \
                        or client_secret_expires_at";
         return Err(ManagementError::Update(problem));
     }

@@ -16,14 +16,14 @@ pub enum InvalidMetadata {
     #[error("the body must be a JSON object of client metadata: {0}")]
     Json(String),
     /// There are no redirect URIs, or more than 20.
-    #[error("redirect_uris must hold 1 to 20 URIs")]
+    #[error("redirect_uris must contain 1 to 20 URIs")]
     RedirectUriCount,
     /// A redirect URI cannot be used.
     #[error("the redirect URI {0:?} cannot be used: {1}")]
     RedirectUri(String, InvalidRedirectUri),
     /// The authentication method is not supported.
     #[error(
-        "token_endpoint_auth_method may be none, client_secret_basic, client_secret_post or private_key_jwt"
+        "token_endpoint_auth_method must be none, client_secret_basic, client_secret_post or private_key_jwt"
     )]
     AuthMethod,
     /// The method is `private_key_jwt`, but there is not exactly one source of keys.

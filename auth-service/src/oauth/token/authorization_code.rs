@@ -16,7 +16,7 @@ use super::{
 };
 
 const UNKNOWN: &str = "the code is unknown, expired, or was issued to another client";
-const REPLAYED: &str = "the code was used before; what was issued for it is revoked";
+const REPLAYED: &str = "the code was used before; the tokens that were issued for it are revoked";
 
 /// Exchanges a code for tokens. All checks come before the code is marked as used, so that an attacker who has
 /// only the code cannot use it up.
@@ -42,7 +42,9 @@ pub(super) async fn redeem(
     };
     check_binding(client, params, &code)?;
     if code.bound_to.is_some() && code.bound_to != proof.key() {
-        return Err(TokenError::InvalidGrant("the DPoP proof is not by the key that the code is bound to"));
+        return Err(TokenError::InvalidGrant(
+            "the DPoP proof was not made with the key to which the code is bound",
+        ));
     }
     // The code is in the history of the user's browser, and an attacker who reads it there must not be able to
     // revoke the grant. Only a request that passes all checks shows that another party might have received the
@@ -96,12 +98,12 @@ fn check_binding(client: &Client, params: &Params, code: &AuthorizationCode) -> 
     }
     // OAuth 2.1 has removed `redirect_uri` from this request. If an OAuth 2.0 client sends it, it is checked.
     if params.one("redirect_uri")?.is_some_and(|sent| sent != code.redirect_uri.as_str()) {
-        return Err(TokenError::InvalidGrant("the redirect_uri is not the one that the code was sent to"));
+        return Err(TokenError::InvalidGrant("the redirect_uri is not the one to which the code was sent"));
     }
     let verifier = params.one("code_verifier")?.ok_or(TokenError::Missing("code_verifier"))?;
     if code.challenge.is_met_by(verifier) {
         Ok(())
     } else {
-        Err(TokenError::InvalidGrant("the code_verifier does not fit the code_challenge"))
+        Err(TokenError::InvalidGrant("the code_verifier does not match the code_challenge"))
     }
 }

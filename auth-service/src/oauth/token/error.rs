@@ -31,7 +31,7 @@ pub enum TokenError {
     #[error(transparent)]
     Client(#[from] ClientAuthError),
     /// The grant type is unknown, or disabled on this server.
-    #[error("the grant_type is not supported here; the server's metadata lists those that are")]
+    #[error("the grant_type is not supported here; the server's metadata lists the supported ones")]
     UnsupportedGrantType,
     /// The client is not allowed to use this grant type.
     #[error("the client is not registered for this grant_type")]
@@ -40,13 +40,13 @@ pub enum TokenError {
     #[error("{0}")]
     InvalidGrant(&'static str),
     /// The scope is malformed, or wider than the granted scope.
-    #[error("the scope is malformed or goes beyond what was granted")]
+    #[error("the scope is malformed, or exceeds what was granted")]
     InvalidScope,
     /// The scope is empty, or exceeds the operator's limit for the client.
     #[error(transparent)]
     Scope(#[from] ScopeRefused),
     /// The resource was not granted, or does not exist (RFC 8707 §2.2).
-    #[error("the resource is not one that was granted")]
+    #[error("the resource was not granted")]
     InvalidTarget,
     /// The proof of possession is not valid (RFC 9449 §5).
     #[error(transparent)]
@@ -58,10 +58,10 @@ pub enum TokenError {
     #[error(transparent)]
     Authorization(#[from] Refusal),
     /// The user has not decided yet (RFC 8628 §3.5).
-    #[error("the user has not answered yet; ask again after the interval")]
+    #[error("the user has not decided yet; poll again after the interval")]
     AuthorizationPending,
     /// The device polls too often (RFC 8628 §3.5).
-    #[error("too soon; from now on, let five more seconds pass between two questions")]
+    #[error("too soon; from now on, wait five seconds longer between two polls")]
     SlowDown,
     /// The user has denied the request (RFC 8628 §3.5).
     #[error("the user denied the request")]
@@ -70,21 +70,21 @@ pub enum TokenError {
     #[error("the device_code has expired; start again")]
     ExpiredToken,
     /// Too many devices have started from this network, or in total.
-    #[error("too many devices ask from this network; try again in a minute")]
+    #[error("too many devices request codes from this network; try again in a minute")]
     TooMany(TooFast),
     /// There are too many requests that add rows to the store.
-    #[error("too many requests of this client or from this network; try again in a minute")]
+    #[error("too many requests from this client or network; try again in a minute")]
     TooFast(TooFast),
     /// The account's clients request tokens too often.
-    #[error("too many tokens for this account; use each until it expires, and try again later")]
+    #[error("too many tokens were issued for this account; use each until it expires, and try again later")]
     AccountTooFast(TooFast),
     /// The store contains the maximum number of requests that wait for their users.
-    #[error("this server holds as many unanswered requests as it may; try again in a minute")]
+    #[error(
+        "this server has the maximum number of requests that wait for their users; try again in a minute"
+    )]
     Full,
     /// The clock is in doubt, so it is unknown whether a code, token or secret has expired.
-    #[error(
-        "this server cannot tell at the moment what has expired, because its clock is in doubt; try again in a minute"
-    )]
+    #[error("the clock of this server is in doubt, so it is unknown what has expired; try again in a minute")]
     Undatable,
     /// The server failed. The client does not learn the reason.
     #[error("the service cannot issue tokens at the moment; try again in a minute")]
@@ -110,14 +110,14 @@ impl From<StoreError> for TokenError {
 
 impl From<CryptoFailure> for TokenError {
     fn from(error: CryptoFailure) -> Self {
-        tracing::error!(%error, "a token could not be made");
+        tracing::error!(%error, "a token could not be created");
         Self::Unavailable
     }
 }
 
 impl From<RandomUnavailable> for TokenError {
     fn from(error: RandomUnavailable) -> Self {
-        tracing::error!(%error, "a token could not be made");
+        tracing::error!(%error, "a token could not be created");
         Self::Unavailable
     }
 }

@@ -37,7 +37,7 @@ const LEEWAY: u64 = 30;
 const MALFORMED: TokenError =
     TokenError::InvalidGrant("the assertion is not an ID-JAG with an accepted signature");
 const NOT_OURS: TokenError =
-    TokenError::InvalidGrant("the assertion is of an issuer, or for a client, that is not trusted here");
+    TokenError::InvalidGrant("the issuer of the assertion is not trusted here for this client");
 
 #[derive(Deserialize)]
 struct Claims {
@@ -106,7 +106,7 @@ pub(super) async fn assert(
     };
     let response = issue(state, &grant, &account, part, None, now)?;
     if !state.store.add_grant(&grant, &state.client_use(client.clone(), &grant.subject)).await? {
-        return Err(TokenError::InvalidGrant("the client was removed or switched off"));
+        return Err(TokenError::InvalidGrant("the client was removed or disabled"));
     }
     let (grant_id, subject, client_id) = (&grant.id, &grant.subject, &grant.client_id);
     audit::Event::AssertionAccepted { grant_id, subject, client_id }.emit();
@@ -172,7 +172,7 @@ fn check(claims: &Claims, client: &Client, state: &AppState) -> Result<(), Token
         Ok(())
     } else {
         Err(TokenError::InvalidGrant(
-            "the assertion has expired, is not valid yet, or lasts longer than an hour",
+            "the assertion has expired, is not valid yet, or is valid for more than an hour",
         ))
     }
 }
@@ -230,7 +230,7 @@ fn scope(
     let usual = client.registered_scope().filter(|_| silent).map(|usual| scope.meet(usual));
     match usual.filter(|usual| !usual.is_empty()).unwrap_or(scope) {
         nothing if nothing.is_empty() => {
-            Err(TokenError::InvalidGrant("nothing is left of the scope that the assertion allows"))
+            Err(TokenError::InvalidGrant("the assertion allows no scope that can be granted here"))
         }
         scope => Ok(scope),
     }

@@ -48,7 +48,7 @@ pub(super) async fn refresh(
     // 9449 §5).
     if grant.bound_to.is_some() && grant.bound_to != proof.key() {
         return Err(TokenError::InvalidGrant(
-            "the DPoP proof is not by the key that the refresh token is bound to",
+            "the DPoP proof was not made with the key to which the refresh token is bound",
         ));
     }
     let part = Part::read(state, params, &grant.scope, &grant.resources)?.bound_to(proof.key());
@@ -80,7 +80,7 @@ pub(super) async fn refresh(
             Err(TokenError::InvalidGrant(REUSED))
         }
         Rotation::Undatable => {
-            tracing::warn!(grant_id = %grant.id, "a refresh token is presented again, and nobody can tell how long ago it was used, because the clock is or was wrong");
+            tracing::warn!(grant_id = %grant.id, "a refresh token was presented again, but it is unknown when it was used, because the clock is or was wrong");
             Err(TokenError::Unavailable)
         }
         Rotation::Unknown => Err(TokenError::InvalidGrant(UNKNOWN)),

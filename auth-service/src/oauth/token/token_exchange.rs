@@ -29,14 +29,14 @@ pub(super) async fn exchange(
     let terms = client.operator.as_ref().filter(|_| client.may_use(GrantType::TokenExchange));
     let terms = terms.filter(|_| !client.is_public()).ok_or(TokenError::UnauthorizedClient)?;
     if params.one("subject_token_type")? != Some(ACCESS_TOKEN) {
-        return Err(TokenError::InvalidRequest("subject_token_type must be that of an access token"));
+        return Err(TokenError::InvalidRequest("subject_token_type must be the type of an access token"));
     }
     if !matches!(params.one("requested_token_type")?, None | Some(ACCESS_TOKEN)) {
         return Err(TokenError::InvalidRequest("only access tokens are issued"));
     }
     if params.one("actor_token")?.is_some() || params.one("audience")?.is_some() {
         return Err(TokenError::InvalidRequest(
-            "the client itself is the actor, and resource names the target",
+            "actor_token and audience are not supported: the client is the actor, and resource names the target",
         ));
     }
     let text = params.one("subject_token")?.ok_or(TokenError::Missing("subject_token"))?;
@@ -75,14 +75,15 @@ pub(super) async fn exchange(
     proof.spend(state, &grant.subject, client).await?;
     response.issued_token_type = Some(ACCESS_TOKEN);
     if !state.store.add_grant(&grant, &state.client_use(client.clone(), &grant.subject)).await? {
-        return Err(TokenError::InvalidGrant("the client was removed or switched off"));
+        return Err(TokenError::InvalidGrant("the client was removed or disabled"));
     }
     let (grant_id, subject, client_id) = (&grant.id, &grant.subject, &grant.client_id);
     audit::Event::TokenExchanged { grant_id, subject, client_id }.emit();
     Ok(response)
 }
 
-const NOT_THEIRS: &str = "the subject_token is not a live access token for a resource that the client serves";
+const NOT_THEIRS: &str =
+    "the subject_token is not a valid access token for a resource that the client serves";
 
 /// The requested scope. It must be within the scope of the subject token and within the operator's limit for
 /// this client.
