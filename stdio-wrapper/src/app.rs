@@ -46,7 +46,7 @@ const COUNTED_MESSAGE: usize = 1 << 10;
 const DRAIN: Duration = Duration::from_secs(1);
 /// Maximum time for closing a connection.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
-/// Maximum number of sessions if the container has no limits, or if sessions have no child of their own.
+/// Maximum number of sessions if the container has no limits, or if sessions share one child.
 const DEFAULT_SESSIONS: usize = 100;
 /// Maximum number of sessions if the container's limits decide how many fit.
 const MAX_SESSIONS: usize = 10_000;
@@ -385,8 +385,8 @@ fn ready(sessions: Arc<Sessions>, authenticator: Arc<Authenticator>, open: Arc<O
             }
             if is_full {
                 return Err(
-                    "all connections are in use, so new ones wait until one ends. If this continues, raise \
-                     MAX_CONNECTIONS, or find out who has so many",
+                    "all connections are in use, so new ones wait until one is closed. If this continues, raise \
+                     MAX_CONNECTIONS, or find out which client opens so many",
                 );
             }
             if authenticator.is_ready().await {

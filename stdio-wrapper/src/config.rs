@@ -51,7 +51,7 @@ pub struct Config {
     pub translate: bool,
     /// Number of children that are kept ready for further sessions.
     pub prewarm: usize,
-    /// Filter of the log (`info`, `stdio_wrapper=debug`, …).
+    /// The log filter (`info`, `stdio_wrapper=debug`, …).
     pub log: LogFilter,
     /// Whether log lines are JSON.
     pub log_json: bool,
@@ -95,13 +95,13 @@ pub struct Child {
     pub env: Vec<(String, String)>,
     /// The working directory. It can contain placeholders.
     pub cwd: Option<String>,
-    /// Limit of the address space, in bytes.
+    /// Limit for the address space of a child, in bytes.
     pub max_memory: Option<u64>,
-    /// Limit of processor time, in seconds.
+    /// Limit for the processor time of a child, in seconds.
     pub max_cpu: Option<u64>,
-    /// Limit of processes of the same user.
+    /// Limit for the number of processes of the child's user.
     pub max_processes: Option<u64>,
-    /// Limit of open files.
+    /// Limit for the number of open files of a child.
     pub max_files: Option<u64>,
     /// Whether a child is isolated from other children and from the wrapper.
     pub isolation: Isolation,
@@ -137,7 +137,7 @@ pub struct Limits {
     pub request_timeout: Duration,
     /// Maximum time for a child to respond to `initialize`.
     pub start_timeout: Duration,
-    /// Maximum number of children that start at the same time. `None` means two for each processor.
+    /// Maximum number of children that are starting at the same time. `None` means two for each processor.
     pub max_starts: Option<usize>,
     /// Time after which the response to a call becomes a stream.
     pub stream_after: Duration,

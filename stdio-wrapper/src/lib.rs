@@ -1,6 +1,7 @@
 //! stdio-wrapper serves any stdio MCP server over Streamable HTTP.
 //!
-//! docs/architecture.md says what is in each module, and `tests/layers.toml` which module can import which.
+//! docs/architecture.md describes the modules, and `tests/layers.toml` specifies which modules each of them can
+//! import.
 
 pub mod app;
 mod attempts;

@@ -14,7 +14,7 @@ const MAX_PAUSE: Duration = Duration::from_secs(30);
 /// The first pause after a child that did not answer `initialize`. There is a pause even after the first such
 /// child, because its client has already waited for a whole start timeout.
 const SILENCE_PAUSE: Duration = Duration::from_secs(5);
-/// Number of consecutive children without an answer after which the server counts as broken.
+/// Number of consecutive children that did not answer `initialize` after which the server counts as broken.
 const SILENCES: u32 = 2;
 
 #[derive(Debug, Default)]
@@ -76,7 +76,7 @@ fn rest(until: Option<Instant>, now: Instant) -> Option<Duration> {
 /// Why the server counts as broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Broken {
-    /// Its children end before they answer.
+    /// Its children exit before they answer.
     Ends,
     /// Its children do not answer `initialize`.
     Silent,
@@ -86,20 +86,19 @@ pub(super) enum Broken {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Pause {
     pub(super) rest: Duration,
-    /// The time limit that the last child has exceeded, if it did not end.
+    /// The time limit that the last child exceeded. `None` if that child exited instead.
     pub(super) silence: Option<Duration>,
 }
 
-/// If the children of this number of principals fail one after the other, the server counts as broken for
-/// all.
+/// If the children of this number of principals fail in a row, the server counts as broken for all principals.
 const SEVERAL: usize = 3;
 /// Maximum number of principals whose failures are remembered.
 const MAX_KEPT: usize = 1024;
 /// Minimum time between starts for principals without a failure while the server counts as broken.
 const TRIAL: Duration = Duration::from_secs(1);
 
-/// The pauses of all principals. One caller can make a server end at its start, so failures count for the
-/// principal whose child it was (attack 100). For principals without a failure, children are still started,
+/// The pauses of all principals. One caller can cause a server to exit during its start, so failures count only
+/// for the principal of the child (attack 100). For principals without a failure, children are still started,
 /// but at a lower rate while the children of several principals fail.
 #[derive(Debug, Default)]
 pub(super) struct Backoffs {
@@ -112,7 +111,7 @@ pub(super) struct Backoffs {
 }
 
 impl Backoffs {
-    /// Records that a child of a principal ended before it answered, or could not be started.
+    /// Records that a child of a principal exited before it answered, or could not be started.
     pub(super) fn failed(&mut self, owner: &Arc<str>, now: Instant) {
         self.note(owner, &|backoff| backoff.failed(now));
     }

@@ -93,7 +93,7 @@ impl Descent {
         let (mut all, mut seen) = (HashMap::new(), HashSet::new());
         for (number, pid) in own.chain(started).filter(|(number, _)| children.contains_key(number)) {
             let sum: &mut Usage = all.entry(number).or_default();
-            // The process might have ended a moment ago.
+            // The process might have exited in the meantime.
             let usage = usage_of(pid).unwrap_or_default();
             let in_files = if files == Files::Counted { memory_in_files(pid, &mut seen) } else { 0 };
             sum.memory += usage.memory + in_files;
@@ -115,7 +115,7 @@ impl Descent {
         let part = |pids: &[i32]| {
             let mut part = Part { counted: 0, shared_once: 0 };
             for pid in pids {
-                // The process might have ended a moment ago.
+                // The process might have exited in the meantime.
                 let counted = usage_of(*pid).unwrap_or_default().anonymous();
                 if counted > 0 {
                     part.counted += counted;
@@ -397,7 +397,7 @@ mod tests {
         let mut descent = Descent::default();
         descent.look(&HashMap::from([(5, own)]));
         assert_eq!((descent.owner(pid), descent.owner(own)), (Some(5), None));
-        // This is also true after the child has ended.
+        // This is also true after the child has exited.
         descent.look(&HashMap::new());
         assert_eq!(descent.owner(pid), Some(5));
         sleep.kill().unwrap();

@@ -35,7 +35,7 @@ pub struct Isolation {
     pub has_filter: bool,
 }
 
-/// The kernel does not support this protection.
+/// Why the kernel cannot isolate children.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unavailable {
     /// The kernel has no Landlock domains.

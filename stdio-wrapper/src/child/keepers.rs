@@ -51,7 +51,7 @@ pub enum EndReason {
     TooMany,
 }
 
-/// Completes when the child has ended.
+/// Completes when the child has exited.
 pub type Gone = BoxFuture<'static, ()>;
 
 /// A part of the wrapper that keeps children.

@@ -60,11 +60,11 @@ pub struct Spec {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// Children keep exiting before their first response. No child is started for this time.
-    #[error("The MCP server keeps failing at start. It is tried again in {} s.", .0.as_secs() + 1)]
+    #[error("The MCP server keeps failing at start. The next attempt is possible in {} s.", .0.as_secs() + 1)]
     BackOff(Duration),
     /// The last child did not answer `initialize`. No child is started during the pause.
     #[error(
-        "The MCP server did not answer initialize within {} s, so no further one is started for you. It is tried again in {} s. If it needs longer to start, its operator can raise START_TIMEOUT; the log might show what it waits for.", within.as_secs_f32(), rest.as_secs() + 1
+        "The MCP server did not answer initialize within {} s, so no further one is started for you. The next attempt is possible in {} s. If it needs longer to start, its operator can raise START_TIMEOUT; the log might show what it waits for.", within.as_secs_f32(), rest.as_secs() + 1
     )]
     Silent {
         /// The rest of the pause.
@@ -411,7 +411,7 @@ impl Launcher {
             Some(Shown::Harm) => tracing::info!(
                 child = number,
                 ?pinged,
-                "the MCP server does not take a ping before initialize, so spares are not warmed up with one"
+                "the MCP server does not support a ping before initialize, so spares are not warmed up with one"
             ),
             None => {}
         }

@@ -21,7 +21,7 @@ pub struct LineLog {
 }
 
 impl LineLog {
-    /// Makes a log for the child with this number.
+    /// Creates a log for the child with this number.
     pub fn new(child: u64) -> Self {
         Self { child, limit: Mutex::new(RateLimit::new(RATE, Instant::now())), useless: AtomicU64::new(0) }
     }

@@ -1,4 +1,4 @@
-//! One child process, and the task that watches it until no process of it is left.
+//! One child process, and the task that watches it until its last process has exited.
 
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt as _;
@@ -42,7 +42,7 @@ impl Exit {
     pub fn reason(exit: Option<&Self>) -> String {
         match exit {
             Some(exit) if exit.is_wanted => "The MCP server was stopped.".to_owned(),
-            Some(exit) => format!("The MCP server ended before it answered ({}).", exit.status),
+            Some(exit) => format!("The MCP server exited before it answered ({}).", exit.status),
             None => "The MCP server closed its output before it answered.".to_owned(),
         }
     }
@@ -63,7 +63,7 @@ pub struct Child {
     held: Held,
 }
 
-/// Values that are kept until no process of a child is left.
+/// Values that are kept until the last process of a child has exited.
 type Held = Arc<Mutex<Vec<Box<dyn Send>>>>;
 
 /// The input and output of a child.
@@ -184,7 +184,7 @@ impl Child {
     pub(super) fn connect(self, max_queue: usize) -> std::io::Result<(Self, Outbox, Output)> {
         let mut state = self.pipes.state();
         let PipeState::Idle(idle) = std::mem::replace(&mut *state, PipeState::Closed) else {
-            return Err(std::io::Error::other("the child has ended"));
+            return Err(std::io::Error::other("the child has exited"));
         };
         if let Some(waiting) = idle.ping {
             // The receiver might already have stopped waiting.
@@ -394,10 +394,10 @@ impl Watched {
         // If a child exits because of a ping, the wrapper caused it.
         is_wanted |= self.pipes.close();
         if is_wanted {
-            tracing::debug!(child = self.number, status, "child ended");
+            tracing::debug!(child = self.number, status, "child exited");
         } else {
             self.metrics.children_crashed_total.add();
-            tracing::warn!(child = self.number, status, "child ended by itself");
+            tracing::warn!(child = self.number, status, "child exited without being stopped");
         }
         let exit_status = Exit { status, is_wanted };
         // Processes that the child has left behind are killed with it (attack 107). The child counts as running

@@ -13,7 +13,8 @@ use super::turns::{PER_LINE, Share};
 use crate::budget::Reservation;
 use crate::protocol::{Outline, OutlineReader};
 
-/// Buffer space for a read at the beginning of a line. Later reads of a long line double the buffer.
+/// Buffer space for a read at the beginning of a line. Later reads of a long line are as large as the part that
+/// has already arrived.
 const READ: usize = 16 << 10;
 /// Maximum size of one read.
 const LARGE_READ: usize = 1 << 20;

@@ -33,7 +33,7 @@ impl Reaper {
     /// Makes this process the parent of orphans.
     pub fn install() -> Arc<Self> {
         if let Err(error) = rustix::process::set_child_subreaper(Some(rustix::process::getpid())) {
-            tracing::warn!(%error, "processes that children leave behind cannot be collected");
+            tracing::warn!(%error, "processes that children leave behind cannot be reaped");
         }
         let reaper = Self::default();
         let before = children_of_this_process().into_iter().map(|pid| pid.as_raw_nonzero().get());
@@ -137,7 +137,7 @@ impl Reaper {
     }
 
     /// Whether a process that is not a supervisor was started by a child whose supervisor has exited. If no
-    /// process existed before the first child, every such process is one.
+    /// process existed before the first child, this is true for every such process.
     fn is_left_behind(&self, pid: i32) -> bool {
         let descent = self.descent();
         match descent.owner(pid) {

@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use super::keepers::Newcomer;
 use crate::capacity::{Kinds, Load, Measure, Usage};
 
-/// A child that a keeper keeps.
+/// A child that belongs to a keeper (see `keepers`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Held {
     /// The number of the child.
@@ -43,7 +43,7 @@ impl Shortage {
         ending: u64,
     ) -> Self {
         let sum = |of: fn(&Usage) -> u64| usage.values().chain([&own]).map(of).sum::<u64>();
-        // Memory that processes share is counted several times. The excess must not hide other memory.
+        // Memory that processes share is counted several times. The excess must not reduce the hidden amount.
         let anonymous = sum(Usage::anonymous).min(kinds.anonymous);
         let in_files = sum(|usage| usage.in_files).min(kinds.in_files);
         let hidden = load.used.saturating_sub(anonymous + in_files).saturating_sub(load.unaccounted);

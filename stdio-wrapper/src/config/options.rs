@@ -44,7 +44,7 @@ pub struct Options {
     /// URL of the signing keys for IDENTITY=assertion.
     #[arg(long, env = "JWKS_URL", default_value = "", hide_default_value = true, value_name = "URL")]
     pub jwks_url: String,
-    /// Issuer that an assertion must have.
+    /// Issuer that assertions must have.
     #[arg(long, env = "ISSUER", default_value = "", hide_default_value = true, value_name = "URL")]
     pub issuer: String,
     /// This server's resource identifier (RFC 8707), which must be the audience of assertions:
@@ -85,16 +85,17 @@ pub struct Options {
         value_name = "DIR"
     )]
     pub child_cwd: String,
-    /// Limit of a child's address space; 0 means no limit. Node and Java reserve much more than they use.
+    /// Limit for a child's address space; 0 means no limit. Node and Java reserve much more than they use.
     #[arg(long, env = "CHILD_MEMORY", default_value = "0", value_name = "SIZE")]
     pub child_memory: String,
-    /// Limit of a child's processor time in seconds; 0 means no limit.
+    /// Limit for a child's processor time in seconds; 0 means no limit.
     #[arg(long, env = "CHILD_CPU", default_value = "0", value_name = "SECONDS")]
     pub child_cpu: String,
-    /// Limit of processes of the child's user (the kernel does not apply it to root); 0 means no limit.
+    /// Limit for the number of processes of the child's user (the kernel does not apply it to root); 0 means no
+    /// limit.
     #[arg(long, env = "CHILD_PROCESSES", default_value = "0", value_name = "N")]
     pub child_processes: String,
-    /// Limit of a child's open files; 0 means no limit.
+    /// Limit for the number of a child's open files; 0 means no limit.
     #[arg(long, env = "CHILD_FILES", default_value = "0", value_name = "N")]
     pub child_files: String,
     /// Whether the kernel prevents a child from reading, tracing and signalling other children and the wrapper
@@ -129,8 +130,8 @@ pub struct Options {
     /// How long a child can take to respond to initialize, counted from its start.
     #[arg(long, env = "START_TIMEOUT", default_value = "45s", value_name = "TIME")]
     pub start_timeout: String,
-    /// Maximum number of children that start at the same time; auto means two for each processor. Further
-    /// starts wait for their turn.
+    /// Maximum number of children that are starting at the same time; auto means two for each processor.
+    /// Further starts wait for their turn.
     #[arg(long, env = "MAX_STARTS", default_value = "auto", value_name = "N")]
     pub max_starts: String,
     /// Time after which the response to a call becomes an event stream. Before that, the client does not

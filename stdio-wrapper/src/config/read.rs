@@ -109,7 +109,7 @@ impl Reader {
     pub(super) fn one_of(&mut self, name: &str, text: &str, choices: &[&'static str]) -> &'static str {
         choices.iter().copied().find(|choice| *choice == text.trim()).unwrap_or_else(|| {
             self.problem(format!(
-                "{name} is `{text}`, which is not a choice. Write one of: {}.",
+                "{name} is `{text}`, which is not one of the choices. Write one of: {}.",
                 choices.join(", ")
             ));
             choices.first().copied().unwrap_or_default()

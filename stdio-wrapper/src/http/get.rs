@@ -37,7 +37,7 @@ pub(super) fn handle(
     Ok(events::response(consumer, endpoint.timing, options, &endpoint.metrics, ()))
 }
 
-/// Resumes the stream of the given event after that event, and no other stream.
+/// Resumes the stream of the given event after that event. No other stream is resumed.
 fn resume(endpoint: &Endpoint, session: &Session, last: EventId) -> Result<Consumer, Problem> {
     let gone = || Problem::bad_request("The stream of this Last-Event-ID is no longer available.");
     let stream = session.stream(last.stream).ok_or_else(gone)?;

@@ -336,7 +336,7 @@ pub(super) async fn take(
         }
         Kind::Response { id: Some(id), .. } if !session.reply(message, message.at(id)).await => {
             return Err(Problem::bad_request(
-                "A response needs a `result` that is an object, or an `error` with an integer `code` and a text in `message`.",
+                "A response needs a `result` that is an object, or an `error` with an integer `code` and a string in `message`.",
             ));
         }
         // The client could not read the id of the child's question.

@@ -34,7 +34,7 @@ const ROOM_PATIENCE: Duration = Duration::from_secs(2);
 /// Maximum number of bytes by which the wrapper's ids can make a line longer than its message.
 const REPLACED: usize = 64;
 
-/// The recipient of messages that do not belong to a request.
+/// The recipient of messages that do not identify a request.
 #[derive(Debug)]
 pub(super) enum Audience {
     /// The only session of the child.
@@ -102,7 +102,7 @@ impl State {
         Some(pending)
     }
 
-    /// Removes and returns the requests that fulfill the condition, oldest first.
+    /// Removes and returns the requests for which `is_over` returns true, oldest first.
     fn abandon(&mut self, is_over: impl Fn(&Pending) -> bool) -> Vec<Pending> {
         let over = self.pending.iter().filter(|(_, pending)| is_over(pending));
         let places: Vec<u64> = over.map(|(place, _)| *place).collect();
@@ -114,7 +114,7 @@ impl State {
 }
 
 impl Pending {
-    /// Whether the caller's id, which has this key, is `id`.
+    /// Whether the caller's id equals `id`, whose key is `key`.
     fn has_id(&self, id: &str, key: IdKey) -> bool {
         self.key == key && std::str::from_utf8(&self.id).is_ok_and(|own| same_id(own, id))
     }
@@ -276,7 +276,7 @@ impl Link {
         match tokio::time::timeout(patience, self.outbox.send(line)).await {
             // A child that has exited needs no messages.
             Ok(_) => Ok(()),
-            Err(_) => Err("The MCP server does not read its input, so it did not get the message."),
+            Err(_) => Err("The MCP server does not read its input, so it did not receive the message."),
         }
     }
 
@@ -350,7 +350,7 @@ impl Link {
         self.is_common.store(true, Ordering::Relaxed);
     }
 
-    /// Records that a message without a response was sent.
+    /// Records that a message was sent that needs no response.
     fn note(&self) {
         let mut state = self.state();
         let next = state.numbers.next_place();
@@ -377,8 +377,8 @@ impl Link {
         state.retired.get(&place).cloned().map(|token| Progress { stream: None, token })
     }
 
-    /// The stream of the newest waiting request for which `is_good` is true. A message that does not belong to
-    /// a certain request most likely belongs to the newest one.
+    /// The stream of the newest waiting request for which `is_good` is true. A message that does not identify
+    /// its request most likely belongs to the newest one.
     pub(super) fn newest_stream(&self, is_good: impl Fn(&Arc<Stream>) -> bool) -> Option<Arc<Stream>> {
         self.state()
             .pending

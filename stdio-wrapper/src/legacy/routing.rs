@@ -156,7 +156,7 @@ pub(super) async fn read(
     if let Audience::Session(session) = &link.audience
         && let Some(session) = session.upgrade()
     {
-        session.end("the child is gone");
+        session.end("the child has exited");
     }
 }
 
@@ -394,9 +394,9 @@ async fn request(link: &Arc<Link>, message: &Message<'_>, method: &str, id: &Spa
     }
 }
 
-/// The stream for a message that does not belong to a certain request. It is, in this order of preference: the
-/// stream of a call that the client is reading, the GET stream if the client is reading it, or the stream of a
-/// call that the client might resume.
+/// The stream for a message that does not identify its request. It is, in this order of preference: the stream
+/// of a call that the client is reading, the GET stream if the client is reading it, or the stream of a call
+/// that the client might resume.
 fn any_stream(link: &Link, session: &Session) -> Arc<Stream> {
     let get = session.get_stream();
     let running = link.newest_stream(|stream| stream.is_connected());
@@ -404,8 +404,8 @@ fn any_stream(link: &Link, session: &Session) -> Arc<Stream> {
     running.or_else(kept).unwrap_or_else(|| Arc::clone(get))
 }
 
-/// Responds to a request of a shared child. Only a ping succeeds, because no single client could handle another
-/// request.
+/// Responds to a request of a shared child. Only a ping succeeds, because it is unknown which client should
+/// handle any other request.
 fn answer_for_nobody(link: &Link, method: &str, id: &str) {
     if method == "ping" {
         return link.say(&format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{}}}}"#));

@@ -209,8 +209,8 @@ impl Sessions {
     fn note_silence(&self) {
         if Self::may_log(&self.refusals) {
             tracing::warn!(
-                "the server did not answer `initialize` within START_TIMEOUT ({} s) and was ended. If it needs longer to start, \
-                 raise START_TIMEOUT; if it waits for something, its stderr may say for what",
+                "the server did not answer `initialize` within START_TIMEOUT ({} s) and was stopped. If it needs longer to start, \
+                 raise START_TIMEOUT; if it waits for something, its standard error might show for what",
                 self.settings.start_timeout.as_secs_f32()
             );
         }

@@ -67,7 +67,7 @@ impl Session {
     pub async fn abandon(&self, id: &str) {
         let Some(link) = self.own_link() else { return };
         let Some(number) = link.find(self, id) else { return };
-        if let Ok(message) = parse_line(cancelled(number, "the client has gone").as_bytes()) {
+        if let Ok(message) = parse_line(cancelled(number, "the client has disconnected").as_bytes()) {
             // If the child does not read its input, the message is lost.
             let _ = link.pass(self, &message, &mut []).await;
         }

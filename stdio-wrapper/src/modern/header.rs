@@ -19,7 +19,7 @@ pub enum Field<'a> {
 }
 
 /// The fault of a header that occurs more than once. It follows the name of the header.
-pub(super) const REPEATED: &str = "must come exactly once";
+pub(super) const REPEATED: &str = "must occur exactly once";
 /// The fault of a header that is not text. It follows the name of the header.
 pub(super) const NOT_TEXT: &str =
     "has a byte that is not ASCII. Write such a value as =?base64?...?=, with the base64 of its UTF-8";

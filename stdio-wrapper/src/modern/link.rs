@@ -75,7 +75,7 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         if self.link.take(self.number).is_some() {
             self.link.metrics.requests_cancelled_total.add();
-            self.link.say(&ending::cancelled(self.number, "the client has gone"));
+            self.link.say(&ending::cancelled(self.number, "the client has disconnected"));
         }
     }
 }

@@ -39,7 +39,7 @@ const MAX_GIVEN_UP: usize = 2;
 /// Limits and timeouts of children.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Whether the command depends on the caller, so that each caller needs a child of their own.
+    /// Whether the command depends on the caller, so that each caller needs a separate child.
     pub is_per_caller: bool,
     /// Maximum number of children.
     pub max_children: usize,
@@ -130,7 +130,7 @@ fn conclude(verdict: &Verdict, link: &Link, answer: Option<Bytes>) -> Shows {
     tracing::info!(
         modern = shows == Shows::Modern,
         has_answered,
-        "the MCP server was asked which revisions it speaks"
+        "the MCP server was probed for the revisions that it supports"
     );
     link.is_probe.store(false, Ordering::Relaxed);
     shows
@@ -297,8 +297,8 @@ impl Servers {
             verdict.record(Probed::Silent, Instant::now());
             tracing::warn!(
                 waited = ?PROBE_TIMEOUT.min(most),
-                "the MCP server has not said which revisions it speaks, because it starts slowly or does not answer; it is used as \
-                 one with sessions (up to 2025-11-25), and listened to until START_TIMEOUT"
+                "it is not known which revisions the MCP server supports, because it starts slowly or does not respond; it is used with \
+                 sessions (up to 2025-11-25), and the wrapper waits for its response until START_TIMEOUT"
             );
             *self.late() = Some(Arc::clone(&link));
             let (servers, verdict) = (Arc::clone(self), Arc::clone(verdict));

@@ -53,7 +53,7 @@ pub fn relay(frame: &Bytes, response: &Message<'_>, id: &Span, with: &[u8]) -> R
             }
         },
         Outcome::Error(error) => {
-            let fault = "`error` must have an integer `code` and a text in `message`";
+            let fault = "`error` must have an integer `code` and a string in `message`";
             Relayed { text: put("error", &error), fault: Some(fault) }
         }
         Outcome::NoObject => {

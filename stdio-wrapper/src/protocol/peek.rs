@@ -54,9 +54,9 @@ fn check_task(task: Option<&str>) -> Result<(), Malformed> {
     let id = object(Some(task)).map_or(Ok([None]), |task| members(task, ["taskId"]))?;
     match id {
         [Some(id)] if id.starts_with('"') => Ok(()),
-        _ => {
-            Err(forbidden("`io.modelcontextprotocol/related-task` must be an object with a text as `taskId`"))
-        }
+        _ => Err(forbidden(
+            "`io.modelcontextprotocol/related-task` must be an object with a string as `taskId`",
+        )),
     }
 }
 

@@ -41,7 +41,7 @@ impl GivenUp {
     pub(super) async fn follow(self, open: Vec<Question>, consumer: Consumer) {
         let number = self.number;
         if !self.is_followed {
-            self.pooled.cancel(number, "the client has gone").await;
+            self.pooled.cancel(number, "the client has disconnected").await;
             return self.pooled.refuse(open).await;
         }
         self.pooled.session.abandon(&number.to_string()).await;

@@ -33,12 +33,12 @@ async fn a107_a_crash_is_told_to_everyone_who_waits_at_once() {
     tokio::time::sleep(Duration::from_millis(300)).await;
     let start = Instant::now();
     let answer = client.call("crash", json!({})).await;
-    assert_eq!(error_of(&answer), "The MCP server ended before it answered (exit status: 3).");
+    assert_eq!(error_of(&answer), "The MCP server exited before it answered (exit status: 3).");
     assert_eq!(answer["error"]["code"], -32603);
     for (id, answer) in join_all(waiting).await.into_iter().enumerate() {
         let answer = answer.unwrap();
         assert_eq!(answer["id"], id);
-        assert!(error_of(&answer).contains("ended before it answered"));
+        assert!(error_of(&answer).contains("exited before it answered"));
     }
     row("exits while 9 calls wait", "9 × JSON-RPC error -32603 with the exit status", start);
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());

@@ -314,9 +314,9 @@ async fn a_server_that_starts_slowly_costs_one_client_the_probe_and_is_not_asked
     let wrapper = Wrapper::run(&[], &["sh", "-c", &script], &[]).await;
     let client = wrapper.client();
     assert_eq!(call(&client, "echo", json!({})).await.0, 200);
-    wrapper.logged("the MCP server has not said which revisions it speaks").await;
+    wrapper.logged("it is not known which revisions the MCP server supports").await;
     // The response of the first child was used, although no client was waiting for it any more.
-    let concluded = wrapper.logged("the MCP server was asked which revisions it speaks").await;
+    let concluded = wrapper.logged("the MCP server was probed for the revisions that it supports").await;
     assert!(concluded.contains(r#""has_answered":true"#), "{concluded}");
     let started = wrapper.metric("stdio_wrapper_children_started_total").await;
     // If the child had only been silent, the wrapper would probe it again by now.

@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::modern::{CHILD, request, send};
 use crate::wrapper::{Events, Wrapper, answer_of};
 
-const REFUSED: &str = "does not take a ping before initialize";
+const REFUSED: &str = "does not support a ping before initialize";
 const TAKEN: &str = "spares are warmed up with a ping";
 /// The line that the test child writes to standard error for each ping.
 const PINGED: &str = "got a ping";

@@ -83,7 +83,7 @@ impl Relief {
 }
 
 impl Launcher {
-    /// Stops children while memory or processes are short, as long as the wrapper runs.
+    /// Stops children while memory or processes are short. Runs as long as the wrapper.
     pub async fn guard(self: Arc<Self>) {
         while self.spec.capacity.is_limited() {
             tokio::time::sleep(GUARD).await;

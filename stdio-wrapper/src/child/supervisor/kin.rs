@@ -23,7 +23,7 @@ const STOPS: usize = 16;
 #[derive(Debug)]
 pub(super) struct Kin {
     child: Pid,
-    /// The status of the child (`waitpid(2)`), once it has ended.
+    /// The status of the child (`waitpid(2)`), once it has exited.
     status: Option<i32>,
     /// The number of other processes that were killed.
     killed: u64,
@@ -57,8 +57,8 @@ impl Kin {
         self.reap();
     }
 
-    /// Kills all children of the supervisor. Returns whether any are left, because the children of a killed
-    /// process become children of the supervisor.
+    /// Kills all children of the supervisor. Returns whether any are left. The children of a killed process
+    /// become children of the supervisor.
     pub(super) fn kill(&mut self) -> bool {
         for look in 0..LOOKS {
             if look >= EASY_LOOKS {

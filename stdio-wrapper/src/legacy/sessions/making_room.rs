@@ -135,7 +135,7 @@ impl Sessions {
             if Self::may_log(&self.endings) {
                 tracing::warn!(
                     user = user(&session.owner),
-                    "a session was ended for another user, because there was no room and its user has most"
+                    "a session was ended for another user, because there was no room and its user has the most sessions"
                 );
             }
             session.end_with("another user needed the room", TOO_MANY);
@@ -179,7 +179,7 @@ impl Keeper for Sessions {
         let session = self.all().into_iter().find(of_child)?;
         let link = session.own_link()?;
         link.child.stop_at_once();
-        session.end_with("its child took most of the container", short_of(short));
+        session.end_with("its child used most of the container", short_of(short));
         self.remove(&session);
         let exited = link.child.exited();
         Some(Box::pin(async move {

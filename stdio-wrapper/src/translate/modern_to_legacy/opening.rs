@@ -241,7 +241,7 @@ impl Drop for Unfinished<'_> {
 
 /// Parses the child's response to `initialize`. The error describes why it cannot be used.
 fn greeting(answer: &[u8]) -> Result<Greeting, String> {
-    let message = parse_line(answer).map_err(|_| "The MCP server ended before it answered initialize.")?;
+    let message = parse_line(answer).map_err(|_| "The MCP server exited before it answered initialize.")?;
     if let Some(words) = error_words(&message) {
         return Err(format!("initialize failed: {words}"));
     }
