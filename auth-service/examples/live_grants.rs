@@ -1,8 +1,8 @@
-//! Measures the memory that live grants need. It fills a Redis with grants, and the cache of a replica with
+//! Measures the memory that live grants need. It fills a Redis with grants, and the token cache of a replica with
 //! some of their tokens.
 //!
 //! `cargo run --release --example live_grants [GRANTS [TOKENS]]` (the defaults are 1000000 and 100000).
-//! `docs/state.md` has the figures.
+//! `docs/state.md` contains the results.
 #![expect(
     clippy::print_stdout,
     clippy::unwrap_used,
@@ -42,7 +42,7 @@ use things::{
     GRACE, NOW, access_token, account, client, code, grant, held, refresh_token, register, successor, usage,
 };
 
-/// Number of accounts. All grants are spread evenly over them.
+/// Number of accounts. The grants are distributed evenly among them.
 const PEOPLE: usize = 1000;
 const AT_ONCE: usize = 256;
 const TERMS: RotationTerms = RotationTerms {
@@ -94,7 +94,7 @@ async fn main() -> anyhow::Result<()> {
     for times in 1..=2 {
         let before = redis_memory(&server)?;
         refresh(&store, &some, times, &used).await?;
-        // The difference is signed, because the memory may also shrink.
+        // The difference is signed, because the memory use can also decrease.
         let more = redis_memory(&server)?.cast_signed() - before.cast_signed();
         println!(
             "Redis: {} of them refreshed once more: {} bytes each",
@@ -132,7 +132,7 @@ async fn main() -> anyhow::Result<()> {
             cache.of_token(&token, Sources { keys: &keys, issuer: &issuer, store: &store, now }).await?;
         // A check would sign these values for the resource and cache them.
         let resource = known.principal.resources.first().context("a resource")?.clone();
-        // The assertion is the last of the values, and is about as long as the token.
+        // The assertion is the last value, and is about as long as the token.
         let finished = || {
             let of = |at| if at + 1 == IDENTITY { token.as_str() } else { granted.subject.as_str() };
             Ok::<_, Infallible>(std::array::from_fn(|at| HeaderValue::from_str(of(at)).unwrap()))
@@ -150,7 +150,7 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Refreshes each of these grants. `times` is the number of refreshes of each grant, with this one.
+/// Refreshes each of these grants. `times` is the number of refreshes of each grant, including this one.
 async fn refresh(store: &RedisStore, grants: &[Grant], times: u32, used: &ClientUse) -> anyhow::Result<()> {
     let name =
         |n: usize, times: u32| if times == 0 { format!("refresh {n}") } else { format!("{n} {times}") };
@@ -158,7 +158,7 @@ async fn refresh(store: &RedisStore, grants: &[Grant], times: u32, used: &Client
         .map(|(n, grant)| async move {
             let token = held(grant, times - 1, &name(n, times - 1));
             let next = refresh_token(&grant.id, times, &name(n, times));
-            // The sealed token has its real length. Sealing adds a nonce and a tag.
+            // The sealed token has a realistic length. Sealing adds a nonce and a tag.
             let sealed = [next.expose().as_bytes(), &[7; 28]].concat();
             let next = Successor { sealed, ..successor(grant, times, &name(n, times), NOW) };
             store.rotate_refresh(&token, &next, used, GRACE).await
@@ -180,7 +180,7 @@ fn redis_memory(server: &RedisServer) -> anyhow::Result<usize> {
     Ok(line.trim().parse()?)
 }
 
-/// Memory of this process that is in RAM, in bytes.
+/// Resident memory of this process in bytes.
 fn own_memory() -> anyhow::Result<usize> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;

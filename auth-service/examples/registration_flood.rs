@@ -1,9 +1,9 @@
-//! Measures a flood of registrations: how many are processed a second, how many the store alone can write a
+//! Measures a flood of registrations: how many are processed per second, how many the store alone can write per
 //! second in the same run, and how many clients are left afterwards.
 //!
-//! `cargo run --release --example registration_flood [REGISTRATIONS]` (the default is 100000). Exits with an
-//! error if a used client is lost or the store holds more clients than its ceiling.
-#![expect(clippy::print_stdout, reason = "prints its findings")]
+//! `cargo run --release --example registration_flood [REGISTRATIONS]` (the default is 100000). Exits with an error
+//! if a client in use is lost or the store contains more clients than its ceiling.
+#![expect(clippy::print_stdout, reason = "prints its results")]
 
 use std::path::Path;
 use std::sync::Arc;
@@ -102,12 +102,12 @@ async fn main() -> anyhow::Result<()> {
         }
     }
     for client in &used {
-        ensure!(store.client(&client.id, now).await?.is_some(), "a used client was lost");
+        ensure!(store.client(&client.id, now).await?.is_some(), "a client in use was lost");
     }
     println!(
-        "{left} clients are left of {registrations}, the ceiling is {CEILING}; all {USED} used ones are among them"
+        "{left} of {registrations} clients are left, the ceiling is {CEILING}; all {USED} clients in use are among them"
     );
-    ensure!(u64::try_from(left)? <= CEILING, "the store holds more clients than its ceiling");
+    ensure!(u64::try_from(left)? <= CEILING, "the store contains more clients than its ceiling");
     Ok(())
 }
 
@@ -123,7 +123,7 @@ async fn register(http: &reqwest::Client, url: &str, name: &str) -> anyhow::Resu
     Ok(response.json().await?)
 }
 
-/// Uses a client as a consent does, so that the flood must not remove it. `registered` is the response to its
+/// Uses a client like a consent does, so that the flood must not remove it. `registered` is the response to its
 /// registration.
 async fn use_client(store: &dyn Store, registered: Value) -> anyhow::Result<Client> {
     let id: ClientId = serde_json::from_value(registered.get("client_id").cloned().unwrap_or_default())?;
@@ -150,7 +150,7 @@ async fn use_client(store: &dyn Store, registered: Value) -> anyhow::Result<Clie
     Ok(client)
 }
 
-/// Registers clients directly in a store, without HTTP, JSON and checks. Returns the registrations a second.
+/// Registers clients directly in a store, without HTTP, JSON and checks. Returns the registrations per second.
 async fn floor(directory: &Path, key: &StoreKey, registrations: usize) -> anyhow::Result<f64> {
     let store = EmbeddedStore::open(directory, key)?;
     let template = {
@@ -187,7 +187,7 @@ async fn floor(directory: &Path, key: &StoreKey, registrations: usize) -> anyhow
     Ok(rate(registrations, started.elapsed()))
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a figure for people")]
+#[expect(clippy::cast_precision_loss, reason = "a figure for humans")]
 fn rate(count: usize, elapsed: Duration) -> f64 {
     count as f64 / elapsed.as_secs_f64()
 }
@@ -196,7 +196,7 @@ fn size(directory: &Path) -> anyhow::Result<u64> {
     Ok(std::fs::metadata(directory.join("store.redb"))?.len())
 }
 
-/// Resident memory, in bytes.
+/// Resident memory in bytes.
 fn resident() -> anyhow::Result<u64> {
     let pages: u64 =
         std::fs::read_to_string("/proc/self/statm")?.split(' ').nth(1).context("statm")?.parse()?;

@@ -1,5 +1,5 @@
-//! Generates the load over keep-alive connections, which send the next request as soon as they have an
-//! answer.
+//! Generates the load over keep-alive connections. Each sends its next request as soon as it has received a
+//! response.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,15 +9,15 @@ use anyhow::{Context, ensure};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// Results of one measurement.
+/// The results of one measurement.
 pub(crate) struct Figures {
     pub(crate) a_second: f64,
     pub(crate) p50: Duration,
     pub(crate) p99: Duration,
 }
 
-/// Sends `requests` in turn over this number of connections for this time, on a thread of its own. Fails if
-/// an answer is not a 200.
+/// Sends `requests` in turn over this number of connections for this time, on a separate thread. Fails if the
+/// status of a response is not 200.
 pub(crate) fn drive(
     to: SocketAddr,
     requests: &Arc<Vec<Vec<u8>>>,
@@ -29,8 +29,8 @@ pub(crate) fn drive(
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async move {
             let start = Instant::now();
-            // The load generator never sleeps, because waking it would cost the server more than an answer
-            // does. The cost would be higher for slower answers, because it would then sleep more often.
+            // The load generator never sleeps, because waking it would cost the server more than a response.
+            // Slower responses would make this cost higher, because the generator would sleep more often.
             let awake = tokio::spawn(async move {
                 while Instant::now() < start + time {
                     tokio::task::yield_now().await;
@@ -48,12 +48,12 @@ pub(crate) fn drive(
             Ok((all, elapsed))
         })
     });
-    let (mut all, elapsed) = thread.join().map_err(|_| anyhow::anyhow!("the load side panicked"))??;
+    let (mut all, elapsed) = thread.join().map_err(|_| anyhow::anyhow!("the load generator panicked"))??;
     ensure!(!all.is_empty(), "nothing was answered");
     all.sort_unstable();
     let at =
         |share: usize| Duration::from_nanos(all.get((all.len() - 1) * share / 100).copied().unwrap_or(0));
-    #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
+    #[expect(clippy::cast_precision_loss, reason = "a figure for humans")]
     let a_second = all.len() as f64 / elapsed.as_secs_f64();
     Ok(Figures { a_second, p50: at(50), p99: at(99) })
 }
@@ -80,7 +80,7 @@ async fn ask_again_and_again(
     Ok(took)
 }
 
-/// Reads one answer with a Content-Length.
+/// Reads one response with a Content-Length.
 async fn read_answer(stream: &mut TcpStream, answer: &mut Vec<u8>) -> anyhow::Result<()> {
     answer.clear();
     let (head, length) = loop {

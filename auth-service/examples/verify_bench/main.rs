@@ -1,8 +1,8 @@
-//! Measures what a check costs, and compares it with floors from the same run.
+//! Measures the cost of a check, and compares it with lower bounds from the same run.
 //!
 //! `cargo run --release --example verify_bench` compares everything on this machine (with Redis only if it is
-//! installed). `… -- --url http://127.0.0.1:8080/mcp --host mcp.example.com --bearer TOKEN` only puts load on
-//! that address, for example that of an edge proxy, and prints the results.
+//! installed). `… -- --url http://127.0.0.1:8080/mcp --host mcp.example.com --bearer TOKEN` only sends load to
+//! that address, for example to an edge proxy, and prints the results.
 #![expect(
     clippy::print_stdout,
     clippy::unwrap_used,
@@ -45,7 +45,7 @@ use load::{Figures, drive, request};
 
 #[derive(Parser)]
 struct Options {
-    /// Only put load on this address.
+    /// Only send load to this address.
     #[arg(long)]
     url: Option<url::Url>,
     /// The Host to send if it is not that of the URL.
@@ -68,7 +68,7 @@ struct Options {
     rounds: usize,
 }
 
-/// Number of accounts whose tokens take turns.
+/// Number of accounts. Their tokens are used in turn.
 const PEOPLE: usize = 256;
 
 #[actix_web::main]
@@ -95,7 +95,7 @@ async fn check(options: &Options, time: Duration) -> anyhow::Result<()> {
     let policy = directory.path().join("policy.toml");
     std::fs::write(&policy, include_str!("policy.toml"))?;
     let settings = [
-        ("POLICY_FILE", policy.to_str().context("a directory that is no text")?),
+        ("POLICY_FILE", policy.to_str().context("the directory is not UTF-8 text")?),
         ("ISSUER", things::ISSUER),
         ("PROTECTED_HOSTS", "mcp.example"),
         ("WORKERS", "1"),
@@ -143,7 +143,7 @@ async fn check(options: &Options, time: Duration) -> anyhow::Result<()> {
     };
     round(floor, time / 3).await?;
     round(edge, time / 3).await?;
-    // The two take turns, so that other work on this machine affects both.
+    // The two measurements alternate, so that other work on this machine affects both.
     for _ in 0..options.rounds {
         floors.push(round(floor, time).await?);
         checks.push(round(edge, time).await?);
@@ -176,7 +176,7 @@ fn print(what: &str, figures: &Figures) {
     );
 }
 
-/// Starts a handler that only answers 200 with these headers. Returns its address.
+/// Starts a handler that only responds with 200 and these headers. Returns its address.
 fn bare(headers: Vec<(HeaderName, HeaderValue)>) -> anyhow::Result<SocketAddr> {
     // The headers are shared, because actix clones the handler for every request.
     let headers: Arc<[_]> = headers.into();
@@ -200,7 +200,7 @@ fn bare(headers: Vec<(HeaderName, HeaderValue)>) -> anyhow::Result<SocketAddr> {
     Ok(address)
 }
 
-/// Makes access tokens of [`PEOPLE`] accounts.
+/// Creates access tokens of [`PEOPLE`] accounts.
 async fn tokens(state: &AppState) -> anyhow::Result<Vec<String>> {
     let mut tokens = Vec::new();
     for n in 0..PEOPLE {

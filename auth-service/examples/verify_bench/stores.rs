@@ -1,5 +1,5 @@
-//! Measures what the stores cost: cache misses, refreshes and redemptions in round trips, and writes compared
-//! with fsync.
+//! Measures the cost of the stores: cache misses, refreshes and redemptions in round trips, and writes in
+//! comparison with fsync.
 
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use super::redis_server::RedisServer;
 use super::things::{GRACE, NOW, account, client, code, grant, granted, hash, register, successor, usage};
 
 const CALLS: u32 = 2000;
-/// The delay of a message to Redis. The response has the same delay.
+/// The delay of a message to Redis. The reply has the same delay.
 const FAR: Duration = Duration::from_millis(10);
 
 pub(crate) async fn compare() -> anyhow::Result<()> {
@@ -36,7 +36,7 @@ pub(crate) async fn compare() -> anyhow::Result<()> {
     let store = RedisStore::connect(&RedisAddress::parse(&server.url())?, &key).await?;
     println!("Redis on this machine, one caller after the other ({CALLS} each)");
     round_trips(&store, "here", CALLS).await?;
-    // If the network takes nearly all of the time, the ratio is the number of round trips.
+    // If almost all of the time is network delay, the ratio is the number of round trips.
     let way = Chaos::before(server.port).await;
     let store = RedisStore::connect(&RedisAddress::parse(&way.url())?, &key).await?;
     way.turn(Weather::Delay(FAR));
@@ -103,7 +103,7 @@ async fn per_call(calls: u32, call: impl AsyncFn(u32)) -> Duration {
     start.elapsed() / calls
 }
 
-/// Revokes `calls` grants, one after the other or all at once. Returns the time for one.
+/// Revokes `calls` grants, one after the other or concurrently. Returns the time for one.
 async fn write(store: &dyn Store, calls: u32, at_once: bool) -> anyhow::Result<Duration> {
     let client = register(store, &client(if at_once { "many" } else { "one" })).await;
     let (person, used) = (account("writer"), usage(&client, NOW));
@@ -128,8 +128,7 @@ async fn write(store: &dyn Store, calls: u32, at_once: bool) -> anyhow::Result<D
     Ok(took)
 }
 
-/// Writes and syncs one page again and again, in the middle of a file that keeps its length. No commit can be
-/// faster.
+/// Repeatedly writes and syncs one page in the middle of a file of constant length. No commit can be faster.
 fn fsync_floor(directory: &std::path::Path) -> anyhow::Result<Duration> {
     let file = std::fs::File::create(directory.join("floor"))?;
     file.write_all_at(&vec![0_u8; 1024 * 1024], 0)?;

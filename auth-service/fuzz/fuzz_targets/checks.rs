@@ -1,5 +1,5 @@
-//! Fuzzes the check parsers of all proxies that use HTTP. They must not panic, and must accept only requests
-//! that can be read in one way. The parsers of the bearer token, `Origin` and `Mcp-Name` are covered too.
+//! Fuzzes the check parsers of all proxies that use HTTP, including the parsers of the bearer token, `Origin` and
+//! `Mcp-Name`. They must not panic, and must accept only unambiguous requests.
 #![no_main]
 
 use actix_web::http::Method;

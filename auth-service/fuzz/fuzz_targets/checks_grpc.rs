@@ -1,5 +1,4 @@
-//! Fuzzes the parser of Envoy's gRPC checks. It must not panic, and must accept only requests that can be
-//! read in one way.
+//! Fuzzes the parser of Envoy's gRPC checks. It must not panic, and must accept only unambiguous requests.
 #![no_main]
 
 use auth_service::forward_auth::envoy_grpc;

@@ -1,4 +1,4 @@
-//! Fuzzes the parser of paths. A path that it accepts must mean the same to every program that reads it.
+//! Fuzzes the parser of paths. Every program must interpret an accepted path in the same way.
 #![no_main]
 
 use auth_service::domain::path::UnambiguousPath;

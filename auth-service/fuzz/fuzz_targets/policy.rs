@@ -1,6 +1,6 @@
-//! Fuzzes the policy parser and its decisions. Whatever the policy file and the question are, nobody is
-//! allowed without a scope, and more scope never leads to a refusal. A legacy request, which does not name
-//! its tool in a header, is allowed only if the same modern request is.
+//! Fuzzes the policy parser and the decisions. For every policy file and question, no user must be allowed without
+//! a scope, and a wider scope must never cause a refusal. A legacy request, which does not name its tool in a
+//! header, must be allowed only if the same modern request is allowed.
 #![no_main]
 
 use auth_service::domain::account::{Group, Username};
