@@ -1,5 +1,5 @@
-//! The assertion: a short-lived JWT in the header `X-Auth-Assertion`, with which auth-service states who is
-//! calling.
+//! The assertion: a short-lived JWT in the header `X-Auth-Assertion`, that auth-service issues to identify the
+//! caller.
 
 use std::borrow::Cow;
 

@@ -1,4 +1,4 @@
-//! The names of the headers with which the response to a check describes the caller to the service behind the
+//! The names of the headers that describe the caller in the response to a check, for the service behind the
 //! edge.
 
 /// Identifier of the user, which never changes.

@@ -62,7 +62,7 @@ impl LogFilter {
         }
     }
 
-    /// The same filter, with this level for a target that it does not mention.
+    /// Sets the level of a target, unless the filter already mentions this target.
     #[must_use]
     pub fn with_default(self, target: &str, level: LevelFilter) -> Self {
         if self.0.contains(target) { self } else { Self(format!("{},{target}={level}", self.0)) }

@@ -55,7 +55,7 @@ const MAX_SESSIONS: usize = 10_000;
 const STARTS_PER_PROCESSOR: usize = 2;
 /// Maximum number of connections that wait to be accepted.
 const BACKLOG: i32 = 4096;
-/// The same limit for the operator's listener.
+/// Maximum number of connections that wait to be accepted by the operator's listener.
 const OPS_BACKLOG: i32 = 2048;
 /// Maximum number of connections to the operator's listener.
 const MAX_OPS_CONNECTIONS: usize = 100;

@@ -114,11 +114,11 @@ pub struct Child {
 /// Whether a child is isolated from other children and from the wrapper.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Isolation {
-    /// It is isolated if the kernel supports this.
+    /// The child is isolated if the kernel supports this.
     Auto,
-    /// It is always isolated. The wrapper does not start if the kernel does not support this.
+    /// The child is always isolated. The wrapper does not start if the kernel does not support this.
     Required,
-    /// It is not isolated.
+    /// The child is not isolated.
     Off,
 }
 

@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf, Take};
 
 /// Number of bytes that the server reads before it must parse them.
 const PIECE: u64 = 1 << 10;
-/// The same number in the body of a request.
+/// Number of body bytes that the server reads before it must process them.
 const PIECE_OF_BODY: u64 = 64 << 10;
 
 /// The state of a connection. The HTTP service updates it, and the reader depends on it.

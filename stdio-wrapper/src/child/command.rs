@@ -54,7 +54,7 @@ pub(super) struct Filled {
     pub(super) cwd_is_per_caller: bool,
 }
 
-/// Replaces every placeholder, except in the name of the program. Which program runs is fixed at the start
+/// Replaces every placeholder, except in the name of the program. The program is fixed when the wrapper starts
 /// (attack 103).
 pub(super) fn fill(child: &config::Child, caller: &Placeholders) -> Result<Filled, CommandError> {
     let mut command = child.command.clone();
@@ -83,9 +83,9 @@ fn fill_text(text: &str, caller: &Placeholders) -> Result<String, CommandError> 
 }
 
 /// Encodes a value as one path segment. Letters, digits, `_`, `@`, and `.` and `-` after the first byte stay
-/// as they are, and every other byte becomes `=XX`. Different values become different segments. The segment
-/// contains no separator, no character of a shell and no control character, is not `..`, and does not begin
-/// like an option.
+/// unchanged, and every other byte becomes `=XX`. Different values become different segments. The segment
+/// contains no separator, no special character of a shell and no control character. It is not `..`, and does
+/// not start like an option.
 fn path_safe(value: &str) -> String {
     let mut out = String::with_capacity(value.len());
     for (index, byte) in value.bytes().enumerate() {

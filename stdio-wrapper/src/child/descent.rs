@@ -140,7 +140,7 @@ impl Descent {
 pub(super) struct Part {
     /// The sum of the values that the kernel reports for the processes.
     pub(super) counted: u64,
-    /// The same sum with each shared page counted once.
+    /// The sum of these values with each shared page counted once.
     pub(super) shared_once: u64,
 }
 

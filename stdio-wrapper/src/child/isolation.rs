@@ -26,7 +26,7 @@ pub enum Boundary {
     Signals,
 }
 
-/// The isolation with which children are started.
+/// How children are isolated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Isolation {
     /// The domain that each child gets, if any.

@@ -13,7 +13,8 @@ use crate::capacity::Measure;
 /// A child that was used more recently than this is not stopped for another child, unless its user has many
 /// children.
 const EVICTABLE_AFTER: Duration = Duration::from_secs(30);
-/// The same limit for a child of a user with few children, if the new child is for a user who already has many.
+/// A child that was used more recently than this is not stopped for a user who already has many children, if
+/// its own user has few.
 const ABANDONED_AFTER: Duration = Duration::from_secs(300);
 /// A user with at most this number of sessions loses no session that is in use.
 pub const FEW: usize = 4;

@@ -83,7 +83,7 @@ impl Limits {
             (Resource::Nproc, exactly(self.processes)),
             (Resource::Nofile, exactly(self.most_files)),
             (Resource::Nofile, self.files),
-            // This limit comes last, because this process needs memory while it sets the others.
+            // The memory limit is set last, because this process needs memory while it sets the others.
             (Resource::As, exactly(self.memory)),
         ];
         let set = |(resource, limit): (Resource, Option<Bounds>)| {

@@ -21,7 +21,8 @@ const WAITING_SHARE: usize = 4;
 const PLACE_SHARE: usize = 2;
 /// Maximum time for which a start keeps its slot. A child that has not answered by then might never do so.
 const HOLD: Duration = Duration::from_secs(10);
-/// The same time for a spare to which nothing was sent. It sends no response that would show that it is ready.
+/// Maximum time for which a spare keeps its slot if nothing was sent to it. Such a spare sends no response that
+/// would show that it is ready.
 const SPARE_HOLD: Duration = Duration::from_secs(2);
 /// The name under which spares are counted. It cannot be the name of a principal.
 pub(super) const SPARES: &str = "\0spares";

@@ -23,7 +23,7 @@ use super::orders::{BECOME, Order, Orders, PROGRAM, Report};
 use super::pipes;
 use kin::Kin;
 
-/// This number is added to the OOM score of a child, which is at most 1000. When memory is short, the kernel
+/// Number that is added to the OOM score of a child, which is at most 1000. When memory is short, the kernel
 /// kills the process with the highest score (`proc_pid_oom_score_adj(5)`).
 const FIRST_TO_GO: i32 = 500;
 /// Time after which the supervisor checks again whether the processes that it has killed have exited.

@@ -1,4 +1,5 @@
-//! The command line. Every option is a text here. `read` parses the texts, and reports all mistakes together.
+//! The command line. All option values are strings here. `read` parses the texts, and reports all mistakes
+//! together.
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory as _, Parser};

@@ -133,9 +133,9 @@ impl Bodies {
         Ok(Incoming { text: first.unwrap_or_else(|| whole.into()), reservation })
     }
 
-    /// Parses a body as messages, and removes parts because of which a child would drop them. Large bodies are
-    /// parsed on other threads, because this takes long enough to delay the small requests of other users
-    /// (attack 109).
+    /// Parses a body as messages, and removes parts that would make a child drop them. Large bodies are parsed
+    /// on other threads, because this takes long enough to delay the small requests of other users (attack
+    /// 109).
     pub(super) async fn parse(&self, body: Incoming, caller: &Caller) -> Result<Messages, Box<Unread>> {
         let max_batch = self.max_batch;
         if body.text.len() < LARGE {
@@ -185,7 +185,7 @@ fn parse(body: Incoming, max_batch: usize) -> Result<Messages, Box<Unread>> {
     }
 }
 
-/// The messages of a body, and its text without parts because of which a child would drop them.
+/// The messages of a body, and its text without parts that would make a child drop them.
 fn tidied(text: &str, max_batch: usize) -> Result<(Cow<'_, str>, BodyParts), Problem> {
     let body = text.as_bytes();
     let parsed = parse_body(body, max_batch)?;

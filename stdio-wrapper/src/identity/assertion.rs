@@ -1,4 +1,4 @@
-//! `X-Auth-Assertion`: a short-lived JWT with which the authorization service states who is calling. Another
+//! `X-Auth-Assertion`: a short-lived JWT that the authorization service issues to identify the caller. Another
 //! service that can reach the wrapper cannot forge one.
 
 use std::borrow::Cow;

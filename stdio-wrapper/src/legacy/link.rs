@@ -320,8 +320,8 @@ impl Link {
     }
 
     /// The number of the only waiting request, if an error of the child without an id cannot refer to anything
-    /// else. If the child has several callers, this is never certain, except for `initialize`, which precedes
-    /// their requests.
+    /// else. If the child has several callers, returns `None` except for `initialize`, which precedes their
+    /// requests.
     pub(super) fn sole(&self, about: About) -> Option<u64> {
         let state = self.state();
         let (_, pending) = state.pending.first_key_value()?;

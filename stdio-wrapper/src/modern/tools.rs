@@ -29,7 +29,7 @@ const UNWATCHED_LIFE: Duration = Duration::from_secs(5);
 /// Maximum time for one page.
 const PAGE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The lists, by the capabilities with which they were requested.
+/// The lists, by the client capabilities in the request for the list.
 #[derive(Debug, Default)]
 pub(super) struct Tools {
     lists: Mutex<HashMap<String, List>>,

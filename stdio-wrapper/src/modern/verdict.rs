@@ -11,9 +11,9 @@ use crate::child::Placeholders;
 
 /// Time after which a verdict is checked again if it was reached because the child exited.
 const DOUBT: Duration = Duration::from_secs(300);
-/// The same time for a verdict that was reached because the child did not respond: after the first time, the
-/// second time, and every further time. On a busy machine, the next probe can succeed. However, some servers of
-/// earlier revisions ignore unknown messages and never respond.
+/// Time after which a verdict is checked again if it was reached because the child did not respond: after the
+/// first time, the second time, and every further time. On a busy machine, the next probe can succeed. However,
+/// some servers of earlier revisions ignore unknown messages and never respond.
 const DOUBT_OF_SILENCE: [Duration; 3] = [Duration::from_secs(5), Duration::from_secs(30), DOUBT];
 
 /// Maximum number of callers whose verdicts are remembered. For a forgotten caller, a child is probed again.

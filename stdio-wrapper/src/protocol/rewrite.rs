@@ -21,7 +21,7 @@ pub fn rewrite(text: &[u8], patches: &mut [Patch<'_>]) -> Bytes {
 }
 
 /// Like [`rewrite`], but as one line for a child: without line breaks except at the end (stdio transport,
-/// 2025-11-25), and without characters because of which a child would drop or cut the line.
+/// 2025-11-25), and without characters that would make a child drop or cut the line.
 pub fn rewrite_line(text: &[u8], patches: &mut [Patch<'_>]) -> Bytes {
     let mut line = build(text, patches, true);
     mend_surrogates(&mut line);

@@ -1,5 +1,5 @@
-//! Removes parts of a message because of which an SDK would silently drop it, if their removal loses no
-//! information: keys that JSON-RPC does not define, and `null` for optional members.
+//! Removes parts that would make an SDK silently drop a message, if their removal loses no information: keys
+//! that JSON-RPC does not define, and `null` for optional members.
 
 use std::borrow::Cow;
 

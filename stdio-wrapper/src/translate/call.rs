@@ -23,7 +23,7 @@ use crate::stream::{Consumer, Next, Stream};
 
 /// Questions that a server asks within this time are sent to the client together.
 const GATHER: Duration = Duration::from_millis(40);
-/// The error code with which a server requires the user to visit a page (2025-11-25, "URL Mode Elicitation").
+/// The error code of a server that requires the user to visit a page (2025-11-25, "URL Mode Elicitation").
 const URL_ELICITATION: i64 = -32042;
 
 /// A request of a client.
@@ -32,7 +32,7 @@ pub(super) struct ClientRequest {
     pub(super) method: String,
     /// The client's id, as JSON text.
     pub(super) id: String,
-    /// The `uri` in its params, as JSON text, if an error response might have to contain it.
+    /// The `uri` in its params, as JSON text, if an error response might need it.
     uri: Option<String>,
     pub(super) log_level: Option<String>,
     /// The client's progress token for this round, as JSON text.

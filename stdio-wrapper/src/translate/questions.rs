@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::budget::{Kept, Reservation};
 use crate::protocol::{Members, Message, members, object, string};
 
-/// The member of `_meta` with which a server of an earlier revision can suggest a name for its question.
+/// The member of `_meta` in which a server of an earlier revision can suggest a name for its question.
 const KEY_HINT: &str = "mcp-gate/inputKey";
 
 #[derive(Debug, Clone, PartialEq, Eq)]

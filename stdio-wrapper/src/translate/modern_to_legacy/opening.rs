@@ -81,7 +81,8 @@ impl ModernToLegacy {
             let mut until = end.min(now + LOOK_AGAIN);
             if is_exclusive && now >= may_give_up {
                 match self.give_up_oldest(&key.owner, now) {
-                    // Only one call is dropped per round, because the limit might have another reason.
+                    // Only one call is dropped at a time. If this frees no session, dropping more calls might
+                    // not help either.
                     Ok(()) => {
                         may_give_up = now + self.settings.input_timeout / UNDISTURBED;
                         // Most children end a cancelled call immediately. After that, it is certain which call

@@ -17,7 +17,7 @@ pub(super) struct Waiting {
     pub(super) expires: Instant,
 }
 
-/// The state with which a call continues when the client retries it.
+/// The state from which a call continues when the client retries it.
 pub(super) enum Suspended {
     /// The child is processing the call, and waits for an answer.
     Running(Running),
