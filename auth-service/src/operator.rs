@@ -91,7 +91,7 @@ pub enum Command {
     SetUserEmail {
         /// The user name of the account.
         username: Username,
-        /// The new email address. `None` removes the present one.
+        /// The new email address. `None` removes the current one.
         email: Option<String>,
     },
     /// Lists up to [`PAGE`] clients, starting after the client `after`.

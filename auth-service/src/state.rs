@@ -198,7 +198,7 @@ impl AppState {
         self.clock.now()
     }
 
-    /// The bounds of the right time, which differ from [`Self::now`] while the clock is not reliable.
+    /// The bounds of the correct time, which differ from [`Self::now`] while the clock is not reliable.
     pub fn time_bounds(&self) -> TimeBounds {
         self.upkeep.time_bounds(self.clock.as_ref())
     }

@@ -23,7 +23,7 @@ const DANGERS_LOGGED_EVERY: Duration = Duration::from_secs(60);
 pub struct Findings {
     /// The state of the clock.
     pub clock: ClockState,
-    /// Whether the store has lost its data while this service was running.
+    /// Whether the store lost its data while this service was running.
     pub is_lost: bool,
     /// The identity of the store, if it has one.
     pub identity: Option<String>,
@@ -130,8 +130,8 @@ impl Upkeep {
         self.known().was_lost
     }
 
-    /// Whether `at` can be the current time of another replica, which is within the tolerance of the store's time.
-    /// `now` is the time of this replica.
+    /// Whether `at` can be the current time of another replica, whose clock is within the tolerance of the store's
+    /// clock. `now` is the time of this replica.
     pub fn is_possible_for_store(&self, at: UnixTime, now: UnixTime) -> bool {
         let of_store = now.plus(self.known().behind);
         at.since(of_store) <= TOLERANCE

@@ -37,7 +37,7 @@ pub(crate) struct AddClient {
     /// A redirect URI for its authorization codes; can be given several times.
     #[arg(long = "redirect-uri", value_name = "URI")]
     redirect_uris: Vec<String>,
-    /// The client has no credentials, because it is an application on users' own machines.
+    /// The client has no credentials, because it runs on the machines of its users.
     #[arg(long, conflicts_with_all = ["jwks", "jwks_uri"])]
     public: bool,
     /// File with the client's public keys (a JWK set). The client authenticates with signed assertions, and

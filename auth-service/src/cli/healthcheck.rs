@@ -1,5 +1,5 @@
-//! `auth-service healthcheck`: the health check for an image that contains no other program to send a request
-//! with.
+//! `auth-service healthcheck`: the health check of the container, because the image contains no other program that
+//! can send a request.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Property tests of all parsers, with arbitrary requests.
+//! Property tests of all parsers with arbitrary requests.
 
 use actix_web::http::Method;
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};

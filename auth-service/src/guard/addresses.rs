@@ -1,4 +1,4 @@
-//! Decides whether a URL from a stranger can lead to an address.
+//! Decides whether a URL from a stranger is allowed to point to an address.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

@@ -52,8 +52,7 @@ impl DeviceRate {
         self.guesses_at.check(&address.map(network))
     }
 
-    /// Removes entries that no longer limit anything. It is called periodically, so that memory stays
-    /// bounded.
+    /// Removes entries that are no longer needed. Called periodically to limit memory use.
     pub fn forget_idle(&self) {
         self.guesses_at.forget_idle();
         self.guesses_by.forget_idle();

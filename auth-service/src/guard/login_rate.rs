@@ -25,8 +25,8 @@ const NAME: (u32, Duration) = (50, Duration::from_secs(60));
 /// Limit on successful logins with one name that do not count as guesses. Without it, an attacker with a valid
 /// password could make the service hash it any number of times.
 const SUCCESSES: (u32, Duration) = (60, Duration::from_secs(1));
-/// If this many attempts of all addresses wait for a hash, each address is limited to [`SHARE`]. It is half of the
-/// places, so that an office behind one address leaves places for other addresses.
+/// Number of waiting attempts from all addresses together at which each address is limited to [`SHARE`]. It is
+/// half of the places, so that an office behind one address leaves places for other addresses.
 const ROOMY: u32 = 16;
 /// Maximum number of waiting attempts of one address while [`ROOMY`] is reached.
 const SHARE: u32 = 8;
@@ -125,8 +125,7 @@ impl LoginRate {
         }
     }
 
-    /// Removes entries that no longer limit anything. It is called periodically, so that memory stays
-    /// bounded.
+    /// Removes entries that are no longer needed. Called periodically to limit memory use.
     pub fn forget_idle(&self) {
         self.pairs.forget_idle();
         self.devices.forget_idle();

@@ -114,7 +114,7 @@ impl PushRate {
         outcome
     }
 
-    /// Removes entries that no longer limit anything. It is called periodically.
+    /// Removes entries that are no longer needed. Called periodically.
     pub fn forget_idle(&self) {
         self.pairs.forget_idle();
         self.addresses.forget_idle();

@@ -28,9 +28,9 @@ const ALL_TOGETHER: u32 = 50;
 const ONE_ADDRESS: u32 = 10;
 /// How long a new client is protected from removal.
 pub const KEPT: Duration = Duration::from_secs(30 * 60);
-/// Divides the room to give the share of one address. One address can fill a hundredth of the room with protected
-/// clients immediately, and another hundredth while those are protected. So an attacker needs fifty addresses and
-/// half an hour to fill all of it.
+/// The share of one address in the room for clients that no user has allowed, as a divisor. One address can fill a
+/// hundredth of the room with protected clients immediately, and another hundredth while those are protected. So
+/// an attacker needs fifty addresses and half an hour to fill all of it.
 const KEPT_OF_ADDRESS: u64 = 100;
 
 /// The limits on registrations that the module documentation describes.
@@ -72,8 +72,7 @@ impl RegistrationRate {
         self.kept.check(&address.map(network)).is_ok()
     }
 
-    /// Removes entries that no longer limit anything. It is called periodically, so that memory stays
-    /// bounded.
+    /// Removes entries that are no longer needed. Called periodically to limit memory use.
     pub fn forget_idle(&self) {
         self.pairs.forget_idle();
         self.addresses.forget_idle();

@@ -2,8 +2,8 @@
 //! before the form token expires.
 //!
 //! A form token is encrypted, so that only this server can read or create one, and it is bound to the hash of a
-//! cookie. This prevents cross-site request forgery. It also prevents that a consent page for one request is used
-//! to allow another request. The server stores nothing for a page that a stranger opens.
+//! cookie. This prevents cross-site request forgery. It also prevents a consent page for one request from being
+//! used to allow another request. The server stores nothing for a page that a stranger opens.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

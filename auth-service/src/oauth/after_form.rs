@@ -1,8 +1,8 @@
-//! Pages that show the result of a submitted form, each at its own address.
+//! Pages that show the result of a submitted form, each at its own URL.
 //!
 //! If the response to a form is a page, the browser asks the user whether to send the form again after a reload or
-//! the back button. Therefore the response is a redirect, and the address of the next page contains its content in
-//! a sealed form token. Nothing is stored, and a link cannot show one user a message for another user. After too
+//! the back button. Therefore the response is a redirect, and the URL of the next page contains its content in a
+//! sealed form token. Nothing is stored, and a link cannot show one user a message for another user. After too
 //! many attempts or a server error, the user should be able to send the form again. In these cases, the page
 //! itself is the response, with the status code of the error.
 

@@ -36,7 +36,7 @@ struct ConsentRequest {
     grant_id: GrantId,
     subject: Subject,
     /// Digest of the client's metadata ([`ClientMetadata::digest`]). It includes the client's name, because the
-    /// user decides with this name on the page.
+    /// user decides on the basis of this name.
     ///
     /// [`ClientMetadata::digest`]: crate::domain::client::ClientMetadata::digest
     client: TokenHash,

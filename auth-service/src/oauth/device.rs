@@ -35,8 +35,8 @@ struct Shown {
     device: TokenHash,
     code: String,
     subject: Subject,
-    /// Digest of the client's metadata. It includes the client's name, because the user decides with this name on
-    /// the page.
+    /// Digest of the client's metadata. It includes the client's name, because the user decides on the basis of
+    /// this name.
     client: TokenHash,
 }
 
@@ -49,7 +49,7 @@ pub enum DeviceError {
     /// The user is no longer logged in.
     #[error("You are no longer signed in. If the device is not connected, sign in and type the code again.")]
     NoSession,
-    /// The form token of the form is not valid; see [`BadFormToken`].
+    /// The form token is not valid; see [`BadFormToken`].
     #[error("The reason is that {0}. If the device is not connected, type its code again.")]
     FormToken(#[from] BadFormToken),
     /// The user has already decided about this code, or it has expired.

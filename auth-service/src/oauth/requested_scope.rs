@@ -1,7 +1,7 @@
 //! Determines the scope of a request (RFC 6749 §3.3), without I/O.
 //!
 //! The scope in a client's registration or metadata document is not a limit, but the default for requests without
-//! a scope. SDKs copy it from the first challenge, and request more when a tool needs more, about which the user
+//! a scope. SDKs copy it from the first challenge. When a tool needs more, they request more, and the user
 //! decides. Only the scope that the operator has set for a client is a limit. A request beyond the limit is
 //! refused instead of reduced, because a client with less scope than requested would repeat the request endlessly.
 //!

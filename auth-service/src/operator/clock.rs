@@ -8,7 +8,7 @@ use crate::ops::audit;
 
 use super::{CommandError, Reply, Tools, audited};
 
-/// Sets the latest trusted time back to the current time. Other replicas adopt it when they record the time next.
+/// Sets the latest trusted time back to the current time. Other replicas adopt it when they next record the time.
 /// If the clock were behind, existing rows would expire too early. Therefore the operator must state today's date,
 /// and the clock must agree with it and with the clock of the store.
 pub(super) async fn accept(today: &str, tools: &Tools<'_>) -> Result<Reply, CommandError> {

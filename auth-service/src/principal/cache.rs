@@ -43,8 +43,8 @@ type Guard<'a> = PlaceholderGuard<
     quick_cache::sync::DefaultLifecycle<Key, Arc<Known>>,
 >;
 
-/// A token is counted once more for each of this number of bytes in its resources. A token for one resource
-/// usually has fewer.
+/// For every 1024 bytes of resources, a token counts as one more token. A token for one resource usually has
+/// fewer.
 const RESOURCES_OF_ONE: usize = 1024;
 
 /// Weighs a token by the length of its resources. A token can be for several resources, which can have some

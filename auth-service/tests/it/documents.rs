@@ -329,7 +329,7 @@ async fn a_document_that_is_away_for_a_moment_does_not_make_a_client_unknown() {
     assert_eq!(refused.headers()["retry-after"], "10");
     let body: Value = refused.json().await.unwrap();
     assert_eq!(body["error"], "temporarily_unavailable");
-    assert!(body["error_description"].as_str().unwrap().contains("it answered 503"), "{body}");
+    assert!(body["error_description"].as_str().unwrap().contains("its status is 503"), "{body}");
     host.put(PATH, Answer::json(&document(&host), "max-age=60"));
     assert_eq!(app.refresh(&id, &tokens.refresh).await.status(), StatusCode::OK);
     // An error that the owner of the document must fix is still reported as `invalid_client`.

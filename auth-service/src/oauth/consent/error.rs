@@ -24,7 +24,7 @@ pub enum ConsentError {
         "Your answer was not accepted, because you are no longer signed in. An earlier answer of yours is still valid: if the application is connected, you can close this page."
     )]
     NoSession,
-    /// The form token of the form is not valid; see [`BadFormToken`].
+    /// The form token is not valid; see [`BadFormToken`].
     #[error(
         "Your answer was not accepted, because {0}. An earlier answer of yours is still valid: if the application is connected, you can close this page."
     )]

@@ -43,8 +43,8 @@ const NOT_OURS: TokenError =
 struct Claims {
     iss: String,
     sub: String,
-    /// The single audience, which must be this server. Each of several audiences could use the assertion at the
-    /// others.
+    /// The single audience, which must be this server. If there were several, each of them could use the assertion
+    /// at the others.
     aud: String,
     client_id: String,
     jti: String,

@@ -56,7 +56,7 @@ path = "/"
         "line 11: groups: \"a,b\" is not valid",
         "line 12: email_domains: \"@example.com\" is not valid",
         "line 13: http_methods: \"post\" is not valid",
-        "line 14: legacy_tools is \"strict\" or \"wrapper\", not \"off\"",
+        "line 14: legacy_tools must be \"strict\" or \"wrapper\", not \"off\"",
         "line 15: scopes is empty",
         "line 17: host must contain strings in quotes, not integer",
         "line 17: host: \"*.*.example\" is not valid",
