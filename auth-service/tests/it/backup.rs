@@ -122,7 +122,7 @@ fn what_an_operator_gets_wrong_is_named() {
     assert!(works(&command("user list", &here)).contains("staff,admins"));
     fs::write(&dump, "in the way").unwrap();
     let told = fails(&command(&format!("store export {}", dump.display()), &here));
-    assert!(told.contains("exists already") && told.contains("choose another name"), "{told}");
+    assert!(told.contains("already exists") && told.contains("choose another name"), "{told}");
     let rotated = works(&command("keys rotate", &here));
     let told = fails(&command("keys rotate", &here));
     assert!(rotated.contains("next") && told.contains("a rotation is under way"), "{told}");
