@@ -119,7 +119,7 @@ http_head() {
 # Sets AUTH_SERVICE to the program: the one that is named, the one on the PATH, or the one that was built here.
 find_auth_service() {
   local program
-  for program in "${AUTH_SERVICE-}" "$(command -v auth-service || true)" "$TARGET/release/auth-service" "$TARGET/debug/auth-service"; do
+  for program in "${AUTH_SERVICE-}" "$(command -v auth-service || true)" "$TARGET"/{release,quick,debug}/auth-service; do
     if [[ -n $program && -x $program ]]; then
       AUTH_SERVICE=$program
       return
