@@ -4,7 +4,7 @@
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck disable=SC2034 # used by those who source this
 TARGET=${CARGO_TARGET_DIR:-$ROOT/target}
-# With another directory for the tools, a second checkout can share them.
+# Several checkouts can share one directory for the tools.
 TOOLS=${MCP_GATE_TOOLS:-$ROOT/.tools}
 # If another script runs scripts/tools, it installs into the same directory.
 export MCP_GATE_TOOLS=$TOOLS
@@ -21,9 +21,9 @@ have() { command -v "$1" >/dev/null 2>&1; }
 
 STEP_PID=
 
-# step TEXT COMMAND…: prints one line that says what runs, how long it took, and how it ended. The output of the command
-# goes to a log, and the end of the log is shown if the command fails. The command has a process group of its own, so
-# that stop_step can end all of it.
+# step TEXT COMMAND…: runs a command, and prints one line with its purpose, duration and result. The output of the
+# command goes to a log, and the end of the log is shown if the command fails. The command has its own process group, so
+# that stop_step can stop all of it.
 step() {
   local text=$1 log rc=0 start=$SECONDS shown=0
   shift
@@ -60,7 +60,7 @@ stop_step() {
 }
 
 need_cargo() {
-  have cargo || die "There is no cargo on the PATH. Install Rust with rustup; rust-toolchain.toml then picks the version."
+  have cargo || die "There is no cargo on the PATH. Install Rust with rustup; rust-toolchain.toml then selects the version."
   # The allocator of the two programs is written in C.
   { have cc && have make; } ||
     die "There is no C compiler or no make on the PATH. Install both (Debian: apt-get install build-essential)."
@@ -85,8 +85,8 @@ port_is_taken() {
 
 has_ipv6_loopback() { grep -qs '^0\{31\}1 ' /proc/net/if_inet6; }
 
-# render TEMPLATE NAME=VALUE…: prints the template with each @NAME@ replaced. No value is an argument of another
-# program, where every user of the machine could read a secret.
+# render TEMPLATE NAME=VALUE…: prints the template with each @NAME@ replaced. Values are not passed as arguments of
+# another program, because every user of the machine could read them there.
 render() {
   local text pair
   text=$(<"$1")
@@ -99,7 +99,7 @@ render() {
   printf '%s\n' "$text"
 }
 
-# http_head PORT METHOD PATH HOST: prints the status line and headers of the answer on a loopback port. It only needs
+# http_head PORT METHOD PATH HOST: prints the status line and headers of the response on a loopback port. It needs only
 # bash.
 http_head() {
   local line
@@ -107,7 +107,7 @@ http_head() {
     exec 3<>"/dev/tcp/127.0.0.1/$1"
   } 2>/dev/null || return 1
   printf '%s %s HTTP/1.1\r\nHost: %s\r\nContent-Length: 0\r\nConnection: close\r\n\r\n' "$2" "$3" "$4" 2>/dev/null >&3 || return 1
-  # A server that is still starting might disconnect. What it has sent until then is the answer.
+  # A server that is still starting might disconnect. The lines that it sent before that are the response.
   while IFS= read -r -t 5 line <&3; do
     line=${line%$'\r'}
     [[ -n $line ]] || break
@@ -116,7 +116,8 @@ http_head() {
   exec 3>&-
 }
 
-# Sets AUTH_SERVICE to the program: the one that is named, the one on the PATH, or the one that was built here.
+# Sets AUTH_SERVICE to the program: the one that the variable already names, the one on the PATH, or the one that was
+# built here.
 find_auth_service() {
   local program
   for program in "${AUTH_SERVICE-}" "$(command -v auth-service || true)" "$TARGET"/{release,quick,debug}/auth-service; do

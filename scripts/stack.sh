@@ -11,7 +11,7 @@ stack_can_run() {
   if ! have docker; then
     STACK_CANNOT="there is no docker on the PATH."
   elif ! docker version >/dev/null 2>&1; then
-    STACK_CANNOT="no Docker engine answers: start it, or let this user speak with it."
+    STACK_CANNOT="no Docker engine answers: start it, or allow this user to use it."
   elif docker compose version >/dev/null 2>&1; then
     COMPOSE=(docker compose)
   elif have docker-compose; then
@@ -24,11 +24,11 @@ stack_can_run() {
 
 need_stack() {
   stack_can_run || die "This command is only for containers, and $STACK_CANNOT"
-  [[ -f $ENV_FILE ]] || die "There is no .env, so no stack was ever started here. Run scripts/up first."
+  [[ -f $ENV_FILE ]] || die "There is no .env, so no stack was started here before. Run scripts/up first."
 }
 
-# compose ARGUMENT…: runs Compose on this stack. Only .env in the root says which files it consists of. A COMPOSE_FILE
-# in the environment would change where the old Compose looks for .env.
+# compose ARGUMENT…: runs Compose on this stack. Only .env in the root determines the files of the stack. A
+# COMPOSE_FILE in the environment would change where the old Compose looks for .env.
 compose() { (cd "$ROOT" && env -u COMPOSE_FILE -u COMPOSE_PROJECT_NAME -u COMPOSE_PROFILES "${COMPOSE[@]}" "$@"); }
 
 setting() { env_value "$ENV_FILE" "$1"; }
@@ -55,7 +55,8 @@ wait_for_health() {
   return 1
 }
 
-# Names the settings in .env that nothing uses. Compose ignores them, so a misspelt restriction would not be in force.
+# Warns about the settings in .env that are not used. Compose ignores them, so a misspelt restriction would not be in
+# force.
 unused_settings() {
   local used name
   used=$(
@@ -64,7 +65,7 @@ unused_settings() {
     grep -dskip -ohE 'setting [A-Z][A-Z0-9_]*' "$ROOT"/scripts/* | cut -d ' ' -f 2
   )
   while read -r name; do
-    grep -qxF "$name" <<<"$used" || say "  WARNING: nothing in the stack uses the setting $name in .env. It may be misspelt."
+    grep -qxF "$name" <<<"$used" || say "  WARNING: the stack does not use the setting $name in .env. It might be misspelt."
   done < <(grep -oE '^[A-Za-z][A-Za-z0-9_]*=' "$ENV_FILE" | tr -d '=' | grep -vE '^(COMPOSE|DOCKER)_')
 }
 
@@ -93,7 +94,7 @@ stack_files() {
     set_in_env "$ENV_FILE" AUTH_MEMORY 640m
     say "  AUTH_MEMORY in .env was changed to 640m"
   fi
-  # The engine of this shell, if it runs on this machine.
+  # Uses the engine that DOCKER_HOST names, if it runs on this machine.
   if [[ ${DOCKER_HOST-} == unix://* ]]; then set_in_env "$ENV_FILE" DOCKER_SOCKET "${DOCKER_HOST#unix://}"; fi
   socket=$(setting DOCKER_SOCKET)
   if [[ -S $socket ]]; then set_in_env "$ENV_FILE" DOCKER_GID "$(stat -L -c %g "$socket")"; fi
@@ -107,19 +108,19 @@ stack_files() {
   fi
 }
 
-# Docker notices only among its own networks that an address is used twice. If another program uses such an address, or
-# if a killed engine has left one behind, the stack starts but cannot be reached.
+# Docker detects address conflicts only among its own networks. If another program uses an address of the stack, or if
+# a killed engine has left a network behind, the stack starts but cannot be reached.
 need_free_subnet() {
   local subnet own interface address destination
   [[ -r /proc/net/route && ${DOCKER_HOST-} =~ ^(|unix://.*)$ ]] || return 0
   subnet=$(setting SUBNET)
-  [[ ${subnet:=10.213} =~ ^([0-9]{1,3})\.([0-9]{1,3})$ ]] || die "SUBNET=$subnet in .env is not two numbers, as in 10.213."
-  # The kernel lists it with the last byte first.
+  [[ ${subnet:=10.213} =~ ^([0-9]{1,3})\.([0-9]{1,3})$ ]] || die "SUBNET=$subnet in .env is not in the form of two numbers, such as 10.213."
+  # The kernel prints the address with the last byte first.
   destination=$(printf '%02X%02X' "${BASH_REMATCH[2]}" "${BASH_REMATCH[1]}")
   own=$(docker network ls -q --filter "label=com.docker.compose.project=$(setting COMPOSE_PROJECT_NAME)")
   while read -r interface address _; do
     if [[ $address == ????"$destination" && $'\n'$own$'\n' != *$'\n'"${interface#br-}"$'\n'* ]]; then
-      die "The network $interface of this machine has addresses in $subnet.0.0, which the stack needs for itself. Choose other addresses for the stack with SUBNET in .env, or remove that network if it is not used."
+      die "The network $interface of this machine has addresses in $subnet.0.0, which the stack needs. Choose other addresses for the stack with SUBNET in .env, or remove that network if it is not used."
     fi
   done </proc/net/route
 }
@@ -139,12 +140,12 @@ block_labels() {
     }'
 }
 
-# Refuses labels that would be unsafe or would not work. The check applies to every HTTP router, whatever labels say.
-# Only Traefik reads labels.
+# Refuses labels that are unsafe or do not work. The check applies to every HTTP router, whatever the labels say. Only
+# Traefik reads labels.
 need_good_labels() {
   local labels past unlabelled
   [[ $(setting COMPOSE_FILE) == *edge-traefik.yaml* ]] || return 0
-  compose config >/dev/null || die "Compose cannot read the stack. Its output above says why."
+  compose config >/dev/null || die "Compose cannot read the stack. Its output above gives the reason."
   labels=$(block_labels)
   past=$(grep -E '^[^ ]+ traefik\.(tcp|udp)\.' <<<"$labels") || past=
   [[ -z $past ]] || die "Routers for TCP and UDP get whole connections, and with them requests without the check of auth-service. Remove these labels:"$'\n'"$past"
@@ -163,7 +164,7 @@ need_good_labels() {
   fi
 }
 
-# Creates the account of the first start. Prints nothing if there is an account already.
+# Creates the account of the first start, unless there already is an account.
 stack_account() {
   local list out
   list=$(compose exec -T auth-service /auth-service user list </dev/null) ||
@@ -199,19 +200,19 @@ stack_up() {
   fi
   need_good_labels
   example="$(setting PUBLIC_URL)/NAME/mcp"
-  step "Images (the first time this takes some minutes)" compose build ||
+  step "Images (the first build takes some minutes)" compose build ||
     die "The images could not be built. If this machine cannot reach a container registry, use scripts/up --local-images."
   need_free_subnet
   step "Containers" compose up -d --remove-orphans ||
-    die "The containers did not start. The end of the output of Compose is above. If the port is in use, choose another one with scripts/up --port N."
+    die "The containers did not start. The end of Compose's output is above. If the port is in use, choose another one with scripts/up --port N."
   for service in auth-service edge $(stack_services); do
     wait_for_health "$service" 90 || die "$service is not healthy after 90 s. The end of its log is above."
   done
-  # Chooses the service that is shown as an example and then tested: everything, or else any other.
+  # Chooses the service that is shown as an example and then tested: "everything" if it runs, otherwise any other.
   for service in $(stack_services); do
     if [[ -z $first || $service == everything ]]; then first=$service; fi
   done
-  # The stack is ready when it is ready for a client: a request through the edge gets a challenge.
+  # The stack is ready when a request through the edge gets a challenge.
   if [[ -n $first ]]; then example=$(url_of "$first"); fi
   if [[ $example =~ ^http://([a-z0-9.-]*localhost):([0-9]+)(/.*)$ ]]; then
     host=${BASH_REMATCH[1]} port=${BASH_REMATCH[2]} path=${BASH_REMATCH[3]}
@@ -222,7 +223,7 @@ stack_up() {
       sleep 0.2
     done
     [[ $answer == "HTTP/1.1 401"* ]] ||
-      die "The edge does not ask for a login at $example after 30 s. Its answer: ${answer:-none}. See ${COMPOSE[*]} logs edge."
+      die "The edge does not answer with a challenge at $example after 30 s. Its response: ${answer:-none}. See ${COMPOSE[*]} logs edge."
   fi
   stack_account
 
@@ -253,12 +254,12 @@ END
 
   Add a server scripts/add-service thinking -- npx -y @modelcontextprotocol/server-sequential-thinking
   Stop         scripts/down (keeps accounts and tokens)
-  On a network run scripts/fence as root: nothing else limits the connections of one address
+  On a network run scripts/fence as root to limit the connections of one address
 END
 }
 
-# Files are copied in and out of the stack through a volume that belongs to the user of its containers. No container of
-# the stack runs as root, and none can write anywhere else.
+# Files are copied into and out of the stack through a volume that belongs to the user of its containers, because no
+# container of the stack runs as root, and none can write to another place.
 in_setup() { docker run --rm -i --network none --user 65532:65532 --cap-drop ALL --entrypoint sh "$@"; }
 
 SCRATCH=''

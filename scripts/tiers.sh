@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# The three tiers as processes: starting, watching and stopping them. scripts/up sources this file, which reads its
-# settings (DATA, PORT, …).
+# Functions that start, watch and stop the three tiers as processes. scripts/up sources this file, which uses the
+# script's settings (DATA, PORT, …).
 # shellcheck disable=SC2034,SC2153,SC2154
 
 TIERS=() PIDS=()
@@ -10,7 +10,7 @@ build() {
   cargo build --manifest-path "$ROOT/Cargo.toml" "$@"
 }
 
-# in_group COMMAND…: starts a child in a process group of its own, which stop_all can end as a whole.
+# in_group COMMAND…: starts a child in its own process group, which stop_all can stop as a whole.
 in_group() {
   local rc=0
   set -m
@@ -22,17 +22,17 @@ in_group() {
   return "$rc"
 }
 
-# Makes a random secret of 256 bits, in a file that only this user can read.
+# make_secret FILE: creates a random secret of 256 bits, in a file that only this user can read.
 make_secret() {
   [[ -s $1 ]] || head -c 32 /dev/urandom | base64 | tr '+/' '-_' | tr -d '=\n' >"$1"
 }
 
-# The inner listeners take any free loopback ports, so that several stacks can run side by side.
+# The inner listeners use any free loopback ports, so that several stacks can run side by side.
 pick_ports() {
   local name port used=" $PORT "
   : >"$DATA/stack.env"
   for name in AUTH_PUBLIC_PORT AUTH_EDGE_PORT AUTH_EDGE_GRPC_PORT AUTH_OPS_PORT WRAPPER_PORT WRAPPER_OPS_PORT; do
-    # Ports below the range from which the kernel takes ports for outgoing connections.
+    # These ports are below the range from which the kernel takes ports for outgoing connections.
     while port=$((20000 + RANDOM % 12000)); [[ $used == *" $port "* ]] || port_is_taken "$port"; do :; done
     used+="$port "
     printf -v "$name" '%s' "$port"
@@ -70,13 +70,12 @@ make_account() {
   PASSWORD=$(sed -n 's/^password: *//p' <<<"$out")
   [[ -n $PASSWORD ]] || die "auth-service created the account $ACCOUNT but did not print its password. Remove $DATA and start again."
   printf '%s\n' "$ACCOUNT" >"$DATA/account"
-  # The password is printed now and again at the end: it is not stored, and must not be lost if the start fails after
+  # The password is printed here and again at the end, because it is not stored and must not be lost if the start fails after
   # this.
   say "  The account $ACCOUNT was created, with the one-time password $PASSWORD"
 }
 
-# start NAME COMMAND…: starts a tier in a process group of its own, with a log of its own. The log of the previous start
-# is kept.
+# start NAME COMMAND…: starts a tier in its own process group, with its own log. The log of the previous start is kept.
 start() {
   local name=$1 log=$DATA/log/$1.log
   shift
@@ -121,7 +120,7 @@ start_wrapper() {
     "${DIE_WITH_PARENT[@]}" "$PROGRAMS/stdio-wrapper" -- "${command[@]}"
 }
 
-# render_edge TEMPLATE FILE NAME=VALUE…: writes the shipped configuration of an edge proxy, filled in for this machine.
+# render_edge TEMPLATE FILE NAME=VALUE…: fills in the shipped configuration of an edge proxy for this machine.
 render_edge() {
   local template=$1 file=$2
   shift 2
@@ -145,8 +144,7 @@ start_edge() {
         EDGE_ADDRESS="$address" EDGE_ADDITIONAL_ADDRESSES="$second" \
         MCP_MATCH='path: /mcp' MCP_CLUSTER=stdio-wrapper MCP_HOST='' \
         MORE_LISTENERS='' MORE_FILTERS='' MORE_CLUSTERS=''
-      # For a hot restart, Envoys share memory under a number that must differ from that of a second Envoy on this
-      # machine.
+      # With hot restart, two Envoys on this machine would conflict, because they use shared memory with the same number.
       start envoy "${DIE_WITH_PARENT[@]}" "$ENVOY" -c "$DATA/envoy.yaml" --disable-hot-restart --log-level warning
       ;;
     nginx)
@@ -156,7 +154,7 @@ start_edge() {
         EDGE_ADDRESS="$address" EDGE_ADDITIONAL_LISTEN="$second" RUN_DIR="$DATA/nginx" \
         MCP_LOCATION='= /mcp' MCP_URI=/mcp MORE_HTTP='' \
         TO_WRAPPER=stdio_wrapper TO_CHECK=auth_service_edge TO_AUTH_SERVICE=auth_service_public
-      # Debian installs it in a directory that is only on root's PATH.
+      # Debian installs nginx in a directory that is only on root's PATH.
       start nginx "${DIE_WITH_PARENT[@]}" env PATH="$PATH:/usr/sbin" nginx -p "$DATA" -e stderr -c "$DATA/nginx.conf"
       ;;
     caddy)
@@ -166,8 +164,8 @@ start_edge() {
         "$EDGE_PROGRAM" run --adapter caddyfile --config "$DATA/Caddyfile"
       ;;
     traefik)
-      # An entry point has one address, so ::1 gets one of its own, which is the same in everything else. Routers that name no
-      # entry point are at both.
+      # An entry point has only one address, so a second entry point with the same settings listens at ::1. Routers that name
+      # no entry point are at both.
       if has_ipv6_loopback; then second="edge-ipv6: { <<: *edge, address: \"[::1]:$PORT\" }"; fi
       mkdir -p "$DATA/traefik"
       render_edge traefik/dynamic.yaml.in traefik/dynamic.yaml
@@ -179,7 +177,7 @@ start_edge() {
   esac
 }
 
-# As soon as one tier has ended, prints its name and the end of its log, and exits.
+# If a tier has exited, prints its name and the end of its log, and exits.
 check_tiers() {
   local i rc
   for i in "${!PIDS[@]}"; do
@@ -188,15 +186,15 @@ check_tiers() {
     wait "${PIDS[$i]}" || rc=$?
     say "The end of $DATA/log/${TIERS[$i]}.log:" >&2
     tail -n 20 "$DATA/log/${TIERS[$i]}.log" | sed 's/^/    | /' >&2
-    die "${TIERS[$i]} ended unexpectedly (exit code $rc), so the other tiers are stopped, too. Its log above says why."
+    die "${TIERS[$i]} exited unexpectedly (exit code $rc), so the other tiers are also stopped. Its log above shows the reason."
   done
 }
 
-# The stack is ready when it is ready for a client: a request through the edge gets a challenge.
+# The stack is ready when a request through the edge gets a challenge.
 wait_until_ready() {
   local answer='' health='' deadline=$((SECONDS + 60))
   local challenge="resource_metadata=\"http://$HOST/.well-known/oauth-protected-resource"
-  say "  Waiting for a first answer through the edge …"
+  say "  Waiting for a first response through the edge …"
   while ((SECONDS < deadline)); do
     check_tiers
     answer=$(http_head "$PORT" POST /mcp "$HOST") || answer=
@@ -207,7 +205,7 @@ wait_until_ready() {
     sleep 0.2
   done
   [[ -z $answer ]] || printf '    | %s\n' "${answer//$'\n'/$'\n    | '}" >&2
-  die "The stack did not answer as expected within 60 s. If there was an answer, the last one is above. The logs are in $DATA/log/."
+  die "The stack did not answer as expected within 60 s. If there was a response, the last one is above. The logs are in $DATA/log/."
 }
 
 supervise() {
@@ -217,7 +215,7 @@ supervise() {
   done
 }
 
-# The edge is stopped first, so that no client reaches a stack of which a part is stopped, and then the other tiers.
+# The edge is stopped first, so that no client can reach a stack that is only partly running.
 stop_all() {
   local i pid tries
   trap '' INT TERM HUP

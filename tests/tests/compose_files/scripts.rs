@@ -305,5 +305,5 @@ fn setup_makes_secrets_once_and_configurations_each_time() {
     // A new key could not decrypt the existing data.
     fs::remove_file(volumes.join("auth/store-key")).unwrap();
     let output = run("http://localhost:8080", "envoy", "");
-    assert!(String::from_utf8_lossy(&output.stderr).contains("another key sealed"), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("encrypted with another key"), "{output:?}");
 }
