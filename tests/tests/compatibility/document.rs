@@ -27,10 +27,8 @@ pub(crate) fn writes() -> bool {
 
 /// Writes or compares the table of one server.
 pub(crate) fn section(server: Server, rows: &[(Client, Seen)]) {
-    let mut text = format!("### {}\n\nSpeaks {}.\n\n", server.name(), server.era());
-    text.push_str(
-        "| client | revision | sign-in | step-up | calls | questions | the rest | what is special |\n",
-    );
+    let mut text = format!("### {}\n\nSupports {}.\n\n", server.name(), server.era());
+    text.push_str("| client | revision | sign-in | step-up | calls | questions | the rest | remarks |\n");
     text.push_str("|---|---|---|---|---|---|---|---|\n");
     for (client, seen) in rows {
         let yes = |is: bool| if is { "yes" } else { "no" };

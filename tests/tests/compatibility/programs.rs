@@ -93,7 +93,7 @@ impl Server {
         match self {
             Self::FastMcp => format!("FastMCP {}", python("fastmcp.txt", "fastmcp")),
             Self::TypeScript1 => format!("TypeScript SDK {}", npm("npm", "@modelcontextprotocol/sdk")),
-            Self::GoSessions => format!("Go SDK {}, told to speak 2025-11-25 at most", go()),
+            Self::GoSessions => format!("Go SDK {}, limited to 2025-11-25", go()),
             Self::TypeScript2 => format!("TypeScript SDK {}", npm("npm", "@modelcontextprotocol/server")),
             Self::Python2 => format!("Python SDK {}", python("requirements.txt", "mcp")),
             Self::Go => format!("Go SDK {}", go()),
