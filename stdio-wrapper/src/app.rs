@@ -137,6 +137,7 @@ pub async fn run(config: Config, world: World) -> anyhow::Result<()> {
     tokio::spawn(Arc::clone(&reaper).run(Arc::clone(&metrics)));
     tokio::spawn(Arc::clone(&launcher).keep_looking());
     tokio::spawn(Arc::clone(&launcher).guard());
+    tokio::spawn(Arc::clone(&launcher).guard_watches());
     tokio::spawn(launcher.keep_spares());
     tokio::spawn(Arc::clone(&sessions).run());
     tokio::spawn(Arc::clone(&modern).run());

@@ -15,7 +15,7 @@ use control_group::ControlGroup;
 
 /// The assumed usage of a child until one has run for [`SETTLED`]. It is about the usage of a Node server with
 /// its supervisor.
-const ASSUMED: Usage = Usage { memory: 48 << 20, in_files: 0, tasks: 9, processes: 0 };
+const ASSUMED: Usage = Usage { memory: 48 << 20, in_files: 0, tasks: 9, processes: 0, in_kernel: 0 };
 /// Time after which a child is assumed to have reached its usual size.
 const SETTLED: Duration = Duration::from_secs(3);
 /// Divisor for the part of each limit that is kept free for the wrapper and for children that grow: one eighth.
@@ -23,15 +23,17 @@ const FREE: u64 = 8;
 /// The divisor for [`Load::unaccounted`].
 const UNACCOUNTED: u64 = 16;
 /// The minimum that is kept free in a container of any size.
-const LEAST_FREE: Usage = Usage { memory: 32 << 20, in_files: 0, tasks: 16, processes: 0 };
+const LEAST_FREE: Usage = Usage { memory: 32 << 20, in_files: 0, tasks: 16, processes: 0, in_kernel: 0 };
 
 /// The usage of a child, including its supervisor and the processes that it has started.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Bytes of memory that do not mirror a file on disk.
     pub memory: u64,
-    /// The part of `memory` that belongs to files in memory. The rest is anonymous.
+    /// The part of `memory` that belongs to files in memory.
     pub in_files: u64,
+    /// The part of `memory` that the kernel uses for requests of the child. The rest is anonymous.
+    pub in_kernel: u64,
     /// Number of processes and threads.
     pub tasks: u64,
     /// Number of processes.
@@ -41,7 +43,7 @@ pub struct Usage {
 impl Usage {
     /// Bytes of memory that belong to no file.
     pub fn anonymous(&self) -> u64 {
-        self.memory.saturating_sub(self.in_files)
+        self.memory.saturating_sub(self.in_files + self.in_kernel)
     }
 }
 

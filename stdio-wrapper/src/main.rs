@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use stdio_wrapper::app::{self, World};
-use stdio_wrapper::child::{BECOME, SUPERVISE, become_child, supervise};
+use stdio_wrapper::child::{BECOME, COUNT, SUPERVISE, become_child, count_watches, supervise};
 use stdio_wrapper::config::{Config, Options};
 use stdio_wrapper::log;
 use tikv_jemallocator::Jemalloc;
@@ -22,6 +22,7 @@ fn main() -> ExitCode {
     match arguments.next().as_deref() {
         Some(SUPERVISE) => return supervise(arguments),
         Some(BECOME) => return become_child(arguments),
+        Some(COUNT) => return count_watches(arguments),
         _ => {}
     }
     let options = Options::of_command_line();

@@ -43,7 +43,7 @@ impl AppState {
         match self.follow_keys_of_store().await {
             Ok(false) => {}
             Ok(true) => {
-                tracing::info!("a signing key was removed; tokens that it signed are no longer accepted")
+                tracing::info!("a signing key was removed; tokens that it signed are no longer accepted");
             }
             Err(error) => tracing::warn!(%error, "the signing keys could not be updated"),
         }

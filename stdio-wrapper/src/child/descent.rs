@@ -108,10 +108,6 @@ impl Descent {
     /// The kernel walks all pages for this, so a child is left out if measuring it would take longer than
     /// `until`, or if the kernel does not report the value.
     pub(super) fn parts(&self, children: &HashMap<u64, i32>, until: Instant) -> HashMap<u64, Part> {
-        let mut processes: HashMap<u64, Vec<i32>> = HashMap::new();
-        for (process, number) in self.known.iter().filter(|(_, number)| children.contains_key(*number)) {
-            processes.entry(*number).or_default().push(process.pid);
-        }
         let part = |pids: &[i32]| {
             let mut part = Part { counted: 0, shared_once: 0 };
             for pid in pids {
@@ -126,8 +122,17 @@ impl Descent {
             Some(part)
         };
         // A child with a single process shares its pages with no other process of the child.
-        let several = processes.into_iter().filter(|(_, pids)| pids.len() > 1);
+        let several = self.processes(children).into_iter().filter(|(_, pids)| pids.len() > 1);
         several.filter_map(|(number, pids)| Some((number, part(&pids)?))).collect()
+    }
+
+    /// The processes of each child that were seen at the last look, without its supervisor.
+    pub(super) fn processes(&self, children: &HashMap<u64, i32>) -> HashMap<u64, Vec<i32>> {
+        let mut processes: HashMap<u64, Vec<i32>> = HashMap::new();
+        for (process, number) in self.known.iter().filter(|(_, number)| children.contains_key(*number)) {
+            processes.entry(*number).or_default().push(process.pid);
+        }
+        processes
     }
 
     /// The number of the child that has started a process, directly or indirectly.
@@ -285,7 +290,7 @@ fn parse_usage(text: &str) -> Option<Usage> {
     // A process that has exited still reports a number of threads, but no memory.
     let in_files = number("RssShmem:").unwrap_or_default() * 1024;
     let memory = number("RssAnon:").unwrap_or_default() * 1024 + in_files;
-    Some(Usage { memory, in_files, tasks: number("Threads:")?, processes: 1 })
+    Some(Usage { memory, in_files, tasks: number("Threads:")?, processes: 1, in_kernel: 0 })
 }
 
 #[cfg(test)]
@@ -296,7 +301,8 @@ mod tests {
     fn usage_is_what_the_kernel_cannot_take_back() {
         let text =
             "Name:\tnode\nRssAnon:\t   30000 kB\nRssFile:\t   9000 kB\nRssShmem:\t      24 kB\nThreads:\t7\n";
-        let usage = Usage { memory: 30_024 * 1024, in_files: 24 * 1024, tasks: 7, processes: 1 };
+        let usage =
+            Usage { memory: 30_024 * 1024, in_files: 24 * 1024, tasks: 7, processes: 1, in_kernel: 0 };
         assert_eq!(parse_usage(text), Some(usage));
         let ended = Usage { tasks: 1, processes: 1, ..Usage::default() };
         assert_eq!(parse_usage("Name:\tx\nThreads:\t1\n"), Some(ended));

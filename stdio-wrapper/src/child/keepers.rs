@@ -52,6 +52,26 @@ pub enum EndReason {
     TooMany,
 }
 
+/// The scarce resource because of which a child is stopped immediately.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scarce {
+    /// The memory of the container.
+    Memory,
+    /// The processes and threads of the container.
+    Tasks,
+    /// The epoll watches that the machine has for this user id.
+    Watches,
+}
+
+impl From<Measure> for Scarce {
+    fn from(measure: Measure) -> Self {
+        match measure {
+            Measure::Memory => Self::Memory,
+            Measure::Tasks => Self::Tasks,
+        }
+    }
+}
+
 /// Completes when the child has exited.
 pub type Gone = BoxFuture<'static, ()>;
 
@@ -63,8 +83,8 @@ pub trait Keeper: Send + Sync {
     fn give_up(&self, newcomer: Newcomer<'_>, reason: EndReason) -> Option<Gone>;
     /// All children that are kept.
     fn held(&self) -> Vec<Held>;
-    /// Stops this child immediately, because it is large and this resource is short.
-    fn end_large(&self, child: u64, short: Measure) -> Option<Gone>;
+    /// Stops this child immediately, because it has much of a scarce resource.
+    fn end_large(&self, child: u64, scarce: Scarce) -> Option<Gone>;
 }
 
 /// All keepers of the children of one launcher.
@@ -92,9 +112,9 @@ impl Keepers {
         self.all().iter().flat_map(|keeper| keeper.held()).collect()
     }
 
-    /// Stops a child immediately, because it is large and this resource is short.
-    pub(super) fn end_large(&self, child: u64, short: Measure) -> Option<Gone> {
-        self.all().iter().find_map(|keeper| keeper.end_large(child, short))
+    /// Stops a child immediately, because it has much of a scarce resource.
+    pub(super) fn end_large(&self, child: u64, scarce: Scarce) -> Option<Gone> {
+        self.all().iter().find_map(|keeper| keeper.end_large(child, scarce))
     }
 
     fn all(&self) -> Vec<Arc<dyn Keeper>> {
@@ -140,7 +160,7 @@ mod tests {
             Vec::new()
         }
 
-        fn end_large(&self, _: u64, _: Measure) -> Option<Gone> {
+        fn end_large(&self, _: u64, _: Scarce) -> Option<Gone> {
             None
         }
     }

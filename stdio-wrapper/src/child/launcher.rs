@@ -3,6 +3,7 @@
 
 mod guard;
 mod roster;
+mod watching;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -247,6 +248,11 @@ impl Launcher {
 
     /// The reason why no child can be started now, in words.
     pub fn why_not_ready(&self) -> Option<&'static str> {
+        if self.relief.watching.has_none() {
+            return Some(
+                "no connection can be accepted: programs with the user id of this wrapper use all epoll watches of the machine (fs.epoll.max_user_watches); see the log",
+            );
+        }
         match self.state().backoff.broken(Instant::now()) {
             Some(Broken::Ends) => Some(
                 "no MCP server can be started at the moment: it has failed several times while starting; see the log",
@@ -313,7 +319,8 @@ impl Launcher {
     pub async fn keep_looking(self: Arc<Self>) {
         while self.spec.capacity.is_limited() {
             self.measure_sharing();
-            self.look();
+            let usage = self.look();
+            self.explain_hidden_memory(&usage);
             tokio::time::sleep(LOOK).await;
         }
     }

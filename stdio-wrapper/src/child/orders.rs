@@ -9,6 +9,8 @@ use super::limits::Limits;
 pub const SUPERVISE: &str = "supervise-child";
 /// First argument that makes the wrapper's program become a child.
 pub const BECOME: &str = "become-child";
+/// First argument that makes the wrapper's program count the watches of a child.
+pub const COUNT: &str = "count-watches";
 /// The program of this process. The path works even if the program file was renamed, or if this user cannot
 /// access it.
 pub(super) const PROGRAM: &str = "/proc/self/exe";

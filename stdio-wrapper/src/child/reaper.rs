@@ -1,7 +1,9 @@
 //! Measures what each child uses, and kills orphans. Orphans are processes of a child whose supervisor was
 //! killed. Their new parent is the next subreaper above, which is the wrapper.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::process::{Child, Command};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -26,6 +28,8 @@ pub struct Reaper {
     /// The process id of the supervisor of each child, by the child's number. tokio waits for these processes.
     children: Mutex<HashMap<u64, i32>>,
     descent: Mutex<Descent>,
+    /// The process ids of processes that count watches. The threads that have started them wait for them.
+    counting: Mutex<HashSet<i32>>,
     ended: Notify,
 }
 
@@ -46,8 +50,8 @@ impl Reaper {
     pub(super) fn start<T>(
         &self,
         number: u64,
-        start: impl FnOnce() -> std::io::Result<(Supervised, T)>,
-    ) -> std::io::Result<(Supervised, T)> {
+        start: impl FnOnce() -> io::Result<(Supervised, T)>,
+    ) -> io::Result<(Supervised, T)> {
         let mut children = self.children();
         let started = start()?;
         if let Some(pid) = started.0.id() {
@@ -62,6 +66,33 @@ impl Reaper {
         let mut descent = self.descent();
         descent.look(&children);
         descent.usage(&children, files)
+    }
+
+    /// The processes of each child, without its supervisor.
+    pub(super) fn processes(&self) -> HashMap<u64, Vec<i32>> {
+        let children = self.children();
+        let mut descent = self.descent();
+        descent.look(&children);
+        descent.processes(&children)
+    }
+
+    /// Starts a process that counts watches, and that is no orphan until [`Reaper::has_counted`].
+    pub(super) fn start_counting(&self, command: &mut Command) -> io::Result<Child> {
+        let mut counting = self.counting();
+        let process = command.spawn()?;
+        counting.extend(i32::try_from(process.id()));
+        Ok(process)
+    }
+
+    /// Records that the thread that has started this process has waited for it.
+    pub(super) fn has_counted(&self, pid: u32) {
+        if let Ok(pid) = i32::try_from(pid) {
+            self.counting().remove(&pid);
+        }
+    }
+
+    fn counting(&self) -> MutexGuard<'_, HashSet<i32>> {
+        self.counting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The anonymous memory of each child with several processes, with shared pages counted once. Measures
@@ -118,10 +149,11 @@ impl Reaper {
 
     fn sweep(&self, metrics: &Metrics) -> usize {
         let children = self.children();
+        let counting = self.counting();
         let mut found = 0;
         for pid in children_of_this_process() {
             let raw = pid.as_raw_nonzero().get();
-            if children.values().any(|supervisor| *supervisor == raw) {
+            if counting.contains(&raw) || children.values().any(|supervisor| *supervisor == raw) {
                 continue;
             }
             // This process was not waited for yet, so its id cannot belong to another process.

@@ -46,7 +46,8 @@ impl Shortage {
         // Memory that processes share is counted several times. The excess must not reduce the hidden amount.
         let anonymous = sum(Usage::anonymous).min(kinds.anonymous);
         let in_files = sum(|usage| usage.in_files).min(kinds.in_files);
-        let hidden = load.used.saturating_sub(anonymous + in_files).saturating_sub(load.unaccounted);
+        let known = anonymous + in_files + sum(|usage| usage.in_kernel);
+        let hidden = load.used.saturating_sub(known).saturating_sub(load.unaccounted);
         // Processes and threads cannot be hidden.
         let hidden = if measure == Measure::Memory { hidden } else { 0 };
         Self { measure, over: load.over.saturating_sub(ending), hidden }
@@ -193,7 +194,7 @@ mod tests {
     #[test]
     fn a100_what_processes_share_does_not_make_up_for_what_is_hidden() {
         let all = held(&[(1, "bob"), (2, "mallory")]);
-        let of = |memory, in_files| Usage { memory, in_files, tasks: 1, processes: 9 };
+        let of = |memory, in_files| Usage { memory, in_files, tasks: 1, processes: 9, ..Usage::default() };
         // The kernel counts memory that the processes of a child share only once (`Kinds`). More memory is hidden
         // than bob uses.
         let usage = HashMap::from([(1, of(300, 0)), (2, of(290, 140))]);

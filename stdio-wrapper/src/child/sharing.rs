@@ -117,10 +117,16 @@ fn sum(usage: &HashMap<u64, Usage>, own: Usage, of: fn(&Usage) -> u64) -> u64 {
 mod tests {
     use super::*;
 
-    const OWN: Usage = Usage { memory: 10, in_files: 0, tasks: 1, processes: 1 };
+    const OWN: Usage = Usage { memory: 10, in_files: 0, tasks: 1, processes: 1, in_kernel: 0 };
 
     fn all() -> HashMap<u64, Usage> {
-        let of = |memory, in_files, processes| Usage { memory, in_files, tasks: processes, processes };
+        let of = |memory, in_files, processes| Usage {
+            memory,
+            in_files,
+            tasks: processes,
+            processes,
+            in_kernel: 0,
+        };
         // The first child has forked nine workers, the second has forked none, and the third has forked one.
         HashMap::from([(1, of(400, 0, 11)), (2, of(300, 20, 2)), (3, of(100, 0, 3))])
     }
@@ -158,7 +164,8 @@ mod tests {
 
     #[test]
     fn files_in_memory_that_processes_share_are_made_to_fit_too() {
-        let mut usage = HashMap::from([(1, Usage { memory: 100, in_files: 80, tasks: 9, processes: 9 })]);
+        let mut usage =
+            HashMap::from([(1, Usage { memory: 100, in_files: 80, tasks: 9, processes: 9, in_kernel: 0 })]);
         Sharing::default().fit(&mut usage, OWN, Kinds { anonymous: 30, in_files: 10 });
         assert_eq!((usage[&1].memory, usage[&1].in_files), (30, 10));
     }

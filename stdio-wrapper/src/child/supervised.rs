@@ -20,7 +20,7 @@ use super::pipes;
 /// would have to wait for each other many times during a large result.
 const PIPE_SIZE: usize = 1 << 20;
 /// Allocator settings for the supervisor: one arena, and unused memory is returned immediately.
-const ALLOCATOR: (&str, &str) =
+pub(super) const ALLOCATOR: (&str, &str) =
     ("_RJEM_MALLOC_CONF", "background_thread:false,narenas:1,tcache:false,dirty_decay_ms:0,muzzy_decay_ms:0");
 
 /// A running supervisor.

@@ -353,6 +353,22 @@ async fn a100_memory_that_is_hidden_where_nobody_looks_costs_nobody_a_session() 
     assert_eq!((ended, group.kills()), (0, 0));
 }
 
+/// The kernel counts the memory of epoll watches for the container, and for no process.
+#[tokio::test(flavor = "multi_thread")]
+async fn a100_who_hides_memory_in_epoll_watches_loses_the_server() {
+    let Some(group) = Group::new("watching", 4096, 512 << 20) else { return };
+    let wrapper = group.wrapper(&["--identity=headers"], &[]).await;
+    let bob = caller(&wrapper, "bob").initialize("2025-11-25").await;
+    bob.text("keep", serde_json::json!({"mib": 60})).await;
+    let mallory = caller(&wrapper, "mallory").initialize("2025-11-25").await;
+    mallory.text("watch", serde_json::json!({"how": "kept"})).await;
+    wrapper.metric_becomes("stdio_wrapper_children", 1).await;
+    let told = wrapper.logged("the memory of the container is nearly used up").await;
+    assert!(told.contains("mallory"), "{told}");
+    assert_eq!(mallory.status_of_ping().await, 404);
+    assert_eq!(bob.status_of_ping().await, 200);
+}
+
 /// After a fork, the kernel counts the same memory for both processes.
 #[tokio::test(flavor = "multi_thread")]
 async fn a100_forks_do_not_make_up_for_hidden_memory() {

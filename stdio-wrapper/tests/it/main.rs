@@ -40,4 +40,5 @@ mod stopping;
 mod token_end;
 mod translate_questions;
 mod transport;
+mod watches;
 mod wrapper;

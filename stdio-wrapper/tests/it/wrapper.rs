@@ -56,6 +56,11 @@ impl Wrapper {
 
     /// Starts a wrapper as a user without privileges, even if root runs the tests.
     pub(crate) async fn unprivileged(options: &[&str], command: &[&str]) -> Self {
+        Self::as_user(65_534, options, command).await
+    }
+
+    /// Starts a wrapper as this user, if root runs the tests.
+    pub(crate) async fn as_user(user: u32, options: &[&str], command: &[&str]) -> Self {
         use std::os::unix::process::CommandExt as _;
         let mut process = Command::new(PROGRAM);
         if rustix::process::getuid().is_root() {
@@ -64,7 +69,7 @@ impl Wrapper {
             rustix::io::fcntl_setfd(&program, rustix::io::FdFlags::empty()).unwrap();
             let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&program));
             process = Command::new(path);
-            process.uid(65_534);
+            process.uid(user);
             return Self::launch(process, options, command, &[]).await;
         }
         Self::launch(process, options, command, &[]).await
@@ -258,7 +263,7 @@ fn follow(stderr: std::process::ChildStderr) -> Arc<Mutex<Vec<String>>> {
 /// An MCP client that can also send messages that the specification forbids.
 #[derive(Clone)]
 pub(crate) struct Client {
-    http: reqwest::Client,
+    pub(crate) http: reqwest::Client,
     pub(crate) url: String,
     pub(crate) session: Option<String>,
     pub(crate) headers: Vec<(String, String)>,

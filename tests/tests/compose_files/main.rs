@@ -23,17 +23,29 @@ fn text(below: &str) -> String {
     fs::read_to_string(repository().join(below)).unwrap()
 }
 
-/// Checks every block, and that no two blocks share a lane.
+/// Checks every block, and that no two blocks share a lane or a user.
 #[track_caller]
 fn assert_good(file: &Value) -> usize {
     let definitions = Definitions::read().unwrap();
     let mut lanes: BTreeMap<String, &str> = BTreeMap::new();
+    let mut users: BTreeMap<&str, &str> = BTreeMap::new();
     for (name, block) in section(file, "services") {
         let lane = definitions.check(name, block).unwrap_or_else(|error| panic!("{name}: {error:#}"));
         check_hardening(block).unwrap_or_else(|error| panic!("{name}: {error:#}"));
         if let Some(other) = lanes.insert(lane, name) {
             panic!("{name} and {other} are in the same lane, so they can reach each other");
         }
+        let user = block["user"].as_str().unwrap_or_default();
+        if let Some(other) = users.insert(user, name) {
+            panic!(
+                "{name} and {other} have one user, and so can take from each other what the kernel counts for it"
+            );
+        }
+        // A new volume gets the owner of the directory in the image. That of a static program has none.
+        let owner = block["build"]["args"]["SERVICE_USER"].as_str().unwrap_or("10001");
+        let has_none = block["volumes"].is_null() || block["build"]["target"] == "wrapper";
+        let is_writable = has_none || user.strip_suffix(":10001") == Some(owner);
+        assert!(is_writable, "{name} runs as {user}, and its volume belongs to {owner}");
     }
     lanes.len()
 }
@@ -96,8 +108,8 @@ fn a_slip_of_the_pen_is_found() {
         ("read_only: true", "read_only: false"),
         ("cap_drop: [ALL]", "cap_drop: [NET_RAW]"),
         ("no-new-privileges:true", "seccomp:unconfined"),
-        ("user: \"10001:10001\"", "user: \"0:0\""),
-        ("user: \"10001:10001\"", "user: root"),
+        ("user: \"10101:10001\"", "user: \"0:0\""),
+        ("user: \"10101:10001\"", "user: root"),
         ("mem_limit: 1g", "shm_size: 1g"),
         ("pids_limit: 256", "init: true"),
     ] {

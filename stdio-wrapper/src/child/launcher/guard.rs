@@ -8,9 +8,10 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::Launcher;
+use super::watching::Watching;
 use crate::capacity::{Kinds, Load, Measure, Usage};
 use crate::child::descent::{Files, own_usage};
-use crate::child::keepers::{EXIT_PATIENCE, FEW, Gone, Newcomer};
+use crate::child::keepers::{EXIT_PATIENCE, FEW, Gone, Newcomer, Scarce};
 use crate::child::relief::{self, Held, Shortage};
 use crate::child::sharing::Sharing;
 use crate::child::stderr::{Pass, RateLimit};
@@ -35,6 +36,8 @@ pub(super) struct Relief {
     files: Mutex<Option<Instant>>,
     /// How much memory the processes of each child share.
     sharing: Mutex<Sharing>,
+    /// The epoll watches of children.
+    pub(super) watching: Watching,
     log: Mutex<RateLimit>,
 }
 
@@ -46,6 +49,7 @@ impl Relief {
             ended: Notify::new(),
             files: Mutex::default(),
             sharing: Mutex::default(),
+            watching: Watching::default(),
             log,
         }
     }
@@ -98,6 +102,14 @@ impl Launcher {
         }
     }
 
+    /// Has the watches of children counted, if there is memory that no process has.
+    pub(super) fn explain_hidden_memory(&self, usage: &HashMap<u64, Usage>) {
+        let Some(load) = self.spec.capacity.load(Measure::Memory) else { return };
+        if self.shortage(Measure::Memory, (load, self.spec.capacity.kinds()), usage).hidden > 0 {
+            self.relief.watching.count_soon();
+        }
+    }
+
     /// Measures how much memory the processes of each child share. It does so only if their memory exceeds what
     /// is used in total, and the last measurement is not very recent.
     pub(super) fn measure_sharing(&self) {
@@ -131,7 +143,7 @@ impl Launcher {
                 }
             };
             // No start waits for this exit.
-            let _ = self.end_large(&large, &usage, short, why);
+            let _ = self.end_large(&large, &usage, short.into(), why);
         }
     }
 
@@ -146,7 +158,7 @@ impl Launcher {
                 "the processes of the container had no room for another user, so the largest server of the user whose servers use the most was stopped"
             }
         };
-        self.end_large(&large, &usage, short, why)
+        self.end_large(&large, &usage, short.into(), why)
     }
 
     /// Finds a child whose user has more than a fair share, if there is no room for a user who has no child.
@@ -163,26 +175,36 @@ impl Launcher {
     }
 
     /// Calls `choose` with the children that were not stopped yet. If it chooses none and memory is short,
-    /// calls it again with memory in open files counted. Before that, this memory counts as hidden, and a user
-    /// with less memory than is hidden loses no child.
+    /// calls it again with memory in open files counted, and then also with that of epoll watches. Before that,
+    /// this memory counts as hidden, and a user with less memory than is hidden loses no child.
     fn look_for<T>(
         &self,
         short: Measure,
         usage: HashMap<u64, Usage>,
         choose: impl Fn(&[Held], &HashMap<u64, Usage>) -> Option<T>,
     ) -> Option<(T, HashMap<u64, Usage>)> {
-        let mut all = self.keepers.held();
-        all.extend(self.roster.not_kept(&all));
-        let ending = self.relief.ending().clone();
-        all.retain(|held| !ending.contains(&held.child));
+        let all = self.not_ending();
         if let Some(chosen) = choose(&all, &usage) {
             return Some((chosen, usage));
         }
         if short != Measure::Memory || !self.relief.may_look_at_files() {
             return None;
         }
-        let usage = self.usage(Files::Counted);
+        let mut usage = self.usage(Files::Counted);
+        if let Some(chosen) = choose(&all, &usage) {
+            return Some((chosen, usage));
+        }
+        self.relief.watching.add_memory(&mut usage);
         choose(&all, &usage).map(|chosen| (chosen, usage))
+    }
+
+    /// All children that this has not stopped yet.
+    pub(super) fn not_ending(&self) -> Vec<Held> {
+        let mut all = self.keepers.held();
+        all.extend(self.roster.not_kept(&all));
+        let ending = self.relief.ending().clone();
+        all.retain(|held| !ending.contains(&held.child));
+        all
     }
 
     fn shortage(&self, short: Measure, load: (Load, Kinds), usage: &HashMap<u64, Usage>) -> Shortage {
@@ -191,14 +213,14 @@ impl Launcher {
         Shortage::new(short, load, usage, own_usage(), given_back.sum())
     }
 
-    fn end_large(
+    pub(super) fn end_large(
         self: &Arc<Self>,
         large: &Held,
         usage: &HashMap<u64, Usage>,
-        short: Measure,
+        scarce: Scarce,
         why: &'static str,
     ) -> Option<Gone> {
-        let kept = self.keepers.end_large(large.child, short);
+        let kept = self.keepers.end_large(large.child, scarce);
         let gone = kept.or_else(|| self.roster.end(large.child))?;
         self.relief.ending().insert(large.child);
         let (launcher, child) = (Arc::clone(self), large.child);
@@ -209,9 +231,10 @@ impl Launcher {
             launcher.look();
             launcher.relief.ended.notify_waiters();
         });
-        match short {
-            Measure::Memory => self.metrics.children_ended_for_memory_total.add(),
-            Measure::Tasks => self.metrics.children_ended_for_processes_total.add(),
+        match scarce {
+            Scarce::Memory => self.metrics.children_ended_for_memory_total.add(),
+            Scarce::Tasks => self.metrics.children_ended_for_processes_total.add(),
+            Scarce::Watches => self.metrics.children_ended_for_watches_total.add(),
         }
         if self.relief.may_log() {
             let taken = usage.get(&child).copied().unwrap_or_default();

@@ -9,24 +9,27 @@ use tokio::time::Instant;
 
 use super::{OpenError, Sessions};
 use crate::budget::user;
-use crate::child::{EXIT_PATIENCE, EndReason, Gone, Held, Keeper, Measure, Newcomer, StartError};
+use crate::child::{EXIT_PATIENCE, EndReason, Gone, Held, Keeper, Newcomer, Scarce, StartError};
 use crate::legacy::giving_up::{self, Use};
 use crate::legacy::session::Session;
 
 /// The error for the calls of a session that is ended while it is in use.
 const TOO_MANY: &str = "This session was ended, because the server is full, and another user had no session while you have many. Open another one, and end those that you do not need.";
 
-/// The error for the calls of a session that is ended because this resource is short.
-const fn short_of(short: Measure) -> &'static str {
-    match short {
-        Measure::Memory => SHORT_OF_MEMORY,
-        Measure::Tasks => SHORT_OF_PROCESSES,
+/// The error for the calls of a session that is ended because of a scarce resource.
+const fn short_of(scarce: Scarce) -> &'static str {
+    match scarce {
+        Scarce::Memory => SHORT_OF_MEMORY,
+        Scarce::Tasks => SHORT_OF_PROCESSES,
+        Scarce::Watches => SHORT_OF_WATCHES,
     }
 }
 
 const SHORT_OF_MEMORY: &str = "This session was ended, because the memory of the server is nearly used up and your sessions take most of it. Open another one, make smaller calls, and end the sessions that you do not need.";
 
 const SHORT_OF_PROCESSES: &str = "This session was ended, because the processes and threads of the server are nearly used up and your sessions take most of them. Open another one, make fewer calls at the same time, and end the sessions that you do not need.";
+
+const SHORT_OF_WATCHES: &str = "This session was ended, because the server cannot accept connections any more and your sessions take most of what the system needs for them. Open another one, and do not let it open so many files and connections.";
 
 /// The claim of a user without a session to the next session that becomes available. Dropping it ends the
 /// claim.
@@ -173,13 +176,13 @@ impl Keeper for Sessions {
         self.all().iter().filter(|session| !session.is_ended()).filter_map(held).collect()
     }
 
-    fn end_large(&self, child: u64, short: Measure) -> Option<Gone> {
+    fn end_large(&self, child: u64, scarce: Scarce) -> Option<Gone> {
         let of_child =
             |session: &Arc<Session>| session.own_link().is_some_and(|link| link.child.number == child);
         let session = self.all().into_iter().find(of_child)?;
         let link = session.own_link()?;
         link.child.stop_at_once();
-        session.end_with("its child used most of the container", short_of(short));
+        session.end_with("its child used most of the container", short_of(scarce));
         self.remove(&session);
         let exited = link.child.exited();
         Some(Box::pin(async move {

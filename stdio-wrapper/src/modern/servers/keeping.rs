@@ -7,19 +7,22 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{Link, Servers, Slot};
-use crate::child::{EndReason, Gone, Held, Keeper, Measure, Newcomer, Placeholders};
+use crate::child::{EndReason, Gone, Held, Keeper, Newcomer, Placeholders, Scarce};
 
-/// The error for calls whose child is stopped because this resource is short.
-const fn short_of(short: Measure) -> &'static str {
-    match short {
-        Measure::Memory => SHORT_OF_MEMORY,
-        Measure::Tasks => SHORT_OF_PROCESSES,
+/// The error for calls whose child is stopped because of a scarce resource.
+const fn short_of(scarce: Scarce) -> &'static str {
+    match scarce {
+        Scarce::Memory => SHORT_OF_MEMORY,
+        Scarce::Tasks => SHORT_OF_PROCESSES,
+        Scarce::Watches => SHORT_OF_WATCHES,
     }
 }
 
 const SHORT_OF_MEMORY: &str = "The server of this call was stopped, because the memory of its container is nearly used up and your servers take most of it. Make smaller calls, or try again later.";
 
 const SHORT_OF_PROCESSES: &str = "The server of this call was stopped, because the processes and threads of its container are nearly used up and your servers take most of them. Make fewer calls at the same time, or try again later.";
+
+const SHORT_OF_WATCHES: &str = "The server of this call was stopped, because no connections can be accepted any more and your servers take most of what the system needs for them. Do not let them open so many files and connections, or try again later.";
 
 /// The slot whose child has been unused for the longest time, if that is long enough for this newcomer. A slot
 /// without a child counts as unused for `without`, or is skipped if `without` is `None`.
@@ -85,10 +88,10 @@ impl Keeper for Servers {
         self.slots().iter().filter_map(held).collect()
     }
 
-    fn end_large(&self, child: u64, short: Measure) -> Option<Gone> {
+    fn end_large(&self, child: u64, scarce: Scarce) -> Option<Gone> {
         let link = self.links().into_iter().find(|link| link.child.number == child)?;
         link.child.stop_at_once();
-        link.end_all(short_of(short));
+        link.end_all(short_of(scarce));
         let exited = link.child.exited();
         Some(Box::pin(async move {
             exited.await;

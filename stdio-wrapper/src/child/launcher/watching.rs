@@ -1,0 +1,132 @@
+//! Ends the child that uses up the epoll watches of the machine, without which no connection can be accepted.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Launcher;
+use crate::capacity::Usage;
+use crate::child::descent::Files;
+use crate::child::isolation::Boundary;
+use crate::child::keepers::{EXIT_PATIENCE, Scarce};
+use crate::child::watches::{self, Probe, WATCH, Watches};
+
+/// Time between two looks at whether there are watches.
+const GUARD: Duration = Duration::from_millis(100);
+/// Minimum time between two counts for which no child was ended.
+const PAUSE: Duration = Duration::from_secs(2);
+/// Maximum time for counting the watches of all children. The rest is not counted.
+const COUNTING: Duration = Duration::from_secs(20);
+/// Counts that are older than this say nothing about how much memory the watches of a child take.
+const FRESH: Duration = Duration::from_secs(20);
+/// Minimum time between two counts because of memory that no process has.
+const AGAIN: Duration = Duration::from_secs(3);
+
+const WHY: &str = "no connection could be accepted, because programs with this user id used all epoll watches of the machine (fs.epoll.max_user_watches), so the server with most of them, or one that hides how many it has, was stopped";
+
+/// What is known about the watches of children.
+#[derive(Debug, Default)]
+pub(super) struct Watching {
+    /// Whether there are none left.
+    has_none: AtomicBool,
+    /// Whether they are counted because of the memory that they take.
+    is_wanted: AtomicBool,
+    counted: Mutex<Option<(Instant, HashMap<u64, Watches>)>>,
+}
+
+impl Watching {
+    pub(super) fn has_none(&self) -> bool {
+        self.has_none.load(Ordering::Relaxed)
+    }
+
+    /// Has the watches counted, unless this was done a moment ago, because there is memory that no process has. When memory is
+    /// short, it can be too late: the kernel needs memory to print them.
+    pub(super) fn count_soon(&self) {
+        if self.counted().as_ref().is_none_or(|(at, _)| at.elapsed() >= AGAIN) {
+            self.is_wanted.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Adds the memory that the kernel needs for the watches of children, if it is known.
+    pub(super) fn add_memory(&self, usage: &mut HashMap<u64, Usage>) {
+        let counted = self.counted();
+        let Some((_, watches)) = counted.as_ref().filter(|(at, _)| at.elapsed() < FRESH) else { return };
+        for (child, usage) in usage {
+            let taken = watches.get(child).map_or(0, |watches| watches.found.saturating_mul(WATCH));
+            usage.memory += taken;
+            usage.in_kernel += taken;
+        }
+    }
+
+    fn counted(&self) -> MutexGuard<'_, Option<(Instant, HashMap<u64, Watches>)>> {
+        self.counted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Launcher {
+    /// Ends children that use up the watches, as long as the wrapper runs.
+    pub async fn guard_watches(self: Arc<Self>) {
+        let probe = match Probe::new() {
+            Ok(probe) => probe,
+            Err(error) => {
+                tracing::warn!(%error, "nobody is told if there are no epoll watches left");
+                return;
+            }
+        };
+        loop {
+            tokio::time::sleep(GUARD).await;
+            let watching = &self.relief.watching;
+            let has_none = probe.has_none_left();
+            let before = watching.has_none.swap(has_none, Ordering::Relaxed);
+            if has_none != before {
+                tell(has_none);
+            }
+            if !watching.is_wanted.swap(false, Ordering::Relaxed) && !has_none {
+                continue;
+            }
+            let launcher = Arc::clone(&self);
+            let Ok(found) = tokio::task::spawn_blocking(move || launcher.count_watches()).await else {
+                continue;
+            };
+            let is_ended = probe.has_none_left() && self.end_watcher(&found).await;
+            *watching.counted() = Some((Instant::now(), found));
+            if !is_ended {
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+
+    /// Ends the child that is responsible, if there is one, and waits for its end.
+    async fn end_watcher(self: &Arc<Self>, found: &HashMap<u64, Watches>) -> bool {
+        let Some(held) = watches::choose(&self.not_ending(), found, watches::limit()) else { return false };
+        let Some(gone) = self.end_large(&held, &self.usage(Files::LeftOut), Scarce::Watches, WHY) else {
+            return false;
+        };
+        let _ = tokio::time::timeout(EXIT_PATIENCE, gone).await;
+        true
+    }
+
+    /// Counts the watches of all children. This can take seconds.
+    fn count_watches(&self) -> HashMap<u64, Watches> {
+        let is_safe = self.spec.isolation.boundary == Some(Boundary::Signals);
+        let until = Instant::now() + COUNTING;
+        let all = self.reaper.processes().into_iter().take_while(|_| Instant::now() < until);
+        all.filter_map(|(child, pids)| Some((child, watches::examine(&pids, is_safe, &self.reaper)?)))
+            .collect()
+    }
+}
+
+fn tell(has_none: bool) {
+    if has_none {
+        tracing::error!(
+            "no connection can be accepted, and no server started: programs with the user id of this wrapper use all \
+             epoll watches of the machine (fs.epoll.max_user_watches). If it is not a server of this wrapper, it is one \
+             of another container whose programs have the same user id; give each container a user id of its own"
+        );
+    } else {
+        tracing::info!("there are epoll watches again, so connections are accepted");
+    }
+}
