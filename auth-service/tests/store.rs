@@ -15,6 +15,7 @@ mod store {
     mod grants;
     mod holdings;
     mod keys;
+    mod late_writes;
     mod lost;
     mod model;
     mod newer_release;

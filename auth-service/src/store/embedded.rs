@@ -358,7 +358,11 @@ impl Store for EmbeddedStore {
         grace: Duration,
     ) -> Result<Rotation, StoreError> {
         let (presented, successor, used) = (presented.clone(), successor.clone(), used.clone());
-        self.writer.write(move |rows| grants::rotate(rows, &presented, &successor, &used, grace)).await
+        let disk = Arc::clone(&self.disk);
+        let rotate = move |rows: &Writable<'_>| {
+            grants::rotate(rows, &presented, &successor, &used, disk.grace_without_stall(grace))
+        };
+        self.writer.write(rotate).await
     }
 
     async fn revoke_grant(&self, id: &GrantId) -> Result<(), StoreError> {

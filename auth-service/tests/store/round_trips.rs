@@ -46,11 +46,14 @@ async fn a_check_is_one_round_trip_and_redeeming_or_refreshing_at_most_three() {
     let way = Chaos::before(server.port).await;
     let address = RedisAddress::parse(&way.url()).unwrap();
     let store = RedisStore::connect(&address, &key()).await.unwrap();
+    let (_, _, warm) = granted(&store, "warm", "token 0").await;
     let (_, person, granted) = granted(&store, "a", "token 0").await;
     let client = store.client(&granted.client_id, NOW).await.unwrap().unwrap();
     let used = usage(&client, NOW);
     // These calls load the scripts into Redis, and record the use of the client, which is recorded only once an
     // hour.
+    let next = successor(&warm, 1, "token 1", NOW);
+    store.rotate_refresh(&held(&warm, 0, "token 0"), &next, &used, GRACE).await.unwrap();
     let (device, of_device) = allowed_device(&store, "warm", 'B').await;
     store.redeem_device(&device, &of_device, &used).await.unwrap();
     store.revoke_grant(&of_device.id).await.unwrap();

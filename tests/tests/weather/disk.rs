@@ -205,3 +205,21 @@ async fn a_disk_that_stalls_is_told_nobody_waits_for_it_and_what_was_requested_c
     assert!(stack.metrics().await.contains("mcp_gate_store_writes_failing 0"));
     assert!(!opens(&stack, &kept.1).await, "the change that was requested while the disk stalled was lost");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a032_a_refresh_on_a_disk_that_stalls_for_longer_than_the_grace_period_costs_no_grant() {
+    let sky = Sky::new();
+    let upstream = tests::upstream::Upstream::start().await;
+    let setup = Setup::as_shipped().in_front_of(upstream.port).auth_setting("REFRESH_GRACE", "5s");
+    let stack = sky.over(setup).start().await;
+    let (client, tokens) = stack.log_in_as(&ana(), &stack.mcp_url).await.unwrap();
+
+    sky.hang("hang-sync", true);
+    let refused = stack.refresh(&client, &tokens.refresh_token).await;
+    assert!(refused.is_err(), "a token was replaced on a disk that stalls");
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    sky.hang("hang-sync", false);
+    until_ready_is(&stack, 200).await;
+    // The refresh was made when the disk answered, eight seconds after it was requested.
+    stack.refresh(&client, &tokens.refresh_token).await.unwrap();
+}

@@ -30,6 +30,8 @@ const HEADER: usize = 320;
 /// Size of redb's page cache in bytes. The default is a gigabyte, which strangers could fill by filling the
 /// store. The operating system caches the rest of the file while it has free memory.
 const CACHE: usize = 12 * 1024 * 1024;
+/// Two stalls with a shorter time between them count as one.
+const JOINED: Duration = Duration::from_secs(10);
 /// Number of bytes that the disk must accept before the database is written to again. This is enough for a few
 /// pages and the pages that point to them.
 const TRIAL: usize = 64 * 1024;
@@ -49,7 +51,24 @@ pub(super) struct Disk {
     closed: AtomicU64,
     /// Whether a write takes so long that callers no longer wait for it.
     is_stalled: AtomicBool,
+    /// The last time for which a write kept the others waiting.
+    last_stall: Mutex<Option<Stall>>,
     failing: Gauge,
+}
+
+/// The time for which a disk took no write.
+#[derive(Clone, Copy)]
+struct Stall {
+    from: Instant,
+    until: Instant,
+}
+
+impl Stall {
+    /// The two together, if the disk stalled again before any client had the time to come back.
+    fn joined(self, earlier: Option<Self>) -> Self {
+        let joined = earlier.filter(|earlier| self.from.duration_since(earlier.until) < JOINED);
+        joined.map_or(self, |earlier| Self { from: earlier.from, ..self })
+    }
 }
 
 /// The state in which this process left the file.
@@ -79,6 +98,7 @@ impl Disk {
             trouble: Mutex::new(None),
             closed: AtomicU64::new(0),
             is_stalled: AtomicBool::new(false),
+            last_stall: Mutex::new(None),
             failing,
         })
     }
@@ -159,6 +179,21 @@ impl Disk {
             );
         }
         StoreError::Unavailable(reason)
+    }
+
+    /// Records a write that was finished although its callers no longer waited for it.
+    pub(super) fn finished_late(&self, from: Instant) {
+        let mut last = self.last_stall.lock().unwrap_or_else(PoisonError::into_inner);
+        *last = Some(Stall { from, until: Instant::now() }.joined(*last));
+    }
+
+    /// The grace period of refresh tokens. Those that were replaced while the disk stalled were replaced for a
+    /// client that was told that it failed, and that could not come back before the stall was over. The
+    /// stall does not count for it.
+    pub(super) fn grace_without_stall(&self, grace: Duration) -> Duration {
+        let last = *self.last_stall.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = last.filter(|stall| stall.until.elapsed() <= grace);
+        last.map_or(grace, |stall| grace.saturating_add(stall.until.duration_since(stall.from)))
     }
 
     /// Records that a write or read failed, and opens the database again.

@@ -229,6 +229,7 @@ impl Parts {
 
     /// Makes all writes or none, and reports the outcome to `disk`.
     fn attempt(&self, writes: &mut [Box<dyn QueuedWrite>]) -> Result<(), StoreError> {
+        let begun = std::time::Instant::now();
         let database = self.disk.writable()?;
         // A panic of redb must not terminate the writer thread, on which all callers depend.
         let committed =
@@ -239,7 +240,12 @@ impl Parts {
             });
         drop(database);
         match &committed {
-            Ok(()) => self.disk.succeeded(),
+            Ok(()) => {
+                self.disk.succeeded();
+                if begun.elapsed() >= PATIENCE {
+                    self.disk.finished_late(begun);
+                }
+            }
             Err(StoreError::Unreadable) => {}
             Err(error @ (StoreError::Unavailable(_) | StoreError::NeedsOperator(_))) => {
                 self.disk.failed(error);
@@ -411,5 +417,12 @@ mod tests {
         put("last".to_owned()).await.unwrap();
         let names = store.read(|rows| rows.keys(Table::Once)).unwrap();
         assert_eq!((names.len(), names.contains(&"late".to_owned())), (QUEUE + 1, false));
+        // Attack 32: a refresh token that was replaced meanwhile has its grace period after the stall.
+        let (grace, second) = (Duration::from_secs(120), Duration::from_secs(1));
+        let lengthened = store.disk.grace_without_stall(grace);
+        assert!(lengthened >= grace + PATIENCE && lengthened < grace + PATIENCE + 60 * second);
+        // It is over before anybody could use a copy that is older.
+        tokio::time::sleep(second).await;
+        assert_eq!(store.disk.grace_without_stall(second / 2), second / 2);
     }
 }

@@ -22,6 +22,7 @@ use super::connection::{Connection, Script};
 use super::history;
 use super::keys::Keys;
 use super::permissions;
+use super::server_clock::{Deadline, refuse_late};
 use super::turns::{Turn, Turns};
 
 /// How long Redis keeps a row after its expiry. The expiry in the row itself decides, compared with the clock of a
@@ -43,6 +44,16 @@ static SWAP: LazyLock<Script> = LazyLock::new(|| {
          else redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) end
          return 1",
     )
+});
+
+/// Like `SWAP`, unless the deadline in the fourth argument has passed.
+static SWAP_IN_TIME: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(concat!(
+        refuse_late!("ARGV[4]"),
+        "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+         redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+         return 1"
+    ))
 });
 
 /// Like `SWAP`, but the row keeps its current expiry in Redis.
@@ -75,14 +86,15 @@ static TAKE: LazyLock<Script> = LazyLock::new(|| {
 });
 
 /// Swaps the first row and writes the second in the same step. The arguments are the first row as it was read, the
-/// new first row and its lifetime, and the second row and its lifetime. Lifetimes are in milliseconds.
+/// new first row and its lifetime, the second row and its lifetime, and the deadline. Lifetimes are in milliseconds.
 static SWAP_AND_ADD: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
+    Script::new(concat!(
+        refuse_late!("ARGV[6]"),
         "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
          redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
          redis.call('SET', KEYS[2], ARGV[4], 'PX', ARGV[5])
-         return 1",
-    )
+         return 1"
+    ))
 });
 
 pub(super) struct Cells {
@@ -364,6 +376,25 @@ impl Cells {
         self.change(&SWAP, &[key], arguments).await
     }
 
+    /// Like [`Cells::swap`], but nothing is written after the deadline.
+    pub(super) async fn swap_in_time<T: Serialize>(
+        &self,
+        key: &str,
+        found: &Found<T>,
+        value: &T,
+        life: Life,
+        deadline: Deadline,
+    ) -> Result<bool, StoreError> {
+        let row = self.seal(key, value, Some(life))?;
+        let arguments = vec![
+            Value::Bytes(found.row.clone()),
+            bytes(row),
+            life.milliseconds().into(),
+            deadline.argument(),
+        ];
+        self.change(&SWAP_IN_TIME, &[key], arguments).await
+    }
+
     async fn change(
         &self,
         script: &Script,
@@ -401,12 +432,13 @@ impl Cells {
         self.change(&SWAP_ALTHOUGH_FULL, &[key, &format!("{key}:none")], arguments).await
     }
 
-    /// Writes two values in one slot if the first row is still the one that was found. Returns whether they
-    /// were written.
+    /// Writes two values in one slot if the first row is still the one that was found, and the deadline has
+    /// not passed. Returns whether they were written.
     pub(super) async fn swap_and_add<T: Serialize, U: Serialize>(
         &self,
         swapped: (&str, &Found<T>, &T, Life),
         added: (&str, &U, Life),
+        deadline: Deadline,
     ) -> Result<bool, StoreError> {
         let (key, found, value, life) = swapped;
         let (other_key, other, other_life) = added;
@@ -416,6 +448,7 @@ impl Cells {
             life.milliseconds().into(),
             bytes(self.seal(other_key, other, Some(other_life))?),
             other_life.milliseconds().into(),
+            deadline.argument(),
         ];
         self.change(&SWAP_AND_ADD, &[key, other_key], arguments).await
     }

@@ -31,7 +31,7 @@ use super::renewal::Renewal;
 /// Time limit for making a connection.
 const CONNECT: Duration = Duration::from_secs(2);
 /// Time limit for one command.
-const COMMAND: Duration = Duration::from_millis(500);
+pub(super) const COMMAND: Duration = Duration::from_millis(500);
 /// A connection is closed if a response is overdue for this long.
 const UNRESPONSIVE: Duration = Duration::from_secs(1);
 

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use futures_util::future::{join, try_join, try_join4};
+use futures_util::future::{join, try_join, try_join3, try_join4};
 
 use crate::domain::account::{Account, Subject};
 use crate::domain::client::{ClientId, ClientUse};
@@ -16,6 +16,7 @@ use crate::store::{FoundCode, Redemption, Rotation, StoreError, Successor};
 
 use super::cells::{Cells, Found, Life, Tries};
 use super::holdings::{self, New};
+use super::server_clock::Deadline;
 use super::{accounts, clients};
 
 pub(super) async fn add_code(
@@ -98,8 +99,12 @@ pub(super) async fn redeem_code(
     let mut tries = Tries::default();
     loop {
         tries.next().await?;
-        let (found, client) =
-            try_join(cells.read_live::<CodeRow>(&place, now), clients::of_use(cells, used)).await?;
+        let (found, client, deadline) = try_join3(
+            cells.read_live::<CodeRow>(&place, now),
+            clients::of_use(cells, used),
+            Deadline::of(cells, &place),
+        )
+        .await?;
         let Some(found) = found else {
             return Ok(Redemption::Unknown);
         };
@@ -113,7 +118,7 @@ pub(super) async fn redeem_code(
         let row = found.value.redeemed();
         let code_life = Life { until: row.forget_at(), now };
         let key = cells.keys.grant(&grant.id);
-        if cells.swap_and_add((&place, &found, &row, code_life), (&key, grant, life)).await? {
+        if cells.swap_and_add((&place, &found, &row, code_life), (&key, grant, life), deadline).await? {
             let used_up = New::code(hash, &row.code, now);
             let (displaced, ()) = join(hold(cells, grant, now), holdings::release(cells, &used_up)).await;
             return Ok(Redemption::Redeemed { displaced });
@@ -173,8 +178,13 @@ pub(super) async fn rotate(
     let mut tries = Tries::default();
     loop {
         tries.next().await?;
-        let (found, client) =
-            try_join(found(cells, presented.grant(), now), clients::of_use(cells, used)).await?;
+        let key = cells.keys.grant(presented.grant());
+        let (found, client, deadline) = try_join3(
+            found(cells, presented.grant(), now),
+            clients::of_use(cells, used),
+            Deadline::of(cells, &key),
+        )
+        .await?;
         let Some(found) = found else {
             return Ok(Rotation::Unknown);
         };
@@ -186,8 +196,7 @@ pub(super) async fn rotate(
                 let mut grant = found.value.clone();
                 successor.replace(&mut grant, used);
                 let life = Life { until: grant.expires_at, now };
-                let key = cells.keys.grant(&grant.id);
-                let change = cells.swap(&key, Some(&found), &grant, Some(life));
+                let change = cells.swap_in_time(&key, &found, &grant, life, deadline);
                 let held = New::grant(&grant, now);
                 let (changed, noted) = join(change, holdings::note(cells, &held)).await;
                 holdings::log_error(noted);

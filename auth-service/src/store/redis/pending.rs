@@ -3,7 +3,7 @@
 //! the device code and one for the user code.
 
 use async_trait::async_trait;
-use futures_util::future::try_join;
+use futures_util::future::try_join3;
 
 use crate::domain::account::Subject;
 use crate::domain::client::{ClientId, ClientUse};
@@ -20,6 +20,7 @@ use crate::store::{Redemption, StoreError};
 use super::cells::{Cells, Found, Life, Tries};
 use super::holdings::{self, New};
 use super::keys::consent_name;
+use super::server_clock::Deadline;
 use super::{RedisStore, clients, grants, places};
 
 /// The key and the content of a device authorization.
@@ -156,9 +157,12 @@ impl PendingStore for RedisStore {
         let mut tries = Tries::default();
         loop {
             tries.next().await?;
-            let (found, client) =
-                try_join(cells.read_live::<DeviceAuthorization>(&place, now), clients::of_use(cells, used))
-                    .await?;
+            let (found, client, deadline) = try_join3(
+                cells.read_live::<DeviceAuthorization>(&place, now),
+                clients::of_use(cells, used),
+                Deadline::of(cells, &place),
+            )
+            .await?;
             let Some(found) = found else {
                 return Ok(Redemption::Unknown);
             };
@@ -178,7 +182,7 @@ impl PendingStore for RedisStore {
             let device_life = life(&redeemed, now);
             let key = cells.keys.grant(&grant.id);
             let added = (key.as_str(), grant, grant_life);
-            if cells.swap_and_add((&place, &found, &redeemed, device_life), added).await? {
+            if cells.swap_and_add((&place, &found, &redeemed, device_life), added, deadline).await? {
                 return Ok(Redemption::Redeemed { displaced: grants::hold(cells, grant, now).await });
             }
         }

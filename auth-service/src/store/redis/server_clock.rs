@@ -1,0 +1,72 @@
+//! The clock of the Redis server, and writes that must not be executed late.
+//!
+//! A server that was stopped or cut off executes later what it had received, although its caller was told
+//! long ago that it failed. A refresh token that is replaced so late has been presented again meanwhile, and
+//! the end of the grace period has come: the next attempt of an honest client would look like the use of a
+//! stolen copy, and cost the grant. Such a write therefore has a deadline by the clock of the same server.
+
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use fred::types::Value;
+
+use crate::store::StoreError;
+
+use super::cells::Cells;
+use super::connection::{COMMAND, Script};
+use super::permissions;
+
+/// The time on the server's clock, in microseconds.
+static NOW: LazyLock<Script> = LazyLock::new(|| {
+    Script::new("local now = redis.call('TIME') return now[1] .. string.format('%06d', now[2])")
+});
+
+/// How long after the time was read a write is executed: its caller reads, records the use of the client, and
+/// writes, and has given up when each of these took as long as a command is allowed to.
+const IN_TIME: Duration = COMMAND.saturating_mul(3);
+
+/// The beginning of a script that returns 0 if the deadline in its argument has passed. The argument is empty
+/// if there is none.
+macro_rules! refuse_late {
+    ($argument:literal) => {
+        concat!(
+            "if ",
+            $argument,
+            " ~= '' then
+               local now = redis.pcall('TIME')
+               if now[2] and now[1] * 1000000 + now[2] > tonumber(",
+            $argument,
+            ") then return 0 end
+             end "
+        )
+    };
+}
+pub(super) use refuse_late;
+
+/// The latest time, by the clock of a server, at which it executes a write.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Deadline(Option<u64>);
+
+impl Deadline {
+    /// The deadline of a write to this key that the caller decides about now.
+    pub(super) async fn of(cells: &Cells, key: &str) -> Result<Self, StoreError> {
+        let in_time = u64::try_from(IN_TIME.as_micros()).unwrap_or(u64::MAX);
+        Ok(Self(microseconds(cells, key).await?.map(|now| now.saturating_add(in_time))))
+    }
+
+    /// The argument of a script.
+    pub(super) fn argument(self) -> Value {
+        self.0.map_or_else(String::new, |at| at.to_string()).into()
+    }
+}
+
+/// The time on the clock of the server that has this key, in microseconds. Returns `None` if the user has no
+/// permission to read it.
+pub(super) async fn microseconds(cells: &Cells, key: &str) -> Result<Option<u64>, StoreError> {
+    let now: Result<String, _> = cells.connection.script(&NOW, &[key], Vec::new()).await;
+    match now {
+        Ok(now) => now.parse().map(Some).map_err(|_| StoreError::Unreadable),
+        Err(error) if permissions::is_missing(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,75 @@
+//! Tests of a store that executes a write long after its caller was told that it failed.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use auth_service::store::redis::{RedisAddress, RedisStore};
+use auth_service::store::{Redemption, Rotation, Store};
+use futures_util::future::join;
+
+use super::resp::Resp;
+use super::things::{GRACE, NOW, code, grant, granted, hash, held, later, successor, usage};
+use super::worlds::key;
+use crate::chaos::{Chaos, Weather};
+use crate::redis_server::RedisServer;
+
+/// The proxy keeps everything for this long, so that the write arrives at a server that was stopped after it
+/// had answered the reads before.
+const ON_THE_WAY: Duration = Duration::from_millis(200);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a032_what_a_stopped_redis_executes_late_uses_up_no_refresh_token_and_no_code() {
+    let Some(server) = RedisServer::start(&["--appendonly", "no"]) else { return };
+    // Without reports of changes, only these calls use the first connection.
+    Resp::connect(server.port).ask(&[b"ACL", b"SETUSER", b"default", b"-client|tracking"]);
+    let way = Chaos::before(server.port).await;
+    let store = RedisStore::connect(&RedisAddress::parse(&way.url()).unwrap(), &key()).await.unwrap();
+    // Redis only executes late what it knows, so the script is loaded before.
+    let (client, _, of_warm) = granted(&store, "warm", "first").await;
+    let next = successor(&of_warm, 1, "second", NOW);
+    store.rotate_refresh(&held(&of_warm, 0, "first"), &next, &usage(&client, NOW), GRACE).await.unwrap();
+    let (client, person, of_token) = granted(&store, "a", "first").await;
+    let made = code(&client, &person.subject, NOW);
+    let used = usage(&client, NOW);
+    let secret = hash("code");
+    assert!(store.add_code("approval", &secret, &made, &used).await.unwrap());
+    let of_code = grant(&made, "of code", NOW);
+    let token = held(&of_token, 0, "first");
+    let signal = |name: &str| {
+        let sent = Command::new("kill")
+            .args([name, &server.process.as_ref().unwrap().id().to_string()])
+            .status()
+            .unwrap();
+        assert!(sent.success());
+    };
+
+    way.turn(Weather::Delay(ON_THE_WAY));
+    let before = way.round_trips();
+    let stopped = async {
+        // The first round trip reads, and the second writes.
+        while way.round_trips() < before + 2 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        signal("-STOP");
+    };
+    let next = successor(&of_token, 1, "second", NOW);
+    let asked =
+        join(store.rotate_refresh(&token, &next, &used, GRACE), store.redeem_code(&secret, &of_code, &used));
+    let ((rotated, redeemed), ()) = join(asked, stopped).await;
+    assert!(rotated.is_err() && redeemed.is_err(), "{rotated:?} {redeemed:?}");
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    signal("-CONT");
+    way.turn(Weather::Fair);
+    let start = Instant::now();
+    while store.ping().await.is_err() {
+        assert!(start.elapsed() < Duration::from_secs(20), "the store does not recover");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+
+    // The client comes back after the grace period, with the only tokens that it has.
+    let at = later(GRACE + Duration::from_secs(1));
+    let again = store.rotate_refresh(&token, &next, &usage(&client, at), GRACE).await.unwrap();
+    assert!(matches!(again, Rotation::Rotated(_)), "{again:?}");
+    let again = store.redeem_code(&secret, &of_code, &used).await.unwrap();
+    assert!(matches!(again, Redemption::Redeemed { .. }), "{again:?}");
+}
