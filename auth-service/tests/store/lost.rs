@@ -197,3 +197,71 @@ async fn a066_a_replica_tells_others_that_redis_is_older_although_redis_is_full(
     admin.ask(&[b"CONFIG", b"SET", b"maxmemory", b"0"]);
     assert!(starts(&server).await.err().unwrap().to_string().contains(OLDER));
 }
+
+async fn until_ready(store: &RedisStore) {
+    let start = Instant::now();
+    while store.ping().await.is_err() {
+        assert!(start.elapsed() < Duration::from_secs(20), "the replica stays not ready");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// A failover to a server that missed the adoption, or a restart from the snapshot that was adopted.
+#[tokio::test(flavor = "multi_thread")]
+async fn a066_the_data_from_before_an_adoption_are_refused_when_they_come_back_again() {
+    const EARLIER: &str = "begun earlier";
+    let Some(mut server) = RedisServer::start(&["--appendonly", "no"]) else { return };
+    let dump = server.data.path().join("dump.rdb");
+    let replica = starts(&server).await.unwrap();
+    let (_, _, revoked) = granted(&replica, "revoked", "refresh").await;
+    replica.revoke_grant(&super::faults::id_of_nobody()).await.unwrap();
+    assert_eq!(Resp::connect(server.port).ask(&[b"SAVE"]), Reply::Text("OK".to_owned()));
+    let older = std::fs::read(&dump).unwrap();
+    replica.revoke_grant(&revoked.id).await.unwrap();
+    server.kill();
+    std::fs::write(&dump, &older).unwrap();
+    assert!(server.run());
+    until_refused(&replica, OLDER).await;
+    adopts(&server).await.unwrap();
+    until_ready(&replica).await;
+    // The number of the adopted store stays as low as that of the older data.
+    replica.revoke_grant(&revoked.id).await.unwrap();
+
+    server.kill();
+    std::fs::write(&dump, &older).unwrap();
+    assert!(server.run());
+    until_refused(&replica, EARLIER).await;
+    let held = replica.held_grant(&revoked.id, &revoked.client_id, &revoked.subject, NOW).await;
+    assert!(held.is_err(), "a grant that was revoked is valid again");
+    assert!(replica.identity().await.is_err() && replica.signing_keys().await.is_err());
+    for refused in [starts(&server).await, command(&server).await] {
+        let error = refused.err().expect("a process that knows less starts on the older data");
+        assert!(matches!(error, StoreError::NeedsOperator(_)), "{error}");
+        let told = error.to_string();
+        assert!(told.contains(EARLIER) && told.contains("auth-service store adopt"), "{told}");
+    }
+    // The operator says that they count, once more.
+    adopts(&server).await.unwrap();
+    until_ready(&replica).await;
+    assert!(starts(&server).await.is_ok());
+    assert!(adopts(&server).await.unwrap_err().to_string().contains("nothing to adopt"));
+}
+
+/// What a replica left stays in Redis when the latest data are back.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_replica_has_left_is_no_reason_to_adopt_once_the_latest_data_are_back() {
+    let Some(server) = RedisServer::start(&["--appendonly", "no"]) else { return };
+    let replica = starts(&server).await.unwrap();
+    replica.revoke_grant(&super::faults::id_of_nobody()).await.unwrap();
+    let mut admin = Resp::connect(server.port);
+    let taken = admin.ask(&[b"GET", b"mcp-gate:{meta}:taken-away"]).bytes();
+    admin.ask(&[b"SET", b"mcp-gate:{meta}:taken-away", b"0"]);
+    until_refused(&replica, OLDER).await;
+    admin.ask(&[b"SET", b"mcp-gate:{meta}:taken-away", &taken]);
+    // A comparison with an earlier connection does not count.
+    let replica = starts(&server).await.unwrap();
+    assert_ne!(admin.ask(&[b"GET", b"mcp-gate:{meta}:claim"]), Reply::Bytes(None));
+    let identity = replica.identity().await.unwrap();
+    assert!(adopts(&server).await.unwrap_err().to_string().contains("nothing to adopt"));
+    assert_eq!(replica.identity().await.unwrap(), identity);
+}

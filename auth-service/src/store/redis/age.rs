@@ -14,14 +14,22 @@
 //! A process that was stopped or disconnected while this happened cannot detect it, and neither can a process that
 //! starts later. Therefore a process that detects it stores what it has seen in Redis, as a [`Claim`]. Every
 //! process that finds the claim refuses everything until the data contains that change.
+//!
+//! These numbers and tokens belong to one store. Data from before a restore or an adoption has an earlier identity
+//! ([`super::identity`]), and is refused in the same way.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
-
-use aws_lc_rs::digest::{SHA256, digest};
 
 use crate::store::LOST;
 
 use super::StoreError;
+use super::identity::StoreName;
+
+/// What operators are told if Redis has an earlier store.
+const EARLIER: &str = "Redis has another store than before, and one that was begun earlier: data from before a restore or an \
+                       adoption returned, or REDIS_URL leads to another Redis. Restore the latest data, or correct the \
+                       address. If this data must count, stop every replica, run `auth-service store adopt`, make again \
+                       what was revoked, disabled or removed since (docs/state.md), and start";
 
 /// What this process knows about the age of the data in Redis.
 #[derive(Default)]
@@ -46,8 +54,14 @@ struct Known {
     older: Option<Older>,
     /// Set while the store has no identity although it had one.
     is_lost: bool,
+    /// Set while Redis has an earlier store than the one that this process has used.
+    is_earlier: bool,
+    /// Set while another process says that it has used a later store.
+    is_disputed: bool,
     /// Whether a change was made that could not be counted.
     owes: bool,
+    /// Whether this process replaces the store, so that its identity goes and another one comes.
+    replaces: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -85,16 +99,8 @@ pub(super) struct Claim {
     pub(super) seen: u64,
     /// The latest change whose token it has seen.
     pub(super) mark: Option<Mark>,
-    /// The store that this is about, as [`Claim::store`] names it.
-    pub(super) store: u64,
-}
-
-impl Claim {
-    /// A short name for a store with this identity. The identity itself is encrypted in Redis, but a claim is not.
-    pub(super) fn store(identity: &str) -> u64 {
-        let hash = digest(&SHA256, identity.as_bytes());
-        hash.as_ref().first_chunk().copied().map(u64::from_be_bytes).unwrap_or_default()
-    }
+    /// The store that this is about.
+    pub(super) store: StoreName,
 }
 
 /// The report of Redis about the age of its data.
@@ -129,9 +135,35 @@ impl AgeReport {
         number_of_token != Some(mark.number) && !may_have_left
     }
 
-    /// The claim of another process, if that process has seen more than this data contains.
-    fn unmet_claim(&self) -> Option<Claim> {
-        self.claim.filter(|claim| self.number < claim.seen || self.lacks(claim.mark, self.number_of_claimed))
+    /// The claim of another process, if that process has seen more than this data contains. A claim about a store
+    /// that was replaced by `store` does not apply to it, and a claim about a later store always does.
+    fn unmet_claim(&self, store: Option<StoreName>) -> Option<Claim> {
+        self.claim.filter(|claim| match store {
+            Some(store) if claim.store != store => claim.store.is_later_than(store),
+            _ => self.number < claim.seen || self.lacks(claim.mark, self.number_of_claimed),
+        })
+    }
+
+    /// Whether a claim says that the data of the store with this identity is older than it was.
+    pub(super) fn is_disputed(&self, identity: &str) -> bool {
+        self.unmet_claim(Some(StoreName::of(identity))).is_some()
+    }
+}
+
+impl Known {
+    fn has_earlier(&self) -> bool {
+        self.is_earlier || self.is_disputed
+    }
+
+    /// Changes one of the signs that Redis has an earlier store, and logs whether it has one if that changes.
+    fn note_earlier(&mut self, change: impl FnOnce(&mut Self)) {
+        let had_earlier = self.has_earlier();
+        change(self);
+        match (had_earlier, self.has_earlier()) {
+            (false, true) => tracing::error!("{EARLIER}. Everything is refused until then"),
+            (true, false) => tracing::info!("Redis has the store from before again, or a later one"),
+            _ => {}
+        }
     }
 }
 
@@ -148,7 +180,7 @@ impl Age {
     /// Whether the number must be read before data from Redis can be used.
     pub(super) fn has_to_be_read(&self) -> bool {
         let known = self.known();
-        known.compared < known.connections || known.older.is_some() || known.is_lost
+        known.compared < known.connections || known.older.is_some() || known.is_lost || known.has_earlier()
     }
 
     /// Whether the absence of a number and of an identity would mean that Redis was emptied.
@@ -176,19 +208,50 @@ impl Age {
         KnownBefore { seen: known.seen, mark: known.mark, connection: known.connections, store: known.stores }
     }
 
-    /// Records the identity of the store. A store with a new identity was newly created, and its number starts
-    /// again from 0. A store without the identity that it had has lost its data.
-    pub(super) fn note_identity(&self, found: Option<&str>) {
+    /// Records the identity of the store. A store with a later identity was newly created, restored or adopted,
+    /// and its number starts again from 0. A store without the identity that it had has lost its data.
+    /// Returns whether this store can be used, which an earlier one cannot.
+    pub(super) fn note_identity(&self, found: Option<&str>) -> bool {
         let mut known = self.known();
-        known.is_lost = found.is_none() && known.identity.is_some();
-        let Some(found) = found else { return };
-        if known.identity.as_deref() != Some(found) {
-            if known.identity.is_some() {
-                (known.seen, known.mark, known.older) = (0, None, None);
-                known.stores += 1;
-            }
-            known.identity = Some(found.to_owned());
+        if known.replaces {
+            return true;
         }
+        known.is_lost = found.is_none() && known.identity.is_some();
+        let Some(found) = found else { return true };
+        if known.identity.as_deref() == Some(found) {
+            return true;
+        }
+        if let Some(before) = &known.identity {
+            if !StoreName::of(found).is_later_than(StoreName::of(before)) {
+                return false;
+            }
+            (known.seen, known.mark, known.older) = (0, None, None);
+            known.stores += 1;
+        }
+        known.identity = Some(found.to_owned());
+        true
+    }
+
+    /// Records whether Redis has an earlier store than the one that this process has used.
+    ///
+    /// # Errors
+    /// If it has.
+    pub(super) fn note_earlier(&self, is_earlier: bool) -> Result<(), StoreError> {
+        self.known().note_earlier(|known| known.is_earlier = is_earlier);
+        if is_earlier { Err(StoreError::NeedsOperator(EARLIER.to_owned())) } else { Ok(()) }
+    }
+
+    /// Whether the identity of the store has to be read together with the number, because a new connection
+    /// might lead to a Redis with another store.
+    pub(super) fn has_to_be_identified(&self) -> bool {
+        let known = self.known();
+        known.compared < known.connections || known.is_lost || known.has_earlier()
+    }
+
+    /// Records that this process replaces the store. It follows no identity from then on.
+    pub(super) fn replace(&self) {
+        let mut known = self.known();
+        (known.replaces, known.identity, known.is_lost) = (true, None, false);
     }
 
     /// Whether this process has found a store.
@@ -196,28 +259,31 @@ impl Age {
         self.known().identity.is_some()
     }
 
-    /// Whether the store had lost its identity when it was last read.
-    pub(super) fn is_lost(&self) -> bool {
-        self.known().is_lost
+    /// Whether this would be the answer of an older Redis, unless another store was begun in it.
+    pub(super) fn is_older(&self, asked: KnownBefore, told: AgeReport) -> bool {
+        let store = self.store();
+        told.number < asked.seen || told.is_other_history(asked.mark) || told.unmet_claim(store).is_some()
     }
 
-    /// Whether this is the report of a Redis with older data, unless another store was created in it.
-    pub(super) fn is_older(asked: KnownBefore, told: AgeReport) -> bool {
-        told.number < asked.seen || told.is_other_history(asked.mark) || told.unmet_claim().is_some()
+    /// The store that this process has used.
+    fn store(&self) -> Option<StoreName> {
+        self.known().identity.as_deref().map(StoreName::of)
     }
 
     /// The claim that this process must leave in Redis for others, if it has seen more than the data contains, and
     /// more than an earlier claim states.
     pub(super) fn claim(&self, asked: KnownBefore, told: AgeReport) -> Option<Claim> {
         let known = self.known();
-        if known.stores != asked.store || told.number >= asked.seen && !told.is_other_history(asked.mark) {
+        let is_older = told.number < asked.seen || told.is_other_history(asked.mark) || known.is_earlier;
+        if known.stores != asked.store || !is_older {
             return None;
         }
-        let claim =
-            Claim { seen: asked.seen, mark: asked.mark, store: Claim::store(known.identity.as_deref()?) };
+        let store = StoreName::of(known.identity.as_deref()?);
+        let claim = Claim { seen: asked.seen, mark: asked.mark, store };
         let number = |claim: &Claim| claim.mark.map(|mark| mark.number);
         let is_said = |said: Claim| {
-            said.store == claim.store && said.seen >= claim.seen && number(&said) >= number(&claim)
+            said.store.is_later_than(claim.store)
+                || said.store == claim.store && said.seen >= claim.seen && number(&said) >= number(&claim)
         };
         (!told.claim.is_some_and(is_said)).then_some(claim)
     }
@@ -274,9 +340,13 @@ impl Age {
         }
         let earlier = known.older.filter(|older| asked.connection <= older.connection);
         let is_other_history = told.is_other_history(asked.mark);
-        // A claim about an earlier store does not apply to this one.
-        let store = known.identity.as_deref().map(Claim::store);
-        let claim = told.unmet_claim().filter(|claim| store.is_none_or(|store| claim.store == store));
+        let store = known.identity.as_deref().map(StoreName::of);
+        let claim = told.unmet_claim(store);
+        let is_disputed = claim.is_some_and(|claim| store.is_some_and(|store| store != claim.store));
+        known.note_earlier(|known| known.is_disputed = is_disputed);
+        if known.has_earlier() {
+            return Err(StoreError::NeedsOperator(EARLIER.to_owned()));
+        }
         if before >= asked.seen && !is_other_history && claim.is_none() && earlier.is_none() {
             known.seen = known.seen.max(now);
             if known.mark.map(|mark| mark.number) < latest.map(|latest| latest.number) {
@@ -330,7 +400,7 @@ mod tests {
     #[test]
     fn a_lower_number_is_refused_until_another_connection_has_it_or_another_store() {
         let age = Age::default();
-        age.note_identity(Some("first"));
+        age.note_identity(Some("1.first"));
         let number = |number| AgeReport { number, ..AgeReport::default() };
         let compare = |found| age.compare(age.known_now(), number(found));
         let earlier = age.known_now();
@@ -340,15 +410,15 @@ mod tests {
         assert!(error.contains("2 changes are undone"), "{error}");
         assert!(age.has_to_be_read());
         age.note_identity(None);
-        assert!(age.is_lost() && compare(2).is_err());
-        age.note_identity(Some("first"));
+        assert!(age.has_to_be_identified() && compare(2).is_err());
+        age.note_identity(Some("1.first"));
         let error = compare(5).unwrap_err().to_string();
         assert!(error.contains("2 changes are undone"), "changes by other replicas: {error}");
         age.doubt();
         assert!(compare(3).is_ok() && !age.has_to_be_read(), "this is the latest data");
         assert!(compare(0).is_err());
         let earlier = age.known_now();
-        age.note_identity(Some("second"));
+        age.note_identity(Some("2.second"));
         assert!(age.compare(earlier, number(0)).is_ok(), "the request was sent to another store");
         assert!(compare(0).is_ok() && !age.has_to_be_read());
     }
@@ -385,7 +455,7 @@ mod tests {
     fn a066_what_another_process_knows_counts_for_one_that_knows_less() {
         let (knows, frozen) = (Age::default(), Age::default());
         for age in [&knows, &frozen] {
-            age.note_identity(Some("store"));
+            age.note_identity(Some("1.store"));
         }
         let compare = |age: &Age, number, changes: &[(u64, u64)]| {
             let asked = age.known_now();
@@ -418,7 +488,7 @@ mod tests {
         frozen.doubt();
         let latest = claimed(&frozen, 3, &[(1, 11), (2, 12), (3, 13)]);
         assert!(frozen.compare(frozen.known_now(), latest).is_ok());
-        frozen.note_identity(Some("adopted"));
+        frozen.note_identity(Some("2.adopted"));
         assert!(frozen.compare(frozen.known_now(), claimed(&frozen, 1, &older)).is_ok());
     }
 

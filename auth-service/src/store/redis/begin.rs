@@ -9,13 +9,13 @@ use std::sync::LazyLock;
 use fred::types::Value;
 use futures_util::stream::TryStreamExt;
 
-use crate::domain::opaque_token::TokenHash;
 use crate::keys::seal::StoreKey;
 use crate::store::StoreError;
 
 use super::address::RedisAddress;
 use super::cells::{Cells, Found};
 use super::connection::Script;
+use super::identity::{self, StoreName};
 use super::{PREFIX, RedisStore, UNFINISHED, history, permissions, unfit};
 
 /// The error of a command that finds no store.
@@ -69,17 +69,10 @@ pub(super) async fn find(cells: &Cells, new: NewStore) -> Result<(), StoreError>
         NewStore::Begin => {
             let absent: Option<&Found<String>> = None;
             // If another process was faster, its identity stays.
-            cells.swap(&cells.keys.identity(), absent, &new_identity()?, None).await?;
+            cells.swap(&cells.keys.identity(), absent, &identity::new(cells, None).await?, None).await?;
             cells.identity().await.map(|_| ())
         }
     }
-}
-
-/// A random identity.
-pub(super) fn new_identity() -> Result<String, StoreError> {
-    let mut random = [0_u8; 32];
-    aws_lc_rs::rand::fill(&mut random).map_err(|error| StoreError::Unavailable(error.to_string()))?;
-    Ok(TokenHash::of(&random).text())
 }
 
 async fn refuse_unfinished(cells: &Cells) -> Result<(), StoreError> {
@@ -142,15 +135,20 @@ impl RedisStore {
         let cells = &store.cells;
         permissions::check(cells).await?;
         refuse_unfinished(cells).await?;
-        let identity = cells.keys.identity();
-        let found = cells.read_of_any_age::<String>(&identity).await?;
+        let row = cells.keys.identity();
+        let found = cells.read_of_any_age::<String>(&row).await?;
         if found.is_none() && !has_others(cells).await? {
             return Err(StoreError::Unavailable(NOT_BEGUN.to_owned()));
         }
-        if found.is_some() && !history::has_claim(cells).await? {
+        let report = history::report(cells, None).await?.unwrap_or_default();
+        // A claim that this data fulfils, or about a store that this one has replaced, is no longer valid.
+        if found.as_ref().is_some_and(|found| !report.is_disputed(&found.value)) {
             return Err(StoreError::Unavailable(NOTHING_TO_ADOPT.to_owned()));
         }
-        if !cells.swap(&identity, found.as_ref(), &new_identity()?, None).await? {
+        // The new identity is later than that of every store that a replica is known to have used.
+        let before = found.iter().map(|found| StoreName::of(&found.value));
+        let begun = before.chain(report.claim.map(|claim| claim.store)).map(|store| store.begun).max();
+        if !cells.swap(&row, found.as_ref(), &identity::new(cells, begun).await?, None).await? {
             let reason =
                 "another process has created or adopted the store at the same moment; check the store again";
             return Err(StoreError::Unavailable(reason.to_owned()));

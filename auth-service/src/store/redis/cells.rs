@@ -176,8 +176,12 @@ impl Cells {
         let told = history::report(self, asked.mark).await?;
         let was_emptied = told.is_none() && self.age.has_seen_anything();
         let told = told.unwrap_or_default();
-        if was_emptied || self.age.is_lost() || Age::is_older(asked, told) {
-            if self.identity_found().await?.is_none() {
+        if was_emptied || self.age.has_to_be_identified() || self.age.is_older(asked, told) {
+            let identity = self.identity_found().await;
+            if let Err(error @ StoreError::NeedsOperator(_)) = identity {
+                return self.told_others(asked, told, Err(error)).await;
+            }
+            if identity?.is_none() {
                 let absence = self.dropping_what_is_cached(self.age.note_absence());
                 // Even a store that never had an identity can have older data.
                 if was_emptied || absence.is_err() {
@@ -234,10 +238,23 @@ impl Cells {
     }
 
     /// The identity of the store, however old the data in Redis is.
+    ///
+    /// # Errors
+    /// If this process has used a later store.
     pub(super) async fn identity(&self) -> Result<Option<String>, StoreError> {
-        let found = self.read_of_any_age::<String>(&self.keys.identity()).await?.map(|found| found.value);
-        self.age.note_identity(found.as_deref());
+        let mut found = self.identity_of_any_age().await?;
+        let mut can_be_used = self.age.note_identity(found.as_deref());
+        if !can_be_used {
+            // The answer may be older than one that another call has noted. The next answer is not.
+            found = self.identity_of_any_age().await?;
+            can_be_used = self.age.note_identity(found.as_deref());
+        }
+        self.dropping_what_is_cached(self.age.note_earlier(!can_be_used))?;
         Ok(found)
+    }
+
+    async fn identity_of_any_age(&self) -> Result<Option<String>, StoreError> {
+        Ok(self.read_of_any_age::<String>(&self.keys.identity()).await?.map(|found| found.value))
     }
 
     /// Counts a change that took access away, after it was made or together with it. If the Redis user has no

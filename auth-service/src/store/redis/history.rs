@@ -10,6 +10,7 @@ use crate::store::StoreError;
 use super::age::{AgeReport, Claim, Mark};
 use super::cells::Cells;
 use super::connection::Script;
+use super::identity::StoreName;
 
 /// Number of changes in the history. Each replica reads the history every five seconds. If all changes that a
 /// replica has seen have left the history, it cannot compare tokens, and only compares the number.
@@ -21,7 +22,7 @@ const REMEMBERED: u64 = 1024;
 /// be empty.
 const TELL: &str = "local history = KEYS[2]
      local claim = redis.call('GET', KEYS[3]) or ''
-     local claimed = string.match(claim, '^%d+ %d+ (%x+) %x+$') or ''
+     local claimed = string.match(claim, '^%d+ %d+ (%x+) %x+ %x+$') or ''
      local latest = redis.call('ZRANGE', history, -1, -1, 'WITHSCORES')
      local earliest = redis.call('ZRANGE', history, 0, 0, 'WITHSCORES')
      local told = {redis.call('GET', KEYS[1]) or '', latest[1] or '', latest[2] or '', earliest[2] or '',
@@ -71,22 +72,18 @@ pub(super) async fn leave(cells: &Cells, claim: Claim) -> Result<(), StoreError>
     let key = cells.keys.claim();
     let Claim { seen, mark, store } = claim;
     let Mark { number, token } = mark.unwrap_or(Mark { number: 0, token: 0 });
-    let row = format!("{seen} {number} {token:016x} {store:016x}");
+    let row = format!("{seen} {number} {token:016x} {:016x} {:x}", store.hash, store.begun);
     let keys = [key.as_str(), &format!("{key}:none")];
     cells.connection.script::<u64>(&LEAVE, &keys, vec![row.into()]).await.map(|_| ())
 }
 
-/// Whether a process has left a claim.
-pub(super) async fn has_claim(cells: &Cells) -> Result<bool, StoreError> {
-    let row: Option<String> = cells.connection.run("GET", vec![cells.keys.claim().into()]).await?;
-    Ok(row.is_some())
-}
-
 /// Reads what [`leave`] wrote.
 fn claim_in(row: &str) -> Option<Claim> {
-    let [seen, number, token, store] = <[&str; 4]>::try_from(row.split(' ').collect::<Vec<_>>()).ok()?;
+    let [seen, number, token, hash, begun] =
+        <[&str; 5]>::try_from(row.split(' ').collect::<Vec<_>>()).ok()?;
     let mark = Mark { number: number.parse().ok()?, token: u64::from_str_radix(token, 16).ok()? };
-    let store = u64::from_str_radix(store, 16).ok()?;
+    let hexadecimal = |text| u64::from_str_radix(text, 16).ok();
+    let store = StoreName { begun: hexadecimal(begun)?, hash: hexadecimal(hash)? };
     Some(Claim { seen: seen.parse().ok()?, mark: (mark.number > 0).then_some(mark), store })
 }
 

@@ -25,8 +25,9 @@ use crate::store::{Installation as _, Store, StoreError};
 use super::address::RedisAddress;
 use super::cells::{Cells, Found, Life, Tries};
 use super::holdings::{self, New};
+use super::identity::{self, StoreName};
 use super::keys::Named;
-use super::{KEY_CHECK, RedisStore, UNFINISHED, begin, clients, sole_clients};
+use super::{KEY_CHECK, RedisStore, UNFINISHED, clients, sole_clients};
 
 /// Number of rows that are read or written at the same time.
 const AT_ONCE: usize = 64;
@@ -204,6 +205,8 @@ async fn put_surely(cells: &Cells, record: Record, now: UnixTime) -> Result<(), 
 /// service starts on it or reports itself ready.
 pub struct RedisTarget {
     store: RedisStore,
+    /// When the store was begun that is replaced, if there is one.
+    replaced: Option<u64>,
 }
 
 impl RedisTarget {
@@ -236,6 +239,7 @@ impl RedisTarget {
             return Err(TargetError::Clock { store: own, here: now });
         }
         let cells = &store.cells;
+        cells.age.replace();
         let check = cells.keys.key_check();
         let begun = match cells.read::<String>(&check).await {
             Ok(found) => found.is_some_and(|found| found.value == UNFINISHED),
@@ -254,10 +258,13 @@ impl RedisTarget {
                 return Err(TargetError::NotEmpty(address.to_string()));
             }
         }
+        // An identity under another key cannot be read, and no replica with this key has used that store.
+        let replaced = cells.read_of_any_age::<String>(&cells.keys.identity()).await.ok().flatten();
+        let replaced = replaced.map(|found| StoreName::of(&found.value).begun);
         cells.write_for(&check, &UNFINISHED, None).await?;
         let removed = stream::iter(all).map(|key| async move { cells.remove(&key).await });
         removed.buffer_unordered(AT_ONCE).try_for_each(|_| std::future::ready(Ok(()))).await?;
-        Ok(Self { store })
+        Ok(Self { store, replaced })
     }
 }
 
@@ -286,7 +293,7 @@ impl Target for RedisTarget {
             let reason = "Redis was emptied or filled by another process during the import".to_owned();
             return Err(StoreError::Unavailable(reason).into());
         }
-        cells.write_for(&cells.keys.identity(), &begin::new_identity()?, None).await?;
+        cells.write_for(&cells.keys.identity(), &identity::new(cells, self.replaced).await?, None).await?;
         cells.swap(&check, found.as_ref(), &KEY_CHECK, None).await?;
         Ok(())
     }

@@ -1,0 +1,73 @@
+//! The identity of a store in Redis. It contains the time at which the store was begun, so that two of them
+//! have an order.
+//!
+//! A store gets a new identity when it is begun in an empty Redis, restored, or adopted
+//! (`auth-service store adopt`). Each of these is a decision that what is there counts from then on, and the
+//! new identity is later than the one that it replaces. A store with an *earlier* identity than the one that
+//! a replica has worked with is therefore old data that came back, such as the data from before an adoption.
+
+use aws_lc_rs::digest::{SHA256, digest};
+
+use crate::domain::opaque_token::TokenHash;
+use crate::store::StoreError;
+
+use super::cells::Cells;
+use super::server_clock;
+
+/// Which store a process has worked with, in a form that is not secret. The identity itself is encrypted in
+/// Redis, and what processes leave there for each other is not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct StoreName {
+    /// When the store was begun, in microseconds by the clock of Redis. It is 0 if that is not known.
+    pub(super) begun: u64,
+    /// A part of the hash of the identity.
+    pub(super) hash: u64,
+}
+
+impl StoreName {
+    /// The name of the store with this identity.
+    pub(super) fn of(identity: &str) -> Self {
+        let hash = digest(&SHA256, identity.as_bytes());
+        let hash = hash.as_ref().first_chunk().copied().map(u64::from_be_bytes).unwrap_or_default();
+        let begun = identity.split_once('.').and_then(|(begun, _)| u64::from_str_radix(begun, 16).ok());
+        Self { begun: begun.unwrap_or_default(), hash }
+    }
+
+    /// Whether this store was begun later than `other`, so that it can replace it.
+    pub(super) fn is_later_than(self, other: Self) -> bool {
+        self.begun > other.begun
+    }
+}
+
+/// The identity of a store that was begun at this time.
+fn identity_at(begun: u64) -> Result<String, StoreError> {
+    let mut random = [0_u8; 32];
+    aws_lc_rs::rand::fill(&mut random).map_err(|error| StoreError::Unavailable(error.to_string()))?;
+    Ok(format!("{begun:016x}.{}", TokenHash::of(&random).text()))
+}
+
+/// A random identity, later than `begun`. A clock that was set back must not make it earlier than what it
+/// replaces.
+pub(super) async fn new(cells: &Cells, begun: Option<u64>) -> Result<String, StoreError> {
+    // Without the permission to read the time, a store that is adopted is still later than before.
+    let now = server_clock::microseconds(cells, &cells.keys.key_check()).await?.unwrap_or_default();
+    identity_at(begun.map_or(now, |begun| now.max(begun.saturating_add(1))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_identity_has_the_time_at_which_its_store_was_begun_and_one_without_it_is_the_earliest() {
+        let (first, second) = (identity_at(7).unwrap(), identity_at(8).unwrap());
+        let (first, second) = (StoreName::of(&first), StoreName::of(&second));
+        assert_eq!((first.begun, second.begun), (7, 8));
+        assert!(second.is_later_than(first) && !first.is_later_than(second));
+        let other = StoreName::of(&identity_at(7).unwrap());
+        assert!(other != first && !other.is_later_than(first), "neither replaces the other");
+        for odd in ["", ".", "x.y", "a-text-without-a-time", "ffffffffffffffffff.y"] {
+            assert_eq!(StoreName::of(odd).begun, 0, "{odd}");
+        }
+    }
+}
