@@ -147,6 +147,23 @@ impl Flood {
         })
     }
 
+    /// Keeps this many connections open, from addresses as in [`Flood::stalled`]. Each of them sends these bytes and
+    /// reads nothing.
+    pub fn unread(port: u16, bytes: Vec<u8>, connections: usize, addresses: u8) -> Self {
+        let (to, bytes) = (SocketAddr::from((Ipv4Addr::LOCALHOST, port)), Arc::<[u8]>::from(bytes));
+        Self::of(connections, |number, counts| {
+            let (bytes, from) = (bytes.clone(), nth(number, addresses));
+            async move {
+                sleep(Duration::from_micros(u64::try_from(number).unwrap_or(0) * 400)).await;
+                let Some(mut stream) = connect(from, to).await else { return };
+                counts.opened.fetch_add(1, Ordering::Relaxed);
+                if stream.write_all(&bytes).await.is_ok() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        })
+    }
+
     /// Keeps this many connections open, from addresses as in [`Flood::stalled`]. Each of them sends one request
     /// after another. `request` creates the request with this number.
     pub fn requests(

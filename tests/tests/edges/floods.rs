@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tests::control_group::ControlGroup;
 use tests::flood::{Flood, Kind, Times};
 use tests::places::{free_port, repository};
-use tests::{Edge, Setup, Tier, say};
+use tests::{Edge, Setup, Tier, raw, say};
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio_rustls::rustls::pki_types::ServerName;
@@ -110,9 +110,49 @@ pub(crate) async fn survives(edge: Edge, name: &str, kinds: &[(Kind, usize)]) {
     survives_at(None, edge, Setup::as_shipped(), name, kinds).await;
 }
 
+/// Each response is larger than what the edge and the system buffer. It is the last one of its connection, so that
+/// the edge waits for a client that reads nothing.
+#[tokio::test]
+async fn a100_last_responses_that_nobody_reads_do_not_end_envoy() {
+    const CONNECTIONS: usize = 3000;
+    let name = "floods::a100_last_responses_that_nobody_reads_do_not_end_envoy";
+    if is_here(Edge::EnvoyHttp, name) {
+        survives_floods(Edge::EnvoyHttp, Setup::as_shipped(), name, CONNECTIONS, |world| {
+            let bearer = world.bearer();
+            let headers = [
+                ("Host", world.host.as_str()),
+                ("Authorization", &bearer),
+                ("X-Please", "download"),
+                ("Connection", "close"),
+            ];
+            let request = raw::head("GET", "/mcp", &headers).into_bytes();
+            vec![Flood::unread(world.stack.port, request, CONNECTIONS, 1)]
+        })
+        .await;
+    }
+}
+
 /// Floods this port of the proxy, or the port for clients if `port` is `None`. During the flood, requests to the
 /// port for clients must be served.
 async fn survives_at(port: Option<u16>, edge: Edge, setup: Setup, name: &str, kinds: &[(Kind, usize)]) {
+    let wanted = kinds.iter().map(|(_, connections)| connections).sum();
+    let start = |world: &World| {
+        let started = |(kind, connections): &(Kind, usize)| {
+            Flood::stalled(port.unwrap_or(world.stack.port), &world.host, kind, *connections, 1)
+        };
+        kinds.iter().map(started).collect()
+    };
+    survives_floods(edge, setup, name, wanted, start).await;
+}
+
+/// Like [`survives_at`], for any floods, with this many connections in all.
+async fn survives_floods(
+    edge: Edge,
+    setup: Setup,
+    name: &str,
+    wanted: usize,
+    start: impl Fn(&World) -> Vec<Flood>,
+) {
     let bounds = edge.container().bounds();
     if !ControlGroup::is_possible(bounds, name) {
         return;
@@ -127,11 +167,7 @@ async fn survives_at(port: Option<u16>, edge: Edge, setup: Setup, name: &str, ki
     })
     .await;
 
-    let started = |(kind, connections): &(Kind, usize)| {
-        Flood::stalled(port.unwrap_or(world.stack.port), &world.host, kind, *connections, 1)
-    };
-    let floods: Vec<Flood> = kinds.iter().map(started).collect();
-    let wanted: usize = kinds.iter().map(|(_, connections)| connections).sum();
+    let floods = start(&world);
     let deadline = Instant::now() + PATIENCE;
     while floods.iter().map(Flood::opened).sum::<usize>() < wanted && Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(100)).await;

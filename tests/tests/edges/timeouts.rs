@@ -4,12 +4,18 @@ use std::time::{Duration, Instant};
 
 use reqwest::header::HeaderMap;
 use tests::places::recorder;
-use tests::{Edge, Setup};
+use tests::upstream::DOWNLOAD;
+use tests::{Edge, Setup, raw};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpSocket;
 
 use crate::suite;
-use crate::world::{self, BROKEN, Broken};
+use crate::world::{self, BROKEN, Broken, World};
 
-each_edge!(a086_a_stream_ends_soon_after_its_token);
+each_edge!(
+    a086_a_stream_ends_soon_after_its_token,
+    a_slow_reader_whose_request_is_the_last_one_gets_the_whole_response
+);
 
 pub(crate) async fn a086_a_stream_ends_soon_after_its_token(edge: Edge) {
     let setup = Setup::as_shipped()
@@ -31,6 +37,34 @@ pub(crate) async fn a086_a_stream_ends_soon_after_its_token(edge: Edge) {
     // The token lives for four seconds, counted in whole seconds, and the grace period is one second.
     let lasted = begin.elapsed();
     assert!(lasted > Duration::from_secs(2) && lasted < Duration::from_secs(9), "it lasted {lasted:?}");
+}
+
+/// The end of a large response waits in the buffers of the system until the client has read what comes before.
+/// Meanwhile, the proxy has nothing to do on a connection that it has to close afterwards.
+pub(crate) async fn a_slow_reader_whose_request_is_the_last_one_gets_the_whole_response(edge: Edge) {
+    let world = World::start(edge).await;
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(64 << 10).unwrap();
+    let mut stream = socket.connect(([127, 0, 0, 1], world.stack.port).into()).await.unwrap();
+    let bearer = world.bearer();
+    let headers = [
+        ("Host", world.host.as_str()),
+        ("Authorization", &bearer),
+        ("X-Please", "download"),
+        ("Connection", "close"),
+    ];
+    stream.write_all(raw::head("GET", "/mcp", &headers).as_bytes()).await.unwrap();
+    let (mut received, mut buffer) = (0, vec![0; 32 << 10]);
+    loop {
+        match stream.read(&mut buffer).await {
+            Ok(0) => break,
+            Ok(count) => received += count,
+            Err(error) => panic!("{error} after {received} bytes\n{}", world.stack.logs()),
+        }
+        // Half a megabyte in a second. The system tells the proxy only when a third of its buffer is free again.
+        tokio::time::sleep(Duration::from_millis(60)).await;
+    }
+    assert!(received > DOWNLOAD, "only {received} bytes came\n{}", world.stack.logs());
 }
 
 /// Runs the test whose events take 1.7 s, with this time limit set to one second.

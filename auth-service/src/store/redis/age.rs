@@ -54,14 +54,20 @@ struct Known {
     older: Option<Older>,
     /// Set while the store has no identity although it had one.
     is_lost: bool,
-    /// Set while Redis has an earlier store than the one that this process has used.
-    is_earlier: bool,
-    /// Set while another process says that it has used a later store.
-    is_disputed: bool,
+    earlier: Earlier,
     /// Whether a change was made that could not be counted.
     owes: bool,
     /// Whether this process replaces the store, so that its identity goes and another one comes.
     replaces: bool,
+}
+
+/// The signs that Redis has an earlier store.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+struct Earlier {
+    /// This process has used a later one.
+    by_identity: bool,
+    /// Another process says that it has.
+    by_claim: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -152,13 +158,13 @@ impl AgeReport {
 
 impl Known {
     fn has_earlier(&self) -> bool {
-        self.is_earlier || self.is_disputed
+        self.earlier != Earlier::default()
     }
 
     /// Changes one of the signs that Redis has an earlier store, and logs whether it has one if that changes.
-    fn note_earlier(&mut self, change: impl FnOnce(&mut Self)) {
+    fn note_earlier(&mut self, change: impl FnOnce(&mut Earlier)) {
         let had_earlier = self.has_earlier();
-        change(self);
+        change(&mut self.earlier);
         match (had_earlier, self.has_earlier()) {
             (false, true) => tracing::error!("{EARLIER}. Everything is refused until then"),
             (true, false) => tracing::info!("Redis has the store from before again, or a later one"),
@@ -237,7 +243,7 @@ impl Age {
     /// # Errors
     /// If it has.
     pub(super) fn note_earlier(&self, is_earlier: bool) -> Result<(), StoreError> {
-        self.known().note_earlier(|known| known.is_earlier = is_earlier);
+        self.known().note_earlier(|earlier| earlier.by_identity = is_earlier);
         if is_earlier { Err(StoreError::NeedsOperator(EARLIER.to_owned())) } else { Ok(()) }
     }
 
@@ -274,7 +280,8 @@ impl Age {
     /// more than an earlier claim states.
     pub(super) fn claim(&self, asked: KnownBefore, told: AgeReport) -> Option<Claim> {
         let known = self.known();
-        let is_older = told.number < asked.seen || told.is_other_history(asked.mark) || known.is_earlier;
+        let is_older =
+            told.number < asked.seen || told.is_other_history(asked.mark) || known.earlier.by_identity;
         if known.stores != asked.store || !is_older {
             return None;
         }
@@ -343,7 +350,7 @@ impl Age {
         let store = known.identity.as_deref().map(StoreName::of);
         let claim = told.unmet_claim(store);
         let is_disputed = claim.is_some_and(|claim| store.is_some_and(|store| store != claim.store));
-        known.note_earlier(|known| known.is_disputed = is_disputed);
+        known.note_earlier(|earlier| earlier.by_claim = is_disputed);
         if known.has_earlier() {
             return Err(StoreError::NeedsOperator(EARLIER.to_owned()));
         }
