@@ -414,7 +414,6 @@ fn mcp_server(
             .wrap(from_fn(connection::end_with_answer))
             .wrap(from_fn(close_unread))
             .wrap(from_fn(connection::count))
-            .wrap(from_fn(connection::reads_responses))
             .configure(routes)
     };
     let limits = Limits {

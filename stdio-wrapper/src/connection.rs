@@ -1,6 +1,5 @@
 //! Connection limits in addition to those of the HTTP server: the time in which a client must read a response
-//! and send the head of its next request, requests that are sent before the previous response was read, and the
-//! number of connections from the same machine. When the wrapper stops, each connection is closed after its
+//! and send the head of its next request, and the number of connections from the same machine. When the wrapper stops, each connection is closed after its
 //! next response.
 
 use std::net::IpAddr;
@@ -15,14 +14,12 @@ use actix_web::dev::{Extensions, ServiceRequest, ServiceResponse};
 use actix_web::http::ConnectionType;
 use actix_web::middleware::Next;
 use actix_web::rt::net::TcpStream;
-use actix_web::{Error, HttpRequest, web};
+use actix_web::{Error, web};
 use contract::listener::{hold, pipelining};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::Shutdown;
 use rustix::net::sockopt::set_tcp_user_timeout;
 use socket2::SockRef;
 use tokio::sync::watch;
-use tokio::task::yield_now;
 use tokio::time::timeout;
 
 /// Time within which a client must read some of the data that was sent to it, in milliseconds. A client that
@@ -176,33 +173,6 @@ pub async fn count<B: MessageBody + 'static>(
     let under_way = request.conn_data::<Connection>().map(|connection| UnderWay::new(&connection.under_way));
     let response = next.call(request).await?;
     Ok(response.map_body(|_, inner| hold(inner, under_way)))
-}
-
-/// A middleware that closes the connection if a request arrives before the client has read the previous
-/// response. A client that reads can send requests ahead.
-pub async fn reads_responses<B: MessageBody + 'static>(
-    request: ServiceRequest,
-    next: Next<B>,
-) -> Result<ServiceResponse<BoxBody>, Error> {
-    if pipelining::is_further(request.request()) {
-        // If this request arrived before the previous response was complete, that response is still in the
-        // server's buffer. While the task yields, the server sends as much of it as the socket accepts.
-        yield_now().await;
-        if !is_writable(request.request()) {
-            return Ok(pipelining::end_connection(request));
-        }
-    }
-    next.call(request).await.map(ServiceResponse::map_into_boxed_body)
-}
-
-/// Whether the socket accepts more bytes of a response. If it does not, the client has not read the previous
-/// bytes.
-fn is_writable(request: &HttpRequest) -> bool {
-    let Some(connection) = request.conn_data::<Connection>() else { return true };
-    let mut socket = [PollFd::new(&connection.socket, PollFlags::OUT)];
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    // The call has a zero timeout, so a signal cannot interrupt it.
-    poll(&mut socket, Some(&now)).is_ok_and(|ready| ready > 0)
 }
 
 /// A middleware for a listener that closes each connection after one request. It closes the connection if a

@@ -147,13 +147,18 @@ async fn bodies_of_one_principal_leave_room_for_those_of_others() {
 pub(crate) fn post_and_not_read(client: &Client, address: &str, body: &str) -> TcpStream {
     let stream = TcpStream::connect(address).unwrap();
     rustix::net::sockopt::set_socket_recv_buffer_size(&stream, 4096).unwrap();
+    (&stream).write_all(post(client, address, body).as_bytes()).unwrap();
+    stream
+}
+
+/// A POST in a session.
+fn post(client: &Client, address: &str, body: &str) -> String {
     let mut request = head(address, body.len());
     let headers = client.headers.iter().map(|(name, value)| format!("{name}: {value}\r\n"));
     let session = client.session.as_ref().map(|session| format!("Mcp-Session-Id: {session}\r\n"));
     let session = format!("\r\n{}", session.unwrap_or_default());
     request = request.replacen("\r\n", &(session + &headers.collect::<String>()), 1);
-    (&stream).write_all((request + body).as_bytes()).unwrap();
-    stream
+    request + body
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -174,7 +179,7 @@ async fn clients_that_do_not_read_their_answers_hold_neither_connections_nor_mem
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a100_requests_before_the_last_response_was_read_end_the_connection() {
+async fn a100_requests_before_the_last_response_was_read_are_not_answered() {
     let wrapper = Wrapper::start(&["--identity=headers"], &[]).await;
     let before = wrapper.metric("process_open_fds").await;
     let all = 5000;
@@ -188,9 +193,11 @@ async fn a100_requests_before_the_last_response_was_read_end_the_connection() {
     };
     // The requests of strangers are refused with 401.
     let strangers = unread(&wrapper.address, "DELETE /mcp HTTP/1.1\r\n");
-    wrapper.metric_becomes("process_open_fds", before).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
     let answered = wrapper.metric("stdio_wrapper_http_requests_total").await;
     assert!(answered < all as u64 / 2, "{answered} requests got responses, and no response was read");
+    drop(strangers);
+    wrapper.metric_becomes("process_open_fds", before).await;
     let operators = unread(&wrapper.ops, "GET /metrics HTTP/1.1\r\n");
     wrapper.metric_becomes("process_open_fds", before).await;
     let mut text = Vec::new();
@@ -198,7 +205,6 @@ async fn a100_requests_before_the_last_response_was_read_end_the_connection() {
     let _ = (&operators).read_to_end(&mut text);
     let responses = String::from_utf8_lossy(&text).matches("HTTP/1.1 200").count();
     assert!(responses <= 1, "{responses} responses");
-    drop(strangers);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -208,6 +214,22 @@ async fn a_client_that_reads_can_send_requests_ahead() {
     let last = request.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n");
     let answers = until_closed(send(&wrapper.address, (request.repeat(20) + &last).as_bytes())).await;
     assert_eq!(answers.matches("HTTP/1.1 400 ").count(), 21, "{answers}");
+}
+
+/// The next request arrives while the system takes no more of the response to the last one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_reads_slowly_can_send_a_request_ahead_of_a_large_response() {
+    let wrapper = Wrapper::start(&[], &[]).await;
+    let client = wrapper.session().await;
+    let stream = post_and_not_read(&client, &wrapper.address, &call(1, "big", json!({"bytes": 1_000_000})));
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let last = post(&client, &wrapper.address, &call(2, "echo", json!({"text": "the last one"})));
+    let last = last.replacen("\r\n", "\r\nConnection: close\r\n", 1);
+    (&stream).write_all(last.as_bytes()).unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let answers = until_closed(stream).await;
+    assert_eq!(answers.matches("HTTP/1.1 200 ").count(), 2, "{} bytes", answers.len());
+    assert!(answers.len() > 1_000_000 && answers.contains("the last one"), "{} bytes", answers.len());
 }
 
 /// The number of the listener's connections with bytes that wait in the kernel to be sent, and the total number of
