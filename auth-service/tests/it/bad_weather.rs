@@ -161,7 +161,7 @@ async fn a_store_that_remembers_no_time_believes_no_clock_at_once() {
     let clock = At(now.plus(DAYS));
     let upkeep = Upkeep::start(&store, &clock, &SystemRandomSource).await.unwrap();
     let findings = upkeep.look(&store, &clock).await.unwrap();
-    assert!(findings.clock.to_string().contains("does not remember"), "{}", findings.clock);
+    assert!(findings.clock.to_string().contains("has no record of its last use"), "{}", findings.clock);
     assert_eq!(store.clock_mark().await.unwrap(), None, "the store must not remember a doubtful time");
 }
 

@@ -161,8 +161,8 @@ async fn a051_bad_documents_are_refused_shown_to_the_person_and_never_cached() {
         (with("padding", json!("x".repeat(6000))), "more than 5120 bytes"),
         (head("200 OK\r\nContent-Type: text/html"), "Content-Type"),
         (head("200 OK\r\nContent-Type: text/plain; charset=utf-8"), "Content-Type"),
-        (head(&format!("302 Found\r\nLocation: {elsewhere}")), "answered 302"),
-        (head("500 Internal Server Error\r\nContent-Type: application/json"), "answered 500"),
+        (head(&format!("302 Found\r\nLocation: {elsewhere}")), "its status is 302"),
+        (head("500 Internal Server Error\r\nContent-Type: application/json"), "its status is 500"),
         (head("200 OK\r\nContent-Type: application/json\r\nContent-Encoding: gzip"), "not a JSON object"),
     ] {
         let answer = if reason == "not a JSON object" {

@@ -148,7 +148,7 @@ async fn a001_a_redirect_uri_does_not_carry_a_part_of_an_answer() {
         assert_eq!(refused.status(), StatusCode::BAD_REQUEST, "{uri}");
         let body: Value = refused.json().await.unwrap();
         assert_eq!(body["error"], "invalid_redirect_uri", "{uri}");
-        assert!(body["error_description"].as_str().unwrap().contains("answer"), "{body}");
+        assert!(body["error_description"].as_str().unwrap().contains("authorization response"), "{body}");
         let new = NewClient {
             grant_types: vec![GrantType::AuthorizationCode],
             redirect_uris: vec![uri.to_owned().try_into().unwrap()],

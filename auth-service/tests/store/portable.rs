@@ -251,7 +251,7 @@ async fn a_dump_that_was_cut_changes_nothing() {
         into_embedded(&source, two.path(), true, NOW).await.unwrap_err(),
         into_redis(&source, &server.url(), true, NOW).await.unwrap_err(),
     ] {
-        assert!(cut.to_string().contains("was cut"), "{cut}");
+        assert!(cut.to_string().contains("truncated"), "{cut}");
     }
     assert_eq!(open(two.path()).accounts().await.unwrap().len(), 1);
     assert_eq!(connect(&server.url()).await.accounts().await.unwrap().len(), 1);

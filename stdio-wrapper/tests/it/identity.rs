@@ -197,7 +197,7 @@ async fn clocks_that_differ_are_named_to_the_caller_and_once_in_a_while_in_the_l
     let seconds = line["fields"]["seconds"].as_u64().unwrap();
     assert!((3500..=3600).contains(&seconds), "{line}");
     let late = answer(now() - 3600).await;
-    assert!(late.contains("it was made 36") && late.contains("must set both"), "{late}");
+    assert!(late.contains("it was issued 36") && late.contains("must set both"), "{late}");
     for _ in 0..50 {
         answer(now() - 3600).await;
     }

@@ -80,7 +80,10 @@ fn two_rules_of_places_that_many_servers_take_for_one_are_refused() {
     };
     for (one, other) in [("/mcp", "/MCP"), ("/mcp/a", "/mcp./a"), ("/a/b/", "/A/b")] {
         let problems = two(one, other).unwrap_err();
-        assert!(problems.contains("line 4: a.example/") && problems.contains("in line 1"), "{problems}");
+        assert!(
+            problems.contains("line 4: many servers treat a.example/") && problems.contains("in line 1"),
+            "{problems}"
+        );
     }
     assert!(two("/mcp", "/mcp2").is_ok() && two("/mcp", "/mcp/a").is_ok());
 }
