@@ -51,15 +51,15 @@ pub use sockets::Socket;
 const PUBLIC_CONNECTIONS: usize = 1024;
 const EDGE_CONNECTIONS: usize = 2048;
 const OPS_CONNECTIONS: usize = 64;
-/// Maximum number of open connections from one address to the public listener, and likewise to the edge listener.
-/// It does not apply to trusted proxies.
+/// Maximum number of open connections from one address to each of the public and the edge listener. It does not
+/// apply to trusted proxies.
 const CONNECTIONS_OF_ONE: u32 = 128;
-/// Maximum number of connections that wait to be accepted. Some proxies open a connection for each check, so many
+/// Maximum number of connections waiting to be accepted. Some proxies open a connection for each check, so many
 /// can arrive at the same time.
 const PUBLIC_BACKLOG: i32 = 2048;
 const EDGE_BACKLOG: i32 = 4096;
 const OPS_BACKLOG: i32 = 2048;
-/// Maximum number of connections to the ops listener whose request head is incomplete: from one address, and in
+/// Maximum numbers of connections to the ops listener with an incomplete request head: from one address, and in
 /// total.
 const OPS_HEADS_AWAITED: (usize, usize) = (16, 32);
 /// Time limit for receiving a request head, so that slow clients cannot keep connections open.
@@ -71,7 +71,7 @@ const EDGE_KEEP_ALIVE: Duration = Duration::from_secs(90);
 const EDGE_SILENCE: Duration = Duration::from_secs(100);
 /// Time limit for closing a connection.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
-/// Time limit for requests in progress after the service starts to stop, in seconds.
+/// Time limit in seconds for requests that are in progress when the service begins to shut down.
 pub const SHUTDOWN_TIMEOUT: u64 = 10;
 
 /// Why the service cannot listen.
@@ -161,7 +161,7 @@ pub fn listen(
         keep_alive: KeepAlive::Disabled,
         head_timeout: HEAD_TIMEOUT,
         close_timeout: CLOSE_TIMEOUT,
-        // A disconnect is noticed immediately, not only when the response is written.
+        // The server notices a disconnect immediately, and not only when it writes the response.
         half_closed: false,
         shutdown_timeout: SHUTDOWN_TIMEOUT,
     };
@@ -231,7 +231,7 @@ fn cannot_bind(variable: &'static str, address: SocketAddr) -> impl FnOnce(std::
     move |cause| ListenError::Bind { variable, address, cause }
 }
 
-/// Answers a check.
+/// Answers one check, and closes the connection afterwards if the service is about to stop.
 async fn checked(mut request: Request, state: Data<AppState>) -> Result<HttpResponse, Infallible> {
     connections::note_request(&request);
     let unread = request.take_payload();
@@ -343,8 +343,8 @@ pub fn public_routes(config: &mut ServiceConfig, base: &str) {
     }
 }
 
-/// The routes for clients of MCP 2025-03-26, which expect them at the root of the MCP server's host. They are
-/// served only on hosts with a default resource.
+/// The routes for MCP 2025-03-26 clients, which expect them at the root of the MCP server's host. They are served
+/// only on hosts with a default resource.
 fn root_of_mcp_hosts(config: &mut ServiceConfig) {
     config
         .service(

@@ -1,4 +1,4 @@
-//! The command line. Settings come from the environment. A command works on the store directly, or through the
+//! The command line. Settings come from the environment. A command accesses the store directly, or through the
 //! service that has it open.
 
 mod add_client;
@@ -201,7 +201,7 @@ pub(crate) enum ClientCommand {
     },
 }
 
-/// Runs a command that works on accounts.
+/// Runs a command that manages accounts.
 pub(crate) async fn user(command: UserCommand) -> anyhow::Result<()> {
     match command {
         UserCommand::Add(asked) => add_user(asked).await,
@@ -239,7 +239,7 @@ pub(crate) async fn user(command: UserCommand) -> anyhow::Result<()> {
     }
 }
 
-/// Runs a command that works on clients.
+/// Runs a command that manages clients.
 pub(crate) async fn client(command: ClientCommand) -> anyhow::Result<()> {
     let id = |text: String| ClientId::try_from(text).context("this is not a valid client_id");
     match command {
@@ -260,8 +260,8 @@ pub(crate) async fn client(command: ClientCommand) -> anyhow::Result<()> {
     }
 }
 
-/// Makes this process write audit events and warnings about the store to standard error. No service writes them
-/// when the command works on the store directly.
+/// Makes this process write audit events and warnings about the store to standard error. If the command accesses
+/// the store directly, no service writes them.
 fn write_log() -> anyhow::Result<()> {
     static STARTED: std::sync::Once = std::sync::Once::new();
     let settings = Config::log_from_variables(std::env::vars())?;
@@ -273,8 +273,8 @@ fn write_log() -> anyhow::Result<()> {
     outcome.context("the log cannot be written to standard error")
 }
 
-/// Prints the risks to the data of the store, once in this process. They are in the log of the service as well,
-/// but an operator who disables an account reads only the output of the command.
+/// Prints the risks to the store's data, once per process. They are in the log of the service as well, but an
+/// operator who disables an account reads only the output of the command.
 async fn tell_dangers(store: &dyn Store) -> anyhow::Result<()> {
     static TOLD: std::sync::Once = std::sync::Once::new();
     write_log()?;
@@ -308,8 +308,8 @@ async fn run_on(new: NewStore, command: operator::Command) -> anyhow::Result<Rep
             storage.data_dir.display()
         );
     }
-    // The running service is tried first. If the file of its store was replaced on disk, the new file could be
-    // opened, but a change there would not affect the service.
+    // The running service is tried first. If its store file has been replaced on disk, this command could open the
+    // new file, but a change there would not affect the service.
     let reply = if storage.redis.is_none() && socket::is_served(&storage.data_dir).await {
         socket::ask(&storage.data_dir, &command).await?
     } else {

@@ -56,8 +56,8 @@ impl Clients {
     }
 
     /// Returns the client with this identifier and its current metadata. `caller` determines the limits that apply
-    /// if a document must be fetched. `now` must be the earliest time that it can be, so that a clock that is
-    /// ahead does not make a client expire too early.
+    /// if a document must be fetched. `now` must be the earliest possible current time, so that a fast clock does
+    /// not make a client expire too early.
     pub async fn find(&self, caller: Caller, id: &ClientId, now: UnixTime) -> Result<Client, UnknownClient> {
         let known = self.store.client(id, now).await?;
         if known.as_ref().is_some_and(|client| client.disabled) {
@@ -65,7 +65,7 @@ impl Clients {
         }
         match known {
             Some(client) if client.origin != ClientOrigin::MetadataDocument => Ok(client),
-            // The client was stored when a user first allowed it, so it is in use.
+            // A client with a document is stored when a user first allows it, so this one is in use.
             Some(client) if is_url(id) => self.by_document(id, Some(client), Caller::Known, now).await,
             None if is_url(id) => self.by_document(id, None, caller, now).await,
             _ => Err(UnknownClient::Unregistered),
@@ -89,8 +89,8 @@ impl Clients {
         })?;
         Ok(match known {
             Some(client) if client.metadata.drops_credentials(&metadata) => {
-                // The client had to authenticate until now. A new registration makes its earlier codes and tokens
-                // invalid, so that they cannot be used without authentication.
+                // The client had to authenticate until now. A new registration invalidates its earlier codes and
+                // tokens, so that they cannot be used without authentication.
                 let registration = RegistrationId::new(self.documents.random_bytes()?);
                 Client { registration, metadata, ..client }
             }

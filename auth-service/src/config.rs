@@ -1,4 +1,4 @@
-//! Settings. They are read from the environment once at the start, and all problems are reported together.
+//! Settings. They are read from the environment once, at startup, and all problems are reported together.
 
 mod admission;
 mod browsers;
@@ -181,7 +181,7 @@ impl Config {
         if problems.found.is_empty() { Ok((storage, signing)) } else { Err(problems) }
     }
 
-    /// Reads the settings of the log, for an operator command that works without the service.
+    /// Reads the log settings, for an operator command that runs without the service.
     pub fn log_from_variables(
         variables: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Observability, Problems> {

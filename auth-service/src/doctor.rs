@@ -1,7 +1,7 @@
 //! `auth-service doctor`: examines a protected service from outside, as a client and as an attacker would, and the
 //! settings of the service from inside. It reports what is wrong, what that means and how to fix it.
 //!
-//! It needs no account and changes nothing, because it deletes the client that it registers.
+//! It needs no account, and leaves nothing changed, because it deletes the client that it registers.
 
 mod browser;
 mod challenge;
@@ -75,7 +75,7 @@ pub struct Finding {
 /// Why an examination cannot begin.
 #[derive(Debug, thiserror::Error)]
 pub enum CannotExamine {
-    /// The URL is not that of an MCP service.
+    /// The URL is not the URL of an MCP service.
     #[error("{0} is not the URL of an MCP service; write https://mcp.example.com/mcp")]
     Url(Url),
     /// The HTTP or TLS client could not be created.
@@ -156,7 +156,7 @@ pub async fn examine(
         reach::note_unexamined("auth-service cannot be reached", notes);
         return Ok(std::mem::take(&mut notes.findings));
     }
-    // A store that does not work causes many of the problems that are seen from outside, so it is checked first.
+    // An unavailable store causes many of the problems that are visible from outside, so it is checked first.
     if let Some(settings) = settings {
         inside::readiness(settings.listeners.ops, target.patience, notes).await;
     }

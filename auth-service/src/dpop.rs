@@ -24,7 +24,7 @@ pub enum ProofRefused {
     /// The proof itself is not valid (`invalid_dpop_proof`).
     #[error(transparent)]
     Invalid(#[from] InvalidProof),
-    /// The proof was used before (`invalid_dpop_proof`, §11.1).
+    /// The proof has already been used (`invalid_dpop_proof`, §11.1).
     #[error("the DPoP proof was used before; make a new one for every request")]
     Replayed,
     /// The proof contains no valid nonce (`use_dpop_nonce`).
@@ -37,7 +37,7 @@ pub enum ProofRefused {
     /// seconds until the next one is accepted.
     #[error("too many DPoP proofs from this client or account; try again in a minute")]
     TooFast(u64),
-    /// The store failed, so it is unknown whether the proof was used before.
+    /// The store failed, so it is unknown whether the proof has already been used.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The cryptography library could not make a nonce.
@@ -74,7 +74,7 @@ impl Dpop {
         self.mode != DpopMode::Off
     }
 
-    /// Checks a proof, but not whether it was used before: see [`Dpop::remember`].
+    /// Checks a proof, but not whether it has already been used: see [`Dpop::remember`].
     pub fn check(&self, text: &str, expected: &Expected<'_>) -> Result<Proof, ProofRefused> {
         let proof = check(text, expected)?;
         let is_good = |nonce: &String| self.nonces.is_good(nonce, expected.now);
@@ -84,8 +84,9 @@ impl Dpop {
         Ok(proof)
     }
 
-    /// Refuses a proof that was used before, at this replica or another one (`docs/adr/0008-dpop.md` describes the
-    /// cost). It must be the last check, so that only the holder of a valid key can add rows to the store.
+    /// Refuses a proof that has already been used, at this replica or another one (`docs/adr/0008-dpop.md`
+    /// describes the cost). It must be the last check, so that only the holder of a valid key can add rows to the
+    /// store.
     pub async fn remember(
         &self,
         proof: &Proof,

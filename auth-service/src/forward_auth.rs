@@ -43,7 +43,7 @@ use possession::Scheme;
 pub use answer::IDENTITY;
 pub use request::{AccessRequest, Bearer, CheckError};
 
-/// Header with which the edge proxy proves that it is the edge proxy (`EDGE_SECRET`).
+/// Header that contains `EDGE_SECRET`, with which the edge proxy authenticates.
 static EDGE_SECRET: HeaderName = HeaderName::from_static("x-edge-secret");
 
 /// Answers every request on the edge listener. It does not use a router, because a router would normalize the path
@@ -161,7 +161,7 @@ fn trust<'a>(
     if trusted && !doubled { Ok(()) } else { Err(CheckError::Untrusted) }
 }
 
-/// Decides about a request, independently of the proxy that sent the check.
+/// Decides whether a request is allowed, independently of the proxy that sent the check.
 async fn decision(asked: &AccessRequest<'_>, state: &AppState) -> Answer {
     let resource = match resource(asked, state) {
         Ok(found) => found,
@@ -199,7 +199,8 @@ async fn decide_on(asked: &AccessRequest<'_>, resource: &ResourceUri, state: &Ap
     if asked.method == Method::OPTIONS {
         return Answer::refuse(&CheckError::Method);
     }
-    // The clock is read once for the token and the assertion. Only the check of the DPoP proof reads it again.
+    // The token and the assertion use the same reading of the clock. Only the check of the DPoP proof reads it
+    // again.
     let now = state.now();
     let invalid = |reason| conclude(asked, resource, None, Credentials::InvalidToken(reason), state, now);
     let (token, scheme) = match asked.bearer {
@@ -243,7 +244,7 @@ fn conclude(
     state: &AppState,
     now: UnixTime,
 ) -> Answer {
-    // The policy is read once. If it changes during the check, the change applies to the next request.
+    // The policy is read once, so a change during the check applies only to later requests.
     let policy = state.policy.now();
     let operation =
         Operation::of_headers(asked.mcp_protocol_version, asked.mcp_method, asked.mcp_name.as_deref());

@@ -1,4 +1,4 @@
-//! Login: passwords, session cookies, and the form tokens that bind a form to a browser.
+//! Passwords, session cookies, and the form tokens that bind a form to a browser.
 
 pub mod cookies;
 pub mod form_token;

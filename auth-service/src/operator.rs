@@ -50,7 +50,7 @@ pub enum Command {
     },
     /// Lists all accounts, sorted by user name.
     ListUsers,
-    /// Sets a new one-time password, and ends the login sessions of the user.
+    /// Sets a new one-time password, and ends the user's login sessions.
     ResetUser {
         /// The login name of the user.
         username: Username,
@@ -125,7 +125,7 @@ pub enum Command {
         /// The `kid` of the key.
         kid: String,
     },
-    /// Sets the latest trusted time back to the current time, after a clock was ahead.
+    /// Sets the latest trusted time back to the current time, after the clock was ahead.
     AcceptClock {
         /// Today's date according to the operator, `YYYY-MM-DD` in UTC. It is compared with the clock.
         today: String,
@@ -145,7 +145,7 @@ impl Command {
     /// The time limit for the command.
     fn budget(&self) -> Duration {
         match self {
-            // These two commands process the whole store.
+            // Both commands process the whole store.
             Self::ExportStore { .. } | Self::ResealStore => Duration::from_secs(6 * 3600),
             _ => Duration::from_secs(30),
         }
@@ -157,10 +157,10 @@ impl Command {
 pub enum Reply {
     /// The command succeeded without output.
     Done,
-    /// The account was added or reset. It has this one-time password.
+    /// The account was added or reset. This is its one-time password.
     OneTimePassword(String),
-    /// The account was reset and has this one-time password, but it is disabled. The password can be used only
-    /// after the account was enabled.
+    /// The account was reset. This is its one-time password, but the account is disabled. The password cannot be
+    /// used until the account is enabled.
     OneTimePasswordOfDisabled(String),
     /// The client was added.
     ClientAdded {
@@ -175,7 +175,7 @@ pub enum Reply {
     Clients(Vec<ClientRow>),
     /// Signing keys, sorted by the time at which they start to sign.
     Keys(Vec<KeyRow>),
-    /// The export is complete. It contains this number of records of each kind.
+    /// The export is complete, with this number of records of each kind.
     Exported(Counts),
     /// The number of rows that were encrypted again.
     Resealed(Resealed),
@@ -211,7 +211,7 @@ pub struct ClientRow {
     pub redirect_uris: Vec<String>,
     /// The time of registration, or of the first use.
     pub issued_at: UnixTime,
-    /// The last use, accurate to one hour. It is `None` if the client was never used.
+    /// The last use, accurate to one hour. `None` if the client has never been used.
     pub last_used_at: Option<UnixTime>,
     /// Whether the client is disabled.
     pub disabled: bool,
@@ -238,7 +238,7 @@ pub enum CommandError {
 
 /// The resources that commands need.
 pub struct Tools<'a> {
-    /// The store on which commands work.
+    /// The store that commands read and change.
     pub store: &'a dyn Store,
     /// Hashes the passwords of accounts.
     pub passwords: &'a Passwords,
@@ -415,7 +415,7 @@ fn no_account(username: &Username) -> Reply {
 }
 
 /// Creates a password of 120 random bits. It consists of letters and digits that are not easily confused, because
-/// the user types it by hand once.
+/// the user types it once.
 fn one_time_password(random: &dyn Random) -> Result<SecretString, RandomUnavailable> {
     const ALPHABET: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
     let bytes = random.bytes()?;

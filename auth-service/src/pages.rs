@@ -29,7 +29,7 @@ pub struct LoginPage<'a> {
     pub action: &'a str,
     /// The token that binds the form to the browser.
     pub form_token: &'a str,
-    /// The user name that was typed before.
+    /// The user name from the last attempt, to prefill the form.
     pub username: &'a str,
     /// The problem with the last attempt.
     pub problem: Option<&'a str>,
@@ -37,7 +37,7 @@ pub struct LoginPage<'a> {
     pub signed_in: Option<&'a str>,
     /// A link that lets this user continue without another login.
     pub way_on: Option<Link<'a>>,
-    /// Whether the page is shown because the client requested a login or the choice of an account (`prompt`).
+    /// Whether the page is shown because the client requested a new login or an account choice (`prompt`).
     pub asked_again: bool,
 }
 
@@ -77,7 +77,7 @@ pub struct ConsentPage<'a> {
     pub resources: &'a [String],
     /// Descriptions of the scopes that the client newly requests.
     pub scopes: &'a [String],
-    /// Descriptions of the scopes that the user has allowed before.
+    /// Descriptions of the scopes that the user has already allowed.
     pub known_scopes: &'a [String],
 }
 
@@ -105,7 +105,7 @@ pub struct DeviceCodePage<'a> {
     pub form_token: &'a str,
     /// The user who is asked.
     pub username: &'a str,
-    /// The code that was typed before or was part of the link.
+    /// The code from the last attempt or from the link, to prefill the form.
     pub user_code: &'a str,
     /// The problem with the last attempt.
     pub problem: Option<&'a str>,
@@ -206,13 +206,13 @@ pub struct DocumentPage<'a> {
 pub enum FormTarget {
     /// Only to pages of this service.
     Ourselves,
-    /// To the client. Chromium applies `form-action` to every redirect that follows a form, including redirects of
-    /// the client's site, and could block one after the code was used. This server cannot know where a client
-    /// redirects its user, so such a page has no `form-action` (ADR 17).
+    /// To the client. Chromium applies `form-action` to every redirect that follows a form, including redirects by
+    /// the client's site, and could block such a redirect after the code has been used. This server cannot know
+    /// where a client redirects its user, so the page has no `form-action` (ADR 17).
     MayLeave,
 }
 
-/// Renders a page, with headers that prevent framing, caching and loading of other content.
+/// Renders a page, with headers that prevent framing, caching, and the loading of external content.
 pub fn page(status: StatusCode, template: &impl Template, target: FormTarget) -> HttpResponse {
     let Ok(body) = template.render() else {
         return HttpResponse::InternalServerError().finish();
@@ -245,9 +245,9 @@ pub fn displayable(name: &str) -> String {
     one_line.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// Characters without width or without a visible glyph: those with the property `Default_Ignorable_Code_Point`
-/// (Unicode 17, DerivedCoreProperties.txt), line and paragraph separators, interlinear annotation marks, and two
-/// symbols that are blank.
+/// Zero-width characters, and characters without a visible glyph: those with the property
+/// `Default_Ignorable_Code_Point` (Unicode 17, DerivedCoreProperties.txt), line and paragraph separators,
+/// interlinear annotation marks, and two symbols that are blank.
 const INVISIBLE: [RangeInclusive<char>; 19] = [
     '\u{ad}'..='\u{ad}',
     '\u{34f}'..='\u{34f}',
@@ -258,7 +258,7 @@ const INVISIBLE: [RangeInclusive<char>; 19] = [
     '\u{200b}'..='\u{200f}',
     '\u{2028}'..='\u{202e}',
     '\u{2060}'..='\u{206f}',
-    // These two are the blank Braille pattern and the null note head of musical notation.
+    // The next two are the blank Braille pattern and the musical null notehead.
     '\u{2800}'..='\u{2800}',
     '\u{1d159}'..='\u{1d159}',
     '\u{3164}'..='\u{3164}',

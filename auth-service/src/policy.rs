@@ -1,8 +1,8 @@
 //! The access rules, and the function that decides on a request.
 //!
 //! Rules come from the settings `ALLOWED_…` and from a policy file (`docs/policy.md`). Without a file, there is
-//! one rule: any user who can log in can use any protected service through a client that was granted the scope
-//! `mcp`.
+//! one rule: any user who can log in can use any protected service through a client that has been granted the
+//! scope `mcp`.
 //!
 //! A request must be allowed by the settings, by the most specific service rule that matches, and by every tool
 //! and method rule of that service that matches the operation. An additional tool or method rule can therefore
@@ -33,15 +33,15 @@ pub use who::{Person, Who};
 
 use service::{Lookalike, Service, Table};
 
-/// Description of the scope `mcp` without a policy file. The consent page shows it below the names of the
+/// Description of the scope `mcp` when there is no policy file. The consent page shows it below the names of the
 /// services.
 const EVERYTHING: &str = "To use all tools of these services";
 
 /// The access rules in force.
 #[derive(Debug, Clone)]
 pub struct Policy {
-    /// The number of this policy within the process, counted from 1. Values that were derived from a policy with a
-    /// different number must not be used.
+    /// The number of this policy within the process, counted from 1. Values derived from a policy with a different
+    /// number must not be used.
     epoch: u64,
     /// The users whom the settings `ALLOWED_…` allow to use services.
     allowed: Who,

@@ -20,7 +20,7 @@ use crate::store::{Store, StoreError};
 pub use assertions::Assertions;
 pub use cache::{CacheTerms, IDENTITY, Known, PrincipalCache, Sources};
 
-/// The caller that presents a valid access token, with all properties that rules refer to.
+/// The caller that presents a valid access token, with all properties that rules can refer to.
 #[derive(Debug, Clone)]
 pub struct Principal {
     /// The subject of the user, or of a client that acts for itself.
@@ -79,7 +79,7 @@ fn claims_of(token: &str, keys: &KeyRing) -> Result<AccessTokenClaims, RejectedT
 }
 
 /// Checks the claims against the store. Also returns the parent of the token's grant, if there is one. A grant
-/// ends together with its parent.
+/// becomes invalid together with its parent.
 async fn of_claims(
     claims: AccessTokenClaims,
     issuer: &Issuer,
@@ -89,9 +89,10 @@ async fn of_claims(
     if claims.iss != issuer.as_str() {
         return Err(RejectedToken::Invalid);
     }
-    // Clocks of replicas can differ by up to this tolerance, so each replica must accept tokens that the others
-    // issue. Such a token, like one that was issued before the clock was set back, is valid for longer by at most
-    // this difference. Its signature was verified, and revocation does not depend on the time.
+    // The clocks of replicas can differ by up to this tolerance, so each replica must accept tokens that others
+    // have issued. A token with a later time of issue is valid for longer by at most the tolerance, like one
+    // issued before the clock was set back. Its signature has been verified, and revocation does not depend on the
+    // time.
     if claims.iat.since(now) > TOLERANCE {
         return Err(RejectedToken::Early { at: claims.iat });
     }

@@ -1,5 +1,5 @@
-//! Keeps the signing keys of all replicas the same, and rotates them on time. The first replica that notices that
-//! a change is due makes it, and the others read it from the store.
+//! Keeps the signing keys of all replicas identical, and rotates them on schedule. The first replica that notices
+//! that a change is due makes it, and the others read it from the store.
 
 mod keys_read;
 
@@ -12,8 +12,8 @@ use crate::store::{KeysMark, Store, StoreError};
 
 pub use keys_read::{KeysRead, Reading};
 
-/// How often a replica reads the stored keys. After this time, no replica accepts a revoked key, and all replicas
-/// have a new one. Therefore, a new key must be published for longer than this before it signs.
+/// How often a replica reads the stored keys. After this interval, every replica has noticed a revoked or a new
+/// key. Therefore, a new key must be published for longer than this before it signs.
 pub const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Maximum number of attempts to make a change. If replicas write at the same time, only one succeeds, and its
 /// change is usually the one that the others wanted to make.
@@ -28,7 +28,7 @@ pub enum RotationError {
     /// The cryptography library failed.
     #[error(transparent)]
     Crypto(#[from] CryptoFailure),
-    /// Other replicas changed the keys during every attempt.
+    /// Another replica changed the keys during each attempt.
     #[error("the signing keys were changed by other processes during every attempt")]
     Busy,
 }
@@ -120,7 +120,7 @@ pub async fn note_in_use(store: &dyn Store, revision: u64) -> Result<(), StoreEr
     store.set_keys_mark(KeysMark { revision, ..mark }).await
 }
 
-/// Like [`up_to_date_telling`], for callers that do not need to know whether there was a change.
+/// Like [`up_to_date_telling`], but does not report changes.
 pub async fn up_to_date(
     store: &dyn Store,
     terms: &RotationTerms,

@@ -28,7 +28,7 @@ use auth_service::threads;
 /// How often expired rows are deleted.
 const SWEEP_EVERY: Duration = Duration::from_secs(300);
 
-/// Time in which edge proxies can notice that this service is about to stop. It still accepts connections during
+/// Time that edge proxies have to notice that this service is about to stop. It still accepts connections during
 /// this time.
 const DRAIN: Duration = Duration::from_secs(1);
 
@@ -79,7 +79,7 @@ async fn awaited_store(storage: &Storage) -> anyhow::Result<(Arc<dyn Store>, Sto
                 tracing::warn!("the store could not be opened and will be tried again: {error:#}");
                 tokio::time::sleep(START_PAUSE).await;
             }
-            // A command that works directly on the store has it open for some milliseconds.
+            // A command that accesses the store directly has it open for a few milliseconds.
             Err(error)
                 if matches!(error.downcast_ref(), Some(OpenError::InUse(_)))
                     && !socket::is_served(&storage.data_dir).await =>
@@ -92,7 +92,7 @@ async fn awaited_store(storage: &Storage) -> anyhow::Result<(Arc<dyn Store>, Sto
     open_store(storage, NewStore::Begin).await
 }
 
-/// Serves until SIGTERM or SIGINT. An error that occurs after the log has started is written to the log, and the
+/// Serves until SIGTERM or SIGINT. An error that occurs once logging has started is written to the log, and the
 /// result is `Ok(ExitCode::FAILURE)`.
 pub(crate) async fn run() -> anyhow::Result<ExitCode> {
     let config = Config::from_variables(std::env::vars())?;
@@ -207,7 +207,7 @@ impl Signals {
         })
     }
 
-    /// Waits for a signal to stop. Returns true for SIGTERM, which orchestrators send: proxies then get a moment
+    /// Waits for a signal to stop. Returns true for SIGTERM, which orchestrators send: proxies then have a moment
     /// to switch to another replica. After SIGINT (Ctrl-C), the service stops without this delay.
     async fn until_stop(&mut self, state: &Data<AppState>) -> bool {
         let [first, second] = &mut self.user;
@@ -244,7 +244,7 @@ async fn keep_keys_forever(state: Data<AppState>) {
     loop {
         ticks.tick().await;
         state.follow_keys().await;
-        // The first iteration also reports a change that was made during the start.
+        // The first iteration also reports a change made during startup.
         if let Some(Rotated { current, newest, keys }) = state.take_rotated() {
             audit::Event::SigningKeysRotated { current: &current, newest: &newest, keys }.emit();
         }

@@ -45,16 +45,16 @@ use signing_keys::{SigningKeys, current_keys};
 /// Maximum number of concurrent requests from one address. A hosted client serves many users from a few addresses,
 /// but each request takes only milliseconds.
 const REQUESTS_AT_ONCE: u32 = 256;
-/// Maximum numbers of requests and of checks whose refusal is delayed. They are a quarter of the connections of
-/// the public listener, and half of those of the edge listener.
+/// Maximum number of requests whose refusal is delayed, and maximum number of checks. They are a quarter of the
+/// connections of the public listener, and half of those of the edge listener.
 const REQUESTS_REFUSED_LATE: usize = 256;
 const CHECKS_REFUSED_LATE: usize = 1024;
-/// Maximum number of requests whose body is incomplete, for one address and in total. Many SDKs send head and body
-/// separately, so a company behind one address briefly needs many places. If all places are occupied, a new
-/// request takes the oldest place of the address that has most. The total is a quarter of the connections.
+/// Maximum numbers of requests whose body is incomplete: for one address, and in total. Many SDKs send head and
+/// body separately, so a company behind one address briefly needs many places. If all places are occupied, a new
+/// request takes the oldest place of the address with the most places. The total is a quarter of the connections.
 const BODIES_AWAITED: (usize, usize) = (128, 256);
-/// Maximum number of connections whose request head is incomplete, for one address and in total. The total is half
-/// of the connections. Connections of trusted proxies do not count, because they send complete heads.
+/// Maximum numbers of connections whose request head is incomplete: for one address, and in total. The total is
+/// half of the connections. Connections of trusted proxies do not count, because they send complete heads.
 const HEADS_AWAITED: (usize, usize) = (64, 512);
 /// Number of requests that each worker of the public listener processes at the same time. While one of them waits
 /// for the store, the others use the processor.
@@ -203,8 +203,8 @@ impl AppState {
         self.upkeep.time_bounds(self.clock.as_ref())
     }
 
-    /// The earliest time that it can be, because the clock might be wrong. A row that has not expired at this time
-    /// must not be replaced or deleted as expired.
+    /// The earliest possible current time, because the clock might be wrong. A row that has not expired at this
+    /// time must not be replaced or deleted as expired.
     pub fn earliest(&self) -> UnixTime {
         self.time_bounds().earliest
     }
@@ -230,7 +230,7 @@ impl AppState {
         self.stopping.store(true, Ordering::Relaxed);
     }
 
-    /// Closes every connection of the edge listener after its next response.
+    /// From now on, each connection of the edge listener is closed after its next response.
     pub fn begin_leaving(&self) {
         self.leaving.store(true, Ordering::Relaxed);
     }
@@ -278,7 +278,7 @@ impl AppState {
         Ok(removed)
     }
 
-    /// The latest time at which each kind of row can expire if it was written at `now` or before.
+    /// The latest time at which each kind of row can expire if it was written no later than `now`.
     fn latest_ends(&self, now: UnixTime) -> LatestEnds {
         let (lifetimes, clients) = (&self.config.lifetimes, &self.config.clients);
         let after = |life: Duration| now.plus(life).plus(TOLERANCE);
@@ -297,15 +297,15 @@ impl AppState {
     /// Returns the principal of `token` at the time `now`.
     ///
     /// A client whose token has expired uses its refresh token, and some clients discard their tokens if that
-    /// fails. Therefore an access token is refused as expired only if the store can be written, and if it is
-    /// certain whether the refresh token is still valid.
+    /// fails. Therefore an access token is refused as expired only if the store can be written, and if the clock
+    /// shows reliably whether the refresh token is still valid.
     pub async fn principal_of(&self, token: &str, now: UnixTime) -> Result<Arc<Known>, RejectedToken> {
         match self.principal_by_current_keys(token, now).await {
-            // The future is boxed, so that an allowed check needs no memory for it.
+            // The future is boxed so that an allowed check does not reserve memory for it.
             Err(refused @ (RejectedToken::Expired | RejectedToken::Revoked)) => {
                 Err(Box::pin(self.final_refusal(token, now, refused)).await)
             }
-            // The token is from another replica, and only this replica's clock is behind. A refresh would not
+            // Another replica has issued the token, and only this replica's clock is behind. A refresh would not
             // help.
             Err(RejectedToken::Early { at }) if self.upkeep.is_possible_for_store(at, now) => {
                 Err(RejectedToken::Undatable)

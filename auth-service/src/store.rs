@@ -59,7 +59,7 @@ pub enum StoreError {
 pub enum Registration {
     /// The client is new and was added.
     Added(Client),
-    /// The same public client had been registered before. Its registration access token is now invalid,
+    /// The same public client was already registered. Its previous registration access token is now invalid,
     /// because a party that knows a client's metadata must not be able to delete the client for others.
     Known(Client),
     /// The maximum number of clients is reached, and none of them can be deleted.
@@ -89,7 +89,7 @@ pub enum Redemption {
         /// The grants of the same account that were deleted to make room for it.
         displaced: Vec<Grant>,
     },
-    /// The code had been used before. The grant that it created is revoked (RFC 6749 §4.1.2).
+    /// The code had already been used. The grant that it created is revoked (RFC 6749 §4.1.2).
     Replayed,
     /// The code is unknown or expired.
     Unknown,
@@ -100,8 +100,8 @@ pub enum Redemption {
 pub enum FoundCode {
     /// The code is valid and unused.
     Live(AuthorizationCode),
-    /// The code was used before. The caller checks whether the request comes from the client that the code
-    /// was issued to.
+    /// The code has already been used. The caller checks whether the request comes from the client to which it was
+    /// issued.
     Used(AuthorizationCode),
     /// The code is unknown or expired.
     Unknown,
@@ -175,8 +175,8 @@ pub trait Store: PendingStore + Portable + Installation {
         ids: &[ClientId],
         terms: &RegistrationTerms,
     ) -> Result<Registration, StoreError>;
-    /// Finds the client that has already registered with the metadata of `client`. It has one of `ids`, or, if the
-    /// first of them was taken at that time, another identifier.
+    /// Finds the client that has already registered with the metadata of `client`. It has one of `ids`, or another
+    /// identifier if the first of them was taken when the client registered.
     async fn registered_client(
         &self,
         client: &Client,
@@ -195,8 +195,8 @@ pub trait Store: PendingStore + Portable + Installation {
         most: usize,
         now: UnixTime,
     ) -> Result<Vec<Client>, StoreError>;
-    /// Replaces registration, secret, metadata, fingerprint and registration access token of a client (RFC
-    /// 7592 §2.2). Returns false if `management` is no longer its registration access token.
+    /// Replaces a client's registration, secret, metadata, fingerprint and registration access token (RFC 7592
+    /// §2.2). Returns false if `management` is no longer its registration access token.
     async fn update_client(&self, management: &TokenHash, updated: &Client) -> Result<bool, StoreError>;
     /// Disables or enables a client. Returns false if there is none. A disabled client does not expire
     /// ([`Client::stays`]).
@@ -259,7 +259,7 @@ pub trait Store: PendingStore + Portable + Installation {
     /// Records that `approval` was denied, at least until `until`, so that it cannot create a code. Returns false
     /// if it has already created one. Denying it again has no further effect.
     async fn deny(&self, approval: &str, until: UnixTime, now: UnixTime) -> Result<bool, StoreError>;
-    /// Looks up a code without redeeming it.
+    /// Looks up a code without redeeming it, for the checks that come before redemption.
     async fn find_code(&self, hash: &TokenHash, now: UnixTime) -> Result<FoundCode, StoreError>;
     /// Redeems a code and creates its grant, in one atomic step. If the account has too many grants, the least
     /// recently refreshed grants of the client with the most grants are deleted. If several calls run at the same
@@ -275,7 +275,7 @@ pub trait Store: PendingStore + Portable + Installation {
     async fn add_grant(&self, grant: &Grant, used: &ClientUse) -> Result<bool, StoreError>;
     /// The grant with this identifier, unless it has expired.
     async fn grant(&self, id: &GrantId, now: UnixTime) -> Result<Option<Grant>, StoreError>;
-    /// The grant that issued a refresh token, whether the token was used or not ([`Grant::has_issued`]).
+    /// The grant that issued a refresh token, whether or not the token has been used ([`Grant::has_issued`]).
     async fn grant_of_refresh(
         &self,
         token: &HashedRefreshToken,
@@ -292,8 +292,8 @@ pub trait Store: PendingStore + Portable + Installation {
     /// Deletes a grant, so that all tokens issued from it become invalid.
     async fn revoke_grant(&self, id: &GrantId) -> Result<(), StoreError>;
     /// The grant with this identifier and the account of its user, for a check. The grant must belong to this
-    /// client and subject, and the client must still hold it ([`Grant::is_held_by`]). A grant on behalf of another
-    /// one is valid only as long as the other one is.
+    /// client and subject, and the client must still hold it ([`Grant::is_held_by`]). A grant that was derived
+    /// from another grant is valid only as long as that grant is.
     async fn held_grant(
         &self,
         id: &GrantId,
@@ -316,7 +316,7 @@ pub trait Store: PendingStore + Portable + Installation {
     /// Shortens rows that expire later than these times, because they were written while the clock was ahead.
     /// Returns the number of rows. It must not be called while the clock is not reliable.
     async fn shorten(&self, ends: &LatestEnds) -> Result<u64, StoreError>;
-    /// The record of changes, for caches of the results of [`Store::held_grant`]. A change through this
+    /// The record of changes, which invalidates cached results of [`Store::held_grant`]. A change through this
     /// process is recorded before its call returns, and a change by another process as soon as this one is
     /// notified.
     fn changes(&self) -> &Changes;

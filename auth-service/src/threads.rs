@@ -65,8 +65,8 @@ pub async fn beside<T: Send + 'static>(
     outcome.await.map_err(|_| NoThread { purpose, cause: "it panicked".to_owned() })
 }
 
-/// Makes the runtime start the first of its threads for blocking work. If one exists, libraries that need such a
-/// thread wait for it. If none exists and the operating system refuses one, they panic.
+/// Makes the runtime start the first of its threads for blocking work. If one exists, libraries that need a thread
+/// wait for it. If none exists and the operating system refuses one, they panic.
 ///
 /// # Errors If the operating system refuses the thread.
 pub async fn keep_one() -> Result<(), NoThread> {
@@ -76,8 +76,8 @@ pub async fn keep_one() -> Result<(), NoThread> {
     started.map_err(|error| NoThread { purpose, cause: error.to_string() })
 }
 
-/// Starts as many threads as the listeners will need, and stops them again. This is a trial: right after it, the
-/// libraries of the listeners start their threads, and panic if one is refused.
+/// Starts as many threads as the listeners will need, and stops them again. This tests the thread limit, because
+/// the listeners' libraries start their threads right afterwards, and panic if one is refused.
 ///
 /// # Errors If the operating system refuses one of them.
 pub fn try_listeners(workers: NonZeroUsize, has_grpc: bool) -> Result<(), NoThread> {

@@ -1,5 +1,5 @@
 //! Regularly checks whether the store still has its data, whether the clock is reliable, and whether settings of
-//! the store put its data at risk. All other functions depend on this.
+//! the store put its data at risk. Everything else in the service relies on these checks.
 
 pub mod write_probe;
 
@@ -15,7 +15,7 @@ use crate::store::{KeysMark, LOST, Store, StoreError};
 
 /// How often the current time is recorded in the store.
 const MARK_EVERY: Duration = Duration::from_secs(300);
-/// Minimum time between two log messages about changed risks to the data of the store.
+/// Minimum time between two log messages about changed risks to the store's data.
 const DANGERS_LOGGED_EVERY: Duration = Duration::from_secs(60);
 
 /// The results of the checks.
@@ -43,7 +43,7 @@ struct Known {
     new_identity: Option<String>,
     identity: Option<String>,
     dangers: Vec<String>,
-    /// The dangers that were logged last, and when.
+    /// The dangers in the last log message, and the time of that message.
     dangers_logged: (Vec<String>, Option<Duration>),
     /// The record in the store about its signing keys.
     keys_mark: KeysMark,
@@ -106,7 +106,7 @@ impl Upkeep {
         if standing.is_steady() && !is_lost && self.known().is_mark_due(now) {
             let seen = store.clock_mark().await?;
             let mark = self.known().follow(seen, now, up);
-            // If another replica or a command has changed the record at the same time, the next check tries again.
+            // If another replica or a command changes the record at the same time, the next check tries again.
             if store.set_clock_mark(seen, mark).await.is_ok_and(|is_set| is_set) {
                 self.known().mark = Some(now);
             }
@@ -120,7 +120,7 @@ impl Upkeep {
         Ok(Findings { clock: standing, is_lost, identity, dangers: known.all_dangers(now) })
     }
 
-    /// The bounds of the right time.
+    /// The bounds of the correct time.
     pub fn time_bounds(&self, clock: &dyn Clock) -> TimeBounds {
         self.known().watch.bounds(clock.now(), clock.up())
     }
@@ -142,7 +142,7 @@ impl Upkeep {
     }
 }
 
-/// Returns all risks to the data of the store, for a process that does not check them regularly.
+/// Returns all risks to the store's data, for a process that does not check them regularly.
 ///
 /// # Errors
 /// If the store cannot be read.
@@ -176,7 +176,7 @@ async fn identity_of(store: &dyn Store, new: Option<&str>) -> Result<Option<Stri
 }
 
 impl Known {
-    /// The identity for a store that never had one. A store that has lost its identity must not get a new one.
+    /// The identity for a store that has never had one. A store that has lost its identity must not get a new one.
     fn new_identity_if_unknown(&self) -> Option<String> {
         self.new_identity.clone().filter(|_| self.identity.is_none())
     }
@@ -235,7 +235,8 @@ impl Known {
     }
 
     /// The dangers from the store's settings, from lost signing keys, and from a difference between the clocks. A
-    /// difference so large that this replica is not ready is left out, because the state of the clock shows it.
+    /// difference so large that this replica is not ready is not included, because the state of the clock shows
+    /// it.
     fn all_dangers(&self, now: UnixTime) -> Vec<String> {
         let of_clock = self.difference.iter().filter(|_| !self.is_apart);
         let of_keys = self.keys_mark.danger(now).map(str::to_owned);
@@ -253,7 +254,7 @@ impl Known {
         self.keys_mark = mark;
     }
 
-    /// Adopts a correction of an operator. Returns the times to record.
+    /// Adopts an operator's correction of the latest trusted time. Returns the times to record.
     fn follow(&mut self, seen: Option<ClockMark>, now: UnixTime, up: Duration) -> ClockMark {
         self.watch.follow(seen, now, up);
         self.watch.mark(now, up)

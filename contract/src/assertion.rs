@@ -11,7 +11,7 @@ use crate::rules::UnmetRule;
 pub const TYPE: &str = "mcp-assertion+jwt";
 
 /// The claims of an assertion. A reader ignores unknown claims, so that auth-service can be updated before the
-/// services. It must not ignore an unknown rule; see [`UnmetRule`].
+/// services. Unknown rules must not be ignored; see [`UnmetRule`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claims<'a> {
     /// Issuer identifier of auth-service. Readers compare it when they verify the signature.

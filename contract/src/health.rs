@@ -19,8 +19,8 @@ pub fn from_inside(listener: SocketAddr) -> SocketAddr {
 }
 
 /// Sends a GET request for `path`. Returns the body if the status is 200, and otherwise the status line and the
-/// body. The response has a few hundred bytes, so an HTTP client and a runtime would cost more than the request
-/// itself.
+/// body. The response is only a few hundred bytes long, so an HTTP client and a runtime would cost more than the
+/// request.
 ///
 /// # Errors
 /// If there is no response within `patience`.
@@ -28,8 +28,8 @@ pub fn ask(address: SocketAddr, path: &str, patience: Duration) -> io::Result<Re
     let mut stream = TcpStream::connect_timeout(&address, patience)?;
     stream.set_read_timeout(Some(patience))?;
     stream.set_write_timeout(Some(patience))?;
-    // The request is written in one piece. If the service responded and closed the connection after a first
-    // part, writing the rest would fail.
+    // The request is written in one piece. If it were sent in parts and the service responded and closed the
+    // connection after the first one, writing the rest would fail.
     let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes())?;
     let mut response = Vec::new();

@@ -1,4 +1,4 @@
-//! HTTP/1.1 listeners of both programs. They work like `actix_web::HttpServer`, but read each connection only
+//! The HTTP/1.1 listeners of both programs. They work like `actix_web::HttpServer`, but read each connection only
 //! as fast as the server can respond.
 
 mod holding;
@@ -32,7 +32,7 @@ use paced::{Activity, Paced, UnderWay};
 pub struct Limits {
     /// The number of threads.
     pub workers: usize,
-    /// The maximum number of connections of a thread at the same time. Further ones wait to be accepted.
+    /// The maximum number of concurrent connections per thread. Further ones wait to be accepted.
     pub connections: usize,
     /// How long a connection stays open after a response.
     pub keep_alive: KeepAlive,
@@ -42,7 +42,7 @@ pub struct Limits {
     pub close_timeout: Duration,
     /// Whether a client can close its side of a connection and still get the response.
     pub half_closed: bool,
-    /// Time limit for requests in progress after the listener was told to stop, in seconds.
+    /// Time limit in seconds for requests that are in progress when the listener is stopped.
     pub shutdown_timeout: u64,
 }
 
@@ -61,14 +61,14 @@ impl Default for Limits {
     }
 }
 
-/// Listens on an address. At most `backlog` connections wait to be accepted, and the operating system refuses
+/// Listens on an address. At most `backlog` connections can wait to be accepted. The operating system refuses
 /// further ones.
 ///
 /// # Errors
 /// If the address cannot be used.
 pub fn bind(address: SocketAddr, backlog: i32) -> io::Result<TcpListener> {
     let socket = TcpListener::bind(address)?;
-    // A socket that already listens accepts a new backlog (listen(2)).
+    // Calling listen(2) on a listening socket changes its backlog.
     rustix::net::listen(&socket, backlog)?;
     Ok(socket)
 }
@@ -137,8 +137,8 @@ where
     Ok(server.run())
 }
 
-/// Records that a request was received. It is in progress until its response was sent. Also returns whether it
-/// must be the last request of its connection. This is the case for a chunked body, because its length is
+/// Records that a request was received. It is in progress until its response has been sent. Also returns whether
+/// it must be the last request on its connection. This is the case for a chunked body, because its length is
 /// unknown, so it could not be distinguished from the requests that follow.
 fn begin(request: &Request) -> (Option<UnderWay>, bool) {
     let is_chunked = request.headers().contains_key(TRANSFER_ENCODING);

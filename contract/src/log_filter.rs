@@ -10,7 +10,7 @@ use tracing_subscriber::filter::{Directive, LevelFilter};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogFilter(String);
 
-/// The part of a setting that was not recognized. It is displayed as a sentence for operators.
+/// The part of the setting that was not recognized. It is displayed as a sentence for operators.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NoLogFilter(String);
 
@@ -38,9 +38,9 @@ impl LogFilter {
     /// Parses a comma-separated list of directives.
     ///
     /// # Errors
-    /// If a directive cannot be parsed, or is a single word that is not a level. The library treats such a word
-    /// as a target, logs all events of this target, and no other events. Therefore a misspelt level would
-    /// result in an empty log.
+    /// If a directive cannot be parsed, or is a single word that is not a level. The library treats an unknown
+    /// word as a target, and logs only the events of that target. Therefore a misspelt level would result in an
+    /// empty log.
     pub fn parse(text: &str) -> Result<Self, NoLogFilter> {
         // The library itself does not accept spaces after a comma.
         let directives: Vec<&str> =

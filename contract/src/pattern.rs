@@ -46,7 +46,7 @@ mod tests {
     }
 
     /// A slow reference implementation. After each byte of the pattern, it keeps all positions in the name up to
-    /// which the pattern can match.
+    /// which the pattern read so far can match.
     fn means(pattern: &[u8], name: &[u8]) -> bool {
         let mut places = vec![0];
         for byte in pattern {

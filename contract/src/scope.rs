@@ -1,8 +1,8 @@
 //! The hierarchy of scopes: a scope includes those below it.
 
-/// Whether the scope `held` includes the scope `needed`: both are equal, or `needed` is `held` followed by `:`
-/// and more text. For example, `mcp` includes `mcp:read` (MCP 2026-07-28, "Scope Challenge Handling":
-/// hierarchies must be honoured).
+/// Whether the scope `held` includes the scope `needed`: both are equal, or `needed` is `held` followed by `:` and
+/// more text. For example, `mcp` includes `mcp:read` (MCP 2026-07-28, "Scope Challenge Handling", requires that
+/// hierarchies are respected).
 pub fn includes(held: &str, needed: &str) -> bool {
     needed.strip_prefix(held).is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
 }

@@ -34,9 +34,9 @@ const MIN_LEN_OF_WORD: usize = 8;
 /// Minimum length of a name that is recognized with two mistakes.
 const MIN_LEN_FOR_TWO: usize = 8;
 
-/// Finds the variables in `given` whose names are almost those of a setting. If they were ignored, a service
-/// could start with fewer restrictions than its operator intended. The usual environment variables of other
-/// programs are not similar to any setting.
+/// Finds the variables in `given` whose names are almost those of a setting. If they were ignored, a service could
+/// start with fewer restrictions than its operator intended. The usual environment variables of other programs do
+/// not resemble any setting.
 ///
 /// `known` contains all names that are read, including those that end in `_FILE` if such variables are read.
 pub fn misspelt(known: &[&str], given: impl IntoIterator<Item = String>) -> Vec<Misspelt> {
@@ -153,7 +153,7 @@ mod tests {
         "TRUSTED_PROXIES",
         "WORKERS",
     ];
-    /// The certain and the merely probable misspellings, as sentences.
+    /// Returns the sentences about a certain and a merely probable misspelling, if there are any.
     fn of(given: &str) -> (Option<String>, Option<String>) {
         let told = |found: Vec<Misspelt>| found.first().map(ToString::to_string);
         let given = [given.to_owned()];
@@ -181,7 +181,7 @@ mod tests {
             ("ALLOWED_GROUPS_FIL", "ALLOWED_GROUPS_FILE"),
             ("ISSUER_FIEL", "ISSUER_FILE"),
             ("ISSUER_file", "ISSUER_FILE"),
-            // The list does not contain `ALLOWED_USERS_FILE`, like the list of a program that reads no such file.
+            // The list does not contain `ALLOWED_USERS_FILE`, as for a program that does not read it.
             ("ALLOWED_USERS_FILE", "ALLOWED_USERS"),
             ("ALLOWED_USER_FILE", "ALLOWED_USERS"),
         ] {

@@ -45,8 +45,7 @@ pub(super) fn await_head(stream: &TcpStream, extensions: &mut Extensions, heads:
     let place = extensions.get::<Counted>().map(|counted| Rc::clone(&counted.0));
     let waiter = actix_web::rt::spawn(async move {
         wait.given_up().await;
-        // The server drops the connection only a moment later, but its place must be free for a new connection
-        // now.
+        // The server drops the connection only a moment later, but the new connection needs its place now.
         drop(place.and_then(|place| place.take()));
         // The peer might have closed the connection at the same time.
         let _ = std::net::TcpStream::from(stream).shutdown(Shutdown::Both);
@@ -60,8 +59,8 @@ struct Counted(Rc<Cell<Option<Place>>>);
 /// Called for each new connection. Counts the connection for its peer address, and closes it if the address has
 /// too many.
 ///
-/// The limit is needed because a peer that sends requests and does not read the responses makes the server keep
-/// several of both for each connection.
+/// The limit is needed because the server keeps several requests and responses for each connection of a peer that
+/// sends requests without reading the responses.
 pub(super) fn count(stream: &TcpStream, extensions: &mut Extensions, peers: &InFlight) {
     match peers.enter(peer(stream)) {
         Ok(place) => {

@@ -35,7 +35,7 @@ const WINDOWS: (u32, u32) = (64 * 1024, 128 * 1024);
 const HEADERS_LIMIT: u32 = 16 * 1024;
 /// The limits on connections. After the preface, [`KEEP_ALIVE`] detects silent connections.
 const LIMITS: Limits = Limits { connections: 256, strangers: 64, patience: Duration::from_secs(10) };
-/// Maximum number of connections that wait to be accepted.
+/// Maximum number of connections waiting to be accepted.
 const BACKLOG: i32 = 128;
 /// The idle time after which a connection receives an HTTP/2 ping, and the time limit for the acknowledgement.
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));

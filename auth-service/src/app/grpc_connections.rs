@@ -1,5 +1,5 @@
 //! Limits the connections of the gRPC listener: their number, the number of connections without the edge secret,
-//! and how long a client can send nothing or read no responses.
+//! and how long a client can be silent or leave responses unread.
 
 use std::collections::VecDeque;
 use std::io::{Error, ErrorKind, Result};
@@ -26,8 +26,8 @@ const PREFACE: usize = 24;
 pub(super) struct Limits {
     /// Maximum number of open connections. Further ones wait to be accepted.
     pub(super) connections: usize,
-    /// Maximum number of connections on which the edge secret was not sent. If there is one more, the oldest of
-    /// them is closed. Otherwise, other programs in the networks of the edge could occupy all connections.
+    /// Maximum number of connections on which the edge secret has not been sent. If this is exceeded, the oldest
+    /// of them is closed. Otherwise, other programs in the networks of the edge could occupy all connections.
     pub(super) strangers: usize,
     /// Time limit for the client to send the preface of a connection, and to read a response.
     pub(super) patience: Duration,
@@ -56,8 +56,8 @@ pub(super) fn limited(
     })
 }
 
-/// Adds a connection on which the secret was not sent yet. If there are already `most` of them, closes the oldest
-/// first.
+/// Adds a connection on which the secret has not been sent yet. If there are already `most` of them, closes the
+/// oldest first.
 fn make_room(strangers: &Mutex<VecDeque<Weak<ConnectionState>>>, new: &Arc<ConnectionState>, most: usize) {
     let mut all = strangers.lock().unwrap_or_else(PoisonError::into_inner);
     all.retain(|state| state.upgrade().is_some_and(|state| !state.is_of_edge()));
@@ -70,7 +70,7 @@ fn make_room(strangers: &Mutex<VecDeque<Weak<ConnectionState>>>, new: &Arc<Conne
     all.push_back(Arc::downgrade(new));
 }
 
-/// A connection that was accepted by [`limited`].
+/// A connection accepted by [`limited`].
 pub(super) struct Connection {
     stream: TcpStream,
     peer: Peer,

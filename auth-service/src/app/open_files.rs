@@ -1,5 +1,5 @@
 //! Computes how many connections the limit on open files allows. A listener that strangers can reach must not use
-//! up the files that the readiness check, the edge and the store need.
+//! up the files that the readiness check, the edge listener and the store need.
 
 use std::num::NonZeroUsize;
 
@@ -7,11 +7,11 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::{EDGE_CONNECTIONS, OPS_CONNECTIONS, PUBLIC_CONNECTIONS};
 
-/// Number of files for a connection: its socket, and a second handle with which a silent connection is closed.
+/// Number of files per connection: its socket, and a second handle, which is used to close a silent connection.
 const OF_A_CONNECTION: usize = 2;
 /// Maximum number of gRPC connections. Each uses one file.
 const GRPC_CONNECTIONS: usize = 256;
-/// Number of files for one worker of a listener, which its event loop uses.
+/// Number of files that the event loop of one listener worker uses.
 const OF_A_WORKER: usize = 4;
 /// Number of files for fetching documents, for the store, and for operators' commands.
 const BESIDES: usize = 128;

@@ -5,7 +5,7 @@
 //! connections that it has accepted but not yet read. A proxy that has just sent a request on such a connection
 //! cannot know whether the request was processed, and many proxies do not repeat it.
 //!
-//! When a listening socket is closed, the kernel drops the connections that wait to be accepted. Therefore, the
+//! When a listening socket is closed, the kernel drops the connections waiting to be accepted. Therefore, the
 //! socket first ignores new connection attempts until the waiting connections have been accepted. A client repeats
 //! an ignored attempt after one second (RFC 6298 §2). By then the socket is closed, and the attempt is refused.
 
@@ -16,17 +16,17 @@ use actix_web::dev::ServerHandle;
 use rustix::net::{Shutdown, shutdown};
 use socket2::{SockFilter, SockRef};
 
-/// How long the server can accept the waiting connections while new attempts are ignored.
+/// How long the server has to accept the waiting connections while new attempts are ignored.
 const LAST_ACCEPTED: Duration = Duration::from_millis(200);
 
-/// Time in which the thread that accepts connections notices that it is paused.
+/// How long the thread that accepts connections needs to notice that it is paused.
 const PAUSE: Duration = Duration::from_millis(1);
 
 /// A second handle to a listening socket.
 pub struct Socket(TcpListener);
 
 impl Socket {
-    /// Listens on an address. `backlog` is the maximum number of connections that wait to be accepted. Returns the
+    /// Listens on an address. `backlog` is the maximum number of connections waiting to be accepted. Returns the
     /// listener for the server, and a second handle to its socket.
     pub(super) fn listen(address: SocketAddr, backlog: i32) -> std::io::Result<(TcpListener, Self)> {
         let listener = contract::listener::bind(address, backlog)?;

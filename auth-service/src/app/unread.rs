@@ -1,9 +1,9 @@
 //! Closes a connection if its request is answered before the request body has arrived.
 //!
-//! The HTTP library does this for a body with a `Content-Length`. It reads a chunked body to its end after the
-//! response, without a time limit, so a client could keep the connection open forever. But it closes the
-//! connection if something still owns the payload when the response has been sent. Therefore, the response body
-//! owns the unread payload.
+//! The HTTP library does this only for a body with a `Content-Length`. It reads a chunked body to its end after
+//! the response, without a time limit, so a client could keep the connection open forever. However, it closes the
+//! connection if the payload still has an owner once the response has been sent. Therefore, the response body owns
+//! the unread payload.
 
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};

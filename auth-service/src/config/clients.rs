@@ -66,8 +66,8 @@ impl ClientTerms {
         self.ceiling.min(UNUSED_CEILING)
     }
 
-    /// Maximum number of clients that one to five accounts have used, for each account: one percent of the
-    /// ceiling, but at least 10 and at most 200.
+    /// Maximum number of clients per account among those that only one to five accounts have used: one percent of
+    /// the ceiling, but at least 10 and at most 200.
     pub fn sole_ceiling(&self) -> usize {
         usize::try_from(self.ceiling / 100).unwrap_or(usize::MAX).clamp(10, 200)
     }
@@ -100,7 +100,7 @@ pub(super) fn read(environment: &Environment, lifetimes: &Lifetimes, problems: &
     let raw: Raw = environment.concern(problems);
     let idle =
         durations::read("CLIENT_IDLE_TTL", raw.client_idle_ttl, DAY * 180, MINUTE, DAY * 3650, problems);
-    // Uses are recorded to the hour, so a client must be kept for more than an hour longer than its grants.
+    // Uses are recorded to the hour, so a client must be kept at least two hours longer than its grants.
     if idle < lifetimes.refresh_token + Duration::from_secs(7200) {
         let least = lifetimes.refresh_token.as_secs() + 7200;
         problems.add_about("CLIENT_IDLE_TTL", format_args!("must exceed REFRESH_TOKEN_TTL by two hours, or clients would expire before their grants; set it to at least {least}s"));
@@ -179,7 +179,7 @@ fn schemes(list: Option<String>, problems: &mut Problems) -> Vec<String> {
         return Vec::new();
     }
     for entry in &entries {
-        // The type refuses schemes to which a redirect is never allowed.
+        // `RedirectUri` refuses schemes to which redirects are never allowed.
         if RedirectUri::try_from(format!("{entry}://application/callback")).is_err() {
             problems.add(
                 "REGISTRATION_REDIRECT_SCHEMES",
@@ -228,8 +228,8 @@ fn number<T: std::str::FromStr + Copy>(
         default
     })
 }
-/// Whether a file contains a certificate in PEM form (RFC 7468 §5). Without one, the library adds no certificate
-/// and reports no error.
+/// Whether a file contains a certificate in PEM form (RFC 7468 §5). If it contains none, the library adds no
+/// certificate and reports no error.
 fn has_certificate(content: &[u8]) -> bool {
     let begin = b"-----BEGIN CERTIFICATE-----";
     content.windows(begin.len()).any(|window| window == begin)

@@ -17,7 +17,7 @@ pub struct Lifetimes {
     /// Lifetime of authorization codes (`CODE_TTL`, default 60 s). RFC 6749 §4.1.2 recommends at most 10
     /// minutes.
     pub code: Duration,
-    /// How long a grant is valid after it was last refreshed (`REFRESH_TOKEN_TTL`, default 90 d).
+    /// How long a grant is valid after its last refresh (`REFRESH_TOKEN_TTL`, default 90 d).
     pub refresh_token: Duration,
     /// How long a used refresh token can be repeated while its successor is unused (`REFRESH_GRACE`, default
     /// 120 s).
@@ -28,7 +28,7 @@ pub struct Lifetimes {
     pub device_code: Duration,
     /// Lifetime of pushed requests (RFC 9126 §2.2), which includes the time for the login. It is fixed.
     pub pushed_request: Duration,
-    /// How long a form can stay open before it is submitted, which is fixed.
+    /// How long a form can stay open before it is submitted. This is fixed.
     pub form: Duration,
 }
 

@@ -69,8 +69,8 @@ pub(super) fn read(environment: &Environment, problems: &mut Problems) -> Listen
     listeners
 }
 
-/// Refuses two listeners with one address. The system's error would only state that the address is in use, as if
-/// by another program.
+/// Refuses two listeners with one address. The operating system's error would only state that the address is in
+/// use, as if another program were using it.
 fn refuse_shared(listeners: &Listeners, problems: &mut Problems) {
     let all = [
         ("PUBLIC_LISTEN", Some(listeners.public)),

@@ -1,5 +1,5 @@
-//! Checks the files of trusted certificates that libraries read on their own. Those libraries would block forever
-//! on a pipe, and their errors name neither the file nor the variable.
+//! Checks the files of trusted certificates that libraries read on their own. The libraries would block forever on
+//! a pipe, and their errors name neither the file nor the variable.
 
 use std::io::{Error, ErrorKind, Result};
 use std::path::Path;

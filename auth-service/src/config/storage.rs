@@ -19,7 +19,7 @@ const MAX_WAIT: Duration = Duration::from_secs(10);
 pub struct Storage {
     /// Directory of the embedded store (`DATA_DIR`, default `data`).
     pub data_dir: PathBuf,
-    /// The Redis to use in place of the embedded store (`REDIS_URL`). It allows any number of replicas.
+    /// The Redis server to use instead of the embedded store (`REDIS_URL`). It allows any number of replicas.
     pub redis: Option<RedisAddress>,
     /// The key that encrypts stored data (`STORE_KEY`, 32 bytes in base64). It is required with Redis. The
     /// embedded store creates one in `DATA_DIR` at the first start if it is not set.
@@ -27,9 +27,8 @@ pub struct Storage {
     /// The previous key, while `STORE_KEY` is being replaced (`STORE_KEY_PREVIOUS`). Data that is encrypted
     /// with it can still be read.
     pub previous_key: Option<StoreKey>,
-    /// The limits of the token cache: the number of access tokens (`TOKEN_CACHE_SIZE`, default 100000), and
-    /// the longest time for which a result is cached, even if nothing changes (`TOKEN_CACHE_TTL`, default 10
-    /// s).
+    /// The limits of the token cache: the number of access tokens (`TOKEN_CACHE_SIZE`, default 100000), and the
+    /// maximum time for which a result is cached, even if nothing changes (`TOKEN_CACHE_TTL`, default 10 s).
     pub token_cache: CacheTerms,
 }
 

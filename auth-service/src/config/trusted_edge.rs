@@ -21,7 +21,7 @@ pub struct TrustedEdge {
     pub requests_per_second: NonZeroU32,
 }
 
-/// Enough for a company whose users all have the same address.
+/// Default of `REQUESTS_PER_SECOND`. It is enough for a company whose users all share one address.
 const REQUESTS_PER_SECOND: NonZeroU32 = NonZeroU32::MIN.saturating_add(299);
 
 impl TrustedEdge {

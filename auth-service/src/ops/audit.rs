@@ -10,7 +10,7 @@ use crate::domain::grant::GrantId;
 use crate::domain::scope::Scope;
 use crate::guard::log_rate::{LogRate, LogRates};
 
-/// Limits on the log lines of events that anybody can cause, one limit for each event. The metrics count every
+/// Limits on the log lines for events that anybody can cause, one limit for each event. The metrics count every
 /// event.
 static FAILED: LazyLock<LogRate> = LazyLock::new(LogRate::default);
 static THROTTLED: LazyLock<LogRate> = LazyLock::new(LogRate::default);
@@ -111,7 +111,7 @@ pub enum Event<'a> {
         /// The user who tried the codes.
         subject: &'a Subject,
     },
-    /// A client received a grant without a consent page, because its user had allowed it before.
+    /// A client received a grant without a consent page, because its user had already allowed it.
     ConsentRemembered {
         /// The user who had allowed it.
         subject: &'a Subject,
@@ -158,7 +158,7 @@ pub enum Event<'a> {
     },
     /// A login failed because the name or the password was wrong.
     LoginFailed,
-    /// A login was refused without a check, because there were too many.
+    /// A login was refused without checking the password, because there were too many attempts.
     LoginThrottled,
     /// A user has chosen a new password.
     PasswordChosen {
@@ -185,7 +185,7 @@ pub enum Event<'a> {
     CodeReplayed {
         /// The grant that was revoked.
         grant_id: &'a GrantId,
-        /// The user who had allowed it, or the client if the grant was revoked before.
+        /// The user who approved the grant, or the client if the grant had already been revoked.
         subject: &'a Subject,
         /// The client that used the code.
         client_id: &'a ClientId,
@@ -194,7 +194,7 @@ pub enum Event<'a> {
     GrantRevoked {
         /// The grant that was revoked.
         grant_id: &'a GrantId,
-        /// The user who had allowed it, or the client if it had a grant for itself.
+        /// The user who approved the grant, or the client if the grant was for the client itself.
         subject: &'a Subject,
         /// The client that revoked it.
         client_id: &'a ClientId,
@@ -230,7 +230,7 @@ pub enum Event<'a> {
         /// Identifier of the key that was removed.
         kid: &'a str,
     },
-    /// An operator has confirmed that the clock is right, although the service had trusted a later time before.
+    /// An operator has confirmed that the clock is right, although the service had trusted a later time.
     ClockAccepted {
         /// The latest trusted time, which is now discarded.
         forgotten: UnixTime,
@@ -240,14 +240,14 @@ pub enum Event<'a> {
         /// Number of records in the file.
         records: u64,
     },
-    /// An operator has accepted the data in Redis, although it lost the identity of the store or has older data
+    /// An operator has accepted the data in Redis, although Redis has lost the store's identity or has older data
     /// than before.
     StoreAdopted,
     /// An operator has encrypted the content of the store again with the current key.
     StoreResealed {
         /// Number of rows in the store.
         rows: u64,
-        /// Number of rows that were encrypted with another key.
+        /// Number of rows that had been encrypted with another key.
         changed: u64,
     },
     /// A used refresh token was presented again, and its grant was revoked.

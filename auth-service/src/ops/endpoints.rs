@@ -12,7 +12,7 @@ use crate::upkeep::Findings;
 
 use super::telemetry;
 
-/// The text about the clock in `/ready` while the store does not work.
+/// What `/ready` reports for the clock while the store is unavailable.
 const NO_CLOCK: &str = "not compared: the store does not work";
 
 /// `/health`: whether the process responds. It does not use the store, so that an outage of the store does not
@@ -21,9 +21,9 @@ pub async fn health() -> HttpResponse {
     HttpResponse::Ok().json(json!({ "status": "ok" }))
 }
 
-/// `/ready`: whether the service can work, and the state of its parts. It can work if the store works, because the
-/// keys were loaded before the listener was opened. If the store does not report changes to this replica, the
-/// service works, but every check queries the store.
+/// `/ready`: whether the service can work, and the state of its parts. It can work if the store is available,
+/// because the keys are loaded before the listener is opened. If the store does not report changes to this
+/// replica, the service works, but every check queries the store.
 ///
 /// A policy file that cannot be used is reported, but does not make the service unready: the last good policy is
 /// in force, and if all replicas shared the file, a typing error would stop all of them. The same applies to a

@@ -1,6 +1,6 @@
 //! Writes log lines on a separate thread, so that nothing else is blocked if the reader of standard error stalls
 //! (a log driver whose disk is full, or a pipe without a reader). Lines wait in a queue. When it is full, further
-//! lines are omitted and counted.
+//! lines are dropped and counted.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -13,14 +13,14 @@ use contract::log_lines::LogLines;
 use tracing::Metadata;
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Maximum size of the queue in bytes. When it is reached, further lines are omitted.
+/// Maximum size of the queue in bytes. When it is reached, further lines are dropped.
 const MAX_WAITING: usize = 1 << 20;
-/// Additional size in bytes for audit lines only, so that a flood of other lines does not use their space.
+/// Additional size in bytes that only audit lines can use, so that a flood of other lines cannot displace them.
 const MAX_WAITING_AUDIT: usize = 1 << 20;
 /// Bytes that a line needs in the queue in addition to its text.
 const OVERHEAD: usize = 64;
 
-/// The queue of lines that wait for the thread that writes them. Clones share the queue.
+/// The queue of lines waiting to be written by the thread. Clones share the queue.
 #[derive(Clone, Default)]
 pub struct LogWriter(Arc<Shared>);
 
@@ -52,14 +52,14 @@ struct Waiting {
     is_audit: bool,
 }
 
-/// Numbers of lines that were lost since the start, because the log was not read or could not be written.
+/// Numbers of lines lost since the start because the log was not read or could not be written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Lost {
     /// Number of lines, audit lines included.
     pub lines: u64,
     /// Number of these lines that were audit lines.
     pub audit: u64,
-    /// Number of these lines that could not be written. The others were omitted because the log was not read.
+    /// Number of these lines that could not be written. The others were dropped because the log was not read.
     pub unwritten: u64,
 }
 
@@ -92,7 +92,7 @@ impl LogWriter {
         Ok(writer)
     }
 
-    /// Queues a line, or omits it if the queue is full. It never waits for the reader.
+    /// Queues a line, or drops it if the queue is full. It never waits for the reader.
     pub fn put(&self, line: &[u8], is_audit: bool) {
         let room = MAX_WAITING + if is_audit { MAX_WAITING_AUDIT } else { 0 };
         let mut queue = self.queue();
@@ -113,12 +113,12 @@ impl LogWriter {
         drop(self.0.changed.wait_timeout_while(self.queue(), within, unwritten));
     }
 
-    /// The lines that were lost since the start.
+    /// The numbers of lines lost since the start.
     pub fn lost(&self) -> Lost {
         self.queue().lost
     }
 
-    /// Whether lines are being omitted now.
+    /// Whether lines are being dropped now.
     pub fn is_full(&self) -> bool {
         // Otherwise, a line of usual length still fits.
         self.queue().bytes + 4096 > MAX_WAITING
@@ -177,8 +177,8 @@ impl LogWriter {
         queue.lines.pop_front().unwrap_or_default()
     }
 
-    /// Frees the space of a line, and counts it if it is lost. Returns the lines that were lost since the last
-    /// report, if another report is due.
+    /// Frees the space of a line, and counts it if it is lost. Returns the losses since the last report, if
+    /// another report is due.
     fn finish(&self, line: &Waiting, written: &io::Result<()>) -> Option<Lost> {
         let mut queue = self.queue();
         queue.is_writing = false;
@@ -189,7 +189,7 @@ impl LogWriter {
             queue.last_error = Some(error.to_string());
         }
         queue.fails = written.is_err();
-        // While the queue is long, the reader has not caught up, and more lines might be omitted.
+        // While the queue is long, the reader has not caught up, and more lines might be dropped.
         let untold = if written.is_ok() && queue.lost != queue.told && queue.bytes < MAX_WAITING / 2 {
             let (lost, told) = (queue.lost, queue.told);
             queue.told = lost;

@@ -1,4 +1,4 @@
-//! Log lines, and the span of each request.
+//! Sets up the log and the span of each request.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::collections::HashMap;
@@ -72,7 +72,7 @@ pub fn log_status() -> String {
     WRITER.get().map_or_else(|| "ok".to_owned(), LogWriter::status)
 }
 
-/// Omits lines if one place in the program or in a library writes too many. Otherwise, an unavailable store or
+/// Drops lines if one place in the program or in a library writes too many. Otherwise, an unavailable store or
 /// malformed requests could fill the disk as fast as requests arrive. Audit events that anybody can cause have
 /// separate limits ([`super::audit`]), and all other audit events are written.
 #[derive(Default)]

@@ -1,4 +1,4 @@
-//! A response body that holds a value until the body was sent or dropped.
+//! A response body that owns a value until the body has been sent or dropped.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -6,13 +6,13 @@ use std::task::{Context, Poll};
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::web::Bytes;
 
-/// A response body, and the value that it holds.
+/// A response body and the value that it owns.
 struct Holding<T> {
     inner: BoxBody,
     _value: T,
 }
 
-/// Creates a body that holds a value.
+/// Creates a body that owns `value`.
 pub fn hold<T: Unpin + 'static>(inner: impl MessageBody + 'static, value: T) -> BoxBody {
     BoxBody::new(Holding { inner: inner.boxed(), _value: value })
 }

@@ -1,9 +1,9 @@
 //! A connection that the HTTP server reads in small pieces, and only while it can also write.
 //!
 //! The HTTP server reads up to 128 KiB before it parses the data, and then decodes all requests in it together.
-//! This amount can contain thousands of tiny requests, and each decoded request takes 2.5 kB. The server also
-//! reads and handles further requests while it cannot send the responses to earlier ones. Therefore a client
-//! that only sends could make each of its connections use megabytes (attack 100).
+//! 128 KiB can contain thousands of tiny requests, and each decoded request takes 2.5 kB. The server also reads
+//! and handles further requests while it cannot send the responses to earlier ones. Therefore a client that only
+//! sends could make each of its connections use megabytes (attack 100).
 
 use std::cell::Cell;
 use std::io::{self, IoSlice};
@@ -24,7 +24,7 @@ pub(super) struct Activity(Rc<Doing>);
 
 #[derive(Default)]
 struct Doing {
-    /// The number of requests that were received and whose responses are not complete.
+    /// The number of requests whose responses are not complete yet.
     under_way: Cell<usize>,
     /// The number of body bytes of the last request that have not arrived yet.
     expected: Cell<u64>,
@@ -65,9 +65,9 @@ impl Drop for UnderWay {
 pub(super) struct Paced<T> {
     stream: Take<T>,
     activity: Activity,
-    /// The number of bytes that were read beyond the requests in progress.
+    /// The number of bytes read beyond the requests in progress.
     ahead: u64,
-    /// Whether the server must parse the last piece before it gets another one.
+    /// Whether the server must parse the last piece before it receives another one.
     is_resting: bool,
     /// Whether the peer currently accepts no data.
     is_blocked: bool,
@@ -99,8 +99,8 @@ impl<T: AsyncRead> Paced<T> {
 
     /// The maximum number of bytes that can be read now. 0 if the server must finish a request first.
     ///
-    /// While a request is in progress, only a little of the following data is read, which is enough to detect
-    /// that the peer disconnects. The server itself would continue to read, and later decode all of it.
+    /// While a request is in progress, only a little of the following data is read, which is enough to detect a
+    /// disconnect. Without this limit, the server would continue to read, and later decode everything.
     fn piece(&mut self) -> u64 {
         let doing = &self.activity.0;
         if doing.under_way.get() == 0 {
@@ -129,7 +129,7 @@ impl<T: AsyncRead> Paced<T> {
     fn note<R>(&mut self, written: Poll<R>, context: &Context<'_>) -> Poll<R> {
         self.is_blocked = written.is_pending();
         if !self.is_blocked && std::mem::take(&mut self.wants_to_read) {
-            // The stream was not polled for more data, so it will not wake the server.
+            // The stream has not been polled for more data, so it will not wake the server.
             context.waker().wake_by_ref();
         }
         written
@@ -160,7 +160,8 @@ impl<T: AsyncRead + Unpin> AsyncRead for Paced<T> {
         let result = ready!(Pin::new(&mut this.stream).poll_read(context, buffer));
         let read = (buffer.filled().len() - before) as u64;
         this.note_read(read);
-        // If less was read, the stream is empty for now and will wake the server when there is more.
+        // If less than a piece was read, the stream is empty for now, and will wake the server when more data
+        // arrives.
         this.is_resting = read == piece;
         Poll::Ready(result)
     }
@@ -274,7 +275,7 @@ mod tests {
             assert_eq!(all_at_once(&mut server, &waker), 0);
         }
         assert_eq!(woken.0.load(Ordering::Relaxed), before, "the task is woken repeatedly");
-        // The next request starts when this one is complete. The bytes of both were already read.
+        // The next request starts when this one is complete. The bytes of both have already been read.
         let next = server.activity().begin(Some(0));
         drop(first);
         assert_eq!(woken.0.load(Ordering::Relaxed), before + 1);

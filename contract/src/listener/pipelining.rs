@@ -1,7 +1,7 @@
 //! Closes a connection on which a client sends requests without reading the responses.
 //!
-//! The HTTP server handles the requests that it has read one after the other, and keeps the responses that are
-//! not sent yet. Without a limit, many requests for a large response could use much memory (attack 100).
+//! The HTTP server handles the requests that it has read one after another, and keeps the responses that have not
+//! been sent yet. Without a limit, many requests for a large response could use a lot of memory (attack 100).
 
 use std::cell::Cell;
 use std::pin::Pin;
