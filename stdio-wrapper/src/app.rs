@@ -50,12 +50,12 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 const DEFAULT_SESSIONS: usize = 100;
 /// Maximum number of sessions if the container's limits decide how many fit.
 const MAX_SESSIONS: usize = 10_000;
-/// Number of children that can start at the same time for each processor of the container. It is more than one,
+/// Number of children that can start at the same time, per processor of the container. It is more than one,
 /// because a start does not use the processor all the time.
 const STARTS_PER_PROCESSOR: usize = 2;
-/// Maximum number of connections that wait to be accepted.
+/// Maximum number of connections waiting to be accepted.
 const BACKLOG: i32 = 4096;
-/// Maximum number of connections that wait to be accepted by the operator's listener.
+/// Maximum number of connections waiting to be accepted by the operator's listener.
 const OPS_BACKLOG: i32 = 2048;
 /// Maximum number of connections to the operator's listener.
 const MAX_OPS_CONNECTIONS: usize = 100;
@@ -222,7 +222,7 @@ impl Signals {
     }
 }
 
-/// Hides the memory and environment of this process from its children, which might have the same user id.
+/// Hides the memory and environment of this process from its children, which might run under the same user id.
 /// Without this, they could read assertions of other callers if the kernel does not isolate them. This also
 /// prevents core files.
 fn hide() {

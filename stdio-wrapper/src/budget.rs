@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::protocol::Text;
 
-/// Divisor for the share of the memory that one principal can use: a quarter.
+/// One principal can use 1/`SHARE` of the memory.
 const SHARE: usize = 4;
 
 /// Memory that a kept text needs in addition to its length, in bytes.

@@ -18,9 +18,9 @@ use control_group::ControlGroup;
 const ASSUMED: Usage = Usage { memory: 48 << 20, in_files: 0, tasks: 9, processes: 0, in_kernel: 0 };
 /// Time after which a child is assumed to have reached its usual size.
 const SETTLED: Duration = Duration::from_secs(3);
-/// Divisor for the part of each limit that is kept free for the wrapper and for children that grow: one eighth.
+/// 1/`FREE` of each limit is kept free for the wrapper and for children that grow.
 const FREE: u64 = 8;
-/// The divisor for [`Load::unaccounted`].
+/// [`Load::unaccounted`] is 1/`UNACCOUNTED` of the limit.
 const UNACCOUNTED: u64 = 16;
 /// The minimum that is kept free in a container of any size.
 const LEAST_FREE: Usage = Usage { memory: 32 << 20, in_files: 0, tasks: 16, processes: 0, in_kernel: 0 };
@@ -67,10 +67,10 @@ pub enum Measure {
 }
 
 impl Measure {
-    /// All measures.
+    /// Both measures, in the order in which shortages are resolved.
     pub const ALL: [Self; 2] = [Self::Memory, Self::Tasks];
 
-    /// The part of a usage that this measure is about.
+    /// The part of a usage to which this measure applies.
     pub fn of(self, usage: &Usage) -> u64 {
         match self {
             Self::Memory => usage.memory,
@@ -110,8 +110,8 @@ pub struct Load {
     pub used: u64,
     /// By how much the usage exceeds the part of the limit that children can use. Zero if it does not.
     pub over: u64,
-    /// The usage that can be expected without belonging to any process, because the kernel needs memory for
-    /// each process and connection. A sixteenth of the limit.
+    /// The usage that belongs to no process and is still normal, because the kernel needs memory for each
+    /// process and connection: a sixteenth of the limit.
     pub unaccounted: u64,
 }
 
@@ -298,7 +298,7 @@ impl Capacity {
     }
 }
 
-/// The reservation for a child that is being started.
+/// The reservation for a child that is being started. Dropping it releases the reservation.
 #[derive(Debug)]
 pub struct Starting<'a>(&'a Capacity);
 

@@ -89,7 +89,7 @@ pub enum Identity {
 /// The wrapped command. It comes only from the command line (attack 103).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Child {
-    /// Program and arguments. Arguments can contain placeholders.
+    /// The program and its arguments. Arguments can contain placeholders.
     pub command: Vec<String>,
     /// The whole environment. Values can contain placeholders.
     pub env: Vec<(String, String)>,
@@ -143,7 +143,7 @@ pub struct Limits {
     pub stream_after: Duration,
     /// Maximum age of a stream, after which the client must reconnect.
     pub stream_max_age: Duration,
-    /// Time between two comments on an idle stream.
+    /// Interval between comments on an idle stream.
     pub keep_alive: Duration,
     /// Maximum number of server sessions for the translated calls of one principal's stateless clients.
     pub translate_sessions: usize,
@@ -185,7 +185,7 @@ impl Config {
         read::config(options, environment)
     }
 
-    /// Whether command, environment or working directory depends on the caller.
+    /// Whether the command, the environment or the working directory depends on the caller.
     pub fn has_placeholders(&self) -> bool {
         PLACEHOLDERS.iter().any(|name| self.child.has(name))
     }

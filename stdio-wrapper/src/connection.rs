@@ -32,7 +32,7 @@ const MAX_UNSENT: u32 = 64 << 10;
 /// server closes idle connections earlier, but limits the time only for the first head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Divisor for the share of the connections that can come from the same machine: a quarter.
+/// 1/`LOCAL_SHARE` of the connections can come from the same machine.
 const LOCAL_SHARE: usize = 4;
 
 /// A client's connection, which is closed if the client is too slow.
@@ -53,7 +53,8 @@ pub struct Open {
     local: AtomicUsize,
     /// Maximum number of open connections from the same machine.
     max_local: usize,
-    /// Whether it was logged that a connection was closed because too many came from the same machine.
+    /// Whether the log already contains a line about a connection that was closed because too many came from
+    /// the same machine.
     has_told: AtomicBool,
 }
 
@@ -165,7 +166,7 @@ async fn close_when_idle(socket: Weak<OwnedFd>, mut under_way: watch::Receiver<u
 }
 
 /// A middleware that counts the requests in progress of each connection. A request counts until its response
-/// was sent.
+/// has been sent.
 pub async fn count<B: MessageBody + 'static>(
     request: ServiceRequest,
     next: Next<B>,
@@ -199,8 +200,8 @@ impl Draining {
 }
 
 /// A middleware that closes each connection after a response while the wrapper is about to stop. If the wrapper
-/// closed an idle connection while an edge sends a request on it, that request would be lost. An edge that is
-/// told not to reuse a connection loses no request.
+/// closed an idle connection while an edge sends a request on it, that request would be lost. No request is
+/// lost if a response has told the edge not to reuse the connection.
 pub async fn end_with_answer<B: MessageBody + 'static>(
     request: ServiceRequest,
     next: Next<B>,

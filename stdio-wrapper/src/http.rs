@@ -39,8 +39,8 @@ use crate::translate::{LegacyToModern, ModernToLegacy};
 pub use guard::{Accepts, RequestHeaders};
 use problem::Problem;
 
-/// Divisor for the share of the connections that the requests of one user can use: a quarter. Behind an edge,
-/// each request in progress uses its own connection.
+/// The requests of one user can use 1/`SHARE` of the connections. Behind an edge, each request in progress uses
+/// its own connection.
 const SHARE: usize = 4;
 /// Number of requests that a user can always have.
 const SMALLEST_SHARE: usize = 4;
@@ -73,7 +73,7 @@ pub struct Endpoint {
     pub legacy_to_modern: Option<Arc<LegacyToModern>>,
     clock: Clock,
     stream_grace: Duration,
-    /// Identifies callers.
+    /// Identifies callers, as configured by `IDENTITY`.
     pub authenticator: Arc<Authenticator>,
     /// The counters of the wrapper.
     pub metrics: Arc<Metrics>,
@@ -83,7 +83,7 @@ pub struct Endpoint {
     /// The resource identifier, for challenges.
     resource: Option<String>,
     /// The requests in progress of each user. A request counts from the time when its caller is identified
-    /// until its response was sent.
+    /// until its response has been sent.
     under_way: Arc<Places>,
     max_under_way: usize,
     refusals: Mutex<RateLimit>,
@@ -133,8 +133,8 @@ impl Endpoint {
     }
 
     /// Identifies the caller, and calls `handle` for the response. The request counts for its user until the
-    /// response was sent or aborted (attack 100). One user with slow calls, or with responses that are read
-    /// slowly, must not occupy all connections.
+    /// response has been sent or aborted (attack 100). One user with slow calls, or with responses that are
+    /// read slowly, must not occupy all connections.
     async fn answer(
         &self,
         request: &HttpRequest,

@@ -55,9 +55,9 @@ pub fn start(config: &Config) -> Result<WorkerGuard, LogError> {
 /// How control characters are escaped.
 #[derive(Debug, Clone, Copy)]
 enum Escapes {
-    /// As in quoted fields of a text log.
+    /// The escapes of a quoted field in a text log.
     Text,
-    /// As in JSON.
+    /// The escapes of a JSON string.
     Json,
 }
 

@@ -92,7 +92,7 @@ numbers! {
     "counter" children_ended_for_memory_total,
     /// Children that were stopped because they used most of the processes of the container.
     "counter" children_ended_for_processes_total,
-    /// Children that were ended because they took most of the epoll watches of the machine.
+    /// Children that were stopped because they used most of the epoll watches of the machine.
     "counter" children_ended_for_watches_total,
     /// Processes that children left behind and that were killed.
     "counter" orphans_killed_total,

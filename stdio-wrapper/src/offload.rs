@@ -61,8 +61,8 @@ impl Offload {
         Ok(Arc::new(Self { queue, next: AtomicU64::new(0) }))
     }
 
-    /// Runs `work` on one of the threads, in turn with other users. Returns `None` if it panicked. If the
-    /// returned future is dropped before the work starts, the work is not done.
+    /// Runs `work` on one of the threads. Users take turns. Returns `None` if it panicked. If the returned
+    /// future is dropped before the work starts, the work is not done.
     pub async fn run<T: Send + 'static>(
         &self,
         owner: &str,

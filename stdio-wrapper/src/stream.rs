@@ -255,7 +255,7 @@ impl Stream {
         if state.untaken > self.limit { First::Events } else { First::Wait }
     }
 
-    /// Connects a client, which receives everything that was not read yet, and disconnects the previous
+    /// Connects a client, which receives everything that has not been read yet, and disconnects the previous
     /// clients.
     pub fn connect(self: &Arc<Self>) -> Consumer {
         self.state().consumers.drain(..).for_each(|place| place.wake.notify_one());
@@ -338,7 +338,7 @@ impl State {
         self.small <= FREE + self.reservation.taken()
     }
 
-    /// Drops the oldest events: those that were read and, if no client is connected, also others.
+    /// Drops the oldest events: those that have been read and, if no client is connected, also others.
     fn trim(&mut self, limit: usize, account: &Reservation) {
         while (self.kept > limit || !self.is_paid())
             && let Some(front) = self.events.front()

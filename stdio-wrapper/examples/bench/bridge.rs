@@ -15,7 +15,8 @@ use tokio::sync::oneshot;
 
 struct Bridge {
     input: OnceLock<pipe::Sender>,
-    /// The child responds in the order of the requests.
+    /// The callers that are waiting for a response, in the order of their requests. The child responds in this
+    /// order.
     waiting: Mutex<VecDeque<oneshot::Sender<Bytes>>>,
 }
 

@@ -51,7 +51,7 @@ impl Used {
         Self { own: used_by(id), children: children.map(|child| (child, used_by(child))).collect() }
     }
 
-    /// The processor time since `before` of the process, and of its busiest child.
+    /// The processor time that the process, and its busiest child, have used since `before`.
     pub(crate) fn since(&self, before: &Self) -> (Duration, Duration) {
         let children = self.children.iter().map(|(child, used)| {
             used.saturating_sub(before.children.get(child).copied().unwrap_or_default())
@@ -113,7 +113,7 @@ impl Connection {
         self
     }
 
-    /// The ID of the session.
+    /// The session ID, if the server has assigned one.
     pub(crate) fn session(&self) -> Option<String> {
         self.session.clone()
     }
@@ -142,7 +142,7 @@ impl Connection {
             .any(|sign| memchr::memmem::find(&self.buffer, sign.as_bytes()).is_some())
     }
 
-    /// The head of a request.
+    /// A request head with these additional header lines.
     pub(crate) fn head(&self, method: &str, fields: &str) -> String {
         let session = self.session.as_ref().map(|id| format!("mcp-session-id: {id}\r\n")).unwrap_or_default();
         let (path, host) = (&self.path, &self.host);

@@ -1,5 +1,5 @@
-//! Measures the time until the first response of a new session when a spare child is ready. It is compared with
-//! the first response of the same child if it was started equally early, was pinged, and receives the message
+//! Measures the time until the first response of a new session when a spare child is ready. The baseline is the
+//! first response of the same child if it is started equally early, is pinged, and receives the message
 //! directly.
 
 use std::process::Stdio;

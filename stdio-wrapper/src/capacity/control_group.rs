@@ -76,12 +76,12 @@ impl ControlGroup {
         self.bounds() != Bounds::default()
     }
 
-    /// For each resource, the limit among this group and its ancestors that leaves the least.
+    /// For each resource, the limit that leaves the least unused, among those of this group and its ancestors.
     pub(super) fn bounds(&self) -> Bounds {
         Bounds { memory: self.bound(Measure::Memory), tasks: self.bound(Measure::Tasks) }
     }
 
-    /// The limit of this resource that leaves the least.
+    /// The limit on this resource that leaves the least unused.
     pub(super) fn bound(&self, measure: Measure) -> Option<Bound> {
         match measure {
             Measure::Memory => tightest(&self.memory, &|directory| self.memory_in(directory)),
@@ -91,7 +91,7 @@ impl ControlGroup {
         }
     }
 
-    /// The kinds of memory in the group whose memory limit leaves the least.
+    /// The kinds of memory in the group whose memory limit leaves the least unused.
     pub(super) fn kinds(&self) -> Kinds {
         let left = |directory: &&PathBuf| {
             let bound = self.memory_in(directory)?;
@@ -129,7 +129,7 @@ fn tightest(directories: &[PathBuf], read: &dyn Fn(&Path) -> Option<Bound>) -> O
 }
 
 /// The directories of a group and of its ancestors. The path can start above the part that a container can see,
-/// so directories that do not exist are omitted.
+/// so directories that do not exist are skipped.
 fn upwards(root: &Path, path: &str) -> Vec<PathBuf> {
     let group = root.join(path.trim_start_matches('/'));
     let ancestors = group.ancestors().take_while(|directory| directory.starts_with(root));

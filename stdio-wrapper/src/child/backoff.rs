@@ -11,7 +11,7 @@ use super::starts::SPARES;
 /// Number of consecutive failures that cause no pause.
 const FREE: u32 = 2;
 const MAX_PAUSE: Duration = Duration::from_secs(30);
-/// The first pause after a child that did not answer `initialize`. There is a pause even after the first such
+/// The first pause after a child that did not answer `initialize`. There is a pause even after the first silent
 /// child, because its client has already waited for a whole start timeout.
 const SILENCE_PAUSE: Duration = Duration::from_secs(5);
 /// Number of consecutive children that did not answer `initialize` after which the server counts as broken.

@@ -14,7 +14,7 @@ use crate::capacity::Usage;
 /// Maximum number of ancestors that are examined.
 const MAX_STEPS: usize = 64;
 
-/// A process, identified by its id and start time, because the system reuses process ids.
+/// A process, identified by its id and start time, because the kernel reuses process ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Process {
     pid: i32,
@@ -39,8 +39,8 @@ pub(super) enum Files {
     LeftOut,
 }
 
-/// Maximum number of open files that are examined in one process. Without it, a child with very many open files
-/// could delay the measurement for all.
+/// Maximum number of open files that are examined in one process. Without this limit, a child with very many
+/// open files could delay the measurement for all.
 const MAX_FILES: usize = 256;
 
 /// Maximum number of threads of one process that are examined if its first thread has ended.
@@ -57,7 +57,7 @@ impl Descent {
         self.has_inherited = !self.known.is_empty();
     }
 
-    /// Whether such processes existed. If so, an orphan might descend from one of them.
+    /// Whether processes existed before the first child. If so, an orphan might descend from one of them.
     pub(super) fn has_inherited(&self) -> bool {
         self.has_inherited
     }
@@ -85,8 +85,8 @@ impl Descent {
         }
     }
 
-    /// What each child uses, including all its descendants that were seen in the last look. Memory in open
-    /// files is counted only on request, because it is expensive to find.
+    /// The usage of each child, including all its descendants that the last look found. Memory in open files is
+    /// counted only on request, because it is expensive to find.
     pub(super) fn usage(&self, children: &HashMap<u64, i32>, files: Files) -> HashMap<u64, Usage> {
         let own = children.iter().map(|(number, pid)| (*number, *pid));
         let started = self.known.iter().map(|(process, number)| (*number, process.pid));
@@ -104,9 +104,9 @@ impl Descent {
         all
     }
 
-    /// The anonymous memory of each child with several processes, where pages that processes share count once.
-    /// The kernel walks all pages for this, so a child is left out if measuring it would take longer than
-    /// `until`, or if the kernel does not report the value.
+    /// The anonymous memory of each child with several processes, with shared pages counted once. The kernel
+    /// walks all pages for this, so a child is omitted if its measurement would not end before `until`, or if
+    /// the kernel does not report the value.
     pub(super) fn parts(&self, children: &HashMap<u64, i32>, until: Instant) -> HashMap<u64, Part> {
         let part = |pids: &[i32]| {
             let mut part = Part { counted: 0, shared_once: 0 };
@@ -126,7 +126,7 @@ impl Descent {
         several.filter_map(|(number, pids)| Some((number, part(&pids)?))).collect()
     }
 
-    /// The processes of each child that were seen at the last look, without its supervisor.
+    /// The processes of each child that the last look found, without its supervisor.
     pub(super) fn processes(&self, children: &HashMap<u64, i32>) -> HashMap<u64, Vec<i32>> {
         let mut processes: HashMap<u64, Vec<i32>> = HashMap::new();
         for (process, number) in self.known.iter().filter(|(_, number)| children.contains_key(*number)) {
@@ -149,7 +149,7 @@ pub(super) struct Part {
     pub(super) shared_once: u64,
 }
 
-/// The anonymous memory of a process, where a page that n processes share counts as 1/n of a page
+/// The anonymous memory of a process. A page that n processes share counts as 1/n of a page
 /// (`Documentation/filesystems/proc.rst`, `smaps_rollup`).
 fn proportional(pid: i32) -> Option<u64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
@@ -165,7 +165,7 @@ pub(super) fn own_usage() -> Usage {
 /// The direct children of all threads of this process.
 pub(super) fn children_of_this_process() -> Vec<Pid> {
     let found = listed_children().unwrap_or_else(|| {
-        // Some kernels do not have the list.
+        // Some kernels are built without the list (`CONFIG_PROC_CHILDREN`), so all processes are examined.
         let own = i32::try_from(std::process::id()).unwrap_or_default();
         processes().into_iter().filter(|(_, stat)| stat.parent == own).map(|(pid, _)| pid).collect()
     });
@@ -193,7 +193,7 @@ pub(super) struct Descendant {
     pub(super) handle: OwnedFd,
 }
 
-/// All processes below this one.
+/// All processes that descend from this one.
 pub(super) fn descendants_of_this_process() -> Vec<Descendant> {
     let (all, own) = (processes(), i32::try_from(std::process::id()).unwrap_or_default());
     let is_below = |mut at: Stat| {

@@ -11,8 +11,8 @@ use std::num::TryFromIntError;
 
 use seccompiler::{BpfProgram, apply_filter, sock_filter};
 
-/// From now on, filters the system calls of this thread and of the processes that it starts. As the kernel
-/// requires, they also can no longer gain privileges by running a program (`no_new_privs`).
+/// Filters the system calls of this thread and of the processes that it starts from now on. The kernel requires
+/// that these can no longer gain privileges by running a program (`no_new_privs`).
 pub(super) fn enter() -> io::Result<()> {
     // A filter without a rule for the architecture would kill every program.
     if !cfg!(any(target_arch = "x86_64", target_arch = "aarch64")) {

@@ -8,7 +8,7 @@ use crate::protocol::{Outline, OutlineReader, Patch, rewrite_line};
 /// A part of the output of a child.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Frame {
-    /// The text of one message, which was not parsed yet.
+    /// The text of one message, which has not been parsed yet.
     Message(Bytes),
     /// A message that exceeds the limit. Its text was not kept.
     Oversized {

@@ -71,9 +71,9 @@ impl Isolation {
         on_a_thread(filter::enter).map_err(|error| Unavailable::Filter(error.to_string()))
     }
 
-    /// Starts a process in its own domain with filtered system calls. Domain and filter apply to a thread and
-    /// everything that the thread starts, and cannot be removed. Therefore a separate thread enters them and
-    /// starts the process. Entering them between fork and exec would need unsafe code.
+    /// Starts a process in its own domain with filtered system calls. The domain and the filter apply to a
+    /// thread and everything that the thread starts, and cannot be removed. Therefore a separate thread enters
+    /// them and starts the process. Entering them between fork and exec would need unsafe code.
     pub(super) fn start<P: Send>(self, start: impl FnOnce() -> io::Result<P> + Send) -> io::Result<P> {
         if self == Self::OFF {
             return start();
@@ -99,8 +99,8 @@ fn on_a_thread<T: Send>(run: impl FnOnce() -> io::Result<T> + Send) -> io::Resul
 }
 
 impl Boundary {
-    /// Puts this thread and every process that it starts from now on into a new domain. As the kernel requires,
-    /// they also can no longer gain privileges by running a program (`no_new_privs`).
+    /// Puts this thread and every process that it starts from now on into a new domain. The kernel requires
+    /// that these can no longer gain privileges by running a program (`no_new_privs`).
     fn enter(self) -> io::Result<()> {
         let entered = self.rules().and_then(|rules| Ok(rules.restrict_self()?));
         match entered.map_err(io::Error::other)?.ruleset {

@@ -246,7 +246,7 @@ impl Launcher {
         self.state().backoff.failed(owner, Instant::now());
     }
 
-    /// The reason why no child can be started now, in words.
+    /// Why no child can be started now, in words.
     pub fn why_not_ready(&self) -> Option<&'static str> {
         if self.relief.watching.has_none() {
             return Some(
@@ -335,7 +335,7 @@ impl Launcher {
         !is_fresh
     }
 
-    /// Measures what children use now, and returns it by the number of the child.
+    /// Measures what each child uses now. Returns the usage by child number.
     pub fn look(&self) -> HashMap<u64, Usage> {
         let now = Instant::now();
         self.state().looked = Some(now);

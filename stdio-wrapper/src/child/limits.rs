@@ -26,8 +26,7 @@ pub fn raise_files() -> Option<u64> {
     raised.current
 }
 
-/// Divisor for the part of the limit of open files that children do not get: a quarter, and at most
-/// [`MOST_WITHHELD`].
+/// Children do not get 1/`WITHHELD` of the limit of open files. At most [`MOST_WITHHELD`] are withheld.
 const WITHHELD: u64 = 4;
 /// Maximum number of open files that are withheld from children, enough for 256 threads that send at the same
 /// time.

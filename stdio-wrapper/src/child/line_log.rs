@@ -76,7 +76,7 @@ impl LineLog {
         }
     }
 
-    /// Logs how many lines were left out, if the second in which there were too many is over.
+    /// Logs how many lines were dropped, once the second with too many lines is over.
     pub fn tell(&self, now: Instant) {
         let left_out = self.limit().left_out(now);
         if left_out > 0 {
@@ -94,7 +94,7 @@ impl LineLog {
     }
 }
 
-/// The value of a count field, which is left out of the log if the count is 0.
+/// The value of a count field, which is omitted from the log if the count is 0.
 fn nonzero(count: u64) -> Option<u64> {
     (count > 0).then_some(count)
 }

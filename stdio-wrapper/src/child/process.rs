@@ -96,8 +96,8 @@ struct Idle {
 }
 
 impl Pipes {
-    /// Closes the input of the child after the queued messages were written. Returns whether a ping was not
-    /// answered.
+    /// Closes the input of the child after the queued messages have been written. Returns whether a ping was
+    /// not answered.
     fn close(&self) -> bool {
         match std::mem::replace(&mut *self.state(), PipeState::Closed) {
             PipeState::Open(outbox) => {
@@ -314,7 +314,7 @@ impl Remains {
         Stop::AtOnce.ask(&self.stop);
     }
 
-    /// Whether the child was told to stop.
+    /// Whether a stop of the child has been requested.
     pub(super) fn is_ending(&self) -> bool {
         *self.stop.borrow() != Stop::NotWanted
     }
@@ -356,7 +356,7 @@ enum Stop {
 }
 
 impl Stop {
-    /// Requests this stop, unless a quicker one was already requested.
+    /// Requests this stop, unless a quicker one has already been requested.
     fn ask(self, stop: &watch::Sender<Self>) {
         stop.send_if_modified(|stop| {
             let is_sooner = *stop < self;
@@ -439,8 +439,8 @@ impl Watched {
         }
     }
 
-    /// Waits until the child has exited or its grace period is over. When an immediate stop is requested, the
-    /// rest of the grace period is `urgent`. Returns the status in words if the child has exited.
+    /// Waits until the child has exited or its grace period is over. An immediate stop shortens the rest of the
+    /// grace period to `urgent`. Returns the status in words if the child has exited.
     async fn ended_within_grace(&mut self, urgent: Duration) -> Option<String> {
         let (stop, grace) = (self.stop.clone(), self.grace);
         let at_once = async {

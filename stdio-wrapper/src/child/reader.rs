@@ -20,8 +20,8 @@ const READ: usize = 16 << 10;
 const LARGE_READ: usize = 1 << 20;
 /// Bytes of a child's output that are not counted. Most lines are shorter.
 const FREE: usize = 64 << 10;
-/// Divisor for the bytes of a read that count as work, because they are only copied. Other work is counted by
-/// lines.
+/// 1/`PART_OF_READ` of the bytes of a read count as work, because they are only copied. Other work is counted
+/// per line.
 const PART_OF_READ: usize = 16;
 /// A blank line of this length counts as one useless line.
 const BLANK: usize = 64;
@@ -126,9 +126,9 @@ struct Reader {
     /// The outline of a line that is being discarded, because there was no memory for it.
     dropping: Option<OutlineReader>,
     share: Share,
-    /// The number of bytes in blank lines that were not counted yet.
+    /// The number of bytes in blank lines that have not been counted yet.
     blank: usize,
-    /// The number of useless lines that were already counted.
+    /// The number of useless lines that have already been counted.
     useless: u64,
 }
 

@@ -28,7 +28,7 @@ pub struct Reaper {
     /// The process id of the supervisor of each child, by the child's number. tokio waits for these processes.
     children: Mutex<HashMap<u64, i32>>,
     descent: Mutex<Descent>,
-    /// The process ids of processes that count watches. The threads that have started them wait for them.
+    /// The process ids of processes that count watches. The thread that started each of them waits for it.
     counting: Mutex<HashSet<i32>>,
     ended: Notify,
 }
@@ -76,7 +76,8 @@ impl Reaper {
         descent.processes(&children)
     }
 
-    /// Starts a process that counts watches, and that is no orphan until [`Reaper::has_counted`].
+    /// Starts a process that counts watches. It does not count as an orphan until [`Reaper::has_counted`] is
+    /// called.
     pub(super) fn start_counting(&self, command: &mut Command) -> io::Result<Child> {
         let mut counting = self.counting();
         let process = command.spawn()?;
@@ -84,7 +85,7 @@ impl Reaper {
         Ok(process)
     }
 
-    /// Records that the thread that has started this process has waited for it.
+    /// Records that the thread that started this process has reaped it.
     pub(super) fn has_counted(&self, pid: u32) {
         if let Ok(pid) = i32::try_from(pid) {
             self.counting().remove(&pid);
@@ -110,7 +111,7 @@ impl Reaper {
         self.descent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Records that the supervisor of this child has exited and was waited for.
+    /// Records that the supervisor of this child has exited and has been reaped.
     pub(super) fn child_ended(&self, number: u64) {
         self.children().remove(&number);
         self.ended.notify_one();
@@ -119,7 +120,7 @@ impl Reaper {
     /// Kills orphans while the wrapper runs.
     pub async fn run(self: Arc<Self>, metrics: Arc<Metrics>) {
         loop {
-            // A round follows in both cases, whether a child has exited or the period is over.
+            // The next round starts when a child has exited or the period is over.
             let _ = tokio::time::timeout(PERIOD, self.ended.notified()).await;
             self.note();
             self.collect(&metrics).await;
@@ -156,7 +157,7 @@ impl Reaper {
             if counting.contains(&raw) || children.values().any(|supervisor| *supervisor == raw) {
                 continue;
             }
-            // This process was not waited for yet, so its id cannot belong to another process.
+            // This process has not been reaped yet, so its id cannot belong to another process.
             if self.is_left_behind(raw) && kill_process(pid, Signal::KILL).is_ok() {
                 found += 1;
                 metrics.orphans_killed_total.add();

@@ -114,7 +114,7 @@ impl Spares {
         any
     }
 
-    /// Records the outcome of a ping. Returns the result of the test if it was not known before.
+    /// Records the outcome of a ping. Returns the result of the test, unless it was already known.
     pub(super) fn pinged(&mut self, number: u64, pinged: Pinged) -> Option<Shown> {
         let is_trial = self.pings == Pings::Trying(number);
         match pinged {

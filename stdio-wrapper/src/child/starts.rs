@@ -14,10 +14,9 @@ use crate::metrics::Metrics;
 
 /// Maximum number of starts that wait for a slot.
 const MAX_WAITING: usize = 256;
-/// Divisor for the share of the waiting starts that one principal can have: a quarter.
+/// One principal can have 1/`WAITING_SHARE` of the waiting starts.
 const WAITING_SHARE: usize = 4;
-/// Divisor for the share of the slots that one principal can have: half, because the starts of one principal
-/// might never finish.
+/// One principal can have 1/`PLACE_SHARE` of the slots, because its starts might never finish.
 const PLACE_SHARE: usize = 2;
 /// Maximum time for which a start keeps its slot. A child that has not answered by then might never do so.
 const HOLD: Duration = Duration::from_secs(10);
@@ -136,7 +135,8 @@ impl Turn {
         &self.owner
     }
 
-    /// Maximum time for the child's first response: `START_TIMEOUT`, or less if the start has waited for long.
+    /// Maximum time for the child's first response: `START_TIMEOUT`, or less if the start has waited for a long
+    /// time.
     pub fn start_timeout(&self) -> Duration {
         self.start_timeout
     }
@@ -229,7 +229,7 @@ impl Starts {
         }
     }
 
-    /// Adds a start to the queue, until the result is dropped.
+    /// Adds a start to the queue. Dropping the result removes it.
     fn enter(self: &Arc<Self>, owner: &str, place: oneshot::Sender<Place>) -> Result<Entry<'_>, Busy> {
         let owner: Arc<str> = Arc::from(owner);
         let mut state = self.state();
@@ -284,7 +284,8 @@ impl Starts {
     }
 }
 
-/// How many of `all` a principal can have. If all callers are one principal, that principal can have all.
+/// The maximum number of the `all` slots that one principal can occupy: one `part`th of them, or all if `owner`
+/// is empty (all callers are one principal).
 fn share(owner: &str, all: usize, part: usize) -> usize {
     if owner.trim().is_empty() { all } else { (all / part).max(1) }
 }
@@ -321,7 +322,7 @@ impl Drop for Entry<'_> {
     fn drop(&mut self) {
         self.starts.metrics.starts_waiting.sub();
         let mut state = self.starts.state();
-        // The entry is missing if the start already got its slot.
+        // The entry is missing if the start has already received its slot.
         let Some(index) = state.waiting.iter().position(|one| one.number == self.number) else { return };
         if let Some(Waiting { owner, .. }) = state.waiting.remove(index) {
             state.update(&owner, |owner| owner.waiting -= 1);

@@ -1,5 +1,5 @@
-//! Reads the standard error of a child, and logs its lines. Rate and length of the logged lines are limited.
-//! All output is read, so that the child never blocks on a full pipe (attack 107).
+//! Reads the standard error of a child, and logs its lines. The rate and the length of the logged lines are
+//! limited. All output is read, so that the child never blocks on a full pipe (attack 107).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -23,9 +23,9 @@ const MAX_BANNER: usize = 3;
 /// lines explain why.
 const MAX_HELD: usize = 40;
 
-/// Reads until the child closes its standard error, or has exited and its remaining output was read. Another
-/// process might still hold the pipe and write to it endlessly, so only the bytes that are in the pipe at the
-/// exit are read. `answered` becomes true with the first response of the child.
+/// Reads until the child closes its standard error, or has exited and its remaining output has been read.
+/// Another process might still hold the pipe and write to it endlessly, so only the bytes that are in the pipe
+/// at the exit are read. `answered` becomes true with the first response of the child.
 pub(super) async fn drain(
     mut stderr: pipe::Receiver,
     mut log: Log,
@@ -201,8 +201,8 @@ impl RateLimit {
         Pass::Yes { suppressed: std::mem::take(&mut self.suppressed) }
     }
 
-    /// The number of suppressed lines that were not reported yet, if the window in which they were suppressed
-    /// is over.
+    /// The number of suppressed lines that have not been reported yet, if the window in which they were
+    /// suppressed is over.
     pub fn left_out(&mut self, now: Instant) -> u64 {
         let is_over = now.duration_since(self.window) >= WINDOW;
         if is_over { std::mem::take(&mut self.suppressed) } else { 0 }

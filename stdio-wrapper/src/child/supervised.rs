@@ -23,7 +23,7 @@ const PIPE_SIZE: usize = 1 << 20;
 pub(super) const ALLOCATOR: (&str, &str) =
     ("_RJEM_MALLOC_CONF", "background_thread:false,narenas:1,tcache:false,dirty_decay_ms:0,muzzy_decay_ms:0");
 
-/// A running supervisor.
+/// The process of a supervisor, and the socket over which it gets orders and sends reports.
 #[derive(Debug)]
 pub(super) struct Supervised {
     process: Child,

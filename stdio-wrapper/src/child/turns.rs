@@ -33,7 +33,7 @@ struct Turns {
     users: Mutex<BTreeMap<Arc<str>, Arc<User>>>,
     /// Must be acquired to work for a user who has recently caused much work.
     turn: Semaphore,
-    /// See [`FREE`].
+    /// [`FREE`], except in tests.
     free: usize,
 }
 
@@ -80,7 +80,7 @@ impl User {
         self.done.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts work. Returns whether this user has caused so little work that it need not wait for others.
+    /// Counts work. Returns whether this user has caused so little work that it need not wait for other users.
     fn is_free(&self, work: usize, free: usize) -> bool {
         let (mut done, now) = (self.done(), Instant::now());
         if now.duration_since(done.window) >= WINDOW {

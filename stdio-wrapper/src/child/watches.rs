@@ -1,9 +1,10 @@
-//! Watches of epoll instances (`epoll(7)`). The kernel counts them for each user id on the whole machine, and refuses further
-//! ones beyond `fs.epoll.max_user_watches` (a 25th of the memory of the machine). The wrapper needs one for each connection,
-//! and for each pipe of a child. A child, which has the same user id, can use them all up.
+//! Watches of epoll instances (`epoll(7)`). The kernel counts them per user id on the whole machine, and
+//! refuses further ones beyond `fs.epoll.max_user_watches` (by default, watches can use a 25th of the machine's
+//! memory). The wrapper needs one for each connection and one for each pipe of a child. A child with the same
+//! user id can use up all of them.
 //!
-//! The number of open files of a child is no limit for its watches: an instance can watch the same file under each number
-//! that the file ever had, as long as it is open under one of them.
+//! The limit on a child's open files does not limit its watches: an instance can watch the same file under each
+//! number that the file has ever had, as long as the file is open under one of them.
 
 mod count;
 
@@ -18,25 +19,26 @@ pub(super) use count::examine;
 
 use super::relief::Held;
 
-/// The memory that the kernel takes for a watch, in bytes, as measured (`struct epitem` and `struct eppoll_entry`).
+/// The memory that the kernel uses for a watch, in bytes (measured: `struct epitem` and `struct eppoll_entry`).
 pub(super) const WATCH: u64 = 208;
-/// The number of watches of the machine. It is only used if it cannot be read.
+/// The limit that is assumed if the machine's limit cannot be read.
 const USUAL_LIMIT: u64 = 1 << 20;
-/// A user whose children have this part of the watches of the machine is taken for the cause if there are none left. A server
-/// needs one for each of its files, so this is more than it has, also on a machine with 1 GiB of memory (3600).
+/// If no watches are left, a user whose children have at least 1/`SUSPICIOUS` of the machine's watches counts
+/// as the cause. On a machine with 1 GiB of memory, this is 3600 watches. An ordinary server has fewer, because
+/// it needs one for each of its files.
 const SUSPICIOUS: u64 = 64;
 
-/// What is known about the watches of one child, with all its processes.
+/// The result of counting the watches of one child, with all its processes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Watches {
-    /// The number of those that were found.
+    /// The number of watches that were found.
     pub(super) found: u64,
-    /// The number of places where further ones might be and that could not be looked at: files on their way over a socket, and
-    /// processes that do not let others look at them or have too many files.
+    /// The number of places that might have further watches and could not be examined: files in transit over a
+    /// socket, and processes that cannot be inspected or have too many files.
     pub(super) unknown: u64,
 }
 
-/// Finds out whether the kernel still gives watches to this user id.
+/// Tests whether the kernel still grants watches to this user id.
 #[derive(Debug)]
 pub(super) struct Probe {
     epoll: OwnedFd,
@@ -60,15 +62,16 @@ impl Probe {
     }
 }
 
-/// The maximum number of watches of one user id.
+/// The maximum number of watches per user id.
 pub(super) fn limit() -> u64 {
     let text = std::fs::read_to_string("/proc/sys/fs/epoll/max_user_watches").ok();
     text.and_then(|text| text.trim().parse().ok()).unwrap_or(USUAL_LIMIT)
 }
 
-/// Chooses the child that is ended if there are no watches left: the one with most of them, of the user whose children have
-/// most. If no user has many, they are where nobody can look, so it is a child that has hidden something, or none if nobody
-/// has: they can also be in another container whose processes have the same user id.
+/// Chooses the child to stop when no watches are left: the child with the most watches of the user whose
+/// children have the most. If no user has many, the watches are in places that cannot be examined, so a child
+/// with such places is chosen. If there is none, no child is chosen, because the watches might belong to
+/// another container whose processes have the same user id.
 pub(super) fn choose(all: &[Held], watches: &HashMap<u64, Watches>, limit: u64) -> Option<Held> {
     let (found, held) = most(all, watches, |watches| watches.found)?;
     if found.saturating_mul(SUSPICIOUS) >= limit {
@@ -78,7 +81,8 @@ pub(super) fn choose(all: &[Held], watches: &HashMap<u64, Watches>, limit: u64) 
     (unknown > 0).then(|| held.clone())
 }
 
-/// The user whose children have most, how many these are, and the child of this user that has most.
+/// Finds the user whose children have the most. Returns this number, and the child of this user that has the
+/// most.
 fn most<'a>(
     all: &'a [Held],
     watches: &HashMap<u64, Watches>,
@@ -89,7 +93,7 @@ fn most<'a>(
     for one in all.iter().filter(|one| one.can_end) {
         *sums.entry(one.user.as_str()).or_default() += of_child(one);
     }
-    // The name only decides between users with the same sum.
+    // The name is only a tie-breaker between users with the same sum.
     let (user, sum) = sums.into_iter().max_by_key(|(user, sum)| (*sum, *user))?;
     let of_user = all.iter().filter(|one| one.can_end && one.user == user);
     Some((sum, of_user.max_by_key(|one| of_child(one))?))

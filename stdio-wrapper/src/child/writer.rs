@@ -96,7 +96,7 @@ impl Outbox {
         self.0.take(frame.clone(), is_alone).map_err(|Closed| frame)
     }
 
-    /// Closes the input of the child after the queued messages were written.
+    /// Closes the input of the child after the queued messages have been written.
     pub fn close(&self) {
         self.0.backlog().is_closing = true;
         self.0.wake.notify_one();
@@ -150,7 +150,9 @@ impl Shared {
 
     /// Whether a caller writes its message itself while the queue is empty.
     fn is_for_caller(&self, backlog: &mut Backlog, is_alone: bool) -> bool {
-        // On another thread, the task would have to be woken for this message even if it is busy.
+        // While the task's thread is busy, messages are queued, so that the task can join them. A lone message
+        // from another thread is still written directly: there is nothing to join it with, and queueing it
+        // would only add a wake-up of the busy thread.
         !backlog.pressure.is_high() || (is_alone && std::thread::current().id() != self.home)
     }
 

@@ -1,5 +1,5 @@
-//! Detects when the client of a response disconnects. The HTTP server itself detects it only when it writes.
-//! For a stateless request, the end of the response is its cancellation.
+//! Detects when the client of a response disconnects. The HTTP server itself detects it only when it writes. A
+//! disconnect cancels a stateless request.
 
 use std::pin::Pin;
 

@@ -15,7 +15,7 @@ use crate::protocol::Text;
 /// issue 40747, traefik/traefik issue 11767). The data that has arrived by then is passed on.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// Number of bytes that such a proxy reads together with the head: 4 KiB minus the head.
+/// Number of bytes that a proxy with Go's HTTP library reads together with the head: 4 KiB minus the head.
 const WITH_HEAD: usize = 3 * 1024;
 
 /// The time at which a request was completely read.
@@ -32,7 +32,7 @@ impl Received {
         tokio::time::sleep_until(self.0 + PAUSE).await;
     }
 
-    /// Waits until these responses can be sent.
+    /// Waits until the head of these responses can be sent.
     pub(super) async fn before_answers(self, answers: &[Text]) {
         if !comes_with_head(answers) {
             self.before_events().await;

@@ -25,7 +25,7 @@ use crate::protocol::{Code, Kind, Message, Text, error_message, members, parse_l
 use crate::stream::{Consumer, First, Stream};
 use crate::translate::Refused;
 
-/// A request that was passed to its child, or to the translation.
+/// A request that has been passed to its child, or to the translation.
 pub(super) struct Started {
     received: Received,
     stream: Arc<Stream>,

@@ -368,7 +368,7 @@ pub(super) fn permit<'m>(
     message: &Message<'_>,
 ) -> Result<Permit<'m>, ToolRefusal> {
     let gate = endpoint.gate(caller);
-    // A method with different case was already refused when the message was parsed.
+    // A method with different case has already been refused by the parser.
     let is_call = method.eq_ignore_ascii_case("tools/call");
     let tool = if is_call && !gate.is_open() { Some(tool_name(message)?) } else { None };
     gate.pass(method, tool.as_deref()).map_err(|decision| {

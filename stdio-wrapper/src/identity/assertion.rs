@@ -129,7 +129,7 @@ impl Verifier {
         cache.insert(digest, known);
     }
 
-    /// Logs that clocks differ. A replay of an old assertion looks the same, so this is logged at most once in
+    /// Logs that clocks differ. A replay of an old assertion looks the same, so this is logged at most once per
     /// [`PAUSE`].
     fn tell(&self, error: &Refused) {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);

@@ -63,7 +63,8 @@ impl Jwks {
         Self { fetch, keys: RwLock::default(), tried: tokio::sync::Mutex::default() }
     }
 
-    /// Looks up the key with this id. Fetches the set if the key is unknown, but at most once in [`MIN_PAUSE`].
+    /// Looks up the key with this id. Fetches the set if the key is unknown, but at most once per
+    /// [`MIN_PAUSE`].
     pub(super) async fn key(&self, id: &str) -> Lookup {
         let (found, is_fresh) = self.look(id);
         match found {

@@ -1,5 +1,4 @@
-//! The connection to one child: the requests that wait for its responses, and the ids that only this child
-//! knows.
+//! The connection to one child: the requests waiting for its responses, and the ids that only this child knows.
 //!
 //! The wrapper replaces the id and the progress token of every request. Therefore clients never receive each
 //! other's responses, even if they share a child or use id 1 for every request (attack 105).
@@ -44,7 +43,7 @@ pub(super) enum Audience {
     Nobody,
 }
 
-/// A child, and the requests that wait for its responses.
+/// A child, and the requests waiting for its responses.
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) child: Child,
@@ -77,7 +76,7 @@ struct State {
     unsettled: Unsettled,
 }
 
-/// A request that waits for its response.
+/// A request waiting for its response.
 #[derive(Debug)]
 pub(super) struct Pending {
     /// The request id that the child received.
@@ -350,7 +349,7 @@ impl Link {
         self.is_common.store(true, Ordering::Relaxed);
     }
 
-    /// Records that a message was sent that needs no response.
+    /// Records the sending of a message that needs no response.
     fn note(&self) {
         let mut state = self.state();
         let next = state.numbers.next_place();

@@ -9,14 +9,14 @@ use crate::budget::{Kept, Reservation};
 use crate::protocol::{IdKey, same_id};
 use crate::stream::Stream;
 
-/// Maximum number of requests of a child that wait for the client at the same time.
+/// Maximum number of requests of a child that can wait for the client at the same time.
 const MAX_QUESTIONS: usize = 1024;
 /// The error for a question that cannot be sent to the client.
 pub const TOO_MANY_QUESTIONS: &str = "Too many requests to this client are waiting. It must respond to some of them before it can receive more.";
 /// Requests for which the child waits for a user or a client before it can continue with a call.
 const HOLDS_A_CALL: [&str; 3] = ["elicitation/create", "sampling/createMessage", "roots/list"];
 
-/// A request of the child that waits for the client's response.
+/// A request of the child waiting for the client's response.
 #[derive(Debug)]
 pub(super) struct Question {
     /// The request id of the child, as JSON text.

@@ -193,7 +193,8 @@ fn unreadable(link: &Arc<Link>, message: Unreadable, why: &str) {
                 doubt(link, number, why);
             }
         }
-        // The message was already logged. Notifications never get a response, so it must belong to a request.
+        // The message has already been logged. Notifications never get a response, so it must belong to a
+        // request.
         Unreadable::NamelessResponse => {
             if let Some(number) = link.sole(About::Request) {
                 doubt(link, number, why);
@@ -444,9 +445,9 @@ async fn notification(link: &Arc<Link>, message: &Message<'_>, method: &str) {
     push(link, &stream, || rewrite(message.text.as_bytes(), &mut [])).await;
 }
 
-/// Sends a message on a stream. The message is created only when it can be sent, so that message and line are
-/// in memory together for as short as possible. Returns false if the message was dropped because there was no
-/// memory for it.
+/// Sends a message on a stream. The message is created only when it can be sent, so that the message and the
+/// line are both in memory for as short a time as possible. Returns false if the message was dropped because
+/// there was no memory for it.
 async fn push(link: &Link, stream: &Arc<Stream>, make: impl FnOnce() -> Bytes) -> bool {
     wait_for_reader(link, stream).await;
     let is_taken = stream.tell(make().into());

@@ -206,7 +206,7 @@ impl Session {
         state.forget_streams(stream, self.limits.event_log);
     }
 
-    /// Called when a response was added to a stream. If no client is reading the stream, older streams are
+    /// Called when a response has been added to a stream. If no client is reading the stream, older streams are
     /// removed, so that the kept streams need no more memory than before.
     pub(super) fn answered_on(&self, stream: &Arc<Stream>) {
         if !stream.is_connected() {

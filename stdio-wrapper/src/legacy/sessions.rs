@@ -23,7 +23,7 @@ pub use opening::OpenError;
 
 /// Number of session tables. A lookup takes the read lock of one of them.
 const SHARDS: usize = 64;
-/// Time between two removals of unused sessions.
+/// Interval at which unused sessions are removed.
 const ROUND: Duration = Duration::from_millis(250);
 
 /// Maximum number of log lines per second about refused sessions, and about sessions that are ended while they
@@ -62,7 +62,7 @@ pub struct Settings {
 /// A part of the sessions, by id.
 type Shard = RwLock<HashMap<String, (Arc<Session>, Arc<Place>)>>;
 
-/// All sessions.
+/// The open sessions of all clients, and the limits for them.
 pub struct Sessions {
     settings: Settings,
     launcher: Arc<Launcher>,

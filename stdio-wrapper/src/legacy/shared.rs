@@ -134,7 +134,7 @@ impl SharedChildren {
         }
     }
 
-    /// Stops every child.
+    /// Stops every child, and waits until all have exited.
     pub(super) async fn stop(&self) {
         let all: Vec<Ready> = self.slots.iter().filter_map(|slot| slot.current()).collect();
         for ready in &all {

@@ -36,7 +36,7 @@ pub trait TranslatedServer: Debug + Send + Sync {
 pub struct Busy(Arc<Session>);
 
 impl Busy {
-    /// Counts another request.
+    /// Marks the session as in use by one more request.
     pub fn new(session: &Arc<Session>) -> Self {
         session.request_started();
         Self(Arc::clone(session))

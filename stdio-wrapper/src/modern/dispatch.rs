@@ -158,7 +158,7 @@ fn unreadable(link: &Arc<Link>, message: Unreadable, why: &str) {
                 doubt(link, number, why);
             }
         }
-        // The message was already logged.
+        // The message has already been logged.
         Unreadable::NamelessResponse => {
             if let Some(number) = link.probe() {
                 doubt(link, number, why);

@@ -35,7 +35,7 @@ const ROOM_PATIENCE: Duration = Duration::from_secs(2);
 /// Maximum number of bytes by which the wrapper's ids can make a line longer than its message.
 const REPLACED: usize = 64;
 
-/// A child, and the requests that wait for its responses.
+/// A child, and the requests waiting for its responses.
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) child: Child,
@@ -62,8 +62,8 @@ pub(super) struct Link {
     dead: OnceLock<String>,
 }
 
-/// A request in progress. Dropping it cancels the request in the child (2026-07-28, "Cancellation": the end of
-/// the response stream is the cancellation).
+/// A request in progress. Dropping it cancels the request in the child (2026-07-28, "Cancellation": closing the
+/// response stream cancels the request).
 #[derive(Debug)]
 pub struct Ticket {
     link: Arc<Link>,
@@ -285,14 +285,14 @@ impl Link {
         self.dead.get().is_some()
     }
 
-    /// How long the child has not been used by a client. Returns `None` while it is in use.
+    /// How long no client has used the child. Returns `None` while it is in use.
     pub(super) fn idle_for(&self, now: Instant) -> Option<Duration> {
         let is_used = self.pending().values().any(|pending| !pending.owner.is_empty());
         let last = *self.last_used.lock().unwrap_or_else(PoisonError::into_inner);
         (!is_used).then(|| now.saturating_duration_since(last))
     }
 
-    /// The number of requests that wait for a response.
+    /// The number of requests waiting for a response.
     pub(super) fn calls(&self) -> usize {
         self.pending().values().filter(|pending| pending.waits == Waits::Answer).count()
     }

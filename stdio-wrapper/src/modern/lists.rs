@@ -20,7 +20,7 @@ use crate::protocol::{members, string};
 
 /// Maximum length of the params of a request whose result is cached, in bytes.
 const MAX_PARAMS: usize = 4096;
-/// Divisor for the share of the cache that one result can use: an eighth.
+/// One result can use 1/`SHARE` of the cache.
 const SHARE: usize = 8;
 
 /// Maximum number of cached results, regardless of their size.

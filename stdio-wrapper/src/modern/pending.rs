@@ -1,4 +1,4 @@
-//! A request that waits for the child's response, with the id and the token of its caller.
+//! A request waiting for the child's response, with the id and the token of its caller.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +20,7 @@ pub(super) enum Waits {
     Subscription,
 }
 
-/// A request that waits for its response.
+/// A request waiting for its response.
 #[derive(Debug)]
 pub(super) struct Pending {
     pub(super) stream: Arc<Stream>,

@@ -27,7 +27,7 @@ use crate::protocol::parse_line;
 use crate::stream::Stream;
 use keeping::{oldest, user_of};
 
-/// Time between two removals of unused children.
+/// Interval at which unused children are removed.
 const ROUND: Duration = Duration::from_millis(250);
 /// Maximum time for which a client waits for the response to the probe. If a child starts more slowly, the
 /// wrapper uses the server as one with sessions while it continues to wait for the response.
@@ -372,7 +372,7 @@ impl Servers {
         Ok(headers.check(request.arguments, fields)?)
     }
 
-    /// Sends a request that was permitted. Its response and all related messages are sent on `stream`.
+    /// Sends a permitted request. Its response and all related messages are sent on `stream`.
     pub async fn call(
         &self,
         native: &Native,

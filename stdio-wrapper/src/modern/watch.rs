@@ -17,7 +17,7 @@ const WANTED: &str =
 enum Heard {
     /// The subscription starts. `tools` is true if it includes changes of the tools.
     Granted { tools: bool },
-    /// A change, which was already handled when it arrived.
+    /// A change, which has already been handled.
     Change,
     /// The subscription has ended, or was refused.
     End,

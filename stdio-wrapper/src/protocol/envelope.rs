@@ -71,7 +71,7 @@ pub enum Kind<'a> {
         /// The method, with its JSON escapes resolved.
         method: Cow<'a, str>,
     },
-    /// A response to a request. `is_error` tells which of the two members it has.
+    /// A response to a request. `is_error` shows whether it has a result or an error.
     Response {
         /// The position of the id. In an error for a request that could not be identified, the id is `null` or
         /// missing.

@@ -58,7 +58,7 @@ pub enum Line {
 /// Handles the lines of one child that are not messages.
 #[derive(Debug, Default)]
 pub struct Salvage {
-    /// A message over several lines, and whether it was already reported.
+    /// A message over several lines, and whether it has already been reported.
     open: Option<(OutlineReader, bool)>,
 }
 

@@ -63,7 +63,7 @@ pub(super) fn put_without_separators(out: &mut BytesMut, text: &[u8]) {
     out.put_slice(rest);
 }
 
-/// The position, length and escape of the next such character.
+/// The position, length and escape sequence of the next character that counts as a line break.
 fn next_separator(text: &[u8]) -> Option<(usize, usize, &'static [u8])> {
     memchr::memchr2_iter(0xC2, 0xE2, text).find_map(|at| match text.get(at..)? {
         [0xE2, 0x80, 0xA8, ..] => Some((at, 3, &br"\u2028"[..])),
@@ -73,7 +73,7 @@ fn next_separator(text: &[u8]) -> Option<(usize, usize, &'static [u8])> {
     })
 }
 
-/// Whether the text contains such a character.
+/// Whether the text contains U+0085, U+2028 or U+2029.
 pub(super) fn has_separator(text: &[u8]) -> bool {
     next_separator(text).is_some()
 }

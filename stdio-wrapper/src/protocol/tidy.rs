@@ -12,8 +12,8 @@ use super::peek::{RELATED_TASK, members};
 /// Members of `_meta` for which SDKs do not accept `null`.
 const OPTIONAL: [&str; 2] = ["progressToken", RELATED_TASK];
 
-/// Removes these parts of a message. Returns `None` if there are none. Parts that a strict parser must see,
-/// such as repeated keys, are kept.
+/// Removes the parts of a message that would make an SDK drop it. Returns `None` if there are none. Parts that
+/// a strict parser must see, such as repeated keys, are kept.
 pub fn tidy(message: &Message<'_>) -> Option<String> {
     if may_be_untidy(message) { tidy_text(message.text) } else { None }
 }

@@ -2,8 +2,8 @@
 //! This module is pure.
 //!
 //! A user's answer must never be used for another question. Therefore each name is used for only one question
-//! of a call, even after that question was answered. An answer is accepted only for a question that was sent to
-//! the client and is still open.
+//! of a call, even after that question has been answered. An answer is accepted only for a question that was
+//! sent to the client and is still open.
 
 use std::collections::HashSet;
 use std::fmt::Write as _;

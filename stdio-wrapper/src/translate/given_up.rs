@@ -36,8 +36,8 @@ impl GivenUp {
         Self { pooled, group, number, is_followed }
     }
 
-    /// Cancels the call in the child. Then waits until the child has nevertheless responded, or until the
-    /// timeout of the request.
+    /// Cancels the call in the child. Then waits until the child responds anyway, or until the request times
+    /// out.
     pub(super) async fn follow(self, open: Vec<Question>, consumer: Consumer) {
         let number = self.number;
         if !self.is_followed {

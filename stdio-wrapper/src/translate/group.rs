@@ -118,7 +118,7 @@ pub(super) struct PooledSession {
     /// Whether the child has ever asked a question in a call. Most children never do.
     has_asked: AtomicBool,
     prompts: Mutex<VecDeque<Prompt>>,
-    /// Notified when a prompt was added.
+    /// Notified when a prompt is added.
     pub(super) asked: Notify,
     /// The stream for log messages, and their minimum level.
     log: Mutex<Option<(usize, Arc<Stream>)>>,
@@ -246,8 +246,9 @@ impl PooledSession {
         }
     }
 
-    /// Releases the session. Returns the questions that the call has not handled yet, because they must not be
-    /// sent to the client of the next call.
+    /// Releases the session. Returns the questions that the call has not handled and that the client of the
+    /// next call must not receive. Questions that can wait stay queued (see [`may_wait`]), and withdrawals are
+    /// dropped.
     fn give_back(&self) -> Vec<Question> {
         let mut prompts = self.prompts();
         self.is_taken.store(false, Ordering::Release);

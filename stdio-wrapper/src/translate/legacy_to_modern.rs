@@ -52,7 +52,7 @@ impl LegacyToModern {
         Arc::new(Self { sessions, servers, is_needed: AtomicBool::new(false) })
     }
 
-    /// Whether the server has refused the handshake before, so that another attempt would only take time.
+    /// Whether the server has already refused the handshake, so that another attempt would only take time.
     pub fn is_needed(&self) -> bool {
         self.is_needed.load(Ordering::Relaxed)
     }

@@ -35,7 +35,7 @@ const MAY_ASK: [&str; 3] = ["tools/call", "prompts/get", "resources/read"];
 /// Maximum time for which a call waits until its child confirms the log level. The child receives the level
 /// before the call in any case.
 const LEVEL_PATIENCE: Duration = Duration::from_secs(2);
-/// Time between two removals of calls and sessions.
+/// Interval at which calls and sessions are removed.
 const ROUND: Duration = Duration::from_secs(1);
 /// Limits and timeouts of the translation.
 #[derive(Debug, Clone)]

@@ -16,11 +16,11 @@ use crate::child::relief::{self, Held, Shortage};
 use crate::child::sharing::Sharing;
 use crate::child::stderr::{Pass, RateLimit};
 
-/// Time between two checks of whether memory or processes are short. A child can allocate hundreds of MiB in a
+/// Interval between checks for a shortage of memory or processes. A child can allocate hundreds of MiB in a
 /// second.
 const GUARD: Duration = Duration::from_millis(100);
-/// Minimum time between two examinations of the files that children have open. There can be very many, and a
-/// user who hides memory elsewhere could otherwise keep the guard busy with them.
+/// Minimum time between two examinations of the files that children have open. A child can open very many
+/// files, and a user who hides memory elsewhere could otherwise keep the guard busy with them.
 const FILES: Duration = Duration::from_secs(1);
 /// Maximum number of stopped children that are logged per second.
 const RELIEF_RATE: u32 = 5;
@@ -54,7 +54,8 @@ impl Relief {
         }
     }
 
-    /// If such a child is exiting, waits until one has exited. Returns whether it waited for one.
+    /// If any child that was stopped because of its size is still exiting, waits until one of them has exited.
+    /// Returns whether one has.
     pub(super) async fn one_has_ended(&self) -> bool {
         let mut gone = std::pin::pin!(self.ended.notified());
         gone.as_mut().enable();
@@ -102,7 +103,7 @@ impl Launcher {
         }
     }
 
-    /// Has the watches of children counted, if there is memory that no process has.
+    /// Requests a count of the children's watches if there is memory that belongs to no process.
     pub(super) fn explain_hidden_memory(&self, usage: &HashMap<u64, Usage>) {
         let Some(load) = self.spec.capacity.load(Measure::Memory) else { return };
         if self.shortage(Measure::Memory, (load, self.spec.capacity.kinds()), usage).hidden > 0 {
@@ -119,7 +120,7 @@ impl Launcher {
         }
     }
 
-    /// What each child uses, where memory that its processes share counts once.
+    /// The usage of each child, with memory that its processes share counted once.
     pub(super) fn usage(&self, files: Files) -> HashMap<u64, Usage> {
         let mut usage = self.reaper.usage(files);
         self.relief.sharing().fit(&mut usage, own_usage(), self.spec.capacity.kinds());
@@ -174,7 +175,7 @@ impl Launcher {
         Some((large, short, usage))
     }
 
-    /// Calls `choose` with the children that were not stopped yet. If it chooses none and memory is short,
+    /// Calls `choose` with the children that have not been stopped yet. If it chooses none and memory is short,
     /// calls it again with memory in open files counted, and then also with that of epoll watches. Before that,
     /// this memory counts as hidden, and a user with less memory than is hidden loses no child.
     fn look_for<T>(
@@ -198,7 +199,7 @@ impl Launcher {
         choose(&all, &usage).map(|chosen| (chosen, usage))
     }
 
-    /// All children that this has not stopped yet.
+    /// All children, except those that were stopped because of their size and are still exiting.
     pub(super) fn not_ending(&self) -> Vec<Held> {
         let mut all = self.keepers.held();
         all.extend(self.roster.not_kept(&all));

@@ -1,4 +1,5 @@
-//! Ends the child that uses up the epoll watches of the machine, without which no connection can be accepted.
+//! Stops the child that uses up the epoll watches of the machine. Without free watches, no connection can be
+//! accepted.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,25 +15,26 @@ use crate::child::isolation::Boundary;
 use crate::child::keepers::{EXIT_PATIENCE, Scarce};
 use crate::child::watches::{self, Probe, WATCH, Watches};
 
-/// Time between two looks at whether there are watches.
+/// Interval between checks whether watches are available.
 const GUARD: Duration = Duration::from_millis(100);
-/// Minimum time between two counts for which no child was ended.
+/// Minimum time from a count that did not stop a child to the next count.
 const PAUSE: Duration = Duration::from_secs(2);
-/// Maximum time for counting the watches of all children. The rest is not counted.
+/// Maximum time for counting the watches of all children. The watches of children that are left by then are not
+/// counted.
 const COUNTING: Duration = Duration::from_secs(20);
-/// Counts that are older than this say nothing about how much memory the watches of a child take.
+/// An older count is not used to compute the memory of a child's watches.
 const FRESH: Duration = Duration::from_secs(20);
-/// Minimum time between two counts because of memory that no process has.
+/// Minimum time between two counts whose reason is memory that belongs to no process.
 const AGAIN: Duration = Duration::from_secs(3);
 
 const WHY: &str = "no connection could be accepted, because programs with this user id used all epoll watches of the machine (fs.epoll.max_user_watches), so the server with most of them, or one that hides how many it has, was stopped";
 
-/// What is known about the watches of children.
+/// The state of the guard, and the last count of the children's watches.
 #[derive(Debug, Default)]
 pub(super) struct Watching {
-    /// Whether there are none left.
+    /// Whether no watches are left.
     has_none: AtomicBool,
-    /// Whether they are counted because of the memory that they take.
+    /// Whether a count was requested because of the memory that watches take.
     is_wanted: AtomicBool,
     counted: Mutex<Option<(Instant, HashMap<u64, Watches>)>>,
 }
@@ -42,8 +44,9 @@ impl Watching {
         self.has_none.load(Ordering::Relaxed)
     }
 
-    /// Has the watches counted, unless this was done a moment ago, because there is memory that no process has. When memory is
-    /// short, it can be too late: the kernel needs memory to print them.
+    /// Requests a count of the watches, unless they have just been counted. The reason is memory that belongs
+    /// to no process. A count might fail once memory is short, because the kernel needs memory to print the
+    /// watches.
     pub(super) fn count_soon(&self) {
         if self.counted().as_ref().is_none_or(|(at, _)| at.elapsed() >= AGAIN) {
             self.is_wanted.store(true, Ordering::Relaxed);
@@ -67,7 +70,7 @@ impl Watching {
 }
 
 impl Launcher {
-    /// Ends children that use up the watches, as long as the wrapper runs.
+    /// Stops children that use up the watches. Runs as long as the wrapper.
     pub async fn guard_watches(self: Arc<Self>) {
         let probe = match Probe::new() {
             Ok(probe) => probe,
@@ -99,7 +102,7 @@ impl Launcher {
         }
     }
 
-    /// Ends the child that is responsible, if there is one, and waits for its end.
+    /// Stops the child that is responsible, if there is one, and waits for its exit.
     async fn end_watcher(self: &Arc<Self>, found: &HashMap<u64, Watches>) -> bool {
         let Some(held) = watches::choose(&self.not_ending(), found, watches::limit()) else { return false };
         let Some(gone) = self.end_large(&held, &self.usage(Files::LeftOut), Scarce::Watches, WHY) else {

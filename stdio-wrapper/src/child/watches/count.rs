@@ -1,6 +1,6 @@
-//! Counts the watches of the processes of a child, in a process of its own, which is the wrapper's program once more. To print
-//! the watches of an epoll instance (`proc_pid_fdinfo(5)`), the kernel needs about as much memory as for the watches themselves.
-//! If there is not so much memory, the kernel ends that process, and no other one.
+//! Counts the watches of a child's processes, in a separate process that runs the wrapper's program once more.
+//! To print the watches of an epoll instance (`proc_pid_fdinfo(5)`), the kernel needs about as much memory as
+//! the watches themselves use. If that memory is not available, the kernel kills only the counting process.
 
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read as _, Write as _};
@@ -17,17 +17,18 @@ use crate::child::orders::{COUNT, PROGRAM};
 use crate::child::reaper::Reaper;
 use crate::child::supervised::ALLOCATOR;
 
-/// Maximum processor time for the processes of one child. The files of an ordinary server need some milliseconds.
+/// Maximum processor time for the processes of one child. The files of an ordinary server take a few
+/// milliseconds.
 const BUDGET: Duration = Duration::from_secs(1);
 /// Maximum time for the processes of one child. The kernel counts a million watches in about a second.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Time between two looks at whether the count is there.
+/// Interval between checks whether the count is complete.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// Counts the watches of these processes. Prints the sum after each process and each file that has some, so that something is
-/// known if this process is ended.
+/// Counts the watches of these processes. Prints the sum so far after each file that has watches, so that a
+/// partial result exists if this process is killed.
 pub fn count_watches(pids: impl Iterator<Item = String>) -> ExitCode {
-    // Without this, the kernel might end another process for the memory that is needed here.
+    // Without this, the kernel might kill another process to get the memory that is needed here.
     if fs::write("/proc/self/oom_score_adj", "1000").is_err() {
         return ExitCode::FAILURE;
     }
@@ -42,9 +43,9 @@ fn print(Watches { found, unknown }: Watches) -> io::Result<()> {
     writeln!(io::stdout(), "{found} {unknown}")
 }
 
-/// Counts the watches of one process. Its threads can have different files.
+/// Counts the watches of one process. Its threads can have different open files.
 fn count(threads: impl AsRef<Path>, watches: &mut Watches) {
-    // A process that cannot be found has ended.
+    // A process that cannot be found has exited.
     for thread in fs::read_dir(threads).into_iter().flatten().flatten() {
         if count_files(&thread.path().join("fdinfo"), watches).is_err_and(|error| !has_ended(&error)) {
             watches.unknown += 1;
@@ -68,7 +69,7 @@ fn count_files(files: &Path, watches: &mut Watches) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether a process or a file is not there any more.
+/// Whether the error means that a process or file no longer exists.
 fn has_ended(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(Errno::SRCH.raw_os_error())
 }
@@ -79,7 +80,8 @@ fn count_file(mut text: impl io::BufRead, watches: &mut Watches) -> io::Result<(
         if line.starts_with(b"tfd:") {
             watches.found += 1;
         } else if let Some(sent) = line.strip_prefix(b"scm_fds:") {
-            // The files that wait in this socket belong to no process, and one of them can be an epoll instance.
+            // The files in transit in this socket belong to no process, and any of them can be an epoll
+            // instance.
             watches.unknown += std::str::from_utf8(sent).map_or(0, |sent| sent.trim().parse().unwrap_or(0));
         }
         line.clear();
@@ -92,8 +94,9 @@ fn is_over() -> bool {
     Duration::try_from(spent).is_ok_and(|spent| spent >= BUDGET)
 }
 
-/// Counts the watches of these processes of a child. `start` starts the process that counts. If that process is ended or takes
-/// too long, these processes are the cause, if `is_safe` from signals of others. Returns `None` if they cannot be counted.
+/// Counts the watches of these processes of a child, in a separate process. If the counting process is killed
+/// or takes too long, the child counts as the cause, provided that children cannot send signals to that process
+/// (`is_safe`). Returns `None` if the watches cannot be counted.
 pub(in crate::child) fn examine(pids: &[i32], is_safe: bool, reaper: &Reaper) -> Option<Watches> {
     let mut command = Command::new(PROGRAM);
     command.arg(COUNT).args(pids.iter().map(i32::to_string));
@@ -104,7 +107,7 @@ pub(in crate::child) fn examine(pids: &[i32], is_safe: bool, reaper: &Reaper) ->
     while matches!(process.try_wait(), Ok(None)) && Instant::now() < until {
         std::thread::sleep(LOOK);
     }
-    // It might have ended.
+    // The process might already have exited.
     let _ = process.kill();
     let is_complete = process.wait().is_ok_and(|status| status.success());
     reaper.has_counted(process.id());

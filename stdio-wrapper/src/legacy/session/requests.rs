@@ -28,7 +28,7 @@ impl Session {
         }
     }
 
-    /// Sends a request that was permitted. Its response and all related messages are sent on `stream`.
+    /// Sends a permitted request. Its response and all related messages are sent on `stream`.
     pub async fn request(
         self: &Arc<Self>,
         message: &Message<'_>,
@@ -84,8 +84,7 @@ impl Session {
         stream.push(error_message(Some(message.at(id).as_bytes()), code, why).into(), true);
     }
 
-    /// Accepts a notification that was permitted. The error contains the reason why the child did not receive
-    /// it.
+    /// Accepts a permitted notification. The error contains the reason why the child did not receive it.
     pub async fn notify(
         self: &Arc<Self>,
         message: &Message<'_>,

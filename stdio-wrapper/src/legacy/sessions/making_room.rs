@@ -42,8 +42,8 @@ impl Drop for Claim<'_> {
 }
 
 impl Sessions {
-    /// Reserves the next session that becomes available for this user, who has none, until the result is
-    /// dropped.
+    /// Reserves the next available session for this user, who has none. Dropping the result ends the
+    /// reservation.
     pub(super) fn claim(&self, owner: &str) -> Option<Claim<'_>> {
         let is_known = !user(owner).trim().is_empty();
         (is_known && self.newcomer(owner).has == 0).then(|| {

@@ -21,8 +21,8 @@ use crate::places::Place;
 /// Maximum number of sessions that are ended to open one: one because of its owner's limit, and one because of
 /// the limit for all.
 const MAX_GIVEN_UP: usize = 2;
-/// Divisor for the share of all sessions that one user can have if it is not configured: half. Some clients
-/// need several sessions, for example one for each window, and do not end them.
+/// One user can have 1/`SHARE` of all sessions if the limit is not configured. Some clients need several
+/// sessions, for example one for each window, and do not end them.
 const SHARE: usize = 2;
 
 /// Why no session was opened.
@@ -234,7 +234,7 @@ impl Sessions {
         Ok(Backend::Own(link))
     }
 
-    /// Counts another session.
+    /// Takes a slot for another session of this owner, within the limits.
     fn reserve(&self, owner: &str) -> Result<Place, OpenError> {
         self.places.take_if(owner, |own| {
             let (max, all) = (self.settings.max_sessions, self.count());

@@ -14,15 +14,15 @@ use crate::policy::Own;
 use crate::protocol::{Kind, error_words, parse_line};
 use crate::stream::{Consumer, First};
 
-/// Divisor for the part of the input timeout during which a waiting call keeps its session: 30 s of 10 minutes.
-/// After that, a call without a session can take the session, because the user might have left.
+/// A waiting call keeps its session for 1/`UNDISTURBED` of the input timeout: 30 s of 10 minutes. After that, a
+/// call without a session can take the session, because the user might have left.
 const UNDISTURBED: u32 = 20;
 /// Time after which a waiting call checks again which users have answered.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 impl ModernToLegacy {
     /// Finds a session for a request: the first one of the group or, for a call that might ask questions, one
-    /// that no other such call uses.
+    /// that no other call of this kind uses.
     pub(super) async fn lease(
         &self,
         group: &Arc<Group>,

@@ -1,4 +1,4 @@
-//! Calls that wait for their clients.
+//! Calls waiting for their clients.
 
 use std::collections::HashMap;
 
@@ -11,7 +11,7 @@ use crate::budget::user;
 /// Maximum number of calls that clients must repeat after the user has visited a page: per user, and in total.
 const MAX_REPEATS: (usize, usize) = (64, 4096);
 
-/// A call that waits for its client.
+/// A call waiting for its client.
 pub(super) struct Waiting {
     pub(super) call: Suspended,
     pub(super) expires: Instant,
