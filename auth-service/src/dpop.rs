@@ -25,7 +25,7 @@ pub enum ProofRefused {
     #[error(transparent)]
     Invalid(#[from] InvalidProof),
     /// The proof has already been used (`invalid_dpop_proof`, §11.1).
-    #[error("the DPoP proof was used before; make a new one for every request")]
+    #[error("the DPoP proof has already been used; create a new one for each request")]
     Replayed,
     /// The proof contains no valid nonce (`use_dpop_nonce`).
     #[error("the DPoP proof must have the nonce that is in DPoP-Nonce")]

@@ -112,8 +112,8 @@ impl<'a> Proxy<'a> {
         }
     }
 
-    /// Limits how many requests the client's address can send per second, for a proxy that has no such limit, or
-    /// whose limit is not suitable (`guard/pace.rs`).
+    /// Limits how many requests the client's address can send per second, for a proxy without a suitable limit of
+    /// its own (`guard/pace.rs`).
     async fn pace(
         &self,
         peer: Option<IpAddr>,
@@ -206,7 +206,7 @@ async fn decide_on(asked: &AccessRequest<'_>, resource: &ResourceUri, state: &Ap
     let (token, scheme) = match asked.bearer {
         Bearer::None => {
             // Some clients discard their tokens when a refresh fails because the store cannot be written. After a
-            // challenge, such a client would make its user log in, which would fail as well.
+            // challenge, these clients would make their users log in, which would fail as well.
             if let Err(error) = Box::pin(state.try_write()).await {
                 return Answer::refuse(&CheckError::Store(error));
             }

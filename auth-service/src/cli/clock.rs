@@ -1,4 +1,4 @@
-//! `auth-service clock …`: corrects the latest time that the service has trusted.
+//! `auth-service clock …`: corrects the latest time that the service trusted.
 
 use clap::Subcommand;
 

@@ -28,7 +28,7 @@ pub(crate) enum KeysCommand {
     },
 }
 
-/// Runs a command that works on the signing keys.
+/// Runs a command that manages the signing keys.
 pub(crate) async fn keys(command: KeysCommand) -> anyhow::Result<()> {
     let reply = match command {
         KeysCommand::List => run(operator::Command::ListKeys).await?,

@@ -83,7 +83,7 @@ enum EraOption {
     Legacy,
 }
 
-/// Runs a command that works on policy files.
+/// Runs a command that examines policy files.
 #[expect(clippy::print_stderr, reason = "how a failed command reports its error")]
 pub(crate) async fn policy(command: PolicyCommand) -> ExitCode {
     let outcome = match command {
@@ -223,7 +223,7 @@ struct Person {
     found: String,
 }
 
-/// Returns the user that the arguments describe. If they contain neither an email address nor groups, they are
+/// Returns the user that the arguments describe. If they contain neither an email address nor groups, both are
 /// taken from the stored account.
 async fn person(asked: &Explain) -> anyhow::Result<Person> {
     let user = &asked.user;

@@ -79,7 +79,7 @@ pub(crate) enum Place {
     Embedded,
 }
 
-/// Runs a command that works on the whole store.
+/// Runs a command that processes the whole store.
 pub(crate) async fn store(command: StoreCommand) -> anyhow::Result<()> {
     match command {
         StoreCommand::Export { file, key_file } => export(&file, key_file).await,
@@ -209,7 +209,8 @@ fn own_key(storage: &Storage) -> anyhow::Result<StoreKey> {
 }
 
 async fn copy(source: &Source, storage: &Storage, to: Place, replace: bool) -> anyhow::Result<()> {
-    // If the file of a running service was replaced, the new file could be opened although the service runs.
+    // If a running service's store file has been replaced, this command could open the new file despite the
+    // running service.
     let uses_embedded = matches!(to, Place::Embedded) || matches!(source, Source::Store(_));
     if uses_embedded && socket::is_served(&storage.data_dir).await {
         bail!("an auth-service is running with {}: stop it first", storage.data_dir.display());
@@ -220,8 +221,8 @@ async fn copy(source: &Source, storage: &Storage, to: Place, replace: bool) -> a
         tell_dangers(&RedisStore::connect_to_known(address, key).await?).await?;
         counts
     } else {
-        // The key is read before the source. So if the source cannot be read, at most a new key file is left
-        // behind.
+        // The key is read before the source. Therefore, if the source cannot be read, at most a new key file is
+        // left behind.
         let key = own_key(storage)?;
         let target = async || EmbeddedTarget::new(&storage.data_dir, &key, replace);
         transfer::copy(source, target, &SystemClock, report_progress()).await?

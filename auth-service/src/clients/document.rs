@@ -128,8 +128,8 @@ fn authentication(document: &Document) -> Result<(ClientAuthMethod, Option<Clien
     }
 }
 
-/// The redirect URIs that can be used. One document can describe all products of a vendor, so the others are
-/// skipped.
+/// The redirect URIs that can be used. Others are skipped, because one document can describe all products of a
+/// vendor.
 fn redirect_uris(sent: Vec<String>) -> Result<Vec<RedirectUri>, InvalidDocument> {
     let usable: Vec<RedirectUri> = sent
         .into_iter()

@@ -21,18 +21,18 @@ use super::document::{self, InvalidDocument};
 use super::fetch_rate::{Caller, FetchRate};
 use super::hosts::HostRule;
 
-/// Shortest and longest time in seconds for which a document is cached, and the time if its host sends no
-/// `max-age`. The shortest time applies even with `no-store`: one login reads the document several times (request,
-/// consent, redemption), and otherwise every request of a stranger would cause a fetch. This is safe because the
-/// document is public and is cached only in memory.
+/// Minimum and maximum time in seconds for which a document is cached, and the time if its host sends no
+/// `max-age`. The minimum applies even with `no-store`: one login reads the document several times (request,
+/// consent, redemption), and without a minimum, every request by a stranger would cause a fetch. This is safe
+/// because the document is public and is cached only in memory.
 const MIN_CACHE_SECONDS: u64 = 60;
 const MAX_CACHE_SECONDS: u64 = 24 * 3600;
 const UNSAID: u64 = 3600;
 /// Maximum size in bytes of all cached metadata documents. Key sets are cached as text, because a parsed key set
 /// can use twenty times as much memory.
 const METADATA_BYTES: u64 = 4 * 1024 * 1024;
-/// Maximum size in bytes of all cached key sets: of clients that no user has allowed, and of clients in use and
-/// issuers.
+/// Maximum sizes in bytes of all cached key sets: first for clients that no user has allowed, then for clients in
+/// use and issuers.
 const STRANGE_KEY_SET_BYTES: u64 = 1024 * 1024;
 const KNOWN_KEY_SET_BYTES: u64 = 8 * 1024 * 1024;
 /// Expected number of cached documents. A small number makes the cache use few shards, so that the largest
@@ -69,7 +69,7 @@ pub enum DocumentError {
     /// A limit on fetches was exceeded.
     #[error("too many documents are being fetched")]
     Crowded,
-    /// The document is not a key set, or an issuer's metadata contains no URL of one.
+    /// The document is not a key set, or an issuer's metadata does not contain the URL of a key set.
     #[error("there is no key set at its jwks_uri")]
     Keys,
 }
@@ -118,7 +118,7 @@ impl<T> Weighter<String, Cached<T>> for ByBytes {
     }
 }
 
-// A derived implementation would require `T: Clone`.
+// Implemented by hand, because a derived implementation would require `T: Clone`.
 impl<T> Clone for Cached<T> {
     fn clone(&self) -> Self {
         Self { content: Arc::clone(&self.content), bytes: self.bytes, until: self.until }
@@ -159,7 +159,7 @@ impl Documents {
     }
 
     /// Returns the key set at a `jwks_uri`. With `fresh`, a cached key set is fetched again because the client
-    /// might have rotated its keys, unless this has happened too often.
+    /// might have rotated its keys, unless it was fetched again too often.
     pub async fn key_set(
         &self,
         uri: &str,

@@ -2,7 +2,7 @@
 //!
 //! A fetch of a new URL counts against the address that caused it, then against the URL's host, then against all
 //! strangers together. A fetch for a client in use counts only against the limit of its URL, so made-up URLs
-//! cannot block such a client. It also uses separate connections and name lookups ([`Lane`]).
+//! cannot block that client. It also uses separate connections and name lookups ([`Lane`]).
 //!
 //! A URL that has already returned a good document counts against its own limit instead of the limit of the
 //! address. The other limits still apply, because anybody can publish a good document. A fetch for a user who is
@@ -27,7 +27,7 @@ const ADDRESS: (u32, Duration) = (20, Duration::from_secs(5));
 const HOST: (u32, Duration) = (60, Duration::from_secs(1));
 /// Limit on new URLs for all addresses together.
 const ALL: (u32, Duration) = (300, Duration::from_millis(50));
-/// Limit for one URL that counts against its own limit.
+/// Limit for a URL that has a limit of its own.
 const KNOWN: (u32, Duration) = (5, Duration::from_secs(10));
 /// Limit on repeated fetches of one URL whose document is cached but does not contain the key that a request
 /// names.

@@ -2,7 +2,7 @@
 
 use psl::{List, Psl};
 
-/// An entry of such a list: a host, or with `*.` all hosts below a domain.
+/// An entry of a host list: a host, or, with `*.`, all hosts below a domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostRule {
     domain: String,

@@ -15,7 +15,7 @@ pub(super) struct Challenge {
     pub(super) metadata: Option<String>,
 }
 
-/// The results of the requests without a token.
+/// The results of sending requests without a token.
 pub(super) struct Answers {
     /// The challenge, if there is one.
     pub(super) challenge: Option<Challenge>,

@@ -82,13 +82,13 @@ pub(super) fn reachable_form(listener: SocketAddr) -> SocketAddr {
     }
 }
 
-/// The response of `/ready`, if there is one.
+/// The response from `/ready`, if there is one.
 pub(super) async fn ask(ops: SocketAddr, patience: Duration) -> Option<Response> {
     let client = reqwest::Client::builder().no_proxy().timeout(patience).build().ok()?;
     client.get(format!("http://{}/ready", reachable_form(ops))).send().await.ok()
 }
 
-/// Judges the response of `/ready`. A service that responds has loaded its keys.
+/// Judges the response from `/ready`. A service that responds has loaded its keys.
 pub(super) async fn judge(response: Response, notes: &mut Notes<'_>) {
     let is_ready = response.status() == 200;
     let body: Value = response.json().await.unwrap_or_default();

@@ -19,7 +19,7 @@ use crate::domain::clock::UnixTime;
 
 use super::{CannotExamine, Notes};
 
-/// Remaining lifetime of a certificate in seconds, below which it should already have been renewed.
+/// Remaining lifetime of a certificate, in seconds, below which it should already have been renewed.
 const RENEWAL: u64 = 14 * 24 * 3600;
 /// Maximum difference between clocks in seconds. With a larger one, tokens become valid too late or expire too
 /// early.
@@ -27,7 +27,7 @@ const SKEW: u64 = 30;
 
 /// The service, and how to reach it.
 pub(super) struct Target {
-    /// The URL without a trailing slash, which is the name of the resource.
+    /// The URL without a trailing slash. This is the name of the resource.
     pub(super) url: String,
     /// Origin of the URL, such as `https://mcp.example.com`.
     pub(super) origin: String,

@@ -22,7 +22,7 @@ pub(super) enum Reply {
     Answered(ProbeResponse),
     /// The connection failed, or was closed without a response.
     HungUp,
-    /// There was no response in time. It is not known what happened to the request.
+    /// There was no response in time, so the outcome of the request is unknown.
     Silent,
 }
 

@@ -67,7 +67,7 @@ const METHODS: [&str; 7] = ["post", "PUT", "PATCH", "TRACE", "CONNECT", "PROPFIN
 /// Maximum number of requests in progress at a time.
 const AT_ONCE: usize = 16;
 
-/// Sends all of these requests, and judges the responses.
+/// Sends all forged requests, and judges the responses.
 pub(super) async fn examine(target: &Target, answers: &Answers, notes: &mut Notes<'_>) {
     let (challenge, is_closed) = (answers.challenge.as_ref(), answers.is_closed);
     let own = target.request_path();

@@ -55,7 +55,7 @@ pub struct Username(String);
 pub struct InvalidUsername;
 
 impl Username {
-    /// The normalised name as text.
+    /// The normalized name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -167,8 +167,8 @@ pub struct Account {
     pub groups: Vec<Group>,
     /// The password with which the user logs in.
     pub password: StoredPassword,
-    /// How many times all logins of the account have been ended, because its password was replaced or the account
-    /// was disabled. It is a counter and not a time, because a clock can be set back.
+    /// How many times all login sessions of the account have been ended, because its password was replaced or the
+    /// account was disabled. It is a counter and not a time, because a clock can be set back.
     pub logins_ended: u64,
     /// Whether the account is disabled. The user of a disabled account cannot log in, and tokens of the
     /// account are refused.
@@ -184,8 +184,8 @@ impl Account {
     }
 
     /// Whether `session` is a valid login to this account. A login time in the future means that the session was
-    /// created while the clock was ahead, so the session would last too long. The expiry is not checked here,
-    /// because the store returns no expired session.
+    /// created while the clock was ahead, so it would be valid for too long. The expiry is not checked here,
+    /// because the store never returns an expired session.
     pub fn is_logged_in_by(&self, session: &LoginSession, time: TimeBounds) -> bool {
         self.may_log_in()
             && self.subject == session.subject
@@ -193,19 +193,19 @@ impl Account {
             && !time.is_before(session.authenticated_at)
     }
 
-    /// Ends all login sessions of the account, in all browsers: they contain the previous number, so they are no
-    /// longer valid.
+    /// Ends all login sessions of the account, in all browsers: they contain the previous value of `logins_ended`,
+    /// so they are no longer valid.
     pub fn end_logins(&mut self) {
         self.logins_ended = self.logins_ended.saturating_add(1);
     }
 
-    /// Replaces the password, which ends all logins.
+    /// Replaces the password, and ends all login sessions.
     pub fn set_password(&mut self, new: &StoredPassword) {
         self.password.clone_from(new);
         self.end_logins();
     }
 
-    /// Disables or enables the account. Disabling it ends all logins.
+    /// Disables or enables the account. Disabling it ends all login sessions.
     pub fn set_disabled(&mut self, disabled: bool) {
         if disabled {
             self.end_logins();

@@ -211,7 +211,7 @@ pub struct Client {
     /// The other accounts that have used the client, if there are only a few.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub further_users: Vec<Subject>,
-    /// Until this time an unused client is not deleted to make room for other clients, because its user might
+    /// The time until which an unused client is not deleted to make room for other clients, because its user might
     /// be about to log in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept_until: Option<UnixTime>,
@@ -267,8 +267,8 @@ impl ClientMetadata {
         let mut members = serde_json::to_value(self).unwrap_or_default();
         if let Some(members) = members.as_object_mut() {
             members.insert("redirect_uris".to_owned(), redirect_uris.into());
-            // Null members are left out, so that a field that a later release adds does not change the digest
-            // of an unchanged client.
+            // Null members are excluded, so that a field added in a later release does not change the digest of an
+            // unchanged client.
             members.retain(|_, value| !value.is_null());
         }
         members.sort_all_objects();
@@ -309,7 +309,7 @@ pub struct ClientUse {
 }
 
 impl ClientUse {
-    /// Uses that are closer together than this are stored as one.
+    /// Uses within this time after a stored use are not stored.
     pub const RESOLUTION: Duration = Duration::from_secs(3600);
 
     /// Whether the last recorded use of `client` is so long ago that this use must be stored.
@@ -317,7 +317,7 @@ impl ClientUse {
         client.last_used_at.is_none_or(|last| self.at.distance(last) >= Self::RESOLUTION)
     }
 
-    /// How this use changes the recorded users of `client`. If the client was used before users were
+    /// How this use changes the recorded users of `client`. If the client has been used before users were
     /// recorded, its users stay unknown.
     pub fn new_user_of(&self, client: &Client) -> NewUser {
         match client.users {
@@ -335,9 +335,9 @@ impl ClientUse {
     /// The new expiry of a row whose expiry was `before`, if this use extends its lifetime to `end`, which is one
     /// lifetime after [`Self::at`].
     ///
-    /// A clock that is behind must not shorten anything, so an expiry never moves back. The exception is an
-    /// expiry that is later than one lifetime after the latest possible time: it was set while a clock was
-    /// ahead. It is corrected only while the clock is steady.
+    /// A clock that is behind must not shorten anything, so an expiry never moves back. The exception is an expiry
+    /// that is later than one lifetime after the latest possible time: that expiry was set while a clock was
+    /// ahead, and it is corrected only while the clock is steady.
     pub fn extend(&self, before: Option<UnixTime>, end: UnixTime) -> UnixTime {
         let latest = end.plus(self.bounds.latest.since(self.at));
         let extended = before.map_or(end, |before| before.max(end));
@@ -367,7 +367,7 @@ pub enum NewUser {
     No,
     /// The user is added to the recorded users, of whom there are only a few.
     OneOfFew,
-    /// There are too many users to record them, so the client counts for none of them.
+    /// There are too many users to record, so the client counts for none of them.
     OneMoreThanFew,
 }
 
@@ -424,7 +424,7 @@ impl ClientDisplay {
 }
 
 impl Client {
-    /// The maximum number of users with which a client counts towards the limit of each of them. A client with
+    /// The maximum number of users that a client can have while it counts towards each user's limit. A client with
     /// more users counts for no account. If the maximum were 1, an attacker with two accounts could fill the store
     /// with clients that count for neither.
     pub const FEW_USERS: usize = 5;
@@ -463,8 +463,8 @@ impl Client {
         self.metadata.auth_method == ClientAuthMethod::None
     }
 
-    /// Whether a code can be sent to `requested`. URIs that could be mistaken for an authorization response
-    /// are refused here too, in case registration ever accepts one.
+    /// Whether a code can be sent to `requested`. URIs that could be mistaken for an authorization response are
+    /// refused here as well, in case registration ever accepts one.
     pub fn allows_redirect(&self, requested: &RedirectUri) -> bool {
         requested.could_be_answer().is_none()
             && self.metadata.redirect_uris.iter().any(|registered| registered.matches(requested))

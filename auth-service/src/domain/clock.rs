@@ -25,7 +25,7 @@ impl UnixTime {
         Duration::from_secs(self.0.saturating_sub(earlier.0))
     }
 
-    /// The time between this and `other`, whichever is earlier.
+    /// The absolute difference between this time and `other`.
     pub fn distance(self, other: Self) -> Duration {
         Duration::from_secs(self.0.abs_diff(other.0))
     }
@@ -51,7 +51,7 @@ pub trait Clock: Send + Sync {
     fn now(&self) -> UnixTime;
 
     /// The time since the machine started, including sleep. It cannot be set, so differences are reliable, but the
-    /// absolute value has no meaning. The default implementation is for test clocks: they are never set, so the
+    /// absolute value has no meaning. The default implementation is for test clocks. They are never set, so the
     /// time of day serves the same purpose.
     fn up(&self) -> Duration {
         Duration::from_secs(self.now().0)

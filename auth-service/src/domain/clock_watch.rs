@@ -15,7 +15,7 @@ pub const TOLERANCE: Duration = Duration::from_secs(300);
 const NOTABLE: Duration = Duration::from_secs(2);
 /// How long the clock must keep showing an unexpected time before it is trusted.
 pub const HOLD: Duration = Duration::from_secs(3600);
-/// How far the clock can be ahead of the last recorded time at a start. The service might have been stopped for
+/// How far the clock can be ahead of the last recorded time at startup. The service might have been stopped for
 /// that long; a larger difference counts as a jump. After a longer stop, expired data is deleted an hour late,
 /// which does no harm.
 const AWAY: Duration = Duration::from_secs(3600);
@@ -98,19 +98,19 @@ impl fmt::Display for Apart {
     }
 }
 
-/// How far this clock is from that of the store.
+/// How far this clock differs from the store's clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Difference(UnixTime, UnixTime);
 
 /// Compares the clock with the time that the store reported. `asked` and `answered` are this machine's times
-/// before and after the query, which can take long.
+/// before and after the query, which can take a long time.
 pub fn difference((asked, answered): (UnixTime, UnixTime), store: UnixTime) -> Difference {
     // If the clock was set back during the query, `answered` is the earlier of the two.
     Difference(store, store.min(answered).max(asked.min(answered)))
 }
 
 impl Difference {
-    /// Whether the difference is larger than that between synchronised clocks.
+    /// Whether the difference is larger than between synchronized clocks.
     pub fn is_notable(self) -> bool {
         self.distance() > NOTABLE
     }
@@ -143,7 +143,7 @@ impl fmt::Display for Difference {
 pub struct TimeBounds {
     /// The earlier of the clock's time and the time that it should show.
     pub earliest: UnixTime,
-    /// The later of the clock's time and the time extrapolated from the latest time that was ever trusted.
+    /// The later of two times: the clock's, and the one extrapolated from the latest time that was ever trusted.
     pub latest: UnixTime,
     /// Whether the clock shows the expected time. If so, `latest` advances with the uptime of the machine, and the
     /// difference between two such times is correct even if both are wrong.
@@ -201,7 +201,7 @@ pub struct ClockWatch {
     trusted: Option<Seen>,
     /// The latest time that was ever trusted.
     latest: Option<Seen>,
-    /// How far the clock can be ahead of the trusted time. It is larger after a start, because it is unknown
+    /// How far the clock can be ahead of the trusted time. The limit is larger at startup, because it is unknown
     /// how long the service was stopped.
     ahead: Duration,
     /// The first reading of an unexpected time.
@@ -242,15 +242,15 @@ impl ClockWatch {
         }
     }
 
-    /// Adopts the correction of an operator, if the store has one that this process has not adopted yet. `now` was
-    /// just found to be reliable.
+    /// Adopts the correction of an operator, if the store has one that this process has not adopted yet. `now` has
+    /// just been found to be reliable.
     pub fn follow(&mut self, mark: Option<ClockMark>, now: UnixTime, up: Duration) {
         if let Some(mark) = mark.filter(|mark| mark.corrections > self.corrections) {
             (self.latest, self.corrections) = (Some(Seen { at: mark.latest.max(now), up }), mark.corrections);
         }
     }
 
-    /// The times to record at `now`, which was just found to be reliable.
+    /// The times to record at `now`, which has just been found to be reliable.
     pub fn mark(&self, now: UnixTime, up: Duration) -> ClockMark {
         ClockMark { last: now, latest: self.bounds(now, up).latest, corrections: self.corrections }
     }

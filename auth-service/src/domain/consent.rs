@@ -68,7 +68,7 @@ impl Consent {
             && self.metadata == client.metadata.digest()
     }
 
-    /// Whether the user has allowed a response to this redirect URI before.
+    /// Whether the user has already allowed a response to this redirect URI.
     pub fn knows(&self, redirect_uri: &RedirectUri) -> bool {
         self.answers.contains_key(&redirect_uri.comparable())
     }
@@ -95,7 +95,7 @@ impl Consent {
         !resources.is_empty() && each_allowed && self.known(asked) == asked.scope
     }
 
-    /// Adds an approval. If there would be too many pairs, or too long ones, the earlier ones are forgotten.
+    /// Adds an approval. If the pairs would exceed [`MAX_PAIRS`] or [`MAX_BYTES`], the earlier ones are forgotten.
     pub fn add(&mut self, approval: &Approval) {
         let pairs: usize = self.answers.values().map(BTreeMap::len).sum();
         if pairs.saturating_add(approval.resources.len()) > Self::MAX_PAIRS {

@@ -104,7 +104,7 @@ pub enum DeviceState {
     Allowed {
         /// The user who approved.
         subject: Subject,
-        /// The time at which that user had logged in.
+        /// The time at which that user logged in.
         authenticated_at: UnixTime,
     },
     /// A user denied the request.
@@ -125,7 +125,7 @@ pub enum Poll {
     Denied,
     /// The user approved, and the device gets its tokens.
     Allowed(DeviceAuthorization),
-    /// The tokens have already been issued, so another party has the device code too.
+    /// The tokens have already been issued, so another party also has the device code.
     Redeemed(GrantId),
     /// `expired_token`: the code has expired or was never issued.
     Unknown,

@@ -129,7 +129,7 @@ pub struct Grant {
     pub bound_to: Option<KeyThumbprint>,
     /// The current refresh token, if the client can refresh.
     pub refresh: Option<RefreshState>,
-    /// The grant on whose behalf the client acts (RFC 8693). This grant never outlives it.
+    /// The grant whose token was exchanged for this one (RFC 8693). This grant never outlives it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<GrantId>,
 }
@@ -141,11 +141,11 @@ pub struct RefreshState {
     pub current: TokenHash,
     /// The token that `current` replaced.
     pub replaced: Option<ReplacedToken>,
-    /// The key and the number by which used tokens are recognised.
+    /// The key and the number by which used tokens are recognized.
     pub line: Line,
 }
 
-/// A refresh token that was used. It is kept in case the response with its successor was lost.
+/// A refresh token that has been used. It is kept in case the response with its successor was lost.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ReplacedToken {
     /// Hash of the token that was used.
@@ -163,7 +163,8 @@ impl ReplacedToken {
     /// grace period has certainly ended, and as repeated only if it has certainly not ended.
     ///
     /// The time of the first use is recorded as [`TimeBounds::latest`], which can be far ahead of the correct
-    /// time. While the clock is steady, its difference from the current value of `latest` is correct nevertheless.
+    /// time. While the clock is steady, the difference between the recorded and the current value of `latest` is
+    /// correct nevertheless.
     fn judge(&self, time: TimeBounds, grace: Duration) -> RefreshUse {
         let is_over = |now: UnixTime| now.since(self.at) > grace;
         if is_over(time.earliest) || time.is_steady && is_over(time.latest) {
@@ -176,7 +177,7 @@ impl ReplacedToken {
     }
 }
 
-/// Serialises bytes as base64, because a list of numbers would be three times as long.
+/// Serializes bytes as base64, because a list of numbers would be three times as long.
 mod sealed_bytes {
     use base64::Engine;
     use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -202,7 +203,7 @@ pub enum RefreshUse {
         /// The encrypted successor ([`ReplacedToken::sealed_successor`]).
         sealed_successor: Vec<u8>,
     },
-    /// The token was already used, so another party has it. The grant must be revoked (OAuth 2.1 §4.3.1).
+    /// The token had already been used, so another party has it. The grant must be revoked (OAuth 2.1 §4.3.1).
     Reused,
     /// The token is the previous one, but the clock is wrong, or was wrong when the token was used. It is
     /// therefore unknown whether the grace period is over. The token is refused, and the grant stays valid.

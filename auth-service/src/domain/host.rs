@@ -1,4 +1,4 @@
-//! Normalised host names, and patterns for the protected hosts.
+//! Normalized host names, and patterns for the protected hosts.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -14,7 +14,7 @@ pub struct HostName(String);
 pub struct InvalidHost;
 
 impl HostName {
-    /// The normalised name as text.
+    /// The normalized name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -72,7 +72,8 @@ fn normal_name(host: &str) -> Result<HostName, InvalidHost> {
     if plain { Ok(HostName(ascii)) } else { Err(InvalidHost) }
 }
 
-/// Whether `host` is already normalised, so that IDNA processing can be skipped. Most requests have such a host.
+/// Whether `host` is already normalized, so that IDNA processing can be skipped. Most requests have a normalized
+/// host.
 fn is_normal(host: &str) -> bool {
     host.len() < 254
         && host.split('.').all(|label| {

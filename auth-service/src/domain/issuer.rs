@@ -79,7 +79,7 @@ impl Issuer {
         &self.path
     }
 
-    /// The scheme, which all protected hosts use too.
+    /// The scheme, which all protected hosts use as well.
     pub fn scheme(&self) -> Scheme {
         self.scheme
     }

@@ -1,10 +1,10 @@
 //! Opaque credentials such as codes, session identifiers and client secrets. [Refresh
 //! tokens](super::refresh_token) have a format of their own.
 //!
-//! The text is a prefix that names the kind, followed by base64url of 32 random bytes and a CRC-32 over
-//! prefix and bytes. The prefix lets secret scanners find a leaked token, and prevents the use of one kind as
-//! another. With the checksum, a mistyped or truncated token is refused without a query to the store. The
-//! store only keeps the SHA-256 of the text.
+//! The text is a prefix that names the kind, followed by base64url of 32 random bytes and a CRC-32 over prefix and
+//! bytes. The prefix lets secret scanners find a leaked token, and prevents a token of one kind from being used as
+//! another. With the checksum, a mistyped or truncated token is refused without a query to the store. The store
+//! keeps only the SHA-256 of the text.
 
 use std::fmt;
 
@@ -143,7 +143,8 @@ impl Eq for TokenHash {}
 
 impl fmt::Debug for TokenHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Eight characters are enough to tell hashes apart in a log, but do not help to find the token.
+        // Eight characters are enough to distinguish hashes in a log, but do not help an attacker to find the
+        // token.
         write!(f, "TokenHash({}…)", self.text().get(..8).unwrap_or_default())
     }
 }

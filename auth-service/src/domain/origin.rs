@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
-/// The value of an `Origin` header: `scheme://host[:port]` in the serialisation of browsers, or `null`.
+/// The value of an `Origin` header: `scheme://host[:port]` as browsers serialize it, or `null`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Origin(String);
 
@@ -34,7 +34,7 @@ impl FromStr for Origin {
     /// Reads the header's value. Any scheme is accepted, because browser extensions and editors have their own
     /// schemes (`chrome-extension`, `vscode-webview`).
     fn from_str(text: &str) -> Result<Self, InvalidOrigin> {
-        // A page that a web view loaded from a file has no host.
+        // A page that a web view has loaded from a file has no host.
         if matches!(text, "null" | "file://") {
             return Ok(Self(text.to_owned()));
         }

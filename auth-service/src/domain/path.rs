@@ -1,7 +1,7 @@
 //! Request paths that every proxy and server interprets in the same way.
 //!
 //! Proxies, servers and applications disagree on dot segments, double slashes, encoded delimiters and path
-//! parameters. This module does not normalise such a path, but refuses it.
+//! parameters. This module refuses such paths instead of normalizing them.
 
 use std::fmt;
 

@@ -17,7 +17,7 @@ pub enum PushedPool {
     /// Requests of clients that no account has used.
     #[default]
     Strangers,
-    /// Requests in the name of public clients that are in use. Anyone can send such a request.
+    /// Requests in the name of public clients that are in use. Anyone can send one.
     Public,
     /// Requests of clients in use that have authenticated.
     Proven,

@@ -79,8 +79,8 @@ impl RedirectUri {
 
     /// Finds a part of the query that a client could mistake for a parameter of the authorization response. If a
     /// name occurs twice, some clients use the first value, some the last, and some both. Some ignore case, treat
-    /// `;` like `&`, drop other characters from a name, or read it as a path: they interpret `code[]`, `a[code]`
-    /// and `code.x` as `code` or as an object that contains it.
+    /// `;` like `&`, or drop other characters from a name. Others read a name as a path: they interpret `code[]`,
+    /// `a[code]` and `code.x` as `code` or as an object that contains it.
     pub fn could_be_answer(&self) -> Option<InvalidRedirectUri> {
         let url = Url::parse(&self.0).ok()?;
         let controls = |(name, value): &(Cow<'_, str>, Cow<'_, str>)| {
@@ -138,7 +138,7 @@ impl RedirectUri {
 
     /// The URI with `pairs` appended to its query.
     pub fn with_query(&self, pairs: &[(&str, &str)]) -> String {
-        // The URI was parsed when it was created, so parsing does not fail here.
+        // The URI was parsed on creation, so parsing does not fail here.
         let Ok(mut url) = Url::parse(&self.0) else {
             return self.0.clone();
         };

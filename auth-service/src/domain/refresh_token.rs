@@ -1,5 +1,5 @@
-//! Refresh tokens. A token names its grant and its number within that grant. The store therefore does not
-//! have to keep used tokens: a token that is genuine but is not the current one was used before.
+//! Refresh tokens. A token names its grant and its number within that grant. Therefore, the store does not have to
+//! keep used tokens: a genuine token that is not the current one has already been used.
 //!
 //! The text is `mgr_`, followed by base64url of the grant identifier (16 bytes), the number (4 bytes,
 //! big-endian), 32 random bytes, a MAC over these three (16 bytes), and a CRC-32 as in other credentials. The
@@ -180,8 +180,8 @@ impl HashedRefreshToken {
         &self.place.grant
     }
 
-    /// Whether the token was issued in this sequence and is not newer than the current one. A newer one was
-    /// issued after the backup from which the store has since been restored.
+    /// Whether the token was issued in this sequence and is not newer than the current one. A newer token was
+    /// issued after the backup from which the store was later restored.
     pub(super) fn is_of(&self, line: &Line) -> bool {
         let place = &self.place;
         bool::from(line.key.mac(&place.signed).ct_eq(&place.mac)) && place.number <= line.number

@@ -46,8 +46,8 @@ impl ResourceUri {
         self.0.get(..path_at).unwrap_or_default()
     }
 
-    /// Reads a URL into the same form as [`ProtectedHosts::parse`], for callers that do not have the list of
-    /// protected hosts. The URL of an unprotected host does no harm, because it never equals a protected one.
+    /// Reads a URL into the same form as [`ProtectedHosts::parse`], for callers without the list of protected
+    /// hosts. The URL of an unprotected host does no harm, because it never equals a protected one.
     pub fn well_formed(text: &str) -> Result<Self, NotAResource> {
         let url = Url::parse(text).map_err(|_| NotAResource)?;
         let plain = matches!(url.scheme(), "http" | "https")

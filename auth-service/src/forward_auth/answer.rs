@@ -1,4 +1,4 @@
-//! Builds the answer to a check: identity headers or a challenge. The answer is the same for every proxy. It is
+//! Builds the answer to a check: identity headers or a challenge. The answer is the same for every proxy, and is
 //! then encoded in the form that the proxy expects.
 
 use std::borrow::Cow;
@@ -31,8 +31,8 @@ use super::request::{AccessRequest, CheckError};
 /// Lifetime of an assertion. It covers one network hop and some clock skew.
 const ASSERTION_LIFETIME: std::time::Duration = std::time::Duration::from_secs(60);
 
-/// The `Retry-After` of a check that cannot be decided, in seconds. The store is tried again several times per
-/// second, so a client can retry sooner than after the minute that the message to its user mentions.
+/// The `Retry-After` of a check that cannot be decided, in seconds. The service retries the store several times
+/// per second, so a client can retry sooner than the message to its user says (a minute).
 const UNAVAILABLE_FOR: u16 = 5;
 
 /// Rate limits for log lines that any client can cause with a single request.
@@ -71,8 +71,8 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    /// Allows the request: 200 with all identity headers. A header without a value is sent empty, because if it
-    /// were missing, a header of the client with this name would reach the service.
+    /// Allows the request: 200 with all identity headers. A header without a value is sent empty. If it were
+    /// missing, a client's header with the same name would reach the service.
     pub(super) fn allow(
         known: &Known,
         resource: &ResourceUri,
@@ -236,7 +236,7 @@ impl Answer {
         Self { status, identity: None, headers, body: Some(body), outcome }
     }
 
-    /// All headers, including those of the identity.
+    /// All headers, including the identity headers.
     pub(super) fn headers(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
         let identity = self.identity.iter().flat_map(|values| IDENTITY.iter().zip(values.iter()));
         // A cache must never use the answer to one request for another request.
@@ -256,8 +256,7 @@ impl Answer {
         response
     }
 
-    /// Adapts the answer to nginx, which responds with 500 to any status except 2xx, 401 and 403, and drops the
-    /// body.
+    /// Adapts the answer to nginx, which turns any status except 2xx, 401 and 403 into 500, and drops the body.
     pub(super) fn in_words_of_nginx(mut self) -> Self {
         if !matches!(self.status, StatusCode::OK | StatusCode::UNAUTHORIZED) {
             self.status = StatusCode::FORBIDDEN;
@@ -266,7 +265,7 @@ impl Answer {
     }
 
     /// Adapts the answer to a proxy that allows a request on any 2xx. The answer 204 to a preflight would send the
-    /// request to the service. It occurs here only if the edge routes preflights wrongly.
+    /// request to the service. It occurs here only if the edge routes preflights incorrectly.
     pub(super) fn in_words_of_traefik_and_caddy(self) -> Self {
         if self.status.is_success() && self.status != StatusCode::OK {
             return Self::problem(

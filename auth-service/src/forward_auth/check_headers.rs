@@ -1,5 +1,6 @@
 //! Finds the headers that a check needs in one pass over all headers, without I/O. Looking them up one by one
-//! would be slower, because more than a dozen names would be hashed and compared, and most of them are missing.
+//! would be slower: more than a dozen names would be hashed and compared, although most of the headers are
+//! missing.
 
 use actix_web::http::header::{HeaderMap, HeaderValue};
 
@@ -55,7 +56,7 @@ fields! {
     XOriginalUrl = "x-original-url",
 }
 
-/// How often a header was sent.
+/// How many times a header was sent.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) enum Times<'a> {
     #[default]

@@ -54,7 +54,7 @@ pub(super) fn on_answer(origins: &AllowedOrigins, origin: &Origin) -> Vec<(Heade
     headers
 }
 
-/// No answer has `Access-Control-Allow-Credentials`, so this header gives a page without a token no access.
+/// No answer has `Access-Control-Allow-Credentials`, so this header gives no access to a page without a token.
 fn allow_origin(origins: &AllowedOrigins, origin: &Origin) -> (HeaderName, HeaderValue) {
     let value = match origins {
         AllowedOrigins::Any => HeaderValue::from_static("*"),

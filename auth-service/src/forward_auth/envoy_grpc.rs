@@ -1,5 +1,5 @@
 //! Envoy's `ext_authz` over gRPC. One message describes the whole request, and the answer can remove headers from
-//! it. This module does no I/O, which is in [`service`].
+//! it. This module does no I/O: see [`service`].
 
 pub mod peer;
 pub mod places;
@@ -37,7 +37,7 @@ const CREDENTIALS: [HeaderName; 5] = [
 pub fn parse<'a>(check: &'a CheckRequest, headers: &'a HeaderMap) -> Result<AccessRequest<'a>, CheckError> {
     let (http, sent) = (http(check)?, CheckHeaders::of(headers));
     // The header comes from a proxy in front of Envoy, and Envoy keeps it only if it trusts this proxy. Without
-    // the header, the scheme is the one that Envoy has seen.
+    // the header, the scheme is the one of the connection to Envoy.
     let proto = sent.single(Field::XForwardedProto)?.unwrap_or(&http.scheme);
     let (path, query) = path_and_query(&http.path)?;
     let target = Target {
@@ -103,7 +103,7 @@ fn overwrite(name: &str, value: &HeaderValue) -> core::HeaderValueOption {
     core::HeaderValueOption {
         header: Some(core::HeaderValue { key: name.to_owned(), value, ..Default::default() }),
         append_action: HeaderAppendAction::OverwriteIfExistsOrAdd.into(),
-        // Even an empty identity header must replace a header of the client.
+        // Even an empty identity header must replace the client's header with that name.
         keep_empty_value: true,
         ..Default::default()
     }

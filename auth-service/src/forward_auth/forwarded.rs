@@ -6,8 +6,8 @@ use super::check_headers::{CheckHeaders, Field};
 use super::headers::{host, method, path_and_query, scheme};
 use super::request::{AccessRequest, CheckError, Target};
 
-/// Reads the four headers. Each must be present exactly once. If one is missing, the proxy is configured wrongly.
-/// If one is repeated, the client has sent it as well.
+/// Reads the four headers. Each must be present exactly once. If one is missing, the proxy is misconfigured. If
+/// one is repeated, the client has sent it as well.
 pub(super) fn parse(headers: &HeaderMap) -> Result<AccessRequest<'_>, CheckError> {
     let sent = CheckHeaders::of(headers);
     let (path, query) = path_and_query(sent.required(Field::XForwardedUri)?)?;

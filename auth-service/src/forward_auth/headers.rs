@@ -1,4 +1,4 @@
-//! Reads headers so strictly that no other server can interpret them differently. The module does no I/O.
+//! Reads headers so strictly that no server can interpret them differently. The module does no I/O.
 
 use std::borrow::Cow;
 
@@ -78,7 +78,8 @@ pub(super) fn bearer<'a>(sent: &CheckHeaders<'a>) -> Bearer<'a> {
 }
 
 /// Whether the text is a `b64token` (RFC 6750 §2.1). All tokens of this server are. The loop does not stop at the
-/// first wrong byte, so that the compiler can vectorize it: a token is the longest value in a request.
+/// first invalid byte, so that the compiler can vectorize it. This matters because a token is the longest value in
+/// a request.
 fn is_b64token(text: &[u8]) -> bool {
     // Each range costs time for every byte, so there are few of them: one for letters in both cases, one for `-./`
     // and digits.
@@ -111,8 +112,8 @@ fn decode_sentinel(text: &str) -> Result<Cow<'_, str>, CheckError> {
     if !text.get(..START.len()).is_some_and(|start| start.eq_ignore_ascii_case(START)) {
         return Ok(Cow::Borrowed(text));
     }
-    // A value that begins like an encoded text but is not valid is refused, because one server might read it as a
-    // name and another as an encoded text.
+    // A value that begins like encoded text but is not valid is refused, because one server might read it as a
+    // name and another as encoded text.
     text.strip_prefix(START)
         .and_then(|rest| rest.strip_suffix("?="))
         .and_then(|code| STANDARD.decode(code).ok())
@@ -121,9 +122,10 @@ fn decode_sentinel(text: &str) -> Result<Cow<'_, str>, CheckError> {
         .ok_or(CheckError::BadHeader("Mcp-Name"))
 }
 
-/// Prefixes of header names that only the edge or auth-service can set, or on which decisions depend.
+/// Prefixes of reserved header names: those that only the edge or auth-service can set, or on which decisions
+/// depend.
 const RESERVED: [&str; 5] = ["x-auth-", "x-forwarded-", "x-original-", "x-edge-", "mcp-"];
-/// Complete names of such headers.
+/// Complete names of further reserved headers.
 const RESERVED_WHOLE: [&str; 7] =
     ["authorization", "proxy-authorization", "cookie", "dpop", "host", "origin", "x-real-ip"];
 

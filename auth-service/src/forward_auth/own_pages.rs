@@ -2,8 +2,8 @@
 //!
 //! At an entry point, the check applies to every router, so Traefik also sends a check for pages, endpoints,
 //! well-known documents and preflights. The routers `open` and `preflight` in `traefik/dynamic.yaml.in` have
-//! precedence, and send exactly these requests to `PUBLIC_LISTEN`. In case of doubt, a request is treated as a
-//! request to a service.
+//! precedence, and send exactly these requests to `PUBLIC_LISTEN`. If in doubt, a request is treated as a request
+//! to a service.
 
 use actix_web::HttpResponse;
 use actix_web::http::header::{AUTHORIZATION, CACHE_CONTROL, COOKIE, HeaderMap, HeaderName, HeaderValue};
@@ -81,8 +81,8 @@ fn is_own(path: &UnambiguousPath, base: &str) -> bool {
     if let Some(document) = path.as_str().strip_prefix("/.well-known/") {
         return WELL_KNOWN.iter().any(|name| is_at_or_below(document, name));
     }
-    // No page of auth-service needs a percent-encoded character in its path, and servers agree on how to read a
-    // path without one.
+    // No page of auth-service needs a percent-encoded character in its path, and all servers read a path without
+    // one in the same way.
     let page = path.as_str().strip_prefix(base).and_then(|page| page.strip_prefix('/'));
     page.is_some_and(|page| !page.contains('%') && NAMES.iter().any(|name| is_at_or_below(page, name)))
 }

@@ -13,7 +13,7 @@ struct Put {
     plain: HeaderMap,
 }
 
-/// Describes a request with additional headers from the client. Returns `None` if such a request cannot be sent.
+/// Describes a request with additional headers from the client. Returns `None` if the request cannot be sent.
 fn put(method: &str, host: &str, target: &str, client: &[(String, Vec<u8>)]) -> Option<Put> {
     let of = |own: &[(&'static str, &str)]| {
         let mut headers = HeaderMap::new();
@@ -48,7 +48,8 @@ impl Put {
         let Self { forwarded, original, plain } = self;
         let mut read =
             vec![traefik::parse(forwarded), caddy::parse(forwarded), envoy::parse(method, target, plain)];
-        // nginx refuses a target without a slash. In `X-Original-URL`, such a target would be part of the host.
+        // nginx refuses a target without a slash. In `X-Original-URL`, the target would be read as part of the
+        // host.
         if target.starts_with('/') {
             read.push(nginx::parse(original));
         }

@@ -15,8 +15,8 @@ use crate::store::StoreError;
 use super::check_headers::{CheckHeaders, Field, MAX_LEN};
 use super::headers;
 
-/// A client's request that waits at the edge. It borrows from the check, so that a check needs almost no
-/// allocations.
+/// A client's request that is held at the edge until it is decided. It borrows from the check, so that a check
+/// needs almost no allocations.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AccessRequest<'a> {
     /// The scheme, if the edge proxy has sent it.
@@ -80,7 +80,7 @@ impl<'a> AccessRequest<'a> {
 
 impl AccessRequest<'_> {
     /// The URL of the metadata that describes how to get a token for this request (RFC 9728 §3.1). A query that is
-    /// not allowed in a header is left out.
+    /// not allowed in a header is omitted.
     pub(super) fn metadata_url(&self, hosts: &ProtectedHosts) -> String {
         let query = ResourceQuery::parse(self.query).unwrap_or_default();
         hosts.metadata_url(&self.host, &self.path, query)
@@ -122,7 +122,7 @@ pub enum CheckError {
         "there is no check at this path; the paths are /verify/traefik, /verify/traefik/entry-point, /verify/caddy, /verify/nginx, and /verify/envoy with the original path after it"
     )]
     UnknownProxy,
-    /// The proxy left out a header that a check needs.
+    /// The proxy did not send a header that a check needs.
     #[error("the edge proxy did not send {0}; see docs/forward-auth.md")]
     Missing(&'static str),
     /// The path can be read in more than one way.

@@ -12,7 +12,7 @@ pub fn of(request: &HttpRequest, is_trusted: impl Fn(IpAddr) -> bool) -> Option<
     Some(behind(request.peer_addr()?.ip(), request.headers(), is_trusted))
 }
 
-/// Like [`of`], for a request from this peer with these headers.
+/// Like [`of`], for a request from `peer` with these headers.
 pub fn behind(peer: IpAddr, headers: &HeaderMap, is_trusted: impl Fn(IpAddr) -> bool) -> IpAddr {
     let mut address = peer.to_canonical();
     let header = headers.get_all("x-forwarded-for").filter_map(|value| value.to_str().ok());

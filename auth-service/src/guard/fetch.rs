@@ -60,7 +60,7 @@ pub enum Loopback {
     Allowed,
 }
 
-/// A document that was fetched, before it is parsed.
+/// A document that has been fetched but not parsed.
 #[derive(Debug, Clone)]
 pub struct Fetched {
     /// The content of the document.
@@ -169,7 +169,7 @@ fn check_url(url: &Url, loopback: Loopback) -> Result<(), FetchError> {
     if !plain {
         return Err(FetchError::Url);
     }
-    // The resolver does not check an IP address in the URL, because it is not looked up.
+    // An IP address in the URL is checked here, because it never reaches the resolver.
     let literal = match url.host() {
         Some(Host::Ipv4(address)) => Some(IpAddr::V4(address)),
         Some(Host::Ipv6(address)) => Some(IpAddr::V6(address)),
@@ -226,7 +226,7 @@ impl Resolve for CheckedResolver {
             };
             let found: Vec<SocketAddr> = threads::beside("look-up", "a name lookup", look_up).await??;
             // A single forbidden address is an error, because an attacker could mix allowed and forbidden
-            // addresses and wait for an attempt that uses a forbidden one.
+            // addresses and wait until a fetch uses a forbidden one.
             if found.is_empty() || !found.iter().all(|address| may_reach(address.ip(), loopback)) {
                 return Err(Box::from(ForbiddenAddress));
             }

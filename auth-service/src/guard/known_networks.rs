@@ -10,8 +10,7 @@ use super::client_address::network;
 
 /// Maximum number of accounts, and of networks, that are remembered. Each uses about three hundred bytes.
 pub const MAX_REMEMBERED: usize = 10_000;
-/// Maximum number of networks for one account. It also applies to a hostile account whose owner has many
-/// addresses.
+/// Maximum number of networks for one account. It also limits a hostile account whose owner has many addresses.
 const OF_ONE_ACCOUNT: usize = 8;
 /// Maximum number of accounts that are remembered for a network. A few are enough, because a single one makes the
 /// network known.
@@ -118,8 +117,8 @@ mod tests {
             (20..40).for_each(|n| known.note(&Subject::new([eve; 32]), Some(address(n))));
         }
         assert!(known.knows(office));
-        // If the hostile accounts used the network first, it becomes unknown. It becomes known again as soon as
-        // another account is used there.
+        // If the hostile accounts used the network first, it becomes unknown again. It becomes known again as soon
+        // as another account is used there.
         let home = Some(address(2));
         for eve in 2..10 {
             known.note(&Subject::new([eve; 32]), home);

@@ -1,4 +1,4 @@
-//! Limits the log lines that strangers can cause. Omitted lines are counted.
+//! Limits the log lines that strangers can cause. Dropped lines are counted.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -31,14 +31,13 @@ impl LogRate {
         Self { rate: OneRate::new(quota(lines)), left_out: AtomicU64::new(0) }
     }
 
-    /// Creates the limit for one place in the program that writes log lines, if it is not known what can cause
-    /// them.
+    /// Creates the limit for one place in the program that writes log lines whose cause is unknown.
     pub fn of_a_place() -> Self {
         Self::new(OF_A_PLACE)
     }
 
-    /// Counts a line. Returns the number of lines that were omitted since the last one, or `None` if this line
-    /// must be omitted as well.
+    /// Counts a line. Returns the number of lines dropped since the last one, or `None` if this line must be
+    /// dropped as well.
     pub fn admit(&self) -> Option<u64> {
         if self.rate.check().is_ok() {
             Some(self.left_out.swap(0, Ordering::Relaxed))
@@ -64,14 +63,14 @@ impl<K: Hash + Eq + Clone> LogRates<K> {
         Self { rate: KeyedRate::new(quota(OF_AN_ACCOUNT)), left_out: Mutex::default() }
     }
 
-    /// Counts a line about `key`. Returns the number of lines about it that were omitted since the last one, or
-    /// `None` if this line must be omitted as well.
+    /// Counts a line about `key`. Returns the number of lines about it dropped since the last one, or `None` if
+    /// this line must be dropped as well.
     pub fn admit(&self, key: &K) -> Option<u64> {
         let mut left_out = self.left_out.lock().unwrap_or_else(PoisonError::into_inner);
         if self.rate.check(key).is_ok() {
             return Some(left_out.remove(key).unwrap_or_default());
         }
-        // So many keys are not expected. Lines about further keys are omitted without being counted.
+        // This many keys are not expected. Lines about further keys are dropped without being counted.
         if left_out.len() < MAX_KEYS || left_out.contains_key(key) {
             *left_out.entry(key.clone()).or_default() += 1;
         }

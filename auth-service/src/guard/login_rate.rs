@@ -1,10 +1,11 @@
 //! Limits how fast passwords can be guessed, and the number of concurrent attempts.
 //!
-//! There are limits for one address with any user names, for one name from one address, and for one name from any
-//! addresses. The address is counted first, so that an address cannot make the server remember more names than it
-//! can try. The last limit stops distributed guessing, but would also let a stranger lock out the owner of the
-//! account. Therefore a browser in which the owner has logged in before has a device cookie, and only a separate
-//! limit applies to it (OWASP, "Slow down online guessing attacks with device cookies").
+//! There are limits for one address with any user names, for one name from one address, and for one name from all
+//! addresses together. The limit of the address is checked first, so that an address cannot make the server
+//! remember more names than it can try. The last limit stops distributed guessing, but would also let a stranger
+//! lock out the owner of the account. Therefore a browser in which the owner has already logged in has a device
+//! cookie, and only a separate limit applies to it (OWASP, "Slow down online guessing attacks with device
+//! cookies").
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -20,7 +21,7 @@ use super::keyed_rate::{KeyedRate, Taken, TooFast, quota};
 const PAIR: (u32, Duration) = (10, Duration::from_secs(30));
 /// Limit on attempts from one address, which a whole office can share.
 const ADDRESS: (u32, Duration) = (300, Duration::from_secs(1));
-/// Limit on guesses for one name from any addresses.
+/// Limit on guesses for one name from all addresses together.
 const NAME: (u32, Duration) = (50, Duration::from_secs(60));
 /// Limit on successful logins with one name that do not count as guesses. Without it, an attacker with a valid
 /// password could make the service hash it any number of times.
@@ -44,9 +45,9 @@ pub struct LoginRate {
 /// Whether the browser of an attempt is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Browser {
-    /// The user has not logged in with this browser before.
+    /// The user has never logged in with this browser.
     Stranger,
-    /// The user has logged in with this browser before.
+    /// The user has already logged in with this browser.
     KnownDevice,
 }
 
@@ -209,8 +210,8 @@ mod tests {
             for _ in 0..30 {
                 rate.succeeded(attempt().unwrap());
             }
-            // Successful logins do not increase the number of guesses. After any number of logins, ten guesses are
-            // possible, and a login between the guesses adds none.
+            // Successful logins do not increase the number of guesses. After any number of logins, exactly ten
+            // guesses are possible, and a login between the guesses adds none.
             for _ in 0..9 {
                 drop(attempt().unwrap());
             }

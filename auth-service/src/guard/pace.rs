@@ -14,11 +14,11 @@ use tokio::time::sleep;
 use super::client_address::network;
 use super::keyed_rate::KeyedRate;
 
-/// The size of a burst, as a multiple of the number of requests that are allowed per second.
+/// The size of a burst, as a multiple of the number of requests allowed per second.
 const IN_A_ROW: u32 = 3;
 
-/// Delay before a request beyond the limit is refused. It limits a client that waits for each response to one such
-/// request in this time on each of its connections.
+/// Delay before a request beyond the limit is refused. A client that waits for each response can therefore send
+/// only one such request per second on each connection.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// The rates of all addresses at one listener.
@@ -45,8 +45,8 @@ impl Pace {
         Self { rate: KeyedRate::new(quota), waiting: Semaphore::new(waiting) }
     }
 
-    /// Counts a request from this address. Requests without a known address are not counted, because they can come
-    /// from any client.
+    /// Counts a request from this address. Requests without a known address are not counted, because they could
+    /// come from any client.
     ///
     /// # Errors If the address has sent too many requests. The error is usually delayed by one second.
     pub async fn admit(&self, address: Option<IpAddr>) -> Result<(), TooManyRequests> {

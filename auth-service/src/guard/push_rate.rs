@@ -21,7 +21,7 @@ const PAIR: (u32, Duration) = (30, Duration::from_secs(2));
 /// Limit on requests of one address. A hosted client sends the requests of thousands of users from a single
 /// address.
 const ADDRESS: (u32, Duration) = (120, Duration::from_millis(500));
-/// Limit on requests of all clients together that no user has allowed.
+/// Limit on requests of all clients that no user has allowed, taken together.
 const STRANGERS: (u32, Duration) = (1000, Duration::from_millis(50));
 /// Limit on requests of a single client that is in use and authenticates.
 const KNOWN: (u32, Duration) = (1000, Duration::from_millis(10));
@@ -58,10 +58,10 @@ impl Default for PushRate {
 /// How well a client is known. This determines the limits that apply to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Familiarity {
-    /// No user has allowed the client, and no operator has added it. It shares a limit with all such clients.
+    /// No user has allowed the client, and no operator has added it. All of these clients share a limit.
     Stranger,
-    /// The client is in use but does not authenticate. It shares limits with all such clients at the same
-    /// address.
+    /// The client is in use but does not authenticate. It shares limits with the other clients of this kind at the
+    /// same address.
     InUse,
     /// The client is in use and has authenticated. It has a separate limit. If only a few accounts have used it,
     /// its requests also count for one of them.
@@ -195,8 +195,8 @@ mod tests {
         let admitted = (0..2000).filter(|n| rate.admit(&of(1, *n), Some(address(*n))).is_ok()).count();
         assert!((300..=310).contains(&admitted), "{admitted}");
         assert!(rate.admit(&of(2, 0), Some(address(1))).is_ok());
-        // A request of a client that two accounts have used counts for either of them. A user at the limit does
-        // not affect the other one.
+        // A request of a client that two accounts have used counts for one of them. A user at the limit does not
+        // affect the other one.
         let shared = |n: u32| Client { further_users: vec![Subject::new([3; 32])], ..of(1, n) };
         let admitted = (0..2000).filter(|n| rate.admit(&shared(*n), Some(address(*n))).is_ok()).count();
         assert!((300..=315).contains(&admitted), "{admitted}");

@@ -73,7 +73,7 @@ impl<T> Queues<T> {
         self.take(key, BTreeMap::pop_last)
     }
 
-    /// Removes an entry, if it still waits.
+    /// Removes an entry, if it is still waiting.
     pub(super) fn remove(&mut self, position: Position) -> Option<T> {
         let entry = self.take(position.key, |queue| queue.remove_entry(&position.number));
         entry.map(|(_, entry)| entry)

@@ -1,15 +1,15 @@
 //! Limits how fast new clients can register.
 //!
 //! Hosted MCP clients serve thousands of users from a few addresses, so a limit for an address alone must be high.
-//! The main limit is for a pair of an address and the host to which its clients redirect. So one hosted client
-//! does not use up the limit of another one, or of a user behind the same address. A stranger with made-up
+//! The main limit is for a pair of an address and the host to which its clients redirect. Therefore, one hosted
+//! client does not use up the limit of another, or of a user behind the same address. A stranger with made-up
 //! redirect hosts reaches the limit of the address, or the limit of all registrations together. These limits do
 //! not affect clients that are already registered.
 //!
 //! When the maximum number of clients is reached, a new registration removes the oldest client that no user has
 //! allowed. New clients are protected from removal for a while, so that a few addresses cannot displace them
 //! before their users have logged in. The number of protected clients of each address is limited, so that a few
-//! addresses cannot use up all of the room with them.
+//! addresses cannot fill all of the room.
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -29,8 +29,8 @@ const ONE_ADDRESS: u32 = 10;
 /// How long a new client is protected from removal.
 pub const KEPT: Duration = Duration::from_secs(30 * 60);
 /// The share of one address in the room for clients that no user has allowed, as a divisor. One address can fill a
-/// hundredth of the room with protected clients immediately, and another hundredth while those are protected. So
-/// an attacker needs fifty addresses and half an hour to fill all of it.
+/// hundredth of the room with protected clients immediately, and another hundredth while those are protected. An
+/// attacker therefore needs fifty addresses and half an hour to fill all of it.
 const KEPT_OF_ADDRESS: u64 = 100;
 
 /// The limits on registrations that the module documentation describes.
@@ -56,8 +56,8 @@ impl RegistrationRate {
         }
     }
 
-    /// Counts a new client against all limits. The address is counted first, so that the server does not remember
-    /// more pairs of an address than this address can register clients.
+    /// Counts a new client against all limits. The limit of the address is checked first, so that the server does
+    /// not remember more pairs for an address than that address can register clients.
     pub fn admit(&self, address: Option<IpAddr>, redirect_uris: &[RedirectUri]) -> Result<(), TooFast> {
         let address = address.map(network);
         let host = redirect_uris.first().map(RedirectUri::host).unwrap_or_default();

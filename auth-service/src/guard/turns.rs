@@ -36,7 +36,7 @@ struct State {
     free: usize,
     known: Line,
     strangers: Line,
-    /// Number of turns of known users since the last one of a stranger.
+    /// Number of turns that known users have had since the last turn of a stranger.
     since_stranger: u32,
 }
 
@@ -88,7 +88,7 @@ impl Turns {
         turn.map_err(|_| Crowded)
     }
 
-    /// The number of requests that wait.
+    /// The number of waiting requests.
     pub fn waiting(&self) -> usize {
         let state = lock(&self.state);
         state.known.queues.count() + state.strangers.queues.count()
@@ -148,7 +148,7 @@ impl Line {
     }
 
     /// Refuses the newest request of the address with the most requests, by dropping its notice. If each address
-    /// has one request, the newest one is refused instead of the one that has waited longest.
+    /// has only one request, the newest of all is refused, and not the one that has waited longest.
     fn refuse_newest_of_fullest(&mut self) {
         if let Some(fullest) = self.queues.fullest_and_newest() {
             self.queues.take_newest(fullest);
@@ -165,7 +165,7 @@ impl Line {
     }
 }
 
-/// The place of a waiting request. Dropping it removes the request, if it still waits.
+/// The place of a waiting request. Dropping it removes the request, if it is still waiting.
 struct Place<'a> {
     position: Position,
     sender: Sender,

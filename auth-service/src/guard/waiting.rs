@@ -1,6 +1,6 @@
-//! Limits the number of senders that the server waits for at the same time, for example because a request is
-//! incomplete. Each address has a share of the places. If there is no free place, a new sender takes the place of
-//! an old one.
+//! Limits the number of senders that the server waits for at the same time, for example because their requests are
+//! incomplete. Each address has a share of the places. If no place is free, a new sender takes the place of an old
+//! one.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,8 +9,8 @@ use tokio::sync::oneshot;
 
 use super::queues::{Key, Position, Queues};
 
-/// The places for senders. A new sender is never refused, but displaces an old one: an honest sender is finished
-/// within a moment, so the one that has waited longest is the least likely to be honest.
+/// The places for senders. A new sender is never refused, but displaces an old one: an honest sender finishes
+/// within a moment, so the one that has occupied its place longest is the least likely to be honest.
 pub struct Waiting {
     share: usize,
     all: usize,

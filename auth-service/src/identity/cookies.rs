@@ -1,6 +1,6 @@
 //! The cookies of this server: `__Host-`, `Secure`, `HttpOnly`, `SameSite=Lax`. On loopback with plain HTTP,
-//! browsers accept neither the prefix nor `Secure`. The cookies then have neither, and are sent only to the pages
-//! that need them.
+//! browsers accept neither the prefix nor `Secure`. There, the cookies have neither, and are sent only to the
+//! pages that need them.
 
 use actix_web::HttpRequest;
 use actix_web::cookie::time::Duration;
@@ -23,7 +23,7 @@ pub enum OurCookie {
     LoginAttempt,
 }
 
-/// The cookie of a browser in which a user has logged in before. Its value is a sealed form token.
+/// The cookie of a browser in which a user has already logged in. Its value is a sealed form token.
 pub mod device {
     use actix_web::HttpRequest;
     use actix_web::cookie::{Cookie, time::Duration};

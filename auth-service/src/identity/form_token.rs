@@ -3,7 +3,7 @@
 //!
 //! A form token is encrypted, so that only this server can read or create one, and it is bound to the hash of a
 //! cookie. This prevents cross-site request forgery. It also prevents a consent page for one request from being
-//! used to allow another request. The server stores nothing for a page that a stranger opens.
+//! used to allow another request. When a stranger opens a page, the server stores nothing.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -33,7 +33,7 @@ pub enum Form {
     DeviceConsent,
     /// The message about the result of a form. This is not a form.
     Message,
-    /// The cookie of a browser in which a user has logged in before, bound to the user name. This is not a form.
+    /// The cookie of a browser in which a user has already logged in, bound to the user name. This is not a form.
     Device,
 }
 
@@ -67,7 +67,8 @@ struct Sealed<T> {
 /// Why a form token is not valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadFormToken {
-    /// The form token was changed, belongs to another form or browser, or is older than the user's last login.
+    /// The form token has been altered, belongs to another form or browser, or is older than the user's last
+    /// login.
     #[error("the form was shown in another browser, or before you signed in again")]
     Foreign,
     /// The form token has expired, because the form was open for too long.
@@ -114,8 +115,8 @@ impl FormTokens {
     }
 
     /// The content of a form token, even if it was issued for another browser or has expired. It proves nothing
-    /// about the sender. It only identifies the request for which the page was shown, so that the user of an
-    /// expired page can be sent to a new one.
+    /// about the sender. It only identifies the request for which the page was shown, so that an expired page can
+    /// be replaced by a new one.
     pub fn content<T: DeserializeOwned>(&self, form: Form, text: &str) -> Option<T> {
         self.open(form, text).map(|form_token: Sealed<T>| form_token.content)
     }

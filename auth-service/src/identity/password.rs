@@ -1,8 +1,8 @@
 //! Password hashing with Argon2id (RFC 9106) and the parameters that OWASP recommends.
 //!
-//! A hash needs 19 MiB and some milliseconds of one core, and anybody can cause one by trying to log in. Therefore
-//! only a few hashes are computed at the same time, each on a thread and in memory that were reserved at the
-//! start, and only a few attempts can wait. If too many are waiting, an attempt is refused with a time to retry.
+//! A hash needs 19 MiB and a few milliseconds of one core, and anybody can cause one by trying to log in.
+//! Therefore only a few hashes are computed at the same time, each on a thread and in memory reserved at startup,
+//! and only a few attempts can wait. If too many are waiting, an attempt is refused with a time to retry.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -18,8 +18,8 @@ use crate::domain::clock::Random;
 use crate::keys::seal::SystemRandomSource;
 use crate::threads::{self, NoThread};
 
-/// Minimum length in characters of a password that a user chooses. NIST SP 800-63B §3.1.1 has rules for the
-/// length, but not for kinds of characters.
+/// Minimum length in characters of a password that a user chooses. NIST SP 800-63B §3.1.1 requires a minimum
+/// length, but no particular kinds of characters.
 pub const MIN_PASSWORD_LEN: usize = 12;
 /// Maximum length of a password in bytes.
 pub const MAX_PASSWORD_LEN: usize = 256;
@@ -34,16 +34,16 @@ pub const RETRY_AFTER_SECONDS: u64 = 2;
 /// Maximum number of concurrent hashes on any number of cores. Each needs 19 MiB, which stays allocated while the
 /// service runs.
 const MAX_PARALLEL: usize = 4;
-/// Assumed duration of a check before one was measured.
+/// Assumed duration of a check before one has been measured.
 const USUAL: Duration = Duration::from_millis(25);
 
 /// The queue of an attempt. There are two queues, so that strangers cannot occupy the places of users who have
-/// logged in with their browser before.
+/// already logged in with their browser.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Queue {
-    /// Attempts from browsers in which the user has not logged in before.
+    /// Attempts from browsers in which the user has never logged in.
     Strangers,
-    /// Attempts from browsers in which the same user has logged in before, and from operators.
+    /// Attempts from browsers in which the same user has already logged in, and attempts from operators.
     Known,
 }
 
@@ -295,7 +295,7 @@ mod tests {
         }
     }
 
-    /// Returns work that continues until the sender is dropped, and a flag that is set when it begins.
+    /// Returns work that runs until the sender is dropped, and a flag that is set when it begins.
     fn held() -> (mpsc::Sender<()>, Arc<AtomicBool>, impl FnOnce(&mut [Block]) + Send + 'static) {
         let (sender, receiver) = mpsc::channel::<()>();
         let has_begun = Arc::new(AtomicBool::new(false));

@@ -1,5 +1,5 @@
 //! DPoP proofs (RFC 9449 §4): a client shows that it holds the key to which its tokens are bound. These are pure
-//! functions without I/O. The caller queries the store to find out whether a proof was used before.
+//! functions without I/O. The caller queries the store to find out whether a proof has already been used.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -49,7 +49,7 @@ pub struct Expected<'a> {
     pub now: UnixTime,
 }
 
-/// A proof that has passed [`check`]. It is not known yet whether it was used before.
+/// A proof that has passed [`check`]. It is not known yet whether it has already been used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Proof {
     /// The thumbprint of the key that signed the proof.
@@ -58,7 +58,7 @@ pub struct Proof {
     pub nonce: Option<String>,
     /// The name under which the store records the proof. It consists of the key's thumbprint and the `jti`.
     pub name: String,
-    /// The time until which the proof would be valid and must stay recorded.
+    /// The time until which the proof is valid and must therefore stay recorded.
     pub until: UnixTime,
 }
 
@@ -95,7 +95,7 @@ struct Claims {
     nonce: Option<String>,
 }
 
-/// Checks all points of RFC 9449 §4.3 except the nonce and whether the proof was used before.
+/// Checks all points of RFC 9449 §4.3 except the nonce and whether the proof has already been used.
 pub fn check(text: &str, expected: &Expected<'_>) -> Result<Proof, InvalidProof> {
     if text.len() > MAX_PROOF_LEN {
         return Err(InvalidProof::Malformed);

@@ -33,7 +33,7 @@ impl StoreKey {
         Self { current: Zeroizing::new(random), previous: None }
     }
 
-    /// The same key, with a previous key for data that was encrypted with it.
+    /// The same key, with a previous key that can only decrypt.
     #[must_use]
     pub fn with_previous(self, previous: Option<&Self>) -> Self {
         Self { previous: previous.map(|key| key.current.clone()), ..self }
@@ -126,7 +126,7 @@ impl From<KeyRejected> for CryptoFailure {
     }
 }
 
-/// The data was not encrypted with this key for this name, or it was altered.
+/// The data was not encrypted with this key for this name, or it has been altered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the data was not encrypted with this key, or was altered")]
 pub struct CannotOpen;

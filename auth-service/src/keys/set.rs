@@ -96,8 +96,8 @@ impl KeySet {
         self.revision
     }
 
-    /// Whether both sets have the same keys with the same times. Equal revisions are not enough, because the
-    /// revisions are numbered from the beginning again after a store was emptied.
+    /// Whether both sets have the same keys with the same times. Equal revisions are not enough, because numbering
+    /// restarts from the beginning after the store has been emptied.
     pub fn is_same(&self, other: &Self) -> bool {
         let told = |key: &StoredSigningKey| (key.kid.clone(), key.signs_from, key.signs_until);
         self.revision == other.revision && self.keys.iter().map(told).eq(other.keys.iter().map(told))
@@ -341,7 +341,7 @@ mod tests {
         let replaced = first.without(&only.kid, &terms(), UnixTime(9)).unwrap();
         assert_eq!(states(&replaced, 9), [KeyState::Current]);
         assert_ne!(replaced.keys()[0].kid, only.kid);
-        // The new key is also used by a replica whose clock is a second behind.
+        // A replica whose clock is a second behind uses the new key as well.
         assert_eq!(current(&replaced, 8), replaced.keys()[0].kid);
 
         let rotating = first.rotated(&terms(), UnixTime(9)).unwrap();

@@ -1,4 +1,4 @@
-//! Signs tokens, and verifies this server's own tokens, with the keys that are valid at the moment.
+//! Signs tokens, and verifies this server's own tokens, with the currently valid keys.
 
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -55,12 +55,12 @@ impl fmt::Debug for KeyRing {
     }
 }
 
-/// The header, the signature or the claims are not those of a token of this server with the expected type.
+/// The token is not one of this server with the expected type: its header, signature or claims are wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a token of the expected type with a valid signature of this server")]
 pub struct InvalidSignature;
 
-/// Maximum length in bytes of a token that is verified. Tokens of this server have a few hundred bytes, or
+/// Maximum length in bytes of a token that is verified. Tokens of this server have a few hundred bytes, or up to
 /// two thousand with many groups.
 const MAX_TOKEN_LEN: usize = 8192;
 
@@ -87,8 +87,8 @@ impl KeyRing {
         Ok(is_gone)
     }
 
-    /// A number that changes whenever the keys change. The ring has a counter of its own, because the revisions
-    /// are numbered from the beginning again after a store was emptied.
+    /// A number that changes whenever the keys change. The ring has a counter of its own, because the numbering of
+    /// revisions restarts after the store has been emptied.
     pub fn generation(&self) -> u64 {
         self.ring.read().unwrap_or_else(PoisonError::into_inner).generation
     }

@@ -124,7 +124,7 @@ fn rsa_private_key(pkcs8: &[u8]) -> Option<&[u8]> {
     der_element(OCTET_STRING, rest).map(|(key, _)| key)
 }
 
-/// The content of the element at the start of `input`, and what follows the element (X.690 §8.1, definite
+/// The content of the element at the start of `input`, and the rest of `input` after it (X.690 §8.1, definite
 /// form).
 fn der_element(tag: u8, input: &[u8]) -> Option<(&[u8], &[u8])> {
     let (first, rest) = input.split_first()?;

@@ -43,7 +43,7 @@ pub(super) enum AssertionError {
     Claims,
     #[error("the client assertion has expired, is not valid yet, or is valid for more than ten minutes")]
     Time,
-    #[error("the client assertion was used before")]
+    #[error("the client assertion has already been used")]
     Replayed,
     #[error("the client's keys cannot be fetched: {0}")]
     Keys(#[from] DocumentError),

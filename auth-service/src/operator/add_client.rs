@@ -40,11 +40,11 @@ pub enum Credentials {
     None,
     /// The client authenticates with a secret, which is created here.
     Secret,
-    /// The client authenticates with assertions that are signed with these keys.
+    /// The client authenticates with assertions signed with these keys.
     Keys(ClientKeys),
 }
 
-/// Returns the first problem of the description, before anything is stored.
+/// Returns the first problem with the description. It is called before anything is stored.
 fn problem(new: &NewClient) -> Option<&'static str> {
     let has = |grant_type| new.grant_types.contains(&grant_type);
     let without_person = has(GrantType::ClientCredentials) || has(GrantType::TokenExchange);

@@ -8,9 +8,9 @@ use crate::ops::audit;
 
 use super::{CommandError, Reply, Tools, audited};
 
-/// Sets the latest trusted time back to the current time. Other replicas adopt it when they next record the time.
-/// If the clock were behind, existing rows would expire too early. Therefore the operator must state today's date,
-/// and the clock must agree with it and with the clock of the store.
+/// Sets the latest trusted time back to the current time. Other replicas adopt the change when they next record
+/// the time. If the clock were behind, the expiry of existing rows would be shortened too much. Therefore the
+/// operator must state today's date, and the clock must agree with it and with the clock of the store.
 pub(super) async fn accept(today: &str, tools: &Tools<'_>) -> Result<Reply, CommandError> {
     let (store, now) = (tools.store, tools.now);
     let Ok(asked) = Date::parse(today, &Iso8601::DATE) else {

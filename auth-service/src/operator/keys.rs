@@ -1,4 +1,4 @@
-//! Commands of an operator on the signing keys.
+//! Operator commands for the signing keys.
 
 use serde::{Deserialize, Serialize};
 

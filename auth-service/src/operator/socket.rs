@@ -97,7 +97,7 @@ impl Operators {
         Ok(Self { directory: directory.to_owned(), listener, inode: inode(directory) })
     }
 
-    /// Creates the socket again if it was removed or replaced. Without it, an operator could not disable an
+    /// Creates the socket again if it has been removed or replaced. Without it, an operator could not disable an
     /// account.
     fn keep(&mut self) {
         if self.inode.is_some() && inode(&self.directory) == self.inode {
@@ -119,7 +119,7 @@ fn inode(directory: &Path) -> Option<u64> {
     std::fs::symlink_metadata(directory.join(NAME)).ok().map(|socket| socket.ino())
 }
 
-/// Answers commands until the service stops.
+/// Executes commands and sends the replies until the service stops.
 pub async fn serve(mut operators: Operators, state: Data<AppState>) {
     let mut looks = tokio::time::interval(LOOK_EVERY);
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));

@@ -1,4 +1,4 @@
-//! Commands of an operator on the whole store.
+//! Operator commands for the whole store.
 
 use std::path::{Path, PathBuf};
 
@@ -26,7 +26,7 @@ pub enum KeyFileError {
     Invalid(PathBuf, InvalidStoreKey),
 }
 
-/// Reads the store key in a file.
+/// Reads a store key from a file, in base64.
 pub fn read_key(path: &Path) -> Result<StoreKey, KeyFileError> {
     let text = read_setting(path).map_err(|source| KeyFileError::Io { path: path.to_owned(), source })?;
     StoreKey::parse(&text).map_err(|error| KeyFileError::Invalid(path.to_owned(), error))

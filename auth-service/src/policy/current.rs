@@ -1,9 +1,9 @@
 //! The policy in force, and the loading of a changed policy file.
 //!
-//! The file is read several times per second, and its content is compared. This works with atomic renames, with a
-//! `ConfigMap` whose symlink is replaced, with editors, and with unreliable file times. New content is used only
-//! after two reads in a row have returned it, so that a file that is still being written is not treated as a
-//! shorter file with fewer rules.
+//! The file is read several times per second, and its content is compared. Comparing contents works with atomic
+//! renames, with a `ConfigMap` whose symlink is replaced, with editors, and with unreliable file times. New
+//! content is used only after two reads in a row have returned it, so that a file that is still being written is
+//! not treated as a shorter file with fewer rules.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,7 +21,7 @@ use super::who::Who;
 /// How often the file is read. A change takes effect after twice this time plus the time to read the file.
 const EVERY: Duration = Duration::from_millis(250);
 
-/// How long reading the file can take before a problem is reported.
+/// How long a read of the file can take before a problem is reported.
 const SILENCE: Duration = Duration::from_secs(5);
 /// Number of consecutive reads with different content after which a problem is reported.
 const RESTLESS: u32 = 20;
@@ -77,16 +77,17 @@ pub struct CurrentPolicy {
 
 #[derive(Debug)]
 struct Seen {
-    /// The content that was parsed last.
+    /// The most recently parsed content.
     judged: Content,
-    /// Different content that the last read has returned. It is parsed if the next read returns the same content.
+    /// New content from the last read, which differs from `judged`. It is parsed if the next read returns the same
+    /// content.
     fresh: Option<Content>,
     /// The number of consecutive reads that returned different content each time.
     restless: u32,
     /// Why `judged` is not in force.
     error: Option<String>,
     /// Why the last attempts to read the file failed. Cleared by a read with the same content as the previous
-    /// read, or as the content that was parsed last.
+    /// read, or as `judged`.
     trouble: Option<String>,
 }
 
@@ -256,7 +257,7 @@ fn report(policy: &Policy, changed: bool) {
 }
 
 fn content(path: &Path) -> std::io::Result<Vec<u8>> {
-    // Reads one byte more than the limit, so that the parser can report a file that is too long.
+    // One byte more than the limit is read, so that the parser can report a file that is too long.
     contract::files::read_regular(path, MAX_FILE_SIZE + 1)
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::domain::clock::UnixTime;
 use crate::domain::resource::ResourceUri;
 
-/// Maximum number of resources for which assertions of one token are cached. Most tokens need one, but each
+/// Maximum number of resources for which assertions of one token are cached. Most tokens need only one, but each
 /// path is a separate resource.
 const RESOURCES: usize = 4;
 

@@ -1,5 +1,6 @@
 //! A cache of principals by access token. A cached value is used only while the store guarantees that its rows
-//! have not changed ([`crate::store::changes::Changes`]). The policy is evaluated for every request in any case.
+//! have not changed ([`crate::store::changes::Changes`]). The policy is never cached: it is evaluated for every
+//! request.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -29,7 +30,7 @@ pub const IDENTITY: usize = 7;
 const BUDGET: Duration = Duration::from_secs(1);
 /// The size of the cache of valid tokens, divided by the size of the cache of invalid tokens.
 const KNOWN_TO_ONE_INVALID: usize = 16;
-/// How often a request finds a stale value before it queries the store without waiting for other requests.
+/// How many times a request finds a stale value before it queries the store without waiting for other requests.
 const TRIES: u32 = 3;
 
 /// SHA-256 of a token. The whole hash is the key, so that two tokens never share an entry (attack 84).
@@ -206,7 +207,7 @@ impl PrincipalCache {
 
     /// Verifies a token that is not in the cache. Anybody can send such tokens, and verifying a signature takes
     /// longer than the whole check of a cached token. Therefore only a few are verified at the same time, and
-    /// requests that are ready are processed first.
+    /// requests that are ready to continue are processed first.
     async fn verify(&self, token: &str, keys: &KeyRing) -> Result<AccessTokenClaims, RejectedToken> {
         // The semaphore is never closed.
         let _turn = self.verifications.acquire().await;
@@ -227,7 +228,7 @@ impl PrincipalCache {
     }
 }
 
-/// Queries the store. The change counters are read first, so that a change in between makes the result stale.
+/// Queries the store. The change counters are read first, so that a concurrent change makes the result stale.
 async fn ask(
     claims: AccessTokenClaims,
     sources: Sources<'_>,
@@ -252,7 +253,7 @@ async fn ask(
     let all = [a, b, c, (About::Grant, parent.as_str()), (About::Client, of_parent.as_str())];
     let version = changes.version(&all);
     let (principal, _) = of_claims(claims, issuer, store, now).await?;
-    // The parent might have expired since the first query, or might have been extended, which the version shows.
+    // The parent might have expired since the first query. If it was extended instead, the version has changed.
     let end = store.grant(&parent, now).await?.ok_or(RejectedToken::Revoked)?.expires_at;
     Ok((Principal { expires_at: principal.expires_at.min(end), ..principal }, version))
 }

@@ -1,5 +1,5 @@
-//! Determines whether the signing keys of this process are still those in the store. A process that was cut off
-//! from the store, or was suspended, must not verify or sign with a key that was revoked during that time.
+//! Determines whether the signing keys of this process are still those in the store. A process that has been cut
+//! off from the store, or suspended, must not verify or sign with a key that was revoked in the meantime.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -10,8 +10,8 @@ use crate::keys::signing::KeyRing;
 use crate::store::changes::Changes;
 use crate::store::{Store, StoreError};
 
-/// How long the keys are valid after they were read while changes in the store are not reported to this process.
-/// Cached values are valid for the same time after the last report.
+/// How long keys stay valid after a read if the store is not reporting changes to this process. Cached values are
+/// valid for the same time after the last report.
 const COUNTS_FOR: Duration = Duration::from_secs(1);
 
 /// The state before the keys were read from the store.
@@ -22,13 +22,13 @@ pub struct Reading {
 }
 
 impl Reading {
-    /// Must be called before the keys are read.
+    /// Records the current state. Must be called before the keys are read.
     pub fn begin(changes: &Changes) -> Self {
         Self { version: changes.of_signing_keys(), at: Instant::now() }
     }
 }
 
-/// When the keys were last read.
+/// When the keys were last read, and which changes that read includes.
 #[derive(Debug)]
 pub struct KeysRead {
     start: Instant,
@@ -41,19 +41,19 @@ pub struct KeysRead {
 }
 
 impl KeysRead {
-    /// Creates the state after the keys were read for the first time.
+    /// Creates the state after the first read of the keys.
     pub fn new(reading: Reading) -> Self {
         let (version, at) = (AtomicU64::new(reading.version), AtomicU64::new(0));
         Self { start: reading.at, version, at, turn: Mutex::default() }
     }
 
-    /// Records that the keys were read and are in use.
+    /// Records that the keys have been read and are in use.
     pub fn note(&self, reading: Reading) {
         self.at.fetch_max(self.milliseconds(reading.at), Ordering::SeqCst);
         self.version.fetch_max(reading.version, Ordering::SeqCst);
     }
 
-    /// Whether this process cannot have missed a change of the keys since they were read.
+    /// Whether this process cannot have missed a change of the keys since the last read.
     pub fn are_current(&self, changes: &Changes) -> bool {
         self.are_current_at(changes, Instant::now())
     }

@@ -1,4 +1,4 @@
-//! Keeps the signing keys of this process in agreement with the store.
+//! Keeps the signing keys of this process consistent with the store.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -28,8 +28,8 @@ impl SigningKeys {
         self.identity.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the keys in use come from the store with this identity. A store that was emptied and created again
-    /// has different keys.
+    /// Whether the keys in use come from the store with this identity. A store that has been emptied and created
+    /// again has different keys.
     fn are_from(&self, identity: Option<&str>) -> bool {
         let known = self.identity();
         known.is_none() || known.as_deref() == identity

@@ -31,7 +31,7 @@ pub struct ConnectionState {
 #[derive(Debug)]
 struct Unsent {
     number: usize,
-    /// The time at which the last response was sent or, if none was, at which the first one was ready.
+    /// The time at which the last response was sent or, if none has been sent, at which the first one was ready.
     since: Instant,
 }
 
@@ -81,12 +81,12 @@ impl Drop for UnsentAnswer {
 }
 
 impl ConnectionState {
-    /// Whether a call on this connection had the edge secret.
+    /// Whether any call on this connection has contained the edge secret.
     pub fn is_of_edge(&self) -> bool {
         self.has_secret.load(Ordering::Relaxed)
     }
 
-    /// Whether there are unsent responses, and the peer has received none of them for at least `patience`.
+    /// Whether there are unsent responses, none of which the peer has received for at least `patience`.
     pub fn is_stalled(&self, patience: Duration) -> bool {
         let answers = self.answers();
         answers.number > 0 && answers.since.elapsed() >= patience

@@ -127,7 +127,7 @@ where
         let called = self.service.call(request);
         Box::pin(async move {
             // The place is kept until the response has been sent, because a peer can delay reading it. If a peer
-            // reads no responses for some time, its connection is closed.
+            // does not read its responses for some time, its connection is closed.
             called.await.map(|response| {
                 let held = (place, peer.map(|peer| peer.answer()));
                 response.map(|body| {

@@ -16,7 +16,7 @@ use super::{
 };
 
 const UNKNOWN: &str = "the code is unknown, expired, or was issued to another client";
-const REPLAYED: &str = "the code was used before; the tokens that were issued for it are revoked";
+const REPLAYED: &str = "the code has already been used, so the tokens issued for it were revoked";
 
 /// Exchanges a code for tokens. All checks come before the code is marked as used, so that an attacker who has
 /// only the code cannot use it up.

@@ -78,9 +78,9 @@ pub enum TokenError {
     /// The account's clients request tokens too often.
     #[error("too many tokens were issued for this account; use each until it expires, and try again later")]
     AccountTooFast(TooFast),
-    /// The store contains the maximum number of requests that wait for their users.
+    /// The store contains the maximum number of requests waiting for their users.
     #[error(
-        "this server has the maximum number of requests that wait for their users; try again in a minute"
+        "this server has the maximum number of requests waiting for their users; try again in a minute"
     )]
     Full,
     /// The clock is in doubt, so it is unknown whether a code, token or secret has expired.

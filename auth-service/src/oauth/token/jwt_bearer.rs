@@ -88,7 +88,7 @@ pub(super) async fn assert(
     let name =
         format!("id-jag/{}", TokenHash::of(format!("{}\n{}", claims.iss, claims.jti).as_bytes()).text());
     if !state.store.remember_once(&name, UnixTime(claims.exp.saturating_add(LEEWAY + 1)), now).await? {
-        return Err(TokenError::InvalidGrant("the assertion was used before"));
+        return Err(TokenError::InvalidGrant("the assertion has already been used"));
     }
     let grant = Grant {
         id: GrantId::new(state.random_bytes()?),

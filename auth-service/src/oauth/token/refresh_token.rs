@@ -17,7 +17,7 @@ use crate::store::{Rotation, Successor};
 use super::{Part, TokenError, TokenResponse, account_of, expired, issue};
 
 const UNKNOWN: &str = "the refresh token is unknown, expired, revoked, or was issued to another client";
-const REUSED: &str = "the refresh token was used before; the grant is revoked, connect again";
+const REUSED: &str = "the refresh token has already been used, so the grant was revoked; connect again";
 const SEALED_AS: &[u8] = b"successor";
 
 pub(super) async fn refresh(

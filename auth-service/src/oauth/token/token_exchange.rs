@@ -48,7 +48,7 @@ pub(super) async fn exchange(
     }
     // The result of an exchange cannot be exchanged again, so that there is always only one acting client.
     if claims.act.is_some() {
-        return Err(TokenError::InvalidGrant("the subject_token was exchanged before"));
+        return Err(TokenError::InvalidGrant("the subject_token is the result of an earlier exchange"));
     }
     let part = Part {
         scope: scope(&claims.scope, client, params)?,
