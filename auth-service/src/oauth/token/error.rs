@@ -79,9 +79,7 @@ pub enum TokenError {
     #[error("too many tokens were issued for this account; use each until it expires, and try again later")]
     AccountTooFast(TooFast),
     /// The store contains the maximum number of requests waiting for their users.
-    #[error(
-        "this server has the maximum number of requests waiting for their users; try again in a minute"
-    )]
+    #[error("this server has the maximum number of requests waiting for their users; try again in a minute")]
     Full,
     /// The clock is in doubt, so it is unknown whether a code, token or secret has expired.
     #[error("the clock of this server is in doubt, so it is unknown what has expired; try again in a minute")]
