@@ -25,7 +25,7 @@ pub struct Clients {
 #[derive(Debug, thiserror::Error)]
 pub enum UnknownClient {
     /// The client is not registered, and its identifier is not the URL of a document.
-    #[error("the client is unknown; it might have been removed, register again")]
+    #[error("the client is unknown and might have been removed; register again")]
     Unregistered,
     /// The operator has disabled the client.
     #[error("the operator of this server has disabled the client")]

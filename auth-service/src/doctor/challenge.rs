@@ -103,7 +103,7 @@ async fn note_closed(closed: Vec<(Method, Response)>, notes: &mut Notes<'_>) {
         notes.problem(
             "challenge",
             what,
-            "the edge refuses every request, usually because it cannot reach EDGE_LISTEN of auth-service, or because the store does not work",
+            "the edge refuses every request, usually because it cannot reach EDGE_LISTEN of auth-service, or because the store is unavailable",
             "make sure that the edge has the address of EDGE_LISTEN and that the store works (`store`, or /ready at OPS_LISTEN), and read both logs",
         );
     }

@@ -46,7 +46,7 @@ pub(super) async fn examine(target: &Target, server: &Value, notes: &mut Notes<'
                     "a registration returns the status 503: {}",
                     response.text().await.unwrap_or_default()
                 ),
-                "new clients cannot connect until this ends",
+                "new clients cannot connect until this is fixed",
                 "read the response of /ready on OPS_LISTEN, or run the doctor where auth-service runs",
             );
         }

@@ -57,7 +57,7 @@ pub(super) enum AuthorizeError {
     )]
     Redirect,
     #[error(
-        "The link that brought you here was already used, or has expired. Go back to the application and connect again."
+        "The link that brought you here has already been used or has expired. Go back to the application and connect again."
     )]
     RequestUri,
     #[error(

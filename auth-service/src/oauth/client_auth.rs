@@ -112,10 +112,10 @@ pub(super) async fn authenticate(
                 return Err(ClientAuthError::Undatable);
             }
             Some(known) if known.expires_at.is_some_and(|end| end <= now) => {
-                "the client secret has expired, register again"
+                "the client secret has expired; register again"
             }
             Some(_) => return Ok(client),
-            None => "the client has no secret, register again",
+            None => "the client has no secret; register again",
         },
         (_, _) => "the client has a secret and must authenticate with it",
     };

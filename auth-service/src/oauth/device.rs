@@ -54,7 +54,7 @@ pub enum DeviceError {
     FormToken(#[from] BadFormToken),
     /// The user has already decided about this code, or it has expired.
     #[error(
-        "This code was already used, or has expired. If the device is not connected, let it show a new code, and type the new one."
+        "This code has already been used or has expired. If the device is not connected, let it show a new code, and type that one."
     )]
     Over,
     /// The client was removed or disabled.

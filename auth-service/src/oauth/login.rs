@@ -77,8 +77,7 @@ impl LoginError {
             Self::NeedsOperator | Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         };
         let text = self.to_string();
-        let template =
-            MessagePage { title: "Signing in did not work", text: &text, code: None, way_on: None };
+        let template = MessagePage { title: "Sign-in failed", text: &text, code: None, way_on: None };
         page(status, &template, FormTarget::Ourselves)
     }
 }

@@ -27,7 +27,7 @@ pub(super) enum NotProven {
     #[error("There were too many attempts. Wait a minute, then try again.")]
     TooFast(u64),
     /// Too many attempts are waiting.
-    #[error("Many people are signing in at this moment. Wait a few seconds, then send the form again.")]
+    #[error("Many people are signing in at the moment. Wait a few seconds, then send the form again.")]
     Busy,
     /// The account could not be read from the store.
     #[error(transparent)]

@@ -19,7 +19,7 @@ pub(super) async fn accept(today: &str, tools: &Tools<'_>) -> Result<Reply, Comm
     let shown = i64::try_from(now.0).ok().and_then(|now| OffsetDateTime::from_unix_timestamp(now).ok());
     if shown.is_none_or(|shown| (asked - shown.date()).abs() > Duration::DAY) {
         return Ok(Reply::Refused(format!(
-            "the clock of this machine shows another day ({}). Set it right first",
+            "the clock of this machine shows another day ({}). Correct it first",
             now.readable()
         )));
     }
@@ -27,7 +27,7 @@ pub(super) async fn accept(today: &str, tools: &Tools<'_>) -> Result<Reply, Comm
         && own.distance(now) > TOLERANCE
     {
         return Ok(Reply::Refused(format!(
-            "the clock of Redis shows {}, and that of this machine {}. Set both right first",
+            "the clock of Redis shows {}, and the clock of this machine shows {}. Correct both first",
             own.readable(),
             now.readable()
         )));

@@ -13,7 +13,7 @@ use crate::upkeep::Findings;
 use super::telemetry;
 
 /// What `/ready` reports for the clock while the store is unavailable.
-const NO_CLOCK: &str = "not compared: the store does not work";
+const NO_CLOCK: &str = "not compared: the store is unavailable";
 
 /// `/health`: whether the process responds. It does not use the store, so that an outage of the store does not
 /// restart the service.

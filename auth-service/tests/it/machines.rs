@@ -320,7 +320,11 @@ async fn a_confidential_client_looks_at_its_own_refresh_token() {
         ("refresh_token", &tokens.refresh),
     ];
     let next = Tokens::of(app.token(&form).await).await;
-    assert_eq!(introspect(&app, &own, &tokens.refresh).await["active"], false, "the token was already used");
+    assert_eq!(
+        introspect(&app, &own, &tokens.refresh).await["active"],
+        false,
+        "the token has already been used"
+    );
     assert_eq!(introspect(&app, &own, &next.refresh).await["active"], true);
 }
 

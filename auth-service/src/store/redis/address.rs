@@ -32,7 +32,7 @@ pub enum InvalidRedisUrl {
     Service,
     /// The trusted certificates of the system could not be loaded.
     #[error(
-        "asks for TLS, but the trusted certificates of the system cannot be read; SSL_CERT_FILE can name a file of them"
+        "requires TLS, but the trusted certificates of the system cannot be read; SSL_CERT_FILE can name a file of them"
     )]
     Certificates,
 }

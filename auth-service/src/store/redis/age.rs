@@ -167,7 +167,7 @@ impl Known {
         change(&mut self.earlier);
         match (had_earlier, self.has_earlier()) {
             (false, true) => tracing::error!("{EARLIER}. Everything is refused until then"),
-            (true, false) => tracing::info!("Redis has the store from before again, or a later one"),
+            (true, false) => tracing::info!("Redis contains the previous store again, or a later one"),
             _ => {}
         }
     }

@@ -302,7 +302,7 @@ fn cannot_connect(address: &RedisAddress, error: &Error) -> StoreError {
         }
         // Redis responds, so its address is correct.
         _ if error.details().starts_with("MISCONF") => {
-            "Redis cannot save its data, and refuses everything: its own log says why"
+            "Redis cannot save its data, and refuses everything: its own log gives the reason"
         }
         _ if error.details().contains("max number of clients") => {
             "Redis has as many connections as it accepts: raise its maxclients, or close some of them"
@@ -322,7 +322,7 @@ fn cannot_connect(address: &RedisAddress, error: &Error) -> StoreError {
 fn unavailable(error: &Error) -> StoreError {
     let reason = match error.kind() {
         ErrorKind::Canceled => "not connected to Redis; a new connection is being made".to_owned(),
-        ErrorKind::Backpressure => "Redis does not respond; it is probed a few times a second".to_owned(),
+        ErrorKind::Backpressure => "Redis does not respond; it is probed a few times per second".to_owned(),
         ErrorKind::Timeout => format!("Redis did not respond within {} ms", COMMAND.as_millis()),
         _ if permissions::is_missing_in(error.details()) => format!(
             "Redis answered {}. Give the user in REDIS_URL this permission (docs/adr/0003-redis-store.md lists all)",
@@ -351,7 +351,7 @@ mod tests {
         let address = RedisAddress::parse("redis://localhost").unwrap();
         let error = |said: &'static str| Error::new(ErrorKind::Unknown, said);
         for (said, fix) in [
-            ("MISCONF Redis is configured to save RDB snapshots", "its own log says why"),
+            ("MISCONF Redis is configured to save RDB snapshots", "its own log gives the reason"),
             ("ERR max number of clients reached", "raise its maxclients"),
             ("LOADING Redis is loading the dataset in memory", "try again in a moment"),
             ("ERR anything else", "check REDIS_URL"),
