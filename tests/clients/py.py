@@ -1,4 +1,4 @@
-"""A client on the unchanged Python SDK."""
+"""A client built with the unchanged Python SDK."""
 
 import asyncio
 import json

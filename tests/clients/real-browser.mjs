@@ -57,7 +57,7 @@ function firefox(profile, program) {
   };
 }
 
-/** Returns the browser, and a function that returns every URL with which an application was opened so far. */
+/** Returns the browser, and a function that returns every URL with which an application has been opened so far. */
 export async function start(kind, executablePath, profile, origins) {
   const program = installApplication(profile);
   const options = kind === "firefox" ? firefox(profile, program) : chromium(profile, origins);

@@ -1,4 +1,4 @@
-// A client on the unchanged TypeScript SDK 1.
+// A client built with the unchanged TypeScript SDK 1.
 
 import { load, run, url, watchedFetch } from "./common.mjs";
 

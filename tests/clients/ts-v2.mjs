@@ -1,4 +1,4 @@
-// A client on the unchanged TypeScript SDK 2, which detects whether the server supports the stateless revision.
+// A client built with the unchanged TypeScript SDK 2, which detects whether the server supports the stateless revision.
 
 import { load, run, url, watchedFetch } from "./common.mjs";
 

@@ -21,7 +21,7 @@ function note(url) {
   if (asked.at(-1) !== url) asked.push(url);
 }
 
-/** The number of application URLs that were already noted. */
+/** The number of application URLs that have already been reported. */
 let noted = 0;
 function noteOpened() {
   const all = opened();

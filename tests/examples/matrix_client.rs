@@ -1,5 +1,6 @@
-//! A client on the official Rust SDK that reports the result of each check as a line. Usage: `matrix_client MODE
-//! URL`, with the modes `legacy`, `auto` and `discover`. `stdio-wrapper/tests/matrix/run` runs it.
+//! A client built with the official Rust SDK that reports the result of each check as a line. Usage:
+//! `matrix_client MODE URL`, with the modes `legacy`, `auto` and `discover`. `stdio-wrapper/tests/matrix/run`
+//! runs it.
 
 #![expect(deprecated, reason = "sampling is deprecated (SEP-2577), but servers still use it")]
 

@@ -1,5 +1,6 @@
-//! A stdio server on the official Rust SDK, written like the SDK's examples. It asks its questions over the
-//! session if there is one, and otherwise in its results. The compatibility tests run it behind the wrapper.
+//! A stdio server built with the official Rust SDK, written like the SDK's examples. It asks its questions over
+//! the session if there is one, and otherwise in its results. The compatibility tests run it behind the
+//! wrapper.
 
 #![expect(
     deprecated,

@@ -1,5 +1,5 @@
-//! A stdio server on the official Rust SDK with the tasks extension (SEP-2663), for the task scenarios of the
-//! conformance suite. `stdio-wrapper/tests/conformance/run` runs it behind the wrapper.
+//! A stdio server built with the official Rust SDK and the tasks extension (SEP-2663), for the task scenarios
+//! of the conformance suite. `stdio-wrapper/tests/conformance/run` runs it behind the wrapper.
 
 use std::time::Duration;
 

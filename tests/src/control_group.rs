@@ -108,8 +108,8 @@ impl ControlGroup {
         run_by(&[&shell[..], &arguments].concat(), command)
     }
 
-    /// The memory in bytes that the processes use themselves, without files that the kernel caches while memory is
-    /// free.
+    /// The memory that the processes themselves use, in bytes, excluding files that the kernel caches while
+    /// memory is free.
     ///
     /// # Errors
     ///
@@ -125,7 +125,7 @@ impl ControlGroup {
         if self.is_v2 { of("anon") } else { of("total_rss") }
     }
 
-    /// The peak of the total usage so far in bytes, including files and the kernel's memory for the group.
+    /// The peak of the total usage so far, in bytes, including files and the kernel's memory for the group.
     ///
     /// # Errors
     ///

@@ -48,7 +48,7 @@ pub struct Surroundings {
     pub requests_per_second: u32,
 }
 
-/// The default of the maximum number of requests per second from one address.
+/// The default maximum number of requests per second from one address.
 pub const REQUESTS_PER_SECOND: u32 = 300;
 
 /// The size of a burst from one address, as a multiple of its maximum number of requests per second.

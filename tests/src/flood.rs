@@ -26,9 +26,9 @@ const AGAIN: Duration = Duration::from_secs(2);
 /// The bytes that each connection sends before it becomes silent.
 #[derive(Debug, Clone)]
 pub enum Kind {
-    /// A request head of this many bytes that does not end.
+    /// An unterminated request head of this many bytes.
     Head(usize),
-    /// A request head with a line of this many bytes that does not end.
+    /// A request head with an unterminated line of this many bytes.
     Line(usize),
     /// A request to this path whose body has this many bytes, which is less than its head announces.
     Body(String, usize),

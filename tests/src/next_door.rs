@@ -37,7 +37,7 @@ pub struct Priority(());
 const FIRST: i32 = 15;
 
 impl Priority {
-    /// Raises the priority.
+    /// Raises the priority of the calling thread by 15 nice levels. Without root, the priority stays unchanged.
     #[must_use]
     pub fn take() -> Self {
         let _ = rustix::process::nice(-FIRST);

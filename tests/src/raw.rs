@@ -66,7 +66,7 @@ pub async fn talk(port: u16, bytes: &[u8], most: usize) -> Vec<RawAnswer> {
             _ => break,
         }
     }
-    // A response whose body ends with the connection, or that was cut off.
+    // The body of the last response ends with the connection, or the response was cut off.
     if let Some(end) = end_of_head(&received) {
         let head = String::from_utf8_lossy(&received[..end]).into_owned();
         if let Some(status) = status(&head) {

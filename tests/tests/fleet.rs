@@ -82,7 +82,7 @@ impl Fleet {
         Answer::read(request.send().await.unwrap()).await.unwrap()
     }
 
-    /// Waits until every replica has checked the token, and has used its cache the second time.
+    /// Waits until every replica has checked the token once, and has used its cache for a second check.
     async fn is_known(&self, token: &str, says: &str) {
         let deadline = Instant::now() + Duration::from_secs(5);
         let mut known = 0;

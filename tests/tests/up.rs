@@ -31,8 +31,8 @@ struct Up {
 }
 
 impl Up {
-    /// Starts `scripts/up` from a clone in which nothing was built. The programs are those of this build, because
-    /// compiling them again would prove nothing.
+    /// Starts `scripts/up` from a clone in which nothing has been built. The programs are those of this build,
+    /// because compiling them again would prove nothing.
     fn start(name: &'static str, data: &Path, port: u16) -> Self {
         tool("traefik");
         tool("npm/node_modules/@modelcontextprotocol/server-everything");

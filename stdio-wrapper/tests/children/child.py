@@ -382,7 +382,7 @@ BORROWED = []
 
 def watch(how):
     """Uses up the epoll watches of the user id, and takes each one that becomes free. Needs few open files, because an
-    instance can watch a file under each number that it ever had."""
+    instance can watch a file under each number that the file has ever had."""
     if how == "undumpable":
         ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
     epoll, way = select.epoll(), socket.socketpair()

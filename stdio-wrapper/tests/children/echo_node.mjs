@@ -1,4 +1,4 @@
-// An echo server on the TypeScript SDK 1.x for benchmarks. Its tool `echo` has the argument `size`. The argument
+// An echo server for benchmarks, built with the TypeScript SDK 1.x. Its tool `echo` has the argument `size`. The argument
 // of the program is the time in microseconds that the tool works before it responds (default: 0).
 import { Server } from '@modelcontextprotocol/sdk/server/index.js';
 import { StdioServerTransport } from '@modelcontextprotocol/sdk/server/stdio.js';

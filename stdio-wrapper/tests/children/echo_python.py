@@ -1,4 +1,4 @@
-"""An echo server on the Python SDK 2.x for benchmarks. Its tool `echo` has the argument `size`."""
+"""An echo server for benchmarks, built with the Python SDK 2.x. Its tool `echo` has the argument `size`."""
 
 import anyio
 import mcp_types as types

@@ -1,4 +1,4 @@
-"""The fixture on the Python SDK 2.x. Texts and schemas are in content.json. Tools whose result is not fixed are
+"""The fixture built with the Python SDK 2.x. Texts and schemas are in content.json. Tools whose result is not fixed are
 here."""
 
 import hashlib

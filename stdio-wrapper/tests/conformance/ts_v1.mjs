@@ -1,4 +1,4 @@
-// The fixture on the TypeScript SDK 1.x.
+// The fixture built with the TypeScript SDK 1.x.
 import { Server } from '@modelcontextprotocol/sdk/server/index.js';
 import { StdioServerTransport } from '@modelcontextprotocol/sdk/server/stdio.js';
 import * as types from '@modelcontextprotocol/sdk/types.js';

@@ -1,4 +1,4 @@
-// The fixture on the TypeScript SDK 2.x. It supports both eras, or only the stateless one with --modern-only.
+// The fixture built with the TypeScript SDK 2.x. It supports both eras, or only the stateless one with --modern-only.
 import { CLIENT_CAPABILITIES_META_KEY, LOG_LEVEL_META_KEY, Server } from '@modelcontextprotocol/server';
 import { serveStdio } from '@modelcontextprotocol/server/stdio';
 import { answers, capabilities } from './content.mjs';

@@ -58,7 +58,7 @@ async fn a104_other_hosts_and_origins_are_turned_away_on_every_method() {
     assert_eq!(wrapper.metric("stdio_wrapper_children").await, 1, "the session still exists");
 }
 
-/// Sends `count` calls with id 1 at once. The child responds to the last one first.
+/// Sends `count` calls with id 1 at the same time. The child responds to the last one first.
 async fn every_answer_its_own(client: &Client, count: usize) {
     let calls = (0..count).map(|value| async move {
         let body = call(1, "hold", json!({"count": count, "value": format!("value-{value}")}));

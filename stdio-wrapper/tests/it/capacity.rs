@@ -220,7 +220,8 @@ async fn the_session_that_was_unused_for_the_longest_time_is_given_up_before_any
         for used in &all[1..] {
             assert_eq!(used.status_of_ping().await, 200);
         }
-        // The memory use of children changes all the time, so a few more sessions can fit before.
+        // The memory use of children changes all the time, so a few more sessions might fit before one is
+        // refused.
         let mut number = 0;
         let refused = loop {
             let response = caller(wrapper, &format!("new-{number}")).try_initialize("2025-11-25").await;
@@ -299,7 +300,7 @@ async fn a100_who_makes_servers_grow_loses_one_before_the_kernel_ends_any() {
         if lost > 3 {
             break;
         }
-        // Memory grows so fast that the kernel would kill a process first if the wrapper measured only once a
+        // Memory grows so fast that the kernel would kill a process first if the wrapper measured only once per
         // second.
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -353,7 +354,7 @@ async fn a100_memory_that_is_hidden_where_nobody_looks_costs_nobody_a_session() 
     assert_eq!((ended, group.kills()), (0, 0));
 }
 
-/// The kernel counts the memory of epoll watches for the container, and for no process.
+/// The kernel attributes the memory of epoll watches to the container, but to no process.
 #[tokio::test(flavor = "multi_thread")]
 async fn a100_who_hides_memory_in_epoll_watches_loses_the_server() {
     let Some(group) = Group::new("watching", 4096, 512 << 20) else { return };
@@ -429,7 +430,8 @@ async fn a100_a_server_that_grows_after_its_session_has_ended_counts_for_its_use
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a100_who_fills_the_processes_with_one_session_gives_way_to_a_user_who_has_none() {
-    // New callers are accepted up to 104 processes. Above 112, the wrapper ends servers that grow.
+    // The limit is 120 processes. New callers are accepted while fewer than 104 are in use. Above 112, the
+    // wrapper stops children that grow.
     let Some(group) = Group::new("filled", 120, 1 << 30) else { return };
     let wrapper = group.wrapper(&["--identity=headers"], &[]).await;
     let mallory = caller(&wrapper, "mallory").initialize("2025-11-25").await;
@@ -443,7 +445,7 @@ async fn a100_who_fills_the_processes_with_one_session_gives_way_to_a_user_who_h
     while group.tasks() < 100 {
         mallory.text("workers", serde_json::json!({"count": (100 - group.tasks()).min(4)})).await;
     }
-    // The wrapper measures the use every 2 s.
+    // The wrapper measures the usage every 2 s.
     tokio::time::sleep(Duration::from_secs(3)).await;
     let response = caller(&wrapper, "bob").try_initialize("2025-11-25").await;
     let status = response.status();
@@ -499,7 +501,8 @@ async fn a100_who_fills_the_processes_loses_the_server_before_those_of_others_ca
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a100_who_fills_the_processes_with_a_few_sessions_loses_as_many_as_a_newcomer_needs() {
-    // New callers are accepted up to 140 processes. Above 150, the wrapper ends servers that grow.
+    // The limit is 160 processes. New callers are accepted while fewer than 140 are in use. Above 150, the
+    // wrapper stops children that grow.
     let Some(group) = Group::new("several", 160, 1 << 30) else { return };
     let wrapper = group.wrapper(&["--identity=headers"], &[]).await;
     caller(&wrapper, "bob").initialize("2025-11-25").await;

@@ -28,7 +28,7 @@ async fn busy(wrapper: &Wrapper, name: &str) -> Option<(Client, JoinHandle<Value
     Some((client, running))
 }
 
-/// Tries to open sessions for a user without pauses. The returned task ends when a session was opened.
+/// Tries to open sessions for a user without pauses. The returned task ends when a session has been opened.
 fn hammer(wrapper: &Wrapper, name: &str) -> JoinHandle<()> {
     let client = user(wrapper, name);
     tokio::spawn(async move { while client.try_initialize("2025-11-25").await.status() != 200 {} })
@@ -42,7 +42,7 @@ async fn status_of_stateless_call(client: &Client) -> u16 {
 #[tokio::test(flavor = "multi_thread")]
 async fn a100_users_whose_sessions_are_all_in_use_keep_nobody_out() {
     let options = ["--identity=headers", "--max-sessions=12", "--max-sessions-per-principal=0"];
-    // The children end slowly, so that other users have time to take the freed slots.
+    // The children exit slowly, so that other users have time to take the freed slots.
     let wrapper = Wrapper::start(&options, &["--ignores-eof", "--ignores-sigterm"]).await;
     let mut all = Vec::new();
     for _ in 0..6 {
@@ -90,7 +90,7 @@ async fn a100_users_whose_sessions_are_all_in_use_keep_nobody_out() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_has_just_ended_a_session_gets_its_place_for_another_one() {
     let options = ["--identity=headers", "--max-sessions=6", "--max-sessions-per-principal=0"];
-    // The slot is free only after the child has ended, which takes half a second.
+    // The slot is free only after the child has exited, which takes half a second.
     let wrapper = Wrapper::start(&options, &["--ignores-eof", "--ignores-sigterm"]).await;
     let mut all = Vec::new();
     for _ in 0..5 {

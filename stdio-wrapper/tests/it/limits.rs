@@ -60,7 +60,8 @@ async fn a107_what_a_child_forks_as_its_first_act_has_the_limits_too() {
     let (program, found) = (place.path().join("forks"), place.path().join("found"));
     write(&program, forks_at_once()).unwrap();
     std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
-    // The new process waits before it prints its limits. By then, the limits of the old process were set long ago.
+    // The new process waits before it prints its limits. By then, the limits of the old process have long been
+    // set.
     let looks =
         format!("sleep 0.2; echo $(ulimit -v) $(ulimit -c) $(ulimit -n) $(ulimit -t) >> {}", found.display());
     let child = include_str!("../children/child.py");

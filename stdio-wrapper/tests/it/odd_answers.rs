@@ -156,7 +156,7 @@ async fn an_error_that_clients_would_drop_keeps_its_words() {
             answered_with(&client, &format!(r#"{{"jsonrpc":"2.0","id":{{ID}},"error":{error}}}"#)).await;
         assert_eq!(refusal(&answer), "no such file");
     }
-    // With such an error, a child reports that it could not even read the id of a request.
+    // With an error without an id, a child reports that it could not even read the id of a request.
     let nameless = r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32700,"message":"cannot read {this}"}}"#;
     let answer = answered_with(&client, nameless).await;
     assert!(refusal(&answer).contains("cannot read {this}"), "{answer}");

@@ -169,7 +169,7 @@ async fn a109_large_texts_are_read_by_threads_that_serve_nobody() {
     assert_eq!(lines.len(), 15_000_000);
     let of_lines = ticks_for_large_texts(&wrapper);
     assert!(of_lines > of_bodies, "{of_bodies}, {of_lines}");
-    // Like every other refusal, the refusal of such a body contains the id of the request.
+    // Like every other refusal, the refusal of this body contains the id of the request.
     let broken = body.replace("\"params\"", "\"Params\"");
     let refused = answer_of(ana.post(broken).await).await;
     assert_eq!((&refused["id"], &refused["error"]["code"]), (&json!(1), &json!(-32600)), "{refused}");

@@ -216,7 +216,7 @@ async fn a_client_that_reads_can_send_requests_ahead() {
     assert_eq!(answers.matches("HTTP/1.1 400 ").count(), 21, "{answers}");
 }
 
-/// The next request arrives while the system takes no more of the response to the last one.
+/// The next request arrives while the kernel accepts no more of the response to the previous one.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_reads_slowly_can_send_a_request_ahead_of_a_large_response() {
     let wrapper = Wrapper::start(&[], &[]).await;
@@ -232,13 +232,13 @@ async fn a_client_that_reads_slowly_can_send_a_request_ahead_of_a_large_response
     assert!(answers.len() > 1_000_000 && answers.contains("the last one"), "{} bytes", answers.len());
 }
 
-/// The number of the listener's connections with bytes that wait in the kernel to be sent, and the total number of
-/// these bytes.
+/// The number of the listener's connections with unsent bytes in the kernel, and the total number of these
+/// bytes.
 fn queued(address: &str) -> (usize, u64) {
     let port = address.rsplit(':').next().unwrap().parse::<u16>().unwrap();
     let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
     let lines = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-    // The fields are the local address, the state, and the bytes that wait to be sent (`proc(5)`).
+    // The fields are the local address, the state, and the number of unsent bytes (`proc(5)`).
     let ours = lines.filter(|line| line[1].ends_with(&format!(":{port:04X}")) && line[3] == "01");
     let sizes: Vec<u64> =
         ours.map(|line| u64::from_str_radix(line[4].split(':').next().unwrap(), 16).unwrap()).collect();

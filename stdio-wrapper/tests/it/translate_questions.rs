@@ -158,7 +158,8 @@ async fn a_server_that_insists_asks_its_user_each_time_and_not_without_end() {
     assert_eq!((asked.len(), &done["error"]["code"]), (64, &json!(-32603)), "{done}");
     assert!(done["error"]["message"].as_str().unwrap().contains("more than 64 rounds"), "{done}");
     wrapper.logged("cancelled a call").await;
-    // The server asks faster than a user could answer. On a busy machine it might pause, and then the user is asked.
+    // The server asks faster than a user could answer. On a busy machine, it might pause, and then the user is
+    // asked.
     let flood = call_with("flood", json!({"count": 100_000}), json!({}));
     let (asked, flooded) = converse(&client, &flood, |_| accept(json!({}))).await;
     assert!(flooded["error"]["message"].as_str().unwrap().contains("more than"), "{flooded}");
@@ -203,7 +204,7 @@ async fn questions_that_come_together_are_answered_in_any_order() {
     let [(this, _), (that, last)] = questions(&first).try_into().unwrap();
     let some = answer(&client, &call("both", retry(&first, json!({&that: {"action": "decline"}})))).await;
     assert_eq!((questions(&some).len(), &questions(&some)[0].0, last.as_str()), (1, &this, "that"));
-    // An answer that was already used does not answer the question that is still open.
+    // An answer that has already been used does not answer the question that is still open.
     let used = answer(&client, &call("both", retry(&some, json!({&that: {"action": "cancel"}})))).await;
     assert_eq!(questions(&used)[0].0, this);
     let done = answer(&client, &call("both", retry(&used, json!({&this: {"action": "accept"}})))).await;

@@ -1,4 +1,5 @@
-//! Servers that use up the epoll watches of their user id, without which no connection can be accepted.
+//! Tests of servers that use up the epoll watches of their user id. Without free watches, no connection can be
+//! accepted.
 
 use std::fs;
 use std::io::Write as _;
@@ -10,19 +11,20 @@ use tokio::sync::Mutex;
 use crate::wrapper::{Client, Wrapper, call};
 
 const LIMIT: &str = "/proc/sys/fs/epoll/max_user_watches";
-/// Enough for all other tests, which run at the same time.
+/// The lowered limit. It is enough for all other tests, which run at the same time.
 const LOWERED: u64 = 60_000;
-/// A user id that nothing else has.
+/// A user id that no other process has.
 const USER: u32 = 54_321;
 
 /// Only one test at a time changes the limit.
 static TURN: Mutex<()> = Mutex::const_new(());
 
-/// A lower limit of watches for each user of the machine, until this is dropped.
+/// The lowered limit of watches per user of the machine. Dropping this value restores the previous limit.
 struct Lowered(String);
 
 impl Lowered {
-    /// `None`, and a line that says so, if this machine does not let us.
+    /// Lowers the limit. If this machine does not allow that, prints that `test` is skipped, and returns
+    /// `None`.
     fn new(test: &str) -> Option<Self> {
         let before = fs::read_to_string(LIMIT).unwrap_or_default();
         let lowered = if rustix::process::getuid().is_root() {
@@ -46,7 +48,7 @@ impl Drop for Lowered {
     }
 }
 
-/// A client with a connection of its own, which is opened by the first request.
+/// A client with its own connection, which is opened by the first request.
 fn newcomer(wrapper: &Wrapper, name: &str) -> Client {
     Client { http: reqwest::Client::new(), ..wrapper.client() }.with_header("x-auth-subject", name)
 }

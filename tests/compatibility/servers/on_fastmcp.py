@@ -1,4 +1,4 @@
-"""A server on FastMCP 3, written like the examples in FastMCP's
+"""A server built with FastMCP 3, written like the examples in FastMCP's
 documentation."""
 
 import asyncio

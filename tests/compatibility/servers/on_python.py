@@ -1,4 +1,4 @@
-"""A server on the Python SDK 2, written like the examples in the SDK's documentation. Questions to the user are
+"""A server built with the Python SDK 2, written like the examples in the SDK's documentation. Questions to the user are
 dependencies of a tool."""
 
 import asyncio

@@ -1,4 +1,4 @@
-// A server on the TypeScript SDK 1, written like the examples in the SDK's documentation. It supports the
+// A server built with the TypeScript SDK 1, written like the examples in the SDK's documentation. It supports the
 // revisions with sessions.
 import { setTimeout as sleep } from 'node:timers/promises';
 import { completable } from '@modelcontextprotocol/sdk/server/completable.js';

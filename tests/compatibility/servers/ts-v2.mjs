@@ -1,4 +1,4 @@
-// A server on the TypeScript SDK 2, written like the examples in the SDK's documentation. A tool that needs an
+// A server built with the TypeScript SDK 2, written like the examples in the SDK's documentation. A tool that needs an
 // answer returns its question as the result.
 import { setTimeout as sleep } from 'node:timers/promises';
 import {

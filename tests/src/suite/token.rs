@@ -166,7 +166,7 @@ async fn huge(target: &Target) -> Result<()> {
     for body in ["x".repeat(4 << 20), many] {
         let request =
             target.http.post(url).header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(body);
-        // A server can also close the connection while the body is sent.
+        // A server can also close the connection while the body is being sent.
         if let Ok(response) = request.send().await {
             let status = response.status().as_u16();
             ensure!((400..500).contains(&status), "status {status}");

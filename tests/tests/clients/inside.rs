@@ -1,5 +1,5 @@
-//! An attacker uses URLs of internal hosts as client identifiers and key sets. auth-service must never connect to
-//! them (attacks 49 and 50).
+//! Tests of an attacker who uses URLs of internal hosts as client identifiers and key sets. auth-service must
+//! never connect to these hosts (attacks 49 and 50).
 //!
 //! auth-service runs in its own network, with listeners at all these addresses. The test first shows that the
 //! listeners can be reached from there, and that auth-service does fetch from a permitted host. Otherwise, a
@@ -155,7 +155,7 @@ fn corpus() -> Vec<String> {
 struct Scene {
     gate: Gate,
     host: DocumentHost,
-    /// How often the name with the changing address was looked up.
+    /// How often the name with the changing address has been looked up.
     rebound: Arc<AtomicUsize>,
     /// The number of the current source address of requests.
     moved: u16,

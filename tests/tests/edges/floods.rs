@@ -145,7 +145,7 @@ async fn survives_at(port: Option<u16>, edge: Edge, setup: Setup, name: &str, ki
     survives_floods(edge, setup, name, wanted, start).await;
 }
 
-/// Like [`survives_at`], for any floods, with this many connections in all.
+/// Like [`survives_at`], for any floods, with this many connections in total.
 async fn survives_floods(
     edge: Edge,
     setup: Setup,

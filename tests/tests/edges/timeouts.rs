@@ -39,8 +39,8 @@ pub(crate) async fn a086_a_stream_ends_soon_after_its_token(edge: Edge) {
     assert!(lasted > Duration::from_secs(2) && lasted < Duration::from_secs(9), "it lasted {lasted:?}");
 }
 
-/// The end of a large response waits in the buffers of the system until the client has read what comes before.
-/// Meanwhile, the proxy has nothing to do on a connection that it has to close afterwards.
+/// The end of a large response stays in the kernel's buffers until the client has read the part before it.
+/// During this time, the proxy has nothing to send on the connection, which it must close afterwards.
 pub(crate) async fn a_slow_reader_whose_request_is_the_last_one_gets_the_whole_response(edge: Edge) {
     let world = World::start(edge).await;
     let socket = TcpSocket::new_v4().unwrap();
@@ -61,7 +61,8 @@ pub(crate) async fn a_slow_reader_whose_request_is_the_last_one_gets_the_whole_r
             Ok(count) => received += count,
             Err(error) => panic!("{error} after {received} bytes\n{}", world.stack.logs()),
         }
-        // Half a megabyte in a second. The system tells the proxy only when a third of its buffer is free again.
+        // The client reads half a megabyte per second. The kernel notifies the proxy only when a third of its
+        // buffer is free again.
         tokio::time::sleep(Duration::from_millis(60)).await;
     }
     assert!(received > DOWNLOAD, "only {received} bytes came\n{}", world.stack.logs());

@@ -112,7 +112,7 @@ async fn floods_of_strangers(stack: &Stack, honest: &Honest) -> Vec<(&'static st
         let host = host.clone();
         move || Flood::stalled(port, &host, &kind, connections, ADDRESSES)
     };
-    // Each request has about thirty bytes, but needs much more memory after it was parsed.
+    // Each request has about thirty bytes, but needs much more memory once it is parsed.
     let ahead = |path: &str| {
         Kind::Bytes(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").repeat(20_000).into_bytes())
     };
@@ -179,7 +179,7 @@ const JSON: &str = "application/json";
 const FORM: &str = "application/x-www-form-urlencoded";
 const VERIFIER: &str = "a-code-verifier-that-is-long-enough-0123456789-abc";
 
-/// Method, path, content type and body of a request.
+/// The method, path, content type and body of a request.
 type Request = (&'static str, String, &'static str, String);
 
 fn requests(stack: &Stack, of: impl Fn(usize) -> Request + Send + Sync + 'static) -> Start {

@@ -19,7 +19,7 @@ async fn revoke(stack: &Stack, client: &Registration, tokens: &Tokens) -> u16 {
     stack.http.post(stack.endpoint("revoke")).form(&form).send().await.unwrap().status().as_u16()
 }
 
-/// Makes two grants, and revokes the second one. Returns both.
+/// Creates two grants, and revokes the second one. Returns both.
 async fn grants(stack: &Stack) -> ((Registration, Tokens), (Registration, Tokens)) {
     let person = ana();
     let kept = stack.log_in_as(&person, &stack.mcp_url).await.unwrap();
@@ -220,6 +220,6 @@ async fn a032_a_refresh_on_a_disk_that_stalls_for_longer_than_the_grace_period_c
     tokio::time::sleep(std::time::Duration::from_secs(3)).await;
     sky.hang("hang-sync", false);
     until_ready_is(&stack, 200).await;
-    // The refresh was made when the disk answered, eight seconds after it was requested.
+    // The refresh was completed when the disk responded, eight seconds after the request.
     stack.refresh(&client, &tokens.refresh_token).await.unwrap();
 }

@@ -27,7 +27,7 @@ async fn a100_idle_connections_of_a_stranger_leave_files_for_readiness_and_check
     let mut idle = Vec::new();
     for _ in 0..256 {
         let connect = TcpStream::connect(("127.0.0.1", stack.auth_public_port));
-        // Connections that auth-service no longer accepts wait in the queue of the system.
+        // Connections that auth-service no longer accepts wait in the kernel's queue.
         if let Ok(Ok(stream)) = tokio::time::timeout(Duration::from_millis(200), connect).await {
             idle.push(stream);
         }

@@ -1,4 +1,4 @@
-//! Tests of a store whose file is emptied, removed, overwritten or damaged, also while it is in use.
+//! Tests of a store whose file is emptied, removed, overwritten or damaged, in some cases while it is in use.
 
 use std::fs;
 

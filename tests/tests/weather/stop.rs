@@ -44,7 +44,7 @@ async fn check_until_it_is_gone(port: u16, secret: Arc<str>, answered: Arc<Atomi
     );
     let (mut cut, mut was_taken) = (0, true);
     while let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)).await {
-        // The last connection might have been accepted only by the system, just before the listener was closed.
+        // The last connection might have been accepted only by the kernel, just before the listener was closed.
         // Therefore a check on a new connection counts only if the next connection succeeds.
         cut += usize::from(!was_taken);
         was_taken = false;

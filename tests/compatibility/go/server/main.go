@@ -1,4 +1,4 @@
-// A server on the Go SDK, written like the examples in the SDK's documentation. With -sessions-only, it supports
+// A server built with the Go SDK, written like the examples in the SDK's documentation. With -sessions-only, it supports
 // only the revisions with sessions, like a server whose module has not been updated for a while.
 package main
 

@@ -1,4 +1,4 @@
-//! A server with one tool on rmcp 1.8.
+//! A server with one tool, built with rmcp 1.8.
 
 use rmcp::model::{CallToolResult, Content, ServerCapabilities, ServerInfo};
 use rmcp::{ErrorData, ServerHandler, ServiceExt as _, tool, tool_handler, tool_router};
