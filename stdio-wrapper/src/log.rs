@@ -61,10 +61,10 @@ enum Escapes {
     Json,
 }
 
-/// Writes one line of the log at a time. Any field or message, even in an error, can contain text from
-/// children, clients or headers. With control characters, such text could forge further lines, or control the
-/// terminal of a person who reads the log (attack 107). Therefore control characters are escaped here, for all
-/// sources of log lines.
+/// Writes one log line at a time. Any field or message, even in an error, can contain text from children,
+/// clients or headers. With control characters, such text could forge further lines, or control the terminal of
+/// a person who reads the log (attack 107). Therefore control characters are escaped here, for all sources of
+/// log lines.
 struct Lines {
     out: NonBlocking,
     escapes: Escapes,

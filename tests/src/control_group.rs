@@ -72,7 +72,8 @@ impl ControlGroup {
         Ok(group)
     }
 
-    /// Whether this machine allows such a group. If it does not, prints that the test with this name is skipped.
+    /// Whether this machine allows a group with these limits. If it does not, prints that the test with this
+    /// name is skipped.
     pub fn is_possible(bounds: Bounds, test: &str) -> bool {
         Self::make(bounds).inspect_err(|why| say(&format!("SKIPPED {test}: {why:#}"))).is_ok()
     }

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::metrics::Metrics;
 
-/// Maximum number of starts that wait for a slot.
+/// Maximum number of starts waiting for a slot.
 const MAX_WAITING: usize = 256;
 /// One principal can have 1/`WAITING_SHARE` of the waiting starts.
 const WAITING_SHARE: usize = 4;

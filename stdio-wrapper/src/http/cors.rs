@@ -12,9 +12,9 @@ use super::problem::Problem;
 const ALLOWED: &str = "authorization, content-type, accept, last-event-id, mcp-session-id, mcp-protocol-version, mcp-method, mcp-name";
 /// Prefix of the headers for tool arguments. Each tool chooses the rest of the names, so they cannot be listed.
 const PARAM: &str = "mcp-param-";
-/// Maximum number of such headers that one preflight can request.
+/// Maximum number of `Mcp-Param-…` headers that one preflight can request.
 const MAX_PARAMS: usize = 64;
-/// Maximum length of such a name, in bytes.
+/// Maximum length of the name of an `Mcp-Param-…` header, in bytes.
 const MAX_NAME: usize = 128;
 
 /// Responds to a preflight. The caller is not checked, because browsers send no credentials with a preflight.

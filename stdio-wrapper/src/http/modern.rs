@@ -177,7 +177,7 @@ fn json(answers: Vec<Text>) -> HttpResponse {
 
 /// The HTTP status. It is 200, unless the response is an error for which the transport defines a status.
 fn status_of(answer: &Text) -> StatusCode {
-    // Responses that were too large to be copied are not such errors.
+    // A response that was too large to be copied is never one of these errors.
     let Text::Whole(text) = answer else { return StatusCode::OK };
     let is_error =
         parse_line(text).is_ok_and(|message| matches!(message.kind, Kind::Response { is_error: true, .. }));

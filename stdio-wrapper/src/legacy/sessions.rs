@@ -47,7 +47,7 @@ pub struct Settings {
     pub request_timeout: Duration,
     /// Maximum time for the response to `initialize`.
     pub start_timeout: Duration,
-    /// Maximum time for a client's response to the child, after which a call that waits for it counts as late.
+    /// Maximum time for a client's response to the child, after which a call waiting for it counts as late.
     pub input_timeout: Duration,
     /// Maximum length of a line of a child, in bytes.
     pub max_line: usize,

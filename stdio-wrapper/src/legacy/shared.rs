@@ -37,7 +37,7 @@ pub(super) struct SharedChildren {
 #[derive(Debug, Default)]
 struct Slot {
     ready: RwLock<Option<Ready>>,
-    /// One start is used for all callers that wait for it.
+    /// Ensures that all callers waiting for a child share one start.
     starting: Attempts<Refusal>,
 }
 

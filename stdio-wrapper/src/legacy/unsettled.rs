@@ -25,7 +25,7 @@ impl Unsettled {
     }
 
     /// Records that the child has answered a request. The child reads its messages in order, so it has also
-    /// read everything that was sent before.
+    /// read everything that was sent earlier.
     pub(super) fn answered(&mut self, number: u64) {
         self.answered = self.answered.max(number);
         self.abandoned.remove(&number);
@@ -39,12 +39,12 @@ impl Unsettled {
         self.abandoned.insert(if is_full { u64::MAX } else { number });
     }
 
-    /// Whether the child has certainly handled every request, except those that wait for their responses.
+    /// Whether the child has certainly handled every request, except those waiting for their responses.
     pub(super) fn has_no_request(&self) -> bool {
         self.abandoned.is_empty()
     }
 
-    /// Whether the child has certainly handled every message, except requests that wait for their responses.
+    /// Whether the child has certainly handled every message, except requests waiting for their responses.
     pub(super) fn is_nothing(&self) -> bool {
         self.abandoned.is_empty() && self.answered >= self.noted
     }

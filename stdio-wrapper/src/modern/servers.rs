@@ -106,7 +106,7 @@ pub struct Servers {
 #[derive(Debug, Default)]
 struct Slot {
     link: RwLock<Option<Arc<Link>>>,
-    /// Locked while a child is started, so that one start is used for all callers that wait for it.
+    /// Locked while a child is started, so that all callers waiting for it share one start.
     starting: tokio::sync::Mutex<()>,
 }
 

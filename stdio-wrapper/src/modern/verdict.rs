@@ -56,7 +56,7 @@ impl Verdicts {
         };
         let values = [&caller.subject, &caller.user, &caller.group];
         if values.into_iter().flatten().any(|value| value.len() > MAX_VALUE) {
-            // No command can be created for such a caller.
+            // No command can be created for a caller with a value that is too long.
             return Arc::default();
         }
         let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);

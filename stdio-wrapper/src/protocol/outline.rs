@@ -1,5 +1,5 @@
 //! Finds the id and the kind of a message that cannot be used as a whole, because it is too large to keep or is
-//! not entirely valid JSON. The caller that waits for the message can then get an error.
+//! not entirely valid JSON. The caller waiting for the message can then get an error.
 
 use serde_json::value::RawValue;
 

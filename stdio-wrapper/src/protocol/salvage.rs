@@ -84,7 +84,7 @@ impl Salvage {
         self.open = None;
     }
 
-    /// Handles a line that is not a message by itself. With `accepts_prefixed`, a response is also searched for
+    /// Handles a line that is not a complete message. With `accepts_prefixed`, a response is also searched for
     /// after other text. This is not done for a child that serves several callers. Text from users cannot forge
     /// a response, because the numbers of calls cannot be guessed (`child/numbers.rs`), not even for a
     /// session's own child.
@@ -380,7 +380,8 @@ mod tests {
         ] {
             assert_eq!(read(line.as_bytes()), Salvaged::Nothing, "{line}");
         }
-        // If the child has several callers, such a line neither counts as a response nor ends a call.
+        // If the child has several callers, a line with a response after other text neither counts as a
+        // response nor ends a call.
         let cut = r#"user says: {"jsonrpc":"2.0","id":7,"result":{"x":NaN}}"#;
         for line in [format!("user says: {ANSWER}").as_str(), cut] {
             assert_eq!(Salvage::default().read(line.as_bytes(), false), Salvaged::Nothing, "{line}");

@@ -123,7 +123,8 @@ struct State {
     running: HashMap<u64, Underway>,
     /// The questions to the client, by their ids as JSON text.
     asked: HashMap<String, oneshot::Sender<Result<Kept, Unanswered>>>,
-    /// The messages that the client may send, according to its last request that affected the subscription.
+    /// The messages that the client is allowed to send, according to its last request that affected the
+    /// subscription.
     gate: Gate,
     /// The task that sends notifications to the session. It is started when the client first requests
     /// notifications.

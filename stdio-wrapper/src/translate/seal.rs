@@ -1,6 +1,6 @@
 //! The request state, which identifies the waiting call that a retry belongs to. Only this process can create
-//! and read it. It is encrypted with a key of the process, because the call waits in this process, and it is
-//! bound to the caller and the request.
+//! and read it. It is encrypted with a key that exists only in this process, because the call waits in this
+//! process, and it is bound to the caller and the request.
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use base64::Engine as _;

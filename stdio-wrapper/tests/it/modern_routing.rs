@@ -1,4 +1,4 @@
-//! Tests of which client gets which message of a child that serves many stateless clients at once.
+//! Tests of which client gets which message of a child that serves many stateless clients at the same time.
 
 use std::time::{Duration, Instant};
 

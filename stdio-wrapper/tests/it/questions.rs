@@ -1,4 +1,4 @@
-//! Tests of a server's questions to its client in a session, and of the calls that wait for the answers.
+//! Tests of a server's questions to its client in a session, and of the calls waiting for the answers.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
 //! Tests that clients cannot hold memory or connections forever at either listener by sending slowly, sending
-//! nothing, not reading, or opening many connections at once.
+//! nothing, not reading, or opening many connections at the same time.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;

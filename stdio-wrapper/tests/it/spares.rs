@@ -17,7 +17,7 @@ impl Wrapper {
         self.log().iter().filter(|line| line.contains(text)).count()
     }
 
-    /// Waits until `count` lines of the log contain this text.
+    /// Waits until `count` log lines contain this text.
     async fn logs(&self, text: &str, count: usize) {
         for _ in 0..400 {
             if self.lines_with(text) == count {

@@ -173,7 +173,8 @@ async fn answers_that_come_again_answer_nothing_else() {
     let first = answer(&client, &call("clean", json!({}))).await;
     let [(name, _)] = questions(&first).try_into().unwrap();
     let yes = json!({&name: accept(json!({"answer": "yes"}))});
-    // The same retry is sent twice at once. One request continues the call, and the other finds no waiting call.
+    // The same retry is sent twice at the same time. One request continues the call, and the other finds no
+    // waiting call.
     let retried = call("clean", retry(&first, yes.clone()));
     let (one, two) = tokio::join!(answer(&client, &retried), answer(&client, &retried));
     let (second, refused) = if one["result"].is_object() { (one, two) } else { (two, one) };

@@ -136,7 +136,8 @@ async fn pages_are_fetched_from_the_internet_and_from_nowhere_else(stack: &Conta
     assert!(page.contains("A page of elsewhere"), "{page}\n{}", elsewhere.server.log_tail());
     tell("  a page was fetched; this server refuses addresses that are not public");
 
-    // Next, a server without such a check is tested: which addresses it can reach with and without the fence.
+    // Next, a server that does not check addresses itself is tested: which addresses it can reach with and
+    // without the fence.
     let here = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
     let place = |host: &str, port| (host.to_owned(), port);
     let port = here.local_addr().unwrap().port();

@@ -96,7 +96,7 @@ async fn a_store_that_is_damaged_is_refused_in_words() {
             "bytes {from} to {to}: {refused}"
         );
     }
-    // If a store was closed properly, redb knows how long its file is.
+    // In a store that was closed properly, redb has recorded the length of the file.
     fs::write(&file, &whole).unwrap();
     stack.operator(&["user", "list"]);
     let closed = fs::read(&file).unwrap();

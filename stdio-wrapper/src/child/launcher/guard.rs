@@ -225,7 +225,7 @@ impl Launcher {
         let gone = kept.or_else(|| self.roster.end(large.child))?;
         self.relief.ending().insert(large.child);
         let (launcher, child) = (Arc::clone(self), large.child);
-        // A caller that waits for this continues only after the freed resources have been measured.
+        // A caller waiting for the exit continues only after the freed resources have been measured.
         let freed = self.runtime.spawn(async move {
             gone.await;
             launcher.relief.ending().remove(&child);

@@ -15,7 +15,7 @@ impl Session {
         match self.behind.get() {
             Some(Backend::Own(link)) => self.send_to(link, message, id, None, true, stream).await,
             Some(Backend::Shared(children)) => children.initialize(self, message, &id, stream).await,
-            // For such a session, the translation itself responds to `initialize`.
+            // The translation itself responds to `initialize` for a translated session.
             Some(Backend::Translated(_)) | None => {
                 self.refuse(
                     message,

@@ -34,7 +34,7 @@ pub(super) fn oldest(
     let now = Instant::now();
     let idle = |slot: &Arc<Slot>| slot.current().map_or(without, |link| link.idle_for(now));
     let all = slots.iter().filter_map(|(key, slot)| Some((idle(slot)?, key)));
-    // A user has at most one such child.
+    // The count is 1, because a user has at most one stateless child.
     let is_over = |key: &Placeholders, idle: Duration| idle >= newcomer.patience(user_of(key), 1);
     let (idle, key) = all.filter(|(idle, key)| is_over(key, *idle)).max_by_key(|(idle, _)| *idle)?;
     Some((idle, key.clone()))
