@@ -29,7 +29,7 @@ use crate::ops::{self, Ready};
 use crate::translate::{self, LegacyToModern, ModernToLegacy};
 use crate::unread::close_unread;
 
-/// Maximum time in which the head of a request must arrive.
+/// Time limit for receiving the head of a request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Number of responses of the maximum size that fit into the budget for responses.
 const MAX_LARGE_ANSWERS: usize = 16;
@@ -232,8 +232,8 @@ fn hide() {
 }
 
 fn capacity(config: &Config) -> Arc<Capacity> {
-    // If the operator has set a number, the limits of the container are not used. A child that all callers
-    // share does not count as a session.
+    // If the operator has set the maximum number of sessions, the container's limits are not used. A child that
+    // all callers share does not count as a session.
     if config.limits.max_sessions.is_some() || config.shared {
         return Arc::new(Capacity::unlimited());
     }

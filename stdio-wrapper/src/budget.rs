@@ -35,8 +35,8 @@ pub struct Memory {
     pub messages: Arc<Budget>,
 }
 
-/// The user of an owner, which consists of a user and a client. Memory is divided among users, because a user
-/// can have any number of clients.
+/// The user part of an owner, which consists of a user and a client. Memory is divided among users, because a
+/// user can have any number of clients.
 pub fn user(owner: &str) -> &str {
     owner.split_once('\n').map_or(owner, |(subject, _)| subject)
 }

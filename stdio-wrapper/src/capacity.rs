@@ -134,7 +134,7 @@ pub enum NoRoom {
     Memory {
         /// The limit, in bytes.
         most: u64,
-        /// What a child needs, in bytes.
+        /// The memory that a child needs, in bytes.
         each: u64,
     },
     /// The container allows too few processes and threads.
@@ -201,7 +201,7 @@ struct State {
     children: u64,
     /// `None` if there are no limits.
     headroom: Option<Headroom>,
-    /// The number of admitted children that [`Capacity::look`] does not see yet.
+    /// The number of admitted children that [`Capacity::look`] has not counted yet.
     starting: usize,
 }
 
@@ -241,8 +241,8 @@ impl Capacity {
     }
 
     /// Admits another child. The first child is always admitted, because otherwise no request could be served
-    /// and the size of children would stay unknown. The result must be dropped when [`Capacity::look`] sees the
-    /// child.
+    /// and the size of children would stay unknown. The result must be dropped once [`Capacity::look`] counts
+    /// the child.
     pub fn take(&self) -> Result<Starting<'_>, NoRoom> {
         let mut state = self.state();
         let is_first = state.children == 0;

@@ -9,8 +9,8 @@ use contract::health;
 /// Maximum time for the response.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Requests `/health` from the wrapper with this `OPS_LISTEN`. A response other than 200 is an error, which is
-/// a sentence that describes what happened.
+/// Requests `/health` from the wrapper with this `OPS_LISTEN`. For a response other than 200, the error is a
+/// sentence that describes what happened.
 pub(crate) fn ask(ops_listen: &str) -> Result<(), String> {
     let listener: SocketAddr = ops_listen.trim().parse().map_err(|_| {
         format!(

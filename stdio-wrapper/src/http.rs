@@ -42,7 +42,7 @@ use problem::Problem;
 /// The requests of one user can use 1/`SHARE` of the connections. Behind an edge, each request in progress uses
 /// its own connection.
 const SHARE: usize = 4;
-/// Number of requests that a user can always have.
+/// Number of requests in progress that a user can always have.
 const SMALLEST_SHARE: usize = 4;
 
 /// The header with the session id.

@@ -93,7 +93,7 @@ impl Event {
 pub enum First {
     /// The format is not decided yet.
     Wait,
-    /// JSON, because all responses have arrived and no other message.
+    /// JSON, because all responses have arrived, and no other messages.
     Answers(Vec<Text>),
     /// An event stream, because another message preceded the responses.
     Events,

@@ -49,7 +49,8 @@ impl Side {
     }
 }
 
-/// The check of the floor: an actix handler that allows every request. Like auth-service, it has its own process.
+/// The check for the floor: an actix handler that allows every request. Like auth-service, it has its own
+/// process.
 struct BareHandler {
     port: u16,
     _process: Child,

@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use reqwest::header::{LOCATION, ORIGIN};
 use url::Url;
 
-/// The maximum number of pages and redirects of a login. No flow has that many.
+/// The maximum number of pages and redirects during a login. No flow has that many.
 const MAX_STEPS: usize = 15;
 
 /// The user of the browser.

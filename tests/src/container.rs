@@ -36,7 +36,7 @@ impl Container {
         Self::of("compose/stack.yaml", "auth-service")
     }
 
-    /// The container of a wrapper with its server. All of them have the same limits.
+    /// The container of a wrapper with its server. All these containers have the same limits.
     pub fn of_service() -> Self {
         Self::of("compose/services.example.yaml", "everything")
     }

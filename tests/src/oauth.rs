@@ -153,12 +153,12 @@ impl Gate {
         Ok((client, tokens))
     }
 
-    /// Tokens for this stack's MCP server, of the account that every stack has.
+    /// Tokens for this stack's MCP server, issued to the account that every stack has.
     pub async fn log_in(&self) -> Tokens {
         self.log_in_for(&self.mcp_url).await
     }
 
-    /// Tokens for another resource, of the account that every stack has.
+    /// Tokens for another resource, issued to the account that every stack has.
     pub async fn log_in_for(&self, resource: &str) -> Tokens {
         let person = Person::new(ACCOUNT.0, ACCOUNT.1);
         match self.log_in_as(&person, resource).await {
@@ -167,7 +167,7 @@ impl Gate {
         }
     }
 
-    /// Tokens with exactly this scope, of the account that every stack has.
+    /// Tokens with exactly this scope, issued to the account that every stack has.
     pub async fn log_in_with_scope(&self, resource: &str, scope: &str) -> Result<Tokens> {
         let client = self.register().await?;
         let mut url = self.authorization_url(&client, resource);

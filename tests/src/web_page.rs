@@ -66,7 +66,7 @@ pub async fn show(html: &str, mcp: &str, person: &Person) -> Result<Value> {
 async fn serve(listener: &TcpListener, html: &str, callback: &str, person: &Person) -> Result<Value> {
     loop {
         let (mut stream, _) = listener.accept().await?;
-        // A browser opens connections for later use, and sends nothing on them for now.
+        // A browser opens connections for later use, and sends nothing on them at first.
         let Ok(Ok((line, body))) = timeout(Duration::from_secs(5), request(&mut stream)).await else {
             continue;
         };

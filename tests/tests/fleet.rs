@@ -145,7 +145,7 @@ impl Fleet {
 struct Spread {
     /// The time of the last old response, or 0 if there was none.
     last_old: Duration,
-    /// The time when every replica had sent a new response. Three requests take longer on a busy machine.
+    /// The time at which every replica had sent a new response. Three requests take longer on a busy machine.
     all_new: Duration,
 }
 

@@ -66,8 +66,7 @@ fn used_by(id: u32) -> Duration {
     // (proc_pid_stat(5)).
     let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields).split_whitespace();
     let ticks: u64 = fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
-    // The kernel's unit for these fields is a hundredth of a second on every architecture that is supported
-    // here.
+    // The kernel's unit for these fields is a hundredth of a second on every supported architecture.
     Duration::from_millis(10 * ticks)
 }
 

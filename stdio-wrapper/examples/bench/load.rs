@@ -55,7 +55,7 @@ impl Style {
         }
     }
 
-    /// A call of the echo tool.
+    /// A call to the echo tool.
     fn call(self, id: usize, size: usize) -> String {
         let call = call(id, size);
         let able = match self {
@@ -70,7 +70,7 @@ impl Style {
     }
 }
 
-/// A call of the echo tool. This project's echo children get the size of the result. Other servers get the text
+/// A call to the echo tool. This project's echo children get the size of the result. Other servers get the text
 /// itself if it is small.
 pub(crate) fn call(id: usize, size: usize) -> String {
     let message = if size <= 1000 { "x".repeat(size) } else { String::new() };

@@ -9,7 +9,8 @@ use crate::Target;
 use crate::client::{Process, Used, wait_for};
 use crate::load::{self, Outcome, Style};
 
-/// The port of the first bridge. Each bridge has its own port, because the previous one might still listen.
+/// The port of the first bridge. Each bridge has its own port, because the previous bridge might still be
+/// listening.
 const BRIDGE: u16 = 18700;
 
 /// A report that prints each measurement immediately.

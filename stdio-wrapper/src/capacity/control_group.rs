@@ -91,7 +91,7 @@ impl ControlGroup {
         }
     }
 
-    /// The kinds of memory in the group whose memory limit leaves the least unused.
+    /// The memory values of the group whose limit leaves the least memory unused.
     pub(super) fn kinds(&self) -> Kinds {
         let left = |directory: &&PathBuf| {
             let bound = self.memory_in(directory)?;

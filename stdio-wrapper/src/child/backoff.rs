@@ -47,7 +47,7 @@ impl Backoff {
         self.failures = self.failures.saturating_add(1);
         let pause = (SILENCE_PAUSE * (1 << (self.failures - 1).min(6))).min(MAX_PAUSE);
         (self.silence, self.until) = (Some(within), Some(now + pause));
-        // The next child needs this long before it is clear whether it answers.
+        // It takes this long to find out whether the next child answers.
         self.broken_until = self.until.filter(|_| self.failures >= SILENCES).map(|until| until + within);
     }
 
@@ -76,13 +76,13 @@ fn rest(until: Option<Instant>, now: Instant) -> Option<Duration> {
 /// Why the server counts as broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Broken {
-    /// Its children exit before they answer.
+    /// The server's children exit before they answer.
     Ends,
-    /// Its children do not answer `initialize`.
+    /// The server's children do not answer `initialize`.
     Silent,
 }
 
-/// A time in which no child is started for a principal.
+/// A period during which no child is started for a principal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Pause {
     pub(super) rest: Duration,

@@ -31,7 +31,7 @@ struct Is {
 }
 
 impl Is {
-    /// Compares the low half of an argument, which is all that the kernel reads of a number.
+    /// Compares the low half of an argument. The kernel reads only this half of a number.
     const fn argument(index: u32, value: u32) -> Self {
         Self { at: ARGUMENTS + 8 * index, value }
     }
@@ -115,7 +115,7 @@ const ALLOW: u32 = 0x7fff_0000;
 const EPERM: u32 = 0x0005_0001;
 const KILL_PROCESS: u32 = 0x8000_0000;
 
-/// The program kills processes of an unknown architecture, because the meaning of their call numbers is
+/// The BPF program kills processes of an unknown architecture, because the meaning of their call numbers is
 /// unknown.
 fn program(machine: &[Machine]) -> Result<BpfProgram, TryFromIntError> {
     let mut program = vec![load(ARCHITECTURE)];

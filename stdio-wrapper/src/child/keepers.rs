@@ -81,7 +81,7 @@ pub trait Keeper: Send + Sync {
     fn candidate(&self, newcomer: Newcomer<'_>, reason: EndReason) -> Option<Duration>;
     /// Stops the child for which [`Keeper::candidate`] returned the time.
     fn give_up(&self, newcomer: Newcomer<'_>, reason: EndReason) -> Option<Gone>;
-    /// All children that are kept.
+    /// The children that this keeper keeps.
     fn held(&self) -> Vec<Held>;
     /// Stops this child immediately, because it uses much of a scarce resource.
     fn end_large(&self, child: u64, scarce: Scarce) -> Option<Gone>;

@@ -5,11 +5,11 @@ use serde::{Deserialize, Serialize};
 use super::isolation::Isolation;
 use super::limits::Limits;
 
-/// First argument that makes the wrapper's program run as a supervisor.
+/// The first argument that makes the wrapper's program run as a supervisor.
 pub const SUPERVISE: &str = "supervise-child";
-/// First argument that makes the wrapper's program become a child.
+/// The first argument that makes the wrapper's program become a child.
 pub const BECOME: &str = "become-child";
-/// First argument that makes the wrapper's program count the watches of a child.
+/// The first argument that makes the wrapper's program count the watches of a child.
 pub const COUNT: &str = "count-watches";
 /// The program of this process. The path works even if the program file was renamed, or if this user cannot
 /// access it.

@@ -12,8 +12,9 @@ use crate::capacity::{Kinds, Usage};
 
 /// Maximum time for one measurement of shared memory.
 const MEASURE: Duration = Duration::from_millis(50);
-/// Minimum time between two measurements, and the minimum multiple of the duration of the last one. Therefore
-/// at most a quarter of the time is spent on measurements, which take place only while memory is short.
+/// The time between two measurements is at least `PAUSE`, and at least `PAUSE_FACTOR` times the duration of the
+/// last one. Therefore at most a quarter of the time is spent on measurements. They take place only while
+/// memory is short.
 const PAUSE: Duration = Duration::from_millis(100);
 const PAUSE_FACTOR: u32 = 3;
 /// A child with at most this number of processes (its supervisor and one more) shares no memory.

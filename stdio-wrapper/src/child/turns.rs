@@ -12,8 +12,8 @@ use tokio::time::Instant;
 
 use crate::budget::{of_child, user};
 
-/// The amount of work after which other users come first. The unit is the work for one byte of a short line: 10
-/// ns for the fastest lines and 300 ns for the slowest.
+/// The amount of work after which other users are served first. The unit is the work for one byte of a short
+/// line: 10 ns for the fastest lines and 300 ns for the slowest.
 pub(super) const PIECE: usize = 8 << 10;
 /// The work for a line, in addition to the work for its bytes.
 pub(super) const PER_LINE: usize = 64;

@@ -134,7 +134,7 @@ impl std::fmt::Debug for Jwks {
     }
 }
 
-/// The keys of a set that auth-service can sign with: Ed25519, P-256, RSA. Other keys are omitted.
+/// The keys of a set that auth-service can sign with: Ed25519, P-256, RSA. Other keys are ignored.
 fn parse(text: &str) -> Result<Vec<(String, Arc<VerifyingKey>)>, FetchError> {
     let set: JwkSet =
         serde_json::from_str(text).map_err(|error| FetchError(format!("not a key set: {error}")))?;

@@ -118,7 +118,7 @@ impl Pending {
         self.key == key && std::str::from_utf8(&self.id).is_ok_and(|own| same_id(own, id))
     }
 
-    /// Whether the request takes so long because of the client, and not because of the child.
+    /// Whether the request is late because of the client, and not because of the child.
     fn is_excused(&self, now: Instant) -> bool {
         self.session.excuses(self.started, self.timeout, now)
     }

@@ -47,8 +47,8 @@ pub struct Session {
     state: Mutex<State>,
     next_stream: AtomicU64,
     in_flight: AtomicUsize,
-    /// Number of requests of the translation that use the session or are about to. The translation reads the
-    /// session's GET stream permanently, so that stream does not show whether a client is connected.
+    /// The number of translation requests that are using the session or are about to use it. The translation
+    /// reads the session's GET stream permanently, so that stream does not show whether a client is connected.
     users: AtomicUsize,
     is_translated: AtomicBool,
     /// Milliseconds between `born` and the last use.

@@ -21,7 +21,7 @@ use crate::protocol::{
 };
 use crate::stream::{First, Stream};
 
-/// Requests that change how the child treats its client later.
+/// Requests that change how the child treats its client afterwards.
 const STATEFUL: [&str; 3] = ["logging/setLevel", "resources/subscribe", "resources/unsubscribe"];
 
 /// The children, one for each revision that a client has requested.

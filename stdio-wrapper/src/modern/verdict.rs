@@ -94,7 +94,7 @@ impl Verdict {
         found.filter(|found| found.until.is_none_or(|until| now < until)).map(|found| found.shows)
     }
 
-    /// Whether the last verdict, regardless of its age, is that the server has sessions.
+    /// Whether the last verdict was that the server has sessions, regardless of the age of the verdict.
     pub(super) fn was_legacy(&self) -> bool {
         self.found().is_some_and(|found| found.shows == Shows::Legacy)
     }

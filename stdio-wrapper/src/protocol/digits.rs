@@ -15,8 +15,8 @@ fn is_digit(byte: Option<&u8>) -> bool {
     byte.is_some_and(u8::is_ascii_digit)
 }
 
-/// The length of the run of digits around a position. On each side, it counts only a little more than the
-/// maximum.
+/// The length of the run of digits around a position. It counts at most one digit more than the maximum on each
+/// side.
 fn run(text: &[u8], at: usize) -> usize {
     let count = |digits: &mut dyn Iterator<Item = &u8>| {
         digits.take(MAX_DIGITS + 1).take_while(|byte| byte.is_ascii_digit()).count()

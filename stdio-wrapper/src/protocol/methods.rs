@@ -36,8 +36,8 @@ const KNOWN: [&str; 25] = [
 const MAX_LEN: usize = 256;
 
 /// Refuses a method that a server might interpret differently from the wrapper (attack 106). A server that
-/// ignores case might also fold letters outside of ASCII (the long s, the Kelvin sign), and one that trims
-/// names removes spaces. No method of MCP has such characters.
+/// ignores case might also fold some non-ASCII letters (the long s, the Kelvin sign), and a server that trims
+/// names removes spaces. No MCP method contains these characters.
 pub(super) fn check_method(method: &str) -> Result<(), Malformed> {
     if method.len() > MAX_LEN {
         return Err(Malformed::Envelope(format!("`method` has more than {MAX_LEN} bytes")));

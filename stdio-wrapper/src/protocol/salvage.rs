@@ -150,8 +150,8 @@ impl Salvage {
 }
 
 /// The number of additional bytes that a line needs when it is parsed, if it is not valid UTF-8. In a copy,
-/// each invalid byte is replaced with a character of three bytes. If a large line were not counted with its
-/// copy, it could use several times the memory of its user.
+/// each invalid byte is replaced with a character of three bytes. If the copy of a large line were not counted,
+/// a user could use several times the permitted memory.
 pub fn mended_length(line: &[u8]) -> usize {
     if std::str::from_utf8(line).is_ok() {
         return 0;

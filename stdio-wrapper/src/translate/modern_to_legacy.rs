@@ -98,7 +98,7 @@ pub struct ModernToLegacy {
     next: AtomicU64,
 }
 
-/// Represents the client that waits for a request. Dropping it cancels the request.
+/// Represents the client that is waiting for the response to a request. Dropping it cancels the request.
 pub struct Interest(Option<Box<dyn FnOnce() + Send>>);
 
 impl Drop for Interest {

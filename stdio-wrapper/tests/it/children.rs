@@ -417,8 +417,8 @@ async fn a107_whoever_waits_for_a_child_that_never_answers_is_told_when_its_time
     // the end of its session. The attempts run one after another, because an otherwise idle wrapper notifies the
     // client at exactly that moment.
     for number in 0..3 {
-        // After a server has failed to respond, the wrapper refuses sessions for a while. Therefore each attempt
-        // is for another user, and a session that works comes before it.
+        // After a server has failed to respond, the wrapper refuses sessions for a while. Therefore each
+        // attempt is for another user, and is preceded by a working session.
         let alice = starts::caller(&wrapper, "alice").initialize("2025-11-25").await;
         assert_eq!(alice.delete().await, 204);
         let mallory = starts::caller(&wrapper, &format!("mallory-{number}"));

@@ -15,7 +15,7 @@ fn able(capabilities: Value) -> Value {
     json!({"io.modelcontextprotocol/clientCapabilities": capabilities})
 }
 
-/// A call of the tool that asks its client a question.
+/// A call to the tool that asks its client a question.
 fn asking(capabilities: Value, extra: Value) -> Value {
     let params = json!({"message": "Who?", "requestedSchema": {"type": "object", "properties": {}}});
     let arguments = json!({"method": "elicitation/create", "params": params});

@@ -133,7 +133,8 @@ async fn stateless_requests_are_held_to_the_same() {
     assert_eq!((status, &answer["error"]["code"]), (400, &json!(-32600)), "{answer}");
 }
 
-/// Makes the child ask the client with this id. Returns the stream, and the id that the client received.
+/// Makes the child send the client a question with this id. Returns the stream, and the id that the client
+/// received.
 async fn asked(client: &Client, id: Value) -> (Events, Value) {
     let mut events =
         Events::new(client.post(call(1, "ask", json!({"method": "roots/list", "id": id}))).await);

@@ -396,8 +396,8 @@ async fn sessions_are_counted_for_a_principal_whatever_its_clients_can_be_asked(
     let insist = call("insist", json!({}));
     let (one, two) = (answer(&client, &insist).await, answer(&client, &insist).await);
     wrapper.metric_becomes("stdio_wrapper_sessions", 2).await;
-    // A client with other capabilities always gets a first session. Its further sessions count together with those
-    // of the first client.
+    // A client with other capabilities can always open a first session. Its further sessions count together
+    // with those of the first client.
     let able = json!({"io.modelcontextprotocol/clientCapabilities": {"elicitation": {}}});
     let other = request(1, "tools/call", json!({"name": "insist", "arguments": {}, "_meta": able}));
     let third = answer(&client, &other).await;

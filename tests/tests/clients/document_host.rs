@@ -22,7 +22,7 @@ struct Shelf {
     reached: HashMap<IpAddr, usize>,
 }
 
-/// A host that serves its documents on every listener that it is given.
+/// A host that serves its documents on each listener that is passed to it.
 #[derive(Clone)]
 pub(crate) struct DocumentHost {
     /// The PEM file of the CA, for `EXTRA_CA_FILE`.

@@ -1,4 +1,5 @@
-//! Tests that clients which store nothing and register on every connect remain one client (issue 4, ADR 4).
+//! Tests that a client that stores nothing and registers each time it connects remains one client (issue 4, ADR
+//! 4).
 
 use std::collections::HashSet;
 

@@ -136,7 +136,7 @@ pub(crate) async fn a092_a_legacy_client_is_held_to_the_rules_by_the_wrapper(edg
     let refused = session.call("delete_everything", json!({})).await.unwrap_err().to_string();
     assert!(refused.contains("403") && refused.contains("insufficient_scope"), "{refused}");
     assert!(refused.contains("notes:write"), "{refused}");
-    // The permitted tool works, and the wrapped server did not receive the call of the other tool.
+    // The permitted tool works, and the wrapped server did not receive the call to the other tool.
     let seen = session.call("what_reached_you", json!({})).await.unwrap();
     assert!(seen.contains("what_reached_you") && !seen.contains("delete_everything"), "{seen}");
 }

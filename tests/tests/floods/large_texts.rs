@@ -44,7 +44,7 @@ async fn a100_large_texts_of_one_account_do_not_end_the_wrapper() {
     scene.memory_is_back("wrapper after large texts");
 }
 
-/// A call of a tool that returns nothing, with this JSON as its argument.
+/// A call to a tool that returns nothing, with this JSON as its argument.
 fn arguments(json: &str) -> String {
     let start =
         r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"swallow","arguments":{"x":"#;
