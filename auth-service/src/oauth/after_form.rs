@@ -3,7 +3,7 @@
 //! If the response to a form is a page, the browser asks the user whether to send the form again after a reload or
 //! the back button. Therefore the response is a redirect, and the URL of the next page contains its content in a
 //! sealed form token. Nothing is stored, and a link cannot show one user a message for another user. After too
-//! many attempts or a server error, the user should be able to send the form again. In these cases, the page
+//! many attempts or a server error, the user should be able to send the form again. In these two cases, the page
 //! itself is the response, with the status code of the error.
 
 use actix_web::http::StatusCode;
@@ -34,12 +34,12 @@ pub(super) fn redirect(state: &AppState, path: &str, form_token: &str) -> Option
         .then(|| see_other(&state.config.site.issuer.endpoint(&format!("{path}?form_token={form_token}"))))
 }
 
-/// Why a form was not accepted. It is shown together with the form.
+/// Why a form was not accepted. The reason is shown together with the form.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Problem {
     pub(super) text: String,
     status: u16,
-    /// Seconds until sending the form again can succeed.
+    /// Seconds until the form can succeed if it is sent again.
     retry_after: Option<u64>,
 }
 

@@ -9,7 +9,7 @@ pub(super) const MAX_CREDENTIALS_LEN: usize = 8192;
 
 /// Reads credentials of the scheme `name`. Returns `None` if they are malformed or belong to another scheme.
 ///
-/// The library expects the exact name and one space after it. But the name is case-insensitive (§11.1), and
+/// The library expects the exact name and one space after it. However, the name is case-insensitive (§11.1), and
 /// several spaces are allowed, so the header is first converted to the form that the library expects.
 pub(super) fn credentials<S: Scheme>(name: &'static str, header: &HeaderValue) -> Option<S> {
     let (scheme, rest) = header.to_str().ok()?.split_once(' ')?;

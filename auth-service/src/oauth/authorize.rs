@@ -209,8 +209,8 @@ pub(super) fn redirect_uri_of(params: &Params, client: &Client) -> Result<Option
     Ok(redirect_uri.filter(|uri| client.allows_redirect(uri)))
 }
 
-/// Refuses a request. The browser is redirected to the client immediately only if the user has approved this
-/// redirect URI before, or if the operator added the client. Otherwise the user first sees a page. Anybody can
+/// Refuses a request. The browser is redirected to the client immediately only if the user has already approved
+/// this redirect URI, or if the operator added the client. Otherwise the user first sees a page. Anybody can
 /// register a redirect URI, and without this page an attacker's link to this server, which users trust, could lead
 /// to any website (OAuth 2.1 §7.12.2, RFC 9700 §4.11.2).
 fn refuse_with_care(

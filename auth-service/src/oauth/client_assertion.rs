@@ -87,7 +87,7 @@ impl Audience {
     }
 }
 
-/// Reads the client identifier from an assertion that is not verified yet.
+/// Reads the client identifier from an assertion that has not been verified yet.
 pub(super) fn claimed_client(assertion: &str) -> Option<ClientId> {
     #[derive(Deserialize)]
     struct Subject {
@@ -100,8 +100,8 @@ pub(super) fn claimed_client(assertion: &str) -> Option<ClientId> {
     ClientId::try_from(claims.sub).ok()
 }
 
-/// Verifies that `client` created the assertion for this server, that it is valid now, and that it was not used
-/// before. `address` is the source of the request.
+/// Verifies that `client` created the assertion for this server, that it is valid now, and that it has not been
+/// used yet. `address` is the source of the request.
 pub(super) async fn verify(
     assertion: &str,
     client: &Client,
@@ -112,8 +112,8 @@ pub(super) async fn verify(
     let header = accepted_header(assertion).ok_or(AssertionError::Malformed)?;
     let claims = verified(assertion, &header, client, address, state).await?;
     check(&claims, client, &state.config.site.issuer, now)?;
-    // The assertion is counted after the signature was verified, so that only the client itself can use up its
-    // limit.
+    // The assertion is counted only once its signature has been verified, so that only the client itself can use
+    // up its limit.
     state.assertion_rate.admit(client, address)?;
     // The client and the `jti` are stored until the assertion expires.
     let name = format!(

@@ -42,7 +42,7 @@ pub enum ClientAuthError {
     /// There were too many client assertions: 429 `temporarily_unavailable`.
     #[error("too many client assertions from this client or network; try again in a minute")]
     TooFast(TooFast),
-    /// The client's document or keys are not available at the moment: 503 `temporarily_unavailable`. With
+    /// The client's document or keys are currently unavailable: 503 `temporarily_unavailable`. With
     /// `invalid_client`, the client would discard its tokens.
     #[error("the client's metadata document or keys cannot be fetched at the moment: {0}")]
     Away(DocumentError),

@@ -36,7 +36,7 @@ struct ConsentRequest {
     grant_id: GrantId,
     subject: Subject,
     /// Digest of the client's metadata ([`ClientMetadata::digest`]). It includes the client's name, because the
-    /// user decides on the basis of this name.
+    /// user bases the decision on this name.
     ///
     /// [`ClientMetadata::digest`]: crate::domain::client::ClientMetadata::digest
     client: TokenHash,
@@ -115,7 +115,7 @@ pub(super) async fn ask(
 }
 
 /// Returns the resources that the policy does not allow this user to access. The user cannot give consent for
-/// them: a token for them would not work, and the user would not learn why.
+/// them: every request with the resulting token would be refused, and the user would not learn why.
 pub(super) fn barred(account: &Account, resources: &[ResourceUri], state: &AppState) -> Vec<String> {
     let policy = state.policy.now();
     let closed = |resource: &&ResourceUri| !policy.admits(account.into(), resource);
@@ -131,7 +131,7 @@ fn approval_of(request: &AuthorizationRequest) -> Approval {
     }
 }
 
-/// Returns the remembered consent of this user, unless the client has changed since it was given.
+/// Returns the remembered consent of this user, unless the client has changed since then.
 pub(super) async fn known(
     state: &AppState,
     client: &Client,

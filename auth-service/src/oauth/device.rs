@@ -35,8 +35,8 @@ struct Shown {
     device: TokenHash,
     code: String,
     subject: Subject,
-    /// Digest of the client's metadata. It includes the client's name, because the user decides on the basis of
-    /// this name.
+    /// Digest of the client's metadata. It includes the client's name, because the user bases the decision on this
+    /// name.
     client: TokenHash,
 }
 
@@ -52,12 +52,12 @@ pub enum DeviceError {
     /// The form token is not valid; see [`BadFormToken`].
     #[error("The reason is that {0}. If the device is not connected, type its code again.")]
     FormToken(#[from] BadFormToken),
-    /// The user has already decided about this code, or it has expired.
+    /// The request with this code has already been answered, or has expired.
     #[error(
         "This code has already been used or has expired. If the device is not connected, let it show a new code, and type that one."
     )]
     Over,
-    /// The client was removed or disabled.
+    /// The client has been removed or disabled.
     #[error("The application on the device was removed while this page was open.")]
     ClientGone,
     /// The client's metadata has changed since the page was shown.
@@ -255,8 +255,8 @@ async fn find(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<HttpR
         Shown { device, code: code.to_string(), subject: session.subject, client: client.metadata.digest() };
     let expires_at = now.plus(state.config.lifetimes.form).min(asked.expires_at);
     let form_token = state.form_tokens.issue(Form::DeviceConsent, session.id, expires_at, &shown)?;
-    // The next page has its own URL and is not the response to this form. Otherwise the browser would ask whether
-    // to send the form again after the back button.
+    // The next page has its own URL and is not the response to this form. Otherwise, after the back button, the
+    // browser would ask whether to send the form again.
     Ok(see_other(&state.config.site.issuer.endpoint(&format!("/device/consent?form_token={form_token}"))))
 }
 
@@ -312,7 +312,7 @@ async fn ask(http: &HttpRequest, state: &AppState) -> Result<HttpResponse, Devic
     Ok(page(StatusCode::OK, &template, FormTarget::Ourselves))
 }
 
-/// Finds the client. It is an error if its registration or its metadata has changed since it started the request.
+/// Finds the client. Fails if its registration or its metadata has changed since it started the request.
 async fn client_of(
     http: &HttpRequest,
     asked: &DeviceAuthorization,
@@ -342,8 +342,8 @@ async fn answer(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<Htt
         Some("deny") => DeviceState::Denied,
         _ => return Err(DeviceError::NoDecision),
     };
-    // The page of the form also shows the result whenever it is opened. If the result were the response to this
-    // form, a reload would send the form again.
+    // The form's page also shows the result whenever it is opened. If the result were the response to this form, a
+    // reload would send the form again.
     let result =
         see_other(&state.config.site.issuer.endpoint(&format!("/device/consent?form_token={form_token}")));
     let asked = state.store.device(&shown.device, now).await?.ok_or(DeviceError::Over)?;
@@ -388,7 +388,7 @@ async fn is_decided(
     }
 }
 
-/// Whether this user has allowed the device, and the grant was not revoked since then.
+/// Whether this user has allowed the device, and the grant has not been revoked since then.
 async fn is_allowed_by(
     subject: &Subject,
     asked: &DeviceAuthorization,

@@ -24,7 +24,7 @@ use super::token::TokenError;
 const INTERVAL: u64 = 5;
 /// Number of attempts to find a user code that is not in use.
 const TRIES: u32 = 5;
-/// Maximum number of devices that wait for their users. Clients that no user has allowed can occupy half of the
+/// Maximum number of devices waiting for their users. Clients that no user has allowed can occupy half of the
 /// places, clients in use three quarters, and clients in use that authenticate all of them.
 const MAX_OF_ALL: u64 = 5000;
 const MAX_IN_USE: u64 = MAX_OF_ALL * 3 / 4;

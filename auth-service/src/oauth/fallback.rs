@@ -2,10 +2,10 @@
 //! (`basic/authorization`, "Server Metadata Discovery" and "Fallbacks for Servers without Metadata
 //! Discovery").
 //!
-//! These clients do not know protected resource metadata and send no `resource`. The host of the request
+//! These clients do not support protected resource metadata, and send no `resource`. The host of the request
 //! determines the resource, according to the setting `DEFAULT_RESOURCE`. Without that setting, this module does
-//! nothing. Of the endpoints, only the authorization endpoint must be on the MCP host, because the host identifies
-//! the resource. It redirects the browser to the issuer, where the user logs in.
+//! nothing. Only the authorization endpoint must be on the MCP host, because the host identifies the resource. It
+//! redirects the browser to the issuer, where the user logs in.
 
 use actix_web::guard::GuardContext;
 use actix_web::http::header::{HOST, HeaderMap};

@@ -143,7 +143,7 @@ pub fn basic_header(bytes: &[u8]) {
         let Some((id, secret)) = basic_credentials(&header) else { continue };
         let form = |text: &str| url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
         let written = STANDARD.encode(format!("{}:{}", form(&id), form(secret.expose_secret())));
-        // Percent-encoding can make the credentials three times as long, and credentials that are too long are
+        // Percent-encoding can triple the length of the credentials, and credentials that are too long are
         // refused.
         if written.len() > MAX_CREDENTIALS_LEN {
             continue;

@@ -88,7 +88,7 @@ async fn answer(request: &HttpRequest, body: &[u8], state: &AppState) -> Result<
     if client.is_public() {
         return Err(anonymous().into());
     }
-    // `token_type_hint` is only a hint (RFC 7662 §2.1), and the format of a token shows its type.
+    // `token_type_hint` is only a hint (RFC 7662 §2.1), and is not needed: the format of a token shows its type.
     let token = params.one("token")?.ok_or(TokenError::Missing("token"))?;
     let found = match RefreshToken::parse(token) {
         Ok(refresh_token) => of_refresh_token(&refresh_token, &client, state).await?,

@@ -1,5 +1,5 @@
 //! Checks whether an access token is valid now, for endpoints that receive one as a parameter. The check for edge
-//! proxies uses different code, which caches principals to be faster.
+//! proxies uses different code, which is faster because it caches principals.
 
 use crate::domain::account::Account;
 use crate::keys::tokens::{ACCESS_TOKEN_TYPE, AccessTokenClaims};

@@ -178,8 +178,8 @@ struct Said<'a> {
     asked_again: bool,
 }
 
-/// Shows the form, with the user name that was typed before and the problem of that attempt. A user who is already
-/// logged in (in a second tab, or after the back button) can continue from here or log in to another account.
+/// Shows the form, with the user name and the problem from the previous attempt. A user who is already logged in
+/// (in another tab, or before using the back button) can continue from here, or log in to another account.
 async fn form_for(
     http: &HttpRequest,
     state: &AppState,
@@ -332,7 +332,6 @@ async fn start_session(
     let bound_to = TokenHash::of(account.username.as_str().as_bytes());
     let device = state.form_tokens.issue(Form::Device, bound_to, now.plus(device::LIFETIME), &())?;
     set_cookies(&mut response, &device::set(&device, issuer));
-    // The cookie of the login form is kept, so that the form in another tab, or after the back button, stays
-    // valid.
+    // The login form's cookie is kept, so that the form stays valid in another tab and after the back button.
     Ok(response)
 }

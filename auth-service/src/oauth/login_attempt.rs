@@ -76,8 +76,8 @@ pub(super) async fn account_of(
     password: SecretString,
 ) -> Result<Account, NotProven> {
     let Ok(name) = Username::try_from(name.to_owned()) else {
-        // No account can have such a name, and this is not a secret. The attempt counts against its address. The
-        // response is delayed as long as a hash would take, but no hash is computed.
+        // No account can have this text as its name, which is not a secret. The attempt counts against its
+        // address. The response is delayed as long as a hash would take, but no hash is computed.
         let _admission = admit(http, state, None)?;
         state.passwords.pretend().await;
         return Err(NotProven::Wrong);
@@ -130,7 +130,7 @@ fn address_of(http: &HttpRequest, state: &AppState) -> Option<IpAddr> {
     client_address::of(http, |address| state.config.trusted_edge.is_known(address))
 }
 
-/// Whether this browser was used before to log in to the account with this name.
+/// Whether this browser has already been used to log in to the account with this name.
 fn browser(http: &HttpRequest, state: &AppState, name: &Username) -> Browser {
     let bound_to = TokenHash::of(name.as_str().as_bytes());
     let form_token = device::read(http, &state.config.site.issuer);

@@ -69,8 +69,8 @@ pub async fn jwks(request: HttpRequest, state: web::Data<AppState>) -> HttpRespo
 }
 
 /// How long verifiers can cache the key set. A new key is published `lead` before it signs, and a verifier that
-/// fetched the set just before that must fetch it again in time. The result is half of `lead`, after subtracting
-/// the time in which all replicas have read the new key, and is at most 300 seconds.
+/// fetched the set just before that must fetch it again in time. The result is half of `lead` minus the time that
+/// replicas need to read the new key, and at most 300 seconds.
 fn jwks_max_age(lead: Duration) -> Duration {
     (lead.saturating_sub(LOOK_EVERY) / 2).min(Duration::from_secs(300))
 }

@@ -13,8 +13,8 @@ use crate::state::AppState;
 /// The header that contains the proof.
 const DPOP: HeaderName = HeaderName::from_static("dpop");
 
-/// The proof that the client sent, if any. Its signature and claims are valid; [`ProofOfPossession::spend`]
-/// checks whether it was used before.
+/// The proof that the client sent, if any. Its signature and claims are valid; [`ProofOfPossession::spend`] checks
+/// whether it has already been used.
 pub(super) struct ProofOfPossession(Option<Proof>);
 
 impl ProofOfPossession {
@@ -45,9 +45,9 @@ impl ProofOfPossession {
         self.0.as_ref().map(|proof| proof.thumbprint.clone())
     }
 
-    /// Refuses a proof that was used before. The caller must do this after all other checks, because anybody can
-    /// create valid proofs, and every proof adds a row to the store. The request comes from `client` and is for
-    /// the account `subject`.
+    /// Refuses a proof that has already been used. The caller must do this after all other checks, because anybody
+    /// can create valid proofs, and every proof adds a row to the store. The request comes from `client` and is
+    /// for the account `subject`.
     pub(super) async fn spend(
         &self,
         state: &AppState,

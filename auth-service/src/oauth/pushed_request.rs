@@ -1,6 +1,6 @@
 //! `POST /par`: pushed authorization requests (RFC 9126). A client sends its request directly to this endpoint
-//! before it opens the browser. So neither the user nor anything between the client and this server can read or
-//! change the request. This module also finds the request for a `request_uri`.
+//! before it opens the browser. Therefore, neither the user nor any program between the client and this server can
+//! read or change the request. This module also finds the request for a `request_uri`.
 
 use std::net::IpAddr;
 
@@ -113,7 +113,7 @@ pub(super) fn handle(request_uri: &str) -> Option<TokenHash> {
     OpaqueToken::parse(TokenKind::PushedRequest, text).ok().map(|token| token.hash())
 }
 
-/// Finds the request that `client` pushed under this handle. Requests of other clients are not found.
+/// Finds the request that `client` pushed under this handle. Another client's request is never returned.
 pub(super) async fn find(
     handle: &TokenHash,
     client: &Client,

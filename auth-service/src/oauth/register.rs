@@ -225,8 +225,8 @@ impl Credentials {
     }
 }
 
-/// Value of `Retry-After` in seconds if the maximum number of clients is reached or the store does not work. After
-/// this time, unused clients might have expired, or the store might work again.
+/// Value of `Retry-After` in seconds if the maximum number of clients is reached or the store is unavailable.
+/// After this time, unused clients might have expired, or the store might be available again.
 const LONG_RETRY_AFTER: u64 = 60;
 
 /// Builds a client, and its possible identifiers in order of preference. A public client is identified by its
@@ -240,9 +240,9 @@ fn client(
 ) -> (Client, Vec<ClientId>) {
     let is_public = metadata.auth_method == ClientAuthMethod::None;
     let fingerprint = is_public.then(|| canonical(&metadata)).map(|text| TokenHash::of(text.as_bytes()));
-    // The identifier of a public client is derived from its metadata. If that identifier is in use, it is random:
-    // a client that was updated to other metadata keeps its old identifier, and this must not prevent other
-    // clients from registering.
+    // The identifier of a public client is derived from its metadata. If that identifier is taken, it is random: a
+    // client that was updated to other metadata keeps its old identifier, and this must not prevent other clients
+    // from registering.
     let derived = || ClientId::issued(Sha256::digest(format!("0 {}", canonical(&metadata))).into());
     let ids = is_public.then(derived).into_iter().chain([ClientId::issued(random)]).collect();
     let client = Client {

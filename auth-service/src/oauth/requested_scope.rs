@@ -1,9 +1,10 @@
 //! Determines the scope of a request (RFC 6749 §3.3), without I/O.
 //!
 //! The scope in a client's registration or metadata document is not a limit, but the default for requests without
-//! a scope. SDKs copy it from the first challenge. When a tool needs more, they request more, and the user
+//! a scope. SDKs copy it from the first challenge. If a tool needs more scopes, they request them, and the user
 //! decides. Only the scope that the operator has set for a client is a limit. A request beyond the limit is
-//! refused instead of reduced, because a client with less scope than requested would repeat the request endlessly.
+//! refused instead of reduced, because a client that receives fewer scopes than it requested would repeat the
+//! request endlessly.
 //!
 //! Unknown scope names are ignored, because hosted clients also request scopes of other servers, and some
 //! libraries send the same scope in every request. The response contains the granted scope.
@@ -58,7 +59,7 @@ pub(super) fn requested_scope(
     Ok(if stays { scope.union(&offline_access()) } else { scope })
 }
 
-/// Refuses an empty scope if there are any scopes, because such a grant would allow nothing.
+/// Refuses an empty scope if there are any scopes, because a grant with an empty scope would allow nothing.
 pub(super) fn something(scope: Scope, policy: &Policy) -> Result<Scope, ScopeRefused> {
     let nothing = scope.is_empty() && !policy.catalogue().is_empty();
     if nothing { Err(ScopeRefused::Nothing) } else { Ok(scope) }

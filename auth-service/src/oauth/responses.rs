@@ -37,11 +37,11 @@ pub enum EarlyRefusal {
     /// The body was incomplete when another body needed its place.
     #[error("too many requests have incomplete bodies; send the request again")]
     Displaced,
-    /// The body ended too early, or its encoding is broken.
+    /// The body is incomplete, or its encoding is invalid.
     #[error("the body cannot be read")]
     Broken,
-    /// The store has lost its data. The data that the request would change is missing, and new data would be lost
-    /// when a backup is restored.
+    /// The store has lost its data. The data that the request would change is missing, and any new data would be
+    /// lost when a backup is restored.
     #[error(
         "the store of this server has lost its data, and nothing can be changed until the operator has restored it; try again later"
     )]

@@ -1,5 +1,5 @@
 //! `POST /revoke`: token revocation (RFC 7009). Revoking any token of a grant revokes the whole grant, because the
-//! user has allowed the grant and not a single token.
+//! user has allowed the grant as a whole.
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -30,7 +30,7 @@ async fn answer(request: &HttpRequest, body: &[u8], state: &AppState) -> Result<
         return Err(BadParams::Doubled.into());
     }
     let client = authenticate(request, &params, state).await?;
-    // `token_type_hint` is only a hint (RFC 7009 §2.1), and the format of a token shows its type.
+    // `token_type_hint` is only a hint (RFC 7009 §2.1), and is not needed: the format of a token shows its type.
     let token = params.one("token")?.ok_or(TokenError::Missing("token"))?;
     if let Some(grant) = grant_of(token, &client, state).await? {
         // The remembered consent is deleted as well, so that the user is asked when the client connects again. It

@@ -88,8 +88,8 @@ fn read(reader: &mut Reader<'_>, text: &str, allowed: Who, hosts: Option<&Protec
         return None;
     }
     let document = reader.document()?;
-    // An empty file would mean that there are no restrictions, and a file that is being written can be empty for a
-    // moment.
+    // An empty file would mean that there are no restrictions, and a file that is still being written can be empty
+    // for a moment.
     if document.is_empty() {
         reader.problem(1, "the file is empty; to have no rules, unset POLICY_FILE");
     }

@@ -4,8 +4,8 @@
 //! treat `/mcp/Admin` as `/mcp/admin`, and some ignore the part of a segment after a colon, or a dot or space at
 //! its end. Some replace non-ASCII characters with others (full-width letters, accents, invisible characters),
 //! each with its own table, or accept a second, short name of a file (`PASSWO~1`). It is unknown how a server
-//! reads such a segment, so it must be treated as any segment. Otherwise, a request could be allowed by a weaker
-//! rule here, although the server treats its path as the path of a stronger rule.
+//! reads these segments, so each must be treated as if it could be any segment. Otherwise, a request could be
+//! allowed by a weaker rule here, although the server treats its path as the path of a stronger rule.
 
 use std::borrow::Cow;
 
@@ -37,10 +37,11 @@ fn folded_segment(segment: &str) -> String {
 
 /// Whether a server might treat a folded path as `ancestor` (also folded) or as a path below it. The first `named`
 /// segments are those of a rule, so all servers read them in the same way. Any other segment that servers might
-/// read differently (`is_unsure`) is treated as any segment, or as none.
+/// read differently (`is_unsure`) is treated as if it could be any segment, or none.
 pub(super) fn could_be_within(folded: &str, named: usize, ancestor: &str) -> bool {
     let unnamed = || folded.split('/').skip(named + 1);
-    // A server might treat such a segment as the parent directory, like `..`. The path could then be any path.
+    // A server might treat a segment that vanishes as the parent directory, like `..`. The path could then be any
+    // path.
     if unnamed().any(|segment| segment == VANISHES) {
         return true;
     }
@@ -132,7 +133,7 @@ mod tests {
             assert!(!could_be(&path, 0, "/mcp/admin/y") && !could_be(&path, 0, "/other/admin"), "{path}");
             assert!(could_be(&path, 0, "") && !could_be(&path, 0, "/mcp/admin/x/y"), "{path}");
         }
-        // Some servers ignore such a segment, and others treat it as the parent directory.
+        // Some servers ignore a segment that is empty after folding, and others treat it as the parent directory.
         for path in
             ["/mcp/%20/admin", "/mcp/.../admin", "/mcp/:/admin/x", "/mcp/x/..%20/admin", "/x/.%20./mcp"]
         {
@@ -142,7 +143,7 @@ mod tests {
             assert!(could_be(path, 0, "/mcp/admin"), "{path}");
         }
         assert!(!could_be("/%C3%A9/x/y", 0, "/mcp/admin") && !could_be("/%C3%A9", 0, "/mcp/admin"));
-        // The empty segment after a trailing slash does not count as such a segment.
+        // The empty segment after a trailing slash is not treated in this way.
         assert!(!could_be("/mcp/", 0, "/mcp/admin"));
         for path in ["/mcp/~ana", "/mcp/other", "/mcp/a~b"] {
             assert!(!could_be(path, 0, "/mcp/admin"), "{path}");

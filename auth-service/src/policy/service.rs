@@ -144,7 +144,7 @@ impl Place {
     }
 }
 
-/// The path matches no more specific rule exactly, but a server could confuse it with the path of one.
+/// The path does not exactly match a more specific rule, but a server could confuse it with the path of one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Lookalike;
 

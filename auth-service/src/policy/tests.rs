@@ -236,8 +236,8 @@ fn a072_a_path_that_could_be_taken_for_a_ruled_one_is_nobody_s() {
         ("https://a.example/X/y", false),
         ("https://a.example/mcp/Admin:x", false),
         ("https://b.example/X", false),
-        // Where a more specific rule could apply, a name that servers might read differently is refused.
-        // Elsewhere, it is treated as an ordinary name.
+        // A name that servers might read differently is refused where a more specific rule could apply. Elsewhere,
+        // it is treated as an ordinary name.
         ("https://a.example/mcp/%C3%A9", false),
         ("https://a.example/mcp/adm%C4%B0n/x", false),
         ("https://a.example/mcp/ad%E2%80%8Cmin", false),

@@ -11,8 +11,8 @@ use super::pattern::Pattern;
 use super::service::{Rule, Service, Subject};
 use super::who::Person;
 
-/// Maximum length of the list in bytes of JSON. It is sent in a response header, and the default buffer of nginx
-/// for all response headers has 4 KiB.
+/// Maximum length of the list in bytes of JSON. It is sent in a response header, and nginx's default buffer for
+/// all response headers is 4 KiB.
 pub(super) const MAX_LEN: usize = 1536;
 
 impl Policy {

@@ -1,5 +1,5 @@
-//! Lets caches detect changes of the store. It has a counter for each group of rows, which every change
-//! increments, and a lease: without a valid lease, cached values must not be used.
+//! Enables caches to detect changes in the store. There is a counter for each group of rows, which every change to
+//! one of them increments, and a lease: without a valid lease, cached values must not be used.
 //!
 //! A cached value is stored together with the counters of the rows that it comes from, which are read
 //! *before* the store is queried. The value is valid as long as none of these counters has changed. Therefore
@@ -14,9 +14,9 @@ use crate::domain::opaque_token::TokenHash;
 /// The number of counters. If two rows share a counter by chance, a change of one causes an unnecessary query
 /// for the other.
 const NUMBERS: usize = 1 << 16;
-/// Maximum number of rows that a cached value can come from.
+/// Maximum number of rows from which a cached value can be derived.
 pub const PARTS: usize = 5;
-/// A lease that never ends.
+/// The end of a lease that never ends, in milliseconds.
 const FOR_EVER: u64 = u64::MAX;
 
 /// The kind of a row.
@@ -33,10 +33,10 @@ pub enum About {
 /// The counters and the lease, which a store shares with the caches of its results.
 #[derive(Debug)]
 pub struct Changes {
-    /// A counter of changes that affect all rows.
+    /// A counter of events that might have changed any row.
     everything: AtomicU64,
     parts: Box<[AtomicU64]>,
-    /// A counter of changes of the signing keys, and of times when one might have been missed.
+    /// A counter of changes to the signing keys, and of occasions on which a change might have been missed.
     signing_keys: AtomicU64,
     /// The end of the lease, in milliseconds after `start`. Until then, every change is certain to be
     /// recorded.

@@ -1,6 +1,7 @@
-//! The content of a store in a file (`docs/adr/0013-dumps.md`): a line that identifies the format, a header
-//! in clear text, and encrypted frames. Each frame is bound to its position in the file, and the last one
-//! contains the number of records. A file that was truncated, mixed or altered is therefore detected.
+//! The content of a store in a file (`docs/adr/0013-dumps.md`): a line that identifies the format, a header in
+//! clear text, and encrypted frames. Each frame is bound to its position in the file, and the last one contains
+//! the number of records. Therefore, a file that has been truncated, altered or assembled from several dumps is
+//! detected.
 
 use std::io::{self, BufReader, BufWriter, Read, Write};
 
@@ -178,7 +179,7 @@ impl<R: Read> DumpReader<R> {
         &self.header
     }
 
-    /// The records of the next frame. Returns `None` once the whole dump was read and its record count is
+    /// The records of the next frame. Returns `None` once the whole dump has been read and its record count is
     /// correct.
     pub fn next_records(&mut self) -> Result<Option<Vec<Record>>, DumpError> {
         if self.ended {
@@ -208,7 +209,8 @@ impl<R: Read> DumpReader<R> {
     }
 }
 
-/// Returns `None` if the input ends early, or if the length is more than `longest`.
+/// Reads a length, and then that many bytes. Returns `None` if the input ends early, or if the length exceeds
+/// `longest`.
 fn read_with_length(input: &mut impl Read, longest: u32) -> Result<Option<Vec<u8>>, DumpError> {
     let mut length = [0_u8; 4];
     let mut read = |buffer: &mut [u8]| match input.read_exact(buffer) {

@@ -76,8 +76,8 @@ const PAUSE: u64 = 5;
 struct Pause(AtomicU64);
 
 impl Pause {
-    /// Whether the last action is so long ago that the caller must perform the next one now. If several callers
-    /// run at the same time, only one of them gets true.
+    /// Whether enough time has passed since the last action for the caller to perform the next one. If several
+    /// callers run at the same time, only one of them gets true.
     fn is_due(&self, now: UnixTime) -> bool {
         let due = |last: u64| (now.0 < last || now.0 >= last.saturating_add(PAUSE)).then_some(now.0);
         self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, due).is_ok()
@@ -166,7 +166,7 @@ impl Store for EmbeddedStore {
         ids: &[ClientId],
         terms: &RegistrationTerms,
     ) -> Result<Registration, StoreError> {
-        // If a client registers at every connection, this costs a read but no write.
+        // A client that registers on every connection thus costs a read, but no write.
         if let Some(known) = self.read(|rows| clients::known_and_shared(rows, client, ids, terms.now))? {
             return Ok(Registration::Known(known));
         }

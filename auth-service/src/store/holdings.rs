@@ -6,9 +6,9 @@
 //! A list is in the order in which its rows were created or last used, and not sorted by time. Otherwise, a row
 //! that was created while the clock was ahead would stay the newest, and later rows would be removed before it.
 //!
-//! Any client that a user has allowed once can cause rows to be created for that user. Therefore each client has a
-//! ceiling too. If the account exceeds its own ceiling, the oldest row of the client with the most rows is
-//! removed. A client cannot displace the rows of another client that has fewer.
+//! Any client that a user has allowed once can cause rows to be created for that user. Therefore, there is a
+//! ceiling for each client as well. If the account exceeds its own ceiling, the oldest row of the client with the
+//! most rows is removed. A client therefore cannot displace the rows of another client that has fewer rows.
 
 use std::collections::HashMap;
 
@@ -23,7 +23,7 @@ use crate::domain::opaque_token::TokenHash;
 /// Kinds of rows whose number is limited for each account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Holding {
-    /// Authorization codes that were not redeemed.
+    /// Authorization codes that have not been redeemed.
     Codes,
     /// Grants with a refresh token.
     Grants,
@@ -120,8 +120,8 @@ impl Held {
     }
 }
 
-/// Inserts the entry of an imported row at the position that its time has in the list, because other rows might
-/// have been used later. A row whose time is in the future is inserted as the oldest.
+/// Inserts the entry of an imported row into the list by its time, because other rows might have been used later.
+/// A row whose time is in the future is inserted as the oldest.
 pub(super) fn insert_imported(list: &mut Vec<Held>, held: Held, now: UnixTime) {
     let age = |held: &Held| if held.at > now { UnixTime(0) } else { held.at };
     list.push(held);

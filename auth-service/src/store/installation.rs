@@ -11,7 +11,7 @@ use crate::domain::clock_watch::ClockMark;
 
 use super::StoreError;
 
-/// How long operators are warned that the signing keys were missing in the store.
+/// How long operators are warned after the signing keys were missing from the store.
 const MISSED_TOLD: Duration = Duration::from_secs(3600);
 const KEYS_WERE_MISSING: &str = "the signing keys were missing in the store, or an old row of them was put back, and new keys \
      replace them: every earlier access token is invalid. Check whether Redis evicts keys (maxmemory-policy), and whether someone \
@@ -30,7 +30,7 @@ pub struct KeysMark {
 }
 
 impl KeysMark {
-    /// The warning for operators during an hour after the keys were missing.
+    /// The warning for operators, in the first hour after the keys were missing.
     pub fn danger(self, now: UnixTime) -> Option<&'static str> {
         let is_recent = self.missed_at.is_some_and(|at| now.since(at) < MISSED_TOLD);
         is_recent.then_some(KEYS_WERE_MISSING)
@@ -45,7 +45,7 @@ pub trait Installation: Send + Sync {
     /// Sets the identity, unless there is one.
     async fn identify(&self, identity: &str) -> Result<(), StoreError>;
 
-    /// The record about the signing keys. Returns `None` if the store never had any.
+    /// The record about the signing keys. Returns `None` if the store has never had any.
     async fn keys_mark(&self) -> Result<Option<KeysMark>, StoreError>;
     /// Replaces the record about the signing keys.
     async fn set_keys_mark(&self, mark: KeysMark) -> Result<(), StoreError>;

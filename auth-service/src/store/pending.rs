@@ -17,8 +17,8 @@ use super::{Redemption, StoreError};
 /// The part of the store for the device flow, pushed requests and remembered consents.
 #[async_trait]
 pub trait PendingStore: Send + Sync {
-    /// Reserves one of `ceiling` places for devices that wait for a user, until `until`. Returns false if all
-    /// are taken. It is called before the device is stored. A new device never displaces an earlier one.
+    /// Reserves one of `ceiling` places for devices waiting for a user, until `until`. Returns false if all are
+    /// taken. It is called before the device is stored. A new device never displaces an earlier one.
     async fn reserve_device(
         &self,
         name: &TokenHash,
@@ -47,8 +47,8 @@ pub trait PendingStore: Send + Sync {
         user_code: &UserCode,
         now: UnixTime,
     ) -> Result<Option<(TokenHash, DeviceAuthorization)>, StoreError>;
-    /// Stores the user's decision ([`DeviceAuthorization::decide`]). Returns false if the request was decided
-    /// before or has expired.
+    /// Stores the user's decision ([`DeviceAuthorization::decide`]). Returns false if the request has already been
+    /// decided or has expired.
     async fn decide_device(
         &self,
         code: &TokenHash,
@@ -109,8 +109,8 @@ pub trait PendingStore: Send + Sync {
 
     /// The account that is linked to a user of another issuer.
     async fn linked_account(&self, issuer: &str, sub: &str) -> Result<Option<Subject>, StoreError>;
-    /// Links a user of another issuer to an account. Returns false if either has another link, because each
-    /// user of an issuer has exactly one account.
+    /// Links a user of another issuer to an account. Returns false if either already has another link, because
+    /// each user of an issuer has exactly one account.
     async fn link_account(&self, issuer: &str, sub: &str, subject: &Subject) -> Result<bool, StoreError>;
     /// Deletes the link between an account and a user of that issuer. Returns false if there is none.
     async fn unlink_account(&self, issuer: &str, subject: &Subject) -> Result<bool, StoreError>;

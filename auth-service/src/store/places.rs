@@ -1,10 +1,11 @@
 //! Chooses the pushed requests that are deleted when a pool is full.
 //!
 //! A request of an authenticated client in use counts for the accounts that use the client, or for the client
-//! itself if there are too many of them or an operator added it. Any other request counts for the network that it
+//! itself if there are too many accounts or an operator added it. Any other request counts for the network that it
 //! came from. The account, client or network with the most requests loses one of them: the oldest request of the
-//! client that has sent most of these. Therefore a few accounts that fill a pool displace only their own requests,
-//! and a client that floods the pool does not displace the requests that its users send through another client.
+//! client that has sent the most of these. Therefore a few accounts that fill a pool displace only their own
+//! requests, and a client that floods the pool does not displace the requests that its users make through another
+//! client.
 
 use std::collections::HashMap;
 

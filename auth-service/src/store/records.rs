@@ -165,7 +165,7 @@ pub struct Resealed {
     pub changed: u64,
 }
 
-/// The part of the store that works on all of its content.
+/// The part of the store that processes all of its content.
 #[async_trait]
 pub trait Portable: Send + Sync {
     /// Sends all records that have not expired at `now`. The embedded store sends its state at the start of

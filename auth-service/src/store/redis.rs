@@ -2,7 +2,7 @@
 //! replicas of this service.
 //!
 //! Values are encrypted, so Redis cannot evaluate them. To change a row, the process reads it, decides by the same
-//! pure rules as the embedded store, and writes the result with a script, on condition that the row has not
+//! pure rules as the embedded store, and writes the result with a script, on the condition that the row has not
 //! changed in between (`docs/adr/0003-redis-store.md`).
 
 mod accounts;
@@ -90,8 +90,8 @@ impl Drop for RedisStore {
 const AGE_EVERY: Duration = Duration::from_millis(20);
 
 /// Checks the age of the data whenever any process has changed the number or the history of changes, or the
-/// identity of the store. Cached values are used without a query to Redis, so they must be dropped as soon as one
-/// of these is missing or lower than before.
+/// identity of the store. Cached values are used without a query to Redis, so they must be dropped as soon as any
+/// of the three is missing or shows older data than before.
 async fn keep_age(cells: Arc<Cells>, changed: Arc<Notify>) {
     loop {
         changed.notified().await;
@@ -115,17 +115,17 @@ impl RedisStore {
     }
 
     /// Like [`RedisStore::connect`], for commands that must not create a new store. They cannot determine whether
-    /// Redis was never used or has lost everything. In the second case, a backup will be restored, and nothing
-    /// must be written before that.
+    /// Redis has never been used or has lost everything. In the second case, a backup will be restored, and
+    /// nothing must be written before that.
     ///
     /// # Errors
-    /// Those of [`RedisStore::connect`], and one if there is no store in Redis.
+    /// In the cases of [`RedisStore::connect`], and if there is no store in Redis.
     pub async fn connect_to_known(address: &RedisAddress, key: &StoreKey) -> Result<Self, StoreError> {
         Self::unchecked(address, key, PREFIX).await?.checked(NewStore::Refuse).await
     }
 
-    /// Like [`RedisStore::connect`], but with keys that start with `prefix`, so that several deployments can
-    /// share one Redis. The prefix can have letters, digits, `-` and `_`.
+    /// Like [`RedisStore::connect`], but with keys that start with `prefix`, so that several deployments can share
+    /// one Redis server. The prefix can have letters, digits, `-` and `_`.
     pub async fn connect_below(
         address: &RedisAddress,
         key: &StoreKey,
@@ -391,7 +391,7 @@ impl Store for RedisStore {
     }
 
     async fn signing_keys(&self) -> Result<Option<KeySet>, StoreError> {
-        // The age of the data is checked, because a revoked key could come back with an older copy of the data.
+        // The age of the data is checked, because an older copy of the data could bring back a revoked key.
         let key = self.cells.keys.signing_keys();
         let (found, ()) = try_join(self.cells.read(&key), self.cells.check_age()).await?;
         Ok(found.map(|found| found.value))
@@ -432,8 +432,8 @@ impl Store for RedisStore {
         clients::sweep(&self.cells, now).await
     }
 
-    /// There is nothing to do. Redis measures the lifetime of a row with its own clock, from the moment when the
-    /// row is written.
+    /// Does nothing. Redis measures the lifetime of a row with its own clock, from the moment when the row is
+    /// written.
     async fn shorten(&self, _ends: &LatestEnds) -> Result<u64, StoreError> {
         Ok(0)
     }

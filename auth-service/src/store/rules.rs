@@ -1,4 +1,4 @@
-//! Decisions that all stores share: pure functions between reading a row and writing it.
+//! Decisions that all stores share, as pure functions: how the row that was read must be changed and written.
 
 use std::time::Duration;
 
@@ -13,12 +13,12 @@ use crate::domain::grant::{AuthorizationCode, Grant};
 use crate::domain::opaque_token::TokenHash;
 use crate::domain::scope::Scope;
 
-/// How long after their expiry used codes and answered consent forms are remembered. A consent form can be
+/// How long used codes and answered consent forms are remembered after their expiry. A consent form can be
 /// answered for a quarter of an hour. A code that is presented again after this time is refused as unknown, but
 /// its grant stays valid (RFC 6749 §4.1.2 recommends a revocation only "when possible").
 const REMEMBERED: Duration = Duration::from_secs(3600);
 
-/// How long after its expiry a device code that was not redeemed is kept, for devices that poll late.
+/// How long an unredeemed device code is kept after its expiry, for devices that poll late.
 const LATE: Duration = Duration::from_secs(600);
 
 /// An authorization code, and whether it was redeemed.
@@ -35,14 +35,14 @@ impl CodeRow {
         Self { code, redeemed: false }
     }
 
-    /// The row of the same code after it was redeemed. It keeps only what is needed to recognise a repeated
-    /// request of the client that the code was issued to.
+    /// The row of the same code once it has been redeemed. It keeps only what is needed to recognize a repeated
+    /// request from the client to which the code was issued.
     pub(super) fn redeemed(&self) -> Self {
         let code = AuthorizationCode { resources: Vec::new(), scope: Scope::default(), ..self.code.clone() };
         Self { code, redeemed: true }
     }
 
-    /// The time at which the code is deleted. A code that was not redeemed is deleted when it expires.
+    /// The time at which the code is deleted. An unredeemed code is deleted when it expires.
     pub(super) fn forget_at(&self) -> UnixTime {
         if self.redeemed { self.approval_kept_until() } else { self.code.expires_at }
     }
@@ -65,7 +65,7 @@ pub(super) fn device_kept_until(device: &DeviceAuthorization) -> UnixTime {
     })
 }
 
-/// The consent after this approval. An earlier consent is dropped if the client has changed since.
+/// The consent after this approval. An earlier consent is dropped if the client has changed since then.
 pub(super) fn with_consent(
     known: Option<Consent>,
     subject: &Subject,

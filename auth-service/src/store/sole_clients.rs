@@ -12,12 +12,12 @@ use crate::domain::clock::UnixTime;
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(from = "Stored")]
 pub(super) struct SoleClients {
-    /// Sorted by the last use by this account. A client that was deleted, or that many accounts have used
-    /// since, stays in the list until it is the oldest entry.
+    /// Sorted by the last use by this account. A client that has since been deleted, or used by many accounts,
+    /// stays in the list until it is the oldest entry.
     clients: Vec<(UnixTime, ClientId)>,
     /// The number of clients that no longer count for any account because a use by this account exceeded their
     /// maximum number of users ([`Client::FEW_USERS`]). Without a limit, accounts that work together could fill
-    /// the store with such clients.
+    /// the store with clients that count for none of them.
     freed: usize,
 }
 
@@ -40,7 +40,7 @@ impl From<Stored> for SoleClients {
 
 impl SoleClients {
     /// Records that a client no longer counts for any account because this account has used it. Returns false if
-    /// there are too many such clients already. The number is deleted together with the list, which is kept as
+    /// there are already too many of these clients. The number is deleted together with the list, which is kept as
     /// long as the clients that the account has used.
     pub(super) fn free(&mut self, used: &ClientUse) -> bool {
         let can = self.freed < used.sole_ceiling;
@@ -55,8 +55,8 @@ impl SoleClients {
     }
 
     fn note_at(&mut self, client: &ClientId, at: UnixTime, ceiling: usize) -> Vec<MakesRoom> {
-        // The client that was just used is the last one, even if the clock is behind, or was ahead when another
-        // one was used. Otherwise, this use could remove the client itself from the list.
+        // The client that has just been used comes last, even if the clock is behind, or was ahead when another
+        // client was used. Otherwise, this use could remove the client itself from the list.
         let latest = self.clients.last().map_or(at, |(last, _)| at.max(*last));
         self.add(client, latest);
         let too_many = self.clients.len().saturating_sub(ceiling);
@@ -81,8 +81,8 @@ pub(super) struct MakesRoom {
 
 impl MakesRoom {
     /// Whether the client continues to count for now, because it was registered a moment ago, possibly by a second
-    /// user who is about to log in. The number of such clients is at most the ceiling, in addition to those within
-    /// the ceiling.
+    /// user who is about to log in. At most as many clients as the ceiling can stay in this way, in addition to
+    /// those within the ceiling.
     pub(super) fn stays(&self, client: &Client, now: UnixTime) -> bool {
         self.may_stay && client.kept_until.is_some_and(|until| until > now)
     }

@@ -1,5 +1,5 @@
-//! Copies the whole content of a store or dump to another store or dump. The records are counted at the
-//! target before a copy is reported as successful.
+//! Copies the whole content of a store or dump to another store or dump. Before a copy is reported as successful,
+//! the records in the target are counted.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
@@ -114,9 +114,9 @@ pub enum Source {
 pub trait Target: Send + Sized {
     /// Writes records and the rows that point to them. Writing the same record again changes nothing.
     async fn put(&mut self, records: Vec<Record>, now: UnixTime) -> Result<(), StoreError>;
-    /// The content that was written so far.
+    /// The content written so far.
     fn content(&self) -> Result<&dyn Store, StoreError>;
-    /// Whether the target itself removes expired rows, so that they can no longer be counted.
+    /// Whether the target removes expired rows on its own, so that they can no longer be counted.
     fn removes_expired(&self) -> bool;
     /// Completes the target, so that it can be used as a store.
     async fn finish(self) -> Result<(), TargetError>;
@@ -188,7 +188,7 @@ fn read_dump(path: &Path, key: &StoreKey, now: UnixTime, to: &Sink) -> Result<()
     Ok(())
 }
 
-/// Copies everything from `source` to the target. The target is only created after the whole source was read
+/// Copies everything from `source` to the target. The target is created only once the whole source has been read
 /// without an error. `progress` is called with the number of records written so far.
 pub async fn copy<T: Target>(
     source: &Source,
@@ -262,7 +262,7 @@ pub async fn export(
         exported
     };
     let written = async {
-        // A disk that hangs must not block this thread, which other tasks need.
+        // A hanging disk must not block this thread, which other tasks need.
         let write = move || dump.write(records, &written, is_complete);
         let writing = threads::beside("dump", "the file of a dump", write);
         let telling = async {

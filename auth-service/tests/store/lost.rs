@@ -209,7 +209,7 @@ async fn until_ready(store: &RedisStore) {
 /// A failover to a server that missed the adoption, or a restart from the snapshot that was adopted.
 #[tokio::test(flavor = "multi_thread")]
 async fn a066_the_data_from_before_an_adoption_are_refused_when_they_come_back_again() {
-    const EARLIER: &str = "begun earlier";
+    const EARLIER: &str = "created earlier";
     let Some(mut server) = RedisServer::start(&["--appendonly", "no"]) else { return };
     let dump = server.data.path().join("dump.rdb");
     let replica = starts(&server).await.unwrap();

@@ -10,7 +10,7 @@ use crate::oauth::params::Params;
 
 use super::request::Refusal;
 
-/// The pages that a client requests to show or not to show.
+/// The pages that a client wants to be shown or skipped.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a separate value, and a client can send several")]
 pub(in crate::oauth) struct Prompt {
@@ -18,15 +18,16 @@ pub(in crate::oauth) struct Prompt {
     pub(in crate::oauth) none: bool,
     /// `login`: the login page is shown even if the user is logged in.
     pub(in crate::oauth) login: bool,
-    /// `select_account`: the login page is shown, because the user chooses the account there. A login for another
-    /// request is not sufficient, because the user might want a different account for this one.
+    /// `select_account`: the login page is shown, because that is where the user chooses the account. A login for
+    /// another request is not sufficient, because the user might want a different account for this one.
     pub(in crate::oauth) select_account: bool,
     /// `consent`: the consent page is shown even if the user has already allowed everything.
     pub(in crate::oauth) consent: bool,
 }
 
 /// Maximum age of a login that satisfies `prompt=login`. The browser returns from the login page with the same
-/// request, which cannot be changed if it was pushed. So only the time shows that the user has just logged in.
+/// request, which cannot be changed if it was pushed. Therefore, only the time shows that the user has just logged
+/// in.
 const FRESH: Duration = Duration::from_secs(60);
 
 impl Prompt {

@@ -239,7 +239,7 @@ fn resources(asked: &[&str], hosts: &ProtectedHosts, policy: &Policy) -> Result<
         .map(|text| hosts.parse(text))
         .collect::<Result<Vec<_>, _>>()
         .map_err(|_| Refusal::Resource)?;
-    // The check refuses every request to a lookalike path, so a token for one would be useless.
+    // The check refuses every request to a lookalike path, so a token for that path would be useless.
     if resources.iter().any(|resource| policy.is_lookalike(resource)) {
         return Err(Refusal::Resource);
     }

@@ -32,12 +32,12 @@ pub enum ConsentError {
     /// A page is needed, but the client sent `prompt=none`.
     #[error("The application asked that no page be shown, and its request cannot be answered without one.")]
     PageRequired,
-    /// The user has already decided about the same request.
+    /// The user has already answered this request.
     #[error(
         "You have already answered this question, and the application has received the first answer, which is still valid. If the application is connected and should be, you can close this page. If it should not be connected, disconnect it in the application."
     )]
     AnsweredBefore,
-    /// The client, or its redirect URI, was removed.
+    /// The client or its redirect URI has been removed.
     #[error("The application was removed while this page was open. Connect it again.")]
     ClientGone,
     /// The client's metadata has changed since the page was shown.
@@ -89,10 +89,10 @@ impl From<RandomUnavailable> for ConsentError {
 /// How the user can continue, if the error message does not state it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Help {
-    /// The user can decide again about the same request. If the consent page cannot be shown again, the client
-    /// must start over.
+    /// The user can answer the same request again. If the consent page cannot be shown again, the client must
+    /// start over.
     AskAgain,
-    /// The user can decide again, but this is useful only if the application is not connected.
+    /// The user can answer again, but this is useful only if the application is not connected.
     IfNotConnected,
     /// The user cannot continue on this page.
     None,
@@ -129,8 +129,8 @@ impl ConsentError {
         }
     }
 
-    /// Seconds until a new attempt can succeed, if known. Such an error is returned as the response to the form,
-    /// so that the browser can send the form again.
+    /// Seconds until a new attempt can succeed, if known. An error with a known delay is returned as the response
+    /// to the form, so that the browser can send the form again.
     pub(super) fn retry_after(&self) -> Option<u64> {
         match self {
             Self::TooFast(limit) => Some(limit.retry_after_seconds),

@@ -1,4 +1,4 @@
-//! The page on which a user replaces a one-time password with a chosen password.
+//! The page on which a user replaces a one-time password with a password of their own.
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -77,7 +77,7 @@ async fn open(http: &HttpRequest, state: &AppState) -> Result<HttpResponse, Logi
         Some(account) if account.password == change.one_time => {
             Ok(show(state, form_token, &change, &account))
         }
-        // The user has chosen a password and then pressed the back button.
+        // The user has already chosen a password, and then pressed the back button.
         _ => form_for(http, state, &change.then, ("", None)).await,
     }
 }

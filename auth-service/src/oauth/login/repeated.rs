@@ -23,7 +23,7 @@ struct RepeatedLogin {
     then: Continuation,
     username: String,
     problem: Problem,
-    /// The hash of the session cookie that the browser had before, valid or not.
+    /// The hash of the session cookie that the browser sent with the failed attempt, valid or not.
     session: Option<TokenHash>,
 }
 

@@ -39,7 +39,7 @@ pub(super) struct Registered {
 
 impl Registered {
     /// The response to a registration of `client`. `credentials` are the newly issued credentials, or `None` if
-    /// the client was registered before.
+    /// the client was already registered.
     pub(super) fn new(
         client: &Client,
         metadata: ClientMetadata,

@@ -1,8 +1,8 @@
 //! `GET`, `PUT` and `DELETE /register/{client_id}`: management of a registration (RFC 7592).
 //!
-//! A registration access token is valid only as long as the client was registered once. If the same public client
-//! is registered twice, neither token is valid. Otherwise, anybody who knows the metadata of a popular client
-//! could delete it for all its users.
+//! A registration access token is valid only as long as the client has been registered once. If the same public
+//! client is registered a second time, neither token is valid. Otherwise, anybody who knows the metadata of a
+//! popular client could delete it for all its users.
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};

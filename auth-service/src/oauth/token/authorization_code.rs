@@ -76,8 +76,8 @@ pub(super) async fn redeem(
     }
 }
 
-/// Revokes the grant of a code that was redeemed twice. Another party might have a copy of the code, so the user
-/// must consent again.
+/// Revokes the grant of a code that has been presented a second time. Another party might have a copy of the code,
+/// so the user must consent again.
 async fn replayed(
     state: &AppState,
     client: &Client,

@@ -58,7 +58,8 @@ pub(super) async fn grant_to_client(
 }
 
 /// The requested scope, which must be within the operator's limit, or by default the scope that the resources
-/// require. Unknown names are refused: the request comes from a program of the operator, so they are a mistake.
+/// require. Unknown names are refused: the request comes from one of the operator's programs, so they are a
+/// mistake.
 fn scope(
     state: &AppState,
     client: &Client,

@@ -69,7 +69,7 @@ pub enum TokenError {
     /// The device code has expired (RFC 8628 §3.5).
     #[error("the device_code has expired; start again")]
     ExpiredToken,
-    /// Too many devices have started from this network, or in total.
+    /// Too many devices have requested codes, from this network or in total.
     #[error("too many devices request codes from this network; try again in a minute")]
     TooMany(TooFast),
     /// There are too many requests that add rows to the store.

@@ -1,5 +1,5 @@
-//! The steps that all grant types share: creating the grant, selecting the requested part of it, and issuing the
-//! tokens.
+//! The steps that all grant types share: creating the grant, selecting the requested part of the grant, and
+//! issuing the tokens.
 
 use std::time::Duration;
 
@@ -66,7 +66,7 @@ pub(super) fn new_grant(
         None
     };
     let lifetimes = &state.config.lifetimes;
-    // Without a refresh token, the grant ends together with its access token.
+    // Without a refresh token, the grant expires together with its access token.
     let lifetime = if refresh_token.is_some() { lifetimes.refresh_token } else { lifetimes.access_token };
     let grant = Grant {
         id: allowed.grant_id,
@@ -77,8 +77,8 @@ pub(super) fn new_grant(
         scope: allowed.scope,
         authenticated_at: allowed.authenticated_at,
         created_at: now,
-        // The lifetime starts at the latest time that it can be now. If the clock is behind and the lifetime
-        // started at its time, the grant could expire as soon as the clock is corrected.
+        // The lifetime starts at the latest possible current time. If the clock were behind and the lifetime
+        // started at the clock's time, the grant could expire as soon as the clock is corrected.
         expires_at: state.time_bounds().latest.plus(lifetime),
         bound_to: allowed.bound_to,
         refresh: refresh_token.as_ref().map(|token| {
@@ -134,7 +134,7 @@ pub(super) fn issue(
 }
 
 /// The lifetime in the response, which is up to five seconds shorter than the real one. Some clients use a token
-/// until the last moment, and start a new login if it has just expired. The request takes time, and `exp` is in
+/// until the last second, and start a new login if it has just expired. The request takes time, and `exp` is in
 /// whole seconds.
 fn told_lifetime(lifetime: Duration) -> Duration {
     lifetime.saturating_sub((lifetime / 10).min(Duration::from_secs(5)))
@@ -190,7 +190,7 @@ pub(super) async fn account_of(state: &AppState, subject: &Subject) -> Result<Ac
         .ok_or(TokenError::InvalidGrant("the account is disabled or was removed"))
 }
 
-/// Checks that `owner` is this client. If not, the error is the same as for a code that does not exist.
+/// Checks that `owner` is this client. If not, the error is the same as for an unknown code.
 pub(super) fn owned_by(client: &Client, owner: &ClientId, what: &'static str) -> Result<(), TokenError> {
     if client.id == *owner { Ok(()) } else { Err(TokenError::InvalidGrant(what)) }
 }

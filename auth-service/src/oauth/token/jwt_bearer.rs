@@ -2,11 +2,11 @@
 //! Identity Assertion JWT Authorization Grant (ID-JAG), an identity provider that the operator trusts asserts that
 //! a user is allowed to use a resource here. The user is not asked for consent.
 //!
-//! The provider acts in the name of users, so its assertions are limited: the client must authenticate and be
-//! allowed by the operator, an assertion can be used once, and the account must exist. The account is found by a
-//! link between issuer, subject and account, which an operator has created. In email domains that the operator has
-//! assigned to the issuer, the account is also found by a verified address, and the link is then created. There is
-//! no refresh token, because the client can request a new assertion from the provider.
+//! The provider acts in the name of users, so the use of its assertions is limited: the client must authenticate
+//! and be allowed by the operator, an assertion can be used once, and the account must exist. The account is found
+//! by a link between issuer, subject and account, which an operator has created. In email domains that the
+//! operator has assigned to the issuer, the account is also found by a verified address, and the link is then
+//! created. There is no refresh token, because the client can request a new assertion from the provider.
 
 use serde::Deserialize;
 
@@ -29,7 +29,8 @@ use super::{Part, TokenError, TokenResponse, issue};
 
 /// The `typ` header of an ID-JAG.
 const TYPE: &str = "oauth-id-jag+jwt";
-/// Maximum lifetime of an assertion in seconds. It is for a single use, which is stored until it expires.
+/// Maximum lifetime of an assertion in seconds. An assertion can be used once, and its use is stored until it
+/// expires.
 const MAX_LIFETIME_SECONDS: u64 = 3600;
 /// Tolerated difference between clocks, in seconds.
 const LEEWAY: u64 = 30;
@@ -43,8 +44,8 @@ const NOT_OURS: TokenError =
 struct Claims {
     iss: String,
     sub: String,
-    /// The single audience, which must be this server. If there were several, each of them could use the assertion
-    /// at the others.
+    /// The single audience, which must be this server. If there were several audiences, each of them could use the
+    /// assertion at the others.
     aud: String,
     client_id: String,
     jti: String,

@@ -2,8 +2,8 @@
 //!
 //! Hosted clients refresh from several machines at the same time, and responses can be lost. Therefore the
 //! response to a token that was recently replaced contains the *same* successor again, as long as the successor is
-//! unused. So no client is logged out, and only one successor is valid at a time. Any other reuse indicates that
-//! the token was copied.
+//! unused. Therefore, no client is logged out, and only one successor is valid at a time. Any other reuse
+//! indicates that the token has been copied.
 
 use crate::domain::client::{Client, GrantType};
 use crate::domain::refresh_token::{Line, RefreshToken};

@@ -1,9 +1,9 @@
 //! Token exchange (RFC 8693): a service that was called with a token calls another service for the same user.
 //!
-//! The operator must enable it, and only clients that the operator has added can use it. The resources that such a
-//! client *serves* determine the tokens that it can exchange, and its own *resources* determine those of the new
-//! tokens. A new token names the user (`sub`) and the client that acts (`act`). Its scope is not wider than that
-//! of the old token, and it expires and is revoked together with the old token.
+//! The operator must enable it, and only clients that the operator has added can use it. The resources that the
+//! client *serves* determine which tokens it can exchange, and its own *resources* determine for which resources
+//! it gets new tokens. A new token names the user (`sub`) and the client that acts (`act`). Its scope is not wider
+//! than that of the old token, and it expires and is revoked together with the old token.
 
 use crate::domain::client::{Client, GrantType};
 use crate::domain::grant::{Grant, GrantId};
@@ -46,7 +46,8 @@ pub(super) async fn exchange(
     if !own {
         return Err(TokenError::InvalidGrant(NOT_THEIRS));
     }
-    // The result of an exchange cannot be exchanged again, so that there is always only one acting client.
+    // The result of an exchange cannot be exchanged again, so that a token never names more than one acting
+    // client.
     if claims.act.is_some() {
         return Err(TokenError::InvalidGrant("the subject_token is the result of an earlier exchange"));
     }

@@ -34,7 +34,7 @@ pub(super) fn named(rows: &impl Rows, username: &Username) -> Result<Option<Acco
     subject.map_or(Ok(None), |subject| rows.get(Table::Accounts, subject.as_str()))
 }
 
-/// Replaces a password if it is still `old`. Returns the changed account if it was.
+/// Replaces a password if it is still `old`. Returns the changed account if it was replaced.
 pub(super) fn replace_password(
     rows: &Writable<'_>,
     subject: &Subject,

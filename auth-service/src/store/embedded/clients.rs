@@ -1,4 +1,4 @@
-//! Clients: their registration with a limit on their number, and the record of their use.
+//! Registers clients within a limit on their number, and records their use.
 
 use crate::domain::client::{Client, ClientId, ClientOrigin, ClientUse};
 use crate::domain::clock::UnixTime;

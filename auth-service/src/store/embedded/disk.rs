@@ -20,17 +20,17 @@ use crate::store::StoreError;
 use super::rows::unavailable;
 use super::writer::QUEUE;
 
-/// The first and the longest pause before the next attempt to write to the disk.
+/// The first and the maximum pause before the next attempt to write to the disk.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const MAX_PAUSE: Duration = Duration::from_secs(2);
-/// How long to wait for readers before a database is closed.
+/// How long to wait for readers to finish before a database is closed.
 const LETTING_GO: Duration = Duration::from_secs(2);
 /// Length of redb's header in bytes.
 const HEADER: usize = 320;
 /// Size of redb's page cache in bytes. The default is a gigabyte, which strangers could fill by filling the
 /// store. The operating system caches the rest of the file while it has free memory.
 const CACHE: usize = 12 * 1024 * 1024;
-/// Two stalls with a shorter time between them count as one.
+/// Two stalls with less time between them count as one stall.
 const JOINED: Duration = Duration::from_secs(10);
 /// Number of bytes that the disk must accept before the database is written to again. This is enough for a few
 /// pages and the pages that point to them.
@@ -51,12 +51,12 @@ pub(super) struct Disk {
     closed: AtomicU64,
     /// Whether a write takes so long that callers no longer wait for it.
     is_stalled: AtomicBool,
-    /// The last time for which a write kept the others waiting.
+    /// The last period in which a write kept other writes waiting.
     last_stall: Mutex<Option<Stall>>,
     failing: Gauge,
 }
 
-/// The time for which a disk took no write.
+/// A period in which the disk completed no write.
 #[derive(Clone, Copy)]
 struct Stall {
     from: Instant,
@@ -64,7 +64,8 @@ struct Stall {
 }
 
 impl Stall {
-    /// The two together, if the disk stalled again before any client had the time to come back.
+    /// This stall, extended to the beginning of the `earlier` one if the disk stalled again before clients had
+    /// time to retry.
     fn joined(self, earlier: Option<Self>) -> Self {
         let joined = earlier.filter(|earlier| self.from.duration_since(earlier.until) < JOINED);
         joined.map_or(self, |earlier| Self { from: earlier.from, ..self })
@@ -153,7 +154,7 @@ impl Disk {
         number(&self.path).ok() == Some(self.file) && before.as_ref().is_none_or(is_same)
     }
 
-    /// Records the current header and length, after this process has changed the file.
+    /// Records the current header and length. Called after this process has changed the file.
     pub(super) fn note_beginning(&self) {
         *self.left.lock().unwrap_or_else(PoisonError::into_inner) = left(&self.path).ok();
     }
@@ -181,15 +182,15 @@ impl Disk {
         StoreError::Unavailable(reason)
     }
 
-    /// Records a write that was finished although its callers no longer waited for it.
+    /// Records a write that began at `from` and was completed after its callers had stopped waiting.
     pub(super) fn finished_late(&self, from: Instant) {
         let mut last = self.last_stall.lock().unwrap_or_else(PoisonError::into_inner);
         *last = Some(Stall { from, until: Instant::now() }.joined(*last));
     }
 
-    /// The grace period of refresh tokens. Those that were replaced while the disk stalled were replaced for a
-    /// client that was told that it failed, and that could not come back before the stall was over. The
-    /// stall does not count for it.
+    /// The grace period of refresh tokens, extended by the duration of a recent stall. If a refresh token was
+    /// replaced during a stall, its client received an error, and could not retry successfully before the stall
+    /// was over. Therefore, the grace period does not include the stall.
     pub(super) fn grace_without_stall(&self, grace: Duration) -> Duration {
         let last = *self.last_stall.lock().unwrap_or_else(PoisonError::into_inner);
         let last = last.filter(|stall| stall.until.elapsed() <= grace);

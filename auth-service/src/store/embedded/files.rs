@@ -37,7 +37,7 @@ pub enum OpenError {
          backup"
     )]
     Damaged(PathBuf, String),
-    /// There was a store before, but its file is missing or empty.
+    /// There was a store, but its file is missing or empty.
     #[error(
         "{0} is missing or empty, although there was a store: restore it from a backup (scripts/restore DUMP). To start \
          over, without accounts, clients and tokens, remove store.made and store.key beside it"
@@ -106,8 +106,8 @@ pub fn has_key_file(directory: &Path) -> bool {
 /// Reads the store key in `directory`. The first start creates it.
 ///
 /// # Errors
-/// If it cannot be read, or if it is missing although there is a store. If there is a `previous` key, the key
-/// is being replaced, and a missing one is created.
+/// If it cannot be read, or if it is missing although there is a store. If there is a `previous` key, the key is
+/// being replaced, so a missing key file is created.
 pub fn store_key(
     directory: &Path,
     previous: Option<&StoreKey>,
@@ -180,9 +180,8 @@ pub(super) fn mark_replaced(directory: &Path) -> Result<(), OpenError> {
 /// is the first start.
 ///
 /// # Errors
-/// If there was a store before but the file is missing or empty, which can happen after a file system crash
-/// or a failed copy. Treating this as a first start would create an installation without its accounts and
-/// rules.
+/// If there was a store but its file is missing or empty, which can happen after a file system crash or a failed
+/// copy. Treating this as a first start would create an installation without its accounts and rules.
 pub(super) fn store_file(directory: &Path) -> Result<PathBuf, OpenError> {
     create_directory(directory)?;
     let path = directory.join(DATABASE);

@@ -23,7 +23,7 @@ pub(super) fn live(rows: &impl Rows, id: &GrantId, now: UnixTime) -> Result<Opti
     Ok(grant.filter(|grant| !grant.is_expired(now)))
 }
 
-/// The grant that issued a refresh token, whether the token was used or not.
+/// The grant that issued a refresh token, whether or not the token has been used.
 pub(super) fn of_refresh(
     rows: &impl Rows,
     token: &HashedRefreshToken,
@@ -68,7 +68,7 @@ pub(super) fn deny(
     Ok(true)
 }
 
-/// Writes a code. Returns false if `approval` was already answered, or if the client does not exist or is
+/// Writes a code. Returns false if `approval` has already been answered, or if the client does not exist or is
 /// disabled.
 pub(super) fn add_code(
     rows: &Writable<'_>,

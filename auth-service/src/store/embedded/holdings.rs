@@ -50,7 +50,7 @@ pub(super) fn note(rows: &Writable<'_>, new: &New<'_>) -> Result<(), StoreError>
     change(rows, new, |list| (list, ()))
 }
 
-/// Adds an imported row to its list, at the position that its time has in the list.
+/// Adds an imported row to its list, at the position that corresponds to its time.
 pub(super) fn enter(rows: &Writable<'_>, new: &New<'_>, now: UnixTime) -> Result<(), StoreError> {
     change(rows, new, |mut list| {
         if let Some(held) = list.pop() {
@@ -115,7 +115,7 @@ pub(super) fn release(rows: &Writable<'_>, gone: &New<'_>) -> Result<(), StoreEr
     rows.put(Table::Holdings, &key, &stays, rows.end(Table::Holdings, &key)?)
 }
 
-/// Deletes a code, unless it was redeemed. Redeemed codes are kept, so that a replay is detected.
+/// Deletes a code, unless it has been redeemed. Redeemed codes are kept, so that a replay is detected.
 fn remove_code(rows: &Writable<'_>, held: &Held) -> Result<(), StoreError> {
     let Some((_, key)) = held.code_parts() else { return Ok(()) };
     match rows.get::<CodeRow>(Table::Codes, key)? {

@@ -23,7 +23,7 @@ pub(super) enum Made {
     Absent,
     /// A first start has begun but not finished.
     Begun,
-    /// There is a store.
+    /// A store exists, or did exist.
     Store,
 }
 

@@ -1,7 +1,7 @@
-//! Changes that are in effect although the database does not contain them, because it could not be written when
-//! they were made. Only changes that take access away are kept here, such as disabling an account or revoking a
-//! grant, because they must take effect even if the disk is full. The rows of the overlay are read instead of
-//! those in the database, and are written to it with the next write that succeeds.
+//! Changes that are in effect but not in the database, because it could not be written when they were made. Only
+//! changes that take access away are kept here, such as disabling an account or revoking a grant, because they
+//! must take effect even if the disk is full. The rows of the overlay are read instead of those in the database,
+//! and the next successful write adds them to the database.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -17,8 +17,8 @@ use super::tables::Table;
 
 /// Maximum size of the encoded rows in bytes.
 const MAX_OVERLAY_SIZE: usize = 192 * 1024;
-/// Number of these bytes that are reserved for accounts, clients and signing keys. The holders of tokens
-/// cannot use this part up by revoking tokens and signing out, so an operator can always disable an account.
+/// Number of these bytes that are reserved for accounts, clients and signing keys. The holders of tokens cannot
+/// use this part up by revoking tokens and signing out, so that an operator can always disable an account.
 const FOR_OPERATORS: usize = MAX_OVERLAY_SIZE / 2;
 
 /// Encrypted rows by table and key. A row that was removed has no content.
@@ -129,7 +129,7 @@ impl CurrentOverlay {
         self.keep(sealer)
     }
 
-    /// Writes the overlay to disk, if that has failed before.
+    /// Writes the overlay to disk, if the last attempt failed.
     pub(super) fn keep(&self, sealer: &Sealer) -> std::io::Result<()> {
         let mut file = self.file();
         if !file.is_kept {
@@ -157,7 +157,7 @@ impl CurrentOverlay {
         self.file().reserve.next_number()
     }
 
-    /// Creates the file, if that has failed before.
+    /// Creates the file, if the last attempt failed.
     pub(super) fn make_file(&self) -> std::io::Result<()> {
         self.file().reserve.make()
     }

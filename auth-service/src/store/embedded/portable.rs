@@ -213,7 +213,7 @@ impl Target for EmbeddedTarget {
     }
 
     async fn finish(mut self) -> Result<(), TargetError> {
-        // Closing the new store completes it on disk.
+        // When the new store is closed, it is complete on disk.
         self.made.take();
         let place = self.directory.join(files::DATABASE);
         // Changes that were kept beside the previous store do not concern this one.
@@ -234,7 +234,7 @@ impl Target for EmbeddedTarget {
 impl Drop for EmbeddedTarget {
     fn drop(&mut self) {
         if self.made.take().is_some() {
-            // An incomplete store is of no use. If it cannot be removed, the next import will do so.
+            // An incomplete store is useless. If it cannot be removed now, the next import removes it.
             let beside = self.directory.join(BESIDE);
             let _ = fs::remove_file(&beside).and_then(|()| Reserve::remove(&beside));
         }

@@ -5,7 +5,7 @@
 //!
 //! It has two slots, which are written in turn, so that an interrupted write leaves the other one intact. A slot
 //! contains a number, which grows with every write, and the encrypted overlay. The database contains the number of
-//! the last overlay that became part of it ([`APPLIED`]), so that an old one is not applied again.
+//! the last overlay that became part of it ([`APPLIED`]), so that an old overlay is not applied again.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Error, ErrorKind, Read, Result};
@@ -36,8 +36,8 @@ pub(super) struct Reserve {
 }
 
 impl Reserve {
-    /// Opens the file beside the database. Returns the overlay that is not yet part of the database. Returns
-    /// the path of the file as an error if it has lost a change that it had kept.
+    /// Opens the file beside the database. Returns the overlay that is not yet part of the database. If the file
+    /// has lost a change that it had kept, the error is its path.
     pub(super) fn open(
         database: &Path,
         sealer: &Sealer,
@@ -79,12 +79,13 @@ impl Reserve {
         }
     }
 
-    /// Renames the file of the database `from`, which was moved aside. `to` is its new extension.
+    /// Renames the file that belongs to the database `from`, which has been moved aside. `to` is its new
+    /// extension.
     pub(super) fn rename(from: &Path, to: &str) -> Result<()> {
         let place = from.with_extension(to);
         match fs::rename(from.with_extension(EXTENSION), &place) {
-            // This database has no file. A file of a database that was moved aside earlier does not belong to
-            // it, and is removed.
+            // This database has no file. An existing file at `place` belongs to a database that was moved aside
+            // earlier, and is removed.
             Err(error) if error.kind() == ErrorKind::NotFound => match fs::remove_file(place) {
                 Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
                 removed => removed,
@@ -149,7 +150,7 @@ impl Reserve {
     }
 
     /// A number for the database that contains the current overlay. Overlays up to this number are not applied
-    /// again. It also covers an overlay whose write has failed, because that one might nevertheless be on disk.
+    /// again. This number also covers an overlay whose write failed, because it might be on disk nevertheless.
     pub(super) const fn next_number(&mut self) -> u64 {
         self.number += 1;
         self.number

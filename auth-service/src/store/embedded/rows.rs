@@ -42,8 +42,8 @@ impl From<StoreError> for Unfit {
     }
 }
 
-/// Creates the tables, and checks key and schema. All this is one transaction, so an interruption leaves the
-/// database unchanged.
+/// Creates the tables, and checks the key and the schema. This is a single transaction, so an interruption leaves
+/// the database unchanged.
 pub(super) fn prepare(database: &Database, sealer: &Sealer) -> Result<(), Unfit> {
     if is_ready(database, sealer) {
         return Ok(());

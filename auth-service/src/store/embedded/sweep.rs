@@ -28,7 +28,7 @@ impl EmbeddedStore {
     }
 
     /// Shortens the lifetime of rows in all tables to `ends`. Codes, device codes and pushed requests are valid
-    /// for minutes only, so those that seem to come from the future are not changed: they are refused, or expire.
+    /// for only minutes, so those that seem to come from the future are not changed: they are refused, or expire.
     pub(super) async fn shorten_all(&self, ends: &LatestEnds) -> Result<u64, StoreError> {
         let mut shortened = 0;
         for table in [Table::Clients, Table::UnusedClients, Table::SoleClients, Table::Fingerprints] {

@@ -67,7 +67,7 @@ impl<'a> Writable<'a> {
         Ok(())
     }
 
-    /// The cached rows that were written so far.
+    /// The cached rows written so far.
     pub(super) fn touched(self) -> Vec<(About, String)> {
         self.touched.into_inner()
     }

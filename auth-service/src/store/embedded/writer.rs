@@ -30,7 +30,8 @@ pub(super) const QUEUE: usize = 1024;
 /// How long a caller waits for its write. A disk that takes longer has stalled, which can happen to a network
 /// disk. A queued write stays in the queue, and is made if the disk responds later.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long the caller of a test write waits. It is short, because the caller tests whether the disk works now.
+/// How long the caller of a test write waits. It is short, because the caller tests whether the disk is working
+/// now.
 const TRIAL_PATIENCE: Duration = Duration::from_secs(1);
 /// How often a write to the database is attempted while there are changes that it does not contain.
 const RETRY: Duration = Duration::from_secs(1);
@@ -227,7 +228,7 @@ impl Parts {
         }
     }
 
-    /// Makes all writes or none, and reports the outcome to `disk`.
+    /// Makes either all writes or none, and reports the outcome to `disk`.
     fn attempt(&self, writes: &mut [Box<dyn QueuedWrite>]) -> Result<(), StoreError> {
         let begun = std::time::Instant::now();
         let database = self.disk.writable()?;
@@ -283,8 +284,8 @@ impl Parts {
         }
     }
 
-    /// Puts the writes that take access away into the overlay, because the database cannot be written.
-    /// Refuses the other writes.
+    /// Puts the writes that take access away into the overlay, and refuses all others, because the database cannot
+    /// be written.
     fn write_beside(&self, batch: Vec<Box<dyn QueuedWrite>>, reason: &str) {
         let mut accepted = Vec::with_capacity(batch.len());
         let mut overlay = self.overlay.get();
@@ -321,7 +322,7 @@ impl Parts {
     /// Runs a write on top of `overlay`. Returns its changes, and the cached rows among them.
     ///
     /// # Errors
-    /// If it does more than take access away, if there is no room for it, or if the database cannot even be
+    /// If the write does more than take access away, if there is no room for it, or if the database cannot even be
     /// read.
     fn changes_of(&self, write: &mut Box<dyn QueuedWrite>, overlay: &Overlay) -> Result<Beside, StoreError> {
         let database = self.disk.database()?;
@@ -417,11 +418,13 @@ mod tests {
         put("last".to_owned()).await.unwrap();
         let names = store.read(|rows| rows.keys(Table::Once)).unwrap();
         assert_eq!((names.len(), names.contains(&"late".to_owned())), (QUEUE + 1, false));
-        // Attack 32: a refresh token that was replaced meanwhile has its grace period after the stall.
+        // Attack 32: a refresh token that was replaced during the stall has its whole grace period after the
+        // stall.
         let (grace, second) = (Duration::from_secs(120), Duration::from_secs(1));
         let lengthened = store.disk.grace_without_stall(grace);
         assert!(lengthened >= grace + PATIENCE && lengthened < grace + PATIENCE + 60 * second);
-        // It is over before anybody could use a copy that is older.
+        // A stall that ended longer ago than the grace period no longer extends it, so nobody can use an older
+        // copy.
         tokio::time::sleep(second).await;
         assert_eq!(store.disk.grace_without_stall(second / 2), second / 2);
     }

@@ -49,7 +49,7 @@ pub(super) async fn remove(cells: &Cells, subject: &Subject) -> Result<bool, Sto
 pub(super) async fn named(cells: &Cells, username: &Username) -> Result<Option<Account>, StoreError> {
     match cells.read::<Subject>(&cells.keys.username(username)).await? {
         Some(subject) => by_subject(cells, &subject.value).await,
-        // If Redis was emptied, this is an error: the user must not be told that the name is wrong.
+        // If Redis has been emptied, this is an error: the user must not be told that the name is wrong.
         None => cells.absent(None).await,
     }
 }

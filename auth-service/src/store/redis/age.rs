@@ -6,14 +6,14 @@
 //! of the signing keys. This process remembers the highest number that it has seen. If the number in Redis is
 //! lower, everything is refused until a new connection reaches a Redis with the latest data.
 //!
-//! Replicas that have not seen the highest number can change the older data until its number has caught up.
-//! Therefore each change also adds a random token to a history of the latest changes. If the last token that this
-//! process has seen is not in the history, the data belongs to another history, whatever its number is. There is
-//! no token to compare if the change is so old that it has left the history.
+//! Replicas that have not seen the highest number can change the older data, so that its number eventually catches
+//! up. Therefore each change also adds a random token to a history of the latest changes. If the last token that
+//! this process has seen is not in the history, the data belongs to another history, regardless of its number.
+//! There is no token to compare if the change is so old that it has left the history.
 //!
-//! A process that was stopped or disconnected while this happened cannot detect it, and neither can a process that
-//! starts later. Therefore a process that detects it stores what it has seen in Redis, as a [`Claim`]. Every
-//! process that finds the claim refuses everything until the data contains that change.
+//! A process that was stopped or disconnected when the data became older cannot detect this, and neither can a
+//! process that starts later. Therefore a process that detects it stores what it has seen in Redis, as a
+//! [`Claim`]. Every process that finds the claim refuses everything until the data contains that change.
 //!
 //! These numbers and tokens belong to one store. Data from before a restore or an adoption has an earlier identity
 //! ([`super::identity`]), and is refused in the same way.
@@ -25,11 +25,11 @@ use crate::store::LOST;
 use super::StoreError;
 use super::identity::StoreName;
 
-/// What operators are told if Redis has an earlier store.
-const EARLIER: &str = "Redis has another store than before, and one that was begun earlier: data from before a restore or an \
-                       adoption returned, or REDIS_URL leads to another Redis. Restore the latest data, or correct the \
-                       address. If this data must count, stop every replica, run `auth-service store adopt`, make again \
-                       what was revoked, disabled or removed since (docs/state.md), and start";
+/// The message for operators if Redis has an earlier store.
+const EARLIER: &str = "Redis has another store than before, and one that was created earlier: data from before a restore or an \
+                       adoption has returned, or REDIS_URL leads to another Redis. Restore the latest data, or correct the \
+                       address. To keep this data instead, stop every replica, run `auth-service store adopt`, repeat \
+                       what was revoked, disabled or removed since then (docs/state.md), and start the service";
 
 /// What this process knows about the age of the data in Redis.
 #[derive(Default)]
@@ -52,21 +52,22 @@ struct Known {
     compared: u64,
     /// Set while Redis has older data.
     older: Option<Older>,
-    /// Set while the store has no identity although it had one.
+    /// Set while the store has no identity, although it had one before.
     is_lost: bool,
     earlier: Earlier,
-    /// Whether a change was made that could not be counted.
+    /// Whether a change has been made but could not be counted.
     owes: bool,
-    /// Whether this process replaces the store, so that its identity goes and another one comes.
+    /// Whether this process is replacing the store, so that the store's identity is removed and a new one is
+    /// written.
     replaces: bool,
 }
 
-/// The signs that Redis has an earlier store.
+/// The signs that Redis has an earlier store than before.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 struct Earlier {
-    /// This process has used a later one.
+    /// This process has used a later store.
     by_identity: bool,
-    /// Another process says that it has.
+    /// The claim of another process names a later store.
     by_claim: bool,
 }
 
@@ -74,12 +75,12 @@ struct Earlier {
 struct Older {
     /// The value of `connections` when this was noticed.
     connection: u64,
-    /// How many changes are lost.
+    /// The number of lost changes.
     lost: u64,
 }
 
-/// What this process knew when it requested the number from Redis. Other responses and new connections can arrive
-/// before the response to this request.
+/// What this process knew when it requested the number from Redis. Other responses can arrive, and new connections
+/// can be made, before the response to this request arrives.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct KnownBefore {
     /// The highest number that was seen.
@@ -105,7 +106,7 @@ pub(super) struct Claim {
     pub(super) seen: u64,
     /// The latest change whose token it has seen.
     pub(super) mark: Option<Mark>,
-    /// The store that this is about.
+    /// The store to which the claim applies.
     pub(super) store: StoreName,
 }
 
@@ -142,7 +143,7 @@ impl AgeReport {
     }
 
     /// The claim of another process, if that process has seen more than this data contains. A claim about a store
-    /// that was replaced by `store` does not apply to it, and a claim about a later store always does.
+    /// that `store` has replaced does not apply, and a claim about a later store always applies.
     fn unmet_claim(&self, store: Option<StoreName>) -> Option<Claim> {
         self.claim.filter(|claim| match store {
             Some(store) if claim.store != store => claim.store.is_later_than(store),
@@ -150,7 +151,7 @@ impl AgeReport {
         })
     }
 
-    /// Whether a claim says that the data of the store with this identity is older than it was.
+    /// Whether a claim states that the data of the store with this identity is older than before.
     pub(super) fn is_disputed(&self, identity: &str) -> bool {
         self.unmet_claim(Some(StoreName::of(identity))).is_some()
     }
@@ -161,7 +162,8 @@ impl Known {
         self.earlier != Earlier::default()
     }
 
-    /// Changes one of the signs that Redis has an earlier store, and logs whether it has one if that changes.
+    /// Updates one of the signs that Redis has an earlier store. Logs a message if this changes whether it has
+    /// one.
     fn note_earlier(&mut self, change: impl FnOnce(&mut Earlier)) {
         let had_earlier = self.has_earlier();
         change(&mut self.earlier);
@@ -208,15 +210,15 @@ impl Age {
         Err(StoreError::NeedsOperator(LOST.to_owned()))
     }
 
-    /// What is known now. The caller must call this before it requests the number from Redis.
+    /// Returns what is known now. It must be called before the number is requested from Redis.
     pub(super) fn known_now(&self) -> KnownBefore {
         let known = self.known();
         KnownBefore { seen: known.seen, mark: known.mark, connection: known.connections, store: known.stores }
     }
 
     /// Records the identity of the store. A store with a later identity was newly created, restored or adopted,
-    /// and its number starts again from 0. A store without the identity that it had has lost its data.
-    /// Returns whether this store can be used, which an earlier one cannot.
+    /// and its number starts again from 0. A store that no longer has its identity has lost its data. Returns
+    /// whether this store can be used, which is false for an earlier store.
     pub(super) fn note_identity(&self, found: Option<&str>) -> bool {
         let mut known = self.known();
         if known.replaces {
@@ -247,14 +249,14 @@ impl Age {
         if is_earlier { Err(StoreError::NeedsOperator(EARLIER.to_owned())) } else { Ok(()) }
     }
 
-    /// Whether the identity of the store has to be read together with the number, because a new connection
-    /// might lead to a Redis with another store.
+    /// Whether the identity of the store must be read together with the number, because a new connection might
+    /// lead to a Redis with another store.
     pub(super) fn has_to_be_identified(&self) -> bool {
         let known = self.known();
         known.compared < known.connections || known.is_lost || known.has_earlier()
     }
 
-    /// Records that this process replaces the store. It follows no identity from then on.
+    /// Records that this process is replacing the store. From then on, it does not compare identities.
     pub(super) fn replace(&self) {
         let mut known = self.known();
         (known.replaces, known.identity, known.is_lost) = (true, None, false);
@@ -265,7 +267,7 @@ impl Age {
         self.known().identity.is_some()
     }
 
-    /// Whether this would be the answer of an older Redis, unless another store was begun in it.
+    /// Whether this report shows that Redis has older data, unless another store has been created in it.
     pub(super) fn is_older(&self, asked: KnownBefore, told: AgeReport) -> bool {
         let store = self.store();
         told.number < asked.seen || told.is_other_history(asked.mark) || told.unmet_claim(store).is_some()
@@ -295,17 +297,17 @@ impl Age {
         (!told.claim.is_some_and(is_said)).then_some(claim)
     }
 
-    /// Whether the store is still the one that the request was sent to.
+    /// Whether the store is still the one to which the request was sent.
     pub(super) fn is_same_store(&self, asked: KnownBefore) -> bool {
         self.known().stores == asked.store
     }
 
-    /// Records that a change was made that could not be counted.
+    /// Records that a change has been made but could not be counted.
     pub(super) fn owe(&self) {
         self.known().owes = true;
     }
 
-    /// Whether there is a change that could not be counted before. The caller counts it now.
+    /// Whether there is a change that could not be counted when it was made. The caller counts it now.
     pub(super) fn take_owed(&self) -> bool {
         std::mem::take(&mut self.known().owes)
     }
@@ -319,10 +321,10 @@ impl Age {
     }
 
     /// Like [`Age::compare`], after this process has counted a change with this token. `told` is the report from
-    /// just before that.
+    /// just before this change.
     ///
     /// # Errors
-    /// If Redis had older data before.
+    /// If Redis already had older data before this change.
     pub(super) fn compare_counted(
         &self,
         asked: KnownBefore,
@@ -342,7 +344,7 @@ impl Age {
     ) -> Result<(), StoreError> {
         let mut known = self.known();
         if known.stores != asked.store {
-            // Another store was created after this request. It counts from the beginning.
+            // Another store was created after this request. Its number starts again from 0.
             return Ok(());
         }
         let earlier = known.older.filter(|older| asked.connection <= older.connection);
@@ -491,7 +493,8 @@ mod tests {
         let others = [(1, 11), (2, 22), (3, 23)];
         frozen.doubt();
         assert!(frozen.compare(frozen.known_now(), claimed(&frozen, 3, &others)).is_err());
-        // A new connection leads to the latest data, or an operator adopts the data as a new store.
+        // The refusal ends when a new connection leads to the latest data, or an operator adopts the data as a new
+        // store.
         frozen.doubt();
         let latest = claimed(&frozen, 3, &[(1, 11), (2, 12), (3, 13)]);
         assert!(frozen.compare(frozen.known_now(), latest).is_ok());

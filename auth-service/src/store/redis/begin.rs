@@ -1,8 +1,8 @@
-//! Creates the store in an empty Redis, and refuses to create it over the remains of another store.
+//! Creates the store in an empty Redis, and refuses to create it if remains of another store exist.
 //!
 //! The row with the identity is the first one that is written, and it shows whether there is a store. If Redis
-//! evicts this row, or somebody deletes it, other rows can remain. In a new store over these, some accounts,
-//! clients and tokens of the old store would still be valid, and nobody would notice.
+//! evicts this row, or somebody deletes it, other rows can remain. If a new store were created there, some
+//! accounts, clients and tokens of the old store would still be valid, and nobody would notice.
 
 use std::sync::LazyLock;
 
@@ -19,16 +19,16 @@ use super::identity::{self, StoreName};
 use super::{PREFIX, RedisStore, UNFINISHED, history, permissions, unfit};
 
 /// The error of a command that finds no store.
-const NOT_BEGUN: &str = "there is no store of this service in Redis: the service was never started with it, or Redis has lost \
+const NOT_BEGUN: &str = "there is no store of this service in Redis: the service has never been started with it, or Redis has lost \
                          everything. Restore a backup (scripts/restore DUMP), or create a new store by starting the \
                          service. To add the first account before the first start, use `user add --new-store`";
-/// The error of a start and of a command if the row with the identity is missing, but others are there.
+/// The error of a start or a command if the row with the identity is missing, but other rows exist.
 const LEFT_OVER: &str = "Redis has lost the row with the identity of this store, but not all others, so it is unknown what \
                          else is lost. Check whether it evicts rows (maxmemory-policy) or somebody has deleted some. Stop every \
                          replica, and restore a backup (scripts/restore --replace DUMP). If you know that nothing else is \
                          missing, or have no backup, run `auth-service store adopt`: the remaining rows become valid again. To start \
                          over instead, delete every key whose name begins with `mcp-gate:{`";
-/// The error of an adoption for which there is no reason.
+/// The error of an unnecessary adoption.
 const NOTHING_TO_ADOPT: &str = "there is nothing to adopt: the store in Redis has its identity, and no replica has reported that \
                                 its data is older than before";
 
@@ -39,7 +39,7 @@ pub(super) enum NewStore {
     Refuse,
 }
 
-/// Whether there is a row, of any type.
+/// Whether there is a row of any type at the key.
 static IS_THERE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "local row = redis.pcall('GET', KEYS[1])
@@ -68,7 +68,7 @@ pub(super) async fn find(cells: &Cells, new: NewStore) -> Result<(), StoreError>
         NewStore::Refuse => Err(StoreError::Unavailable(NOT_BEGUN.to_owned())),
         NewStore::Begin => {
             let absent: Option<&Found<String>> = None;
-            // If another process was faster, its identity stays.
+            // If another process is faster, its identity stays.
             cells.swap(&cells.keys.identity(), absent, &identity::new(cells, None).await?, None).await?;
             cells.identity().await.map(|_| ())
         }
@@ -87,12 +87,12 @@ async fn has_identity(cells: &Cells) -> Result<bool, StoreError> {
     Ok(cells.identity().await?.is_some())
 }
 
-/// Whether there are rows of a store, except those that a process writes to test something.
+/// Whether there are rows of a store, not counting those that a process writes as a test.
 async fn has_others(cells: &Cells) -> Result<bool, StoreError> {
     let keys = &cells.keys;
     let index = keys.client_index();
-    // If the Redis user is not allowed to search for keys, only these are looked up. Every store that was ever in
-    // use has at least one of them.
+    // If the Redis user is not allowed to search for keys, only these keys are looked up. Every store that has
+    // ever been in use has at least one of them.
     let known = [
         keys.key_check(),
         keys.clock(),
@@ -129,7 +129,7 @@ impl RedisStore {
     /// replicas treat it as another store, and adopt it as well.
     ///
     /// # Errors
-    /// If Redis has no store, or a store without such a problem.
+    /// If Redis has no store, or a store that has its identity and is not older than before.
     pub async fn adopt(address: &RedisAddress, key: &StoreKey) -> Result<(), StoreError> {
         let store = Self::unchecked(address, key, PREFIX).await?;
         let cells = &store.cells;
@@ -141,7 +141,8 @@ impl RedisStore {
             return Err(StoreError::Unavailable(NOT_BEGUN.to_owned()));
         }
         let report = history::report(cells, None).await?.unwrap_or_default();
-        // A claim that this data fulfils, or about a store that this one has replaced, is no longer valid.
+        // A claim is no longer valid if this data contains the claimed change, or if this store has replaced the
+        // claimed one.
         if found.as_ref().is_some_and(|found| !report.is_disputed(&found.value)) {
             return Err(StoreError::Unavailable(NOTHING_TO_ADOPT.to_owned()));
         }
@@ -153,7 +154,7 @@ impl RedisStore {
                 "another process has created or adopted the store at the same moment; check the store again";
             return Err(StoreError::Unavailable(reason.to_owned()));
         }
-        // The claim is about the store with the former identity, so it is no longer valid.
+        // The claim applies to the store with the previous identity, so it is no longer valid.
         cells.remove(&cells.keys.claim()).await?;
         Ok(())
     }

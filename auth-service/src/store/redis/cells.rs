@@ -1,5 +1,5 @@
 //! Encrypted values in Redis, and how they are changed. Redis cannot read them, so the process reads a row,
-//! decides on the change, and writes the row on condition that it has not changed in between.
+//! decides on the change, and writes the row on the condition that it has not changed in between.
 
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -26,8 +26,8 @@ use super::server_clock::{Deadline, refuse_late};
 use super::turns::{Turn, Turns};
 
 /// How long Redis keeps a row after its expiry. The expiry in the row itself decides, compared with the clock of a
-/// replica. That clock can differ from the clock of Redis by [`TOLERANCE`], and an item that was used must stay
-/// used (attack 33).
+/// replica. That clock can differ from the clock of Redis by [`TOLERANCE`], and an item that has been used must
+/// stay used (attack 33).
 const MARGIN: Duration = TOLERANCE.saturating_add(Duration::from_secs(60));
 /// Maximum lifetime of a row in Redis, which keeps its arithmetic within bounds.
 const MAX_LIFETIME: Duration = Duration::from_secs(100 * 366 * 86_400);
@@ -66,10 +66,10 @@ static SWAP_KEEPING: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
-/// Like `SWAP` with a row that never expires, but works even if Redis has reached `maxmemory`. Redis refuses a
-/// command that needs memory only as the first write of a script, so a second key, which never exists, is deleted
-/// before it. The new row is about as long as the old one. A script with the flag `allow-oom` would do the same,
-/// but only from Redis 7 on.
+/// Like `SWAP` with a row that never expires, but it succeeds even if Redis has reached `maxmemory`. Redis refuses
+/// a command that needs memory only as the first write of a script, so a second key, which never exists, is
+/// deleted before it. The new row is about as long as the old one. A script with the flag `allow-oom` would do the
+/// same, but only from Redis 7 on.
 static SWAP_ALTHOUGH_FULL: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "local row = redis.call('GET', KEYS[1]) or ''
@@ -104,7 +104,8 @@ pub(super) struct Cells {
     pub(super) changes: Arc<Changes>,
     pub(super) age: Arc<Age>,
     pub(super) turns: Turns,
-    /// Locked by the one call that chooses which pushed requests lose their places.
+    /// Locked while a call chooses which pushed requests lose their places, so that only one call does so at a
+    /// time.
     pub(super) making_room: tokio::sync::Mutex<()>,
 }
 
@@ -170,7 +171,7 @@ impl Cells {
         row::seal(&self.sealer, key.as_bytes(), value, life.map(|life| life.until))
     }
 
-    /// Checks that the data in Redis is not older than before, and that Redis was not emptied.
+    /// Checks that the data in Redis is not older than before, and that Redis has not been emptied.
     pub(super) async fn check_age(&self) -> Result<(), StoreError> {
         let asked = self.age.known_now();
         let told = history::report(self, asked.mark).await?;
@@ -230,14 +231,14 @@ impl Cells {
         Box::pin(self.identity())
     }
 
-    /// Returns the result for a row that does not exist. Such a result makes a client give up, so an error is
-    /// returned instead if Redis was emptied.
+    /// Returns the result for a row that does not exist. A client gives up when it receives this result, so an
+    /// error is returned instead if Redis has been emptied.
     pub(super) async fn absent<T>(&self, answer: T) -> Result<T, StoreError> {
         self.age_checked().await?;
         Ok(answer)
     }
 
-    /// The identity of the store, however old the data in Redis is.
+    /// The identity of the store, regardless of how old the data in Redis is.
     ///
     /// # Errors
     /// If this process has used a later store.
@@ -245,7 +246,8 @@ impl Cells {
         let mut found = self.identity_of_any_age().await?;
         let mut can_be_used = self.age.note_identity(found.as_deref());
         if !can_be_used {
-            // The answer may be older than one that another call has noted. The next answer is not.
+            // This response might be older than one that another call has already recorded. A second response is
+            // newer.
             found = self.identity_of_any_age().await?;
             can_be_used = self.age.note_identity(found.as_deref());
         }
@@ -257,8 +259,9 @@ impl Cells {
         Ok(self.read_of_any_age::<String>(&self.keys.identity()).await?.map(|found| found.value))
     }
 
-    /// Counts a change that took access away, after it was made or together with it. If the Redis user has no
-    /// permission for this, the change is counted later, because it was made and must not be reported as failed.
+    /// Counts a change that took access away, after or together with the change itself. If the Redis user has no
+    /// permission for this, the change is counted later, because it has been made and must not be reported as
+    /// failed.
     pub(super) async fn count_change(&self) -> Result<(), StoreError> {
         let asked = self.age.known_now();
         match history::count(self, asked.mark).await {
@@ -436,8 +439,8 @@ impl Cells {
         self.change(&SWAP_KEEPING, &[key], vec![Value::Bytes(found.row.clone()), bytes(row)]).await
     }
 
-    /// Like [`Cells::swap`] with a row that never expires, but works even if Redis has reached `maxmemory`. It is
-    /// for changes that take access away, and for changes by the operator.
+    /// Like [`Cells::swap`] with a row that never expires, but it succeeds even if Redis has reached `maxmemory`.
+    /// It is for changes that take access away, and for changes by the operator.
     pub(super) async fn swap_although_full<T: Serialize>(
         &self,
         key: &str,
@@ -502,7 +505,7 @@ impl Cells {
     }
 }
 
-/// How often a change is tried when other calls keep changing the same row.
+/// How many times a change is tried if other calls keep changing the same row.
 const TRIES: u32 = 16;
 
 /// Counts attempts, and pauses for a random time between them.

@@ -23,7 +23,7 @@ pub(super) async fn live(cells: &Cells, id: &ClientId, now: UnixTime) -> Result<
     }
 }
 
-/// Removes the row that maps a fingerprint to this client, after the client or its metadata was removed.
+/// Removes the row that maps a fingerprint to this client, after the client or its metadata has been removed.
 async fn leave_fingerprint(cells: &Cells, client: &Client) -> Result<(), StoreError> {
     let Some(fingerprint) = &client.fingerprint else { return Ok(()) };
     let key = cells.keys.fingerprint(fingerprint);

@@ -41,8 +41,8 @@ const SCANNED: u32 = 1000;
 /// The key that a probe reads. Any response counts, even the error that the user has no permission.
 const PROBED: &str = "mcp-gate:{meta}:key-check";
 
-/// How often a command is sent to a cluster whose nodes report that the key is elsewhere, and the pause between
-/// attempts. All attempts together take less time than the time limit of one command.
+/// How many times a command is sent to a cluster whose nodes report that the key is elsewhere, and the pause
+/// between attempts. All attempts together take less time than the time limit of one command.
 const REDIRECTIONS: u32 = 10;
 const PAUSE: Duration = Duration::from_millis(40);
 
@@ -57,7 +57,7 @@ impl Script {
         Self::made(lua)
     }
 
-    /// Like [`Script::new`], for a text that is put together from parts.
+    /// Like [`Script::new`], for a text that is assembled from parts.
     pub(super) fn made(lua: &str) -> Self {
         // The response repeats the number of the request, so that no caller can receive the response to another
         // request.
@@ -119,7 +119,7 @@ impl Connection {
         let lost = Arc::clone(&age);
         let failed = client.on_error(move |(error, _)| {
             failing.note_error(&error);
-            // The event of the next connection can arrive after that connection is already in use.
+            // The event that announces the next connection can arrive when that connection is already in use.
             lost.doubt();
             std::future::ready(Ok(()))
         });
@@ -151,8 +151,8 @@ impl Connection {
                 let get = CustomCommand::new_static("GET", ClusterHash::FirstKey, false);
                 let answer: Result<Value, Error> = asking.custom(get, vec![Value::from(PROBED)]).await;
                 if answer.is_err_and(|error| is_silence(&error)) {
-                    // fred measures silence from the last command that it sent. With steady requests it would
-                    // never close a connection whose other end is gone.
+                    // fred measures silence from the last command that it sent. With steady requests, it would
+                    // never close a connection whose peer has disappeared.
                     let _ = tokio::time::timeout(CONNECT, asking.force_reconnection()).await;
                 } else {
                     broken.succeeded();
@@ -333,8 +333,8 @@ fn unavailable(error: &Error) -> StoreError {
     StoreError::Unavailable(reason)
 }
 
-/// The error text of Redis. For an error of Redis that it does not recognise, the library only reports an unknown
-/// error, which does not help.
+/// The error text from Redis. For an error that it does not recognize, the library only reports an unknown error,
+/// which does not help.
 fn words_of(error: &Error) -> String {
     match error.kind() {
         ErrorKind::Unknown => error.details().to_owned(),

@@ -42,7 +42,7 @@ pub(super) async fn add_code(
     let kept = Life { until: row.approval_kept_until(), now: used.at };
     try_join(cells.write(&pointer, &code.grant_id, kept), code_row).await?;
     // The approval decides between concurrent calls. A caller that loses has stored a code that no client
-    // receives, which expires unused and does not count.
+    // receives. It expires unused and does not count.
     let is_first = cells.swap(&approval, before.as_ref(), &hash.text(), Some(kept)).await?;
     if is_first {
         holdings::hold(cells, &New::code(hash, code, used.at)).await;

@@ -13,7 +13,7 @@ use super::connection::Script;
 use super::identity::StoreName;
 
 /// Number of changes in the history. Each replica reads the history every five seconds. If all changes that a
-/// replica has seen have left the history, it cannot compare tokens, and only compares the number.
+/// replica has seen have left the history, the replica cannot compare tokens, and compares only the number.
 const REMEMBERED: u64 = 1024;
 
 /// Collects the number (empty if absent), the latest token with its number, the earliest number in the history,
@@ -30,9 +30,9 @@ const TELL: &str = "local history = KEYS[2]
 
 static ASK: LazyLock<Script> = LazyLock::new(|| Script::made(&format!("{TELL} return told")));
 
-/// Returns what [`ASK`] returns, and then increments the number, even if Redis is full, as
-/// `SWAP_ALTHOUGH_FULL` in `cells.rs` does. The fourth key is one that never exists. The further arguments are
-/// the new token, and the number of changes that the history keeps.
+/// Returns what [`ASK`] returns, and then increments the number, even if Redis is full, as `SWAP_ALTHOUGH_FULL` in
+/// `cells.rs` does. The fourth key is one that never exists. The further arguments are the new token, and the
+/// number of changes that the history keeps.
 static COUNT: LazyLock<Script> = LazyLock::new(|| {
     Script::made(&format!(
         "{TELL}

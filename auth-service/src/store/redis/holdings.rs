@@ -1,6 +1,6 @@
 //! The lists of each account's rows, one list for each kind of row. A list is in a different slot from its rows,
-//! so both cannot be written in one step. A row is written first, so that no other call can remove it before it
-//! exists. If a change is interrupted, a list can lack a row, or contain an entry without a row, which counts
+//! so the two cannot be written in one step. The row is written first, so that no other call can remove it before
+//! it exists. If a change is interrupted, a list can lack a row, or contain an entry without a row, which counts
 //! until its expiry.
 
 use std::sync::LazyLock;
@@ -110,7 +110,7 @@ pub(super) async fn note(cells: &Cells, new: &New<'_>) -> Result<(), StoreError>
     add(cells, new, usize::MAX).await.map(|_| ())
 }
 
-/// Adds an imported row to its list, at the position that its time has in the list.
+/// Adds an imported row to its list, at the position that corresponds to its time.
 pub(super) async fn enter(cells: &Cells, new: &New<'_>, now: UnixTime) -> Result<(), StoreError> {
     let key = cells.keys.holdings(new.holding, new.subject);
     let mut tries = Tries::default();
@@ -132,8 +132,8 @@ pub(super) async fn enter(cells: &Cells, new: &New<'_>, now: UnixTime) -> Result
     }
 }
 
-/// Adds a row that was just written to its list, and deletes the rows that then exceed the limits. Returns the
-/// grants among the deleted rows.
+/// Adds a row that has just been written to its list, and deletes the rows that then exceed the limits. Returns
+/// the grants among the deleted rows.
 ///
 /// Errors are logged and not returned, because the row exists. A caller that gets an error tries again, and a
 /// second redemption of a code, for example, would revoke the grant.
@@ -148,10 +148,10 @@ pub(super) async fn hold(cells: &Cells, new: &New<'_>) -> Vec<Grant> {
     }
 }
 
-/// Like [`hold`], for a row that can still be taken back.
+/// Like [`hold`], for a row whose creation can still be undone.
 ///
-/// `_turn` proves that no other call of this process changes the rows of the account. Otherwise, many calls at the
-/// same time would try to remove the same rows.
+/// `_turn` proves that no other call of this process changes the rows of the account. Otherwise, many concurrent
+/// calls would try to remove the same rows.
 ///
 /// # Errors
 /// If the row could not be added to its list. It is no error if another row could not be removed, because

@@ -1,10 +1,10 @@
-//! The identity of a store in Redis. It contains the time at which the store was begun, so that two of them
-//! have an order.
+//! The identity of a store in Redis. It contains the time at which the store was created, so that two identities
+//! can be ordered.
 //!
-//! A store gets a new identity when it is begun in an empty Redis, restored, or adopted
-//! (`auth-service store adopt`). Each of these is a decision that what is there counts from then on, and the
-//! new identity is later than the one that it replaces. A store with an *earlier* identity than the one that
-//! a replica has worked with is therefore old data that came back, such as the data from before an adoption.
+//! A store gets a new identity when it is created in an empty Redis, restored, or adopted (`auth-service store
+//! adopt`). Each of these declares the current data valid, and the new identity is later than the one that it
+//! replaces. If a replica finds a store with an *earlier* identity than the one it has used, old data has
+//! returned, such as the data from before an adoption.
 
 use aws_lc_rs::digest::{SHA256, digest};
 
@@ -14,11 +14,11 @@ use crate::store::StoreError;
 use super::cells::Cells;
 use super::server_clock;
 
-/// Which store a process has worked with, in a form that is not secret. The identity itself is encrypted in
-/// Redis, and what processes leave there for each other is not.
+/// Identifies the store that a process has used, in a form that is not secret. The identity itself is encrypted in
+/// Redis, but the claims that processes leave there for each other are not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct StoreName {
-    /// When the store was begun, in microseconds by the clock of Redis. It is 0 if that is not known.
+    /// When the store was created, in microseconds by the clock of Redis. It is 0 if this is unknown.
     pub(super) begun: u64,
     /// A part of the hash of the identity.
     pub(super) hash: u64,
@@ -33,23 +33,23 @@ impl StoreName {
         Self { begun: begun.unwrap_or_default(), hash }
     }
 
-    /// Whether this store was begun later than `other`, so that it can replace it.
+    /// Whether this store was created later than `other`, so that it can replace it.
     pub(super) fn is_later_than(self, other: Self) -> bool {
         self.begun > other.begun
     }
 }
 
-/// The identity of a store that was begun at this time.
+/// The identity of a store that was created at this time.
 fn identity_at(begun: u64) -> Result<String, StoreError> {
     let mut random = [0_u8; 32];
     aws_lc_rs::rand::fill(&mut random).map_err(|error| StoreError::Unavailable(error.to_string()))?;
     Ok(format!("{begun:016x}.{}", TokenHash::of(&random).text()))
 }
 
-/// A random identity, later than `begun`. A clock that was set back must not make it earlier than what it
-/// replaces.
+/// A random identity, later than `begun`. A clock that has been set back must not make it earlier than the
+/// identity that it replaces.
 pub(super) async fn new(cells: &Cells, begun: Option<u64>) -> Result<String, StoreError> {
-    // Without the permission to read the time, a store that is adopted is still later than before.
+    // Even without the permission to read the time, the identity of an adopted store is later than before.
     let now = server_clock::microseconds(cells, &cells.keys.key_check()).await?.unwrap_or_default();
     identity_at(begun.map_or(now, |begun| now.max(begun.saturating_add(1))))
 }

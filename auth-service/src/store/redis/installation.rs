@@ -78,10 +78,11 @@ impl RedisStore {
     }
 }
 
-/// The oldest major version that has the commands that are used: `SET` with `KEEPTTL`, and `CLIENT TRACKING`.
+/// The oldest major version that supports all commands that are used, such as `SET` with `KEEPTTL`, and `CLIENT
+/// TRACKING`.
 const OLDEST: u64 = 6;
 
-/// The settings in the output of `INFO` that can cause a loss of rows.
+/// The settings in the output of `INFO` that can cause rows to be lost.
 fn dangers_in(info: &str) -> Vec<String> {
     let value = |name: &str| {
         info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap_or_default().trim()

@@ -22,7 +22,7 @@ pub(super) struct Keys {
 pub(super) struct ClientIndex {
     /// All client ids, in order.
     pub(super) all: String,
-    /// Ids of clients that were never used, by the time from which they can be evicted.
+    /// Ids of clients that have never been used, by the time from which they can be evicted.
     pub(super) unused: String,
     /// Ids of all clients, by the time at which they expire.
     pub(super) ends: String,
@@ -318,7 +318,7 @@ impl Keys {
         self.key("meta", "taken-away")
     }
 
-    /// The key of the history of these changes.
+    /// The key of the history of changes that took access away.
     pub(super) fn history(&self) -> String {
         self.key("meta", "history")
     }

@@ -1,5 +1,5 @@
-//! Checks that the Redis user has all permissions that are needed. Without this check, a missing permission could
-//! leave a change incomplete when a command is refused for the first time, perhaps months after the start.
+//! Checks that the Redis user has all permissions that are needed. Without this check, a command could be refused
+//! for the first time months after the start, and leave a change incomplete.
 
 use std::sync::LazyLock;
 
@@ -8,9 +8,8 @@ use crate::store::StoreError;
 use super::cells::Cells;
 use super::connection::Script;
 
-/// Runs every command that is needed, on a key that is used for nothing else. Returns the name of the first one
-/// that the user has no permission to run, or an empty text. It ignores other errors, such as those of a full
-/// Redis.
+/// Runs every command that is needed, on a key that has no other use. Returns the name of the first one that the
+/// user has no permission to run, or an empty text. It ignores other errors, such as those of a full Redis.
 static TRIAL: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "local trials = {

@@ -29,7 +29,7 @@ static RESERVE: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
-/// Reserves a place in a pool until it expires. Returns false if all are taken.
+/// Reserves a place in a pool until it expires. Returns false if all places are taken.
 pub(super) async fn reserve(
     cells: &Cells,
     pool: &str,
@@ -58,8 +58,7 @@ pub(super) async fn take(
     if reserve(cells, &pool, member.clone(), times, ceiling).await? {
         return Ok(true);
     }
-    // Only one call of this process at a time reads a full pool. The others find the places that it has
-    // freed.
+    // Only one call of this process at a time reads a full pool. The others use the places that it has freed.
     let _alone = cells.making_room.lock().await;
     if reserve(cells, &pool, member.clone(), times, ceiling).await? {
         return Ok(true);
@@ -107,7 +106,7 @@ fn written(place: &Place) -> String {
     format!("{} {} {}", place.client, place.counts_for.join(","), place.name)
 }
 
-/// Reads a member. One that this program has not written counts for the empty name.
+/// Reads a member. A member that this program has not written counts for the empty name.
 fn read(member: &str) -> Place {
     let mut parts = member.rsplitn(3, ' ');
     let name = parts.next().unwrap_or_default().to_owned();

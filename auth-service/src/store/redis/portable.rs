@@ -31,7 +31,7 @@ use super::{KEY_CHECK, RedisStore, UNFINISHED, clients, sole_clients};
 
 /// Number of rows that are read or written at the same time.
 const AT_ONCE: usize = 64;
-/// How often a write of an import is tried. Writing a record twice does no harm.
+/// How many times a write of an import is tried. Writing a record twice does no harm.
 const WRITES: u32 = 8;
 const PAUSE: Duration = Duration::from_millis(250);
 
@@ -201,11 +201,11 @@ async fn put_surely(cells: &Cells, record: Record, now: UnixTime) -> Result<(), 
     }
 }
 
-/// A Redis that is being filled by an import. Until the import is finished, it is marked as unfinished, so that no
-/// service starts on it or reports itself ready.
+/// A Redis server that is being filled by an import. Until the import is finished, it is marked as unfinished, so
+/// that no service starts with it or reports itself ready.
 pub struct RedisTarget {
     store: RedisStore,
-    /// When the store was begun that is replaced, if there is one.
+    /// When the store that is being replaced was created, if there is one.
     replaced: Option<u64>,
 }
 
@@ -249,8 +249,8 @@ impl RedisTarget {
         let mut pages = cells.connection.scan(cells.keys.all());
         let mut all = Vec::new();
         while let Some(page) = pages.try_next().await? {
-            // The row that a service writes as a test does not count as content, nor does the identity of a
-            // store in which nothing was stored.
+            // The row that a service writes as a test does not count as content, and neither does the identity of
+            // a store in which nothing has been stored.
             let others = page.into_iter().filter(|key| *key != check && *key != cells.keys.writable());
             all.extend(others);
             let has_content = all.iter().any(|key| *key != cells.keys.identity());

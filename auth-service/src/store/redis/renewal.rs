@@ -19,7 +19,7 @@ impl Renewal {
     /// Whether an error means that the server is no longer the master, so that the connection should be replaced.
     /// If several callers run at the same time, only one of them gets true.
     pub(super) fn is_due(&self, error: &Error) -> bool {
-        // Older servers put a text of their own before an error that occurs within a script.
+        // Older servers put their own text before the message of an error that occurs within a script.
         if !error.details().contains("READONLY") {
             return false;
         }

@@ -1,9 +1,10 @@
 //! The clock of the Redis server, and writes that must not be executed late.
 //!
-//! A server that was stopped or cut off executes later what it had received, although its caller was told
-//! long ago that it failed. A refresh token that is replaced so late has been presented again meanwhile, and
-//! the end of the grace period has come: the next attempt of an honest client would look like the use of a
-//! stolen copy, and cost the grant. Such a write therefore has a deadline by the clock of the same server.
+//! A server that was stopped or cut off executes the commands that it has received when it continues, long after
+//! their callers have received an error. If a refresh token were replaced that late, an honest client could have
+//! no valid token: by the time that it tries again, the grace period might be over. Its attempt would look like
+//! the use of a stolen copy, and the grant would be revoked. Therefore, the write that replaces a refresh token
+//! has a deadline by the clock of the same server.
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -21,8 +22,8 @@ static NOW: LazyLock<Script> = LazyLock::new(|| {
     Script::new("local now = redis.call('TIME') return now[1] .. string.format('%06d', now[2])")
 });
 
-/// How long after the time was read a write is executed: its caller reads, records the use of the client, and
-/// writes, and has given up when each of these took as long as a command is allowed to.
+/// How long after the reading of the clock a write can be executed. Its caller reads, records the use of the
+/// client, and writes. After the time limits of these three commands, the caller has given up.
 const IN_TIME: Duration = COMMAND.saturating_mul(3);
 
 /// The beginning of a script that returns 0 if the deadline in its argument has passed. The argument is empty
@@ -43,18 +44,18 @@ macro_rules! refuse_late {
 }
 pub(super) use refuse_late;
 
-/// The latest time, by the clock of a server, at which it executes a write.
+/// The latest time, by a server's clock, at which the server executes a write.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Deadline(Option<u64>);
 
 impl Deadline {
-    /// The deadline of a write to this key that the caller decides about now.
+    /// The deadline for a write to this key, counted from now.
     pub(super) async fn of(cells: &Cells, key: &str) -> Result<Self, StoreError> {
         let in_time = u64::try_from(IN_TIME.as_micros()).unwrap_or(u64::MAX);
         Ok(Self(microseconds(cells, key).await?.map(|now| now.saturating_add(in_time))))
     }
 
-    /// The argument of a script.
+    /// The deadline as the argument of a script. It is empty if there is no deadline.
     pub(super) fn argument(self) -> Value {
         self.0.map_or_else(String::new, |at| at.to_string()).into()
     }

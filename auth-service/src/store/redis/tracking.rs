@@ -4,9 +4,9 @@
 //! changes are also followed, because lost or older data must be detected before a cached value is used
 //! ([`super::age`]).
 //!
-//! Notifications and the response to a PING arrive on the same connection in the order in which they happened. A
-//! response therefore proves that all changes from before the PING have been received, and extends the lease for
-//! cached values by [`LEASE`]. If a connection hangs, the lease expires. If it breaks, the lease ends immediately.
+//! Notifications and the response to a PING arrive on the same connection in the order in which they were sent. A
+//! response therefore proves that all changes before the PING have been received, and extends the lease for cached
+//! values by [`LEASE`]. If a connection hangs, the lease expires. If it breaks, the lease ends immediately.
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -30,8 +30,8 @@ use super::address::RedisAddress;
 use super::keys::Keys;
 use super::permissions;
 
-/// How long cached values are valid after all changes were known to be received. A revocation can go
-/// unnoticed for at most this long, whatever the network does.
+/// How long cached values are valid after the last time at which all changes were known to have been received. A
+/// revocation can go unnoticed for at most this long, regardless of network failures.
 pub(super) const LEASE: Duration = Duration::from_secs(1);
 /// How often a server is pinged, and how often the list of servers is compared.
 const BEAT: Duration = Duration::from_millis(200);
@@ -52,12 +52,12 @@ impl Drop for Tracking {
     }
 }
 
-/// The keys with which reported changes are compared, and the places where changes are recorded.
+/// The keys with which reported changes are compared, and the objects in which changes are recorded.
 #[derive(Clone)]
 pub(super) struct Heard {
     pub(super) keys: Keys,
     pub(super) changes: Arc<Changes>,
-    /// Notified when the number or the history of changes was changed.
+    /// Notified when the number or the history of changes has changed.
     pub(super) age: Arc<Notify>,
 }
 
@@ -103,7 +103,8 @@ impl Tracking {
 }
 
 impl Lost {
-    /// What the operator can do, if Redis refused a command. Any other loss resolves itself.
+    /// What the operator can do, if Redis refused a command. In all other cases, the connection is restored
+    /// without the operator.
     fn hint(&self) -> &'static str {
         match self {
             Self::Redis(error) if permissions::is_missing_in(error.details()) => {
@@ -240,8 +241,8 @@ async fn connect(config: &Config, server: &Server, keys: &Keys) -> Result<Follow
     Ok(followed)
 }
 
-/// Records the changes that a server reports, and calls `heard` with each time until which all changes are
-/// known.
+/// Records the changes that a server reports. After each response to a ping, calls `heard` with the time up to
+/// which all changes are known.
 async fn hear(
     connection: &mut Followed,
     records: &Heard,
@@ -279,7 +280,7 @@ async fn beat(client: &Client, pause: Duration) -> Result<Instant, Lost> {
     Ok(asked)
 }
 
-/// Records all notifications that are waiting.
+/// Records all waiting notifications.
 fn drain(waiting: &mut Receiver<Invalidation>, records: &Heard) -> Result<(), Lost> {
     loop {
         match waiting.try_recv() {

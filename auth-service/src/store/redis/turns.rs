@@ -1,9 +1,9 @@
-//! Serialises the calls of this process that change the lists of one account.
+//! Serializes the calls of this process that change the lists of one account.
 //!
 //! A list and its rows are in different slots, so a new row, its entry, and the removal of the rows that exceed
 //! the limits are several steps. Within one replica, only one call at a time performs these steps for an account.
-//! An account can therefore exceed a ceiling by one row for each replica, for as long as such a call takes, and by
-//! the rows that could not be removed. Those stay in the list, and the next call removes them.
+//! While these steps run, an account can exceed a ceiling by one row for each replica. It can also exceed it by
+//! rows that could not be removed. Those stay in the list, and the next call removes them.
 
 use std::hash::{BuildHasher, RandomState};
 

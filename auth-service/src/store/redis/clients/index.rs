@@ -1,5 +1,5 @@
 //! The index of all clients. It lags behind the rows, which are in other slots: after every change to a client,
-//! its entry is updated from the current row.
+//! the client's index entry is updated from the current row.
 
 use std::sync::LazyLock;
 
@@ -75,7 +75,7 @@ pub(super) async fn on_index<T: fred::prelude::FromValue>(
     cells.connection.script(script, &[&index.all, &index.unused, &index.ends], arguments).await
 }
 
-/// Updates the index entry from the current row, and repeats that if the row changes in the meantime. Every change
+/// Updates the index entry from the current row, and repeats this if the row changes in the meantime. Every change
 /// is followed by a call of this function, so the last caller has seen all changes.
 pub(in super::super) async fn settle(cells: &Cells, id: &ClientId) -> Result<(), StoreError> {
     let key = cells.keys.client(id);

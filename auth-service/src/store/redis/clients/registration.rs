@@ -13,8 +13,8 @@ use super::super::cells::{Cells, Life, Tries};
 use super::index::{CLAIM, on_index, settle};
 use super::{leave_fingerprint, live};
 
-/// Maximum number of clients that are evicted by one call of the script. There can be many after the ceiling
-/// was lowered.
+/// Maximum number of clients that are evicted by one call of the script. There can be many after the ceiling has
+/// been lowered.
 const EVICTED_AT_ONCE: usize = 64;
 
 /// Finds the client that has already registered with the metadata of `asked`.
@@ -102,7 +102,7 @@ async fn register_as(
     }
 }
 
-/// Adds a client that was just written to the index, and evicts others if necessary.
+/// Adds a client that has just been written to the index, and evicts others if necessary.
 async fn make_room(
     cells: &Cells,
     client: Client,
@@ -128,7 +128,7 @@ async fn make_room(
             let id = ClientId::try_from(id).map_err(|_| StoreError::Unreadable)?;
             all_gone &= evict(cells, &id).await?;
         }
-        // A client that was used a moment ago is not evicted, so another one must be evicted.
+        // A client that has just been used is not evicted, so another one must be evicted instead.
         if all_gone && evicted.len() < EVICTED_AT_ONCE {
             return Ok(Registration::Added(client));
         }
