@@ -84,8 +84,8 @@ impl Measure {
     }
 
     /// The part of a limit that must stay free even when children have grown. For processes, this is half of
-    /// the part that is kept free, because many servers start a process for each call, and the kernel only
-    /// refuses the next process when none is left. When no memory is left, the kernel kills a process.
+    /// the part that is kept free, because many servers start a process for each call. When no process is left,
+    /// the kernel only refuses the next one. When no memory is left, it kills a process.
     fn never_used(self, most: u64) -> u64 {
         match self {
             Self::Memory => self.kept_free(most),

@@ -17,7 +17,7 @@ pub use jwks::{Fetch, FetchError, Jwks, http_fetch};
 /// Returns the seconds since 1970. It is a parameter, so that every expiry can be tested.
 pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
 
-/// A caller whose identity was verified.
+/// A caller whose identity has been verified.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Caller {
     /// The `sub`. Empty only if callers are not distinguished.

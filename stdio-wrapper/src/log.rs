@@ -102,7 +102,8 @@ fn harmless(line: &[u8], escapes: Escapes) -> Cow<'_, [u8]> {
     Cow::Owned(out.into_bytes())
 }
 
-/// The number of lines that were dropped since the start, because the reader of standard error was too slow.
+/// The number of lines that have been dropped since the start, because the reader of standard error was too
+/// slow.
 pub fn left_out() -> usize {
     LEFT_OUT.get().map_or(0, ErrorCounter::dropped_lines)
 }

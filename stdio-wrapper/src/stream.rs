@@ -333,7 +333,7 @@ impl State {
         }
     }
 
-    /// Whether memory was reserved for all kept events.
+    /// Whether memory has been reserved for all kept events.
     fn is_paid(&self) -> bool {
         self.small <= FREE + self.reservation.taken()
     }

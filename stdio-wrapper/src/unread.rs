@@ -66,7 +66,7 @@ struct SharedBody(Rc<RefCell<Inner>>);
 
 struct Inner {
     payload: Pin<Box<Payload>>,
-    /// The number of bytes that were read.
+    /// The number of bytes that have been read.
     taken: usize,
     is_at_end: bool,
     /// Must complete before the next piece is read.

@@ -20,7 +20,7 @@ use crate::raw;
 /// An increment of a thread's nice value that results in the lowest priority, whatever the value was.
 const LOWEST: i32 = 39;
 
-/// How long an attacker waits before replacing a connection that was closed.
+/// How long an attacker waits before replacing a closed connection.
 const AGAIN: Duration = Duration::from_secs(2);
 
 /// The bytes that each connection sends before it becomes silent.
@@ -40,8 +40,8 @@ impl Kind {
     fn bytes(&self, host: &str) -> Vec<u8> {
         match self {
             Self::Head(length) => {
-                // A line has at least a kilobyte, and there are at most about 80 lines, because many servers limit
-                // a line or the number of lines more strictly than the whole head.
+                // A line has at least a kilobyte, and there are at most about 80 lines. Many servers limit a
+                // line or the number of lines more strictly than the whole head.
                 let line = "x".repeat(1000.max(length / 80));
                 let mut head = format!("GET /mcp HTTP/1.1\r\nHost: {host}\r\n").into_bytes();
                 let mut number = 0;
@@ -199,7 +199,7 @@ impl Flood {
         self.counts.tried.load(Ordering::Relaxed)
     }
 
-    /// The number of connections that were opened so far.
+    /// The number of connections that have been opened so far.
     pub fn opened(&self) -> usize {
         self.counts.opened.load(Ordering::Relaxed)
     }

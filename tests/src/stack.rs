@@ -1,4 +1,4 @@
-//! A running stack of edge proxy, auth-service and wrapper.
+//! A running stack: an edge proxy, auth-service and the wrapper.
 
 use std::collections::BTreeMap;
 use std::fs;

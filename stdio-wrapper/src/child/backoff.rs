@@ -68,7 +68,7 @@ impl Backoff {
     }
 }
 
-/// The time left until `until`, or `None` if there is none.
+/// The time left until `until`. `None` if that time has passed or is not set.
 fn rest(until: Option<Instant>, now: Instant) -> Option<Duration> {
     until.and_then(|until| until.checked_duration_since(now)).filter(|rest| !rest.is_zero())
 }

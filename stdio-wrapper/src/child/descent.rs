@@ -22,7 +22,7 @@ struct Process {
     started: u64,
 }
 
-/// The descendants of children that were seen, and the processes that existed before the first child.
+/// The known descendants of children, and the processes that existed before the first child.
 #[derive(Debug, Default)]
 pub(super) struct Descent {
     /// For each process, the number of the child that it descends from.
@@ -145,7 +145,7 @@ impl Descent {
 pub(super) struct Part {
     /// The sum of the values that the kernel reports for the processes.
     pub(super) counted: u64,
-    /// The sum of these values with each shared page counted once.
+    /// The same sum, with each shared page counted once.
     pub(super) shared_once: u64,
 }
 
@@ -210,7 +210,7 @@ pub(super) fn descendants_of_this_process() -> Vec<Descendant> {
     let open = |(pid, seen): (&i32, &Stat)| {
         let id = Pid::from_raw(*pid)?;
         let handle = pidfd_open(id, PidfdFlags::empty()).ok()?;
-        // The handle belongs to the process that was seen only if the start time is still the same.
+        // If the start time has changed, the handle belongs to another process.
         (stat(*pid)?.started == seen.started).then_some(Descendant { pid: id, handle })
     };
     below.filter_map(open).collect()
@@ -403,7 +403,7 @@ mod tests {
         let mut descent = Descent::default();
         descent.look(&HashMap::from([(5, own)]));
         assert_eq!((descent.owner(pid), descent.owner(own)), (Some(5), None));
-        // This is also true after the child has exited.
+        // The descendant is still attributed to the child after the child has exited.
         descent.look(&HashMap::new());
         assert_eq!(descent.owner(pid), Some(5));
         sleep.kill().unwrap();

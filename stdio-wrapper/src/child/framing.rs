@@ -17,7 +17,7 @@ pub enum Frame {
         /// The length of the message, in bytes.
         length: usize,
     },
-    /// The beginning of a message that the end of the output cut off.
+    /// The beginning of a message that was cut off by the end of the output.
     Cut(Bytes),
 }
 

@@ -33,9 +33,10 @@ const WITHHELD: u64 = 4;
 const MOST_WITHHELD: u64 = 1 << 16;
 
 /// The highest limit of open files for a child. It is lower than the wrapper's limit, because the wrapper sends
-/// the pipes of each child over a socket. For each user id, the kernel counts all files that were sent and not
-/// yet received, and refuses further ones beyond the limit of the sending process (`unix(7)`, ETOOMANYREFS). A
-/// child with the wrapper's limit could use up this count, and no further child could be started.
+/// the pipes of each child over a socket. For each user id, the kernel counts all files that have been sent and
+/// not yet received, and refuses further ones beyond the limit of the sending process (`unix(7)`,
+/// ETOOMANYREFS). A child with the wrapper's limit could use up this count, and no further child could be
+/// started.
 fn most_files(wrapper: u64) -> u64 {
     wrapper.saturating_sub((wrapper / WITHHELD).min(MOST_WITHHELD))
 }

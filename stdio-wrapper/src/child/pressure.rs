@@ -7,9 +7,9 @@ use tokio::time::Instant;
 
 /// Time between two measurements of how busy a thread is.
 const WINDOW: Duration = Duration::from_millis(5);
-/// A thread is under pressure if it works for at least this percentage of its time. On two processors that
-/// clients, wrapper and child shared, the measured value was below 50 % with a slow Node child, and 75 % or
-/// more with a child that responds immediately.
+/// A thread is under pressure if it works for at least this percentage of its time. On two processors shared by
+/// the clients, the wrapper and the child, the measured value was below 50 % with a slow Node child, and 75 %
+/// or more with a child that responds immediately.
 const MUCH: u128 = 65;
 
 /// Measures whether one thread is busy.

@@ -88,7 +88,7 @@ enum PipeState {
 struct Idle {
     stdin: OwnedFd,
     stdout: OwnedFd,
-    /// The output that was read so far.
+    /// The output that has been read so far.
     early: BytesMut,
     /// Set until a ping is answered. Notifies the task that waits for the ping response that the child is now
     /// in use.

@@ -15,7 +15,7 @@ pub(super) struct Spares {
 #[derive(Debug)]
 struct Spare {
     child: Child,
-    /// Whether a ping was sent to the child.
+    /// Whether a ping has been sent to the child.
     is_pinged: bool,
 }
 

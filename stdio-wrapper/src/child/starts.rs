@@ -68,7 +68,7 @@ struct State {
     waiting: VecDeque<Waiting>,
     /// The principals that have a running or waiting start.
     owners: HashMap<Arc<str>, Owner>,
-    /// The number of slots that were given so far.
+    /// The number of slots that have been given so far.
     turns: u64,
     /// The number of starts that have waited so far.
     waited: u64,

@@ -123,7 +123,7 @@ impl Log {
         if self.has_answered {
             return self.show(text, is_cut);
         }
-        // Lines without letters and digits are decoration of a banner.
+        // Lines without letters or digits only decorate a banner.
         let says_something = text.contains(char::is_alphanumeric);
         self.early += usize::from(says_something);
         if says_something && self.early <= MAX_BANNER {

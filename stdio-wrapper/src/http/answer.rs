@@ -19,7 +19,7 @@ use crate::stream::{Consumer, First, Stream};
 /// For responses that are ready within this time, the client's connection is not watched.
 const QUICK: Duration = Duration::from_millis(100);
 
-/// The response to `initialize` becomes an event stream at the earliest after this time.
+/// The response to `initialize` does not become an event stream before this time.
 const INITIALIZE_AFTER: Duration = Duration::from_secs(2);
 
 /// The content of a POST.

@@ -53,7 +53,7 @@ pub(super) struct Incoming {
     reservation: Reservation,
 }
 
-/// A body that was parsed as messages. Its memory is counted until it is dropped.
+/// A body that has been parsed as messages. Its memory is counted until it is dropped.
 #[derive(Debug)]
 pub(super) struct Messages {
     text: ByteString,

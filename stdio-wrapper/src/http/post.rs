@@ -229,7 +229,7 @@ async fn translated(
     }
     // If the child has exited without a response, it is unknown which revisions it supports.
     if session.version().is_some() || !session.was_answered() {
-        // The notification that was consumed here is sent again.
+        // The notification that has been consumed here is sent again.
         stream.wake();
         return None;
     }

@@ -60,7 +60,7 @@ pub(super) struct Link {
     /// Whether several callers use the child. If so, an ambiguous message might belong to any of them.
     is_common: AtomicBool,
     state: Mutex<State>,
-    /// Whether `initialize` was answered.
+    /// Whether `initialize` has been answered.
     has_answered: AtomicBool,
     /// The reason why the child has exited, worded for callers.
     dead: OnceLock<String>,
@@ -139,7 +139,7 @@ impl Pending {
     }
 }
 
-/// What an error of the child without an id can refer to.
+/// What a child's error without an id can refer to.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum About {
     /// A request.
@@ -298,7 +298,7 @@ impl Link {
         self.remove(&mut state, place)
     }
 
-    /// Removes and returns a request that was abandoned.
+    /// Removes and returns an abandoned request.
     pub(super) fn give_up(&self, number: u64) -> Option<Pending> {
         let mut state = self.state();
         let place = state.numbers.place(number)?;
@@ -356,7 +356,7 @@ impl Link {
         state.unsettled.note(next);
     }
 
-    /// Whether a request was recently sent with this number.
+    /// Whether a request has recently been sent with this number.
     pub(super) fn was_given(&self, number: u64) -> bool {
         self.state().numbers.place(number).is_some()
     }

@@ -143,10 +143,10 @@ impl Questions {
         Some((question, shown))
     }
 
-    /// Whether a request that was sent at `started` is not late yet, because the client has had a question of
-    /// the child for less than `patience`, or because the last question was settled less than `timeout` ago. It
-    /// is unknown to which request a question belongs, so it counts for all requests that were in progress when
-    /// it was asked, and for no later ones.
+    /// Whether a request that was sent at `started` is not late yet. The reason can be that the client has had
+    /// a question of the child for less than `patience`, or that the last question was settled less than
+    /// `timeout` ago. It is unknown to which request a question belongs, so it counts for all requests that
+    /// were in progress when it was asked, and for no later ones.
     pub(super) fn excuse(
         &self,
         started: Instant,

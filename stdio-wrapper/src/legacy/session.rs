@@ -80,7 +80,7 @@ pub(super) enum Backend {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Streams whose responses were sent as events, oldest first.
+    /// Streams whose responses have been sent as events, oldest first.
     streams: VecDeque<Arc<Stream>>,
     questions: Questions,
 }

@@ -12,9 +12,9 @@ const MAX_ABANDONED: usize = 64;
 pub(super) struct Unsettled {
     /// The number of the first request after the last message that needs no response.
     noted: u64,
-    /// The highest number of a request that was answered.
+    /// The highest number of an answered request.
     answered: u64,
-    /// Requests that were abandoned and that the child has not answered.
+    /// Abandoned requests that the child has not answered.
     abandoned: BTreeSet<u64>,
 }
 

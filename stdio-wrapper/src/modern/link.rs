@@ -239,7 +239,7 @@ impl Link {
         number.filter(|_| is_first)
     }
 
-    /// Whether a request was recently sent with this number.
+    /// Whether a request has recently been sent with this number.
     pub(super) fn was_given(&self, number: u64) -> bool {
         self.numbers().place(number).is_some()
     }

@@ -125,13 +125,13 @@ impl OutlineReader {
         }
     }
 
-    /// The properties that were recognized so far.
+    /// The properties that have been recognized so far.
     pub fn outline(&self) -> Outline {
         let id = self.outline.id.clone().filter(|_| !self.outline.is_ambiguous);
         Outline { id, is_whole: self.is_balanced(), ..self.outline }
     }
 
-    /// The number of bytes that were parsed.
+    /// The number of parsed bytes.
     pub fn length(&self) -> usize {
         self.length
     }

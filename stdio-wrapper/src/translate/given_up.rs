@@ -14,7 +14,7 @@ use crate::stream::{Consumer, Next};
 /// cancelled in the child. The session counts as doubtful in any case.
 const MAX_FOLLOWED: usize = 64;
 
-/// A call that was abandoned. While it exists, questions of its session are refused.
+/// An abandoned call. While it exists, questions of its session are refused.
 #[derive(Debug)]
 pub(super) struct GivenUp {
     pooled: Arc<PooledSession>,

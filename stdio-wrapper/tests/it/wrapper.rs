@@ -126,7 +126,7 @@ impl Wrapper {
         panic!("`{text}` was not logged; the log: {:#?}", self.log());
     }
 
-    /// All lines that were logged so far.
+    /// All lines that have been logged so far.
     pub(crate) fn log(&self) -> Vec<String> {
         self.log.lock().unwrap().clone()
     }

@@ -12,7 +12,7 @@ use tests::{Setup, Stack};
 use crate::document_host::DocumentHost;
 use crate::sdk::{events_of, lines};
 
-/// The programs, and the SDK version for the program that supports two.
+/// The client programs, and the SDK version for the program that supports two versions.
 const DRIVERS: [(&str, &str); 3] = [("machine.mjs", "1"), ("machine.mjs", "2"), ("machine.py", "")];
 
 /// Generates a key pair. Returns the private key as PEM and the public key as a JWK set.

@@ -1,6 +1,6 @@
 //! Tests the stack on a real Docker engine, from a clean clone: one command, one login and a tool call. After
-//! that, it adds a service while the stack runs, kills containers, lets a wrapped server try to reach others, and
-//! tests every edge, three replicas of auth-service, and backup and restore.
+//! that, it adds a service while the stack runs, kills containers, and lets a wrapped server try to reach
+//! others. It also tests every edge, three replicas of auth-service, and backup and restore.
 //!
 //! All of this is one test, because each part continues with the stack of the part before.
 #![expect(

@@ -187,8 +187,8 @@ pub(crate) async fn a074_connection_does_not_drop_an_identity_header(edge: Edge)
             assert_eq!(answer.status, 400, "{value}: {answer:?}");
         }
     }
-    // `Connection` must not remove the headers that the check needs either. Otherwise, the check would evaluate
-    // another request.
+    // A `Connection` header must not remove the headers that the check needs. Otherwise, the check would
+    // evaluate another request.
     for value in ["X-Edge-Secret", "X-Forwarded-Uri, X-Forwarded-Host", "X-Original-URL", "Host"] {
         let headers = [("Host", world.host.as_str()), ("Connection", value)];
         let answer = raw::ask(world.stack.port, "GET", "/mcp", &headers).await.unwrap();

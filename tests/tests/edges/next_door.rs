@@ -1,5 +1,5 @@
 //! Measures the response times of a user at each proxy while strangers flood that proxy, and while they flood
-//! another proxy of the same kind on the same machine, which has its own auth-service and wrapper.
+//! another proxy of the same kind on the same machine. The other proxy has its own auth-service and wrapper.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

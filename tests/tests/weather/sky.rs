@@ -50,7 +50,7 @@ impl Sky {
         fs::write(self.directory.path().join("fail-sync"), vec![b'.'; times]).unwrap();
     }
 
-    /// The number of these syncs that have not failed yet.
+    /// The number of syncs that will still be made to fail.
     pub(crate) fn syncs_to_fail(&self) -> u64 {
         fs::metadata(self.directory.path().join("fail-sync")).map_or(0, |file| file.len())
     }

@@ -34,7 +34,7 @@ const WHY: &str = "no connection could be accepted, because programs with this u
 pub(super) struct Watching {
     /// Whether no watches are left.
     has_none: AtomicBool,
-    /// Whether a count was requested because of the memory that watches take.
+    /// Whether a count has been requested because of the memory that watches take.
     is_wanted: AtomicBool,
     counted: Mutex<Option<(Instant, HashMap<u64, Watches>)>>,
 }

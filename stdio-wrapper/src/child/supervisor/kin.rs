@@ -14,8 +14,8 @@ use crate::child::descent::{children_of_this_process, descendants_of_this_proces
 /// Number of scans for children before the supervisor waits for the processes that it has killed. With only one
 /// scan, a process that repeatedly forks and exits would never be found.
 const LOOKS: usize = 16;
-/// Number of these scans in which only the children of the supervisor are killed, which is enough for nearly
-/// every program.
+/// Number of scans in which only the children of the supervisor are killed. This is enough for nearly every
+/// program.
 const EASY_LOOKS: usize = 2;
 /// Maximum number of scans for processes that can still fork, before they are killed.
 const STOPS: usize = 16;
@@ -43,7 +43,7 @@ impl Kin {
 
     /// Signals the child and its group.
     pub(super) fn signal(&self, signal: Signal) {
-        // After the child was reaped, its id might belong to another process.
+        // Once the child has been reaped, its id might belong to another process.
         if self.status.is_none() {
             // The child might already have exited.
             let _ = kill_process_group(self.child, signal);
@@ -99,9 +99,9 @@ impl Kin {
     }
 }
 
-/// Stops all descendants of the supervisor, prevents them from forking, and kills them. Processes that fork
-/// continuously are faster than killing one generation after the other, and each killed process frees a process
-/// slot for another one.
+/// Stops all descendants of the supervisor, prevents them from forking, and kills them. Killing one generation
+/// after another is too slow for processes that fork continuously, and each killed process frees a process slot
+/// for another one.
 fn stop_forks() {
     let mut stopped = HashSet::new();
     for _ in 0..STOPS {
