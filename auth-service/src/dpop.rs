@@ -28,7 +28,7 @@ pub enum ProofRefused {
     #[error("the DPoP proof has already been used; create a new one for each request")]
     Replayed,
     /// The proof contains no valid nonce (`use_dpop_nonce`).
-    #[error("the DPoP proof must have the nonce that is in DPoP-Nonce")]
+    #[error("the DPoP proof must contain the nonce from the DPoP-Nonce header")]
     Nonce {
         /// The nonce that the client should use.
         fresh: String,

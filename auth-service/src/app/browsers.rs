@@ -14,7 +14,7 @@ use crate::oauth::responses::EarlyRefusal;
 use crate::pages::{FormTarget, Link, MessagePage, page};
 use crate::state::AppState;
 
-const NOTHING: &str = "There is nothing at this address. If an application or a bookmark led you here, go back to the application \
+const NOTHING: &str = "There is nothing at this address. If an application or a bookmark brought you here, go back to the application \
                        and connect it again.";
 const NO_PAGE: &str = "This address has no page: it only accepts data from a form or an application. Go back to the \
                        application and connect it again.";

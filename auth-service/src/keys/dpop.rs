@@ -67,7 +67,9 @@ pub struct Proof {
 pub enum InvalidProof {
     /// The proof is malformed, or its type, algorithm or key is not accepted (RFC 9449 §4.3, points 2 to 5
     /// and 7).
-    #[error("the DPoP proof is malformed, of another type, or of an algorithm or key that is not accepted")]
+    #[error(
+        "the DPoP proof is malformed, has another type, or uses an algorithm or key that is not accepted"
+    )]
     Malformed,
     /// The signature was not made with the key in the proof (RFC 9449 §4.3, point 6).
     #[error("the DPoP proof is not signed by the key that it names")]

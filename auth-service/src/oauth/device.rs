@@ -54,7 +54,7 @@ pub enum DeviceError {
     FormToken(#[from] BadFormToken),
     /// The request with this code has already been answered, or has expired.
     #[error(
-        "This code has already been used or has expired. If the device is not connected, let it show a new code, and type that one."
+        "This code has already been used or has expired. If the device is not connected, get a new code on the device, and type that one."
     )]
     Over,
     /// The client has been removed or disabled.
@@ -66,7 +66,7 @@ pub enum DeviceError {
     )]
     ClientChanged,
     /// The policy does not allow the user to access the requested resources.
-    #[error("This account is not allowed to use what the device asked for. Ask the operator of this server.")]
+    #[error("This account is not allowed to use what the device requested. Ask the operator of this server.")]
     Barred,
     /// The form contains neither `allow` nor `deny`.
     #[error("The form that was sent contains no answer. Type the code again.")]

@@ -105,7 +105,7 @@ mod tests {
             DeviceError::NeedsOperator.to_string(),
             DeviceError::Unavailable.to_string(),
         ];
-        let (_, pages) = TEXT.split_once("\n# What pages say to people\n").unwrap();
+        let (_, pages) = TEXT.split_once("\n# What pages say to users\n").unwrap();
         let lines: Vec<_> = pages.lines().filter_map(|line| line.strip_prefix("- ")).collect();
         for text in said {
             let fits =

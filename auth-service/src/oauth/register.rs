@@ -58,7 +58,7 @@ pub enum RegistrationError {
     Crowded(#[from] TooFast),
     /// The maximum number of clients is reached (`CLIENT_CEILING`).
     #[error(
-        "this server has the maximum number of clients, and none of them can be removed; try again later"
+        "this server already has the maximum number of clients, and none of them can be removed; try again later"
     )]
     Full,
     /// The store or the random source failed.

@@ -326,7 +326,7 @@ fn compose_takes_every_variant() {
 fn the_user_of_auth_service_at_the_redis_of_the_stack_may_run_all_that_it_needs() {
     let decision = text("docs/adr/0003-redis-store.md");
     let (_, list) = decision.split_once("these commands: ").unwrap();
-    let (list, _) = list.split_once(". They are tried").unwrap();
+    let (list, _) = list.split_once(". They are tested").unwrap();
     let setup = text("compose/setup/setup");
     let user = setup.lines().find(|line| line.starts_with("user mcp-gate on ")).unwrap();
     let allowed: Vec<&str> = user.split(' ').collect();

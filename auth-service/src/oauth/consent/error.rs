@@ -34,7 +34,7 @@ pub enum ConsentError {
     PageRequired,
     /// The user has already answered this request.
     #[error(
-        "You have already answered this question, and the application has received the first answer, which is still valid. If the application is connected and should be, you can close this page. If it should not be connected, disconnect it in the application."
+        "You have already answered this question, and the application has received your first answer, which is still valid. If the application is connected and should be, you can close this page. If it should not be connected, disconnect it in the application."
     )]
     AnsweredBefore,
     /// The client or its redirect URI has been removed.
@@ -45,7 +45,7 @@ pub enum ConsentError {
     ClientChanged,
     /// The policy does not allow the user to access the requested resources.
     #[error(
-        "This account is not allowed to use what the application asked for. Ask the operator of this server."
+        "This account is not allowed to use what the application requested. Ask the operator of this server."
     )]
     Barred,
     /// The form contains neither `allow` nor `deny`.

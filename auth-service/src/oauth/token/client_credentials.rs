@@ -51,7 +51,7 @@ pub(super) async fn grant_to_client(
     };
     let response = issue(state, &grant, &account, part, None, now)?;
     if !state.store.add_grant(&grant, &state.client_use(client.clone(), &grant.subject)).await? {
-        return Err(TokenError::InvalidGrant("the client was removed or disabled"));
+        return Err(TokenError::InvalidGrant("the client has been removed or disabled"));
     }
     audit::Event::ClientCredentialsAccepted { grant_id: &grant.id, client_id: &client.id }.emit();
     Ok(response)

@@ -58,10 +58,10 @@ pub enum TokenError {
     #[error(transparent)]
     Authorization(#[from] Refusal),
     /// The user has not decided yet (RFC 8628 §3.5).
-    #[error("the user has not decided yet; poll again after the interval")]
+    #[error("the user has not answered yet; poll again after the interval")]
     AuthorizationPending,
     /// The device polls too often (RFC 8628 §3.5).
-    #[error("too soon; from now on, wait five seconds longer between two polls")]
+    #[error("too soon; from now on, wait five seconds longer between polls")]
     SlowDown,
     /// The user has denied the request (RFC 8628 §3.5).
     #[error("the user denied the request")]
@@ -79,7 +79,9 @@ pub enum TokenError {
     #[error("too many tokens were issued for this account; use each until it expires, and try again later")]
     AccountTooFast(TooFast),
     /// The store contains the maximum number of requests waiting for their users.
-    #[error("this server has the maximum number of requests waiting for their users; try again in a minute")]
+    #[error(
+        "this server already has the maximum number of requests waiting for their users; try again in a minute"
+    )]
     Full,
     /// The clock is in doubt, so it is unknown whether a code, token or secret has expired.
     #[error("the clock of this server is in doubt, so it is unknown what has expired; try again in a minute")]

@@ -187,7 +187,7 @@ pub(super) async fn account_of(state: &AppState, subject: &Subject) -> Result<Ac
     let account = state.store.account(subject).await?;
     account
         .filter(|account| !account.disabled)
-        .ok_or(TokenError::InvalidGrant("the account is disabled or was removed"))
+        .ok_or(TokenError::InvalidGrant("the account has been disabled or removed"))
 }
 
 /// Checks that `owner` is this client. If not, the error is the same as for an unknown code.

@@ -107,7 +107,7 @@ pub(super) async fn assert(
     };
     let response = issue(state, &grant, &account, part, None, now)?;
     if !state.store.add_grant(&grant, &state.client_use(client.clone(), &grant.subject)).await? {
-        return Err(TokenError::InvalidGrant("the client was removed or disabled"));
+        return Err(TokenError::InvalidGrant("the client has been removed or disabled"));
     }
     let (grant_id, subject, client_id) = (&grant.id, &grant.subject, &grant.client_id);
     audit::Event::AssertionAccepted { grant_id, subject, client_id }.emit();
@@ -240,7 +240,7 @@ fn scope(
 /// Finds the account that the assertion names. It never creates an account.
 async fn account(claims: &Claims, issuer: &TrustedIssuer, state: &AppState) -> Result<Account, TokenError> {
     const NOBODY: TokenError =
-        TokenError::InvalidGrant("the user that the assertion names has no account here");
+        TokenError::InvalidGrant("the user named in the assertion has no account here");
     let found = match state.store.linked_account(&claims.iss, &claims.sub).await? {
         Some(subject) => state.store.account(&subject).await?,
         None => by_address(claims, issuer, state).await?,

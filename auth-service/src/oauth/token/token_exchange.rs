@@ -76,7 +76,7 @@ pub(super) async fn exchange(
     proof.spend(state, &grant.subject, client).await?;
     response.issued_token_type = Some(ACCESS_TOKEN);
     if !state.store.add_grant(&grant, &state.client_use(client.clone(), &grant.subject)).await? {
-        return Err(TokenError::InvalidGrant("the client was removed or disabled"));
+        return Err(TokenError::InvalidGrant("the client has been removed or disabled"));
     }
     let (grant_id, subject, client_id) = (&grant.id, &grant.subject, &grant.client_id);
     audit::Event::TokenExchanged { grant_id, subject, client_id }.emit();
