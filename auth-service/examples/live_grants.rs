@@ -1,5 +1,5 @@
-//! Measures the memory that live grants need. It fills a Redis with grants, and the token cache of a replica with
-//! some of their tokens.
+//! Measures the memory that live grants need. It fills a Redis server with grants, and the token cache of a
+//! replica with some of their tokens.
 //!
 //! `cargo run --release --example live_grants [GRANTS [TOKENS]]` (the defaults are 1000000 and 100000).
 //! `docs/state.md` contains the results.

@@ -1,5 +1,5 @@
 //! Measures a flood of registrations: how many are processed per second, how many the store alone can write per
-//! second in the same run, and how many clients are left afterwards.
+//! second in the same run, and how many clients remain afterwards.
 //!
 //! `cargo run --release --example registration_flood [REGISTRATIONS]` (the default is 100000). Exits with an error
 //! if a client in use is lost or the store contains more clients than its ceiling.
@@ -123,7 +123,7 @@ async fn register(http: &reqwest::Client, url: &str, name: &str) -> anyhow::Resu
     Ok(response.json().await?)
 }
 
-/// Uses a client like a consent does, so that the flood must not remove it. `registered` is the response to its
+/// Uses a client as a consent does, so that the flood must not displace it. `registered` is the response to its
 /// registration.
 async fn use_client(store: &dyn Store, registered: Value) -> anyhow::Result<Client> {
     let id: ClientId = serde_json::from_value(registered.get("client_id").cloned().unwrap_or_default())?;

@@ -16,8 +16,8 @@ pub(crate) struct Figures {
     pub(crate) p99: Duration,
 }
 
-/// Sends `requests` in turn over this number of connections for this time, on a separate thread. Fails if the
-/// status of a response is not 200.
+/// Sends `requests` in turn over this number of connections for this time, on a separate thread. Fails if a
+/// response has a status other than 200.
 pub(crate) fn drive(
     to: SocketAddr,
     requests: &Arc<Vec<Vec<u8>>>,
@@ -30,7 +30,7 @@ pub(crate) fn drive(
         runtime.block_on(async move {
             let start = Instant::now();
             // The load generator never sleeps, because waking it would cost the server more than a response.
-            // Slower responses would make this cost higher, because the generator would sleep more often.
+            // Slower responses would increase this cost, because the generator would sleep more often.
             let awake = tokio::spawn(async move {
                 while Instant::now() < start + time {
                     tokio::task::yield_now().await;

@@ -44,7 +44,7 @@ pub(crate) async fn compare() -> anyhow::Result<()> {
     round_trips(&store, "there", CALLS / 50).await
 }
 
-/// Measures operations on Redis, and compares them with the time of one request.
+/// Measures operations on Redis, and compares their duration with that of a single request.
 async fn round_trips(store: &RedisStore, place: &str, calls: u32) -> anyhow::Result<()> {
     let (client, _, held) = granted(store, &format!("held-{place}"), &format!("refresh {place}")).await;
     let floor = per_call(calls, async |_| store.ping().await.unwrap()).await;

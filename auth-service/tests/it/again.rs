@@ -1,5 +1,5 @@
-//! Tests of pages after a second click, the back button, a reload, or in two tabs. Each page must explain what
-//! happened and offer a link to continue.
+//! Tests of pages after a second click, after the back button, after a reload, and in two tabs. Each page must
+//! explain what happened and offer a link to continue.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use super::device::{decide, send_code};
 const NEW: &str = "a password of my own";
 const SIGN_IN: [(&str, &str); 2] = [("username", "ana"), ("password", PASSWORD)];
 
-/// The target of the page's link to continue, as a path within the service.
+/// The target of the page's "continue" link, as a path within the service.
 fn way_on(page: &Page) -> String {
     let (_, rest) =
         page.body.split_once("class=\"way-on\"").unwrap_or_else(|| panic!("no link in {}", page.body));
@@ -149,7 +149,7 @@ async fn what_became_of_an_answer_is_told_by_a_page_that_can_be_loaded_again_for
         let page = other.open(&there).await;
         assert!(page.status == StatusCode::GONE && !page.body.contains("class=\"way-on\""), "{}", page.body);
     }
-    // A made-up form token does not produce such a page.
+    // A made-up form token does not produce a result page.
     for made_up in ["", "?form_token=", "?form_token=AAAA", &format!("?form_token={}", page.form_token())] {
         let page = browser.open(&format!("/consent/answered{made_up}")).await;
         assert!(
@@ -178,7 +178,7 @@ async fn a_password_that_is_chosen_with_two_clicks_signs_in() {
     }
     // The earlier form, with the one-time password, is no longer accepted.
     assert_eq!(browser.submit(&login, &SIGN_IN).await.status, StatusCode::FORBIDDEN);
-    // A form with another password changes nothing and results in the login form. The number of attempts is
+    // A form with another password changes nothing and leads back to the login form. The number of attempts is
     // limited (a022).
     let mut last = StatusCode::OK;
     for n in 0..12 {
@@ -304,13 +304,13 @@ async fn a_device_that_is_allowed_twice_by_its_user_is_connected() {
     is_connected(&ana.open(result).await);
     // Without the parameters of the question, the address redirects to the page for the user code.
     assert_eq!(ana.open("/device/consent").await.location.unwrap(), format!("{ISSUER}/device"));
-    // The question was already answered. Whether another user now allows the device or the same user now denies
-    // it, the response is a page that explains this and offers to accept another code.
+    // The question has already been answered. Whether another user now allows the device or the same user now
+    // denies it, the response is a page that explains this and offers to accept another code.
     for answer in [decide(&mut eve, &page_of_eve, "allow").await, decide(&mut ana, &page, "deny").await] {
         assert_eq!(answer.status, StatusCode::CONFLICT);
         assert_eq!(way_on(&answer), "/device");
     }
-    // The user goes back to the page for the code, where the code is still filled in, and sends it again.
+    // The user goes back to the page for the code, where the code is still filled in, and submits it again.
     let again = ana.submit(&code_page, &[("user_code", user)]).await;
     assert!(again.body.contains("If you have already answered, look at the device"), "{}", again.body);
     // After the codes have expired, the page still makes no false statement about the result.

@@ -89,13 +89,13 @@ impl TestApp {
         Self::start_with(&[]).await
     }
 
-    /// Starts the app on the embedded store, or on a Redis with `TEST_STORE=redis`.
+    /// Starts the app on the embedded store or, if `TEST_STORE=redis` is set, on Redis.
     pub(crate) async fn start_with(settings: &[(&str, &str)]) -> Self {
         let on_redis = std::env::var("TEST_STORE").is_ok_and(|store| store == "redis");
         Self::start_on(on_redis, settings).await
     }
 
-    /// Starts the app on a Redis that [`Self::kill_store`] can kill. Returns `None` if Redis is not
+    /// Starts the app on a Redis server that [`Self::kill_store`] can kill. Returns `None` if Redis is not
     /// installed.
     pub(crate) async fn start_on_redis() -> Option<Self> {
         RedisServer::start(&["--appendonly", "no"])?;
@@ -200,8 +200,8 @@ impl TestApp {
         Self::start_from(on_redis, Arc::new(SystemRandomSource), settings).await
     }
 
-    /// Starts the app on a Redis, with a clock that the service compares with that of Redis. Returns `None`
-    /// if Redis is not installed.
+    /// Starts the app on Redis, with a clock that the service compares with the clock of Redis. Returns `None` if
+    /// Redis is not installed.
     pub(crate) async fn start_on_redis_now() -> Option<Self> {
         RedisServer::start(&["--appendonly", "no"])?;
         let clock = TestClock {
@@ -473,7 +473,7 @@ impl TestApp {
     }
 
     /// Returns the status of a check by Envoy. The request target is sent unchanged, whereas an HTTP library would
-    /// normalise it.
+    /// normalize it.
     pub(crate) async fn raw_check(&self, target: &str) -> u16 {
         self.raw(&format!(
             "POST /verify/envoy{target} HTTP/1.1\r\nHost: mcp.example\r\nX-Edge-Secret: {EDGE_SECRET}\r\nConnection: close\r\n\r\n"
@@ -552,7 +552,7 @@ pub(crate) async fn error_code(response: Response) -> String {
     response.json::<Value>().await.unwrap()["error"].as_str().unwrap().to_owned()
 }
 
-/// A random suffix, for a name that is not in use.
+/// A random suffix that makes a name unique.
 pub(crate) fn rand_suffix() -> String {
     let bytes = SystemRandomSource.bytes().unwrap();
     bytes.iter().take(6).map(|byte| char::from(b'a' + byte % 26)).collect()

@@ -55,7 +55,7 @@ async fn a005_nothing_is_sent_anywhere_before_client_and_redirect_are_known() {
         ("redirect_uri", "//app.example/cb"),
         ("redirect_uri", "https://app.example/CB"),
     ] {
-        // Other parameters are invalid as well. The server must not redirect to report those errors.
+        // Other parameters are invalid as well. The server must not redirect the browser to report those errors.
         let query = authorize_query(&client, &[replaced, ("response_type", "token"), ("scope", "\"")]);
         let page = browser.open(&format!("/authorize?{query}")).await;
         assert_eq!((page.status, page.location), (StatusCode::BAD_REQUEST, None), "{replaced:?}");
@@ -114,7 +114,7 @@ async fn a005_an_error_leads_no_browser_to_a_place_where_its_user_has_let_no_ans
         }
     }
     // If the user is logged in and has consented to this exact redirect URI, the error is sent to the client
-    // immediately. After the login has expired, it is not.
+    // immediately. After the login has expired, the error is shown on a page instead.
     let link = format!("/authorize?{}", authorize_query(&client, &[("response_type", "token")]));
     assert!(ana.open(&link).await.location.unwrap().starts_with(REDIRECT));
     app.wait(Duration::from_secs(12 * 3600));

@@ -51,7 +51,8 @@ fn a_backup_of_one_machine_is_restored_on_another() {
     works(&command("user add bo", &here));
     for _ in 0..2 {
         works(&script("backup", &["--keep", "1", &dumps], &here));
-        // The name of a dump contains the time in seconds, so the next backup must start in another second.
+        // The name of a dump contains the time in seconds, so the next backup must not start within the same
+        // second.
         std::thread::sleep(std::time::Duration::from_millis(1100));
     }
     let kept: Vec<_> = fs::read_dir(&dumps).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -68,7 +69,7 @@ fn a_backup_of_one_machine_is_restored_on_another() {
     let dump = dump.to_str().unwrap();
     let bytes = fs::read(dump).unwrap();
     assert!(!bytes.windows(6).any(|window| window == b"people"));
-    // A restore brings back the state at the time of the backup, and needs the key that was used for the backup.
+    // A restore brings back the state at the time of the backup, and needs the key with which the backup was made.
     works(&command("user disable ana", &here));
     let refused = fails(&script("restore", &[dump], &there));
     assert!(refused.contains("--key-file"), "{refused}");

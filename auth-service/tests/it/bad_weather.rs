@@ -45,7 +45,7 @@ async fn a_clock_that_is_days_ahead_for_a_while_costs_nothing() {
             "the service cannot know whether it has expired"
         );
 
-        // A replica that starts now compares its clock with the time that the store remembers.
+        // A replica that starts now compares its clock with the time recorded in the store.
         let other = app.replica(&[]).await;
         assert_eq!(other.state.sweep().await.unwrap(), 0);
         assert_eq!(other.kids().await, kids);
@@ -142,7 +142,7 @@ impl Clock for At {
     }
 }
 
-/// A store without a remembered time is either new or restored from a backup.
+/// A store without a recorded time is either new or restored from a backup.
 #[actix_web::test]
 async fn a_store_that_remembers_no_time_believes_no_clock_at_once() {
     let data = tempfile::tempdir().unwrap();
@@ -192,7 +192,7 @@ async fn a_clock_that_is_set_back_makes_no_code_and_no_refresh_token_good_again(
     }
 }
 
-/// A machine whose clock starts with the date of its disk image has such a clock.
+/// The clock of a machine can be behind because it starts with the date of its disk image.
 #[actix_web::test]
 async fn a_refresh_while_the_clock_is_behind_costs_nobody_their_grant() {
     for app in TestApp::on_both_stores(&[]).await {
@@ -363,8 +363,8 @@ async fn replicas_say_that_redis_has_lost_everything_and_agree_again_when_it_is_
     assert!(!client.is_empty());
 }
 
-/// Asserts that no response makes a client delete its registration or its tokens, which become valid again when
-/// the backup is restored.
+/// Asserts that no response makes a client delete its registration or its tokens, because both become valid again
+/// when the backup is restored.
 async fn refuses_nothing_for_good(app: &TestApp, client: &str, tokens: &Tokens) {
     is_not_challenged(&app.check_token(&tokens.access).await);
     let page = app.browser().open(&format!("/authorize?{}", authorize_query(client, &[]))).await;
@@ -438,7 +438,7 @@ async fn operators_commands_begin_no_store_in_a_redis_that_was_emptied() {
     assert!(done && said.contains("password:"), "{said}");
 }
 
-/// Redis loses only the row of the signing keys, before the replicas have read that a key was revoked.
+/// Redis loses only the row with the signing keys, before the replicas have noticed that a key was revoked.
 #[actix_web::test]
 async fn a_revoked_signing_key_does_not_come_back_when_the_keys_are_lost() {
     let Some(app) = TestApp::start_on_redis().await else { return };
@@ -498,7 +498,7 @@ async fn signing_keys_that_a_start_or_a_command_replaces_are_told_by_all() {
             let told = body["store_dangers"].to_string();
             assert!(told.contains("the signing keys were missing"), "{by_command}: {told}");
         }
-        // A restart of a replica within the hour does not clear the report either.
+        // Restarting a replica within the hour does not clear the report either.
         let restarted = app.replica(&[]).await;
         assert!(
             ready(&restarted).await.1["store_dangers"].to_string().contains("the signing keys were missing")
@@ -509,8 +509,8 @@ async fn signing_keys_that_a_start_or_a_command_replaces_are_told_by_all() {
     }
 }
 
-/// Redis is started with its files from an earlier time, as after the restore of a snapshot. Promoting a Redis
-/// replica that lacks the last writes has the same effect.
+/// Redis is started with earlier files, as after a snapshot has been restored. Promoting a Redis replica that
+/// lacks the last writes has the same effect.
 #[actix_web::test]
 async fn a_redis_that_comes_back_older_opens_nothing_that_was_revoked() {
     let Some(mut app) = TestApp::start_on_redis().await else { return };
@@ -699,8 +699,8 @@ async fn people_are_told_that_only_the_operator_can_end_the_loss_of_the_store() 
     }
 }
 
-/// An operator can put the row back, or a cluster node that lost its last write. The next change of the row,
-/// whether by an operator or by the schedule, must not make the old keys valid.
+/// The old row can come back through an operator, or through a cluster node that lost its last write. The next
+/// change of the row, whether by an operator or by the schedule, must not make the old keys valid.
 #[actix_web::test]
 async fn a066_a_row_of_signing_keys_that_is_put_back_opens_no_revoked_key_and_is_told() {
     for rotates in [false, true] {

@@ -8,8 +8,8 @@ use reqwest::StatusCode;
 
 use super::app::{TestApp, Tokens, error_code};
 
-/// Pauses in seconds, 76 in total. Hosted clients have been observed to refresh one token from two egress
-/// addresses for that long.
+/// Pauses in seconds, 76 in total. Hosted clients have been observed to refresh the same token from two egress
+/// addresses over a period this long.
 const BURST: [u64; 6] = [0, 3, 11, 24, 17, 21];
 
 #[actix_web::test]
@@ -35,13 +35,13 @@ async fn a032_a_burst_over_76_seconds_from_two_addresses_logs_nobody_out() {
             }
         }
         assert_eq!(successors.len(), 1, "exactly one successor must be valid");
-        // The access token works, whichever response a machine used.
+        // The access token is valid, regardless of which response a machine used.
         for token in [&access[0], &access[access.len() - 1]] {
             assert_eq!(two.check_token(token).await.status(), StatusCode::OK);
         }
         tokens.refresh = successors.into_iter().next().unwrap();
     }
-    // A thief who uses the first token of the burst ends the whole grant.
+    // If a thief uses the first token of the burst, the whole grant is revoked.
     let stolen = tokens.refresh.clone();
     let last = Tokens::of(one.refresh(&client, &tokens.refresh).await).await;
     let last = Tokens::of(two.refresh(&client, &last.refresh).await).await;

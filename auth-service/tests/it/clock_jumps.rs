@@ -1,5 +1,5 @@
-//! Tests of a clock that jumps and is corrected a moment later. Entries that look expired in between must be
-//! neither replaced nor refused permanently.
+//! Tests of a clock that jumps and is corrected a moment later. Rows that look expired in the meantime must be
+//! neither replaced nor permanently refused.
 
 use std::time::Duration;
 
@@ -125,7 +125,7 @@ async fn a063_replicas_whose_clocks_differ_accept_what_the_others_issue_and_noth
             assert_eq!(behind.check_token(&tokens.access).await.status(), StatusCode::UNAUTHORIZED);
             let tokens = app.tokens(&client).await;
             assert_eq!(behind.check_token(&tokens.access).await.status(), StatusCode::OK);
-            // By the clock of that replica, too, the token expires an hour after its issue.
+            // By the clock of that replica as well, the token expires an hour after it was issued.
             behind.wait(Duration::from_secs(3600 + seconds));
             assert_eq!(behind.check_token(&tokens.access).await.status(), StatusCode::UNAUTHORIZED);
         }

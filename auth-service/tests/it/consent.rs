@@ -25,7 +25,7 @@ async fn a_person_is_not_asked_again_for_what_the_client_may_do() {
     assert_eq!(again.status, StatusCode::SEE_OTHER);
     assert!(again.parameter("code").is_some() && again.parameter("iss").is_some());
     // A request for more scopes or for another resource needs the user's consent. The page marks what the user has
-    // allowed before.
+    // already allowed.
     let more = browser.open(&query("mcp:read mcp:write", RESOURCE)).await;
     assert_eq!(more.status, StatusCode::OK);
     assert!(more.body.contains("New: it will be allowed") && more.body.contains("You allowed it before"));
@@ -160,7 +160,7 @@ async fn a016_a_client_that_changed_what_was_shown_is_asked_about_again() {
         let mut client = Changeable::register(&app, &before).await;
         let mut browser = app.browser_of(&format!("person{n}")).await;
         browser.allow(&authorize_query(&client.id, &[])).await;
-        // An update that changes nothing does not cause a new question.
+        // After an update that changes nothing, the user is not asked again.
         client.change(&before).await;
         let again = browser.open(&format!("/authorize?{}", authorize_query(&client.id, &[]))).await;
         assert!(again.parameter("code").is_some(), "{}", again.body);
@@ -285,7 +285,7 @@ async fn a_pushed_request_is_what_counts_and_works_once() {
     let (client, other) = (app.client().await, app.client_with(&[REDIRECT, "https://app.example/x"]).await);
     let uri = pushed(&app, &client).await;
     let path = format!("/authorize?{}", pushed_query(&client, &uri));
-    // A pushed request also survives the detour through the login.
+    // A pushed request is also preserved across a login.
     app.person("ana").await;
     let mut browser = app.browser();
     let login = browser.follow(&path).await;
@@ -300,7 +300,7 @@ async fn a_pushed_request_is_what_counts_and_works_once() {
     assert_eq!(answer.parameter("state").as_deref(), Some("pushed state"));
     let code = answer.parameter("code").unwrap();
     assert_eq!(app.redeem(&client, &code).await.status(), StatusCode::OK);
-    // The page was opened twice but creates only one grant, and the link is no longer valid.
+    // The page has been opened twice but creates only one grant, and the link is no longer valid.
     assert_eq!(browser.submit(&reloaded, &[("decision", "allow")]).await.status, StatusCode::CONFLICT);
     for path in [
         path.clone(),

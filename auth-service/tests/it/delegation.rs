@@ -178,7 +178,7 @@ async fn a037_an_assertion_counts_once_for_one_client_in_time() {
     ] {
         assert_eq!(error_code(bearer(&app, &agent, &forged).await).await, "invalid_grant");
     }
-    // The server refuses a client that the operator did not allow, a client that does not authenticate, and a
+    // The server refuses a client that the operator has not allowed, a client that does not authenticate, and a
     // replayed assertion.
     let theirs = provider.id_jag(&provider.claims(&app, &other.0, "2"));
     assert_eq!(error_code(bearer(&app, &other, &theirs).await).await, "invalid_grant");
@@ -332,7 +332,7 @@ async fn a_service_acts_for_the_person_whose_token_it_was_called_with() {
     };
     assert_eq!(check("mcp.example").await, StatusCode::UNAUTHORIZED);
     assert_eq!(check("other.example").await, StatusCode::FORBIDDEN, "mcp:read is too little there");
-    // The exchanged token ends with the grant that it was derived from.
+    // The exchanged token becomes invalid together with the grant from which it was derived.
     let form = [("token", tokens.refresh.as_str()), ("client_id", &client)];
     app.http.post(format!("{}/revoke", app.public)).form(&form).send().await.unwrap();
     assert_eq!(check("other.example").await, StatusCode::UNAUTHORIZED);

@@ -79,7 +79,7 @@ async fn a_device_is_connected_by_a_person_in_another_browser() {
     let client = television(&app).await;
     let codes = codes(&app, &client).await;
     assert_eq!(error_code(poll(&app, &client, &codes.device).await).await, "authorization_pending");
-    // A link with the user code survives the login, after which the code is filled in.
+    // A user code in the link is preserved across the login, and is then filled in.
     app.person("ana").await;
     let mut browser = app.browser();
     let login = browser.follow(&format!("/device?user_code={}", codes.user)).await;
@@ -256,7 +256,7 @@ async fn there_is_no_device_flow_where_nobody_turned_it_on() {
     assert_eq!(app.browser().open("/device").await.status, StatusCode::NOT_FOUND);
 }
 
-/// Sends "Allow" and closes the connection after `moment`, as a browser does when the user clicks again.
+/// Submits "Allow" and closes the connection after `moment`, as a browser does when the user clicks again.
 async fn allow_and_hang_up(app: &TestApp, browser: &Browser<'_>, page: &Page, moment: Duration) {
     let form = format!("form_token={}&decision=allow", page.form_token());
     let cookies: Vec<_> = browser.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();

@@ -182,8 +182,8 @@ async fn a_client_of_2025_03_26_connects_on_the_mcp_host_when_it_has_a_default_r
         assert_eq!(location, format!("{issuer}/authorize?{query}&resource=https%3A%2F%2Fmcp.example%2Fmcp"));
 
         if issuer != app::ISSUER {
-            // The test browser does not support an issuer with a path. For such an issuer, only the target of the
-            // redirect is checked.
+            // The test browser does not support an issuer with a path, so only the target of the redirect is
+            // checked there.
             continue;
         }
         let mut browser = app.browser_of("ana").await;

@@ -1,4 +1,4 @@
-//! Tests of `auth-service doctor` with a healthy stack, and with stacks that have one fault each.
+//! Tests of `auth-service doctor` with a healthy stack, and with stacks that each have one fault.
 
 use std::time::Duration;
 

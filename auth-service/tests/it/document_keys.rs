@@ -69,7 +69,7 @@ async fn a034_what_a_document_with_keys_was_given_is_worth_nothing_once_it_has_n
     host.put(PATH, Answer::json(&document(&host), "max-age=60"));
     app.wait(Duration::from_secs(61));
     assert_eq!(error_code(app.refresh(&id, &tokens.refresh).await).await, "invalid_grant");
-    // A new authorization of the changed client works.
+    // The changed client can be authorized again.
     let code = app.browser_of("eve").await.allow(&query(&id)).await;
     let tokens = Tokens::of(app.token(&redemption(&id, &code)).await).await;
     assert_eq!(app.refresh(&id, &tokens.refresh).await.status(), StatusCode::OK);
@@ -195,7 +195,7 @@ async fn every_key_that_fits_is_tried_and_one_without_an_identifier_can_be_repla
     assert_eq!(error_code(redeem(&next, "of a stranger").await).await, "invalid_client");
     assert_eq!(redeem(&new, "first").await.status(), StatusCode::OK);
     host.put("/jwks.json", Answer::json(&json!({ "keys": [unnamed(&next)] }), ""));
-    // The code was used before. The error `invalid_grant` shows that the client has authenticated.
+    // The code has already been used. The error `invalid_grant` shows that the client has authenticated.
     assert_eq!(error_code(redeem(&next, "second").await).await, "invalid_grant");
 }
 

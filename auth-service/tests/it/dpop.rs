@@ -219,7 +219,7 @@ async fn a068_a_proof_that_comes_twice_is_refused_by_every_replica() {
     assert_eq!(one.call("DPoP", &access, Some(&proof)).await.status(), StatusCode::OK);
     assert_challenged(&one.call("DPoP", &access, Some(&proof)).await, "invalid_dpop_proof");
     assert_challenged(&two.call("DPoP", &access, Some(&proof)).await, "invalid_dpop_proof");
-    // The proof is also refused after its `jti` was deleted, because it has expired by then.
+    // The proof is also refused after its `jti` has been deleted, because the proof has expired by then.
     one.wait(Duration::from_secs(302));
     assert_challenged(&two.call("DPoP", &access, Some(&proof)).await, "invalid_dpop_proof");
     // If many calls with the same proof run at once, only one succeeds.
@@ -227,7 +227,7 @@ async fn a068_a_proof_that_comes_twice_is_refused_by_every_replica() {
     let calls = (0..16).map(|n| if n % 2 == 0 { &one } else { &two }.call("DPoP", &access, Some(&proof)));
     let passed = futures_util::future::join_all(calls).await;
     assert_eq!(passed.iter().filter(|answer| answer.status() == StatusCode::OK).count(), 1);
-    // At the token endpoint, too, a proof can be used only once.
+    // A proof can be used only once at the token endpoint as well.
     let code = one.code(&client).await;
     let proof = key.for_token_endpoint(&one);
     let first = issued(one.redeem_with(Some(&proof), &client, &code).await).await;

@@ -49,9 +49,9 @@ pub(crate) enum Fault {
     Down,
     /// Like `Down`, but GET requests are forwarded without a check.
     DownAndOpen,
-    /// The store of auth-service does not work, so the status of every request without a token is 503.
+    /// The store of auth-service is unavailable, so the status of every request without a token is 503.
     NoStore,
-    /// The edge responds to every request with 403, like nginx while the store does not work.
+    /// The edge responds to every request with 403, like nginx while the store is unavailable.
     Refuses,
     /// The `Date` header contains a time in 1994.
     Clock,

@@ -100,7 +100,7 @@ async fn many_users_behind_one_address_log_in_at_the_same_moment() {
 async fn a093_an_attempt_whose_client_hung_up_is_dropped() {
     let app = TestApp::start().await;
     let (cookie, form_token) = form(&app).await;
-    // These verifications take some seconds, and have priority over the verifications of the flood.
+    // These verifications take a few seconds, and have priority over the verifications of the flood.
     let known: Vec<_> = (0..32)
         .map(|_| {
             let passwords = app.state.passwords.clone();

@@ -219,7 +219,7 @@ async fn until_refused(app: &TestApp, calls: usize, method: &str, secret: Option
 #[actix_web::test]
 async fn a100_calls_over_grpc_that_do_not_end_are_refused_beyond_their_places() {
     let app = start().await;
-    // Calls without the edge secret do not use the slots that are reserved for the edge.
+    // Calls without the edge secret do not occupy the slots reserved for the edge.
     let others = until_refused(&app, 200, HEALTH, None).await;
     let check = asked("POST", "mcp.example", "/mcp", &[]);
     assert_eq!(told(answer(&app, check.clone(), &[EDGE_SECRET]).await).0, 401);

@@ -88,8 +88,8 @@ async fn a_rotation_goes_unnoticed_on_both_replicas() {
     let reply = rows(one.operate(Command::RotateKeys).await);
     assert_eq!([reply[0].state, reply[1].state], [KeyState::Current, KeyState::Next]);
     let next = reply[1].kid.clone();
-    // The two replicas look for changes at different times. No replica may ever refuse a valid token. No token may
-    // be signed with a key that has been in /jwks for less time than a response of /jwks can be cached.
+    // The two replicas look for changes at different times. No replica must ever refuse a valid token. No token
+    // must be signed with a key that has been in /jwks for less time than a response of /jwks can be cached.
     let mut first_seen = [None; 2];
     let mut live: Vec<String> = vec![tokens.access.clone()];
     for second in 0..640_u64 {
@@ -121,7 +121,7 @@ async fn a_rotation_goes_unnoticed_on_both_replicas() {
     for seen in first_seen {
         assert!(seen.unwrap() + 297 < 600, "{first_seen:?}");
     }
-    // The retired key is deleted when no token that it signed can still be valid.
+    // The retired key is deleted once no token that it has signed can still be valid.
     assert!(one.kids().await.contains(&before));
     one.wait(Duration::from_secs(86_400 + 300));
     for replica in replicas {

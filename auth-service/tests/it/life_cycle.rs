@@ -27,7 +27,7 @@ pub(super) enum Step {
         client: usize,
         all: bool,
     },
-    /// A code is redeemed with a right or wrong client and verifier, and with or without a proof by one of the
+    /// A code is redeemed with a correct or wrong client and verifier, and with or without a proof by one of the
     /// keys.
     Redeem {
         code: usize,
@@ -68,7 +68,7 @@ pub(super) enum Step {
 fn step() -> impl Strategy<Value = Step> {
     // An index below a million selects any of the objects, and a larger one selects one of the latest.
     let which = || prop_oneof![2 => 0_usize..1000, 3 => 1_000_000_usize..1_000_003];
-    // Number 0 stands for the right client, which is selected most often.
+    // Number 0 stands for the correct client, which is selected most often.
     let client = || prop_oneof![5 => Just(0_usize), 1 => Just(1_usize)];
     let key = || prop_oneof![4 => Just(None), 2 => Just(Some(0)), 1 => Just(Some(1))];
     let times = prop::sample::select(vec![1, 6, 20, 61, 119, 121, 600, 3601, 40_000, 31 * 86_400]);

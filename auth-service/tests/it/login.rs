@@ -65,7 +65,7 @@ async fn a102_a_one_time_password_works_once_and_is_replaced() {
     app.account("ana", true).await;
     let mut browser = app.browser();
     let page = browser.open("/login").await;
-    // A password that is copied from a terminal can be surrounded by whitespace.
+    // A password copied from a terminal can be surrounded by whitespace.
     let pasted = format!(" {PASSWORD}\t ");
     let choose = browser.submit_and_follow(&page, &[("username", "ana"), ("password", &pasted)]).await;
     assert!(choose.body.contains("Choose your own password"));
@@ -110,7 +110,7 @@ async fn a022_a023_guessing_is_slowed_and_the_owner_still_gets_in() {
             .status;
     }
     assert_eq!(last, StatusCode::TOO_MANY_REQUESTS);
-    // After that, even the right password is refused from a stranger's address, and the service computes no hash
+    // After that, even the correct password is refused from a stranger's address, and the service computes no hash
     // for it.
     assert_eq!(
         stranger.submit(&page, &[("username", "ana"), ("password", PASSWORD)]).await.status,
@@ -162,7 +162,7 @@ async fn the_largest_form_for_a_new_password_can_be_sent() {
     let app = TestApp::start().await;
     app.account("ana", true).await;
     let mut browser = app.browser();
-    // The longest query that the login form accepts, with as many backslashes as possible.
+    // This is the longest query that the login form accepts, with as many backslashes as possible.
     let link =
         |doubled: usize| format!("/login?state={}{}", "\\".repeat(doubled), "a".repeat(8186 - doubled));
     let mut longest = 1024;

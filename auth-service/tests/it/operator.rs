@@ -32,7 +32,7 @@ async fn connections_without_a_command_delay_no_command() {
     }
     let reply = socket::ask(directory.path(), &Command::ListClients { after: None }).await.unwrap();
     assert!(matches!(reply, Reply::Clients(_)), "{reply:?}");
-    // None of the other connections had reached its time limit before the reply came.
+    // None of the other connections had reached its time limit when the reply arrived.
     let closed = silent.iter().filter(|stream| stream.try_read(&mut [0]).is_ok()).count();
     assert_eq!(closed, 0);
     serving.abort();
@@ -215,7 +215,8 @@ async fn a_socket_that_is_removed_is_made_anew() {
     panic!("no account could be disabled");
 }
 
-/// The operator can have restored the file by hand. The running service would not notice a change in the new file.
+/// The operator might have restored the file by hand. The running service would not notice a change in the new
+/// file.
 #[actix_web::test]
 async fn a_command_asks_the_running_service_although_the_file_of_its_store_was_replaced() {
     let app = TestApp::start().await;

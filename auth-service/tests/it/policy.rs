@@ -270,7 +270,7 @@ async fn a072_a_path_that_many_servers_take_for_a_ruled_one_is_refused() {
             }
         }
     }
-    // An authorization request for such a resource is refused.
+    // An authorization request for a lookalike resource is refused.
     let lookalike = ruled.app.check_by("traefik", "POST", "mcp.example", "/mcp/Admin").send().await.unwrap();
     let body = (lookalike.status(), lookalike.text().await.unwrap());
     assert!(body.0 == StatusCode::FORBIDDEN && body.1.contains("case"), "{body:?}");

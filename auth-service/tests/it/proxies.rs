@@ -191,7 +191,7 @@ async fn a073_a074_a075_headers_of_the_edge_are_not_half_trusted() {
             let got = status(good(proxy).header(name, value)).await;
             assert!([400, 403].contains(&got), "{proxy} {name}: {got}");
         }
-        // Headers that only other proxies set have no effect.
+        // Headers that only the other proxies set have no effect.
         let others = good(proxy)
             .header("x-forwarded-port", "1")
             .header("x-rewrite-url", "/elsewhere")

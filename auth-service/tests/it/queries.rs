@@ -1,6 +1,6 @@
-//! Tests of MCP URLs with a query (`/mcp?toolset=a`), which several vendors publish. The metadata of such a
-//! resource contains the query (RFC 9728 §3.1 and §3.3, RFC 8707 §2), but the token is issued for the resource
-//! without the query.
+//! Tests of MCP URLs with a query (`/mcp?toolset=a`), which several vendors publish. The metadata for such a URL
+//! contains the query (RFC 9728 §3.1 and §3.3, RFC 8707 §2), but the token is issued for the resource without the
+//! query.
 
 use auth_service::domain::client::{GrantType, OperatorTerms};
 use auth_service::operator::NewClient;
@@ -18,8 +18,8 @@ fn metadata_url(response: &Response) -> String {
     challenge.split_once("resource_metadata=\"").unwrap().1.split('"').next().unwrap().to_owned()
 }
 
-/// Fetches the document at a `resource_metadata` URL. The URL is sent byte for byte, because an HTTP library
-/// would normalise it.
+/// Fetches the document at a `resource_metadata` URL. The URL is sent byte for byte, because an HTTP library would
+/// normalize it.
 async fn document(app: &TestApp, url: &str) -> (u16, Value) {
     let (host, target) = url.strip_prefix("https://").unwrap().split_once('/').unwrap();
     let request = format!("GET /{target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");

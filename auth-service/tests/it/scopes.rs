@@ -37,7 +37,7 @@ async fn notes() -> Ruled {
     Ruled::by(NOTES, &[("ADDITIONAL_GRANTS", "client_credentials, device_code")]).await
 }
 
-/// Registers a client like an SDK after the first challenge. Returns the response.
+/// Registers a client as an SDK does after the first challenge. Returns the response.
 async fn registered(app: &TestApp, scope: &str, method: &str) -> Value {
     let metadata = json!({
         "redirect_uris": [REDIRECT], "token_endpoint_auth_method": method, "client_name": "An SDK", "scope": scope,

@@ -1,4 +1,4 @@
-//! Tests of attack 100 with slow senders. Each of them stays within all time limits, but together they occupy all
+//! Tests of attack 100 with slow senders. Each sender stays within all time limits, but together they occupy all
 //! connections.
 
 use std::net::Ipv4Addr;
@@ -103,7 +103,7 @@ async fn a100_a_whole_body_is_heard_from_an_address_whose_others_are_slow() {
     app.client().await;
     assert!(is_waited_for(&slow[135]));
     // Connections whose slots were needed get a response that asks the client to retry. On a slow machine, they
-    // have already been idle for too long and are closed.
+    // have already been idle for too long, and have been closed.
     let was_too_late = begin.elapsed() >= Duration::from_secs(3);
     let mut response = vec![0; 4096];
     let length = slow[0].read(&mut response).await.unwrap();

@@ -1,5 +1,5 @@
 //! Tests of a store that is unreachable or does not respond: the response to each kind of request, and how soon it
-//! comes.
+//! arrives.
 
 use std::process::Command;
 use std::time::{Duration, Instant};

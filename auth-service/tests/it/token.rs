@@ -164,7 +164,7 @@ async fn a032_parallel_and_repeated_refresh_gets_one_and_the_same_successor() {
 async fn a031_reuse_after_the_grace_or_after_the_successor_was_used_revokes_the_grant() {
     let app = TestApp::start().await;
     let client = app.client().await;
-    // An old token is reused after its successor was used.
+    // An old token is reused after its successor has been used.
     let first = app.tokens(&client).await;
     let second = Tokens::of(app.refresh(&client, &first.refresh).await).await;
     let third = Tokens::of(app.refresh(&client, &second.refresh).await).await;
@@ -302,7 +302,7 @@ async fn a035_a036_confidential_clients_authenticate_in_one_way() {
         ("refresh_token", &tokens.refresh),
     ];
     assert_eq!(app.token(&form).await.status(), StatusCode::OK);
-    // A public client must not send a secret, neither in the body nor in a header.
+    // A public client must not send a secret in the body or in a header.
     let public = app.client().await;
     let held = app.tokens(&public).await.refresh;
     let form = [("grant_type", "refresh_token"), ("refresh_token", held.as_str())];
@@ -357,7 +357,7 @@ async fn a034_a_refresh_carries_the_groups_of_now() {
     let name = "ana".to_owned().try_into().unwrap();
     let ana = app.state.store.account_named(&name).await.unwrap().unwrap();
     assert!(app.state.store.set_account_groups(&ana.subject, &[]).await.unwrap());
-    // Both the old and the new token now give access without groups.
+    // Both the old and the new token now give access, but without the groups.
     assert_eq!(app.check_token(&tokens.access).await.headers()["x-auth-groups"], "");
     let renewed = Tokens::of(app.refresh(&client, &tokens.refresh).await).await;
     assert!(
@@ -436,7 +436,7 @@ async fn a066_a_client_gives_back_its_own_grant_and_no_other() {
 }
 
 /// Every access token contains the identifier of its grant. A forged refresh token with that identifier is
-/// refused, and does not end the grant.
+/// refused, and does not revoke the grant.
 #[actix_web::test]
 async fn a031_a034_a_forged_refresh_token_that_names_a_grant_ends_nothing() {
     let app = TestApp::start().await;

@@ -31,7 +31,7 @@ pub(crate) async fn a_registered_client_is_there_until_its_time_is_over(world: &
     let last = UnixTime(later(UNUSED).0 - 1);
     assert!(world.store().client(&added.id, last).await.unwrap().is_some());
     assert!(world.store().client(&added.id, later(UNUSED)).await.unwrap().is_none());
-    // Its identifier can be reused.
+    // The identifier of the expired client can be reused.
     let anew = Client { issued_at: later(UNUSED), ..client("a") };
     let again = world.store().register_client(&anew, &[id("a")], &terms(later(UNUSED), 10)).await.unwrap();
     assert!(matches!(again, Registration::Added(_)));
@@ -150,7 +150,7 @@ pub(crate) async fn a045_the_oldest_that_nobody_used_makes_room(world: &World) {
     for (newcomer, ceiling, left) in [
         ("a", 4, vec!["a", "second", "third", "used"]),
         ("b", 4, vec!["a", "b", "third", "used"]),
-        // The maximum was lowered.
+        // The maximum has been lowered.
         ("c", 2, vec!["c", "used"]),
     ] {
         let client = Client { issued_at: now, ..client(newcomer) };
@@ -163,7 +163,7 @@ pub(crate) async fn a045_the_oldest_that_nobody_used_makes_room(world: &World) {
     assert!(matches!(outcome, Registration::Full));
     assert!(world.store().client(&id("d"), NOW).await.unwrap().is_none());
     assert_eq!(names(world.store()).await, ["c", "used"]);
-    // The maximum was lowered by more than the number of unused clients.
+    // The maximum has been lowered by more than the number of unused clients.
     let unused = Client { issued_at: now, ..client("unused") };
     assert!(matches!(
         world.store().register_client(&unused, &[id("unused")], &terms(now, 3)).await.unwrap(),

@@ -147,7 +147,7 @@ pub(crate) async fn is_there(store: &dyn Store, keys: &KeySet, at: UnixTime) {
     let redeemed = store.redeem_code(&hash("waiting"), &granted, &used).await.unwrap();
     assert!(matches!(redeemed, Redemption::Redeemed { .. }));
     assert!(store.grant_of_refresh(&held(&granted, 0, "of waiting"), at).await.unwrap().is_some());
-    // A refresh whose response was lost is repeated, the next token rotates, and the reuse of an old token ends
+    // A refresh whose response was lost is repeated, the next token rotates, and the reuse of an old token revokes
     // the grant.
     let token = |number, name| held(&refreshed(), number, name);
     let rotate = |token: HashedRefreshToken, number, next: &str| {

@@ -98,7 +98,7 @@ async fn a_redis_that_cannot_be_used_says_why_and_never_the_password() {
     }
     let store = connect(&at(":hunter2hunter2@")).await.unwrap();
     assert!(store.add_account(&account("ana")).await.unwrap());
-    // This Redis user has only the permissions that the store requires.
+    // The Redis user gets only the permissions that the store requires.
     let mut admin = Resp::connect(server.port);
     admin.ask(&[b"AUTH", b"hunter2hunter2"]);
     let rule = format!("ACL SETUSER gate on >p@ss ~mcp-gate:* resetchannels {NEEDED}");
@@ -184,7 +184,7 @@ async fn a_redis_that_cannot_save_is_told_and_over_when_it_can() {
     let store = connect(&server.url()).await.unwrap();
     register(&store, &client("a")).await;
     let mut admin = Resp::connect(server.port);
-    // A directory has the name of the dump file, so Redis cannot save its data.
+    // A directory occupies the name of the dump file, so Redis cannot save its data.
     let place = data.path().join("in-the-way");
     std::fs::create_dir(&place).unwrap();
     std::fs::write(place.join("file"), "").unwrap();
@@ -322,8 +322,8 @@ fn spoil_lists(admin: &mut Resp) -> usize {
     lists.len()
 }
 
-/// If a redemption were reported as failed, the client would retry it. The retry would count as a replay and end
-/// the grant.
+/// If a redemption were reported as failed, the client would retry it. The retry would count as a replay, and the
+/// grant would be revoked.
 #[tokio::test(flavor = "multi_thread")]
 async fn a026_what_was_redeemed_is_told_although_the_list_of_its_account_cannot_be_changed() {
     let Some(server) = RedisServer::start(&["--appendonly", "no"]) else { return };

@@ -49,7 +49,7 @@ pub(crate) async fn an_approval_is_allowed_or_denied_and_never_both(world: &Worl
     assert!(world.store().add_code("allowed", &hash("code"), &made, &used).await.unwrap());
     assert!(!world.store().deny("allowed", until, NOW).await.unwrap());
     assert!(matches!(world.store().find_code(&hash("code"), NOW).await.unwrap(), FoundCode::Live(_)));
-    // Of many concurrent decisions, all accepted ones are the same.
+    // Among many concurrent decisions, all accepted ones are the same.
     let (of_client, of_code) = (client.clone(), made.clone());
     let taken = world
         .at_once(32, move |n, store| {
@@ -110,7 +110,7 @@ pub(crate) async fn a027_of_parallel_redemptions_one_succeeds(world: &World) {
             outcomes.iter().filter(|outcome| matches!(outcome, Redemption::Redeemed { .. })).count();
         let replayed = outcomes.iter().filter(|outcome| matches!(outcome, Redemption::Replayed)).count();
         assert_eq!((redeemed, replayed), (1, 31));
-        // Every later redemption shows that two parties have the code, so the store ends the grant.
+        // Every later redemption shows that two parties have the code, so the store revokes the grant.
         assert!(world.store().grant(&made.grant_id, NOW).await.unwrap().is_none());
     }
 }
@@ -125,7 +125,7 @@ pub(crate) async fn a026_a_replayed_code_ends_the_grant_that_it_made(world: &Wor
     assert!(matches!(outcome, Redemption::Redeemed { .. }));
     let token = held(&grant, 0, "first");
     assert!(world.store().grant_of_refresh(&token, NOW).await.unwrap().is_some());
-    // The code itself expired long ago. A lookup of the code does not end the grant.
+    // The code itself expired long ago. Looking up the code does not revoke the grant.
     let found = world.store().find_code(&hash("code"), later(HOUR)).await.unwrap();
     assert!(matches!(found, FoundCode::Used(code) if code.grant_id == grant.id));
     assert!(world.store().grant_of_refresh(&token, NOW).await.unwrap().is_some());
@@ -220,7 +220,7 @@ pub(crate) async fn a031_a_refresh_token_that_is_used_up_ends_the_grant(world: &
     }
 }
 
-/// A grant recognises all refresh tokens that it has issued, however old they are, without storing them.
+/// A grant recognizes all refresh tokens that it has issued, however old they are, without storing them.
 pub(crate) async fn a031_every_token_of_a_long_line_is_known_when_it_comes_again(world: &World) {
     for again in [0, 1, 17, 38] {
         let (client, _, grant) = granted(world.store(), &format!("client{again}"), "token 0").await;
@@ -244,8 +244,8 @@ pub(crate) async fn a031_every_token_of_a_long_line_is_known_when_it_comes_again
     }
 }
 
-/// Every access token contains the identifier of its grant. A forged refresh token with that identifier must
-/// not end the grant.
+/// Every access token contains the identifier of its grant. A forged refresh token with that identifier must not
+/// cause the grant to be revoked.
 pub(crate) async fn a031_a_token_that_only_names_a_grant_is_unknown_and_ends_nothing(world: &World) {
     let (client, person, grant) = granted(world.store(), "a", "one").await;
     let used = usage(&client, NOW);
@@ -265,7 +265,7 @@ pub(crate) async fn a031_a_token_that_only_names_a_grant_is_unknown_and_ends_not
         let outcome = world.store().rotate_refresh(&foreign, &next, &used, GRACE).await.unwrap();
         assert!(matches!(outcome, Rotation::Unknown), "{outcome:?}");
     }
-    // A grant without refresh tokens recognises no refresh token as its own.
+    // A grant without refresh tokens recognizes no refresh token as its own.
     let without = Grant { refresh: None, ..grant_of(&code(&client, &person.subject, NOW), "none", NOW) };
     assert!(world.store().add_grant(&without, &used).await.unwrap());
     let named = held(&without, 0, "none");

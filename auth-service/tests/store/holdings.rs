@@ -142,7 +142,7 @@ pub(crate) async fn a100_what_was_made_while_the_clock_was_ahead_goes_before_wha
 }
 
 /// Logins that look expired only because the clock has jumped are not deleted. They must still count after the
-/// clock was corrected.
+/// clock has been corrected.
 pub(crate) async fn a100_a_clock_that_is_ahead_makes_no_room_for_more(world: &World) {
     let store = world.store();
     let eve = Subject::new(random());
@@ -190,8 +190,8 @@ pub(crate) async fn a100_consents_of_one_account_have_a_ceiling_and_the_oldest_g
     assert_eq!(live, 200);
 }
 
-/// Creates a grant whose refresh token has the name `name`. Returns it, and the grants that were ended in
-/// exchange.
+/// Creates a grant whose refresh token has the name `name`. Returns it, and the grants that were deleted to make
+/// room for it.
 async fn make_grant(
     store: &dyn Store,
     person: &Subject,
@@ -199,7 +199,7 @@ async fn make_grant(
     name: &str,
     at: UnixTime,
 ) -> (Grant, Vec<Grant>) {
-    // While the clock is ahead, the right time could still be `NOW`.
+    // While the clock is ahead, the correct time could still be `NOW`.
     let bounds = TimeBounds { earliest: NOW, latest: at, is_steady: at < later(DAY) };
     let (code, used) = (code(client, person, at), ClientUse { bounds, ..usage(client, at) });
     assert!(store.add_code(code.grant_id.as_str(), &hash(name), &code, &used).await.unwrap());
@@ -264,7 +264,7 @@ pub(crate) async fn a100_what_one_account_makes_at_once_stays_within_its_ceiling
     assert!((1..=50).contains(&live), "{live}");
 }
 
-/// Grants and logins that have ended do not count, so a client that is used and revoked all day displaces nothing.
+/// Revoked grants and ended logins do not count, so a client that is used and revoked all day displaces nothing.
 pub(crate) async fn a100_what_was_revoked_signed_out_or_forgotten_does_not_count(world: &World) {
     let store = world.store();
     let ana = Subject::new(random());

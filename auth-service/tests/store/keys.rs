@@ -1,4 +1,4 @@
-//! Tests of signing keys. All replicas share one set of keys, whichever replica changes it.
+//! Tests of signing keys. All replicas share one set of keys, regardless of which replica changes it.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Tests of a store that executes a write long after its caller was told that it failed.
+//! Tests of a store that executes a write long after its caller has received an error.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -13,18 +13,18 @@ use super::worlds::key;
 use crate::chaos::{Chaos, Weather};
 use crate::redis_server::RedisServer;
 
-/// The proxy keeps everything for this long, so that the write arrives at a server that was stopped after it
-/// had answered the reads before.
+/// The proxy delays all data by this much, so that the test can stop the server after it has answered the reads
+/// and before the write arrives.
 const ON_THE_WAY: Duration = Duration::from_millis(200);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a032_what_a_stopped_redis_executes_late_uses_up_no_refresh_token_and_no_code() {
     let Some(server) = RedisServer::start(&["--appendonly", "no"]) else { return };
-    // Without reports of changes, only these calls use the first connection.
+    // Without `CLIENT TRACKING`, only the calls of this test use the first connection.
     Resp::connect(server.port).ask(&[b"ACL", b"SETUSER", b"default", b"-client|tracking"]);
     let way = Chaos::before(server.port).await;
     let store = RedisStore::connect(&RedisAddress::parse(&way.url()).unwrap(), &key()).await.unwrap();
-    // Redis only executes late what it knows, so the script is loaded before.
+    // Redis can execute only a script that is already loaded, so this call loads the script first.
     let (client, _, of_warm) = granted(&store, "warm", "first").await;
     let next = successor(&of_warm, 1, "second", NOW);
     store.rotate_refresh(&held(&of_warm, 0, "first"), &next, &usage(&client, NOW), GRACE).await.unwrap();
@@ -66,7 +66,7 @@ async fn a032_what_a_stopped_redis_executes_late_uses_up_no_refresh_token_and_no
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 
-    // The client comes back after the grace period, with the only tokens that it has.
+    // The client retries after the grace period, with the only tokens that it has.
     let at = later(GRACE + Duration::from_secs(1));
     let again = store.rotate_refresh(&token, &next, &usage(&client, at), GRACE).await.unwrap();
     assert!(matches!(again, Rotation::Rotated(_)), "{again:?}");

@@ -1,5 +1,5 @@
-//! Tests of a Redis server that lost rows or returned with older data, as seen by processes that know less than
-//! others.
+//! Tests of a Redis server that has lost rows or returned with older data, and of processes that have seen less of
+//! its data than others.
 
 use std::time::{Duration, Instant};
 
@@ -46,8 +46,8 @@ async fn until_refused(store: &RedisStore, said: &str) {
     }
 }
 
-/// An eviction removes single rows. If a process created a new store next to the remaining rows, a part of the old
-/// store would stay valid.
+/// An eviction removes single rows. If a process created a new store next to the remaining rows, parts of the old
+/// store would remain valid.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_lost_the_identity_of_its_store_is_not_begun_anew_over_what_is_left() {
     let Some(server) = RedisServer::start(&["--appendonly", "no"]) else { return };
@@ -118,15 +118,15 @@ async fn replicas_that_begin_a_store_at_the_same_time_agree_on_it() {
     assert_eq!(identities.len(), 1);
 }
 
-/// Otherwise, a replica that did not run while Redis returned with older data would accept access that was revoked
-/// since. It would also get all requests, because the other replicas refuse them.
+/// Otherwise, a replica that was not running when Redis returned with older data would accept access that has
+/// since been revoked. It would also receive all requests, because the other replicas refuse them.
 #[tokio::test(flavor = "multi_thread")]
 async fn a066_a_replica_that_was_frozen_and_a_process_that_starts_learn_from_others_that_redis_is_older() {
     let Some(mut server) = RedisServer::start(&["--appendonly", "no"]) else { return };
     let knows = starts(&server).await.unwrap();
     let (_, person, revoked) = granted(&knows, "revoked", "refresh").await;
     knows.revoke_grant(&super::faults::id_of_nobody()).await.unwrap();
-    // This replica does not notice the following changes.
+    // This replica makes no calls from now on, so it does not notice the following changes.
     let frozen = starts(&server).await.unwrap();
     assert!(frozen.ping().await.is_ok());
     let dump = server.data.path().join("dump.rdb");
@@ -206,7 +206,8 @@ async fn until_ready(store: &RedisStore) {
     }
 }
 
-/// A failover to a server that missed the adoption, or a restart from the snapshot that was adopted.
+/// This happens after a failover to a server that missed the adoption, or after a restart from the adopted
+/// snapshot.
 #[tokio::test(flavor = "multi_thread")]
 async fn a066_the_data_from_before_an_adoption_are_refused_when_they_come_back_again() {
     const EARLIER: &str = "created earlier";
@@ -240,14 +241,14 @@ async fn a066_the_data_from_before_an_adoption_are_refused_when_they_come_back_a
         let told = error.to_string();
         assert!(told.contains(EARLIER) && told.contains("auth-service store adopt"), "{told}");
     }
-    // The operator says that they count, once more.
+    // The operator adopts the older data again.
     adopts(&server).await.unwrap();
     until_ready(&replica).await;
     assert!(starts(&server).await.is_ok());
     assert!(adopts(&server).await.unwrap_err().to_string().contains("nothing to adopt"));
 }
 
-/// What a replica left stays in Redis when the latest data are back.
+/// A replica's claim stays in Redis after the latest data has returned.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_replica_has_left_is_no_reason_to_adopt_once_the_latest_data_are_back() {
     let Some(server) = RedisServer::start(&["--appendonly", "no"]) else { return };

@@ -310,7 +310,7 @@ async fn a094_a_key_is_replaced_and_the_one_before_opens_nothing_any_more() {
     let at = address(&server.url());
     let keys = fill(&RedisStore::connect(&at, &old).await.unwrap()).await;
     assert!(matches!(RedisStore::connect(&at, &new).await, Err(StoreError::Unreadable)));
-    // Each replica knows both keys, but one of them still encrypts with the old key. Each can read the rows of the
+    // Both replicas have both keys, but one of them still encrypts with the old key. Each can read the rows of the
     // other.
     let reversed = RedisStore::connect(&at, &old.clone().with_previous(Some(&new))).await.unwrap();
     let redis = RedisStore::connect(&at, &both).await.unwrap();

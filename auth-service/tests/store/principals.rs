@@ -1,6 +1,5 @@
 //! Tests of the cache of principals, and of how soon its entries become invalid: immediately on the replica that
-//! makes a change, on the other replicas when they receive the report of the change, and in any case after a
-//! second.
+//! makes a change, on the other replicas when they receive the report of the change, and always within a second.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -51,7 +50,7 @@ impl Replica {
         self.check_at(token, NOW).await
     }
 
-    /// Waits until the replica receives reports of changes. It uses its cache only then.
+    /// Waits until the replica receives reports of changes. Before that, it does not use its cache.
     pub(crate) async fn is_live(&self) {
         let deadline = Instant::now() + Duration::from_secs(10);
         while !self.store.changes().is_live() {
@@ -324,7 +323,7 @@ async fn a066_an_answer_from_before_a_revocation_is_not_kept() {
     }
 }
 
-/// Cached principals from before a revocation are used for at most a second, whatever happens to the connection
+/// After a revocation, cached principals are used for at most a second, regardless of faults on the connection
 /// that reports changes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a066_no_weather_keeps_a_revoked_token_alive_for_longer_than_a_second() {

@@ -40,7 +40,8 @@ pub(crate) async fn allowed_device(store: &dyn Store, name: &str, letter: char) 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_check_is_one_round_trip_and_redeeming_or_refreshing_at_most_three() {
     let Some(server) = RedisServer::start(&["--appendonly", "no"]) else { return };
-    // Without reports of changes, the store learns the age of the data only from these calls.
+    // Without `CLIENT TRACKING`, Redis does not report changes, so each call below also has to check the age of
+    // the data.
     let mut admin = super::resp::Resp::connect(server.port);
     admin.ask(&[b"ACL", b"SETUSER", b"default", b"-client|tracking"]);
     let way = Chaos::before(server.port).await;
@@ -60,7 +61,7 @@ async fn a_check_is_one_round_trip_and_redeeming_or_refreshing_at_most_three() {
     let (device, of_device) = allowed_device(&store, "device", 'C').await;
     let made = code(&client, &person.subject, NOW);
     assert!(store.add_code("approval", &hash("code"), &made, &used).await.unwrap());
-    // The delay is long enough that all commands that belong together are sent before the first response arrives.
+    // The delay is so long that all commands that belong together are sent before the first response arrives.
     way.turn(Weather::Delay(Duration::from_millis(20)));
 
     let (trips, found) = counted(&way, store.held_grant(&granted.id, &client.id, &person.subject, NOW)).await;

@@ -1,4 +1,4 @@
-//! Tests that a thief of the whole database finds no secret and no name.
+//! Tests that a thief who has the whole database finds no secret and no name in it.
 
 use auth_service::domain::account::LoginSession;
 use auth_service::domain::client::{Client, ClientSecret};

@@ -94,8 +94,8 @@ pub(crate) async fn a045_accounts_that_work_together_have_no_more_clients_than_t
     let ana = account("ana");
     assert!(store.add_account(&ana).await.unwrap());
     accounts.push(ana.subject);
-    // Every account uses each client. The last of them makes the number of users so high that the client counts
-    // for none of them.
+    // Every account uses each client. With the last account, a client has so many users that it counts for none of
+    // them.
     for n in 0..6 * SOLE_CEILING {
         let shared = register(store, &client(&format!("shared{n}"))).await;
         for account in accounts.iter().cycle().skip(n).take(accounts.len()) {
@@ -113,8 +113,8 @@ pub(crate) async fn a045_accounts_that_work_together_have_no_more_clients_than_t
     }
     let left = store.clients(None, 1000, NOW).await.unwrap().len();
     assert!(left <= 2 * accounts.len() * SOLE_CEILING, "{left}");
-    // A client with many users is not deleted to make room. It also works for an account that can no longer be its
-    // last user.
+    // A client with many users is not deleted to make room. An account that can no longer be its last user can
+    // still use it.
     let late = accounts.last().unwrap();
     let popular = register(store, &client("popular")).await;
     for _ in 0..Client::FEW_USERS {
@@ -155,13 +155,13 @@ pub(crate) async fn a045_a_disabled_client_makes_no_room_and_does_not_expire(wor
         assert!(store.client(&client.id, late).await.unwrap().unwrap().disabled);
         assert!(register(store, &Client { issued_at: late, ..client.clone() }).await.disabled);
     }
-    // After the client was enabled and used, it expires like any other client.
+    // After the client has been enabled and used, it expires like any other client.
     assert!(store.set_client_disabled(&used.id, false).await.unwrap());
     let enabled = store.client(&used.id, late).await.unwrap().unwrap();
     use_by(store, &ana, &enabled, late).await;
     assert!(store.client(&used.id, late.plus(IDLE.checked_sub(HOUR).unwrap())).await.unwrap().is_some());
     assert!(store.client(&used.id, late.plus(2 * IDLE)).await.unwrap().is_none());
-    // A client that was never used can be displaced again.
+    // A client that has never been used can be displaced again.
     assert!(store.set_client_disabled(&unused.id, false).await.unwrap());
     let terms = RegistrationTerms { unused_ceiling: 1, ..terms(late, 100) };
     let newcomer = Client { issued_at: late, ..client("last") };

@@ -3,7 +3,7 @@
 //! the service. The test takes ten seconds, or `CHAOS_SECONDS`. The faults are derived from a seed that is
 //! printed, and `CHAOS_SEED` repeats them. `CHAOS_APPENDFSYNC=everysec` weakens the guarantees of Redis.
 //!
-//! At any time, an unknown token is refused. A revoked token is refused at the latest one second after the
+//! At any time, an unknown token is refused. A revoked token is refused no later than one second after the
 //! revocation was acknowledged. A live token is never reported as invalid. At most one of two redemptions of a
 //! code succeeds. At the end, every acknowledged change must still be stored.
 
@@ -126,7 +126,7 @@ impl Storm {
         Some((status, serde_json::from_str(&text).unwrap_or_default()))
     }
 
-    /// Waits until Redis and all replicas work.
+    /// Waits until Redis and all replicas respond normally.
     async fn is_back(&self) {
         let deadline = Instant::now() + Duration::from_secs(30);
         loop {
@@ -153,7 +153,7 @@ impl Storm {
         self.replicas[which].way.turn(weather);
     }
 
-    /// Causes faults for this long. Returns the Redis server that is running at the end.
+    /// Causes faults for the duration `time`. Returns the Redis server that is running at the end.
     async fn blow(&self, mut redis: RedisServer, time: Duration, dice: &mut Dice) -> RedisServer {
         let end = Instant::now() + time;
         while Instant::now() < end {

@@ -1,5 +1,5 @@
-//! Tests of the embedded store while its file cannot be written. The tests move the file away, which the store
-//! notices before every write. The store can still read the open file.
+//! Tests of the embedded store while its file cannot be written. The tests move the file away. The store notices
+//! this before every write, but can still read the open file.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -168,7 +168,7 @@ async fn what_is_taken_away_counts_while_the_file_cannot_be_written_and_for_ever
     let error = store.ping().await.unwrap_err().to_string();
     assert!(error.contains("kept in store.reserve"), "{error}");
 
-    // Dropping the store leaves only its files, as after a crash.
+    // When the store is dropped, only its files remain, as after a crash.
     drop(store);
     fs::rename(data.path().join("aside"), data.path().join("store.redb")).unwrap();
     let store = open(data.path());
@@ -250,8 +250,8 @@ async fn what_cannot_even_be_kept_in_the_reserve_counts_until_a_restart_and_says
     assert!(store.account(&ana.subject).await.unwrap().is_some_and(|account| account.disabled));
 }
 
-/// If the reserve is lost, the revocations in it are lost as well, and the store alone would accept what was
-/// revoked.
+/// If the reserve is lost, the revocations in it are lost as well, and the store alone would accept the revoked
+/// access.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_is_not_opened_without_the_reserve_in_which_changes_wait() {
     let data = tempfile::tempdir().unwrap();
@@ -335,8 +335,8 @@ async fn a_write_of_the_reserve_that_was_broken_off_leaves_what_was_kept_before(
     let at = (0..file.len()).find(|at| file[*at] != first[*at]).unwrap();
     file[at + 100] ^= 1;
     fs::write(data.path().join("store.reserve"), file).unwrap();
-    // The file store.made counts a change only after the change was written to the reserve, so the test restores
-    // it as well.
+    // The file store.made counts a change only once it has been written to the reserve, so the test restores that
+    // file as well.
     fs::write(data.path().join("store.made"), made).unwrap();
     fs::rename(fault.directory.join("aside"), data.path().join("store.redb")).unwrap();
     let store = open(data.path());

@@ -52,7 +52,7 @@ impl World {
         Self { replicas, next: AtomicUsize::new(0), _server: None, _data: None }
     }
 
-    /// Returns the replicas in turn, so that a test fails if a replica keeps state of its own.
+    /// Returns the replicas in turn, so that a test fails if a replica keeps its own state.
     pub(crate) fn store(&self) -> &dyn Store {
         let next = self.next.fetch_add(1, Ordering::Relaxed);
         &*self.replicas[next % self.replicas.len()]

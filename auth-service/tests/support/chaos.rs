@@ -25,7 +25,7 @@ pub(crate) enum Weather {
     Slow,
     /// Responses on the connection with this number wait until the test sets another fault.
     Hold(usize),
-    /// All connections are cut, and so are new ones.
+    /// All connections are cut, including new ones.
     Cut,
 }
 

@@ -12,7 +12,8 @@ pub(crate) struct RedisServer {
     pub(crate) data: tempfile::TempDir,
 }
 
-/// The program that `REDIS_SERVER` names, such as Valkey or another version, or else the installed `redis-server`.
+/// The program that `REDIS_SERVER` names, such as Valkey or another version, or the installed `redis-server` by
+/// default.
 pub(crate) fn program() -> Command {
     Command::new(std::env::var_os("REDIS_SERVER").unwrap_or_else(|| "redis-server".into()))
 }

@@ -5,7 +5,7 @@
 const CODE: u64 = 60;
 const ACCESS: u64 = 3600;
 const REFRESH: u64 = 30 * 86_400;
-/// How long a redeemed code is remembered after it has expired.
+/// How long a redeemed code is remembered after its expiry.
 const REMEMBERED: u64 = 3600;
 const GRACE: u64 = 120;
 const DEVICE: u64 = 600;
@@ -342,7 +342,7 @@ impl Model {
         }
         let all = self.grants[grant].all;
         self.without_refresh(SERVICE, all, ends.min(self.now + ACCESS), Some(grant));
-        // A machine's token does not represent a user, and neither does a token that is exchanged for it.
+        // A machine's token does not represent a user, and neither does a token received in exchange for it.
         let of_person = self.grants[grant].of_person;
         self.grants.last_mut().unwrap().of_person = of_person;
         Said::Tokens { repeated: false }

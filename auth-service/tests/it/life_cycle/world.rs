@@ -199,7 +199,7 @@ impl<'a> World<'a> {
             Some(back) => all.len().checked_sub(1 + back),
             None => n.checked_rem(all.len()),
         };
-        // With `other` 0, the owner uses its own code or token. Otherwise, another client uses it.
+        // If `other` is 0, the owner uses its own code or token. Otherwise, another client uses it.
         let chosen = |owner: usize, other: usize| if other == 0 { owner } else { 1 - owner.min(1) };
         match *step {
             Step::Wait(seconds) => {

@@ -48,7 +48,7 @@ impl Storm {
         access_token(&self.keys, grant, SystemClock.now())
     }
 
-    /// Creates grants and ends them, one after another.
+    /// Creates grants and revokes them, one after another.
     pub(super) async fn revoke(&self, who: usize) {
         for n in 0.. {
             if !self.goes_on() {
@@ -144,7 +144,7 @@ impl Storm {
         loop {
             match self.check(self.replica(), &access).await {
                 Some(StatusCode::OK) => return,
-                // A replica can notice only now that its connection was broken.
+                // A replica might notice only now that its connection was broken.
                 Some(StatusCode::SERVICE_UNAVAILABLE) | None if Instant::now() < deadline => {}
                 status => return self.wrong(&format!("l{who}: at the end, a live token gets {status:?}")),
             }

@@ -58,8 +58,8 @@ impl Replica {
         }
     }
 
-    /// Starts the process if it does not run. It exits while Redis is unreachable, so it can need several starts,
-    /// as under a supervisor.
+    /// Starts the process if it is not running. The process exits if Redis is unreachable, so several starts might
+    /// be needed, as under a supervisor.
     pub(super) fn see_that_it_runs(&self) {
         let ended = match self.process.lock().unwrap().as_mut() {
             Some(process) => process.try_wait().unwrap().is_some(),
