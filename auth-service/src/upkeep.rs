@@ -181,8 +181,8 @@ impl Known {
         self.new_identity.clone().filter(|_| self.identity.is_none())
     }
 
-    /// Returns whether the store has lost its identity, and with it its data. A store with a different identity is
-    /// used as a new store.
+    /// Returns whether the store has lost its identity, which means that it has lost its data. A store with a
+    /// different identity is used as a new store.
     fn compare(&mut self, found: Option<String>, store: &dyn Store) -> bool {
         let is_lost = found.is_none() && self.identity.is_some();
         let is_other = self.identity.is_some() && found.is_some() && self.identity != found;

@@ -13,7 +13,7 @@ pub const GROUPS: &str = "x-auth-groups";
 pub const CLIENT_ID: &str = "x-auth-client-id";
 /// The scope of the access token, separated by spaces.
 pub const SCOPE: &str = "x-auth-scope";
-/// The assertion, a signed form of all of this ([`crate::assertion`]).
+/// The assertion, which contains the same information in signed form ([`crate::assertion`]).
 pub const ASSERTION: &str = "x-auth-assertion";
 
 /// All of these headers, in the order in which the response to a check contains them.

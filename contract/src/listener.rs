@@ -30,11 +30,11 @@ use paced::{Activity, Paced, UnderWay};
 /// The limits of a listener.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// The number of threads.
+    /// The number of threads that serve connections.
     pub workers: usize,
     /// The maximum number of concurrent connections per thread. Further ones wait to be accepted.
     pub connections: usize,
-    /// How long a connection stays open after a response.
+    /// How long an idle connection stays open after a response.
     pub keep_alive: KeepAlive,
     /// Time within which the first request head of a connection must arrive.
     pub head_timeout: Duration,
@@ -156,7 +156,7 @@ mod tests {
 
     use super::*;
 
-    /// The kernel buffers some kilobytes on both sides. The HTTP server on its own would read and decode 128 KiB.
+    /// The kernel buffers a few kilobytes on both sides. The HTTP server on its own would read and decode 128 KiB.
     #[actix_web::test]
     async fn a100_requests_that_are_sent_ahead_stay_with_their_sender() {
         let socket = bind("127.0.0.1:0".parse().unwrap(), 16).unwrap();

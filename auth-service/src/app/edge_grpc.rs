@@ -1,4 +1,4 @@
-//! The gRPC listener for Envoy. It runs beside the HTTP servers on separate threads.
+//! The gRPC listener for Envoy. It runs alongside the HTTP servers, on separate threads.
 
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroUsize;

@@ -8,10 +8,10 @@ use contract::files::read_regular;
 
 use super::Problems;
 
-/// Maximum length of a file of certificates, in bytes. Those of Linux distributions are about 250 kB long.
+/// Maximum length of a certificate file, in bytes. The files of Linux distributions have about 250 kB.
 const MAX_FILE_SIZE: usize = 8 << 20;
-/// Maximum number of entries of a directory of certificates. The directories of Linux distributions have about
-/// 400.
+/// Maximum number of entries in a certificate directory. The directories of Linux distributions have about 400
+/// entries.
 const MAX_ENTRIES: usize = 10_000;
 
 /// The variable that names a file of certificates in PEM.

@@ -312,7 +312,7 @@ impl ClientUse {
     /// Uses within this time after a stored use are not stored.
     pub const RESOLUTION: Duration = Duration::from_secs(3600);
 
-    /// Whether the last recorded use of `client` is so long ago that this use must be stored.
+    /// Whether so much time has passed since the last recorded use of `client` that this use must be stored.
     pub fn is_news_to(&self, client: &Client) -> bool {
         client.last_used_at.is_none_or(|last| self.at.distance(last) >= Self::RESOLUTION)
     }

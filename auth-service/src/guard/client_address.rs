@@ -27,8 +27,8 @@ pub fn behind(peer: IpAddr, headers: &HeaderMap, is_trusted: impl Fn(IpAddr) -> 
     address
 }
 
-/// The part of an address that belongs to one subscriber: all of an IPv4 address, or the /64 network of an
-/// IPv6 address.
+/// The part of an address that identifies one subscriber: a whole IPv4 address, or the /64 network of an IPv6
+/// address.
 pub fn network(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,

@@ -376,7 +376,7 @@ async fn answer(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<Htt
     Ok(result)
 }
 
-/// Whether this decision was already recorded for the device.
+/// Whether this decision has already been recorded for the device.
 async fn is_decided(
     decision: &DeviceState,
     asked: &DeviceAuthorization,

@@ -94,7 +94,7 @@ pub enum Event<'a> {
         grant_id: &'a GrantId,
         /// The user that the assertion names.
         subject: &'a Subject,
-        /// The client that got the grant.
+        /// The client that received the grant.
         client_id: &'a ClientId,
     },
     /// A client was issued a token to act for a user at another service.
@@ -113,9 +113,9 @@ pub enum Event<'a> {
     },
     /// A client received a grant without a consent page, because its user had already allowed it.
     ConsentRemembered {
-        /// The user who had allowed it.
+        /// The user who had already given consent.
         subject: &'a Subject,
-        /// The client that got the grant.
+        /// The client that received the grant.
         client_id: &'a ClientId,
         /// The scope that was granted.
         scope: &'a Scope,
@@ -203,9 +203,9 @@ pub enum Event<'a> {
     GrantDisplaced {
         /// The grant that was deleted.
         grant_id: &'a GrantId,
-        /// The user who had allowed it.
+        /// The user who approved the grant.
         subject: &'a Subject,
-        /// The client that held it.
+        /// The client to which the grant belonged.
         client_id: &'a ClientId,
     },
     /// An operator has started a rotation of the signing keys.
@@ -254,7 +254,7 @@ pub enum Event<'a> {
     RefreshTokenReused {
         /// The grant that was revoked.
         grant_id: &'a GrantId,
-        /// The user who had allowed it.
+        /// The user who approved the grant.
         subject: &'a Subject,
         /// The client that presented the token.
         client_id: &'a ClientId,

@@ -101,7 +101,7 @@ impl Changes {
         lease == FOR_EVER || self.milliseconds(Instant::now()) < lease
     }
 
-    /// Records that the row with this `id` changed, or might have changed.
+    /// Records that the row with this `id` has changed, or might have changed.
     pub(super) fn note(&self, about: About, id: &str) {
         self.note_hashed(about, &TokenHash::of(id.as_bytes()).text());
     }
@@ -123,7 +123,7 @@ impl Changes {
         self.signing_keys.load(Ordering::SeqCst)
     }
 
-    /// Records that the signing keys changed, or might have changed.
+    /// Records that the signing keys have changed, or might have changed.
     pub(super) fn note_signing_keys(&self) {
         self.signing_keys.fetch_add(1, Ordering::SeqCst);
     }

@@ -77,7 +77,7 @@ struct Pause(AtomicU64);
 
 impl Pause {
     /// Whether enough time has passed since the last action for the caller to perform the next one. If several
-    /// callers run at the same time, only one of them gets true.
+    /// callers run at the same time, the result is true for only one of them.
     fn is_due(&self, now: UnixTime) -> bool {
         let due = |last: u64| (now.0 < last || now.0 >= last.saturating_add(PAUSE)).then_some(now.0);
         self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, due).is_ok()

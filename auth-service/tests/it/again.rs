@@ -43,7 +43,7 @@ async fn a_login_form_is_good_again_after_a_login() {
         assert_eq!(answer.status, StatusCode::SEE_OTHER, "{}", answer.body);
         assert!(answer.location.unwrap().starts_with(&format!("{ISSUER}/authorize?")));
     }
-    // After the back button, the form says who is signed in and offers a link to continue.
+    // After the back button, the form shows who is signed in, and offers a link to continue.
     let back = browser.open(&format!("/login?{}", authorize_query(&client, &[]))).await;
     assert!(back.body.contains("You are signed in as <strong>ana</strong>"), "{}", back.body);
     allow_by_way_on(&mut browser, &back).await;

@@ -448,7 +448,7 @@ async fn a_revoked_signing_key_does_not_come_back_when_the_keys_are_lost() {
     let revoked = app.kids().await.remove(0);
     app.wait(Duration::from_secs(2));
     // This does the same as `auth-service keys revoke` in a separate process. Neither replica has read the keys
-    // since.
+    // since then.
     let (store, terms, now) = (app.state.store.as_ref(), app.state.config.signing, app.state.now());
     let stale = store.signing_keys().await.unwrap().unwrap();
     let changed = rotation::change(store, &terms, now, |set| set.without(&revoked, &terms, now)).await;
@@ -473,7 +473,7 @@ async fn a_revoked_signing_key_does_not_come_back_when_the_keys_are_lost() {
     assert_eq!(answer.status(), StatusCode::OK);
 }
 
-/// Every replica reports the loss of the old keys, whichever process creates the new ones.
+/// Every replica reports the loss of the old keys, regardless of which process creates the new ones.
 #[actix_web::test]
 async fn signing_keys_that_a_start_or_a_command_replaces_are_told_by_all() {
     for by_command in [false, true] {

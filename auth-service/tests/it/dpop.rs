@@ -222,7 +222,7 @@ async fn a068_a_proof_that_comes_twice_is_refused_by_every_replica() {
     // The proof is also refused after its `jti` has been deleted, because the proof has expired by then.
     one.wait(Duration::from_secs(302));
     assert_challenged(&two.call("DPoP", &access, Some(&proof)).await, "invalid_dpop_proof");
-    // If many calls with the same proof run at once, only one succeeds.
+    // If many calls with the same proof run concurrently, only one succeeds.
     let proof = key.for_call(&one, &access);
     let calls = (0..16).map(|n| if n % 2 == 0 { &one } else { &two }.call("DPoP", &access, Some(&proof)));
     let passed = futures_util::future::join_all(calls).await;

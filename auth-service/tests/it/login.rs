@@ -198,7 +198,7 @@ async fn the_page_for_a_new_password_has_an_address_of_its_own() {
     }
     let fields = [("new_password", NEW), ("new_password_repeat", NEW)];
     assert_eq!(browser.submit(&choose, &fields).await.status, StatusCode::SEE_OTHER);
-    // After the back button, the page says who is signed in and offers a link to continue.
+    // After the back button, the page shows who is signed in, and offers a link to continue.
     let back = browser.open(there).await;
     assert!(back.body.contains("You are signed in as <strong>ana</strong>"), "{}", back.body);
     assert!(back.body.contains("/authorize?"), "{}", back.body);

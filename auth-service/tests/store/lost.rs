@@ -126,7 +126,8 @@ async fn a066_a_replica_that_was_frozen_and_a_process_that_starts_learn_from_oth
     let knows = starts(&server).await.unwrap();
     let (_, person, revoked) = granted(&knows, "revoked", "refresh").await;
     knows.revoke_grant(&super::faults::id_of_nobody()).await.unwrap();
-    // This replica makes no calls from now on, so it does not notice the following changes.
+    // This replica does not learn the number of changes from here on, because it makes no calls until Redis has
+    // older data.
     let frozen = starts(&server).await.unwrap();
     assert!(frozen.ping().await.is_ok());
     let dump = server.data.path().join("dump.rdb");

@@ -291,7 +291,7 @@ async fn a_store_is_not_opened_without_the_reserve_in_which_changes_wait() {
     let store = open(data.path());
     assert!(store.account(&ana.subject).await.unwrap().unwrap().disabled);
 
-    // If the file is lost for good, the operator can follow the instructions in the message.
+    // If the file is permanently lost, the operator can follow the instructions in the message.
     let fault = Fault::begin(data.path());
     assert!(store.remove_account(&ana.subject).await.unwrap());
     drop(store);

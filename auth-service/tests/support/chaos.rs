@@ -132,8 +132,8 @@ async fn carry(
                 Weather::Cut => return,
                 Weather::Delay(time) => {
                     tokio::time::sleep(time).await;
-                    // Data that arrived in the meantime is not delayed again, as on a long line that carries many
-                    // messages at once.
+                    // Data that arrived in the meantime is not delayed again, as on a long-distance link that
+                    // carries many messages at the same time.
                     while let Ok(more @ 1..) = from.try_read(&mut buffer) {
                         bytes.extend_from_slice(&buffer[..more]);
                     }

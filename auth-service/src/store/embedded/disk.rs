@@ -49,7 +49,7 @@ pub(super) struct Disk {
     trouble: Mutex<Option<Trouble>>,
     /// The number of times that the database was closed in order to be opened again.
     closed: AtomicU64,
-    /// Whether a write takes so long that callers no longer wait for it.
+    /// Whether the current write takes so long that its callers have stopped waiting.
     is_stalled: AtomicBool,
     /// The last period in which a write kept other writes waiting.
     last_stall: Mutex<Option<Stall>>,
@@ -72,13 +72,13 @@ impl Stall {
     }
 }
 
-/// The state in which this process left the file.
+/// The header and the length of the file after the last write of this process.
 struct Left {
     beginning: Vec<u8>,
     length: u64,
 }
 
-/// The reason why writes fail, and the next attempt.
+/// The reason why writes fail, and the time of the next attempt.
 struct Trouble {
     reason: String,
     pause: Duration,

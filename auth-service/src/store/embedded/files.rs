@@ -43,7 +43,7 @@ pub enum OpenError {
          over, without accounts, clients and tokens, remove store.made and store.key beside it"
     )]
     Lost(PathBuf),
-    /// Changes that were kept beside the store, because it could not be written, are lost.
+    /// Changes that were saved next to the store, because it could not be written, are lost.
     #[error(
         "{0} is missing or damaged, although it has kept changes that the store does not contain: what was disabled, deleted or \
          revoked while the store could not be written. Put it back. If it is lost, remove store.made beside it, and make these \

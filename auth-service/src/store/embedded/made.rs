@@ -1,4 +1,4 @@
-//! The file `store.made` beside `store.redb`. It records that there is a store, in case `store.redb` is lost, and
+//! The file `store.made` next to `store.redb`. It records that there is a store, in case `store.redb` is lost, and
 //! the number of the last change that `store.reserve` has kept, in case `store.reserve` is lost.
 //!
 //! Its size does not change with the number, so that the number can be written even if the disk is full.
@@ -56,18 +56,18 @@ pub(super) fn finish(directory: &Path) -> Result<()> {
 }
 
 /// Records that there is a store that replaces another one. The number becomes 0, because the changes that were
-/// kept beside the previous store do not concern the new one.
+/// saved next to the previous store do not apply to the new one.
 pub(super) fn replace(directory: &Path) -> Result<()> {
     write_whole(directory, NAME, with_number(0).as_bytes())
 }
 
-/// The number of the last change that was kept beside this database. Returns 0 if none is recorded.
+/// The number of the last change that was saved next to this database. Returns 0 if none is recorded.
 pub(super) fn kept(database: &Path) -> u64 {
     read_setting(&database.with_extension(EXTENSION)).ok().and_then(|text| number_in(&text)).unwrap_or(0)
 }
 
-/// Records the number of the last change that was kept beside this database. Nothing is recorded for a store that
-/// has not been moved to its place yet.
+/// Records the number of the last change that was saved next to this database. Nothing is recorded for a store
+/// that has not been moved to its place yet.
 pub(super) fn note_kept(database: &Path, number: u64) -> Result<()> {
     let path = database.with_extension(EXTENSION);
     // Opening a pipe at this path would block.

@@ -142,7 +142,7 @@ fn put(rows: &Writable<'_>, record: &Record, now: UnixTime) -> Result<(), StoreE
     }
 }
 
-/// A store that is built beside the existing one and replaces it when it is complete.
+/// A store that is built next to the existing one, and replaces it when it is complete.
 pub struct EmbeddedTarget {
     directory: PathBuf,
     /// The existing store is kept open, so that no other process uses it while it is being replaced.
@@ -216,7 +216,7 @@ impl Target for EmbeddedTarget {
         // When the new store is closed, it is complete on disk.
         self.made.take();
         let place = self.directory.join(files::DATABASE);
-        // Changes that were kept beside the previous store do not concern this one.
+        // Changes that were saved next to the previous store do not apply to this one.
         files::mark_replaced(&self.directory).map_err(TargetError::Open)?;
         if place.exists() {
             fs::rename(&place, self.directory.join(REPLACED))?;

@@ -1,7 +1,6 @@
-//! The file `store.reserve` beside `store.redb`, which keeps the [`Overlay`] on disk. It gets its full size
-//! when the store is opened. Later writes only replace its content, which needs no free space, even if other
-//! programs fill the disk. (File systems that copy on write, such as btrfs and ZFS, need free space for that
-//! as well.)
+//! The file `store.reserve` next to `store.redb`, which keeps the [`Overlay`] on disk. It is created with its full
+//! size when the store is opened. Later writes only replace its content, which needs no free space, even if other
+//! programs fill the disk. (Copy-on-write file systems, such as btrfs and ZFS, need free space even for that.)
 //!
 //! It has two slots, which are written in turn, so that an interrupted write leaves the other one intact. A slot
 //! contains a number, which grows with every write, and the encrypted overlay. The database contains the number of
@@ -36,7 +35,7 @@ pub(super) struct Reserve {
 }
 
 impl Reserve {
-    /// Opens the file beside the database. Returns the overlay that is not yet part of the database. If the file
+    /// Opens the file next to the database. Returns the overlay that is not yet part of the database. If the file
     /// has lost a change that it had kept, the error is its path.
     pub(super) fn open(
         database: &Path,

@@ -55,7 +55,7 @@ struct Known {
     /// Set while the store has no identity, although it had one before.
     is_lost: bool,
     earlier: Earlier,
-    /// Whether a change has been made but could not be counted.
+    /// Whether this process has made a change that could not be counted.
     owes: bool,
     /// Whether this process is replacing the store, so that the store's identity is removed and a new one is
     /// written.
@@ -367,7 +367,7 @@ impl Age {
             }
             return Ok(());
         }
-        // If other replicas have made changes since, the number of lost changes is unknown, but at least one
+        // If other replicas have made changes since then, the number of lost changes is unknown, but at least one
         // is lost.
         let seen = asked.seen.max(claim.map_or(0, |claim| claim.seen));
         let lost = seen.saturating_sub(before).max(earlier.map_or(1, |older| older.lost));

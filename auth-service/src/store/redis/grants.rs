@@ -207,7 +207,7 @@ pub(super) async fn rotate(
             RefreshUse::Repeated { sealed_successor } => {
                 return Ok(Rotation::Repeated { grant: found.value, sealed_successor });
             }
-            // A used token stays used, whatever happens to the grant at the same time.
+            // A used token stays used, even if the grant changes at the same time.
             RefreshUse::Reused => {
                 holdings::remove_grant(cells, &found.value.id).await?;
                 return Ok(Rotation::Reused(found.value.id));

@@ -17,7 +17,7 @@ pub(super) struct Renewal {
 
 impl Renewal {
     /// Whether an error means that the server is no longer the master, so that the connection should be replaced.
-    /// If several callers run at the same time, only one of them gets true.
+    /// If several callers run at the same time, the result is true for only one of them.
     pub(super) fn is_due(&self, error: &Error) -> bool {
         // Older servers put their own text before the message of an error that occurs within a script.
         if !error.details().contains("READONLY") {

@@ -152,7 +152,7 @@ impl Storm {
         }
     }
 
-    /// Creates codes, and redeems each of them on two replicas at once.
+    /// Creates codes, and redeems each of them on two replicas at the same time.
     pub(super) async fn redeem(&self) {
         for n in 0.. {
             if !self.goes_on() {
