@@ -13,8 +13,8 @@ use tokio::time::Instant;
 
 use control_group::ControlGroup;
 
-/// The assumed usage of a child until one has run for [`SETTLED`]. It is about the usage of a Node server with
-/// its supervisor.
+/// The assumed usage of a child until one has run for [`SETTLED`]. It is approximately the usage of a Node
+/// server with its supervisor.
 const ASSUMED: Usage = Usage { memory: 48 << 20, in_files: 0, tasks: 9, processes: 0, in_kernel: 0 };
 /// Time after which a child is assumed to have reached its usual size.
 const SETTLED: Duration = Duration::from_secs(3);
@@ -28,7 +28,7 @@ const LEAST_FREE: Usage = Usage { memory: 32 << 20, in_files: 0, tasks: 16, proc
 /// The usage of a child, including its supervisor and the processes that it has started.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Bytes of memory that do not mirror a file on disk.
+    /// Memory that is not backed by a file on disk, in bytes.
     pub memory: u64,
     /// The part of `memory` that belongs to files in memory.
     pub in_files: u64,
@@ -41,7 +41,7 @@ pub struct Usage {
 }
 
 impl Usage {
-    /// Bytes of memory that belong to no file.
+    /// Memory that belongs to no file, in bytes.
     pub fn anonymous(&self) -> u64 {
         self.memory.saturating_sub(self.in_files + self.in_kernel)
     }
@@ -156,7 +156,7 @@ struct Headroom {
     limit: NoRoom,
 }
 
-/// Computes how many more children fit beside the given ones, each of which might grow to the size of a
+/// Computes how many more children fit in addition to the given ones, each of which might grow to the size of a
 /// `typical` one. Returns `None` if there are no limits.
 fn headroom(bounds: &Bounds, children: &[Usage], typical: Usage) -> Option<Headroom> {
     let left = |bound: Bound, measure: Measure| {
@@ -270,9 +270,9 @@ impl Capacity {
         self.group.as_ref().map_or(unknown, ControlGroup::kinds)
     }
 
-    /// If there is no room for another child, returns the resource that is short, and how much of it each of
-    /// this number of users can use: an equal share, but at least what `few` children need. Returns `None` if
-    /// there is room.
+    /// If there is no room for another child, returns the scarce resource, and how much of it each of this
+    /// number of users can use: an equal share, but at least what `few` children need. Returns `None` if there
+    /// is room.
     pub fn share(&self, users: usize, few: usize) -> Option<(Measure, u64)> {
         let state = self.state();
         let (measure, most) = match state.headroom.filter(|headroom| headroom.more == 0)?.limit {

@@ -1,5 +1,5 @@
 //! The revisions with a handshake, 2024-11-05 to 2025-11-25: manages sessions, and decides which client
-//! receives a message of a child.
+//! receives a message from a child.
 
 mod giving_up;
 mod link;

@@ -37,7 +37,7 @@ macro_rules! numbers {
         }
 
         impl Metrics {
-            /// Name, type, help text and value of each metric.
+            /// The name, type, help text and value of each metric.
             pub fn all(&self) -> Vec<(&'static str, &'static str, &'static str, u64)> {
                 vec![$((stringify!($name), $kind, concat!($($doc),+), self.$name.get()),)+]
             }

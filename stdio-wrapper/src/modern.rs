@@ -1,5 +1,5 @@
 //! The stateless revision, 2026-07-28: checks requests, finds the child for each request, and finds the client
-//! for each message of a child that serves many clients at the same time.
+//! for each message from a child that serves many clients at the same time.
 
 mod check;
 mod dispatch;

@@ -12,8 +12,8 @@ use tokio::sync::oneshot;
 
 use crate::budget::user;
 
-/// Minimum size of a large text, in bytes. Smaller texts take about a millisecond, which is not worth a change
-/// of threads.
+/// Minimum size of a large text, in bytes. Smaller texts take about a millisecond, which is not worth switching
+/// threads.
 pub const LARGE: usize = 256 << 10;
 /// Number of threads. With two threads, a text of one user does not have to wait for another user's text.
 const THREADS: usize = 2;

@@ -26,7 +26,7 @@ struct ToolRule {
     /// The caller needs all of these scopes.
     #[serde(default)]
     scopes: Vec<String>,
-    /// The caller must be in one of these groups. If it is empty, no group is required.
+    /// The caller must be in one of these groups. If the list is empty, no group is required.
     #[serde(default)]
     groups: Vec<String>,
 }
@@ -51,8 +51,8 @@ struct Held {
 }
 
 /// The permission to send a message with this method to a child. No request or notification is sent without
-/// one. It can be obtained in only two ways: the rules allow the message of a caller, or the message comes from
-/// the wrapper itself.
+/// one. It can be obtained in only two ways: the rules allow a caller's message, or the message comes from the
+/// wrapper itself.
 #[derive(Debug)]
 pub struct Permit<'a> {
     method: &'a str,
@@ -72,7 +72,7 @@ pub enum Own {
 }
 
 impl<'a> Permit<'a> {
-    /// A permit for a message of the wrapper.
+    /// A permit for one of the wrapper's own messages.
     pub fn ours(own: Own) -> Permit<'static> {
         let method = match own {
             Own::Initialized => "notifications/initialized",

@@ -358,7 +358,7 @@ impl Using<'_> {
     async fn progress(&self) -> Result<()> {
         let seen = || self.user.progress.lock().unwrap_or_else(PoisonError::into_inner).clone();
         self.client.call_tool(params("import_notes", json!({"count": 3}))).await?;
-        // The SDK delivers messages that arrived before the response on other tasks.
+        // Messages that arrived before the response are delivered by other tasks of the SDK.
         while seen().len() < 3 {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }

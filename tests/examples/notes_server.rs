@@ -28,7 +28,7 @@ use tokio::sync::broadcast;
 const LIST: &str = "notes://list";
 const LANGUAGES: [&str; 3] = ["go", "python", "rust"];
 
-/// The tools, and for each its arguments with their types.
+/// The tools, each with its arguments and their types.
 const TOOLS: [(&str, &[(&str, &str)]); 11] = [
     ("read_note", &[("title", "string")]),
     ("delete_note", &[("title", "string")]),

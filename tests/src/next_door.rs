@@ -29,8 +29,9 @@ pub fn measured(usual: usize) -> usize {
     if is_for_a_table() { 3 * usual } else { usual }
 }
 
-/// Raises the priority of this thread until this value is dropped, because a real user has another machine. On few
-/// processors, the test would otherwise measure mostly how long the client waits for a processor. This needs root.
+/// Raises the priority of this thread until this value is dropped, because a real user has a separate machine.
+/// On few processors, the test would otherwise mostly measure how long the client waits for a processor. This
+/// needs root.
 #[derive(Debug)]
 pub struct Priority(());
 

@@ -39,7 +39,7 @@ pub struct Registration {
     pub client_id: String,
 }
 
-/// The tokens in a response of the token endpoint.
+/// The tokens in a response from the token endpoint.
 #[derive(Debug, Clone)]
 pub struct Tokens {
     /// The access token, for requests to the resource.
@@ -117,7 +117,7 @@ impl Gate {
         Tokens::read(&self.token_endpoint(&redemption(client, code, resource)).await?)
     }
 
-    /// Redeems a code with a DPoP proof (RFC 9449 §5). Returns the response of the token endpoint, with any
+    /// Redeems a code with a DPoP proof (RFC 9449 §5). Returns the response from the token endpoint, with any
     /// status.
     pub async fn redeem_proving(
         &self,

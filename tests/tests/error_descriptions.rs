@@ -1,5 +1,5 @@
-//! Tests that docs/errors.md contains exactly the error descriptions of the source. Users search for these texts,
-//! so the document must be changed together with the source.
+//! Tests that docs/errors.md contains exactly the error descriptions in the source. Users search for these
+//! texts, so the document must be changed together with the source.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::path::Path;

@@ -39,7 +39,7 @@ fn assert_good(report: &Report) {
 async fn ours_passes_on_the_embedded_store() {
     let stack = Stack::start().await;
     assert_good(&report_on(&stack).await);
-    // The audit log records the attacks of the suite.
+    // The audit log records the attacks by the suite.
     let log = stack.log_of("auth-service");
     for event in ["code_replayed", "refresh_token_reused", "grant_revoked"] {
         assert!(log.contains(event), "no {event}");

@@ -119,7 +119,7 @@ fn look_up(id: u32) -> Option<(u32, Running)> {
     let (before, after) = stat.rsplit_once(')')?;
     let fields: Vec<&str> = after.split_whitespace().collect();
     let name = before.split_once('(')?.1.to_owned();
-    // A zombie has exited, and only waits for its parent.
+    // A zombie has exited, and is only waiting for its parent.
     if fields.first() == Some(&"Z") {
         return None;
     }

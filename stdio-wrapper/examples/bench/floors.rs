@@ -50,7 +50,7 @@ pub(crate) fn echo(is_stateless: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The response of a stateless server to every message that is not a call.
+/// A stateless server's response to every message that is not a call.
 fn stateless(message: &Message<'_>) -> Option<&'static str> {
     match message.method? {
         "tools/call" => None,

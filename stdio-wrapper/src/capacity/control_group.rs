@@ -1,6 +1,6 @@
 //! The limits of the control group of this process and of its ancestors. Both versions of control groups in
 //! Linux are supported: version 2 with one directory for all resources (`cgroup-v2.rst`), and version 1 with
-//! one for each resource.
+//! one directory for each resource.
 
 use std::fs::read_to_string;
 use std::path::{Path, PathBuf};

@@ -4,7 +4,7 @@ use super::{ASSUMED, LEAST_MEMORY, Measure, Usage};
 
 /// The expected size of the next child. `known` is the size learned so far. With two or more children, it is
 /// their lower median, separately for each measure. A single child counts only if it is smaller than `known`,
-/// so that one large child does not prevent new children that will be small.
+/// so that one large child does not prevent small children from being started.
 pub(super) fn typical(known: Usage, settled: &[Usage]) -> Usage {
     let learnt = |measure: Measure| {
         let mut all: Vec<u64> = settled.iter().map(|child| measure.of(child)).collect();

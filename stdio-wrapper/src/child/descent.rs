@@ -280,8 +280,8 @@ fn memory_in_files(pid: i32, seen: &mut HashSet<(u64, u64)>) -> u64 {
     open.take(MAX_FILES).filter_map(size).sum()
 }
 
-/// Reads `/proc/PID/status` (`proc_pid_status(5)`). Memory that mirrors a file on disk is not counted, because
-/// the kernel can free it.
+/// Reads `/proc/PID/status` (`proc_pid_status(5)`). Memory that is backed by a file on disk is not counted,
+/// because the kernel can free it.
 fn parse_usage(text: &str) -> Option<Usage> {
     let number = |name: &str| {
         let value = text.lines().find_map(|line| line.strip_prefix(name))?;

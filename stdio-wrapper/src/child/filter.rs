@@ -1,5 +1,5 @@
 //! A system call filter for children. The kernel lets a process change the resource limits, the processor
-//! scheduling and the disk scheduling of another process of the same user. It does not check for these calls
+//! scheduling and the disk scheduling of another process of the same user. For these calls, it does not check
 //! whether the first process may trace the second, so a domain (`isolation`) does not prevent them. With such a
 //! call, a child could kill or starve the wrapper and the children of other callers. The filter is a BPF
 //! program that the kernel runs before each system call of a child and of its descendants (Linux,

@@ -9,10 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::config;
 
-/// The limit of open files that this process had before [`raise_files`].
+/// The limit on open files that this process had before [`raise_files`].
 static FILES: OnceLock<Rlimit> = OnceLock::new();
 
-/// Raises the limit of open files of this process to its maximum. Each connection takes two files, and the
+/// Raises the limit on open files of this process to its maximum. Each connection takes two files, and the
 /// usual limit of 1024 exists for programs that use select(2). Children get the previous limit. Returns the new
 /// limit, or `None` if there is none.
 pub fn raise_files() -> Option<u64> {
@@ -26,13 +26,13 @@ pub fn raise_files() -> Option<u64> {
     raised.current
 }
 
-/// Children do not get 1/`WITHHELD` of the limit of open files. At most [`MOST_WITHHELD`] are withheld.
+/// Children do not get 1/`WITHHELD` of the limit on open files. At most [`MOST_WITHHELD`] are withheld.
 const WITHHELD: u64 = 4;
 /// Maximum number of open files that are withheld from children, enough for 256 threads that send at the same
 /// time.
 const MOST_WITHHELD: u64 = 1 << 16;
 
-/// The highest limit of open files for a child. It is lower than the wrapper's limit, because the wrapper sends
+/// The highest limit on open files for a child. It is lower than the wrapper's limit, because the wrapper sends
 /// the pipes of each child over a socket. For each user id, the kernel counts all files that have been sent and
 /// not yet received, and refuses further ones beyond the limit of the sending process (`unix(7)`,
 /// ETOOMANYREFS). A child with the wrapper's limit could use up this count, and no further child could be

@@ -1,8 +1,8 @@
 //! Numbers that replace the ids of requests that are sent to a child.
 //!
 //! Servers print text from users and from other servers. A line in this text such as
-//! `{"jsonrpc":"2.0","id":7,"result":{}}` looks like a response of the server. Therefore each number is random:
-//! it cannot be guessed, and the number of one request reveals nothing about another.
+//! `{"jsonrpc":"2.0","id":7,"result":{}}` looks like a response from the server. Therefore each number is
+//! random: it cannot be guessed, and the number of one request reveals nothing about another.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;

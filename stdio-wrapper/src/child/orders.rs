@@ -27,7 +27,7 @@ pub(super) struct Orders {
     pub(super) cwd: Option<String>,
 }
 
-/// A command of the wrapper to the supervisor, sent as one byte.
+/// A command from the wrapper to the supervisor, sent as one byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Order {
     /// Send SIGTERM to the process group of the child.
@@ -50,7 +50,7 @@ impl Order {
     }
 }
 
-/// A message of the supervisor to the wrapper, sent as one line of JSON.
+/// A message from the supervisor to the wrapper, sent as one line of JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Report {
     /// The child could not be started. Contains the error message.

@@ -48,7 +48,7 @@ pub struct Output {
 pub struct Account {
     /// The memory reservation of the principal who uses the child.
     pub reservation: Reservation,
-    /// Maximum time for which a line waits for memory. The child is not read during this time.
+    /// Maximum time for which a line waits for memory. No output of the child is read during this time.
     pub patience: Duration,
 }
 
@@ -138,7 +138,7 @@ impl Reader {
         Self { decoder, buffer, account, dropping: None, share, blank: 0, useless: 0 }
     }
 
-    /// The time until which the child must not be read, because it has written too many useless lines.
+    /// The time until which the child's output must not be read, because it contained too many useless lines.
     fn is_paused_until(&mut self, frames: &impl Frames, now: Instant) -> Option<Instant> {
         let blank = std::mem::take(&mut self.blank).div_ceil(BLANK);
         let useless = frames.useless();

@@ -27,8 +27,8 @@ const SPARE_HOLD: Duration = Duration::from_secs(2);
 pub(super) const SPARES: &str = "\0spares";
 /// Maximum time for which a start waits for a slot. It also waits at most two thirds of `START_TIMEOUT`.
 const MAX_PATIENCE: Duration = Duration::from_secs(30);
-/// Maximum time by which waiting and starting together can exceed `START_TIMEOUT`. With its default of 45 s,
-/// clients get an error that contains the reason within 60 s, the timeout of clients of the SDKs.
+/// Maximum time by which waiting and starting together can exceed `START_TIMEOUT`. With the default of 45 s,
+/// clients get an error that contains the reason within 60 s, which is the timeout of the SDKs.
 const OVERTIME: Duration = Duration::from_secs(12);
 
 /// Why a start did not get a slot.

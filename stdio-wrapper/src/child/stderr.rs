@@ -25,7 +25,7 @@ const MAX_HELD: usize = 40;
 
 /// Reads until the child closes its standard error, or has exited and its remaining output has been read.
 /// Another process might still hold the pipe and write to it endlessly, so only the bytes that are in the pipe
-/// at the exit are read. `answered` becomes true with the first response of the child.
+/// at the exit are read. `answered` becomes true with the child's first response.
 pub(super) async fn drain(
     mut stderr: pipe::Receiver,
     mut log: Log,

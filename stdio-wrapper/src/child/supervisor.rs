@@ -1,5 +1,5 @@
 //! The supervisor of one child: a small process between the wrapper and the child. It runs the wrapper's
-//! program with another first argument. If a process loses its parent (by a double fork, for example), the
+//! program with a different first argument. If a process loses its parent (by a double fork, for example), the
 //! nearest subreaper among its ancestors becomes its parent. If that were the wrapper, it could not find out
 //! from which child the process comes. Therefore each child has its own subreaper, which kills all its
 //! descendants when the child, the session or the wrapper ends.
@@ -23,8 +23,8 @@ use super::orders::{BECOME, Order, Orders, PROGRAM, Report};
 use super::pipes;
 use kin::Kin;
 
-/// Number that is added to the OOM score of a child, which is at most 1000. When memory is short, the kernel
-/// kills the process with the highest score (`proc_pid_oom_score_adj(5)`).
+/// The number that is added to the OOM score of a child, which is at most 1000. When memory is short, the
+/// kernel kills the process with the highest score (`proc_pid_oom_score_adj(5)`).
 const FIRST_TO_GO: i32 = 500;
 /// Time after which the supervisor checks again whether the processes that it has killed have exited.
 const PAUSE: Duration = Duration::from_millis(20);

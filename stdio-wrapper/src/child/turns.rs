@@ -108,7 +108,7 @@ impl std::fmt::Debug for Share {
 
 impl Share {
     /// The share of a child in the turns of the user of `owner`. If callers have no identity, each child counts
-    /// as a user, so that no caller waits for all others.
+    /// as a user, so that no caller waits for all other callers.
     pub(super) fn of(owner: &str, child: u64) -> Self {
         match user(owner) {
             nobody if nobody.trim().is_empty() => ALL.share(&of_child(child)),
@@ -116,8 +116,8 @@ impl Share {
         }
     }
 
-    /// Counts work that was done. After each [`PIECE`], yields so that this thread can handle other
-    /// connections. If this user has recently caused much work, first waits for a turn among users.
+    /// Counts completed work. After each [`PIECE`], yields so that this thread can handle other connections. If
+    /// this user has recently caused much work, first waits for a turn among users.
     pub(super) async fn spend(&mut self, work: usize) {
         self.work = self.work.saturating_add(work);
         if self.work < PIECE {
@@ -133,7 +133,8 @@ impl Share {
         yield_now().await;
     }
 
-    /// Counts useless lines. If there were too many, returns the time until which the child must not be read.
+    /// Counts useless lines. If there were too many, returns the time until which the child's output must not
+    /// be read.
     pub(super) fn useless(&self, lines: u64, now: Instant) -> Option<Instant> {
         let mut done = self.user.done();
         if now.duration_since(done.second) >= SECOND {

@@ -52,8 +52,8 @@ fn read(line: &[u8]) -> Option<Pinged> {
         Kind::Response { id: Some(id), is_error: false } if message.at(id) == ID => {
             let result = message.result.as_ref().map(|result| message.at(result));
             let members = result.and_then(Members::parse);
-            // A server that treats any first message as `initialize` has done so here, and would not accept the
-            // real `initialize` later.
+            // A server that treats any first message as `initialize` has treated the ping as such, and would
+            // not accept the real `initialize` later.
             let is_empty = members.is_some_and(|members| members.iter().all(|(name, _)| name == "_meta"));
             Some(if is_empty { Pinged::Answered } else { Pinged::Refused })
         }

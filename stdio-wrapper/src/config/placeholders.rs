@@ -56,9 +56,9 @@ pub(crate) fn replace<E>(
 }
 
 /// Finds a word in braces that was probably meant as a placeholder. With a misspelt placeholder, callers would
-/// share data that must be separate. `${word}` of shells and `{{word}}` of templates are not reported. Texts
-/// with spaces are scripts or sentences, where words in braces are common (`awk '{print}'`). In these, the word
-/// must begin like a placeholder.
+/// share data that must be separate. `${word}` (shells) and `{{word}}` (templates) are not reported. Texts with
+/// spaces are scripts or sentences, where words in braces are common (`awk '{print}'`). In these, the word must
+/// begin like a placeholder.
 pub(super) fn misspelt(text: &str) -> Option<&str> {
     let is_prose = text.contains(char::is_whitespace);
     let begins_like_one = |word: &str| {

@@ -78,7 +78,7 @@ pub(super) async fn wait(
     if first.is_err() {
         first = tokio::select! {
             first = timeout(stream_after.saturating_sub(quick), decided(&stream)) => first,
-            // This response will not be read, so questions of the child must be sent on another stream.
+            // This response will not be read, so questions from the child must be sent on another stream.
             () = disconnect::watch(request) => return Waited::Disconnected,
         };
     }

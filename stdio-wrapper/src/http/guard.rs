@@ -53,7 +53,7 @@ impl<'r> RequestHeaders<'r> {
         Self { headers, uri }
     }
 
-    /// Makes all header checks of a POST. The error is the HTTP status.
+    /// Performs all header checks of a POST. The error is the HTTP status.
     pub fn verdict(self, sites: &Sites, accepts: Accepts) -> Result<(), u16> {
         let checks = || {
             self.check_site(sites)?;

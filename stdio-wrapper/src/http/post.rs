@@ -206,7 +206,7 @@ impl Drop for Nameless {
     }
 }
 
-/// The response of the translation, if the server refused `initialize` because it has no sessions.
+/// The response from the translation, if the server refused `initialize` because it has no sessions.
 async fn translated(
     endpoint: &Endpoint,
     caller: &Caller,

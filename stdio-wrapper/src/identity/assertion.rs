@@ -37,7 +37,7 @@ pub struct Verifier {
     /// Verified assertions by their SHA-256. They are cached because the edge sends the same assertion with
     /// several requests.
     cache: Mutex<HashMap<Vec<u8>, Known>>,
-    /// The last time when a difference between clocks was logged.
+    /// The last time that a difference between clocks was logged.
     told: Mutex<Option<Instant>>,
 }
 

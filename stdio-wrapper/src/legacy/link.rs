@@ -123,7 +123,7 @@ impl Pending {
         self.session.excuses(self.started, self.timeout, now)
     }
 
-    /// Responds with an error of the wrapper.
+    /// Responds with an error from the wrapper.
     pub(super) fn fail(self, code: Code, message: &str) {
         self.session.metrics.requests_failed_total.add();
         let answer = error_message(Some(&self.id), code, message);
@@ -201,7 +201,7 @@ impl Link {
         }
     }
 
-    /// Sends a request. Its response, or an error of the wrapper, is sent on `stream`.
+    /// Sends a request. Its response, or an error from the wrapper, is sent on `stream`.
     pub(super) async fn request(&self, session: &Arc<Session>, stream: &Arc<Stream>, outgoing: Outgoing<'_>) {
         let message = outgoing.message;
         let Some((place, number)) = self.state().numbers.give() else {
@@ -284,7 +284,7 @@ impl Link {
         self.messages.reserve(owner, text.len() + REPLACED, ROOM_PATIENCE).await
     }
 
-    /// Sends a message of the wrapper if there is space in the queue.
+    /// Sends one of the wrapper's own messages if there is space in the queue.
     pub(super) fn say(&self, text: &str) {
         self.note();
         let _ = self.outbox.try_send(self.framing.encode(text, &mut []), false);
@@ -318,9 +318,9 @@ impl Link {
         Some(pending)
     }
 
-    /// The number of the only waiting request, if an error of the child without an id cannot refer to anything
-    /// else. If the child has several callers, returns `None` except for `initialize`, which precedes their
-    /// requests.
+    /// The number of the only waiting request, if an error from the child without an id cannot refer to
+    /// anything else. If the child has several callers, returns `None` except for `initialize`, which precedes
+    /// their requests.
     pub(super) fn sole(&self, about: About) -> Option<u64> {
         let state = self.state();
         let (_, pending) = state.pending.first_key_value()?;

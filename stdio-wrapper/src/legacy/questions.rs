@@ -9,14 +9,14 @@ use crate::budget::{Kept, Reservation};
 use crate::protocol::{IdKey, same_id};
 use crate::stream::Stream;
 
-/// Maximum number of requests of a child that can wait for the client at the same time.
+/// Maximum number of requests from a child that can wait for the client at the same time.
 const MAX_QUESTIONS: usize = 1024;
 /// The error for a question that cannot be sent to the client.
 pub const TOO_MANY_QUESTIONS: &str = "Too many requests to this client are waiting. It must respond to some of them before it can receive more.";
 /// Requests for which the child waits for a user or a client before it can continue with a call.
 const HOLDS_A_CALL: [&str; 3] = ["elicitation/create", "sampling/createMessage", "roots/list"];
 
-/// A request of the child waiting for the client's response.
+/// A request from the child waiting for the client's response.
 #[derive(Debug)]
 pub(super) struct Question {
     /// The request id of the child, as JSON text.
@@ -104,8 +104,8 @@ impl Questions {
         Some(name)
     }
 
-    /// Removes and returns the question with this id of the client. Some clients return a number as a string or
-    /// a string as a number. This is accepted if the id is unambiguous.
+    /// Removes and returns the question that has this id for the client. Some clients return a number as a
+    /// string or a string as a number. This is accepted if the id is unambiguous.
     pub(super) fn take(&mut self, id: &str, now: Instant) -> Option<Question> {
         let keys = Keys::of(id);
         let is_exact =
@@ -133,8 +133,8 @@ impl Questions {
         (self.waiting.len() == 1).then(|| self.remove(0, now))
     }
 
-    /// Removes and returns the question with this id of the child, together with its id for the client, as JSON
-    /// text.
+    /// Removes and returns the question that has this id for the child, together with its id for the client, as
+    /// JSON text.
     pub(super) fn take_own(&mut self, id: &str, now: Instant) -> Option<(Question, String)> {
         let keys = Keys::of(id);
         let found = self.waiting.iter().position(|question| question.has(id, keys))?;
@@ -144,7 +144,7 @@ impl Questions {
     }
 
     /// Whether a request that was sent at `started` is not late yet. The reason can be that the client has had
-    /// a question of the child for less than `patience`, or that the last question was settled less than
+    /// a question from the child for less than `patience`, or that the last question was settled less than
     /// `timeout` ago. It is unknown to which request a question belongs, so it counts for all requests that
     /// were in progress when it was asked, and for no later ones.
     pub(super) fn excuse(

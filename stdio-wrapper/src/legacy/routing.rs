@@ -289,7 +289,7 @@ fn nameless_error(link: &Link, message: &Message<'_>) {
     fail(pending, &format!("The MCP server did not understand the request: {shown}"));
 }
 
-/// Responds to a request with an error of the wrapper because of invalid output of the child.
+/// Responds to a request with an error from the wrapper because of invalid output of the child.
 fn fail(pending: Pending, why: &str) {
     let is_initialize = pending.is_initialize;
     let (session, stream) = (Arc::clone(&pending.session), Arc::clone(&pending.stream));
@@ -372,7 +372,7 @@ async fn progress(link: &Arc<Link>, message: &Message<'_>) {
     }
 }
 
-/// Passes on a request of the child to the client: sampling, elicitation, roots or ping.
+/// Passes on a request from the child to the client: sampling, elicitation, roots or ping.
 async fn request(link: &Arc<Link>, message: &Message<'_>, method: &str, id: &Span) {
     let (span, id) = (id, message.at(id));
     // The request is checked first, because clients silently drop messages that the schema forbids.
@@ -405,7 +405,7 @@ fn any_stream(link: &Link, session: &Session) -> Arc<Stream> {
     running.or_else(kept).unwrap_or_else(|| Arc::clone(get))
 }
 
-/// Responds to a request of a shared child. Only a ping succeeds, because it is unknown which client should
+/// Responds to a request from a shared child. Only a ping succeeds, because it is unknown which client should
 /// handle any other request.
 fn answer_for_nobody(link: &Link, method: &str, id: &str) {
     if method == "ping" {

@@ -87,7 +87,7 @@ struct State {
 
 impl State {
     /// Removes completed streams that no client is reading, oldest first, until the kept streams have at most
-    /// `max_bytes` bytes. The number of incomplete streams is limited by the limit of requests in progress.
+    /// `max_bytes` bytes. The number of incomplete streams is limited by the limit on requests in progress.
     /// `newest` is always kept.
     fn forget_streams(&mut self, newest: &Arc<Stream>, max_bytes: usize) {
         let mut kept: usize = self.streams.iter().map(|stream| stream.kept()).sum();
@@ -306,7 +306,7 @@ impl Session {
     /// Returns how the session is used, which decides whether it can be closed for another one. For a session
     /// that only the translation uses, an open GET stream does not count as use.
     pub(super) fn usage(&self, now: Instant, makes_room: bool) -> Use {
-        // A request of the translation is counted in both numbers, so the larger one is used.
+        // A request from the translation is counted in both numbers, so the larger one is used.
         let running = self.in_flight.load(Ordering::Relaxed).max(self.users.load(Ordering::Acquire));
         let last = self.since_last_use(now);
         let is_translated = self.is_translated.load(Ordering::Acquire);

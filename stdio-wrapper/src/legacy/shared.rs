@@ -1,5 +1,5 @@
 //! One child for all sessions, for servers that keep no state. The wrapper initializes one child for each
-//! revision, and each client receives the response of that child. Requests that depend on the state of one
+//! revision, and each client receives the response from that child. Requests that depend on the state of one
 //! client are refused.
 
 use std::sync::{Arc, PoisonError, RwLock};

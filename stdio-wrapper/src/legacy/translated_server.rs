@@ -31,7 +31,7 @@ pub trait TranslatedServer: Debug + Send + Sync {
     fn end(&self, message: &str);
 }
 
-/// A request in progress of a session. While it exists, the session is in use.
+/// A request in progress in a session. While it exists, the session is in use.
 #[derive(Debug)]
 pub struct Busy(Arc<Session>);
 
@@ -63,7 +63,7 @@ impl Session {
     }
 
     /// Cancels a request in the child. If the child still responds, the response is sent on the request's
-    /// stream, which shows the caller that the child has stopped. `id` is JSON text.
+    /// stream, which shows the caller that the child no longer processes the request. `id` is JSON text.
     pub async fn abandon(&self, id: &str) {
         let Some(link) = self.own_link() else { return };
         let Some(number) = link.find(self, id) else { return };

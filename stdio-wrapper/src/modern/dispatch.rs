@@ -150,7 +150,7 @@ fn oversized(link: &Arc<Link>, outline: Outline, length: usize, limit: usize) {
     }
 }
 
-/// If an unusable message is a response, fails its request. If it is a request of the child, refuses it.
+/// If an unusable message is a response, fails its request. If it is a request from the child, refuses it.
 fn unreadable(link: &Arc<Link>, message: Unreadable, why: &str) {
     match message {
         Unreadable::Response(id) => {
@@ -177,8 +177,8 @@ fn doubt(link: &Arc<Link>, number: u64, why: &str) {
     });
 }
 
-/// Refuses a request of the child, because the stateless revision has no requests from the server (2026-07-28,
-/// "stdio"). The child gets an error, so that the related call does not wait for a response.
+/// Refuses a request from the child, because the stateless revision has no requests from the server
+/// (2026-07-28, "stdio"). The child gets an error, so that the related call does not wait for a response.
 fn forbidden_request(link: &Link, id: &[u8]) {
     let why = "the protocol forbids requests from the server";
     link.log.line(id, why, "a modern child sent a request with this id, which was refused");

@@ -215,7 +215,7 @@ impl Link {
         ticket
     }
 
-    /// Sends a message of the wrapper if there is space in the queue.
+    /// Sends one of the wrapper's own messages if there is space in the queue.
     pub(super) fn say(&self, text: &str) {
         let _ = self.outbox.try_send(self.framing.encode(text, &mut []), false);
     }
@@ -254,9 +254,9 @@ impl Link {
         pending.deadline = Instant::now() + pending.timeout;
     }
 
-    /// The stream for log messages of the child. It is the stream of the only request that asked for log
-    /// messages, if no request of another caller is in progress. The protocol offers no other way to assign log
-    /// messages (2026-07-28, `NotificationMetaObject`).
+    /// The stream for log messages from the child. It is the stream of the only request that asked for log
+    /// messages, if no request from another caller is in progress. The protocol offers no other way to assign
+    /// log messages to a request (2026-07-28, `NotificationMetaObject`).
     pub(super) fn log_stream(&self) -> Option<Arc<Stream>> {
         let all = self.pending();
         let calls =

@@ -26,7 +26,7 @@ const SHARE: usize = 8;
 /// Maximum number of cached results, regardless of their size.
 const MAX_KEPT: usize = 1024;
 
-/// The list methods, each with the notification that announces a change of the list.
+/// The list methods, each with the notification that announces a change to the list.
 const LISTS: [(&str, &str); 4] = [
     ("tools/list", "notifications/tools/list_changed"),
     ("prompts/list", "notifications/prompts/list_changed"),
@@ -137,8 +137,8 @@ impl Lists {
         state.drop_if(|_, _| true);
     }
 
-    /// Handles a notification of the child. If it announces a change of a list, the cached results of that list
-    /// are removed.
+    /// Handles a notification from the child. If it announces a change to a list, the cached results of that
+    /// list are removed.
     pub(super) fn changed(&self, notification: &str) {
         let is_about = |method: &str| LISTS.contains(&(method, notification));
         if LISTS.iter().any(|(_, known)| *known == notification) {
@@ -162,7 +162,8 @@ impl Lists {
         Some(format!("{}{rest}{}", kept.before, kept.after))
     }
 
-    /// Caches a result (JSON text) if the child allows it and no change was announced since it was requested.
+    /// Caches a result (JSON text) if the child allows it and no change has been announced since it was
+    /// requested.
     pub(super) fn keep(&self, key: &Key, asked: Generation, result: &str, now: Instant) {
         let Some((kept, is_public)) = read(result, now) else { return };
         let key = if is_public {

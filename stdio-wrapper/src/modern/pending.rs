@@ -39,7 +39,7 @@ pub(super) struct Pending {
 }
 
 impl Pending {
-    /// Responds with an error of the wrapper.
+    /// Responds with an error from the wrapper.
     pub(super) fn fail(&self, message: &str) {
         self.stream.push(error_message(Some(&self.id), Code::InternalError, message).into(), true);
     }

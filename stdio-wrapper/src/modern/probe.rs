@@ -13,7 +13,7 @@ pub(super) enum Shows {
     /// The child supports this revision.
     Modern,
     /// The child does not support it. There is no error code for this, so every response that does not list
-    /// this revision counts as a sign of the earlier ones.
+    /// this revision means that the child supports only earlier ones.
     Legacy,
 }
 

@@ -30,7 +30,7 @@ use keeping::{oldest, user_of};
 /// Interval at which unused children are removed.
 const ROUND: Duration = Duration::from_millis(250);
 /// Maximum time for which a client waits for the response to the probe. If a child starts more slowly, the
-/// wrapper uses the server as one with sessions while it continues to wait for the response.
+/// wrapper treats the server as one with sessions while it continues to wait for the response.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Maximum number of children that are stopped to start one. Another user might use up the capacity that the
 /// first one freed.
@@ -175,7 +175,7 @@ impl Servers {
 
     /// Finds or starts the child for a caller. Returns `None` if the command runs a server of an earlier
     /// revision. The first child is probed for the revisions that it supports, and kept only if it supports
-    /// this one. If it did not respond, it is probed again later, but no client waits for that.
+    /// this revision. If it did not respond, it is probed again later, but no client waits for that.
     pub async fn native(self: &Arc<Self>, caller: &Placeholders) -> Result<Option<Native>, CallError> {
         let verdict = self.verdict(caller);
         if verdict.known(Instant::now()) == Some(Shows::Legacy) {
@@ -346,7 +346,8 @@ impl Servers {
         Ok(slot)
     }
 
-    /// Checks that the arguments that a tool requires in headers are equal in headers and body.
+    /// Checks that the arguments that a tool requires in headers have the same values in the headers and in the
+    /// body.
     pub async fn check_params(
         &self,
         native: &Native,

@@ -21,8 +21,8 @@ use crate::protocol::Code;
 const MAX_PAGES: usize = 100;
 /// Maximum number of lists that are kept. A list can depend on the capabilities of the client.
 const MAX_LISTS: usize = 32;
-/// Maximum memory for the rules of all tools of one server, in bytes. Servers that use this keyword have few
-/// such tools.
+/// Maximum memory for the rules of all tools of one server, in bytes. A server that requires headers usually
+/// does so for few tools.
 const MAX_KEPT: usize = 1 << 20;
 /// Time for which a list is used if the child does not announce changes.
 const UNWATCHED_LIFE: Duration = Duration::from_secs(5);

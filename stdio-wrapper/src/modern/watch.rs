@@ -1,4 +1,4 @@
-//! The wrapper's own subscription to changes of a child's lists, for as long as the child runs.
+//! The wrapper's own subscription to changes in a child's lists, for as long as the child runs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,10 +12,10 @@ use crate::stream::{Next, Stream};
 const WANTED: &str =
     r#"{"notifications":{"toolsListChanged":true,"promptsListChanged":true,"resourcesListChanged":true}}"#;
 
-/// The meaning of a message of the subscription.
+/// The meaning of a message from the subscription.
 #[derive(Debug, PartialEq, Eq)]
 enum Heard {
-    /// The subscription starts. `tools` is true if it includes changes of the tools.
+    /// The subscription starts. `tools` is true if it includes changes to the tools.
     Granted { tools: bool },
     /// A change, which has already been handled.
     Change,

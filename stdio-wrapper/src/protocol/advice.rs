@@ -9,8 +9,8 @@ pub fn too_long(length: usize, limit: usize) -> String {
     )
 }
 
-/// Why a line was not accepted unchanged. `is_in_pieces` is true if the line is part of a message over several
-/// lines.
+/// Why a line was not accepted unchanged. `is_in_pieces` is true if the line is part of a message that spans
+/// several lines.
 pub(super) fn advice(line: &[u8], error: &Malformed, is_in_pieces: bool) -> String {
     if is_in_pieces {
         return "The server writes a message over several lines. One message is one line: print it without indentation and without raw line breaks."

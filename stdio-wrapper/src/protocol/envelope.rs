@@ -279,7 +279,7 @@ impl<'de> Visitor<'de> for Items {
     }
 }
 
-/// Parses a message of a client, and checks its method before a child receives the message.
+/// Parses a message from a client, and checks its method before a child receives the message.
 fn parse_from_client(text: &str) -> Result<Message<'_>, Malformed> {
     let message = parse(text)?;
     match &message.kind {

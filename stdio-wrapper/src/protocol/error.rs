@@ -1,4 +1,4 @@
-//! JSON-RPC error messages of the wrapper itself.
+//! JSON-RPC error messages from the wrapper itself.
 
 use bytes::Bytes;
 
@@ -20,7 +20,7 @@ pub enum Code {
     InternalError,
     /// The wrapper refused the request because of a limit, a missing session or a missing permission.
     Refused,
-    /// The session does not exist. Servers with an SDK respond with this code and status 404.
+    /// The session does not exist. Servers built with an SDK respond with this code and status 404.
     SessionNotFound,
     /// The caller cancelled the request.
     Cancelled,

@@ -58,7 +58,7 @@ pub enum Line {
 /// Handles the lines of one child that are not messages.
 #[derive(Debug, Default)]
 pub struct Salvage {
-    /// A message over several lines, and whether it has already been reported.
+    /// A message that spans several lines, and whether it has already been reported.
     open: Option<(OutlineReader, bool)>,
 }
 
@@ -135,8 +135,8 @@ impl Salvage {
         let is_own = |found: &Unreadable| match found {
             Unreadable::Response(_) => true,
             Unreadable::NamelessResponse => starts || continues,
-            // A request over several lines or after other text is probably one that the server has received and
-            // printed.
+            // A request that spans several lines or follows other text is probably one that the server has
+            // received and printed.
             Unreadable::Request(_) => starts && !continues,
         };
         let found = reader.outline().unreadable().filter(|found| !is_told && is_own(found));
@@ -205,8 +205,8 @@ fn without_sequence(text: &str) -> Option<&str> {
     Some(letters.as_str())
 }
 
-/// The messages at the beginning of the text: one, several, or a batch. Returns none if there are too many
-/// values, because a line of a few megabytes can contain millions.
+/// The messages at the beginning of the text: one, several, or a batch. Returns an empty list if there are too
+/// many values, because a line of a few megabytes can contain millions.
 fn at_start(text: &str) -> Vec<&str> {
     let is_message = |text: &&str| parse_line(text.as_bytes()).is_ok();
     let values = if text.starts_with('[') {
@@ -252,8 +252,8 @@ impl<'de> Deserialize<'de> for Items<'de> {
 }
 
 /// A response that follows other text and ends the line. Requests are not searched for, because servers print
-/// those that they receive. A response inside other JSON is ignored, because log lines can contain responses of
-/// other servers.
+/// those that they receive. A response inside other JSON is ignored, because log lines can contain responses
+/// from other servers.
 fn behind_text(text: &str) -> Vec<&str> {
     if text.starts_with('{') || text.len() > MAX_PREFIXED {
         return Vec::new();

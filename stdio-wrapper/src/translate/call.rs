@@ -26,7 +26,7 @@ const GATHER: Duration = Duration::from_millis(40);
 /// The error code of a server that requires the user to visit a page (2025-11-25, "URL Mode Elicitation").
 const URL_ELICITATION: i64 = -32042;
 
-/// A request of a client.
+/// A request from a client.
 #[derive(Debug)]
 pub(super) struct ClientRequest {
     pub(super) method: String,
@@ -91,7 +91,7 @@ impl ClientRequest {
         is_counted
     }
 
-    /// Sends an error of the wrapper to the client.
+    /// Responds to the client with an error from the wrapper.
     pub(super) fn fail(&self, code: Code, why: &str, data: Option<&str>) {
         let text = error_with_data(Some(self.id.as_bytes()), code, why, data);
         self.stream.push(text.into(), true);
@@ -355,7 +355,7 @@ pub(super) async fn resume(running: &mut Running, given: &Members<'_>) {
     }
 }
 
-/// Sends a permitted request of the wrapper in a session. Returns the result as JSON text.
+/// Sends one of the wrapper's own permitted requests in a session. Returns the result as JSON text.
 pub(super) async fn ask(
     group: &Group,
     pooled: &PooledSession,
@@ -366,13 +366,13 @@ pub(super) async fn ask(
     send(pooled, number, permit, params).await?.answer(group, pooled).await
 }
 
-/// A request of the wrapper that was sent to the child.
+/// One of the wrapper's own requests that has been sent to the child.
 pub(super) struct SentRequest {
     method: String,
     consumer: Consumer,
 }
 
-/// Sends a request of the wrapper. The child receives these requests in the order of the calls to this
+/// Sends one of the wrapper's own requests. The child receives these requests in the order of the calls to this
 /// function.
 pub(super) async fn send(
     pooled: &PooledSession,

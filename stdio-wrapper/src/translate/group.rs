@@ -132,7 +132,7 @@ pub(super) struct PooledSession {
     tools: Mutex<Option<KnownTools>>,
 }
 
-/// A message of the child for the call that uses its session.
+/// A message from the child for the call that uses its session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Prompt {
     /// A question for the client of the call.
@@ -267,7 +267,7 @@ impl PooledSession {
         self.prompts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends a response of the client, or an error of the wrapper, to the child.
+    /// Sends a response from the client, or an error from the wrapper, to the child.
     pub(super) async fn respond(&self, text: &str) {
         if let Ok(message) = parse_line(text.as_bytes())
             && let Kind::Response { id: Some(id), .. } = &message.kind
@@ -284,7 +284,7 @@ impl PooledSession {
         }
     }
 
-    /// Sends a notification of the wrapper to the child.
+    /// Sends one of the wrapper's own notifications to the child.
     pub(super) async fn notify(&self, own: Own, text: &str) {
         if let Ok(message) = parse_line(text.as_bytes()) {
             // If the child does not read its input, the notification is lost.

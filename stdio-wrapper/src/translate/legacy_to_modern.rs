@@ -118,7 +118,7 @@ struct Peer {
 struct State {
     log_level: Option<String>,
     resources: BTreeSet<Kept>,
-    /// The requests in progress, by numbers of the wrapper, because clients can use the same id for several
+    /// The requests in progress, by the wrapper's own numbers, because clients can use the same id for several
     /// requests.
     running: HashMap<u64, Underway>,
     /// The questions to the client, by their ids as JSON text.
@@ -270,7 +270,7 @@ impl Peer {
         Ok(Some(self.servers.call(&native, &request, permit, &owner, stream).await))
     }
 
-    /// Handles one request of the client, with as many rounds as necessary.
+    /// Handles one request from the client, with as many rounds as necessary.
     async fn run(
         &self,
         session: &Arc<Session>,

@@ -1,4 +1,4 @@
-//! `subscriptions/listen` for a server with sessions: notifications about changes of its lists and of watched
+//! `subscriptions/listen` for a server with sessions: notifications about changes to its lists and to watched
 //! resources.
 
 use std::collections::BTreeSet;
@@ -106,7 +106,7 @@ impl Filter {
 #[derive(Debug, Default)]
 pub(super) struct Listeners {
     all: Mutex<Vec<Listener>>,
-    /// The number of announced changes of the tools.
+    /// The number of announced changes to the tools.
     tool_changes: AtomicU64,
 }
 
@@ -122,7 +122,7 @@ struct Listener {
 }
 
 impl Listeners {
-    /// The number of announced changes of the tools.
+    /// The number of announced changes to the tools.
     pub(super) fn tool_changes(&self) -> u64 {
         self.tool_changes.load(Ordering::Acquire)
     }
@@ -156,7 +156,7 @@ impl Listeners {
         self.all().iter().any(watches)
     }
 
-    /// Sends a notification of the child to all listeners that want it.
+    /// Sends a notification from the child to all listeners that want it.
     pub(super) fn tell(&self, method: &str, message: &Message<'_>) {
         if method == "notifications/tools/list_changed" {
             self.tool_changes.fetch_add(1, Ordering::AcqRel);

@@ -195,7 +195,7 @@ impl ModernToLegacy {
         Ok(self.spawn(client_request, running, is_exclusive))
     }
 
-    /// Continues a call that waited for its client, with the client's answers.
+    /// Continues a call that has been waiting for its client, with the client's answers.
     async fn resume(
         self: &Arc<Self>,
         client_request: ClientRequest,
@@ -211,8 +211,8 @@ impl ModernToLegacy {
         Interest(None)
     }
 
-    /// Removes and returns the call of a request state, if the state was issued for this request. Each state
-    /// can be used once.
+    /// Removes and returns the call to which a request state belongs, if the state was issued for this request.
+    /// Each state can be used once.
     fn reopen(&self, state: &str, client_request: &ClientRequest) -> Result<Suspended, Refused> {
         let text = string(state).unwrap_or_default();
         let number = self.sealer.open(&text, &client_request.bound_to).ok_or_else(|| {

@@ -1,5 +1,5 @@
-//! A question of a server to its client. In the earlier revisions, it is a request. In the stateless revision,
-//! it is an entry of an input-required result. This module is pure.
+//! A question from a server to its client. In the earlier revisions, it is a request. In the stateless
+//! revision, it is an entry in an input-required result. This module is pure.
 
 use std::fmt::Write as _;
 
@@ -34,7 +34,7 @@ pub(super) enum Needs {
 }
 
 impl Question {
-    /// Creates a question from a request of the child. Returns `None` if there is no memory for it.
+    /// Converts a request from the child into a question. Returns `None` if there is no memory for it.
     pub(super) fn of(
         message: &Message<'_>,
         method: &str,

@@ -188,7 +188,7 @@ fn meta_for_legacy(meta: &str) -> Option<Cow<'_, str>> {
     (!meta.is_empty()).then(|| meta.to_string().into())
 }
 
-/// An error of a child with a session, in the format for a stateless client: the `error` member as JSON text.
+/// An error from a child with a session, in the format for a stateless client: the `error` member as JSON text.
 /// `uri` is the URI of the requested resource, as JSON text.
 pub(super) fn error_for_modern(method: &str, uri: Option<&str>, error: &str) -> String {
     let Some(mut members) = Members::parse(error) else { return error.to_owned() };
@@ -196,7 +196,7 @@ pub(super) fn error_for_modern(method: &str, uri: Option<&str>, error: &str) -> 
     let code = members.get("code").and_then(|code| code.parse::<i64>().ok());
     let code = match code {
         Some(INVALID_PARAMS | RESOURCE_NOT_FOUND) if is_read => INVALID_PARAMS,
-        // This code is for a missing capability of the client in every revision.
+        // In every revision, this code means that the client lacks a capability.
         Some(MISSING_CAPABILITY) => return error.to_owned(),
         // These codes have a meaning only in one era: in the stateless revision for requests that break its
         // rules, or in earlier revisions.

@@ -319,8 +319,8 @@ async fn a111_the_child_never_sees_token_cookie_or_setting() {
     assert!(!process.contains("s3cret"), "{process}");
     let process: Value = serde_json::from_str(&process).unwrap();
     let mut names: Vec<&str> = process["env"].as_object().unwrap().keys().map(String::as_str).collect();
-    // The wrapper always passes the first four variables. Python adds LC_CTYPE (PEP 538), and the start script of
-    // a version manager adds the other ones.
+    // The wrapper always passes the first four variables. Python adds LC_CTYPE (PEP 538), and the start script
+    // of a version manager adds the others.
     let own = ["PATH", "HOME", "LANG", "TZ", "LC_CTYPE", "PWD", "SHLVL", "_"];
     names.retain(|name| !own.contains(name) && !name.contains("PYENV"));
     names.sort_unstable();

@@ -458,7 +458,7 @@ async fn a100_who_fills_the_processes_with_one_session_gives_way_to_a_user_who_h
     assert_eq!(wrapper.metric("stdio_wrapper_children_ended_for_processes_total").await, 1);
 }
 
-/// Each process of the server forks forever, into its own session, so whenever one is killed there is room for
+/// Each process of the server forks forever, into its own session, so whenever one is killed, there is room for
 /// another fork.
 #[tokio::test(flavor = "multi_thread")]
 async fn a107_processes_that_all_fork_for_ever_are_ended_with_their_session() {

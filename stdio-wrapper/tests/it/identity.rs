@@ -425,7 +425,7 @@ async fn what_the_translation_asks_a_server_with_sessions_passes_the_rules_too()
     wrapper.logged("asked tools/call").await;
     let log = wrapper.log().join("\n");
     assert!(!log.contains("asked resources/subscribe") && !log.contains("asked logging/setLevel"), "{log}");
-    // A caller who is allowed to use both methods gets both.
+    // A caller who is allowed to use both methods can use both.
     let client = wrapper.client().with_header("x-auth-assertion", &denied(&issuer, &["prompts/*"]));
     let (_events, acknowledged) =
         modern::listen(&client, 1, json!({"resourceSubscriptions": ["test://a"]})).await;

@@ -103,8 +103,8 @@ async fn a_limit_that_cannot_be_set_is_told_and_the_child_runs() {
     assert!(wrapper.logged("could not be set").await.contains("Nofile"));
 }
 
-/// The wrapper passes the pipes of each child as open files over a socket. The kernel limits the number of such
-/// files that are sent but not yet received, per user.
+/// The wrapper passes the pipes of each child as open files over a socket. Per user, the kernel limits the
+/// number of files that have been sent in this way and not yet received.
 #[tokio::test(flavor = "multi_thread")]
 async fn a100_a_child_that_sends_as_many_files_as_it_can_keeps_no_other_from_being_started() {
     let command = ["python3", "-c", include_str!("../children/child.py")];

@@ -204,7 +204,7 @@ async fn rule_25_without_translation_clients_are_told_to_fall_back() {
     let wrapper = Wrapper::start(&["--translate=false"], &[]).await;
     let (status, answer) = call(&wrapper.client(), "echo", json!({})).await;
     assert_eq!((status, &answer["error"]["code"]), (400, &json!(-32000)));
-    // Rule 26: the error of a server without sessions contains the versions that it supports.
+    // Rule 26: the error from a server without sessions contains the versions that it supports.
     let modern = wrapper_without_translation().await;
     let refused = answer_of(modern.client().try_initialize("2025-11-25").await).await;
     assert_eq!(refused["error"]["code"], -32022);

@@ -1,4 +1,4 @@
-//! Tests of which client gets which message of a child that serves many stateless clients at the same time.
+//! Tests of which client gets which message from a child that serves many stateless clients at the same time.
 
 use std::time::{Duration, Instant};
 
@@ -319,7 +319,7 @@ async fn a_server_that_starts_slowly_costs_one_client_the_probe_and_is_not_asked
     let concluded = wrapper.logged("the MCP server was probed for the revisions that it supports").await;
     assert!(concluded.contains(r#""has_answered":true"#), "{concluded}");
     let started = wrapper.metric("stdio_wrapper_children_started_total").await;
-    // If the child had only been silent, the wrapper would probe it again by now.
+    // If the child had only been silent, the wrapper would have probed it again by now.
     tokio::time::sleep(Duration::from_secs(6)).await;
     assert_eq!(call(&client, "echo", json!({})).await.0, 200);
     assert_eq!(wrapper.metric("stdio_wrapper_children_started_total").await, started);

@@ -215,7 +215,7 @@ async fn an_id_that_is_no_json_is_not_repeated() {
     }
     let (status, answer) = post(&client, r#""method":"tools/list","params":{"x":NaN}"#).await;
     assert_eq!((status, &answer["id"]), (400, &json!(7)), "a valid id is repeated");
-    // The wrapper also drops a request of the child whose id is not valid JSON.
+    // The wrapper also drops a request from the child whose id is not valid JSON.
     let line = "{\"jsonrpc\":\"2.0\",\"id\":--..5eE,\"method\":\"ping\"}\n{\"jsonrpc\":\"2.0\",\"id\":{ID},\"result\":{}}";
     assert_eq!(client.call("raw", json!({"text": line})).await["result"], json!({}));
     assert_eq!(client.text("echo", json!({})).await, "{}", "the child must still read its input");

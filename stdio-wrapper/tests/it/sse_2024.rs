@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::wrapper::{Client, Events, Wrapper, call};
 
-/// Opens the stream. Returns it with a client of the endpoint that the stream announces.
+/// Opens the stream. Returns it with a client for the endpoint that the stream announces.
 async fn open(wrapper: &Wrapper) -> (Events, Client) {
     let mut client = wrapper.client();
     client.url = format!("http://{}/sse", wrapper.address);

@@ -22,7 +22,7 @@ fn open(client: Client) -> tokio::task::JoinHandle<Response> {
     tokio::spawn(async move { client.try_initialize("2025-11-25").await })
 }
 
-/// Whether this response contains the response of a child.
+/// Whether this response contains the response from a child.
 async fn is_opened(response: Response) -> bool {
     response.status() == 200 && answer_of(response).await["result"].is_object()
 }

@@ -1,5 +1,5 @@
-//! Tests of stateless clients in front of a server with sessions whose tools ask the user more than once, as tools
-//! that are written with an SDK can.
+//! Tests of stateless clients in front of a server with sessions whose tools ask the user more than once, as
+//! tools built with an SDK can.
 
 use std::time::Duration;
 
@@ -59,7 +59,7 @@ fn accept(content: Value) -> Value {
     json!({"action": "accept", "content": content})
 }
 
-/// Calls a tool like the client of an SDK: it asks its user every question, and sends only the answers of the
+/// Calls a tool like an SDK's client: it asks its user every question, and sends only the answers of the
 /// current round. Returns the texts of the questions in order, and the final response.
 async fn converse(client: &Client, first: &Value, reply: impl Fn(&str) -> Value) -> (Vec<String>, Value) {
     let (mut message, mut asked, mut names) = (first.clone(), Vec::new(), Vec::new());
@@ -187,8 +187,8 @@ async fn answers_that_come_again_answer_nothing_else() {
     // Answers without a state belong to no question.
     let fresh = answer(&client, &call("clean", json!({"inputResponses": yes}))).await;
     assert_eq!(questions(&fresh)[0].1, "Delete 1 temporary file?", "{fresh}");
-    // A state is valid only for its own request: neither with other arguments nor for a client with other
-    // capabilities.
+    // A state is valid only for its own request. It is refused with other arguments, and for a client with
+    // other capabilities.
     let first = answer(&client, &call_with("register", json!({"who": "a"}), json!({}))).await;
     let named = json!({&questions(&first)[0].0: accept(json!({"name": "n"}))});
     let other = call_with("register", json!({"who": "b"}), retry(&first, named.clone()));

@@ -47,7 +47,7 @@ impl Wrapper {
         Self::launch(process, options, command, &[]).await
     }
 
-    /// Starts a wrapper with this soft limit of open files, which the wrapper can raise.
+    /// Starts a wrapper with this soft limit on open files, which the wrapper can raise.
     pub(crate) async fn with_files(files: u32) -> Self {
         let mut process = Command::new("sh");
         process.args(["-c", &format!("ulimit -S -n {files} && exec \"$0\" \"$@\""), PROGRAM]);
@@ -75,7 +75,7 @@ impl Wrapper {
         Self::launch(process, options, command, &[]).await
     }
 
-    /// Like [`Self::unprivileged`], with this limit of open files.
+    /// Like [`Self::unprivileged`], with this limit on open files.
     pub(crate) async fn unprivileged_with_files(files: u32, options: &[&str], command: &[&str]) -> Self {
         use std::os::unix::process::CommandExt as _;
         let program = std::fs::File::open(PROGRAM).unwrap();

@@ -31,7 +31,7 @@ pub(super) struct PublicClient {
     pub(super) redirect_uri: String,
 }
 
-/// A successful response of the token endpoint, and its tokens.
+/// A successful response from the token endpoint, and its tokens.
 #[derive(Debug, Clone)]
 pub(super) struct Issued {
     pub(super) answer: Answer,

@@ -30,7 +30,7 @@ pub(super) async fn check(target: &Target, clients: &Clients, report: &mut Repor
     report.check("RFC 6750 §3.1", "two Authorization headers are refused", doubled(target, clients)).await;
 }
 
-/// The response of the MCP server to a call with these `Authorization` headers.
+/// The response from the MCP server to a call with these `Authorization` headers.
 async fn call(target: &Target, authorizations: &[&str], query: &str) -> Result<Answer> {
     let Some(resource) = &target.options.resource else { return skip("--resource is not given") };
     let body = r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#;

@@ -77,7 +77,7 @@ impl Target {
         self.post(self.endpoint("token_endpoint")?, form).await
     }
 
-    /// The response of the authorization endpoint to a browser that opens it with these parameters.
+    /// The response from the authorization endpoint to a browser that opens it with these parameters.
     pub(super) async fn authorize(&self, parameters: &[(&str, &str)]) -> Result<Answer> {
         let url = Url::parse_with_params(self.endpoint("authorization_endpoint")?, parameters)?;
         Answer::read(self.http.get(url).header("accept", "text/html").send().await?).await

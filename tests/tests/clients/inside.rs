@@ -1,9 +1,9 @@
 //! Tests of an attacker who uses URLs of internal hosts as client identifiers and key sets. auth-service must
 //! never connect to these hosts (attacks 49 and 50).
 //!
-//! auth-service runs in its own network, with listeners at all these addresses. The test first shows that the
-//! listeners can be reached from there, and that auth-service does fetch from a permitted host. Otherwise, a
-//! missing connection would prove nothing.
+//! auth-service runs in its own network, with listeners at all the forbidden addresses. The test first shows
+//! that the listeners can be reached from there, and that auth-service does fetch from a permitted host.
+//! Otherwise, a missing connection would prove nothing.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};

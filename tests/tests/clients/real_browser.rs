@@ -236,7 +236,7 @@ async fn a_login_that_is_answered_at_once_ends_beyond_the_callback(mut scene: Sc
     let callbacks = [scene.callback(), scene.callback_to_other_host(), scene.callback_to_application()];
     for Callback { uri, arrival: (how, what) } in callbacks {
         let link = scene.link(&uri).await;
-        // The user has allowed the client before, but the session has ended, so the login is the only page.
+        // The user has already allowed the client, but the session has ended, so the login is the only page.
         let mut steps = up_to_consent(&link);
         steps.push(json!({ "press": "Allow", how: what }));
         steps.push(json!({ "forget": [scene.session_cookie()], "open": link, "until": "User name" }));

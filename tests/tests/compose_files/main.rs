@@ -1,5 +1,5 @@
-//! Checks the compose files without an engine: labels that Traefik accepts, hardened containers, and settings that
-//! exist. A typing error in a compose file makes a test fail.
+//! Checks the compose files without an engine: labels that Traefik accepts, hardened containers, and settings
+//! that exist. A typo in a compose file makes a test fail.
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 mod memory;
@@ -41,7 +41,8 @@ fn assert_good(file: &Value) -> usize {
                 "{name} and {other} have one user, and so can take from each other what the kernel counts for it"
             );
         }
-        // A new volume gets the owner of the directory in the image. That of a static program has none.
+        // A new volume gets the owner of the directory in the image. The image of a static program has no such
+        // directory.
         let owner = block["build"]["args"]["SERVICE_USER"].as_str().unwrap_or("10001");
         let has_none = block["volumes"].is_null() || block["build"]["target"] == "wrapper";
         let is_writable = has_none || user.strip_suffix(":10001") == Some(owner);
@@ -180,7 +181,7 @@ fn an_edge_asks_nobody_outside_for_the_name_of_a_container() {
     }
 }
 
-/// The setting names in the list of `config/environment.rs`.
+/// The setting names that `config/environment.rs` lists.
 fn settings_of_auth_service() -> BTreeSet<String> {
     let source = text("auth-service/src/config/environment.rs");
     let list = source.split("const NAMES").nth(1).unwrap().split("];").next().unwrap();

@@ -1,5 +1,6 @@
-//! Tests that the memory which clients can make an edge, auth-service and a wrapper use fits into the limits in
-//! the compose files. The totals are in `docs/limits.md`, and their parts are in configurations and in the source.
+//! Tests that the memory that clients can make an edge, auth-service and a wrapper use is within the limits in
+//! the compose files. The totals are in `docs/limits.md`, and their parts are in configurations and in the
+//! source.
 
 use tests::Edge;
 use tests::container::{Container, bytes};

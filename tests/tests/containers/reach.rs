@@ -82,7 +82,7 @@ end = time.monotonic() + 4
 
 /// A host name that is derived from the path of a request is looked up only among the containers of the stack.
 pub(crate) fn an_edge_finds_nobody_outside(stack: &Containers) {
-    // Only the images on an engine of the test contain Python.
+    // The images contain Python only on an engine that the test has started.
     if !stack.engine.is_ours() {
         return;
     }

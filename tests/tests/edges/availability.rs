@@ -1,5 +1,5 @@
-//! Tests that no request passes while a program is down, and that everything works again automatically after it is
-//! back.
+//! Tests that no request passes while a program is down, and that everything works again automatically once the
+//! program is back.
 
 use std::time::{Duration, Instant};
 

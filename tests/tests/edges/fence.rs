@@ -184,7 +184,7 @@ pub(crate) async fn a100_one_address_does_not_take_all_connections(edge: Edge) {
     }
     let Some(namespaces) = namespaces(test) else { return };
     let _turn = ONE_AT_A_TIME.lock().await;
-    // The proxy listens on all addresses, like in its container.
+    // The proxy listens on all addresses, as in its container.
     let place = if edge == Edge::Caddy { "@EDGE_BIND@" } else { "@EDGE_ADDRESS@" };
     let setup = Setup::as_shipped().through(edge).within(Tier::Edge, bounds).edge_changed(place, "0.0.0.0");
     // For Traefik, this includes ::1, so a second entry point could not listen there.

@@ -110,8 +110,8 @@ pub(crate) async fn survives(edge: Edge, name: &str, kinds: &[(Kind, usize)]) {
     survives_at(None, edge, Setup::as_shipped(), name, kinds).await;
 }
 
-/// Each response is larger than what the edge and the system buffer. It is the last one of its connection, so that
-/// the edge waits for a client that reads nothing.
+/// Each response is larger than the buffers of the edge and the kernel. It is the last one on its connection,
+/// so that the edge waits for a client that reads nothing.
 #[tokio::test]
 async fn a100_last_responses_that_nobody_reads_do_not_end_envoy() {
     const CONNECTIONS: usize = 3000;

@@ -1,5 +1,5 @@
-//! Tests that no proxy speaks HTTP/2 with clients. One HTTP/2 connection can carry hundreds of requests at a time,
-//! which the calculation of memory in docs/limits.md does not include.
+//! Tests that no proxy uses HTTP/2 with clients. One HTTP/2 connection can carry hundreds of requests at a
+//! time, which the calculation of memory in docs/limits.md does not include.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -109,8 +109,8 @@ async fn offers_http1_only(edge: Edge, name: &str, port: u16, changes: &[(&str, 
     };
     let changes: Vec<_> = changes.iter().map(|(from, to)| ((*from).to_owned(), to.clone())).collect();
     let process = Process::start(edge.name(), &mut edge.command(&around, &changes), dir.path());
-    // The client does not trust the certificate that the proxy has created. It detects this after the protocol was
-    // negotiated.
+    // The client does not trust the certificate that the proxy has created. It detects this after the protocol
+    // has been negotiated.
     let error = offered(port, b"http/1.1").await;
     assert!(matches!(error, Error::InvalidCertificate(_)), "{error}\n{}", process.log_tail());
     // Traefik reads its dynamic configuration shortly after it has started to listen, and serves nothing before

@@ -153,7 +153,7 @@ impl Bob<'_> {
     }
 }
 
-/// The data about a stack that floods need.
+/// The data that floods need about a stack.
 struct Target {
     port: u16,
     host: String,
@@ -195,7 +195,7 @@ impl Target {
 
 type Start = fn(&Target) -> Flood;
 
-/// Floods that other tests also contain. They are compared only to produce the table.
+/// Floods that are also part of other tests. They are compared only to produce the table.
 const STALLED: [(&str, Start); 2] = [
     ("heads that do not end", |to| Flood::stalled(to.port, &to.host, &Kind::Head(16_000), 4500, ADDRESSES)),
     ("bodies that stall", |to| {

@@ -1,6 +1,6 @@
-//! Tests with routers that other users of Traefik configure. The tests simulate such routers with additional
-//! dynamic configuration, from the file or from another provider. `tests/tests/containers` tests real labels on an
-//! engine.
+//! Tests with routers that other users of Traefik configure. The tests simulate these routers with additional
+//! dynamic configuration, from the file or from another provider. `tests/tests/containers` tests real labels on
+//! an engine.
 
 use reqwest::Method;
 use serde_json::json;

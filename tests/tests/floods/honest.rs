@@ -86,7 +86,8 @@ impl Honest {
         }
     }
 
-    /// Logs in with the password and allows the request, through the edge, in a browser that has logged in before.
+    /// Logs in with the password and allows the request, through the edge, in a browser that has already been
+    /// used to log in.
     async fn log_in(&mut self, stack: &Stack) {
         let deadline = Instant::now() + PATIENCE;
         loop {

@@ -120,7 +120,7 @@ async fn a100_somebody_with_an_account_does_not_end_the_wrapper() {
     scene.memory_is_back("wrapper after one account");
 }
 
-/// Requests of Ana with bodies of the maximum size that stall just before their end.
+/// Ana's requests with bodies of the maximum size, which stall just before their end.
 fn stalled_bodies(place: &Place) -> Vec<Flood> {
     let body = [place.ana.head("", "", 4_190_000).into_bytes(), vec![b' '; 4_100_000]].concat();
     vec![Flood::stalled(place.stack.upstream_port, "", &Kind::Bytes(body), 250, 1)]

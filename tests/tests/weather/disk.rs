@@ -118,8 +118,8 @@ async fn a100_whoever_is_shut_out_stays_shut_out_although_another_program_keeps_
     assert!(!stack.metrics().await.contains("mcp_gate_store_changes_waiting 0"));
 
     stack.kill_auth_service();
-    // The start can find free space within the store's own file, so that the changes in the reserve become part of
-    // the store.
+    // During the start, the service can find free space within the store's own file, so that the changes in the
+    // reserve become part of the store.
     stack.start_auth_service_until_ready_is(&[200, 503]).await;
     while stack.register_as(&format!("Newcomer {more}")).await.is_ok() {
         more += 1;

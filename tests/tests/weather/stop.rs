@@ -1,4 +1,4 @@
-//! Tests of the signals with which auth-service stops or reads its files again, and of signals that it ignores.
+//! Tests of the signals that make auth-service stop or read its files again, and of signals that it ignores.
 //! Other tests replace the policy file with a pipe or a file that hangs.
 
 use std::fs;

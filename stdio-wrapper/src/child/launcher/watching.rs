@@ -15,16 +15,16 @@ use crate::child::isolation::Boundary;
 use crate::child::keepers::{EXIT_PATIENCE, Scarce};
 use crate::child::watches::{self, Probe, WATCH, Watches};
 
-/// Interval between checks whether watches are available.
+/// Interval between checks of whether watches are available.
 const GUARD: Duration = Duration::from_millis(100);
 /// Minimum time from a count that did not stop a child to the next count.
 const PAUSE: Duration = Duration::from_secs(2);
-/// Maximum time for counting the watches of all children. The watches of children that are left by then are not
-/// counted.
+/// Maximum time for counting the watches of all children. The watches of children that have not been examined
+/// by then are not counted.
 const COUNTING: Duration = Duration::from_secs(20);
 /// An older count is not used to compute the memory of a child's watches.
 const FRESH: Duration = Duration::from_secs(20);
-/// Minimum time between two counts whose reason is memory that belongs to no process.
+/// Minimum time between two counts that are requested because of memory that belongs to no process.
 const AGAIN: Duration = Duration::from_secs(3);
 
 const WHY: &str = "no connection could be accepted, because programs with this user id used all epoll watches of the machine (fs.epoll.max_user_watches), so the server with most of them, or one that hides how many it has, was stopped";

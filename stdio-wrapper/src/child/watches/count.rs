@@ -22,7 +22,7 @@ use crate::child::supervised::ALLOCATOR;
 const BUDGET: Duration = Duration::from_secs(1);
 /// Maximum time for the processes of one child. The kernel counts a million watches in about a second.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Interval between checks whether the count is complete.
+/// Interval between checks of whether the count is complete.
 const LOOK: Duration = Duration::from_millis(5);
 
 /// Counts the watches of these processes. Prints the sum so far after each file that has watches, so that a

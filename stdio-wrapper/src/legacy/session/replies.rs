@@ -11,7 +11,7 @@ use crate::protocol::{Code, Kind, Message, Patch, error_message, is_sound, parse
 use crate::stream::Stream;
 
 impl Session {
-    /// Accepts the client's response to a request of the child. A response without a question is ignored.
+    /// Accepts the client's response to a request from the child. A response without a question is ignored.
     /// Returns false if MCP does not allow this response. The child then gets an error, because its SDK would
     /// silently drop the response.
     pub async fn reply(&self, message: &Message<'_>, id: &str) -> bool {
@@ -57,7 +57,7 @@ impl Session {
         }
     }
 
-    /// Responds to a question of the child in place of the client.
+    /// Responds to a question from the child in place of the client.
     async fn answer_in_place(&self, own: &str) {
         let why = "The client's response could not be used.";
         let text = error_message(Some(own.as_bytes()), Code::InternalError, why);
@@ -66,15 +66,15 @@ impl Session {
         }
     }
 
-    /// From now on, gives every question of the child an id of the wrapper, which is used only once. Otherwise
-    /// a response to a question that the child has withdrawn could be mistaken for a response to another
-    /// question with the same id.
+    /// From now on, gives every question from the child an id of the wrapper, which is used only once.
+    /// Otherwise a response to a question that the child has withdrawn could be mistaken for a response to
+    /// another question with the same id.
     pub fn number_questions(&self) {
         self.state().questions.number();
     }
 
-    /// Records a request of the child to which the client must respond. Returns its id for the client, as JSON
-    /// text, or `None` if there are too many.
+    /// Records a request from the child to which the client must respond. Returns its id for the client, as
+    /// JSON text, or `None` if there are too many.
     pub(in crate::legacy) fn expect_answer(
         &self,
         id: &str,

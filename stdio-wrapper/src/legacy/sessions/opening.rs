@@ -66,7 +66,7 @@ impl OpenError {
 
 /// The source of the child of a new session.
 enum Source {
-    /// A child of its own, either newly started or a spare.
+    /// Its own child, either newly started or a spare.
     Own(Arc<Turn>),
     /// A child that all sessions share.
     Shared(Arc<SharedChildren>),

@@ -14,8 +14,8 @@ use crate::protocol::{Kind, Text, parse_line};
 use crate::stream::{First, Stream};
 
 impl Link {
-    /// Sends a request of the wrapper, and waits for the response, which is returned as a whole message. The
-    /// error is a complete sentence.
+    /// Sends one of the wrapper's own requests, and waits for the response, which is returned as a whole
+    /// message. The error is a complete sentence.
     pub(in crate::modern) async fn ask(
         self: &Arc<Self>,
         method: &str,
@@ -38,7 +38,7 @@ impl Link {
         tokio::time::timeout(within, answered).await.ok().flatten().ok_or_else(late)
     }
 
-    /// Starts a request of the wrapper.
+    /// Starts one of the wrapper's own requests.
     pub(in crate::modern) async fn open(
         self: &Arc<Self>,
         method: &str,

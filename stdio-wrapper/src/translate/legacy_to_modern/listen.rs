@@ -1,4 +1,4 @@
-//! Sends the notifications of a server on the GET stream of a session. They come from a single subscription.
+//! Sends the notifications from a server on the GET stream of a session. They come from a single subscription.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;

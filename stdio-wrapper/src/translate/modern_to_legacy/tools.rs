@@ -17,8 +17,8 @@ const TOOLS_LIFE: Duration = Duration::from_secs(5);
 const MAX_PAGES: usize = 100;
 
 impl ModernToLegacy {
-    /// Checks that the arguments that a tool requires in headers are equal in headers and body. If they do not
-    /// match according to a previously known list, the list is requested again.
+    /// Checks that the arguments that a tool requires in headers have the same values in the headers and in the
+    /// body. If they do not match according to a previously known list, the list is requested again.
     pub(super) async fn check_params(
         &self,
         group: &Group,
