@@ -30,7 +30,7 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 pub struct Examination {
     /// The URL that a user gives to an MCP client.
     pub url: Url,
-    /// Certificates in PEM that are trusted in addition to those of the system.
+    /// Certificates in PEM that are trusted in addition to the system's.
     pub extra_roots: Option<Vec<u8>>,
     /// The settings of the service, if the doctor runs on the same machine.
     pub settings: Option<Config>,
@@ -146,7 +146,7 @@ pub async fn examine(
             return Ok(std::mem::take(&mut notes.findings));
         }
     };
-    // If something else answers in place of auth-service, most other checks would fail without naming this cause.
+    // If another program responds instead of auth-service, most other checks would fail without naming this cause.
     if let Some(seen) = reach::in_place_of_auth_service(&target).await {
         reach::note_absence(&target, &seen, settings.map(|settings| settings.listeners.ops), notes).await;
         challenge::examine_without_auth_service(&target, notes).await;

@@ -112,8 +112,8 @@ impl<'a> Proxy<'a> {
         }
     }
 
-    /// Limits how many requests the client's address can send per second, for a proxy without a suitable limit of
-    /// its own (`guard/pace.rs`).
+    /// Limits how many requests the client's address can send per second, for a proxy without a suitable limit
+    /// (`guard/pace.rs`).
     async fn pace(
         &self,
         peer: Option<IpAddr>,

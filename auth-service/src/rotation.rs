@@ -1,5 +1,5 @@
 //! Keeps the signing keys of all replicas identical, and rotates them on schedule. The first replica that notices
-//! that a change is due makes it, and the others read it from the store.
+//! a due change makes it, and the others read the result from the store.
 
 mod keys_read;
 

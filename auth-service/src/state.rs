@@ -45,8 +45,8 @@ use signing_keys::{SigningKeys, current_keys};
 /// Maximum number of concurrent requests from one address. A hosted client serves many users from a few addresses,
 /// but each request takes only milliseconds.
 const REQUESTS_AT_ONCE: u32 = 256;
-/// Maximum number of requests whose refusal is delayed, and maximum number of checks. They are a quarter of the
-/// connections of the public listener, and half of those of the edge listener.
+/// Maximum number of requests whose refusal is delayed, and maximum number of checks. The values are a quarter of
+/// the public listener's connections, and half of the edge listener's connections.
 const REQUESTS_REFUSED_LATE: usize = 256;
 const CHECKS_REFUSED_LATE: usize = 1024;
 /// Maximum numbers of requests whose body is incomplete: for one address, and in total. Many SDKs send head and

@@ -12,10 +12,10 @@ use tokio::sync::oneshot;
 /// Maximum number of workers if `WORKERS` is not set.
 pub const DEFAULT_WORKERS: usize = 16;
 
-/// Maximum number of threads in addition to the workers: three that accept connections, one for the ops listener,
-/// the main thread, the threads for the log, the policy file, the store and gRPC, 4 for password hashes, 24 for
-/// name lookups, 4 for the allocator, one for file access and name lookups of libraries, and 8 for the health
-/// check and operators' commands, which run in the same container.
+/// Maximum number of threads in addition to the workers. The listeners need three threads that accept connections,
+/// and one for the ops listener. The main thread, the log, the policy file, the store and gRPC need one each.
+/// There are 4 threads for password hashes, 24 for name lookups, 4 for the allocator, and one for file access and
+/// name lookups by libraries. The health check and operators' commands, which run in the same container, need 8.
 pub const BESIDES: usize = 50;
 
 /// Maximum number of threads of a service with this number of workers. Each of the three listeners has a thread

@@ -52,9 +52,9 @@ struct Known {
     /// Whether the clock differed from the clock of the store by more than the tolerance between replicas, at the
     /// last check.
     is_apart: bool,
-    /// A message about the difference between the clock and that of the store, if it is notable.
+    /// A message about the difference between the clock and the store's clock, if it is notable.
     difference: Option<String>,
-    /// How far the clock was behind that of the store, at the last check.
+    /// How far the clock was behind the store's clock at the last check.
     behind: Duration,
 }
 
@@ -89,7 +89,8 @@ impl Upkeep {
         })))
     }
 
-    /// Runs all checks, and records the time in the store if that is due. Logs changes of the results.
+    /// Runs all checks, and records the time in the store if [`MARK_EVERY`] has passed. Logs changes of the
+    /// results.
     ///
     /// # Errors
     /// If the store cannot be read.
@@ -219,7 +220,7 @@ impl Known {
         standing
     }
 
-    /// Records the difference between the clock and that of the store, if the store has one.
+    /// Records the difference between the clock and the store's clock, if the store has one.
     fn note_difference(&mut self, standing: ClockState, difference: Option<Difference>) {
         self.is_apart = matches!(standing, ClockState::Disagrees { .. });
         let Some(difference) = difference else { return };

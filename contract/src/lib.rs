@@ -1,7 +1,7 @@
-//! The contract between auth-service and stdio-wrapper: the headers and the assertion that identify the caller
-//! to a service, the rules that only the service can enforce, and the meaning of their patterns and scopes.
-//! Each of these is defined only here, so that the program that writes it and the program that reads it always
-//! agree. Other services can read the same data (`docs/forward-auth.md`).
+//! The contract between auth-service and stdio-wrapper. It consists of the headers and the assertion that identify
+//! the caller to a service, the rules that only the service can enforce, and the meaning of their patterns and
+//! scopes. Each of these is defined only here, so that the program that writes it and the program that reads it
+//! always agree. Other services can read the same data (`docs/forward-auth.md`).
 //!
 //! The crate also contains a few functions that both programs need, for settings, logs, health checks and
 //! listeners.

@@ -34,9 +34,9 @@ const MIN_LEN_OF_WORD: usize = 8;
 /// Minimum length of a name that is recognized with two mistakes.
 const MIN_LEN_FOR_TWO: usize = 8;
 
-/// Finds the variables in `given` whose names are almost those of a setting. If they were ignored, a service could
-/// start with fewer restrictions than its operator intended. The usual environment variables of other programs do
-/// not resemble any setting.
+/// Finds the variables in `given` whose names are almost the name of a setting. If they were ignored, a service
+/// could start with fewer restrictions than its operator intended. The usual environment variables of other
+/// programs do not resemble any setting.
 ///
 /// `known` contains all names that are read, including those that end in `_FILE` if such variables are read.
 pub fn misspelt(known: &[&str], given: impl IntoIterator<Item = String>) -> Vec<Misspelt> {
@@ -70,10 +70,11 @@ fn meant_by<'a>(known: &[&'a str], given: &str) -> Option<&'a str> {
     (distance <= allowed && !(distance == 0 && is_part && is_word)).then_some(meant)
 }
 
-/// Finds the variables in `given` that resemble a setting less than those that [`misspelt`] finds: short names
-/// with one mistake (`ISSUR`), short words in lower case (`issuer`), names with missing words (`TOKEN_TTL`) or
-/// a word in the singular (`TRUSTED_PROXY`), and names with a missing or an unnecessary `_FILE`. Other programs
-/// also have such variables, so they only cause a warning and do not prevent the start.
+/// Finds the variables in `given` that resemble a setting less than those that [`misspelt`] finds. These are short
+/// names with one mistake (`ISSUR`), and short words in lower case (`issuer`). They also include names with
+/// missing words (`TOKEN_TTL`) or a word in the singular (`TRUSTED_PROXY`), and names with a missing or an
+/// unnecessary `_FILE`. Other programs also have such variables, so they only cause a warning and do not prevent
+/// the start.
 pub fn perhaps_misspelt(known: &[&str], given: impl IntoIterator<Item = String>) -> Vec<Misspelt> {
     let perhaps = |given: String| {
         if known.contains(&given.as_str()) || meant_by(known, &given).is_some() {

@@ -29,8 +29,9 @@ pub(crate) fn drive(
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async move {
             let start = Instant::now();
-            // The load generator never sleeps, because waking it would cost the server more than a response.
-            // Slower responses would increase this cost, because the generator would sleep more often.
+            // The load generator never sleeps, because waking it would take the server more time than a response.
+            // With slower responses, the generator would sleep more often, which would slow down the server
+            // further.
             let awake = tokio::spawn(async move {
                 while Instant::now() < start + time {
                     tokio::task::yield_now().await;

@@ -48,7 +48,7 @@ struct Options {
     /// Only send load to this address.
     #[arg(long)]
     url: Option<url::Url>,
-    /// The Host to send if it is not that of the URL.
+    /// The `Host` to send, if it differs from the host of the URL.
     #[arg(long)]
     host: Option<String>,
     /// The access token to send.

@@ -29,7 +29,7 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time limit for receiving the next part of a body.
 const BODY_PAUSE: Duration = Duration::from_secs(3);
 /// How long a request keeps its turn. A request that needs more time is usually waiting for something other than
-/// the processor, such as a password hash or a document. Those have limits of their own.
+/// the processor, such as a password hash or a document. Those have their own limits.
 const TURN: Duration = Duration::from_millis(5);
 
 /// Limits each request: the number of concurrent requests of its address, the length of its query, and the

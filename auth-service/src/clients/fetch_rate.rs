@@ -27,7 +27,7 @@ const ADDRESS: (u32, Duration) = (20, Duration::from_secs(5));
 const HOST: (u32, Duration) = (60, Duration::from_secs(1));
 /// Limit on new URLs for all addresses together.
 const ALL: (u32, Duration) = (300, Duration::from_millis(50));
-/// Limit for a URL that has a limit of its own.
+/// Limit for a URL with its own limit.
 const KNOWN: (u32, Duration) = (5, Duration::from_secs(10));
 /// Limit on repeated fetches of one URL whose document is cached but does not contain the key that a request
 /// names.

@@ -52,8 +52,8 @@ pub struct ClientTerms {
     /// `on`), and the hosts from which they are or are not accepted (`CLIENT_METADATA_HOSTS`,
     /// `CLIENT_METADATA_BLOCKED_HOSTS`). Hosts are written as `example.com` or `*.example.com`.
     pub documents: DocumentPolicy,
-    /// Content of the PEM file with certificates that are trusted in addition to those of the system when a
-    /// client's document is fetched (`EXTRA_CA_FILE`).
+    /// Content of the PEM file with certificates that are trusted in addition to the system's when a client's
+    /// document is fetched (`EXTRA_CA_FILE`).
     pub extra_roots: Option<Vec<u8>>,
     /// Maximum number of new clients per minute for one address and for one redirect host (`REGISTRATION_RATE`,
     /// default 60). The limit for all clients together is fifty times as high.

@@ -9,8 +9,8 @@ use super::Notes;
 use super::inside;
 use super::network::Target;
 
-/// What the edge returns in place of auth-service, if it cannot reach auth-service. Two requests show this: one
-/// for a public document, which auth-service can serve without its store, and one without a token.
+/// What the edge returns instead of auth-service's response, if it cannot reach auth-service. Two requests show
+/// this: one for a public document, which auth-service can serve without its store, and one without a token.
 pub(super) async fn in_place_of_auth_service(target: &Target) -> Option<String> {
     let url = format!("{}/.well-known/oauth-protected-resource{}", target.origin, target.path);
     let seen = match target.http.get(&url).send().await {

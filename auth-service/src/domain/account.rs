@@ -33,7 +33,7 @@ impl Subject {
     }
 }
 
-/// Encodes the first 128 bits in base64url. That is enough to be unique, and short enough to read in a log.
+/// Encodes the first 128 bits in base64url. This is long enough to be unique, and short enough to read in a log.
 pub(crate) fn short_id(random: [u8; 32]) -> String {
     URL_SAFE_NO_PAD.encode(random.get(..16).unwrap_or_default())
 }

@@ -105,9 +105,9 @@ impl GrantType {
 
     /// The requested grant types that a client is allowed to register. A client that requests none gets
     /// authorization codes and refresh tokens. The default of RFC 7591 §2 is authorization codes alone, but
-    /// without refresh tokens the user would have to log in again every hour. §3.2.1 allows the server to choose,
-    /// and the registration response contains the choice. The device grant is allowed because a user must consent
-    /// to it. Only an operator can give a client any other grant.
+    /// without refresh tokens, the user would have to log in again every hour. The server is allowed to choose
+    /// (§3.2.1), and the registration response contains the choice. The device grant is allowed because a user
+    /// must consent to it. Only an operator can give a client any other grant.
     pub fn granted(asked: Option<&[String]>) -> Vec<Self> {
         let Some(names) = asked else {
             return vec![Self::AuthorizationCode, Self::RefreshToken];
@@ -336,8 +336,8 @@ impl ClientUse {
     /// lifetime after [`Self::at`].
     ///
     /// A clock that is behind must not shorten anything, so an expiry never moves back. The exception is an expiry
-    /// that is later than one lifetime after the latest possible time: that expiry was set while a clock was
-    /// ahead, and it is corrected only while the clock is steady.
+    /// that is later than one lifetime after the latest possible time, because it was set while a clock was ahead.
+    /// It is corrected only while the clock is steady.
     pub fn extend(&self, before: Option<UnixTime>, end: UnixTime) -> UnixTime {
         let latest = end.plus(self.bounds.latest.since(self.at));
         let extended = before.map_or(end, |before| before.max(end));
@@ -365,7 +365,7 @@ impl ClientUse {
 pub enum NewUser {
     /// The recorded users stay the same: the user is one of them, or the users are no longer recorded.
     No,
-    /// The user is added to the recorded users, of whom there are only a few.
+    /// The user is added to the recorded users, because there are only a few.
     OneOfFew,
     /// There are too many users to record, so the client counts for none of them.
     OneMoreThanFew,

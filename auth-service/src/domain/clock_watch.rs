@@ -10,7 +10,7 @@ use super::clock::UnixTime;
 
 /// How far the clock can differ from the expected time, since small corrections are normal.
 pub const TOLERANCE: Duration = Duration::from_secs(300);
-/// A larger difference between this clock and that of the store is reported to operators. If two replicas report
+/// A larger difference between this clock and the store's clock is reported to operators. If two replicas report
 /// no such difference, their clocks differ by at most twice this value plus one second.
 const NOTABLE: Duration = Duration::from_secs(2);
 /// How long the clock must keep showing an unexpected time before it is trusted.
@@ -242,15 +242,15 @@ impl ClockWatch {
         }
     }
 
-    /// Adopts the correction of an operator, if the store has one that this process has not adopted yet. `now` has
-    /// just been found to be reliable.
+    /// Adopts the correction of an operator, if the store has one that this process has not adopted yet. The
+    /// caller has just found `now` to be reliable.
     pub fn follow(&mut self, mark: Option<ClockMark>, now: UnixTime, up: Duration) {
         if let Some(mark) = mark.filter(|mark| mark.corrections > self.corrections) {
             (self.latest, self.corrections) = (Some(Seen { at: mark.latest.max(now), up }), mark.corrections);
         }
     }
 
-    /// The times to record at `now`, which has just been found to be reliable.
+    /// The times to record at `now`, which the caller has just found to be reliable.
     pub fn mark(&self, now: UnixTime, up: Duration) -> ClockMark {
         ClockMark { last: now, latest: self.bounds(now, up).latest, corrections: self.corrections }
     }

@@ -1,5 +1,5 @@
 //! Opaque credentials such as codes, session identifiers and client secrets. [Refresh
-//! tokens](super::refresh_token) have a format of their own.
+//! tokens](super::refresh_token) have their own format.
 //!
 //! The text is a prefix that names the kind, followed by base64url of 32 random bytes and a CRC-32 over prefix and
 //! bytes. The prefix lets secret scanners find a leaked token, and prevents a token of one kind from being used as

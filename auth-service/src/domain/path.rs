@@ -53,9 +53,9 @@ fn is_plain(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"/-._~!$&'()*+,=:@%".contains(&byte)
 }
 
-/// Checks all percent-encoded characters. Control characters, delimiters and `%` are refused, and so is every
-/// character that needs no encoding: a server that decodes `/%6dcp` reads `/mcp` (RFC 3986 §6.2.2.2), but no rule
-/// for `/mcp` would match it. The decoded path must be valid UTF-8.
+/// Checks all percent-encoded characters. Encoded control characters, delimiters and `%` are refused. So is every
+/// encoded character that needs no encoding: a server that decodes `/%6dcp` reads `/mcp` (RFC 3986 §6.2.2.2), but
+/// no rule for `/mcp` would match it. The decoded path must be valid UTF-8.
 fn escapes_are_plain(path: &str) -> bool {
     if !path.contains('%') {
         return true;

@@ -200,7 +200,7 @@ impl ProtectedHosts {
     }
 
     /// Reads a `resource` parameter (RFC 8707 §2). The comparison of scheme and host ignores case. A trailing
-    /// slash or a query makes no difference. Scheme, host and port must be those of a protected host.
+    /// slash or a query makes no difference. The scheme, host and port must match a protected host.
     pub fn parse(&self, text: &str) -> Result<ResourceUri, UnknownResource> {
         let (text, query) = text.split_once('?').unwrap_or((text, ""));
         ResourceQuery::parse(query).map_err(|_| UnknownResource)?;

@@ -155,8 +155,8 @@ impl Answer {
         answer
     }
 
-    /// Denies a request without a valid proof of possession of the token's key: 401 with the challenge of RFC 9449
-    /// §7.1, or 503 if the proof cannot be checked or the account has sent too many proofs.
+    /// Denies a request without a valid proof of possession of the token's key. The status is 401 with the
+    /// challenge of RFC 9449 §7.1, or 503 if the proof cannot be checked or the account has sent too many proofs.
     pub(super) fn unproven(
         unproven: &NotProven,
         resource: &ResourceUri,

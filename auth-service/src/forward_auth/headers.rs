@@ -81,7 +81,7 @@ pub(super) fn bearer<'a>(sent: &CheckHeaders<'a>) -> Bearer<'a> {
 /// first invalid byte, so that the compiler can vectorize it. This matters because a token is the longest value in
 /// a request.
 fn is_b64token(text: &[u8]) -> bool {
-    // Each range costs time for every byte, so there are few of them: one for letters in both cases, one for `-./`
+    // Each range takes time for every byte, so there are only a few: one for letters in both cases, one for `-./`
     // and digits.
     let is_of_token =
         |b: u8| (b | 0x20).is_ascii_lowercase() | matches!(b, b'-'..=b'9' | b'_' | b'~' | b'+' | b'=');

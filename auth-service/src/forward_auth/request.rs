@@ -134,7 +134,7 @@ pub enum CheckError {
     /// The host is not protected.
     #[error("the request's host is not protected; see PROTECTED_HOSTS")]
     UnknownHost,
-    /// The scheme of the request differs from that of the deployment: HTTP instead of HTTPS, or the reverse.
+    /// The scheme of the request differs from the deployment's scheme: HTTP instead of HTTPS, or the reverse.
     #[error("the request's scheme is not that of this deployment; see ISSUER")]
     Scheme,
     /// MCP endpoints do not support this method.

@@ -9,8 +9,8 @@ use tokio::sync::oneshot;
 
 use super::queues::{Key, Position, Queues};
 
-/// The places for senders. A new sender is never refused, but displaces an old one: an honest sender finishes
-/// within a moment, so the one that has occupied its place longest is the least likely to be honest.
+/// The places for senders. A new sender is never refused, but displaces an old one. An honest sender finishes
+/// within a moment, so the sender that has occupied its place longest is the least likely to be honest.
 pub struct Waiting {
     share: usize,
     all: usize,

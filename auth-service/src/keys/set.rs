@@ -15,7 +15,8 @@ use super::algorithm::SigningAlgorithm;
 use super::seal::CryptoFailure;
 use super::stored::StoredSigningKey;
 
-/// Maximum lifetime of any token of this server, regardless of the settings (RFC 9068 §4 leaves it to the server).
+/// Maximum lifetime of any token of this server, regardless of the settings (RFC 9068 §4 leaves the choice to the
+/// server).
 pub const MAX_TOKEN_LIFETIME: Duration = Duration::from_secs(86_400);
 /// How long a retired key is kept after its last token has expired, because the clocks of replicas can
 /// differ.
@@ -120,8 +121,8 @@ impl KeySet {
         self.keys.iter().find(|key| state(key, now) == KeyState::Next)
     }
 
-    /// The set as it should be at `now`, or `None` if it already is. A key is added when a rotation is due or
-    /// the algorithm was changed, and keys are removed when all their tokens have expired.
+    /// The set as it should be at `now`, or `None` if it already is. A key is added when a rotation is due or the
+    /// algorithm has been changed, and a key is removed when all of its tokens have expired.
     pub fn settled(&self, terms: &RotationTerms, now: UnixTime) -> Result<Option<Self>, CryptoFailure> {
         let mut keys = self.keys.clone();
         let mut changed = repair(&mut keys, now);

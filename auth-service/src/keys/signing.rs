@@ -87,7 +87,7 @@ impl KeyRing {
         Ok(is_gone)
     }
 
-    /// A number that changes whenever the keys change. The ring has a counter of its own, because the numbering of
+    /// A number that changes whenever the keys change. The ring has its own counter, because the numbering of
     /// revisions restarts after the store has been emptied.
     pub fn generation(&self) -> u64 {
         self.ring.read().unwrap_or_else(PoisonError::into_inner).generation
@@ -116,8 +116,8 @@ impl KeyRing {
 
     /// Checks the type, the key and the signature, and returns the claims. The caller must check the time.
     ///
-    /// The key is always one of this server's own, so an unknown `kid` costs nothing. `jku`, `x5u` and `jwk`
-    /// are ignored. A token with `crit` is refused, because no extension is supported (RFC 7515 §4.1.11).
+    /// The key is always one of this server's own, so an unknown `kid` causes no fetch. `jku`, `x5u` and `jwk` are
+    /// ignored. A token with `crit` is refused, because no extension is supported (RFC 7515 §4.1.11).
     pub fn verify<C: DeserializeOwned>(&self, typ: &str, token: &str) -> Result<C, InvalidSignature> {
         if token.len() > MAX_TOKEN_LEN {
             return Err(InvalidSignature);

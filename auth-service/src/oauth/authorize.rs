@@ -30,8 +30,8 @@ pub use request::AuthorizationRequest;
 use request::Refusal;
 pub(super) use request::{asked_resources, asked_scope};
 
-/// Errors that are shown on a page of this server instead of being sent to the client, in most cases because
-/// the client or its redirect URI could not be verified (RFC 6749 §4.1.2.1).
+/// Errors that are shown on a page of this server instead of being sent to the client. In most cases, the reason
+/// is that the client or its redirect URI could not be verified (RFC 6749 §4.1.2.1).
 #[derive(Debug, thiserror::Error)]
 pub(super) enum AuthorizeError {
     #[error("The link that brought you here is broken: {0}.")]

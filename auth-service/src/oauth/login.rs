@@ -135,8 +135,8 @@ impl Continuation {
     }
 }
 
-/// `GET /login`: shows the login form. The query is that of the authorization request for which the user must log
-/// in.
+/// `GET /login`: shows the login form. The query is the one of the authorization request for which the user must
+/// log in.
 pub async fn form(http: HttpRequest, state: web::Data<AppState>) -> HttpResponse {
     let then = match http.query_string() {
         "" => Continuation::Nowhere,

@@ -69,7 +69,8 @@ impl Params {
             .collect()
     }
 
-    /// Encodes the parameters as a form, without those in `names` and with `set` in place of its old value.
+    /// Encodes the parameters as a form, without those in `names` and with the value in `set` instead of the old
+    /// one.
     pub fn encoded_without(&self, names: &[&str], set: (&str, &str)) -> String {
         let kept = self
             .0

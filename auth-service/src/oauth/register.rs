@@ -144,8 +144,8 @@ async fn answer(
             audit::Event::ClientRegistered { client_id: &client.id }.emit();
             Ok(Registered::new(&client, metadata, &state.config.site.issuer, Some(&credentials)))
         }
-        // The response repeats the metadata of this request, because on loopback the port can differ from that of
-        // the first registration.
+        // The response repeats the metadata of this request, because on loopback the port can differ from the port
+        // in the first registration.
         Registration::Known(client) => {
             Ok(Registered::new(&client, metadata, &state.config.site.issuer, None))
         }

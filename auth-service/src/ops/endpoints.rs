@@ -25,11 +25,11 @@ pub async fn health() -> HttpResponse {
 /// because the keys are loaded before the listener is opened. If the store does not report changes to this
 /// replica, the service works, but every check queries the store.
 ///
-/// A policy file that cannot be used is reported, but does not make the service unready: the last good policy is
-/// in force, and if all replicas shared the file, a typing error would stop all of them. The same applies to a
-/// clock that has jumped, because all replicas can be affected. A clock that differs from that of Redis is a fault
-/// of this replica alone, and makes it unready. A log that is not read is only reported, because everything else
-/// works.
+/// A policy file that cannot be used is reported, but does not make the service unready. The last good policy is
+/// in force, and if all replicas share the file, a typing error would make all of them unready. The same applies
+/// to a clock that has jumped, because all replicas can be affected. A difference from the clock of Redis is a
+/// fault of this replica alone, and makes it unready. A log that is not read is only reported, because everything
+/// else works.
 pub async fn ready(state: web::Data<AppState>) -> HttpResponse {
     let token_cache = if state.store.changes().is_live() {
         "cached"

@@ -41,7 +41,7 @@ struct Queue {
     told: Lost,
     /// Whether the last line could not be written.
     fails: bool,
-    /// The last error of writing a line.
+    /// The error of the last write that failed.
     last_error: Option<String>,
 }
 

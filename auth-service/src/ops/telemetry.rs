@@ -23,7 +23,7 @@ use crate::guard::log_rate::LogRate;
 
 use super::log_writer::LogWriter;
 
-/// How long the process waits for the last lines to be written when it stops.
+/// How long the process waits on shutdown for the last lines to be written.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// The writer for the lines of this process. There is one log because there is one standard error.

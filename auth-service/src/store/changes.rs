@@ -38,7 +38,7 @@ pub struct Changes {
     parts: Box<[AtomicU64]>,
     /// A counter of changes to the signing keys, and of occasions on which a change might have been missed.
     signing_keys: AtomicU64,
-    /// The end of the lease, in milliseconds after `start`. Until then, every change is certain to be
+    /// The end of the lease, in milliseconds after `start`. Until then, it is certain that every change is
     /// recorded.
     lease: AtomicU64,
     start: Instant,
@@ -95,7 +95,7 @@ impl Changes {
             && version.parts.iter().all(|(at, number)| self.number(*at) == *number)
     }
 
-    /// Whether there is a lease, so that every change is certain to be recorded.
+    /// Whether there is a lease, which guarantees that every change is recorded.
     pub fn is_live(&self) -> bool {
         let lease = self.lease.load(Ordering::SeqCst);
         lease == FOR_EVER || self.milliseconds(Instant::now()) < lease

@@ -153,7 +153,7 @@ fn name_key(username: &Username) -> String {
     hashed(username.as_str())
 }
 
-/// Hashes a text from outside with SHA-256, for use as a key.
+/// Hashes external text with SHA-256, for use as a key.
 fn hashed(text: &str) -> String {
     TokenHash::of(text.as_bytes()).text()
 }
@@ -166,7 +166,7 @@ impl Store for EmbeddedStore {
         ids: &[ClientId],
         terms: &RegistrationTerms,
     ) -> Result<Registration, StoreError> {
-        // A client that registers on every connection thus costs a read, but no write.
+        // A client that registers on every connection therefore causes a read, but no write.
         if let Some(known) = self.read(|rows| clients::known_and_shared(rows, client, ids, terms.now))? {
             return Ok(Registration::Known(known));
         }

@@ -1,7 +1,7 @@
 //! Limits how many rows of each kind one account can have in the store, and chooses the rows that are removed to
 //! make room for a new one. The stores keep one list for each account and kind, and this module makes the
-//! decisions. Only rows that can be used count: an entry leaves its list when its row is deleted or, if it is a
-//! code, redeemed, and an entry that has expired is removed before any other.
+//! decisions. Only rows that can be used count. An entry leaves its list when its row is deleted or, in the case
+//! of a code, redeemed. Expired entries are removed before any others.
 //!
 //! A list is in the order in which its rows were created or last used, and not sorted by time. Otherwise, a row
 //! that was created while the clock was ahead would stay the newest, and later rows would be removed before it.

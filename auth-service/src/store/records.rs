@@ -42,8 +42,8 @@ pub enum Kind {
     /// The account that is linked to a user of another issuer, named by the SHA-256 of the issuer and the
     /// user's `sub` there.
     Link,
-    /// The `sub` of the user of another issuer to whom an account is linked, named by the SHA-256 of the
-    /// issuer and the account's subject.
+    /// The `sub` that another issuer uses for the user of an account, named by the SHA-256 of the issuer and the
+    /// account's subject.
     LinkBack,
     /// A name that can be used only once, such as an assertion's `jti`, named by its SHA-256.
     Once,
@@ -133,7 +133,7 @@ impl Counts {
         self.0.values().sum()
     }
 
-    /// The first kind of which `other` has fewer records, and the difference.
+    /// The first kind for which `other` has fewer records, and the difference.
     pub fn missing_in(&self, other: &Self) -> Option<(Kind, u64)> {
         self.0.iter().find_map(|(kind, count)| {
             let there = other.0.get(kind).copied().unwrap_or(0);

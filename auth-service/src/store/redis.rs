@@ -1,8 +1,8 @@
 //! The Redis store. It supports a single server, a server behind sentinels, and a cluster, and any number of
 //! replicas of this service.
 //!
-//! Values are encrypted, so Redis cannot evaluate them. To change a row, the process reads it, decides by the same
-//! pure rules as the embedded store, and writes the result with a script, on the condition that the row has not
+//! Values are encrypted, so Redis cannot evaluate them. To change a row, the process reads it, and decides by the
+//! same pure rules as the embedded store. A script then writes the result, on the condition that the row has not
 //! changed in between (`docs/adr/0003-redis-store.md`).
 
 mod accounts;

@@ -96,8 +96,8 @@ pub(super) fn is_same(known: &Client, asked: &Client) -> bool {
 /// The minimum number of seconds by which `kept_until` must grow for the change to be written.
 const KEPT_RESOLUTION: u64 = 600;
 
-/// Whether a client is protected for longer now that it is registered again. This applies to clients that no
-/// account or only a few accounts have used: a stranger might have registered the client first, and the user who
+/// Whether a client is protected for longer now that it is registered again. This applies to clients that only a
+/// few accounts, or none, have used. A stranger might have registered the client first, while the user who
 /// registers it now is about to log in.
 pub(super) fn is_kept_longer(known: &Client, asked: &Client) -> bool {
     let longer = |until: UnixTime| until.0 >= known.makes_room_from().0.saturating_add(KEPT_RESOLUTION);

@@ -40,7 +40,7 @@ pub(crate) const EDGE_SECRET: &str = "a secret of the edge alone";
 pub(crate) struct TestClock {
     passed: AtomicU64,
     ahead: AtomicU64,
-    /// Whether the service compares this clock with that of Redis.
+    /// Whether the service compares this clock with the clock of Redis.
     is_time_of_day: bool,
 }
 
@@ -260,7 +260,7 @@ impl TestApp {
         Self::launch(self.settings.clone(), Arc::new(store), sources, data, None).await
     }
 
-    /// Like [`Self::replica`], but with a clock of its own, which is `by` behind the clock of this app.
+    /// Like [`Self::replica`], but with its own clock, which is `by` behind the clock of this app.
     pub(crate) async fn replica_behind(&self, by: Duration) -> Self {
         let clock = TestClock {
             passed: AtomicU64::new(self.clock.passed.load(Ordering::SeqCst)),

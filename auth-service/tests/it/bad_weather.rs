@@ -1,4 +1,4 @@
-//! Tests of a clock that is wrong for a while, and of a Redis server that loses data.
+//! Tests of a clock that is temporarily wrong, and of a Redis server that loses data.
 
 use std::time::Duration;
 
@@ -117,8 +117,8 @@ async fn an_operator_forgets_a_time_that_was_ahead() {
             assert!(matches!(&refused, Reply::Refused(why) if why.contains("another day")), "{refused:?}");
         }
         let done = accept(app.state.now()).await;
-        // With Redis, the command also compares the clock of the test with that of the real Redis server. They
-        // differ, so the command refuses.
+        // With Redis, the command also compares the clock of the test with the clock of the real Redis server.
+        // They differ, so the command refuses.
         if app.state.store.own_time().await.unwrap().is_some() {
             assert!(matches!(&done, Reply::Refused(why) if why.contains("Redis")), "{done:?}");
             continue;

@@ -1,4 +1,4 @@
-//! A host of client metadata documents. It serves https on loopback, with a certificate of its own CA.
+//! A host of client metadata documents. It serves https on loopback, with a certificate from its own CA.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};

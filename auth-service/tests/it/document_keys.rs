@@ -253,7 +253,7 @@ impl Keyed {
 async fn a050_forged_assertions_do_not_take_a_clients_keys_away() {
     let keyed = Keyed::start().await;
     assert_eq!(keyed.redeem("ana").await, StatusCode::OK);
-    // The host of the keys is unavailable for a while, and strangers send assertions that cause lookups of unknown
+    // The host of the keys is temporarily unavailable, and strangers send assertions that cause lookups of unknown
     // keys.
     keyed.host.put("/jwks.json", Answer { head: "503 Service Unavailable".to_owned(), body: String::new() });
     for n in 0..80 {

@@ -226,7 +226,7 @@ async fn a066_the_data_from_before_an_adoption_are_refused_when_they_come_back_a
     until_refused(&replica, OLDER).await;
     adopts(&server).await.unwrap();
     until_ready(&replica).await;
-    // The number of the adopted store stays as low as that of the older data.
+    // The number in the adopted store stays as low as the number in the older data.
     replica.revoke_grant(&revoked.id).await.unwrap();
 
     server.kill();

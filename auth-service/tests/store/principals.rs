@@ -1,5 +1,6 @@
-//! Tests of the cache of principals, and of how soon its entries become invalid: immediately on the replica that
-//! makes a change, on the other replicas when they receive the report of the change, and always within a second.
+//! Tests of the cache of principals, and of how soon its entries become invalid after a change. They become
+//! invalid immediately on the replica that makes the change, and on the other replicas when these receive the
+//! report of the change, but always within a second.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

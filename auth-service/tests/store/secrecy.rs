@@ -132,8 +132,8 @@ async fn every_key_ends_unless_its_value_is_for_ever() {
         let for_ever = ["{clients}:", "{accounts}:", "{keys}:", "{meta}:", "{s:", "{n:"];
         let ends = !for_ever.iter().any(|part| name.contains(part));
         assert_eq!(milliseconds > 0, ends, "{name}");
-        // The clock of the tests differs from that of Redis by years. A lifetime is computed with the test clock,
-        // and Redis counts it down.
+        // The clock of the tests differs from the clock of Redis by years. A lifetime is computed with the test
+        // clock, and Redis counts it down.
         assert!(milliseconds < 91 * 86_400_000, "{name}");
         assert!(name.starts_with("mcp-gate:{"), "{name}");
     }

@@ -162,7 +162,7 @@ fn redirect_uris(sent: Vec<String>) -> Result<Vec<RedirectUri>, InvalidMetadata>
     sent.into_iter().map(parse).collect()
 }
 
-/// Reads the authentication method. The default is that of RFC 7591 §2, but most MCP clients request another
+/// Reads the authentication method. The default is the one in RFC 7591 §2, but most MCP clients request another
 /// method.
 fn auth_method(sent: Option<&str>) -> Result<ClientAuthMethod, InvalidMetadata> {
     match sent {

@@ -2,7 +2,7 @@
 //! Identity Assertion JWT Authorization Grant (ID-JAG), an identity provider that the operator trusts asserts that
 //! a user is allowed to use a resource here. The user is not asked for consent.
 //!
-//! The provider acts in the name of users, so the use of its assertions is limited: the client must authenticate
+//! The provider acts in the name of users, so the use of its assertions is limited. The client must authenticate
 //! and be allowed by the operator, an assertion can be used once, and the account must exist. The account is found
 //! by a link between issuer, subject and account, which an operator has created. In email domains that the
 //! operator has assigned to the issuer, the account is also found by a verified address, and the link is then
@@ -249,8 +249,8 @@ async fn account(claims: &Claims, issuer: &TrustedIssuer, state: &AppState) -> R
 }
 
 /// Finds the only account with the verified address, and links it to the subject. The operator must have assigned
-/// the domain of the address to the issuer. No other subject of the issuer must be linked to the account: if an
-/// address is reassigned to a new person, this person must not get access to the account of the previous one.
+/// the domain of the address to the issuer. The account must not be linked to another subject of the issuer: if an
+/// address is reassigned to a new person, that person must not get access to the previous person's account.
 async fn by_address(
     claims: &Claims,
     issuer: &TrustedIssuer,

@@ -3,7 +3,7 @@
 //! The operator must enable it, and only clients that the operator has added can use it. The resources that the
 //! client *serves* determine which tokens it can exchange, and its own *resources* determine for which resources
 //! it gets new tokens. A new token names the user (`sub`) and the client that acts (`act`). Its scope is not wider
-//! than that of the old token, and it expires and is revoked together with the old token.
+//! than the old token's scope. It expires and is revoked together with the old token.
 
 use crate::domain::client::{Client, GrantType};
 use crate::domain::grant::{Grant, GrantId};

@@ -47,7 +47,7 @@ pub(super) struct Disk {
     /// header differs later, another process has written to the file. If the file is shorter, it was truncated.
     left: Mutex<Option<Left>>,
     trouble: Mutex<Option<Trouble>>,
-    /// The number of times that the database was closed in order to be opened again.
+    /// The number of times that the database has been closed so that it can be reopened.
     closed: AtomicU64,
     /// Whether the current write takes so long that its callers have stopped waiting.
     is_stalled: AtomicBool,
@@ -111,7 +111,7 @@ impl Disk {
     }
 
     /// The database for a long read such as an export, and a function that returns true when the caller must drop
-    /// the database because it is about to be opened again.
+    /// the database because it is about to be reopened.
     pub(super) fn database_for_long(
         &self,
     ) -> Result<(Arc<Database>, impl Fn() -> bool + use<'_>), StoreError> {

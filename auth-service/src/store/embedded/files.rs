@@ -213,7 +213,7 @@ pub(super) fn make_file(directory: &Path, path: &Path) -> Result<(), OpenError> 
         .open(path)
         .map_err(io_error(path))?;
     file.set_permissions(fs::Permissions::from_mode(0o600)).map_err(io_error(path))?;
-    // Reading fails for a directory, or for a file of another user, with a clearer error than that of redb.
+    // If the path is a directory or another user's file, reading fails with a clearer error than redb's.
     file.read(&mut [0]).map_err(io_error(path))?;
     Ok(())
 }

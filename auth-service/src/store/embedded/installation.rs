@@ -56,7 +56,7 @@ impl Installation for EmbeddedStore {
             .await
     }
 
-    /// The embedded store has no clock of its own.
+    /// Returns `None`, because the embedded store has no clock.
     async fn own_time(&self) -> Result<Option<UnixTime>, StoreError> {
         Ok(None)
     }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use contract::files::read_setting;
 
 const NAME: &str = "store.made";
-/// The extension of the file's name, which replaces that of the database.
+/// The extension of the file's name, which replaces the database's extension.
 const EXTENSION: &str = "made";
 const BEGUN: &str = "begun: the first start has not ended yet\n";
 const MADE: &str = "made: auth-service does not start here without store.redb (docs/state.md)\n";

@@ -147,8 +147,8 @@ impl CurrentOverlay {
     /// Removes all rows, because the database contains them.
     pub(super) fn clear(&self) {
         self.publish(Overlay::default());
-        // The database contains the number of the last overlay that became part of it, so the file does not
-        // have to be changed.
+        // The database contains the number of the last overlay that became part of it, so the file does not need
+        // to be changed.
         self.file().is_kept = true;
     }
 

@@ -16,7 +16,7 @@ use crate::keys::seal::Sealer;
 use super::made;
 use super::overlay::Overlay;
 
-/// The extension of the file's name, which replaces that of the database.
+/// The extension of the file's name, which replaces the database's extension.
 const EXTENSION: &str = "reserve";
 /// The row with the number of the last overlay that became part of the database.
 pub(super) const APPLIED: &str = "overlay";

@@ -122,8 +122,8 @@ pub(super) fn open<T: DeserializeOwned>(
     row::open(sealer, &place(table, key), row)
 }
 
-/// A read transaction, which sees the committed state, with the rows of an overlay in place of those in the
-/// database.
+/// A read transaction, which sees the committed state, with the rows of an overlay instead of the corresponding
+/// rows in the database.
 pub(super) struct Reader<'a> {
     transaction: &'a ReadTransaction,
     sealer: &'a Sealer,

@@ -68,7 +68,7 @@ pub(super) async fn find(cells: &Cells, new: NewStore) -> Result<(), StoreError>
         NewStore::Refuse => Err(StoreError::Unavailable(NOT_BEGUN.to_owned())),
         NewStore::Begin => {
             let absent: Option<&Found<String>> = None;
-            // If another process is faster, its identity stays.
+            // If another process has written an identity first, that identity is kept.
             cells.swap(&cells.keys.identity(), absent, &identity::new(cells, None).await?, None).await?;
             cells.identity().await.map(|_| ())
         }
@@ -146,7 +146,7 @@ impl RedisStore {
         if found.as_ref().is_some_and(|found| !report.is_disputed(&found.value)) {
             return Err(StoreError::Unavailable(NOTHING_TO_ADOPT.to_owned()));
         }
-        // The new identity is later than that of every store that a replica is known to have used.
+        // The new identity is later than the identity of every store that a replica is known to have used.
         let before = found.iter().map(|found| StoreName::of(&found.value));
         let begun = before.chain(report.claim.map(|claim| claim.store)).map(|store| store.begun).max();
         if !cells.swap(&row, found.as_ref(), &identity::new(cells, begun).await?, None).await? {

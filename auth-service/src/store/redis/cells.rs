@@ -32,9 +32,9 @@ const MARGIN: Duration = TOLERANCE.saturating_add(Duration::from_secs(60));
 /// Maximum lifetime of a row in Redis, which keeps its arithmetic within bounds.
 const MAX_LIFETIME: Duration = Duration::from_secs(100 * 366 * 86_400);
 
-/// Replaces or removes a row if it is still the one that was read. The key is that of the row. The arguments are
-/// the row as it was read (empty if absent), the new row (empty to remove it), and its lifetime in milliseconds (0
-/// for no expiry).
+/// Replaces or removes a row if it is still the one that was read. The key is the row's key. The arguments are the
+/// row as it was read (empty if absent), the new row (empty to remove it), and its lifetime in milliseconds (0 for
+/// no expiry).
 static SWAP: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "local row = redis.call('GET', KEYS[1]) or ''

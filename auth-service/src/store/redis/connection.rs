@@ -106,8 +106,8 @@ impl Connection {
             // own ASKING, even if it belongs to another command. All later responses would then go to the wrong
             // callers. Therefore fred follows no redirections, and commands are repeated here.
             max_redirections: 0,
-            // Without this option (RFC 896), the second of two commands waits until the first is
-            // acknowledged, which costs a round trip.
+            // Without this option (RFC 896), the second of two commands waits until the first is acknowledged,
+            // which takes a round trip.
             tcp: TcpConfig { nodelay: Some(true), ..TcpConfig::default() },
             ..ConnectionConfig::default()
         };

@@ -16,10 +16,10 @@ use super::identity::StoreName;
 /// replica has seen have left the history, the replica cannot compare tokens, and compares only the number.
 const REMEMBERED: u64 = 1024;
 
-/// Collects the number (empty if absent), the latest token with its number, the earliest number in the history,
-/// the number of a token, the claim, and the number of the token in the claim. The keys are those of the number,
-/// of the history (a set of tokens sorted by their numbers) and of the claim. The argument is the token, which can
-/// be empty.
+/// Collects the following values: the number (empty if absent), the latest token with its number, the earliest
+/// number in the history, the number of a token, the claim, and the number of the token in the claim. The keys are
+/// the keys of the number, the history (a set of tokens sorted by their numbers) and the claim. The argument is
+/// the token, which can be empty.
 const TELL: &str = "local history = KEYS[2]
      local claim = redis.call('GET', KEYS[3]) or ''
      local claimed = string.match(claim, '^%d+ %d+ (%x+) %x+ %x+$') or ''

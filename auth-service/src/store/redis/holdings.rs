@@ -22,8 +22,8 @@ use super::connection::Script;
 use super::turns::Turn;
 
 /// Adds a row to the end of a list, or moves it there. A list is stored as text. Its first line is the time at
-/// which the list expires, and each other line has the time, the expiry and the name of a row. The key is that of
-/// the list. The arguments are the current time, the time, the expiry and the name of the row, and a number of
+/// which the list expires, and each other line has the time, the expiry and the name of a row. The key is the
+/// list's key. The arguments are the current time, the time, the expiry and the name of the row, and a number of
 /// rows. Returns the list if it has more rows than that, and an empty text otherwise.
 ///
 /// A sorted set would need commands (`EXPIRE`) that a Redis user with limited permissions might not have.
@@ -46,8 +46,8 @@ static ADD: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
-/// Replaces a list if it is still the one that was read. The key is that of the list. The arguments are the list
-/// as it was read (empty if absent), the new one, and its lifetime in milliseconds.
+/// Replaces a list if it is still the one that was read. The key is the list's key. The arguments are the list as
+/// it was read (empty if absent), the new one, and its lifetime in milliseconds.
 static REPLACE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then return 0 end
@@ -56,9 +56,9 @@ static REPLACE: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
-/// Removes rows from a list, even if Redis is full (see `SWAP_ALTHOUGH_FULL` in `cells.rs`). The keys are
-/// that of the list and one that never exists, and the arguments are the names of the rows. The last argument
-/// of every script is the number of the request.
+/// Removes rows from a list, even if Redis is full (see `SWAP_ALTHOUGH_FULL` in `cells.rs`). The keys are the
+/// list's key and one that never exists, and the arguments are the names of the rows. The last argument of every
+/// script is the number of the request.
 static RELEASE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "local list = redis.call('GET', KEYS[1])

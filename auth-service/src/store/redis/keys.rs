@@ -31,7 +31,8 @@ pub(super) struct ClientIndex {
 /// The meaning of a key.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Named<'a> {
-    /// The key of a record. The name is that of the record, or its hash for clients, accounts and grants.
+    /// The key of a record. The name is the record's name, or the hash of that name for clients, accounts and
+    /// grants.
     Record(Kind, &'a str),
     /// The key of a row that points to a record, or of the store's own data.
     Pointer,
@@ -221,7 +222,8 @@ impl Keys {
         self.key(&format!("a:{}", hashed(approval)), "approval")
     }
 
-    /// The key of the row that maps a code to the grant that it will create, and thereby to the slot of both.
+    /// The key of the row that maps a code to the grant that it will create. The grant determines the slot of
+    /// both.
     pub(super) fn grant_of_code(&self, code: &TokenHash) -> String {
         self.of_code(&code.text())
     }

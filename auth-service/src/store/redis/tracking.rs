@@ -1,8 +1,7 @@
 //! Detects changes by other replicas. A separate connection to each server receives the keys of rows that were
 //! written (client-side caching of Redis 6, RESP3, broadcasting mode). This includes rows that are removed by
-//! hand, evicted or expired. The signing keys, the identity of the store, and the number and the history of
-//! changes are also followed, because lost or older data must be detected before a cached value is used
-//! ([`super::age`]).
+//! hand, evicted or expired. The signing keys, the store's identity, and the number and the history of changes are
+//! followed as well: lost or older data must be detected before a cached value is used ([`super::age`]).
 //!
 //! Notifications and the response to a PING arrive on the same connection in the order in which they were sent. A
 //! response therefore proves that all changes before the PING have been received, and extends the lease for cached

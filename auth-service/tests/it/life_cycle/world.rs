@@ -1,4 +1,4 @@
-//! Runs the steps of a story on the real service, and compares the responses with those of the model.
+//! Runs the steps of a story on the real service, and compares its responses with the model's predictions.
 
 use std::time::Duration;
 
