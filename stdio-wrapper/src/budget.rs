@@ -21,7 +21,7 @@ const OVERHEAD: usize = 128;
 
 /// The error that replaces a response for which there is no memory.
 pub const TOO_MANY_ANSWERS: &str =
-    "Too many large answers wait to be read by their clients. Read yours, or try again in a moment.";
+    "Too many large answers are waiting to be read by their clients. Read yours, or try again in a moment.";
 
 /// The error for a message for which there is no memory.
 pub const TOO_MANY_MESSAGES: &str = "Too many large messages, either yours or those of all users, are waiting for an MCP server that does not read its input. End such a session, or try again in a moment.";

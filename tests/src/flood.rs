@@ -133,7 +133,8 @@ impl Flood {
         Self::of(connections, |number, counts| {
             let (bytes, from) = (bytes.clone(), from(number));
             async move {
-                // The connections do not start at the same instant, because the kernel would drop most of them.
+                // The connections do not start at the same instant, because the kernel would then drop most of
+                // them.
                 sleep(Duration::from_micros(u64::try_from(number).unwrap_or(0) * 400)).await;
                 loop {
                     counts.tried.fetch_add(1, Ordering::Relaxed);

@@ -163,7 +163,7 @@ impl Setup {
         self
     }
 
-    /// Uses a server of the test instead of the wrapper.
+    /// Uses the test's own server instead of the wrapper.
     #[must_use]
     pub fn in_front_of(mut self, port: u16) -> Self {
         self.backend = Some(Backend::Port(port));

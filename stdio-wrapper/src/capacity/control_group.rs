@@ -76,12 +76,12 @@ impl ControlGroup {
         self.bounds() != Bounds::default()
     }
 
-    /// For each resource, the limit that leaves the least unused, among those of this group and its ancestors.
+    /// For each resource, the limit with the least capacity left, among those of this group and its ancestors.
     pub(super) fn bounds(&self) -> Bounds {
         Bounds { memory: self.bound(Measure::Memory), tasks: self.bound(Measure::Tasks) }
     }
 
-    /// The limit on this resource that leaves the least unused.
+    /// The limit on this resource with the least capacity left.
     pub(super) fn bound(&self, measure: Measure) -> Option<Bound> {
         match measure {
             Measure::Memory => tightest(&self.memory, &|directory| self.memory_in(directory)),
@@ -91,7 +91,7 @@ impl ControlGroup {
         }
     }
 
-    /// The memory values of the group whose limit leaves the least memory unused.
+    /// The memory values of the group whose limit has the least memory left.
     pub(super) fn kinds(&self) -> Kinds {
         let left = |directory: &&PathBuf| {
             let bound = self.memory_in(directory)?;

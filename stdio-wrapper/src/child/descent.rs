@@ -105,8 +105,8 @@ impl Descent {
     }
 
     /// The anonymous memory of each child with several processes, with shared pages counted once. The kernel
-    /// walks all pages for this, so a child is omitted if its measurement would not end before `until`, or if
-    /// the kernel does not report the value.
+    /// walks all pages for this, so a child is omitted if it cannot be measured before `until`, or if the
+    /// kernel does not report the value.
     pub(super) fn parts(&self, children: &HashMap<u64, i32>, until: Instant) -> HashMap<u64, Part> {
         let part = |pids: &[i32]| {
             let mut part = Part { counted: 0, shared_once: 0 };

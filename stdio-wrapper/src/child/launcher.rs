@@ -73,7 +73,7 @@ pub enum StartError {
         /// The time limit that the child exceeded.
         within: Duration,
     },
-    /// The start got no turn, because other children are starting.
+    /// The start did not get a slot, because other children are starting.
     #[error(transparent)]
     Busy(#[from] Busy),
     /// The container has no room for another child.

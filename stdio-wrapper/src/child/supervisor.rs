@@ -63,7 +63,7 @@ fn run(mut arguments: impl Iterator<Item = String>) -> io::Result<()> {
     runtime.block_on(watch(wrapper, start, oom))
 }
 
-/// The program that becomes the child. It is the wrapper's program again.
+/// The program that becomes the child. It is another instance of the wrapper's program.
 fn command(arguments: impl Iterator<Item = String>, orders: &str, supervisor: UnixStream) -> Command {
     let mut command = Command::new(PROGRAM);
     command.arg0("stdio-wrapper").args([BECOME, orders]).args(arguments);

@@ -1,4 +1,4 @@
-//! Requests of a child to which its client has not responded yet.
+//! Requests from a child to which its client has not responded yet.
 
 use std::sync::Arc;
 use std::time::Duration;

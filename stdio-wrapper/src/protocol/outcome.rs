@@ -24,7 +24,7 @@ pub(super) enum Outcome {
     NoObject,
 }
 
-/// A response in the form for its caller, and its fault, if any.
+/// A response in the form in which its caller receives it, and its fault, if any.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Relayed {
     /// The response with the caller's id.

@@ -301,7 +301,7 @@ async fn tool_rules_are_enforced_from_the_body() {
         .initialize("2025-03-26")
         .await;
     assert_eq!(client.text("echo", json!({})).await, "{}");
-    // The tool name in the body applies, even if the header in which later revisions repeat it differs.
+    // The tool name in the body applies, even if the header that repeats it in later revisions differs.
     let response = client.clone().with_header("mcp-name", "echo").post(call(5, "crash", json!({}))).await;
     assert_eq!(response.status(), 403);
     let challenge = response.headers()["www-authenticate"].to_str().unwrap().to_owned();
@@ -359,7 +359,7 @@ async fn rules_that_the_assertion_says_are_not_met_are_enforced_from_the_body() 
     let token = issuer.sign(&header(), &with(claims(), &[("tool_rules", unmet)]));
     let client = wrapper.client().with_header("x-auth-assertion", &token).initialize("2025-11-25").await;
     assert_eq!(client.text("echo", json!({})).await, "{}");
-    // The tool name in the body applies, even if the header in which later revisions repeat it differs.
+    // The tool name in the body applies, even if the header that repeats it in later revisions differs.
     let refused = client.clone().with_header("mcp-name", "echo").post(call(5, "crash", json!({}))).await;
     assert_eq!(refused.status(), 403);
     let challenge = refused.headers()["www-authenticate"].to_str().unwrap().to_owned();

@@ -315,7 +315,7 @@ async fn a_server_that_starts_slowly_costs_one_client_the_probe_and_is_not_asked
     let client = wrapper.client();
     assert_eq!(call(&client, "echo", json!({})).await.0, 200);
     wrapper.logged("it is not known which revisions the MCP server supports").await;
-    // The response of the first child was used, although no client was waiting for it any more.
+    // The response from the first child was used, although no client was still waiting for it.
     let concluded = wrapper.logged("the MCP server was probed for the revisions that it supports").await;
     assert!(concluded.contains(r#""has_answered":true"#), "{concluded}");
     let started = wrapper.metric("stdio_wrapper_children_started_total").await;

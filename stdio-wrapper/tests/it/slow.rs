@@ -329,7 +329,7 @@ async fn answers_that_one_principal_does_not_read_leave_room_for_those_of_others
     wrapper.metric_at_least("stdio_wrapper_requests_total", 6).await;
     wrapper.metric_becomes("stdio_wrapper_requests_in_flight", 0).await;
     let refused = ana.call("big", json!({"bytes": 7_900_000})).await;
-    assert!(refused["error"]["message"].as_str().unwrap().contains("wait to be read"), "{refused}");
+    assert!(refused["error"]["message"].as_str().unwrap().contains("waiting to be read"), "{refused}");
     assert_eq!(bob.text("big", json!({"bytes": 7_900_000})).await.len(), 7_900_000);
     assert_eq!(ana.text("echo", json!({})).await, "{}");
     drop(held);
@@ -342,7 +342,7 @@ async fn answers_that_one_principal_does_not_read_leave_room_for_those_of_others
     wrapper.metric_at_least("stdio_wrapper_requests_total", 16).await;
     wrapper.metric_becomes("stdio_wrapper_requests_in_flight", 0).await;
     let (_, refused) = modern::call(&of("ana"), "big", json!({"bytes": 7_900_000})).await;
-    assert!(refused["error"]["message"].as_str().unwrap().contains("wait to be read"), "{refused}");
+    assert!(refused["error"]["message"].as_str().unwrap().contains("waiting to be read"), "{refused}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -358,7 +358,7 @@ async fn a100_an_answer_that_is_not_utf_8_is_counted_with_the_copy_that_is_made_
     wrapper.metric_at_least("stdio_wrapper_requests_total", 2).await;
     wrapper.metric_becomes("stdio_wrapper_requests_in_flight", 0).await;
     let refused = ana.call("raw", broken.clone()).await;
-    assert!(refused["error"]["message"].as_str().unwrap().contains("wait to be read"), "{refused}");
+    assert!(refused["error"]["message"].as_str().unwrap().contains("waiting to be read"), "{refused}");
     drop(held);
     let text = ana.call("raw", broken).await["result"]["content"].as_str().unwrap().to_owned();
     assert_eq!((text.len(), text.chars().next()), (3_000_000, Some('\u{fffd}')));

@@ -56,7 +56,7 @@ async fn more_starts_than_run_at_a_time_are_all_done_one_after_the_other() {
     for opened in all {
         assert!(is_opened(opened.await.unwrap()).await);
     }
-    // No start is waiting any more, so the wrapper is ready.
+    // No start is still waiting, so the wrapper is ready.
     assert_eq!(wrapper.ops_status("/ready").await, 200);
 }
 

@@ -67,7 +67,7 @@ async fn a086_stateless_streams_end_with_the_token() {
     assert_eq!((&last["id"], &last["result"]["resultType"]), (&json!("l"), &json!("complete")));
     let last = called.iter().rfind(|data| !data.is_null()).unwrap();
     assert_eq!((&last["id"], &last["error"]["code"]), (&json!(9), &json!(-32000)));
-    // The wrapper has cancelled the call in the child, because no client waits for it any more.
+    // The wrapper has cancelled the call in the child, because no client is waiting for it any longer.
     let fresh = with_token(&issuer, &wrapper.client(), 600);
     let cancelled = modern::text(&fresh, "cancelled", json!({})).await;
     assert_eq!(serde_json::from_str::<Vec<u64>>(&cancelled).unwrap().len(), 2, "{cancelled}");

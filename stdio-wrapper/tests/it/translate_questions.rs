@@ -455,7 +455,7 @@ async fn a_call_whose_user_is_away_does_not_hold_up_the_others_for_long() {
         let said = json!({&questions(asked)[0].0: accept(json!({"answer": "yes"}))});
         call("insist", retry(asked, said))
     };
-    // The question that had waited longest was given up, and the error asks its client to call again.
+    // The question that had waited longest was dropped, and the error asks its client to call again.
     let refused = answer(&client, &yes(&first)).await;
     assert!(refused["error"]["message"].as_str().unwrap().contains("Call again"), "{refused}");
     for asked in [second, third] {

@@ -242,8 +242,8 @@ async fn open(to: SocketAddr, from: &[&str]) -> Vec<TcpStream> {
     for address in from {
         match connect(address.parse().unwrap(), to).await {
             Ok(stream) => {
-                // Without linger time, the connection ends with a reset, and the kernel does not wait for the
-                // other side.
+                // With a linger time of 0, the connection ends with a reset, and the kernel does not wait for
+                // the other side.
                 stream.set_zero_linger().unwrap();
                 open.push(stream);
             }

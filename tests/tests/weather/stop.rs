@@ -35,7 +35,7 @@ async fn answer(stream: &mut TcpStream) -> Option<String> {
     }
 }
 
-/// Sends checks over kept-alive connections, as an edge does, until nothing listens any more. Returns the number of
+/// Sends checks over kept-alive connections, as an edge does, until nothing is listening. Returns the number of
 /// checks that were accepted and got no response.
 async fn check_until_it_is_gone(port: u16, secret: Arc<str>, answered: Arc<AtomicUsize>) -> usize {
     let request = format!(

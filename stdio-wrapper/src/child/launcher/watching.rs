@@ -17,12 +17,12 @@ use crate::child::watches::{self, Probe, WATCH, Watches};
 
 /// Interval between checks of whether watches are available.
 const GUARD: Duration = Duration::from_millis(100);
-/// Minimum time from a count that did not stop a child to the next count.
+/// Minimum time before the next count, after a count that did not stop a child.
 const PAUSE: Duration = Duration::from_secs(2);
 /// Maximum time for counting the watches of all children. The watches of children that have not been examined
 /// by then are not counted.
 const COUNTING: Duration = Duration::from_secs(20);
-/// An older count is not used to compute the memory of a child's watches.
+/// A count older than this is not used to compute the memory of a child's watches.
 const FRESH: Duration = Duration::from_secs(20);
 /// Minimum time between two counts that are requested because of memory that belongs to no process.
 const AGAIN: Duration = Duration::from_secs(3);

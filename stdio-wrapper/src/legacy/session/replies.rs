@@ -1,4 +1,4 @@
-//! Requests of the child to the client, and the client's responses.
+//! Requests from the child to the client, and the client's responses.
 
 use std::sync::Arc;
 use std::time::Duration;

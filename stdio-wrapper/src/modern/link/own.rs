@@ -1,4 +1,4 @@
-//! Requests of the wrapper itself: the probe, requests for tool lists, and the subscription to changes.
+//! The wrapper's own requests: the probe, requests for tool lists, and the subscription to changes.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -220,7 +220,7 @@ impl ModernToLegacy {
 }
 
 /// A session that is being opened. If its client disconnects before the session is added to the group, the
-/// session could not be found any more, so dropping this ends it.
+/// session could no longer be found, so dropping this ends it.
 struct Unfinished<'a> {
     sessions: &'a Sessions,
     session: Option<&'a Session>,
