@@ -44,8 +44,8 @@ pub struct Rotated {
     pub keys: usize,
 }
 
-/// Returns the signing keys as they should be now. If a change is due, it is made in the store first, and
-/// `rotated` is called with it.
+/// Returns the signing keys as they should be now. A due change is first made in the store, and `rotated` is
+/// called with it.
 pub async fn up_to_date_telling(
     store: &dyn Store,
     terms: &RotationTerms,
@@ -129,8 +129,8 @@ pub async fn up_to_date(
     up_to_date_telling(store, terms, now, drop).await
 }
 
-/// Returns the stored signing keys without making a change that is due. Creates new ones only if there are none,
-/// or if an old row was restored. It is used when the clock is in doubt, and by commands that only read.
+/// Returns the stored signing keys without making a due change. Creates new keys only if there are none, or if an
+/// old row has been restored. It is used when the clock is in doubt, and by commands that only read.
 pub async fn known(store: &dyn Store, terms: &RotationTerms, now: UnixTime) -> Result<KeySet, RotationError> {
     let mark = store.keys_mark().await?;
     match store.signing_keys().await? {

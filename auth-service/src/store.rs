@@ -95,7 +95,7 @@ pub enum Redemption {
     Unknown,
 }
 
-/// An authorization code that was looked up but not redeemed.
+/// The result of looking up an authorization code without redeeming it.
 #[derive(Debug)]
 pub enum FoundCode {
     /// The code is valid and unused.

@@ -89,7 +89,7 @@ impl Upkeep {
         })))
     }
 
-    /// Runs all checks, and records the time in the store if [`MARK_EVERY`] has passed. Logs changes of the
+    /// Runs all checks, and records the time in the store if `MARK_EVERY` has passed. Logs changes of the
     /// results.
     ///
     /// # Errors
@@ -244,8 +244,8 @@ impl Known {
         self.dangers.iter().chain(of_clock).cloned().chain(of_keys).collect()
     }
 
-    /// Stores the record about the signing keys. Every replica logs it if they were lost, not only the one that
-    /// has noticed.
+    /// Stores the record about the signing keys. If they were lost, every replica logs this, and not only the
+    /// replica that noticed it.
     fn note_keys(&mut self, mark: KeysMark, now: UnixTime) {
         if mark != self.keys_mark
             && let Some(danger) = mark.danger(now)

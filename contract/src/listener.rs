@@ -137,9 +137,9 @@ where
     Ok(server.run())
 }
 
-/// Records that a request was received. It is in progress until its response has been sent. Also returns whether
-/// it must be the last request on its connection. This is the case for a chunked body, because its length is
-/// unknown, so it could not be distinguished from the requests that follow.
+/// Records that a request has been received. It is in progress until its response has been sent. Also returns
+/// whether it must be the last request on its connection. This is the case for a chunked body, because its length
+/// is unknown, so it could not be distinguished from the requests that follow.
 fn begin(request: &Request) -> (Option<UnderWay>, bool) {
     let is_chunked = request.headers().contains_key(TRANSFER_ENCODING);
     let length = request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());

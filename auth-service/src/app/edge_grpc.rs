@@ -113,7 +113,7 @@ async fn serve(
         .add_service(health_service)
         .add_service(service)
         .serve_with_incoming_shutdown(incoming, async move {
-            // An error means that the sender was dropped. The listener stops in this case as well.
+            // An error means that the sender has been dropped. The listener stops in this case as well.
             let _ = asked_to_stop.await;
             health.set_not_serving::<AuthorizationServer<Authorizer>>().await;
         })

@@ -3,7 +3,7 @@
 //!
 //! The HTTP library cannot do this. When a server stops, it drops the listening socket, and with it the
 //! connections that it has accepted but not yet read. A proxy that has just sent a request on such a connection
-//! cannot know whether the request was processed, and many proxies do not repeat it.
+//! cannot know whether the request has been processed, and many proxies do not repeat it.
 //!
 //! When a listening socket is closed, the kernel drops the connections waiting to be accepted. Therefore, the
 //! socket first ignores new connection attempts until the waiting connections have been accepted. A client repeats

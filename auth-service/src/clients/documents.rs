@@ -159,7 +159,7 @@ impl Documents {
     }
 
     /// Returns the key set at a `jwks_uri`. With `fresh`, a cached key set is fetched again because the client
-    /// might have rotated its keys, unless it was fetched again too often.
+    /// might have rotated its keys, unless it has already been fetched again too often.
     pub async fn key_set(
         &self,
         uri: &str,

@@ -5,7 +5,7 @@ use serde::Deserialize;
 
 use super::{Environment, Problems};
 
-/// The format of log lines.
+/// How log lines are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
     /// Text for human readers.

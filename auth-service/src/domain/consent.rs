@@ -95,7 +95,7 @@ impl Consent {
         !resources.is_empty() && each_allowed && self.known(asked) == asked.scope
     }
 
-    /// Adds an approval. If the pairs would exceed [`MAX_PAIRS`] or [`MAX_BYTES`], the earlier ones are forgotten.
+    /// Adds an approval. If the pairs would exceed `MAX_PAIRS` or `MAX_BYTES`, the earlier ones are forgotten.
     pub fn add(&mut self, approval: &Approval) {
         let pairs: usize = self.answers.values().map(BTreeMap::len).sum();
         if pairs.saturating_add(approval.resources.len()) > Self::MAX_PAIRS {

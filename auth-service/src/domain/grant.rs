@@ -39,7 +39,7 @@ impl GrantId {
         Self(format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes)))
     }
 
-    /// The 16 bytes of the identifier. Decoding cannot fail, because the form was checked at construction.
+    /// The 16 bytes of the identifier. Decoding cannot fail, because the format was checked at construction.
     pub(super) fn bytes(&self) -> [u8; 16] {
         decode(&self.0).unwrap_or_default()
     }
@@ -112,7 +112,7 @@ pub struct Grant {
     pub subject: Subject,
     /// The client that received the grant.
     pub client_id: ClientId,
-    /// The client's registration when the grant was created.
+    /// The client's registration at the time when the grant was created.
     pub registration: RegistrationId,
     /// The resources for which the grant is valid.
     pub resources: Vec<ResourceUri>,

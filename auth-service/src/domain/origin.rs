@@ -56,8 +56,8 @@ impl FromStr for Origin {
 /// The web pages that are allowed to call the protected services.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AllowedOrigins {
-    /// Pages of any origin. This is safe because services accept tokens, never cookies, so a page can only
-    /// use a token that it was given.
+    /// Pages of any origin. This is safe because services accept tokens, never cookies, so a page can only use a
+    /// token that it has been given.
     Any,
     /// Pages of these origins, and pages of the service's own origin.
     Listed(BTreeSet<Origin>),

@@ -35,7 +35,7 @@ impl Default for KnownNetworks {
 }
 
 impl KnownNetworks {
-    /// Notes that the account `subject` was just used from `address`.
+    /// Records that the account `subject` has just been used from `address`.
     pub fn note(&self, subject: &Subject, address: Option<IpAddr>) {
         let Some(place) = address.map(network) else { return };
         let mut networks = self.by_account.get(subject).unwrap_or_default();

@@ -109,7 +109,7 @@ impl LoginRate {
     }
 
     /// Undoes the counting of an attempt for its name, because it was not a guess. It still counts against the
-    /// limit of the address, because a password was hashed.
+    /// limit of the address, because a password has been hashed.
     pub fn succeeded(&self, admission: Admission) {
         let Some(name) = admission.name else { return };
         if self.successes.check(&name).is_err() {

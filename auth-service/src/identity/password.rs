@@ -177,7 +177,7 @@ impl Passwords {
         let task = Box::new(move |memory: &mut [Block]| {
             let outcome = work(memory);
             drop((permit, place));
-            // Sending fails if the caller was cancelled.
+            // Sending fails if the caller has been cancelled.
             let _ = done.send(outcome);
         });
         self.tasks.send(task).map_err(|_| HashingError::Failed)?;

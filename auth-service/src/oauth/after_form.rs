@@ -56,7 +56,7 @@ impl Problem {
         status_of(self.status)
     }
 
-    /// Whether the same form can succeed later without a change.
+    /// Whether the same form can succeed later, unchanged.
     pub(super) fn is_temporary(&self) -> bool {
         self.retry_after.is_some()
     }

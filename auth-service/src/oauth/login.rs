@@ -168,7 +168,7 @@ pub async fn log_in(http: HttpRequest, body: web::Bytes, state: web::Data<AppSta
     check_password(&http, &body, &state).await.unwrap_or_else(|error| error.response())
 }
 
-/// The content of the login form in addition to its fields.
+/// The values with which the login form is filled in, and the problem that it shows.
 #[derive(Clone, Copy)]
 struct Said<'a> {
     username: &'a str,

@@ -199,7 +199,7 @@ impl PrincipalCache {
         counter.increment(1);
         let known = Arc::new(Known { principal, identity: Assertions::default(), version, verified });
         if let (Some(guard), true) = (guard, version.is_some()) {
-            // This fails if the placeholder was removed. In that case, the value is not cached.
+            // This fails if the placeholder has been removed. In that case, the value is not cached.
             let _ = guard.insert(Arc::clone(&known));
         }
         Ok(known)

@@ -37,8 +37,7 @@ impl SigningKeys {
 }
 
 impl AppState {
-    /// Reads the signing keys from the store, and makes a change that is due. If this fails, the current keys stay
-    /// in use.
+    /// Reads the signing keys from the store, and makes a due change. If this fails, the current keys stay in use.
     pub async fn follow_keys(&self) {
         match self.follow_keys_of_store().await {
             Ok(false) => {}
@@ -104,7 +103,7 @@ impl AppState {
     }
 }
 
-/// Returns the signing keys. If a change is due and the clock is reliable, it is made in the store first.
+/// Returns the signing keys. If the clock is reliable, a due change is first made in the store.
 pub(super) async fn current_keys(
     store: &dyn Store,
     config: &Config,

@@ -118,7 +118,7 @@ impl Changes {
         self.everything.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// The number of times that the signing keys were changed, or might have been.
+    /// The number of times that the signing keys have changed, or might have changed.
     pub fn of_signing_keys(&self) -> u64 {
         self.signing_keys.load(Ordering::SeqCst)
     }

@@ -25,7 +25,7 @@ pub enum Kind {
     Account,
     /// A login session, named by the SHA-256 of its cookie.
     Session,
-    /// A consent form that was answered, named by the SHA-256 of the approval.
+    /// An answered consent form, named by the SHA-256 of the approval.
     Approval,
     /// An authorization code, used or not, named by its SHA-256.
     Code,

@@ -154,7 +154,7 @@ impl RedisStore {
         match self.cells.read::<String>(&self.cells.keys.key_check()).await? {
             Some(check) if check.value == KEY_CHECK => Ok(()),
             Some(check) => Err(unfit(&check.value)),
-            // Redis was emptied after the connection was made, so all cached values become invalid.
+            // Redis has been emptied since the connection was made, so all cached values become invalid.
             None => {
                 self.cells.changes.note_everything();
                 Ok(())

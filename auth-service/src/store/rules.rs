@@ -21,7 +21,7 @@ const REMEMBERED: Duration = Duration::from_secs(3600);
 /// How long an unredeemed device code is kept after its expiry, for devices that poll late.
 const LATE: Duration = Duration::from_secs(600);
 
-/// An authorization code, and whether it was redeemed.
+/// An authorization code, and whether it has been redeemed.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct CodeRow {
     pub(super) code: AuthorizationCode,
@@ -53,7 +53,7 @@ impl CodeRow {
     }
 }
 
-/// Stored as the name of the code when an approval was denied.
+/// Stored instead of the name of a code if the approval was denied.
 pub(super) const DENIED: &str = "";
 
 /// The time until which a device authorization is kept. A redeemed one is kept as long as other codes, so that a
@@ -109,7 +109,7 @@ pub(super) fn is_kept_longer(known: &Client, asked: &Client) -> bool {
 
 /// The effect of a use on the stored client.
 pub(super) enum UseOfClient {
-    /// The client was deleted, disabled or registered again since the caller read it.
+    /// The client has been deleted, disabled or registered again since the caller read it.
     Refused,
     /// The use changes nothing that is stored.
     Noted(Client),

@@ -80,7 +80,7 @@ pub(super) struct MakesRoom {
 }
 
 impl MakesRoom {
-    /// Whether the client continues to count for now, because it was registered a moment ago, possibly by a second
+    /// Whether the client continues to count for now, because it has just been registered, possibly by a second
     /// user who is about to log in. At most as many clients as the ceiling can stay in this way, in addition to
     /// those within the ceiling.
     pub(super) fn stays(&self, client: &Client, now: UnixTime) -> bool {

@@ -283,7 +283,7 @@ async fn a065_a_client_learns_about_its_own_tokens_and_its_own_resources_only() 
         app.http.get(format!("{}/introspect?token={}", app.public, tokens.access)).send().await.unwrap();
     assert!(!get.status().is_success());
 
-    // Tokens that were revoked or have expired are inactive.
+    // Revoked and expired tokens are inactive.
     app.refresh(&client, &tokens.refresh).await;
     let revoked = [("token", tokens.access.as_str()), ("client_id", &client)];
     app.http.post(format!("{}/revoke", app.public)).form(&revoked).send().await.unwrap();

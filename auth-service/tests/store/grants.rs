@@ -256,8 +256,8 @@ pub(crate) async fn a031_a_token_that_only_names_a_grant_is_unknown_and_ends_not
         let line = Line { key: LineKey::new([1; 32]), number };
         RefreshToken::new(&grant.id, &line, [1; 32]).presented()
     };
-    // This token represents one that was issued after the backup from which the store was restored. It is genuine,
-    // but this store has no record of it.
+    // This token represents one that was issued after the backup from which the store has been restored. It is
+    // genuine, but this store has no record of it.
     let of_the_future = held(&grant, 2, "three");
     for foreign in [of_other_key(0), of_other_key(1), of_other_key(2), of_the_future] {
         assert!(world.store().grant_of_refresh(&foreign, NOW).await.unwrap().is_none());

@@ -1,4 +1,4 @@
-//! Tests of stored data that was written by a newer release.
+//! Tests of stored data written by a newer release.
 
 use std::fs;
 

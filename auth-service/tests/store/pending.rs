@@ -192,7 +192,7 @@ pub(crate) async fn a044_two_accounts_that_fill_a_room_displace_their_own_reques
         waiting += u64::from(waits(&format!("flood {n}"), after).await);
     }
     assert!((places - 200..=places).contains(&waiting), "{waiting}");
-    // A request that was decided or has expired frees its slot.
+    // A request that has been answered or has expired frees its slot.
     world.store().forget_pushed_request(&hash("of ana")).await.unwrap();
     assert!(!waits("of ana", after).await);
     let over = at(7200);

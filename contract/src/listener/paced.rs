@@ -38,7 +38,7 @@ struct Doing {
 pub(super) struct UnderWay(Rc<Doing>);
 
 impl Activity {
-    /// Records that a request was received. `length` is the length of its body, or `None` for a chunked body.
+    /// Records that a request has been received. `length` is the length of its body, or `None` for a chunked body.
     pub(super) fn begin(&self, length: Option<u64>) -> UnderWay {
         self.0.under_way.set(self.0.under_way.get() + 1);
         self.0.expected.set(length.unwrap_or(0));

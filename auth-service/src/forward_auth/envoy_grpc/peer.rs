@@ -35,7 +35,7 @@ struct Unsent {
     since: Instant,
 }
 
-/// A response that has not been sent completely. Dropping this value records that it was sent.
+/// A response that has not been sent completely. Dropping this value records that it has been sent.
 #[derive(Debug)]
 pub(super) struct UnsentAnswer(Arc<ConnectionState>);
 

@@ -231,8 +231,8 @@ pub(super) fn change(
     Ok(changed)
 }
 
-/// Records a use. Returns the client as it is now, or `None` if it was deleted, disabled or registered again since
-/// the caller read it.
+/// Records a use. Returns the client as it is now, or `None` if it has been deleted, disabled or registered again
+/// since the caller read it.
 pub(super) fn note_use(rows: &Writable<'_>, used: &ClientUse) -> Result<Option<Client>, StoreError> {
     let known = live(rows, &used.client.id, used.bounds.earliest)?;
     let judged = match judge_use(known.clone(), used, true) {

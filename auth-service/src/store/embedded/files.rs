@@ -139,7 +139,7 @@ pub fn store_key(
 
 /// What is known about an earlier store in a directory.
 enum Past {
-    /// There was none. Either this is the first start, or an earlier first start was interrupted.
+    /// There was no earlier store. Either this is the first start, or an earlier first start was interrupted.
     None,
     /// There is a store, or there was one.
     Store,

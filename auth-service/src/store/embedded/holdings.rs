@@ -99,9 +99,9 @@ pub(super) fn remove_session(rows: &Writable<'_>, key: &str) -> Result<(), Store
     found.map_or(Ok(()), |session| release(rows, &New::session(&session)))
 }
 
-/// Removes the entry of a row that was deleted or used up. Entries are compared by name only. While the
-/// database cannot be written, the entry stays until its expiry, because the overlay has space only for
-/// changes that take access away.
+/// Removes the entry of a row that has been deleted or used up. Entries are compared by name only. While the
+/// database cannot be written, the entry stays until its expiry, because the overlay has space only for changes
+/// that take access away.
 pub(super) fn release(rows: &Writable<'_>, gone: &New<'_>) -> Result<(), StoreError> {
     if rows.is_beside() {
         return Ok(());

@@ -21,12 +21,12 @@ const MAX_OVERLAY_SIZE: usize = 192 * 1024;
 /// use this part up by revoking tokens and signing out, so that an operator can always disable an account.
 const FOR_OPERATORS: usize = MAX_OVERLAY_SIZE / 2;
 
-/// Encrypted rows by table and key. A row that was removed has no content.
+/// Encrypted rows by table and key. A removed row has no content.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Overlay(BTreeMap<(Table, String), Option<Vec<u8>>>);
 
 impl Overlay {
-    /// The row that replaces the one in the database, or `Some(None)` if that one was removed. Returns `None`
+    /// The row that replaces the one in the database, or `Some(None)` if the row has been removed. Returns `None`
     /// if the row in the database is still current.
     pub(super) fn row(&self, table: Table, key: &str) -> Option<&Option<Vec<u8>>> {
         self.0.get(&(table, key.to_owned()))

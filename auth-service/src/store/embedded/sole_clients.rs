@@ -47,7 +47,7 @@ pub(super) fn free(rows: &Writable<'_>, used: &ClientUse) -> Result<bool, StoreE
     Ok(can)
 }
 
-/// Adds a client that was imported.
+/// Adds an imported client.
 pub(super) fn add(rows: &Writable<'_>, client: &Client, until: Option<UnixTime>) -> Result<(), StoreError> {
     let Some(used_at) = client.last_used_at else { return Ok(()) };
     for account in counted_for(client) {

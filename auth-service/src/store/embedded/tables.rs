@@ -14,9 +14,9 @@ pub(super) enum Table {
     /// Lists unused clients by the time from which they can be deleted. The key is that time and the client
     /// id, and the value is the client id.
     UnusedClients,
-    /// Maps subjects to the clients that this account and few others have used.
+    /// Maps the subject of an account to the clients that it and few other accounts have used.
     SoleClients,
-    /// Maps the fingerprint of a public client to its id, if that is not derived from the fingerprint.
+    /// Maps the fingerprint of a public client to its id, if the id is not derived from the fingerprint.
     Fingerprints,
     /// Contains the SHA-256 of names that can be used only once.
     Once,

@@ -51,7 +51,7 @@ impl<'a> Writable<'a> {
         matches!(self.target, Target::Overlay { .. })
     }
 
-    /// The changes that were collected.
+    /// The collected changes.
     pub(super) fn changed(&self) -> Overlay {
         match &self.target {
             Target::Database(_) => Overlay::default(),

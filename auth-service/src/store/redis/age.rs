@@ -1,6 +1,6 @@
 //! Detects that Redis has returned with older data than before: a server that was started from an earlier
-//! snapshot, or a replica that was promoted without the last writes. Access that was revoked in between would be
-//! valid again.
+//! snapshot, or a replica that was promoted without the last writes. Access that was revoked after that copy was
+//! made would be valid again.
 //!
 //! A number in Redis grows with every change that takes access away, such as a revocation, and with every change
 //! of the signing keys. This process remembers the highest number that it has seen. If the number in Redis is
@@ -45,8 +45,7 @@ struct Known {
     identity: Option<String>,
     /// The number of times that a store with another identity was found.
     stores: u64,
-    /// The number of connections that were made so far. A new connection might lead to a Redis with older
-    /// data.
+    /// The number of connections made so far. A new connection might lead to a Redis with older data.
     connections: u64,
     /// The value of `connections` for which the number was compared.
     compared: u64,
@@ -180,7 +179,7 @@ impl Age {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Records that a connection was lost or made.
+    /// Records that a connection has been lost or made.
     pub(super) fn doubt(&self) {
         self.known().connections += 1;
     }
@@ -191,7 +190,7 @@ impl Age {
         known.compared < known.connections || known.older.is_some() || known.is_lost || known.has_earlier()
     }
 
-    /// Whether the absence of a number and of an identity would mean that Redis was emptied.
+    /// Whether the absence of a number and of an identity would mean that Redis has been emptied.
     pub(super) fn has_seen_anything(&self) -> bool {
         let known = self.known();
         known.seen > 0 || known.identity.is_some()

@@ -151,8 +151,8 @@ pub(super) async fn update(
     Ok(done)
 }
 
-/// Records a use. Returns the client as it is now, or `None` if it was deleted, disabled or registered again since
-/// the caller read it.
+/// Records a use. Returns the client as it is now, or `None` if it has been deleted, disabled or registered again
+/// since the caller read it.
 pub(super) async fn note_use(cells: &Cells, used: &ClientUse) -> Result<Option<Client>, StoreError> {
     let found = of_use(cells, used).await?;
     note_use_of(cells, used, found).await
@@ -163,7 +163,7 @@ pub(super) async fn of_use(cells: &Cells, used: &ClientUse) -> Result<Option<Fou
     cells.read(&cells.keys.client(&used.client.id)).await
 }
 
-/// Like [`note_use`], for a client that was read a moment ago.
+/// Like [`note_use`], for a client that has just been read.
 pub(super) async fn note_use_of(
     cells: &Cells,
     used: &ClientUse,

@@ -212,7 +212,7 @@ impl Connection {
         let slot = ClusterHash::Custom(redis_keyslot(keys.first().copied().unwrap_or_default().as_bytes()));
         let by_hash = CustomCommand::new_static("EVALSHA", slot.clone(), false);
         let answer: Value = match self.ask(&by_hash, &with(&script.sha1)).await {
-            // A node that was restarted or added does not have the script yet. EVAL also stores it.
+            // A node that has been restarted or added does not have the script yet. EVAL also stores it.
             Err(error) if error.details().starts_with("NOSCRIPT") => {
                 let in_full = CustomCommand::new_static("EVAL", slot, false);
                 self.ask(&in_full, &with(&script.lua)).await

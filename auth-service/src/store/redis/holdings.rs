@@ -181,7 +181,7 @@ pub(super) async fn try_hold(
     Ok(grants)
 }
 
-/// Removes the entry of a row that was deleted or used up. Entries are compared by name only. Errors are
+/// Removes the entry of a row that has been deleted or used up. Entries are compared by name only. Errors are
 /// logged, and the entry then counts until its expiry.
 pub(super) async fn release(cells: &Cells, gone: &New<'_>) {
     log_error(leave(cells, gone, vec![&gone.held.name]).await);

@@ -38,7 +38,7 @@ fn life_of(used: &ClientUse) -> impl Fn(Option<UnixTime>) -> Option<Life> {
     |before| Some(Life { until: used.extend(before, used.keep_until), now: used.at })
 }
 
-/// Adds a client that was imported.
+/// Adds an imported client.
 pub(super) async fn add(cells: &Cells, client: &Client, life: Option<Life>) -> Result<(), StoreError> {
     let Some(used_at) = client.last_used_at else { return Ok(()) };
     for account in counted_for(client) {
