@@ -165,7 +165,7 @@ async fn close_when_idle(socket: Weak<OwnedFd>, mut under_way: watch::Receiver<u
     }
 }
 
-/// A middleware that counts the requests in progress of each connection. A request counts until its response
+/// A middleware that counts the requests in progress on each connection. A request counts until its response
 /// has been sent.
 pub async fn count<B: MessageBody + 'static>(
     request: ServiceRequest,

@@ -82,7 +82,7 @@ pub struct Endpoint {
     tool_rules: Option<Arc<ToolRules>>,
     /// The resource identifier, for challenges.
     resource: Option<String>,
-    /// The requests in progress of each user. A request counts from the time when its caller is identified
+    /// The requests in progress for each user. A request counts from the time when its caller is identified
     /// until its response has been sent.
     under_way: Arc<Places>,
     max_under_way: usize,

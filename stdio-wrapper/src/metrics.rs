@@ -62,7 +62,7 @@ numbers! {
     "counter" list_cache_hits_total,
     /// Requests for lists that were sent to the child.
     "counter" list_cache_misses_total,
-    /// JSON-RPC requests that wait for a child.
+    /// JSON-RPC requests waiting for a child.
     "gauge" requests_in_flight,
     /// tools/call requests refused by a tool rule.
     "counter" tool_calls_refused_total,
@@ -96,7 +96,7 @@ numbers! {
     "counter" children_ended_for_watches_total,
     /// Processes that children left behind and that were killed.
     "counter" orphans_killed_total,
-    /// Starts of children that wait for a slot.
+    /// Starts of children waiting for a slot.
     "gauge" starts_waiting,
     /// Running children, including spares.
     "gauge" children,

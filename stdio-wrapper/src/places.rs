@@ -1,5 +1,5 @@
-//! Counts the sessions or the requests in progress of each user. All clients of a user are counted together,
-//! because a user can have any number of clients.
+//! Counts the sessions of each user, or the requests in progress for each user. All clients of a user are
+//! counted together, because a user can have any number of clients.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -154,7 +154,7 @@ impl UnmetRules {
         self.0.is_empty()
     }
 
-    /// Decides on one message.
+    /// Decides whether the caller can send this message.
     fn decide(&self, asked: RequestedCall<'_>) -> Decision {
         let any = |patterns: &[String], name: &str| patterns.iter().any(|pattern| matches(pattern, name));
         // Some servers ignore the case of method names, and no server has two methods that differ only in case.
@@ -225,7 +225,7 @@ pub fn scopes_to_ask_for(needed: &[String], granted: &[String]) -> Vec<String> {
 }
 
 impl ToolRules {
-    /// Reads a rule file.
+    /// Parses the text of a rule file (TOML). The error describes what is wrong with it.
     pub fn parse(text: &str) -> Result<Self, String> {
         let rules: Self = toml::from_str(text).map_err(|error| error.to_string())?;
         for rule in &rules.tool {
@@ -239,7 +239,7 @@ impl ToolRules {
         Ok(rules)
     }
 
-    /// Decides on one call.
+    /// Decides whether a caller with these scopes and groups can call this tool.
     pub fn decide(&self, tool: &str, scopes: &[String], groups: &[String]) -> Decision {
         let matching: Vec<&ToolRule> = self.tool.iter().filter(|rule| matches(&rule.pattern, tool)).collect();
         if matching

@@ -204,7 +204,7 @@ impl Stack {
             .expect("the ops listener responds")
     }
 
-    /// The metrics of auth-service.
+    /// The metrics of auth-service, as `/metrics` returns them.
     pub async fn metrics(&self) -> String {
         self.metrics_of(Ipv4Addr::LOCALHOST).await
     }

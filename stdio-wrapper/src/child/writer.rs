@@ -79,7 +79,7 @@ impl Outbox {
         Self(shared)
     }
 
-    /// Sends one framed message.
+    /// Sends one framed message. Waits while the queue is full.
     pub async fn send(&self, frame: Bytes) -> Result<(), Closed> {
         let cost = self.0.cost(frame.len());
         self.0.budget.acquire_many(cost).await.map_err(|_| Closed)?.forget();

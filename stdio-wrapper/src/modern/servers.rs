@@ -43,7 +43,7 @@ pub struct Settings {
     pub is_per_caller: bool,
     /// Maximum number of children.
     pub max_children: usize,
-    /// Maximum number of requests in progress of one principal, including subscriptions.
+    /// Maximum number of requests in progress for one principal, including subscriptions.
     pub max_in_flight: usize,
     /// Maximum number of bytes that are queued for a client that does not read.
     pub event_log: usize,
@@ -98,7 +98,7 @@ pub struct Servers {
     /// A child that did not answer the probe in time, but might still do so.
     late: Mutex<Option<Arc<Link>>>,
     slots: Mutex<HashMap<Placeholders, Arc<Slot>>>,
-    /// The requests in progress of each user, including subscriptions.
+    /// The requests in progress for each user, including subscriptions.
     under_way: Arc<Places>,
     is_stopping: AtomicBool,
 }

@@ -51,7 +51,7 @@ impl<'a> Members<'a> {
         }
     }
 
-    /// The names and values.
+    /// The names and values of all members, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(name, value)| (name.as_ref(), value.as_ref()))
     }

@@ -106,7 +106,7 @@ pub struct OutlineReader {
 }
 
 impl OutlineReader {
-    /// Parses the next piece.
+    /// Parses the next piece of the text.
     pub fn feed(&mut self, piece: &[u8]) {
         self.length += piece.len();
         let mut rest = piece;

@@ -195,7 +195,7 @@ impl PooledSession {
     }
 
     /// Whether a question could belong to an abandoned call. This is possible only if the child of the session
-    /// has asked questions before.
+    /// has already asked questions.
     fn is_doubtful(&self) -> bool {
         self.given_up.load(Ordering::Acquire) > 0 && self.has_asked.load(Ordering::Acquire)
     }

@@ -61,12 +61,12 @@ pub enum Refused {
     /// No session could be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// Another call uses each session.
+    /// Every session is in use by another call.
     #[error(
         "Too many of your calls are waiting for answers. Answer or wait for some of them, then try again."
     )]
     Busy,
-    /// Each session is used by a call whose user was asked a question recently.
+    /// Every session is in use by a call whose user has recently been asked a question.
     #[error(
         "The maximum number of your calls are waiting for answers from their users. Answer one of them, or try again in {} s, when the call that has waited longest is cancelled for this one. TRANSLATE_SESSIONS sets how many can wait.", .0.as_secs().max(1)
     )]

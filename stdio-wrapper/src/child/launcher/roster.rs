@@ -40,7 +40,7 @@ impl Roster {
             .collect()
     }
 
-    /// Stops a child immediately.
+    /// Stops a child immediately. Returns `None` if it is not in this roster.
     pub(super) fn end(&self, number: u64) -> Option<Gone> {
         let remains = self.all().get(&number)?.remains.clone();
         remains.stop_at_once();
