@@ -48,7 +48,7 @@ fn collect(directory: &str, tests: &mut Tests) {
     }
 }
 
-/// The names of all functions of a source file.
+/// The names of all functions in a source file.
 fn functions(source: &str) -> impl Iterator<Item = &str> {
     source.split("fn ").skip(1).filter_map(|rest| {
         let (name, after) = rest.split_at(rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_')?);

@@ -74,7 +74,7 @@ pub enum Refused {
     /// The params are not valid.
     #[error("{0}")]
     Params(String),
-    /// There is no memory for data of the request that must be kept.
+    /// There is no memory for the request data that must be kept.
     #[error("{TOO_MANY_ANSWERS}")]
     NoMemory,
     /// A header differs from the body.

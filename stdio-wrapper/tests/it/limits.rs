@@ -19,7 +19,7 @@ fn forks_at_once() -> Vec<u8> {
         0x48, 0x83, 0xc6, 0x18, //     rsi = the fourth argument
         0x48, 0x8b, 0x3e, // rdi = the program
         0x48, 0x8b, 0x0c, 0x24, 0x48, 0x8d, 0x54, 0xcc,
-        0x10, // rdx = the environment, behind all arguments
+        0x10, // rdx = the environment, after all arguments
         0xb8, 59, 0, 0, 0, 0x0f, 0x05, // execve(rdi, rsi, rdx)
         0x0f, 0x0b, 0, 0, 0, // execve has failed
     ];

@@ -258,7 +258,7 @@ async fn a_child_whose_user_took_long_has_its_whole_time_again() {
     let client = wrapper.client();
     let first = call_with("ponder", json!({"seconds": 1}), json!({}));
     let asked = answer(&client, &first).await;
-    // The user takes longer than the time limit of a request.
+    // The user takes longer than the time limit for a request.
     tokio::time::sleep(Duration::from_secs(4)).await;
     let given = retry(&asked, json!({&questions(&asked)[0].0: accept(json!({"answer": "yes"}))}));
     let done = answer(&client, &call_with("ponder", json!({"seconds": 1}), given)).await;
