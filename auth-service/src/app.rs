@@ -51,8 +51,8 @@ pub use sockets::Socket;
 const PUBLIC_CONNECTIONS: usize = 1024;
 const EDGE_CONNECTIONS: usize = 2048;
 const OPS_CONNECTIONS: usize = 64;
-/// Maximum number of open connections from one address to each of the public and the edge listener. It does not
-/// apply to trusted proxies.
+/// Maximum number of open connections from one address to the public listener. The same limit applies to the edge
+/// listener. It does not apply to trusted proxies.
 const CONNECTIONS_OF_ONE: u32 = 128;
 /// Maximum number of connections waiting to be accepted. Some proxies open a connection for each check, so many
 /// can arrive at the same time.
@@ -226,7 +226,7 @@ pub fn listen(
     })
 }
 
-/// Returns a function that makes the error for an address that cannot be bound.
+/// Returns a function that creates the error for an address that cannot be bound.
 fn cannot_bind(variable: &'static str, address: SocketAddr) -> impl FnOnce(std::io::Error) -> ListenError {
     move |cause| ListenError::Bind { variable, address, cause }
 }

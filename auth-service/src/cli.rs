@@ -161,8 +161,8 @@ pub(crate) struct AddUser {
     /// Read a permanent password from standard input instead of creating a one-time password.
     #[arg(long)]
     password_stdin: bool,
-    /// Create a new store if there is none because the service was never started. Without this option, a missing
-    /// store is an error: `DATA_DIR` or `REDIS_URL` might be wrong, or Redis might have lost its data.
+    /// Create a new store if there is none because the service has never been started. Without this option, a
+    /// missing store is an error: `DATA_DIR` or `REDIS_URL` might be wrong, or Redis might have lost its data.
     #[arg(long)]
     new_store: bool,
 }

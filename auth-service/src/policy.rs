@@ -107,7 +107,7 @@ impl Policy {
     }
 
     /// Whether the path of `resource` matches no rule exactly, but a server could confuse it with the path of a
-    /// rule. Every such request is refused.
+    /// rule. Every request to such a path is refused.
     pub fn is_lookalike(&self, resource: &ResourceUri) -> bool {
         self.service(resource).is_err()
     }

@@ -130,7 +130,7 @@ pub async fn up_to_date(
 }
 
 /// Returns the stored signing keys without making a due change. Creates new keys only if there are none, or if an
-/// old row has been restored. It is used when the clock is in doubt, and by commands that only read.
+/// old row has been restored. This function is used when the clock is in doubt, and by commands that only read.
 pub async fn known(store: &dyn Store, terms: &RotationTerms, now: UnixTime) -> Result<KeySet, RotationError> {
     let mark = store.keys_mark().await?;
     match store.signing_keys().await? {

@@ -35,7 +35,7 @@ const DRAIN: Duration = Duration::from_secs(1);
 /// How long connections of edge proxies stay open after [`DRAIN`]. Each is closed after its next response.
 const LEAVE: Duration = Duration::from_secs(1);
 
-/// Maximum number of attempts to connect to Redis at the start, and the pause between them.
+/// Maximum number of attempts to connect to Redis at startup, and the pause between them.
 const START_ATTEMPTS: u32 = 10;
 const START_PAUSE: Duration = Duration::from_secs(1);
 /// The pause before the next attempt to open the embedded store while a command has it open.

@@ -45,7 +45,7 @@ use signing_keys::{SigningKeys, current_keys};
 /// Maximum number of concurrent requests from one address. A hosted client serves many users from a few addresses,
 /// but each request takes only milliseconds.
 const REQUESTS_AT_ONCE: u32 = 256;
-/// Maximum number of requests whose refusal is delayed, and maximum number of checks. The values are a quarter of
+/// Maximum number of requests, and maximum number of checks, whose refusal is delayed. The values are a quarter of
 /// the public listener's connections, and half of the edge listener's connections.
 const REQUESTS_REFUSED_LATE: usize = 256;
 const CHECKS_REFUSED_LATE: usize = 1024;
@@ -83,7 +83,7 @@ pub struct AppState {
     pub device_rate: DeviceRate,
     /// Limits how fast authorization requests can be pushed.
     pub push_rate: PushRate,
-    /// Limits how fast clients can authenticate with assertions, because each of them is stored.
+    /// Limits how fast clients can authenticate with assertions, because each assertion is stored.
     pub assertion_rate: PushRate,
     /// Limits the number of concurrent requests of one address at the public listener.
     pub requests: InFlight,

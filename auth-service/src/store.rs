@@ -1,5 +1,5 @@
-//! The persistent state of the service, behind one trait that takes and returns types of the domain. Every
-//! method is atomic. When it returns, its change is as durable as the store in use guarantees.
+//! The persistent state of the service, behind one trait that uses domain types. Every method is atomic. When it
+//! returns, its change is as durable as the store in use guarantees.
 
 pub mod changes;
 pub mod dump;

@@ -1,4 +1,4 @@
-//! `auth-service client add`: makes the description of a client from the arguments.
+//! `auth-service client add`: builds the description of a client from the arguments.
 
 use std::path::{Path, PathBuf};
 
@@ -44,7 +44,7 @@ pub(crate) struct AddClient {
     /// has no secret.
     #[arg(long, value_name = "FILE", conflicts_with = "jwks_uri")]
     jwks: Option<PathBuf>,
-    /// The https URL of the client's public keys. In contrast to a file, the client can rotate these keys.
+    /// The https URL of the client's public keys. Unlike the keys in a file, the client can rotate these keys.
     #[arg(long, value_name = "URL")]
     jwks_uri: Option<String>,
     /// The client must push its authorization requests (RFC 9126).

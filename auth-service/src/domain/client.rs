@@ -317,7 +317,7 @@ impl ClientUse {
         client.last_used_at.is_none_or(|last| self.at.distance(last) >= Self::RESOLUTION)
     }
 
-    /// How this use changes the recorded users of `client`. If the client has been used before users were
+    /// How this use changes the recorded users of `client`. If the client was already in use before users were
     /// recorded, its users stay unknown.
     pub fn new_user_of(&self, client: &Client) -> NewUser {
         match client.users {
@@ -400,14 +400,14 @@ pub struct ClientDisplay {
     pub software_version: Option<String>,
 }
 
-/// Treats an empty text as a missing member. Some programs send an empty text for an optional member (RFC
-/// 7591 §2) that they do not set.
+/// Treats an empty string as a missing member. Some programs send an empty string for an optional member (RFC 7591
+/// §2) that they do not set.
 pub fn said(text: Option<String>) -> Option<String> {
     text.filter(|text| !text.is_empty())
 }
 
 impl ClientDisplay {
-    /// The same descriptions without empty texts.
+    /// The same descriptions without empty strings.
     #[must_use]
     pub fn said(self) -> Self {
         Self {

@@ -146,7 +146,7 @@ pub struct TimeBounds {
     /// The later of two times: the clock's, and the one extrapolated from the latest time that was ever trusted.
     pub latest: UnixTime,
     /// Whether the clock shows the expected time. If so, `latest` advances with the uptime of the machine, and the
-    /// difference between two such times is correct even if both are wrong.
+    /// difference between two values of `latest` is correct even if both are wrong.
     pub is_steady: bool,
 }
 

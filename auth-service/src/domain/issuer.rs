@@ -74,7 +74,7 @@ impl Issuer {
         Url::parse(&self.text).ok()?.port()
     }
 
-    /// The path without a trailing slash, such as `/tenant1`, or an empty text.
+    /// The path without a trailing slash, such as `/tenant1`, or an empty string.
     pub fn path(&self) -> &str {
         &self.path
     }

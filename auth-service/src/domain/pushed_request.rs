@@ -10,7 +10,7 @@ use super::clock::UnixTime;
 use super::grant::GrantId;
 use super::opaque_token::TokenHash;
 
-/// The pool in which a pushed request waits. A request occupies a place in its own pool only.
+/// The pool in which a pushed request waits. A request occupies a place only in its own pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PushedPool {

@@ -119,7 +119,7 @@ impl RefreshToken {
     /// Reads a token.
     ///
     /// # Errors
-    /// If the prefix, length, alphabet or checksum is wrong. Such a token was never issued.
+    /// If the prefix, length, alphabet or checksum is wrong, in which case this server has never issued the token.
     pub fn parse(text: &str) -> Result<Self, MalformedToken> {
         let encoded = text.strip_prefix(PREFIX).ok_or(MalformedToken)?;
         if encoded.len() != ENCODED {

@@ -107,7 +107,7 @@ impl FromStr for Scope {
     type Err = InvalidScope;
 
     fn from_str(text: &str) -> Result<Self, InvalidScope> {
-        // No catalogue has as many as 100 tokens. The limit keeps a request from creating a large set.
+        // No catalogue has more than 100 tokens. The limit prevents a request from creating a large set.
         let tokens: Vec<&str> = text.split(' ').filter(|token| !token.is_empty()).collect();
         if tokens.len() > 100 {
             return Err(InvalidScope);

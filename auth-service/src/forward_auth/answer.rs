@@ -32,7 +32,7 @@ use super::request::{AccessRequest, CheckError};
 const ASSERTION_LIFETIME: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// The `Retry-After` of a check that cannot be decided, in seconds. The service retries the store several times
-/// per second, so a client can retry sooner than the message to its user says (a minute).
+/// per second, so a client can retry sooner than after the minute that is named in the message to its user.
 const UNAVAILABLE_FOR: u16 = 5;
 
 /// Rate limits for log lines that any client can cause with a single request.

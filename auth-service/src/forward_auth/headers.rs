@@ -93,7 +93,7 @@ pub(super) fn origin(sent: &CheckHeaders<'_>) -> Result<Option<Origin>, CheckErr
     text.map(str::parse).transpose().map_err(|_| CheckError::BadHeader("Origin"))
 }
 
-/// Reads `Access-Control-Request-Headers`, and returns an empty text if it is missing. Returns `None` if the
+/// Reads `Access-Control-Request-Headers`, and returns an empty string if it is missing. Returns `None` if the
 /// request is not a preflight, because it has no `Access-Control-Request-Method`.
 pub(super) fn preflight<'a>(sent: &CheckHeaders<'a>) -> Result<Option<&'a str>, CheckError> {
     let method = sent.short(Field::AccessControlRequestMethod)?;

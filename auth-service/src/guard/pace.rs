@@ -18,7 +18,7 @@ use super::keyed_rate::KeyedRate;
 const IN_A_ROW: u32 = 3;
 
 /// Delay before a request beyond the limit is refused. A client that waits for each response can therefore send
-/// only one such request per second on each connection.
+/// only one request beyond the limit per second on each connection.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// The rates of all addresses at one listener.

@@ -101,8 +101,8 @@ impl PushRate {
     }
 
     /// Counts one request for one of the few accounts that have used `client`, because an account can have many
-    /// such clients. If an account is at its limit, the request counts for another one, so that one user at the
-    /// limit does not block the client for its other users.
+    /// clients with few users. If an account is at its limit, the request counts for another one, so that one user
+    /// at the limit does not block the client for its other users.
     fn admit_for_accounts(&self, client: &Client) -> Result<(), TooFast> {
         let mut outcome = Ok(());
         for user in client.few_users().filter(|_| client.operator.is_none()) {

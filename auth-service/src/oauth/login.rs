@@ -208,7 +208,7 @@ fn show_form(
     let cookie = attempt(http, state)?;
     let expires_at = state.now().plus(state.config.lifetimes.form);
     let form_token = state.form_tokens.issue(Form::Login, cookie.hash(), expires_at, then)?;
-    // A query can become twice as long in a form token, and the form must fit in a request body.
+    // A query can double in length in a form token, and the form must fit in a request body.
     if form_token.len() > responses::TICKET_LIMIT {
         return Err(LoginError::LongLink);
     }

@@ -91,9 +91,9 @@ async fn answer(request: &HttpRequest, body: &[u8], state: &AppState) -> Result<
 /// has credentials, the caller must already have authenticated it.
 ///
 /// A request of a client that only a few accounts use counts for each of these accounts, because one account can
-/// have many clients. Anybody can send requests in the name of a client without credentials. Therefore such a
-/// request counts for the network from which it comes, and not for the accounts of the client's users, who cannot
-/// prevent it.
+/// have many clients. Anybody can send requests in the name of a client without credentials. Therefore, a request
+/// without authentication counts for the network from which it comes. It does not count for the accounts of the
+/// client's users, who cannot prevent it.
 fn pool_of(client: &Client, address: Option<IpAddr>) -> (PushedPool, Vec<String>) {
     let familiarity = Familiarity::of(client);
     if familiarity == Familiarity::Proven {

@@ -1,5 +1,5 @@
-//! `POST /revoke`: token revocation (RFC 7009). Revoking any token of a grant revokes the whole grant, because the
-//! user has allowed the grant as a whole.
+//! `POST /revoke`: token revocation (RFC 7009). Revoking any token of a grant revokes the whole grant, because a
+//! user allows a grant as a whole.
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};

@@ -15,8 +15,8 @@ use crate::guard::log_rate::{LogRate, LogRates};
 static FAILED: LazyLock<LogRate> = LazyLock::new(LogRate::default);
 static THROTTLED: LazyLock<LogRate> = LazyLock::new(LogRate::default);
 static LIMITED: LazyLock<LogRate> = LazyLock::new(LogRate::default);
-/// Limits for events that anybody can cause if registration is open. They are higher, because every registration
-/// should be in the log if possible.
+/// Limits for events that anybody can cause if registration is open. They are higher, because, if possible, every
+/// registration should be logged.
 static REGISTERED: LazyLock<LogRate> = LazyLock::new(LogRate::of_a_place);
 static UPDATED: LazyLock<LogRate> = LazyLock::new(LogRate::of_a_place);
 static DELETED: LazyLock<LogRate> = LazyLock::new(LogRate::of_a_place);

@@ -21,7 +21,7 @@ use super::who::Who;
 /// How often the file is read. A change takes effect after twice this time plus the time to read the file.
 const EVERY: Duration = Duration::from_millis(250);
 
-/// How long a read of the file can take before a problem is reported.
+/// How long a read of the file can take before it is reported as a problem.
 const SILENCE: Duration = Duration::from_secs(5);
 /// Number of consecutive reads with different content after which a problem is reported.
 const RESTLESS: u32 = 20;
@@ -65,8 +65,8 @@ pub struct PolicyStatus {
     pub error: Option<String>,
 }
 
-/// Holds the policy in force. A decision must read the policy once, so that a change does not affect only a part
-/// of it.
+/// Holds the policy in force. A decision must read the policy once, so that a change cannot affect only part of
+/// the decision.
 #[derive(Debug)]
 pub struct CurrentPolicy {
     policy: ArcSwap<Policy>,

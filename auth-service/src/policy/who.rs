@@ -28,7 +28,7 @@ impl<'a> From<&'a Account> for Person<'a> {
 }
 
 /// Allow-lists of users. A user who is in one of them is allowed. If there are no lists, everybody is allowed. The
-/// parser of each entry rejects empty texts and uses the same normalization as for accounts (attacks 79 and 85).
+/// parser of each entry rejects empty strings and uses the same normalization as for accounts (attacks 79 and 85).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Who {
     /// Login names of allowed users.

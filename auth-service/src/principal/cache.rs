@@ -48,8 +48,7 @@ type Guard<'a> = PlaceholderGuard<
 /// fewer.
 const RESOURCES_OF_ONE: usize = 1024;
 
-/// Weighs a token by the length of its resources. A token can be for several resources, which can have some
-/// kilobytes in total.
+/// Weighs a token by the total length of its resource URIs, which can be a few kilobytes.
 #[derive(Clone)]
 struct BySize;
 
@@ -205,7 +204,7 @@ impl PrincipalCache {
         Ok(known)
     }
 
-    /// Verifies a token that is not in the cache. Anybody can send such tokens, and verifying a signature takes
+    /// Verifies a token that is not in the cache. Anybody can send unknown tokens, and verifying a signature takes
     /// longer than the whole check of a cached token. Therefore only a few are verified at the same time, and
     /// requests that are ready to continue are processed first.
     async fn verify(&self, token: &str, keys: &KeyRing) -> Result<AccessTokenClaims, RejectedToken> {

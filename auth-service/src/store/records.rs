@@ -168,8 +168,8 @@ pub struct Resealed {
 /// The part of the store that processes all of its content.
 #[async_trait]
 pub trait Portable: Send + Sync {
-    /// Sends all records that have not expired at `now`. The embedded store sends its state at the start of
-    /// the call. Redis might also send some later changes.
+    /// Sends all records that have not expired at `now`. The embedded store sends its state as of the start of the
+    /// call. Redis might also send some later changes.
     ///
     /// # Errors
     /// If a record cannot be read or is of an unknown kind, because an export must be complete, or if the

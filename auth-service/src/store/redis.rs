@@ -98,7 +98,7 @@ async fn keep_age(cells: Arc<Cells>, changed: Arc<Notify>) {
         // The identity is read first. Without it, the age is an error.
         let read = cells.identity().await;
         if read.is_err() || cells.check_age().await.is_err() {
-            // Redis might also just have failed to respond. In that case, the next check queries it again.
+            // The reason might also be that Redis did not respond. In that case, the next check queries it again.
             cells.changes.note_everything();
         }
         tokio::time::sleep(AGE_EVERY).await;

@@ -154,8 +154,8 @@ async fn take_password(
     start_session(state, &account, &change.then).await
 }
 
-/// Handles a form that is sent again after it has succeeded, by a second click or a reload. If it contains the
-/// password that was chosen at that time, the user is logged in as on the login page, with the same limits.
+/// Handles a form that is sent again after it has succeeded, because of a second click or a reload. If it contains
+/// the password that the user chose, the user is logged in as on the login page, with the same limits.
 async fn chosen_before(
     http: &HttpRequest,
     state: &AppState,

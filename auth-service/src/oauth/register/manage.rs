@@ -163,7 +163,7 @@ async fn replace(
         metadata: metadata.clone(),
         ..client
     };
-    // This fails if another update, or a registration with the same metadata, was faster. The token is then no
+    // This fails if another update, or a registration with the same metadata, came first. The token is then no
     // longer valid.
     if !state.store.update_client(&token.hash(), &updated).await? {
         return Err(ManagementError::Token);

@@ -129,8 +129,8 @@ pub(super) fn read(
     if stored > MAX_METADATA_SIZE { Err(InvalidMetadata::TooLarge) } else { Ok(metadata) }
 }
 
-/// Returns a text that identifies a public client by its metadata. It does not depend on the order of the redirect
-/// URIs, or on the port of a loopback address, which the operating system chooses (RFC 8252 §7.3).
+/// Returns a string that identifies a public client by its metadata. It does not depend on the order of the
+/// redirect URIs, or on the port of a loopback address, which the operating system chooses (RFC 8252 §7.3).
 pub(super) fn canonical(metadata: &ClientMetadata) -> String {
     let mut redirect_uris: Vec<String> = metadata.redirect_uris.iter().map(RedirectUri::comparable).collect();
     redirect_uris.sort_unstable();

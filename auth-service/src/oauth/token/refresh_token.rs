@@ -2,7 +2,7 @@
 //!
 //! Hosted clients refresh from several machines at the same time, and responses can be lost. Therefore the
 //! response to a token that was recently replaced contains the *same* successor again, as long as the successor is
-//! unused. Therefore, no client is logged out, and only one successor is valid at a time. Any other reuse
+//! unused. As a result, no client is logged out, and only one successor is valid at a time. Any other reuse
 //! indicates that the token has been copied.
 
 use crate::domain::client::{Client, GrantType};

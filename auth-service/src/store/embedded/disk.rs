@@ -1,6 +1,6 @@
 //! The open database. After a failed read or write, redb refuses all operations, because the state on disk is
-//! unknown. The database is then closed and opened again. Reads work as soon as it is open, and writes as soon as
-//! the disk accepts them.
+//! unknown. The database is then closed and opened again. Reads succeed as soon as it is open, and writes as soon
+//! as the disk accepts them.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -27,7 +27,7 @@ const MAX_PAUSE: Duration = Duration::from_secs(2);
 const LETTING_GO: Duration = Duration::from_secs(2);
 /// Length of redb's header in bytes.
 const HEADER: usize = 320;
-/// Size of redb's page cache in bytes. The default is a gigabyte, which strangers could fill by filling the
+/// Size of redb's page cache in bytes. The default is a gigabyte, which strangers could occupy by filling the
 /// store. The operating system caches the rest of the file while it has free memory.
 const CACHE: usize = 12 * 1024 * 1024;
 /// Two stalls with less time between them count as one stall.

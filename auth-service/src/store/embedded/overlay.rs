@@ -1,5 +1,5 @@
 //! Changes that are in effect but not in the database, because it could not be written when they were made. Only
-//! changes that take access away are kept here, such as disabling an account or revoking a grant, because they
+//! changes that take access away, such as disabling an account or revoking a grant, are kept here, because they
 //! must take effect even if the disk is full. The rows of the overlay are read instead of those in the database,
 //! and the next successful write adds them to the database.
 
@@ -113,8 +113,8 @@ impl CurrentOverlay {
         current
     }
 
-    /// The current overlay. A reader must get it before it begins to read the database: then it sees either the
-    /// rows of the overlay, or a database that contains them.
+    /// The current overlay. A reader must get the overlay before it begins to read the database. It then sees
+    /// either the rows of the overlay, or a database that contains them.
     pub(super) fn get(&self) -> Arc<Overlay> {
         Arc::clone(&self.overlay.read().unwrap_or_else(PoisonError::into_inner))
     }

@@ -1,4 +1,4 @@
-//! A single thread that makes all writes. All waiting writes go into one transaction with one sync to disk, so
+//! A single thread that performs all writes. All waiting writes go into one transaction with one sync to disk, so
 //! that they share the latency of the disk. While the database cannot be written, changes that take access away go
 //! into the overlay instead.
 

@@ -1,5 +1,4 @@
-//! Accounts. A pointer row maps the user name to the subject, and an account exists only if there is such a
-//! pointer.
+//! Accounts. A pointer row maps the user name to the subject, and an account exists only if its pointer does.
 
 use fred::types::Value;
 use futures_util::future::try_join_all;

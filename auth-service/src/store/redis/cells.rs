@@ -26,8 +26,8 @@ use super::server_clock::{Deadline, refuse_late};
 use super::turns::{Turn, Turns};
 
 /// How long Redis keeps a row after its expiry. The expiry in the row itself decides, compared with the clock of a
-/// replica. That clock can differ from the clock of Redis by [`TOLERANCE`], and an item that has been used must
-/// stay used (attack 33).
+/// replica. That clock can differ from the clock of Redis by [`TOLERANCE`], and a code or proof that has been used
+/// must stay used (attack 33).
 const MARGIN: Duration = TOLERANCE.saturating_add(Duration::from_secs(60));
 /// Maximum lifetime of a row in Redis, which keeps its arithmetic within bounds.
 const MAX_LIFETIME: Duration = Duration::from_secs(100 * 366 * 86_400);

@@ -24,7 +24,7 @@ use super::turns::Turn;
 /// Adds a row to the end of a list, or moves it there. A list is stored as text. Its first line is the time at
 /// which the list expires, and each other line has the time, the expiry and the name of a row. The key is the
 /// list's key. The arguments are the current time, the time, the expiry and the name of the row, and a number of
-/// rows. Returns the list if it has more rows than that, and an empty text otherwise.
+/// rows. Returns the list if it has more rows than that, and an empty string otherwise.
 ///
 /// A sorted set would need commands (`EXPIRE`) that a Redis user with limited permissions might not have.
 static ADD: LazyLock<Script> = LazyLock::new(|| {
