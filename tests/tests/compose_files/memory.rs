@@ -224,7 +224,7 @@ fn what_a_wrapper_can_be_made_to_hold_leaves_room_for_servers() {
     let source = text("stdio-wrapper/src/child/reader.rs");
     assert!(source.contains(&format!("const FREE: usize = {kibibytes} << 10;")));
     let source = text("stdio-wrapper/src/log.rs");
-    assert!(source.contains(&format!("const MAX_WAITING: usize = {};", row("lines of the log").0)));
+    assert!(source.contains(&format!("const MAX_WAITING: usize = {};", row("log lines").0)));
     // Each server has a supervisor, which is also a process.
     assert!(2 * lines >= container.bounds().pids);
     // One account can use a quarter of the memory for bodies, messages and responses.

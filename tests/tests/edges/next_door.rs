@@ -197,8 +197,8 @@ type Start = fn(&Target) -> Flood;
 
 /// Floods that are also part of other tests. They are compared only to produce the table.
 const STALLED: [(&str, Start); 2] = [
-    ("heads that do not end", |to| Flood::stalled(to.port, &to.host, &Kind::Head(16_000), 4500, ADDRESSES)),
-    ("bodies that stall", |to| {
+    ("unterminated heads", |to| Flood::stalled(to.port, &to.host, &Kind::Head(16_000), 4500, ADDRESSES)),
+    ("stalled bodies", |to| {
         Flood::stalled(to.port, &to.host, &Kind::Body("/token".into(), 15_000), 4500, ADDRESSES)
     }),
 ];

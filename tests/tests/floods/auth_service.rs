@@ -134,8 +134,8 @@ async fn floods_of_strangers(stack: &Stack, honest: &Honest) -> Vec<(&'static st
         stalled(ops, Kind::Body("/ready".into(), 100_000), 100),
     ];
     vec![
-        ("heads that never end", Box::new(move || heads.iter().map(|start| start()).collect()) as Start),
-        ("bodies that stall", Box::new(move || bodies.iter().map(|start| start()).collect())),
+        ("unterminated heads", Box::new(move || heads.iter().map(|start| start()).collect()) as Start),
+        ("stalled bodies", Box::new(move || bodies.iter().map(|start| start()).collect())),
         ("requests sent ahead", Box::new(move || ahead.iter().map(|start| start()).collect())),
         ("registrations", posts(stack, "/register", JSON, registration)),
         (

@@ -38,9 +38,9 @@ async fn a100_strangers_do_not_end_the_wrapper() {
             ]
         }
     };
-    scene.bob_is_served("heads that never end", both(|_| Kind::Head(120_000), 4000)).await;
+    scene.bob_is_served("unterminated heads", both(|_| Kind::Head(120_000), 4000)).await;
     let body = |path: &str| Kind::Body(path.to_owned(), 500_000);
-    scene.bob_is_served("bodies of strangers that stall", both(body, 1000)).await;
+    scene.bob_is_served("stalled bodies of strangers", both(body, 1000)).await;
     let wrong_assertions = |place: &Place| {
         let wrong = place.ana.post("", "", &call("echo", &json!({})));
         let wrong = String::from_utf8(wrong).unwrap().replace("X-Auth-Assertion: ey", "X-Auth-Assertion: xy");
@@ -70,7 +70,7 @@ async fn a100_somebody_with_an_account_does_not_end_the_wrapper() {
     let _turn = ONE_AT_A_TIME.lock().await;
     let mut scene = Scene::of(plain_server()).await;
     scene.open_sessions(4, "2025-06-18").await;
-    scene.bob_is_served("bodies of one account that stall", stalled_bodies).await;
+    scene.bob_is_served("stalled bodies of one account", stalled_bodies).await;
     let unread = |place: &Place| {
         let port = place.stack.upstream_port;
         vec![unread_answers(port, place.sessions.iter().map(|session| place.ana.post(session, "", &big())))]
@@ -179,7 +179,7 @@ async fn a100_sessions_of_one_account_do_not_end_the_wrapper() {
     let opening = |place: &Place| vec![opening(&place.ana, place.stack.upstream_port, &opened)];
     scene.bob_is_served_after(Duration::from_secs(8), "sessions without end", opening).await;
     // Ana already has many sessions. The bodies use memory in addition to the memory of these sessions.
-    scene.bob_is_served("bodies that stall beside many sessions", stalled_bodies).await;
+    scene.bob_is_served("stalled bodies beside many sessions", stalled_bodies).await;
     for place in scene.places() {
         place.sessions = opened.lock().unwrap().remove(&place.stack.upstream_port).unwrap_or_default();
     }
