@@ -1,4 +1,4 @@
-//! The assertion: a short-lived JWT in the header `X-Auth-Assertion`, that auth-service issues to identify the
+//! The assertion: a short-lived JWT in the header `X-Auth-Assertion`, which auth-service issues to identify the
 //! caller.
 
 use std::borrow::Cow;

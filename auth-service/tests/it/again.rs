@@ -144,7 +144,7 @@ async fn what_became_of_an_answer_is_told_by_a_page_that_can_be_loaded_again_for
         assert!(page.status == StatusCode::CONFLICT && page.body.contains("You have already answered"));
     }
     // The page is shown only in this browser. Otherwise, an attacker could send other users a link to a page of
-    // this service that makes a false statement and that continues to an address of the attacker's choice.
+    // this service that makes a false statement and links to an address of the attacker's choice.
     for other in [&mut app.browser(), &mut app.browser_of("eve").await] {
         let page = other.open(&there).await;
         assert!(page.status == StatusCode::GONE && !page.body.contains("class=\"way-on\""), "{}", page.body);

@@ -13,8 +13,8 @@ use super::app::{REDIRECT, TestApp};
 /// More than the maximum number of connections to the public listener (docs/limits.md).
 const FLOOD: usize = 1100;
 const ADDRESSES: usize = 5;
-/// The number of latest connections of the flood that must stay open. It is at most the quota of one address, and
-/// more than the number of connections that can wait to be accepted.
+/// The number of the flood's most recent connections that must stay open. It is at most the quota of one address,
+/// and more than the number of connections that can wait to be accepted.
 const LATEST: usize = 150;
 
 /// Connects to the public listener from this loopback address.

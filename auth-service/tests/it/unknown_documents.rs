@@ -81,7 +81,7 @@ async fn a_device_of_a_client_by_document_is_connected_as_its_very_first_use() {
         let code = codes["device_code"].as_str().unwrap();
         app.token(&[("grant_type", DEVICE_CODE), ("client_id", &id), ("device_code", code)]).await
     };
-    // The second code is redeemed after the first redemption has made the client a known one.
+    // The second code is redeemed after the first redemption, which makes the client a known client.
     for codes in [&first, &second] {
         let tokens = Tokens::of(poll(codes).await).await;
         assert_eq!(app.refresh(&id, &tokens.refresh).await.status(), StatusCode::OK);

@@ -75,7 +75,7 @@ fn asked(n: usize) -> Client {
     }
 }
 
-/// The identifiers that are proposed for client `n`. Clients 2 and 3 have the same first one.
+/// The identifiers that are proposed for client `n`. Clients 2 and 3 have the same first identifier.
 fn ids(n: usize) -> [ClientId; 2] {
     [id(["c0", "c1", "c2", "c2"][n % 4]), id(["d0", "d1", "d2", "d3"][n % 4])]
 }

@@ -181,7 +181,7 @@ pub(crate) async fn a066_principals_on_behalf_of_another_grant_end_with_it(world
             );
         }
         if way == "time" {
-            // The parent grant ends before the child's token expires. The token must be refused from that second
+            // The parent grant expires before the child's token does. The token must be refused from that second
             // on, even if it is cached.
             let soon = successor(&parent, 1, "next", later(Duration::from_secs(3)));
             let soon = Successor { expires_at: later(Duration::from_secs(3)), ..soon };

@@ -1,7 +1,8 @@
 //! Runs three processes of the real program with one Redis server while faults occur. The connections to Redis are
 //! cut, slowed down, left half open or filled with garbage, and Redis and the replicas are killed, while users use
-//! the service. The test takes ten seconds, or `CHAOS_SECONDS`. The faults are derived from a seed that is
-//! printed, and `CHAOS_SEED` repeats them. `CHAOS_APPENDFSYNC=everysec` weakens the guarantees of Redis.
+//! the service. The test takes ten seconds, or `CHAOS_SECONDS`. The faults are derived from a seed. The test
+//! prints the seed, and `CHAOS_SEED` sets it to repeat the same faults. `CHAOS_APPENDFSYNC=everysec` weakens the
+//! guarantees of Redis.
 //!
 //! At any time, an unknown token is refused. A revoked token is refused no later than one second after the
 //! revocation was acknowledged. A live token is never reported as invalid. At most one of two redemptions of a

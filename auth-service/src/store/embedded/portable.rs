@@ -221,7 +221,7 @@ impl Target for EmbeddedTarget {
         if place.exists() {
             fs::rename(&place, self.directory.join(REPLACED))?;
         }
-        // `store.reserve` belongs to the previous store, and is needed if that one is put back.
+        // `store.reserve` belongs to the previous store, and is needed if the operator puts that store back.
         Reserve::rename(&place, RESERVE_REPLACED)?;
         fs::rename(self.directory.join(BESIDE), &place)?;
         Reserve::remove(&self.directory.join(BESIDE))?;

@@ -26,8 +26,8 @@ impl Installation for RedisStore {
     }
 
     async fn identify(&self, identity: &str) -> Result<(), StoreError> {
-        // The store got its identity when this process connected. If it is missing now, it was lost, perhaps
-        // with other rows.
+        // The store got its identity when this process connected. If it is missing now, it has been lost, perhaps
+        // together with other rows.
         if self.cells.age.has_identity() {
             return Err(StoreError::NeedsOperator(LOST.to_owned()));
         }

@@ -1,10 +1,9 @@
 //! The clock of the Redis server, and writes that must not be executed late.
 //!
-//! A server that was stopped or cut off executes the commands that it has received when it continues, long after
-//! their callers have received an error. If a refresh token were replaced that late, an honest client could have
-//! no valid token: by the time that it tries again, the grace period might be over. Its attempt would look like
-//! the use of a stolen copy, and the grant would be revoked. Therefore, the write that replaces a refresh token
-//! has a deadline by the clock of the same server.
+//! A server that was stopped or cut off later executes the commands that it has received, long after their callers
+//! have received an error. If a refresh token were replaced that late, the grace period might be over by the time
+//! an honest client tries again. The attempt would then look like the use of a stolen copy, and the grant would be
+//! revoked. Therefore, the write that replaces a refresh token has a deadline by the clock of the same server.
 
 use std::sync::LazyLock;
 use std::time::Duration;

@@ -156,7 +156,7 @@ async fn take_back(cells: &Cells, client: Client) -> Result<Registration, StoreE
     Ok(Registration::Full)
 }
 
-/// Removes a client unless it has been used, or disabled. Returns whether it is gone.
+/// Removes a client unless it has been used or disabled. Returns whether the client no longer exists.
 async fn evict(cells: &Cells, id: &ClientId) -> Result<bool, StoreError> {
     let key = cells.keys.client(id);
     let mut tries = Tries::default();
