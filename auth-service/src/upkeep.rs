@@ -89,8 +89,8 @@ impl Upkeep {
         })))
     }
 
-    /// Runs all checks, and records the time in the store if `MARK_EVERY` has passed. Logs changes of the
-    /// results.
+    /// Runs all checks, and records the time in the store if `MARK_EVERY` has passed. Logs a message if the
+    /// results have changed.
     ///
     /// # Errors
     /// If the store cannot be read.

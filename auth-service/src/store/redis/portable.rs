@@ -39,8 +39,8 @@ const PAUSE: Duration = Duration::from_millis(250);
 impl Portable for RedisStore {
     async fn export(&self, now: UnixTime, to: Sink) -> Result<(), StoreError> {
         let cells = &self.cells;
-        // A scan can return a key twice. Keys are distinguished by 64 bits of their hash, which are the same for
-        // one in 10^19 pairs.
+        // A scan can return a key twice. Keys are distinguished by 64 bits of their hash. Two different keys have
+        // the same bits with a probability of about 10^-19.
         let mut seen = HashSet::new();
         let mut batch = Vec::with_capacity(BATCH);
         let mut pages = cells.connection.scan(cells.keys.all());
