@@ -2,7 +2,7 @@
 # Functions that all scripts share: paths, output, and failures. This file is sourced, not run.
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-# shellcheck disable=SC2034 # used by those who source this
+# shellcheck disable=SC2034 # used by the scripts that source this file
 TARGET=${CARGO_TARGET_DIR:-$ROOT/target}
 # Several checkouts can share one directory for the tools.
 TOOLS=${MCP_GATE_TOOLS:-$ROOT/.tools}
@@ -86,7 +86,7 @@ port_is_taken() {
 has_ipv6_loopback() { grep -qs '^0\{31\}1 ' /proc/net/if_inet6; }
 
 # render TEMPLATE NAME=VALUE…: prints the template with each @NAME@ replaced. Values are not passed as arguments of
-# another program, because every user of the machine could read them there.
+# another program, because every user of the machine can read the arguments of programs.
 render() {
   local text pair
   text=$(<"$1")
@@ -107,7 +107,7 @@ http_head() {
     exec 3<>"/dev/tcp/127.0.0.1/$1"
   } 2>/dev/null || return 1
   printf '%s %s HTTP/1.1\r\nHost: %s\r\nContent-Length: 0\r\nConnection: close\r\n\r\n' "$2" "$3" "$4" 2>/dev/null >&3 || return 1
-  # A server that is still starting might disconnect. The lines that it sent before that are the response.
+  # A server that is still starting might disconnect. The lines that it has sent by then are the response.
   while IFS= read -r -t 5 line <&3; do
     line=${line%$'\r'}
     [[ -n $line ]] || break

@@ -164,7 +164,7 @@ need_good_labels() {
   fi
 }
 
-# Creates the account of the first start, unless there already is an account.
+# Creates the account for the first start, unless an account already exists.
 stack_account() {
   local list out
   list=$(compose exec -T auth-service /auth-service user list </dev/null) ||
@@ -208,7 +208,8 @@ stack_up() {
   for service in auth-service edge $(stack_services); do
     wait_for_health "$service" 90 || die "$service is not healthy after 90 s. The end of its log is above."
   done
-  # Chooses the service that is shown as an example and then tested: "everything" if it runs, otherwise any other.
+  # Chooses the service that is shown as an example and then tested: "everything" if it is running, otherwise any
+  # other.
   for service in $(stack_services); do
     if [[ -z $first || $service == everything ]]; then first=$service; fi
   done
@@ -259,7 +260,7 @@ END
 }
 
 # Files are copied into and out of the stack through a volume that belongs to the user of its containers, because no
-# container of the stack runs as root, and none can write to another place.
+# container of the stack runs as root, and none can write anywhere else.
 in_setup() { docker run --rm -i --network none --user 65532:65532 --cap-drop ALL --entrypoint sh "$@"; }
 
 SCRATCH=''

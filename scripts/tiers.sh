@@ -32,7 +32,7 @@ pick_ports() {
   local name port used=" $PORT "
   : >"$DATA/stack.env"
   for name in AUTH_PUBLIC_PORT AUTH_EDGE_PORT AUTH_EDGE_GRPC_PORT AUTH_OPS_PORT WRAPPER_PORT WRAPPER_OPS_PORT; do
-    # These ports are below the range from which the kernel takes ports for outgoing connections.
+    # These ports are below the range from which the kernel assigns ports to outgoing connections.
     while port=$((20000 + RANDOM % 12000)); [[ $used == *" $port "* ]] || port_is_taken "$port"; do :; done
     used+="$port "
     printf -v "$name" '%s' "$port"
@@ -70,8 +70,8 @@ make_account() {
   PASSWORD=$(sed -n 's/^password: *//p' <<<"$out")
   [[ -n $PASSWORD ]] || die "auth-service created the account $ACCOUNT but did not print its password. Remove $DATA and start again."
   printf '%s\n' "$ACCOUNT" >"$DATA/account"
-  # The password is printed here and again at the end, because it is not stored and must not be lost if the start fails after
-  # this.
+  # The password is printed here and again at the end, because it is not stored and must not be lost if the start fails
+  # later.
   say "  The account $ACCOUNT was created, with the one-time password $PASSWORD"
 }
 
@@ -164,8 +164,8 @@ start_edge() {
         "$EDGE_PROGRAM" run --adapter caddyfile --config "$DATA/Caddyfile"
       ;;
     traefik)
-      # An entry point has only one address, so a second entry point with the same settings listens at ::1. Routers that name
-      # no entry point are at both.
+      # An entry point has only one address, so a second entry point with the same settings listens on ::1. Routers that do
+      # not name an entry point are on both.
       if has_ipv6_loopback; then second="edge-ipv6: { <<: *edge, address: \"[::1]:$PORT\" }"; fi
       mkdir -p "$DATA/traefik"
       render_edge traefik/dynamic.yaml.in traefik/dynamic.yaml
