@@ -18,9 +18,11 @@ pub use check::{Era, Fault, MAX_CAPABILITIES, Meta, Request, check, era, is_mode
 pub use header::{Field, Fields};
 pub use link::Ticket;
 pub use param_headers::ParamHeaders;
-pub use pending::completion;
+pub use pending::{completion, subscription_meta};
 pub use servers::{CallError, Native, Servers, Settings};
 pub(crate) use tools::read_tools_with;
+
+use crate::protocol::Members;
 
 /// The name of the revision in messages.
 pub const VERSION: &str = "2026-07-28";
@@ -31,9 +33,20 @@ pub const META_PREFIX: &str = "io.modelcontextprotocol/";
 pub const CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
 /// The name in `_meta` for the revision of a request.
 pub const PROTOCOL_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
+/// The program that asks.
+pub const CLIENT_INFO: &str = "io.modelcontextprotocol/clientInfo";
 /// The minimum level of the log messages that the client wants for this request.
 pub const LOG_LEVEL: &str = "io.modelcontextprotocol/logLevel";
 /// The id of the `subscriptions/listen` request that a notification belongs to.
 pub const SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
 /// The implementation of the server that sent the response.
 pub const SERVER_INFO: &str = "io.modelcontextprotocol/serverInfo";
+
+/// The `_meta` of a request of this revision, with the members that every request must have. `given` is the
+/// `_meta` that it has already, and `capabilities` are those of the client. Both are JSON text.
+pub fn meta<'a>(given: &'a str, capabilities: &'a str) -> Members<'a> {
+    let mut meta = Members::parse(given).unwrap_or_default();
+    meta.set(PROTOCOL_VERSION, format!(r#""{VERSION}""#));
+    meta.set(CAPABILITIES, capabilities);
+    meta
+}

@@ -15,6 +15,7 @@ mod ids;
 mod keys;
 mod methods;
 mod outcome;
+mod outgoing;
 mod outline;
 mod params;
 mod peek;
@@ -39,6 +40,7 @@ pub use ids::DECODED;
 pub use ids::{IdKey, own_number, same_id};
 pub use keys::has_nul_key;
 pub use outcome::{Relayed, is_about_a_request, is_sound, relay};
+pub use outgoing::{Outgoing, cancelled, client_info, initialize};
 pub use outline::{Outline, OutlineReader, Unreadable, outline};
 pub use peek::{
     CallParams, elements, members, object, peek_call, peek_cancelled, peek_initialize_result, peek_name,

@@ -15,7 +15,7 @@ use super::unsettled::Unsettled;
 use crate::budget::{Budget, Memory, Reservation, TOO_MANY_MESSAGES};
 use crate::child::{Child, Framing, Launcher, LineLog, Numbers, Outbox, Width};
 use crate::metrics::Metrics;
-use crate::protocol::{Code, IdKey, Message, Patch, Span, Text, error_message, same_id};
+use crate::protocol::{Code, IdKey, Message, Patch, Span, Text, cancelled, error_message, same_id};
 use crate::stream::Stream;
 
 /// Progress extends the deadline of a request, up to this multiple of its timeout.
@@ -123,7 +123,7 @@ impl Pending {
         self.session.excuses(self.started, self.timeout, now)
     }
 
-    /// Responds with an error from the wrapper.
+    /// Responds with an error of the wrapper.
     pub(super) fn fail(self, code: Code, message: &str) {
         self.session.metrics.requests_failed_total.add();
         let answer = error_message(Some(&self.id), code, message);
@@ -157,7 +157,7 @@ pub(super) struct Progress {
 }
 
 /// A request to send to the child.
-pub(super) struct Outgoing<'a> {
+pub(super) struct Call<'a> {
     pub(super) message: &'a Message<'a>,
     pub(super) id: Span,
     pub(super) token: Option<Span>,
@@ -201,8 +201,8 @@ impl Link {
         }
     }
 
-    /// Sends a request. Its response, or an error from the wrapper, is sent on `stream`.
-    pub(super) async fn request(&self, session: &Arc<Session>, stream: &Arc<Stream>, outgoing: Outgoing<'_>) {
+    /// Sends a request. Its response, or an error of the wrapper, is sent on `stream`.
+    pub(super) async fn request(&self, session: &Arc<Session>, stream: &Arc<Stream>, outgoing: Call<'_>) {
         let message = outgoing.message;
         let Some((place, number)) = self.state().numbers.give() else {
             let why = "This server cannot generate random numbers.";
@@ -284,7 +284,7 @@ impl Link {
         self.messages.reserve(owner, text.len() + REPLACED, ROOM_PATIENCE).await
     }
 
-    /// Sends one of the wrapper's own messages if there is space in the queue.
+    /// Sends a message of the wrapper if there is space in the queue.
     pub(super) fn say(&self, text: &str) {
         self.note();
         let _ = self.outbox.try_send(self.framing.encode(text, &mut []), false);
@@ -318,9 +318,9 @@ impl Link {
         Some(pending)
     }
 
-    /// The number of the only waiting request, if an error from the child without an id cannot refer to
-    /// anything else. If the child has several callers, returns `None` except for `initialize`, which precedes
-    /// their requests.
+    /// The number of the only waiting request, if an error of the child without an id cannot refer to anything
+    /// else. If the child has several callers, returns `None` except for `initialize`, which precedes their
+    /// requests.
     pub(super) fn sole(&self, about: About) -> Option<u64> {
         let state = self.state();
         let (_, pending) = state.pending.first_key_value()?;
@@ -471,11 +471,4 @@ impl Link {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// A cancellation notification from the wrapper.
-pub(super) fn cancelled(number: u64, reason: &str) -> String {
-    format!(
-        r#"{{"jsonrpc":"2.0","method":"notifications/cancelled","params":{{"requestId":{number},"reason":"{reason}"}}}}"#
-    )
 }

@@ -13,9 +13,10 @@ use crate::budget::{Reservation, TOO_MANY_ANSWERS, of_child};
 use crate::child::{Account, Decoder, Exit, Frame, Frames, Output, read_frames};
 use crate::offload::{LARGE, Offload};
 use crate::protocol::{
-    Code, Kind, Line, Message, Outline, OutlineReader, Patch, Relayed, Salvage, Salvaged, Span, Unreadable,
-    error_message, is_about_a_request, mended_length, own_number, parse_line, peek_call, peek_cancelled,
-    peek_initialize_result, peek_progress, relay, rewrite, tidy, too_long, without_lone_surrogates,
+    Code, Kind, Line, Message, Outgoing, Outline, OutlineReader, Patch, Relayed, Salvage, Salvaged, Span,
+    Unreadable, error_message, is_about_a_request, mended_length, own_number, parse_line, peek_call,
+    peek_cancelled, peek_initialize_result, peek_progress, relay, rewrite, tidy, too_long,
+    without_lone_surrogates,
 };
 use crate::stream::Stream;
 
@@ -409,7 +410,7 @@ fn any_stream(link: &Link, session: &Session) -> Arc<Stream> {
 /// handle any other request.
 fn answer_for_nobody(link: &Link, method: &str, id: &str) {
     if method == "ping" {
-        return link.say(&format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{}}}}"#));
+        return link.say(&Outgoing::Result { id, result: "{}" }.text());
     }
     let why = "This server is shared between clients, so it cannot send requests to them.";
     link.say(&String::from_utf8_lossy(&error_message(Some(id.as_bytes()), Code::MethodNotFound, why)));

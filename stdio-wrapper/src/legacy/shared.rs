@@ -5,10 +5,9 @@
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::link::{Audience, Link, Outgoing};
+use super::link::{Audience, Call, Link};
 use super::routing;
 use super::session::{Refusal, Session, SessionLimits};
 use super::sessions::Settings;
@@ -17,7 +16,8 @@ use crate::budget::{Reservation, TOO_MANY_ANSWERS};
 use crate::child::{Framing, Launcher, Placeholders, StartError};
 use crate::metrics::Metrics;
 use crate::protocol::{
-    Code, Kind, Message, Span, Text, Version, error_message, error_words, parse_line, peek_requested_version,
+    Code, Kind, Message, Outgoing, Span, Text, Version, error_message, error_words, initialize, parse_line,
+    peek_requested_version,
 };
 use crate::stream::{First, Stream};
 
@@ -79,10 +79,9 @@ impl SharedChildren {
             Ok(ready) => {
                 session.set_slot(wanted);
                 session.initialized(Some(ready.version));
-                let text =
-                    format!(r#"{{"jsonrpc":"2.0","id":{},"result":{}}}"#, message.at(id), ready.result);
+                let text = Outgoing::Result { id: message.at(id), result: &ready.result }.bytes();
                 let answers = &self.settings.memory.answers;
-                match answers.count(&session.owner, Bytes::from(text).into()) {
+                match answers.count(&session.owner, text.into()) {
                     Some(text) => stream.push(text, true),
                     None => session.refuse(message, id, stream, Code::Refused, TOO_MANY_ANSWERS),
                 }
@@ -203,7 +202,7 @@ impl SharedChildren {
             link.child.stop();
         }
         let (result, version) = answer?;
-        link.say(r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#);
+        link.say(&Outgoing::Notification { method: "notifications/initialized", params: None }.text());
         Ok(Ready { link, result, version })
     }
 
@@ -229,11 +228,7 @@ impl SharedChildren {
             Arc::clone(&self.metrics),
         ));
         // The wrapper declares no capabilities, because a shared child must not send requests to a client.
-        let text = format!(
-            r#"{{"jsonrpc":"2.0","id":0,"method":"initialize","params":{{"protocolVersion":"{}","capabilities":{{}},"clientInfo":{{"name":"stdio-wrapper","version":"{}"}}}}}}"#,
-            version.as_str(),
-            env!("CARGO_PKG_VERSION")
-        );
+        let text = initialize(version, "{}");
         let message = parse_line(text.as_bytes()).map_err(|error| failure(error.to_string()))?;
         let Kind::Request { id, .. } = message.kind.clone() else {
             return Err(failure("no request".to_owned()));
@@ -242,7 +237,7 @@ impl SharedChildren {
         link.request(
             &greeter,
             &stream,
-            Outgoing { message: &message, id, token: None, is_initialize: true, timeout },
+            Call { message: &message, id, token: None, is_initialize: true, timeout },
         )
         .await;
         let wait = async {

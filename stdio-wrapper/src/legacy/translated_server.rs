@@ -4,10 +4,9 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::link::cancelled;
 use super::session::Session;
 use crate::policy::Permit;
-use crate::protocol::{Message, Span, parse_line};
+use crate::protocol::{Message, Span, cancelled, parse_line};
 use crate::stream::Stream;
 
 /// The server side of a session that the translation serves.

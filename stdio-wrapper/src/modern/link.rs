@@ -12,7 +12,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::check::Request;
@@ -23,7 +22,7 @@ use crate::budget::{Budget, Memory, TOO_MANY_ANSWERS, TOO_MANY_MESSAGES};
 use crate::child::{Child, Framing, Launcher, LineLog, Numbers, Outbox, Width};
 use crate::metrics::Metrics;
 use crate::policy::Permit;
-use crate::protocol::{Code, Message, Patch, Span, error_message};
+use crate::protocol::{Code, Message, Outgoing, Patch, Span, cancelled, error_message};
 use crate::stream::Stream;
 
 /// Maximum time for which a message waits for a child that does not read.
@@ -75,7 +74,7 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         if self.link.take(self.number).is_some() {
             self.link.metrics.requests_cancelled_total.add();
-            self.link.say(&ending::cancelled(self.number, "the client has disconnected"));
+            self.link.say(&cancelled(self.number, "the client has disconnected"));
         }
     }
 }
@@ -137,8 +136,8 @@ impl Link {
             if let Some(result) = self.lists.get(key, now) {
                 self.metrics.list_cache_hits_total.add();
                 let id = request.id_text();
-                let answer = format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#);
-                let counted = self.answers.count(&owner, Bytes::from(answer).into());
+                let answer = Outgoing::Result { id, result: &result }.bytes();
+                let counted = self.answers.count(&owner, answer.into());
                 let refused = || error_message(Some(id.as_bytes()), Code::InternalError, TOO_MANY_ANSWERS);
                 stream.push(counted.unwrap_or_else(|| refused().into()), true);
                 return Ticket { link: Arc::clone(self), number: 0 };

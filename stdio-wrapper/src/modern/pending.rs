@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::SUBSCRIPTION;
 use super::lists::{Generation, Key};
-use crate::protocol::{Code, error_message};
+use crate::protocol::{Code, Members, Outgoing, error_message};
 use crate::stream::Stream;
 
 /// What a request waits for.
@@ -52,8 +52,15 @@ impl Pending {
 
 /// The result that ends a subscription. `id` is JSON text.
 pub fn completion(id: &str) -> Bytes {
-    format!(
-        r#"{{"jsonrpc":"2.0","id":{id},"result":{{"resultType":"complete","_meta":{{"{SUBSCRIPTION}":{id}}}}}}}"#
-    )
-    .into()
+    let mut result = Members::default();
+    result.set("resultType", r#""complete""#);
+    result.set("_meta", subscription_meta(id));
+    Outgoing::Result { id, result: &result.to_string() }.bytes()
+}
+
+/// The `_meta` of a message that belongs to the subscription with this id, which is JSON text.
+pub fn subscription_meta(id: &str) -> String {
+    let mut meta = Members::default();
+    meta.set(SUBSCRIPTION, id);
+    meta.to_string()
 }

@@ -2,7 +2,9 @@
 
 use bytes::Bytes;
 
+use super::edit::Members;
 use super::envelope::Message;
+use super::outgoing::Outgoing;
 use super::peek::{members, string};
 
 /// Error codes of JSON-RPC 2.0 §5.1, and others that MCP implementations use.
@@ -65,25 +67,19 @@ pub fn error_words(message: &Message<'_>) -> Option<String> {
     Some(string(words?)?.chars().take(MAX_WORDS).collect())
 }
 
-/// Creates the `error` member of a response, as JSON text.
-pub(super) fn error_text(code: i64, message: &str) -> String {
-    format!(r#"{{"code":{code},"message":{}}}"#, serde_json::Value::from(message))
+/// Creates the `error` member of a response, as JSON text. `data` is JSON text.
+pub(super) fn error_text(code: i64, message: &str, data: Option<&str>) -> String {
+    let mut error = Members::default();
+    error.set("code", code.to_string());
+    error.set("message", serde_json::Value::from(message).to_string());
+    if let Some(data) = data {
+        error.set("data", data);
+    }
+    error.to_string()
 }
 
 /// Like [`error_message`], with `data`, which is JSON text.
 pub fn error_with_data(id: Option<&[u8]>, code: Code, message: &str, data: Option<&str>) -> Bytes {
-    let text = serde_json::Value::from(message).to_string();
-    let mut out = Vec::with_capacity(text.len() + 80);
-    out.extend_from_slice(br#"{"jsonrpc":"2.0","id":"#);
-    out.extend_from_slice(id.unwrap_or(b"null"));
-    out.extend_from_slice(br#","error":{"code":"#);
-    out.extend_from_slice(code.number().to_string().as_bytes());
-    out.extend_from_slice(br#","message":"#);
-    out.extend_from_slice(text.as_bytes());
-    if let Some(data) = data {
-        out.extend_from_slice(br#","data":"#);
-        out.extend_from_slice(data.as_bytes());
-    }
-    out.extend_from_slice(b"}}");
-    out.into()
+    let id = String::from_utf8_lossy(id.unwrap_or(b"null"));
+    Outgoing::Error { id: &id, error: &error_text(code.number().into(), message, data) }.bytes()
 }

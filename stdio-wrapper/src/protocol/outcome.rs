@@ -5,6 +5,7 @@ use bytes::Bytes;
 use super::edit::Members;
 use super::envelope::{Message, Span};
 use super::error::{Code, error_message, error_text};
+use super::outgoing::Outgoing;
 use super::peek::{members, object, string};
 use super::text::Text;
 use super::tidy::tidy;
@@ -36,25 +37,26 @@ pub struct Relayed {
 /// Creates the response for the caller from the one in `frame`. The id at `id` is replaced with the caller's
 /// id, `with`. A response that clients would silently drop is repaired or replaced with an error.
 pub fn relay(frame: &Bytes, response: &Message<'_>, id: &Span, with: &[u8]) -> Relayed {
-    let put = |name: &str, value: &str| {
-        let id = String::from_utf8_lossy(with);
-        Text::from(Bytes::from(format!(r#"{{"jsonrpc":"2.0","id":{id},"{name}":{value}}}"#)))
-    };
+    let caller = String::from_utf8_lossy(with);
+    let put = |response: Outgoing<'_>| Text::from(response.bytes());
     match outcome(response) {
         Outcome::Sound => match tidy(response) {
             None => Relayed { text: Text::splice(frame, id, with), fault: None },
             Some(tidied) => {
                 let members = Members::parse(&tidied).unwrap_or_default();
-                let (name, value) = match members.get("error") {
-                    Some(error) => ("error", error),
-                    None => ("result", members.get("result").unwrap_or("{}")),
+                let plain = |value: &str| value.replace(['\r', '\n'], " ");
+                let text = if let Some(error) = members.get("error") {
+                    put(Outgoing::Error { id: &caller, error: &plain(error) })
+                } else {
+                    let result = plain(members.get("result").unwrap_or("{}"));
+                    put(Outgoing::Result { id: &caller, result: &result })
                 };
-                Relayed { text: put(name, &value.replace(['\r', '\n'], " ")), fault: None }
+                Relayed { text, fault: None }
             }
         },
         Outcome::Error(error) => {
             let fault = "`error` must have an integer `code` and a string in `message`";
-            Relayed { text: put("error", &error), fault: Some(fault) }
+            Relayed { text: put(Outgoing::Error { id: &caller, error: &error }), fault: Some(fault) }
         }
         Outcome::NoObject => {
             let fault = "`result` must be an object";
@@ -96,7 +98,7 @@ fn outcome(response: &Message<'_>) -> Outcome {
             let shown = message.or_else(|| string(error)).unwrap_or_else(|| error.into());
             let shown: String = shown.chars().take(MAX_SHOWN).collect();
             let code = code.unwrap_or_else(|| Code::InternalError.number().into());
-            Outcome::Error(error_text(code, &shown))
+            Outcome::Error(error_text(code, &shown, None))
         }
     }
 }

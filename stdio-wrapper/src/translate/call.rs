@@ -7,7 +7,6 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde_json::Value;
 use tokio::time::Instant;
 
 use super::call_questions::{CallQuestions, Endless, MAX_QUESTIONS};
@@ -18,7 +17,9 @@ use super::results::{LEVELS, MAX_URI, error_for_modern, params_for_legacy};
 use crate::budget::{Budget, TOO_MANY_ANSWERS};
 use crate::modern::Request;
 use crate::policy::Permit;
-use crate::protocol::{Code, Kind, Members, Message, elements, error_with_data, members, object, parse_line};
+use crate::protocol::{
+    Code, Kind, Members, Message, Outgoing, elements, error_with_data, members, object, parse_line,
+};
 use crate::stream::{Consumer, Next, Stream};
 
 /// Questions that a server asks within this time are sent to the client together.
@@ -78,11 +79,11 @@ impl ClientRequest {
     /// Sends a result, which is JSON text, to the client. If there is no memory for it, sends an error instead
     /// and returns false.
     pub(super) fn finish(&self, result: &str) -> bool {
-        self.answer(format!(r#"{{"jsonrpc":"2.0","id":{},"result":{result}}}"#, self.id))
+        self.answer(&Outgoing::Result { id: &self.id, result })
     }
 
-    fn answer(&self, text: String) -> bool {
-        let counted = self.answers.count(&self.owner, Bytes::from(text).into());
+    fn answer(&self, message: &Outgoing<'_>) -> bool {
+        let counted = self.answers.count(&self.owner, message.bytes().into());
         let is_counted = counted.is_some();
         match counted {
             Some(text) => self.stream.push(text, true),
@@ -167,11 +168,9 @@ pub(super) async fn start(
     let consumer = stream.connect();
     lease.pooled.calls.fetch_add(1, Ordering::AcqRel);
     let running = Running { lease, group, consumer: Some(consumer), number, is_done: false, asked };
-    let text = format!(
-        r#"{{"jsonrpc":"2.0","id":{number},"method":{},"params":{}}}"#,
-        Value::from(client_request.method.as_str()),
-        params_for_legacy(params)
-    );
+    let (id, params) = (number.to_string(), params_for_legacy(params));
+    let text = Outgoing::Request { id: &id, method: &client_request.method, params: &params }.text();
+    drop(params);
     if let Ok(message) = parse_line(text.as_bytes())
         && let Kind::Request { id, .. } = message.kind.clone()
     {
@@ -247,7 +246,7 @@ async fn event(
         }
         Kind::Notification { method } if method == "notifications/progress" => {
             if let Some(text) = progress(message, client_request.progress_token.as_deref()) {
-                client_request.stream.tell(Bytes::from(text).into());
+                client_request.stream.tell(text.into());
             }
             None
         }
@@ -276,9 +275,10 @@ async fn event(
 /// Fails a call because the client did not declare a capability that the server needs. Dropping the call
 /// afterwards cancels it in the child.
 fn lacks(client_request: &ClientRequest, needed: &str) -> Outcome {
-    let data = format!(r#"{{"requiredCapabilities":{needed}}}"#);
+    let mut data = Members::default();
+    data.set("requiredCapabilities", needed);
     let why = "The server needs a capability that the client did not declare.";
-    client_request.fail(Code::MissingCapability, why, Some(&data));
+    client_request.fail(Code::MissingCapability, why, Some(&data.to_string()));
     Outcome::Done
 }
 
@@ -308,7 +308,7 @@ async fn answer(
         return noted.map_or_else(|endless| endlessly(client_request, endless), |()| Outcome::Again);
     }
     let error = error_for_modern(&client_request.method, client_request.uri.as_deref(), error);
-    client_request.answer(format!(r#"{{"jsonrpc":"2.0","id":{},"error":{error}}}"#, client_request.id));
+    client_request.answer(&Outgoing::Error { id: &client_request.id, error: &error });
     Outcome::Done
 }
 
@@ -330,10 +330,11 @@ pub(super) fn endlessly(client_request: &ClientRequest, endless: Endless) -> Out
 
 /// Creates a progress notification with the token of this round, because each retry is a separate request with
 /// its own token. Returns `None` if the client wants no progress in this round.
-fn progress(message: &Message<'_>, token: Option<&str>) -> Option<String> {
+fn progress(message: &Message<'_>, token: Option<&str>) -> Option<Bytes> {
     let mut params = Members::parse(message.params_text()?)?;
     params.set("progressToken", token?);
-    Some(format!(r#"{{"jsonrpc":"2.0","method":"notifications/progress","params":{params}}}"#))
+    let params = params.to_string();
+    Some(Outgoing::Notification { method: "notifications/progress", params: Some(&params) }.bytes())
 }
 
 /// Adds a question for the client. Returns an outcome if the question ends the call.
@@ -381,8 +382,7 @@ pub(super) async fn send(
     params: &str,
 ) -> Result<SentRequest, String> {
     let method = permit.method();
-    let text =
-        format!(r#"{{"jsonrpc":"2.0","id":{number},"method":{},"params":{params}}}"#, Value::from(method));
+    let text = Outgoing::Request { id: &number.to_string(), method, params }.text();
     let message = parse_line(text.as_bytes()).map_err(|error| error.to_string())?;
     let Kind::Request { id, .. } = message.kind.clone() else {
         return Err("no request".to_owned());

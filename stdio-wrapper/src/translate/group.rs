@@ -20,7 +20,7 @@ use crate::child::Placeholders;
 use crate::legacy::{Session, TOO_MANY_QUESTIONS};
 use crate::modern::ParamHeaders;
 use crate::policy::{Own, Permit};
-use crate::protocol::{Kind, Message, Version, members, parse_line, peek_cancelled, string};
+use crate::protocol::{Kind, Message, Outgoing, cancelled, members, parse_line, peek_cancelled, string};
 use crate::stream::{Next, Stream};
 
 /// Maximum number of questions that are queued until the running call sends them to its client.
@@ -294,9 +294,7 @@ impl PooledSession {
 
     /// Cancels the wrapper's request with this id in the session, and sends the child the reason.
     pub(super) async fn cancel(&self, number: u64, why: &str) {
-        let params = serde_json::json!({ "requestId": number, "reason": why });
-        let text = format!(r#"{{"jsonrpc":"2.0","method":"notifications/cancelled","params":{params}}}"#);
-        self.notify(Own::Cancelled, &text).await;
+        self.notify(Own::Cancelled, &cancelled(number, why)).await;
     }
 
     /// From now on, sends log messages to this stream, or drops them if there is no level.
@@ -312,7 +310,7 @@ pub(super) async fn take(group: &Group, pooled: &PooledSession, message: &Messag
         Kind::Request { method, id } => {
             let id = message.at(id);
             if method == "ping" {
-                return pooled.respond(&format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{}}}}"#)).await;
+                return pooled.respond(&Outgoing::Result { id, result: "{}" }.text()).await;
             }
             let params = message.params_text().unwrap_or("{}");
             if needs(method, params, &group.capabilities) != Needs::Nothing {
@@ -417,13 +415,4 @@ impl Drop for Lease {
             group.freed.notify_one();
         }
     }
-}
-
-/// The `initialize` request that the wrapper sends for a client.
-pub(super) fn initialize(capabilities: &str) -> String {
-    format!(
-        r#"{{"jsonrpc":"2.0","id":0,"method":"initialize","params":{{"protocolVersion":"{}","capabilities":{capabilities},"clientInfo":{{"name":"stdio-wrapper","version":"{}"}}}}}}"#,
-        Version::LATEST.as_str(),
-        env!("CARGO_PKG_VERSION")
-    )
 }

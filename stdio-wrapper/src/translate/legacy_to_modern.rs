@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
@@ -21,13 +20,11 @@ use super::results::{LEVELS, MAX_GREETING, MAX_URI, capabilities_for_modern, tre
 use crate::budget::{Kept, TOO_MANY_ANSWERS, TOO_MANY_MESSAGES};
 use crate::child::Placeholders;
 use crate::legacy::{Busy, Session, Sessions, TranslatedServer};
-use crate::modern::{
-    CAPABILITIES, LOG_LEVEL, Meta, Native, PROTOCOL_VERSION, Request, SERVER_INFO, Servers, VERSION,
-};
+use crate::modern::{LOG_LEVEL, Meta, Native, Request, SERVER_INFO, Servers, meta};
 use crate::policy::{Gate, Permit};
 use crate::protocol::{
-    Code, Kind, Members, Message, Span, Text, Version, error_message, members, object, parse_line, peek_call,
-    peek_name, peek_requested_version, string,
+    Code, Kind, Members, Message, Outgoing, Span, Text, Version, error_message, members, object, parse_line,
+    peek_call, peek_name, peek_requested_version, string,
 };
 use crate::stream::{Next, Stream};
 
@@ -93,8 +90,8 @@ impl LegacyToModern {
         let session = self.sessions.open_foreign(owner, caller, &foreign).ok()?;
         session.initialized(Some(version));
         self.is_needed.store(true, Ordering::Relaxed);
-        let text = format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{}}}"#, peer.greeting(version));
-        Some((session, Bytes::from(text).into()))
+        let text = Outgoing::Result { id, result: &peer.greeting(version) }.bytes();
+        Some((session, text.into()))
     }
 }
 
@@ -216,14 +213,12 @@ impl Peer {
     fn text(&self, method: &str, params: &str, level: Option<&str>, id: &str) -> String {
         let mut members = Members::parse(params).unwrap_or_default();
         let given = members.remove("_meta").unwrap_or_default();
-        let mut meta = Members::parse(&given).unwrap_or_default();
-        meta.set(PROTOCOL_VERSION, format!(r#""{VERSION}""#));
-        meta.set(CAPABILITIES, self.capabilities.as_str());
+        let mut meta = meta(&given, &self.capabilities);
         if let Some(level) = level {
             meta.set(LOG_LEVEL, Value::from(level).to_string());
         }
         members.set("_meta", meta.to_string());
-        format!(r#"{{"jsonrpc":"2.0","id":{id},"method":{},"params":{members}}}"#, Value::from(method))
+        Outgoing::Request { id, method, params: &members.to_string() }.text()
     }
 
     /// Sends a request in stateless form. Returns `None` if the server no longer supports that revision.
@@ -387,8 +382,7 @@ impl TranslatedServer for Peer {
                     let (code, why) = no_room();
                     return stream.push(error_message(Some(id.as_bytes()), code, &why).into(), true);
                 }
-                let text = format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{}}}}"#);
-                return stream.push(Bytes::from(text).into(), true);
+                return stream.push(Outgoing::Result { id: &id, result: "{}" }.bytes().into(), true);
             }
             Some(Err((code, why))) => {
                 return stream.push(error_message(Some(id.as_bytes()), code, &why).into(), true);

@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 
 use super::results::{Greeting, MAX_URI};
 use crate::budget::{Kept, Reservation};
-use crate::modern::{SUBSCRIPTION, completion};
-use crate::protocol::{Members, Message, elements, members, string};
+use crate::modern::{completion, subscription_meta};
+use crate::protocol::{Members, Message, Outgoing, elements, members, string};
 use crate::stream::Stream;
 
 /// Notifications about lists: the name in the subscription, the method of the notification, and the required
@@ -86,10 +86,11 @@ impl Filter {
             let resources: Vec<&str> = self.resources.iter().map(|uri| &**uri).collect();
             granted.insert("resourceSubscriptions".to_owned(), json!(resources));
         }
-        format!(
-            r#"{{"jsonrpc":"2.0","method":"notifications/subscriptions/acknowledged","params":{{"notifications":{},"_meta":{{"{SUBSCRIPTION}":{id}}}}}}}"#,
-            Value::Object(granted)
-        )
+        let mut params = Members::default();
+        params.set("notifications", Value::Object(granted).to_string());
+        params.set("_meta", subscription_meta(id));
+        let method = "notifications/subscriptions/acknowledged";
+        Outgoing::Notification { method, params: Some(&params.to_string()) }.text()
     }
 
     /// Whether the client wants a notification with this method. `uri` identifies the resource of the
@@ -170,13 +171,14 @@ impl Listeners {
         let wants = |listener: &&Listener| {
             listener.filter.wants(method, resource.as_deref()) && !listener.stream.is_complete()
         };
-        let before_meta = uri.map(|uri| format!(r#""uri":{uri},"#)).unwrap_or_default();
+        let mut params = Members::default();
+        if let Some(uri) = uri {
+            params.set("uri", uri);
+        }
         for listener in self.all().iter().filter(wants) {
-            let id = &listener.id;
-            let text = format!(
-                r#"{{"jsonrpc":"2.0","method":"{method}","params":{{{before_meta}"_meta":{{"{SUBSCRIPTION}":{id}}}}}}}"#
-            );
-            listener.stream.tell(bytes::Bytes::from(text).into());
+            params.set("_meta", subscription_meta(&listener.id));
+            let text = Outgoing::Notification { method, params: Some(&params.to_string()) }.bytes();
+            listener.stream.tell(text.into());
         }
     }
 
@@ -195,6 +197,7 @@ impl Listeners {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::modern::SUBSCRIPTION;
     use crate::protocol::parse_line;
     use crate::stream::Next;
 

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use serde_json::Value;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
@@ -277,9 +278,11 @@ impl ModernToLegacy {
             }
             all.insert(number, waiting);
         }
-        let is_told = client_request.finish(&format!(
-            r#"{{"resultType":"input_required","inputRequests":{requests},"requestState":"{sealed}"}}"#
-        ));
+        let mut result = Members::default();
+        result.set("resultType", r#""input_required""#);
+        result.set("inputRequests", requests);
+        result.set("requestState", Value::from(sealed).to_string());
+        let is_told = client_request.finish(&result.to_string());
         if !is_told {
             // The client did not receive the request state, so it could not continue the call.
             let forgotten = self.waiting().remove(&number);

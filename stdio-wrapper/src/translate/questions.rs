@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use serde_json::{Value, json};
 
 use crate::budget::{Kept, Reservation};
-use crate::protocol::{Members, Message, members, object, string};
+use crate::protocol::{Members, Message, Outgoing, members, object, string};
 
 /// The member of `_meta` in which a server of an earlier revision can suggest a name for its question.
 const KEY_HINT: &str = "mcp-gate/inputKey";
@@ -101,7 +101,7 @@ impl Question {
 
     /// The response for the child.
     pub(super) fn response(&self, answer: &str) -> String {
-        format!(r#"{{"jsonrpc":"2.0","id":{},"result":{answer}}}"#, &*self.id)
+        Outgoing::Result { id: &self.id, result: answer }.text()
     }
 
     /// The error for the child if the client did not declare the capability that the question needs.
@@ -142,8 +142,8 @@ pub(super) fn lacking(id: &str) -> String {
 
 /// An error for the child's request with this id, which is JSON text.
 pub(super) fn refusal(id: &str, code: i32, why: &str) -> String {
-    let why = Value::from(why);
-    format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{{"code":{code},"message":{why}}}}}"#)
+    let error = json!({ "code": code, "message": why }).to_string();
+    Outgoing::Error { id, error: &error }.text()
 }
 
 /// Parses `inputResponses`: the answers by name, as JSON text. Returns `None` if the text is not an object.

@@ -155,9 +155,11 @@ pub(super) fn capabilities(text: &str) -> Result<String, TooLarge> {
 pub(super) fn capabilities_for_modern(text: &str) -> Result<String, TooLarge> {
     let mut given = members_within(text)?;
     given.retain(|name| name == "experimental" || ASKABLE.iter().any(|(known, _)| *known == name));
-    let known = given.iter().filter(|(_, value)| object(Some(value)).is_some());
-    let texts: Vec<String> = known.map(|(name, value)| format!("{}:{value}", Value::from(name))).collect();
-    Ok(format!("{{{}}}", texts.join(",")))
+    let mut known = Members::default();
+    for (name, value) in given.iter().filter(|(_, value)| object(Some(value)).is_some()) {
+        known.set(name, value);
+    }
+    Ok(known.to_string())
 }
 
 fn members_within(text: &str) -> Result<Members<'_>, TooLarge> {

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::{Backend, Session};
-use crate::legacy::link::{Link, Outgoing, cancelled};
+use crate::legacy::link::{Call, Link};
 use crate::policy::Permit;
-use crate::protocol::{Code, Message, Patch, Span, error_message, peek_call, peek_cancelled};
+use crate::protocol::{Code, Message, Patch, Span, cancelled, error_message, peek_call, peek_cancelled};
 use crate::stream::Stream;
 
 impl Session {
@@ -75,7 +75,7 @@ impl Session {
         stream: &Arc<Stream>,
     ) {
         let timeout = if is_initialize { self.limits.start_timeout } else { self.limits.request_timeout };
-        link.request(self, stream, Outgoing { message, id, token, is_initialize, timeout }).await;
+        link.request(self, stream, Call { message, id, token, is_initialize, timeout }).await;
     }
 
     /// Responds to a request with an error instead of sending it to the child.

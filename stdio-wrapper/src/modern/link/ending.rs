@@ -4,6 +4,7 @@ use tokio::time::Instant;
 
 use super::Link;
 use crate::modern::pending::Waits;
+use crate::protocol::cancelled;
 
 /// Progress extends the deadline of a request, up to this multiple of its timeout.
 const MAX_EXTENSIONS: u32 = 12;
@@ -71,11 +72,4 @@ impl Link {
     pub(in crate::modern) fn death(&self) -> String {
         self.dead.get().cloned().unwrap_or_else(|| "The MCP server closed its input.".to_owned())
     }
-}
-
-/// A cancellation notification from the wrapper.
-pub(super) fn cancelled(number: u64, reason: &str) -> String {
-    format!(
-        r#"{{"jsonrpc":"2.0","method":"notifications/cancelled","params":{{"requestId":{number},"reason":"{reason}"}}}}"#
-    )
 }

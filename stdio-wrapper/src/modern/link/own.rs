@@ -9,8 +9,8 @@ use tokio::time::Instant;
 use super::{Link, Ticket};
 use crate::budget::Reservation;
 use crate::modern::pending::{Pending, Waits};
-use crate::modern::{CAPABILITIES, PROTOCOL_VERSION, VERSION};
-use crate::protocol::{Kind, Text, parse_line};
+use crate::modern::{CLIENT_INFO, meta};
+use crate::protocol::{Kind, Members, Outgoing, Text, client_info, parse_line};
 use crate::stream::{First, Stream};
 
 impl Link {
@@ -47,12 +47,11 @@ impl Link {
         within: Duration,
         stream: &Arc<Stream>,
     ) -> Result<Ticket, String> {
-        let params = params.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')).unwrap_or_default();
-        let comma = if params.trim().is_empty() { "" } else { "," };
-        let text = format!(
-            r#"{{"jsonrpc":"2.0","id":0,"method":"{method}","params":{{{params}{comma}"_meta":{{"{PROTOCOL_VERSION}":"{VERSION}","{CAPABILITIES}":{capabilities},"io.modelcontextprotocol/clientInfo":{{"name":"stdio-wrapper","version":"{}"}}}}}}}}"#,
-            env!("CARGO_PKG_VERSION")
-        );
+        let mut meta = meta("{}", capabilities);
+        meta.set(CLIENT_INFO, client_info());
+        let mut params = Members::parse(params).unwrap_or_default();
+        params.set("_meta", meta.to_string());
+        let text = Outgoing::Request { id: "0", method, params: &params.to_string() }.text();
         let message = parse_line(text.as_bytes()).map_err(|error| error.to_string())?;
         let Kind::Request { id, .. } = message.kind.clone() else {
             return Err("no request".to_owned());

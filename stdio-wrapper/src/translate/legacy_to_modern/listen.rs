@@ -3,7 +3,6 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
@@ -12,7 +11,7 @@ use super::{LISTEN, Peer};
 use crate::budget::Kept;
 use crate::legacy::Session;
 use crate::policy::Gate;
-use crate::protocol::{Kind, Members, parse_line};
+use crate::protocol::{Kind, Members, Outgoing, parse_line};
 use crate::stream::{Next, Stream};
 
 /// Pause before a subscription that has ended is opened again.
@@ -104,7 +103,9 @@ impl Peer {
         let consumer = stream.connect();
         let gate = self.state().gate.clone();
         let Ok(permit) = gate.pass(LISTEN, None) else { return std::future::pending().await };
-        let params = format!(r#"{{"notifications":{wanted}}}"#);
+        let mut params = Members::default();
+        params.set("notifications", wanted);
+        let params = params.to_string();
         let Ok(Some(_ticket)) = self.send(session, &permit, params, "0", &stream).await else {
             return;
         };
@@ -120,9 +121,9 @@ impl Peer {
                             let mut params =
                                 message.params_text().and_then(Members::parse).unwrap_or_default();
                             params.remove("_meta");
-                            let text =
-                                format!(r#"{{"jsonrpc":"2.0","method":"{method}","params":{params}}}"#);
-                            session.get_stream().tell(Bytes::from(text).into());
+                            let params = params.to_string();
+                            let text = Outgoing::Notification { method, params: Some(&params) }.bytes();
+                            session.get_stream().tell(text.into());
                         }
                         Kind::Notification { .. } | Kind::Request { .. } => {}
                         Kind::Response { .. } => return,

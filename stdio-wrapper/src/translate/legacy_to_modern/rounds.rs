@@ -12,7 +12,7 @@ use super::super::results::result_for_legacy;
 use super::{Peer, Unanswered, fail};
 use crate::budget::{Kept, TOO_MANY_ANSWERS, TOO_MANY_MESSAGES};
 use crate::legacy::{Session, TOO_MANY_QUESTIONS};
-use crate::protocol::{Members, members, parse_line, string};
+use crate::protocol::{Members, Outgoing, members, parse_line, string};
 use crate::stream::Stream;
 
 impl Peer {
@@ -34,7 +34,7 @@ impl Peer {
             members(result, ["resultType", "inputRequests", "requestState"]).ok().unwrap_or_default();
         if kind.and_then(string).as_deref() != Some("input_required") {
             let result = result_for_legacy(result);
-            let text = Bytes::from(format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#));
+            let text = Outgoing::Result { id, result: &result }.bytes();
             self.answer(session, text, id, out);
             return None;
         }
@@ -90,8 +90,8 @@ impl Peer {
             self.state().asked.insert(id.clone(), sender);
             asking.ids.push(id.clone());
             let params = params.unwrap_or("{}");
-            let text = format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"{method}","params":{params}}}"#);
-            if !session.put(&id, &method, Bytes::from(text), out) {
+            let text = Outgoing::Request { id: &id, method: &method, params }.bytes();
+            if !session.put(&id, &method, text, out) {
                 return Err(TOO_MANY_QUESTIONS.to_owned());
             }
             // The name is a part of the response, which is already counted.

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::super::group::{Group, GroupKey, Lease, PooledSession, initialize, pump};
+use super::super::group::{Group, GroupKey, Lease, PooledSession, pump};
 use super::super::results::Greeting;
 use super::{ModernToLegacy, Refused, Suspended, Waiting};
 use crate::child::Placeholders;
 use crate::legacy::{OpenError, Session, Sessions};
 use crate::policy::Own;
-use crate::protocol::{Kind, error_words, parse_line};
+use crate::protocol::{Kind, Outgoing, Version, error_words, initialize, parse_line};
 use crate::stream::{Consumer, First};
 
 /// A waiting call keeps its session for 1/`UNDISTURBED` of the input timeout: 30 s of 10 minutes. After that, a
@@ -169,7 +169,7 @@ impl ModernToLegacy {
         let unfinished = Unfinished { sessions: &self.sessions, session: Some(&session) };
         session.number_questions();
         session.set_common();
-        let text = initialize(&key.capabilities);
+        let text = initialize(Version::LATEST, &key.capabilities);
         let message = parse_line(text.as_bytes()).map_err(|error| Refused::Child(error.to_string()))?;
         let Kind::Request { id, .. } = message.kind.clone() else {
             return Err(Refused::Child("no request".to_owned()));
@@ -193,7 +193,8 @@ impl ModernToLegacy {
         };
         unfinished.keep();
         let pooled = Arc::new(PooledSession::new(session, greeting));
-        pooled.notify(Own::Initialized, r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#).await;
+        let initialized = Outgoing::Notification { method: "notifications/initialized", params: None };
+        pooled.notify(Own::Initialized, &initialized.text()).await;
         group.pooled_sessions().push(Arc::clone(&pooled));
         tokio::spawn(pump(Arc::clone(group), pooled));
         Ok(())
