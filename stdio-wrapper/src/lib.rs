@@ -10,6 +10,7 @@ pub mod capacity;
 pub mod child;
 pub mod config;
 pub mod connection;
+mod conversation;
 pub mod http;
 pub mod identity;
 pub mod legacy;

@@ -47,11 +47,11 @@ pub use peek::{
     peek_progress, peek_requested_version, progress_token, span_in, string,
 };
 pub use rewrite::{Patch, rewrite, rewrite_line};
-pub use salvage::{Line, Salvage, Salvaged, mended_length};
+pub use salvage::{Line, Salvage, Salvaged, mended_length, parse_mended};
 pub use sse::{Event, EventId, StreamId, encode_event, encode_priming, encode_retry};
 pub use strings::without_lone_surrogates;
 pub use text::Text;
-pub use tidy::{tidy, tidy_body};
+pub use tidy::{tidied, tidy, tidy_body};
 pub use version::Version;
 
 #[cfg(test)]

@@ -43,7 +43,8 @@ impl std::fmt::Debug for Numbers {
 }
 
 impl Numbers {
-    pub(super) fn new(random: Random, width: Width) -> Self {
+    /// Makes the numbers of a child that has got no request yet.
+    pub fn new(random: Random, width: Width) -> Self {
         Self { random, width, count: 0, places: HashMap::new(), late: VecDeque::new() }
     }
 

@@ -15,6 +15,7 @@ use super::session::Session;
 use super::shared::SharedChildren;
 use crate::budget::{Budget, Memory};
 use crate::child::{Framing, Keeper, Launcher, Pass, Placeholders, Random, RateLimit};
+use crate::conversation::Conversations;
 use crate::metrics::Metrics;
 use crate::offload::Offload;
 use crate::places::{Place, Places};
@@ -66,7 +67,7 @@ type Shard = RwLock<HashMap<String, (Arc<Session>, Arc<Place>)>>;
 pub struct Sessions {
     settings: Settings,
     launcher: Arc<Launcher>,
-    framing: Arc<dyn Framing>,
+    conversations: Conversations,
     shared: Option<Arc<SharedChildren>>,
     metrics: Arc<Metrics>,
     random: Random,
@@ -94,18 +95,20 @@ impl Sessions {
         metrics: Arc<Metrics>,
         random: Random,
     ) -> Arc<Self> {
-        let shared = settings.shared.then(|| {
-            Arc::new(SharedChildren::new(
-                settings.clone(),
-                Arc::clone(&launcher),
-                Arc::clone(&framing),
-                Arc::clone(&metrics),
-            ))
-        });
+        let conversations = Conversations {
+            framing,
+            launcher: Arc::clone(&launcher),
+            metrics: Arc::clone(&metrics),
+            memory: settings.memory.clone(),
+            max_line: settings.max_line,
+            offload: Arc::clone(&settings.offload),
+        };
+        let shared =
+            settings.shared.then(|| Arc::new(SharedChildren::new(settings.clone(), conversations.clone())));
         let sessions = Arc::new(Self {
             settings,
             launcher,
-            framing,
+            conversations,
             shared,
             metrics,
             random,

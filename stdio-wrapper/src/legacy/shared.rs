@@ -7,14 +7,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::link::{Audience, Call, Link};
-use super::routing;
+use super::link::{Audience, Link};
 use super::session::{Refusal, Session, SessionLimits};
 use super::sessions::Settings;
 use crate::attempts::Attempts;
 use crate::budget::{Reservation, TOO_MANY_ANSWERS};
-use crate::child::{Framing, Launcher, Placeholders, StartError};
-use crate::metrics::Metrics;
+use crate::child::{Launcher, Placeholders, StartError};
+use crate::conversation::{Call, Conversations};
 use crate::protocol::{
     Code, Kind, Message, Outgoing, Span, Text, Version, error_message, error_words, initialize, parse_line,
     peek_requested_version,
@@ -29,8 +28,7 @@ const STATEFUL: [&str; 3] = ["logging/setLevel", "resources/subscribe", "resourc
 pub(super) struct SharedChildren {
     settings: Settings,
     launcher: Arc<Launcher>,
-    framing: Arc<dyn Framing>,
-    metrics: Arc<Metrics>,
+    conversations: Conversations,
     slots: [Arc<Slot>; Version::ALL.len()],
 }
 
@@ -51,13 +49,9 @@ struct Ready {
 }
 
 impl SharedChildren {
-    pub(super) fn new(
-        settings: Settings,
-        launcher: Arc<Launcher>,
-        framing: Arc<dyn Framing>,
-        metrics: Arc<Metrics>,
-    ) -> Self {
-        Self { settings, launcher, framing, metrics, slots: Default::default() }
+    pub(super) fn new(settings: Settings, conversations: Conversations) -> Self {
+        let launcher = Arc::clone(&conversations.launcher);
+        Self { settings, launcher, conversations, slots: Default::default() }
     }
 
     /// Responds to a client's `initialize` with the child's response to the wrapper's own `initialize`.
@@ -183,20 +177,9 @@ impl SharedChildren {
     async fn start(&self, version: Version) -> Result<Ready, Refusal> {
         let turn = self.launcher.turn("").await.map_err(|error| failure(error.to_string()))?;
         let taken = self.launcher.take(&Placeholders::default(), &turn);
-        let (child, outbox, output) = taken.map_err(|error| failure(error.to_string()))?;
-        let link = Link::new(
-            child,
-            outbox,
-            Arc::clone(&self.framing),
-            Audience::Nobody,
-            Arc::clone(&self.launcher),
-            Arc::clone(&self.metrics),
-            self.settings.memory.clone(),
-        );
-        let link = Arc::new(link);
-        let decoder = self.framing.decoder(self.settings.max_line);
-        let large = (self.settings.max_line, Arc::clone(&self.settings.offload));
-        tokio::spawn(routing::read(Arc::clone(&link), output, decoder, large));
+        let taken = taken.map_err(|error| failure(error.to_string()))?;
+        let open = |conversation| Link::new(conversation, Audience::Nobody);
+        let link = self.conversations.open(taken, open);
         let answer = self.greet(&link, version, turn.start_timeout()).await;
         if answer.is_err() {
             link.child.stop();
@@ -225,7 +208,7 @@ impl SharedChildren {
             false,
             limits,
             &self.settings.memory.answers,
-            Arc::clone(&self.metrics),
+            Arc::clone(&self.conversations.metrics),
         ));
         // The wrapper declares no capabilities, because a shared child must not send requests to a client.
         let text = initialize(version, "{}");
@@ -234,12 +217,8 @@ impl SharedChildren {
             return Err(failure("no request".to_owned()));
         };
         let stream = Stream::for_post(1, 1, self.settings.event_log, Reservation::unlimited());
-        link.request(
-            &greeter,
-            &stream,
-            Call { message: &message, id, token: None, is_initialize: true, timeout },
-        )
-        .await;
+        let call = Call { message: &message, id, token: None, stream: &stream, timeout };
+        link.request(&greeter, call, true).await;
         let wait = async {
             loop {
                 match stream.first() {

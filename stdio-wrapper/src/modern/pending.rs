@@ -1,15 +1,13 @@
-//! A request waiting for the child's response, with the id and the token of its caller.
+//! The caller of a request that waits for a child, and how the request ends.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::Instant;
 
 use super::SUBSCRIPTION;
 use super::lists::{Generation, Key};
+use crate::conversation;
 use crate::protocol::{Code, Members, Outgoing, error_message};
-use crate::stream::Stream;
 
 /// What a request waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,23 +18,27 @@ pub(super) enum Waits {
     Subscription,
 }
 
-/// A request waiting for its response.
+impl Waits {
+    /// What a request with this method waits for.
+    pub(super) fn of(method: &str) -> Self {
+        if method == "subscriptions/listen" { Self::Subscription } else { Self::Answer }
+    }
+}
+
+/// The caller of a request.
 #[derive(Debug)]
-pub(super) struct Pending {
-    pub(super) stream: Arc<Stream>,
-    /// The caller's id, as JSON text.
-    pub(super) id: Box<[u8]>,
-    /// The caller's progress token, as JSON text.
-    pub(super) token: Option<Box<[u8]>>,
+pub(super) struct Caller {
+    /// Whose request it is. It is empty for a request of the wrapper itself.
     pub(super) owner: Arc<str>,
     pub(super) waits: Waits,
     pub(super) wants_logs: bool,
-    /// The key for caching the result, if it can be cached, and the generation at the time of the request.
+    /// The key under which the result is cached, if it can be cached, and the generation when it was
+    /// requested.
     pub(super) keep: Option<(Key, Generation)>,
-    pub(super) started: Instant,
-    pub(super) deadline: Instant,
-    pub(super) timeout: Duration,
 }
+
+/// A request waiting for its response.
+pub(super) type Pending = conversation::Pending<Caller>;
 
 impl Pending {
     /// Responds with an error from the wrapper.

@@ -12,13 +12,13 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::check::{Fault, Request};
-use super::dispatch;
 use super::header::Fields;
 use super::link::{Link, Ticket};
 use super::probe::{self, Shows};
 use super::verdict::{Probed, Verdict, Verdicts};
 use crate::budget::{Budget, Memory};
 use crate::child::{Framing, Keeper, Launcher, Newcomer, Placeholders, StartError};
+use crate::conversation::Conversations;
 use crate::metrics::Metrics;
 use crate::offload::Offload;
 use crate::places::{Place, Places};
@@ -90,8 +90,7 @@ pub enum CallError {
 pub struct Servers {
     settings: Settings,
     launcher: Arc<Launcher>,
-    framing: Arc<dyn Framing>,
-    metrics: Arc<Metrics>,
+    conversations: Conversations,
     verdicts: Verdicts,
     /// Locked while a server of an earlier revision is probed again.
     asking_again: Arc<tokio::sync::Mutex<()>>,
@@ -148,12 +147,19 @@ impl Servers {
         framing: Arc<dyn Framing>,
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
+        let conversations = Conversations {
+            framing,
+            launcher: Arc::clone(&launcher),
+            metrics,
+            memory: settings.memory.clone(),
+            max_line: settings.max_line,
+            offload: Arc::clone(&settings.offload),
+        };
         let servers = Arc::new(Self {
             verdicts: Verdicts::new(settings.is_per_caller),
             settings,
             launcher,
-            framing,
-            metrics,
+            conversations,
             asking_again: Arc::default(),
             late: Mutex::default(),
             slots: Mutex::default(),
@@ -268,16 +274,9 @@ impl Servers {
         if self.is_stopping() {
             return Err(CallError::Stopping);
         }
-        let (child, outbox, output) = self.launcher.take_untouched(caller, &turn)?;
-        let (framing, launcher) = (Arc::clone(&self.framing), Arc::clone(&self.launcher));
-        let (metrics, cache) = (Arc::clone(&self.metrics), self.settings.list_cache);
-        let memory = self.settings.memory.clone();
-        let link = Arc::new(Link::new(child, outbox, framing, launcher, metrics, cache, memory));
-        link.is_probe.store(is_probe, Ordering::Relaxed);
-        let decoder = self.framing.decoder(self.settings.max_line);
-        let large = (self.settings.max_line, Arc::clone(&self.settings.offload));
-        tokio::spawn(dispatch::read(Arc::clone(&link), output, decoder, large));
-        Ok(link)
+        let child = self.launcher.take_untouched(caller, &turn)?;
+        let cache = self.settings.list_cache;
+        Ok(self.conversations.open(child, |conversation| Link::new(conversation, cache, is_probe)))
     }
 
     async fn probe(
@@ -442,7 +441,7 @@ impl Servers {
         for link in &links {
             link.end_subscriptions();
         }
-        while links.iter().any(|link| link.calls() > 0) && start.elapsed() < within / 2 {
+        while links.iter().any(|link| link.running() > 0) && start.elapsed() < within / 2 {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         for link in &links {

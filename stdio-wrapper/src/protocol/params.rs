@@ -9,15 +9,16 @@ use super::envelope::{Malformed, Span, span_in};
 use super::peek::{Named, RELATED_TASK, which};
 
 /// The members of `params` that the wrapper uses.
-const PARAMS: [&str; 8] =
-    ["_meta", "name", "uri", "taskId", "arguments", "requestId", "progressToken", "protocolVersion"];
+const PARAMS: [&str; 9] =
+    ["_meta", "name", "uri", "taskId", "arguments", "requestId", "progressToken", "protocolVersion", "level"];
 /// The members of `_meta` that the wrapper uses.
-const META: [&str; 5] = [
+const META: [&str; 6] = [
     "progressToken",
     RELATED_TASK,
     "io.modelcontextprotocol/protocolVersion",
     "io.modelcontextprotocol/clientCapabilities",
     "io.modelcontextprotocol/logLevel",
+    "io.modelcontextprotocol/subscriptionId",
 ];
 
 /// The state of a member.

@@ -161,6 +161,11 @@ pub fn mended_length(line: &[u8]) -> usize {
     line.utf8_chunks().map(|chunk| chunk.valid().len() + replacement(chunk.invalid())).sum()
 }
 
+/// Parses a message of [`Salvaged::Messages`].
+pub fn parse_mended(message: Bytes) -> Option<(ByteString, Parts)> {
+    parse_owned(&without_lone_surrogates(message)).ok()
+}
+
 /// The message, without keeping much of the rest of the line in memory.
 fn own(message: &str, mended: Option<&ByteString>) -> Bytes {
     match mended.filter(|line| message.len() > line.len() / 2) {

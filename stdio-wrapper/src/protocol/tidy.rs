@@ -3,10 +3,11 @@
 
 use std::borrow::Cow;
 
+use bytestring::ByteString;
 use serde_json::value::RawValue;
 
 use super::edit::{Members, edit_members};
-use super::envelope::{Key, Message};
+use super::envelope::{Key, Message, Parts, parse_owned};
 use super::peek::{RELATED_TASK, members};
 
 /// Members of `_meta` for which SDKs do not accept `null`.
@@ -16,6 +17,14 @@ const OPTIONAL: [&str; 2] = ["progressToken", RELATED_TASK];
 /// a strict parser must see, such as repeated keys, are kept.
 pub fn tidy(message: &Message<'_>) -> Option<String> {
     if may_be_untidy(message) { tidy_text(message.text) } else { None }
+}
+
+/// Like [`tidy`], for a line of a child that was parsed.
+pub fn tidied(text: ByteString, parts: Parts) -> (ByteString, Parts) {
+    let message = parts.of(&text);
+    let copy = tidy(&message).and_then(|copy| parse_owned(&copy.into()).ok());
+    let parts = message.into_parts();
+    copy.unwrap_or((text, parts))
 }
 
 /// A fast check, so that the thorough one is rarely needed.

@@ -20,7 +20,7 @@ use crate::child::Placeholders;
 use crate::legacy::{Session, TOO_MANY_QUESTIONS};
 use crate::modern::ParamHeaders;
 use crate::policy::{Own, Permit};
-use crate::protocol::{Kind, Message, Outgoing, cancelled, members, parse_line, peek_cancelled, string};
+use crate::protocol::{Kind, Message, Outgoing, cancelled, parse_line, peek_cancelled, string};
 use crate::stream::{Next, Stream};
 
 /// Maximum number of questions that are queued until the running call sends them to its client.
@@ -334,8 +334,7 @@ pub(super) async fn take(group: &Group, pooled: &PooledSession, message: &Messag
 }
 
 fn log(pooled: &PooledSession, message: &Message<'_>) {
-    let level = message.params_text().and_then(|params| {
-        let [level] = members(params, ["level"]).ok()?;
+    let level = message.members(["level"]).ok().and_then(|[level]| {
         let level = level.and_then(string)?;
         LEVELS.iter().position(|known| *known == level)
     });

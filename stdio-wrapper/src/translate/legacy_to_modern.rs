@@ -8,7 +8,6 @@ use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -19,6 +18,7 @@ use super::call_questions::MAX_ROUNDS;
 use super::results::{LEVELS, MAX_GREETING, MAX_URI, capabilities_for_modern, tree};
 use crate::budget::{Kept, TOO_MANY_ANSWERS, TOO_MANY_MESSAGES};
 use crate::child::Placeholders;
+use crate::conversation::ROOM_PATIENCE;
 use crate::legacy::{Busy, Session, Sessions, TranslatedServer};
 use crate::modern::{LOG_LEVEL, Meta, Native, Request, SERVER_INFO, Servers, meta};
 use crate::policy::{Gate, Permit};
@@ -32,8 +32,6 @@ use crate::stream::{Next, Stream};
 const LISTEN: &str = "subscriptions/listen";
 /// Maximum number of resources that one session can watch.
 const MAX_RESOURCES: usize = 256;
-/// Maximum time for which a message waits for memory from the budget for messages to children.
-const ROOM_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The translation for clients with sessions.
 pub struct LegacyToModern {

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::{Backend, Session};
-use crate::legacy::link::{Call, Link};
+use crate::conversation::Call;
+use crate::legacy::link::Link;
 use crate::policy::Permit;
-use crate::protocol::{Code, Message, Patch, Span, cancelled, error_message, peek_call, peek_cancelled};
+use crate::protocol::{Code, Message, Patch, Span, error_message, peek_call, peek_cancelled};
 use crate::stream::Stream;
 
 impl Session {
@@ -75,7 +76,7 @@ impl Session {
         stream: &Arc<Stream>,
     ) {
         let timeout = if is_initialize { self.limits.start_timeout } else { self.limits.request_timeout };
-        link.request(self, stream, Call { message, id, token, is_initialize, timeout }).await;
+        link.request(self, Call { message, id, token, stream, timeout }, is_initialize).await;
     }
 
     /// Responds to a request with an error instead of sending it to the child.
@@ -131,7 +132,7 @@ impl Session {
             // abandoned in any case.
             let _ = link.pass(self, message, &mut [patch]).await;
         } else {
-            link.say(&cancelled(number, "cancelled by the client"));
+            link.cancel(number, "cancelled by the client");
         }
         // The child does not respond to a cancelled request, so the waiting POST gets its response here.
         if let Some(pending) = link.give_up(number) {

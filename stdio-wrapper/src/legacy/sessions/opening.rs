@@ -12,7 +12,6 @@ use super::Sessions;
 use crate::budget::user;
 use crate::child::{EXIT_PATIENCE, FEW, Placeholders, StartError, Turn};
 use crate::legacy::link::{Audience, Link};
-use crate::legacy::routing;
 use crate::legacy::session::{Backend, Session, SessionLimits};
 use crate::legacy::shared::SharedChildren;
 use crate::legacy::translated_server::TranslatedServer;
@@ -212,25 +211,13 @@ impl Sessions {
         source: &Source,
     ) -> Result<Backend, StartError> {
         session.fill(self.launcher.used(caller));
-        let (child, outbox, output) = match source {
+        let taken = match source {
             Source::Own(turn) => self.launcher.take(caller, turn)?,
             Source::Shared(shared) => return Ok(Backend::Shared(Arc::clone(shared))),
         };
-        child.hold(Arc::clone(place));
+        taken.0.hold(Arc::clone(place));
         let audience = Audience::Session(Arc::downgrade(session));
-        let link = Link::new(
-            child,
-            outbox,
-            Arc::clone(&self.framing),
-            audience,
-            Arc::clone(&self.launcher),
-            Arc::clone(&self.metrics),
-            self.settings.memory.clone(),
-        );
-        let link = Arc::new(link);
-        let decoder = self.framing.decoder(self.settings.max_line);
-        let large = (self.settings.max_line, Arc::clone(&self.settings.offload));
-        tokio::spawn(routing::read(Arc::clone(&link), output, decoder, large));
+        let link = self.conversations.open(taken, |conversation| Link::new(conversation, audience));
         Ok(Backend::Own(link))
     }
 

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::Instant;
 
 use super::{Link, Ticket};
 use crate::budget::Reservation;
-use crate::modern::pending::{Pending, Waits};
+use crate::conversation::Call;
+use crate::modern::pending::{Caller, Waits};
 use crate::modern::{CLIENT_INFO, meta};
 use crate::protocol::{Kind, Members, Outgoing, Text, client_info, parse_line};
 use crate::stream::{First, Stream};
@@ -56,20 +56,9 @@ impl Link {
         let Kind::Request { id, .. } = message.kind.clone() else {
             return Err("no request".to_owned());
         };
-        let now = Instant::now();
-        let is_subscription = method == "subscriptions/listen";
-        let pending = Pending {
-            stream: Arc::clone(stream),
-            id: (*b"0").into(),
-            token: None,
-            owner: Arc::from(""),
-            waits: if is_subscription { Waits::Subscription } else { Waits::Answer },
-            wants_logs: false,
-            keep: None,
-            started: now,
-            deadline: now + within,
-            timeout: within,
-        };
-        Ok(self.dispatch(&message, id, None, pending).await)
+        let waits = Waits::of(method);
+        let caller = Caller { owner: Arc::from(""), waits, wants_logs: false, keep: None };
+        let call = Call { message: &message, id, token: None, stream, timeout: within };
+        Ok(self.dispatch(&call, caller).await)
     }
 }

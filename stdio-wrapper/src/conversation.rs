@@ -1,0 +1,11 @@
+//! The conversation with one child, as far as it is the same in both eras: the requests that wait for an
+//! answer, the numbers that replace their ids and progress tokens, how messages are sent, and how the output
+//! is read. The modules of the eras know whose a message is.
+
+mod calls;
+mod reading;
+mod sending;
+
+pub(crate) use calls::{Call, Calls, Pending};
+pub(crate) use reading::{Answer, Link, relayed};
+pub(crate) use sending::{Conversation, Conversations, ROOM_PATIENCE};

@@ -1,0 +1,200 @@
+//! How messages are sent to a child, and what is known about the child.
+
+use std::borrow::Cow;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use super::calls::{Call, Given};
+use super::reading::{self, Link};
+use crate::budget::{Budget, Memory, Reservation, TOO_MANY_MESSAGES};
+use crate::child::{Child, Framing, Launcher, LineLog, Outbox, Output};
+use crate::metrics::Metrics;
+use crate::offload::Offload;
+use crate::protocol::{Message, Patch, cancelled};
+
+/// Maximum time for which a message waits for memory from the budget for messages to children. Children that
+/// read their input free some soon.
+pub(crate) const ROOM_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Maximum time for which a message waits for a child that does not read.
+const SEND_TIMEOUT: Duration = Duration::from_secs(30);
+/// Maximum number of bytes by which the wrapper's ids can make a line longer than its message.
+const REPLACED: usize = 64;
+/// Time after which the exit of a child is known that has closed its input because it has ended.
+const EXIT_KNOWN: Duration = Duration::from_millis(50);
+
+/// What the conversations with all children need.
+#[derive(Debug, Clone)]
+pub(crate) struct Conversations {
+    pub(crate) framing: Arc<dyn Framing>,
+    pub(crate) launcher: Arc<Launcher>,
+    pub(crate) metrics: Arc<Metrics>,
+    /// The memory for messages that are queued between clients and children.
+    pub(crate) memory: Memory,
+    /// Maximum length of a line of a child, in bytes.
+    pub(crate) max_line: usize,
+    /// The threads that process large lines of children.
+    pub(crate) offload: Arc<Offload>,
+}
+
+impl Conversations {
+    /// Begins the conversation with a child that was just started, and reads its output until it ends. `link`
+    /// adds what the era needs.
+    pub(crate) fn open<L: Link>(
+        &self,
+        (child, outbox, output): (Child, Outbox, Output),
+        link: impl FnOnce(Conversation) -> L,
+    ) -> Arc<L> {
+        let conversation = Conversation {
+            log: LineLog::new(child.number),
+            child,
+            outbox,
+            framing: Arc::clone(&self.framing),
+            launcher: Arc::clone(&self.launcher),
+            metrics: Arc::clone(&self.metrics),
+            answers: Arc::clone(&self.memory.answers),
+            messages: Arc::clone(&self.memory.messages),
+            has_answered: AtomicBool::new(false),
+            dead: OnceLock::new(),
+        };
+        let link = Arc::new(link(conversation));
+        let decoder = self.framing.decoder(self.max_line);
+        let offload = Arc::clone(&self.offload);
+        tokio::spawn(reading::read(Arc::clone(&link), output, decoder, self.max_line, offload));
+        link
+    }
+}
+
+/// A child, and how to reach it.
+#[derive(Debug)]
+pub(crate) struct Conversation {
+    pub(crate) child: Child,
+    outbox: Outbox,
+    framing: Arc<dyn Framing>,
+    pub(crate) launcher: Arc<Launcher>,
+    pub(crate) metrics: Arc<Metrics>,
+    /// Memory for responses that clients have not read yet.
+    pub(crate) answers: Arc<Budget>,
+    /// Memory for messages that the child has not read yet.
+    messages: Arc<Budget>,
+    pub(crate) log: LineLog,
+    /// Whether the child has given an answer that shows that it works.
+    has_answered: AtomicBool,
+    /// The reason why the child has exited, worded for callers.
+    dead: OnceLock<String>,
+}
+
+impl Conversation {
+    /// Sends a request, with its number instead of its id and its progress token. The error says why the
+    /// child did not get it, in a form for callers.
+    pub(crate) async fn request(
+        &self,
+        owner: &str,
+        call: &Call<'_>,
+        given: Given,
+    ) -> Result<(), Cow<'static, str>> {
+        let reservation = self.reserve(owner, call.message.text).await.ok_or(TOO_MANY_MESSAGES)?;
+        let digits = given.number.to_string();
+        let line = reservation.holding(self.framing.encode(call.message.text, &mut call.patches(&digits)));
+        let sent = match self.outbox.try_send(line, given.is_alone) {
+            Ok(()) => Ok(Ok(())),
+            // There is no space, so this waits for the child to read. The request itself waits in memory,
+            // too.
+            Err(line) => tokio::time::timeout(call.timeout.min(SEND_TIMEOUT), self.outbox.send(line)).await,
+        };
+        // The reader fails all pending requests when the child ends. This is for requests that came after
+        // that.
+        match sent {
+            Ok(Ok(())) if self.dead.get().is_none() => Ok(()),
+            Ok(Ok(())) => Err(self.death().into()),
+            Ok(Err(_)) => {
+                // The child has closed its input. If it has ended, that gives a better error message, and is
+                // known in a moment.
+                tokio::time::sleep(EXIT_KNOWN).await;
+                Err(self.death().into())
+            }
+            Err(_) => Err("The MCP server does not read its input, so the request timed out.".into()),
+        }
+    }
+
+    /// Passes on a message of a session that needs no response. The error contains the reason why the child did
+    /// not receive it.
+    pub(crate) async fn pass(
+        &self,
+        owner: &str,
+        message: &Message<'_>,
+        patches: &mut [Patch<'_>],
+        patience: Duration,
+    ) -> Result<(), &'static str> {
+        let reservation = self.reserve(owner, message.text).await.ok_or(TOO_MANY_MESSAGES)?;
+        let line = reservation.holding(self.framing.encode(message.text, patches));
+        match tokio::time::timeout(patience.min(SEND_TIMEOUT), self.outbox.send(line)).await {
+            // A child that has ended needs no messages.
+            Ok(_) => Ok(()),
+            Err(_) => Err("The MCP server does not read its input, so it did not receive the message."),
+        }
+    }
+
+    /// Reserves memory for the line of a message before the line is created.
+    async fn reserve(&self, owner: &str, text: &str) -> Option<Reservation> {
+        self.messages.reserve(owner, text.len() + REPLACED, ROOM_PATIENCE).await
+    }
+
+    /// Sends one of the wrapper's own messages if there is space in the queue.
+    pub(crate) fn say(&self, text: &str) {
+        let _ = self.outbox.try_send(self.framing.encode(text, &mut []), false);
+    }
+
+    /// Tells the child that nobody waits for a request any more, if there is space for it.
+    pub(crate) fn cancel(&self, number: u64, reason: &str) {
+        self.say(&cancelled(number, reason));
+    }
+
+    /// Records that the child has given an answer that shows that it works.
+    pub(crate) fn set_answered(&self) {
+        if !self.has_answered.swap(true, Ordering::Relaxed) {
+            self.child.set_answered();
+            self.launcher.child_worked(&self.child);
+        }
+    }
+
+    /// Whether the child has given an answer that shows that it works.
+    pub(crate) fn has_answered(&self) -> bool {
+        self.has_answered.load(Ordering::Relaxed)
+    }
+
+    /// Records that the child has ended. Returns the reason for callers. Only the first one is kept, because
+    /// it is the most accurate one.
+    pub(crate) fn die(&self, reason: String) -> String {
+        let _ = self.dead.set(reason);
+        self.death()
+    }
+
+    /// Whether the child has exited.
+    pub(crate) fn is_dead(&self) -> bool {
+        self.dead.get().is_some()
+    }
+
+    fn death(&self) -> String {
+        self.dead.get().cloned().unwrap_or_else(|| "The MCP server closed its input.".to_owned())
+    }
+
+    /// Records that a message of the child is dropped.
+    pub(crate) fn drop_message(&self, what: &str) {
+        self.metrics.child_messages_dropped_total.add();
+        self.log.count_useless();
+        tracing::debug!(child = self.child.number, what, "a message of the child was dropped");
+    }
+
+    /// Records that a line of the child is not a message.
+    pub(super) fn junk(&self, text: &[u8], why: &str) {
+        self.metrics.child_junk_lines_total.add();
+        self.log.count_useless();
+        self.log.line(
+            text,
+            why,
+            "a line on the child's standard output is not an MCP message and was skipped",
+        );
+    }
+}
