@@ -3,9 +3,13 @@
 //! is read. The modules of the eras know whose a message is.
 
 mod calls;
+mod opening;
+mod parsing;
 mod reading;
 mod sending;
 
 pub(crate) use calls::{Call, Calls, Pending};
+pub(crate) use opening::Conversations;
+pub(crate) use parsing::parsed;
 pub(crate) use reading::{Answer, Link, relayed};
-pub(crate) use sending::{Conversation, Conversations, ROOM_PATIENCE};
+pub(crate) use sending::{Conversation, ROOM_PATIENCE};

@@ -33,6 +33,7 @@ pub use digits::{MAX_DIGITS, has_endless_number};
 pub use edit::{Members, add_member, edit_members};
 pub use envelope::{
     BadItem, Body, BodyParts, Kind, Malformed, Message, Parts, Span, folds_to, parse_body, parse_line,
+    parse_owned,
 };
 pub use error::{Code, error_message, error_with_data, error_words};
 #[cfg(test)]

@@ -6,9 +6,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::calls::{Call, Given};
-use super::reading::{self, Link};
-use crate::budget::{Budget, Memory, Reservation, TOO_MANY_MESSAGES};
-use crate::child::{Child, Framing, Launcher, LineLog, Outbox, Output};
+use super::opening::Conversations;
+use crate::budget::{Budget, Reservation, TOO_MANY_MESSAGES};
+use crate::child::{Child, Framing, Launcher, LineLog, Outbox};
 use crate::metrics::Metrics;
 use crate::offload::Offload;
 use crate::protocol::{Message, Patch, cancelled};
@@ -24,48 +24,6 @@ const REPLACED: usize = 64;
 /// Time after which the exit of a child is known that has closed its input because it has ended.
 const EXIT_KNOWN: Duration = Duration::from_millis(50);
 
-/// What the conversations with all children need.
-#[derive(Debug, Clone)]
-pub(crate) struct Conversations {
-    pub(crate) framing: Arc<dyn Framing>,
-    pub(crate) launcher: Arc<Launcher>,
-    pub(crate) metrics: Arc<Metrics>,
-    /// The memory for messages that are queued between clients and children.
-    pub(crate) memory: Memory,
-    /// Maximum length of a line of a child, in bytes.
-    pub(crate) max_line: usize,
-    /// The threads that process large lines of children.
-    pub(crate) offload: Arc<Offload>,
-}
-
-impl Conversations {
-    /// Begins the conversation with a child that was just started, and reads its output until it ends. `link`
-    /// adds what the era needs.
-    pub(crate) fn open<L: Link>(
-        &self,
-        (child, outbox, output): (Child, Outbox, Output),
-        link: impl FnOnce(Conversation) -> L,
-    ) -> Arc<L> {
-        let conversation = Conversation {
-            log: LineLog::new(child.number),
-            child,
-            outbox,
-            framing: Arc::clone(&self.framing),
-            launcher: Arc::clone(&self.launcher),
-            metrics: Arc::clone(&self.metrics),
-            answers: Arc::clone(&self.memory.answers),
-            messages: Arc::clone(&self.memory.messages),
-            has_answered: AtomicBool::new(false),
-            dead: OnceLock::new(),
-        };
-        let link = Arc::new(link(conversation));
-        let decoder = self.framing.decoder(self.max_line);
-        let offload = Arc::clone(&self.offload);
-        tokio::spawn(reading::read(Arc::clone(&link), output, decoder, self.max_line, offload));
-        link
-    }
-}
-
 /// A child, and how to reach it.
 #[derive(Debug)]
 pub(crate) struct Conversation {
@@ -79,6 +37,8 @@ pub(crate) struct Conversation {
     /// Memory for messages that the child has not read yet.
     messages: Arc<Budget>,
     pub(crate) log: LineLog,
+    /// The threads for large texts.
+    pub(crate) offload: Arc<Offload>,
     /// Whether the child has given an answer that shows that it works.
     has_answered: AtomicBool,
     /// The reason why the child has exited, worded for callers.
@@ -86,6 +46,22 @@ pub(crate) struct Conversation {
 }
 
 impl Conversation {
+    pub(super) fn new(all: &Conversations, child: Child, outbox: Outbox) -> Self {
+        Self {
+            log: LineLog::new(child.number),
+            child,
+            outbox,
+            framing: Arc::clone(&all.framing),
+            launcher: Arc::clone(&all.launcher),
+            metrics: Arc::clone(&all.metrics),
+            answers: Arc::clone(&all.memory.answers),
+            messages: Arc::clone(&all.memory.messages),
+            offload: Arc::clone(&all.offload),
+            has_answered: AtomicBool::new(false),
+            dead: OnceLock::new(),
+        }
+    }
+
     /// Sends a request, with its number instead of its id and its progress token. The error says why the
     /// child did not get it, in a form for callers.
     pub(crate) async fn request(

@@ -394,6 +394,11 @@ impl Servers {
         message.result.as_ref().map(|result| message.at(result).to_owned()).ok_or_else(refused)
     }
 
+    /// The threads for large texts.
+    pub fn offload(&self) -> &Offload {
+        &self.settings.offload
+    }
+
     /// Memory for responses that clients have not read yet.
     pub fn answers(&self) -> &Arc<Budget> {
         &self.settings.memory.answers

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::link::Link;
 use crate::budget::Reservation;
-use crate::protocol::{members, string};
+use crate::conversation;
+use crate::protocol::{Text, members, string};
 use crate::stream::{Next, Stream};
 
 /// All notifications about lists. A child grants those that it supports.
@@ -24,6 +25,13 @@ enum Heard {
 }
 
 impl Link {
+    /// Reads a message of the subscription, which can be as large as a line.
+    async fn heard(&self, text: Text) -> Heard {
+        let (owner, length) = (conversation::Link::owner(self), text.len());
+        let read = move || heard(&text.into_bytes());
+        self.offload.run_if_large(&owner, length, read).await.unwrap_or(Heard::Change)
+    }
+
     /// Requests announcements of changes from the child, and listens until the subscription ends.
     pub(super) async fn watch(self: Arc<Self>) {
         let stream = Stream::endless(1, 1 << 16, Reservation::unlimited());
@@ -36,7 +44,7 @@ impl Link {
         let mut was_granted = false;
         loop {
             match consumer.next() {
-                Next::Event(_, text) => match heard(&text.into_bytes()) {
+                Next::Event(_, text) => match self.heard(text).await {
                     Heard::Granted { tools } => {
                         was_granted = true;
                         if tools {

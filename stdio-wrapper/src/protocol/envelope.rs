@@ -113,6 +113,11 @@ pub struct Parts {
 }
 
 impl Parts {
+    /// Whether the message is a response.
+    pub fn is_response(&self) -> bool {
+        matches!(self.kind, Kind::Response { .. })
+    }
+
     /// The message with these parts. `text` must be the text that was parsed.
     pub fn of(self, text: &str) -> Message<'_> {
         let Self { kind, params, result, error, is_untidy, members } = self;
@@ -295,7 +300,7 @@ pub fn parse_line(line: &[u8]) -> Result<Message<'_>, Malformed> {
 }
 
 /// Like [`parse_line`], for a line whose message outlives it. Returns the text and the parts of the message.
-pub(super) fn parse_owned(line: &Bytes) -> Result<(ByteString, Parts), Malformed> {
+pub fn parse_owned(line: &Bytes) -> Result<(ByteString, Parts), Malformed> {
     let text =
         ByteString::try_from(line.clone()).map_err(|_| Malformed::Json("it is not UTF-8".to_owned()))?;
     let parts = parse(&text)?.into_parts();

@@ -9,8 +9,18 @@ use super::envelope::{Malformed, Span, span_in};
 use super::peek::{Named, RELATED_TASK, which};
 
 /// The members of `params` that the wrapper uses.
-const PARAMS: [&str; 9] =
-    ["_meta", "name", "uri", "taskId", "arguments", "requestId", "progressToken", "protocolVersion", "level"];
+const PARAMS: [&str; 10] = [
+    "_meta",
+    "name",
+    "uri",
+    "taskId",
+    "arguments",
+    "requestId",
+    "progressToken",
+    "protocolVersion",
+    "level",
+    "mode",
+];
 /// The members of `_meta` that the wrapper uses.
 const META: [&str; 6] = [
     "progressToken",

@@ -7,18 +7,21 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
+use bytestring::ByteString;
 use tokio::time::Instant;
 
 use super::call_questions::{CallQuestions, Endless, MAX_QUESTIONS};
 use super::given_up::GivenUp;
 use super::group::{Group, Lease, PooledSession, Prompt, take};
-use super::questions::{Needs, Question, lacking, needs};
+use super::questions::{Needs, Question, is_url, lacking, needs};
 use super::results::{LEVELS, MAX_URI, error_for_modern, params_for_legacy};
 use crate::budget::{Budget, TOO_MANY_ANSWERS};
+use crate::conversation::parsed;
 use crate::modern::Request;
 use crate::policy::Permit;
 use crate::protocol::{
-    Code, Kind, Members, Message, Outgoing, elements, error_with_data, members, object, parse_line,
+    Code, Kind, Members, Message, Outgoing, Parts, Patch, elements, error_with_data, members, object,
+    parse_line, peek_progress, rewrite,
 };
 use crate::stream::{Consumer, Next, Stream};
 
@@ -205,9 +208,8 @@ pub(super) async fn follow(
         }
         match running.consumer.as_ref().map_or(Next::End, Consumer::next) {
             Next::Event(_, text) => {
-                let text = text.into_bytes();
-                if let Ok(message) = parse_line(&text)
-                    && let Some(outcome) = event(running, client_request, &message).await
+                if let Some(parsed) = parsed(&running.group.offload, &pooled.session.owner, text).await
+                    && let Some(outcome) = event(running, client_request, parsed).await
                 {
                     return outcome;
                 }
@@ -237,12 +239,13 @@ pub(super) async fn follow(
 async fn event(
     running: &mut Running,
     client_request: &ClientRequest,
-    message: &Message<'_>,
+    (text, parts): (ByteString, Parts),
 ) -> Option<Outcome> {
+    let message = &parts.clone().of(&text);
     match &message.kind {
         Kind::Response { is_error, .. } => {
             running.is_done = true;
-            Some(answer(running, client_request, message, *is_error).await)
+            Some(answer(running, client_request, &text, message, *is_error).await)
         }
         Kind::Notification { method } if method == "notifications/progress" => {
             if let Some(text) = progress(message, client_request.progress_token.as_deref()) {
@@ -252,9 +255,9 @@ async fn event(
         }
         Kind::Request { method, id } => {
             let pooled = Arc::clone(&running.lease.pooled);
-            let params = message.params_text().unwrap_or("{}");
-            let Needs::Capability(needed) = needs(method, params, &running.group.capabilities) else {
-                take(&running.group, &pooled, message).await;
+            let needs = needs(method, is_url(message), &running.group.capabilities);
+            let Needs::Capability(needed) = needs else {
+                take(&running.group, &pooled, (text.clone(), parts)).await;
                 return None;
             };
             pooled.respond(&lacking(message.at(id))).await;
@@ -266,7 +269,7 @@ async fn event(
             Some(lacks(client_request, &needed))
         }
         Kind::Notification { .. } => {
-            take(&running.group, &running.lease.pooled, message).await;
+            take(&running.group, &running.lease.pooled, (text.clone(), parts)).await;
             None
         }
     }
@@ -285,15 +288,24 @@ fn lacks(client_request: &ClientRequest, needed: &str) -> Outcome {
 async fn answer(
     running: &mut Running,
     client_request: &ClientRequest,
+    text: &ByteString,
     message: &Message<'_>,
     is_error: bool,
 ) -> Outcome {
     if let (false, Some(result)) = (is_error, &message.result) {
-        client_request
-            .finish(&running.lease.pooled.greeting.complete(&client_request.method, message.at(result)));
+        let result = text.slice_ref(message.at(result));
+        let (owner, length) = (&client_request.owner, result.len());
+        let (greeting, method) = (running.lease.pooled.greeting.clone(), client_request.method.clone());
+        let complete = move || greeting.complete(&method, &result);
+        match running.group.offload.run_if_large(owner, length, complete).await {
+            Some(result) => {
+                client_request.finish(&result);
+            }
+            None => client_request.fail(Code::InternalError, "The result cannot be read.", None),
+        }
         return Outcome::Done;
     }
-    let error = members(message.text, ["error"]).ok().and_then(|[error]| error).unwrap_or("{}");
+    let error = message.error.as_ref().map_or("{}", |error| message.at(error));
     let pages = pages(error);
     if !pages.is_empty() {
         if running.group.capabilities.pointer("/elicitation/url").is_none() {
@@ -331,10 +343,8 @@ pub(super) fn endlessly(client_request: &ClientRequest, endless: Endless) -> Out
 /// Creates a progress notification with the token of this round, because each retry is a separate request with
 /// its own token. Returns `None` if the client wants no progress in this round.
 fn progress(message: &Message<'_>, token: Option<&str>) -> Option<Bytes> {
-    let mut params = Members::parse(message.params_text()?)?;
-    params.set("progressToken", token?);
-    let params = params.to_string();
-    Some(Outgoing::Notification { method: "notifications/progress", params: Some(&params) }.bytes())
+    let span = peek_progress(message).ok().flatten()?;
+    Some(rewrite(message.text.as_bytes(), &mut [Patch { span, with: token?.as_bytes() }]))
 }
 
 /// Adds a question for the client. Returns an outcome if the question ends the call.
@@ -399,15 +409,15 @@ impl SentRequest {
         loop {
             match self.consumer.next() {
                 Next::Event(_, text) => {
-                    let text = text.into_bytes();
-                    let Ok(message) = parse_line(&text) else { continue };
-                    match (&message.kind, &message.result) {
-                        (Kind::Response { .. }, Some(result)) => return Ok(message.at(result).to_owned()),
-                        (Kind::Response { .. }, None) => {
-                            return Err(format!("The MCP server refused {}.", self.method));
-                        }
-                        _ => take(group, pooled, &message).await,
+                    let owner = &pooled.session.owner;
+                    let Some((text, parts)) = parsed(&group.offload, owner, text).await else { continue };
+                    if !parts.is_response() {
+                        take(group, pooled, (text, parts)).await;
+                        continue;
                     }
+                    let message = parts.of(&text);
+                    let refused = || format!("The MCP server refused {}.", self.method);
+                    return message.result.as_ref().map(|it| message.at(it).to_owned()).ok_or_else(refused);
                 }
                 Next::End => return Err("The MCP server's session has ended.".to_owned()),
                 Next::Wait => self.consumer.stream().changed().await,

@@ -137,7 +137,13 @@ mod tests {
     fn question(number: usize, method: &str) -> Question {
         let keep = |text: String| Reservation::unlimited().keep(text).unwrap();
         let params = keep(json!({"message": format!("question {number}")}).to_string());
-        Question { id: keep(number.to_string()), method: method.to_owned(), params, hint: None }
+        Question {
+            id: keep(number.to_string()),
+            method: method.to_owned(),
+            params,
+            hint: None,
+            is_url: false,
+        }
     }
 
     fn names(asked: &CallQuestions) -> Vec<String> {

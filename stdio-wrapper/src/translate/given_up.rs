@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 
 use super::group::{Group, Lease, PooledSession, take};
 use super::questions::Question;
-use crate::protocol::{Kind, parse_line};
+use crate::conversation::parsed;
 use crate::stream::{Consumer, Next};
 
 /// Maximum number of abandoned calls of one session that are followed until they end. Further calls are only
@@ -49,12 +49,12 @@ impl GivenUp {
         loop {
             match consumer.next() {
                 Next::Event(_, text) => {
-                    let text = text.into_bytes();
-                    let Ok(message) = parse_line(&text) else { continue };
-                    if matches!(message.kind, Kind::Response { .. }) {
+                    let owner = &self.pooled.session.owner;
+                    let Some(parsed) = parsed(&self.group.offload, owner, text).await else { continue };
+                    if parsed.1.is_response() {
                         return;
                     }
-                    take(&self.group, &self.pooled, &message).await;
+                    take(&self.group, &self.pooled, parsed).await;
                 }
                 Next::End => return,
                 Next::Wait => consumer.stream().changed().await,

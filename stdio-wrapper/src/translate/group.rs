@@ -6,21 +6,24 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytestring::ByteString;
 use serde_json::Value;
 use tokio::sync::Notify;
 use tokio::task::yield_now;
 use tokio::time::Instant;
 
 use super::listen::Listeners;
-use super::questions::{Needs, Question, lacking, needs, refusal};
+use super::questions::{Needs, Question, QuestionParts, is_url, lacking, needs, refusal};
 use super::results::{Greeting, LEVELS};
 use crate::attempts::Attempts;
 use crate::budget::{Kept, TOO_MANY_ANSWERS};
 use crate::child::Placeholders;
+use crate::conversation::parsed;
 use crate::legacy::{Session, TOO_MANY_QUESTIONS};
 use crate::modern::ParamHeaders;
+use crate::offload::Offload;
 use crate::policy::{Own, Permit};
-use crate::protocol::{Kind, Message, Outgoing, cancelled, parse_line, peek_cancelled, string};
+use crate::protocol::{Kind, Message, Outgoing, Parts, cancelled, parse_line, peek_cancelled, string};
 use crate::stream::{Next, Stream};
 
 /// Maximum number of questions that are queued until the running call sends them to its client.
@@ -50,16 +53,19 @@ pub(super) struct Group {
     /// Notified when a session becomes free.
     pub(super) freed: Notify,
     pub(super) listeners: Listeners,
+    /// The threads for large messages.
+    pub(super) offload: Arc<Offload>,
 }
 
 impl Group {
-    pub(super) fn new(key: &GroupKey) -> Self {
+    pub(super) fn new(key: &GroupKey, offload: &Arc<Offload>) -> Self {
         Self {
             capabilities: serde_json::from_str(&key.capabilities).unwrap_or_default(),
             pooled_sessions: Mutex::default(),
             opening: Attempts::default(),
             freed: Notify::new(),
             listeners: Listeners::default(),
+            offload: Arc::clone(offload),
         }
     }
 
@@ -305,20 +311,25 @@ impl PooledSession {
 }
 
 /// Handles a message of a session's child, on any stream, that is neither a response nor progress.
-pub(super) async fn take(group: &Group, pooled: &PooledSession, message: &Message<'_>) {
+pub(super) async fn take(group: &Group, pooled: &PooledSession, (text, parts): (ByteString, Parts)) {
+    let message = &parts.of(&text);
     match &message.kind {
         Kind::Request { method, id } => {
             let id = message.at(id);
             if method == "ping" {
                 return pooled.respond(&Outgoing::Result { id, result: "{}" }.text()).await;
             }
-            let params = message.params_text().unwrap_or("{}");
-            if needs(method, params, &group.capabilities) != Needs::Nothing {
+            let is_url = is_url(message);
+            if needs(method, is_url, &group.capabilities) != Needs::Nothing {
                 return pooled.respond(&lacking(id)).await;
             }
-            let question =
-                Question::of(message, method, id, pooled.session.reservation()).ok_or(TOO_MANY_ANSWERS);
-            if let Err(why) = question.and_then(|question| pooled.keep(question)) {
+            let params = text.slice_ref(message.params_text().unwrap_or_default());
+            let (owner, length) = (&pooled.session.owner, params.len());
+            let read = move || QuestionParts::read(&params);
+            let parts = group.offload.run_if_large(owner, length, read).await;
+            let question = parts
+                .and_then(|parts| Question::of(parts, (method, id), is_url, pooled.session.reservation()));
+            if let Err(why) = question.ok_or(TOO_MANY_ANSWERS).and_then(|question| pooled.keep(question)) {
                 pooled.respond(&refusal(id, -32000, why)).await;
             }
         }
@@ -353,8 +364,8 @@ pub(super) async fn pump(group: Arc<Group>, pooled: Arc<PooledSession>) {
     loop {
         match consumer.next() {
             Next::Event(_, text) => {
-                if let Ok(message) = parse_line(&text.into_bytes()) {
-                    take(&group, &pooled, &message).await;
+                if let Some(parsed) = parsed(&group.offload, &pooled.session.owner, text).await {
+                    take(&group, &pooled, parsed).await;
                 }
                 // Many listeners can exist, and the child might have written many messages.
                 yield_now().await;

@@ -9,6 +9,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use bytestring::ByteString;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
@@ -18,13 +19,13 @@ use super::call_questions::MAX_ROUNDS;
 use super::results::{LEVELS, MAX_GREETING, MAX_URI, capabilities_for_modern, tree};
 use crate::budget::{Kept, TOO_MANY_ANSWERS, TOO_MANY_MESSAGES};
 use crate::child::Placeholders;
-use crate::conversation::ROOM_PATIENCE;
+use crate::conversation::{ROOM_PATIENCE, parsed};
 use crate::legacy::{Busy, Session, Sessions, TranslatedServer};
 use crate::modern::{LOG_LEVEL, Meta, Native, Request, SERVER_INFO, Servers, meta};
 use crate::policy::{Gate, Permit};
 use crate::protocol::{
-    Code, Kind, Members, Message, Outgoing, Span, Text, Version, error_message, members, object, parse_line,
-    peek_call, peek_name, peek_requested_version, string,
+    Code, Kind, Members, Message, Outgoing, Parts, Span, Text, Version, error_message, members, object,
+    parse_line, peek_call, peek_name, peek_requested_version, string,
 };
 use crate::stream::{Next, Stream};
 
@@ -295,19 +296,17 @@ impl Peer {
             let answer = loop {
                 match consumer.next() {
                     Next::Event(_, text) => {
-                        let text = text.into_bytes();
-                        match parse_line(&text).map(|message| message.kind) {
-                            Ok(Kind::Response { .. }) => break text,
-                            _ => {
-                                out.tell(text.into());
-                            }
+                        let Some((text, parts)) = self.parsed(&session.owner, text).await else { continue };
+                        if parts.is_response() {
+                            break text;
                         }
+                        out.tell(text.into_bytes().into());
                     }
                     Next::End => return fail(out, id, "The MCP server has ended this request."),
                     Next::Wait => stream.changed().await,
                 }
             };
-            match self.settle(session, &answer, id, out).await {
+            match self.settle(session, answer, id, out).await {
                 None => return,
                 next => extra = next,
             }
@@ -316,6 +315,10 @@ impl Peer {
             "The MCP server asked questions in more than {MAX_ROUNDS} rounds of one call, so the call was cancelled."
         );
         fail(out, id, &why);
+    }
+
+    async fn parsed(&self, owner: &str, text: Text) -> Option<(ByteString, Parts)> {
+        parsed(self.servers.offload(), owner, text).await
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

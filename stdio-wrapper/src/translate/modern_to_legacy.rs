@@ -142,8 +142,11 @@ impl ModernToLegacy {
                 .map_err(|error| Refused::Params(error.to_string()))?,
             caller: caller.clone(),
         };
-        let group =
-            Arc::clone(self.groups().entry(key.clone()).or_insert_with_key(|key| Arc::new(Group::new(key))));
+        let group = Arc::clone(
+            self.groups()
+                .entry(key.clone())
+                .or_insert_with_key(|key| Arc::new(Group::new(key, &self.settings.offload))),
+        );
         let params = request.message.params_text().unwrap_or("{}");
         let [given, state] = members(params, ["inputResponses", "requestState"])
             .map_err(|error| Refused::Params(error.to_string()))?;

@@ -20,6 +20,37 @@ pub(super) struct Question {
     pub(super) params: Kept,
     /// The name that the child suggests.
     pub(super) hint: Option<String>,
+    /// Whether the user must visit a page.
+    pub(super) is_url: bool,
+}
+
+/// The parts of a question that are read from its params.
+#[derive(Debug)]
+pub(super) struct QuestionParts {
+    params: String,
+    hint: Option<String>,
+}
+
+impl QuestionParts {
+    /// Reads the params, which are JSON text.
+    pub(super) fn read(params: &str) -> Self {
+        let mut members = Members::parse(params).unwrap_or_default();
+        let meta = members.remove("_meta");
+        let hint = meta.and_then(|meta| {
+            let [hint] = crate::protocol::members(&meta, [KEY_HINT]).ok()?;
+            let hint = string(hint?)?;
+            (!hint.is_empty() && hint.len() <= 64).then(|| hint.into_owned())
+        });
+        // Tasks are a different protocol in the stateless revision.
+        members.remove("task");
+        Self { params: members.to_string(), hint }
+    }
+}
+
+/// Whether a request of the child asks the user to visit a page. An ambiguous mode counts as this.
+pub(super) fn is_url(message: &Message<'_>) -> bool {
+    let [mode] = message.members(["mode"]).unwrap_or([Some(r#""url""#)]);
+    mode.and_then(string).as_deref() == Some("url")
 }
 
 /// Whether a client can answer a question.
@@ -36,22 +67,14 @@ pub(super) enum Needs {
 impl Question {
     /// Converts a request from the child into a question. Returns `None` if there is no memory for it.
     pub(super) fn of(
-        message: &Message<'_>,
-        method: &str,
-        id: &str,
+        parts: QuestionParts,
+        (method, id): (&str, &str),
+        is_url: bool,
         reservation: &Reservation,
     ) -> Option<Self> {
-        let mut members = object(message.params_text()).and_then(Members::parse).unwrap_or_default();
-        let meta = members.remove("_meta");
-        let hint = meta.and_then(|meta| {
-            let [hint] = crate::protocol::members(&meta, [KEY_HINT]).ok()?;
-            let hint = string(hint?)?;
-            (!hint.is_empty() && hint.len() <= 64).then(|| hint.into_owned())
-        });
-        // Tasks are a different protocol in the stateless revision.
-        members.remove("task");
-        let (id, params) = (reservation.keep(id)?, reservation.keep(members.to_string())?);
-        Some(Self { id, method: method.to_owned(), params, hint })
+        let QuestionParts { params, hint } = parts;
+        let (id, params) = (reservation.keep(id)?, reservation.keep(params)?);
+        Some(Self { id, method: method.to_owned(), params, hint, is_url })
     }
 
     /// Creates a question from a page that the user must visit before the client repeats the call (2025-11-25,
@@ -59,12 +82,12 @@ impl Question {
     /// `params` are JSON text. Returns `None` if there is no memory for it.
     pub(super) fn page(params: &str, reservation: &Reservation) -> Option<Self> {
         let (id, params) = (reservation.keep("null")?, reservation.keep(params)?);
-        Some(Self { id, method: "elicitation/create".to_owned(), params, hint: None })
+        Some(Self { id, method: "elicitation/create".to_owned(), params, hint: None, is_url: true })
     }
 
     /// Whether a client with these capabilities can answer this question.
     pub(super) fn needs(&self, capabilities: &Value) -> Needs {
-        needs(&self.method, &self.params, capabilities)
+        needs(&self.method, self.is_url, capabilities)
     }
 
     /// Chooses a name that no other question has.
@@ -115,8 +138,8 @@ impl Question {
     }
 }
 
-/// Whether a client with these capabilities can answer this request. `params` are JSON text.
-pub(super) fn needs(method: &str, params: &str, capabilities: &Value) -> Needs {
+/// Whether a client with these capabilities can answer this request.
+pub(super) fn needs(method: &str, is_url: bool, capabilities: &Value) -> Needs {
     let name = match method {
         "elicitation/create" => "elicitation",
         "sampling/createMessage" => "sampling",
@@ -126,10 +149,7 @@ pub(super) fn needs(method: &str, params: &str, capabilities: &Value) -> Needs {
     let Some(declared) = capabilities.get(name) else {
         return Needs::Capability(json!({ name: {} }).to_string());
     };
-    // A tree of the values would need many times the memory of the text.
-    let [mode] = members(params, ["mode"]).unwrap_or([Some(r#""url""#)]);
-    let is_url = name == "elicitation" && mode.and_then(string).as_deref() == Some("url");
-    if is_url && declared.get("url").is_none() {
+    if name == "elicitation" && is_url && declared.get("url").is_none() {
         return Needs::Capability(json!({ "elicitation": {"url": {}} }).to_string());
     }
     Needs::Nothing
@@ -162,7 +182,8 @@ mod tests {
     fn question(text: &str) -> Question {
         let message = parse_line(text.as_bytes()).unwrap();
         let Kind::Request { method, id } = &message.kind else { unreachable!() };
-        Question::of(&message, method, message.at(id), &Reservation::unlimited()).unwrap()
+        let parts = QuestionParts::read(message.params_text().unwrap_or_default());
+        Question::of(parts, (method, message.at(id)), is_url(&message), &Reservation::unlimited()).unwrap()
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
@@ -30,6 +31,31 @@ pub(super) struct Listening {
 impl Drop for Listening {
     fn drop(&mut self) {
         self.task.abort();
+    }
+}
+
+/// What a message of the subscription says.
+enum Heard {
+    /// A notification, in the form for a client with a session.
+    Notification(Bytes),
+    /// The subscription has ended.
+    End,
+}
+
+impl Heard {
+    /// Reads a message. Returns `None` if the client does not need it.
+    fn read(text: &[u8]) -> Option<Self> {
+        let message = parse_line(text).ok()?;
+        match &message.kind {
+            Kind::Notification { method } if method != "notifications/subscriptions/acknowledged" => {
+                let mut params = message.params_text().and_then(Members::parse).unwrap_or_default();
+                params.remove("_meta");
+                let params = params.to_string();
+                Some(Self::Notification(Outgoing::Notification { method, params: Some(&params) }.bytes()))
+            }
+            Kind::Notification { .. } | Kind::Request { .. } => None,
+            Kind::Response { .. } => Some(Self::End),
+        }
     }
 }
 
@@ -112,26 +138,34 @@ impl Peer {
         loop {
             match consumer.next() {
                 Next::Event(_, text) => {
-                    let text = text.into_bytes();
-                    let Ok(message) = parse_line(&text) else { continue };
-                    match &message.kind {
-                        Kind::Notification { method }
-                            if method != "notifications/subscriptions/acknowledged" =>
-                        {
-                            let mut params =
-                                message.params_text().and_then(Members::parse).unwrap_or_default();
-                            params.remove("_meta");
-                            let params = params.to_string();
-                            let text = Outgoing::Notification { method, params: Some(&params) }.bytes();
+                    let (owner, length) = (&session.owner, text.len());
+                    let read = move || Heard::read(&text.into_bytes());
+                    match self.servers.offload().run_if_large(owner, length, read).await.flatten() {
+                        Some(Heard::Notification(text)) => {
                             session.get_stream().tell(text.into());
                         }
-                        Kind::Notification { .. } | Kind::Request { .. } => {}
-                        Kind::Response { .. } => return,
+                        Some(Heard::End) => return,
+                        None => {}
                     }
                 }
                 Next::End => return,
                 Next::Wait => stream.changed().await,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_notification_is_passed_on_without_meta_and_with_its_method_whatever_that_contains() {
+        let odd = r#"{"jsonrpc":"2.0","method":"a\",\"id\":7,\"b","params":{"_meta":{"x":1},"y":1.0}}"#;
+        let Some(Heard::Notification(text)) = Heard::read(odd.as_bytes()) else { unreachable!() };
+        let message = parse_line(&text).unwrap();
+        assert!(matches!(&message.kind, Kind::Notification { method } if method == r#"a","id":7,"b"#));
+        assert_eq!(message.params_text(), Some(r#"{"y":1.0}"#));
+        assert!(matches!(Heard::read(br#"{"jsonrpc":"2.0","id":0,"result":{}}"#), Some(Heard::End)));
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
+use bytestring::ByteString;
 use serde_json::Value;
 use tokio::sync::oneshot;
 
@@ -15,40 +16,67 @@ use crate::legacy::{Session, TOO_MANY_QUESTIONS};
 use crate::protocol::{Members, Outgoing, members, parse_line, string};
 use crate::stream::Stream;
 
+/// A response of the server.
+enum Settled {
+    /// The call ends with this response to the client.
+    Ends(Bytes),
+    /// The server needs the answers to these questions. Both members are JSON text.
+    Asks { requests: ByteString, state: Option<ByteString> },
+}
+
+impl Settled {
+    /// Reads a response, in which the client's id is `id`. Returns `None` if it is not a message.
+    fn read(answer: &ByteString, id: &str) -> Option<Self> {
+        let message = parse_line(answer.as_bytes()).ok()?;
+        let Some(result) = message.result.as_ref().map(|result| message.at(result)) else {
+            return Some(Self::Ends(answer.clone().into_bytes()));
+        };
+        let [kind, requests, state] =
+            members(result, ["resultType", "inputRequests", "requestState"]).ok().unwrap_or_default();
+        if kind.and_then(string).as_deref() == Some("input_required") {
+            let requests = answer.slice_ref(requests.unwrap_or_default());
+            return Some(Self::Asks { requests, state: state.map(|state| answer.slice_ref(state)) });
+        }
+        let result = result_for_legacy(result);
+        Some(Self::Ends(Outgoing::Result { id, result: &result }.bytes()))
+    }
+}
+
 impl Peer {
     /// Passes a response on. If it requires input, sends the questions to the client instead, and returns the
     /// client's answers and the state for the next round.
     pub(super) async fn settle(
         &self,
         session: &Arc<Session>,
-        answer: &Bytes,
+        answer: ByteString,
         id: &str,
         out: &Arc<Stream>,
     ) -> Option<(Kept, Option<Kept>)> {
-        let message = parse_line(answer).ok()?;
-        let Some(result) = message.result.as_ref().map(|result| message.at(result)) else {
-            self.answer(session, answer.clone(), id, out);
-            return None;
+        let (length, caller) = (answer.len(), id.to_owned());
+        let read = move || Settled::read(&answer, &caller);
+        let settled = self.servers.offload().run_if_large(&session.owner, length, read).await;
+        let (requests, state) = match settled.flatten() {
+            Some(Settled::Asks { requests, state }) => (requests, state),
+            Some(Settled::Ends(text)) => {
+                self.answer(session, text, id, out);
+                return None;
+            }
+            None => {
+                fail(out, id, "The MCP server's response cannot be used.");
+                return None;
+            }
         };
-        let [kind, requests, state] =
-            members(result, ["resultType", "inputRequests", "requestState"]).ok().unwrap_or_default();
-        if kind.and_then(string).as_deref() != Some("input_required") {
-            let result = result_for_legacy(result);
-            let text = Outgoing::Result { id, result: &result }.bytes();
-            self.answer(session, text, id, out);
-            return None;
-        }
         // The questions are kept until the client has answered them.
         let mut reservation = self.servers.answers().reservation(&session.owner);
-        if !reservation.grow(answer.len()) {
+        if !reservation.grow(length) {
             fail(out, id, TOO_MANY_ANSWERS);
             return None;
         }
         let messages = self.servers.messages().reservation(&session.owner);
         let next = async {
-            let responses = self.ask_all(session, requests.unwrap_or("{}"), out).await?;
+            let responses = self.ask_all(session, &requests, out).await?;
             let no_room = || TOO_MANY_MESSAGES.to_owned();
-            let state = state.map(|state| messages.keep(state).ok_or_else(no_room)).transpose()?;
+            let state = state.map(|state| messages.keep(&*state).ok_or_else(no_room)).transpose()?;
             Ok((messages.keep(responses).ok_or_else(no_room)?, state))
         };
         next.await.map_err(|why: String| fail(out, id, &why)).ok()

@@ -1,0 +1,60 @@
+//! Parses messages that have passed through a stream of the wrapper.
+
+use bytestring::ByteString;
+
+use crate::offload::Offload;
+use crate::protocol::{Parts, Text, parse_owned};
+
+/// Parses a message in the name of this principal. Large messages are parsed on other threads, because this
+/// takes long enough to delay other users. Returns `None` if the text is not a message.
+pub(crate) async fn parsed(offload: &Offload, owner: &str, text: Text) -> Option<(ByteString, Parts)> {
+    let parse = move |text: Text| parse_owned(&text.into_bytes()).ok();
+    offload.run_if_large(owner, text.len(), move || parse(text)).await?
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::offload::LARGE;
+
+    #[tokio::test]
+    async fn a109_a_large_message_waits_for_the_threads_for_large_texts_and_a_small_one_does_not() {
+        let offload = Offload::start().unwrap();
+        let (open, gate) = mpsc::channel::<()>();
+        let (working, mut works) = tokio::sync::mpsc::unbounded_channel();
+        let gate = std::sync::Arc::new(std::sync::Mutex::new(gate));
+        // Ana and Bob keep both threads.
+        let busy: Vec<_> = ["ana", "bob"]
+            .into_iter()
+            .map(|who| {
+                let (offload, gate) = (std::sync::Arc::clone(&offload), std::sync::Arc::clone(&gate));
+                let working = working.clone();
+                let wait = move || {
+                    working.send(()).unwrap();
+                    gate.lock().unwrap().recv().unwrap();
+                };
+                tokio::spawn(async move { offload.run(who, wait).await })
+            })
+            .collect();
+        for _ in &busy {
+            works.recv().await.unwrap();
+        }
+        let message = |size| {
+            let params = format!(r#"{{"text":"{}"}}"#, "x".repeat(size));
+            let text = format!(r#"{{"jsonrpc":"2.0","method":"notifications/message","params":{params}}}"#);
+            Text::from(Bytes::from(text))
+        };
+        assert!(parsed(&offload, "eve", message(10)).await.is_some());
+        let mut large = Box::pin(parsed(&offload, "eve", message(LARGE)));
+        assert!(futures_util::poll!(large.as_mut()).is_pending());
+        open.send(()).unwrap();
+        open.send(()).unwrap();
+        let (text, parts) = large.await.unwrap();
+        assert!(parts.of(&text).has_method("notifications/message"));
+        assert_eq!(parsed(&offload, "eve", Text::from(Bytes::from("no"))).await, None);
+    }
+}
