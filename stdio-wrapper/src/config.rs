@@ -6,6 +6,7 @@ mod limits;
 mod options;
 mod placeholders;
 mod read;
+mod reader;
 mod values;
 
 use std::net::SocketAddr;

@@ -7,11 +7,13 @@ mod questions;
 mod routing;
 mod session;
 mod sessions;
+mod settings;
 mod shared;
 mod translated_server;
 mod unsettled;
 
 pub use questions::TOO_MANY_QUESTIONS;
 pub use session::{Refusal, Session};
-pub use sessions::{OpenError, Sessions, Settings};
+pub use sessions::{OpenError, Sessions};
+pub use settings::Settings;
 pub use translated_server::{Busy, TranslatedServer};

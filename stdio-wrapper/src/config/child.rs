@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::CommandFactory as _;
 
 use super::options::Options;
-use super::read::{Environment, Reader};
+use super::reader::{Environment, Reader};
 use super::{Child, Isolation, command, placeholders};
 
 /// Variables that every child gets.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Limits;
 use super::options::Options;
-use super::read::Reader;
+use super::reader::Reader;
 
 pub(super) fn read(read: &mut Reader, options: &Options) -> Limits {
     let ms = Duration::from_millis;

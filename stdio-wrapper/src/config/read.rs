@@ -1,9 +1,7 @@
 //! Converts options to settings. Every mistake results in one message with the variable, the cause and the fix.
 
 use std::net::SocketAddr;
-use std::ops::RangeInclusive;
 use std::path::Path;
-use std::time::Duration;
 
 use contract::files::read_setting;
 use contract::log_filter::LogFilter;
@@ -11,15 +9,13 @@ use tracing_subscriber::filter::LevelFilter;
 use url::Url;
 
 use super::options::Options;
+use super::reader::{Environment, Reader};
 use super::values;
 use super::{Config, Identity, Sites, child, limits};
 use crate::policy::ToolRules;
 
-/// Looks up a variable in the wrapper's own environment.
-pub(super) type Environment<'e> = &'e dyn Fn(&str) -> Option<String>;
-
 pub(super) fn config(options: &Options, environment: Environment<'_>) -> Result<Config, Vec<String>> {
-    let mut read = Reader { problems: Vec::new() };
+    let mut read = Reader::default();
     let listen = read.address("LISTEN", &options.listen);
     let ops_listen = read.address("OPS_LISTEN", &options.ops_listen);
     if listen == ops_listen && listen.port() != 0 {
@@ -44,148 +40,39 @@ pub(super) fn config(options: &Options, environment: Environment<'_>) -> Result<
         log: log(&mut read, &options.log),
         log_json: read.one_of("LOG_FORMAT", &options.log_format, &["text", "json"]) == "json",
     };
-    read.check_together(&config);
-    if read.problems.is_empty() { Ok(config) } else { Err(read.problems) }
+    check_together(&mut read, &config);
+    read.or_problems(config)
 }
 
-pub(super) struct Reader {
-    problems: Vec<String>,
-}
-
-impl Reader {
-    pub(super) fn problem(&mut self, sentence: String) {
-        self.problems.push(sentence);
+/// Checks settings that are wrong only in combination.
+fn check_together(read: &mut Reader, config: &Config) {
+    let names_caller = config.has_placeholders();
+    if names_caller && config.identity == Identity::None {
+        read.problem(
+            "The command, CHILD_ENV or CHILD_CWD has a placeholder such as {subject}, but IDENTITY is none, so no caller is known. \
+             Set IDENTITY to assertion or headers, or remove the placeholder."
+                .to_owned(),
+        );
     }
-
-    fn address(&mut self, name: &str, text: &str) -> SocketAddr {
-        let text = text.trim();
-        text.parse().unwrap_or_else(|_| {
-            self.problem(format!("{name} is `{text}`, which is not an address with a port. Write it like 127.0.0.1:8080 or [::]:8080."));
-            SocketAddr::from(([127, 0, 0, 1], 0))
-        })
+    if names_caller && config.shared {
+        read.problem(
+            "SHARED is true, but the command, CHILD_ENV or CHILD_CWD has a placeholder that differs between callers. \
+             Set SHARED to false, or remove the placeholder."
+                .to_owned(),
+        );
     }
-
-    pub(super) fn number<N: TryFrom<u64> + Default>(
-        &mut self,
-        name: &str,
-        text: &str,
-        range: RangeInclusive<u64>,
-    ) -> N {
-        let value = text
-            .trim()
-            .parse()
-            .ok()
-            .filter(|number| range.contains(number))
-            .and_then(|number| N::try_from(number).ok());
-        value.unwrap_or_else(|| {
-            self.problem(format!(
-                "{name} is `{text}`, which is not a number from {} to {}. Set it within that range.",
-                range.start(),
-                range.end()
-            ));
-            N::default()
-        })
+    if names_caller && config.prewarm > 0 {
+        read.problem(
+            "PREWARM keeps children ready before the caller is known, but the command, CHILD_ENV or CHILD_CWD has a \
+             placeholder for the caller. Set PREWARM to 0, or remove the placeholder."
+                .to_owned(),
+        );
     }
-
-    /// Reads a number, or `None` for `auto`.
-    pub(super) fn number_or_auto(
-        &mut self,
-        name: &str,
-        text: &str,
-        range: RangeInclusive<u64>,
-    ) -> Option<usize> {
-        (text.trim() != "auto").then(|| self.number(name, text, range))
-    }
-
-    fn boolean(&mut self, name: &str, text: &str) -> bool {
-        values::boolean(text.trim()).unwrap_or_else(|| {
-            self.problem(format!(
-                "{name} is `{text}`, which is neither true nor false. Write `true` or `false`."
-            ));
-            false
-        })
-    }
-
-    pub(super) fn one_of(&mut self, name: &str, text: &str, choices: &[&'static str]) -> &'static str {
-        choices.iter().copied().find(|choice| *choice == text.trim()).unwrap_or_else(|| {
-            self.problem(format!(
-                "{name} is `{text}`, which is not one of the choices. Write one of: {}.",
-                choices.join(", ")
-            ));
-            choices.first().copied().unwrap_or_default()
-        })
-    }
-
-    pub(super) fn duration(&mut self, name: &str, text: &str, range: RangeInclusive<Duration>) -> Duration {
-        contract::duration::parse(text).filter(|time| range.contains(time)).unwrap_or_else(|| {
-            self.problem(format!(
-                "{name} is `{text}`, which is not a time from {:?} to {:?}. Write it like 500ms, 30s, 5m or 1h.",
-                range.start(),
-                range.end()
-            ));
-            *range.start()
-        })
-    }
-
-    pub(super) fn size(&mut self, name: &str, text: &str, range: RangeInclusive<u64>) -> usize {
-        let value = values::size(text)
-            .filter(|size| range.contains(size))
-            .and_then(|size| usize::try_from(size).ok());
-        value.unwrap_or_else(|| {
-            self.problem(format!(
-                "{name} is `{text}`, which is not a size from {} to {} bytes. Write it like 64KiB or 16MiB.",
-                range.start(),
-                range.end()
-            ));
-            0
-        })
-    }
-
-    fn url(&mut self, name: &str, text: &str) -> Option<Url> {
-        let url = Url::parse(text.trim())
-            .ok()
-            .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
-        if url.is_none() {
-            let cause = if text.is_empty() {
-                "is not set".to_owned()
-            } else {
-                format!("is `{text}`, which is not an http or https URL")
-            };
-            self.problem(format!("{name} {cause}, but IDENTITY=assertion needs it. Set it to the full URL."));
-        }
-        url
-    }
-
-    /// Checks settings that are wrong only in combination.
-    fn check_together(&mut self, config: &Config) {
-        let names_caller = config.has_placeholders();
-        if names_caller && config.identity == Identity::None {
-            self.problem(
-                "The command, CHILD_ENV or CHILD_CWD has a placeholder such as {subject}, but IDENTITY is none, so no caller is known. \
-                 Set IDENTITY to assertion or headers, or remove the placeholder."
-                    .to_owned(),
-            );
-        }
-        if names_caller && config.shared {
-            self.problem(
-                "SHARED is true, but the command, CHILD_ENV or CHILD_CWD has a placeholder that differs between callers. \
-                 Set SHARED to false, or remove the placeholder."
-                    .to_owned(),
-            );
-        }
-        if names_caller && config.prewarm > 0 {
-            self.problem(
-                "PREWARM keeps children ready before the caller is known, but the command, CHILD_ENV or CHILD_CWD has a \
-                 placeholder for the caller. Set PREWARM to 0, or remove the placeholder."
-                    .to_owned(),
-            );
-        }
-        if config.legacy_sse && ["/sse", "/messages"].contains(&config.mcp_path.as_str()) {
-            self.problem(format!(
-                "MCP_PATH is {}, which is reserved for LEGACY_SSE. Choose another MCP_PATH.",
-                config.mcp_path
-            ));
-        }
+    if config.legacy_sse && ["/sse", "/messages"].contains(&config.mcp_path.as_str()) {
+        read.problem(format!(
+            "MCP_PATH is {}, which is reserved for LEGACY_SSE. Choose another MCP_PATH.",
+            config.mcp_path
+        ));
     }
 }
 

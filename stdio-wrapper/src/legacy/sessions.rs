@@ -12,12 +12,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::session::Session;
+use super::settings::Settings;
 use super::shared::SharedChildren;
-use crate::budget::{Budget, Memory};
+use crate::budget::Budget;
 use crate::child::{Framing, Keeper, Launcher, Pass, Placeholders, Random, RateLimit};
 use crate::conversation::Conversations;
 use crate::metrics::Metrics;
-use crate::offload::Offload;
 use crate::places::{Place, Places};
 
 pub use opening::OpenError;
@@ -30,35 +30,6 @@ const ROUND: Duration = Duration::from_millis(250);
 /// Maximum number of log lines per second about refused sessions, and about sessions that are ended while they
 /// are in use.
 const REFUSAL_RATE: u32 = 5;
-
-/// Limits and timeouts of sessions.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// Maximum number of sessions.
-    pub max_sessions: usize,
-    /// Maximum number of sessions of one principal. `None` means a share of the sessions that fit.
-    pub max_per_owner: Option<usize>,
-    /// Maximum number of requests in progress in a session.
-    pub max_in_flight: usize,
-    /// Memory for events that a client can request again, in bytes.
-    pub event_log: usize,
-    /// Time after which an unused session ends.
-    pub idle: Duration,
-    /// Maximum time for a request without a response or progress.
-    pub request_timeout: Duration,
-    /// Maximum time for the response to `initialize`.
-    pub start_timeout: Duration,
-    /// Maximum time for a client's response to the child, after which a call waiting for it counts as late.
-    pub input_timeout: Duration,
-    /// Maximum length of a line of a child, in bytes.
-    pub max_line: usize,
-    /// Whether all sessions share one child.
-    pub shared: bool,
-    /// The memory for messages that are queued between clients and children.
-    pub memory: Memory,
-    /// The threads that process large lines of children.
-    pub offload: Arc<Offload>,
-}
 
 /// A part of the sessions, by id.
 type Shard = RwLock<HashMap<String, (Arc<Session>, Arc<Place>)>>;

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::link::{Audience, Link};
 use super::session::{Refusal, Session, SessionLimits};
-use super::sessions::Settings;
+use super::settings::Settings;
 use crate::attempts::Attempts;
 use crate::budget::{Reservation, TOO_MANY_ANSWERS};
 use crate::child::{Launcher, Placeholders, StartError};

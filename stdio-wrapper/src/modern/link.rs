@@ -5,6 +5,7 @@
 
 mod ending;
 mod own;
+mod tools;
 
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, Ordering};

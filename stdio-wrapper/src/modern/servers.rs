@@ -360,14 +360,13 @@ impl Servers {
             return Ok(());
         }
         let (asked, within) = (Instant::now(), self.settings.request_timeout);
-        let (link, offload) = (&native.0, &self.settings.offload);
+        let link = &native.0;
         let capabilities = request.meta.capabilities;
-        let headers =
-            link.param_headers(tool, capabilities, None, within, offload).await.map_err(CallError::Child)?;
+        let headers = link.param_headers(tool, capabilities, None, within).await.map_err(CallError::Child)?;
         if headers.check(request.arguments, fields).is_ok() {
             return Ok(());
         }
-        let headers = link.param_headers(tool, capabilities, Some(asked), within, offload).await;
+        let headers = link.param_headers(tool, capabilities, Some(asked), within).await;
         let headers = headers.map_err(CallError::Child)?;
         Ok(headers.check(request.arguments, fields)?)
     }

@@ -10,42 +10,38 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
-use super::link::Link;
 use super::param_headers::ParamHeaders;
 use crate::attempts::Attempts;
-use crate::budget::of_child;
 use crate::offload::Offload;
 use crate::protocol::Code;
 
 /// Maximum number of pages of one list.
-const MAX_PAGES: usize = 100;
+pub(super) const MAX_PAGES: usize = 100;
 /// Maximum number of lists that are kept. A list can depend on the capabilities of the client.
-const MAX_LISTS: usize = 32;
+pub(super) const MAX_LISTS: usize = 32;
 /// Maximum memory for the rules of all tools of one server, in bytes. A server that requires headers usually
 /// does so for few tools.
 const MAX_KEPT: usize = 1 << 20;
 /// Time for which a list is used if the child does not announce changes.
 const UNWATCHED_LIFE: Duration = Duration::from_secs(5);
-/// Maximum time for one page.
-const PAGE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The lists, by the client capabilities in the request for the list.
 #[derive(Debug, Default)]
 pub(super) struct Tools {
     lists: Mutex<HashMap<String, List>>,
     /// Incremented with every change that the child announces.
-    generation: AtomicU64,
+    pub(super) generation: AtomicU64,
     /// Whether the child has agreed to announce changes.
     is_watched: AtomicBool,
     /// Ensures that a list is requested only once if several callers wait for it.
-    reading: Attempts<String>,
+    pub(super) reading: Attempts<String>,
 }
 
 #[derive(Debug, Clone)]
-struct List {
-    tools: Arc<HashMap<String, ParamHeaders>>,
-    read: Instant,
-    generation: u64,
+pub(super) struct List {
+    pub(super) tools: Arc<HashMap<String, ParamHeaders>>,
+    pub(super) read: Instant,
+    pub(super) generation: u64,
 }
 
 impl Tools {
@@ -62,11 +58,11 @@ impl Tools {
         self.lists().clear();
     }
 
-    fn lists(&self) -> MutexGuard<'_, HashMap<String, List>> {
+    pub(super) fn lists(&self) -> MutexGuard<'_, HashMap<String, List>> {
         self.lists.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn cached(&self, capabilities: &str, newer_than: Option<Instant>) -> Option<List> {
+    pub(super) fn cached(&self, capabilities: &str, newer_than: Option<Instant>) -> Option<List> {
         let list = self.lists().get(capabilities).cloned()?;
         let is_current = list.generation == self.generation.load(Ordering::Acquire);
         let is_young = self.is_watched.load(Ordering::Relaxed) || list.read.elapsed() < UNWATCHED_LIFE;
@@ -104,7 +100,7 @@ impl Page<'_> {
     }
 }
 
-const UNREADABLE: &str = "The MCP server's list of tools cannot be read.";
+pub(super) const UNREADABLE: &str = "The MCP server's list of tools cannot be read.";
 
 /// Adds the headers that the tools of a `tools/list` result require. Returns the params for the next page, if
 /// there is one.
@@ -149,7 +145,10 @@ struct Refused {
 }
 
 /// Like [`read_tools`], but for a whole response.
-fn read_answer(answer: &[u8], tools: &mut HashMap<String, ParamHeaders>) -> Result<Option<String>, String> {
+pub(super) fn read_answer(
+    answer: &[u8],
+    tools: &mut HashMap<String, ParamHeaders>,
+) -> Result<Option<String>, String> {
     let answer: Answer<'_> = serde_json::from_slice(answer).map_err(|_| UNREADABLE.to_owned())?;
     match (answer.result, answer.error) {
         (Some(page), _) => page.read_into(tools),
@@ -157,71 +156,6 @@ fn read_answer(answer: &[u8], tools: &mut HashMap<String, ParamHeaders>) -> Resu
         (None, Some(error)) if error.code == i64::from(Code::MethodNotFound.number()) => Ok(None),
         (None, Some(error)) => Err(format!("The MCP server refused tools/list: {}", error.message)),
         (None, None) => Ok(None),
-    }
-}
-
-impl Link {
-    /// The headers that one tool requires. The list must have been requested after `newer_than`, if that is
-    /// set. Each page of the list must arrive within `within`, and within [`PAGE_TIMEOUT`].
-    pub(super) async fn param_headers(
-        self: &Arc<Self>,
-        tool: &str,
-        capabilities: &str,
-        newer_than: Option<Instant>,
-        within: Duration,
-        offload: &Offload,
-    ) -> Result<ParamHeaders, String> {
-        let of = |list: &List| list.tools.get(tool).cloned().unwrap_or_default();
-        if let Some(list) = self.tools.cached(capabilities, newer_than) {
-            return Ok(of(&list));
-        }
-        let turn = self.tools.reading.turn().await;
-        if let Some(list) = self.tools.cached(capabilities, newer_than) {
-            return Ok(of(&list));
-        }
-        if let Some(why) = turn.failure() {
-            return Err(why);
-        }
-        let generation = self.tools.generation.load(Ordering::Acquire);
-        let read = Instant::now();
-        let tools = match self.read_tools(capabilities, within, offload).await {
-            Ok(tools) => Arc::new(tools),
-            Err(why) => {
-                turn.failed(why.clone());
-                return Err(why);
-            }
-        };
-        let list = List { tools, read, generation };
-        let headers = of(&list);
-        let mut lists = self.tools.lists();
-        if lists.len() >= MAX_LISTS {
-            lists.clear();
-        }
-        lists.insert(capabilities.to_owned(), list);
-        Ok(headers)
-    }
-
-    async fn read_tools(
-        self: &Arc<Self>,
-        capabilities: &str,
-        within: Duration,
-        offload: &Offload,
-    ) -> Result<HashMap<String, ParamHeaders>, String> {
-        let mut tools = HashMap::new();
-        let mut params = "{}".to_owned();
-        for _ in 0..MAX_PAGES {
-            let answer = self.ask("tools/list", &params, capabilities, within.min(PAGE_TIMEOUT)).await?;
-            let (length, owner) = (answer.len(), of_child(self.child.number));
-            let read = move || read_answer(&answer, &mut tools).map(|next| (tools, next));
-            let read = offload.run_if_large(&owner, length, read).await;
-            let (more, next) = read.ok_or_else(|| UNREADABLE.to_owned())??;
-            tools = more;
-            match next {
-                Some(next) => params = next,
-                None => return Ok(tools),
-            }
-        }
-        Ok(tools)
     }
 }
 

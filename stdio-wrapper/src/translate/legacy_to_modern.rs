@@ -11,10 +11,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bytestring::ByteString;
 use serde_json::{Value, json};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::AbortHandle;
 
-use self::listen::Listening;
 use super::call_questions::MAX_ROUNDS;
 use super::results::{LEVELS, MAX_GREETING, MAX_URI, capabilities_for_modern, tree};
 use crate::budget::{Kept, TOO_MANY_ANSWERS, TOO_MANY_MESSAGES};
@@ -125,6 +124,19 @@ struct State {
     /// The task that sends notifications to the session. It is started when the client first requests
     /// notifications.
     listening: Option<Listening>,
+}
+
+/// The task that sends notifications to a session.
+struct Listening {
+    /// The requested notifications, as JSON text.
+    wanted: watch::Sender<Option<Kept>>,
+    task: AbortHandle,
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
 }
 
 /// Why a question has no answer.

@@ -6,9 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio::sync::watch;
-use tokio::task::AbortHandle;
 
-use super::{LISTEN, Peer};
+use super::{LISTEN, Listening, Peer};
 use crate::budget::Kept;
 use crate::legacy::Session;
 use crate::policy::Gate;
@@ -20,19 +19,6 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// Minimum time between two replacements of a subscription, even if the client changes its watched resources
 /// more often.
 const CHANGE: Duration = Duration::from_millis(250);
-
-/// The task that sends notifications to a session.
-pub(super) struct Listening {
-    /// The requested notifications, as JSON text.
-    wanted: watch::Sender<Option<Kept>>,
-    task: AbortHandle,
-}
-
-impl Drop for Listening {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
 
 /// What a message of the subscription says.
 enum Heard {
