@@ -310,7 +310,7 @@ pub async fn run(command: Command, tools: &Tools<'_>) -> Result<Reply, CommandEr
             let done = store.delete_client(&id).await?;
             // A client that acts for itself has an account, whose subject is the client identifier. It is removed
             // with the client.
-            store.remove_account(&Subject::of_client(&id)).await?;
+            store.remove_account(&id.subject()).await?;
             Ok(if done { audited(&audit::Event::ClientRemoved { client_id: &id }) } else { no_client(&id) })
         }
         Command::ListKeys => keys::list(tools).await,

@@ -21,10 +21,9 @@ impl Subject {
         Self(format!("usr_{}", short_id(random)))
     }
 
-    /// The subject of a client that acts for itself: its client identifier (RFC 9068 §2.2). No client
-    /// identifier starts with the prefix of a user's subject.
-    pub fn of_client(id: &super::client::ClientId) -> Self {
-        Self(id.as_str().to_owned())
+    /// The subject with the identifier of something that is not a user.
+    pub(super) fn identified_by(id: &str) -> Self {
+        Self(id.to_owned())
     }
 
     /// The text of the `sub` claim.

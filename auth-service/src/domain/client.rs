@@ -29,6 +29,12 @@ impl ClientId {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The subject of a client that acts for itself: its client identifier (RFC 9068 §2.2). No client
+    /// identifier starts with the prefix of a user's subject.
+    pub fn subject(&self) -> Subject {
+        Subject::identified_by(&self.0)
+    }
 }
 
 impl fmt::Display for ClientId {

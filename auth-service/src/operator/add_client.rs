@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::account::{Account, AccountKind, Group, StoredPassword, Subject, Username};
+use crate::domain::account::{Account, AccountKind, Group, StoredPassword, Username};
 use crate::domain::client::{
     Client, ClientAuthMethod, ClientDisplay, ClientId, ClientKeys, ClientMetadata, ClientOrigin,
     ClientSecret, GrantType, OperatorTerms, RegistrationId,
@@ -123,7 +123,7 @@ pub(super) async fn add_client(new: NewClient, tools: &Tools<'_>) -> Result<Repl
 
 fn machine(id: &ClientId, new: &NewClient, tools: &Tools<'_>) -> Account {
     Account {
-        subject: Subject::of_client(id),
+        subject: id.subject(),
         kind: AccountKind::Machine,
         username: new.name.clone(),
         email: None,

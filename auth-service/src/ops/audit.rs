@@ -298,7 +298,7 @@ impl Event<'_> {
                 "client_added"
             }
             Self::ClientCredentialsAccepted { grant_id, client_id } => {
-                if let Some(left_out) = OF_ACCOUNTS.admit(&Subject::of_client(client_id)) {
+                if let Some(left_out) = OF_ACCOUNTS.admit(&client_id.subject()) {
                     tracing::info!(target: "audit", event = "client_credentials_accepted", %grant_id, %client_id, left_out);
                 }
                 "client_credentials_accepted"

@@ -329,7 +329,7 @@ pub(crate) async fn a_client_of_the_operator_stays_and_makes_no_room(world: &Wor
     let outcome = world.store().register_client(&newcomer, &ids, &terms(later(HOUR), 1)).await.unwrap();
     assert!(matches!(outcome, Registration::Full), "{outcome:?}");
     // It is not deleted a long time after its last use either.
-    let grant = Grant { refresh: None, ..grant(&code(&own, &Subject::of_client(&own.id), NOW), "", NOW) };
+    let grant = Grant { refresh: None, ..grant(&code(&own, &own.id.subject(), NOW), "", NOW) };
     assert!(world.store().add_grant(&grant, &usage(&own, NOW)).await.unwrap());
     assert!(world.store().grant(&grant.id, NOW).await.unwrap().is_some());
     let far = later(DAY * 10_000);

@@ -6,7 +6,6 @@
 //! belongs to a grant, so that it can be revoked. There is no refresh token, because the client can request a new
 //! token.
 
-use crate::domain::account::Subject;
 use crate::domain::client::{Client, GrantType, OperatorTerms};
 use crate::domain::grant::{Grant, GrantId};
 use crate::domain::resource::ResourceUri;
@@ -30,7 +29,7 @@ pub(super) async fn grant_to_client(
     let terms = terms.filter(|_| !client.is_public()).ok_or(TokenError::UnauthorizedClient)?;
     let resources = resources(state, terms, &params.many("resource"))?;
     let part = Part { scope: scope(state, client, &resources, params)?, resources, bound_to: proof.key() };
-    let subject = Subject::of_client(&client.id);
+    let subject = client.id.subject();
     let account = account_of(state, &subject).await?;
     state.account_rate.admit_token(&subject).map_err(TokenError::AccountTooFast)?;
     proof.spend(state, &subject, client).await?;

@@ -52,7 +52,7 @@ pub(super) async fn poll(
         _ => None,
     };
     let replayed = |grant_id, owner: Option<&Subject>| {
-        let subject = &owner.cloned().unwrap_or_else(|| Subject::of_client(&client.id));
+        let subject = &owner.cloned().unwrap_or_else(|| client.id.subject());
         audit::Event::CodeReplayed { grant_id, subject, client_id: &client.id }.emit();
         TokenError::InvalidGrant(REPLAYED)
     };
