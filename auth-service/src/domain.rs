@@ -12,6 +12,7 @@ pub mod device;
 pub mod email;
 pub mod error_code;
 pub mod grant;
+pub mod grant_id;
 pub mod host;
 pub mod issuer;
 pub mod key_thumbprint;

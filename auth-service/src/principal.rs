@@ -8,7 +8,7 @@ use crate::domain::account::{Group, Subject, Username};
 use crate::domain::client::ClientId;
 use crate::domain::clock::UnixTime;
 use crate::domain::clock_watch::TOLERANCE;
-use crate::domain::grant::GrantId;
+use crate::domain::grant_id::GrantId;
 use crate::domain::issuer::Issuer;
 use crate::domain::key_thumbprint::KeyThumbprint;
 use crate::domain::resource::ResourceUri;

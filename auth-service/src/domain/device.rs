@@ -11,7 +11,7 @@ use super::account::Subject;
 use super::client::Client;
 use super::client::{ClientId, RegistrationId};
 use super::clock::UnixTime;
-use super::grant::GrantId;
+use super::grant_id::GrantId;
 use super::opaque_token::TokenHash;
 use super::resource::ResourceUri;
 use super::scope::Scope;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::client::Client;
 use super::client::{ClientId, RegistrationId};
 use super::clock::UnixTime;
-use super::grant::GrantId;
+use super::grant_id::GrantId;
 use super::opaque_token::TokenHash;
 
 /// The pool in which a pushed request waits. A request occupies a place only in its own pool.

@@ -15,7 +15,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 
-use super::grant::GrantId;
+use super::grant_id::GrantId;
 use super::opaque_token::{MalformedToken, TokenHash, crc};
 
 const PREFIX: &str = "mgr_";

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::domain::account::{Group, Subject};
 use crate::domain::client::ClientId;
 use crate::domain::clock::UnixTime;
-use crate::domain::grant::GrantId;
+use crate::domain::grant_id::GrantId;
 use crate::domain::resource::ResourceUri;
 use crate::domain::scope::Scope;
 

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::domain::client::GrantType;
 use crate::domain::device::{DeviceAuthorization, DeviceState, UserCode};
-use crate::domain::grant::GrantId;
+use crate::domain::grant_id::GrantId;
 use crate::domain::opaque_token::TokenKind;
 use crate::guard::client_address;
 use crate::guard::push_rate::Familiarity;

@@ -9,7 +9,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
 
 use crate::domain::client::Client;
-use crate::domain::grant::GrantId;
+use crate::domain::grant_id::GrantId;
 use crate::domain::opaque_token::{OpaqueToken, TokenHash, TokenKind};
 use crate::domain::pushed_request::{PushedPool, PushedRequest};
 use crate::domain::redirect_uri::RedirectUri;

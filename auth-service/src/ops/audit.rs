@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use crate::domain::account::Subject;
 use crate::domain::client::ClientId;
 use crate::domain::clock::UnixTime;
-use crate::domain::grant::GrantId;
+use crate::domain::grant_id::GrantId;
 use crate::domain::scope::Scope;
 use crate::guard::log_rate::{LogRate, LogRates};
 

@@ -6,7 +6,7 @@ mod properties;
 use crate::domain::account::{Group, Subject, Username};
 use crate::domain::client::ClientId;
 use crate::domain::clock::UnixTime;
-use crate::domain::grant::GrantId;
+use crate::domain::grant_id::GrantId;
 use crate::domain::resource::{ProtectedHosts, ResourceUri, Scheme};
 use crate::principal::Principal;
 

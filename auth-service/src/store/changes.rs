@@ -163,7 +163,7 @@ mod tests {
     use super::*;
     use crate::domain::account::Subject;
     use crate::domain::client::ClientId;
-    use crate::domain::grant::GrantId;
+    use crate::domain::grant_id::GrantId;
 
     fn ids(n: u8) -> (GrantId, ClientId, Subject) {
         (GrantId::new([n; 32]), ClientId::issued([n; 32]), Subject::new([n; 32]))

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use auth_service::domain::grant::GrantId;
+use auth_service::domain::grant_id::GrantId;
 use auth_service::domain::refresh_token::{Line, LineKey, RefreshToken};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};

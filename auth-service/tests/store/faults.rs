@@ -526,6 +526,6 @@ async fn a100_logins_at_once_at_the_ceiling_each_remove_what_they_displace() {
     assert!((150..=3 * 150).contains(&removals), "{removals}");
 }
 
-pub(crate) fn id_of_nobody() -> auth_service::domain::grant::GrantId {
-    auth_service::domain::grant::GrantId::new([9; 32])
+pub(crate) fn id_of_nobody() -> auth_service::domain::grant_id::GrantId {
+    auth_service::domain::grant_id::GrantId::new([9; 32])
 }

@@ -2,7 +2,8 @@
 
 use auth_service::domain::client::{Client, ClientId};
 use auth_service::domain::clock::UnixTime;
-use auth_service::domain::grant::{AuthorizationCode, Grant, GrantId};
+use auth_service::domain::grant::{AuthorizationCode, Grant};
+use auth_service::domain::grant_id::GrantId;
 use auth_service::store::{Store, StoreError};
 use proptest::collection::vec;
 use proptest::prelude::*;

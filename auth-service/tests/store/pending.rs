@@ -7,7 +7,8 @@ use auth_service::domain::client::{Client, ClientOrigin};
 use auth_service::domain::clock::UnixTime;
 use auth_service::domain::consent::Approval;
 use auth_service::domain::device::{DeviceAuthorization, DeviceState, Poll, UserCode};
-use auth_service::domain::grant::{AuthorizationCode, Grant, GrantId};
+use auth_service::domain::grant::{AuthorizationCode, Grant};
+use auth_service::domain::grant_id::GrantId;
 use auth_service::domain::pushed_request::{PushedPool, PushedRequest};
 use auth_service::store::{Redemption, Registration};
 

@@ -10,7 +10,8 @@ use auth_service::domain::client::{
 use auth_service::domain::clock::{Random, UnixTime};
 use auth_service::domain::clock_watch::TimeBounds;
 use auth_service::domain::device::{DeviceAuthorization, DeviceState};
-use auth_service::domain::grant::{AuthorizationCode, Grant, GrantId, RefreshState};
+use auth_service::domain::grant::{AuthorizationCode, Grant, RefreshState};
+use auth_service::domain::grant_id::GrantId;
 use auth_service::domain::opaque_token::TokenHash;
 use auth_service::domain::pkce::CodeChallenge;
 use auth_service::domain::refresh_token::{HashedRefreshToken, Line, LineKey, RefreshToken};

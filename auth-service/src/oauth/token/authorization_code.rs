@@ -2,7 +2,8 @@
 
 use crate::domain::account::Subject;
 use crate::domain::client::{Client, GrantType};
-use crate::domain::grant::{AuthorizationCode, GrantId};
+use crate::domain::grant::AuthorizationCode;
+use crate::domain::grant_id::GrantId;
 use crate::domain::opaque_token::{OpaqueToken, TokenKind};
 use crate::oauth::params::Params;
 use crate::oauth::proof::ProofOfPossession;

@@ -7,7 +7,8 @@
 //! token.
 
 use crate::domain::client::{Client, GrantType, OperatorTerms};
-use crate::domain::grant::{Grant, GrantId};
+use crate::domain::grant::Grant;
+use crate::domain::grant_id::GrantId;
 use crate::domain::resource::ResourceUri;
 use crate::domain::scope::Scope;
 use crate::oauth::params::Params;

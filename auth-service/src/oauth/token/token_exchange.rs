@@ -6,7 +6,8 @@
 //! than the old token's scope. It expires and is revoked together with the old token.
 
 use crate::domain::client::{Client, GrantType};
-use crate::domain::grant::{Grant, GrantId};
+use crate::domain::grant::Grant;
+use crate::domain::grant_id::GrantId;
 use crate::domain::scope::Scope;
 use crate::oauth::live_token::{self, LiveToken};
 use crate::oauth::params::Params;

@@ -2,7 +2,8 @@
 
 use crate::domain::account::{LoginSession, Subject};
 use crate::domain::clock::UnixTime;
-use crate::domain::grant::{AuthorizationCode, Grant, GrantId};
+use crate::domain::grant::{AuthorizationCode, Grant};
+use crate::domain::grant_id::GrantId;
 use crate::domain::opaque_token::TokenHash;
 use crate::store::StoreError;
 use crate::store::holdings::{Held, Holding, insert_imported, leaving};

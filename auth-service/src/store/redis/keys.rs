@@ -5,7 +5,7 @@
 use crate::domain::account::{Subject, Username};
 use crate::domain::client::ClientId;
 use crate::domain::device::UserCode;
-use crate::domain::grant::GrantId;
+use crate::domain::grant_id::GrantId;
 use crate::domain::opaque_token::TokenHash;
 use crate::domain::pushed_request::PushedPool;
 use crate::store::changes::About;
