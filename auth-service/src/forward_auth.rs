@@ -11,6 +11,7 @@ mod check_headers;
 pub mod cors;
 pub mod envoy;
 pub mod envoy_grpc;
+mod error;
 mod forwarded;
 mod headers;
 pub mod nginx;
@@ -19,6 +20,7 @@ mod possession;
 #[cfg(test)]
 mod properties;
 mod request;
+mod reserved;
 pub mod traefik;
 
 use std::net::IpAddr;
@@ -41,7 +43,9 @@ use answer::Answer;
 use possession::Scheme;
 
 pub use answer::IDENTITY;
-pub use request::{AccessRequest, Bearer, CheckError};
+pub use error::CheckError;
+pub use headers::Bearer;
+pub use request::AccessRequest;
 
 /// Header that contains `EDGE_SECRET`, with which the edge proxy authenticates.
 static EDGE_SECRET: HeaderName = HeaderName::from_static("x-edge-secret");

@@ -25,8 +25,9 @@ use crate::policy::{Denial, Policy};
 use crate::principal::{self, Known};
 use crate::state::AppState;
 
+use super::error::CheckError;
 use super::possession::{NotProven, Scheme};
-use super::request::{AccessRequest, CheckError};
+use super::request::AccessRequest;
 
 /// Lifetime of an assertion. It covers one network hop and some clock skew.
 const ASSERTION_LIFETIME: std::time::Duration = std::time::Duration::from_secs(60);

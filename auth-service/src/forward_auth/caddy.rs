@@ -2,8 +2,9 @@
 
 use actix_web::http::header::HeaderMap;
 
+use super::error::CheckError;
 use super::forwarded;
-use super::request::{AccessRequest, CheckError};
+use super::request::AccessRequest;
 
 /// The path in the `uri` of Caddy's directive. Caddy appends the client's query to it, which is ignored.
 pub const PATH: &str = "/verify/caddy";

@@ -4,12 +4,8 @@
 
 use actix_web::http::header::{HeaderMap, HeaderValue};
 
-use super::headers;
-use super::request::CheckError;
-
-/// Maximum length in bytes of a client's header that [`CheckHeaders::short`] reads. The longest useful one is an
-/// `Mcp-Name` with the URI of a resource.
-pub(super) const MAX_LEN: usize = 1024;
+use super::error::{CheckError, MAX_LEN};
+use super::reserved;
 
 /// Defines the fields and their names in a header map from one list.
 macro_rules! fields {
@@ -80,11 +76,11 @@ impl<'a> CheckHeaders<'a> {
         let mut sent = Self { values: [Times::Never; Field::ALL.len()], alters_reserved: false };
         for (name, value) in map {
             let Some(field) = Field::of(name.as_str()) else {
-                sent.alters_reserved |= headers::is_alias(name.as_str());
+                sent.alters_reserved |= reserved::is_alias(name.as_str());
                 continue;
             };
             // `Connection` can be repeated, because all its values form one list (RFC 9110 §5.3).
-            sent.alters_reserved |= field == Field::Connection && headers::drops_reserved(value);
+            sent.alters_reserved |= field == Field::Connection && reserved::drops_reserved(value);
             if let Some(times) = sent.values.get_mut(field as usize) {
                 *times = if matches!(times, Times::Never) { Times::Once(value) } else { Times::More };
             }

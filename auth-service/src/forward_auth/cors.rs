@@ -27,8 +27,8 @@ use crate::state::AppState;
 
 use super::answer::{Answer, value};
 use super::check_headers::{CheckHeaders, Field};
+use super::error::CheckError;
 use super::headers;
-use super::request::CheckError;
 
 /// The methods of an MCP endpoint.
 const METHODS: &str = "GET, POST, DELETE";

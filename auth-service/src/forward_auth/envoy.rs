@@ -5,8 +5,9 @@ use actix_web::http::Method;
 use actix_web::http::header::HeaderMap;
 
 use super::check_headers::{CheckHeaders, Field};
+use super::error::CheckError;
 use super::headers::{host, method, path_and_query, scheme};
-use super::request::{AccessRequest, CheckError, Target};
+use super::request::{AccessRequest, Target};
 
 /// The `path_prefix` in Envoy's configuration.
 pub const PREFIX: &str = "/verify/envoy";

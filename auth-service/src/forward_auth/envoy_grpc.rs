@@ -21,8 +21,9 @@ use envoy_types::pb::google::rpc;
 
 use super::answer::{Answer, IDENTITY};
 use super::check_headers::{CheckHeaders, Field};
+use super::error::CheckError;
 use super::headers::{host, method, path_and_query, scheme};
-use super::request::{AccessRequest, CheckError, Target};
+use super::request::{AccessRequest, Target};
 
 /// Headers with credentials for auth-service. They must not reach a service behind the edge.
 const CREDENTIALS: [HeaderName; 5] = [
@@ -126,7 +127,7 @@ mod tests {
     use envoy_types::pb::envoy::service::auth::v3::AttributeContext;
     use envoy_types::pb::envoy::service::auth::v3::attribute_context::Request;
 
-    use super::super::request::Bearer;
+    use super::super::headers::Bearer;
     use super::*;
 
     fn check(method: &str, host: &str, path: &str, headers: &[(&str, &str)]) -> CheckRequest {

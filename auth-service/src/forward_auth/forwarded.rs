@@ -3,8 +3,9 @@
 use actix_web::http::header::HeaderMap;
 
 use super::check_headers::{CheckHeaders, Field};
+use super::error::CheckError;
 use super::headers::{host, method, path_and_query, scheme};
-use super::request::{AccessRequest, CheckError, Target};
+use super::request::{AccessRequest, Target};
 
 /// Reads the four headers. Each must be present exactly once. If one is missing, the proxy is misconfigured. If
 /// one is repeated, the client has sent it as well.

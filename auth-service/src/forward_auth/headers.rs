@@ -1,9 +1,9 @@
 //! Reads headers so strictly that no server can interpret them differently. The module does no I/O.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use actix_web::http::Method;
-use actix_web::http::header::HeaderValue;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
@@ -13,7 +13,31 @@ use crate::domain::path::UnambiguousPath;
 use crate::domain::resource::Scheme;
 
 use super::check_headers::{CheckHeaders, Field, Times};
-use super::request::{Bearer, CheckError};
+use super::error::CheckError;
+
+/// The content of the `Authorization` header of a request.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Bearer<'a> {
+    /// There is no `Authorization` header.
+    None,
+    /// There are several `Authorization` headers, or one that does not contain exactly one token.
+    Malformed,
+    /// A token with the scheme `Bearer` (RFC 6750 §2.1).
+    Token(&'a str),
+    /// A token with the scheme `DPoP` (RFC 9449 §7.1). It is not known yet whether the token is bound to a key.
+    Bound(&'a str),
+}
+
+impl fmt::Debug for Bearer<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "None",
+            Self::Malformed => "Malformed",
+            Self::Token(_) => "Token(…)",
+            Self::Bound(_) => "Bound(…)",
+        })
+    }
+}
 
 /// Reads a host that the edge proxy has sent.
 pub(super) fn host(text: &str) -> Result<HostName, CheckError> {
@@ -122,13 +146,6 @@ fn decode_sentinel(text: &str) -> Result<Cow<'_, str>, CheckError> {
         .ok_or(CheckError::BadHeader("Mcp-Name"))
 }
 
-/// Prefixes of reserved header names: those that only the edge or auth-service can set, or on which decisions
-/// depend.
-const RESERVED: [&str; 5] = ["x-auth-", "x-forwarded-", "x-original-", "x-edge-", "mcp-"];
-/// Complete names of further reserved headers.
-const RESERVED_WHOLE: [&str; 7] =
-    ["authorization", "proxy-authorization", "cookie", "dpop", "host", "origin", "x-real-ip"];
-
 /// Refuses a header that a server behind the edge might confuse with a reserved one: CGI and its successors treat
 /// `X_Auth_Subject` as `X-Auth-Subject`. Also refuses a `Connection` header that makes a proxy remove a reserved
 /// header (RFC 9110 §7.6.1), and refuses `X-Forwarded-Prefix`.
@@ -141,29 +158,9 @@ pub(super) fn refuse_reserved(sent: &CheckHeaders<'_>) -> Result<(), CheckError>
     }
 }
 
-/// Whether a server might treat `name`, which must be in lower case, as a reserved name although it is not one.
-pub(super) fn is_alias(name: &str) -> bool {
-    let odd = name.bytes().any(|byte| !matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'));
-    // A server chooses the names of its own parameter headers (MCP 2026-07-28, "x-mcp-header").
-    odd && !name.starts_with("mcp-param-")
-        && is_reserved(&name.replace(|c: char| !c.is_ascii_alphanumeric(), "-"))
-}
-
-/// Whether this value of `Connection` names a reserved header. The result is true for a value that is not text.
-pub(super) fn drops_reserved(value: &HeaderValue) -> bool {
-    let names_one = |options: &str| {
-        options.split(',').any(|option| is_reserved(&option.trim().to_ascii_lowercase().replace('_', "-")))
-    };
-    value.to_str().map_or(true, names_one)
-}
-
-fn is_reserved(name: &str) -> bool {
-    RESERVED.iter().any(|start| name.starts_with(start)) || RESERVED_WHOLE.contains(&name)
-}
-
 #[cfg(test)]
 mod tests {
-    use actix_web::http::header::{HeaderMap, HeaderName};
+    use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 
     use super::super::request::{AccessRequest, Target};
     use super::*;

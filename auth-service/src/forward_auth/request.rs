@@ -9,11 +9,10 @@ use crate::domain::origin::Origin;
 use crate::domain::path::UnambiguousPath;
 use crate::domain::resource::{ProtectedHosts, Scheme};
 use crate::domain::resource_query::ResourceQuery;
-use crate::guard::pace::TooManyRequests;
-use crate::store::StoreError;
 
-use super::check_headers::{CheckHeaders, Field, MAX_LEN};
-use super::headers;
+use super::check_headers::{CheckHeaders, Field};
+use super::error::CheckError;
+use super::headers::{self, Bearer};
 
 /// A client's request that is held at the edge until it is decided. It borrows from the check, so that a check
 /// needs almost no allocations.
@@ -84,99 +83,5 @@ impl AccessRequest<'_> {
     pub(super) fn metadata_url(&self, hosts: &ProtectedHosts) -> String {
         let query = ResourceQuery::parse(self.query).unwrap_or_default();
         hosts.metadata_url(&self.host, &self.path, query)
-    }
-}
-
-/// The content of the `Authorization` header of a request.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Bearer<'a> {
-    /// There is no `Authorization` header.
-    None,
-    /// There are several `Authorization` headers, or one that does not contain exactly one token.
-    Malformed,
-    /// A token with the scheme `Bearer` (RFC 6750 §2.1).
-    Token(&'a str),
-    /// A token with the scheme `DPoP` (RFC 9449 §7.1). It is not known yet whether the token is bound to a key.
-    Bound(&'a str),
-}
-
-impl std::fmt::Debug for Bearer<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::None => "None",
-            Self::Malformed => "Malformed",
-            Self::Token(_) => "Token(…)",
-            Self::Bound(_) => "Bound(…)",
-        })
-    }
-}
-
-/// Why a check cannot be decided. In each of these cases the request is denied.
-#[derive(Debug, thiserror::Error)]
-pub enum CheckError {
-    /// The check does not come from a trusted edge proxy.
-    #[error("this check does not come from a trusted edge proxy; see TRUSTED_PROXIES and EDGE_SECRET")]
-    Untrusted,
-    /// The edge listener has no check at this path.
-    #[error(
-        "there is no check at this path; the paths are /verify/traefik, /verify/traefik/entry-point, /verify/caddy, /verify/nginx, and /verify/envoy with the original path after it"
-    )]
-    UnknownProxy,
-    /// The proxy did not send a header that a check needs.
-    #[error("the edge proxy did not send {0}; see docs/forward-auth.md")]
-    Missing(&'static str),
-    /// The path can be read in more than one way.
-    #[error("the request's path can be read in more than one way")]
-    AmbiguousPath,
-    /// The host cannot be read, or can be read in more than one way.
-    #[error("the request's host is missing, repeated or malformed")]
-    BadHost,
-    /// The host is not protected.
-    #[error("the request's host is not protected; see PROTECTED_HOSTS")]
-    UnknownHost,
-    /// The scheme of the request differs from the deployment's scheme: HTTP instead of HTTPS, or the reverse.
-    #[error("the request's scheme is not that of this deployment; see ISSUER")]
-    Scheme,
-    /// MCP endpoints do not support this method.
-    #[error("the request's method is not used in MCP")]
-    Method,
-    /// The request comes from a web page of an origin that is not allowed.
-    #[error("web pages of this origin are not allowed to call the service; see ALLOWED_ORIGINS")]
-    Origin,
-    /// A header can be read in more than one way.
-    #[error("the header {0} is repeated or malformed")]
-    BadHeader(&'static str),
-    /// A header is longer than any useful one.
-    #[error("the header {0} is longer than {MAX_LEN} bytes")]
-    TooLong(&'static str),
-    /// A server might confuse a header with a reserved one.
-    #[error("a header could be confused with one that only the edge proxy can send")]
-    ReservedHeader,
-    /// The path was rewritten before the check.
-    #[error(
-        "X-Forwarded-Prefix indicates that the path was rewritten before the check; the check must come first"
-    )]
-    Rewritten,
-    /// The address of the client has sent more requests per second than allowed.
-    #[error(transparent)]
-    TooManyRequests(#[from] TooManyRequests),
-    /// The clock is in doubt, so it is unknown whether the token has expired.
-    #[error("the clock is in doubt, so it is unknown whether the access token has expired")]
-    Undatable,
-    /// The store failed, so it is unknown whether the token is valid.
-    #[error(transparent)]
-    Store(StoreError),
-}
-
-impl CheckError {
-    /// The value of the label `outcome` in the metric `mcp_gate_checks_total`.
-    pub(super) const fn label(&self) -> &'static str {
-        match self {
-            Self::Untrusted => "untrusted",
-            Self::Undatable | Self::Store(_) => "unavailable",
-            Self::Origin => "foreign_origin",
-            Self::TooManyRequests(_) => "too_many_requests",
-            _ => "malformed",
-        }
     }
 }

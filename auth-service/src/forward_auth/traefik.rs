@@ -2,8 +2,9 @@
 
 use actix_web::http::header::HeaderMap;
 
+use super::error::CheckError;
 use super::forwarded;
-use super::request::{AccessRequest, CheckError};
+use super::request::AccessRequest;
 
 /// The path in the `address` of Traefik's middleware.
 pub const PATH: &str = "/verify/traefik";
