@@ -2,6 +2,7 @@
 
 mod accounts;
 mod clients;
+mod current_overlay;
 mod disk;
 mod files;
 mod grants;
@@ -45,8 +46,8 @@ use super::{
     FoundCode, LatestEnds, Redemption, Registration, RegistrationTerms, Rotation, Store, StoreError,
     Successor,
 };
+use current_overlay::CurrentOverlay;
 use disk::Disk;
-use overlay::CurrentOverlay;
 use places::Places;
 use reserve::Reserve;
 use rows::{Reader, Rows, Unfit};

@@ -16,8 +16,9 @@ use crate::keys::seal::Sealer;
 use crate::store::StoreError;
 use crate::store::changes::{About, Changes};
 
+use super::current_overlay::CurrentOverlay;
 use super::disk::Disk;
-use super::overlay::{CurrentOverlay, Overlay};
+use super::overlay::Overlay;
 use super::reserve::APPLIED;
 use super::rows::{Reader, WRITABLE, unavailable};
 use super::tables::Table;
