@@ -15,6 +15,7 @@ mod places;
 mod portable;
 mod reserve;
 mod rows;
+mod schema;
 mod sole_clients;
 mod sweep;
 mod tables;
@@ -50,7 +51,8 @@ use current_overlay::CurrentOverlay;
 use disk::Disk;
 use places::Places;
 use reserve::Reserve;
-use rows::{Reader, Rows, Unfit};
+use rows::{Reader, Rows};
+use schema::Unfit;
 use tables::Table;
 use writable::Writable;
 use writer::{Parts, Writer};
@@ -113,11 +115,11 @@ impl EmbeddedStore {
             }
         };
         let database = disk.database().map_err(damaged)?;
-        rows::prepare(&database, &sealer).map_err(|unfit| match unfit {
+        schema::prepare(&database, &sealer).map_err(|unfit| match unfit {
             Unfit::Newer(found) => OpenError::Newer { path: path.to_owned(), found },
             Unfit::Store(error) => damaged(error),
         })?;
-        let applied = rows::number_of_overlay(&database, &sealer).map_err(damaged)?;
+        let applied = schema::number_of_overlay(&database, &sealer).map_err(damaged)?;
         drop(database);
         disk.note_beginning();
         let reserve = Reserve::open(path, &sealer, applied).map_err(OpenError::ReserveLost)?;
@@ -430,7 +432,7 @@ impl Store for EmbeddedStore {
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        self.read(|rows| rows.get::<String>(Table::Meta, rows::KEY_CHECK).map(|_| ()))?;
+        self.read(|rows| rows.get::<String>(Table::Meta, schema::KEY_CHECK).map(|_| ()))?;
         // A full disk can still be read, so a write must be tried as well.
         self.writer.ping().await
     }

@@ -55,7 +55,7 @@ pub enum OpenError {
     #[error(
         "{path} was written by a newer release: its schema is version {found}, and this one reads up to {}. Start that \
          release, or restore a backup from before it",
-        super::rows::SCHEMA_VERSION
+        super::schema::SCHEMA_VERSION
     )]
     Newer {
         /// The path of the database.

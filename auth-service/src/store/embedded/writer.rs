@@ -20,10 +20,12 @@ use super::current_overlay::CurrentOverlay;
 use super::disk::Disk;
 use super::overlay::Overlay;
 use super::reserve::APPLIED;
-use super::rows::{Reader, WRITABLE, unavailable};
+use super::rows::{Reader, unavailable};
 use super::tables::Table;
 use super::writable::Writable;
 
+/// The row that is written to test whether writes work.
+const WRITABLE: &str = "writable";
 /// Maximum number of writes in a transaction.
 const BATCH: usize = 256;
 /// Maximum number of queued writes. Further senders must wait.
