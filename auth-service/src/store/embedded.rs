@@ -1,6 +1,7 @@
 //! The embedded store: one redb file that one process uses. Every write is on disk before it is acknowledged.
 
 mod accounts;
+mod client_use;
 mod clients;
 mod current_overlay;
 mod disk;

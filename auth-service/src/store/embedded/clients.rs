@@ -1,13 +1,12 @@
-//! Registers clients within a limit on their number, and records their use.
+//! Registers clients within a limit on their number.
 
-use crate::domain::client::{Client, ClientId, ClientOrigin, ClientUse};
+use crate::domain::client::{Client, ClientId};
 use crate::domain::clock::UnixTime;
 use crate::domain::opaque_token::TokenHash;
-use crate::store::rules::{self, UseOfClient, is_kept_longer, is_same, judge_use};
+use crate::store::rules::{self, is_kept_longer, is_same};
 use crate::store::{Registration, RegistrationTerms, StoreError};
 
 use super::rows::Rows;
-use super::sole_clients;
 use super::tables::Table;
 use super::writable::Writable;
 
@@ -229,27 +228,4 @@ pub(super) fn change(
         rows.replace(Table::Clients, id.as_str(), &client)?;
     }
     Ok(changed)
-}
-
-/// Records a use. Returns the client as it is now, or `None` if it has been deleted, disabled or registered again
-/// since the caller read it.
-pub(super) fn note_use(rows: &Writable<'_>, used: &ClientUse) -> Result<Option<Client>, StoreError> {
-    let known = live(rows, &used.client.id, used.bounds.earliest)?;
-    let judged = match judge_use(known.clone(), used, true) {
-        UseOfClient::CountsForNobody(_) if !sole_clients::free(rows, used)? => judge_use(known, used, false),
-        judged => judged,
-    };
-    match judged {
-        UseOfClient::Refused => Ok(None),
-        UseOfClient::Noted(client) => Ok(Some(client)),
-        UseOfClient::News(client) | UseOfClient::CountsForNobody(client) => {
-            rows.remove(Table::UnusedClients, &unused_key(&client))?;
-            let before = rows.end(Table::Clients, client.id.as_str())?;
-            let end = Some(used.extend(before, used.keep_until));
-            let end = end.filter(|_| client.origin != ClientOrigin::Operator);
-            rows.put(Table::Clients, client.id.as_str(), &client, end)?;
-            sole_clients::note(rows, &client, used)?;
-            Ok(Some(client))
-        }
-    }
 }

@@ -12,11 +12,11 @@ use crate::domain::refresh_token::HashedRefreshToken;
 use crate::store::rules::{self, CodeRow};
 use crate::store::{Redemption, Rotation, StoreError, Successor};
 
-use super::clients;
 use super::holdings::{self, New};
 use super::rows::Rows;
 use super::tables::Table;
 use super::writable::Writable;
+use super::{client_use, clients};
 
 /// The grant with this identifier, unless it has expired.
 pub(super) fn live(rows: &impl Rows, id: &GrantId, now: UnixTime) -> Result<Option<Grant>, StoreError> {
@@ -48,7 +48,7 @@ pub(super) fn hold(rows: &Writable<'_>, grant: &Grant, now: UnixTime) -> Result<
 
 /// Creates a grant without a code.
 pub(super) fn add(rows: &Writable<'_>, grant: &Grant, used: &ClientUse) -> Result<bool, StoreError> {
-    if clients::note_use(rows, used)?.is_none() {
+    if client_use::note(rows, used)?.is_none() {
         return Ok(false);
     }
     put(rows, grant)?;
@@ -81,7 +81,7 @@ pub(super) fn add_code(
     if rows.get_live::<String>(Table::Approvals, approval, used.at)?.is_some() {
         return Ok(false);
     }
-    let Some(client) = clients::note_use(rows, used)? else {
+    let Some(client) = client_use::note(rows, used)? else {
         return Ok(false);
     };
     let (key, row) = (&hash.text(), CodeRow::new(code, &client));
@@ -105,7 +105,7 @@ pub(super) fn redeem_code(
         holdings::remove_grant(rows, &row.code.grant_id)?;
         return Ok(Redemption::Replayed);
     }
-    if row.code.expires_at <= used.at || clients::note_use(rows, used)?.is_none() {
+    if row.code.expires_at <= used.at || client_use::note(rows, used)?.is_none() {
         return Ok(Redemption::Unknown);
     }
     let row = row.redeemed();
@@ -129,7 +129,7 @@ pub(super) fn rotate(
     };
     match grant.judge_refresh(presented, used.bounds, grace) {
         RefreshUse::Current => {
-            if clients::note_use(rows, used)?.is_none() {
+            if client_use::note(rows, used)?.is_none() {
                 return Ok(Rotation::Unknown);
             }
             successor.replace(&mut grant, used);

@@ -18,7 +18,7 @@ use super::holdings::{self, New};
 use super::rows::Rows;
 use super::tables::Table;
 use super::writable::Writable;
-use super::{EmbeddedStore, clients, grants};
+use super::{EmbeddedStore, client_use, grants};
 
 fn link_key(issuer: &str, name: &str) -> String {
     TokenHash::of(format!("{issuer}\n{name}").as_bytes()).text()
@@ -159,7 +159,7 @@ impl PendingStore for EmbeddedStore {
                     DeviceState::Allowed { .. } if !found.is_expired(used.at) => {}
                     _ => return Ok(Redemption::Unknown),
                 }
-                let Some(client) = clients::note_use(rows, &used)? else {
+                let Some(client) = client_use::note(rows, &used)? else {
                     return Ok(Redemption::Unknown);
                 };
                 found.state = DeviceState::Redeemed;
