@@ -18,7 +18,6 @@ use rustix::fs::{Advice, fadvise};
 use crate::store::StoreError;
 
 use super::rows::unavailable;
-use super::writer::QUEUE;
 
 /// The first and the maximum pause before the next attempt to write to the disk.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
@@ -169,14 +168,15 @@ impl Disk {
         }
     }
 
-    /// Records that a write takes longer than its caller waits, and returns the caller's error.
-    pub(super) fn stalled(&self, patience: Duration) -> StoreError {
+    /// Records that a write takes longer than its caller waits, and returns the caller's error. At most `queue`
+    /// writes wait for the disk.
+    pub(super) fn stalled(&self, patience: Duration, queue: usize) -> StoreError {
         let reason = format!("the disk has not completed a write for {} s", patience.as_secs());
         if !self.is_stalled.swap(true, Ordering::Relaxed) {
             self.failing.set(1.0);
             tracing::error!(
                 "{reason}. Until it does, no change takes effect: nobody can register or log in, and no access can be revoked. The \
-                 first {QUEUE} changes that are requested in the meantime take effect when the disk responds"
+                 first {queue} changes that are requested in the meantime take effect when the disk responds"
             );
         }
         StoreError::Unavailable(reason)

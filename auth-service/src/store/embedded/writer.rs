@@ -29,7 +29,7 @@ const WRITABLE: &str = "writable";
 /// Maximum number of writes in a transaction.
 const BATCH: usize = 256;
 /// Maximum number of queued writes. Further senders must wait.
-pub(super) const QUEUE: usize = 1024;
+const QUEUE: usize = 1024;
 /// How long a caller waits for its write. A disk that takes longer has stalled, which can happen to a network
 /// disk. A queued write stays in the queue, and is made if the disk responds later.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -146,13 +146,13 @@ impl Writer {
         let queue = self.queue.as_ref().ok_or_else(stopped)?;
         let deadline = Instant::now() + patience;
         let Ok(place) = timeout_at(deadline, queue.reserve()).await else {
-            self.disk.stalled(patience);
+            self.disk.stalled(patience, QUEUE);
             return Err(not_queued(patience));
         };
         place.map_err(|_| stopped())?.send(write);
         match timeout_at(deadline, outcome).await {
             Ok(written) => written.map_err(|_| stopped())?,
-            Err(_) => Err(self.disk.stalled(patience)),
+            Err(_) => Err(self.disk.stalled(patience, QUEUE)),
         }
     }
 
