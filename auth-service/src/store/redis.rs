@@ -11,6 +11,7 @@ mod age;
 mod begin;
 mod cells;
 mod circuit;
+mod client_use;
 mod clients;
 mod connection;
 mod grants;

@@ -18,7 +18,7 @@ use crate::store::{FoundCode, Redemption, Rotation, StoreError, Successor};
 use super::cells::{Cells, Found, Life, Tries};
 use super::holdings::{self, New};
 use super::server_clock::Deadline;
-use super::{accounts, clients};
+use super::{accounts, client_use, clients};
 
 pub(super) async fn add_code(
     cells: &Cells,
@@ -32,7 +32,7 @@ pub(super) async fn add_code(
     if before.as_ref().is_some_and(|found| found.is_live(used.at)) {
         return Ok(false);
     }
-    let Some(client) = clients::note_use(cells, used).await? else {
+    let Some(client) = client_use::note(cells, used).await? else {
         return Ok(false);
     };
     let row = CodeRow::new(code, &client);
@@ -102,7 +102,7 @@ pub(super) async fn redeem_code(
         tries.next().await?;
         let (found, client, deadline) = try_join3(
             cells.read_live::<CodeRow>(&place, now),
-            clients::of_use(cells, used),
+            client_use::read(cells, used),
             Deadline::of(cells, &place),
         )
         .await?;
@@ -113,7 +113,7 @@ pub(super) async fn redeem_code(
             holdings::remove_grant(cells, &found.value.code.grant_id).await?;
             return Ok(Redemption::Replayed);
         }
-        if found.value.code.expires_at <= now || clients::note_use_of(cells, used, client).await?.is_none() {
+        if found.value.code.expires_at <= now || client_use::note_read(cells, used, client).await?.is_none() {
             return Ok(Redemption::Unknown);
         }
         let row = found.value.redeemed();
@@ -138,7 +138,7 @@ pub(super) async fn hold(cells: &Cells, grant: &Grant, now: UnixTime) -> Vec<Gra
 
 /// Creates a grant without a code.
 pub(super) async fn add(cells: &Cells, grant: &Grant, used: &ClientUse) -> Result<bool, StoreError> {
-    if clients::note_use(cells, used).await?.is_none() {
+    if client_use::note(cells, used).await?.is_none() {
         return Ok(false);
     }
     let life = Life { until: grant.expires_at, now: used.at };
@@ -182,7 +182,7 @@ pub(super) async fn rotate(
         let key = cells.keys.grant(presented.grant());
         let (found, client, deadline) = try_join3(
             found(cells, presented.grant(), now),
-            clients::of_use(cells, used),
+            client_use::read(cells, used),
             Deadline::of(cells, &key),
         )
         .await?;
@@ -191,7 +191,7 @@ pub(super) async fn rotate(
         };
         match found.value.judge_refresh(presented, used.bounds, grace) {
             RefreshUse::Current => {
-                if clients::note_use_of(cells, used, client).await?.is_none() {
+                if client_use::note_read(cells, used, client).await?.is_none() {
                     return Ok(Rotation::Unknown);
                 }
                 let mut grant = found.value.clone();

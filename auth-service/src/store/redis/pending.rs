@@ -22,7 +22,7 @@ use super::cells::{Cells, Found, Life, Tries};
 use super::holdings::{self, New};
 use super::keys::consent_name;
 use super::server_clock::Deadline;
-use super::{RedisStore, clients, grants, places};
+use super::{RedisStore, client_use, grants, places};
 
 /// The key and the content of a device authorization.
 type Device = (String, Found<DeviceAuthorization>);
@@ -160,7 +160,7 @@ impl PendingStore for RedisStore {
             tries.next().await?;
             let (found, client, deadline) = try_join3(
                 cells.read_live::<DeviceAuthorization>(&place, now),
-                clients::of_use(cells, used),
+                client_use::read(cells, used),
                 Deadline::of(cells, &place),
             )
             .await?;
@@ -175,7 +175,7 @@ impl PendingStore for RedisStore {
                 DeviceState::Allowed { .. } if !found.value.is_expired(now) => {}
                 _ => return Ok(Redemption::Unknown),
             }
-            let Some(client) = clients::note_use_of(cells, used, client).await? else {
+            let Some(client) = client_use::note_read(cells, used, client).await? else {
                 return Ok(Redemption::Unknown);
             };
             let grant = &Grant { registration: client.registration, ..grant.clone() };
