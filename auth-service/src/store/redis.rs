@@ -14,6 +14,7 @@ mod circuit;
 mod client_use;
 mod clients;
 mod connection;
+mod errors;
 mod grants;
 mod history;
 mod holdings;
@@ -27,6 +28,7 @@ mod portable;
 mod renewal;
 mod server_clock;
 mod sole_clients;
+mod store_name;
 mod tracking;
 mod turns;
 

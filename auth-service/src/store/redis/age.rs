@@ -23,7 +23,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::store::LOST;
 
 use super::StoreError;
-use super::identity::StoreName;
+use super::store_name::StoreName;
 
 /// The message for operators if Redis has an earlier store.
 const EARLIER: &str = "Redis has another store than before, and one that was created earlier: data from before a restore or an \

@@ -15,8 +15,9 @@ use crate::store::StoreError;
 use super::address::RedisAddress;
 use super::cells::{Cells, Found};
 use super::connection::Script;
-use super::identity::{self, StoreName};
-use super::{PREFIX, RedisStore, UNFINISHED, history, permissions, unfit};
+use super::errors::lacks_permission;
+use super::store_name::StoreName;
+use super::{PREFIX, RedisStore, UNFINISHED, history, identity, permissions, unfit};
 
 /// The error of a command that finds no store.
 const NOT_BEGUN: &str = "there is no store of this service in Redis: the service has never been started with it, or Redis has lost \
@@ -69,7 +70,14 @@ pub(super) async fn find(cells: &Cells, new: NewStore) -> Result<(), StoreError>
         NewStore::Begin => {
             let absent: Option<&Found<String>> = None;
             // If another process has written an identity first, that identity is kept.
-            cells.swap(&cells.keys.identity(), absent, &identity::new(cells, None).await?, None).await?;
+            cells
+                .swap(
+                    &cells.keys.identity(),
+                    absent,
+                    &identity::new(&cells.connection, &cells.keys, None).await?,
+                    None,
+                )
+                .await?;
             cells.identity().await.map(|_| ())
         }
     }
@@ -111,7 +119,7 @@ async fn has_others(cells: &Cells) -> Result<bool, StoreError> {
     }
     // The error of the search itself does not show the missing permission.
     match cells.connection.run::<Value>("SCAN", vec!["0".into(), "COUNT".into(), "1".into()]).await {
-        Err(error) if permissions::is_missing(&error) => return Ok(false),
+        Err(error) if lacks_permission(&error) => return Ok(false),
         tried => tried?,
     };
     let tests = [keys.writable(), keys.trial()];
@@ -140,7 +148,7 @@ impl RedisStore {
         if found.is_none() && !has_others(cells).await? {
             return Err(StoreError::Unavailable(NOT_BEGUN.to_owned()));
         }
-        let report = history::report(cells, None).await?.unwrap_or_default();
+        let report = history::report(&cells.connection, &cells.keys, None).await?.unwrap_or_default();
         // A claim is no longer valid if this data contains the claimed change, or if this store has replaced the
         // claimed one.
         if found.as_ref().is_some_and(|found| !report.is_disputed(&found.value)) {
@@ -149,7 +157,10 @@ impl RedisStore {
         // The new identity is later than the identity of every store that a replica is known to have used.
         let before = found.iter().map(|found| StoreName::of(&found.value));
         let begun = before.chain(report.claim.map(|claim| claim.store)).map(|store| store.begun).max();
-        if !cells.swap(&row, found.as_ref(), &identity::new(cells, begun).await?, None).await? {
+        if !cells
+            .swap(&row, found.as_ref(), &identity::new(&cells.connection, &cells.keys, begun).await?, None)
+            .await?
+        {
             let reason =
                 "another process has created or adopted the store at the same moment; check the store again";
             return Err(StoreError::Unavailable(reason.to_owned()));

@@ -19,9 +19,9 @@ use crate::store::{StoreError, row};
 
 use super::age::{Age, AgeReport, KnownBefore};
 use super::connection::{Connection, Script};
+use super::errors::lacks_permission;
 use super::history;
 use super::keys::Keys;
-use super::permissions;
 use super::server_clock::{Deadline, refuse_late};
 use super::turns::{Turn, Turns};
 
@@ -174,7 +174,7 @@ impl Cells {
     /// Checks that the data in Redis is not older than before, and that Redis has not been emptied.
     pub(super) async fn check_age(&self) -> Result<(), StoreError> {
         let asked = self.age.known_now();
-        let told = history::report(self, asked.mark).await?;
+        let told = history::report(&self.connection, &self.keys, asked.mark).await?;
         let was_emptied = told.is_none() && self.age.has_seen_anything();
         let told = told.unwrap_or_default();
         if was_emptied || self.age.has_to_be_identified() || self.age.is_older(asked, told) {
@@ -209,7 +209,7 @@ impl Cells {
             && let Some(claim) = self.age.claim(asked, told)
         {
             // If the claim cannot be written, the next comparison tries again.
-            let _ = Box::pin(history::leave(self, claim)).await;
+            let _ = Box::pin(history::leave(&self.connection, &self.keys, claim)).await;
         }
         self.dropping_what_is_cached(compared)
     }
@@ -264,12 +264,12 @@ impl Cells {
     /// failed.
     pub(super) async fn count_change(&self) -> Result<(), StoreError> {
         let asked = self.age.known_now();
-        match history::count(self, asked.mark).await {
+        match history::count(&self.connection, &self.keys, asked.mark).await {
             Ok((before, token)) => {
                 let compared = self.age.compare_counted(asked, before, token);
                 self.told_others(asked, before, compared).await
             }
-            Err(error) if permissions::is_missing(&error) => {
+            Err(error) if lacks_permission(&error) => {
                 self.age.owe();
                 Ok(())
             }

@@ -103,7 +103,7 @@ pub(super) async fn redeem_code(
         let (found, client, deadline) = try_join3(
             cells.read_live::<CodeRow>(&place, now),
             client_use::read(cells, used),
-            Deadline::of(cells, &place),
+            Deadline::of(&cells.connection, &place),
         )
         .await?;
         let Some(found) = found else {
@@ -183,7 +183,7 @@ pub(super) async fn rotate(
         let (found, client, deadline) = try_join3(
             found(cells, presented.grant(), now),
             client_use::read(cells, used),
-            Deadline::of(cells, &key),
+            Deadline::of(&cells.connection, &key),
         )
         .await?;
         let Some(found) = found else {

@@ -8,9 +8,9 @@ use fred::types::Value;
 use crate::store::StoreError;
 
 use super::age::{AgeReport, Claim, Mark};
-use super::cells::Cells;
-use super::connection::Script;
-use super::identity::StoreName;
+use super::connection::{Connection, Script};
+use super::keys::Keys;
+use super::store_name::StoreName;
 
 /// Number of changes in the history. Each replica reads the history every five seconds. If all changes that a
 /// replica has seen have left the history, the replica cannot compare tokens, and compares only the number.
@@ -49,32 +49,40 @@ static LEAVE: LazyLock<Script> =
     LazyLock::new(|| Script::new("redis.call('DEL', KEYS[2]) redis.call('SET', KEYS[1], ARGV[1]) return 1"));
 
 /// The report of Redis about the age of its data. Returns `None` if Redis has counted no change.
-pub(super) async fn report(cells: &Cells, asked: Option<Mark>) -> Result<Option<AgeReport>, StoreError> {
-    let (number, history, claim) = (cells.keys.taken_away(), cells.keys.history(), cells.keys.claim());
-    let told = cells.connection.script(&ASK, &[&number, &history, &claim], vec![token_of(asked)]).await?;
+pub(super) async fn report(
+    connection: &Connection,
+    keys: &Keys,
+    asked: Option<Mark>,
+) -> Result<Option<AgeReport>, StoreError> {
+    let (number, history, claim) = (keys.taken_away(), keys.history(), keys.claim());
+    let told = connection.script(&ASK, &[&number, &history, &claim], vec![token_of(asked)]).await?;
     read(told)
 }
 
 /// Counts a change. Returns the report from just before the change, and the token of the change.
-pub(super) async fn count(cells: &Cells, asked: Option<Mark>) -> Result<(AgeReport, u64), StoreError> {
+pub(super) async fn count(
+    connection: &Connection,
+    keys: &Keys,
+    asked: Option<Mark>,
+) -> Result<(AgeReport, u64), StoreError> {
     let mut random = [0_u8; 8];
     aws_lc_rs::rand::fill(&mut random).map_err(|error| StoreError::Unavailable(error.to_string()))?;
     let token = u64::from_be_bytes(random);
-    let number = cells.keys.taken_away();
-    let keys = [number.as_str(), &cells.keys.history(), &cells.keys.claim(), &format!("{number}:none")];
+    let number = keys.taken_away();
+    let keys = [number.as_str(), &keys.history(), &keys.claim(), &format!("{number}:none")];
     let arguments = vec![token_of(asked), text(token).into(), REMEMBERED.to_string().into()];
-    let told = cells.connection.script(&COUNT, &keys, arguments).await?;
+    let told = connection.script(&COUNT, &keys, arguments).await?;
     Ok((read(told)?.unwrap_or_default(), token))
 }
 
 /// Leaves a claim about what this process has seen, for processes that have seen less.
-pub(super) async fn leave(cells: &Cells, claim: Claim) -> Result<(), StoreError> {
-    let key = cells.keys.claim();
+pub(super) async fn leave(connection: &Connection, keys: &Keys, claim: Claim) -> Result<(), StoreError> {
+    let key = keys.claim();
     let Claim { seen, mark, store } = claim;
     let Mark { number, token } = mark.unwrap_or(Mark { number: 0, token: 0 });
     let row = format!("{seen} {number} {token:016x} {:016x} {:x}", store.hash, store.begun);
     let keys = [key.as_str(), &format!("{key}:none")];
-    cells.connection.script::<u64>(&LEAVE, &keys, vec![row.into()]).await.map(|_| ())
+    connection.script::<u64>(&LEAVE, &keys, vec![row.into()]).await.map(|_| ())
 }
 
 /// Reads what [`leave`] wrote.

@@ -6,38 +6,12 @@
 //! replaces. If a replica finds a store with an *earlier* identity than the one it has used, old data has
 //! returned, such as the data from before an adoption.
 
-use aws_lc_rs::digest::{SHA256, digest};
-
 use crate::domain::opaque_token::TokenHash;
 use crate::store::StoreError;
 
-use super::cells::Cells;
+use super::connection::Connection;
+use super::keys::Keys;
 use super::server_clock;
-
-/// Identifies the store that a process has used, in a form that is not secret. The identity itself is encrypted in
-/// Redis, but the claims that processes leave there for each other are not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct StoreName {
-    /// When the store was created, in microseconds by the clock of Redis. It is 0 if this is unknown.
-    pub(super) begun: u64,
-    /// A part of the hash of the identity.
-    pub(super) hash: u64,
-}
-
-impl StoreName {
-    /// The name of the store with this identity.
-    pub(super) fn of(identity: &str) -> Self {
-        let hash = digest(&SHA256, identity.as_bytes());
-        let hash = hash.as_ref().first_chunk().copied().map(u64::from_be_bytes).unwrap_or_default();
-        let begun = identity.split_once('.').and_then(|(begun, _)| u64::from_str_radix(begun, 16).ok());
-        Self { begun: begun.unwrap_or_default(), hash }
-    }
-
-    /// Whether this store was created later than `other`, so that it can replace it.
-    pub(super) fn is_later_than(self, other: Self) -> bool {
-        self.begun > other.begun
-    }
-}
 
 /// The identity of a store that was created at this time.
 fn identity_at(begun: u64) -> Result<String, StoreError> {
@@ -48,14 +22,19 @@ fn identity_at(begun: u64) -> Result<String, StoreError> {
 
 /// A random identity, later than `begun`. A clock that has been set back must not make it earlier than the
 /// identity that it replaces.
-pub(super) async fn new(cells: &Cells, begun: Option<u64>) -> Result<String, StoreError> {
+pub(super) async fn new(
+    connection: &Connection,
+    keys: &Keys,
+    begun: Option<u64>,
+) -> Result<String, StoreError> {
     // Even without the permission to read the time, the identity of an adopted store is later than before.
-    let now = server_clock::microseconds(cells, &cells.keys.key_check()).await?.unwrap_or_default();
+    let now = server_clock::microseconds(connection, &keys.key_check()).await?.unwrap_or_default();
     identity_at(begun.map_or(now, |begun| now.max(begun.saturating_add(1))))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::store_name::StoreName;
     use super::*;
 
     #[test]

@@ -12,7 +12,7 @@ use crate::store::{LOST, StoreError};
 use super::RedisStore;
 use super::cells::Found;
 use super::connection::Script;
-use super::permissions;
+use super::errors::lacks_permission;
 
 /// The time on the server's clock, in seconds.
 static TIME: LazyLock<Script> = LazyLock::new(|| Script::new("return redis.call('TIME')[1]"));
@@ -72,7 +72,7 @@ impl RedisStore {
         let key = self.cells.keys.key_check();
         match self.cells.connection.script(script, &[&key], Vec::new()).await {
             Ok(text) => Ok(Some(text)),
-            Err(error) if permissions::is_missing(&error) => Ok(None),
+            Err(error) if lacks_permission(&error) => Ok(None),
             Err(error) => Err(error),
         }
     }

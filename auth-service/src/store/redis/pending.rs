@@ -161,7 +161,7 @@ impl PendingStore for RedisStore {
             let (found, client, deadline) = try_join3(
                 cells.read_live::<DeviceAuthorization>(&place, now),
                 client_use::read(cells, used),
-                Deadline::of(cells, &place),
+                Deadline::of(&cells.connection, &place),
             )
             .await?;
             let Some(found) = found else {

@@ -44,16 +44,3 @@ pub(super) async fn check(cells: &Cells) -> Result<(), StoreError> {
          (docs/adr/0003-redis-store.md lists all commands)"
     )))
 }
-
-/// Whether the error states that a permission is missing, in the wording of Redis 6 to 8 and of Valkey.
-pub(super) fn is_missing(error: &StoreError) -> bool {
-    let StoreError::Unavailable(reason) = error else { return false };
-    is_missing_in(reason)
-}
-
-/// Like [`is_missing`], for the text of an error of Redis.
-pub(super) fn is_missing_in(said: &str) -> bool {
-    ["NOPERM", "ACL failure", "can't run this command", "no permissions"]
-        .iter()
-        .any(|words| said.contains(words))
-}

@@ -25,9 +25,9 @@ use crate::store::{Installation as _, Store, StoreError};
 use super::address::RedisAddress;
 use super::cells::{Cells, Found, Life, Tries};
 use super::holdings::{self, New};
-use super::identity::{self, StoreName};
 use super::keys::Named;
-use super::{KEY_CHECK, RedisStore, UNFINISHED, clients, sole_clients};
+use super::store_name::StoreName;
+use super::{KEY_CHECK, RedisStore, UNFINISHED, clients, identity, sole_clients};
 
 /// Number of rows that are read or written at the same time.
 const AT_ONCE: usize = 64;
@@ -294,7 +294,13 @@ impl Target for RedisTarget {
             let reason = "Redis was emptied or filled by another process during the import".to_owned();
             return Err(StoreError::Unavailable(reason).into());
         }
-        cells.write_for(&cells.keys.identity(), &identity::new(cells, self.replaced).await?, None).await?;
+        cells
+            .write_for(
+                &cells.keys.identity(),
+                &identity::new(&cells.connection, &cells.keys, self.replaced).await?,
+                None,
+            )
+            .await?;
         cells.swap(&check, found.as_ref(), &KEY_CHECK, None).await?;
         Ok(())
     }

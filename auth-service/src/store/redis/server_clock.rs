@@ -12,9 +12,8 @@ use fred::types::Value;
 
 use crate::store::StoreError;
 
-use super::cells::Cells;
-use super::connection::{COMMAND, Script};
-use super::permissions;
+use super::connection::{Connection, Script};
+use super::errors::{COMMAND, lacks_permission};
 
 /// The time on the server's clock, in microseconds.
 static NOW: LazyLock<Script> = LazyLock::new(|| {
@@ -49,9 +48,9 @@ pub(super) struct Deadline(Option<u64>);
 
 impl Deadline {
     /// The deadline for a write to this key, counted from now.
-    pub(super) async fn of(cells: &Cells, key: &str) -> Result<Self, StoreError> {
+    pub(super) async fn of(connection: &Connection, key: &str) -> Result<Self, StoreError> {
         let in_time = u64::try_from(IN_TIME.as_micros()).unwrap_or(u64::MAX);
-        Ok(Self(microseconds(cells, key).await?.map(|now| now.saturating_add(in_time))))
+        Ok(Self(microseconds(connection, key).await?.map(|now| now.saturating_add(in_time))))
     }
 
     /// The deadline as the argument of a script. It is empty if there is no deadline.
@@ -62,11 +61,11 @@ impl Deadline {
 
 /// The time on the clock of the server that has this key, in microseconds. Returns `None` if the user has no
 /// permission to read it.
-pub(super) async fn microseconds(cells: &Cells, key: &str) -> Result<Option<u64>, StoreError> {
-    let now: Result<String, _> = cells.connection.script(&NOW, &[key], Vec::new()).await;
+pub(super) async fn microseconds(connection: &Connection, key: &str) -> Result<Option<u64>, StoreError> {
+    let now: Result<String, _> = connection.script(&NOW, &[key], Vec::new()).await;
     match now {
         Ok(now) => now.parse().map(Some).map_err(|_| StoreError::Unreadable),
-        Err(error) if permissions::is_missing(&error) => Ok(None),
+        Err(error) if lacks_permission(&error) => Ok(None),
         Err(error) => Err(error),
     }
 }

@@ -26,8 +26,8 @@ use tokio::task::JoinHandle;
 use crate::store::changes::Changes;
 
 use super::address::RedisAddress;
+use super::errors::names_permission;
 use super::keys::Keys;
-use super::permissions;
 
 /// How long cached values are valid after the last time at which all changes were known to have been received. A
 /// revocation can go unnoticed for at most this long, regardless of network failures.
@@ -106,7 +106,7 @@ impl Lost {
     /// without the operator.
     fn hint(&self) -> &'static str {
         match self {
-            Self::Redis(error) if permissions::is_missing_in(error.details()) => {
+            Self::Redis(error) if names_permission(error.details()) => {
                 ". The Redis user needs +client|tracking and +ping"
             }
             // Redis before version 6 does not have the command.
