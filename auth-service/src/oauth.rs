@@ -20,11 +20,14 @@ pub mod revoke;
 pub mod token;
 
 mod authorization;
+mod authorization_error;
+mod authorization_request;
 mod client_assertion;
 mod client_auth;
 mod live_token;
 mod login_attempt;
 mod params;
+mod prompt;
 mod proof;
 mod requested_scope;
 mod session;

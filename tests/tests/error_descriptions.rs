@@ -13,7 +13,7 @@ const SOURCES: [&str; 16] = [
     "dpop.rs",
     "guard/pace.rs",
     "keys/dpop.rs",
-    "oauth/authorize/request.rs",
+    "oauth/authorization_request.rs",
     "oauth/client_assertion.rs",
     "oauth/client_auth.rs",
     "oauth/introspect.rs",

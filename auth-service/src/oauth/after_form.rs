@@ -17,8 +17,8 @@ use crate::identity::form_token::Form;
 use crate::pages::{FormTarget, Link, MessagePage, page};
 use crate::state::AppState;
 
-use super::authorize::see_other;
 use super::params::Params;
+use super::responses::see_other;
 
 /// Maximum length in bytes of a form token in a URL. Common proxies limit the request line to 8 kB.
 const MAX_LEN_IN_QUERY: usize = 4 * 1024;

@@ -1,10 +1,6 @@
 //! `GET /authorize`: the authorization endpoint (RFC 6749 §3.1, §4.1.1; OAuth 2.1 §4.1.1).
 
-mod prompt;
-mod request;
-
 use actix_web::http::StatusCode;
-use actix_web::http::header::{CACHE_CONTROL, LOCATION, REFERRER_POLICY};
 use actix_web::{HttpRequest, HttpResponse, web};
 
 use crate::clients::UnknownClient;
@@ -20,15 +16,13 @@ use crate::pages::{CodeLink, FormTarget, MessagePage, RefusedPage, page};
 use crate::state::AppState;
 use crate::store::StoreError;
 
+use super::authorization_error::{refusal_url, refuse};
+use super::authorization_request::{AuthorizationRequest, Refusal, redirect_uri_of};
 use super::consent::{self, ConsentError, Pushed};
-use super::fallback;
 use super::params::{BadParams, Params};
-use super::{pushed_request, session};
-
-pub(super) use prompt::Prompt;
-pub use request::AuthorizationRequest;
-use request::Refusal;
-pub(super) use request::{asked_resources, asked_scope};
+use super::prompt::Prompt;
+use super::responses::see_other;
+use super::{fallback, pushed_request, session};
 
 /// Errors that are shown on a page of this server instead of being sent to the client. In most cases, the reason
 /// is that the client or its redirect URI could not be verified (RFC 6749 §4.1.2.1).
@@ -198,17 +192,6 @@ async fn client_of(
     found.map_err(|error| AuthorizeError::unknown(&id, error))
 }
 
-/// Returns the URI that receives the response, or `None` if it is not a redirect URI of the client.
-pub(super) fn redirect_uri_of(params: &Params, client: &Client) -> Result<Option<RedirectUri>, BadParams> {
-    let redirect_uri = match (params.one("redirect_uri")?, client.metadata.redirect_uris.as_slice()) {
-        (Some(text), _) => RedirectUri::try_from(text.to_owned()).ok(),
-        // The parameter is optional if only one redirect URI is registered (OAuth 2.1 §4.1.1).
-        (None, [only]) => Some(only.clone()),
-        (None, _) => None,
-    };
-    Ok(redirect_uri.filter(|uri| client.allows_redirect(uri)))
-}
-
 /// Refuses a request. The browser is redirected to the client immediately only if the user has already approved
 /// this redirect URI, or if the operator added the client. Otherwise the user first sees a page. Anybody can
 /// register a redirect URI, and without this page an attacker's link to this server, which users trust, could lead
@@ -233,40 +216,3 @@ fn refuse_with_care(
     };
     page(StatusCode::BAD_REQUEST, &template, FormTarget::Ourselves)
 }
-
-/// Redirects the browser to the client with an error response (RFC 6749 §4.1.2.1, RFC 9207 §2.1).
-pub(super) fn refuse(
-    state: &AppState,
-    redirect_uri: &RedirectUri,
-    client_state: Option<&str>,
-    refusal: &Refusal,
-) -> HttpResponse {
-    see_other(&refusal_url(state, redirect_uri, client_state, refusal))
-}
-
-fn refusal_url(
-    state: &AppState,
-    redirect_uri: &RedirectUri,
-    client_state: Option<&str>,
-    refusal: &Refusal,
-) -> String {
-    let issuer = &state.config.site.issuer;
-    let (description, uri) = (refusal.to_string(), refusal.code().uri(issuer));
-    let mut pairs =
-        vec![("error", refusal.code().as_str()), ("error_description", &description), ("error_uri", &uri)];
-    pairs.extend(client_state.map(|value| ("state", value)));
-    pairs.push(("iss", issuer.as_str()));
-    redirect_uri.with_query(&pairs)
-}
-
-/// Redirects with status 303, so that the browser does not send a POST with a password to the next URL (RFC 9700
-/// §4.12).
-pub(super) fn see_other(location: &str) -> HttpResponse {
-    HttpResponse::SeeOther()
-        .insert_header((LOCATION, location))
-        .insert_header((CACHE_CONTROL, "no-store"))
-        .insert_header((REFERRER_POLICY, "no-referrer"))
-        .finish()
-}
-
-pub(super) use request::Refusal as AuthorizationRefusal;

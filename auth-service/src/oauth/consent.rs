@@ -24,8 +24,11 @@ use crate::pages::{BarredPage, ConsentPage, FormTarget, displayable, page};
 use crate::state::AppState;
 use crate::store::StoreError;
 
-use super::authorize::{AuthorizationRefusal, AuthorizationRequest, Prompt, refuse, see_other};
+use super::authorization_error::refuse;
+use super::authorization_request::{AuthorizationRequest, Refusal};
 use super::params::Params;
+use super::prompt::Prompt;
+use super::responses::see_other;
 use super::{responses, session};
 
 pub use error::ConsentError;
@@ -218,7 +221,7 @@ async fn answer(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<Htt
                 state.store.forget_pushed_request(handle).await?;
             }
             audit::Event::ConsentDenied { subject: &asked.subject, client_id: &client.id }.emit();
-            Ok(refuse(state, &request.redirect_uri, request.state.as_deref(), &AuthorizationRefusal::Denied))
+            Ok(refuse(state, &request.redirect_uri, request.state.as_deref(), &Refusal::Denied))
         }
         _ => Err(ConsentError::NoDecision),
     }

@@ -24,9 +24,9 @@ use crate::state::AppState;
 use crate::store::StoreError;
 
 use super::after_form::{Message, Problem, redirect};
-use super::authorize::see_other;
 use super::consent::{barred, scope_lines};
 use super::params::{BadParams, Params};
+use super::responses::see_other;
 use super::{responses, session};
 
 /// The content of the form token of the last page: everything that was shown to the user.

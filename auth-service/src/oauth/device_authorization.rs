@@ -13,7 +13,7 @@ use crate::guard::client_address;
 use crate::guard::push_rate::Familiarity;
 use crate::state::AppState;
 
-use super::authorize::{asked_resources, asked_scope};
+use super::authorization_request::{asked_resources, asked_scope};
 use super::client_auth::authenticate;
 use super::params::{BadParams, Params};
 use super::responses;

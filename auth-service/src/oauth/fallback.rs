@@ -16,7 +16,7 @@ use crate::domain::host::split_authority;
 use crate::domain::resource::ResourceUri;
 use crate::state::AppState;
 
-use super::authorize::see_other;
+use super::responses::see_other;
 
 /// The default resource of the host in a request, and the origin of that host.
 struct Fallback {

@@ -24,7 +24,7 @@ use crate::keys::signing::KeyRing;
 use crate::policy::Policy;
 
 use super::authorization::MAX_CREDENTIALS_LEN;
-use super::authorize::{AuthorizationRequest, redirect_uri_of};
+use super::authorization_request::{AuthorizationRequest, redirect_uri_of};
 use super::client_assertion::{accepted_header, claimed_client};
 use super::client_auth::basic_credentials;
 use super::params::Params;

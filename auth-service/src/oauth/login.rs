@@ -22,9 +22,10 @@ use crate::state::AppState;
 use crate::store::StoreError;
 
 use super::after_form::{Message, Problem};
-use super::authorize::{Prompt, see_other};
 use super::login_attempt::account_of;
 use super::params::{BadParams, Params};
+use super::prompt::Prompt;
+use super::responses::see_other;
 use super::{pushed_request, responses, session};
 use new_password::PasswordChange;
 

@@ -15,9 +15,9 @@ use crate::keys::signing::Jwks;
 use crate::rotation::LOOK_EVERY;
 use crate::state::AppState;
 
-use super::authorize::Prompt;
 use super::client_assertion::ALGORITHMS;
 use super::fallback;
+use super::prompt::Prompt;
 use super::requested_scope::offline_access;
 
 /// `GET /.well-known/oauth-authorization-server`, at the root of the host. The issuer's path, if it has one,

@@ -5,7 +5,7 @@ use actix_web::http::header::CONTENT_TYPE;
 
 /// The parameters of a query or form, in the order in which they were sent.
 #[derive(Debug)]
-pub struct Params(Vec<(String, String)>);
+pub(super) struct Params(Vec<(String, String)>);
 
 /// Why the parameters of a request are refused (`invalid_request`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -26,12 +26,12 @@ const MAX_PARAMS: usize = 100;
 
 impl Params {
     /// Reads the parameters of a query string.
-    pub fn of_query(query: &str) -> Result<Self, BadParams> {
+    pub(super) fn of_query(query: &str) -> Result<Self, BadParams> {
         Self::read(query.as_bytes())
     }
 
     /// Checks the Content-Type, and reads the parameters of a form body.
-    pub fn of_form(request: &HttpRequest, body: &[u8]) -> Result<Self, BadParams> {
+    pub(super) fn of_form(request: &HttpRequest, body: &[u8]) -> Result<Self, BadParams> {
         let content_type =
             request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let (essence, parameters) = content_type.split_once(';').unwrap_or((content_type, ""));
@@ -51,7 +51,7 @@ impl Params {
     }
 
     /// The value of a parameter that can occur only once. An empty value is treated as absent (RFC 6749 §3.1).
-    pub fn one(&self, name: &str) -> Result<Option<&str>, BadParams> {
+    pub(super) fn one(&self, name: &str) -> Result<Option<&str>, BadParams> {
         let mut values = self.0.iter().filter(|(key, _)| key == name).map(|(_, value)| value.as_str());
         let first = values.next();
         if values.next().is_some() {
@@ -61,7 +61,7 @@ impl Params {
     }
 
     /// All values of a parameter that can be repeated (`resource`, RFC 8707 §2). Empty values are ignored.
-    pub fn many(&self, name: &str) -> Vec<&str> {
+    pub(super) fn many(&self, name: &str) -> Vec<&str> {
         self.0
             .iter()
             .filter(|(key, value)| key == name && !value.is_empty())
@@ -71,7 +71,7 @@ impl Params {
 
     /// Encodes the parameters as a form, without those in `names` and with the value in `set` instead of the old
     /// one.
-    pub fn encoded_without(&self, names: &[&str], set: (&str, &str)) -> String {
+    pub(super) fn encoded_without(&self, names: &[&str], set: (&str, &str)) -> String {
         let kept = self
             .0
             .iter()
@@ -81,7 +81,7 @@ impl Params {
     }
 
     /// Whether any parameter other than `resource` is repeated.
-    pub fn has_doubled(&self) -> bool {
+    pub(super) fn has_doubled(&self) -> bool {
         let mut names: Vec<&str> =
             self.0.iter().map(|(key, _)| key.as_str()).filter(|key| *key != "resource").collect();
         names.sort_unstable();

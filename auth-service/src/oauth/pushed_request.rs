@@ -18,9 +18,10 @@ use crate::guard::push_rate::Familiarity;
 use crate::state::AppState;
 use crate::store::StoreError;
 
-use super::authorize::{AuthorizationRequest, Prompt, redirect_uri_of};
+use super::authorization_request::{AuthorizationRequest, redirect_uri_of};
 use super::client_auth::authenticate;
 use super::params::{BadParams, Params};
+use super::prompt::Prompt;
 use super::responses;
 use super::token::TokenError;
 

@@ -1,8 +1,8 @@
-//! HTTP responses that several endpoints share: JSON that is never cached, and OAuth errors (RFC 6749 §5).
+//! HTTP responses that several endpoints share: JSON that is never cached, redirects, and OAuth errors (RFC 6749 §5).
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::{
-    CACHE_CONTROL, HeaderName, HeaderValue, PRAGMA, RETRY_AFTER, WWW_AUTHENTICATE,
+    CACHE_CONTROL, HeaderName, HeaderValue, LOCATION, PRAGMA, REFERRER_POLICY, RETRY_AFTER, WWW_AUTHENTICATE,
 };
 use actix_web::{HttpResponse, HttpResponseBuilder};
 use serde::Serialize;
@@ -83,6 +83,16 @@ pub(super) fn json_no_store(status: StatusCode, body: &impl Serialize) -> HttpRe
         .insert_header((PRAGMA, "no-cache"))
         .insert_header((HeaderName::from_static("x-content-type-options"), "nosniff"))
         .json(body)
+}
+
+/// Redirects with status 303, so that the browser does not send a POST with a password to the next URL (RFC 9700
+/// §4.12).
+pub(super) fn see_other(location: &str) -> HttpResponse {
+    HttpResponse::SeeOther()
+        .insert_header((LOCATION, location))
+        .insert_header((CACHE_CONTROL, "no-store"))
+        .insert_header((REFERRER_POLICY, "no-referrer"))
+        .finish()
 }
 
 /// The 404 response at an address that does not exist or belongs to a disabled feature.

@@ -11,7 +11,7 @@ use crate::domain::issuer::Issuer;
 use crate::dpop::ProofRefused;
 use crate::guard::keyed_rate::TooFast;
 use crate::keys::seal::CryptoFailure;
-use crate::oauth::authorize::AuthorizationRefusal as Refusal;
+use crate::oauth::authorization_request::Refusal;
 use crate::oauth::client_auth::ClientAuthError;
 use crate::oauth::params::BadParams;
 use crate::oauth::requested_scope::ScopeRefused;

@@ -17,22 +17,22 @@ use crate::state::AppState;
 
 /// An authorization request whose parameters are all valid.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AuthorizationRequest {
+pub(super) struct AuthorizationRequest {
     /// The client that sent the request.
-    pub client_id: ClientId,
+    pub(super) client_id: ClientId,
     /// The URI that receives the authorization response.
-    pub redirect_uri: RedirectUri,
+    pub(super) redirect_uri: RedirectUri,
     /// Opaque value that is returned to the client unchanged (RFC 6749 §4.1.1).
-    pub state: Option<String>,
+    pub(super) state: Option<String>,
     /// The scope that the client is granted if the user consents.
-    pub scope: Scope,
+    pub(super) scope: Scope,
     /// The resources for which the access token will be valid (RFC 8707).
-    pub resources: Vec<ResourceUri>,
+    pub(super) resources: Vec<ResourceUri>,
     /// The PKCE code challenge (RFC 7636 §4.2), with the method S256.
-    pub challenge: CodeChallenge,
+    pub(super) challenge: CodeChallenge,
     /// Thumbprint of the key to which the authorization code will be bound (`dpop_jkt`, RFC 9449 §10).
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bound_to: Option<KeyThumbprint>,
+    pub(super) bound_to: Option<KeyThumbprint>,
 }
 
 /// Why an authorization request is refused. The client receives it as an error response.
@@ -79,7 +79,7 @@ pub enum Refusal {
 impl Refusal {
     /// The error code of the response (RFC 6749 §4.1.2.1, RFC 8707 §2, RFC 9101 §7, `OpenID` Connect Core
     /// §3.1.2.6).
-    pub fn code(&self) -> ErrorCode {
+    pub(super) fn code(&self) -> ErrorCode {
         match self {
             Self::Params(_)
             | Self::ResponseMode
@@ -107,7 +107,7 @@ const MAX_RESOURCES: usize = 8;
 
 impl AuthorizationRequest {
     /// Reads a request of `client`. The caller must already have verified `redirect_uri`.
-    pub fn read(
+    pub(super) fn read(
         params: &Params,
         client: &Client,
         redirect_uri: RedirectUri,
@@ -124,7 +124,7 @@ impl AuthorizationRequest {
         )
     }
 
-    pub(in crate::oauth) fn within(
+    pub(super) fn within(
         params: &Params,
         client: &Client,
         redirect_uri: RedirectUri,
@@ -178,7 +178,7 @@ impl AuthorizationRequest {
     }
 
     /// The request as a query string, for a link that shows the consent page again.
-    pub fn query(&self) -> String {
+    pub(super) fn query(&self) -> String {
         let scope = self.scope.to_string();
         let pairs = [
             ("response_type", "code"),
@@ -203,7 +203,7 @@ fn thumbprint(params: &Params) -> Result<Option<KeyThumbprint>, Refusal> {
 }
 
 /// Reads and validates the `scope` parameter for these resources.
-pub(in crate::oauth) fn asked_scope(
+pub(super) fn asked_scope(
     params: &Params,
     client: &Client,
     resources: &[ResourceUri],
@@ -213,10 +213,7 @@ pub(in crate::oauth) fn asked_scope(
 }
 
 /// Reads and validates the `resource` parameters.
-pub(in crate::oauth) fn asked_resources(
-    params: &Params,
-    state: &AppState,
-) -> Result<Vec<ResourceUri>, Refusal> {
+pub(super) fn asked_resources(params: &Params, state: &AppState) -> Result<Vec<ResourceUri>, Refusal> {
     resources(&params.many("resource"), &state.config.site.protected_hosts, &state.policy.now())
 }
 
@@ -246,6 +243,17 @@ fn resources(asked: &[&str], hosts: &ProtectedHosts, policy: &Policy) -> Result<
     resources.sort();
     resources.dedup();
     Ok(resources)
+}
+
+/// Returns the URI that receives the response, or `None` if it is not a redirect URI of the client.
+pub(super) fn redirect_uri_of(params: &Params, client: &Client) -> Result<Option<RedirectUri>, BadParams> {
+    let redirect_uri = match (params.one("redirect_uri")?, client.metadata.redirect_uris.as_slice()) {
+        (Some(text), _) => RedirectUri::try_from(text.to_owned()).ok(),
+        // The parameter is optional if only one redirect URI is registered (OAuth 2.1 §4.1.1).
+        (None, [only]) => Some(only.clone()),
+        (None, _) => None,
+    };
+    Ok(redirect_uri.filter(|uri| client.allows_redirect(uri)))
 }
 
 #[cfg(test)]

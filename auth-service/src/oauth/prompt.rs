@@ -8,21 +8,21 @@ use crate::domain::clock::UnixTime;
 use crate::domain::opaque_token::TokenHash;
 use crate::oauth::params::Params;
 
-use super::request::Refusal;
+use super::authorization_request::Refusal;
 
 /// The pages that a client wants to be shown or skipped.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a separate value, and a client can send several")]
-pub(in crate::oauth) struct Prompt {
+pub(super) struct Prompt {
     /// `none`: no page is shown, and a request that needs one is refused.
-    pub(in crate::oauth) none: bool,
+    pub(super) none: bool,
     /// `login`: the login page is shown even if the user is logged in.
-    pub(in crate::oauth) login: bool,
+    pub(super) login: bool,
     /// `select_account`: the login page is shown, because that is where the user chooses the account. A login for
     /// another request is not sufficient, because the user might want a different account for this one.
-    pub(in crate::oauth) select_account: bool,
+    pub(super) select_account: bool,
     /// `consent`: the consent page is shown even if the user has already allowed everything.
-    pub(in crate::oauth) consent: bool,
+    pub(super) consent: bool,
 }
 
 /// Maximum age of a login that satisfies `prompt=login`. The browser returns from the login page with the same
@@ -32,22 +32,22 @@ const FRESH: Duration = Duration::from_secs(60);
 
 impl Prompt {
     /// Whether the client requests the login page even if the user is logged in.
-    pub(in crate::oauth) fn wants_login(self) -> bool {
+    pub(super) fn wants_login(self) -> bool {
         self.login || self.select_account
     }
 
     /// Whether `session` satisfies this parameter for the authorization request with this query.
-    pub(in crate::oauth) fn accepts(self, session: &LoginSession, query: &str, now: UnixTime) -> bool {
+    pub(super) fn accepts(self, session: &LoginSession, query: &str, now: UnixTime) -> bool {
         let fresh = now.since(session.authenticated_at) < FRESH;
         let for_this = session.asked_by == Some(TokenHash::of(query.as_bytes()));
         (fresh || !self.wants_login()) && (for_this || !self.select_account)
     }
 
     /// The supported values, as published in `prompt_values_supported`.
-    pub(in crate::oauth) const VALUES: [&str; 4] = ["none", "login", "consent", "select_account"];
+    pub(super) const VALUES: [&str; 4] = ["none", "login", "consent", "select_account"];
 
     /// Reads the parameter. Unsupported values are ignored like unknown parameters (RFC 6749 §3.1).
-    pub(in crate::oauth) fn read(params: &Params) -> Result<Self, Refusal> {
+    pub(super) fn read(params: &Params) -> Result<Self, Refusal> {
         let mut prompt = Self::default();
         let mut others = false;
         for value in params.one("prompt")?.unwrap_or_default().split(' ').filter(|value| !value.is_empty()) {
