@@ -9,7 +9,6 @@ mod reading;
 mod sending;
 
 pub(crate) use calls::{Call, Calls, Pending};
-pub(crate) use opening::Conversations;
 pub(crate) use parsing::parsed;
 pub(crate) use reading::{Answer, Link, relayed};
-pub(crate) use sending::{Conversation, ROOM_PATIENCE};
+pub(crate) use sending::{Conversation, Conversations, ROOM_PATIENCE};

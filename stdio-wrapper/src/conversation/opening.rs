@@ -3,25 +3,8 @@
 use std::sync::Arc;
 
 use super::reading::{self, Link};
-use super::sending::Conversation;
-use crate::budget::Memory;
-use crate::child::{Child, Framing, Launcher, Outbox, Output};
-use crate::metrics::Metrics;
-use crate::offload::Offload;
-
-/// What the conversations with all children need.
-#[derive(Debug, Clone)]
-pub(crate) struct Conversations {
-    pub(crate) framing: Arc<dyn Framing>,
-    pub(crate) launcher: Arc<Launcher>,
-    pub(crate) metrics: Arc<Metrics>,
-    /// The memory for messages that are queued between clients and children.
-    pub(crate) memory: Memory,
-    /// Maximum length of a line of a child, in bytes.
-    pub(crate) max_line: usize,
-    /// The threads that process large lines of children.
-    pub(crate) offload: Arc<Offload>,
-}
+use super::sending::{Conversation, Conversations};
+use crate::child::{Child, Outbox, Output};
 
 impl Conversations {
     /// Begins the conversation with a child that was just started, and reads its output until it ends. `link`

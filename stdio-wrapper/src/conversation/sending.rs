@@ -6,8 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::calls::{Call, Given};
-use super::opening::Conversations;
-use crate::budget::{Budget, Reservation, TOO_MANY_MESSAGES};
+use crate::budget::{Budget, Memory, Reservation, TOO_MANY_MESSAGES};
 use crate::child::{Child, Framing, Launcher, LineLog, Outbox};
 use crate::metrics::Metrics;
 use crate::offload::Offload;
@@ -23,6 +22,20 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 const REPLACED: usize = 64;
 /// Time after which the exit of a child is known that has closed its input because it has ended.
 const EXIT_KNOWN: Duration = Duration::from_millis(50);
+
+/// What the conversations with all children need.
+#[derive(Debug, Clone)]
+pub(crate) struct Conversations {
+    pub(crate) framing: Arc<dyn Framing>,
+    pub(crate) launcher: Arc<Launcher>,
+    pub(crate) metrics: Arc<Metrics>,
+    /// The memory for messages that are queued between clients and children.
+    pub(crate) memory: Memory,
+    /// Maximum length of a line of a child, in bytes.
+    pub(crate) max_line: usize,
+    /// The threads that process large lines of children.
+    pub(crate) offload: Arc<Offload>,
+}
 
 /// A child, and how to reach it.
 #[derive(Debug)]
