@@ -12,6 +12,7 @@ mod guard;
 mod head;
 mod incoming;
 mod modern;
+mod permit;
 mod post;
 mod problem;
 mod sse_2024;

@@ -13,7 +13,7 @@ use super::answer::body_of;
 use super::disconnect::Disconnect;
 use super::guard::RequestHeaders;
 use super::head::Received;
-use super::post::permit;
+use super::permit::permit;
 use super::problem::Problem;
 use super::{Endpoint, disconnect, events};
 use crate::identity::Caller;

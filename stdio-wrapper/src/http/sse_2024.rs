@@ -8,7 +8,8 @@ use bytes::Bytes;
 use serde::Deserialize;
 
 use super::guard::{Accepts, RequestHeaders};
-use super::post::{check_params, permit, take, unread};
+use super::permit::permit;
+use super::post::{check_params, take, unread};
 use super::problem::Problem;
 use super::{Endpoint, events};
 use crate::identity::Caller;
