@@ -1,6 +1,6 @@
 //! Describes what is wrong with a line that a child has written, and how to fix it.
 
-use super::envelope::Malformed;
+use super::malformed::Malformed;
 
 /// Why a message of `length` bytes is dropped if the maximum is `limit` (`MAX_LINE`).
 pub fn too_long(length: usize, limit: usize) -> String {

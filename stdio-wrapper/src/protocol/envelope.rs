@@ -6,7 +6,6 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -15,46 +14,20 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::envelope_key::Key;
+use super::malformed::Malformed;
 use super::methods::check_method;
+use super::object::{members, object};
 use super::outline::{Unreadable, outline};
 use super::params::Params;
-use super::peek::{members, object};
-use super::tidy::{is_untidy_result, may_be_untidy};
-
-/// The position of a value in the text that it was parsed from, in bytes.
-pub type Span = Range<usize>;
+use super::span::{Span, span_in};
+use super::untidy::{OPTIONAL, is_untidy_result};
 
 /// Maximum length of an id or a progress token, in bytes of JSON text.
 pub(super) const MAX_ID: usize = 1024;
 /// Maximum number of keys in a message that JSON-RPC does not define. They are removed, which needs memory and
 /// time for each of them.
 const MAX_OTHERS: usize = 64;
-
-/// Why a text is not a message.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Malformed {
-    /// The text is not JSON.
-    #[error("The message is not valid JSON: {0}.")]
-    Json(String),
-    /// The text is JSON, but not a JSON-RPC message.
-    #[error("The message is not a JSON-RPC 2.0 message: {0}.")]
-    Envelope(String),
-}
-
-impl Malformed {
-    /// The error for a message or a batch that the parser refuses.
-    fn of(error: &serde_json::Error) -> Self {
-        match error.classify() {
-            serde_json::error::Category::Data => Self::Envelope(short(error)),
-            _ => Self::Json(short(error)),
-        }
-    }
-
-    /// The error for a part of a message that the parser refuses, although it is known to be JSON.
-    pub(super) fn in_part(error: &serde_json::Error) -> Self {
-        Self::Envelope(short(error))
-    }
-}
 
 /// The kind of a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -162,6 +135,19 @@ impl<'a> Message<'a> {
         object(meta).map_or(Ok([None; N]), |meta| members(meta, names))
     }
 
+    /// Whether [`super::tidy()`] might find something. This check is fast, so that the thorough one is rarely needed.
+    pub(super) fn may_be_untidy(&self) -> bool {
+        self.is_untidy || self.has_null_member()
+    }
+
+    /// Whether `_meta` of the params, or an optional member of it, is `null`.
+    fn has_null_member(&self) -> bool {
+        // Repeated members are kept, so that a strict parser sees them.
+        let Ok([meta]) = self.members(["_meta"]) else { return false };
+        let is_null = |value: Option<&str>| value == Some("null");
+        is_null(meta) || self.meta(OPTIONAL).is_ok_and(|found| found.into_iter().any(is_null))
+    }
+
     fn values<const N: usize>(&self, spans: [Option<Span>; N]) -> [Option<&'a str>; N] {
         spans.map(|span| span.map(|span| self.at(&span)))
     }
@@ -237,8 +223,8 @@ impl Body<'_> {
     /// rarely needed.
     pub fn may_be_untidy(&self) -> bool {
         match self {
-            Self::Single(message) => may_be_untidy(message),
-            Self::Batch(items) => items.iter().flatten().any(may_be_untidy),
+            Self::Single(message) => message.may_be_untidy(),
+            Self::Batch(items) => items.iter().flatten().any(Message::may_be_untidy),
         }
     }
 }
@@ -314,12 +300,6 @@ fn utf8(text: &[u8]) -> Result<&str, Malformed> {
 fn parse(text: &str) -> Result<Message<'_>, Malformed> {
     let raw: RawEnvelope<'_> = serde_json::from_str(text).map_err(|error| Malformed::of(&error))?;
     raw.into_message(text).map_err(|why| Malformed::Envelope(why.to_owned()))
-}
-
-/// The parser's message without its position ("at line 1 column 7"), which is counted differently for batches.
-fn short(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    text.rsplit_once(" at line ").map_or(text.clone(), |(head, _)| head.to_owned())
 }
 
 /// The members of an envelope, as JSON text.
@@ -416,13 +396,6 @@ impl<'a> RawEnvelope<'a> {
     }
 }
 
-/// The position of `part`, which must be a slice of `text`, so that the difference of their addresses is the
-/// position.
-pub(super) fn span_in(text: &str, part: &str) -> Span {
-    let start = (part.as_ptr() as usize).saturating_sub(text.as_ptr() as usize);
-    start..start + part.len()
-}
-
 fn method_name(text: &str) -> Result<Cow<'_, str>, &'static str> {
     if let Some(plain) = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'))
         && !plain.contains('\\')
@@ -444,72 +417,6 @@ fn valid_id(raw: &str) -> Result<&str, &'static str> {
         text if text.len() > MAX_ID => Err("`id` is too long"),
         [b'"' | b'-' | b'0'..=b'9', ..] => Ok(raw),
         _ => Err("`id` must be a string or a number"),
-    }
-}
-
-/// The keys of the envelope, and one variant for all keys that are not similar to them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Key {
-    JsonRpc,
-    Id,
-    Method,
-    Params,
-    Result,
-    Error,
-    Other,
-}
-
-impl Key {
-    pub(super) fn of(name: &str) -> Result<Self, &'static str> {
-        Ok(match name {
-            "jsonrpc" => Self::JsonRpc,
-            "id" => Self::Id,
-            "method" => Self::Method,
-            "params" => Self::Params,
-            "result" => Self::Result,
-            "error" => Self::Error,
-            other => {
-                if let Some(known) = ["jsonrpc", "id", "method", "params", "result", "error"]
-                    .into_iter()
-                    .find(|known| folds_to(other, known))
-                {
-                    return Err(known);
-                }
-                Self::Other
-            }
-        })
-    }
-}
-
-/// Whether a case-insensitive parser would treat `name` as `known`. Go's parser also folds the long s and the
-/// Kelvin sign, and other parsers fold the two Turkish letters i.
-pub fn folds_to(name: &str, known: &str) -> bool {
-    let fold = |letter: char| match letter {
-        '\u{17f}' => 's',
-        '\u{212a}' => 'k',
-        '\u{130}' | '\u{131}' => 'i',
-        other => other.to_ascii_lowercase(),
-    };
-    name.len() >= known.len()
-        && name.len() <= known.len() * 3
-        && name.chars().map(fold).eq(known.chars().map(fold))
-}
-
-impl<'de> Deserialize<'de> for Key {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct KeyVisitor;
-        impl Visitor<'_> for KeyVisitor {
-            type Value = Key;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a key")
-            }
-            fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Key, E> {
-                Key::of(name).map_err(|known| {
-                    E::custom(format!("a key differs from `{known}` only in upper and lower case"))
-                })
-            }
-        }
-        deserializer.deserialize_identifier(KeyVisitor)
     }
 }
 

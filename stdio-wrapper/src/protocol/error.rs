@@ -4,8 +4,8 @@ use bytes::Bytes;
 
 use super::edit::Members;
 use super::envelope::Message;
+use super::object::{members, string};
 use super::outgoing::Outgoing;
-use super::peek::{members, string};
 
 /// Error codes of JSON-RPC 2.0 §5.1, and others that MCP implementations use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

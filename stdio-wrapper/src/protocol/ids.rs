@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::OnceLock;
 
-use super::peek::string;
+use super::object::string;
 
 /// The largest integer up to which a float can represent every integer.
 const MAX_EXACT: f64 = 9_007_199_254_740_992.0;

@@ -1,6 +1,6 @@
 //! Finds methods that two programs might interpret differently. This module is pure.
 
-use super::envelope::Malformed;
+use super::malformed::Malformed;
 
 /// The methods that clients send in any revision. The wrapper handles or changes some of them itself, and rules
 /// apply to some.

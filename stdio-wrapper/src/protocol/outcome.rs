@@ -3,10 +3,11 @@
 use bytes::Bytes;
 
 use super::edit::Members;
-use super::envelope::{Message, Span};
+use super::envelope::Message;
 use super::error::{Code, error_message, error_text};
+use super::object::{members, object, string};
 use super::outgoing::Outgoing;
-use super::peek::{members, object, string};
+use super::span::Span;
 use super::text::Text;
 use super::tidy::tidy;
 

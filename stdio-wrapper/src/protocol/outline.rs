@@ -3,7 +3,7 @@
 
 use serde_json::value::RawValue;
 
-use super::envelope::folds_to;
+use super::envelope_key::folds_to;
 
 /// Maximum length of an id that is kept, in bytes.
 const MAX_ID: usize = 1024;

@@ -5,9 +5,12 @@ use serde::Deserializer as _;
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::envelope::{Malformed, Span, span_in};
-use super::peek::{Named, RELATED_TASK, which};
+use super::malformed::Malformed;
+use super::object::{Named, which};
+use super::span::{Span, span_in};
 
+/// The member of `_meta` that identifies the task to which a message belongs.
+pub(super) const RELATED_TASK: &str = "io.modelcontextprotocol/related-task";
 /// The members of `params` that the wrapper uses.
 const PARAMS: [&str; 10] = [
     "_meta",
@@ -159,7 +162,7 @@ impl<'de, const N: usize> Visitor<'de> for Reader<'_, N> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::peek::{members, object};
+    use super::super::object::{members, object};
     use super::super::{Message, parse_line};
     use super::*;
 

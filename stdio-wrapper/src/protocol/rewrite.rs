@@ -2,7 +2,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::envelope::Span;
+use super::span::Span;
 use super::strings::{has_separator, mend_surrogates, put_without_separators};
 
 /// Replaces the text at `span` with `with`.

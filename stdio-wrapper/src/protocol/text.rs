@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::envelope::Span;
 use super::rewrite::{Patch, rewrite};
+use super::span::Span;
 
 /// Messages with fewer bytes are copied. This is cheaper than sharing, and frees the buffer that contained
 /// them.

@@ -7,16 +7,15 @@ use bytestring::ByteString;
 use serde_json::value::RawValue;
 
 use super::edit::{Members, edit_members};
-use super::envelope::{Key, Message, Parts, parse_owned};
-use super::peek::{RELATED_TASK, members};
-
-/// Members of `_meta` for which SDKs do not accept `null`.
-const OPTIONAL: [&str; 2] = ["progressToken", RELATED_TASK];
+use super::envelope::{Message, Parts, parse_owned};
+use super::envelope_key::Key;
+use super::object::members;
+use super::untidy::{OPTIONAL, has_null, has_null_meta};
 
 /// Removes the parts of a message that would make an SDK drop it. Returns `None` if there are none. Parts that
 /// a strict parser must see, such as repeated keys, are kept.
 pub fn tidy(message: &Message<'_>) -> Option<String> {
-    if may_be_untidy(message) { tidy_text(message.text) } else { None }
+    if message.may_be_untidy() { tidy_text(message.text) } else { None }
 }
 
 /// Like [`tidy`], for a line of a child that was parsed.
@@ -25,23 +24,6 @@ pub fn tidied(text: ByteString, parts: Parts) -> (ByteString, Parts) {
     let copy = tidy(&message).and_then(|copy| parse_owned(&copy.into()).ok());
     let parts = message.into_parts();
     copy.unwrap_or((text, parts))
-}
-
-/// A fast check, so that the thorough one is rarely needed.
-pub(super) fn may_be_untidy(message: &Message<'_>) -> bool {
-    message.is_untidy || has_null_member(message)
-}
-
-/// Whether the `_meta` of a result contains something that [`tidy`] removes.
-pub(super) fn is_untidy_result(result: &str) -> bool {
-    let is_null = |value: Option<&str>| value == Some("null");
-    has_null_meta(result)
-        && members(result, ["_meta"]).is_ok_and(|[meta]| {
-            is_null(meta)
-                || meta
-                    .and_then(|meta| members(meta, OPTIONAL).ok())
-                    .is_some_and(|found| found.into_iter().any(is_null))
-        })
 }
 
 /// Like [`tidy`], for a POST body, which can be a batch. `text` must already be known to be JSON.
@@ -55,23 +37,6 @@ pub fn tidy_body(text: &str) -> Option<String> {
         items.iter().map(|item| tidy_text(item.get()).map_or(item.get().into(), Cow::Owned)).collect();
     let is_changed = tidied.iter().any(|item| matches!(item, Cow::Owned(_)));
     is_changed.then(|| format!("[{}]", tidied.join(",")))
-}
-
-/// Whether `_meta` of the params, or an optional member of it, is `null`.
-fn has_null_member(message: &Message<'_>) -> bool {
-    // Repeated members are kept, so that a strict parser sees them.
-    let Ok([meta]) = message.members(["_meta"]) else { return false };
-    let is_null = |value: Option<&str>| value == Some("null");
-    is_null(meta) || message.meta(OPTIONAL).is_ok_and(|found| found.into_iter().any(is_null))
-}
-
-fn has_null(text: &str) -> bool {
-    memchr::memmem::find(text.as_bytes(), b"null").is_some()
-}
-
-/// Results are often large and often contain `null`, so this first searches for `_meta`.
-fn has_null_meta(text: &str) -> bool {
-    memchr::memmem::find(text.as_bytes(), b"\"_meta\"").is_some() && has_null(text)
 }
 
 fn tidy_text(text: &str) -> Option<String> {
