@@ -1,5 +1,5 @@
 //! Finds the imports between the top-level modules of a crate, and compares them with the table in
-//! `tests/layers.toml`.
+//! `tests/layers.toml`. Also finds the files that import each other, in whatever module they are.
 //!
 //! A module here is a file at the top of the crate together with the files below it: `src/store.rs` with
 //! everything in `src/store/`. Code under `#[cfg(test)]` and the crate roots can import anything.
@@ -85,42 +85,138 @@ pub fn circle(table: &Table) -> Option<Vec<String>> {
     })
 }
 
+/// The files of a crate that cannot be understood one after the other, because each of them imports the others,
+/// perhaps indirectly. Each list has at least two files and is sorted.
+///
+/// A file and the files below it are one unit in this respect: `store.rs` can use what `store/redis.rs` provides
+/// without a path that starts at the crate root, and such uses are not counted.
+pub fn circles_of_files(src: &Path) -> Result<Vec<Vec<String>>> {
+    let parsed = parsed(src, &modules(src)?)?;
+    let files: BTreeMap<&[String], &Path> =
+        parsed.iter().map(|file| (file.module.as_slice(), file.path.as_path())).collect();
+    let imported = |file: &Parsed| -> BTreeSet<&Path> {
+        let of =
+            |path: &Vec<String>| (1..=path.len()).rev().find_map(|end| files.get_key_value(&path[..end]));
+        let others = file.named.iter().filter_map(of).filter(|(module, _)| !module.starts_with(&file.module));
+        others.map(|(_, path)| *path).collect()
+    };
+    let imports: Imports<'_> = parsed.iter().map(|file| (file.path.as_path(), imported(file))).collect();
+    let reached: Imports<'_> = imports.keys().map(|file| (*file, reached_from(file, &imports))).collect();
+    let circle = |file: &Path| -> Vec<String> {
+        let members = reached[file].iter().filter(|other| reached[*other].contains(file));
+        members.map(|member| member.display().to_string()).collect()
+    };
+    let circles: BTreeSet<Vec<String>> = reached.keys().map(|file| circle(file)).collect();
+    Ok(circles.into_iter().filter(|circle| circle.len() > 1).collect())
+}
+
+/// For each file, other files.
+type Imports<'a> = BTreeMap<&'a Path, BTreeSet<&'a Path>>;
+
+/// The files that a file imports, directly or through others.
+fn reached_from<'a>(file: &Path, imports: &Imports<'a>) -> BTreeSet<&'a Path> {
+    let mut seen = BTreeSet::new();
+    let mut waiting: Vec<&Path> = imports[file].iter().copied().collect();
+    while let Some(file) = waiting.pop() {
+        if let Some((file, imported)) = imports.get_key_value(file)
+            && seen.insert(*file)
+        {
+            waiting.extend(imported);
+        }
+    }
+    seen
+}
+
+/// A circle of files that is known and not yet removed.
+#[derive(Debug, Clone, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KnownCircle {
+    /// The directory of the crate.
+    #[serde(rename = "crate")]
+    pub crate_name: String,
+    /// The files, below `src`.
+    pub files: BTreeSet<String>,
+    /// Why the circle is still there.
+    pub reason: String,
+}
+
+/// Compares the circles of a crate with those that are known. Returns a sentence for each difference.
+pub fn unknown_circles(crate_name: &str, found: &[Vec<String>], known: &[KnownCircle]) -> Vec<String> {
+    let known: Vec<_> = known.iter().filter(|circle| circle.crate_name == crate_name).collect();
+    let is_known = |circle: &&Vec<String>| {
+        known.iter().any(|known| circle.iter().all(|file| known.files.contains(file)))
+    };
+    let new = found.iter().filter(|circle| !is_known(circle)).map(|circle| {
+        format!(
+            "These files import each other: {}. Move what they share to a file below them.",
+            circle.join(", ")
+        )
+    });
+    let obsolete = known
+        .iter()
+        .flat_map(|known| &known.files)
+        .filter(|file| !found.iter().flatten().any(|f| f == *file));
+    let obsolete = obsolete.map(|file| {
+        format!("{file} is no longer part of a circle: remove it from the known circles in the table.")
+    });
+    let unexplained = known.iter().filter(|known| known.reason.trim().is_empty());
+    let unexplained = unexplained.map(|known| format!("A known circle needs a reason: {:?}.", known.files));
+    new.chain(obsolete).chain(unexplained).collect()
+}
+
 /// The top-level modules of a crate.
 fn modules(src: &Path) -> Result<BTreeSet<String>> {
     let modules = rust_files(src)?.into_iter().map(|file| module_path(&file)).filter(|path| !path.is_empty());
     Ok(modules.map(|mut path| path.remove(0)).collect())
 }
 
-/// All imports between top-level modules, sorted.
-fn imports(src: &Path, modules: &BTreeSet<String>) -> Result<BTreeSet<Import>> {
+/// A file of a crate, without its test code.
+struct Parsed {
+    /// Its path below `src`.
+    path: PathBuf,
+    /// The path of its module.
+    module: Vec<String>,
+    /// The paths of other modules and items of the crate that it names, from the crate root.
+    named: BTreeSet<Vec<String>>,
+}
+
+/// Parses all files of a crate except for its roots and its modules of tests.
+fn parsed(src: &Path, modules: &BTreeSet<String>) -> Result<Vec<Parsed>> {
     let crate_dir = src.parent().and_then(Path::file_name).context("src is in a crate")?;
     let crate_name = crate_dir.to_string_lossy().replace('-', "_");
-    let mut all = BTreeSet::new();
-    for file in rust_files(src)? {
-        let module = module_path(&file);
-        let Some(from) = module.first().cloned() else {
-            continue;
-        };
-        if module.last().is_some_and(|last| last == "tests") {
+    let mut all = Vec::new();
+    for path in rust_files(src)? {
+        let module = module_path(&path);
+        if module.is_empty() || module.last().is_some_and(|last| last == "tests") {
             continue;
         }
-        let text = fs::read_to_string(src.join(&file))
-            .with_context(|| format!("{} cannot be read", file.display()))?;
+        let text = fs::read_to_string(src.join(&path))
+            .with_context(|| format!("{} cannot be read", path.display()))?;
         let named = names_in(&text, &module, modules, &crate_name)
-            .with_context(|| format!("{} does not parse", file.display()))?;
-        let others = named.into_iter().filter(|to| *to != from);
-        all.extend(others.map(|to| Import { file: file.clone(), from: from.clone(), to }));
+            .with_context(|| format!("{} does not parse", path.display()))?;
+        all.push(Parsed { path, module, named });
     }
     Ok(all)
 }
 
-/// The names directly below the crate root that occur in the code of this module.
+/// All imports between top-level modules, sorted.
+fn imports(src: &Path, modules: &BTreeSet<String>) -> Result<BTreeSet<Import>> {
+    let mut all = BTreeSet::new();
+    for Parsed { path, module, named } in parsed(src, modules)? {
+        let Some(from) = module.first() else { continue };
+        let others = named.iter().filter_map(|path| path.first()).filter(|to| *to != from);
+        all.extend(others.map(|to| Import { file: path.clone(), from: from.clone(), to: to.clone() }));
+    }
+    Ok(all)
+}
+
+/// The paths from the crate root that occur in the code of this module.
 fn names_in(
     text: &str,
     module: &[String],
     modules: &BTreeSet<String>,
     crate_name: &str,
-) -> Result<BTreeSet<String>> {
+) -> Result<BTreeSet<Vec<String>>> {
     let file = syn::parse_file(text)?;
     let mut scan = Scan { module: module.to_vec(), modules, crate_name, named: BTreeSet::new() };
     scan.visit_file(&file);
@@ -132,33 +228,37 @@ struct Scan<'a> {
     modules: &'a BTreeSet<String>,
     /// The name under which a module of the binary refers to the library.
     crate_name: &'a str,
-    named: BTreeSet<String>,
+    named: BTreeSet<Vec<String>>,
 }
 
 impl Scan<'_> {
-    /// Records the name directly below the crate root in a path such as `crate::store::Trait` or
-    /// `super::super::store`.
+    /// Records a path such as `crate::store::Trait` or `super::super::store`, as a path from the crate root.
     fn note(&mut self, path: &[String]) {
+        if let Some(absolute) = self.absolute(path) {
+            self.named.insert(absolute);
+        }
+    }
+
+    /// A path from the crate root. Returns `None` if the path does not start at this crate, its root or a module
+    /// above.
+    fn absolute(&self, path: &[String]) -> Option<Vec<String>> {
         let mut absolute = match path.first().map(String::as_str) {
             Some("crate") => Vec::new(),
             Some("self" | "super") => self.module.clone(),
             Some(name) if name == self.crate_name => Vec::new(),
-            _ => return,
+            _ => return None,
         };
-        for segment in path {
+        for (at, segment) in path.iter().enumerate() {
             match segment.as_str() {
                 "crate" | "self" => {}
-                name if name == self.crate_name => {}
+                name if at == 0 && name == self.crate_name => {}
                 "super" => {
                     absolute.pop();
                 }
-                name => {
-                    absolute.push(name.to_owned());
-                    break;
-                }
+                name => absolute.push(name.to_owned()),
             }
         }
-        self.named.extend(absolute.into_iter().next());
+        (!absolute.is_empty()).then_some(absolute)
     }
 
     fn note_tree(&mut self, before: &[String], tree: &syn::UseTree) {
@@ -205,13 +305,11 @@ impl<'ast> Visit<'ast> for Scan<'_> {
 
     /// The arguments of a macro call are only tokens, so their text is searched for paths.
     fn visit_macro(&mut self, mac: &'ast syn::Macro) {
-        let tokens = mac.tokens.to_string().replace(' ', "");
-        for at in tokens.match_indices("crate::").map(|(at, word)| at + word.len()) {
-            let name: String =
-                tokens[at..].chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
-            if self.modules.contains(&name) {
-                self.named.insert(name);
-            }
+        let tokens = mac.tokens.to_string().replace(" ::", "::").replace(":: ", "::");
+        for path in tokens.split(|c: char| !c.is_alphanumeric() && c != '_' && c != ':') {
+            let path: Vec<String> = path.split("::").map(str::to_owned).collect();
+            let absolute = self.absolute(&path).filter(|_| path.len() > 1);
+            self.named.extend(absolute.filter(|path| self.modules.contains(&path[0])));
         }
         syn::visit::visit_macro(self, mac);
     }
@@ -279,7 +377,9 @@ mod tests {
     fn named(text: &str, module: &[&str]) -> Vec<String> {
         let module: Vec<String> = module.iter().map(|part| (*part).to_owned()).collect();
         let modules = ["store", "domain", "pages", "keys"].map(str::to_owned).into();
-        names_in(text, &module, &modules, "gate").unwrap().into_iter().collect()
+        let paths = names_in(text, &module, &modules, "gate").unwrap();
+        let first: BTreeSet<String> = paths.into_iter().map(|mut path| path.remove(0)).collect();
+        first.into_iter().collect()
     }
 
     #[test]
@@ -290,6 +390,8 @@ mod tests {
         assert_eq!(named("use super::super::store::Store;", &["oauth", "token"]), ["store"]);
         assert_eq!(named("mod inner { use super::super::pages; }", &["oauth"]), ["pages"]);
         assert_eq!(named("fn f() { info!(x = crate::keys::ID) }", &["oauth"]), ["keys"]);
+        assert_eq!(named("fn f() { info!(x = super::ID) }", &["oauth", "token"]), [""; 0]);
+        assert_eq!(named("fn f() { info!(x = super::super::keys::ID) }", &["oauth", "token"]), ["keys"]);
         assert_eq!(named("use gate::{keys, store};", &["cli"]), ["keys", "store"]);
         assert_eq!(named("use crate::VERSION;", &["oauth"]), ["VERSION"]);
         assert_eq!(named("pub(crate) fn f() { self::g(); super::h() }", &["oauth", "token"]), ["oauth"]);
@@ -307,6 +409,55 @@ mod tests {
         assert_eq!(circle(&diamond), None);
         let round = table(&[("a", &["b"]), ("b", &["c"]), ("c", &["b"])]);
         assert_eq!(circle(&round).unwrap(), ["b", "c", "b"]);
+    }
+
+    #[test]
+    fn a_circle_of_files_is_found_through_every_kind_of_path() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = dir.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        write("lib.rs", "mod store;");
+        write("store.rs", "mod cells; mod row; mod turns; use cells::Cells; pub trait Store {}");
+        write("store/cells.rs", "use super::row::Row; use super::Store; pub struct Cells;");
+        write("store/row.rs", "fn f() { println!(\"{}\", super::turns::now()) }");
+        write(
+            "store/turns.rs",
+            "pub fn now() -> u8 { 0 } #[cfg(test)] mod tests { use super::super::cells::Cells; }",
+        );
+        assert!(circles_of_files(dir.path()).unwrap().is_empty());
+        write("store/turns.rs", "pub fn now(_: &crate::store::cells::Cells) {}");
+        let found = circles_of_files(dir.path()).unwrap();
+        assert_eq!(found, [["store/cells.rs", "store/row.rs", "store/turns.rs"]]);
+    }
+
+    #[test]
+    fn a_known_circle_can_shrink_and_not_grow() {
+        let files =
+            |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<String>>();
+        let known = KnownCircle {
+            crate_name: "gate".to_owned(),
+            files: files(&["a.rs", "b.rs", "c.rs"]),
+            reason: "it is old".to_owned(),
+        };
+        let differences = |found: &[&[&str]]| {
+            let found: Vec<Vec<String>> =
+                found.iter().map(|names| files(names).into_iter().collect()).collect();
+            unknown_circles("gate", &found, std::slice::from_ref(&known))
+        };
+        assert!(differences(&[&["a.rs", "b.rs", "c.rs"]]).is_empty());
+        assert_eq!(
+            differences(&[&["a.rs", "b.rs"]]),
+            ["c.rs is no longer part of a circle: remove it from the known circles in the table."]
+        );
+        assert_eq!(
+            differences(&[&["a.rs", "b.rs", "c.rs", "d.rs"]]),
+            [
+                "These files import each other: a.rs, b.rs, c.rs, d.rs. Move what they share to a file below them."
+            ]
+        );
     }
 
     #[test]
