@@ -116,8 +116,8 @@ pub(crate) enum UserCommand {
         /// Login name of the account.
         name: String,
     },
-    /// Enable an account again. Its tokens are valid again, so applications that the user has connected need
-    /// no new login.
+    /// Re-enable an account. Its tokens become valid again, so applications that the user has connected do not
+    /// need to log in again.
     Enable {
         /// Login name of the account.
         name: String,
@@ -187,7 +187,7 @@ pub(crate) enum ClientCommand {
         #[arg(allow_hyphen_values = true)]
         id: String,
     },
-    /// Enable a client again. Its tokens are valid again.
+    /// Re-enable a client. Its tokens become valid again.
     Enable {
         /// The `client_id` of the client.
         #[arg(allow_hyphen_values = true)]

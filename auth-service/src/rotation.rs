@@ -44,8 +44,8 @@ pub struct Rotated {
     pub keys: usize,
 }
 
-/// Returns the signing keys as they should be now. A due change is first made in the store, and `rotated` is
-/// called with it.
+/// Returns the signing keys as they should be now. If a change is due, it is first written to the store, and then
+/// passed to `rotated`.
 pub async fn up_to_date_telling(
     store: &dyn Store,
     terms: &RotationTerms,
@@ -108,7 +108,7 @@ async fn note_keys(store: &dyn Store, before: Option<KeysMark>, revision: u64, m
 /// calls this with the revision that it uses, because the record can be lost together with the keys.
 ///
 /// # Errors
-/// If the store cannot be read or written.
+/// Fails if the store cannot be read or written.
 pub async fn note_in_use(store: &dyn Store, revision: u64) -> Result<(), StoreError> {
     if store.signing_keys().await?.is_some_and(|set| set.revision() >= revision) {
         return Ok(());

@@ -225,12 +225,12 @@ impl AppState {
         self.upkeep.has_lost_store()
     }
 
-    /// Makes `/ready` answer 503 from now on, so that proxies and orchestrators send requests elsewhere.
+    /// Makes `/ready` answer with 503 from now on, so that proxies and orchestrators send requests elsewhere.
     pub fn begin_stopping(&self) {
         self.stopping.store(true, Ordering::Relaxed);
     }
 
-    /// From now on, each connection of the edge listener is closed after its next response.
+    /// Closes each connection of the edge listener after its next response from now on.
     pub fn begin_leaving(&self) {
         self.leaving.store(true, Ordering::Relaxed);
     }
@@ -248,7 +248,7 @@ impl AppState {
     /// Checks the store and the clock.
     ///
     /// # Errors
-    /// If the store cannot be read.
+    /// Fails if the store cannot be read.
     pub async fn findings(&self) -> Result<Findings, StoreError> {
         self.upkeep.look(self.store.as_ref(), self.clock.as_ref()).await
     }
@@ -256,7 +256,7 @@ impl AppState {
     /// Deletes expired rows, unless the clock is in doubt or the store has lost its data.
     ///
     /// # Errors
-    /// If the store fails.
+    /// Fails if the store returns an error.
     pub async fn sweep(&self) -> Result<u64, StoreError> {
         let findings = self.findings().await?;
         if findings.is_lost || !findings.clock.is_steady() {
@@ -337,7 +337,7 @@ impl AppState {
     /// Tests whether the store can be written. If not, a client could neither log in nor refresh its tokens.
     ///
     /// # Errors
-    /// If it cannot be written.
+    /// Fails if the store cannot be written.
     pub async fn try_write(&self) -> Result<(), StoreError> {
         self.write_probe.try_write(self.store.as_ref(), self.clock.as_ref()).await
     }
@@ -350,7 +350,8 @@ impl AppState {
 
     /// Counts a DPoP proof of `client` for `subject`. It must be called before the proof is stored.
     ///
-    /// # Errors If the client has sent too many proofs, or all clients of the account together.
+    /// # Errors
+    /// Fails if the client has sent too many proofs, or all clients of the account together.
     pub fn admit_proof(&self, subject: &Subject, client: &ClientId) -> Result<(), ProofRefused> {
         let admitted = self.account_rate.admit_proof(subject, client);
         admitted.map_err(|limit| ProofRefused::TooFast(limit.retry_after_seconds))

@@ -42,7 +42,8 @@ impl NoThread {
 
 /// Starts a thread.
 ///
-/// # Errors If the operating system refuses it.
+/// # Errors
+/// Fails if the operating system refuses it.
 pub fn start(
     name: &str,
     purpose: &'static str,
@@ -53,7 +54,8 @@ pub fn start(
 
 /// Runs `work` on a separate thread, and returns its result. The thread keeps running if this future is dropped.
 ///
-/// # Errors If the operating system refuses the thread, or `work` panics.
+/// # Errors
+/// Fails if the operating system refuses the thread, or `work` panics.
 pub async fn beside<T: Send + 'static>(
     name: &str,
     purpose: &'static str,
@@ -68,7 +70,8 @@ pub async fn beside<T: Send + 'static>(
 /// Makes the runtime start the first of its threads for blocking work. If one exists, libraries that need a thread
 /// wait for it. If none exists and the operating system refuses one, they panic.
 ///
-/// # Errors If the operating system refuses the thread.
+/// # Errors
+/// Fails if the operating system refuses the thread.
 pub async fn keep_one() -> Result<(), NoThread> {
     beside("trial", "blocking work", || ()).await?;
     let purpose = "blocking work";
@@ -79,7 +82,8 @@ pub async fn keep_one() -> Result<(), NoThread> {
 /// Starts as many threads as the listeners will need, and stops them again. This tests the thread limit, because
 /// the listeners' libraries start their threads right afterwards, and panic if one is refused.
 ///
-/// # Errors If the operating system refuses one of them.
+/// # Errors
+/// Fails if the operating system refuses one of them.
 pub fn try_listeners(workers: NonZeroUsize, has_grpc: bool) -> Result<(), NoThread> {
     let of_each = if has_grpc { 3 } else { 2 };
     let (stay, ended) = mpsc::channel::<()>();

@@ -63,7 +63,7 @@ impl Upkeep {
     /// later check creates it.
     ///
     /// # Errors
-    /// If the store cannot be read.
+    /// Fails if the store cannot be read.
     pub async fn start(
         store: &dyn Store,
         clock: &dyn Clock,
@@ -93,7 +93,7 @@ impl Upkeep {
     /// results have changed.
     ///
     /// # Errors
-    /// If the store cannot be read.
+    /// Fails if the store cannot be read.
     pub async fn look(&self, store: &dyn Store, clock: &dyn Clock) -> Result<Findings, StoreError> {
         let new_identity = self.known().new_identity_if_unknown();
         let identity = identity_of(store, new_identity.as_deref()).await?;
@@ -146,7 +146,7 @@ impl Upkeep {
 /// Returns all risks to the store's data, for a process that does not check them regularly.
 ///
 /// # Errors
-/// If the store cannot be read.
+/// Fails if the store cannot be read.
 pub async fn dangers_of(store: &dyn Store, clock: &dyn Clock) -> Result<Vec<String>, StoreError> {
     let mut dangers = store.dangers().await?;
     let mark = store.keys_mark().await?.unwrap_or_default();

@@ -12,7 +12,7 @@ pub const MAX_SETTING_LEN: usize = 1024 * 1024;
 /// Reads a regular file of at most `most` bytes.
 ///
 /// # Errors
-/// If the operating system reports an error, if the file is a pipe, a device or a directory, or if it is too
+/// Fails if the operating system reports an error, if the file is a pipe, a device or a directory, or if it is too
 /// long. Pipes are opened without blocking, because opening a pipe without a writer would block forever
 /// (`fifo(7)`).
 pub fn read_regular(path: &Path, most: usize) -> Result<Vec<u8>> {
@@ -33,7 +33,7 @@ pub fn read_regular(path: &Path, most: usize) -> Result<Vec<u8>> {
 /// Like [`read_regular`], but returns text of at most [`MAX_SETTING_LEN`] bytes.
 ///
 /// # Errors
-/// In the cases of [`read_regular`], and if the content is not UTF-8.
+/// Fails in the cases of [`read_regular`], and if the content is not UTF-8.
 pub fn read_setting(path: &Path) -> Result<String> {
     String::from_utf8(read_regular(path, MAX_SETTING_LEN)?)
         .map_err(|_| Error::new(ErrorKind::InvalidData, "it is not UTF-8 text"))

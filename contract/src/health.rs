@@ -23,7 +23,7 @@ pub fn from_inside(listener: SocketAddr) -> SocketAddr {
 /// request.
 ///
 /// # Errors
-/// If there is no response within `patience`.
+/// Fails if there is no response within `patience`.
 pub fn ask(address: SocketAddr, path: &str, patience: Duration) -> io::Result<Result<String, String>> {
     let mut stream = TcpStream::connect_timeout(&address, patience)?;
     stream.set_read_timeout(Some(patience))?;

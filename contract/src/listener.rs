@@ -65,7 +65,7 @@ impl Default for Limits {
 /// further ones.
 ///
 /// # Errors
-/// If the address cannot be used.
+/// Fails if the address cannot be used.
 pub fn bind(address: SocketAddr, backlog: i32) -> io::Result<TcpListener> {
     let socket = TcpListener::bind(address)?;
     // Calling listen(2) on a listening socket changes its backlog.
@@ -77,7 +77,7 @@ pub fn bind(address: SocketAddr, backlog: i32) -> io::Result<TcpListener> {
 /// it.
 ///
 /// # Errors
-/// If the socket cannot be used.
+/// Fails if the socket cannot be used.
 pub fn serve<A, I, S, B, C>(socket: TcpListener, limits: Limits, on_connect: C, app: A) -> io::Result<Server>
 where
     A: Fn() -> I + Clone + Send + 'static,

@@ -38,9 +38,9 @@ impl LogFilter {
     /// Parses a comma-separated list of directives.
     ///
     /// # Errors
-    /// If a directive cannot be parsed, or is a single word that is not a level. The library treats an unknown
-    /// word as a target, and logs only the events of that target. Therefore a misspelt level would result in an
-    /// empty log.
+    /// Fails if a directive cannot be parsed, or is a single word that is not a level. The library treats an
+    /// unknown word as a target, and logs only the events of that target. Therefore a misspelt level would result
+    /// in an empty log.
     pub fn parse(text: &str) -> Result<Self, NoLogFilter> {
         // The library itself does not accept spaces after a comma.
         let directives: Vec<&str> =

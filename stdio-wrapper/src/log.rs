@@ -32,7 +32,7 @@ pub enum LogError {
 /// has stalled.
 ///
 /// # Errors
-/// If standard error is closed.
+/// Fails if standard error is closed.
 pub fn start(config: &Config) -> Result<WorkerGuard, LogError> {
     // The standard library's handle is not used, because its lock would block all other writers.
     let out = File::from(io::stderr().as_fd().try_clone_to_owned()?);

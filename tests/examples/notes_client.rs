@@ -372,7 +372,7 @@ impl Using<'_> {
             meta.set_log_level(LoggingLevel::Info);
             call.meta = Some(meta);
         } else {
-            // Some servers log without a request for a level, and do not support that request.
+            // Some servers send log messages even if no level was set, and do not support `logging/setLevel`.
             self.client.set_level(SetLevelRequestParams::new(LoggingLevel::Info)).await.ok();
         }
         self.client.call_tool(call).await?;

@@ -290,7 +290,7 @@ pub struct Times(Vec<Duration>);
 const LONG_ENOUGH: Duration = Duration::from_secs(8);
 
 impl Times {
-    /// Measures at most `count` requests, one after another. On a slow machine, there are fewer.
+    /// Measures at most `count` requests, one after another. Stops early on a slow machine (after `LONG_ENOUGH`).
     pub async fn of(count: usize, request: impl AsyncFnMut()) -> Self {
         Self::with_pauses(Duration::ZERO, count, request).await
     }

@@ -42,11 +42,11 @@ pub struct Stack {
     pub auth_edge_port: u16,
     /// The port of auth-service for checks over gRPC.
     pub auth_edge_grpc_port: u16,
-    /// The port of auth-service for operators.
+    /// The port of auth-service's ops listener.
     pub ops_port: u16,
     /// The port of the service behind the edge.
     pub upstream_port: u16,
-    /// The port of the wrapper for operators.
+    /// The port of the wrapper's ops listener.
     pub wrapper_ops_port: u16,
     setup: Setup,
     // The fields are dropped in this order: the edge first, the directory last.

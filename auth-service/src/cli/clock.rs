@@ -8,8 +8,8 @@ use super::run;
 
 #[derive(Subcommand)]
 pub(crate) enum ClockCommand {
-    /// Confirm that the clock is right now, after the service has run with a clock that was far ahead. Data that
-    /// was stored during that time then expires when it should, and new data is not kept too long.
+    /// Confirm that the clock is now correct, after the service has run with a clock that was far ahead. Data that
+    /// was stored during that time then expires at the correct time, and new data is not kept too long.
     Accept {
         /// Today's date (UTC). It must agree with the clock.
         #[arg(long, value_name = "YYYY-MM-DD")]

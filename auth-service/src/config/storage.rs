@@ -21,8 +21,8 @@ pub struct Storage {
     pub data_dir: PathBuf,
     /// The Redis server to use instead of the embedded store (`REDIS_URL`). It allows any number of replicas.
     pub redis: Option<RedisAddress>,
-    /// The key that encrypts stored data (`STORE_KEY`, 32 bytes in base64). It is required with Redis. The
-    /// embedded store creates one in `DATA_DIR` at the first start if it is not set.
+    /// The key that encrypts stored data (`STORE_KEY`, 32 bytes in base64). It is required with Redis. If it is
+    /// not set, the embedded store creates a key in `DATA_DIR` when it starts for the first time.
     pub key: Option<StoreKey>,
     /// The previous key, while `STORE_KEY` is being replaced (`STORE_KEY_PREVIOUS`). Data that is encrypted
     /// with it can still be read.

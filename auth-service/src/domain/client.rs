@@ -175,7 +175,7 @@ pub enum ClientOrigin {
     Operator,
 }
 
-/// The settings of a client that only an operator can make. They never come from the client's own metadata.
+/// The client settings that only an operator can change. They never come from the client's own metadata.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OperatorTerms {
     /// The resources for which the client can get tokens without a user (`client_credentials`, token

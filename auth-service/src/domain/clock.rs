@@ -92,7 +92,7 @@ pub trait Random: Send + Sync {
     /// Returns 32 unpredictable bytes.
     ///
     /// # Errors
-    /// If the operating system provides none. The request that needs them must fail.
+    /// Fails if the operating system provides none. The request that needs them must fail.
     fn bytes(&self) -> Result<[u8; 32], RandomUnavailable>;
 }
 

@@ -67,7 +67,8 @@ impl OpaqueToken {
     /// Reads a token of this kind.
     ///
     /// # Errors
-    /// If the prefix, length, alphabet or checksum is wrong, in which case this server has never issued the token.
+    /// Fails if the prefix, length, alphabet or checksum is wrong, in which case this server has never issued the
+    /// token.
     pub fn parse(kind: TokenKind, text: &str) -> Result<Self, MalformedToken> {
         let encoded = text.strip_prefix(kind.prefix()).ok_or(MalformedToken)?;
         if encoded.len() != 48 {

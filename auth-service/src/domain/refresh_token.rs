@@ -119,7 +119,8 @@ impl RefreshToken {
     /// Reads a token.
     ///
     /// # Errors
-    /// If the prefix, length, alphabet or checksum is wrong, in which case this server has never issued the token.
+    /// Fails if the prefix, length, alphabet or checksum is wrong, in which case this server has never issued the
+    /// token.
     pub fn parse(text: &str) -> Result<Self, MalformedToken> {
         let encoded = text.strip_prefix(PREFIX).ok_or(MalformedToken)?;
         if encoded.len() != ENCODED {

@@ -7,7 +7,7 @@ use actix_web::http::header::{HeaderMap, HeaderValue};
 use super::error::{CheckError, MAX_LEN};
 use super::reserved;
 
-/// Defines the fields and their names in a header map from one list.
+/// Defines, from a single list, the fields and the names of their headers.
 macro_rules! fields {
     ($($field:ident = $text:literal),+ $(,)?) => {
         /// A header that a check reads.

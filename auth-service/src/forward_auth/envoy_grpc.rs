@@ -58,7 +58,8 @@ fn http(check: &CheckRequest) -> Result<&HttpRequest, CheckError> {
 
 /// Returns the client's headers without the pseudo-headers of HTTP/2.
 ///
-/// # Errors If Envoy is configured without `encode_raw_headers`. Envoy would then join repeated headers with a
+/// # Errors
+/// Fails if Envoy is configured without `encode_raw_headers`. Envoy would then join repeated headers with a
 /// comma, so that two headers would look like one.
 pub fn headers(check: &CheckRequest) -> Result<HeaderMap, CheckError> {
     let sent = http(check)?

@@ -70,7 +70,8 @@ pub struct Admission {
     /// The event that was counted for the name, or for its known device.
     of_name: Option<Taken<Username>>,
     browser: Browser,
-    /// The place of the attempt at its address. A known device does not need one.
+    /// The slot that this attempt occupies among the concurrent attempts from its address. Attempts from a known
+    /// device do not need one.
     _place: Option<Place>,
 }
 

@@ -48,7 +48,8 @@ impl Pace {
     /// Counts a request from this address. Requests without a known address are not counted, because they could
     /// come from any client.
     ///
-    /// # Errors If the address has sent too many requests. The error is usually delayed by one second.
+    /// # Errors
+    /// Fails if the address has sent too many requests. The error is usually delayed by one second.
     pub async fn admit(&self, address: Option<IpAddr>) -> Result<(), TooManyRequests> {
         let Some(address) = address else { return Ok(()) };
         if self.rate.check(&network(address)).is_ok() {

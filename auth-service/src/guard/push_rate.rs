@@ -15,18 +15,18 @@ use crate::domain::client::{Client, ClientId};
 use super::client_address::network;
 use super::keyed_rate::{KeyedRate, OneRate, TooFast, quota};
 
-/// Limit on requests of one client at one address: the size of a burst, and the time after which one more is
+/// Limit on requests from one client at one address: the size of a burst, and the time after which one more is
 /// allowed. The other limits have the same form.
 const PAIR: (u32, Duration) = (30, Duration::from_secs(2));
-/// Limit on requests of one address. A hosted client sends the requests of thousands of users from a single
+/// Limit on requests from one address. A hosted client sends the requests of thousands of users from a single
 /// address.
 const ADDRESS: (u32, Duration) = (120, Duration::from_millis(500));
-/// Limit on requests of all clients that no user has allowed, taken together.
+/// Limit on requests from all clients that no user has allowed, taken together.
 const STRANGERS: (u32, Duration) = (1000, Duration::from_millis(50));
-/// Limit on requests of a single client that is in use and authenticates.
+/// Limit on requests from a single client that is in use and authenticates.
 const KNOWN: (u32, Duration) = (1000, Duration::from_millis(10));
 
-/// Limit on requests that count for one account, from all clients that only a few accounts have used.
+/// Limit on requests that count towards one account, from all clients that only a few accounts have used.
 const OF_ACCOUNT: (u32, Duration) = (300, Duration::from_millis(200));
 
 /// The limits on pushed requests and client assertions that the module documentation describes.
@@ -64,7 +64,7 @@ pub enum Familiarity {
     /// same address.
     InUse,
     /// The client is in use and has authenticated. It has a separate limit. If only a few accounts have used it,
-    /// its requests also count for one of them.
+    /// its requests also count towards the limit of one of them.
     Proven,
 }
 
@@ -83,7 +83,7 @@ impl Familiarity {
 }
 
 impl PushRate {
-    /// Counts one request of `client`. If the client has credentials, the caller must already have authenticated
+    /// Counts one request from `client`. If the client has credentials, the caller must already have authenticated
     /// it.
     pub fn admit(&self, client: &Client, address: Option<IpAddr>) -> Result<(), TooFast> {
         let (familiarity, address) = (Familiarity::of(client), address.map(network));
@@ -100,9 +100,9 @@ impl PushRate {
         if familiarity == Familiarity::InUse { Ok(()) } else { self.strangers.check() }
     }
 
-    /// Counts one request for one of the few accounts that have used `client`, because an account can have many
-    /// clients with few users. If an account is at its limit, the request counts for another one, so that one user
-    /// at the limit does not block the client for its other users.
+    /// Charges one request to one of the few accounts that have used `client`, because an account can have many
+    /// clients with few users. If an account is at its limit, the request is charged to another one, so that one
+    /// user at the limit does not block the client for its other users.
     fn admit_for_accounts(&self, client: &Client) -> Result<(), TooFast> {
         let mut outcome = Ok(());
         for user in client.few_users().filter(|_| client.operator.is_none()) {
@@ -195,8 +195,8 @@ mod tests {
         let admitted = (0..2000).filter(|n| rate.admit(&of(1, *n), Some(address(*n))).is_ok()).count();
         assert!((300..=310).contains(&admitted), "{admitted}");
         assert!(rate.admit(&of(2, 0), Some(address(1))).is_ok());
-        // A request of a client that two accounts have used counts for one of them. A user at the limit does not
-        // affect the other one.
+        // A request from a client that two accounts have used is charged to one of them. A user at the limit does
+        // not affect the other one.
         let shared = |n: u32| Client { further_users: vec![Subject::new([3; 32])], ..of(1, n) };
         let admitted = (0..2000).filter(|n| rate.admit(&shared(*n), Some(address(*n))).is_ok()).count();
         assert!((300..=315).contains(&admitted), "{admitted}");

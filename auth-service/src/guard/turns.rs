@@ -68,7 +68,8 @@ impl Turns {
 
     /// Waits for a turn.
     ///
-    /// # Errors If too many requests of strangers are waiting, and this address has the most.
+    /// # Errors
+    /// Fails if too many requests of strangers are waiting, and this address has the most.
     pub async fn take(&self, address: Option<IpAddr>, sender: Sender) -> Result<Turn, Crowded> {
         let (notice, turn) = oneshot::channel();
         let place = {

@@ -97,7 +97,8 @@ impl Passwords {
     /// Creates the hasher for a service with this number of worker threads. At most half as many hashes are
     /// computed at the same time, so that the service can still answer other requests.
     ///
-    /// # Errors If there is not enough memory, or the operating system refuses a thread.
+    /// # Errors
+    /// Fails if there is not enough memory, or the operating system refuses a thread.
     pub fn new(threads: usize) -> Result<Self, SetUpError> {
         let parallel = (threads / 2).clamp(1, MAX_PARALLEL);
         let (tasks, waiting) = mpsc::channel::<HashTask>();

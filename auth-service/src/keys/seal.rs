@@ -49,7 +49,7 @@ impl StoreKey {
     /// A name for `text`. Without this key, the name cannot be computed, and the text cannot be found from it.
     ///
     /// # Errors
-    /// If the cryptography library fails.
+    /// Fails if the cryptography library fails.
     pub fn name_of(&self, text: &str) -> Result<[u8; 32], CryptoFailure> {
         let mut name = [0_u8; 32];
         Salt::new(HKDF_SHA256, b"mcp-gate")

@@ -60,7 +60,7 @@ pub enum Refusal {
     Scope(#[from] ScopeRefused),
     #[error("resource must be the URL of a service that this server protects")]
     Resource,
-    #[error("the request, including its state, needs more than 8192 bytes in the form")]
+    #[error("the request is too long: as JSON, it takes more than 8192 bytes; send a shorter state")]
     TooLarge,
     #[error("prompt=none must not be combined with other values")]
     Prompt,

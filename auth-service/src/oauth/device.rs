@@ -255,8 +255,8 @@ async fn find(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<HttpR
         Shown { device, code: code.to_string(), subject: session.subject, client: client.metadata.digest() };
     let expires_at = now.plus(state.config.lifetimes.form).min(asked.expires_at);
     let form_token = state.form_tokens.issue(Form::DeviceConsent, session.id, expires_at, &shown)?;
-    // The next page has its own URL and is not the response to this form. Otherwise, after the back button, the
-    // browser would ask whether to send the form again.
+    // The next page has its own URL and is not the response to this form. Otherwise, when the user presses the
+    // back button, the browser would ask whether to submit the form again.
     Ok(see_other(&state.config.site.issuer.endpoint(&format!("/device/consent?form_token={form_token}"))))
 }
 

@@ -240,8 +240,8 @@ fn client(
 ) -> (Client, Vec<ClientId>) {
     let is_public = metadata.auth_method == ClientAuthMethod::None;
     let fingerprint = is_public.then(|| canonical(&metadata)).map(|text| TokenHash::of(text.as_bytes()));
-    // The identifier of a public client is derived from its metadata. If that identifier is taken, it is random: a
-    // client that was updated to other metadata keeps its old identifier, and this must not prevent other clients
+    // The identifier of a public client is derived from its metadata. If that identifier is taken, a random one is
+    // used: a client whose metadata was changed keeps its old identifier, and this must not prevent other clients
     // from registering.
     let derived = || ClientId::issued(Sha256::digest(format!("0 {}", canonical(&metadata))).into());
     let ids = is_public.then(derived).into_iter().chain([ClientId::issued(random)]).collect();

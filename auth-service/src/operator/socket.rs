@@ -91,7 +91,8 @@ pub struct Operators {
 impl Operators {
     /// Creates the socket in `directory`.
     ///
-    /// # Errors If the service cannot listen on the socket.
+    /// # Errors
+    /// Fails if the service cannot listen on the socket.
     pub fn listen(directory: &Path) -> Result<Self, SocketError> {
         let listener = listen(directory)?;
         Ok(Self { directory: directory.to_owned(), listener, inode: inode(directory) })

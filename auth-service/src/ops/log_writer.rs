@@ -84,7 +84,8 @@ impl Lost {
 impl LogWriter {
     /// Starts the thread, which writes to `out` for the rest of the process.
     ///
-    /// # Errors If the operating system refuses a thread.
+    /// # Errors
+    /// Fails if the operating system refuses a thread.
     pub fn start(out: impl Write + Send + 'static) -> io::Result<Self> {
         let writer = Self::default();
         let writing = writer.clone();

@@ -31,7 +31,8 @@ static WRITER: OnceLock<LogWriter> = OnceLock::new();
 
 /// Starts logging to standard error, including panics.
 ///
-/// # Errors If standard error is closed, or the operating system refuses a thread.
+/// # Errors
+/// Fails if standard error is closed, or the operating system refuses a thread.
 pub fn start(settings: &Observability) -> io::Result<()> {
     // Colours are only useful in a terminal.
     let colours = io::stderr().is_terminal();

@@ -86,8 +86,8 @@ struct Seen {
     restless: u32,
     /// Why `judged` is not in force.
     error: Option<String>,
-    /// Why the last attempts to read the file failed. Cleared by a read with the same content as the previous
-    /// read, or as `judged`.
+    /// Why the last attempts to read the file failed. Cleared when a read returns the same content as the previous
+    /// read, or the content of `judged`.
     trouble: Option<String>,
 }
 

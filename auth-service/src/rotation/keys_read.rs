@@ -69,7 +69,7 @@ impl KeysRead {
     /// Reads the keys again, unless another call has just done so.
     ///
     /// # Errors
-    /// If the store cannot be read or has no keys.
+    /// Fails if the store cannot be read or has no keys.
     pub async fn renew(&self, store: &dyn Store, keys: &KeyRing) -> Result<(), StoreError> {
         let _turn = self.turn.lock().await;
         if self.are_current(store.changes()) {

@@ -72,7 +72,7 @@ impl AppState {
     /// anything is signed.
     ///
     /// # Errors
-    /// If the store cannot be read.
+    /// Fails if the store cannot be read.
     pub async fn renew_keys(&self) -> Result<(), StoreError> {
         if self.signing_keys.read.are_current(self.store.changes()) {
             return Ok(());

@@ -93,7 +93,7 @@ impl EmbeddedStore {
     /// Opens or creates the store in `directory`.
     ///
     /// # Errors
-    /// If the directory cannot be used, if another process has the store open, or if it was written with
+    /// Fails if the directory cannot be used, if another process has the store open, or if it was written with
     /// another key.
     pub fn open(directory: &Path, key: &StoreKey) -> Result<Self, OpenError> {
         let path = files::store_file(directory)?;

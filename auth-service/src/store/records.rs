@@ -172,8 +172,8 @@ pub trait Portable: Send + Sync {
     /// call. Redis might also send some later changes.
     ///
     /// # Errors
-    /// If a record cannot be read or is of an unknown kind, because an export must be complete, or if the
-    /// receiver was dropped.
+    /// Fails if a record cannot be read or is of an unknown kind (an export must be complete), or if the receiver
+    /// was dropped.
     async fn export(&self, now: UnixTime, to: Sink) -> Result<(), StoreError>;
     /// Encrypts all rows with the current key that were encrypted with the previous one.
     async fn reseal(&self) -> Result<Resealed, StoreError>;

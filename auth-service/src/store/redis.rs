@@ -113,7 +113,7 @@ impl RedisStore {
     /// Connects, and checks that the store key fits the stored data.
     ///
     /// # Errors
-    /// If Redis cannot be reached or used, or if its values were encrypted with another key.
+    /// Fails if Redis cannot be reached or used, or if its values were encrypted with another key.
     pub async fn connect(address: &RedisAddress, key: &StoreKey) -> Result<Self, StoreError> {
         Self::connect_below(address, key, PREFIX).await
     }
@@ -123,7 +123,7 @@ impl RedisStore {
     /// nothing must be written before that.
     ///
     /// # Errors
-    /// In the cases of [`RedisStore::connect`], and if there is no store in Redis.
+    /// Fails in the cases of [`RedisStore::connect`], and if there is no store in Redis.
     pub async fn connect_to_known(address: &RedisAddress, key: &StoreKey) -> Result<Self, StoreError> {
         Self::unchecked(address, key, PREFIX).await?.checked(NewStore::Refuse).await
     }

@@ -157,7 +157,7 @@ pub(super) fn judge_use(known: Option<Client>, used: &ClientUse, can_free: bool)
     }
     used.add_user_to(&mut client, new_user);
     client.last_used_at = Some(used.at);
-    // Clients of the operator never count for an account.
+    // Clients that the operator has added are never counted towards an account's limit.
     if new_user == NewUser::OneMoreThanFew && client.origin != ClientOrigin::Operator {
         UseOfClient::CountsForNobody(client)
     } else {

@@ -234,7 +234,7 @@ async fn count(store: Result<&dyn Store, StoreError>, now: UnixTime) -> Result<C
 /// name once it is complete.
 ///
 /// # Errors
-/// If the file already exists, or if something cannot be read or written.
+/// Fails if the file already exists, or if something cannot be read or written.
 pub async fn export(
     store: &dyn Portable,
     path: &Path,
@@ -254,7 +254,7 @@ pub async fn export(
     };
     let exported = async {
         let exported = store.export(BEFORE_ALL, to).await.map_err(TransferError::Source);
-        // The file of a failed export is not completed.
+        // If the export failed, the file is left incomplete.
         if exported.is_ok() {
             // Writing the file might have failed.
             let _ = complete.send(());

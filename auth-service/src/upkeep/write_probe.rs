@@ -21,7 +21,7 @@ impl WriteProbe {
     /// Writes to the store as a test. Concurrent calls share one test.
     ///
     /// # Errors
-    /// If the store cannot be written.
+    /// Fails if the store cannot be written.
     pub async fn try_write(&self, store: &dyn Store, clock: &dyn Clock) -> Result<(), StoreError> {
         let mut last = self.0.lock().await;
         if let Some((at, result)) = last.as_ref()

@@ -119,14 +119,14 @@ impl TestApp {
         assert!(self.server.as_mut().unwrap().run());
     }
 
-    /// A copy of the files of the app's Redis.
+    /// Copies the files of the app's Redis server to a temporary directory.
     pub(crate) fn files_of_store(&self) -> tempfile::TempDir {
         let copy = tempfile::tempdir().unwrap();
         copy_files(self.server.as_ref().unwrap().data.path(), copy.path());
         copy
     }
 
-    /// Replaces the files of the app's Redis with those in `copy`.
+    /// Replaces the files of the app's Redis server with those in `copy`.
     pub(crate) fn replace_files_of_store(&self, copy: &tempfile::TempDir) {
         let data = self.server.as_ref().unwrap().data.path();
         for entry in std::fs::read_dir(data).unwrap().map(Result::unwrap) {

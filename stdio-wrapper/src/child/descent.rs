@@ -32,7 +32,7 @@ pub(super) struct Descent {
     has_inherited: bool,
 }
 
-/// Whether memory in open files (such as `memfd_create(2)`) counts as memory of the process.
+/// Whether memory in open files (for example, from `memfd_create(2)`) counts towards the memory of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Files {
     Counted,

@@ -83,7 +83,7 @@ pub trait Keeper: Send + Sync {
     fn give_up(&self, newcomer: Newcomer<'_>, reason: EndReason) -> Option<Gone>;
     /// The children that this keeper keeps.
     fn held(&self) -> Vec<Held>;
-    /// Stops this child immediately, because it uses much of a scarce resource.
+    /// Stops this child immediately, because it uses a lot of a scarce resource.
     fn end_large(&self, child: u64, scarce: Scarce) -> Option<Gone>;
 }
 
@@ -112,7 +112,7 @@ impl Keepers {
         self.all().iter().flat_map(|keeper| keeper.held()).collect()
     }
 
-    /// Stops a child immediately, because it uses much of a scarce resource.
+    /// Stops a child immediately, because it uses a lot of a scarce resource.
     pub(super) fn end_large(&self, child: u64, scarce: Scarce) -> Option<Gone> {
         self.all().iter().find_map(|keeper| keeper.end_large(child, scarce))
     }

@@ -76,7 +76,7 @@ pub(crate) trait Link: Deref<Target = Conversation> + Send + Sync + 'static {
         (**self).say(text);
     }
 
-    /// Answers a request of the child with an error. `id` is JSON text.
+    /// Answers a request from the child with an error. `id` is JSON text.
     fn refuse(&self, id: &[u8], code: Code, why: &str) {
         self.say(&String::from_utf8_lossy(&error_message(Some(id), code, why)));
     }
@@ -88,7 +88,7 @@ pub(crate) trait Link: Deref<Target = Conversation> + Send + Sync + 'static {
         answer: Answer<'_>,
     ) -> impl Future<Output = ()> + Send;
 
-    /// Handles a request of the child. `id` is JSON text.
+    /// Handles a request from the child. `id` is JSON text.
     fn request(
         self: &Arc<Self>,
         message: &Message<'_>,
@@ -101,7 +101,7 @@ pub(crate) trait Link: Deref<Target = Conversation> + Send + Sync + 'static {
     fn notification(self: &Arc<Self>, message: &Message<'_>, method: &str)
     -> impl Future<Output = ()> + Send;
 
-    /// Refuses a request of the child that cannot be read. `id` is JSON text.
+    /// Refuses a request from the child that cannot be read. `id` is JSON text.
     fn refuse_unreadable(&self, id: &[u8], why: &str);
 
     /// Whether the child may end before it has answered anything.
@@ -113,7 +113,7 @@ pub(crate) trait Link: Deref<Target = Conversation> + Send + Sync + 'static {
     fn ended(&self, reason: String);
 }
 
-/// A response of the child to a request that waits for it.
+/// A response from the child to a request that waits for it.
 #[derive(Debug)]
 pub(crate) struct Answer<'a> {
     pub(crate) text: &'a Bytes,
@@ -133,7 +133,7 @@ pub(crate) fn relayed(link: &Conversation, answer: &Answer<'_>, with: &[u8]) -> 
     text
 }
 
-/// A message of the child, without the parts that SDKs would drop it for.
+/// A message from the child, without the parts that would make an SDK drop it.
 type Parsed = (ByteString, Parts);
 
 /// What a line of the child is.

@@ -37,7 +37,7 @@ pub(crate) struct Conversations {
     pub(crate) offload: Arc<Offload>,
 }
 
-/// A child, and how to reach it.
+/// A child, with everything that is needed to send messages to it.
 #[derive(Debug)]
 pub(crate) struct Conversation {
     pub(crate) child: Child,

@@ -185,7 +185,7 @@ fn parse(body: Incoming, max_batch: usize) -> Result<Messages, Box<Unread>> {
     }
 }
 
-/// The messages of a body, and its text without parts that would make a child drop them.
+/// The messages in a body, and the text of the body without parts that would make a child drop the messages.
 fn tidied(text: &str, max_batch: usize) -> Result<(Cow<'_, str>, BodyParts), Problem> {
     let body = text.as_bytes();
     let parsed = parse_body(body, max_batch)?;

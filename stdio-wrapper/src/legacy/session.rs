@@ -27,7 +27,7 @@ const MAX_KEPT_STREAMS: usize = 64;
 /// A session of a client.
 #[derive(Debug)]
 pub struct Session {
-    /// The session id. Only the user of `owner` can use the session.
+    /// The session id. Only `owner` can use the session.
     pub id: String,
     /// The principal who opened the session (attack 108).
     pub owner: String,
@@ -170,7 +170,7 @@ impl Session {
         self.version.get().copied()
     }
 
-    /// The principal's memory for responses and for everything else that is kept for the session.
+    /// The memory reserved for the principal. It holds responses and all other data kept for the session.
     pub fn reservation(&self) -> &Reservation {
         &self.reservation
     }

@@ -1,5 +1,5 @@
-//! Checks a request of the stateless revision for faults, in the order of the specification (2026-07-28,
-//! "Streamable HTTP", "Versioning"). This module is pure.
+//! Checks a request in the stateless revision for errors, in the order that the specification prescribes
+//! (2026-07-28, "Streamable HTTP", "Versioning"). This module is pure.
 
 use std::borrow::Cow;
 
@@ -78,7 +78,7 @@ impl From<Malformed> for Fault {
 /// A request that has passed all checks that do not depend on a tool schema.
 #[derive(Debug, Clone)]
 pub struct Request<'a> {
-    /// The whole message.
+    /// The message that contains the request.
     pub message: &'a Message<'a>,
     /// The method of the message.
     pub method: Cow<'a, str>,

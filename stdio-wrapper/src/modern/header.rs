@@ -43,7 +43,7 @@ pub(super) fn decode(value: &str) -> Option<Cow<'_, str>> {
     let Some(inner) = value.strip_prefix("=?base64?").and_then(|rest| rest.strip_suffix("?=")) else {
         return Some(Cow::Borrowed(value));
     };
-    // Only the canonical encoding in base64 is accepted.
+    // Only canonical base64 is accepted.
     String::from_utf8(STANDARD.decode(inner).ok()?).ok().map(Cow::Owned)
 }
 

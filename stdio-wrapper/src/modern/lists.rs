@@ -120,12 +120,12 @@ impl Lists {
         self.max_bytes > 0
     }
 
-    /// From now on, results can be cached.
+    /// Allows results to be cached from now on.
     pub(super) fn open(&self) {
         self.set(true);
     }
 
-    /// From now on, nothing is cached, because changes would not be noticed.
+    /// Stops caching, because changes would not be noticed.
     pub(super) fn close(&self) {
         self.set(false);
     }

@@ -161,7 +161,7 @@ pub fn mended_length(line: &[u8]) -> usize {
     line.utf8_chunks().map(|chunk| chunk.valid().len() + replacement(chunk.invalid())).sum()
 }
 
-/// Parses a message of [`Salvaged::Messages`].
+/// Parses a message from [`Salvaged::Messages`].
 pub fn parse_mended(message: Bytes) -> Option<(ByteString, Parts)> {
     parse_owned(&without_lone_surrogates(message)).ok()
 }

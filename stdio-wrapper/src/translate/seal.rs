@@ -15,8 +15,8 @@ pub(super) struct Sealer {
 }
 
 impl Sealer {
-    /// Creates a new key. Without random numbers, nothing can be encrypted, and no call can wait for its
-    /// client.
+    /// Creates a new key. If no random numbers are available, no request state can be encrypted, so a call cannot
+    /// be suspended while its client answers a question.
     pub(super) fn new(random: Random) -> Self {
         let mut bytes = [0; 32];
         let key = random(&mut bytes)

@@ -42,7 +42,7 @@ pub(crate) async fn a_good_token_passes_and_the_wrapper_is_told_who_calls(edge: 
         assert_eq!(arrived(&answer.body, "x-auth-scope"), ["mcp"]);
         assert_eq!(arrived(&answer.body, "x-auth-assertion").first().unwrap().split('.').count(), 3);
         for name in IDENTITY {
-            // A header with an empty value can be missing, as with nginx.
+            // Some edges, such as nginx, omit a header whose value is empty.
             let values = arrived(&answer.body, &format!("x-auth-{name}"));
             assert!(values.len() <= 1, "{name}: {values:?}");
         }

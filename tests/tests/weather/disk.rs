@@ -42,7 +42,7 @@ async fn a_full_disk_is_told_at_once_refuses_what_it_cannot_keep_and_is_over_whe
     let (kept, revoked) = grants(&stack).await;
 
     disk.fill();
-    // The file of the store contains some free space, which is used up first.
+    // The store's file contains some free space, which is used up first.
     let mut more = 0;
     while stack.register_as(&format!("Newcomer {more}")).await.is_ok() {
         more += 1;

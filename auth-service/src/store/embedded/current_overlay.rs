@@ -41,7 +41,7 @@ impl CurrentOverlay {
     /// Makes this the current overlay, and writes it to disk.
     ///
     /// # Errors
-    /// If it cannot be written to disk. It is in effect nevertheless, until the process stops.
+    /// Fails if the overlay cannot be written to disk. It is still in effect until the process stops.
     pub(super) fn replace(&self, overlay: Overlay, sealer: &Sealer) -> std::io::Result<()> {
         self.publish(overlay);
         self.file().is_kept = false;

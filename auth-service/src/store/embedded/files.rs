@@ -103,11 +103,11 @@ pub fn has_key_file(directory: &Path) -> bool {
     directory.join(KEY).exists()
 }
 
-/// Reads the store key in `directory`. The first start creates it.
+/// Reads the store key in `directory`. The key is created when the service starts for the first time.
 ///
 /// # Errors
-/// If it cannot be read, or if it is missing although there is a store. If there is a `previous` key, the key is
-/// being replaced, so a missing key file is created.
+/// Fails if the key cannot be read, or if it is missing although there is a store. If there is a `previous` key,
+/// the key is being replaced, so a missing key file is created.
 pub fn store_key(
     directory: &Path,
     previous: Option<&StoreKey>,
@@ -180,8 +180,8 @@ pub(super) fn mark_replaced(directory: &Path) -> Result<(), OpenError> {
 /// is the first start.
 ///
 /// # Errors
-/// If there was a store but its file is missing or empty, which can happen after a file system crash or a failed
-/// copy. Treating this as a first start would create an installation without its accounts and rules.
+/// Fails if there was a store but its file is missing or empty, which can happen after a file system crash or a
+/// failed copy. Treating this as a first start would create an installation without its accounts and rules.
 pub(super) fn store_file(directory: &Path) -> Result<PathBuf, OpenError> {
     create_directory(directory)?;
     let path = directory.join(DATABASE);

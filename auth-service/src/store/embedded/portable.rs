@@ -82,8 +82,8 @@ impl Portable for EmbeddedStore {
 /// Sends a batch of an export.
 ///
 /// # Errors
-/// If the receiver does not accept it in time, or if the database must be opened again. An export that kept the
-/// database open would block all checks of tokens.
+/// Fails if the receiver does not accept it in time, or if the database must be opened again. An export that kept
+/// the database open would block all checks of tokens.
 fn send(to: &Sink, mut batch: Vec<Record>, is_closed: &impl Fn() -> bool) -> Result<(), StoreError> {
     let end = Instant::now() + PATIENCE;
     loop {
@@ -158,7 +158,7 @@ impl EmbeddedTarget {
     /// Prepares a target in `directory` whose values are encrypted with `key`.
     ///
     /// # Errors
-    /// If there is a store with content and `replace` is not set, and in the cases of
+    /// Fails if there is a store with content and `replace` is not set, and in the cases of
     /// [`EmbeddedStore::open`].
     pub fn new(directory: &Path, key: &StoreKey, replace: bool) -> Result<Self, TargetError> {
         let open = |path: &Path| EmbeddedStore::open_file(path, key);

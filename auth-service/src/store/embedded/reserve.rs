@@ -70,7 +70,7 @@ impl Reserve {
     /// Removes the file of an earlier database at this path.
     ///
     /// # Errors
-    /// If it cannot be removed. Its changes would then be applied to the next database at this path.
+    /// Fails if the file cannot be removed. Its changes would then be applied to the next database at this path.
     pub(super) fn remove(database: &Path) -> Result<()> {
         match fs::remove_file(database.with_extension(EXTENSION)) {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),

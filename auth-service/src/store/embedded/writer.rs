@@ -194,8 +194,8 @@ impl Drop for Writer {
 }
 
 impl Parts {
-    /// The waiting writes, or a test write if the database must be tried again. Returns `None` when the store is
-    /// closed.
+    /// The queued writes, or a test write if it is time to try the database again. Returns `None` when the store
+    /// is closed.
     fn next_batch(
         &self,
         waiting: &mut mpsc::Receiver<Box<dyn QueuedWrite>>,
@@ -325,8 +325,8 @@ impl Parts {
     /// Runs a write on top of `overlay`. Returns its changes, and the cached rows among them.
     ///
     /// # Errors
-    /// If the write does more than take access away, if there is no room for it, or if the database cannot even be
-    /// read.
+    /// Fails if the write does more than take access away, if there is no room for it, or if the database cannot
+    /// even be read.
     fn changes_of(&self, write: &mut Box<dyn QueuedWrite>, overlay: &Overlay) -> Result<Beside, StoreError> {
         let database = self.disk.database()?;
         let transaction = database.begin_read().map_err(unavailable)?;

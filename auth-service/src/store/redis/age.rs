@@ -199,7 +199,7 @@ impl Age {
     /// Records that Redis has neither a number nor an identity.
     ///
     /// # Errors
-    /// If the store had an identity before, so that everything in it is lost.
+    /// Fails if the store had an identity before, so that everything in it is lost.
     pub(super) fn note_absence(&self) -> Result<(), StoreError> {
         let mut known = self.known();
         if known.identity.is_none() {
@@ -242,7 +242,7 @@ impl Age {
     /// Records whether Redis has an earlier store than the one that this process has used.
     ///
     /// # Errors
-    /// If it has.
+    /// Fails if Redis has an earlier store.
     pub(super) fn note_earlier(&self, is_earlier: bool) -> Result<(), StoreError> {
         self.known().note_earlier(|earlier| earlier.by_identity = is_earlier);
         if is_earlier { Err(StoreError::NeedsOperator(EARLIER.to_owned())) } else { Ok(()) }
@@ -314,7 +314,7 @@ impl Age {
     /// Compares the report of Redis with what was known before the request.
     ///
     /// # Errors
-    /// If Redis has older data.
+    /// Fails if Redis has older data.
     pub(super) fn compare(&self, asked: KnownBefore, told: AgeReport) -> Result<(), StoreError> {
         self.compare_before(asked, told, told.number, (told.number, told.latest))
     }
@@ -323,7 +323,7 @@ impl Age {
     /// just before this change.
     ///
     /// # Errors
-    /// If Redis already had older data before this change.
+    /// Fails if Redis already had older data before this change.
     pub(super) fn compare_counted(
         &self,
         asked: KnownBefore,

@@ -52,8 +52,8 @@ static IS_THERE: LazyLock<Script> = LazyLock::new(|| {
 /// Makes sure that there is a store. In an empty Redis, one is created if `new` allows it.
 ///
 /// # Errors
-/// If there is none, if an import is not finished, or if Redis has lost the identity of its store but not all
-/// of its rows.
+/// Fails if there is no store, if an import is not finished, or if Redis has lost the identity of its store but
+/// not all of its rows.
 pub(super) async fn find(cells: &Cells, new: NewStore) -> Result<(), StoreError> {
     refuse_unfinished(cells).await?;
     if has_identity(cells).await? {
@@ -137,7 +137,7 @@ impl RedisStore {
     /// replicas treat it as another store, and adopt it as well.
     ///
     /// # Errors
-    /// If Redis has no store, or a store that has its identity and is not older than before.
+    /// Fails if Redis has no store, or a store that has its identity and is not older than before.
     pub async fn adopt(address: &RedisAddress, key: &StoreKey) -> Result<(), StoreError> {
         let store = Self::unchecked(address, key, PREFIX).await?;
         let cells = &store.cells;

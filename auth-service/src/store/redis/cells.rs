@@ -241,7 +241,7 @@ impl Cells {
     /// The identity of the store, regardless of how old the data in Redis is.
     ///
     /// # Errors
-    /// If this process has used a later store.
+    /// Fails if this process has used a later store.
     pub(super) async fn identity(&self) -> Result<Option<String>, StoreError> {
         let mut found = self.identity_of_any_age().await?;
         let mut can_be_used = self.age.note_identity(found.as_deref());

@@ -39,7 +39,7 @@ pub(super) async fn add_code(
     let life = Life { until: row.forget_at(), now: used.at };
     let (pointer, place) = (cells.keys.grant_of_code(hash), cells.keys.code(&code.grant_id, hash));
     let code_row = cells.swap(&place, None::<&Found<()>>, &row, Some(life));
-    // The row that points to the code is kept as long as the code would be after its redemption.
+    // The row that points to the code is kept for as long as a redeemed code would be.
     let kept = Life { until: row.approval_kept_until(), now: used.at };
     try_join(cells.write(&pointer, &code.grant_id, kept), code_row).await?;
     // The approval decides between concurrent calls. A caller that loses has stored a code that no client

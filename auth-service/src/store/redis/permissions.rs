@@ -32,7 +32,7 @@ static TRIAL: LazyLock<Script> = LazyLock::new(|| {
 /// Checks that the user has all permissions.
 ///
 /// # Errors
-/// If one is missing, or if Redis cannot be reached.
+/// Fails if a permission is missing, or if Redis cannot be reached.
 pub(super) async fn check(cells: &Cells) -> Result<(), StoreError> {
     let missing: String = cells.connection.script(&TRIAL, &[&cells.keys.trial()], Vec::new()).await?;
     if missing.is_empty() {

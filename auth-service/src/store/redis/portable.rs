@@ -214,7 +214,7 @@ impl RedisTarget {
     /// of this machine's clock.
     ///
     /// # Errors
-    /// If Redis has content, unless `replace` is set or the content is from an interrupted import, in which
+    /// Fails if Redis has content, unless `replace` is set or the content is from an interrupted import, in which
     /// case it is removed. If the clock of Redis shows another time. If Redis cannot be reached or used.
     pub async fn new(
         address: &RedisAddress,

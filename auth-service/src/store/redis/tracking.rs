@@ -32,7 +32,7 @@ use super::keys::Keys;
 /// How long cached values are valid after the last time at which all changes were known to have been received. A
 /// revocation can go unnoticed for at most this long, regardless of network failures.
 pub(super) const LEASE: Duration = Duration::from_secs(1);
-/// How often a server is pinged, and how often the list of servers is compared.
+/// How often a server is pinged, and how often the list of servers is checked for changes.
 const BEAT: Duration = Duration::from_millis(200);
 /// Time limits for making a connection and for a response.
 const CONNECT: Duration = Duration::from_secs(2);
