@@ -64,7 +64,11 @@ pub async fn check(request: Request, state: Data<AppState>) -> HttpResponse {
     if trusted.is_ok()
         && let Err(refused) = proxy.pace(peer, headers, &state).await
     {
-        return counted(Answer::refuse(&refused.into()), &state).into_response();
+        let mut answer = Answer::refuse(&refused.into());
+        if let Ok(asked) = proxy.parse(request.method(), headers) {
+            let_pages_read(&mut answer, &asked, &state);
+        }
+        return counted(answer, &state).into_response();
     }
     if trusted.is_ok()
         && matches!(proxy, Proxy::TraefikEntryPoint)
@@ -163,6 +167,16 @@ fn trust<'a>(
     let doubled = secrets.next().is_some();
     let trusted = peer.is_some_and(|peer| state.config.trusted_edge.trusts(peer, secret));
     if trusted && !doubled { Ok(()) } else { Err(CheckError::Untrusted) }
+}
+
+/// Adds the headers with which a web page can read a refusal that was decided before the request was read.
+fn let_pages_read(answer: &mut Answer, asked: &AccessRequest<'_>, state: &AppState) {
+    let origins = &state.config.allowed_origins;
+    if let (Some(origin), Ok(resource)) = (&asked.origin, resource(asked, state))
+        && origins.allow(origin, resource.origin())
+    {
+        answer.headers.extend(cors::on_answer(origins, origin));
+    }
 }
 
 /// Decides whether a request is allowed, independently of the proxy that sent the check.

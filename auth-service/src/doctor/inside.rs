@@ -9,6 +9,7 @@ use serde_json::Value;
 use tokio::net::TcpStream;
 
 use crate::config::Config;
+use crate::store::embedded::readable_key_file;
 
 use super::Notes;
 use super::network::Target;
@@ -44,6 +45,14 @@ pub(super) async fn examine(
             "EDGE_SECRET is not set",
             "any program in a trusted network can send checks for requests that it has made up",
             "set EDGE_SECRET here and at the edge; `openssl rand -hex 32` makes a good one",
+        );
+    }
+    if let Some(path) = readable_key_file(&settings.storage.data_dir) {
+        notes.warning(
+            "settings",
+            format!("{} can be read by users other than its owner", path.display()),
+            "with it, whoever gets a copy of the store or of a backup can decrypt everything in it",
+            "set its mode to 0600; if somebody might have read it, replace the key (`auth-service store rekey`)",
         );
     }
     let mut closed = true;

@@ -1,6 +1,6 @@
 //! Determines the address of the client that sent a request, even behind an edge proxy.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use actix_web::HttpRequest;
 use actix_web::http::header::HeaderMap;
@@ -21,10 +21,16 @@ pub fn behind(peer: IpAddr, headers: &HeaderMap, is_trusted: impl Fn(IpAddr) -> 
         if !is_trusted(address) {
             break;
         }
-        let Ok(next) = hop.trim().parse::<IpAddr>() else { break };
+        let Some(next) = address_in(hop.trim()) else { break };
         address = next.to_canonical();
     }
     address
+}
+
+/// The address in one entry of the header. Some proxies add the port of the client, or brackets.
+fn address_in(hop: &str) -> Option<IpAddr> {
+    let bare = || hop.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
+    hop.parse().ok().or_else(|| hop.parse().ok().map(|with_port: SocketAddr| with_port.ip())).or_else(bare)
 }
 
 /// The part of an address that identifies one subscriber: a whole IPv4 address, or the /64 network of an IPv6
@@ -58,6 +64,17 @@ mod tests {
         assert_eq!(seen("10.0.0.1", &["1.1.1.1, 198.51.100.7"]), "198.51.100.7");
         assert_eq!(seen("10.0.0.1", &["198.51.100.7", "10.0.0.2"]), "198.51.100.7");
         assert_eq!(seen("10.0.0.1", &["junk"]), "10.0.0.1");
+        for unfit in ["198.51.100.7:", "198.51.100.7:x", "[198.51.100.7", "[]", ":555"] {
+            assert_eq!(seen("10.0.0.1", &[unfit]), "10.0.0.1", "{unfit}");
+        }
         assert_eq!(seen("10.0.0.1", &[]), "10.0.0.1");
+    }
+
+    #[test]
+    fn a100_an_address_with_a_port_or_in_brackets_is_the_same_address() {
+        assert_eq!(seen("10.0.0.1", &["1.1.1.1:1, 198.51.100.7:555, 10.0.0.2:80"]), "198.51.100.7");
+        for forwarded in ["2001:db8::1", "[2001:db8::1]", "[2001:db8::1]:5"] {
+            assert_eq!(seen("10.0.0.1", &[forwarded]), "2001:db8::1", "{forwarded}");
+        }
     }
 }

@@ -62,7 +62,7 @@ pub struct InvalidSignature;
 
 /// Maximum length in bytes of a token that is verified. Tokens of this server have a few hundred bytes, or up to
 /// two thousand with many groups.
-const MAX_TOKEN_LEN: usize = 8192;
+pub(crate) const MAX_TOKEN_LEN: usize = 8192;
 
 impl KeyRing {
     /// Creates a ring with the keys of this set.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::web::Data;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 
@@ -153,9 +153,7 @@ pub async fn serve(mut operators: Operators, state: Data<AppState>) {
 
 async fn answer(stream: UnixStream, commands: &Semaphore, state: &AppState) -> std::io::Result<()> {
     let (read, mut write) = stream.into_split();
-    let mut line = String::new();
-    let mut received = BufReader::new(read.take(MAX_LINE_LEN));
-    tokio::time::timeout(RECEIVE_TIMEOUT, received.read_line(&mut line)).await??;
+    let Some(line) = command_in(read).await? else { return Ok(()) };
     let _turn = commands.acquire().await.map_err(std::io::Error::other)?;
     let reply = match serde_json::from_str::<Command>(&line) {
         Ok(command) => {
@@ -180,6 +178,15 @@ async fn answer(stream: UnixStream, commands: &Semaphore, state: &AppState) -> s
     let mut text = serde_json::to_vec(&reply)?;
     text.push(b'\n');
     tokio::time::timeout(SEND_TIMEOUT, write.write_all(&text)).await?
+}
+
+/// The line with the command. It is `None` if the other side closes the connection without one, as
+/// [`is_served`] does.
+async fn command_in(read: impl AsyncRead + Unpin) -> std::io::Result<Option<String>> {
+    let mut line = String::new();
+    let mut received = BufReader::new(read.take(MAX_LINE_LEN));
+    let length = tokio::time::timeout(RECEIVE_TIMEOUT, received.read_line(&mut line)).await??;
+    Ok((length > 0).then_some(line))
 }
 
 fn tools(state: &AppState) -> Tools<'_> {
@@ -216,4 +223,19 @@ pub async fn ask(directory: &Path, command: &Command) -> Result<Reply, SocketErr
         .unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()));
     let answer = answered.map_err(|source| SocketError::Ask { path: path.clone(), source })?;
     serde_json::from_slice(&answer).map_err(|_| SocketError::NoAnswer { path })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn somebody_who_only_looks_whether_the_service_runs_is_no_interrupted_command() {
+        let (read, other) = tokio::io::duplex(100);
+        drop(other);
+        assert_eq!(command_in(read).await.unwrap(), None);
+        let (read, mut other) = tokio::io::duplex(100);
+        other.write_all(b"command\n").await.unwrap();
+        assert_eq!(command_in(read).await.unwrap().as_deref(), Some("command\n"));
+    }
 }

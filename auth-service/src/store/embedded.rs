@@ -58,7 +58,7 @@ use tables::Table;
 use writable::Writable;
 use writer::{Parts, Writer};
 
-pub use files::{OpenError, exists, has_key_file, store_key};
+pub use files::{OpenError, exists, has_key_file, readable_key_file, store_key};
 pub use portable::EmbeddedTarget;
 
 /// An open redb file that implements [`Store`].

@@ -5,6 +5,7 @@ use std::time::Duration;
 use auth_service::domain::refresh_token::RefreshToken;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use futures_util::future::join_all;
 use reqwest::{Method, Response, StatusCode};
 use serde_json::{Value, json};
 
@@ -197,4 +198,26 @@ async fn a089_no_path_near_a_well_known_one_is_exempt() {
     let exact =
         app.check(Method::GET, "mcp.example", "/.well-known/oauth-protected-resource").send().await.unwrap();
     assert_eq!(exact.status(), StatusCode::UNAUTHORIZED);
+}
+
+/// Without these headers, the page learns nothing, not even when to try again.
+#[actix_web::test]
+async fn a097_a_web_page_can_read_that_it_has_sent_too_many_requests() {
+    let app = TestApp::start_with(&[("REQUESTS_PER_SECOND", "1")]).await;
+    for proxy in ["caddy", "traefik"] {
+        let from = if proxy == "caddy" { "198.51.100.7:555" } else { "198.51.100.8" };
+        let check = |origin: &'static str| {
+            app.check_by(proxy, "POST", "mcp.example", "/mcp")
+                .header("x-forwarded-for", from)
+                .header("origin", origin)
+        };
+        let all = join_all((0..30).map(|_| check("https://app.example").send())).await;
+        let mut refused = all.into_iter().map(Result::unwrap);
+        let last = refused.find(|answer| answer.status() == StatusCode::TOO_MANY_REQUESTS).unwrap();
+        let allowed = last.headers().get("access-control-allow-origin").unwrap();
+        assert_eq!(allowed, "*", "{proxy}");
+        assert!(last.headers()["access-control-expose-headers"].to_str().unwrap().contains("Retry-After"));
+        let odd = check("not an origin").send().await.unwrap();
+        assert!(odd.headers().get("access-control-allow-origin").is_none(), "{odd:?}");
+    }
 }

@@ -1,5 +1,6 @@
 //! Tests of `auth-service doctor` with a healthy stack, and with stacks that each have one fault.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use auth_service::doctor::{Examination, Finding, Outcome, examine};
@@ -112,6 +113,22 @@ async fn a_healthy_stack_has_no_findings() {
     }
     let keys = findings.iter().find(|finding| finding.check == "keys").unwrap();
     assert!(keys.what.ends_with("has 1 public key"), "{keys:?}");
+}
+
+#[actix_web::test]
+async fn a_key_of_the_store_that_others_can_read_is_a_warning() {
+    let place = tempfile::tempdir().unwrap();
+    let key = place.path().join("store.key");
+    std::fs::write(&key, "a key").unwrap();
+    let settings = [("DATA_DIR", place.path().to_str().unwrap())];
+    for (mode, expected) in [(0o644, true), (0o640, true), (0o600, false)] {
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(mode)).unwrap();
+        let findings = findings(Fault::None, &settings).await;
+        let told = findings.iter().any(|finding| {
+            finding.outcome == Outcome::Warning && finding.what.contains("store.key can be read by users")
+        });
+        assert_eq!(told, expected, "{mode:o}: {findings:#?}");
+    }
 }
 
 #[actix_web::test]

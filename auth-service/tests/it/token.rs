@@ -455,3 +455,28 @@ async fn a031_a034_a_forged_refresh_token_that_names_a_grant_ends_nothing() {
     assert_eq!(app.check_token(&tokens.access).await.status(), StatusCode::OK);
     assert_eq!(app.refresh(&client, &tokens.refresh).await.status(), StatusCode::OK);
 }
+
+/// A check refuses a longer token, so its client would refresh without end.
+#[actix_web::test]
+async fn a033_no_access_token_is_issued_that_checks_refuse_for_its_length() {
+    let app = TestApp::start().await;
+    let client = app.client().await;
+    let tokens = app.tokens(&client).await;
+    let refresh = async |token: &str, resources: usize| {
+        let resource = format!("{RESOURCE}/{}", "x".repeat(1900));
+        let mut form =
+            vec![("grant_type", "refresh_token"), ("client_id", &*client), ("refresh_token", token)];
+        form.extend((0..resources).map(|_| ("resource", &*resource)));
+        app.token(&form).await
+    };
+    let refused = refresh(&tokens.refresh, 4).await;
+    assert_eq!(refused.status(), StatusCode::BAD_REQUEST);
+    let body: Value = refused.json().await.unwrap();
+    assert_eq!(body["error"], "invalid_request");
+    assert!(body["error_description"].as_str().unwrap().contains("more than 8192 bytes"), "{body}");
+    // The refresh token was not used up: the next token is not a repetition.
+    let answer = refresh(&tokens.refresh, 1).await;
+    assert_eq!(answer.status(), StatusCode::OK);
+    let next = Tokens::of(answer).await;
+    assert_eq!(app.refresh(&client, &next.refresh).await.status(), StatusCode::OK);
+}

@@ -15,6 +15,7 @@ use crate::domain::refresh_token::{Line, LineKey, RefreshToken};
 use crate::domain::resource::ResourceUri;
 use crate::domain::scope::Scope;
 use crate::keys::dpop::Confirmation;
+use crate::keys::signing::MAX_TOKEN_LEN;
 use crate::keys::tokens::{ACCESS_TOKEN_TYPE, AccessTokenClaims, Actor};
 use crate::oauth::params::Params;
 use crate::oauth::requested_scope::{offline_access, part_of_granted};
@@ -98,6 +99,9 @@ pub(super) fn audit_displaced(displaced: &[Grant]) {
     }
 }
 
+const TOO_LONG: &str =
+    "the access token would have more than 8192 bytes; request fewer resources, or a narrower scope";
+
 /// Signs an access token for a part of the grant.
 pub(super) fn issue(
     state: &AppState,
@@ -123,8 +127,13 @@ pub(super) fn issue(
         groups: account.groups.clone(),
         act: grant.parent.as_ref().map(|_| Actor { sub: grant.client_id.clone() }),
     };
+    let access_token = state.keys.sign(ACCESS_TOKEN_TYPE, &claims)?;
+    // Checks refuse a longer token, so its client would refresh without end.
+    if access_token.len() > MAX_TOKEN_LEN {
+        return Err(TokenError::InvalidRequest(TOO_LONG));
+    }
     Ok(TokenResponse {
-        access_token: state.keys.sign(ACCESS_TOKEN_TYPE, &claims)?,
+        access_token,
         token_type: if claims.cnf.is_some() { "DPoP" } else { "Bearer" },
         expires_in: told_lifetime(exp.since(now)).as_secs(),
         refresh_token: refresh_token.map(|token| token.expose().to_owned()),
@@ -142,6 +151,7 @@ fn told_lifetime(lifetime: Duration) -> Duration {
 }
 
 /// The part of a grant that one access token covers.
+#[derive(Clone)]
 pub(super) struct Part {
     pub(super) scope: Scope,
     pub(super) resources: Vec<ResourceUri>,

@@ -55,6 +55,8 @@ pub(super) async fn refresh(
     let account = account_of(state, &grant.subject).await?;
     proof.spend(state, &grant.subject, client).await?;
 
+    // If no token can be issued for this request, the refresh token must stay valid.
+    issue(state, &grant, &account, part.clone(), None, now)?;
     let sealer = Sealer::from_secret(presented.expose().as_bytes())?;
     let line = Line { key: refresh.line.key.clone(), number: presented.next_number() };
     let new = RefreshToken::new(&grant.id, &line, state.random_bytes()?);

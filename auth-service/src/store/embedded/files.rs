@@ -103,6 +103,13 @@ pub fn has_key_file(directory: &Path) -> bool {
     directory.join(KEY).exists()
 }
 
+/// The path of the key file in `directory`, if its mode lets users other than its owner read it.
+pub fn readable_key_file(directory: &Path) -> Option<PathBuf> {
+    let path = directory.join(KEY);
+    let mode = fs::metadata(&path).ok()?.permissions().mode();
+    (mode & 0o077 != 0).then_some(path)
+}
+
 /// Reads the store key in `directory`. The key is created when the service starts for the first time.
 ///
 /// # Errors
