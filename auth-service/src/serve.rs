@@ -155,7 +155,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         tracing::info!("stopping: no new connections are accepted, and requests in progress are completed");
         let [public_socket, edge_socket] = &servers.sockets;
         tokio::join!(public_socket.close(&public), edge_socket.close(&edge));
-        // From now on, each connection of a proxy is closed after its next response. The proxy then connects to
+        // From now on, each connection from a proxy is closed after its next response. The proxy then connects to
         // another replica, because this one refuses new connections.
         kept.begin_leaving();
         if is_replaced {

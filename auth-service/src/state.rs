@@ -50,8 +50,8 @@ const REQUESTS_AT_ONCE: u32 = 256;
 const REQUESTS_REFUSED_LATE: usize = 256;
 const CHECKS_REFUSED_LATE: usize = 1024;
 /// Maximum numbers of requests whose body is incomplete: for one address, and in total. Many SDKs send head and
-/// body separately, so a company behind one address briefly needs many places. If all places are occupied, a new
-/// request takes the oldest place of the address with the most places. The total is a quarter of the connections.
+/// body separately, so a company behind one address briefly needs many slots. If all slots are occupied, a new
+/// request takes the oldest slot of the address with the most slots. The total is a quarter of the connections.
 const BODIES_AWAITED: (usize, usize) = (128, 256);
 /// Maximum numbers of connections whose request head is incomplete: for one address, and in total. The total is
 /// half of the connections. Connections of trusted proxies do not count, because they send complete heads.
@@ -85,7 +85,7 @@ pub struct AppState {
     pub push_rate: PushRate,
     /// Limits how fast clients can authenticate with assertions, because each assertion is stored.
     pub assertion_rate: PushRate,
-    /// Limits the number of concurrent requests of one address at the public listener.
+    /// Limits the number of concurrent requests from one address at the public listener.
     pub requests: InFlight,
     /// Limits how many requests one address can send to the public listener per second.
     pub request_pace: Pace,
@@ -230,12 +230,12 @@ impl AppState {
         self.stopping.store(true, Ordering::Relaxed);
     }
 
-    /// Closes each connection of the edge listener after its next response from now on.
+    /// From now on, closes each connection to the edge listener after its next response.
     pub fn begin_leaving(&self) {
         self.leaving.store(true, Ordering::Relaxed);
     }
 
-    /// Whether each connection of the edge listener is closed after its next response.
+    /// Whether each connection to the edge listener is closed after its next response.
     pub fn is_leaving(&self) -> bool {
         self.leaving.load(Ordering::Relaxed)
     }

@@ -34,7 +34,7 @@ use records::Portable;
 pub use installation::{Installation, KeysMark};
 pub use pending::PendingStore;
 
-/// The message of the readiness endpoint and of the log when the store has lost its data.
+/// The message that the readiness endpoint returns, and that is logged, when the store has lost its data.
 pub const LOST: &str = "the store has lost its identity since this service started, and with it all or some of its data: \
                         accounts, clients, tokens, keys. Stop the service and restore a backup (scripts/restore DUMP). To \
                         start over with an empty Redis instead, restart the service; if rows are left, its error explains what to do";

@@ -27,7 +27,7 @@ impl fmt::Display for NoLogFilter {
 impl std::error::Error for NoLogFilter {}
 
 impl Default for LogFilter {
-    /// Logs everything from the level `info` on, except the start messages of the HTTP server, because the
+    /// Logs everything from the level `info` on, except the start messages from the HTTP server, because the
     /// programs log the same information themselves.
     fn default() -> Self {
         Self("info,actix_server=warn".to_owned())

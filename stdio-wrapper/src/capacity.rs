@@ -32,7 +32,7 @@ pub struct Usage {
     pub memory: u64,
     /// The part of `memory` that belongs to files in memory.
     pub in_files: u64,
-    /// The part of `memory` that the kernel uses for requests of the child. The rest is anonymous.
+    /// The part of `memory` that the kernel uses on behalf of the processes. The rest is anonymous.
     pub in_kernel: u64,
     /// Number of processes and threads.
     pub tasks: u64,

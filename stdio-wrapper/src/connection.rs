@@ -43,7 +43,7 @@ pub struct Connection {
     under_way: Rc<watch::Sender<usize>>,
 }
 
-/// The number of connections of a listener.
+/// The number of connections to a listener.
 #[derive(Debug)]
 pub struct Open {
     count: AtomicUsize,
@@ -63,7 +63,7 @@ impl Open {
     ///
     /// If the listener can be reached from other machines, the edge proxy is expected on another machine.
     /// Connections from the same machine then come from the servers that the wrapper has started, and they must
-    /// not prevent connections of the proxy. If the listener is on loopback, the proxy is on the same machine
+    /// not prevent connections from the proxy. If the listener is on loopback, the proxy is on the same machine
     /// and cannot be distinguished from the servers.
     pub fn new(max: usize, listener: IpAddr) -> Arc<Self> {
         let max_local = if listener.is_loopback() { usize::MAX } else { (max / LOCAL_SHARE).max(1) };
@@ -108,8 +108,8 @@ impl Drop for Counted {
     }
 }
 
-/// Creates the function that sets up each new connection of a listener. It must run on the thread that serves
-/// the connection.
+/// Creates the function that sets up each new connection to a listener. It must run on the thread that serves the
+/// connection.
 pub fn setup(open: &Arc<Open>) -> impl Fn(&TcpStream, &mut Extensions) + Send + Sync + use<> {
     let open = Arc::clone(open);
     move |stream, extensions| {

@@ -40,7 +40,7 @@ use crate::translate::{LegacyToModern, ModernToLegacy};
 pub use guard::{Accepts, RequestHeaders};
 use problem::Problem;
 
-/// The requests of one user can use 1/`SHARE` of the connections. Behind an edge, each request in progress uses
+/// The requests from one user can use 1/`SHARE` of the connections. Behind an edge, each request in progress uses
 /// its own connection.
 const SHARE: usize = 4;
 /// Number of requests in progress that a user can always have.
@@ -133,9 +133,9 @@ impl Endpoint {
         }
     }
 
-    /// Identifies the caller, and calls `handle` for the response. The request counts for its user until the
-    /// response has been sent or aborted (attack 100). One user with slow calls, or with responses that are
-    /// read slowly, must not occupy all connections.
+    /// Identifies the caller, and calls `handle` for the response. The request counts towards its user's limit
+    /// until the response has been sent or aborted (attack 100). One user with slow calls, or with responses that
+    /// are read slowly, must not occupy all connections.
     async fn answer(
         &self,
         request: &HttpRequest,
@@ -148,8 +148,8 @@ impl Endpoint {
         Ok(handle(caller).await?.map_body(|_, body| hold(body, place)))
     }
 
-    /// Reserves a slot for another request of a user. If all callers are one principal, none is needed, because
-    /// no other user must be protected.
+    /// Reserves a slot for another request from a user. If all callers are one principal, no slot is needed,
+    /// because no other user must be protected.
     fn admit(&self, caller: &Caller) -> Result<Option<Place>, Problem> {
         if caller.subject.is_empty() {
             return Ok(None);

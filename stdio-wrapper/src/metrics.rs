@@ -56,7 +56,7 @@ numbers! {
     "counter" requests_failed_total,
     /// JSON-RPC requests that timed out.
     "counter" requests_timed_out_total,
-    /// Requests of the stateless revision whose client disconnected before the response.
+    /// Requests in the stateless revision whose client disconnected before the response.
     "counter" requests_cancelled_total,
     /// Requests for lists that were answered from the cache.
     "counter" list_cache_hits_total,

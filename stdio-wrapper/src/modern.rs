@@ -42,7 +42,7 @@ pub const SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
 /// The implementation of the server that sent the response.
 pub const SERVER_INFO: &str = "io.modelcontextprotocol/serverInfo";
 
-/// The `_meta` of a request of this revision, with the members that every request must have. `given` is the
+/// The `_meta` of a request in this revision, with the members that every request must have. `given` is the
 /// `_meta` that it has already, and `capabilities` are those of the client. Both are JSON text.
 pub fn meta<'a>(given: &'a str, capabilities: &'a str) -> Members<'a> {
     let mut meta = Members::parse(given).unwrap_or_default();

@@ -113,7 +113,7 @@ impl Session<'_> {
     }
 }
 
-/// The JSON-RPC messages of a response, whose body is JSON or an event stream.
+/// The JSON-RPC messages in a response, whose body is JSON or an event stream.
 fn messages(answer: &Answer) -> Result<Vec<Value>> {
     if !answer.header("content-type").starts_with("text/event-stream") {
         return Ok(vec![answer.json()?]);

@@ -110,7 +110,7 @@ impl Connection {
     }
 }
 
-/// Handles the requests of one connection. Headers are recorded as received, neither merged nor renamed.
+/// Handles the requests on one connection. Headers are recorded as received, neither merged nor renamed.
 async fn serve(mut connection: Connection, heads: Heads) -> Option<()> {
     loop {
         let head = connection.until(b"\r\n\r\n").await?;

@@ -32,8 +32,8 @@ const BODY_PAUSE: Duration = Duration::from_secs(3);
 /// the processor, such as a password hash or a document. Those have their own limits.
 const TURN: Duration = Duration::from_millis(5);
 
-/// Limits each request: the number of concurrent requests of its address, the length of its query, and the
-/// size and arrival time of its body.
+/// Limits each request: the number of concurrent requests from its address, the length of its query, and the size
+/// and arrival time of its body.
 ///
 /// If a client disconnects during a login attempt, the attempt is cancelled, so that no password is hashed
 /// unnecessarily. Every other request is completed, because one change can take several steps in Redis.
@@ -112,15 +112,15 @@ fn hashes(request: &ServiceRequest) -> bool {
     request.method() == Method::POST && (path.ends_with("/login") || path.ends_with("/login/password"))
 }
 
-/// Reads the body. While it is incomplete, it occupies one of a limited number of places. A slow sender can lose
-/// its place to another request, and is then refused.
+/// Reads the body. While it is incomplete, it occupies one of a limited number of slots. A slow sender can lose
+/// its slot to another request, and is then refused.
 async fn awaited_body(
     payload: &mut Payload,
     address: Option<IpAddr>,
     state: &AppState,
 ) -> Result<Bytes, EarlyRefusal> {
     let mut body = pin!(whole_body(payload));
-    // A body that has already arrived needs no place.
+    // A body that has already arrived does not need a slot.
     if let Poll::Ready(body) = poll!(body.as_mut()) {
         return body;
     }

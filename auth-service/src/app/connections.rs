@@ -1,4 +1,4 @@
-//! Limits the connections of the HTTP listeners: how long one can be silent, how many one address can have, and
+//! Limits the connections to the HTTP listeners: how long one can be silent, how many one address can have, and
 //! how many can have an incomplete request head.
 
 use std::cell::Cell;
@@ -34,7 +34,7 @@ impl Drop for AwaitedHead {
 }
 
 /// Called for each new connection. Closes the connection if its request head is still incomplete when another
-/// connection needs its place.
+/// connection needs its slot.
 pub(super) fn await_head(stream: &TcpStream, extensions: &mut Extensions, heads: &Waiting) {
     let Ok(peer) = stream.peer_addr() else { return };
     let Ok(stream) = stream.as_fd().try_clone_to_owned() else {
@@ -45,7 +45,7 @@ pub(super) fn await_head(stream: &TcpStream, extensions: &mut Extensions, heads:
     let place = extensions.get::<Counted>().map(|counted| Rc::clone(&counted.0));
     let waiter = actix_web::rt::spawn(async move {
         wait.given_up().await;
-        // The server drops the connection only a moment later, but the new connection needs its place now.
+        // The server drops the connection only a moment later, but the new connection needs its slot now.
         drop(place.and_then(|place| place.take()));
         // The peer might have closed the connection at the same time.
         let _ = std::net::TcpStream::from(stream).shutdown(Shutdown::Both);
@@ -53,14 +53,14 @@ pub(super) fn await_head(stream: &TcpStream, extensions: &mut Extensions, heads:
     extensions.insert(AwaitedHead(Cell::new(Some(waiter))));
 }
 
-/// The place of a connection among the connections of its address.
+/// The slot that a connection occupies among the connections from its address.
 struct Counted(Rc<Cell<Option<Place>>>);
 
 /// Called for each new connection. Counts the connection for its peer address, and closes it if the address has
 /// too many.
 ///
-/// The limit is needed because the server keeps several requests and responses for each connection of a peer that
-/// sends requests without reading the responses.
+/// The limit is needed because the server keeps several requests and responses for each connection from a peer
+/// that sends requests without reading the responses.
 pub(super) fn count(stream: &TcpStream, extensions: &mut Extensions, peers: &InFlight) {
     match peers.enter(peer(stream)) {
         Ok(place) => {
@@ -98,7 +98,7 @@ pub(super) async fn one_request<B: MessageBody + 'static>(
     next.call(request).await.map(ServiceResponse::map_into_boxed_body)
 }
 
-/// Watches one connection of the edge listener until the server drops it.
+/// Watches one connection to the edge listener until the server drops it.
 struct Watch {
     last_request: Rc<Cell<Instant>>,
     watcher: JoinHandle<()>,

@@ -1,4 +1,4 @@
-//! Limits the connections of the gRPC listener: their number, the number of connections without the edge secret,
+//! Limits the connections to the gRPC listener: their number, the number of connections without the edge secret,
 //! and how long a client can be silent or leave responses unread.
 
 use std::collections::VecDeque;

@@ -18,7 +18,7 @@ const BESIDES: usize = 128;
 /// Assumed number of open files at the start if `/proc/self/fd` cannot be read.
 const USUAL: usize = 64;
 
-/// Maximum numbers of open connections of the public and the edge listener.
+/// Maximum numbers of open connections to the public and the edge listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Ceilings {
     pub(super) public: usize,
@@ -53,7 +53,7 @@ pub(super) fn ceilings(workers: NonZeroUsize) -> Ceilings {
 
 const ALL: Ceilings = Ceilings { public: PUBLIC_CONNECTIONS, edge: EDGE_CONNECTIONS };
 
-/// Number of files for everything except the connections of the public and the edge listener.
+/// Number of files for everything except the connections to the public and the edge listener.
 const OTHERS: usize = OPS_CONNECTIONS * OF_A_CONNECTION + GRPC_CONNECTIONS + BESIDES;
 const NEEDED: usize = (PUBLIC_CONNECTIONS + EDGE_CONNECTIONS) * OF_A_CONNECTION + OTHERS;
 

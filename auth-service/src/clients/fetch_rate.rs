@@ -87,7 +87,7 @@ impl Default for FetchRate {
 }
 
 impl FetchRate {
-    /// Counts a fetch. The caller must keep the returned place until the fetch is finished.
+    /// Counts a fetch. The caller must keep the returned slot until the fetch is finished.
     pub(super) fn admit(&self, url: &Url, caller: Caller) -> Result<Option<Place>, Crowded> {
         let address = match caller {
             Caller::Known => return self.admit_url(url).map(|()| None),

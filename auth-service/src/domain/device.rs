@@ -64,7 +64,7 @@ impl fmt::Display for UserCode {
     }
 }
 
-/// The request of a device, and its progress.
+/// The request from a device, and its progress.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceAuthorization {
     /// The grant that is created when the user approves.

@@ -10,16 +10,16 @@ use super::clock::UnixTime;
 use super::grant_id::GrantId;
 use super::opaque_token::TokenHash;
 
-/// The pool in which a pushed request waits. A request occupies a place only in its own pool.
+/// The pool in which a pushed request waits. A request occupies a slot only in its own pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PushedPool {
-    /// Requests of clients that no account has used.
+    /// Requests from clients that no account has used.
     #[default]
     Strangers,
     /// Requests in the name of public clients that are in use. Anyone can send one.
     Public,
-    /// Requests of clients in use that have authenticated.
+    /// Requests from clients in use that have authenticated.
     Proven,
 }
 
@@ -51,8 +51,8 @@ pub struct PushedRequest {
     pub grant_id: GrantId,
     /// The pool in which the request waits.
     pub pool: PushedPool,
-    /// The accounts, the client or the network that the request counts for. In a full pool, it cannot displace a
-    /// request of another account, client or network that has fewer requests.
+    /// The accounts, the client or the network to which the request is charged. In a full pool, it cannot displace
+    /// a request from another account, client or network that has fewer requests.
     pub counts_for: Vec<String>,
     /// The parameters of the request, encoded as a form.
     pub query: String,

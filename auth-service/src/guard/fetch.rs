@@ -218,7 +218,7 @@ impl Resolve for CheckedResolver {
         Box::pin(async move {
             let of_this_name = of_this_name?;
             let place = places.acquire_owned().await?;
-            // The thread releases the place, because the lookup continues if its caller stops waiting.
+            // The thread releases the slot, because the lookup continues if its caller stops waiting.
             let look_up = move || {
                 let found = (name.as_str(), 0).to_socket_addrs().map(Iterator::collect);
                 drop((place, of_this_name));

@@ -15,7 +15,7 @@ pub struct InFlight<K = Option<IpAddr>> {
     counts: Counts<K>,
 }
 
-/// One operation in progress. Dropping it frees the place.
+/// One operation in progress. Dropping it frees the slot.
 #[derive(Debug)]
 pub struct Place<K: Eq + Hash = Option<IpAddr>> {
     key: K,

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use super::keyed_rate::{KeyedRate, MAX_KEYS, OneRate, quota};
 
-/// Limit on lines that any request of a stranger can cause: the size of a burst, and the time after which one more
-/// is allowed. The other limits have the same form.
+/// Limit on lines that any request from a stranger can cause: the size of a burst, and the time after which one
+/// more is allowed. The other limits have the same form.
 const OF_STRANGERS: (u32, Duration) = (20, Duration::from_secs(10));
 /// Limit on lines that a single place in the program can write.
 const OF_A_PLACE: (u32, Duration) = (100, Duration::from_secs(1));

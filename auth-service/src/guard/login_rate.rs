@@ -27,9 +27,9 @@ const NAME: (u32, Duration) = (50, Duration::from_secs(60));
 /// password could make the service hash it any number of times.
 const SUCCESSES: (u32, Duration) = (60, Duration::from_secs(1));
 /// Number of waiting attempts from all addresses together at which each address is limited to [`SHARE`]. It is
-/// half of the places, so that an office behind one address leaves places for other addresses.
+/// half of the slots, so that an office behind one address leaves slots for other addresses.
 const ROOMY: u32 = 16;
-/// Maximum number of waiting attempts of one address while [`ROOMY`] is reached.
+/// Maximum number of waiting attempts from one address while [`ROOMY`] is reached.
 const SHARE: u32 = 8;
 
 /// The limits on logins that the module documentation describes.

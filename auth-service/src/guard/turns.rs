@@ -9,8 +9,8 @@ use tokio::sync::oneshot;
 
 use super::queues::{Key, Position, Queues};
 
-/// Maximum number of waiting requests of strangers. If there are more, the newest request of the address with the
-/// most requests is refused.
+/// Maximum number of waiting requests from strangers. If there are more, the newest request from the address with
+/// the most requests is refused.
 pub const MAX_STRANGERS: usize = 512;
 /// One of this many turns goes to a stranger while known users are waiting.
 const ONE_FOR_STRANGERS_IN: u32 = 4;
@@ -25,7 +25,7 @@ pub enum Sender {
 }
 
 /// Gives turns to requests. Addresses alternate, so that an address with one request does not wait for all
-/// requests of an address that has sent many. Known users come first.
+/// requests from an address that has sent many. Known users come first.
 pub struct Turns {
     state: Arc<Mutex<State>>,
 }
@@ -69,7 +69,7 @@ impl Turns {
     /// Waits for a turn.
     ///
     /// # Errors
-    /// Fails if too many requests of strangers are waiting, and this address has the most.
+    /// Fails if too many requests from strangers are waiting, and this address has the most.
     pub async fn take(&self, address: Option<IpAddr>, sender: Sender) -> Result<Turn, Crowded> {
         let (notice, turn) = oneshot::channel();
         let place = {
@@ -133,7 +133,7 @@ impl Line {
     fn next(&mut self) -> Option<oneshot::Sender<Turn>> {
         loop {
             let key = self.order.pop_front()?;
-            // The requests of an address might have been cancelled since it was added to the order.
+            // The requests from an address might have been cancelled since it was added to the order.
             if let Some((_, notice)) = self.queues.take_oldest(key) {
                 if self.queues.count_of(key) > 0 {
                     self.order.push_back(key);
@@ -148,7 +148,7 @@ impl Line {
         self.forget_if_empty(position.key);
     }
 
-    /// Refuses the newest request of the address with the most requests, by dropping its notice. If each address
+    /// Refuses the newest request from the address with the most requests, by dropping its notice. If each address
     /// has only one request, the newest of all is refused, and not the one that has waited longest.
     fn refuse_newest_of_fullest(&mut self) {
         if let Some(fullest) = self.queues.fullest_and_newest() {
@@ -166,7 +166,7 @@ impl Line {
     }
 }
 
-/// The place of a waiting request. Dropping it removes the request, if it is still waiting.
+/// The queue position of a waiting request. Dropping it removes the request, if it is still waiting.
 struct Place<'a> {
     position: Position,
     sender: Sender,

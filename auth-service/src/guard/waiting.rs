@@ -1,5 +1,5 @@
 //! Limits the number of senders that the server waits for at the same time, for example because their requests are
-//! incomplete. Each address has a share of the places. If no place is free, a new sender takes the place of an old
+//! incomplete. Each address has a share of the slots. If no slot is free, a new sender takes the slot of an old
 //! one.
 
 use std::net::IpAddr;
@@ -9,8 +9,9 @@ use tokio::sync::oneshot;
 
 use super::queues::{Key, Position, Queues};
 
-/// The places for senders. A new sender is never refused, but displaces an old one. An honest sender finishes
-/// within a moment, so the sender that has occupied its place longest is the least likely to be honest.
+/// The slots for senders. A new sender is never refused, but displaces an old one. An honest sender finishes
+/// within a moment, so the sender that has occupied its slot for the longest time is the least likely to be
+/// honest.
 pub struct Waiting {
     share: usize,
     all: usize,
@@ -19,7 +20,7 @@ pub struct Waiting {
 
 type Senders = Arc<Mutex<Queues<oneshot::Sender<()>>>>;
 
-/// A sender that the server waits for. Dropping it frees the place.
+/// A sender that the server waits for. Dropping it frees the slot.
 pub struct Wait {
     position: Position,
     given_up: oneshot::Receiver<()>,
@@ -32,8 +33,8 @@ impl Waiting {
         Self { share, all, queues: Arc::default() }
     }
 
-    /// Adds a sender. If its address has no free place, the oldest sender of that address is displaced. If all
-    /// places are occupied, the oldest sender of the address with the most senders is displaced.
+    /// Adds a sender. If its address has no free slot, the oldest sender at that address is displaced. If all
+    /// slots are occupied, the oldest sender at the address with the most senders is displaced.
     pub fn enter(&self, address: Option<IpAddr>) -> Wait {
         let (notice, given_up) = oneshot::channel();
         let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);

@@ -37,7 +37,7 @@ const MAX_PARALLEL: usize = 4;
 /// Assumed duration of a check before one has been measured.
 const USUAL: Duration = Duration::from_millis(25);
 
-/// The queue of an attempt. There are two queues, so that strangers cannot occupy the places of users who have
+/// The queue of an attempt. There are two queues, so that strangers cannot occupy the slots of users who have
 /// already logged in with their browser.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Queue {
@@ -167,14 +167,14 @@ impl Passwords {
             Queue::Strangers => &self.strangers,
             Queue::Known => &self.known,
         };
-        // If the caller is cancelled while it waits, this future is dropped, which releases the place.
+        // If the caller is cancelled while it waits, this future is dropped, which releases the slot.
         let place = Arc::clone(places).try_acquire_owned().map_err(|_| HashingError::Busy)?;
         let turn = Arc::clone(&self.permits).acquire_owned();
         let turn = tokio::time::timeout(self.patience, turn).await.map_err(|_| HashingError::Busy)?;
         let permit = turn.map_err(|_| HashingError::Failed)?;
         let (done, outcome) = oneshot::channel();
-        // The place and the permit move into the task, so that they stay in use if the caller is cancelled from
-        // now on.
+        // The slot and the permit move into the task, so that they stay in use if the caller is cancelled from now
+        // on.
         let task = Box::new(move |memory: &mut [Block]| {
             let outcome = work(memory);
             drop((permit, place));

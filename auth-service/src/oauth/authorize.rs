@@ -161,7 +161,7 @@ async fn answer(request: &HttpRequest, state: &AppState) -> Result<HttpResponse,
     }
 }
 
-/// Whether requests of this client are accepted only if they have been pushed (RFC 9126 §5, §6).
+/// Whether requests from this client are accepted only if they have been pushed (RFC 9126 §5, §6).
 fn pushes_only(client: &Client, state: &AppState) -> bool {
     state.config.grants.pushed_requests_only
         || client.operator.as_ref().is_some_and(|terms| terms.pushes_requests)

@@ -25,7 +25,7 @@ const INTERVAL: u64 = 5;
 /// Number of attempts to find a user code that is not in use.
 const TRIES: u32 = 5;
 /// Maximum number of devices waiting for their users. Clients that no user has allowed can occupy half of the
-/// places, clients in use three quarters, and clients in use that authenticate all of them.
+/// slots, clients in use three quarters, and clients in use that authenticate all of them.
 const MAX_OF_ALL: u64 = 5000;
 const MAX_IN_USE: u64 = MAX_OF_ALL * 3 / 4;
 const MAX_OF_STRANGERS: u64 = MAX_OF_ALL / 2;

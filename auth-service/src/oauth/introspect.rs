@@ -73,7 +73,7 @@ struct Signed<'a> {
     token_introspection: &'a Introspection,
 }
 
-/// Handles the introspection request of an authenticated client.
+/// Handles an introspection request from an authenticated client.
 pub async fn introspect(request: HttpRequest, body: web::Bytes, state: web::Data<AppState>) -> HttpResponse {
     let issuer = &state.config.site.issuer;
     answer(&request, &body, &state).await.unwrap_or_else(|error| error.response(issuer))

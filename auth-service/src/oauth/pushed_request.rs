@@ -91,10 +91,10 @@ async fn answer(request: &HttpRequest, body: &[u8], state: &AppState) -> Result<
 /// The pool of a request of `client`, and the names under which the request is counted in that pool. If the client
 /// has credentials, the caller must already have authenticated it.
 ///
-/// A request of a client that only a few accounts use counts for each of these accounts, because one account can
-/// have many clients. Anybody can send requests in the name of a client without credentials. Therefore, a request
-/// without authentication counts for the network from which it comes. It does not count for the accounts of the
-/// client's users, who cannot prevent it.
+/// A request from a client that only a few accounts use is charged to each of these accounts, because one account
+/// can have many clients. Anybody can send requests in the name of a client without credentials. Therefore, a
+/// request without authentication is charged to the network from which it comes. It is not charged to the accounts
+/// of the client's users, who cannot prevent it.
 fn pool_of(client: &Client, address: Option<IpAddr>) -> (PushedPool, Vec<String>) {
     let familiarity = Familiarity::of(client);
     if familiarity == Familiarity::Proven {

@@ -34,7 +34,7 @@ pub enum EarlyRefusal {
     /// The body arrives too slowly. It would occupy memory for too long.
     #[error("the body did not arrive in time; send it within ten seconds, without a pause of three seconds")]
     Slow,
-    /// The body was incomplete when another body needed its place.
+    /// The body was incomplete when another body needed its slot.
     #[error("too many requests have incomplete bodies; send the request again")]
     Displaced,
     /// The body is incomplete, or its encoding is invalid.

@@ -148,8 +148,9 @@ impl Place {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Lookalike;
 
-/// All places, the most specific first: an exact host before `*.domain` before `*`, and on one host the
-/// longer path first. The parser refuses two rules for the same place, so the order is unambiguous.
+/// All hosts and paths that have rules, the most specific first: an exact host before `*.domain` before `*`, and
+/// on one host the longer path first. The parser refuses two rules for the same host and path, so the order is
+/// unambiguous.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Table(Vec<Place>);
 
@@ -159,8 +160,8 @@ impl Table {
         Self(places)
     }
 
-    /// Returns the service at the most specific place that contains the path. It is an error if a server might
-    /// treat the path as one within an even more specific place.
+    /// Returns the service of the most specific rule that covers the path. It is an error if a server might treat
+    /// the path as one that an even more specific rule covers.
     pub(super) fn find(&self, host: &str, path: &str) -> Result<Option<&Service>, Lookalike> {
         let of_host = || self.0.iter().filter(|place| place.host.matches(host));
         let within = of_host().find(|place| is_within(path, &place.path));

@@ -17,7 +17,7 @@ use super::{Redemption, StoreError};
 /// The part of the store for the device flow, pushed requests and remembered consents.
 #[async_trait]
 pub trait PendingStore: Send + Sync {
-    /// Reserves one of `ceiling` places for devices waiting for a user, until `until`. Returns false if all are
+    /// Reserves one of `ceiling` slots for devices waiting for a user, until `until`. Returns false if all are
     /// taken. It is called before the device is stored. A new device never displaces an earlier one.
     async fn reserve_device(
         &self,
@@ -68,9 +68,9 @@ pub trait PendingStore: Send + Sync {
         used: &ClientUse,
     ) -> Result<Redemption, StoreError>;
 
-    /// Stores a pushed authorization request (RFC 9126 §2.1). If its pool is full, requests of the account, client
-    /// or network with the most requests are deleted. Returns false if none of these has more than one. A request
-    /// that has not expired at `earliest` occupies a place.
+    /// Stores a pushed authorization request (RFC 9126 §2.1). If its pool is full, requests from the account,
+    /// client or network with the most requests are deleted. Returns false if none of these has more than one. A
+    /// request that has not expired at `earliest` occupies a slot.
     async fn push_request(
         &self,
         handle: &TokenHash,

@@ -1,31 +1,31 @@
 //! Chooses the pushed requests that are deleted when a pool is full.
 //!
-//! A request of an authenticated client in use counts for the accounts that use the client, or for the client
-//! itself if there are too many accounts or an operator added it. Any other request counts for the network that it
-//! came from. The account, client or network with the most requests loses one of them: the oldest request of the
-//! client that has sent the most of these. Therefore a few accounts that fill a pool displace only their own
+//! A request from an authenticated client in use is charged to the accounts that use the client, or to the client
+//! itself if there are too many accounts or an operator added it. Any other request is charged to the network that
+//! it came from. The account, client or network with the most requests loses one of them: the oldest request of
+//! the client that has sent the most of these. Therefore a few accounts that fill a pool displace only their own
 //! requests, and a client that floods the pool does not displace the requests that its users make through another
 //! client.
 
 use std::collections::HashMap;
 
-/// A waiting request, which occupies one place.
+/// A waiting request, which occupies one slot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Place {
     pub(super) client: String,
-    /// The accounts, the client or the network for which the request counts.
+    /// The accounts, the client or the network to which the request is charged.
     pub(super) counts_for: Vec<String>,
     /// The name of the request: the SHA-256 of its handle.
     pub(super) name: String,
 }
 
-/// Maximum number of requests that are deleted at a time. Choosing them requires reading all places of the pool.
+/// Maximum number of requests that are deleted at a time. Choosing them requires reading all slots of the pool.
 const AT_ONCE: usize = 64;
 /// An account, client or network that has no more requests than this loses at most one at a time.
 const FEW: usize = 16;
 
-/// The places to free for a new request. `places` contains all places, the oldest first. The result is empty if no
-/// account, client or network has more than one place.
+/// The slots to free for a new request. `places` contains all slots, the oldest first. The result is empty if no
+/// account, client or network has more than one slot.
 pub(super) fn giving_way(places: &[Place]) -> Vec<Place> {
     let mut left: Vec<&Place> = places.iter().collect();
     let mut leaving = Vec::new();

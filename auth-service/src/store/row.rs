@@ -1,6 +1,7 @@
 //! The format of a stored row, which is the same in all stores: a format version, the expiry in seconds, and the
-//! encrypted JSON of a domain value. The row's place and expiry are authenticated. Therefore, a party that can
-//! write to the store but does not have `STORE_KEY` cannot swap rows or extend their lifetime.
+//! encrypted JSON of a domain value. The row's place (its table and key) and its expiry are authenticated.
+//! Therefore, a party that can write to the store but does not have `STORE_KEY` cannot swap rows or extend their
+//! lifetime.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;

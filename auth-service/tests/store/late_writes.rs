@@ -20,7 +20,7 @@ const ON_THE_WAY: Duration = Duration::from_millis(200);
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a032_what_a_stopped_redis_executes_late_uses_up_no_refresh_token_and_no_code() {
     let Some(server) = RedisServer::start(&["--appendonly", "no"]) else { return };
-    // Without `CLIENT TRACKING`, only the calls of this test use the first connection.
+    // Without `CLIENT TRACKING`, only the calls in this test use the first connection.
     Resp::connect(server.port).ask(&[b"ACL", b"SETUSER", b"default", b"-client|tracking"]);
     let way = Chaos::before(server.port).await;
     let store = RedisStore::connect(&RedisAddress::parse(&way.url()).unwrap(), &key()).await.unwrap();

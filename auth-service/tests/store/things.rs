@@ -228,7 +228,7 @@ pub(crate) fn access_token(keys: &KeyRing, grant: &Grant, at: UnixTime) -> Strin
     keys.sign(ACCESS_TOKEN_TYPE, &claims).unwrap()
 }
 
-/// A pending request of a device, which is valid for ten minutes.
+/// A pending request from a device, which is valid for ten minutes.
 pub(crate) fn asked_for_device(client: &Client, grant_id: GrantId) -> DeviceAuthorization {
     DeviceAuthorization {
         grant_id,

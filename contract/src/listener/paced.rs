@@ -209,7 +209,7 @@ mod tests {
 
     use super::*;
 
-    /// Counts the calls of the waker.
+    /// Counts the calls to the waker.
     #[derive(Default)]
     struct Woken(AtomicUsize);
 

@@ -1,5 +1,5 @@
-//! Measures the time until the first response of a new session when a spare child is ready. The baseline is the
-//! first response of the same child if it is started equally early, is pinged, and receives the message
+//! Measures the time until the first response in a new session when a spare child is ready. The baseline is the
+//! first response from the same child if it is started equally early, is pinged, and receives the message
 //! directly.
 
 use std::process::Stdio;

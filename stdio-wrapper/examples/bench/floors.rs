@@ -27,7 +27,7 @@ struct Arguments {
     size: Option<usize>,
 }
 
-/// Responds to every request of a stdio client, and to `tools/call` with the requested number of bytes of text.
+/// Responds to every request from a stdio client, and to `tools/call` with the requested number of bytes of text.
 /// It supports either the revisions with sessions or the stateless one.
 pub(crate) fn echo(is_stateless: bool) -> anyhow::Result<()> {
     let mut input = BufReader::with_capacity(64 << 10, std::io::stdin().lock());

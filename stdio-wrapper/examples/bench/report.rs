@@ -120,7 +120,7 @@ impl Report {
     }
 }
 
-/// The processor time per call of the load generator and of the measured program. Other work on the machine
+/// The processor time that the load generator and the measured program use per call. Other work on the machine
 /// affects it less than the number of calls per second.
 struct Meter {
     generator: Used,

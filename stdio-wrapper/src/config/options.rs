@@ -1,5 +1,4 @@
-//! The command line. All option values are strings here. `read` parses the texts, and reports all mistakes
-//! together.
+//! The command line. All option values are strings here. `read` parses them, and reports all mistakes together.
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory as _, Parser};
@@ -151,8 +150,8 @@ pub struct Options {
     /// capabilities go to one child, one after the other.
     #[arg(long, env = "TRANSLATE_SESSIONS", default_value = "8", value_name = "COUNT")]
     pub translate_sessions: String,
-    /// Maximum time for which a translated call waits for each response of its client. While a child waits for
-    /// a response of its client, `REQUEST_TIMEOUT` is paused for at most this long.
+    /// Maximum time for which a translated call waits for each response from its client. While a child waits for a
+    /// response from its client, `REQUEST_TIMEOUT` is paused for at most this long.
     #[arg(long, env = "INPUT_TIMEOUT", default_value = "10m", value_name = "TIME")]
     pub input_timeout: String,
     /// How long a stream stays open after the expiry of the access token that was used to open it

@@ -76,9 +76,8 @@ fn check_together(read: &mut Reader, config: &Config) {
     }
 }
 
-/// Reads the log filter. The start messages of the HTTP server are omitted, because this program logs the same
-/// information. Its messages about single connections are omitted because any client can cause any number of
-/// them.
+/// Reads the log filter. The start messages from the HTTP server are omitted, because this program logs the same
+/// information. Its messages about single connections are omitted because any client can cause any number of them.
 fn log(read: &mut Reader, text: &str) -> LogFilter {
     if text.trim().is_empty() {
         return LogFilter::default().with_default("actix_http", LevelFilter::OFF);

@@ -46,7 +46,7 @@ impl<'a> Call<'a> {
 #[derive(Debug)]
 pub(crate) struct Calls<T> {
     numbers: Numbers,
-    /// The keys are places in the order in which the requests were sent.
+    /// The keys are the positions of the requests in the order in which they were sent.
     pending: BTreeMap<u64, Pending<T>>,
 }
 
@@ -98,13 +98,13 @@ impl<T> Calls<T> {
         Some(Given { number, is_alone: self.pending.len() == 1 })
     }
 
-    /// The place of a request in the order in which they were sent. It is known until some time after the
-    /// answer.
+    /// The position of a request in the order in which requests were sent. It is known until some time after the
+    /// response.
     pub(crate) fn place(&self, number: u64) -> Option<u64> {
         self.numbers.place(number)
     }
 
-    /// The place of the next request.
+    /// The position that the next request will have in this order.
     pub(crate) fn next_place(&self) -> u64 {
         self.numbers.next_place()
     }
@@ -116,7 +116,7 @@ impl<T> Calls<T> {
         Some(pending)
     }
 
-    /// A waiting request.
+    /// The waiting request with this number, if there is one.
     pub(crate) fn get(&self, number: u64) -> Option<&Pending<T>> {
         self.pending.get(&self.numbers.place(number)?)
     }

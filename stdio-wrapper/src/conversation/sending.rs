@@ -169,7 +169,7 @@ impl Conversation {
         self.dead.get().cloned().unwrap_or_else(|| "The MCP server closed its input.".to_owned())
     }
 
-    /// Records that a message of the child is dropped.
+    /// Records that a message from the child is dropped.
     pub(crate) fn drop_message(&self, what: &str) {
         self.metrics.child_messages_dropped_total.add();
         self.log.count_useless();

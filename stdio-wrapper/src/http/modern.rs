@@ -1,6 +1,6 @@
 //! POST of the stateless revision (2026-07-28, "Streamable HTTP"). The body is one request. The response is
 //! JSON if it is ready soon and before any other message, and otherwise an event stream that ends with the
-//! response. A client cancels the request by closing the connection of the response.
+//! response. A client cancels the request by closing the connection that carries the response.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,7 +47,7 @@ pub(super) async fn start(
     let id = match &message.kind {
         Kind::Request { id, .. } => message.at(id),
         // The revision does not define the meaning of a notification here, and cancelling by a client's id
-        // could affect the request of another client. Therefore it is accepted and dropped.
+        // could affect a request from another client. Therefore it is accepted and dropped.
         Kind::Notification { .. } => return Ok(None),
         Kind::Response { .. } => {
             return Err(Problem::bad_request("A client of this revision sends no responses."));

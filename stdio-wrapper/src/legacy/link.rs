@@ -99,7 +99,7 @@ impl Pending {
 /// What a child's error without an id can refer to.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum About {
-    /// A request.
+    /// The only waiting request.
     Request,
     /// A request, or any other message that was sent to the child.
     Anything,
@@ -208,9 +208,9 @@ impl Link {
         Some(pending)
     }
 
-    /// The number of the only waiting request, if a message of the child without an id cannot be about
-    /// anything else. If the child has several callers, this is never certain, except before a request of any
-    /// of them was sent.
+    /// The number of the only waiting request, if a message without an id from the child cannot be about anything
+    /// else. If the child has several callers, this is never certain, except before a request of any of them was
+    /// sent.
     pub(super) fn only(&self, about: About) -> Option<u64> {
         let state = self.state();
         let pending = state.calls.only()?;
@@ -269,8 +269,8 @@ impl Link {
         state.calls.iter().rev().map(|pending| &pending.stream).find(|stream| is_good(stream)).cloned()
     }
 
-    /// The only waiting request of a session with this id of the caller. If two requests have the same id, none
-    /// is returned, because cancelling the wrong one would harm its caller.
+    /// The only waiting request of a session to which the caller has given this id. If two requests have the same
+    /// id, none is returned, because cancelling the wrong one would harm its caller.
     pub(super) fn find(&self, session: &Session, id: &str) -> Option<u64> {
         let key = IdKey::of(id);
         let state = self.state();

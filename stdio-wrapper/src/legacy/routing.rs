@@ -1,4 +1,4 @@
-//! Passes each message of a child to the one stream that it belongs to (2025-11-25, "Multiple Connections").
+//! Passes each message from a child to the one stream that it belongs to (2025-11-25, "Multiple Connections").
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Passes each message of a child to the one request that it belongs to.
+//! Passes each message from a child to the one request that it belongs to.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

@@ -28,7 +28,7 @@ impl Waits {
 /// The caller of a request.
 #[derive(Debug)]
 pub(super) struct Caller {
-    /// Whose request it is. It is empty for a request of the wrapper itself.
+    /// The principal that sent the request. It is empty for a request that the wrapper itself sends.
     pub(super) owner: Arc<str>,
     pub(super) waits: Waits,
     pub(super) wants_logs: bool,

@@ -171,7 +171,7 @@ impl Servers {
         servers
     }
 
-    /// Reserves a slot for another request of a principal. All clients of a user share the user's slots.
+    /// Reserves a slot for another request from a principal. All clients of a user share the user's slots.
     pub fn admit(&self, owner: &str) -> Result<Place, CallError> {
         if self.is_stopping() {
             return Err(CallError::Stopping);

@@ -25,7 +25,7 @@ enum Heard {
 }
 
 impl Link {
-    /// Reads a message of the subscription, which can be as large as a line.
+    /// Reads a message from the subscription, which can be as large as a line.
     async fn heard(&self, text: Text) -> Heard {
         let (owner, length) = (conversation::Link::owner(self), text.len());
         let read = move || heard(&text.into_bytes());

@@ -15,7 +15,7 @@ use super::version::Version;
 /// The names and punctuation of a message take at most this many bytes.
 const FRAME: usize = 64;
 
-/// A message of the wrapper.
+/// A message that the wrapper itself writes.
 #[derive(Debug, Clone, Copy)]
 pub enum Outgoing<'a> {
     /// A request.
@@ -102,7 +102,7 @@ pub fn client_info() -> String {
     json(&ClientInfo { name: "stdio-wrapper", version: env!("CARGO_PKG_VERSION") })
 }
 
-/// The `initialize` request of the wrapper. Its id is 0. `capabilities` are JSON text.
+/// The wrapper's own `initialize` request. Its id is 0. `capabilities` are JSON text.
 pub fn initialize(version: Version, capabilities: &str) -> String {
     let mut params = Members::default();
     params.set("protocolVersion", json(&version.as_str()));

@@ -310,7 +310,7 @@ impl PooledSession {
     }
 }
 
-/// Handles a message of a session's child, on any stream, that is neither a response nor progress.
+/// Handles a message from a session's child, on any stream, that is neither a response nor progress.
 pub(super) async fn take(group: &Group, pooled: &PooledSession, (text, parts): (ByteString, Parts)) {
     let message = &parts.of(&text);
     match &message.kind {

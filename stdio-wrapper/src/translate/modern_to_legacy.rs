@@ -364,7 +364,7 @@ impl ModernToLegacy {
     }
 }
 
-/// The text to which a request state is bound: the same request of the same caller, with the same capabilities
+/// The text to which a request state is bound: the same request from the same caller, with the same capabilities
 /// and the same values of the command's placeholders. The params are compared as values, because a client can
 /// serialize them differently in a retry.
 fn bound_to(key: &GroupKey, request: &Request<'_>, params: &str) -> String {

@@ -47,7 +47,8 @@ impl QuestionParts {
     }
 }
 
-/// Whether a request of the child asks the user to visit a page. An ambiguous mode counts as this.
+/// Whether a request from the child asks the user to visit a page. A request whose mode is ambiguous is treated as
+/// one that does.
 pub(super) fn is_url(message: &Message<'_>) -> bool {
     let [mode] = message.members(["mode"]).unwrap_or([Some(r#""url""#)]);
     mode.and_then(string).as_deref() == Some("url")

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::wrapper::{Client, Wrapper, gone, is_alive};
 
-/// The attempts of a child against another process, by their names in `child.py`. The Landlock domain prevents the
+/// What a child attempts against another process, by the names in `child.py`. The Landlock domain prevents the
 /// attempts in this list, and the system call filter prevents those in the next list.
 const ATTEMPTS: [&str; 5] = ["write", "environment", "memory", "trace", "kill"];
 const CALLS: [&str; 6] = ["limit", "scheduler", "affinity", "attributes", "priority", "io_priority"];

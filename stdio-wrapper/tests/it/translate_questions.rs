@@ -334,7 +334,7 @@ async fn a_call_that_ends_when_it_is_given_up_leaves_no_doubt() {
     assert_eq!(pid(&client).await, before);
 }
 
-/// The process ID of the child that receives a call of this client.
+/// The process ID of the child that receives a call from this client.
 async fn pid(client: &Client) -> String {
     text(&answer(client, &call("pid", json!({}))).await).to_owned()
 }
@@ -407,7 +407,7 @@ async fn sessions_are_counted_for_a_principal_whatever_its_clients_can_be_asked(
     assert_eq!(response.status(), 429);
     let refused = answer_of(response).await;
     assert!(!refused.to_string().contains("session"), "an error about sessions: {refused}");
-    // When the calls of the first client no longer need their sessions, another session can be opened.
+    // When the calls from the first client no longer need their sessions, another session can be opened.
     for asked in [one, two] {
         let yes = json!({&questions(&asked)[0].0: accept(json!({"answer": "yes"}))});
         assert_eq!(text(&answer(&client, &call("insist", retry(&asked, yes))).await), "1");

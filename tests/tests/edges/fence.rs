@@ -290,7 +290,7 @@ fn a100_connections_are_counted_by_address_and_by_network_of_ipv6() {
             std::thread::sleep(Duration::from_millis(200));
         }
     }
-    // A trusted load balancer is not limited, because it forwards the connections of all clients.
+    // A trusted load balancer is not limited, because it forwards connections from all clients.
     assert_eq!(opened("outside", HOST.0, &[HONEST.to_string().as_str(); 6]), 6);
     // These connections reach a process on this machine, like all IPv6 connections. A /64 network counts as one
     // address.

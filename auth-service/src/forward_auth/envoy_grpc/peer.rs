@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures_util::task::AtomicWaker;
 use tokio::time::Instant;
 
-/// The state that all calls of one connection share. It is an extension of each request.
+/// The state that all calls on one connection share. It is an extension of each request.
 #[derive(Debug, Clone)]
 pub struct Peer {
     /// The address from which the connection comes.

@@ -27,7 +27,7 @@ const OF_OTHERS: usize = 64;
 /// An empty gRPC message: the flag "not compressed", and the length zero.
 const EMPTY: &[u8; 5] = &[0; 5];
 
-/// The places for calls, which all services of the listener share.
+/// The slots for calls, which all services of the listener share.
 #[derive(Clone)]
 pub struct Places {
     of_edges: Arc<Semaphore>,
@@ -35,7 +35,7 @@ pub struct Places {
     state: Arc<AppState>,
 }
 
-/// A service whose calls need a place.
+/// A service whose calls need a slot.
 #[derive(Clone)]
 pub struct Bounded<S> {
     service: S,
@@ -55,7 +55,7 @@ type Response = http::Response<Body>;
 type Called = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
 
 impl Places {
-    /// Creates the places, all of which are free.
+    /// Creates the slots, all of which are free.
     pub fn new(state: &Data<AppState>) -> Self {
         let places = |number| Arc::new(Semaphore::new(number));
         Self {
@@ -70,7 +70,7 @@ impl Places {
         Bounded { service, reads_from: Callers::Edges, places: self.clone() }
     }
 
-    /// Wraps a service that reads the messages of all programs in the networks of the edge proxies.
+    /// Wraps a service that reads messages from all programs in the networks of the edge proxies.
     pub fn for_all<S>(&self, service: S) -> Bounded<S> {
         Bounded { service, reads_from: Callers::All, places: self.clone() }
     }
@@ -106,7 +106,7 @@ where
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        // A `Watch` call does not end, so it would keep its place forever.
+        // A `Watch` call does not end, so it would keep its slot forever.
         if request.uri().path().ends_with("/Watch") {
             return refused(Status::unimplemented("only Check reports the health"));
         }
@@ -126,7 +126,7 @@ where
             if is_read { request } else { request.map(|_| Body::new(Full::from(Bytes::from_static(EMPTY)))) };
         let called = self.service.call(request);
         Box::pin(async move {
-            // The place is kept until the response has been sent, because a peer can delay reading it. If a peer
+            // The slot is kept until the response has been sent, because a peer can delay reading it. If a peer
             // does not read its responses for some time, its connection is closed.
             called.await.map(|response| {
                 let held = (place, peer.map(|peer| peer.answer()));

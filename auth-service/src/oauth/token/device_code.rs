@@ -17,7 +17,7 @@ use super::{
 const UNKNOWN: &str = "the device_code is unknown, expired, or was issued to another client";
 const REPLAYED: &str = "the device_code has already been used, so the tokens issued for it were revoked";
 
-/// Handles the request of a device that polls for its user's decision.
+/// Handles the request from a device that polls for its user's decision.
 pub(super) async fn poll(
     state: &AppState,
     client: &Client,

@@ -18,7 +18,7 @@ use crate::oauth::requested_scope::ScopeRefused;
 use crate::oauth::responses;
 use crate::store::StoreError;
 
-/// Why a token request, or another request of a client, is refused.
+/// Why a token request, or another request from a client, is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
     /// The parameters are malformed or repeated.
@@ -54,7 +54,7 @@ pub enum TokenError {
     /// The request is not supported by the endpoint.
     #[error("{0}")]
     InvalidRequest(&'static str),
-    /// The authorization endpoint would refuse the pushed request, or the request of the device.
+    /// The authorization endpoint would refuse the pushed request, or the device's request.
     #[error(transparent)]
     Authorization(#[from] Refusal),
     /// The user has not decided yet (RFC 8628 §3.5).

@@ -191,7 +191,7 @@ impl PendingStore for EmbeddedStore {
             })
             .await;
         if written.is_err() {
-            // The rows of the requests that lost their places might still exist, so the places are read again.
+            // The rows of the requests that lost their slots might still exist, so the slots are read again.
             self.places.forget_all();
         }
         written.map(|()| true)

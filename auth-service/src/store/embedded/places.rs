@@ -1,4 +1,4 @@
-//! The places of pushed requests, in memory. They are read from the stored rows when the first request arrives.
+//! The slots of pushed requests, in memory. They are read from the stored rows when the first request arrives.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -9,7 +9,7 @@ use crate::domain::pushed_request::{PushedPool, PushedRequest};
 use crate::store::StoreError;
 use crate::store::places::{Place, giving_way};
 
-/// The places of all pools. The value is `None` before they are read.
+/// The slots of all pools. The value is `None` before they are read.
 #[derive(Default)]
 pub(super) struct Places(Mutex<Option<Taken>>);
 
@@ -20,9 +20,9 @@ impl Places {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a place for a request. Returns the names of the requests that lose their places, whose rows the
-    /// caller must delete. Returns `None` if the pool is full and no place can be freed. `known` reads all rows,
-    /// and is called if the places are not in memory.
+    /// Takes a slot for a request. Returns the names of the requests that lose their slots, whose rows the caller
+    /// must delete. Returns `None` if the pool is full and no slot can be freed. `known` reads all rows, and is
+    /// called if the slots are not in memory.
     pub(super) fn take(
         &self,
         handle: &TokenHash,
@@ -50,14 +50,14 @@ impl Places {
         Ok(Some(leaving.into_iter().map(|place| place.name).collect()))
     }
 
-    /// Frees the place of a request.
+    /// Frees the slot of a request.
     pub(super) fn leave(&self, name: &str) {
         for pool in self.taken().iter_mut().flatten() {
             pool.retain(|(_, place)| place.name != name);
         }
     }
 
-    /// Forgets the places, so that they are read again for the next request.
+    /// Forgets the slots, so that they are read again for the next request.
     pub(super) fn forget_all(&self) {
         *self.taken() = None;
     }

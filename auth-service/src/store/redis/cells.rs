@@ -104,7 +104,7 @@ pub(super) struct Cells {
     pub(super) changes: Arc<Changes>,
     pub(super) age: Arc<Age>,
     pub(super) turns: Turns,
-    /// Locked while a call chooses which pushed requests lose their places, so that only one call does so at a
+    /// Locked while a call chooses which pushed requests lose their slots, so that only one call does so at a
     /// time.
     pub(super) making_room: tokio::sync::Mutex<()>,
 }
@@ -162,7 +162,7 @@ impl Cells {
         }
     }
 
-    /// Waits until no other call of this process changes the rows of this account.
+    /// Waits until no other call in this process changes the rows of this account.
     pub(super) async fn turn(&self, account: &Subject) -> Turn<'_> {
         self.turns.next(account).await
     }

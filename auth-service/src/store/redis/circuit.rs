@@ -8,7 +8,7 @@ use metrics::Gauge;
 use tokio::sync::Notify;
 
 /// The number of consecutive commands that must fail to open the circuit. If one node of a cluster fails,
-/// responses of the other nodes keep it closed.
+/// responses from the other nodes keep it closed.
 const FAILURES: u32 = 5;
 /// How often Redis is probed while the circuit is open.
 const RETRY: Duration = Duration::from_millis(250);

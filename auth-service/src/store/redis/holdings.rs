@@ -151,7 +151,7 @@ pub(super) async fn hold(cells: &Cells, new: &New<'_>) -> Vec<Grant> {
 
 /// Like [`hold`], for a row whose creation can still be undone.
 ///
-/// `_turn` proves that no other call of this process changes the rows of the account. Otherwise, many concurrent
+/// `_turn` proves that no other call in this process changes the rows of the account. Otherwise, many concurrent
 /// calls would try to remove the same rows.
 ///
 /// # Errors

@@ -278,7 +278,7 @@ impl Keys {
         self.key("keys", SIGNING)
     }
 
-    /// The key of the set of places in a pool for pushed requests, by the time at which they expire.
+    /// The key of the set of slots in a pool for pushed requests, by the time at which they expire.
     pub(super) fn pool(&self, pool: PushedPool) -> String {
         self.key(
             "pool",
@@ -290,7 +290,7 @@ impl Keys {
         )
     }
 
-    /// The key of the set of places for devices, by the time at which they expire.
+    /// The key of the set of slots for devices, by the time at which they expire.
     pub(super) fn pool_of_devices(&self) -> String {
         self.key("pool", "devices")
     }

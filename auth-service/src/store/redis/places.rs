@@ -1,6 +1,6 @@
 //! The pools of devices and of pushed requests. Each is a sorted set whose members stand for rows in other slots.
-//! A place is reserved before its row is written, and a row is deleted before its place is freed, so that every
-//! row has a place.
+//! A slot is reserved before its row is written, and a row is deleted before its slot is freed, so that every row
+//! has a slot.
 
 use std::sync::LazyLock;
 
@@ -18,8 +18,8 @@ use crate::store::records::Kind;
 use super::cells::Cells;
 use super::connection::Script;
 
-/// Reserves a place. The key is the set of reserved places, sorted by their expiry. The arguments are the
-/// name of the place, its expiry, the current time and the ceiling.
+/// Reserves a slot. The key is the set of reserved slots, sorted by their expiry. The arguments are the name of
+/// the slot, its expiry, the current time and the ceiling.
 static RESERVE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', ARGV[3])
@@ -29,7 +29,7 @@ static RESERVE: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
-/// Reserves a place in a pool until it expires. Returns false if all places are taken.
+/// Reserves a slot in a pool until the slot expires. Returns false if all slots are taken.
 pub(super) async fn reserve(
     cells: &Cells,
     pool: &str,
@@ -42,8 +42,8 @@ pub(super) async fn reserve(
     cells.connection.script(&RESERVE, &[pool], arguments).await
 }
 
-/// Takes a place for a pushed request. If the pool is full, other requests lose their places. Returns false
-/// if no place can be freed.
+/// Takes a slot for a pushed request. If the pool is full, other requests lose their slots. Returns false if no
+/// slot can be freed.
 pub(super) async fn take(
     cells: &Cells,
     key: &StoreKey,
@@ -58,7 +58,7 @@ pub(super) async fn take(
     if reserve(cells, &pool, member.clone(), times, ceiling).await? {
         return Ok(true);
     }
-    // Only one call of this process at a time reads a full pool. The others use the places that it has freed.
+    // Only one call in this process at a time reads a full pool. The others use the slots that it has freed.
     let _alone = cells.making_room.lock().await;
     if reserve(cells, &pool, member.clone(), times, ceiling).await? {
         return Ok(true);
@@ -78,7 +78,7 @@ pub(super) async fn take(
     reserve(cells, &pool, member, times, ceiling).await
 }
 
-/// Frees the place of a request after the user has decided on it.
+/// Frees the slot of a request after the user has decided on it.
 pub(super) async fn leave(
     cells: &Cells,
     key: &StoreKey,
@@ -106,7 +106,7 @@ fn written(place: &Place) -> String {
     format!("{} {} {}", place.client, place.counts_for.join(","), place.name)
 }
 
-/// Reads a member. A member that this program has not written counts for the empty name.
+/// Reads a member. If this program has not written the member, the request is charged to the empty name.
 fn read(member: &str) -> Place {
     let mut parts = member.rsplitn(3, ' ');
     let name = parts.next().unwrap_or_default().to_owned();

@@ -1,4 +1,4 @@
-//! Serializes the calls of this process that change the lists of one account.
+//! Serializes the calls in this process that change the lists of one account.
 //!
 //! A list and its rows are in different slots, so a new row, its entry, and the removal of the rows that exceed
 //! the limits are several steps. Within one replica, only one call at a time performs these steps for an account.
@@ -33,7 +33,7 @@ impl Default for Turns {
 }
 
 impl Turns {
-    /// Waits until no other call of this process changes the lists of this account.
+    /// Waits until no other call in this process changes the lists of this account.
     pub(super) async fn next(&self, account: &Subject) -> Turn<'_> {
         let hash = self.hasher.hash_one(account.as_str());
         let place = usize::try_from(hash % QUEUES as u64).unwrap_or_default();

@@ -17,7 +17,7 @@ pub(super) const DEVICE_CLIENT: usize = 2;
 pub(super) const MACHINE: usize = 3;
 pub(super) const SERVICE: usize = 4;
 
-/// The expected response of the service to a token request.
+/// The expected response from the service to a token request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Said {
     /// Tokens are issued. `repeated` means that an earlier response already contained this refresh token.

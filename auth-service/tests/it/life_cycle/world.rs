@@ -150,7 +150,7 @@ impl<'a> World<'a> {
         browser
     }
 
-    /// A request of a client, with that client's authentication method.
+    /// A request from a client, with that client's authentication method.
     fn as_client(&self, path: &str, client: usize, form: &[(&str, &str)]) -> RequestBuilder {
         let (id, secret) = &self.parties.clients[client];
         let request = self.app.http.post(format!("{}{path}", self.app.public));

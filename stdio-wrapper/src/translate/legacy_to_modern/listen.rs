@@ -20,7 +20,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// more often.
 const CHANGE: Duration = Duration::from_millis(250);
 
-/// What a message of the subscription says.
+/// The meaning of a message that the server sends on the subscription.
 enum Heard {
     /// A notification, in the form for a client with a session.
     Notification(Bytes),

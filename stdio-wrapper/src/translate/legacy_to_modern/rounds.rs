@@ -16,7 +16,7 @@ use crate::legacy::{Session, TOO_MANY_QUESTIONS};
 use crate::protocol::{Members, Outgoing, members, parse_line, string};
 use crate::stream::Stream;
 
-/// A response of the server.
+/// A response from the server.
 enum Settled {
     /// The call ends with this response to the client.
     Ends(Bytes),

@@ -76,7 +76,7 @@ pub(super) async fn on_index<T: fred::prelude::FromValue>(
 }
 
 /// Updates the index entry from the current row, and repeats this if the row changes in the meantime. Every change
-/// is followed by a call of this function, so the last caller has seen all changes.
+/// is followed by a call to this function, so the last caller has seen all changes.
 pub(in super::super) async fn settle(cells: &Cells, id: &ClientId) -> Result<(), StoreError> {
     let key = cells.keys.client(id);
     let mut tries = Tries::default();

@@ -13,7 +13,7 @@ use super::super::cells::{Cells, Life, Tries};
 use super::index::{CLAIM, on_index, settle};
 use super::{leave_fingerprint, live};
 
-/// Maximum number of clients that are evicted by one call of the script. There can be many after the ceiling has
+/// Maximum number of clients that are evicted by one run of the script. There can be many after the ceiling has
 /// been lowered.
 const EVICTED_AT_ONCE: usize = 64;
 
