@@ -1,4 +1,4 @@
-//! Pure types and rules. This module reads no clock, socket or file.
+//! Pure types and rules. This module does not read any clock, socket or file.
 //!
 //! A type with its own grammar can only be built by its parser, so other code does not validate it again.
 

@@ -193,7 +193,7 @@ pub async fn only_one<B: MessageBody + 'static>(
 pub struct Draining(AtomicBool);
 
 impl Draining {
-    /// From now on, every response is the last one of its connection.
+    /// Makes every response from now on the last one on its connection.
     pub fn begin(&self) {
         self.0.store(true, Ordering::Relaxed);
     }

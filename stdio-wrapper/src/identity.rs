@@ -46,7 +46,8 @@ impl Caller {
     }
 
     /// Whether this caller can use a session of `owner`. Every client of the same user can (attack 108),
-    /// because a client that needs more rights might register again and continue its session as another client.
+    /// because a client that needs more rights might register again and continue its session as a different
+    /// client.
     pub fn is_user_of(&self, owner: &str) -> bool {
         owner.split_once('\n').is_some_and(|(subject, _)| subject == self.subject)
     }

@@ -152,7 +152,7 @@ impl ControlGroup {
 
 impl Drop for ControlGroup {
     fn drop(&mut self) {
-        // A process that has just exited still counts for a moment.
+        // A process that has just exited is still counted for a moment.
         for directory in [&self.memory, &self.pids] {
             for _ in 0..100 {
                 if !directory.exists() || fs::remove_dir(directory).is_ok() {

@@ -32,7 +32,7 @@ fn redemption<'a>(
     ]
 }
 
-/// A registered client.
+/// A client that has registered itself.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Registration {
     /// The identifier from the registration response.

@@ -43,7 +43,7 @@ pub(crate) enum StoreCommand {
     },
     /// Check that an exported file is complete and can be decrypted, and print a summary of its content.
     Verify {
-        /// The exported file.
+        /// The file that `store export` has written.
         file: PathBuf,
         /// The file with the key of the export, if it is not the key of the store.
         #[arg(long)]
@@ -60,7 +60,7 @@ pub(crate) enum StoreCommand {
 
 #[derive(Args)]
 pub(crate) struct Import {
-    /// The exported file.
+    /// The file that `store export` has written.
     file: PathBuf,
     /// The file with the key of the export, if it is not the key of the store.
     #[arg(long)]

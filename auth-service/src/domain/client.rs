@@ -309,8 +309,9 @@ pub struct ClientUse {
     pub keep_until: UnixTime,
     /// The user for whom the client is used.
     pub user: Subject,
-    /// The maximum number of clients that count for this account because it and few others have used them
-    /// ([`Client::few_users`]). When there are more, the least recently used one stops counting for it.
+    /// The maximum number of clients that are counted towards this account because it and few others have used
+    /// them ([`Client::few_users`]). When there are more, the least recently used one is no longer counted towards
+    /// it.
     pub sole_ceiling: usize,
 }
 
@@ -373,7 +374,7 @@ pub enum NewUser {
     No,
     /// The user is added to the recorded users, because there are only a few.
     OneOfFew,
-    /// There are too many users to record, so the client counts for none of them.
+    /// There are too many users to record, so the client is not counted towards any of them.
     OneMoreThanFew,
 }
 
@@ -401,7 +402,7 @@ pub struct ClientDisplay {
     /// Identifier of the software, which is the same for all its instances.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub software_id: Option<String>,
-    /// Version of the software named by `software_id`.
+    /// Version of the software that `software_id` identifies.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub software_version: Option<String>,
 }
@@ -431,8 +432,8 @@ impl ClientDisplay {
 
 impl Client {
     /// The maximum number of users that a client can have while it counts towards each user's limit. A client with
-    /// more users counts for no account. If the maximum were 1, an attacker with two accounts could fill the store
-    /// with clients that count for neither.
+    /// more users is not counted towards any account. If the maximum were 1, an attacker with two accounts could
+    /// fill the store with clients that are counted towards neither.
     pub const FEW_USERS: usize = 5;
 
     /// The accounts that have used the client, if there are only a few.

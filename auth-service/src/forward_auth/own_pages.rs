@@ -108,7 +108,7 @@ mod tests {
         fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(below)).unwrap()
     }
 
-    /// The texts between each `start` and the next quotation mark.
+    /// The strings between each `start` and the next quotation mark.
     fn quoted_after<'a>(source: &'a str, start: &str) -> Vec<&'a str> {
         source.split(start).skip(1).filter_map(|rest| rest.split('"').next()).collect()
     }

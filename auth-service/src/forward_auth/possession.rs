@@ -29,7 +29,7 @@ pub(super) enum NotProven {
     /// key.
     #[error("the access token is not bound to a key; send it with the Bearer scheme")]
     NotBound,
-    /// There is no proof, or it was made with another key.
+    /// There is no proof, or it was made with a different key.
     #[error("the request has no DPoP proof made with the key of its access token")]
     Key,
     /// The proof is not acceptable.
@@ -55,7 +55,8 @@ impl NotProven {
     }
 }
 
-/// Checks the proof that was sent with `token`, which belongs to `principal`. A bearer token needs no proof.
+/// Checks the proof that was sent with `token`, which belongs to `principal`. A bearer token does not need a
+/// proof.
 pub(super) async fn check(
     asked: &AccessRequest<'_>,
     resource: &ResourceUri,

@@ -29,9 +29,9 @@ pub struct KeyedRate<K: Hash + Eq + Clone> {
 /// A counted event that [`KeyedRate::give_back`] can undo.
 #[derive(Debug)]
 pub enum Taken<K> {
-    /// The event was counted for this key.
+    /// The event was counted under this key.
     Exact(K),
-    /// The event was counted for this bucket.
+    /// The event was counted in this bucket.
     Crowded(u64),
 }
 

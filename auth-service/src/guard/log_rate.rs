@@ -11,7 +11,7 @@ use super::keyed_rate::{KeyedRate, MAX_KEYS, OneRate, quota};
 /// Limit on lines that any request from a stranger can cause: the size of a burst, and the time after which one
 /// more is allowed. The other limits have the same form.
 const OF_STRANGERS: (u32, Duration) = (20, Duration::from_secs(10));
-/// Limit on lines that a single place in the program can write.
+/// Limit on lines that a single statement in the program can write.
 const OF_A_PLACE: (u32, Duration) = (100, Duration::from_secs(1));
 
 /// The limit for one kind of log line.
@@ -31,7 +31,7 @@ impl LogRate {
         Self { rate: OneRate::new(quota(lines)), left_out: AtomicU64::new(0) }
     }
 
-    /// Creates the limit for one place in the program that writes log lines whose cause is unknown.
+    /// Creates the limit for one statement in the program that writes log lines whose cause is unknown.
     pub fn of_a_place() -> Self {
         Self::new(OF_A_PLACE)
     }

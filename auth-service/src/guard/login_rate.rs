@@ -67,7 +67,7 @@ pub enum TooManyAttempts {
 pub struct Admission {
     name: Option<Username>,
     pair: Option<Taken<(Username, Option<IpAddr>)>>,
-    /// The event that was counted for the name, or for its known device.
+    /// The event that was counted under the name, or under its known device.
     of_name: Option<Taken<Username>>,
     browser: Browser,
     /// The slot that this attempt occupies among the concurrent attempts from its address. Attempts from a known

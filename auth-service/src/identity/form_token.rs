@@ -67,7 +67,7 @@ struct Sealed<T> {
 /// Why a form token is not valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadFormToken {
-    /// The form token has been altered, belongs to another form or browser, or is older than the user's last
+    /// The form token has been altered, belongs to a different form or browser, or is older than the user's last
     /// login.
     #[error("the form was shown in another browser, or before you signed in again")]
     Foreign,

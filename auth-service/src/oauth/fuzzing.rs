@@ -236,7 +236,7 @@ mod tests {
 
     use super::*;
 
-    /// Generates arbitrary bytes, and texts that consist of pieces that are significant to the parsers.
+    /// Generates arbitrary bytes, and strings that consist of pieces that are significant to the parsers.
     fn input(pieces: &'static [&'static str]) -> impl Strategy<Value = Vec<u8>> {
         let piece = prop_oneof![
             4 => prop::sample::select(pieces).prop_map(|piece| piece.as_bytes().to_vec()),

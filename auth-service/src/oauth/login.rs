@@ -127,7 +127,7 @@ impl Continuation {
     }
 
     /// Where the response to the form can redirect the browser. For an authorization request, this can be the
-    /// client itself, because a remembered consent needs no page.
+    /// client itself, because no page is needed if a consent is remembered.
     fn form_target(&self) -> FormTarget {
         match self {
             Self::Nowhere | Self::Device(_) => FormTarget::Ourselves,

@@ -128,7 +128,7 @@ async fn answer(
     let (mut client, ids) = client(metadata.clone(), &credentials, random, state);
     let (now, earliest) = (state.now(), state.earliest());
     client.kept_until = state.registration_rate.keeps(address).then(|| now.plus(KEPT));
-    // Registering the same client again needs no additional space in the store, so it is never limited.
+    // Registering the same client again does not take additional space in the store, so it is never limited.
     if state.store.registered_client(&client, &ids, earliest).await?.is_none() {
         state.registration_rate.admit(address, &client.metadata.redirect_uris)?;
     }

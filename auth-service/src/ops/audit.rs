@@ -247,7 +247,7 @@ pub enum Event<'a> {
     StoreResealed {
         /// Number of rows in the store.
         rows: u64,
-        /// Number of rows that had been encrypted with another key.
+        /// Number of rows that had been encrypted with a different key.
         changed: u64,
     },
     /// A used refresh token was presented again, and its grant was revoked.

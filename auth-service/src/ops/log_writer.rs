@@ -125,7 +125,7 @@ impl LogWriter {
         self.queue().bytes + 4096 > MAX_WAITING
     }
 
-    /// A text for operators: whether lines are written, how many were lost, and why.
+    /// The status of the log, worded for operators: whether lines are written, how many were lost, and why.
     pub fn status(&self) -> String {
         let is_full = self.is_full();
         let Queue { lost, fails, ref last_error, .. } = *self.queue();

@@ -68,14 +68,14 @@ pub fn end(last_words: Option<&str>) {
     writer.flush(LAST_LINES);
 }
 
-/// A text for operators: whether the log is read.
+/// The status of the log, worded for operators ([`LogWriter::status`]).
 pub fn log_status() -> String {
     WRITER.get().map_or_else(|| "ok".to_owned(), LogWriter::status)
 }
 
-/// Drops lines if one place in the program or in a library writes too many. Otherwise, an unavailable store or
-/// malformed requests could fill the disk as fast as requests arrive. Audit events that anybody can cause have
-/// separate limits ([`super::audit`]), and all other audit events are written.
+/// Drops lines if a single statement in the program or in a library writes too many. Otherwise, an unavailable
+/// store or malformed requests could fill the disk as fast as requests arrive. Audit events that anybody can cause
+/// have separate limits ([`super::audit`]), and all other audit events are written.
 #[derive(Default)]
 struct Floods(Mutex<HashMap<Identifier, LogRate>>);
 

@@ -38,7 +38,7 @@ pub enum DumpError {
         "it has format version {0}, and this release reads up to {VERSION}: use the release that created it, or a newer one"
     )]
     Newer(u32),
-    /// The file was encrypted with another key.
+    /// The file was encrypted with a different key.
     #[error(
         "it was encrypted with another key: set STORE_KEY or STORE_KEY_PREVIOUS to the key of the store that was \
          exported, or name that key with --key-file"

@@ -93,8 +93,8 @@ impl EmbeddedStore {
     /// Opens or creates the store in `directory`.
     ///
     /// # Errors
-    /// Fails if the directory cannot be used, if another process has the store open, or if it was written with
-    /// another key.
+    /// Fails if the directory cannot be used, if another process has the store open, or if it was written with a
+    /// different key.
     pub fn open(directory: &Path, key: &StoreKey) -> Result<Self, OpenError> {
         let path = files::store_file(directory)?;
         let store = Self::open_file(&path, key)?;

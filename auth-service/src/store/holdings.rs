@@ -8,7 +8,7 @@
 //!
 //! Any client that a user has allowed once can cause rows to be created for that user. Therefore, there is a
 //! ceiling for each client as well. If the account exceeds its own ceiling, the oldest row of the client with the
-//! most rows is removed. A client therefore cannot displace the rows of another client that has fewer rows.
+//! most rows is removed. A client therefore cannot displace the rows of a client that has fewer rows.
 
 use std::collections::HashMap;
 

@@ -19,33 +19,33 @@ use super::StoreError;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
-    /// A client, named by its identifier.
+    /// A client, identified by its `client_id`.
     Client,
-    /// An account, named by its subject.
+    /// An account, identified by its subject.
     Account,
-    /// A login session, named by the SHA-256 of its cookie.
+    /// A login session, identified by the SHA-256 of its cookie.
     Session,
-    /// An answered consent form, named by the SHA-256 of the approval.
+    /// An answered consent form, identified by the SHA-256 of the approval.
     Approval,
-    /// An authorization code, used or not, named by its SHA-256.
+    /// An authorization code, used or not, identified by its SHA-256.
     Code,
-    /// A grant, named by its identifier.
+    /// A grant, identified by its grant id.
     Grant,
-    /// A device authorization, named by the SHA-256 of the device code.
+    /// A device authorization, identified by the SHA-256 of the device code.
     Device,
-    /// The device code of a user code, named by the SHA-256 of the user code.
+    /// The device code of a user code, identified by the SHA-256 of the user code.
     UserCode,
-    /// A pushed authorization request, named by the SHA-256 of its handle.
+    /// A pushed authorization request, identified by the SHA-256 of its handle.
     PushedRequest,
-    /// The consent of a user to a client, named by the SHA-256 of both.
+    /// The consent of a user to a client, identified by the SHA-256 of both.
     Consent,
-    /// The account that is linked to a user of another issuer, named by the SHA-256 of the issuer and the
+    /// The account that is linked to a user of another issuer, identified by the SHA-256 of the issuer and the
     /// user's `sub` there.
     Link,
-    /// The `sub` that another issuer uses for the user of an account, named by the SHA-256 of the issuer and the
-    /// account's subject.
+    /// The `sub` that another issuer uses for the user of an account, identified by the SHA-256 of the issuer and
+    /// of the account's subject.
     LinkBack,
-    /// A name that can be used only once, such as an assertion's `jti`, named by its SHA-256.
+    /// A name that can be used only once, such as an assertion's `jti`, identified by its SHA-256.
     Once,
     /// The set of signing keys.
     SigningKeys,

@@ -113,7 +113,7 @@ impl RedisStore {
     /// Connects, and checks that the store key fits the stored data.
     ///
     /// # Errors
-    /// Fails if Redis cannot be reached or used, or if its values were encrypted with another key.
+    /// Fails if Redis cannot be reached or used, or if its values were encrypted with a different key.
     pub async fn connect(address: &RedisAddress, key: &StoreKey) -> Result<Self, StoreError> {
         Self::connect_below(address, key, PREFIX).await
     }

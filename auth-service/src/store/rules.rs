@@ -115,14 +115,14 @@ pub(super) enum UseOfClient {
     Noted(Client),
     /// The client must be written, and kept until the `keep_until` of the use.
     News(Client),
-    /// Like [`Self::News`]. Because of this use, the client has so many users that it no longer counts for any of
-    /// them.
+    /// Like [`Self::News`]. Because of this use, the client has so many users that it is no longer counted towards
+    /// any of them.
     CountsForNobody(Client),
 }
 
 /// Decides on a use, given the stored client with that identifier. `can_free` states whether the user is allowed
-/// to cause a client to count for no account (`SoleClients::free`). If not, the client keeps counting for its
-/// first users.
+/// to cause a client not to be counted towards any account (`SoleClients::free`). If not, the client is still
+/// counted towards its first users.
 pub(super) fn judge_use(known: Option<Client>, used: &ClientUse, can_free: bool) -> UseOfClient {
     let before = known.as_ref().map(|known| known.registration.clone());
     let mut client = match (known, used.client.origin) {

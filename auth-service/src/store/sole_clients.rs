@@ -1,6 +1,6 @@
-//! Limits the number of clients that count for an account because it and few others have used them. When there are
-//! more, the account's least recently used client stops counting for it. A client that no longer counts for any
-//! account is deleted, unless the operator has disabled it.
+//! Limits the number of clients that count towards an account's limit because it and few others have used them.
+//! When there are more, the account's least recently used client is no longer counted towards it. A client that is
+//! not counted towards any account is deleted, unless the operator has disabled it.
 
 use serde::{Deserialize, Serialize};
 
@@ -15,9 +15,9 @@ pub(super) struct SoleClients {
     /// Sorted by the last use by this account. A client that has since been deleted, or used by many accounts,
     /// stays in the list until it is the oldest entry.
     clients: Vec<(UnixTime, ClientId)>,
-    /// The number of clients that no longer count for any account because a use by this account exceeded their
-    /// maximum number of users ([`Client::FEW_USERS`]). Without a limit, accounts that work together could fill
-    /// the store with clients that count for none of them.
+    /// The number of clients that are no longer counted towards any account because a use by this account exceeded
+    /// their maximum number of users ([`Client::FEW_USERS`]). Without a limit, accounts that work together could
+    /// fill the store with clients that are not counted towards any of them.
     freed: usize,
 }
 
@@ -39,17 +39,17 @@ impl From<Stored> for SoleClients {
 }
 
 impl SoleClients {
-    /// Records that a client no longer counts for any account because this account has used it. Returns false if
-    /// there are already too many of these clients. The number is deleted together with the list, which is kept as
-    /// long as the clients that the account has used.
+    /// Records that a client is no longer counted towards any account because this account has used it. Returns
+    /// false if there are already too many of these clients. The number is deleted together with the list, which
+    /// is kept as long as the clients that the account has used.
     pub(super) fn free(&mut self, used: &ClientUse) -> bool {
         let can = self.freed < used.sole_ceiling;
         self.freed += usize::from(can);
         can
     }
 
-    /// Records a use of `client`. Returns the clients that stop counting for the account, the least recently used
-    /// one first.
+    /// Records a use of `client`. Returns the clients that are no longer counted towards the account, the least
+    /// recently used one first.
     pub(super) fn note(&mut self, client: &ClientId, used: &ClientUse) -> Vec<MakesRoom> {
         self.note_at(client, used.at, used.sole_ceiling)
     }
@@ -73,29 +73,29 @@ impl SoleClients {
     }
 }
 
-/// A client that stops counting for an account because of another client.
+/// A client that is no longer counted towards an account because of another client.
 pub(super) struct MakesRoom {
     pub(super) id: ClientId,
     may_stay: bool,
 }
 
 impl MakesRoom {
-    /// Whether the client continues to count for now, because it has just been registered, possibly by a second
-    /// user who is about to log in. At most as many clients as the ceiling can stay in this way, in addition to
-    /// those within the ceiling.
+    /// Whether the client is still counted for the time being, because it has just been registered, possibly by a
+    /// second user who is about to log in. At most as many clients as the ceiling can stay in this way, in
+    /// addition to those within the ceiling.
     pub(super) fn stays(&self, client: &Client, now: UnixTime) -> bool {
         self.may_stay && client.kept_until.is_some_and(|until| until > now)
     }
 }
 
-/// The accounts for which the client counts. A client that is never deleted for another one ([`Client::stays`])
-/// counts for none.
+/// The accounts towards whose limits the client is counted. A client that is never deleted for another one
+/// ([`Client::stays`]) is not counted towards any account.
 pub(super) fn counted_for(client: &Client) -> impl Iterator<Item = &Subject> {
     let counts = !client.stays();
     client.few_users().filter(move |_| counts)
 }
 
-/// Whether the client counts for this account.
+/// Whether the client is counted towards the limit of this account.
 pub(super) fn counts_for(client: &Client, account: &Subject) -> bool {
     counted_for(client).any(|user| user == account)
 }

@@ -116,7 +116,7 @@ async fn a043_a_link_alone_approves_nothing() {
     let page = browser.open(&link).await;
     assert!(page.status == StatusCode::OK && page.body.contains("name=\"user_code\""));
     assert_eq!(page.headers["x-frame-options"], "DENY");
-    // POST requests are refused without a form token and with the form token of another form.
+    // POST requests are refused without a form token and with the form token of a different form.
     let decision = [("user_code", codes.user.as_str()), ("decision", "allow")];
     assert_eq!(browser.post("/device", &decision).await.status, StatusCode::BAD_REQUEST);
     assert_eq!(browser.post("/device/consent", &decision).await.status, StatusCode::BAD_REQUEST);

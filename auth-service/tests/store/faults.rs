@@ -311,8 +311,8 @@ fn tell(admin: &mut Resp, line: &str) -> Reply {
     admin.ask(&words)
 }
 
-/// Replaces the lists of each account's grants and logins with values of another type, which no script can change.
-/// Returns the number of lists.
+/// Replaces the lists of each account's grants and logins with values of a different type, which no script can
+/// change. Returns the number of lists.
 fn spoil_lists(admin: &mut Resp) -> usize {
     let lists: Vec<_> = admin.keys().into_iter().filter(|key| key.starts_with(b"mcp-gate:{h:")).collect();
     for list in &lists {

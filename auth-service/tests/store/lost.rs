@@ -92,7 +92,7 @@ async fn any_row_that_is_left_keeps_a_new_store_from_being_begun_and_an_empty_re
         let mut admin = Resp::connect(server.port);
         admin.ask(&[b"ZADD", format!("mcp-gate:{kept}").as_bytes(), b"1", b"x"]);
         let told = starts(&server).await.err().unwrap().to_string();
-        // If the row of the key check has another type, it cannot be read.
+        // If the row of the key check has a different type, it cannot be read.
         assert!(told.contains("has lost the row with the identity") || told.contains("WRONGTYPE"), "{told}");
         admin.ask(&[b"FLUSHALL"]);
         // Rows that a process writes as a test, and rows with another prefix, do not count as a store.

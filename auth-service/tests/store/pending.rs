@@ -40,7 +40,7 @@ pub(crate) async fn a_device_waits_for_a_person_and_gets_one_grant(world: &World
     let person = account("ana");
     let device = asked(&client);
     assert!(world.store().add_device(&hash("device"), &user_code('B'), &device).await.unwrap());
-    // A second device must get another user code.
+    // A second device must get a different user code.
     assert!(!world.store().add_device(&hash("other"), &user_code('B'), &asked(&client)).await.unwrap());
     assert!(world.store().device_of_user(&user_code('C'), NOW).await.unwrap().is_none());
     assert_eq!(world.store().poll_device(&hash("device"), NOW).await.unwrap(), Poll::Pending);

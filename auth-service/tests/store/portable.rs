@@ -1,4 +1,4 @@
-//! Tests of moving all data from one store to another store or to another key.
+//! Tests of moving all data from one store to a different store or a different key.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -21,7 +21,7 @@ async fn store(server: &RedisServer) -> RedisStore {
     RedisStore::connect(&RedisAddress::parse(&server.url()).unwrap(), &key()).await.unwrap()
 }
 
-/// Stores one record of each kind, and returns the texts that a thief must not find.
+/// Stores one record of each kind, and returns the strings that a thief must not find.
 async fn fill(store: &dyn Store) -> Vec<String> {
     let token = |kind| OpaqueToken::new(kind, random());
     let (secret, management) = (token(TokenKind::ClientSecret), token(TokenKind::RegistrationAccess));

@@ -94,8 +94,8 @@ pub(crate) async fn a045_accounts_that_work_together_have_no_more_clients_than_t
     let ana = account("ana");
     assert!(store.add_account(&ana).await.unwrap());
     accounts.push(ana.subject);
-    // Every account uses each client. With the last account, a client has so many users that it counts for none of
-    // them.
+    // Every account uses each client. With the last account, a client has so many users that it is not counted
+    // towards any of them.
     for n in 0..6 * SOLE_CEILING {
         let shared = register(store, &client(&format!("shared{n}"))).await;
         for account in accounts.iter().cycle().skip(n).take(accounts.len()) {

@@ -145,7 +145,7 @@ mod tests {
             prop_assert_eq!(safe_a == safe_b, a == b);
         }
 
-        /// Two callers get different texts, because `config::placeholders` requires a separator between two
+        /// Two callers get different strings, because `config::placeholders` requires a separator between two
         /// placeholders that occurs in none of their values.
         #[test]
         fn two_values_with_a_separator_that_is_in_no_value_are_distinct(

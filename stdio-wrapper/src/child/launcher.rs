@@ -276,7 +276,7 @@ impl Launcher {
         self.state().backoff.pause(owner, Instant::now())
     }
 
-    /// From now on, all starts are refused.
+    /// Refuses all starts from now on.
     pub fn stop_starting(&self) {
         self.starts.close();
     }

@@ -230,7 +230,7 @@ impl Reader {
     }
 }
 
-/// The number of bytes that count for a buffer of this length.
+/// The number of bytes that are counted for a buffer of this length.
 fn counted(length: usize) -> usize {
     length.saturating_sub(FREE)
 }

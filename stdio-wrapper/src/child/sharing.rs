@@ -20,7 +20,7 @@ const PAUSE_FACTOR: u32 = 3;
 /// A child with at most this number of processes (its supervisor and one more) shares no memory.
 const UNSHARED: u64 = 2;
 
-/// The last measurement.
+/// The memory that each child was last measured to use.
 #[derive(Debug, Default)]
 pub(super) struct Sharing {
     parts: HashMap<u64, Part>,
@@ -53,7 +53,7 @@ impl Sharing {
 
     /// Reduces the usage of children with several processes to the measured amount. Then reduces it further
     /// until all children together have no more than the control group reports. Memory that was added since the
-    /// measurement counts for these children, because each write to a shared page creates a private copy
+    /// measurement is attributed to these children, because each write to a shared page creates a private copy
     /// (attack 100).
     pub(super) fn fit(&self, usage: &mut HashMap<u64, Usage>, own: Usage, kinds: Kinds) {
         if sum(usage, own, Usage::anonymous) > kinds.anonymous {

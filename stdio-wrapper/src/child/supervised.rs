@@ -68,7 +68,8 @@ impl Supervised {
         serde_json::from_str(&line).ok()
     }
 
-    /// Sends an order to the supervisor. An error means that the supervisor has exited and needs no order.
+    /// Sends an order to the supervisor. An error means that the supervisor has exited and does not need the
+    /// order.
     pub(super) fn order(&self, order: Order) {
         let _ = self.orders.try_write(&[order.byte()]);
     }

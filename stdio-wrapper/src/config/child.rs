@@ -100,7 +100,8 @@ fn check_command(read: &mut Reader, options: &Options, env: &[(String, String)])
     }
 }
 
-/// Refuses unknown placeholders. The message does not contain the text, which can be a secret.
+/// Refuses unknown placeholders. The error message does not contain the string that was checked, because it can be
+/// a secret.
 fn check_placeholders(read: &mut Reader, place: &str, text: &str) {
     if let Some(word) = placeholders::misspelt(text) {
         read.problem(format!(
@@ -111,9 +112,9 @@ fn check_placeholders(read: &mut Reader, place: &str, text: &str) {
     }
 }
 
-/// Refuses texts that can be the same for two callers although their placeholders differ, because these callers
-/// would share data. Placeholders are also replaced in variables that are passed on by name. The message does
-/// not contain the text, which can be a secret.
+/// Refuses strings that can become the same for two callers although the values of their placeholders differ,
+/// because these callers would share data. Placeholders are also replaced in variables that are passed on by name.
+/// The error message does not contain the string that was checked, because it can be a secret.
 fn check_ambiguous(read: &mut Reader, options: &Options, env: &[(String, String)]) {
     let arguments = options.command.iter().skip(1).map(|text| ("The command".to_owned(), text));
     let variables = env.iter().map(|(name, text)| (format!("The variable {name} of the child"), text));

@@ -56,7 +56,7 @@ pub(crate) fn replace<E>(
 }
 
 /// Finds a word in braces that was probably meant as a placeholder. With a misspelt placeholder, callers would
-/// share data that must be separate. `${word}` (shells) and `{{word}}` (templates) are not reported. Texts with
+/// share data that must be separate. `${word}` (shells) and `{{word}}` (templates) are not reported. Strings with
 /// spaces are scripts or sentences, where words in braces are common (`awk '{print}'`). In these, the word must
 /// begin like a placeholder.
 pub(super) fn misspelt(text: &str) -> Option<&str> {

@@ -119,7 +119,7 @@ impl Conversation {
         let reservation = self.reserve(owner, message.text).await.ok_or(TOO_MANY_MESSAGES)?;
         let line = reservation.holding(self.framing.encode(message.text, patches));
         match tokio::time::timeout(patience.min(SEND_TIMEOUT), self.outbox.send(line)).await {
-            // A child that has ended needs no messages.
+            // A child that has exited does not need messages.
             Ok(_) => Ok(()),
             Err(_) => Err("The MCP server does not read its input, so it did not receive the message."),
         }

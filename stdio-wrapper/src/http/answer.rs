@@ -29,7 +29,7 @@ pub(super) enum Form {
     Single,
     /// `initialize`. The response contains the session id.
     Initialize,
-    /// Several requests (2025-03-26).
+    /// Several requests in one body (2025-03-26).
     Batch,
 }
 

@@ -14,7 +14,7 @@ pub(super) fn required<'h>(
     optional(header, name)?.ok_or(Refused::Missing(name))
 }
 
-/// Reads a header that can be missing or empty.
+/// Reads a header that can be absent or empty.
 fn optional<'h>(
     header: &dyn Fn(&'static str) -> Header<'h>,
     name: &'static str,

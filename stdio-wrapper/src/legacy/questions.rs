@@ -63,7 +63,7 @@ pub(super) struct Questions {
 }
 
 impl Questions {
-    /// From now on, gives each question an id of the wrapper.
+    /// Starts giving each question an id that the wrapper chooses.
     pub(super) fn number(&mut self) {
         self.next_number.get_or_insert(1);
     }
@@ -145,8 +145,8 @@ impl Questions {
 
     /// Whether a request that was sent at `started` is not late yet. The reason can be that the client has had
     /// a question from the child for less than `patience`, or that the last question was settled less than
-    /// `timeout` ago. It is unknown to which request a question belongs, so it counts for all requests that
-    /// were in progress when it was asked, and for no later ones.
+    /// `timeout` ago. It is unknown to which request a question belongs, so it excuses all requests that were in
+    /// progress when it was asked, and no later ones.
     pub(super) fn excuse(
         &self,
         started: Instant,

@@ -207,7 +207,7 @@ impl Session {
     }
 
     /// Called when a response has been added to a stream. If no client is reading the stream, older streams are
-    /// removed, so that the kept streams need no more memory than before.
+    /// removed, so that the kept streams do not need more memory than before.
     pub(super) fn answered_on(&self, stream: &Arc<Stream>) {
         if !stream.is_connected() {
             self.state().forget_streams(stream, self.limits.event_log);

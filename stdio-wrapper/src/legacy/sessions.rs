@@ -190,7 +190,7 @@ impl Sessions {
         }
     }
 
-    /// From now on, no session can be opened.
+    /// Prevents sessions from being opened from now on.
     pub fn begin_stopping(&self) {
         self.is_stopping.store(true, Ordering::Relaxed);
         self.launcher.stop_starting();

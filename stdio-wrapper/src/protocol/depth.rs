@@ -6,7 +6,7 @@ pub const MAX_DEPTH: usize = 100;
 
 /// Whether arrays and objects in `text` are nested deeper than [`MAX_DEPTH`]. `text` must be valid JSON.
 pub fn is_too_deep(text: &[u8]) -> bool {
-    // Most texts have fewer brackets than this, and counting them is cheaper than finding out which of them are
+    // Most messages have fewer brackets than this, and counting them is cheaper than finding out which of them are
     // in strings.
     if memchr::memchr2_iter(b'[', b'{', text).take(MAX_DEPTH + 1).count() <= MAX_DEPTH {
         return false;

@@ -118,8 +118,7 @@ proptest! {
             expected.push((Some(id.to_string()), value.to_string()));
             prop_assert_eq!(EventId::parse(&id.to_string()), Some(id));
         }
-        // Line separators are escaped in only one of the texts, so the values are compared instead of the
-        // texts.
+        // Line separators are escaped in only one of the two strings, so the parsed values are compared instead.
         let same = |data: &str| serde_json::from_str::<Value>(data).map_or_else(|_| data.to_owned(), |value| value.to_string());
         let read: Vec<_> = read_events(&bytes).into_iter().map(|(id, data)| (id, same(&data))).collect();
         prop_assert_eq!(read, expected);

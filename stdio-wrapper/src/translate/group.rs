@@ -303,7 +303,7 @@ impl PooledSession {
         self.notify(Own::Cancelled, &cancelled(number, why)).await;
     }
 
-    /// From now on, sends log messages to this stream, or drops them if there is no level.
+    /// Starts sending log messages to this stream, or starts dropping them if there is no level.
     pub(super) fn log_to(&self, level: Option<&str>, stream: &Arc<Stream>) {
         let at = level.and_then(|level| LEVELS.iter().position(|known| *known == level));
         *self.log.lock().unwrap_or_else(PoisonError::into_inner) = at.map(|at| (at, Arc::clone(stream)));

@@ -196,8 +196,8 @@ async fn a108_a_session_is_its_users_alone() {
     assert_eq!(eve.status_of_ping().await, 404);
     assert_eq!(eve.get(None).await.status(), 404);
     assert_eq!(eve.delete().await, 404);
-    // A client that requests more scopes can return with another client identifier. The Go SDK registers again for
-    // a step-up.
+    // A client that requests more scopes can return with a different client identifier. The Go SDK registers again
+    // for a step-up.
     let stepped_up = ana.clone().with_header("x-auth-client-id", "c2");
     assert_eq!(stepped_up.status_of_ping().await, 200);
     let mut nobody = ana.clone();

@@ -39,8 +39,8 @@ async fn a_fresh_list_is_given_again_until_it_changes() {
     let (before, rest) = (first["ttlMs"].as_u64().unwrap(), again["ttlMs"].as_u64().unwrap());
     assert!(rest <= before - 50 && rest > before - 30_000, "{before} {rest}");
     assert_eq!(wrapper.metric("stdio_wrapper_list_cache_hits_total").await, 1);
-    // A request for another page, with another client's metadata, or for progress or logs is not served from the
-    // cache.
+    // A request for a different page, with a different client's metadata, or for progress or logs is not served
+    // from the cache.
     let other = list(&client, json!({"cursor": "1"})).await;
     assert_ne!(other["tools"], first["tools"]);
     for meta in

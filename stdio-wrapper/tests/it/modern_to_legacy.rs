@@ -222,7 +222,7 @@ async fn who_waits_for_a_session_that_cannot_be_opened_is_told_with_the_others_a
     let (refused, why) = answer(&of("bob"), &list).await;
     assert_eq!(refused, 503, "{why}");
     assert!(why["error"]["message"].as_str().unwrap().contains("did not answer initialize within"), "{why}");
-    // For another client, a failed start is retried.
+    // For a different client, a failed start is retried.
     answer(&of("carol"), &list).await;
     assert_eq!(wrapper.metric("stdio_wrapper_children_started_total").await, before + 2);
 }

@@ -96,7 +96,7 @@ pub(crate) async fn a_bound_token_works_with_a_proof_and_the_nonce_that_the_chec
 
     let with_nonce = || json!({ "ath": ath, "nonce": nonce(&asked) });
     let proof = key.proof("POST", &world.stack.mcp_url, &with_nonce());
-    // A thief has only the token, or the token and another key.
+    // A thief has only the token, or the token and a different key.
     let foreign = Key::new().proof("POST", &world.stack.mcp_url, &with_nonce());
     for (scheme, proof) in [("Bearer", proof.as_str()), ("DPoP", foreign.as_str())] {
         let answer = call(scheme, proof).await;

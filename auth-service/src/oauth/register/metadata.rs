@@ -108,7 +108,7 @@ pub(super) fn read(
     let mut grant_types = grant_types(sent.grant_types.as_deref(), sent.response_types.as_deref())?;
     grant_types.retain(|grant_type| offers(*grant_type));
     let redirects = match sent.redirect_uris.unwrap_or_default() {
-        // A client that does not use authorization codes, such as a device, needs no redirect URI.
+        // A client that does not use authorization codes, such as a device, does not need a redirect URI.
         none if none.is_empty() && !grant_types.contains(&GrantType::AuthorizationCode) => Vec::new(),
         sent => redirect_uris(sent)?,
     };

@@ -63,7 +63,7 @@ pub enum OpenError {
         /// The schema version of the database.
         found: u32,
     },
-    /// The store was written with another key.
+    /// The store was written with a different key.
     #[error(
         "{0} was written with another store key. Put back the store.key (or STORE_KEY) that belongs to it"
     )]

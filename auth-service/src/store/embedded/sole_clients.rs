@@ -11,7 +11,7 @@ use super::tables::Table;
 use super::writable::Writable;
 
 /// Records a use of `client` in its current state. If the account then has too many clients, the least recently
-/// used ones stop counting for it, and those that no other account has used are deleted.
+/// used ones are no longer counted towards it, and those that no other account has used are deleted.
 pub(super) fn note(rows: &Writable<'_>, client: &Client, used: &ClientUse) -> Result<(), StoreError> {
     let account = &used.user;
     if !counts_for(client, account) {
@@ -34,8 +34,8 @@ pub(super) fn note(rows: &Writable<'_>, client: &Client, used: &ClientUse) -> Re
     rows.put(Table::SoleClients, account.as_str(), &list, Some(end))
 }
 
-/// Records that, because of this use, a client no longer counts for any account. Returns false if the user has
-/// already caused that for too many clients.
+/// Records that, because of this use, a client is no longer counted towards any account. Returns false if the user
+/// has already caused this for too many clients.
 pub(super) fn free(rows: &Writable<'_>, used: &ClientUse) -> Result<bool, StoreError> {
     let account = used.user.as_str();
     let mut list: SoleClients = rows.get(Table::SoleClients, account)?.unwrap_or_default();

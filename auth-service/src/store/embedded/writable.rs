@@ -51,7 +51,7 @@ impl<'a> Writable<'a> {
         matches!(self.target, Target::Overlay { .. })
     }
 
-    /// The collected changes.
+    /// The changes that were collected for the overlay. The result is empty if they went to the database.
     pub(super) fn changed(&self) -> Overlay {
         match &self.target {
             Target::Database(_) => Overlay::default(),

@@ -27,7 +27,8 @@ pub(super) async fn note_read(
 ) -> Result<Option<Client>, StoreError> {
     let id = &used.client.id;
     let mut tries = Tries::default();
-    // Whether this user can still cause a client to count for no account. This is looked up only once.
+    // Whether this user can still cause a client not to be counted towards any account. This is looked up only
+    // once.
     let mut can_free = None;
     loop {
         tries.next().await?;

@@ -1,6 +1,6 @@
 //! Names of keys. The part in braces determines the slot in a Redis Cluster, so keys that change in one step share
-//! it. Every part that comes from outside is hashed, so that no name can be chosen to form another key, a pattern
-//! or a very long key.
+//! it. Every part that comes from outside is hashed, so that no name can be chosen to form a different key, a
+//! pattern or a very long key.
 
 use crate::domain::account::{Subject, Username};
 use crate::domain::client::ClientId;

@@ -68,7 +68,7 @@ impl PendingStore for RedisStore {
         let kept = life(asked, now);
         cells.write(&cells.keys.grant_of_device(code), &asked.grant_id, kept).await?;
         cells.write(&cells.keys.device(&asked.grant_id, code), asked, kept).await?;
-        // The user code decides between concurrent calls. The caller that loses must choose another user code.
+        // The user code decides between concurrent calls. The caller that loses must choose a different user code.
         cells.swap(&user_key, before.as_ref(), code, Some(Life { until: asked.expires_at, now })).await
     }
 

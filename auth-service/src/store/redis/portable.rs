@@ -258,8 +258,8 @@ impl RedisTarget {
                 return Err(TargetError::NotEmpty(address.to_string()));
             }
         }
-        // An identity that was encrypted with another key cannot be read, but no replica with this key has used
-        // that store.
+        // An identity that was encrypted with a different key cannot be read, but no replica with this key has
+        // used that store.
         let replaced = cells.read_of_any_age::<String>(&cells.keys.identity()).await.ok().flatten();
         let replaced = replaced.map(|found| StoreName::of(&found.value).begun);
         cells.write_for(&check, &UNFINISHED, None).await?;

@@ -12,7 +12,7 @@ use super::cells::{Cells, Found, Life, Tries};
 use super::clients;
 
 /// Records a use of `client` in its current state. If the account then has too many clients, the least recently
-/// used ones stop counting for it, and those that no other account has used are deleted.
+/// used ones are no longer counted towards it, and those that no other account has used are deleted.
 pub(super) async fn note(cells: &Cells, client: &Client, used: &ClientUse) -> Result<(), StoreError> {
     let account = &used.user;
     if !counts_for(client, account) {
@@ -28,8 +28,8 @@ pub(super) async fn note(cells: &Cells, client: &Client, used: &ClientUse) -> Re
     Ok(())
 }
 
-/// Records that, because of this use, a client no longer counts for any account. Returns false if the user has
-/// already caused that for too many clients.
+/// Records that, because of this use, a client is no longer counted towards any account. Returns false if the user
+/// has already caused this for too many clients.
 pub(super) async fn free(cells: &Cells, used: &ClientUse) -> Result<bool, StoreError> {
     change(cells, &used.user, life_of(used), |list| list.free(used)).await
 }
@@ -67,8 +67,8 @@ async fn change<T>(
     }
 }
 
-/// Removes the account from the users of a client that stops counting for it, or deletes the client if it has no
-/// other users. If the client stays for now, returns its last use.
+/// Removes the account from the users of a client that is no longer counted towards it, or deletes the client if
+/// it has no other users. If the client stays for now, returns its last use.
 async fn remove(
     cells: &Cells,
     user: &Subject,

@@ -1,6 +1,6 @@
 //! The users of all children that were taken, until the children have exited. A session that has ended no
-//! longer keeps its child, but the resources of the child still count for its user until its last process has
-//! exited.
+//! longer keeps its child, but the resources of the child still count towards its user's usage until its last
+//! process has exited.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -66,9 +66,9 @@ impl Session {
         }
     }
 
-    /// From now on, gives every question from the child an id of the wrapper, which is used only once.
-    /// Otherwise a response to a question that the child has withdrawn could be mistaken for a response to
-    /// another question with the same id.
+    /// Starts giving every question from the child an id that the wrapper chooses and uses only once. Otherwise a
+    /// response to a question that the child has withdrawn could be mistaken for a response to another question
+    /// with the same id.
     pub fn number_questions(&self) {
         self.state().questions.number();
     }
