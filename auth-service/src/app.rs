@@ -86,7 +86,7 @@ pub enum ListenError {
         variable: &'static str,
         /// The address that could not be bound.
         address: SocketAddr,
-        /// The error of the operating system.
+        /// The error from the operating system.
         cause: std::io::Error,
     },
     /// The operating system cannot start enough threads.

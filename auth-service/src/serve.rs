@@ -32,7 +32,7 @@ const SWEEP_EVERY: Duration = Duration::from_secs(300);
 /// this time.
 const DRAIN: Duration = Duration::from_secs(1);
 
-/// How long connections of edge proxies stay open after [`DRAIN`]. Each is closed after its next response.
+/// How long connections from edge proxies stay open after [`DRAIN`]. Each is closed after its next response.
 const LEAVE: Duration = Duration::from_secs(1);
 
 /// Maximum number of attempts to connect to Redis at startup, and the pause between them.

@@ -158,7 +158,7 @@ pub struct Limits {
     pub max_connections: usize,
     /// Maximum size of a POST body, in bytes.
     pub max_body: usize,
-    /// Maximum length of a line of a child, in bytes.
+    /// Maximum length of a line from a child, in bytes.
     pub max_line: usize,
     /// Maximum number of messages in a batch.
     pub max_batch: usize,

@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     /// Repeatedly connects and sends a request until the connection is refused. Returns the number of requests
-    /// with a response, and the errors of the others.
+    /// that got a response, and the errors with which the others failed.
     fn ask_until_refused(address: SocketAddr, is_over: &AtomicBool) -> (usize, Vec<std::io::Error>) {
         let (mut answered, mut failed) = (0, Vec::new());
         while !is_over.load(Ordering::Relaxed) {

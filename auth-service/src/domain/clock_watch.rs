@@ -30,7 +30,7 @@ pub enum ClockState {
         /// How much longer the clock must run steadily before it is trusted.
         left: Duration,
     },
-    /// The clock was changed to another time.
+    /// The clock was changed to a different time.
     Jumped {
         /// The time that the clock should show.
         expected: UnixTime,

@@ -18,7 +18,7 @@ use super::keyed_rate::{KeyedRate, OneRate, TooFast, quota};
 /// Limit on requests from one client at one address: the size of a burst, and the time after which one more is
 /// allowed. The other limits have the same form.
 const PAIR: (u32, Duration) = (30, Duration::from_secs(2));
-/// Limit on requests from one address. A hosted client sends the requests of thousands of users from a single
+/// Limit on requests from one address. A hosted client sends requests for thousands of users from a single
 /// address.
 const ADDRESS: (u32, Duration) = (120, Duration::from_millis(500));
 /// Limit on requests from all clients that no user has allowed, taken together.

@@ -40,7 +40,7 @@ struct State {
     since_stranger: u32,
 }
 
-/// The waiting requests of known users, or of strangers.
+/// The waiting requests from known users, or those from strangers.
 #[derive(Debug, Default)]
 struct Line {
     queues: Queues<oneshot::Sender<Turn>>,

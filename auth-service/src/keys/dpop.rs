@@ -68,7 +68,7 @@ pub enum InvalidProof {
     /// The proof is malformed, or its type, algorithm or key is not accepted (RFC 9449 §4.3, points 2 to 5
     /// and 7).
     #[error(
-        "the DPoP proof is malformed, has another type, or uses an algorithm or key that is not accepted"
+        "the DPoP proof is malformed, has a different type, or uses an algorithm or key that is not accepted"
     )]
     Malformed,
     /// The signature was not made with the key in the proof (RFC 9449 §4.3, point 6).

@@ -39,7 +39,7 @@ pub enum SocketError {
     Listen {
         /// The path of the socket.
         path: PathBuf,
-        /// The error of the operating system.
+        /// The error from the operating system.
         source: std::io::Error,
     },
     /// The running service does not respond.
@@ -50,7 +50,7 @@ pub enum SocketError {
     Ask {
         /// The path of the socket.
         path: PathBuf,
-        /// The error of the operating system.
+        /// The error from the operating system.
         source: std::io::Error,
     },
     /// The running service accepted the command, but closed the connection without a readable reply.

@@ -18,7 +18,7 @@ pub enum KeyFileError {
     Io {
         /// The path of the file.
         path: PathBuf,
-        /// The error of the operating system.
+        /// The error from the operating system.
         source: std::io::Error,
     },
     /// The file does not contain a store key.

@@ -26,7 +26,7 @@ use super::log_writer::LogWriter;
 /// How long the process waits on shutdown for the last lines to be written.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
-/// The writer for the lines of this process. There is one log because there is one standard error.
+/// The writer for the log lines of this process. There is only one, because there is only one standard error.
 static WRITER: OnceLock<LogWriter> = OnceLock::new();
 
 /// Starts logging to standard error, including panics.

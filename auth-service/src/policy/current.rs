@@ -43,7 +43,7 @@ pub enum LoadError {
     Read {
         /// The path of the file.
         path: String,
-        /// The error of the operating system.
+        /// The error from the operating system.
         cause: std::io::Error,
     },
     /// The file is not a valid policy.

@@ -12,7 +12,7 @@ const RATE: u32 = 5;
 /// Maximum number of bytes of a line that are logged.
 const SHOWN: usize = 200;
 
-/// Logs the unusable lines of a child, and limits their number.
+/// Logs the unusable lines from a child, and limits their number.
 #[derive(Debug)]
 pub struct LineLog {
     child: u64,

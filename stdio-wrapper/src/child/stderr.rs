@@ -95,7 +95,7 @@ async fn first_answer(answered: &mut watch::Receiver<bool>) -> bool {
     answered.wait_for(|answered| *answered).await.is_ok()
 }
 
-/// Logs the lines of one child.
+/// Logs the lines from one child.
 #[derive(Debug)]
 pub(super) struct Log {
     child: u64,

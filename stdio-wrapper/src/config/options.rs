@@ -103,7 +103,7 @@ pub struct Options {
     /// kernel does not support it. off: never.
     #[arg(long, env = "CHILD_ISOLATION", default_value = "auto", value_name = "MODE")]
     pub child_isolation: String,
-    /// Maximum number of lines of a child's standard error that are logged per second.
+    /// Maximum number of lines from a child's standard error that are logged per second.
     #[arg(long, env = "STDERR_RATE", default_value = "100", value_name = "N")]
     pub stderr_rate: String,
     /// Time that a child has to exit after its input is closed, and again after SIGTERM.
@@ -171,7 +171,7 @@ pub struct Options {
     /// Maximum size of a POST body.
     #[arg(long, env = "MAX_BODY", default_value = "4MiB", value_name = "SIZE")]
     pub max_body: String,
-    /// Maximum length of a line of a child.
+    /// Maximum length of a line from a child.
     #[arg(long, env = "MAX_LINE", default_value = "16MiB", value_name = "SIZE")]
     pub max_line: String,
     /// Maximum number of messages in a batch (2025-03-26 only).

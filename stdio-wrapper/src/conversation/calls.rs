@@ -145,7 +145,7 @@ impl<T> Calls<T> {
 }
 
 impl<T> Pending<T> {
-    /// Whether the request has waited for too long. `is_excused` says whether the client is the reason.
+    /// Whether the request has waited for too long. `is_excused` returns whether the client is the reason.
     pub(crate) fn is_late(&self, now: Instant, is_excused: impl FnOnce(&Self) -> bool) -> bool {
         now >= self.started + self.timeout * MAX_EXTENSIONS || (now >= self.deadline && !is_excused(self))
     }

@@ -27,7 +27,7 @@ pub(crate) trait Link: Deref<Target = Conversation> + Send + Sync + 'static {
     /// What the era knows about the caller of a request.
     type Caller: Send;
 
-    /// The memory for the lines of the child.
+    /// The memory for lines from the child.
     fn account(&self) -> Account {
         Account {
             reservation: self.answers.reservation_of_child(self.child.number),
@@ -136,7 +136,7 @@ pub(crate) fn relayed(link: &Conversation, answer: &Answer<'_>, with: &[u8]) -> 
 /// A message from the child, without the parts that would make an SDK drop it.
 type Parsed = (ByteString, Parts);
 
-/// What a line of the child is.
+/// The result of parsing a line from the child.
 enum Read {
     Message(Parsed),
     /// The line is not a message as it is.

@@ -31,9 +31,9 @@ pub(crate) struct Conversations {
     pub(crate) metrics: Arc<Metrics>,
     /// The memory for messages that are queued between clients and children.
     pub(crate) memory: Memory,
-    /// Maximum length of a line of a child, in bytes.
+    /// Maximum length of a line from a child, in bytes.
     pub(crate) max_line: usize,
-    /// The threads that process large lines of children.
+    /// The threads that process large lines from children.
     pub(crate) offload: Arc<Offload>,
 }
 
@@ -176,7 +176,7 @@ impl Conversation {
         tracing::debug!(child = self.child.number, what, "a message of the child was dropped");
     }
 
-    /// Records that a line of the child is not a message.
+    /// Records that a line from the child is not a message.
     pub(super) fn junk(&self, text: &[u8], why: &str) {
         self.metrics.child_junk_lines_total.add();
         self.log.count_useless();

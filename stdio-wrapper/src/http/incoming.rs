@@ -134,8 +134,7 @@ impl Bodies {
     }
 
     /// Parses a body as messages, and removes parts that would make a child drop them. Large bodies are parsed
-    /// on other threads, because this takes long enough to delay the small requests of other users (attack
-    /// 109).
+    /// on other threads, because this takes long enough to delay small requests from other users (attack 109).
     pub(super) async fn parse(&self, body: Incoming, caller: &Caller) -> Result<Messages, Box<Unread>> {
         let max_batch = self.max_batch;
         if body.text.len() < LARGE {

@@ -147,7 +147,7 @@ impl From<OpenError> for Problem {
                 unavailable(rest.as_secs())
             }
             OpenError::Start(StartError::Command(_)) => Self::forbidden(message),
-            // The error of the operating system is only logged.
+            // The error from the operating system is only logged.
             OpenError::Start(StartError::Spawn(_)) => Self::new(
                 StatusCode::BAD_GATEWAY,
                 Code::InternalError,

@@ -209,7 +209,7 @@ impl Link {
     }
 
     /// The number of the only waiting request, if a message without an id from the child cannot be about anything
-    /// else. If the child has several callers, this is never certain, except before a request of any of them was
+    /// else. If the child has several callers, this is never certain, except before a request from any of them was
     /// sent.
     pub(super) fn only(&self, about: About) -> Option<u64> {
         let state = self.state();

@@ -25,12 +25,12 @@ pub struct Settings {
     pub start_timeout: Duration,
     /// Maximum time for a client's response to the child, after which a call waiting for it counts as late.
     pub input_timeout: Duration,
-    /// Maximum length of a line of a child, in bytes.
+    /// Maximum length of a line from a child, in bytes.
     pub max_line: usize,
     /// Whether all sessions share one child.
     pub shared: bool,
     /// The memory for messages that are queued between clients and children.
     pub memory: Memory,
-    /// The threads that process large lines of children.
+    /// The threads that process large lines from children.
     pub offload: Arc<Offload>,
 }

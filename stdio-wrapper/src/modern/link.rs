@@ -159,7 +159,7 @@ impl Link {
     }
 
     /// The number of the probe, which is the first request to a child. After the probe, the child serves many
-    /// callers, and an error without an id could refer to a message of any of them.
+    /// callers, and an error without an id could refer to a message from any of them.
     pub(super) fn probe(&self) -> Option<u64> {
         let calls = self.calls();
         let is_first = self.is_probe.load(Ordering::Relaxed) && calls.next_place() == 1;

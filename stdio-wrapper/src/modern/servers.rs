@@ -53,13 +53,13 @@ pub struct Settings {
     pub request_timeout: Duration,
     /// Maximum time for a child's first response.
     pub start_timeout: Duration,
-    /// Maximum length of a line of a child, in bytes.
+    /// Maximum length of a line from a child, in bytes.
     pub max_line: usize,
     /// Size of the list cache of each child, in bytes. With 0, nothing is cached.
     pub list_cache: usize,
     /// The memory for messages that are queued between clients and children.
     pub memory: Memory,
-    /// The threads that process large lines of children.
+    /// The threads that process large lines from children.
     pub offload: Arc<Offload>,
 }
 

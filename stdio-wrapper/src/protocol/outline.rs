@@ -40,9 +40,9 @@ pub enum Unreadable {
 }
 
 impl Outline {
-    /// The kind of this line of a child, if it is certainly a message. Servers also write JSON log lines with
-    /// an `id`, an `error` or a `method`, and such a line must neither fail a call nor cause the wrapper to
-    /// answer a question from the child.
+    /// The kind of this line from a child, if it is certainly a message. Servers also write JSON log lines with an
+    /// `id`, an `error` or a `method`, and such a line must neither fail a call nor cause the wrapper to answer a
+    /// question from the child.
     pub fn unreadable(self) -> Option<Unreadable> {
         let is_bare = self.is_whole && !self.has_others;
         if self.is_nameless() && self.has_version && self.is_whole {

@@ -1,4 +1,4 @@
-//! Handles lines of a child that are not valid messages: finds out which message was intended or, if that is
+//! Handles lines from a child that are not valid messages: finds out which message was intended or, if that is
 //! unknown, which request waits for it.
 //!
 //! A line is repaired only if this changes no value: bytes that are not UTF-8, a byte order mark, terminal
@@ -39,7 +39,7 @@ pub enum Salvaged {
     Nothing,
 }
 
-/// A line of a child.
+/// A line from a child, by how it can be used.
 #[derive(Debug)]
 pub enum Line {
     /// A message: its text and its parts.
@@ -55,7 +55,7 @@ pub enum Line {
     },
 }
 
-/// Handles the lines of one child that are not messages.
+/// Handles the lines from one child that are not messages.
 #[derive(Debug, Default)]
 pub struct Salvage {
     /// A message that spans several lines, and whether it has already been reported.

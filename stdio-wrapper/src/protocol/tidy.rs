@@ -18,7 +18,7 @@ pub fn tidy(message: &Message<'_>) -> Option<String> {
     if message.may_be_untidy() { tidy_text(message.text) } else { None }
 }
 
-/// Like [`tidy`], for a line of a child that was parsed.
+/// Like [`tidy`], for a line from a child that was parsed.
 pub fn tidied(text: ByteString, parts: Parts) -> (ByteString, Parts) {
     let message = parts.of(&text);
     let copy = tidy(&message).and_then(|copy| parse_owned(&copy.into()).ok());

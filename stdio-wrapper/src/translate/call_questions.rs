@@ -1,9 +1,9 @@
 //! The questions of one call to its client, across all its rounds (2026-07-28, "Multi Round-Trip Requests").
 //! This module is pure.
 //!
-//! A user's answer must never be used for another question. Therefore each name is used for only one question
-//! of a call, even after that question has been answered. An answer is accepted only for a question that was
-//! sent to the client and is still open.
+//! A user's answer must never be used for a different question. Therefore each name is used for only one question
+//! of a call, even after that question has been answered. An answer is accepted only for a question that was sent
+//! to the client and is still open.
 
 use std::collections::HashSet;
 use std::fmt::Write as _;

@@ -14,7 +14,7 @@ use crate::stream::{Consumer, Next};
 /// cancelled in the child. The session counts as doubtful in any case.
 const MAX_FOLLOWED: usize = 64;
 
-/// An abandoned call. While it exists, questions of its session are refused.
+/// An abandoned call. While it exists, questions in its session are refused.
 #[derive(Debug)]
 pub(super) struct GivenUp {
     pooled: Arc<PooledSession>,
@@ -25,8 +25,8 @@ pub(super) struct GivenUp {
 }
 
 impl GivenUp {
-    /// Creates the record for a call of `lease`. It is followed only if the call might ask questions, because
-    /// other calls do not make the session doubtful.
+    /// Creates the record for a call that uses `lease`. It is followed only if the call might ask questions,
+    /// because other calls do not make the session doubtful.
     pub(super) fn new(lease: &Lease, group: &Arc<Group>, number: u64) -> Self {
         let (pooled, group) = (Arc::clone(&lease.pooled), Arc::clone(group));
         let is_followed = lease.is_exclusive && pooled.given_up.load(Ordering::Acquire) < MAX_FOLLOWED;

@@ -191,7 +191,7 @@ async fn a100_requests_before_the_last_response_was_read_are_not_answered() {
         let _ = (&stream).write_all(text.repeat(all).as_bytes());
         stream
     };
-    // The requests of strangers are refused with 401.
+    // Requests from strangers are refused with 401.
     let strangers = unread(&wrapper.address, "DELETE /mcp HTTP/1.1\r\n");
     tokio::time::sleep(Duration::from_secs(2)).await;
     let answered = wrapper.metric("stdio_wrapper_http_requests_total").await;

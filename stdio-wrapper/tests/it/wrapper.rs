@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 /// The test server in Python.
 pub(crate) const CHILD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/children/child.py");
 
-/// Makes the wrapper log every line of a child's standard error. Otherwise, the wrapper treats the lines before
+/// Makes the wrapper log every line from a child's standard error. Otherwise, the wrapper treats the lines before
 /// the child's first response as a banner and logs only a few of them. On a busy machine, the banner can include
 /// lines that the child wrote later.
 pub(crate) const EVERY_LINE: &str = "--log=stdio_wrapper=debug";

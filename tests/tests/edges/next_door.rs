@@ -221,7 +221,7 @@ const REQUESTS: [(&str, Start); 4] = [
             |number| json!({ "client_name": format!("stranger {number}"), "redirect_uris": [REDIRECT_URI], "token_endpoint_auth_method": "none" }).to_string(),
         )
     }),
-    ("calls of one account", |to| {
+    ("calls from one account", |to| {
         let headers: Arc<str> = format!(
             "Authorization: Bearer {}\r\nMcp-Session-Id: {}\r\nMcp-Protocol-Version: 2025-06-18\r\nAccept: application/json, text/event-stream\r\n",
             to.token, to.session

@@ -46,7 +46,7 @@ where
     }
 }
 
-/// Marks errors of the server, as opposed to errors of the client.
+/// Marks errors that the server causes, as opposed to those that the client causes.
 trait IsInternal {}
 impl IsInternal for crate::store::StoreError {}
 impl IsInternal for crate::domain::clock::RandomUnavailable {}

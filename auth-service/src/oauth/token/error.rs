@@ -161,7 +161,7 @@ impl TokenError {
         };
         let challenge = matches!(self, Self::Client(ClientAuthError::Invalid { basic: true, .. }))
             .then_some("Basic realm=\"token endpoint\"");
-        // Errors of the store are logged, but not sent to the client.
+        // Errors from the store are logged, but not sent to the client.
         let is_the_clients = matches!(
             self,
             Self::Full

@@ -23,7 +23,7 @@ pub enum OpenError {
     Io {
         /// The path that was used.
         path: PathBuf,
-        /// The error of the operating system.
+        /// The error from the operating system.
         source: std::io::Error,
     },
     /// Another process has the store open.

@@ -163,7 +163,7 @@ impl Writer {
     }
 }
 
-/// The error of a write that could not be queued and will not be made.
+/// The error for a write that could not be queued and will not be made.
 fn not_queued(patience: Duration) -> StoreError {
     StoreError::Unavailable(format!(
         "the disk has not completed a write for {} s, and {QUEUE} changes are already waiting for it. This one was not made: repeat it \
@@ -348,8 +348,8 @@ impl Parts {
 /// cached.
 type Beside = (Overlay, Vec<(About, String)>);
 
-/// The error of a write that is refused because it does more than take access away. `waiting` is the number
-/// of rows in the overlay, and `is_kept` is whether they are on disk.
+/// The error for a write that is refused because it does more than take access away. `waiting` is the number of
+/// rows in the overlay, and `is_kept` is whether they are on disk.
 fn refusal(reason: &str, waiting: usize, is_kept: bool) -> StoreError {
     let rows = if waiting == 1 { "1 row".to_owned() } else { format!("{waiting} rows") };
     let kept = match (waiting, is_kept) {
@@ -365,7 +365,7 @@ fn refusal(reason: &str, waiting: usize, is_kept: bool) -> StoreError {
     StoreError::Unavailable(format!("{reason}{kept}"))
 }
 
-/// The error of a change that takes access away but could not be written to disk.
+/// The error for a change that takes access away but could not be written to disk.
 fn not_kept(reason: &str) -> String {
     format!(
         "{reason}. store.reserve cannot be written either: what was disabled, deleted or revoked is refused now, but a restart \

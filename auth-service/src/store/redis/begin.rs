@@ -19,17 +19,18 @@ use super::errors::lacks_permission;
 use super::store_name::StoreName;
 use super::{PREFIX, RedisStore, UNFINISHED, history, identity, permissions, unfit};
 
-/// The error of a command that finds no store.
+/// The error if a command does not find a store.
 const NOT_BEGUN: &str = "there is no store of this service in Redis: the service has never been started with it, or Redis has lost \
                          everything. Restore a backup (scripts/restore DUMP), or create a new store by starting the \
                          service. To add the first account before the first start, use `user add --new-store`";
-/// The error of a start or a command if the row with the identity is missing, but other rows exist.
+/// The error if the service or a command is started and the row with the identity is missing, but other rows
+/// exist.
 const LEFT_OVER: &str = "Redis has lost the row with the identity of this store, but not all others, so it is unknown what \
                          else is lost. Check whether it evicts rows (maxmemory-policy) or somebody has deleted some. Stop every \
                          replica, and restore a backup (scripts/restore --replace DUMP). If you know that nothing else is \
                          missing, or have no backup, run `auth-service store adopt`: the remaining rows become valid again. To start \
                          over instead, delete every key whose name begins with `mcp-gate:{`";
-/// The error of an unnecessary adoption.
+/// The error if an adoption is unnecessary.
 const NOTHING_TO_ADOPT: &str = "there is nothing to adopt: the store in Redis has its identity, and no replica has reported that \
                                 its data is older than before";
 
@@ -117,7 +118,7 @@ async fn has_others(cells: &Cells) -> Result<bool, StoreError> {
             return Ok(true);
         }
     }
-    // The error of the search itself does not show the missing permission.
+    // The error from the search itself does not show the missing permission.
     match cells.connection.run::<Value>("SCAN", vec!["0".into(), "COUNT".into(), "1".into()]).await {
         Err(error) if lacks_permission(&error) => return Ok(false),
         tried => tried?,

@@ -9,7 +9,8 @@ use super::cells::Cells;
 use super::connection::Script;
 
 /// Runs every command that is needed, on a key that has no other use. Returns the name of the first one that the
-/// user has no permission to run, or an empty string. It ignores other errors, such as the error of a full Redis.
+/// user has no permission to run, or an empty string. It ignores other errors, such as the error that a full Redis
+/// returns.
 static TRIAL: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         "local trials = {
