@@ -158,7 +158,7 @@ impl Gate {
         self.log_in_for(&self.mcp_url).await
     }
 
-    /// Tokens for another resource, issued to the account that every stack has.
+    /// Tokens for a different resource, issued to the account that every stack has.
     pub async fn log_in_for(&self, resource: &str) -> Tokens {
         let person = Person::new(ACCOUNT.0, ACCOUNT.1);
         match self.log_in_as(&person, resource).await {

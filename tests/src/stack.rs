@@ -224,7 +224,7 @@ impl Stack {
         String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
     }
 
-    /// Like [`Stack::refusal_to_start`], with another value of a setting, and within the limits of the setup.
+    /// Like [`Stack::refusal_to_start`], with a different value for a setting, and within the limits of the setup.
     #[track_caller]
     pub fn refusal_to_start_with(&mut self, name: &str, value: &str) -> String {
         assert!(self.auth_service.is_none(), "auth-service is already running");

@@ -39,7 +39,7 @@ pub enum ClockState {
         /// How much longer the clock must keep showing the new time before it is trusted.
         left: Duration,
     },
-    /// The clock of the store shows another time.
+    /// The clock of the store shows a different time.
     Disagrees {
         /// The time that the store's clock shows.
         store: UnixTime,

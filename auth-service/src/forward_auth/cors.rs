@@ -3,7 +3,7 @@
 //!
 //! A page can only send a token that it has received itself: an MCP request contains no cookie, and no answer
 //! allows credentials. Therefore pages of any origin can call a service, unless `ALLOWED_ORIGINS` lists the
-//! allowed origins. The answer to a page of another origin has no header that would let the page read it.
+//! allowed origins. The response to a page from a different origin has no header that would let the page read it.
 //!
 //! **Preflight.** Before a browser sends a request with a token, it sends `OPTIONS` without the token, and expects
 //! a response with a status from 200 to 299. Traefik, Caddy and nginx allow a request if the status of the check

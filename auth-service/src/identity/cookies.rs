@@ -88,7 +88,7 @@ impl OurCookie {
 }
 
 /// The name of a cookie. The prefix `__Host-` prevents other hosts from setting it. On loopback, the name includes
-/// the port, because another instance of this server might use another port, and browsers do not separate the
+/// the port, because another instance of this server might use a different port, and browsers do not separate the
 /// cookies of different ports (RFC 6265 §8.5).
 fn name_of(name: &str, issuer: &Issuer) -> String {
     let guard = if issuer.scheme() == Scheme::Https { "__Host-" } else { "" };

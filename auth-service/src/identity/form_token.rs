@@ -114,9 +114,9 @@ impl FormTokens {
         Ok(form_token.content)
     }
 
-    /// The content of a form token, even if it was issued for another browser or has expired. It proves nothing
-    /// about the sender. It only identifies the request for which the page was shown, so that an expired page can
-    /// be replaced by a new one.
+    /// The content of a form token, even if it was issued for a different browser or has expired. It proves
+    /// nothing about the sender. It only identifies the request for which the page was shown, so that an expired
+    /// page can be replaced by a new one.
     pub fn content<T: DeserializeOwned>(&self, form: Form, text: &str) -> Option<T> {
         self.open(form, text).map(|form_token: Sealed<T>| form_token.content)
     }

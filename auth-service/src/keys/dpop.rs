@@ -74,7 +74,7 @@ pub enum InvalidProof {
     /// The signature was not made with the key in the proof (RFC 9449 §4.3, point 6).
     #[error("the DPoP proof is not signed by the key that it names")]
     Signature,
-    /// The proof is for another method or URL (RFC 9449 §4.3, points 8 and 9).
+    /// The proof is for a different method or URL (RFC 9449 §4.3, points 8 and 9).
     #[error("the DPoP proof is for another method or URL")]
     Target,
     /// The proof is too old, or its time is in the future (RFC 9449 §4.3, point 11).

@@ -7,7 +7,7 @@ use actix_web_httpauth::headers::authorization::{Bearer, Scheme};
 /// Maximum length of the credentials in bytes, without the name of the scheme.
 pub(super) const MAX_CREDENTIALS_LEN: usize = 8192;
 
-/// Reads credentials of the scheme `name`. Returns `None` if they are malformed or belong to another scheme.
+/// Reads credentials of the scheme `name`. Returns `None` if they are malformed or belong to a different scheme.
 ///
 /// The library expects the exact name and one space after it. However, the name is case-insensitive (§11.1), and
 /// several spaces are allowed, so the header is first converted to the form that the library expects.

@@ -109,7 +109,7 @@ pub trait PendingStore: Send + Sync {
 
     /// The account that is linked to a user of another issuer.
     async fn linked_account(&self, issuer: &str, sub: &str) -> Result<Option<Subject>, StoreError>;
-    /// Links a user of another issuer to an account. Returns false if either already has another link, because
+    /// Links a user of another issuer to an account. Returns false if either already has a different link, because
     /// each user of an issuer has exactly one account.
     async fn link_account(&self, issuer: &str, sub: &str, subject: &Subject) -> Result<bool, StoreError>;
     /// Deletes the link between an account and a user of that issuer. Returns false if there is none.

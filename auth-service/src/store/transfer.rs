@@ -77,7 +77,7 @@ pub enum TargetError {
     /// The store already has content.
     #[error("{0} is not empty. Name an empty store, or use --replace to replace its content")]
     NotEmpty(String),
-    /// The clock of the target shows another time. Rows could be removed too early, or kept too long.
+    /// The clock of the target shows a different time. Rows could be removed too early, or kept too long.
     #[error(
         "the clock of Redis shows {}, and that of this machine {}: correct both clocks (NTP), and repeat the command. \
          Nothing was changed",

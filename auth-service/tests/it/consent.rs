@@ -24,8 +24,8 @@ async fn a_person_is_not_asked_again_for_what_the_client_may_do() {
     let again = browser.open(&query("mcp:read", RESOURCE)).await;
     assert_eq!(again.status, StatusCode::SEE_OTHER);
     assert!(again.parameter("code").is_some() && again.parameter("iss").is_some());
-    // A request for more scopes or for another resource needs the user's consent. The page marks what the user has
-    // already allowed.
+    // A request for more scopes or for a different resource needs the user's consent. The page marks what the user
+    // has already allowed.
     let more = browser.open(&query("mcp:read mcp:write", RESOURCE)).await;
     assert_eq!(more.status, StatusCode::OK);
     assert!(more.body.contains("New: it will be allowed") && more.body.contains("You allowed it before"));

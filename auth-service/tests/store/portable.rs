@@ -229,7 +229,7 @@ async fn a_store_that_is_not_empty_is_replaced_only_when_told() {
     assert!(fs::read(two.path().join("store.reserve.replaced")).unwrap() == reserve);
     is_there(&open(two.path()), &keys, NOW).await;
     is_there(&connect(&server.url()).await, &keys, NOW).await;
-    // The replaced store is kept in another file.
+    // The replaced store is kept in a different file.
     let before = tempfile::tempdir().unwrap();
     fs::copy(two.path().join("store.redb.replaced"), before.path().join("store.redb")).unwrap();
     assert_eq!(open(before.path()).accounts().await.unwrap().len(), 2);

@@ -75,7 +75,8 @@ async fn redis_is_spoken_to_over_tls_with_who_is_trusted_and_with_nobody_else() 
     program.kill().unwrap();
     program.wait().unwrap();
 
-    // The program refuses a certificate of another CA, a certificate for another name, and TLS on only one side.
+    // The program refuses a certificate from a different CA, a certificate for a different name, and TLS on only
+    // one side.
     let at = |scheme: &str, host: &str, port: &str| format!("{scheme}://{host}:{port}");
     let plain = server.port.to_string();
     let refused = [

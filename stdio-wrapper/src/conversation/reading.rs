@@ -48,7 +48,7 @@ pub(crate) trait Link: Deref<Target = Conversation> + Send + Sync + 'static {
     /// Whether a response can be accepted if other text precedes it on its line.
     fn accepts_prefixed(&self) -> bool;
 
-    /// Called for every response with an id, even if nobody waits for it.
+    /// Called for every response with an id, even if no caller waits for it.
     fn responded(&self) {}
 
     /// Removes and returns the request to which the child has responded.
@@ -96,15 +96,15 @@ pub(crate) trait Link: Deref<Target = Conversation> + Send + Sync + 'static {
         id: &Span,
     ) -> impl Future<Output = ()> + Send;
 
-    /// Passes on a notification. Changes of lists and resources belong to no request. All other notifications, such
-    /// as log messages, belong to a request in progress.
+    /// Passes on a notification. Changes to lists and resources do not belong to any request. All other
+    /// notifications, such as log messages, belong to a request in progress.
     fn notification(self: &Arc<Self>, message: &Message<'_>, method: &str)
     -> impl Future<Output = ()> + Send;
 
     /// Refuses a request from the child that cannot be read. `id` is JSON text.
     fn refuse_unreadable(&self, id: &[u8], why: &str);
 
-    /// Whether the child may end before it has answered anything.
+    /// Whether the child is allowed to exit before it has answered anything.
     fn may_end_early(&self) -> bool {
         false
     }

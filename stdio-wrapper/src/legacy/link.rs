@@ -174,7 +174,7 @@ impl Link {
         self.conversation.say(text);
     }
 
-    /// Tells the child that nobody waits for a request any more, if there is space for it.
+    /// Tells the child that no caller waits for a request any more, if there is space for it.
     pub(super) fn cancel(&self, number: u64, reason: &str) {
         self.note();
         self.conversation.cancel(number, reason);

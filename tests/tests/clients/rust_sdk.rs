@@ -14,7 +14,7 @@ use url::Url;
 
 pub(crate) const NAME: &str = "Rust SDK";
 
-/// The redirect URI of this run on loopback. Like real clients, each run uses another port.
+/// The redirect URI of this run on loopback. Like real clients, each run uses a different port.
 pub(crate) fn redirect_uri(port: u16) -> String {
     format!("http://127.0.0.1:{port}/callback")
 }

@@ -128,7 +128,7 @@ fn every_container_of_the_stack_is_held_to_the_rules() {
     let mut seen = 0;
     for below in edges.iter().map(String::as_str).chain(["compose/stack.yaml"]) {
         for (name, block) in section(&blocks::read(below).unwrap(), "services") {
-            // This block only extends a service of another file.
+            // This block only extends a service from another file.
             if block["image"].is_null() {
                 continue;
             }

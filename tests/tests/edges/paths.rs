@@ -167,7 +167,7 @@ pub(crate) async fn a078_a_host_is_one_of_the_protected_ones_however_it_is_writt
         }
         raw::ask(port, "GET", "/mcp", &headers).await
     };
-    // Other spellings of the same host are treated as this host or refused, but never as another host.
+    // Other spellings of the same host are treated as this host or refused, but never as a different host.
     for host in [format!("LOCALHOST:{port}"), format!("LocalHost:{port}"), format!("localhost.:{port}")] {
         let answer = ask(&[&host], false).await.unwrap();
         assert!([400, 401, 403].contains(&answer.status), "{host}: {answer:?}");
@@ -276,7 +276,7 @@ pub(crate) async fn a081_a_method_is_the_one_on_the_request_line(edge: Edge) {
         world.raw_without_token("OPTIONS", "/mcp", headers).await.unwrap();
         world.assert_nothing_passed("OPTIONS");
     }
-    // Headers that request another method do not reach the wrapper either.
+    // Headers that request a different method do not reach the wrapper either.
     for claim in overrides {
         let answer = world.raw_with_token("POST", "/mcp", &[claim]).await.unwrap();
         assert_eq!((answer.status, arrived(&answer.body, claim.0)), (200, vec![]), "{claim:?}");

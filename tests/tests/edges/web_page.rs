@@ -1,4 +1,4 @@
-//! Tests an MCP client that is a web page of another origin, in a real browser. CORS must allow the client's
+//! Tests an MCP client that is a web page from a different origin, in a real browser. CORS must allow the client's
 //! requests through every edge.
 
 use std::io::Write as _;

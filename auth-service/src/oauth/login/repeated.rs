@@ -50,9 +50,9 @@ async fn open(http: &HttpRequest, state: &AppState) -> Result<HttpResponse, Logi
     }
 }
 
-/// Handles a form token that has expired or was issued to another browser. This also happens if a browser stores
-/// no cookies, so the form is shown with a message about this. The destination after the login is still taken from
-/// the form token, which is safe because any link to the login page can set it.
+/// Handles a form token that has expired or was issued to a different browser. This also happens if a browser
+/// stores no cookies, so the form is shown with a message about this. The destination after the login is still
+/// taken from the form token, which is safe because any link to the login page can set it.
 async fn open_stale(
     http: &HttpRequest,
     state: &AppState,

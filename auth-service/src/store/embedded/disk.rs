@@ -234,7 +234,7 @@ impl Disk {
         *trouble = Some(Trouble { reason: reason.to_owned(), pause, next_try: Instant::now() + pause });
     }
 
-    /// Tests whether the disk accepts data. It writes to another file, because a failed write to the database
+    /// Tests whether the disk accepts data. It writes to a different file, because a failed write to the database
     /// would require opening it again.
     fn try_disk(&self) -> std::io::Result<()> {
         let beside = self.path.with_extension("trial");

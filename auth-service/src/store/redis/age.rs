@@ -249,7 +249,7 @@ impl Age {
     }
 
     /// Whether the identity of the store must be read together with the number, because a new connection might
-    /// lead to a Redis with another store.
+    /// lead to a Redis with a different store.
     pub(super) fn has_to_be_identified(&self) -> bool {
         let known = self.known();
         known.compared < known.connections || known.is_lost || known.has_earlier()

@@ -135,7 +135,7 @@ async fn has_others(cells: &Cells) -> Result<bool, StoreError> {
 
 impl RedisStore {
     /// Declares the data in Redis valid, although it has lost its identity or is older than before. Running
-    /// replicas treat it as another store, and adopt it as well.
+    /// replicas treat it as a different store, and adopt it as well.
     ///
     /// # Errors
     /// Fails if Redis has no store, or a store that has its identity and is not older than before.

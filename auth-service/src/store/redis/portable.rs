@@ -215,7 +215,8 @@ impl RedisTarget {
     ///
     /// # Errors
     /// Fails if Redis has content, unless `replace` is set or the content is from an interrupted import, in which
-    /// case it is removed. If the clock of Redis shows another time. If Redis cannot be reached or used.
+    /// case it is removed. Also fails if the clock of Redis shows a different time, or if Redis cannot be reached
+    /// or used.
     pub async fn new(
         address: &RedisAddress,
         key: &StoreKey,
