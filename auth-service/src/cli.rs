@@ -92,8 +92,8 @@ pub(crate) enum UserCommand {
     Add(AddUser),
     /// List all accounts with their state.
     List,
-    /// Link an account to a user of an issuer in `TRUSTED_ISSUERS`, so that assertions of that issuer about
-    /// this user are accepted.
+    /// Link an account to a user of an issuer in `TRUSTED_ISSUERS`, so that assertions from that issuer about this
+    /// user are accepted.
     Link {
         /// Login name of the account.
         name: String,

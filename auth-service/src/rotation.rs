@@ -33,7 +33,7 @@ pub enum RotationError {
     Busy,
 }
 
-/// A scheduled change of the signing keys that this replica has made.
+/// A scheduled change to the signing keys that this replica has made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rotated {
     /// Identifier of the key that signs now.

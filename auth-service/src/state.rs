@@ -214,7 +214,7 @@ impl AppState {
         !self.time_bounds().is_steady
     }
 
-    /// Returns the last scheduled change of the signing keys that this replica has made, for the audit log. Each
+    /// Returns the last scheduled change to the signing keys that this replica has made, for the audit log. Each
     /// change is returned once.
     pub fn take_rotated(&self) -> Option<Rotated> {
         self.rotated.lock().unwrap_or_else(PoisonError::into_inner).take()

@@ -10,7 +10,7 @@ use tracing_subscriber::filter::{Directive, LevelFilter};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogFilter(String);
 
-/// The part of the setting that was not recognized. It is displayed as a sentence that is worded for operators.
+/// The part of the setting that was not recognized. Its `Display` text is a sentence for operators.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NoLogFilter(String);
 

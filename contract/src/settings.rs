@@ -4,7 +4,7 @@ use std::fmt;
 
 use strsim::osa_distance;
 
-/// A variable that is not a setting, and the settings with similar names. It is displayed as a sentence for
+/// A variable that is not a setting, and the settings with similar names. Its `Display` text is a sentence for
 /// operators.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Misspelt {

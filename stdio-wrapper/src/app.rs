@@ -223,7 +223,7 @@ impl Signals {
 }
 
 /// Hides the memory and environment of this process from its children, which might run under the same user id.
-/// Without this, they could read assertions of other callers if the kernel does not isolate them. This also
+/// Without this, they could read the assertions of other callers if the kernel does not isolate them. This also
 /// prevents core files.
 fn hide() {
     if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {

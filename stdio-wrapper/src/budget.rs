@@ -16,7 +16,7 @@ use crate::protocol::Text;
 /// One principal can use 1/`SHARE` of the memory.
 const SHARE: usize = 4;
 
-/// Memory that a kept text needs in addition to its length, in bytes.
+/// Memory that a kept string needs in addition to its length, in bytes.
 const OVERHEAD: usize = 128;
 
 /// The error that replaces a response for which there is no memory.
@@ -50,7 +50,7 @@ pub fn of_child(number: u64) -> String {
 #[derive(Debug)]
 pub struct Budget {
     total: usize,
-    /// Texts with fewer bytes than this are not counted.
+    /// Messages with fewer bytes than this are not counted.
     least: usize,
     state: Mutex<State>,
     freed: Notify,
@@ -64,7 +64,7 @@ struct State {
 }
 
 impl Budget {
-    /// Creates a budget of `total` bytes. Only texts of at least `least` bytes are counted.
+    /// Creates a budget of `total` bytes. Only messages of at least `least` bytes are counted.
     pub fn new(total: usize, least: usize) -> Arc<Self> {
         Arc::new(Self { total, least, state: Mutex::default(), freed: Notify::new() })
     }
@@ -80,13 +80,14 @@ impl Budget {
         self.reservation(&of_child(number))
     }
 
-    /// Counts a text for a principal until all parts of it are dropped. Returns `None` if there is no space.
+    /// Counts the text of a message towards a principal's share until all parts of it are dropped. Returns `None`
+    /// if there is no space.
     pub fn count(self: &Arc<Self>, owner: &str, text: Text) -> Option<Text> {
         if text.len() < self.least { Some(text) } else { self.reservation(owner).hold(text) }
     }
 
-    /// Reserves memory for a text of this length before the text is created, and waits for space up to
-    /// `patience`. For a text that is not counted, the reservation is empty. Returns `None` if there is no
+    /// Reserves memory for a message of this length before the message is created, and waits for space up to
+    /// `patience`. For a message that is not counted, the reservation is empty. Returns `None` if there is no
     /// space.
     pub async fn reserve(
         self: &Arc<Self>,
@@ -123,8 +124,8 @@ impl Reservation {
         Self { budget: Arc::clone(&self.budget), owner: Arc::clone(&self.owner), taken: 0 }
     }
 
-    /// Keeps a text of any length in a separate reservation for the same principal. Returns `None` if there
-    /// is no space.
+    /// Keeps a string of any length in a separate reservation for the same principal. Returns `None` if there is
+    /// no space.
     pub fn keep(&self, text: impl Into<String>) -> Option<Kept> {
         let (text, mut reservation) = (text.into(), self.sibling());
         reservation.grow(text.len() + OVERHEAD).then(|| Kept(Arc::new(Inner { text, _room: reservation })))
@@ -154,7 +155,7 @@ impl Reservation {
         (missing == 0 || self.grow_within(missing, patience).await).then(|| text.holding(self))
     }
 
-    /// Whether a text of this length is counted.
+    /// Whether a message of this length is counted.
     pub fn counts(&self, length: usize) -> bool {
         length >= self.budget.least
     }
@@ -169,7 +170,8 @@ impl Reservation {
         self.taken
     }
 
-    /// Counts a text in a separate reservation for the same principal. Returns `None` if there is no space.
+    /// Counts the text of a message in a separate reservation for the same principal. Returns `None` if there is
+    /// no space.
     pub fn count(&self, text: Text) -> Option<Text> {
         if self.counts(text.len()) { self.sibling().hold(text) } else { Some(text) }
     }
@@ -236,8 +238,8 @@ impl Drop for Reservation {
     }
 }
 
-/// A text that is kept for a principal. Only [`Reservation::keep`] can create it, so its memory is always
-/// counted. Copies share the text.
+/// A string that is kept for a principal. Only [`Reservation::keep`] can create it, so its memory is always
+/// counted. Clones share the string.
 #[derive(Debug, Clone)]
 pub struct Kept(Arc<Inner>);
 

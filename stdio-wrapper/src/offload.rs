@@ -1,5 +1,5 @@
-//! Threads for processing large texts, so that the threads that serve all users are not blocked by a large text
-//! of one user. They process one text of a user at a time, and alternate between users.
+//! Threads for processing large messages, so that the threads that serve all users are not blocked by a large
+//! message from one user. They process one message per user at a time, and alternate between users.
 
 use std::collections::HashMap;
 use std::collections::VecDeque;
@@ -12,10 +12,10 @@ use tokio::sync::oneshot;
 
 use crate::budget::user;
 
-/// Minimum size of a large text, in bytes. Smaller texts take about a millisecond, which is not worth switching
-/// threads.
+/// Minimum size of a large message, in bytes. Smaller messages take about a millisecond, which is not worth
+/// switching threads.
 pub const LARGE: usize = 256 << 10;
-/// Number of threads. With two threads, a text of one user does not have to wait for another user's text.
+/// Number of threads. With two threads, a message from one user does not have to wait for another user's message.
 const THREADS: usize = 2;
 
 type Task = Box<dyn FnOnce() + Send>;
@@ -43,7 +43,7 @@ impl std::fmt::Debug for Queue {
 #[derive(Default)]
 struct State {
     /// The waiting tasks, by user. A user has an entry while one of the user's tasks is waiting or running. The
-    /// memory of each text is counted, so the number of tasks is limited.
+    /// memory of each message is counted, so the number of tasks is limited.
     tasks: HashMap<Arc<str>, VecDeque<Task>>,
     /// The order in which users are served next. None of their tasks is running now.
     turns: VecDeque<Arc<str>>,
@@ -88,7 +88,7 @@ impl Offload {
 }
 
 impl Offload {
-    /// Runs `work` on a text of this length: directly, or like [`Offload::run`] if the text is large.
+    /// Runs `work` on a message of this length: directly, or like [`Offload::run`] if the message is large.
     pub async fn run_if_large<T: Send + 'static>(
         &self,
         owner: &str,
@@ -176,7 +176,7 @@ mod tests {
         let offload = Offload::start().unwrap();
         let (order, seen) = mpsc::channel();
         let (open, gate) = mpsc::channel::<()>();
-        // Ana's first text occupies one thread until all other texts are done.
+        // Ana's first message occupies one thread until all other messages are done.
         let (working, work) = oneshot::channel();
         let run = |who: &'static str, name: &'static str| {
             let (offload, order) = (Arc::clone(&offload), order.clone());

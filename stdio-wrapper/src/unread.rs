@@ -1,10 +1,10 @@
 //! Request bodies: large ones are read in turns, and unread ones are discarded or close the connection.
 //!
-//! While data of a body keeps arriving, the HTTP server reads it, even if the request already has a response. A
-//! user who continuously sends large bodies on several connections would block a thread for tens of
-//! milliseconds at a time, during which it serves no other user (attack 100). If a body has a length, the
-//! server closes the connection after a response that did not wait for the body. The server reads a chunked
-//! body to its end after the response, without a time limit, so such a connection could be kept open forever.
+//! While body data keeps arriving, the HTTP server reads it, even if the request already has a response. A user
+//! who continuously sends large bodies on several connections would block a thread for tens of milliseconds at a
+//! time, during which it serves no other user (attack 100). If a body has a length, the server closes the
+//! connection after a response that did not wait for the body. The server reads a chunked body to its end after
+//! the response, without a time limit, so such a connection could be kept open forever.
 
 use std::cell::RefCell;
 use std::pin::Pin;

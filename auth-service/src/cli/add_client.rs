@@ -65,7 +65,7 @@ enum Grant {
     DeviceCode,
     /// The client acts for the user who called it.
     TokenExchange,
-    /// The client sends an assertion of an issuer in `TRUSTED_ISSUERS`.
+    /// The client sends an assertion from an issuer in `TRUSTED_ISSUERS`.
     JwtBearer,
 }
 

@@ -33,7 +33,8 @@ pub(super) fn check(file: Option<&str>, directories: Option<&str>, problems: &mu
     }
 }
 
-/// Checks a directory. It opens no file, because there are many, and the libraries open only regular files.
+/// Checks a directory. It does not open the files, because there are many, and the libraries open only regular
+/// files.
 fn look_at(directory: &Path) -> Result<()> {
     if directory.as_os_str().is_empty() {
         return Ok(());

@@ -93,7 +93,7 @@ pub enum GrantType {
     /// Token exchange, for a service that acts on behalf of its callers (RFC 8693).
     #[serde(rename = "urn:ietf:params:oauth:grant-type:token-exchange")]
     TokenExchange,
-    /// The JWT bearer grant: an assertion of an issuer that the operator trusts (RFC 7523 §2.1).
+    /// The JWT bearer grant: an assertion from an issuer that the operator trusts (RFC 7523 §2.1).
     #[serde(rename = "urn:ietf:params:oauth:grant-type:jwt-bearer")]
     JwtBearer,
 }

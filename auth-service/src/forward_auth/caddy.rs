@@ -10,7 +10,7 @@ use super::request::AccessRequest;
 pub const PATH: &str = "/verify/caddy";
 
 /// Reads a check. The directive sets `X-Forwarded-Method` and `-Uri`, and Caddy's reverse proxy sets `-Proto` and
-/// `-Host`. All other headers of the client are passed on unchanged. Anything ambiguous is an error.
+/// `-Host`. All other headers from the client are passed on unchanged. Anything ambiguous is an error.
 pub fn parse(headers: &HeaderMap) -> Result<AccessRequest<'_>, CheckError> {
     forwarded::parse(headers)
 }

@@ -17,9 +17,9 @@ const CODES: (u32, Duration) = (60, Duration::from_secs(1));
 /// Limit on tokens that clients get for an account without its user: for themselves (RFC 6749 §4.4), by an
 /// exchange (RFC 8693), or for an assertion (RFC 7523).
 const TOKENS: (u32, Duration) = (300, Duration::from_millis(500));
-/// Limit on the DPoP proofs of one client of an account. A client sends one with every request.
+/// Limit on the DPoP proofs from one client of an account. A client sends one with every request.
 const PROOFS: (u32, Duration) = (1000, Duration::from_millis(20));
-/// Limit on the DPoP proofs of all clients of an account. One client can use two fifths of it.
+/// Limit on the DPoP proofs from all clients of an account. One client can use two fifths of it.
 const PROOFS_OF_ALL: (u32, Duration) = (2500, Duration::from_millis(8));
 
 /// The limits on accounts that the module documentation describes.

@@ -188,7 +188,8 @@ async fn find_keys(
     Ok(fitting_keys(&set, kid, algorithm))
 }
 
-/// The header of a signed JWT, if its algorithm is accepted and it requires no extension (RFC 7515 §4.1.11).
+/// The header of a signed JWT, if its algorithm is accepted and it does not require an extension (RFC 7515
+/// §4.1.11).
 pub(super) fn accepted_header(jwt: &str) -> Option<Header> {
     let header = jsonwebtoken::decode_header(jwt).ok()?;
     let accepted =

@@ -19,7 +19,7 @@ use super::params::{BadParams, Params};
 use super::responses;
 use super::token::TokenError;
 
-/// Minimum time in seconds between two polls of a device. It is increased by each `slow_down` error (RFC 8628
+/// Minimum time in seconds between two polls from a device. It is increased by each `slow_down` error (RFC 8628
 /// §3.2).
 const INTERVAL: u64 = 5;
 /// Number of attempts to find a user code that is not in use.

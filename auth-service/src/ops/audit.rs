@@ -88,7 +88,7 @@ pub enum Event<'a> {
         /// Whether the account is linked now.
         linked: bool,
     },
-    /// A client received a grant for the assertion of a trusted issuer.
+    /// A client received a grant for an assertion from a trusted issuer.
     AssertionAccepted {
         /// The grant that was created.
         grant_id: &'a GrantId,

@@ -53,7 +53,7 @@ impl KeysRead {
         self.version.fetch_max(reading.version, Ordering::SeqCst);
     }
 
-    /// Whether this process cannot have missed a change of the keys since the last read.
+    /// Whether this process cannot have missed a change to the keys since the last read.
     pub fn are_current(&self, changes: &Changes) -> bool {
         self.are_current_at(changes, Instant::now())
     }

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use crate::domain::opaque_token::TokenHash;
 
-/// The number of counters. If two rows share a counter by chance, a change of one causes an unnecessary query
-/// for the other.
+/// The number of counters. If two rows share a counter by chance, a change to one causes an unnecessary query for
+/// the other.
 const NUMBERS: usize = 1 << 16;
 /// Maximum number of rows from which a cached value can be derived.
 pub const PARTS: usize = 5;

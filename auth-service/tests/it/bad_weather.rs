@@ -700,7 +700,7 @@ async fn people_are_told_that_only_the_operator_can_end_the_loss_of_the_store() 
 }
 
 /// The old row can come back through an operator, or through a cluster node that lost its last write. The next
-/// change of the row, whether by an operator or by the schedule, must not make the old keys valid.
+/// change to the row, whether by an operator or by the schedule, must not make the old keys valid.
 #[actix_web::test]
 async fn a066_a_row_of_signing_keys_that_is_put_back_opens_no_revoked_key_and_is_told() {
     for rotates in [false, true] {

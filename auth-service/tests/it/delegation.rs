@@ -1,4 +1,4 @@
-//! Tests of tokens that are issued in exchange for an identity assertion of an enterprise's identity provider
+//! Tests of tokens that are issued in exchange for an identity assertion from an enterprise's identity provider
 //! (ID-JAG), or for another token (RFC 8693).
 
 use std::time::Duration;

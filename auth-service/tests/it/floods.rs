@@ -288,7 +288,7 @@ async fn a045_a_few_addresses_neither_drive_a_newcomer_out_nor_keep_one_from_com
     assert_eq!(register(200, "later".to_owned()).await.status(), StatusCode::CREATED);
 }
 
-/// Registers `metadata`, and then changes the client to other metadata.
+/// Registers `metadata`, and then replaces the client's metadata.
 async fn register_and_leave(app: &TestApp, metadata: &Value, n: usize) -> Response {
     let registered = app.register(metadata).await;
     if registered.status() != StatusCode::CREATED {

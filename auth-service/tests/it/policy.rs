@@ -146,7 +146,7 @@ async fn a092_rules_that_the_caller_does_not_meet_go_to_the_wrapper_in_the_asser
     let answer = ruled.app.check_token(&tokens.access).await;
     assert_eq!(answer.status(), StatusCode::OK);
     assert_eq!(assertion(&answer)["tool_rules"], json!([{ "tools": ["shutdown"], "denied": true }]));
-    // After a change of the rules, a new assertion contains the new rules.
+    // After a change to the rules, a new assertion contains the new rules.
     ruled.rewrite(&rules.replace("shutdown", "reboot"));
     let answer = ruled.app.check_token(&tokens.access).await;
     assert_eq!(assertion(&answer)["tool_rules"], json!([{ "tools": ["reboot"], "denied": true }]));

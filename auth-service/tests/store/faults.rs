@@ -419,7 +419,8 @@ async fn a066_a_redis_that_lost_one_change_is_noticed_by_the_next_change_and_sta
 async fn a066_an_older_redis_whose_number_others_have_caught_up_with_is_not_taken_for_the_latest() {
     for made_by_others in [3, 5] {
         let Some(mut server) = RedisServer::start(&["--appendonly", "no"]) else { return };
-        // The test can interrupt this connection, so that `store` does not see the changes of the other replicas.
+        // The test can interrupt this connection, so that `store` does not see the changes that the other replicas
+        // make.
         let between = Switch::start(server.port);
         let store = connect(&format!("redis://127.0.0.1:{}", between.port)).await.unwrap();
         let (_, _, kept) = granted(&store, "kept", "refresh").await;

@@ -1,4 +1,4 @@
-//! Writes log lines about the output of one child. Their rate is limited, so that a child cannot fill the log.
+//! Writes log lines about the output from one child. Their rate is limited, so that a child cannot fill the log.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};

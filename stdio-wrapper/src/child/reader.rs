@@ -48,7 +48,7 @@ pub struct Output {
 pub struct Account {
     /// The memory reservation of the principal who uses the child.
     pub reservation: Reservation,
-    /// Maximum time for which a line waits for memory. No output of the child is read during this time.
+    /// Maximum time for which a line waits for memory. No output from the child is read during this time.
     pub patience: Duration,
 }
 

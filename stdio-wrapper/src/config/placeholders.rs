@@ -18,7 +18,7 @@ pub(crate) fn is_plain(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || PLAIN.contains(&byte)
 }
 
-/// A piece of a text.
+/// A piece of a string that can contain placeholders.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Piece<'t> {
     Text(&'t str),
@@ -78,8 +78,8 @@ pub(super) fn misspelt(text: &str) -> Option<&str> {
 }
 
 /// Finds two different placeholders that are separated only by characters that values can also contain. If so,
-/// two callers with different values can get the same text: `{user}-{group}` is `ann-b-c` for `ann` in `b-c`
-/// and for `ann-b` in `c`.
+/// two callers with different values can get the same string: `{user}-{group}` is `ann-b-c` for `ann` in `b-c` and
+/// for `ann-b` in `c`.
 pub(super) fn ambiguous(text: &str) -> Option<(&'static str, &'static str)> {
     let mut before = None;
     for piece in pieces(text) {
@@ -112,7 +112,7 @@ fn pieces(text: &str) -> Vec<Piece<'_>> {
     all
 }
 
-/// Parses the braces at the beginning of a text. Returns the piece and the rest of the text.
+/// Parses the braces at the beginning of a string. Returns the piece and the rest of the string.
 fn braced(text: &str) -> Option<(Piece<'_>, &str)> {
     let (inner, after) = text.strip_prefix('{')?.split_once('}')?;
     let is_word =

@@ -68,7 +68,7 @@ pub(crate) trait Link: Deref<Target = Conversation> + Send + Sync + 'static {
     /// The request that this error without an id is certainly about.
     fn blamed(&self, error: &Message<'_>) -> Option<u64>;
 
-    /// Responds to a request with an error from the wrapper because of invalid output of the child.
+    /// Responds to a request with an error from the wrapper because of invalid output from the child.
     fn fail(&self, number: u64, why: &str);
 
     /// Sends one of the wrapper's own messages if there is space in the queue.
@@ -96,8 +96,8 @@ pub(crate) trait Link: Deref<Target = Conversation> + Send + Sync + 'static {
         id: &Span,
     ) -> impl Future<Output = ()> + Send;
 
-    /// Passes on a notification. Changes to lists and resources do not belong to any request. All other
-    /// notifications, such as log messages, belong to a request in progress.
+    /// Passes on a notification. Notifications of changes to lists and resources do not belong to any request. All
+    /// other notifications, such as log messages, belong to a request in progress.
     fn notification(self: &Arc<Self>, message: &Message<'_>, method: &str)
     -> impl Future<Output = ()> + Send;
 
@@ -192,7 +192,7 @@ pub(super) async fn read<L: Link>(
     link.child.stop();
 }
 
-/// Handles the frames of one child.
+/// Handles the frames from one child.
 struct Reader<L> {
     link: Arc<L>,
     salvage: Salvage,

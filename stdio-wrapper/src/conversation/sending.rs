@@ -50,7 +50,7 @@ pub(crate) struct Conversation {
     /// Memory for messages that the child has not read yet.
     messages: Arc<Budget>,
     pub(crate) log: LineLog,
-    /// The threads for large texts.
+    /// The threads that process large messages.
     pub(crate) offload: Arc<Offload>,
     /// Whether the child has given an answer that shows that it works.
     has_answered: AtomicBool,

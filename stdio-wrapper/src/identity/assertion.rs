@@ -28,7 +28,7 @@ const MAX_CACHED_LENGTH: usize = 4 << 10;
 /// Minimum time between two log lines about clocks.
 const PAUSE: Duration = Duration::from_secs(10);
 
-/// Verifies assertions of one issuer for one resource.
+/// Verifies assertions from one issuer for one resource.
 #[derive(Debug)]
 pub struct Verifier {
     jwks: Jwks,

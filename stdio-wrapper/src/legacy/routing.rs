@@ -237,8 +237,8 @@ async fn cancelled(link: &Arc<Link>, message: &Message<'_>) {
     push(link, &stream, || rewrite(message.text.as_bytes(), &mut [patch])).await;
 }
 
-/// Passes on a notification. Changes of lists and resources belong to no request. All other notifications, such
-/// as log messages, belong to a request in progress.
+/// Passes on a notification. Notifications of changes to lists and resources do not belong to any request. All
+/// other notifications, such as log messages, belong to a request in progress.
 async fn notification(link: &Arc<Link>, message: &Message<'_>, method: &str) {
     let Some(session) = owner(link) else {
         return link.drop_message("a notification of a shared child");

@@ -393,7 +393,7 @@ impl Servers {
         message.result.as_ref().map(|result| message.at(result).to_owned()).ok_or_else(refused)
     }
 
-    /// The threads for large texts.
+    /// The threads that process large messages.
     pub fn offload(&self) -> &Offload {
         &self.settings.offload
     }

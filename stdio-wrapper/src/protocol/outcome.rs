@@ -26,7 +26,7 @@ pub(super) enum Outcome {
     NoObject,
 }
 
-/// A response in the form in which its caller receives it, and its fault, if any.
+/// A response as its caller receives it, and what is wrong with it, if anything.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Relayed {
     /// The response with the caller's id.

@@ -127,7 +127,7 @@ pub fn cancelled(number: u64, reason: &str) -> String {
 
 /// A value of the types above as JSON text.
 fn json(value: &impl Serialize) -> String {
-    // Only maps with other keys than strings, and types that refuse to be serialized, can fail.
+    // Only maps whose keys are not strings, and types that refuse to be serialized, can fail.
     serde_json::to_string(value).unwrap_or_else(|_| "null".to_owned())
 }
 

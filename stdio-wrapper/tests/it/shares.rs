@@ -138,7 +138,7 @@ async fn a100_a_wrapper_without_connections_says_so() {
     becomes(200).await;
 }
 
-/// The processor time of the threads for large texts, in clock ticks.
+/// The processor time of the threads that process large messages, in clock ticks.
 fn ticks_for_large_texts(wrapper: &Wrapper) -> u64 {
     let threads = std::fs::read_dir(format!("/proc/{}/task", wrapper.pid())).unwrap();
     let ticks = |thread: std::fs::DirEntry| {

@@ -36,7 +36,7 @@ async fn answer(client: &Client, message: &Value) -> Value {
     answer_of(send(client, message).await).await
 }
 
-/// The names and texts of the questions in a response to a client.
+/// The names and the text of the questions in a response to a client.
 fn questions(asked: &Value) -> Vec<(String, String)> {
     let requests = asked["result"]["inputRequests"].as_object();
     let text = |params: &Value| {
@@ -59,8 +59,8 @@ fn accept(content: Value) -> Value {
     json!({"action": "accept", "content": content})
 }
 
-/// Calls a tool like an SDK's client: it asks its user every question, and sends only the answers of the
-/// current round. Returns the texts of the questions in order, and the final response.
+/// Calls a tool like an SDK's client: it asks its user every question, and sends only the answers from the current
+/// round. Returns the text of each question in order, and the final response.
 async fn converse(client: &Client, first: &Value, reply: impl Fn(&str) -> Value) -> (Vec<String>, Value) {
     let (mut message, mut asked, mut names) = (first.clone(), Vec::new(), Vec::new());
     for _ in 0..200 {
@@ -187,8 +187,8 @@ async fn answers_that_come_again_answer_nothing_else() {
     // Answers without a state belong to no question.
     let fresh = answer(&client, &call("clean", json!({"inputResponses": yes}))).await;
     assert_eq!(questions(&fresh)[0].1, "Delete 1 temporary file?", "{fresh}");
-    // A state is valid only for its own request. It is refused with other arguments, and for a client with
-    // other capabilities.
+    // A state is valid only for its own request. It is refused with different arguments, and for a client with
+    // different capabilities.
     let first = answer(&client, &call_with("register", json!({"who": "a"}), json!({}))).await;
     let named = json!({&questions(&first)[0].0: accept(json!({"name": "n"}))});
     let other = call_with("register", json!({"who": "b"}), retry(&first, named.clone()));
@@ -239,7 +239,7 @@ async fn an_answer_to_a_question_that_was_taken_back_is_none_to_the_next_under_i
     let [(name, asked)] = questions(&first).try_into().unwrap();
     assert_eq!(asked, "Delete 1 file?");
     wrapper.logged("swapped its question").await;
-    // The wrapper might still be processing the output of the child before that line.
+    // The wrapper might still be processing the output from the child before that line.
     tokio::time::sleep(Duration::from_millis(300)).await;
     let accepted = json!({&name: {"action": "accept"}});
     let second = answer(&client, &call("swap", retry(&first, accepted.clone()))).await;
@@ -396,7 +396,7 @@ async fn sessions_are_counted_for_a_principal_whatever_its_clients_can_be_asked(
     let insist = call("insist", json!({}));
     let (one, two) = (answer(&client, &insist).await, answer(&client, &insist).await);
     wrapper.metric_becomes("stdio_wrapper_sessions", 2).await;
-    // A client with other capabilities can always open a first session. Its further sessions count together
+    // A client with different capabilities can always open a first session. Its further sessions count together
     // with those of the first client.
     let able = json!({"io.modelcontextprotocol/clientCapabilities": {"elicitation": {}}});
     let other = request(1, "tools/call", json!({"name": "insist", "arguments": {}, "_meta": able}));

@@ -276,7 +276,7 @@ fn setup_makes_secrets_once_and_configurations_each_time() {
             let is_inside = entry_point["address"].as_str().unwrap().starts_with("127.0.0.1:");
             assert!(has_limits || is_inside && name == "ping", "{name}: {entry_point}");
         }
-        // This entry point must serve only the keys. An attacker who could give wrappers other keys could sign
+        // This entry point must serve only the keys. An attacker who could give wrappers different keys could sign
         // assertions for any user.
         assert_eq!(names(&fixed["entryPoints"]["keys"]["http"]["middlewares"]), ["only-keys@file"]);
         let routers = |file| blocks::parse(&made(file)).unwrap()["http"]["routers"].clone();

@@ -205,7 +205,7 @@ fn is_challenge(answer: &RawAnswer) -> bool {
 }
 
 /// The proxy trusts a load balancer's headers about the scheme, host and address. The load balancer also forwards
-/// other headers of the client, which must have no effect.
+/// other headers from the client, which must have no effect.
 pub(crate) async fn what_a_load_balancer_hands_on(edge: Edge) {
     let setup = Setup::as_shipped().through(edge);
     let world =

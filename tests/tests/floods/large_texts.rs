@@ -1,4 +1,4 @@
-//! Texts of one account that are expensive to parse.
+//! Floods with messages from one account that are expensive to parse.
 
 use serde_json::json;
 use tests::container::Container;
@@ -10,7 +10,7 @@ use crate::caller::call;
 use crate::scene::{Place, Scene};
 use crate::wrapper::plain_server;
 
-/// The number of connections on which the account sends one text after another.
+/// The number of connections on which the account sends one message after another.
 const CONNECTIONS: usize = 16;
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! The record of the use of clients.
+//! Records the use of clients.
 
 use crate::domain::client::{Client, ClientOrigin, ClientUse};
 use crate::store::StoreError;
