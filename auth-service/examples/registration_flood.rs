@@ -22,7 +22,7 @@ use auth_service::domain::opaque_token::TokenHash;
 use auth_service::keys::seal::{StoreKey, SystemRandomSource};
 use auth_service::state::AppState;
 use auth_service::store::embedded::EmbeddedStore;
-use auth_service::store::{RegistrationTerms, Store};
+use auth_service::store::{Issuance, RegistrationTerms, Store};
 use futures_util::future::join_all;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use serde_json::{Value, json};
@@ -145,7 +145,8 @@ async fn use_client(store: &dyn Store, registered: Value) -> anyhow::Result<Clie
         sole_ceiling: usize::MAX,
     };
     ensure!(
-        store.add_code(id.as_str(), &TokenHash::of(id.as_str().as_bytes()), &code, &used).await?,
+        store.add_code(id.as_str(), &TokenHash::of(id.as_str().as_bytes()), &code, &used).await?
+            == Issuance::Issued,
         "the store refused the code"
     );
     Ok(client)

@@ -82,6 +82,17 @@ pub struct RegistrationTerms {
     pub unused_ceiling: u64,
 }
 
+/// The outcome of storing an authorization code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Issuance {
+    /// The code is stored.
+    Issued,
+    /// The user has already allowed or denied the same request.
+    AnsweredBefore,
+    /// The client was deleted, disabled or registered again since the caller read it.
+    ClientGone,
+}
+
 /// The outcome of redeeming an authorization code or a device code.
 #[derive(Debug)]
 pub enum Redemption {
@@ -248,15 +259,14 @@ pub trait Store: PendingStore + Portable + Installation {
     async fn end_session(&self, id: &TokenHash) -> Result<(), StoreError>;
 
     /// Stores a code. If its account has too many unredeemed codes, the oldest code of the client with the most
-    /// codes is deleted. Each `approval` can create only one code: the call returns false if it has already
-    /// created one or was denied, or if the client no longer exists.
+    /// codes is deleted. Each `approval` can create only one code, and none after it was denied.
     async fn add_code(
         &self,
         approval: &str,
         hash: &TokenHash,
         code: &AuthorizationCode,
         used: &ClientUse,
-    ) -> Result<bool, StoreError>;
+    ) -> Result<Issuance, StoreError>;
     /// Records that `approval` was denied, at least until `until`, so that it cannot create a code. Returns false
     /// if it has already created one. Denying it again has no further effect.
     async fn deny(&self, approval: &str, until: UnixTime, now: UnixTime) -> Result<bool, StoreError>;

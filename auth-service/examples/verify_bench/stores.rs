@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use auth_service::keys::seal::StoreKey;
 use auth_service::store::embedded::EmbeddedStore;
 use auth_service::store::redis::{RedisAddress, RedisStore};
-use auth_service::store::{Redemption, Rotation, Store};
+use auth_service::store::{Issuance, Redemption, Rotation, Store};
 use futures_util::future::try_join_all;
 
 use super::chaos::{Chaos, Weather};
@@ -71,7 +71,7 @@ async fn round_trips(store: &RedisStore, place: &str, calls: u32) -> anyhow::Res
     for n in 0..calls / 4 {
         let made = code(&redeeming, &person.subject, NOW);
         let secret = hash(&format!("code {place} {n}"));
-        assert!(store.add_code(made.grant_id.as_str(), &secret, &made, &used).await?);
+        assert_eq!(store.add_code(made.grant_id.as_str(), &secret, &made, &used).await?, Issuance::Issued);
         codes.push((secret, made));
     }
     let redeem = per_call(calls / 4, async |n| {

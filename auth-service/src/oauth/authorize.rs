@@ -152,6 +152,7 @@ async fn answer(request: &HttpRequest, state: &AppState) -> Result<HttpResponse,
                 Err(ConsentError::PageRequired) => Ok(refused(&Refusal::ConsentRequired)),
                 Err(ConsentError::TooFast(_)) => Ok(refused(&Refusal::TooFast)),
                 Err(ConsentError::AnsweredBefore) => Err(AuthorizeError::RequestUri),
+                Err(ConsentError::ClientGone) => Err(AuthorizeError::UnknownClient),
                 Err(ConsentError::NeedsOperator) => Err(AuthorizeError::NeedsOperator),
                 page => page.map_err(|_| AuthorizeError::Unavailable),
             }

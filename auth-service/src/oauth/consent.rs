@@ -22,7 +22,7 @@ use crate::identity::form_token::{BadFormToken, Form};
 use crate::ops::audit;
 use crate::pages::{BarredPage, ConsentPage, FormTarget, displayable, page};
 use crate::state::AppState;
-use crate::store::StoreError;
+use crate::store::{Issuance, StoreError};
 
 use super::authorization_error::refuse;
 use super::authorization_request::{AuthorizationRequest, Refusal};
@@ -251,8 +251,10 @@ async fn approve(
         authenticated_at: session.authenticated_at,
         expires_at: used.at.plus(state.config.lifetimes.code),
     };
-    if !state.store.add_code(code.grant_id.as_str(), &token.hash(), &code, &used).await? {
-        return Err(ConsentError::AnsweredBefore);
+    match state.store.add_code(code.grant_id.as_str(), &token.hash(), &code, &used).await? {
+        Issuance::Issued => {}
+        Issuance::AnsweredBefore => return Err(ConsentError::AnsweredBefore),
+        Issuance::ClientGone => return Err(ConsentError::ClientGone),
     }
     if let Some(handle) = &asked.pushed {
         state.store.forget_pushed_request(handle).await?;

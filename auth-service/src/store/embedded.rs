@@ -45,8 +45,8 @@ use super::changes::Changes;
 use super::records::SIGNING;
 use super::rules::CodeRow;
 use super::{
-    FoundCode, LatestEnds, Redemption, Registration, RegistrationTerms, Rotation, Store, StoreError,
-    Successor,
+    FoundCode, Issuance, LatestEnds, Redemption, Registration, RegistrationTerms, Rotation, Store,
+    StoreError, Successor,
 };
 use current_overlay::CurrentOverlay;
 use disk::Disk;
@@ -310,7 +310,7 @@ impl Store for EmbeddedStore {
         hash: &TokenHash,
         code: &AuthorizationCode,
         used: &ClientUse,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Issuance, StoreError> {
         let (approval, hash, code, used) = (hashed(approval), *hash, code.clone(), used.clone());
         self.writer.write(move |rows| grants::add_code(rows, &approval, &hash, &code, &used)).await
     }

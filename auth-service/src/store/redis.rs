@@ -52,8 +52,8 @@ use crate::keys::set::KeySet;
 
 use super::changes::Changes;
 use super::{
-    FoundCode, LatestEnds, Redemption, Registration, RegistrationTerms, Rotation, Store, StoreError,
-    Successor,
+    FoundCode, Issuance, LatestEnds, Redemption, Registration, RegistrationTerms, Rotation, Store,
+    StoreError, Successor,
 };
 use age::Age;
 use begin::NewStore;
@@ -333,7 +333,7 @@ impl Store for RedisStore {
         hash: &TokenHash,
         code: &AuthorizationCode,
         used: &ClientUse,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Issuance, StoreError> {
         grants::add_code(&self.cells, approval, hash, code, used).await
     }
 

@@ -3,7 +3,7 @@
 use auth_service::domain::client::{Client, ClientId, ClientUse};
 use auth_service::domain::clock::UnixTime;
 use auth_service::domain::clock_watch::TimeBounds;
-use auth_service::store::{Registration, RegistrationTerms, Store};
+use auth_service::store::{Issuance, Registration, RegistrationTerms, Store};
 
 use super::things::{
     DAY, HOUR, IDLE, NOW, UNUSED, account, client, code, document_client, grant, granted, hash, id, later,
@@ -21,6 +21,7 @@ async fn use_it(store: &dyn Store, client: &Client, at: UnixTime) -> bool {
         .add_code(code.grant_id.as_str(), &hash(code.grant_id.as_str()), &code, &usage(client, at))
         .await
         .unwrap()
+        == Issuance::Issued
 }
 
 pub(crate) async fn a_registered_client_is_there_until_its_time_is_over(world: &World) {

@@ -12,7 +12,7 @@ use auth_service::domain::pushed_request::{PushedPool, PushedRequest};
 use auth_service::domain::refresh_token::HashedRefreshToken;
 use auth_service::keys::set::KeySet;
 use auth_service::rotation;
-use auth_service::store::{FoundCode, Redemption, Rotation, Store};
+use auth_service::store::{FoundCode, Issuance, Redemption, Rotation, Store};
 
 use super::keys::TERMS;
 use super::things::{
@@ -115,7 +115,10 @@ pub(crate) async fn fill(store: &dyn Store) -> KeySet {
     let used = usage(&public(), NOW);
     for (grant, name) in [(10, "used"), (11, "waiting")] {
         let code = code_of(grant, &public());
-        assert!(store.add_code(&format!("approval of {name}"), &hash(name), &code, &used).await.unwrap());
+        assert_eq!(
+            store.add_code(&format!("approval of {name}"), &hash(name), &code, &used).await.unwrap(),
+            Issuance::Issued
+        );
     }
     store.redeem_code(&hash("used"), &refreshed(), &used).await.unwrap();
     let (first, second) = (held(&refreshed(), 0, "first"), successor(&refreshed(), 1, "second", NOW));
@@ -140,8 +143,14 @@ pub(crate) async fn is_there(store: &dyn Store, keys: &KeySet, at: UnixTime) {
     assert!(matches!(store.find_code(&hash("waiting"), at).await.unwrap(), FoundCode::Live(_)));
     assert!(!store.remember_once("jti of josephine", later(HOUR), at).await.unwrap());
     let again = code_of(15, &public());
-    assert!(!store.add_code("approval of waiting", &hash("another"), &again, &used).await.unwrap());
-    assert!(store.add_code("approval of another", &hash("another"), &again, &used).await.unwrap());
+    assert_eq!(
+        store.add_code("approval of waiting", &hash("another"), &again, &used).await.unwrap(),
+        Issuance::AnsweredBefore
+    );
+    assert_eq!(
+        store.add_code("approval of another", &hash("another"), &again, &used).await.unwrap(),
+        Issuance::Issued
+    );
     assert!(!store.add_account(&Account { subject: Subject::new([9; 32]), ..person() }).await.unwrap());
     assert!(!store.link_account(ISSUER, "somebody else", &person().subject).await.unwrap());
     let granted = grant(&code_of(11, &public()), "of waiting", at);

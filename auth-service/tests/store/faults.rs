@@ -3,7 +3,9 @@
 use std::time::{Duration, Instant};
 
 use auth_service::store::redis::{RedisAddress, RedisStore};
-use auth_service::store::{Installation, PendingStore as _, Redemption, Rotation, Store, StoreError};
+use auth_service::store::{
+    Installation, Issuance, PendingStore as _, Redemption, Rotation, Store, StoreError,
+};
 
 use super::resp::{Reply, Resp};
 use super::round_trips::allowed_device;
@@ -333,7 +335,7 @@ async fn a026_what_was_redeemed_is_told_although_the_list_of_its_account_cannot_
     let mut admin = Resp::connect(server.port);
     assert!(spoil_lists(&mut admin) > 0);
     let made = code(&client, &person.subject, NOW);
-    assert!(store.add_code("approval", &hash("code"), &made, &used).await.unwrap());
+    assert_eq!(store.add_code("approval", &hash("code"), &made, &used).await.unwrap(), Issuance::Issued);
     spoil_lists(&mut admin);
     let grant = grant(&made, "of code", NOW);
     let redeemed = store.redeem_code(&hash("code"), &grant, &used).await.unwrap();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use auth_service::domain::clock::UnixTime;
 use auth_service::domain::grant::Grant;
 use auth_service::domain::refresh_token::{Line, LineKey, RefreshToken};
-use auth_service::store::{FoundCode, Redemption, Rotation};
+use auth_service::store::{FoundCode, Issuance, Redemption, Rotation};
 
 use super::things::{
     DAY, GRACE, HOUR, NOW, account, client, code, grant, grant as grant_of, granted, hash, held, later,
@@ -18,15 +18,15 @@ pub(crate) async fn an_approval_makes_one_code(world: &World) {
     let person = account("ana");
     let approved = code(&client, &person.subject, NOW);
     let (of_client, of_code) = (client.clone(), approved.clone());
-    let outcomes =
-        world
-            .at_once(32, move |n, store| {
-                let (used, code) = (usage(&of_client, NOW), of_code.clone());
-                async move {
-                    store.add_code("the approval", &hash(&format!("code{n}")), &code, &used).await.unwrap()
-                }
-            })
-            .await;
+    let outcomes = world
+        .at_once(32, move |n, store| {
+            let (used, code) = (usage(&of_client, NOW), of_code.clone());
+            async move {
+                store.add_code("the approval", &hash(&format!("code{n}")), &code, &used).await.unwrap()
+                    == Issuance::Issued
+            }
+        })
+        .await;
     assert_eq!(outcomes.iter().filter(|added| **added).count(), 1);
     let winner = outcomes.iter().position(|added| *added).unwrap();
     let found = world.store().find_code(&hash(&format!("code{winner}")), NOW).await.unwrap();
@@ -34,8 +34,22 @@ pub(crate) async fn an_approval_makes_one_code(world: &World) {
     assert_eq!((found.grant_id, found.subject), (approved.grant_id, approved.subject));
     let used = usage(&client, NOW);
     let another = code(&client, &person.subject, NOW);
-    assert!(!world.store().add_code("the approval", &hash("late"), &another, &used).await.unwrap());
-    assert!(world.store().add_code("another approval", &hash("other"), &another, &used).await.unwrap());
+    assert_eq!(
+        world.store().add_code("the approval", &hash("late"), &another, &used).await.unwrap(),
+        Issuance::AnsweredBefore
+    );
+    assert_eq!(
+        world.store().add_code("another approval", &hash("other"), &another, &used).await.unwrap(),
+        Issuance::Issued
+    );
+    assert!(world.store().set_client_disabled(&client.id, true).await.unwrap());
+    let disabled = world.store().add_code("third approval", &hash("third"), &another, &used).await.unwrap();
+    assert_eq!(disabled, Issuance::ClientGone);
+    assert!(world.store().delete_client(&client.id).await.unwrap());
+    let deleted = world.store().add_code("third approval", &hash("third"), &another, &used).await.unwrap();
+    assert_eq!(deleted, Issuance::ClientGone);
+    let answered = world.store().add_code("the approval", &hash("late"), &another, &used).await.unwrap();
+    assert_eq!(answered, Issuance::AnsweredBefore);
 }
 
 pub(crate) async fn an_approval_is_allowed_or_denied_and_never_both(world: &World) {
@@ -44,9 +58,15 @@ pub(crate) async fn an_approval_is_allowed_or_denied_and_never_both(world: &Worl
     let made = code(&client, &account("ana").subject, NOW);
     assert!(world.store().deny("denied", until, NOW).await.unwrap());
     assert!(world.store().deny("denied", until, NOW).await.unwrap());
-    assert!(!world.store().add_code("denied", &hash("late"), &made, &used).await.unwrap());
+    assert_eq!(
+        world.store().add_code("denied", &hash("late"), &made, &used).await.unwrap(),
+        Issuance::AnsweredBefore
+    );
     assert!(matches!(world.store().find_code(&hash("late"), NOW).await.unwrap(), FoundCode::Unknown));
-    assert!(world.store().add_code("allowed", &hash("code"), &made, &used).await.unwrap());
+    assert_eq!(
+        world.store().add_code("allowed", &hash("code"), &made, &used).await.unwrap(),
+        Issuance::Issued
+    );
     assert!(!world.store().deny("allowed", until, NOW).await.unwrap());
     assert!(matches!(world.store().find_code(&hash("code"), NOW).await.unwrap(), FoundCode::Live(_)));
     // Among many concurrent decisions, all accepted ones are the same.
@@ -59,7 +79,10 @@ pub(crate) async fn an_approval_is_allowed_or_denied_and_never_both(world: &Worl
                     ("denied", store.deny("both", until, NOW).await.unwrap())
                 } else {
                     let name = hash(&format!("both{n}"));
-                    ("allowed", store.add_code("both", &name, &code, &used).await.unwrap())
+                    (
+                        "allowed",
+                        store.add_code("both", &name, &code, &used).await.unwrap() == Issuance::Issued,
+                    )
                 }
             }
         })
@@ -72,7 +95,10 @@ pub(crate) async fn a_code_lives_for_its_time_and_is_looked_at_without_being_use
     let client = register(world.store(), &client("a")).await;
     let used = usage(&client, NOW);
     let made = code(&client, &account("ana").subject, NOW);
-    assert!(world.store().add_code("approval", &hash("code"), &made, &used).await.unwrap());
+    assert_eq!(
+        world.store().add_code("approval", &hash("code"), &made, &used).await.unwrap(),
+        Issuance::Issued
+    );
     for _ in 0..3 {
         assert!(matches!(world.store().find_code(&hash("code"), NOW).await.unwrap(), FoundCode::Live(_)));
     }
@@ -97,7 +123,10 @@ pub(crate) async fn a027_of_parallel_redemptions_one_succeeds(world: &World) {
         let client = register(world.store(), &client("a")).await;
         let used = usage(&client, NOW);
         let made = code(&client, &account("ana").subject, NOW);
-        assert!(world.store().add_code(made.grant_id.as_str(), &hash(&name), &made, &used).await.unwrap());
+        assert_eq!(
+            world.store().add_code(made.grant_id.as_str(), &hash(&name), &made, &used).await.unwrap(),
+            Issuance::Issued
+        );
         let (of_code, of_name) = (made.clone(), name.clone());
         let outcomes = world
             .at_once(32, move |n, store| {
@@ -120,7 +149,10 @@ pub(crate) async fn a026_a_replayed_code_ends_the_grant_that_it_made(world: &Wor
     let used = usage(&client, NOW);
     let made = code(&client, &account("ana").subject, NOW);
     let grant = grant(&made, "first", NOW);
-    assert!(world.store().add_code("approval", &hash("code"), &made, &used).await.unwrap());
+    assert_eq!(
+        world.store().add_code("approval", &hash("code"), &made, &used).await.unwrap(),
+        Issuance::Issued
+    );
     let outcome = world.store().redeem_code(&hash("code"), &grant, &used).await.unwrap();
     assert!(matches!(outcome, Redemption::Redeemed { .. }));
     let token = held(&grant, 0, "first");
@@ -140,7 +172,10 @@ pub(crate) async fn a_code_of_a_client_that_is_gone_makes_no_grant(world: &World
     let client = register(world.store(), &client("a")).await;
     let used = usage(&client, NOW);
     let made = code(&client, &account("ana").subject, NOW);
-    assert!(world.store().add_code("approval", &hash("code"), &made, &used).await.unwrap());
+    assert_eq!(
+        world.store().add_code("approval", &hash("code"), &made, &used).await.unwrap(),
+        Issuance::Issued
+    );
     assert!(world.store().delete_client(&client.id).await.unwrap());
     let outcome =
         world.store().redeem_code(&hash("code"), &grant(&made, "refresh", NOW), &used).await.unwrap();

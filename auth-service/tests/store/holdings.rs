@@ -8,7 +8,7 @@ use auth_service::domain::clock::UnixTime;
 use auth_service::domain::clock_watch::TimeBounds;
 use auth_service::domain::consent::Approval;
 use auth_service::domain::grant::Grant;
-use auth_service::store::{FoundCode, Redemption, Rotation, Store};
+use auth_service::store::{FoundCode, Issuance, Redemption, Rotation, Store};
 
 use super::things::{
     DAY, GRACE, HOUR, NOW, client, code, grant, hash, held, later, random, register, successor, usage,
@@ -22,7 +22,10 @@ async fn make_codes(store: &dyn Store, user: &Subject, client: &Client, name: &s
         let at = UnixTime(NOW.0 + n);
         let code = code(client, user, at);
         let hash = hash(&format!("{name} {n}"));
-        assert!(store.add_code(code.grant_id.as_str(), &hash, &code, &usage(client, at)).await.unwrap());
+        assert_eq!(
+            store.add_code(code.grant_id.as_str(), &hash, &code, &usage(client, at)).await.unwrap(),
+            Issuance::Issued
+        );
     }
 }
 
@@ -67,7 +70,10 @@ pub(crate) async fn a026_a_replay_is_noticed_although_many_codes_were_made_since
     let (eve, client) = (Subject::new(random()), register(store, &client("a")).await);
     let made = code(&client, &eve, NOW);
     let used = usage(&client, NOW);
-    assert!(store.add_code(made.grant_id.as_str(), &hash("redeemed"), &made, &used).await.unwrap());
+    assert_eq!(
+        store.add_code(made.grant_id.as_str(), &hash("redeemed"), &made, &used).await.unwrap(),
+        Issuance::Issued
+    );
     let grant = grant(&made, "refresh", NOW);
     assert!(matches!(
         store.redeem_code(&hash("redeemed"), &grant, &used).await.unwrap(),
@@ -202,7 +208,10 @@ async fn make_grant(
     // While the clock is ahead, the correct time could still be `NOW`.
     let bounds = TimeBounds { earliest: NOW, latest: at, is_steady: at < later(DAY) };
     let (code, used) = (code(client, person, at), ClientUse { bounds, ..usage(client, at) });
-    assert!(store.add_code(code.grant_id.as_str(), &hash(name), &code, &used).await.unwrap());
+    assert_eq!(
+        store.add_code(code.grant_id.as_str(), &hash(name), &code, &used).await.unwrap(),
+        Issuance::Issued
+    );
     let grant = grant(&code, name, at);
     match store.redeem_code(&hash(name), &grant, &used).await.unwrap() {
         Redemption::Redeemed { displaced } => (grant, displaced),

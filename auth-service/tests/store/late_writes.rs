@@ -4,7 +4,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use auth_service::store::redis::{RedisAddress, RedisStore};
-use auth_service::store::{Redemption, Rotation, Store};
+use auth_service::store::{Issuance, Redemption, Rotation, Store};
 use futures_util::future::join;
 
 use super::resp::Resp;
@@ -32,7 +32,7 @@ async fn a032_what_a_stopped_redis_executes_late_uses_up_no_refresh_token_and_no
     let made = code(&client, &person.subject, NOW);
     let used = usage(&client, NOW);
     let secret = hash("code");
-    assert!(store.add_code("approval", &secret, &made, &used).await.unwrap());
+    assert_eq!(store.add_code("approval", &secret, &made, &used).await.unwrap(), Issuance::Issued);
     let of_code = grant(&made, "of code", NOW);
     let token = held(&of_token, 0, "first");
     let signal = |name: &str| {

@@ -9,7 +9,7 @@ use auth_service::domain::grant::Grant;
 use auth_service::domain::opaque_token::TokenHash;
 use auth_service::keys::seal::SystemRandomSource;
 use auth_service::store::redis::{RedisAddress, RedisStore};
-use auth_service::store::{PendingStore as _, Redemption, Rotation, Store, transfer};
+use auth_service::store::{Issuance, PendingStore as _, Redemption, Rotation, Store, transfer};
 
 use super::things::{
     DAY, GRACE, NOW, account, asked_for_device, client, code, grant, granted, hash, held, register,
@@ -60,7 +60,7 @@ async fn a_check_is_one_round_trip_and_redeeming_or_refreshing_at_most_three() {
     store.revoke_grant(&of_device.id).await.unwrap();
     let (device, of_device) = allowed_device(&store, "device", 'C').await;
     let made = code(&client, &person.subject, NOW);
-    assert!(store.add_code("approval", &hash("code"), &made, &used).await.unwrap());
+    assert_eq!(store.add_code("approval", &hash("code"), &made, &used).await.unwrap(), Issuance::Issued);
     // The delay is so long that all commands that belong together are sent before the first response arrives.
     way.turn(Weather::Delay(Duration::from_millis(20)));
 

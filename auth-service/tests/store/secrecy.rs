@@ -7,7 +7,7 @@ use auth_service::keys::seal::{StoreKey, SystemRandomSource};
 use auth_service::rotation;
 use auth_service::store::embedded::EmbeddedStore;
 use auth_service::store::redis::{RedisAddress, RedisStore};
-use auth_service::store::{Store, StoreError, Successor, transfer};
+use auth_service::store::{Issuance, Store, StoreError, Successor, transfer};
 
 use super::resp::{Reply, Resp};
 use super::things::{
@@ -52,7 +52,10 @@ async fn fill(store: &dyn Store) -> Vec<String> {
     let (refresh, next) =
         (refresh_token(&made.grant_id, 0, "refresh"), refresh_token(&made.grant_id, 1, "next"));
     let used = usage(&client, NOW);
-    assert!(store.add_code("approval of josephine", &first.hash(), &made, &used).await.unwrap());
+    assert_eq!(
+        store.add_code("approval of josephine", &first.hash(), &made, &used).await.unwrap(),
+        Issuance::Issued
+    );
     let granted = grant(&made, "refresh", NOW);
     store.redeem_code(&first.hash(), &granted, &used).await.unwrap();
     let after = Successor { sealed: next.expose().into(), ..successor(&granted, 1, "next", NOW) };

@@ -18,7 +18,7 @@ use auth_service::domain::refresh_token::{HashedRefreshToken, Line, LineKey, Ref
 use auth_service::keys::seal::SystemRandomSource;
 use auth_service::keys::signing::KeyRing;
 use auth_service::keys::tokens::{ACCESS_TOKEN_TYPE, AccessTokenClaims};
-use auth_service::store::{Registration, RegistrationTerms, Store, Successor};
+use auth_service::store::{Issuance, Registration, RegistrationTerms, Store, Successor};
 use serde_json::{from_value, json};
 
 /// The issuer of the tests' tokens.
@@ -202,7 +202,10 @@ pub(crate) async fn granted(store: &dyn Store, name: &str, refresh: &str) -> (Cl
     let code = code(&client, &account.subject, NOW);
     let used = usage(&client, NOW);
     let secret = hash(&format!("{name} {refresh}"));
-    assert!(store.add_code(code.grant_id.as_str(), &secret, &code, &used).await.unwrap());
+    assert_eq!(
+        store.add_code(code.grant_id.as_str(), &secret, &code, &used).await.unwrap(),
+        Issuance::Issued
+    );
     let grant = grant(&code, refresh, NOW);
     store.redeem_code(&secret, &grant, &used).await.unwrap();
     assert!(store.grant(&grant.id, NOW).await.unwrap().is_some());

@@ -14,7 +14,9 @@ use auth_service::domain::grant::Grant;
 use auth_service::domain::grant_id::GrantId;
 use auth_service::store::changes::About;
 use auth_service::store::embedded::{EmbeddedStore, OpenError};
-use auth_service::store::{Installation as _, PendingStore, Redemption, Rotation, Store, StoreError};
+use auth_service::store::{
+    Installation as _, Issuance, PendingStore, Redemption, Rotation, Store, StoreError,
+};
 
 use super::things::{
     DAY, GRACE, NOW, account, asked_for_device, client, code, grant, granted, hash, held, later, password,
@@ -180,8 +182,9 @@ async fn what_is_taken_away_counts_while_the_file_cannot_be_written_and_for_ever
     assert!(store.remove_account(&before.replayed.1.subject).await.unwrap());
     fault.end(&store).await;
     before.is_taken_away(&store).await;
-    assert!(
-        !store.add_code("an approval", &hash("new"), &code, &used).await.unwrap(),
+    assert_eq!(
+        store.add_code("an approval", &hash("new"), &code, &used).await.unwrap(),
+        Issuance::AnsweredBefore,
         "it was denied before"
     );
 

@@ -10,7 +10,7 @@ use crate::domain::grant_id::GrantId;
 use crate::domain::opaque_token::TokenHash;
 use crate::domain::refresh_token::HashedRefreshToken;
 use crate::store::rules::{self, CodeRow};
-use crate::store::{Redemption, Rotation, StoreError, Successor};
+use crate::store::{Issuance, Redemption, Rotation, StoreError, Successor};
 
 use super::holdings::{self, New};
 use super::rows::Rows;
@@ -69,26 +69,24 @@ pub(super) fn deny(
     Ok(true)
 }
 
-/// Writes a code. Returns false if `approval` has already been answered, or if the client does not exist or is
-/// disabled.
 pub(super) fn add_code(
     rows: &Writable<'_>,
     approval: &str,
     hash: &TokenHash,
     code: &AuthorizationCode,
     used: &ClientUse,
-) -> Result<bool, StoreError> {
+) -> Result<Issuance, StoreError> {
     if rows.get_live::<String>(Table::Approvals, approval, used.at)?.is_some() {
-        return Ok(false);
+        return Ok(Issuance::AnsweredBefore);
     }
     let Some(client) = client_use::note(rows, used)? else {
-        return Ok(false);
+        return Ok(Issuance::ClientGone);
     };
     let (key, row) = (&hash.text(), CodeRow::new(code, &client));
     rows.put(Table::Approvals, approval, &key, Some(row.approval_kept_until()))?;
     rows.put(Table::Codes, key, &row, Some(row.forget_at()))?;
     holdings::hold(rows, &New::code(hash, code, used.at))?;
-    Ok(true)
+    Ok(Issuance::Issued)
 }
 
 pub(super) fn redeem_code(

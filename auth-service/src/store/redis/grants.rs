@@ -13,7 +13,7 @@ use crate::domain::grant_id::GrantId;
 use crate::domain::opaque_token::TokenHash;
 use crate::domain::refresh_token::HashedRefreshToken;
 use crate::store::rules::{self, CodeRow};
-use crate::store::{FoundCode, Redemption, Rotation, StoreError, Successor};
+use crate::store::{FoundCode, Issuance, Redemption, Rotation, StoreError, Successor};
 
 use super::cells::{Cells, Found, Life, Tries};
 use super::holdings::{self, New};
@@ -26,14 +26,14 @@ pub(super) async fn add_code(
     hash: &TokenHash,
     code: &AuthorizationCode,
     used: &ClientUse,
-) -> Result<bool, StoreError> {
+) -> Result<Issuance, StoreError> {
     let approval = cells.keys.approval(approval);
     let before = cells.read::<String>(&approval).await?;
     if before.as_ref().is_some_and(|found| found.is_live(used.at)) {
-        return Ok(false);
+        return Ok(Issuance::AnsweredBefore);
     }
     let Some(client) = client_use::note(cells, used).await? else {
-        return Ok(false);
+        return Ok(Issuance::ClientGone);
     };
     let row = CodeRow::new(code, &client);
     let life = Life { until: row.forget_at(), now: used.at };
@@ -45,10 +45,11 @@ pub(super) async fn add_code(
     // The approval decides between concurrent calls. A caller that loses has stored a code that no client
     // receives. It expires unused and does not count.
     let is_first = cells.swap(&approval, before.as_ref(), &hash.text(), Some(kept)).await?;
-    if is_first {
-        holdings::hold(cells, &New::code(hash, code, used.at)).await;
+    if !is_first {
+        return Ok(Issuance::AnsweredBefore);
     }
-    Ok(is_first)
+    holdings::hold(cells, &New::code(hash, code, used.at)).await;
+    Ok(Issuance::Issued)
 }
 
 /// Records that `approval` was denied. Returns false if it has already created a code.

@@ -10,7 +10,7 @@ use auth_service::domain::grant::Grant;
 use auth_service::domain::grant_id::GrantId;
 use auth_service::domain::opaque_token::{OpaqueToken, TokenHash, TokenKind};
 use auth_service::domain::refresh_token::RefreshToken;
-use auth_service::store::Store;
+use auth_service::store::{Issuance, Store};
 use reqwest::StatusCode;
 use tokio::time::sleep;
 
@@ -167,7 +167,7 @@ impl Storm {
             let made = code(&client, &account.subject, NOW);
             let secret = OpaqueToken::new(TokenKind::AuthorizationCode, random());
             let added = self.store.add_code(&name, &secret.hash(), &made, &usage(&client, NOW)).await;
-            if !added.is_ok_and(|added| added) {
+            if !added.is_ok_and(|added| added == Issuance::Issued) {
                 continue;
             }
             let form = [
