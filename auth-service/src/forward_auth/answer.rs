@@ -203,7 +203,14 @@ impl Answer {
             CheckError::Untrusted | CheckError::UnknownHost | CheckError::Origin => StatusCode::FORBIDDEN,
             CheckError::UnknownProxy => StatusCode::NOT_FOUND,
             CheckError::Method => StatusCode::METHOD_NOT_ALLOWED,
-            _ => StatusCode::BAD_REQUEST,
+            CheckError::Missing(_)
+            | CheckError::AmbiguousPath
+            | CheckError::BadHost
+            | CheckError::Scheme
+            | CheckError::BadHeader(_)
+            | CheckError::TooLong(_)
+            | CheckError::ReservedHeader
+            | CheckError::Rewritten => StatusCode::BAD_REQUEST,
         };
         // Any client of the edge can cause this, so the log lines have a rate limit. The metrics count every
         // refusal.

@@ -72,7 +72,17 @@ impl CheckError {
             Self::Undatable | Self::Store(_) => "unavailable",
             Self::Origin => "foreign_origin",
             Self::TooManyRequests(_) => "too_many_requests",
-            _ => "malformed",
+            Self::UnknownProxy
+            | Self::Missing(_)
+            | Self::AmbiguousPath
+            | Self::BadHost
+            | Self::UnknownHost
+            | Self::Scheme
+            | Self::Method
+            | Self::BadHeader(_)
+            | Self::TooLong(_)
+            | Self::ReservedHeader
+            | Self::Rewritten => "malformed",
         }
     }
 }

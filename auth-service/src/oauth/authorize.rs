@@ -149,16 +149,32 @@ async fn answer(request: &HttpRequest, state: &AppState) -> Result<HttpResponse,
         Some((session, account)) if prompt.accepts(&session, request.query_string(), state.now()) => {
             let who = (&session, &account);
             match consent::ask(state, &client, known.as_ref(), asked, (pushed, prompt), who).await {
-                Err(ConsentError::PageRequired) => Ok(refused(&Refusal::ConsentRequired)),
-                Err(ConsentError::TooFast(_)) => Ok(refused(&Refusal::TooFast)),
-                Err(ConsentError::AnsweredBefore) => Err(AuthorizeError::RequestUri),
-                Err(ConsentError::ClientGone) => Err(AuthorizeError::UnknownClient),
-                Err(ConsentError::NeedsOperator) => Err(AuthorizeError::NeedsOperator),
-                page => page.map_err(|_| AuthorizeError::Unavailable),
+                Ok(page) => Ok(page),
+                Err(error) => refusal_without_consent(&error).map(|refusal| refused(&refusal)),
             }
         }
         _ if prompt.none => Ok(refused(&Refusal::LoginRequired)),
         _ => Ok(see_other(&state.config.site.issuer.endpoint(&format!("/login?{}", request.query_string())))),
+    }
+}
+
+/// The refusal that the client receives if the consent page can neither be shown nor skipped, or the error that is
+/// shown to the user instead.
+fn refusal_without_consent(error: &ConsentError) -> Result<Refusal, AuthorizeError> {
+    match error {
+        ConsentError::PageRequired => Ok(Refusal::ConsentRequired),
+        ConsentError::TooFast(_) => Ok(Refusal::TooFast),
+        ConsentError::AnsweredBefore => Err(AuthorizeError::RequestUri),
+        ConsentError::ClientGone => Err(AuthorizeError::UnknownClient),
+        ConsentError::NeedsOperator => Err(AuthorizeError::NeedsOperator),
+        // All but the last are errors of the form that the consent page sends. They do not occur here.
+        ConsentError::Params(_)
+        | ConsentError::NoSession
+        | ConsentError::FormToken(_)
+        | ConsentError::ClientChanged
+        | ConsentError::Barred
+        | ConsentError::NoDecision
+        | ConsentError::Unavailable => Err(AuthorizeError::Unavailable),
     }
 }
 

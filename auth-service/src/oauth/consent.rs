@@ -201,8 +201,10 @@ async fn answer(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<Htt
     let client = match state.clients.find(Caller::User(address), &request.client_id, state.earliest()).await {
         Ok(client) if client.allows_redirect(&request.redirect_uri) => client,
         Err(UnknownClient::Store(error)) => return Err(error.into()),
-        Err(UnknownClient::Away(_)) => return Err(ConsentError::Unavailable),
-        _ => return Err(ConsentError::ClientGone),
+        Err(UnknownClient::Away(_) | UnknownClient::Random(_)) => return Err(ConsentError::Unavailable),
+        Ok(_) | Err(UnknownClient::Unregistered | UnknownClient::Disabled | UnknownClient::Document(_)) => {
+            return Err(ConsentError::ClientGone);
+        }
     };
     if client.metadata.digest() != asked.client {
         return Err(ConsentError::ClientChanged);
