@@ -7,7 +7,7 @@ use std::time::Duration;
 /// Pause before a write is retried on a non-blocking output.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// An output that receives one whole line with each call of [`Write::write_all`]. If a full disk has cut off a
+/// An output that receives one whole line with each call to [`Write::write_all`]. If a full disk has cut off a
 /// line, the next event still begins on a new line, so that programs can parse the log.
 #[derive(Debug)]
 pub struct LogLines<W> {

@@ -18,8 +18,8 @@ pub enum InvalidRedirectUri {
     /// The text is not an absolute URI.
     #[error("a redirect URI must be an absolute URI")]
     NotAbsolute,
-    /// The text is not in its normal form. It has, for example, upper case, a default port, dot segments, a
-    /// backslash or blanks.
+    /// The URI is not in its normal form. It contains, for example, upper-case letters, a default port, dot
+    /// segments, a backslash or spaces.
     #[error("a redirect URI must be written in its normal form, which here is {0}")]
     NotNormal(String),
     /// The URI has a fragment, which RFC 6749 §3.1.2 forbids.

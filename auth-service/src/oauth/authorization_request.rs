@@ -106,7 +106,7 @@ impl Refusal {
 const MAX_RESOURCES: usize = 8;
 
 impl AuthorizationRequest {
-    /// Reads a request of `client`. The caller must already have verified `redirect_uri`.
+    /// Reads a request from `client`. The caller must already have verified `redirect_uri`.
     pub(super) fn read(
         params: &Params,
         client: &Client,

@@ -88,8 +88,8 @@ async fn answer(request: &HttpRequest, body: &[u8], state: &AppState) -> Result<
     Ok(Pushed { request_uri: format!("{PREFIX}{}", handle.expose()), expires_in: lifetime.as_secs() })
 }
 
-/// The pool of a request of `client`, and the names under which the request is counted in that pool. If the client
-/// has credentials, the caller must already have authenticated it.
+/// The pool of a request from `client`, and the names under which the request is counted in that pool. If the
+/// client has credentials, the caller must already have authenticated it.
 ///
 /// A request from a client that only a few accounts use is charged to each of these accounts, because one account
 /// can have many clients. Anybody can send requests in the name of a client without credentials. Therefore, a

@@ -85,9 +85,9 @@ pub enum TargetError {
         .here.readable()
     )]
     Clock {
-        /// The time of the target.
+        /// The time according to the target's clock.
         store: UnixTime,
-        /// The time of this machine.
+        /// The time according to this machine's clock.
         here: UnixTime,
     },
     /// The embedded store cannot be opened.

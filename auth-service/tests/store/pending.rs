@@ -141,7 +141,7 @@ pub(crate) async fn a_pushed_request_is_there_until_it_is_answered_or_over(world
     assert!(world.store().pushed_request(&hash("two"), later(HOUR)).await.unwrap().is_none());
 }
 
-/// A request of `client` in the pool of clients that have authenticated.
+/// A request from `client` in the pool for clients that have authenticated.
 fn request_of(client: &str, counts_for: &[&str], at: UnixTime) -> PushedRequest {
     let client = super::things::client(&client.replace(' ', "-"));
     PushedRequest {

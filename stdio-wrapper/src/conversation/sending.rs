@@ -20,7 +20,7 @@ pub(crate) const ROOM_PATIENCE: Duration = Duration::from_secs(2);
 const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 /// Maximum number of bytes by which the wrapper's ids can make a line longer than its message.
 const REPLACED: usize = 64;
-/// Time after which the exit of a child is known that has closed its input because it has ended.
+/// If a child closes its input because it has exited, its exit is known within this time.
 const EXIT_KNOWN: Duration = Duration::from_millis(50);
 
 /// What the conversations with all children need.

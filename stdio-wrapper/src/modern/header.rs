@@ -27,11 +27,11 @@ pub(super) const NOT_TEXT: &str =
 /// The headers that repeat parts of the body.
 #[derive(Debug, Clone)]
 pub struct Fields<'a> {
-    /// The header `MCP-Protocol-Version`.
+    /// `MCP-Protocol-Version`, which repeats the revision in `_meta`.
     pub version: Field<'a>,
-    /// The header `Mcp-Method`.
+    /// `Mcp-Method`, which repeats the method of the request.
     pub method: Field<'a>,
-    /// The header `Mcp-Name`.
+    /// `Mcp-Name`, which repeats the name of the tool, prompt, resource or task.
     pub name: Field<'a>,
     /// All `Mcp-Param-…` headers, by their names without the prefix, in lower case.
     pub params: Vec<(String, Field<'a>)>,

@@ -18,7 +18,7 @@ const FRAME: usize = 64;
 /// A message that the wrapper itself writes.
 #[derive(Debug, Clone, Copy)]
 pub enum Outgoing<'a> {
-    /// A request.
+    /// A request, which must be answered.
     Request {
         /// The id, as JSON text.
         id: &'a str,
@@ -27,7 +27,7 @@ pub enum Outgoing<'a> {
         /// The params, as JSON text.
         params: &'a str,
     },
-    /// A notification.
+    /// A notification, which is never answered.
     Notification {
         /// The name of the method.
         method: &'a str,

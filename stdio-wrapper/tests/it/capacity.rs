@@ -90,7 +90,7 @@ fn caller(wrapper: &Wrapper, who: &str) -> Client {
     wrapper.client().with_header("x-auth-subject", who)
 }
 
-/// Opens sessions of different callers until one is refused. Returns the sessions and the refusal.
+/// Opens sessions for different callers until one is refused. Returns the sessions and the refusal.
 async fn fill(wrapper: &Wrapper) -> (Vec<Client>, String) {
     let mut all = Vec::new();
     for number in 0..200 {

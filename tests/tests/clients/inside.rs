@@ -218,7 +218,7 @@ impl Scene {
         }
     }
 
-    /// Uses another source address for subsequent requests. One address can cause only a few fetches of new
+    /// Uses a different source address for subsequent requests. One address can cause only a few fetches of new
     /// documents, and a refusal for that reason would prove nothing about the URL.
     fn move_on(&mut self) {
         self.moved += 1;

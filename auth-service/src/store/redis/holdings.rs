@@ -155,8 +155,8 @@ pub(super) async fn hold(cells: &Cells, new: &New<'_>) -> Vec<Grant> {
 /// calls would try to remove the same rows.
 ///
 /// # Errors
-/// Fails if the row could not be added to its list. It is no error if another row could not be removed, because
-/// that row stays in the list and is removed by the next call.
+/// Fails if the row could not be added to its list. It is not an error if another row could not be removed,
+/// because that row stays in the list and is removed by the next call.
 pub(super) async fn try_hold(
     cells: &Cells,
     new: &New<'_>,

@@ -70,7 +70,7 @@ impl Watching {
 }
 
 impl Launcher {
-    /// Stops children that use up the watches. Runs as long as the wrapper.
+    /// Stops children that use up the watches. Runs for as long as the wrapper runs.
     pub async fn guard_watches(self: Arc<Self>) {
         let probe = match Probe::new() {
             Ok(probe) => probe,
