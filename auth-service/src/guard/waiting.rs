@@ -57,7 +57,7 @@ impl Waiting {
 
 fn give_up_oldest(queues: &mut Queues<oneshot::Sender<()>>, key: Key) {
     if let Some((number, notice)) = queues.take_oldest(key) {
-        tracing::debug!(number, "a sender lost its place to another one");
+        tracing::debug!(number, "a sender lost its slot to another one");
         // The receiver has already been dropped if its sender has just finished.
         let _ = notice.send(());
     }

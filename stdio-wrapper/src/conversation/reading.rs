@@ -241,7 +241,7 @@ impl<L: Link> Reader<L> {
         match found {
             Some(Read::Message(parsed)) => dispatch(&self.link, parsed, reservation).await,
             Some(Read::Doubtful { line, why, found: Found::Messages(messages) }) => {
-                self.link.log.line(&line, &why, "a line of the child was corrected");
+                self.link.log.line(&line, &why, "a line from the child was corrected");
                 // The messages are copies, to which the memory of the line now belongs.
                 drop(line);
                 if let Some(reservation) = &mut reservation {
@@ -331,7 +331,7 @@ async fn dispatch<L: Link>(link: &Arc<L>, (text, parts): Parsed, reservation: Op
                 link.log.line(
                     text.as_bytes(),
                     "no request has its id",
-                    "a response of the child was dropped",
+                    "a response from the child was dropped",
                 );
             }
             link.drop_message("no request waits for this response");
@@ -354,7 +354,7 @@ fn nameless_error<L: Link>(link: &Arc<L>, message: &Message<'_>) {
     link.log.line(
         message.text.as_bytes(),
         "it has no id",
-        "an error of the child was passed to the only waiting request",
+        "an error from the child was passed to the only waiting request",
     );
     link.fail(number, &format!("The MCP server did not understand the request: {shown}"));
 }

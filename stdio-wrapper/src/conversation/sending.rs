@@ -173,7 +173,7 @@ impl Conversation {
     pub(crate) fn drop_message(&self, what: &str) {
         self.metrics.child_messages_dropped_total.add();
         self.log.count_useless();
-        tracing::debug!(child = self.child.number, what, "a message of the child was dropped");
+        tracing::debug!(child = self.child.number, what, "a message from the child was dropped");
     }
 
     /// Records that a line from the child is not a message.

@@ -96,7 +96,7 @@ impl Verifier {
     async fn check(&self, token: &str) -> Result<Claims<'static>, Refused> {
         let header = decode_header(token).map_err(|_| Refused::Invalid("it is not a JWT"))?;
         if header.typ.as_deref() != Some(TYPE) {
-            return Err(Refused::Invalid("it is another kind of token"));
+            return Err(Refused::Invalid("it is a different kind of token"));
         }
         // No extension is supported, and an unknown one must not be ignored (RFC 7515 §4.1.11).
         if header.crit.is_some() {

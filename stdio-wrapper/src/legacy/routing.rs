@@ -106,7 +106,7 @@ impl conversation::Link for Link {
             return self.log.line(
                 id,
                 why,
-                "an unreadable request of the child has the id of a waiting question",
+                "an unreadable request from the child has the id of a waiting question",
             );
         }
         self.refuse(id, Code::InvalidRequest, &format!("The request is not passed on. {why}"));
@@ -241,7 +241,7 @@ async fn cancelled(link: &Arc<Link>, message: &Message<'_>) {
 /// other notifications, such as log messages, belong to a request in progress.
 async fn notification(link: &Arc<Link>, message: &Message<'_>, method: &str) {
     let Some(session) = owner(link) else {
-        return link.drop_message("a notification of a shared child");
+        return link.drop_message("a notification from a shared child");
     };
     let is_change = method.ends_with("/list_changed") || method == "notifications/resources/updated";
     let stream = if is_change && session.get_stream().is_connected() {

@@ -49,7 +49,7 @@ async fn an_answer_that_loses_nothing_by_being_put_right_is_given() {
     let latin =
         json!({"text": r#"{"jsonrpc":"2.0","id":{ID},"result":{"a":"café"}}"#, "encoding": "latin-1"});
     assert_eq!(client.call("raw", latin).await["result"]["a"], "caf\u{fffd}");
-    wrapper.logged("a line of the child was corrected").await;
+    wrapper.logged("a line from the child was corrected").await;
     let half = answered_with(&client, r#"{"jsonrpc":"2.0","id":{ID},"result":{"a":"x\ud83d"}}"#).await;
     assert_eq!(half["result"]["a"], "x\u{fffd}", "half of a surrogate pair is not a character");
 }
@@ -160,7 +160,7 @@ async fn an_error_that_clients_would_drop_keeps_its_words() {
     let nameless = r#"{"jsonrpc":"2.0","id":null,"error":{"code":-32700,"message":"cannot read {this}"}}"#;
     let answer = answered_with(&client, nameless).await;
     assert!(refusal(&answer).contains("cannot read {this}"), "{answer}");
-    wrapper.logged("an error of the child was passed to the only waiting request").await;
+    wrapper.logged("an error from the child was passed to the only waiting request").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

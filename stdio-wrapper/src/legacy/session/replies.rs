@@ -49,7 +49,7 @@ impl Session {
             Some(Backend::Own(link)) => {
                 let patch = Patch { span: id.clone(), with: own.as_bytes() };
                 if let Err(why) = link.pass(self, message, &mut [patch]).await {
-                    tracing::debug!(why, "a response to a request of the child was lost");
+                    tracing::debug!(why, "a response to a request from the child was lost");
                 }
             }
             Some(Backend::Translated(peer)) => peer.reply(message, own),
