@@ -33,7 +33,7 @@ pub enum ProofRefused {
         /// The nonce that the client should use.
         fresh: String,
     },
-    /// The client has sent too many proofs, or all clients of the account together. The value is the number of
+    /// The client, or all clients of the account together, have sent too many proofs. The value is the number of
     /// seconds until the next one is accepted.
     #[error("too many DPoP proofs from this client or account; try again in a minute")]
     TooFast(u64),

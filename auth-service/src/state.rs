@@ -351,7 +351,7 @@ impl AppState {
     /// Counts a DPoP proof of `client` for `subject`. It must be called before the proof is stored.
     ///
     /// # Errors
-    /// Fails if the client has sent too many proofs, or all clients of the account together.
+    /// Fails if the client, or all clients of the account together, have sent too many proofs.
     pub fn admit_proof(&self, subject: &Subject, client: &ClientId) -> Result<(), ProofRefused> {
         let admitted = self.account_rate.admit_proof(subject, client);
         admitted.map_err(|limit| ProofRefused::TooFast(limit.retry_after_seconds))

@@ -38,8 +38,8 @@ pub struct Upkeep(Mutex<Known>);
 struct Known {
     watch: ClockWatch,
     mark: Option<UnixTime>,
-    /// The identity for a store that has none yet. If the store cannot be written at the start, a later check
-    /// writes it.
+    /// The identity for a store that has none yet. If the store cannot be written at startup, a later check writes
+    /// it.
     new_identity: Option<String>,
     identity: Option<String>,
     dangers: Vec<String>,

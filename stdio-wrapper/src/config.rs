@@ -1,4 +1,4 @@
-//! Settings, which are read once at the start and checked together.
+//! Settings, which are read once at startup and checked together.
 
 mod child;
 mod command;

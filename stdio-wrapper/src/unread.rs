@@ -35,7 +35,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// Must be acquired to read the next piece of a large body, so that the bodies alternate.
 static TURN: Semaphore = Semaphore::const_new(1);
 
-/// A middleware that reads large request bodies in turns, and keeps each body as long as its response. If the
+/// A middleware that reads large request bodies in turns, and keeps each body for as long as its response. If the
 /// body is not completely read when the response has been sent, the server closes the connection.
 pub async fn close_unread<B: MessageBody + 'static>(
     mut request: ServiceRequest,

@@ -89,8 +89,8 @@ impl Up {
         Gate::at(&self.note("ISSUER"), &self.note("MCP_URL"))
     }
 
-    /// Stops `scripts/up` with the signal of Ctrl-C or with another signal. No process that it has started may
-    /// remain.
+    /// Stops `scripts/up` with the signal that Ctrl-C sends or with another signal. No process that it has started
+    /// may remain.
     fn stop(mut self, signal: Signal) {
         let started = descendants(self.process.id());
         assert!(started.len() >= 3, "three tiers at least: {started:?}");

@@ -15,7 +15,7 @@ const GRPC_CONNECTIONS: usize = 256;
 const OF_A_WORKER: usize = 4;
 /// Number of files for fetching documents, for the store, and for operators' commands.
 const BESIDES: usize = 128;
-/// Assumed number of open files at the start if `/proc/self/fd` cannot be read.
+/// Assumed number of open files at startup if `/proc/self/fd` cannot be read.
 const USUAL: usize = 64;
 
 /// Maximum numbers of open connections to the public and the edge listener.

@@ -114,7 +114,7 @@ fn storage() -> anyhow::Result<Storage> {
     Ok(Config::storage_from_variables(std::env::vars())?.0)
 }
 
-/// Makes a path absolute, because the running service might have another working directory.
+/// Makes a path absolute, because the running service might have a different working directory.
 fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
     std::path::absolute(path).with_context(|| format!("{} is not a path", path.display()))
 }

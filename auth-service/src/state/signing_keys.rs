@@ -37,7 +37,8 @@ impl SigningKeys {
 }
 
 impl AppState {
-    /// Reads the signing keys from the store, and makes a due change. If this fails, the current keys stay in use.
+    /// Reads the signing keys from the store, and makes a change that is due. If this fails, the current keys stay
+    /// in use.
     pub async fn follow_keys(&self) {
         match self.follow_keys_of_store().await {
             Ok(false) => {}

@@ -54,7 +54,7 @@ pub enum TransferError {
         "writing: {0}. An import into the embedded store has left the previous content unchanged; an import into Redis can be started again with the same command"
     )]
     Writing(#[source] StoreError),
-    /// Some records are missing at the target.
+    /// Some records are missing in the target.
     #[error(
         "{missing} {} did not arrive. The store might have been in use: stop every service that uses either store, and \
          start again",

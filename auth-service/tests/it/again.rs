@@ -178,7 +178,7 @@ async fn a_password_that_is_chosen_with_two_clicks_signs_in() {
     }
     // The earlier form, with the one-time password, is no longer accepted.
     assert_eq!(browser.submit(&login, &SIGN_IN).await.status, StatusCode::FORBIDDEN);
-    // A form with another password changes nothing and leads back to the login form. The number of attempts is
+    // A form with a different password changes nothing and leads back to the login form. The number of attempts is
     // limited (a022).
     let mut last = StatusCode::OK;
     for n in 0..12 {

@@ -31,7 +31,7 @@ pub(crate) enum Fault {
     NoMetadata,
     /// Another program responds at the path of the resource metadata.
     WrongMetadata,
-    /// The metadata names another authorization server.
+    /// The metadata names a different authorization server.
     WrongIssuer,
     /// The edge sends a check for OPTIONS requests.
     PreflightChecked,

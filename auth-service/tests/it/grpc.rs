@@ -206,7 +206,7 @@ async fn until_refused(app: &TestApp, calls: usize, method: &str, secret: Option
     for _ in 0..600 {
         while let Some(at) = under_way.iter().position(|call| call.answer.is_finished()) {
             let answer = under_way.swap_remove(at).answer.await.unwrap().unwrap();
-            // A call that reached its time limit has another status.
+            // A call that reached its time limit has a different status.
             if answer.headers().get("grpc-status").is_some_and(|status| status == "14") {
                 return under_way;
             }

@@ -95,7 +95,7 @@ async fn any_row_that_is_left_keeps_a_new_store_from_being_begun_and_an_empty_re
         // If the row of the key check has a different type, it cannot be read.
         assert!(told.contains("has lost the row with the identity") || told.contains("WRONGTYPE"), "{told}");
         admin.ask(&[b"FLUSHALL"]);
-        // Rows that a process writes as a test, and rows with another prefix, do not count as a store.
+        // Rows that a process writes as a test, and rows with a different prefix, do not count as a store.
         for test in ["mcp-gate:{meta}:writable", "mcp-gate:{meta}:trial", "other:{meta}:x"] {
             admin.ask(&[b"SET", test.as_bytes(), b"x"]);
         }

@@ -72,7 +72,7 @@ fn chance() -> usize {
     usize::from(random()[0])
 }
 
-/// A random number generator that repeats its numbers for the same seed (`SplitMix64`).
+/// A random number generator that produces the same numbers for the same seed (`SplitMix64`).
 struct Dice(u64);
 
 impl Dice {

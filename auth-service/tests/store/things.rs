@@ -131,7 +131,7 @@ pub(crate) fn password(text: &str) -> StoredPassword {
     StoredPassword { phc: format!("$argon2id$v=19$m=1,t=1,p=1$c2FsdA${text}"), one_time: false }
 }
 
-/// An authorization code of `client` for this account, which is valid for 60 seconds.
+/// An authorization code for `client` and this account, which is valid for 60 seconds.
 pub(crate) fn code(client: &Client, subject: &Subject, at: UnixTime) -> AuthorizationCode {
     AuthorizationCode {
         grant_id: GrantId::new(random()),

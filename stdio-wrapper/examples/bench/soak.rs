@@ -87,7 +87,7 @@ async fn one_session(index: usize) -> anyhow::Result<()> {
     }
 }
 
-/// Kills the child of a session. The response of the echo child contains its process id.
+/// Kills the child of a session. The response from the echo child contains its process id.
 fn kill(initialized: &str) -> anyhow::Result<()> {
     let pid = initialized.split_once("\"version\":\"").and_then(|(_, rest)| rest.split('"').next());
     let pid = pid

@@ -61,8 +61,8 @@ impl Supervised {
         self.process.id().and_then(|id| i32::try_from(id).ok())
     }
 
-    /// Waits for the next report. Returns `None` if the supervisor has exited, or is about to. Dropping this
-    /// future loses no report.
+    /// Waits for the next report. Returns `None` if the supervisor has exited, or is about to. No report is lost
+    /// if this future is dropped.
     pub(super) async fn report(&mut self) -> Option<Report> {
         let line = self.reports.next_line().await.ok().flatten()?;
         serde_json::from_str(&line).ok()

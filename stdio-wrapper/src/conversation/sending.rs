@@ -88,8 +88,7 @@ impl Conversation {
         let line = reservation.holding(self.framing.encode(call.message.text, &mut call.patches(&digits)));
         let sent = match self.outbox.try_send(line, given.is_alone) {
             Ok(()) => Ok(Ok(())),
-            // There is no space, so this waits for the child to read. The request itself waits in memory,
-            // too.
+            // There is no space, so this waits for the child to read. The request itself also stays in memory.
             Err(line) => tokio::time::timeout(call.timeout.min(SEND_TIMEOUT), self.outbox.send(line)).await,
         };
         // The reader fails all pending requests when the child ends. This is for requests that came after

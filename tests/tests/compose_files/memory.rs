@@ -87,7 +87,7 @@ fn what_strangers_can_fill_of_envoy_fits_its_memory() {
         let body = number(file, "\n      per_connection_buffer_limit_bytes:");
         assert!(head + body <= row.each, "{file}");
     }
-    // Each connection can have another connection to the service behind the edge.
+    // Each connection can have a second connection to the service behind the edge.
     assert!(2 * row.connections < Edge::EnvoyHttp.container().bounds().files.unwrap());
 }
 

@@ -122,7 +122,7 @@ pub(crate) fn a_wrapped_server_reaches_nothing(stack: &Containers) {
     if stack.containers(false).contains_key("docker-api") {
         forbidden.push(place("docker-api", "docker-api", 2375));
     }
-    // The first service has no access to the internet, and the other two have it.
+    // The first service has no access to the internet, but the other two do.
     let running = stack.containers(false);
     for service in ["everything", "clock", "fetch"].into_iter().filter(|name| running.contains_key(*name)) {
         let mut forbidden = forbidden.clone();

@@ -157,7 +157,7 @@ impl Bob<'_> {
 struct Target {
     port: u16,
     host: String,
-    /// A token of Ana, and her session.
+    /// Ana's token and session.
     token: String,
     session: String,
 }

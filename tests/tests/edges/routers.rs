@@ -42,7 +42,7 @@ macro_rules! on_traefik {
     };
 }
 
-/// The shipped configuration with another router for the wrapper.
+/// The shipped configuration with an additional router for the wrapper.
 fn with_router(router: &str) -> Setup {
     Setup::as_shipped().through(Edge::Traefik).edge_changed(SERVICES, &format!("{router}\n{SERVICES}"))
 }

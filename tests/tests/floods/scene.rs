@@ -82,14 +82,14 @@ impl Scene {
         [&mut self.here, &mut self.next_door]
     }
 
-    /// Opens sessions of Ana at both wrappers.
+    /// Opens sessions for Ana at both wrappers.
     pub(crate) async fn open_sessions(&mut self, count: usize, version: &str) {
         for place in self.places() {
             place.open_sessions(count, version).await;
         }
     }
 
-    /// Calls this tool in all sessions of Ana.
+    /// Calls this tool in all of Ana's sessions.
     pub(crate) async fn call_in_sessions(&mut self, tool: &str) {
         for place in self.places() {
             place.ana.renew(&place.stack).await;
@@ -99,7 +99,7 @@ impl Scene {
         }
     }
 
-    /// Ends the sessions of Ana at both wrappers.
+    /// Ends Ana's sessions at both wrappers.
     pub(crate) async fn close_sessions(&mut self) {
         for place in self.places() {
             place.close_sessions().await;

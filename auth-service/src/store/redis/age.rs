@@ -43,7 +43,7 @@ struct Known {
     mark: Option<Mark>,
     /// The identity of the store whose number this is.
     identity: Option<String>,
-    /// The number of times that a store with another identity was found.
+    /// The number of times that a store with a different identity was found.
     stores: u64,
     /// The number of connections made so far. A new connection might lead to a Redis with older data.
     connections: u64,

@@ -1,4 +1,4 @@
-//! Stops children that use so much of the container that others cannot start or continue.
+//! Stops children that use so much of the container's resources that other children cannot start or continue.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
