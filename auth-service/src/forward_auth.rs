@@ -169,7 +169,7 @@ fn trust<'a>(
     if trusted && !doubled { Ok(()) } else { Err(CheckError::Untrusted) }
 }
 
-/// Adds the headers with which a web page can read a refusal that was decided before the request was read.
+/// Adds the headers that allow a web page to read a refusal that was decided before the request was read.
 fn let_pages_read(answer: &mut Answer, asked: &AccessRequest<'_>, state: &AppState) {
     let origins = &state.config.allowed_origins;
     if let (Some(origin), Ok(resource)) = (&asked.origin, resource(asked, state))

@@ -259,7 +259,7 @@ pub trait Store: PendingStore + Portable + Installation {
     async fn end_session(&self, id: &TokenHash) -> Result<(), StoreError>;
 
     /// Stores a code. If its account has too many unredeemed codes, the oldest code of the client with the most
-    /// codes is deleted. Each `approval` can create only one code, and none after it was denied.
+    /// codes is deleted. Each `approval` can create only one code, and none after it has been denied.
     async fn add_code(
         &self,
         approval: &str,

@@ -1,5 +1,5 @@
 //! Finds the imports between the top-level modules of a crate, and compares them with the table in
-//! `tests/layers.toml`. Also finds the files that import each other, in whatever module they are.
+//! `tests/layers.toml`. Also finds files that import each other, regardless of their modules.
 //!
 //! A module here is a file at the top of the crate together with the files below it: `src/store.rs` with
 //! everything in `src/store/`. Code under `#[cfg(test)]` and the crate roots can import anything.
@@ -85,8 +85,8 @@ pub fn circle(table: &Table) -> Option<Vec<String>> {
     })
 }
 
-/// The files of a crate that cannot be understood one after the other, because each of them imports the others,
-/// perhaps indirectly. Each list has at least two files and is sorted.
+/// The import cycles of a crate: files that cannot be understood one at a time, because each of them imports the
+/// others, perhaps indirectly. Each list has at least two files and is sorted.
 ///
 /// A file and the files below it are one unit in this respect: `store.rs` can use what `store/redis.rs` provides
 /// without a path that starts at the crate root, and such uses are not counted.
@@ -110,7 +110,7 @@ pub fn circles_of_files(src: &Path) -> Result<Vec<Vec<String>>> {
     Ok(circles.into_iter().filter(|circle| circle.len() > 1).collect())
 }
 
-/// For each file, other files.
+/// For each file, the files that it imports.
 type Imports<'a> = BTreeMap<&'a Path, BTreeSet<&'a Path>>;
 
 /// The files that a file imports, directly or through others.
@@ -127,7 +127,7 @@ fn reached_from<'a>(file: &Path, imports: &Imports<'a>) -> BTreeSet<&'a Path> {
     seen
 }
 
-/// A circle of files that is known and not yet removed.
+/// An import cycle of files that is known and has not been removed yet.
 #[derive(Debug, Clone, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KnownCircle {
@@ -136,11 +136,11 @@ pub struct KnownCircle {
     pub crate_name: String,
     /// The files, below `src`.
     pub files: BTreeSet<String>,
-    /// Why the circle is still there.
+    /// Why the cycle still exists.
     pub reason: String,
 }
 
-/// Compares the circles of a crate with those that are known. Returns a sentence for each difference.
+/// Compares the import cycles of a crate with the known ones. Returns a sentence for each difference.
 pub fn unknown_circles(crate_name: &str, found: &[Vec<String>], known: &[KnownCircle]) -> Vec<String> {
     let known: Vec<_> = known.iter().filter(|circle| circle.crate_name == crate_name).collect();
     let is_known = |circle: &&Vec<String>| {
@@ -157,10 +157,10 @@ pub fn unknown_circles(crate_name: &str, found: &[Vec<String>], known: &[KnownCi
         .flat_map(|known| &known.files)
         .filter(|file| !found.iter().flatten().any(|f| f == *file));
     let obsolete = obsolete.map(|file| {
-        format!("{file} is no longer part of a circle: remove it from the known circles in the table.")
+        format!("{file} is no longer part of a cycle: remove it from the known cycles in the table.")
     });
     let unexplained = known.iter().filter(|known| known.reason.trim().is_empty());
-    let unexplained = unexplained.map(|known| format!("A known circle needs a reason: {:?}.", known.files));
+    let unexplained = unexplained.map(|known| format!("A known cycle needs a reason: {:?}.", known.files));
     new.chain(obsolete).chain(unexplained).collect()
 }
 
@@ -450,7 +450,7 @@ mod tests {
         assert!(differences(&[&["a.rs", "b.rs", "c.rs"]]).is_empty());
         assert_eq!(
             differences(&[&["a.rs", "b.rs"]]),
-            ["c.rs is no longer part of a circle: remove it from the known circles in the table."]
+            ["c.rs is no longer part of a cycle: remove it from the known cycles in the table."]
         );
         assert_eq!(
             differences(&[&["a.rs", "b.rs", "c.rs", "d.rs"]]),

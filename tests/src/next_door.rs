@@ -18,7 +18,7 @@ const BETWEEN: Duration = Duration::from_secs(1);
 /// The pause of an honest user between two calls.
 pub const PAUSE: Duration = Duration::from_millis(5);
 
-/// Whether the figures are for a table, because `PROGRAMS` names a release build.
+/// Whether the figures are meant for a table in the documents. They are if `PROGRAMS` names a release build.
 pub fn is_for_a_table() -> bool {
     std::env::var_os("PROGRAMS").is_some()
 }

@@ -10,7 +10,7 @@ use tests::places::repository;
 
 #[derive(Deserialize)]
 struct Layers {
-    /// The circles of files that are known.
+    /// The known import cycles of files.
     #[serde(default)]
     circle: Vec<KnownCircle>,
     #[serde(flatten)]

@@ -242,8 +242,8 @@ impl ClockWatch {
         }
     }
 
-    /// Adopts the correction of an operator, if the store has one that this process has not adopted yet. The
-    /// caller has just found `now` to be reliable.
+    /// Adopts an operator's correction, if the store has one that this process has not adopted yet. The caller has
+    /// just found `now` to be reliable.
     pub fn follow(&mut self, mark: Option<ClockMark>, now: UnixTime, up: Duration) {
         if let Some(mark) = mark.filter(|mark| mark.corrections > self.corrections) {
             (self.latest, self.corrections) = (Some(Seen { at: mark.latest.max(now), up }), mark.corrections);

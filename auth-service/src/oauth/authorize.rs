@@ -167,7 +167,7 @@ fn refusal_without_consent(error: &ConsentError) -> Result<Refusal, AuthorizeErr
         ConsentError::AnsweredBefore => Err(AuthorizeError::RequestUri),
         ConsentError::ClientGone => Err(AuthorizeError::UnknownClient),
         ConsentError::NeedsOperator => Err(AuthorizeError::NeedsOperator),
-        // All but the last are errors of the form that the consent page sends. They do not occur here.
+        // All but the last are errors in the form that the consent page sends. They do not occur here.
         ConsentError::Params(_)
         | ConsentError::NoSession
         | ConsentError::FormToken(_)

@@ -164,7 +164,7 @@ impl<R: Read> DumpReader<R> {
             _ => return Err(DumpError::NotADump),
         }
         let bytes = read_with_length(&mut input, MAX_HEADER_LEN)?.ok_or(DumpError::NotADump)?;
-        // The version is checked first, because a newer header could have other fields.
+        // The version is checked first, because a newer header could have different fields.
         let Version { version } = serde_json::from_slice(&bytes).map_err(|_| DumpError::NotADump)?;
         if version > VERSION {
             return Err(DumpError::Newer(version));

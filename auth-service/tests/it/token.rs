@@ -456,7 +456,7 @@ async fn a031_a034_a_forged_refresh_token_that_names_a_grant_ends_nothing() {
     assert_eq!(app.refresh(&client, &tokens.refresh).await.status(), StatusCode::OK);
 }
 
-/// A check refuses a longer token, so its client would refresh without end.
+/// A check refuses a longer token, so its client would refresh endlessly.
 #[actix_web::test]
 async fn a033_no_access_token_is_issued_that_checks_refuse_for_its_length() {
     let app = TestApp::start().await;
@@ -474,7 +474,7 @@ async fn a033_no_access_token_is_issued_that_checks_refuse_for_its_length() {
     let body: Value = refused.json().await.unwrap();
     assert_eq!(body["error"], "invalid_request");
     assert!(body["error_description"].as_str().unwrap().contains("more than 8192 bytes"), "{body}");
-    // The refresh token was not used up: the next token is not a repetition.
+    // The refusal did not use up the refresh token, so this request does not count as reuse.
     let answer = refresh(&tokens.refresh, 1).await;
     assert_eq!(answer.status(), StatusCode::OK);
     let next = Tokens::of(answer).await;

@@ -128,7 +128,7 @@ pub(super) fn issue(
         act: grant.parent.as_ref().map(|_| Actor { sub: grant.client_id.clone() }),
     };
     let access_token = state.keys.sign(ACCESS_TOKEN_TYPE, &claims)?;
-    // Checks refuse a longer token, so its client would refresh without end.
+    // Checks refuse a longer token, so its client would refresh endlessly.
     if access_token.len() > MAX_TOKEN_LEN {
         return Err(TokenError::InvalidRequest(TOO_LONG));
     }

@@ -1,5 +1,5 @@
 //! Checks that the Redis user has all permissions that are needed. Without this check, a command could be refused
-//! for the first time months after the start, and leave a change incomplete.
+//! for the first time months after startup, and leave a change incomplete.
 
 use std::sync::LazyLock;
 
