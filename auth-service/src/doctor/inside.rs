@@ -51,8 +51,8 @@ pub(super) async fn examine(
         notes.warning(
             "settings",
             format!("{} can be read by users other than its owner", path.display()),
-            "with it, whoever gets a copy of the store or of a backup can decrypt everything in it",
-            "set its mode to 0600; if somebody might have read it, replace the key (`auth-service store rekey`)",
+            "with it, anyone who gets a copy of the store or of a backup can decrypt everything in it",
+            "set its mode to 0600; if anyone might have read it, replace the key (`auth-service store rekey`)",
         );
     }
     let mut closed = true;
