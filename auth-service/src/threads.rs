@@ -80,7 +80,7 @@ pub async fn keep_one() -> Result<(), NoThread> {
 }
 
 /// Starts as many threads as the listeners will need, and stops them again. This tests the thread limit, because
-/// the listeners' libraries start their threads right afterwards, and panic if one is refused.
+/// the listeners' libraries start their threads immediately afterwards, and panic if one is refused.
 ///
 /// # Errors
 /// Fails if the operating system refuses one of them.

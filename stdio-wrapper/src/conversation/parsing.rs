@@ -5,8 +5,8 @@ use bytestring::ByteString;
 use crate::offload::Offload;
 use crate::protocol::{Parts, Text, parse_owned};
 
-/// Parses a message in the name of this principal. Large messages are parsed on other threads, because this
-/// takes long enough to delay other users. Returns `None` if the text is not a message.
+/// Parses a message on behalf of this principal. Large messages are parsed on other threads, because this takes
+/// long enough to delay other users. Returns `None` if the text is not a message.
 pub(crate) async fn parsed(offload: &Offload, owner: &str, text: Text) -> Option<(ByteString, Parts)> {
     let parse = move |text: Text| parse_owned(&text.into_bytes()).ok();
     offload.run_if_large(owner, text.len(), move || parse(text)).await?

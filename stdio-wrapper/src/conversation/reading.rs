@@ -1,5 +1,5 @@
 //! Reads the output of one child, and finds out what each line is. Most lines are messages; others are
-//! corrected, fail the request whose answer they are, or are skipped.
+//! corrected, cause the request that they answer to fail, or are skipped.
 
 use std::ops::Deref;
 use std::sync::Arc;

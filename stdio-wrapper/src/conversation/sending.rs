@@ -52,7 +52,7 @@ pub(crate) struct Conversation {
     pub(crate) log: LineLog,
     /// The threads that process large messages.
     pub(crate) offload: Arc<Offload>,
-    /// Whether the child has given an answer that shows that it works.
+    /// Whether the child has sent a response that shows that it works.
     has_answered: AtomicBool,
     /// The reason why the child has exited, worded for callers.
     dead: OnceLock<String>,
@@ -139,7 +139,7 @@ impl Conversation {
         self.say(&cancelled(number, reason));
     }
 
-    /// Records that the child has given an answer that shows that it works.
+    /// Records that the child has sent a response that shows that it works.
     pub(crate) fn set_answered(&self) {
         if !self.has_answered.swap(true, Ordering::Relaxed) {
             self.child.set_answered();
@@ -147,7 +147,7 @@ impl Conversation {
         }
     }
 
-    /// Whether the child has given an answer that shows that it works.
+    /// Whether the child has sent a response that shows that it works.
     pub(crate) fn has_answered(&self) -> bool {
         self.has_answered.load(Ordering::Relaxed)
     }

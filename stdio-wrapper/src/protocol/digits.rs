@@ -25,8 +25,8 @@ fn run(text: &[u8], at: usize) -> usize {
     count(&mut before.iter().rev()) + count(&mut after.iter())
 }
 
-/// Whether a number has too many digits. Only text outside of strings is examined, because a string can contain
-/// any number of digits.
+/// Whether a number has too many digits. Only text outside strings is examined, because a string can contain any
+/// number of digits.
 fn has_run_outside(text: &[u8]) -> bool {
     let mut rest = text;
     let mut digits = 0;

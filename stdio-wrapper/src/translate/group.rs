@@ -108,7 +108,7 @@ impl Group {
     }
 }
 
-/// A session of a group, with the messages that its child sends outside of calls.
+/// A session of a group, with the messages that its child sends outside calls.
 #[derive(Debug)]
 pub(super) struct PooledSession {
     pub(super) session: Arc<Session>,
@@ -149,7 +149,7 @@ pub(super) enum Prompt {
 
 /// Whether a question can wait for the next call. A server can request roots as soon as the session is open,
 /// and because roots belong to the client and not to a call, the next call can answer. All other questions
-/// outside of a call have no client.
+/// outside a call have no client.
 fn may_wait(question: &Question) -> bool {
     question.method == "roots/list"
 }
@@ -358,7 +358,7 @@ fn log(pooled: &PooledSession, message: &Message<'_>) {
     }
 }
 
-/// Reads the messages that a session's child sends outside of calls, until the session ends.
+/// Reads the messages that a session's child sends outside calls, until the session ends.
 pub(super) async fn pump(group: Arc<Group>, pooled: Arc<PooledSession>) {
     let consumer = pooled.session.get_stream().connect();
     loop {

@@ -2,11 +2,11 @@
 //! Identity Assertion JWT Authorization Grant (ID-JAG), an identity provider that the operator trusts asserts that
 //! a user is allowed to use a resource here. The user is not asked for consent.
 //!
-//! The provider acts in the name of users, so the use of its assertions is limited. The client must authenticate
-//! and be allowed by the operator, an assertion can be used once, and the account must exist. The account is found
-//! by a link between issuer, subject and account, which an operator has created. In email domains that the
-//! operator has assigned to the issuer, the account is also found by a verified address, and the link is then
-//! created. There is no refresh token, because the client can request a new assertion from the provider.
+//! The provider acts on behalf of users, so the use of its assertions is limited. The client must authenticate and
+//! be allowed by the operator, an assertion can be used once, and the account must exist. The account is found by
+//! a link between issuer, subject and account, which an operator has created. In email domains that the operator
+//! has assigned to the issuer, the account is also found by a verified address, and the link is then created.
+//! There is no refresh token, because the client can request a new assertion from the provider.
 
 use serde::Deserialize;
 
