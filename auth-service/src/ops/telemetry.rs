@@ -68,7 +68,7 @@ pub fn end(last_words: Option<&str>) {
     writer.flush(LAST_LINES);
 }
 
-/// The status of the log, worded for operators ([`LogWriter::status`]).
+/// The status of the log, worded for operators: whether lines are written, how many were lost, and why.
 pub fn log_status() -> String {
     WRITER.get().map_or_else(|| "ok".to_owned(), LogWriter::status)
 }
