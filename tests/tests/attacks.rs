@@ -68,7 +68,7 @@ fn number_of(line: &str) -> Option<u32> {
     line.split_once(". ").and_then(|(number, _)| number.parse().ok())
 }
 
-/// The page with the existing tests in place of the tests that it lists now.
+/// The page with the existing tests instead of those that it lists now.
 fn rewritten(page: &str, tests: &Tests) -> String {
     let mut text = String::new();
     for line in page.lines().filter(|line| !line.starts_with(WRITTEN)) {

@@ -111,7 +111,7 @@ impl<T: AsyncRead> Paced<T> {
             // The last piece of a body is not larger than the rest of the body, because otherwise it would
             // contain the next requests.
             expected @ 1.. => expected.clamp(PIECE, PIECE_OF_BODY),
-            // A request with a chunked body is the last one of its connection.
+            // A request with a chunked body is the last one on its connection.
             0 if doing.is_chunked.get() => PIECE,
             0 => PIECE.saturating_sub(self.ahead),
         }

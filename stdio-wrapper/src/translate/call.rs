@@ -48,7 +48,7 @@ pub(super) struct ClientRequest {
     answers: Arc<Budget>,
     /// Maximum total size of the call's unanswered questions, in bytes.
     max_asked: usize,
-    /// The principal against whom memory and sessions are counted.
+    /// The principal towards whose limits memory and sessions are counted.
     owner: String,
 }
 

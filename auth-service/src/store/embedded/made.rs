@@ -42,7 +42,7 @@ pub(super) fn path(directory: &Path) -> PathBuf {
     directory.join(NAME)
 }
 
-/// Records the beginning of a first start.
+/// Records that the first start has begun.
 pub(super) fn begin(directory: &Path) -> Result<()> {
     write_whole(directory, NAME, BEGUN.as_bytes())
 }
