@@ -193,7 +193,7 @@ impl Stream {
         self.changed.notify_one();
     }
 
-    /// Waits for something new.
+    /// Waits for a change, such as a new message or the end of the stream.
     pub async fn changed(&self) {
         self.changed.notified().await;
     }

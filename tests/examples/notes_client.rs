@@ -1,6 +1,6 @@
 //! A client built with the official Rust SDK. It signs in without stored tokens, requests more scopes, and uses
 //! every feature of the server once. It reports each event as a line of JSON. The program that reads the lines
-//! visits the URLs in place of a user.
+//! visits the URLs on behalf of a user.
 
 #![expect(
     deprecated,

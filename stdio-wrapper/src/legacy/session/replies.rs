@@ -57,7 +57,7 @@ impl Session {
         }
     }
 
-    /// Responds to a question from the child in place of the client.
+    /// Responds to a question from the child on behalf of the client.
     async fn answer_in_place(&self, own: &str) {
         let why = "The client's response could not be used.";
         let text = error_message(Some(own.as_bytes()), Code::InternalError, why);
