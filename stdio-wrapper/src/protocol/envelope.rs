@@ -135,7 +135,8 @@ impl<'a> Message<'a> {
         object(meta).map_or(Ok([None; N]), |meta| members(meta, names))
     }
 
-    /// Whether [`super::tidy()`] might find something. This check is fast, so that the thorough one is rarely needed.
+    /// Whether [`super::tidy()`] might find something. This check is fast, so that the thorough one is rarely
+    /// needed.
     pub(super) fn may_be_untidy(&self) -> bool {
         self.is_untidy || self.has_null_member()
     }

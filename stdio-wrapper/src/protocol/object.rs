@@ -1,5 +1,5 @@
-//! Reads single members of JSON objects, and elements of arrays. Repeated keys, and keys that differ only in case, are
-//! refused, because decisions depend on the members (attack 106).
+//! Reads single members of JSON objects, and elements of arrays. Repeated keys, and keys that differ only in case,
+//! are refused, because decisions depend on the members (attack 106).
 
 use std::borrow::Cow;
 
