@@ -140,6 +140,7 @@ async fn use_client(store: &dyn Store, registered: Value) -> anyhow::Result<Clie
         client: client.clone(),
         at: now,
         bounds: auth_service::domain::clock_watch::TimeBounds::exactly(now),
+        is_time_of_day: true,
         keep_until: now.plus(Duration::from_secs(86_400)),
         user: auth_service::domain::account::Subject::new([0; 32]),
         sole_ceiling: usize::MAX,

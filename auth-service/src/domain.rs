@@ -23,6 +23,7 @@ pub mod pkce;
 pub mod pushed_request;
 pub mod redirect_uri;
 pub mod refresh_token;
+pub mod replaced_token;
 pub mod resource;
 pub mod resource_query;
 pub mod scope;

@@ -362,8 +362,8 @@ impl AppState {
         let at = self.now();
         let (keep_until, sole_ceiling) =
             (at.plus(self.config.clients.idle), self.config.clients.sole_ceiling());
-        let bounds = self.time_bounds();
-        ClientUse { client, at, bounds, keep_until, user: user.clone(), sole_ceiling }
+        let (bounds, is_time_of_day) = (self.time_bounds(), self.clock.is_time_of_day());
+        ClientUse { client, at, bounds, is_time_of_day, keep_until, user: user.clone(), sole_ceiling }
     }
 
     /// The source of randomness.

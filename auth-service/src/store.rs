@@ -6,6 +6,7 @@ pub mod dump;
 pub mod embedded;
 mod holdings;
 mod installation;
+mod outage;
 mod pending;
 mod places;
 pub mod records;
@@ -26,6 +27,7 @@ use crate::domain::grant::{AuthorizationCode, Grant};
 use crate::domain::grant_id::GrantId;
 use crate::domain::opaque_token::TokenHash;
 use crate::domain::refresh_token::{HashedRefreshToken, Line};
+use crate::domain::replaced_token::StoreTime;
 use crate::keys::set::KeySet;
 
 use changes::Changes;
@@ -169,10 +171,10 @@ pub struct Successor {
 
 impl Successor {
     /// Makes this the current token of the grant.
-    fn replace(&self, grant: &mut Grant, used: &ClientUse) {
+    fn replace(&self, grant: &mut Grant, used: &ClientUse, by_store: Option<StoreTime>) {
         let current = (self.hash, self.line.clone());
         let expires_at = used.extend(Some(grant.expires_at), self.expires_at);
-        grant.rotate(current, self.sealed.clone(), used.bounds.latest, expires_at);
+        grant.rotate(current, self.sealed.clone(), (used.bounds, by_store), expires_at);
     }
 }
 

@@ -305,6 +305,9 @@ pub struct ClientUse {
     pub at: UnixTime,
     /// The bounds of the correct time. They differ from `at` while the clock is not reliable.
     pub bounds: TimeBounds,
+    /// Whether `at` is the real time of day, so that the store can use its own clock as well. Tests simulate the
+    /// time.
+    pub is_time_of_day: bool,
     /// The time at which the client can be deleted if it is not used again.
     pub keep_until: UnixTime,
     /// The user for whom the client is used.

@@ -148,12 +148,14 @@ pub struct TimeBounds {
     /// Whether the clock shows the expected time. If so, `latest` advances with the uptime of the machine, and the
     /// difference between two values of `latest` is correct even if both are wrong.
     pub is_steady: bool,
+    /// How long the machine has been up. It cannot be set.
+    pub up: Duration,
 }
 
 impl TimeBounds {
     /// The bounds if the correct time is `now`.
     pub fn exactly(now: UnixTime) -> Self {
-        Self { earliest: now, latest: now, is_steady: true }
+        Self { earliest: now, latest: now, is_steady: true, up: Duration::from_secs(now.0) }
     }
 
     /// Whether `at` is in the future, which means that the clock is wrong or was wrong when `at` was recorded.
@@ -239,6 +241,7 @@ impl ClockWatch {
             earliest: later(self.trusted).min(now),
             latest: later(self.latest).max(now),
             is_steady: self.trusted.is_some_and(|trusted| trusted.fits(seen, TOLERANCE)),
+            up,
         }
     }
 

@@ -38,6 +38,7 @@ use crate::domain::grant::{AuthorizationCode, Grant};
 use crate::domain::grant_id::GrantId;
 use crate::domain::opaque_token::TokenHash;
 use crate::domain::refresh_token::HashedRefreshToken;
+use crate::domain::replaced_token::StoreTime;
 use crate::keys::seal::{Purpose, Sealer, StoreKey};
 use crate::keys::set::KeySet;
 
@@ -71,6 +72,8 @@ pub struct EmbeddedStore {
     writer: Writer,
     swept_for_room: Pause,
     places: Places,
+    /// Identifies the clock of this process. It is `None` if there was no randomness.
+    clock: Option<u64>,
 }
 
 /// Minimum number of seconds between two searches for expired rows that can be removed to make room.
@@ -134,7 +137,14 @@ impl EmbeddedStore {
         })
         .map_err(damaged)?;
         let (swept_for_room, places) = (Pause::default(), Places::default());
-        Ok(Self { key: key.clone(), disk, sealer, overlay, changes, writer, swept_for_room, places })
+        let mut clock = [0; 8];
+        let clock = aws_lc_rs::rand::fill(&mut clock).is_ok().then_some(u64::from_ne_bytes(clock));
+        Ok(Self { key: key.clone(), disk, sealer, overlay, changes, writer, swept_for_room, places, clock })
+    }
+
+    /// The time of this use on a clock that cannot be set. It is comparable only while this process runs.
+    fn time_at(&self, used: &ClientUse) -> Option<StoreTime> {
+        self.clock.map(|clock| StoreTime { clock, at: UnixTime(used.bounds.up.as_secs()) })
     }
 
     // Reads are served from redb's page cache or from one page on disk. That takes microseconds, so they run
@@ -335,7 +345,7 @@ impl Store for EmbeddedStore {
         used: &ClientUse,
     ) -> Result<Redemption, StoreError> {
         let (hash, grant, used) = (*hash, grant.clone(), used.clone());
-        self.writer.write(move |rows| grants::redeem_code(rows, &hash, &grant, &used)).await
+        self.writer.write_in_time(move |rows| grants::redeem_code(rows, &hash, &grant, &used)).await
     }
 
     async fn add_grant(&self, grant: &Grant, used: &ClientUse) -> Result<bool, StoreError> {
@@ -363,11 +373,11 @@ impl Store for EmbeddedStore {
         grace: Duration,
     ) -> Result<Rotation, StoreError> {
         let (presented, successor, used) = (presented.clone(), successor.clone(), used.clone());
-        let disk = Arc::clone(&self.disk);
+        let (disk, by_store) = (Arc::clone(&self.disk), self.time_at(&used));
         let rotate = move |rows: &Writable<'_>| {
-            grants::rotate(rows, &presented, &successor, &used, disk.grace_without_stall(grace))
+            grants::rotate(rows, &presented, &successor, &used, (&disk.grace(grace), by_store))
         };
-        self.writer.write(rotate).await
+        self.writer.write_in_time(rotate).await
     }
 
     async fn revoke_grant(&self, id: &GrantId) -> Result<(), StoreError> {

@@ -202,14 +202,14 @@ impl TestApp {
 
     /// Starts the app on Redis, with a clock that the service compares with the clock of Redis. Returns `None` if
     /// Redis is not installed.
-    pub(crate) async fn start_on_redis_now() -> Option<Self> {
+    pub(crate) async fn start_on_redis_now(settings: &[(&str, &str)]) -> Option<Self> {
         RedisServer::start(&["--appendonly", "no"])?;
         let clock = TestClock {
             passed: AtomicU64::new(SystemClock.now().0),
             ahead: AtomicU64::new(0),
             is_time_of_day: true,
         };
-        Some(Self::start_with_clock(true, (Arc::new(clock), Arc::new(SystemRandomSource)), &[]).await)
+        Some(Self::start_with_clock(true, (Arc::new(clock), Arc::new(SystemRandomSource)), settings).await)
     }
 
     async fn start_from(on_redis: bool, random: Arc<dyn Random>, settings: &[(&str, &str)]) -> Self {

@@ -291,7 +291,7 @@ async fn a031_a_used_refresh_token_stays_used_when_the_clock_is_set_back() {
 
 #[actix_web::test]
 async fn a_lost_answer_is_repeated_although_the_clock_was_wrong_when_it_was_given() {
-    for app in TestApp::on_both_stores(&[]).await {
+    for (store, app) in ["embedded", "redis"].iter().zip(TestApp::on_both_stores(&[]).await) {
         app.state.follow_keys().await;
         for ahead in [false, true] {
             let client = app.client().await;
@@ -305,9 +305,10 @@ async fn a_lost_answer_is_repeated_although_the_clock_was_wrong_when_it_was_give
             app.set_clock_ahead(Duration::ZERO);
             app.wait(Duration::from_secs(1));
             let again = app.refresh(&client, &tokens.refresh).await;
-            if ahead {
+            if ahead && *store == "redis" {
                 // The time of the first refresh is not reliable, so the service can neither repeat the response
-                // nor revoke the grant.
+                // nor revoke the grant. (In this test, the clock of Redis is not used. The embedded store also
+                // has the time since the machine started.)
                 assert_eq!(again.status(), StatusCode::SERVICE_UNAVAILABLE);
             } else {
                 assert_eq!(Tokens::of(again).await.refresh, lost.refresh);

@@ -143,7 +143,7 @@ async fn a063_replicas_whose_clocks_differ_accept_what_the_others_issue_and_noth
 
 #[actix_web::test]
 async fn a_replica_whose_clock_is_behind_that_of_redis_says_so_and_refuses_no_token_for_good() {
-    let Some(app) = TestApp::start_on_redis_now().await else { return };
+    let Some(app) = TestApp::start_on_redis_now(&[]).await else { return };
     let client = app.client().await;
     let tokens = app.tokens(&client).await;
     app.set_clock_ahead(Duration::from_secs(1000));
@@ -163,5 +163,48 @@ async fn a_replica_whose_clock_is_behind_that_of_redis_says_so_and_refuses_no_to
         }
         // A replica whose clock is that far ahead is not ready, so no replica can have issued this token.
         assert_eq!(behind.check_token(&early).await.status(), StatusCode::UNAUTHORIZED);
+    }
+}
+
+/// The clocks of replicas can differ by more than `REFRESH_GRACE`.
+#[actix_web::test]
+async fn a031_a_lost_answer_is_repeated_by_a_replica_that_is_ahead_and_a_stolen_token_is_not() {
+    let Some(app) = TestApp::start_on_redis_now(&[("REFRESH_GRACE", "3s")]).await else { return };
+    let ahead = app.replica_behind(Duration::ZERO).await;
+    ahead.set_clock_ahead(Duration::from_secs(200));
+    for (first, second) in [(&app, &ahead), (&ahead, &app), (&app, &app)] {
+        let client = app.client().await;
+        let tokens = app.tokens(&client).await;
+        let lost = Tokens::of(first.refresh(&client, &tokens.refresh).await).await;
+        let again = second.refresh(&client, &tokens.refresh).await;
+        assert_eq!(again.status(), StatusCode::OK, "{again:?}");
+        assert_eq!(Tokens::of(again).await.refresh, lost.refresh);
+        // The clock of Redis decides, and the clocks of the replicas must agree.
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        for replica in [&app, &ahead] {
+            replica.wait(Duration::from_secs(5));
+        }
+        let stolen = first.refresh(&client, &tokens.refresh).await;
+        assert_eq!(stolen.status(), StatusCode::BAD_REQUEST);
+        assert_eq!(second.refresh(&client, &lost.refresh).await.status(), StatusCode::BAD_REQUEST);
+    }
+}
+
+#[actix_web::test]
+async fn a031_a_lost_answer_is_repeated_after_the_clock_was_set_forward() {
+    let app = TestApp::start_on(false, &[]).await;
+    app.state.follow_keys().await;
+    for seconds in [121, 299] {
+        let client = app.client().await;
+        let tokens = app.tokens(&client).await;
+        let lost = Tokens::of(app.refresh(&client, &tokens.refresh).await).await;
+        app.set_clock_ahead(Duration::from_secs(seconds));
+        let again = app.refresh(&client, &tokens.refresh).await;
+        assert_eq!(again.status(), StatusCode::OK, "{again:?}");
+        assert_eq!(Tokens::of(again).await.refresh, lost.refresh);
+        app.wait(Duration::from_secs(121));
+        assert_eq!(app.refresh(&client, &tokens.refresh).await.status(), StatusCode::BAD_REQUEST);
+        app.set_clock_ahead(Duration::ZERO);
+        assert_eq!(app.refresh(&client, &lost.refresh).await.status(), StatusCode::BAD_REQUEST);
     }
 }

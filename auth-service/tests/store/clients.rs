@@ -431,7 +431,7 @@ pub(crate) async fn a_clock_that_is_behind_shortens_nothing_although_the_store_k
     let first = grant(&code(&client, &person.subject, NOW), "first", NOW);
     assert!(store.add_grant(&first, &usage_by(&person.subject, &client, NOW)).await.unwrap());
     let wrong = UnixTime(NOW.0 - 10 * 365 * 86_400);
-    let bounds = TimeBounds { earliest: wrong, latest: wrong, is_steady: false };
+    let bounds = TimeBounds { is_steady: false, ..TimeBounds::exactly(wrong) };
     let second = grant(&code(&client, &person.subject, NOW), "second", NOW);
     let used = ClientUse { bounds, ..usage_by(&person.subject, &client, wrong) };
     assert!(store.add_grant(&second, &used).await.unwrap());

@@ -206,7 +206,7 @@ async fn make_grant(
     at: UnixTime,
 ) -> (Grant, Vec<Grant>) {
     // While the clock is ahead, the correct time could still be `NOW`.
-    let bounds = TimeBounds { earliest: NOW, latest: at, is_steady: at < later(DAY) };
+    let bounds = TimeBounds { earliest: NOW, is_steady: at < later(DAY), ..TimeBounds::exactly(at) };
     let (code, used) = (code(client, person, at), ClientUse { bounds, ..usage(client, at) });
     assert_eq!(
         store.add_code(code.grant_id.as_str(), &hash(name), &code, &used).await.unwrap(),

@@ -73,3 +73,52 @@ async fn a032_what_a_stopped_redis_executes_late_uses_up_no_refresh_token_and_no
     let again = store.redeem_code(&secret, &of_code, &used).await.unwrap();
     assert!(matches!(again, Redemption::Redeemed { .. }), "{again:?}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a032_an_outage_after_redis_has_executed_a_refresh_costs_no_grant() {
+    const SHORT: Duration = Duration::from_secs(2);
+    let Some(server) = RedisServer::start(&["--appendonly", "no"]) else { return };
+    // Without `CLIENT TRACKING`, only the calls of this test use the first connection.
+    Resp::connect(server.port).ask(&[b"ACL", b"SETUSER", b"default", b"-client|tracking"]);
+    let way = Chaos::before(server.port).await;
+    let store = RedisStore::connect(&RedisAddress::parse(&way.url()).unwrap(), &key()).await.unwrap();
+    let (client, _, of_old) = granted(&store, "old", "first").await;
+    let (old, after_old) = (held(&of_old, 0, "first"), successor(&of_old, 1, "second", NOW));
+    store.rotate_refresh(&old, &after_old, &usage(&client, NOW), SHORT).await.unwrap();
+    let (client, _, of_token) = granted(&store, "a", "first").await;
+    let (token, next) = (held(&of_token, 0, "first"), successor(&of_token, 1, "second", NOW));
+
+    let start = Instant::now();
+    way.turn(Weather::Delay(ON_THE_WAY));
+    let before = way.round_trips();
+    let held_back = async {
+        // The first round trip reads, and the second writes. Redis executes it, but its response is lost.
+        while way.round_trips() < before + 2 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        way.turn(Weather::Hold(0));
+    };
+    let used = usage(&client, NOW);
+    let (rotated, ()) = join(store.rotate_refresh(&token, &next, &used, SHORT), held_back).await;
+    assert!(rotated.is_err(), "{rotated:?}");
+    way.turn(Weather::Cut);
+    tokio::time::sleep(SHORT * 2).await;
+    way.turn(Weather::Fair);
+    while store.ping().await.is_err() {
+        assert!(start.elapsed() < Duration::from_secs(20), "the store does not recover");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+
+    let at = later(start.elapsed());
+    let again = store.rotate_refresh(&token, &next, &usage(&client, at), SHORT).await.unwrap();
+    assert!(matches!(again, Rotation::Repeated { .. }), "{again:?}");
+    // A token that was replaced well before the outage has no longer grace period.
+    let at = later(start.elapsed() + Duration::from_secs(30));
+    let stolen = store.rotate_refresh(&old, &after_old, &usage(&client, at), SHORT).await.unwrap();
+    assert!(matches!(stolen, Rotation::Reused(_)), "{stolen:?}");
+    // After the grace period, the other one counts as stolen, too.
+    tokio::time::sleep(SHORT + Duration::from_secs(1)).await;
+    let at = later(start.elapsed());
+    let stolen = store.rotate_refresh(&token, &next, &usage(&client, at), SHORT).await.unwrap();
+    assert!(matches!(stolen, Rotation::Reused(_)), "{stolen:?}");
+}

@@ -107,6 +107,7 @@ pub(crate) fn usage_by(user: &Subject, client: &Client, at: UnixTime) -> ClientU
         client: client.clone(),
         at,
         bounds: TimeBounds::exactly(at),
+        is_time_of_day: false,
         keep_until: at.plus(IDLE),
         user: user.clone(),
         sole_ceiling: SOLE_CEILING,

@@ -141,7 +141,7 @@ impl Before {
 async fn what_is_taken_away_counts_while_the_file_cannot_be_written_and_for_ever_after() {
     let data = tempfile::tempdir().unwrap();
     let store = open(data.path());
-    let before = Before::made(&store).await;
+    let before = Box::pin(Before::made(&store)).await;
     let fault = Fault::begin(data.path());
 
     // Cached principals of these grants also become invalid.

@@ -15,7 +15,9 @@ use metrics::Gauge;
 use redb::{Builder, Database, DatabaseError};
 use rustix::fs::{Advice, fadvise};
 
+use crate::domain::replaced_token::Grace;
 use crate::store::StoreError;
+use crate::store::outage::LastOutage;
 
 use super::rows::unavailable;
 
@@ -29,8 +31,6 @@ const HEADER: usize = 320;
 /// Size of redb's page cache in bytes. The default is a gigabyte, which strangers could occupy by filling the
 /// store. The operating system caches the rest of the file while it has free memory.
 const CACHE: usize = 12 * 1024 * 1024;
-/// Two stalls with less time between them count as one stall.
-const JOINED: Duration = Duration::from_secs(10);
 /// Number of bytes that the disk must accept before the database is written to again. This is enough for a few
 /// pages and the pages that point to them.
 const TRIAL: usize = 64 * 1024;
@@ -51,24 +51,8 @@ pub(super) struct Disk {
     /// Whether the current write takes so long that its callers have stopped waiting.
     is_stalled: AtomicBool,
     /// The last period in which a write kept other writes waiting.
-    last_stall: Mutex<Option<Stall>>,
+    last_stall: LastOutage,
     failing: Gauge,
-}
-
-/// A period in which the disk completed no write.
-#[derive(Clone, Copy)]
-struct Stall {
-    from: Instant,
-    until: Instant,
-}
-
-impl Stall {
-    /// This stall, extended to the beginning of the `earlier` one if the disk stalled again before clients had
-    /// time to retry.
-    fn joined(self, earlier: Option<Self>) -> Self {
-        let joined = earlier.filter(|earlier| self.from.duration_since(earlier.until) < JOINED);
-        joined.map_or(self, |earlier| Self { from: earlier.from, ..self })
-    }
 }
 
 /// The header and the length of the file after the last write of this process.
@@ -98,7 +82,7 @@ impl Disk {
             trouble: Mutex::new(None),
             closed: AtomicU64::new(0),
             is_stalled: AtomicBool::new(false),
-            last_stall: Mutex::new(None),
+            last_stall: LastOutage::default(),
             failing,
         })
     }
@@ -184,17 +168,13 @@ impl Disk {
 
     /// Records a write that began at `from` and was completed after its callers had stopped waiting.
     pub(super) fn finished_late(&self, from: Instant) {
-        let mut last = self.last_stall.lock().unwrap_or_else(PoisonError::into_inner);
-        *last = Some(Stall { from, until: Instant::now() }.joined(*last));
+        self.last_stall.ended(from);
     }
 
-    /// The grace period of refresh tokens, extended by the duration of a recent stall. If a refresh token was
-    /// replaced during a stall, its client received an error, and could not retry successfully before the stall
-    /// was over. Therefore, the grace period does not include the stall.
-    pub(super) fn grace_without_stall(&self, grace: Duration) -> Duration {
-        let last = *self.last_stall.lock().unwrap_or_else(PoisonError::into_inner);
-        let last = last.filter(|stall| stall.until.elapsed() <= grace);
-        last.map_or(grace, |stall| grace.saturating_add(stall.until.duration_since(stall.from)))
+    /// The grace period of refresh tokens, without the last stall. If a refresh token was replaced during a stall,
+    /// its client received an error, and could not retry successfully before the stall was over.
+    pub(super) fn grace(&self, period: Duration) -> Grace {
+        self.last_stall.grace(period)
     }
 
     /// Records that a write or read failed, and opens the database again.

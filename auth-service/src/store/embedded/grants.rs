@@ -1,14 +1,13 @@
 //! Authorization codes, grants and their refresh tokens.
 
-use std::time::Duration;
-
 use crate::domain::account::{Account, Subject};
 use crate::domain::client::{ClientId, ClientUse};
 use crate::domain::clock::UnixTime;
-use crate::domain::grant::{AuthorizationCode, Grant, RefreshUse};
+use crate::domain::grant::{AuthorizationCode, Grant};
 use crate::domain::grant_id::GrantId;
 use crate::domain::opaque_token::TokenHash;
 use crate::domain::refresh_token::HashedRefreshToken;
+use crate::domain::replaced_token::{Grace, RefreshUse, StoreTime};
 use crate::store::rules::{self, CodeRow};
 use crate::store::{Issuance, Redemption, Rotation, StoreError, Successor};
 
@@ -119,18 +118,18 @@ pub(super) fn rotate(
     presented: &HashedRefreshToken,
     successor: &Successor,
     used: &ClientUse,
-    grace: Duration,
+    (grace, by_store): (&Grace, Option<StoreTime>),
 ) -> Result<Rotation, StoreError> {
     let now = used.at;
     let Some(mut grant) = of_refresh(rows, presented, now)? else {
         return Ok(Rotation::Unknown);
     };
-    match grant.judge_refresh(presented, used.bounds, grace) {
+    match grant.judge_refresh(presented, (used.bounds, by_store), grace) {
         RefreshUse::Current => {
             if client_use::note(rows, used)?.is_none() {
                 return Ok(Rotation::Unknown);
             }
-            successor.replace(&mut grant, used);
+            successor.replace(&mut grant, used, by_store);
             put(rows, &grant)?;
             holdings::note(rows, &New::grant(&grant, now))?;
             Ok(Rotation::Rotated(grant))

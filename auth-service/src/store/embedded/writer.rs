@@ -51,12 +51,27 @@ trait QueuedWrite: Send {
     fn run(&mut self, rows: &Writable<'_>) -> Result<(), StoreError>;
     /// Whether the rows that it writes take access away, for example by disabling an account.
     fn takes_away(&self) -> bool;
+    /// Whether it must not be made any more, because its caller has stopped waiting.
+    fn is_late(&self) -> bool;
     fn finish(self: Box<Self>, committed: Result<(), StoreError>);
+}
+
+/// What distinguishes one write from another for the queue.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// It is made even if its caller has stopped waiting.
+    Change,
+    /// It takes access away.
+    TakesAway,
+    /// It is made only while its caller waits.
+    InTime,
 }
 
 struct Write<T, F> {
     work: F,
-    takes_away: bool,
+    kind: Kind,
+    /// The time at which the caller stops waiting.
+    deadline: Instant,
     outcome: Option<T>,
     reply: oneshot::Sender<Result<T, StoreError>>,
 }
@@ -72,7 +87,11 @@ where
     }
 
     fn takes_away(&self) -> bool {
-        self.takes_away
+        self.kind == Kind::TakesAway
+    }
+
+    fn is_late(&self) -> bool {
+        self.kind == Kind::InTime && Instant::now() >= self.deadline
     }
 
     fn finish(self: Box<Self>, committed: Result<(), StoreError>) {
@@ -118,7 +137,7 @@ impl Writer {
         T: Send + 'static,
         F: Fn(&Writable<'_>) -> Result<T, StoreError> + Send + 'static,
     {
-        self.queue(work, false, PATIENCE).await
+        self.queue(work, Kind::Change, PATIENCE).await
     }
 
     /// Like [`Writer::write`], for a `work` that takes access away. It goes into the overlay even if it
@@ -128,23 +147,34 @@ impl Writer {
         T: Send + 'static,
         F: Fn(&Writable<'_>) -> Result<T, StoreError> + Send + 'static,
     {
-        self.queue(work, true, PATIENCE).await
+        self.queue(work, Kind::TakesAway, PATIENCE).await
+    }
+
+    /// Like [`Writer::write`], but the write is not made after its caller has stopped waiting, unless the disk
+    /// stalls while it is being written. Otherwise, a client that received an error would have used up its refresh
+    /// token or its code.
+    pub(super) async fn write_in_time<T, F>(&self, work: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: Fn(&Writable<'_>) -> Result<T, StoreError> + Send + 'static,
+    {
+        self.queue(work, Kind::InTime, PATIENCE).await
     }
 
     /// Tests whether the disk accepts a write now.
     pub(super) async fn ping(&self) -> Result<(), StoreError> {
-        self.queue(write_something, false, TRIAL_PATIENCE).await
+        self.queue(write_something, Kind::Change, TRIAL_PATIENCE).await
     }
 
-    async fn queue<T, F>(&self, work: F, takes_away: bool, patience: Duration) -> Result<T, StoreError>
+    async fn queue<T, F>(&self, work: F, kind: Kind, patience: Duration) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: Fn(&Writable<'_>) -> Result<T, StoreError> + Send + 'static,
     {
         let (reply, outcome) = oneshot::channel();
-        let write = Box::new(Write { work, takes_away, outcome: None, reply });
-        let queue = self.queue.as_ref().ok_or_else(stopped)?;
         let deadline = Instant::now() + patience;
+        let write = Box::new(Write { work, kind, deadline, outcome: None, reply });
+        let queue = self.queue.as_ref().ok_or_else(stopped)?;
         let Ok(place) = timeout_at(deadline, queue.reserve()).await else {
             self.disk.stalled(patience, QUEUE);
             return Err(not_queued(patience));
@@ -175,7 +205,13 @@ fn not_queued(patience: Duration) -> StoreError {
 /// A test write whose result is not used.
 fn trial() -> Box<dyn QueuedWrite> {
     let (reply, _) = oneshot::channel();
-    Box::new(Write { work: write_something, takes_away: false, outcome: None, reply })
+    Box::new(Write {
+        work: write_something,
+        kind: Kind::Change,
+        deadline: Instant::now(),
+        outcome: None,
+        reply,
+    })
 }
 
 /// Writes a row that has no meaning, to test whether writes work.
@@ -214,7 +250,14 @@ impl Parts {
         (received > 0).then_some(batch)
     }
 
-    fn write_batch(&self, mut batch: Vec<Box<dyn QueuedWrite>>) {
+    fn write_batch(&self, batch: Vec<Box<dyn QueuedWrite>>) {
+        let (late, mut batch): (Vec<_>, Vec<_>) = batch.into_iter().partition(|write| write.is_late());
+        for write in late {
+            write.finish(Err(StoreError::Unavailable("the disk responded too late".to_owned())));
+        }
+        if batch.is_empty() {
+            return;
+        }
         match self.attempt(&mut batch) {
             // One of the writes fails. Each is repeated alone, so that it gets its own result.
             Err(StoreError::Unreadable) if batch.len() > 1 => {
@@ -401,16 +444,17 @@ mod tests {
         });
         let queued = async {
             begins.await.unwrap_err();
-            let waiting = join_all((0..QUEUE).map(|n| put(n.to_string())));
+            let waiting = join_all((1..QUEUE).map(|n| put(n.to_string())));
+            let in_time = store.writer.write_in_time(|rows| rows.put(Table::Once, "in time", &true, None));
             let late = async {
                 // The pause gives the other writes time to fill the queue.
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 put("late".to_owned()).await
             };
-            tokio::join!(waiting, late)
+            tokio::join!(waiting, late, in_time)
         };
-        let (stalled, (waiting, late)) = tokio::join!(stalled, queued);
-        assert!(stalled.is_err());
+        let (stalled, (waiting, late, in_time)) = tokio::join!(stalled, queued);
+        assert!(stalled.is_err() && in_time.is_err());
         for refused in waiting {
             let error = refused.unwrap_err().to_string();
             assert!(error.ends_with("the disk has not completed a write for 5 s"), "{error}");
@@ -420,15 +464,14 @@ mod tests {
         answer.send(()).unwrap();
         put("last".to_owned()).await.unwrap();
         let names = store.read(|rows| rows.keys(Table::Once)).unwrap();
-        assert_eq!((names.len(), names.contains(&"late".to_owned())), (QUEUE + 1, false));
-        // Attack 32: a refresh token that was replaced during the stall has its whole grace period after the
-        // stall.
-        let (grace, second) = (Duration::from_secs(120), Duration::from_secs(1));
-        let lengthened = store.disk.grace_without_stall(grace);
-        assert!(lengthened >= grace + PATIENCE && lengthened < grace + PATIENCE + 60 * second);
-        // A stall that ended longer ago than the grace period no longer extends it, so nobody can use an older
-        // copy.
-        tokio::time::sleep(second).await;
-        assert_eq!(store.disk.grace_without_stall(second / 2), second / 2);
+        assert_eq!((names.len(), names.contains(&"late".to_owned())), (QUEUE, false));
+        assert!(
+            !names.contains(&"in time".to_owned()),
+            "a refresh is made after its client received an error"
+        );
+        // Attack 32: the stall does not count towards the grace period of refresh tokens.
+        let outage = store.disk.grace(Duration::ZERO).outage.unwrap();
+        let (lasted, second) = (outage.began.saturating_sub(outage.ended), Duration::from_secs(1));
+        assert!(lasted >= PATIENCE && lasted < PATIENCE + 60 * second, "{outage:?}");
     }
 }

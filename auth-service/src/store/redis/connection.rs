@@ -4,7 +4,7 @@
 use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use fred::clients::WithOptions;
@@ -20,7 +20,9 @@ use fred::util::redis_keyslot;
 use futures_util::stream::{BoxStream, StreamExt};
 use tokio::task::AbortHandle;
 
+use crate::domain::replaced_token::Grace;
 use crate::store::StoreError;
+use crate::store::outage::LastOutage;
 
 use super::address::RedisAddress;
 use super::age::Age;
@@ -78,6 +80,7 @@ pub(super) struct Connection {
     task: ConnectHandle,
     asked: AtomicU64,
     circuit: Arc<Circuit>,
+    last_outage: LastOutage,
     renewal: Arc<Renewal>,
     helpers: [AbortHandle; 3],
 }
@@ -157,8 +160,14 @@ impl Connection {
                 }
             }
         });
+        let last_outage = LastOutage::default();
         let helpers = [mender.abort_handle(), failed.abort_handle(), connected_again.abort_handle()];
-        Ok(Self { bare, client, task, asked: AtomicU64::new(0), circuit, renewal, helpers })
+        Ok(Self { bare, client, task, asked: AtomicU64::new(0), circuit, last_outage, renewal, helpers })
+    }
+
+    /// The grace period of refresh tokens, without the last outage. It is read after the store has responded.
+    pub(super) fn grace(&self, period: Duration) -> Grace {
+        self.last_outage.grace(period)
     }
 
     /// The client whose servers the tracking connections follow.
@@ -236,10 +245,18 @@ impl Connection {
         if self.circuit.is_open() {
             return Err(Error::new(ErrorKind::Backpressure, "Redis does not respond"));
         }
+        let from = Instant::now();
         // The future is boxed, because callers hold several of them at the same time.
         let answer = Box::pin(self.ask_until_told(command, arguments)).await;
         match &answer {
-            Err(error) if is_silence(error) => self.circuit.failed(),
+            Err(error) if is_silence(error) => {
+                self.last_outage.failed(from);
+                self.circuit.failed();
+            }
+            Ok(_) => {
+                self.last_outage.succeeded();
+                self.circuit.succeeded();
+            }
             Err(error) if self.renewal.is_due(error) => {
                 tracing::warn!(
                     "Redis is a replica that accepts no writes; a new connection is made to find the master"

@@ -8,10 +8,11 @@ use futures_util::future::{join, try_join, try_join3, try_join4};
 use crate::domain::account::{Account, Subject};
 use crate::domain::client::{ClientId, ClientUse};
 use crate::domain::clock::UnixTime;
-use crate::domain::grant::{AuthorizationCode, Grant, RefreshUse};
+use crate::domain::grant::{AuthorizationCode, Grant};
 use crate::domain::grant_id::GrantId;
 use crate::domain::opaque_token::TokenHash;
 use crate::domain::refresh_token::HashedRefreshToken;
+use crate::domain::replaced_token::RefreshUse;
 use crate::store::rules::{self, CodeRow};
 use crate::store::{FoundCode, Issuance, Redemption, Rotation, StoreError, Successor};
 
@@ -190,13 +191,14 @@ pub(super) async fn rotate(
         let Some(found) = found else {
             return Ok(Rotation::Unknown);
         };
-        match found.value.judge_refresh(presented, used.bounds, grace) {
+        let (by_store, grace) = (deadline.read_at(used), cells.connection.grace(grace));
+        match found.value.judge_refresh(presented, (used.bounds, by_store), &grace) {
             RefreshUse::Current => {
                 if client_use::note_read(cells, used, client).await?.is_none() {
                     return Ok(Rotation::Unknown);
                 }
                 let mut grant = found.value.clone();
-                successor.replace(&mut grant, used);
+                successor.replace(&mut grant, used, by_store);
                 let life = Life { until: grant.expires_at, now };
                 let change = cells.swap_in_time(&key, &found, &grant, life, deadline);
                 let held = New::grant(&grant, now);

@@ -10,6 +10,9 @@ use std::time::Duration;
 
 use fred::types::Value;
 
+use crate::domain::client::ClientUse;
+use crate::domain::clock::UnixTime;
+use crate::domain::replaced_token::StoreTime;
 use crate::store::StoreError;
 
 use super::connection::{Connection, Script};
@@ -19,6 +22,9 @@ use super::errors::{COMMAND, lacks_permission};
 static NOW: LazyLock<Script> = LazyLock::new(|| {
     Script::new("local now = redis.call('TIME') return now[1] .. string.format('%06d', now[2])")
 });
+
+/// Identifies the clock of Redis. All servers count as having the same clock.
+const OF_REDIS: u64 = 0;
 
 /// How long after the reading of the clock a write can be executed. Its caller reads, records the use of the
 /// client, and writes. After the time limits of these three commands, the caller has given up.
@@ -44,18 +50,28 @@ pub(super) use refuse_late;
 
 /// The latest time, by a server's clock, at which the server executes a write.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Deadline(Option<u64>);
+pub(super) struct Deadline {
+    /// The server's time when its clock was read, in microseconds.
+    read_at: Option<u64>,
+}
 
 impl Deadline {
     /// The deadline for a write to this key, counted from now.
     pub(super) async fn of(connection: &Connection, key: &str) -> Result<Self, StoreError> {
-        let in_time = u64::try_from(IN_TIME.as_micros()).unwrap_or(u64::MAX);
-        Ok(Self(microseconds(connection, key).await?.map(|now| now.saturating_add(in_time))))
+        Ok(Self { read_at: microseconds(connection, key).await? })
+    }
+
+    /// The time at which the server's clock was read, if the caller's clock shows the real time, too.
+    pub(super) fn read_at(self, used: &ClientUse) -> Option<StoreTime> {
+        let read_at = self.read_at.filter(|_| used.is_time_of_day)?;
+        Some(StoreTime { clock: OF_REDIS, at: UnixTime(read_at / 1_000_000) })
     }
 
     /// The deadline as the argument of a script. It is empty if there is no deadline.
     pub(super) fn argument(self) -> Value {
-        self.0.map_or_else(String::new, |at| at.to_string()).into()
+        let in_time = u64::try_from(IN_TIME.as_micros()).unwrap_or(u64::MAX);
+        let at = self.read_at.map(|now| now.saturating_add(in_time));
+        at.map_or_else(String::new, |at| at.to_string()).into()
     }
 }
 

@@ -1,0 +1,250 @@
+//! A refresh token that has been used, and how long its use can be repeated.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::clock::UnixTime;
+use super::clock_watch::{TOLERANCE, TimeBounds};
+use super::opaque_token::TokenHash;
+
+/// A token that was replaced this long before an outage of the store is treated like one that was replaced during
+/// it. An idle replica notices an outage only after some seconds.
+const JUST_BEFORE: Duration = Duration::from_secs(10);
+/// The maximum time by which an outage extends the grace period.
+const MAX_PAUSE: Duration = Duration::from_secs(86_400);
+/// If the clocks of this machine and of the store differ by more than this, one of them has jumped. Each replica
+/// can differ from the store by [`TOLERANCE`] in both directions.
+const MAX_SKEW: Duration = TOLERANCE.saturating_mul(2);
+
+/// A refresh token that has been used. It is kept in case the response with its successor was lost.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ReplacedToken {
+    /// Hash of the token that was used.
+    pub hash: TokenHash,
+    /// The time at which it was used ([`TimeBounds::latest`]).
+    pub at: UnixTime,
+    /// The same time on the clock of the store, if it was known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by_store: Option<StoreTime>,
+    /// The successor, encrypted with the replaced token. A repeated request gets this same successor, so that
+    /// there is never a second valid token.
+    #[serde(with = "sealed_bytes")]
+    pub sealed_successor: Vec<u8>,
+}
+
+/// The result of presenting a refresh token for a grant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RefreshUse {
+    /// The token is the current one, and is replaced.
+    Current,
+    /// The token is the previous one, repeated within the grace period while its successor is unused. The
+    /// client gets the same successor again.
+    Repeated {
+        /// The encrypted successor ([`ReplacedToken::sealed_successor`]).
+        sealed_successor: Vec<u8>,
+    },
+    /// The token had already been used, so another party has it. The grant must be revoked (OAuth 2.1 §4.3.1).
+    Reused,
+    /// The token is the previous one, but the clock is wrong, or was wrong when the token was used. It is
+    /// therefore unknown whether the grace period is over. The token is refused, and the grant stays valid.
+    Undatable,
+    /// The token names this grant but was not issued for it.
+    Foreign,
+}
+
+/// A time on a clock that all processes with the same store share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreTime {
+    /// Identifies the clock. Times on different clocks cannot be compared.
+    pub clock: u64,
+    /// The time, in seconds.
+    pub at: UnixTime,
+}
+
+impl StoreTime {
+    /// The time since `earlier`. Returns `None` if it was recorded by another clock, or is in the future because
+    /// the clock was set back.
+    fn since(self, earlier: Self) -> Option<Duration> {
+        let is_comparable = self.clock == earlier.clock && earlier.at.since(self.at) <= TOLERANCE;
+        is_comparable.then(|| self.at.since(earlier.at))
+    }
+}
+
+/// A past period in which the store did not respond.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Outage {
+    /// How long ago it began.
+    pub began: Duration,
+    /// How long ago it ended.
+    pub ended: Duration,
+}
+
+/// How long the use of a refresh token can be repeated (`REFRESH_GRACE`). The part of an outage that followed the
+/// use does not count, because the client might have received an error and could not repeat its request earlier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Grace {
+    /// The period without an outage.
+    pub period: Duration,
+    /// The last outage of the store.
+    pub outage: Option<Outage>,
+}
+
+impl Grace {
+    /// Whether the period is over for a token that was used `age` ago.
+    fn is_over(self, age: Duration) -> bool {
+        let outage = self.outage.filter(|outage| age <= outage.began.saturating_add(JUST_BEFORE));
+        let pause =
+            outage.map_or(Duration::ZERO, |outage| age.min(outage.began).saturating_sub(outage.ended));
+        age > self.period.saturating_add(pause.min(MAX_PAUSE))
+    }
+}
+
+impl ReplacedToken {
+    /// Decides whether the response with the successor can be repeated. The clock of the store decides if it is
+    /// known, because the clocks of replicas differ. The token counts as stolen only if no clock contradicts this.
+    pub(super) fn judge(
+        &self,
+        (time, by_store): (TimeBounds, Option<StoreTime>),
+        grace: &Grace,
+    ) -> RefreshUse {
+        let age = by_store.zip(self.by_store).and_then(|(now, at)| now.since(at));
+        let Some(age) = age else {
+            return self.judge_by_machine(time, *grace);
+        };
+        let with_skew = Grace { period: grace.period.saturating_add(MAX_SKEW), ..*grace };
+        if grace.is_over(age) {
+            match self.judge_by_machine(time, *grace) {
+                RefreshUse::Reused => RefreshUse::Reused,
+                _ => RefreshUse::Undatable,
+            }
+        } else if self.judge_by_machine(time, with_skew) == RefreshUse::Reused {
+            RefreshUse::Undatable
+        } else {
+            self.repeated()
+        }
+    }
+
+    /// Decides by the clock of this machine. The token counts as stolen only if the grace period has certainly
+    /// ended, and as repeated only if it has certainly not ended.
+    ///
+    /// The time of the first use is recorded as [`TimeBounds::latest`], which can be far ahead of the correct
+    /// time. While the clock is steady, the difference between the recorded and the current value of `latest` is
+    /// correct nevertheless.
+    fn judge_by_machine(&self, time: TimeBounds, grace: Grace) -> RefreshUse {
+        let is_over = |now: UnixTime| grace.is_over(now.since(self.at));
+        if is_over(time.earliest) || time.is_steady && is_over(time.latest) {
+            RefreshUse::Reused
+        } else if !is_over(time.latest) && !time.is_before(self.at) {
+            self.repeated()
+        } else {
+            RefreshUse::Undatable
+        }
+    }
+
+    fn repeated(&self) -> RefreshUse {
+        RefreshUse::Repeated { sealed_successor: self.sealed_successor.clone() }
+    }
+}
+
+/// Serializes bytes as base64, because a list of numbers would be three times as long.
+mod sealed_bytes {
+    use base64::Engine;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&URL_SAFE_NO_PAD.encode(bytes))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        URL_SAFE_NO_PAD.decode(String::deserialize(deserializer)?).map_err(D::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AT: UnixTime = UnixTime(1_000_000);
+    const GRACE: Grace = Grace { period: Duration::from_secs(120), outage: None };
+
+    fn used(by_store: Option<StoreTime>) -> ReplacedToken {
+        ReplacedToken { hash: TokenHash::of(b"used"), at: AT, by_store, sealed_successor: vec![1] }
+    }
+
+    fn repeated() -> RefreshUse {
+        RefreshUse::Repeated { sealed_successor: vec![1] }
+    }
+
+    fn after(seconds: i64) -> UnixTime {
+        UnixTime(AT.0.saturating_add_signed(seconds))
+    }
+
+    #[test]
+    fn a_used_token_is_repeated_or_stolen_only_if_the_time_is_certain() {
+        let judged = |earliest, latest, is_steady| {
+            let (earliest, latest) = (after(earliest), after(latest));
+            used(None)
+                .judge((TimeBounds { earliest, latest, is_steady, ..TimeBounds::exactly(AT) }, None), &GRACE)
+        };
+        let judge = |earliest, latest| judged(earliest, latest, false);
+        assert_eq!(judge(0, 0), repeated());
+        assert_eq!(judge(120, 120), repeated());
+        assert_eq!(judge(121, 121), RefreshUse::Reused);
+        assert_eq!(judge(1, 86_400), RefreshUse::Undatable, "the clock is ahead");
+        assert_eq!(judge(-86_400, 1), repeated(), "the clock is behind");
+        assert_eq!(judge(-86_400, 121), RefreshUse::Undatable, "the clock is behind");
+        let tolerance = i64::try_from(TOLERANCE.as_secs()).unwrap();
+        assert_eq!(judge(-tolerance, -tolerance), repeated(), "the clocks of replicas differ");
+        assert_eq!(judge(-86_400, -86_400), RefreshUse::Undatable, "the clock was ahead");
+        assert_eq!(judged(-86_400, 120, true), repeated(), "the latest time is a day ahead");
+        assert_eq!(judged(-86_400, 121, true), RefreshUse::Reused, "the latest time is a day ahead");
+    }
+
+    #[test]
+    fn a031_the_clock_of_the_store_decides_and_no_clock_alone_makes_a_token_a_stolen_one() {
+        let on = |clock, at| Some(StoreTime { clock, at: UnixTime(at) });
+        let judge =
+            |here, store| used(on(0, 5000)).judge((TimeBounds::exactly(after(here)), on(0, store)), &GRACE);
+        assert_eq!(judge(1, 5001), repeated());
+        assert_eq!(judge(301, 5001), repeated(), "this replica is ahead");
+        assert_eq!(judge(121, 5121), RefreshUse::Reused);
+        assert_eq!(judge(421, 5121), RefreshUse::Reused, "this replica is ahead");
+        assert_eq!(
+            judge(-179, 5121),
+            RefreshUse::Undatable,
+            "this replica is behind, or the store has jumped"
+        );
+        assert_eq!(judge(3600, 5001), RefreshUse::Undatable, "the clock of the store was set back");
+        assert_eq!(judge(3600, 1000), RefreshUse::Reused, "the use is in the future of the store");
+        let by_another = (TimeBounds::exactly(after(121)), on(1, 5001));
+        assert_eq!(used(on(0, 5000)).judge(by_another, &GRACE), RefreshUse::Reused);
+    }
+
+    #[test]
+    fn a032_an_outage_after_the_use_does_not_count_and_changes_nothing_for_an_older_token() {
+        let second = Duration::from_secs(1);
+        let is_over = |age: u32, began: u32, ended: u32| {
+            let outage = Some(Outage { began: second * began, ended: second * ended });
+            Grace { outage, ..GRACE }.is_over(second * age)
+        };
+        assert!(!is_over(1000, 1000, 119), "it was used when the outage began");
+        assert!(is_over(1000, 1000, 121), "the outage ended too long ago");
+        assert!(!is_over(1005, 1000, 110), "it was used just before");
+        assert!(is_over(1011, 1000, 1), "it was used before the outage");
+        assert!(!is_over(500, 1000, 119) && is_over(500, 1000, 121), "it was used during the outage");
+        assert!(is_over(121, 1000, 500), "it was used after the outage");
+        assert!(is_over(90_000, 90_000, 1), "the outage was longer than a day");
+    }
+
+    #[test]
+    fn a_sealed_successor_is_stored_as_base64() {
+        let written = serde_json::to_value(ReplacedToken { sealed_successor: vec![0, 1, 250], ..used(None) });
+        let written = written.unwrap();
+        assert_eq!(written["sealed_successor"], "AAH6");
+        assert!(written.get("by_store").is_none());
+        let read: ReplacedToken = serde_json::from_value(written).unwrap();
+        assert_eq!(read.sealed_successor, [0, 1, 250]);
+    }
+}
