@@ -1,10 +1,13 @@
 //! Tests of targets, hosts and methods that the edge, auth-service and the wrapper could interpret in different
 //! ways. Only `/mcp` on a protected host with a method of MCP may pass.
 
-use tests::Edge;
-use tests::raw;
+use std::time::Duration;
 
-use crate::world::{World, arrived};
+use tests::raw;
+use tests::{Edge, Setup};
+use tokio::task::JoinSet;
+
+use crate::world::{World, arrived, is_here};
 
 each_edge!(
     a070_what_follows_the_path_is_not_the_path,
@@ -312,4 +315,37 @@ pub(crate) async fn a089_well_known_paths_are_open_exactly(edge: Edge) {
     let document =
         world.raw_without_token("GET", "/.well-known/oauth-protected-resource/mcp", &[]).await.unwrap();
     assert_eq!(document.status, 200, "{document:?}");
+}
+
+/// In nginx, `return` runs before the limits.
+#[tokio::test]
+async fn a100_what_nginx_answers_by_itself_is_limited_like_everything_else() {
+    if !is_here(Edge::Nginx, "paths::a100_what_nginx_answers_by_itself_is_limited_like_everything_else") {
+        return;
+    }
+    let setup = Setup::as_shipped()
+        .through(Edge::Nginx)
+        .edge_changed("rate=@REQUESTS_PER_SECOND@r/s", "rate=20r/s")
+        .edge_changed("burst=@REQUESTS_IN_A_ROW@ delay=@REQUESTS_PER_SECOND@", "burst=40 nodelay");
+    let world = World::of(setup).await;
+    for (target, expected) in [("/nothing", 404), ("/x/../mcp", 400), ("/%6dcp", 400)] {
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let (port, host) = (world.stack.port, world.host.clone());
+        let mut requests = JoinSet::new();
+        for _ in 0..120 {
+            let host = host.clone();
+            requests.spawn(async move {
+                raw::ask(port, "GET", target, &[("Host", &host), ("Connection", "close")]).await
+            });
+        }
+        let answers = requests.join_all().await;
+        let (refused, answered): (Vec<_>, Vec<_>) =
+            answers.into_iter().flatten().partition(|answer| answer.status == 429);
+        assert!(answered.iter().all(|answer| answer.status == expected), "{target}: {answered:?}");
+        assert!(!answered.is_empty() && refused.len() > 20, "{target}: {} are refused", refused.len());
+        assert!(
+            refused.iter().all(|answer| answer.body.contains("too many requests")),
+            "{target}: {refused:?}"
+        );
+    }
 }
