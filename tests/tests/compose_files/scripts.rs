@@ -296,7 +296,7 @@ fn setup_makes_secrets_once_and_configurations_each_time() {
         ("http://mcp.example.com", "for localhost only"),
         ("https://mcp.example.com/", "slash"),
         ("https://mcp.example.com/x", "no path"),
-        ("mcp.example.com", "no URL"),
+        ("mcp.example.com", "not a URL"),
     ] {
         let output = run(url, "traefik", "");
         let error = String::from_utf8_lossy(&output.stderr).into_owned();

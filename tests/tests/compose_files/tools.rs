@@ -125,7 +125,7 @@ fn checkouts_that_share_their_tools_do_not_take_packages_from_under_each_other()
     let before = shared.calls();
     for (checkout, whose) in [(&one, "one"), (&other, "other"), (&one, "one")] {
         let (went_well, said) = shared.installed(checkout.path());
-        assert!(went_well && said.contains("the link now leads to the set of this checkout"), "{said}");
+        assert!(went_well && said.contains("the link now points to the set of this checkout"), "{said}");
         assert_eq!(shared.packages(), whose);
     }
     assert_eq!(shared.installed(one.path()), (true, String::new()));
