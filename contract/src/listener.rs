@@ -100,9 +100,17 @@ where
         let (on_connect, stopping) = (Arc::clone(&on_connect), stopping.clone());
         let app = app().into_factory().map_err(|error: S::Error| error.into().error_response());
         let app = apply_fn_factory(map_config(app, |()| AppConfig::default()), |request: Request, app| {
-            let (under_way, is_last) = begin(&request);
-            let response = app.call(request);
+            // A request can arrive together with the last one before it. Its client must assume that it was not
+            // processed (RFC 9112 §9.6), and might send it again on another connection.
+            let is_after_last = request.conn_data::<Activity>().is_some_and(Activity::has_ended);
+            let (under_way, is_last) = if is_after_last { (None, true) } else { begin(&request) };
+            let response = (!is_after_last).then(|| app.call(request));
             async move {
+                let Some(response) = response else {
+                    let mut refused = HttpResponse::BadRequest().finish();
+                    refused.head_mut().set_connection_type(ConnectionType::Close);
+                    return Err(refused);
+                };
                 let mut response: Response<B> = response.await?.into();
                 if is_last {
                     response.head_mut().set_connection_type(ConnectionType::Close);
@@ -151,10 +159,36 @@ fn begin(request: &Request) -> (Option<UnderWay>, bool) {
 mod tests {
     use std::convert::Infallible;
     use std::io::{ErrorKind, Write as _};
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use rustix::net::sockopt::{set_socket_recv_buffer_size, set_socket_send_buffer_size};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
+
+    #[actix_web::test]
+    async fn a090_no_request_after_one_with_a_chunked_body_is_processed() {
+        let socket = bind("127.0.0.1:0".parse().unwrap(), 16).unwrap();
+        let address = socket.local_addr().unwrap();
+        let calls = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&calls);
+        let app = move || {
+            let count = Arc::clone(&count);
+            fn_service(move |_: Request| {
+                count.fetch_add(1, Ordering::SeqCst);
+                ready(Ok::<_, Infallible>(HttpResponse::Ok().finish()))
+            })
+        };
+        actix_web::rt::spawn(serve(socket, Limits::default(), |_, _| {}, app).unwrap());
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let chunked = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n";
+        let second = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n";
+        client.write_all(format!("{chunked}{second}").as_bytes()).await.unwrap();
+        let mut answers = String::new();
+        client.read_to_string(&mut answers).await.unwrap();
+        assert!(answers.starts_with("HTTP/1.1 200"), "{answers}");
+        assert_eq!(calls.load(Ordering::SeqCst), 1, "{answers}");
+    }
 
     /// The kernel buffers a few kilobytes on both sides. The HTTP server on its own would read and decode 128 KiB.
     #[actix_web::test]

@@ -30,6 +30,8 @@ struct Doing {
     expected: Cell<u64>,
     /// Whether the length of that body is unknown.
     is_chunked: Cell<bool>,
+    /// Whether the last request of the connection has been received.
+    has_ended: Cell<bool>,
     /// Wakes the server if it tried to read while it was not allowed to.
     reader: Cell<Option<Waker>>,
 }
@@ -43,8 +45,16 @@ impl Activity {
         self.0.under_way.set(self.0.under_way.get() + 1);
         self.0.expected.set(length.unwrap_or(0));
         self.0.is_chunked.set(length.is_none());
+        if length.is_none() {
+            self.0.has_ended.set(true);
+        }
         self.wake();
         UnderWay(Rc::clone(&self.0))
+    }
+
+    /// Whether a request with a chunked body has been received, which must be the last one on its connection.
+    pub(super) fn has_ended(&self) -> bool {
+        self.0.has_ended.get()
     }
 
     fn wake(&self) {
