@@ -234,6 +234,10 @@ impl Age {
             }
             (known.seen, known.mark, known.older) = (0, None, None);
             known.stores += 1;
+            tracing::warn!(
+                "Redis has another store than before, which was created later: from now on, this one is used. If nobody has restored or \
+                 adopted a store, REDIS_URL leads to another Redis"
+            );
         }
         known.identity = Some(found.to_owned());
         true
