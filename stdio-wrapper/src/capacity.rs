@@ -15,7 +15,8 @@ use control_group::ControlGroup;
 
 /// The assumed usage of a child until one has run for [`SETTLED`]. It is approximately the usage of a Node
 /// server with its supervisor.
-const ASSUMED: Usage = Usage { memory: 48 << 20, in_files: 0, tasks: 9, processes: 0, in_kernel: 0 };
+const ASSUMED: Usage =
+    Usage { memory: 48 << 20, in_files: 0, tasks: 9, processes: 0, in_kernel: 0, largest: 0 };
 /// Time after which a child is assumed to have reached its usual size.
 const SETTLED: Duration = Duration::from_secs(3);
 /// 1/`FREE` of each limit is kept free for the wrapper and for children that grow.
@@ -23,7 +24,8 @@ const FREE: u64 = 8;
 /// [`Load::unaccounted`] is 1/`UNACCOUNTED` of the limit.
 const UNACCOUNTED: u64 = 16;
 /// The minimum that is kept free in a container of any size.
-const LEAST_FREE: Usage = Usage { memory: 32 << 20, in_files: 0, tasks: 16, processes: 0, in_kernel: 0 };
+const LEAST_FREE: Usage =
+    Usage { memory: 32 << 20, in_files: 0, tasks: 16, processes: 0, in_kernel: 0, largest: 0 };
 
 /// The usage of a child, including its supervisor and the processes that it has started.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -34,6 +36,8 @@ pub struct Usage {
     pub in_files: u64,
     /// The part of `memory` that the kernel uses on behalf of the processes. The rest is anonymous.
     pub in_kernel: u64,
+    /// The anonymous memory of the process that has most. All processes together have at least that.
+    pub largest: u64,
     /// Number of processes and threads.
     pub tasks: u64,
     /// Number of processes.
@@ -262,6 +266,12 @@ impl Capacity {
         let bound = self.group.as_ref().and_then(|group| group.bound(measure))?;
         let over = over(bound, measure);
         Some(Load { used: bound.used, over, unaccounted: bound.most / UNACCOUNTED })
+    }
+
+    /// How much memory can still be used until children are stopped, in bytes. Returns `None` if there is no limit.
+    pub fn room(&self) -> Option<u64> {
+        let Bound { most, used } = self.group.as_ref()?.bound(Measure::Memory)?;
+        Some(most.saturating_sub(Measure::Memory.never_used(most)).saturating_sub(used))
     }
 
     /// The current usage by kind of memory. Reads a few files.

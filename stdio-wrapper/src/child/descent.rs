@@ -98,6 +98,7 @@ impl Descent {
             let in_files = if files == Files::Counted { memory_in_files(pid, &mut seen) } else { 0 };
             sum.memory += usage.memory + in_files;
             sum.in_files += usage.in_files + in_files;
+            sum.largest = sum.largest.max(usage.anonymous());
             sum.tasks += usage.tasks;
             sum.processes += 1;
         }
@@ -115,15 +116,22 @@ impl Descent {
                 let counted = usage_of(*pid).unwrap_or_default().anonymous();
                 if counted > 0 {
                     part.counted += counted;
-                    part.shared_once +=
-                        (Instant::now() < until).then(|| proportional(*pid)).flatten()?.min(counted);
+                    if Instant::now() >= until {
+                        return None;
+                    }
+                    // A process that does not let others look at its pages counts as if it shared none.
+                    part.shared_once += proportional(*pid).unwrap_or(counted).min(counted);
                 }
             }
             Some(part)
         };
-        // A child with a single process shares its pages with no other process of the child.
+        // A child with a single process shares its pages with no other process of the child. Who seems to have most is
+        // measured first.
         let several = self.processes(children).into_iter().filter(|(_, pids)| pids.len() > 1);
-        several.filter_map(|(number, pids)| Some((number, part(&pids)?))).collect()
+        let memory = |pids: &[i32]| pids.iter().filter_map(|pid| Some(usage_of(*pid)?.memory)).sum::<u64>();
+        let mut several: Vec<_> = several.map(|(number, pids)| (memory(&pids), number, pids)).collect();
+        several.sort_unstable_by_key(|(memory, ..)| std::cmp::Reverse(*memory));
+        several.into_iter().filter_map(|(_, number, pids)| Some((number, part(&pids)?))).collect()
     }
 
     /// The processes of each child that the last look found, without its supervisor.
@@ -290,7 +298,7 @@ fn parse_usage(text: &str) -> Option<Usage> {
     // A process that has exited still reports a number of threads, but no memory.
     let in_files = number("RssShmem:").unwrap_or_default() * 1024;
     let memory = number("RssAnon:").unwrap_or_default() * 1024 + in_files;
-    Some(Usage { memory, in_files, tasks: number("Threads:")?, processes: 1, in_kernel: 0 })
+    Some(Usage { memory, in_files, tasks: number("Threads:")?, processes: 1, in_kernel: 0, largest: 0 })
 }
 
 #[cfg(test)]
@@ -301,8 +309,14 @@ mod tests {
     fn usage_is_what_the_kernel_cannot_take_back() {
         let text =
             "Name:\tnode\nRssAnon:\t   30000 kB\nRssFile:\t   9000 kB\nRssShmem:\t      24 kB\nThreads:\t7\n";
-        let usage =
-            Usage { memory: 30_024 * 1024, in_files: 24 * 1024, tasks: 7, processes: 1, in_kernel: 0 };
+        let usage = Usage {
+            memory: 30_024 * 1024,
+            in_files: 24 * 1024,
+            tasks: 7,
+            processes: 1,
+            in_kernel: 0,
+            largest: 0,
+        };
         assert_eq!(parse_usage(text), Some(usage));
         let ended = Usage { tasks: 1, processes: 1, ..Usage::default() };
         assert_eq!(parse_usage("Name:\tx\nThreads:\t1\n"), Some(ended));

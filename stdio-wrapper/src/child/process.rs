@@ -314,6 +314,11 @@ impl Remains {
         Stop::AtOnce.ask(&self.stop);
     }
 
+    /// Kills the child immediately, without SIGTERM.
+    pub(super) fn kill(&self) {
+        Stop::Killed.ask(&self.stop);
+    }
+
     /// Whether a stop of the child has been requested.
     pub(super) fn is_ending(&self) -> bool {
         *self.stop.borrow() != Stop::NotWanted
@@ -353,6 +358,8 @@ enum Stop {
     Wanted,
     /// The child gets no grace period.
     AtOnce,
+    /// The child gets SIGKILL, because it must not run any longer.
+    Killed,
 }
 
 impl Stop {
@@ -447,10 +454,12 @@ impl Watched {
             Stop::AtOnce.wait(&stop).await;
             tokio::time::sleep(urgent).await;
         };
+        let killed = self.stop.clone();
         tokio::select! {
             status = self.ended() => Some(status),
             () = tokio::time::sleep(grace) => None,
             () = at_once => None,
+            () = Stop::Killed.wait(&killed) => None,
         }
     }
 

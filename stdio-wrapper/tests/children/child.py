@@ -288,6 +288,21 @@ def call(message):
                 while True:
                     signal.pause()
         return text("forked")
+    if name == "write":
+        # Workers that share the memory of this process write to all of it at the same moment.
+        KEPT.append(bytearray(given["mib"] << 20))
+        begin, go = os.pipe()
+        for _ in range(given["count"]):
+            if os.fork() == 0:
+                os.close(go)
+                os.read(begin, 1)
+                for page in range(0, given["mib"] << 20, 4096):
+                    KEPT[-1][page] = 1
+                while True:
+                    signal.pause()
+        time.sleep(given["after"])
+        os.close(go)
+        return text("written")
     if name == "fly":
         # Sends files that are never received. The kernel counts them for the user id.
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]

@@ -354,6 +354,26 @@ async fn a100_memory_that_is_hidden_where_nobody_looks_costs_nobody_a_session() 
     assert_eq!((ended, group.kills()), (0, 0));
 }
 
+/// The memory of the container can grow by hundreds of MiB in a tenth of a second, while the kernel reports the same usage as
+/// before for each process. The wrapper must be faster than the kernel, which kills the largest process. On a busy machine, it
+/// sometimes is not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a100_who_writes_to_all_shared_pages_at_the_same_moment_loses_the_server() {
+    let Some(group) = Group::new("writing", 4096, 512 << 20) else { return };
+    let mut evaded = 0;
+    for number in 0..4 {
+        let wrapper = group.wrapper(&["--identity=headers"], &[]).await;
+        let bob = caller(&wrapper, "bob").initialize("2025-11-25").await;
+        bob.text("keep", serde_json::json!({"mib": 180})).await;
+        let mallory = caller(&wrapper, "mallory").initialize("2025-11-25").await;
+        let write = serde_json::json!({"mib": 100, "count": 20, "after": f64::from(number) * 0.7});
+        let _answer = mallory.post(call(1, "write", write)).await;
+        wrapper.metric_becomes("stdio_wrapper_children", 1).await;
+        evaded += u32::from(bob.status_of_ping().await != 200);
+    }
+    assert!(evaded <= 1, "{evaded} of 4");
+}
+
 /// The kernel attributes the memory of epoll watches to the container, but to no process.
 #[tokio::test(flavor = "multi_thread")]
 async fn a100_who_hides_memory_in_epoll_watches_loses_the_server() {

@@ -19,6 +19,11 @@ use crate::child::stderr::{Pass, RateLimit};
 /// Interval between checks for a shortage of memory or processes. A child can allocate hundreds of MiB in a
 /// second.
 const GUARD: Duration = Duration::from_millis(100);
+/// Minimum of this interval, while little memory is left before children are stopped.
+const LEAST_GUARD: Duration = Duration::from_millis(10);
+/// The memory, in bytes, that children can use within [`GUARD`]. Processes that write to shared pages use it as fast as
+/// the machine can copy.
+const FAST: u64 = 1 << 30;
 /// Minimum time between two examinations of the files that children have open. A child can open very many
 /// files, and a user who hides memory elsewhere could otherwise keep the guard busy with them.
 const FILES: Duration = Duration::from_secs(1);
@@ -91,16 +96,24 @@ impl Launcher {
     /// Stops children while memory or processes are short. Runs as long as the wrapper.
     pub async fn guard(self: Arc<Self>) {
         while self.spec.capacity.is_limited() {
-            tokio::time::sleep(GUARD).await;
+            tokio::time::sleep(until_next_look(self.spec.capacity.room())).await;
             for short in Measure::ALL {
                 if let Some(load) = self.spec.capacity.load(short).filter(|load| load.over > 0) {
-                    self.measure_sharing();
+                    // If processes write to pages that they share, there is no time for measuring them.
+                    if !self.is_shared_memory_written() {
+                        self.measure_sharing();
+                    }
                     // This measurement also prevents new children from being admitted.
                     let usage = self.look();
                     self.relieve(short, load, usage);
                 }
             }
         }
+    }
+
+    fn is_shared_memory_written(&self) -> bool {
+        let (kinds, usage) = (self.spec.capacity.kinds(), self.reaper.usage(Files::LeftOut));
+        self.relief.sharing().is_written(&usage, own_usage(), kinds)
     }
 
     /// Requests a count of the children's watches if there is memory that belongs to no process.
@@ -134,6 +147,8 @@ impl Launcher {
             (!chosen.is_empty()).then_some(chosen)
         };
         let Some((chosen, usage)) = self.look_for(short, usage, choose) else { return };
+        // A process that writes to pages that it shares would use up the rest of the memory before it gets SIGKILL.
+        let is_written = self.is_shared_memory_written();
         for large in chosen {
             let why = match short {
                 Measure::Memory => {
@@ -145,6 +160,9 @@ impl Launcher {
             };
             // No start waits for this exit.
             let _ = self.end_large(&large, &usage, short.into(), why);
+            if short == Measure::Memory && is_written {
+                self.roster.kill(large.child);
+            }
         }
     }
 
@@ -244,5 +262,22 @@ impl Launcher {
         Some(Box::pin(async move {
             let _ = freed.await;
         }))
+    }
+}
+
+/// Time until the next check, with this much memory left until children are stopped.
+fn until_next_look(room: Option<u64>) -> Duration {
+    let part = room.unwrap_or(FAST).min(FAST) * 100 / FAST;
+    (GUARD * u32::try_from(part).unwrap_or(100) / 100).max(LEAST_GUARD)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a100_the_less_memory_is_left_the_more_often_the_guard_looks() {
+        let all = [None, Some(u64::MAX), Some(FAST / 2), Some(0)].map(until_next_look);
+        assert_eq!(all.map(|time| time.as_millis()), [100, 100, 50, 10]);
     }
 }

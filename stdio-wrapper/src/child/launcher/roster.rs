@@ -49,6 +49,13 @@ impl Roster {
         }))
     }
 
+    /// Kills a child. It gets no time to end by itself.
+    pub(super) fn kill(&self, number: u64) {
+        if let Some(taken) = self.all().get(&number) {
+            taken.remains.kill();
+        }
+    }
+
     fn all(&self) -> MutexGuard<'_, HashMap<u64, Taken>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
