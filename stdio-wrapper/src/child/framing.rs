@@ -34,6 +34,8 @@ pub trait Decoder: Send {
     /// Takes the next complete frame out of `buffer`. The buffer never has to hold more than the limit plus one
     /// read.
     fn decode(&mut self, buffer: &mut BytesMut) -> Option<Frame>;
+    /// Whether the buffer contained a part of a frame that exceeds the limit, and this part was discarded.
+    fn is_discarding(&self) -> bool;
     /// Takes the last, incomplete frame out of `buffer` after the stream has ended.
     fn finish(&mut self, buffer: &mut BytesMut) -> Option<Frame>;
 }
@@ -89,6 +91,10 @@ impl Decoder for LineDecoder {
                 return Some(Frame::Message(line.freeze()));
             }
         }
+    }
+
+    fn is_discarding(&self) -> bool {
+        self.oversized.is_some()
     }
 
     fn finish(&mut self, buffer: &mut BytesMut) -> Option<Frame> {

@@ -154,7 +154,11 @@ impl Reader {
             }
             let before = self.buffer.len();
             let Some(frame) = self.decoder.decode(&mut self.buffer) else {
-                self.blank += if self.buffer.is_empty() { before } else { 0 };
+                if self.decoder.is_discarding() {
+                    self.share.spend(before.min(LARGE_READ)).await;
+                } else if self.buffer.is_empty() {
+                    self.blank += before;
+                }
                 break;
             };
             let work = before.saturating_sub(self.buffer.len()).min(LARGE_READ) + PER_LINE;
@@ -288,6 +292,20 @@ mod tests {
         feed(&mut reader, &[line(3_000_000), line(7)].concat(), &mut seen).await;
         assert_eq!((&seen.frames[2..], seen.dropped), (&[(7, 0)][..], vec![3_000_000]));
         assert_eq!(reader.account.reservation.taken(), 0, "all memory was released");
+    }
+
+    /// The rest of a line that exceeds the limit is not a series of blank lines.
+    #[tokio::test]
+    async fn an_oversized_line_is_read_to_its_end_without_a_pause() {
+        let mut reader = reader_for("ana of a long line");
+        reader.decoder = LineFraming.decoder(64 << 10);
+        let now = Instant::now() + Duration::from_secs(1);
+        let mut seen = Seen::default();
+        for _ in 0..3000 {
+            feed(&mut reader, &[b'x'; 1000], &mut seen).await;
+            assert_eq!(reader.is_paused_until(&seen, now), None);
+        }
+        assert!(reader.decoder.is_discarding());
     }
 
     fn reader_for(owner: &str) -> Reader {

@@ -117,9 +117,9 @@ async fn a107_large_lines_pass_up_to_the_limit_and_fail_clearly_beyond() {
         row(&format!("answers with a line of {} KiB", bytes >> 10), "the answer", start);
     }
     let start = Instant::now();
-    let answer = client.call("big", json!({"bytes": 17 << 20})).await;
+    let answer = client.call("big", json!({"bytes": 24 << 20})).await;
     assert!(error_of(&answer).contains("over the limit"), "{answer}");
-    row("answers with a line of 17 MiB (limit 16 MiB)", "JSON-RPC error -32603 that names MAX_LINE", start);
+    row("answers with a line of 24 MiB (limit 16 MiB)", "JSON-RPC error -32603 that names MAX_LINE", start);
     assert_eq!(client.text("echo", json!({})).await, "{}", "the session continues");
     let memory = wrapper.metric("process_resident_memory_bytes").await;
     assert!(memory < 120 << 20, "{memory}");
