@@ -248,9 +248,9 @@ impl Launcher {
 
     /// Why no child can be started now, in words.
     pub fn why_not_ready(&self) -> Option<&'static str> {
-        if self.relief.watching.has_none() {
+        if self.relief.watching.has_too_few() {
             return Some(
-                "no connection can be accepted: programs with the user id of this wrapper use all epoll watches of the machine (fs.epoll.max_user_watches); see the log",
+                "connections and starts of servers can fail: programs with the user id of this wrapper use nearly all epoll watches of the machine (fs.epoll.max_user_watches); see the log",
             );
         }
         match self.state().backoff.broken(Instant::now()) {

@@ -396,7 +396,7 @@ BORROWED = []
 
 
 def watch(how):
-    """Uses up the epoll watches of the user id, and takes each one that becomes free. Needs few open files, because an
+    """Uses up the epoll watches of the user id, and takes each one that becomes free (with "spare", leaves four free). Needs few open files, because an
     instance can watch a file under each number that the file has ever had."""
     if how == "undumpable":
         ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
@@ -419,6 +419,11 @@ def watch(how):
                     epoll.close()
                     epoll = select.epoll()
                     KEPT.append(epoll)
+                if how == "spare":
+                    spare = select.epoll()
+                    for taken in range(number - 4, number):
+                        epoll.unregister(taken)
+                    return KEPT.append((epoll, spare))
                 time.sleep(0.001)
             os.close(number)
 

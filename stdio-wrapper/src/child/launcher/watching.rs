@@ -27,21 +27,21 @@ const FRESH: Duration = Duration::from_secs(20);
 /// Minimum time between two counts that are requested because of memory that belongs to no process.
 const AGAIN: Duration = Duration::from_secs(3);
 
-const WHY: &str = "no connection could be accepted, because programs with this user id used all epoll watches of the machine (fs.epoll.max_user_watches), so the server with most of them, or one that hides how many it has, was stopped";
+const WHY: &str = "connections and starts of servers could fail, because programs with this user id used nearly all epoll watches of the machine (fs.epoll.max_user_watches), so the server with most of them, or one that hides how many it has, was stopped";
 
 /// The state of the guard, and the last count of the children's watches.
 #[derive(Debug, Default)]
 pub(super) struct Watching {
-    /// Whether no watches are left.
-    has_none: AtomicBool,
+    /// Whether hardly any watches are left.
+    has_too_few: AtomicBool,
     /// Whether a count has been requested because of the memory that watches take.
     is_wanted: AtomicBool,
     counted: Mutex<Option<(Instant, HashMap<u64, Watches>)>>,
 }
 
 impl Watching {
-    pub(super) fn has_none(&self) -> bool {
-        self.has_none.load(Ordering::Relaxed)
+    pub(super) fn has_too_few(&self) -> bool {
+        self.has_too_few.load(Ordering::Relaxed)
     }
 
     /// Requests a count of the watches, unless they have just been counted. The reason is memory that belongs
@@ -75,26 +75,26 @@ impl Launcher {
         let probe = match Probe::new() {
             Ok(probe) => probe,
             Err(error) => {
-                tracing::warn!(%error, "nobody is told if there are no epoll watches left");
+                tracing::warn!(%error, "the wrapper cannot notice if no epoll watches are left");
                 return;
             }
         };
         loop {
             tokio::time::sleep(GUARD).await;
             let watching = &self.relief.watching;
-            let has_none = probe.has_none_left();
-            let before = watching.has_none.swap(has_none, Ordering::Relaxed);
-            if has_none != before {
-                tell(has_none);
+            let has_too_few = probe.has_too_few_left();
+            let before = watching.has_too_few.swap(has_too_few, Ordering::Relaxed);
+            if has_too_few != before {
+                tell(has_too_few);
             }
-            if !watching.is_wanted.swap(false, Ordering::Relaxed) && !has_none {
+            if !watching.is_wanted.swap(false, Ordering::Relaxed) && !has_too_few {
                 continue;
             }
             let launcher = Arc::clone(&self);
             let Ok(found) = tokio::task::spawn_blocking(move || launcher.count_watches()).await else {
                 continue;
             };
-            let is_ended = probe.has_none_left() && self.end_watcher(&found).await;
+            let is_ended = probe.has_too_few_left() && self.end_watcher(&found).await;
             *watching.counted() = Some((Instant::now(), found));
             if !is_ended {
                 tokio::time::sleep(PAUSE).await;
@@ -122,14 +122,14 @@ impl Launcher {
     }
 }
 
-fn tell(has_none: bool) {
-    if has_none {
+fn tell(has_too_few: bool) {
+    if has_too_few {
         tracing::error!(
-            "no connection can be accepted, and no server started: programs with the user id of this wrapper use all \
+            "connections and starts of servers can fail: programs with the user id of this wrapper use nearly all \
              epoll watches of the machine (fs.epoll.max_user_watches). If it is not a server of this wrapper, it is one \
              of another container whose programs have the same user id; give each container a user id of its own"
         );
     } else {
-        tracing::info!("there are epoll watches again, so connections are accepted");
+        tracing::info!("there are enough epoll watches again");
     }
 }
