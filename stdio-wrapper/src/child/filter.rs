@@ -1,7 +1,8 @@
 //! A system call filter for children. The kernel lets a process change the resource limits, the processor
 //! scheduling and the disk scheduling of another process of the same user. For these calls, it does not check
 //! whether the first process may trace the second, so a domain (`isolation`) does not prevent them. With such a
-//! call, a child could kill or starve the wrapper and the children of other callers. The filter is a BPF
+//! call, a child could kill or starve the wrapper and the children of other callers. It also refuses the calls
+//! with which a child could keep files where nobody can see them (`watches`). The filter is a BPF
 //! program that the kernel runs before each system call of a child and of its descendants (Linux,
 //! `Documentation/userspace-api/seccomp_filter.rst`).
 
@@ -48,6 +49,7 @@ const ARCHITECTURE: u32 = 4;
 const ARGUMENTS: u32 = 16;
 
 /// A call is allowed if all comparisons in at least one of these lists are true. Otherwise it fails with EPERM.
+/// Without a list, the call fails with ENOSYS, as on a kernel without it, so programs use other calls.
 type Allowed = &'static [&'static [Is]];
 
 /// The first argument is a process id, and 0 means the calling process. A process cannot pass its own id
@@ -55,7 +57,7 @@ type Allowed = &'static [&'static [Is]];
 const ON_ITSELF: Allowed = &[&[Is::argument(0, 0)]];
 
 /// The calls that are filtered, in the order of [`Numbers`].
-const RULES: [Allowed; 7] = [
+const RULES: [Allowed; 9] = [
     // prlimit64(pid, resource, new, old) is also allowed if `new` is null, because reading limits is harmless.
     &[&[Is::argument(0, 0)], &[Is::argument(2, 0), Is::high(2, 0)]],
     // sched_setparam, sched_setscheduler, sched_setaffinity, sched_setattr
@@ -68,6 +70,9 @@ const RULES: [Allowed; 7] = [
     &[&[Is::argument(0, 0), Is::argument(1, 0)]],
     // ioprio_set(which, who, value) is allowed with IOPRIO_WHO_PROCESS.
     &[&[Is::argument(0, 1), Is::argument(1, 0)]],
+    // io_setup and io_uring_setup: a queue of input and output keeps files that the process has closed.
+    &[],
+    &[],
 ];
 
 /// The numbers of the filtered calls in one architecture.
@@ -95,24 +100,35 @@ const X86: [Machine; 2] = [
     Machine {
         audit: 0xc000_003e,
         numbers: &[
-            [302, 142, 144, 203, 314, 141, 251],
-            [X32 + 302, X32 + 142, X32 + 144, X32 + 203, X32 + 314, X32 + 141, X32 + 251],
+            [302, 142, 144, 203, 314, 141, 251, 206, 425],
+            [
+                X32 + 302,
+                X32 + 142,
+                X32 + 144,
+                X32 + 203,
+                X32 + 314,
+                X32 + 141,
+                X32 + 251,
+                X32 + 543,
+                X32 + 425,
+            ],
         ],
     },
     // 32-bit programs, and `int 0x80` in 64-bit programs.
-    Machine { audit: 0x4000_0003, numbers: &[[340, 154, 156, 241, 351, 97, 289]] },
+    Machine { audit: 0x4000_0003, numbers: &[[340, 154, 156, 241, 351, 97, 289, 245, 425]] },
 ];
 
 #[cfg_attr(not(any(test, target_arch = "aarch64")), expect(dead_code, reason = "another machine's"))]
 const ARM: [Machine; 2] = [
-    Machine { audit: 0xc000_00b7, numbers: &[[261, 118, 119, 122, 274, 140, 30]] },
+    Machine { audit: 0xc000_00b7, numbers: &[[261, 118, 119, 122, 274, 140, 30, 0, 425]] },
     // 32-bit programs.
-    Machine { audit: 0x4000_0028, numbers: &[[369, 154, 156, 241, 380, 97, 314]] },
+    Machine { audit: 0x4000_0028, numbers: &[[369, 154, 156, 241, 380, 97, 314, 243, 425]] },
 ];
 
 /// Actions of the filter (`linux/seccomp.h`).
 const ALLOW: u32 = 0x7fff_0000;
 const EPERM: u32 = 0x0005_0001;
+const ENOSYS: u32 = 0x0005_0026;
 const KILL_PROCESS: u32 = 0x8000_0000;
 
 /// The BPF program kills processes of an unknown architecture, because the meaning of their call numbers is
@@ -147,7 +163,7 @@ fn rule(allowed: Allowed) -> Result<BpfProgram, TryFromIntError> {
         }
         rule.push(decide(ALLOW));
     }
-    rule.push(decide(EPERM));
+    rule.push(decide(if allowed.is_empty() { ENOSYS } else { EPERM }));
     Ok(rule)
 }
 
@@ -195,7 +211,18 @@ mod tests {
     fn every_architecture_lets_a_process_change_itself_and_no_other() {
         for machine in [&X86, &ARM] {
             for Machine { audit, numbers } in machine {
-                for [prlimit, parameter, scheduler, affinity, attributes, priority, io_priority] in *numbers {
+                for [
+                    prlimit,
+                    parameter,
+                    scheduler,
+                    affinity,
+                    attributes,
+                    priority,
+                    io_priority,
+                    aio,
+                    uring,
+                ] in *numbers
+                {
                     let decide = |number: &u32, arguments| decision(machine, *audit, *number, arguments);
                     for own in [parameter, scheduler, affinity, attributes] {
                         assert_eq!(decide(own, [0, 7, 7, 7, 7, 7]), ALLOW);
@@ -214,6 +241,7 @@ mod tests {
                     assert_eq!(decide(io_priority, [1, 0, 7, 0, 0, 0]), ALLOW);
                     assert_eq!(decide(io_priority, [1, 7, 7, 0, 0, 0]), EPERM);
                     assert_eq!(decide(io_priority, [2, 0, 7, 0, 0, 0]), EPERM, "the group");
+                    assert_eq!([decide(aio, [0; 6]), decide(uring, [0; 6])], [ENOSYS; 2]);
                 }
                 let known: Vec<u32> = numbers.iter().flatten().copied().collect();
                 for other in (0..600).filter(|number| !known.contains(number)) {

@@ -36,6 +36,8 @@ pub(super) struct Watches {
     /// The number of places that might have further watches and could not be examined: files in transit over a
     /// socket, and processes that cannot be inspected or have too many files.
     pub(super) unknown: u64,
+    /// The number of processes that exited before they were examined.
+    pub(super) exited: u64,
 }
 
 /// A probe takes `SIDE` times `SIDE` watches for a moment. If fewer are free, they count as used up. One start of
@@ -122,7 +124,7 @@ mod tests {
         };
         let all: Vec<Held> = children.iter().enumerate().map(held).collect();
         let watches = children.iter().enumerate().map(|(index, (_, found, unknown))| {
-            (number(index), Watches { found: *found, unknown: *unknown })
+            (number(index), Watches { found: *found, unknown: *unknown, exited: 0 })
         });
         choose(&all, &watches.collect(), 64_000).map(|held| held.child)
     }

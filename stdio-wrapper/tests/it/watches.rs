@@ -97,6 +97,11 @@ async fn a100_who_hides_the_watches_on_their_way_loses_the_session() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a100_who_passes_the_watches_from_one_process_to_the_next_loses_the_session() {
+    loses_the_session("chain").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a100_who_hides_the_watches_in_a_process_that_nobody_can_look_at_loses_the_session() {
     loses_the_session("undumpable").await;
 }

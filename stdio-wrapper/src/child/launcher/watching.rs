@@ -24,6 +24,9 @@ const PAUSE: Duration = Duration::from_secs(2);
 const COUNTING: Duration = Duration::from_secs(20);
 /// A count older than this is not used to compute the memory of a child's watches.
 const FRESH: Duration = Duration::from_secs(20);
+/// If processes of a child exit before they can be examined, the child is examined this many times in all. If processes exit
+/// each time, it might pass its open files from one short-lived process to the next.
+const ROUNDS: u64 = 5;
 /// Minimum time between two counts that are requested because of memory that belongs to no process.
 const AGAIN: Duration = Duration::from_secs(3);
 
@@ -117,8 +120,22 @@ impl Launcher {
         let is_safe = self.spec.isolation.boundary == Some(Boundary::Signals);
         let until = Instant::now() + COUNTING;
         let all = self.reaper.processes().into_iter().take_while(|_| Instant::now() < until);
-        all.filter_map(|(child, pids)| Some((child, watches::examine(&pids, is_safe, &self.reaper)?)))
-            .collect()
+        all.filter_map(|(child, pids)| Some((child, self.examine(child, pids, is_safe)?))).collect()
+    }
+
+    fn examine(&self, child: u64, pids: Vec<i32>, is_safe: bool) -> Option<Watches> {
+        let mut watches = watches::examine(&pids, is_safe, &self.reaper)?;
+        for round in 2..=ROUNDS {
+            if watches.exited == 0 {
+                return Some(watches);
+            }
+            let pids = self.reaper.processes().remove(&child)?;
+            let again = watches::examine(&pids, is_safe, &self.reaper)?;
+            let found = watches.found.max(again.found);
+            let hidden = u64::from(round == ROUNDS && again.exited > 0) * ROUNDS;
+            watches = Watches { found, unknown: watches.unknown.max(again.unknown) + hidden, ..again };
+        }
+        Some(watches)
     }
 }
 

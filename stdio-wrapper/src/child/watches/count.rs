@@ -39,19 +39,19 @@ pub fn count_watches(pids: impl Iterator<Item = String>) -> ExitCode {
     if print(watches).is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn print(Watches { found, unknown }: Watches) -> io::Result<()> {
-    writeln!(io::stdout(), "{found} {unknown}")
+fn print(Watches { found, unknown, exited }: Watches) -> io::Result<()> {
+    writeln!(io::stdout(), "{found} {unknown} {exited}")
 }
 
 /// Counts the watches of one process. Its threads can have different open files.
 fn count(threads: impl AsRef<Path>, watches: &mut Watches) {
-    // A process that cannot be found has exited.
-    for thread in fs::read_dir(threads).into_iter().flatten().flatten() {
+    for thread in fs::read_dir(&threads).into_iter().flatten().flatten() {
         if count_files(&thread.path().join("fdinfo"), watches).is_err_and(|error| !has_ended(&error)) {
             watches.unknown += 1;
             return;
         }
     }
+    watches.exited += u64::from(!threads.as_ref().exists());
 }
 
 fn count_files(files: &Path, watches: &mut Watches) -> io::Result<()> {
@@ -113,13 +113,14 @@ pub(in crate::child) fn examine(pids: &[i32], is_safe: bool, reaper: &Reaper) ->
     reaper.has_counted(process.id());
     let mut text = String::new();
     process.stdout.take()?.read_to_string(&mut text).ok()?;
-    let Watches { found, unknown } = text.lines().rev().find_map(parse).unwrap_or_default();
-    Some(Watches { found, unknown: unknown + u64::from(is_safe && !is_complete) })
+    let mut watches = text.lines().rev().find_map(parse).unwrap_or_default();
+    watches.unknown += u64::from(is_safe && !is_complete);
+    Some(watches)
 }
 
 fn parse(text: &str) -> Option<Watches> {
-    let (found, unknown) = text.split_once(' ')?;
-    Some(Watches { found: found.parse().ok()?, unknown: unknown.parse().ok()? })
+    let mut numbers = text.split(' ').map(|number| number.parse().ok());
+    Some(Watches { found: numbers.next()??, unknown: numbers.next()??, exited: numbers.next()?? })
 }
 
 #[cfg(test)]
@@ -133,8 +134,8 @@ mod tests {
         count_file(text.as_bytes(), &mut watches).unwrap();
         count_file(b"pos:\t0\nscm_fds: 3\n".as_slice(), &mut watches).unwrap();
         count_file(b"tfd".as_slice(), &mut watches).unwrap();
-        assert_eq!(watches, Watches { found: 2, unknown: 3 });
-        assert_eq!([parse("2 3"), parse("2"), parse("")], [Some(watches), None, None]);
+        assert_eq!(watches, Watches { found: 2, unknown: 3, exited: 0 });
+        assert_eq!([parse("2 3 0"), parse("2 3"), parse("")], [Some(watches), None, None]);
     }
 
     #[test]
@@ -149,6 +150,6 @@ mod tests {
         count("/proc/0/task", &mut watches);
         python.kill().unwrap();
         python.wait().unwrap();
-        assert_eq!(watches, Watches { found: 50, unknown: 0 });
+        assert_eq!(watches, Watches { found: 50, unknown: 0, exited: 1 });
     }
 }
