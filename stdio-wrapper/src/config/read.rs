@@ -174,7 +174,14 @@ fn identity(read: &mut Reader, options: &Options) -> Identity {
                 _ => Identity::None,
             }
         }
-        _ => Identity::None,
+        _ => {
+            if options.identity.trim() == "none" && !options.jwks_url.trim().is_empty() {
+                read.problem(
+                    "JWKS_URL is set, but IDENTITY is none, so assertions would not be verified and everybody would be served. Set IDENTITY to assertion, or remove JWKS_URL.".to_owned(),
+                );
+            }
+            Identity::None
+        }
     }
 }
 
@@ -255,6 +262,8 @@ mod tests {
     #[test]
     fn placeholders_need_a_caller_and_a_child_each() {
         assert!(read(&["--", "sh", "{subject}"]).unwrap_err()[0].contains("IDENTITY"));
+        let forgotten = read(&["--jwks-url", "http://auth-service:9000/jwks", "--", "sh"]).unwrap_err();
+        assert!(forgotten[0].starts_with("JWKS_URL is set, but IDENTITY is none"), "{forgotten:?}");
         assert!(
             read(&["--identity", "headers", "--shared", "--", "sh", "{user}"]).unwrap_err()[0]
                 .contains("SHARED")

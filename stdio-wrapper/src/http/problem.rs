@@ -119,12 +119,16 @@ impl From<Refused> for Problem {
     fn from(error: Refused) -> Self {
         let message = error.to_string();
         match error {
-            Refused::Unavailable => Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::Refused, message)
-                .retry_after(Duration::from_secs(4)),
+            // If clocks differ, only the operator can help. A 401 would make clients ask their users to sign in for
+            // each call.
+            Refused::Unavailable | Refused::Early(_) | Refused::Late(_) => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::Refused, message)
+                    .retry_after(Duration::from_secs(4))
+            }
             Refused::Doubled(_) | Refused::NotText(_) => Self::bad_request(message),
             // The client's own token is valid, because otherwise the edge would have refused it. Therefore a
             // challenge would not help.
-            Refused::Missing(_) | Refused::Invalid(_) | Refused::Early(_) | Refused::Late(_) => {
+            Refused::Missing(_) | Refused::Invalid(_) => {
                 Self::new(StatusCode::UNAUTHORIZED, Code::Refused, message)
             }
         }

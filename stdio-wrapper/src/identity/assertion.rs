@@ -140,11 +140,11 @@ impl Verifier {
         match error {
             Refused::Early(seconds) => tracing::warn!(
                 seconds,
-                "an assertion is from the future: this clock is behind that of the authorization service by this many seconds, and callers get 401. Set both clocks, for example with NTP"
+                "an assertion is from the future: this clock is behind that of the authorization service by this many seconds, and callers get 503. Set both clocks, for example with NTP"
             ),
             Refused::Late(seconds) => tracing::warn!(
                 seconds,
-                "an assertion has expired, and callers get 401. If they send new requests, this clock is ahead of that of the authorization service by this many seconds. Set both clocks, for example with NTP"
+                "an assertion has expired, and callers get 503. If they send new requests, this clock is ahead of that of the authorization service by this many seconds. Set both clocks, for example with NTP"
             ),
             _ => {}
         }
