@@ -401,6 +401,9 @@ def watch(how):
     if how == "undumpable":
         ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
     epoll, way = select.epoll(), socket.socketpair()
+    spare = select.epoll()
+    for file in [os.eventfd(0) for _ in range(4)]:
+        spare.register(file)
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
     for _ in range(limit // 4):
@@ -427,10 +430,8 @@ def watch(how):
                         os._exit(0)
                     return epoll.close()
                 if how == "spare":
-                    spare = select.epoll()
-                    for taken in range(number - 4, number):
-                        epoll.unregister(taken)
-                    return KEPT.append((epoll, spare))
+                    spare.close()
+                    return KEPT.append(epoll)
                 time.sleep(0.001)
             os.close(number)
 
