@@ -15,6 +15,10 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf, Take};
 
 /// Number of bytes that the server reads before it must parse them.
 const PIECE: u64 = 1 << 10;
+/// Number of bytes that the server reads beyond a request in progress. If no data follows, the server notices a
+/// disconnect. More would fill its buffer before the earlier requests have released theirs, so that it allocates
+/// further ones.
+const AHEAD: u64 = 1;
 /// Number of body bytes that the server reads before it must process them.
 const PIECE_OF_BODY: u64 = 64 << 10;
 
@@ -109,8 +113,8 @@ impl<T: AsyncRead> Paced<T> {
 
     /// The maximum number of bytes that can be read now. 0 if the server must finish a request first.
     ///
-    /// While a request is in progress, only a little of the following data is read, which is enough to detect a
-    /// disconnect. Without this limit, the server would continue to read, and later decode everything.
+    /// Without the limit while a request is in progress, the server would continue to read, and later decode
+    /// everything.
     fn piece(&mut self) -> u64 {
         let doing = &self.activity.0;
         if doing.under_way.get() == 0 {
@@ -123,7 +127,7 @@ impl<T: AsyncRead> Paced<T> {
             expected @ 1.. => expected.clamp(PIECE, PIECE_OF_BODY),
             // A request with a chunked body is the last one on its connection.
             0 if doing.is_chunked.get() => PIECE,
-            0 => PIECE.saturating_sub(self.ahead),
+            0 => AHEAD.saturating_sub(self.ahead),
         }
     }
 
@@ -266,7 +270,7 @@ mod tests {
         let request = server.activity().begin(Some(90 << 10));
         assert_eq!(all_at_once(&mut server, waker) as u64, PIECE_OF_BODY);
         assert_eq!(all_at_once(&mut server, waker) as u64, (90 << 10) - PIECE_OF_BODY);
-        assert_eq!(all_at_once(&mut server, waker) as u64, PIECE, "the data after the body");
+        assert_eq!(all_at_once(&mut server, waker) as u64, AHEAD, "the data after the body");
         drop(request);
         assert_eq!(all_at_once(&mut server, waker) as u64, PIECE, "the next request");
     }
@@ -278,7 +282,7 @@ mod tests {
         let (mut server, woken) = (Paced::new(server), Arc::new(Woken::default()));
         let waker = Waker::from(Arc::clone(&woken));
         let first = server.activity().begin(Some(0));
-        assert_eq!(all_at_once(&mut server, &waker) as u64, PIECE);
+        assert_eq!(all_at_once(&mut server, &waker) as u64, AHEAD);
         let _ = all_at_once(&mut server, &waker);
         let before = woken.0.load(Ordering::Relaxed);
         for _ in 0..3 {
