@@ -122,9 +122,9 @@ impl<T: AsyncRead> Paced<T> {
             return PIECE;
         }
         match doing.expected.get() {
-            // The last piece of a body is not larger than the rest of the body, because otherwise it would
-            // contain the next requests.
-            expected @ 1.. => expected.clamp(PIECE, PIECE_OF_BODY),
+            // A piece of a body is not larger than the rest of the body, because otherwise it would contain the
+            // next requests. If the body had already arrived, they are read here, but not more of them than of it.
+            expected @ 1.. => expected.min(PIECE_OF_BODY),
             // A request with a chunked body is the last one on its connection.
             0 if doing.is_chunked.get() => PIECE,
             0 => AHEAD.saturating_sub(self.ahead),
@@ -297,6 +297,25 @@ mod tests {
         drop(next);
         assert_eq!(woken.0.load(Ordering::Relaxed), before + 2);
         assert_eq!(all_at_once(&mut server, &waker) as u64, PIECE);
+    }
+
+    /// The server gets a small body together with the head, so its bytes are not read after the request has begun.
+    #[tokio::test]
+    async fn a100_no_more_is_read_ahead_with_each_request_than_its_body() {
+        let (mut client, server) = duplex(64 << 10);
+        client.write_all(&[b'x'; 64 << 10]).await.unwrap();
+        let (mut server, waker) = (Paced::new(server), Waker::noop());
+        let (mut read, mut request) = (0, server.activity().begin(Some(50)));
+        for _ in 0..100 {
+            while let count @ 1.. = all_at_once(&mut server, waker) {
+                read += count;
+            }
+            let next = server.activity().begin(Some(50));
+            drop(request);
+            request = next;
+        }
+        drop(request);
+        assert!(read <= 101 * 50 + 1, "{read}");
     }
 
     #[tokio::test]
