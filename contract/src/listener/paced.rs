@@ -303,7 +303,7 @@ mod tests {
     #[tokio::test]
     async fn a100_no_more_is_read_ahead_with_each_request_than_its_body() {
         let (mut client, server) = duplex(64 << 10);
-        client.write_all(&[b'x'; 64 << 10]).await.unwrap();
+        client.write_all(&vec![b'x'; 64 << 10]).await.unwrap();
         let (mut server, waker) = (Paced::new(server), Waker::noop());
         let (mut read, mut request) = (0, server.activity().begin(Some(50)));
         for _ in 0..100 {

@@ -120,11 +120,11 @@ impl Launcher {
         let is_safe = self.spec.isolation.boundary == Some(Boundary::Signals);
         let until = Instant::now() + COUNTING;
         let all = self.reaper.processes().into_iter().take_while(|_| Instant::now() < until);
-        all.filter_map(|(child, pids)| Some((child, self.examine(child, pids, is_safe)?))).collect()
+        all.filter_map(|(child, pids)| Some((child, self.examine(child, &pids, is_safe)?))).collect()
     }
 
-    fn examine(&self, child: u64, pids: Vec<i32>, is_safe: bool) -> Option<Watches> {
-        let mut watches = watches::examine(&pids, is_safe, &self.reaper)?;
+    fn examine(&self, child: u64, pids: &[i32], is_safe: bool) -> Option<Watches> {
+        let mut watches = watches::examine(pids, is_safe, &self.reaper)?;
         for round in 2..=ROUNDS {
             if watches.exited == 0 {
                 return Some(watches);
