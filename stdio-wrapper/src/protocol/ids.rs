@@ -21,7 +21,9 @@ pub fn own_number(text: &[u8]) -> Option<u64> {
         return Some(number);
     }
     let is_tight = !text.ends_with(|last: char| last.is_ascii_whitespace());
-    let number: f64 = serde_json::from_str(text).ok().filter(|_| is_tight)?;
+    // serde_json checks the syntax. Its value can differ in the last digit.
+    serde_json::from_str::<f64>(text).ok().filter(|_| is_tight)?;
+    let number: f64 = text.parse().ok()?;
     // For an integer that a float represents exactly, both types are formatted identically.
     (number <= MAX_EXACT && number.fract() == 0.0).then(|| format!("{number}").parse().ok()).flatten()
 }
@@ -63,6 +65,15 @@ fn value(id: &str) -> Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_number_that_a_float_represents_is_read_exactly() {
+        let mut number: u64 = 7_301_942_316_271_337;
+        for _ in 0..2000 {
+            assert_eq!(own_number(format!("{number}.0").as_bytes()), Some(number));
+            number = number * 3 % (1 << 53) + 1;
+        }
+    }
 
     #[test]
     fn an_id_of_ours_is_known_as_a_number_a_string_and_a_float() {
