@@ -43,7 +43,6 @@ async fn main() -> anyhow::Result<()> {
         ("PROTECTED_HOSTS", "localhost".to_owned()),
         ("CLIENT_CEILING", CEILING.to_string()),
         ("REGISTRATION_RATE", "10000000".to_owned()),
-        ("REQUESTS_PER_SECOND", "10000000".to_owned()),
         ("PUBLIC_LISTEN", "127.0.0.1:0".to_owned()),
         ("EDGE_LISTEN", "127.0.0.1:0".to_owned()),
         ("OPS_LISTEN", "127.0.0.1:0".to_owned()),
@@ -88,7 +87,8 @@ async fn main() -> anyhow::Result<()> {
     }
     let served = rate(registrations, started.elapsed());
 
-    let floor = floor(&directory.path().join("floor"), &key, registrations.min(20_000)).await?;
+    let template = used.first().context("a client")?;
+    let floor = floor(&directory.path().join("floor"), &key, template, registrations.min(20_000)).await?;
     println!("over HTTP {served:.0}/s, the store alone {floor:.0}/s: {:.2} of the floor", served / floor);
 
     let now = SystemClock.now();
@@ -153,18 +153,15 @@ async fn use_client(store: &dyn Store, registered: Value) -> anyhow::Result<Clie
     Ok(client)
 }
 
-/// Registers clients directly in a store, without HTTP, JSON and checks. Returns the registrations per second.
-async fn floor(directory: &Path, key: &StoreKey, registrations: usize) -> anyhow::Result<f64> {
+/// Registers copies of `template` directly in a store, without HTTP, JSON and checks. Returns the registrations per second.
+async fn floor(
+    directory: &Path,
+    key: &StoreKey,
+    template: &Client,
+    registrations: usize,
+) -> anyhow::Result<f64> {
     let store = EmbeddedStore::open(directory, key)?;
-    let template = {
-        let body = json!({
-            "id": "x", "registration": "x", "origin": "registration", "issued_at": 0, "last_used_at": null, "disabled": false, "fingerprint": null,
-            "management": null, "secret": null,
-            "metadata": { "redirect_uris": ["https://app.example/cb"], "auth_method": "none", "grant_types": ["authorization_code"], "scope": null,
-                "application_type": null, "display": { "client_name": "flood" } },
-        });
-        serde_json::from_value::<Client>(body)?
-    };
+    let template = Client { last_used_at: None, users: None, fingerprint: None, ..template.clone() };
     let now = SystemClock.now();
     let terms = RegistrationTerms {
         now,
