@@ -65,7 +65,7 @@ pub struct ConsentPage<'a> {
     pub action: &'a str,
     /// The token that binds the form to the browser.
     pub form_token: &'a str,
-    /// The user who is asked.
+    /// The user who is logged in.
     pub username: &'a str,
     /// The name that the client gave itself. The page shows it as an unverified claim.
     pub client_name: &'a str,
@@ -103,7 +103,7 @@ pub struct DeviceCodePage<'a> {
     pub action: &'a str,
     /// The token that binds the form to the browser.
     pub form_token: &'a str,
-    /// The user who is asked.
+    /// The user who is logged in.
     pub username: &'a str,
     /// The code from the last attempt or from the link, to prefill the form.
     pub user_code: &'a str,
@@ -119,7 +119,7 @@ pub struct DeviceConsentPage<'a> {
     pub action: &'a str,
     /// The token that binds the form to the browser.
     pub form_token: &'a str,
-    /// The user who is asked.
+    /// The user who is logged in.
     pub username: &'a str,
     /// The code, which the device shows as well.
     pub user_code: &'a str,

@@ -15,7 +15,7 @@ use crate::store::{KeysMark, LOST, Store, StoreError};
 
 /// How often the current time is recorded in the store.
 const MARK_EVERY: Duration = Duration::from_secs(300);
-/// Minimum time between two log messages about changed risks to the store's data.
+/// Minimum time between two log messages about changes in the risks to the store's data.
 const DANGERS_LOGGED_EVERY: Duration = Duration::from_secs(60);
 
 /// The results of the checks.

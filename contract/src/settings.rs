@@ -23,15 +23,17 @@ impl fmt::Display for Misspelt {
 
 /// The suffix of a variable that contains the path of a file with the setting's value.
 const OF_FILE: &str = "_FILE";
-/// Minimum length of a name that is compared, without that suffix. Short names are too often similar by chance.
+/// Minimum length of a variable's name, without that suffix, that is compared with the settings. Short names are
+/// too often similar by chance.
 const MIN_LEN: usize = 6;
-/// Minimum length of a name that is compared for a warning.
+/// Minimum length of a variable's name that is compared for a warning.
 const MIN_LEN_IN_DOUBT: usize = 5;
-/// Minimum length of a name that is compared with settings whose names have more words.
+/// Minimum length of a variable's name that is compared with parts of longer setting names (`TOKEN_TTL` with
+/// `ACCESS_TOKEN_TTL`).
 const MIN_LEN_OF_PART: usize = 8;
 /// Minimum length of a one-word setting that is recognized in lower case.
 const MIN_LEN_OF_WORD: usize = 8;
-/// Minimum length of a name that is recognized with two mistakes.
+/// Minimum length of a variable's name that is recognized with two mistakes.
 const MIN_LEN_FOR_TWO: usize = 8;
 
 /// Finds the variables in `given` whose names are almost the name of a setting. If they were ignored, a service
@@ -63,7 +65,7 @@ fn meant_by<'a>(known: &[&'a str], given: &str) -> Option<&'a str> {
         MIN_LEN_FOR_TWO.. => 2,
     };
     let whole = known.iter().map(|meant| (osa_distance(&upper, meant), false, *meant));
-    // A program that does not read such files would ignore the setting.
+    // A program that does not read `_FILE` variables would ignore the setting.
     let parts = known.iter().filter_map(|meant| Some((osa_distance(base?, meant), true, *meant)));
     let is_word = base.is_some_and(|base| !base.contains('_'));
     let (distance, is_part, meant) = whole.chain(parts).min()?;

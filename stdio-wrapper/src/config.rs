@@ -128,7 +128,8 @@ pub enum Isolation {
 pub struct Limits {
     /// Maximum number of sessions. `None` means as many as fit into the container.
     pub max_sessions: Option<usize>,
-    /// Maximum number of sessions of one principal. `None` means a share of all sessions.
+    /// Maximum number of sessions of one principal. If it is `None` and callers are identified, one principal can
+    /// have half of the sessions for which there is room, and at least 4.
     pub max_sessions_per_principal: Option<usize>,
     /// Maximum number of requests in progress in one session.
     pub max_in_flight: usize,

@@ -22,7 +22,7 @@ impl Number {
         self.0.fetch_add(count, Ordering::Relaxed);
     }
 
-    /// The current value.
+    /// The current value. Values of different metrics are not read at the same moment.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }

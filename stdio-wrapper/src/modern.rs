@@ -33,7 +33,7 @@ pub const META_PREFIX: &str = "io.modelcontextprotocol/";
 pub const CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
 /// The name in `_meta` for the revision of a request.
 pub const PROTOCOL_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
-/// The program that asks.
+/// The implementation of the client that sent the request.
 pub const CLIENT_INFO: &str = "io.modelcontextprotocol/clientInfo";
 /// The minimum level of the log messages that the client wants for this request.
 pub const LOG_LEVEL: &str = "io.modelcontextprotocol/logLevel";

@@ -4,7 +4,7 @@
 //! who continuously sends large bodies on several connections would block a thread for tens of milliseconds at a
 //! time, during which it serves no other user (attack 100). If a body has a length, the server closes the
 //! connection after a response that did not wait for the body. The server reads a chunked body to its end after
-//! the response, without a time limit, so such a connection could be kept open forever.
+//! the response, without a time limit, so a client could keep the connection open forever.
 
 use std::cell::RefCell;
 use std::pin::Pin;

@@ -138,7 +138,7 @@ impl Round<'_> {
     }
 }
 
-/// Handles a call over a session, in which the server asks during the call.
+/// Handles a call in a session: the server sends its questions to the client while the call is running.
 async fn call_in_session(
     name: &str,
     context: &RequestContext<RoleServer>,

@@ -54,7 +54,7 @@ pub const REQUESTS_PER_SECOND: u32 = 300;
 /// The size of a burst from one address, as a multiple of its maximum number of requests per second.
 pub const IN_A_ROW: u32 = 3;
 
-/// A change to the shipped configuration: a text and its replacement.
+/// A change to the shipped configuration: a string and its replacement.
 pub type Change = (String, String);
 
 impl Edge {
@@ -85,7 +85,7 @@ impl Edge {
     }
 
     /// Writes the shipped configuration with its placeholders filled in. Returns the command that runs the proxy
-    /// with that configuration. Panics if the text of a change is not found.
+    /// with that configuration. Panics if a string to be replaced is not found.
     #[track_caller]
     pub fn command(self, around: &Surroundings, changes: &[Change]) -> Command {
         let program = self.program().unwrap_or_else(|why| panic!("{why}"));

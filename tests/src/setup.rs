@@ -104,7 +104,7 @@ impl Setup {
         self
     }
 
-    /// Replaces a text in the proxy's shipped configuration. The text `from` must exist.
+    /// Replaces a string in the proxy's shipped configuration. The string `from` must exist.
     #[must_use]
     pub fn edge_changed(mut self, from: &str, to: &str) -> Self {
         self.edge_changes.push((from.to_owned(), to.to_owned()));

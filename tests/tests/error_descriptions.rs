@@ -61,11 +61,11 @@ impl<'ast> Visit<'ast> for Texts {
     }
 
     fn visit_attribute(&mut self, attribute: &'ast syn::Attribute) {
-        // `#[error("…")]` contains a text, but `#[error(transparent)]` does not.
+        // `#[error("…")]` contains a string, but `#[error(transparent)]` does not.
         if attribute.path().is_ident("error") {
             let text = attribute.parse_args_with(|input: syn::parse::ParseStream<'_>| {
                 let text = input.parse::<syn::LitStr>().ok();
-                // The arguments after the text are skipped.
+                // The arguments after the string are skipped.
                 input.step(|cursor| {
                     let mut rest = *cursor;
                     while let Some((_, next)) = rest.token_tree() {

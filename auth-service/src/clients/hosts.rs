@@ -9,10 +9,10 @@ pub struct HostRule {
     below: bool,
 }
 
-/// Why a text is not a valid entry.
+/// Why a string is not a valid entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidHostRule {
-    /// The text is not a host name.
+    /// The string is not a host name.
     #[error("it is not a host name such as example.com or *.example.com")]
     NotAHost,
     /// Anybody can have a host below this domain, because it is a public suffix such as `com` or `github.io`.

@@ -16,7 +16,7 @@ const MAX_ENTRIES: usize = 10_000;
 
 /// The variable that names a file of certificates in PEM.
 pub(super) const FILE: &str = "SSL_CERT_FILE";
-/// The variable that names directories of such files, separated by colons.
+/// The variable that names directories of certificate files, separated by colons.
 pub(super) const DIRECTORIES: &str = "SSL_CERT_DIR";
 
 pub(super) fn check(file: Option<&str>, directories: Option<&str>, problems: &mut Problems) {

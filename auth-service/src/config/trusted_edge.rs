@@ -25,12 +25,12 @@ pub struct TrustedEdge {
 const REQUESTS_PER_SECOND: NonZeroU32 = NonZeroU32::MIN.saturating_add(299);
 
 impl TrustedEdge {
-    /// Whether this is the address of an edge proxy.
+    /// Whether `peer` is the address of an edge proxy.
     pub fn is_known(&self, peer: IpAddr) -> bool {
         self.networks.iter().any(|network| network.contains(&peer.to_canonical()))
     }
 
-    /// Whether a check with this secret from this address is accepted.
+    /// Whether a check with `secret` from the address `peer` is accepted.
     pub fn trusts(&self, peer: IpAddr, secret: Option<&[u8]>) -> bool {
         let proven = self.secret.as_ref().is_none_or(|expected| {
             secret.is_some_and(|given| bool::from(given.ct_eq(expected.expose_secret().as_bytes())))

@@ -26,7 +26,7 @@ impl Subject {
         Self(id.to_owned())
     }
 
-    /// The text of the `sub` claim.
+    /// The value of the `sub` claim.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -48,7 +48,7 @@ impl fmt::Display for Subject {
 #[serde(try_from = "String", into = "String")]
 pub struct Username(String);
 
-/// The text is not a valid user name.
+/// The string is not a valid user name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a user name is 1 to 64 characters: letters, digits and . _ - + with at most one @")]
 pub struct InvalidUsername;
@@ -90,7 +90,7 @@ impl fmt::Display for Username {
 #[serde(try_from = "String", into = "String")]
 pub struct Group(String);
 
-/// The text is not a valid group name.
+/// The string is not a valid group name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a group name is 1 to 64 characters: letters, digits and . _ - : / @ +")]
 pub struct InvalidGroup;

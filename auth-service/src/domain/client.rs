@@ -43,7 +43,7 @@ impl fmt::Display for ClientId {
     }
 }
 
-/// The text is not a valid client identifier.
+/// The string is not a valid client identifier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a client_id is 1 to 2048 characters of visible ASCII")]
 pub struct InvalidClientId;

@@ -14,7 +14,7 @@ use time::format_description::well_known::Rfc3339;
 pub struct UnixTime(pub u64);
 
 impl UnixTime {
-    /// This time plus `duration`, which saturates at the largest value. Fractions of a second are dropped.
+    /// Adds `duration` to this time, saturating at the largest value. Fractions of a second are dropped.
     #[must_use]
     pub fn plus(self, duration: Duration) -> Self {
         Self(self.0.saturating_add(duration.as_secs()))

@@ -21,7 +21,7 @@ use super::scope::Scope;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UserCode(String);
 
-/// The text is not a valid user code.
+/// The string is not a valid user code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a code has eight letters, such as BCDF-GHJK")]
 pub struct InvalidUserCode;

@@ -8,7 +8,7 @@ use super::host::split_authority;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct EmailDomain(String);
 
-/// The text is not a valid email domain.
+/// The string is not a valid email domain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("an email domain is a host name such as example.com, without @, port or wildcard")]
 pub struct InvalidEmailDomain;

@@ -15,10 +15,10 @@ pub struct Issuer {
     scheme: Scheme,
 }
 
-/// The reason why a text is not an issuer identifier.
+/// The reason why a string is not an issuer identifier.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidIssuer {
-    /// The text is not an absolute URL.
+    /// The string is not an absolute URL.
     #[error("it must be an absolute URL such as https://auth.example.com")]
     NotAbsolute,
     /// The URL uses plain http for a host that is not loopback.

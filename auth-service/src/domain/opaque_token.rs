@@ -107,7 +107,7 @@ pub(super) fn crc(prefix: &str, body: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-/// The text is not a token of the expected kind.
+/// The string is not a token of the expected kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("malformed token")]
 pub struct MalformedToken;

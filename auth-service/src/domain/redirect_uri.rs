@@ -12,10 +12,10 @@ use url::{Host, Url};
 #[serde(try_from = "String", into = "String")]
 pub struct RedirectUri(String);
 
-/// The reason why a text is not a redirect URI.
+/// The reason why a string is not a redirect URI.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidRedirectUri {
-    /// The text is not an absolute URI.
+    /// The string is not an absolute URI.
     #[error("a redirect URI must be an absolute URI")]
     NotAbsolute,
     /// The URI is not in its normal form. It contains, for example, upper-case letters, a default port, dot

@@ -92,7 +92,7 @@ impl fmt::Display for ResourceUri {
     }
 }
 
-/// The text is not a valid resource URL.
+/// The string is not a valid resource URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a resource is an http or https URL without query, fragment, user name or dot segments")]
 pub struct NotAResource;

@@ -132,7 +132,7 @@ impl fmt::Display for Scope {
     }
 }
 
-/// The text breaks the grammar of RFC 6749 §3.3.
+/// The string breaks the grammar of RFC 6749 §3.3.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a scope is a list of tokens of printable ASCII without quotes or backslashes, separated by spaces")]
 pub struct InvalidScope;

@@ -101,7 +101,7 @@ pub(super) fn bearer<'a>(sent: &CheckHeaders<'a>) -> Bearer<'a> {
     }
 }
 
-/// Whether the text is a `b64token` (RFC 6750 §2.1). All tokens of this server are. The loop does not stop at the
+/// Whether the string is a `b64token` (RFC 6750 §2.1). All tokens of this server are. The loop does not stop at the
 /// first invalid byte, so that the compiler can vectorize it. This matters because a token is the longest value in
 /// a request.
 fn is_b64token(text: &[u8]) -> bool {

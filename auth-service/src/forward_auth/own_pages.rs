@@ -81,7 +81,7 @@ fn is_own(path: &UnambiguousPath, base: &str) -> bool {
     if let Some(document) = path.as_str().strip_prefix("/.well-known/") {
         return WELL_KNOWN.iter().any(|name| is_at_or_below(document, name));
     }
-    // No page of auth-service needs a percent-encoded character in its path, and all servers read a path without
+    // No auth-service page needs a percent-encoded character in its path, and all servers read a path without
     // one in the same way.
     let page = path.as_str().strip_prefix(base).and_then(|page| page.strip_prefix('/'));
     page.is_some_and(|page| !page.contains('%') && NAMES.iter().any(|name| is_at_or_below(page, name)))

@@ -61,7 +61,7 @@ impl Pace {
         Err(TooManyRequests)
     }
 
-    /// Removes addresses that are within the limit again. Called periodically.
+    /// Removes addresses that are back within the limit. Called periodically.
     pub fn forget_idle(&self) {
         self.rate.forget_idle();
     }

@@ -152,7 +152,8 @@ impl Passwords {
         MAX_WAITING.saturating_sub(self.strangers.available_permits())
     }
 
-    /// Waits as long as the last check took, without hashing. It is used for a text that cannot be a user name.
+    /// Waits as long as the last check took, without hashing. Used when the submitted string cannot be a user
+    /// name.
     pub async fn pretend(&self) {
         let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
         tokio::time::sleep(last).await;

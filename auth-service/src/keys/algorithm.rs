@@ -21,7 +21,7 @@ pub enum SigningAlgorithm {
     Rs256,
 }
 
-/// The text is not the name of a supported signature algorithm.
+/// The string is not the name of a supported signature algorithm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the algorithm must be EdDSA, ES256 or RS256")]
 pub struct UnknownAlgorithm;

@@ -22,7 +22,7 @@ pub struct StoreKey {
     previous: Option<Zeroizing<[u8; 32]>>,
 }
 
-/// The text is not a valid store key.
+/// The string is not a valid store key.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 #[error("a store key is 32 random bytes in base64, as `openssl rand -base64 32` prints them")]
 pub struct InvalidStoreKey;

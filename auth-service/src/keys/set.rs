@@ -198,7 +198,7 @@ pub fn state(key: &StoredSigningKey, now: UnixTime) -> KeyState {
     }
 }
 
-/// Time from which nothing that `key` has signed can be valid. It is `None` while the key has no successor.
+/// The time from which nothing signed with `key` can still be valid. It is `None` while the key has no successor.
 pub fn gone_at(key: &StoredSigningKey) -> Option<UnixTime> {
     key.signs_until.map(|until| until.plus(MAX_TOKEN_LIFETIME).plus(MARGIN))
 }

@@ -140,7 +140,7 @@ fn der_element(tag: u8, input: &[u8]) -> Option<(&[u8], &[u8])> {
     if *first == tag { rest.split_at_checked(length) } else { None }
 }
 
-/// A public key, in the parts from which its JWK is made.
+/// A public key, split into the parts that make up its JWK.
 enum Public {
     Ed25519(Vec<u8>),
     P256 { point: Vec<u8>, x: Vec<u8>, y: Vec<u8> },

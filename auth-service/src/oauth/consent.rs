@@ -135,7 +135,7 @@ fn approval_of(request: &AuthorizationRequest) -> Approval {
     }
 }
 
-/// Returns the remembered consent of this user, unless the client has changed since then.
+/// Returns the remembered consent of this user, unless the client has changed since it was given.
 pub(super) async fn known(
     state: &AppState,
     client: &Client,

@@ -388,7 +388,7 @@ async fn is_decided(
     }
 }
 
-/// Whether this user has allowed the device, and the grant has not been revoked since then.
+/// Whether `subject` has allowed the device and, if the device code has been redeemed, its grant still exists.
 async fn is_allowed_by(
     subject: &Subject,
     asked: &DeviceAuthorization,

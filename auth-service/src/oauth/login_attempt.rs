@@ -76,8 +76,8 @@ pub(super) async fn account_of(
     password: SecretString,
 ) -> Result<Account, NotProven> {
     let Ok(name) = Username::try_from(name.to_owned()) else {
-        // No account can have this text as its name, which is not a secret. The attempt counts against its
-        // address. The response is delayed as long as a hash would take, but no hash is computed.
+        // No account can have the submitted string as its name, and this is not a secret. The attempt counts against
+        // its address. The response is delayed as long as a hash would take, but no hash is computed.
         let _admission = admit(http, state, None)?;
         state.passwords.pretend().await;
         return Err(NotProven::Wrong);

@@ -10,7 +10,7 @@ pub(super) struct Params(Vec<(String, String)>);
 /// Why the parameters of a request are refused (`invalid_request`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadParams {
-    /// The text is not form-encoded, or has more than 100 parameters.
+    /// The query or body is not form-encoded, or has more than 100 parameters.
     #[error("the parameters cannot be read: they must be form-encoded, and there must be at most 100")]
     Unreadable,
     /// A parameter is repeated, which RFC 6749 §3.1 does not allow.

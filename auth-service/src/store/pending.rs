@@ -104,7 +104,7 @@ pub trait PendingStore: Send + Sync {
         used: &ClientUse,
         until: UnixTime,
     ) -> Result<(), StoreError>;
-    /// Deletes a consent, so that the user will be asked again.
+    /// Deletes a consent, so that the user will be asked for it again.
     async fn forget_consent(&self, subject: &Subject, client: &ClientId) -> Result<(), StoreError>;
 
     /// The account that is linked to a user of another issuer.

@@ -65,7 +65,8 @@ pub(super) fn device_kept_until(device: &DeviceAuthorization) -> UnixTime {
     })
 }
 
-/// The consent after this approval. An earlier consent is dropped if the client has changed since then.
+/// The consent after this approval. An earlier consent is dropped if the client has changed since it
+/// was given.
 pub(super) fn with_consent(
     known: Option<Consent>,
     subject: &Subject,

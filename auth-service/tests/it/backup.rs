@@ -107,7 +107,7 @@ fn an_account_makes_a_store_only_if_the_operator_says_so() {
     assert!(!fails(&command("user list", &here)).contains("--new-store"));
     works(&command("user add --new-store ana", &here));
     works(&command("user add bo", &here));
-    // The option is also accepted if the store already exists.
+    // `--new-store` is also accepted if the store already exists.
     works(&command("user add --new-store cy", &here));
     assert_eq!(works(&command("user list", &here)).lines().count(), 3);
 }
@@ -118,7 +118,7 @@ fn what_an_operator_gets_wrong_is_named() {
     let (data, dump) = (all.path().join("data"), all.path().join("dump"));
     let here = [("DATA_DIR", data.to_str().unwrap())];
     works(&command("user add --new-store ana", &here));
-    // The option of `user add` has the same effect here.
+    // `user groups` also accepts groups in the form of `user add` (`--group`).
     works(&command("user groups ana staff --group admins", &here));
     assert!(works(&command("user list", &here)).contains("staff,admins"));
     fs::write(&dump, "in the way").unwrap();
@@ -139,7 +139,7 @@ fn what_an_operator_gets_wrong_is_named() {
     );
 }
 
-/// Whether a text contains a time in a readable format rather than seconds since 1970.
+/// Whether `text` contains a time in a readable format rather than seconds since 1970.
 fn is_dated(text: &str) -> bool {
     let words = || text.split(|c: char| !c.is_ascii_alphanumeric() && !"-:".contains(c));
     let is_time = |word: &str| word.starts_with("20") && word.contains('T') && word.ends_with('Z');

@@ -448,8 +448,8 @@ async fn a_revoked_signing_key_does_not_come_back_when_the_keys_are_lost() {
     let tokens = app.tokens(&client).await;
     let revoked = app.kids().await.remove(0);
     app.wait(Duration::from_secs(2));
-    // This does the same as `auth-service keys revoke` in a separate process. Neither replica has read the keys
-    // since then.
+    // This does the same as `auth-service keys revoke` in a separate process. Neither replica reads the keys
+    // between that revocation and the loss.
     let (store, terms, now) = (app.state.store.as_ref(), app.state.config.signing, app.state.now());
     let stale = store.signing_keys().await.unwrap().unwrap();
     let changed = rotation::change(store, &terms, now, |set| set.without(&revoked, &terms, now)).await;

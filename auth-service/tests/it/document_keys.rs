@@ -199,7 +199,7 @@ async fn every_key_that_fits_is_tried_and_one_without_an_identifier_can_be_repla
     assert_eq!(error_code(redeem(&next, "second").await).await, "invalid_grant");
 }
 
-/// A client whose keys the document host serves, with an app in which it authenticates.
+/// A client whose keys the document host serves, with the app to which it authenticates.
 struct Keyed {
     host: DocumentHost,
     signer: Signer,

@@ -56,7 +56,7 @@ type Allowed = &'static [&'static [Is]];
 /// instead, because all processes share one filter, which contains no process ids.
 const ON_ITSELF: Allowed = &[&[Is::argument(0, 0)]];
 
-/// The calls that are filtered, in the order of [`Numbers`].
+/// The rules for the filtered system calls, in the order of [`Numbers`].
 const RULES: [Allowed; 9] = [
     // prlimit64(pid, resource, new, old) is also allowed if `new` is null, because reading limits is harmless.
     &[&[Is::argument(0, 0)], &[Is::argument(2, 0), Is::high(2, 0)]],

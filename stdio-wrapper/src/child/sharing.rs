@@ -23,7 +23,7 @@ const UNSHARED: u64 = 2;
 /// have written to pages that they shared. Less than that can come from values that were not read at the same moment.
 const WRITTEN: u64 = 16 << 20;
 
-/// The memory that each child was last measured to use.
+/// The last measurement of each child's memory use.
 #[derive(Debug, Default)]
 pub(super) struct Sharing {
     parts: HashMap<u64, Part>,

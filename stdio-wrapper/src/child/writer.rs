@@ -233,7 +233,7 @@ mod tests {
 
     use super::*;
 
-    /// A text whose copies in memory are counted.
+    /// A buffer whose copies in memory are counted.
     struct Counted(Vec<u8>, #[expect(dead_code, reason = "it is only counted")] Arc<()>);
 
     impl AsRef<[u8]> for Counted {

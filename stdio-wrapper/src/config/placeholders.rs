@@ -29,7 +29,7 @@ enum Piece<'t> {
     Literal(&'t str),
 }
 
-/// Whether this text contains a placeholder.
+/// Whether `text` contains a placeholder.
 pub(crate) fn is_in(text: &str) -> bool {
     PLACEHOLDERS.iter().any(|name| text.contains(name))
 }

@@ -18,8 +18,8 @@ use crate::protocol::{
     Unreadable, error_message, mended_length, own_number, parse_mended, relay, tidied, too_long,
 };
 
-/// Time in which a valid response can still follow an unusable one. Some servers print a message, over several
-/// lines or truncated, before they send it.
+/// Time in which a valid response can still follow an unusable one. Some servers first print the message
+/// in an unusable form (over several lines, or truncated), and then send the valid response.
 const DOUBT: Duration = Duration::from_millis(200);
 
 /// A child, and the requests waiting for its responses.

@@ -127,7 +127,7 @@ async fn single(
     Ok(Reply::Wait(session, consumer, Form::Single, None))
 }
 
-/// Refuses params that the schema forbids in every message, because SDKs silently drop such a message.
+/// Refuses params that the schema forbids in every message, because SDKs silently drop a message that has them.
 pub(super) fn check_params(message: &Message<'_>) -> Result<(), Problem> {
     let checked = peek_call(message).map(|_| ()).map_err(Problem::from);
     match &message.kind {

@@ -24,8 +24,8 @@ const MAX_RETIRED: usize = 64;
 pub(super) enum Audience {
     /// The only session of the child.
     Session(Weak<Session>),
-    /// No recipient. The child serves many sessions, and it is unknown which of them such a message belongs to
-    /// (attack 105).
+    /// No recipient. The child serves many sessions, and a message that does not identify a request could belong
+    /// to any of them (attack 105).
     Nobody,
 }
 

@@ -11,7 +11,8 @@ use crate::offload::Offload;
 pub struct Settings {
     /// Maximum number of sessions.
     pub max_sessions: usize,
-    /// Maximum number of sessions of one principal. `None` means a share of the sessions that fit.
+    /// Maximum number of sessions of one principal. If it is `None`, one principal can have half of the sessions
+    /// for which there is room (memory and processes), and at least 4.
     pub max_per_owner: Option<usize>,
     /// Maximum number of requests in progress in a session.
     pub max_in_flight: usize,

@@ -39,12 +39,12 @@ impl Unsettled {
         self.abandoned.insert(if is_full { u64::MAX } else { number });
     }
 
-    /// Whether the child has certainly handled every request, except those waiting for their responses.
+    /// Whether the child is known to have handled every request, apart from those still waiting for a response.
     pub(super) fn has_no_request(&self) -> bool {
         self.abandoned.is_empty()
     }
 
-    /// Whether the child has certainly handled every message, except requests waiting for their responses.
+    /// Whether the child is known to have handled every message, apart from requests still waiting for a response.
     pub(super) fn is_nothing(&self) -> bool {
         self.abandoned.is_empty() && self.answered >= self.noted
     }

@@ -33,8 +33,8 @@ pub(super) struct Link {
     /// Cached results that can be used for later requests.
     pub(super) lists: Lists,
     calls: Mutex<Calls<Caller>>,
-    /// Whether it is still unknown which revisions the child supports. If such a child exits, this does not
-    /// count as a failure.
+    /// Whether it is still unknown which revisions the child supports. While it is, an exit of the child
+    /// does not count as a failure.
     pub(super) is_probe: AtomicBool,
     last_used: Mutex<Instant>,
 }

@@ -49,7 +49,7 @@ pub enum Kind<'a> {
         /// The position of the id. In an error for a request that could not be identified, the id is `null` or
         /// missing.
         id: Option<Span>,
-        /// Whether it has an `error` member.
+        /// Whether the response has an `error` member.
         is_error: bool,
     },
 }

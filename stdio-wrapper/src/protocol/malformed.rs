@@ -1,12 +1,12 @@
-//! Why a text is not a message.
+//! Why a line or a body is not a message.
 
-/// Why a text is not a message.
+/// Why a line or a body is not a message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
-    /// The text is not JSON.
+    /// The input is not JSON.
     #[error("The message is not valid JSON: {0}.")]
     Json(String),
-    /// The text is JSON, but not a JSON-RPC message.
+    /// The input is JSON, but not a JSON-RPC message.
     #[error("The message is not a JSON-RPC 2.0 message: {0}.")]
     Envelope(String),
 }

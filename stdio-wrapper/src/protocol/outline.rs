@@ -14,15 +14,15 @@ const MAX_ID: usize = 1024;
 pub struct Outline {
     /// The id as JSON text, if there is exactly one.
     pub id: Option<Vec<u8>>,
-    /// Whether it has several ids, or a key that some parsers treat as `id`.
+    /// Whether the message has several ids, or a key that some parsers treat as `id`.
     pub is_ambiguous: bool,
-    /// Whether it has a `jsonrpc` member.
+    /// Whether the message has a `jsonrpc` member.
     pub has_version: bool,
-    /// Whether it has a `method` member.
+    /// Whether the message has a `method` member.
     pub has_method: bool,
-    /// Whether it has a `result` or an `error` other than `null`.
+    /// Whether the message has a `result` or an `error` other than `null`.
     pub has_outcome: bool,
-    /// Whether it has a key that JSON-RPC does not define.
+    /// Whether the message has a key that JSON-RPC does not define.
     pub has_others: bool,
     /// Whether every bracket is closed, so that no further key can follow.
     pub is_whole: bool,
@@ -59,7 +59,7 @@ impl Outline {
         }
     }
 
-    /// Whether it is a response without an id.
+    /// Whether the message is a response without an id.
     fn is_nameless(&self) -> bool {
         self.id.is_none() && !self.is_ambiguous && self.has_outcome && !self.has_method
     }

@@ -1,4 +1,4 @@
-//! Positions in a text.
+//! Positions in a string.
 
 use std::ops::Range;
 

@@ -25,7 +25,7 @@ impl Text {
     /// Replaces one value in `frame`.
     pub fn splice(frame: &Bytes, span: &Span, with: &[u8]) -> Self {
         let (start, end) = (span.start.min(frame.len()), span.end.min(frame.len()));
-        // A carriage return would end a line of an event stream, so such a message is rewritten.
+        // A line break would end a line of an event stream, so a message that contains one is rewritten.
         if frame.len() < SHARED_FROM || memchr::memchr2(b'\r', b'\n', frame).is_some() {
             return Self::Whole(rewrite(frame, &mut [Patch { span: start..end, with }]));
         }
@@ -50,7 +50,7 @@ impl Text {
         }
     }
 
-    /// The same text, which holds `value` until its last piece is dropped.
+    /// The same text, which keeps `value` alive until its last piece is dropped.
     #[must_use]
     pub fn holding(self, value: impl Send + Sync + 'static) -> Self {
         let value = Arc::new(value);
@@ -76,7 +76,7 @@ impl Text {
     }
 }
 
-/// A piece of a text that holds a value.
+/// A piece of a message that keeps a value alive.
 struct Held<T> {
     text: Bytes,
     _value: Arc<T>,

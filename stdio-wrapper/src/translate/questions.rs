@@ -108,7 +108,7 @@ impl Question {
         let _ = write!(out, r#"{{"method":{method},"params":{}}}"#, &*self.params);
     }
 
-    /// Whether a text is a valid answer to this question.
+    /// Whether `answer` is a valid answer to this question.
     pub(super) fn takes(&self, answer: &str) -> bool {
         let names = ["action", "role", "content", "roots"];
         let found = object(Some(answer)).and_then(|answer| members(answer, names).ok());

@@ -210,7 +210,7 @@ async fn a107_what_detaches_from_a_child_ends_with_its_session_also_while_older_
     gone(spared).await;
 }
 
-/// Whether any process has this text as an argument.
+/// Whether any process has `mark` as an argument.
 fn is_anywhere(mark: &str) -> bool {
     let processes = std::fs::read_dir("/proc").unwrap().filter_map(|entry| Some(entry.ok()?.path()));
     let mut commands = processes.filter_map(|process| std::fs::read_to_string(process.join("cmdline")).ok());

@@ -59,7 +59,7 @@ async fn a_round_becomes_a_question_on_the_stream_of_the_call() {
     assert_eq!(answer["id"], "c");
     let text = answer["result"]["content"][0]["text"].as_str().unwrap();
     assert!(text.contains("\"opaque\"") && text.contains("accept"), "{answer}");
-    // A client that cannot be asked gets an error that names the missing capability.
+    // A client that does not support the question gets an error that names the missing capability.
     let unable = able(&wrapper, json!({})).await;
     let refused = unable.call("ask", json!({})).await;
     assert!(refused["error"]["message"].as_str().unwrap().contains("elicitation"), "{refused}");

@@ -25,7 +25,8 @@ async fn a_question_that_nobody_answers_holds_up_no_later_call() {
     assert!(late["error"]["message"].as_str().unwrap().contains("did not answer within 5 s"), "{late}");
 }
 
-/// A call whose tool pauses before it asks the client, so that the test can close the connection first.
+/// A call whose tool pauses before it sends its question to the client, so that the test can close the connection
+/// first.
 fn asking() -> String {
     call(1, "ask", json!({"method": "roots/list", "params": {}, "pause": 1.5}))
 }

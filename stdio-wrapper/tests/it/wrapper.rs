@@ -234,7 +234,7 @@ impl Drop for Wrapper {
         if let Some(pid) = rustix::process::Pid::from_raw(self.pid())
             && self.process.try_wait().unwrap().is_none()
         {
-            // The process might have exited since then.
+            // The process might have exited since `try_wait`.
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
             for _ in 0..200 {
                 if self.process.try_wait().unwrap().is_some() {

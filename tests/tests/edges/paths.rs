@@ -34,7 +34,7 @@ async fn probe(world: &World, target: &str) {
     }
 }
 
-/// Whether this is a public document or page of auth-service.
+/// Whether `body` is a public document or a page of auth-service.
 fn is_of_auth_service(body: &str) -> bool {
     body.contains("\"authorization_servers\"")
         || body.contains("\"issuer\"")

@@ -44,7 +44,7 @@ pub enum InvalidMetadata {
     /// A link is not an http or https URL, or it is too long.
     #[error("{0} must be an http or https URL of at most 2048 characters")]
     Link(&'static str),
-    /// A text is longer than 512 bytes, or there are too many contacts.
+    /// A string is longer than 512 bytes, or there are too many contacts.
     #[error("{0} is too long")]
     TooLong(&'static str),
     /// The metadata is larger than 8192 bytes in total.

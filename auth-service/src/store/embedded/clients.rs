@@ -187,7 +187,8 @@ fn leave_fingerprint(rows: &Writable<'_>, client: &Client) -> Result<(), StoreEr
     }
 }
 
-/// Removes a client if this is its registration access token. Returns whether it was removed.
+/// Removes a client if `management` is the digest of its registration access token. Returns whether it was
+/// removed.
 pub(super) fn remove_managed_by(
     rows: &Writable<'_>,
     management: &TokenHash,

@@ -164,8 +164,8 @@ fn past(directory: &Path) -> Result<Past, OpenError> {
     }
 }
 
-/// Records the beginning of a first start, if this is one. The record is written before all other files, so that
-/// an interrupted first start is not mistaken for a lost store.
+/// Records that the first start has begun, if the directory has no store yet. The record is written before all
+/// other files, so that an interrupted first start is not mistaken for a lost store.
 fn begin(directory: &Path) -> Result<(), OpenError> {
     match past(directory)? {
         Past::Store => Ok(()),

@@ -49,9 +49,9 @@ pub(super) struct Writer {
 /// again.
 trait QueuedWrite: Send {
     fn run(&mut self, rows: &Writable<'_>) -> Result<(), StoreError>;
-    /// Whether the rows that it writes take access away, for example by disabling an account.
+    /// Whether the rows of this write take access away, for example by disabling an account.
     fn takes_away(&self) -> bool;
-    /// Whether it must not be made any more, because its caller has stopped waiting.
+    /// Whether this write must no longer be made, because its caller has stopped waiting.
     fn is_late(&self) -> bool;
     fn finish(self: Box<Self>, committed: Result<(), StoreError>);
 }

@@ -13,7 +13,7 @@ pub struct RedisAddress(Config);
 /// The reason why a `REDIS_URL` cannot be used. It never repeats the URL, which might contain a password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidRedisUrl {
-    /// The text is not a URL with one of the known schemes.
+    /// The string is not a URL with one of the known schemes.
     #[error(
         "must be redis://, redis-cluster:// or redis-sentinel:// with user:password@host:port as needed \
          (rediss, rediss-cluster, rediss-sentinel: with TLS)"

@@ -109,7 +109,7 @@ pub(super) struct Claim {
     pub(super) store: StoreName,
 }
 
-/// The report of Redis about the age of its data.
+/// What Redis reports about the age of its data.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct AgeReport {
     /// The number of changes.
@@ -315,7 +315,7 @@ impl Age {
         std::mem::take(&mut self.known().owes)
     }
 
-    /// Compares the report of Redis with what was known before the request.
+    /// Compares what Redis reports with what was known before the request.
     ///
     /// # Errors
     /// Fails if Redis has older data.
@@ -370,8 +370,8 @@ impl Age {
             }
             return Ok(());
         }
-        // If other replicas have made changes since then, the number of lost changes is unknown, but at least one
-        // is lost.
+        // If other replicas have made changes since Redis lost data, the number of lost changes is unknown, but at
+        // least one is lost.
         let seen = asked.seen.max(claim.map_or(0, |claim| claim.seen));
         let lost = seen.saturating_sub(before).max(earlier.map_or(1, |older| older.lost));
         let connection = asked.connection.max(earlier.map_or(0, |older| older.connection));

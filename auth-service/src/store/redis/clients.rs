@@ -114,7 +114,8 @@ pub(super) async fn forget(cells: &Cells, client: &Client) -> Result<(), StoreEr
     leave_fingerprint(cells, client).await
 }
 
-/// Deletes a client if this is its registration access token. Returns whether it was deleted.
+/// Deletes a client if `management` is the digest of its registration access token. Returns whether it was
+/// deleted.
 pub(super) async fn delete_managed_by(
     cells: &Cells,
     management: &TokenHash,

@@ -57,7 +57,7 @@ impl Script {
         Self::made(lua)
     }
 
-    /// Like [`Script::new`], for a text that is assembled from parts.
+    /// Like [`Script::new`], for Lua source that is assembled from parts.
     pub(super) fn made(lua: &str) -> Self {
         // The response repeats the number of the request, so that no caller can receive the response to another
         // request.
@@ -268,7 +268,8 @@ impl Connection {
         answer
     }
 
-    /// The error for callers. If Redis refused the user or password, the error states that instead of a timeout.
+    /// The error for callers. If Redis refused the user or password, the error says so instead of reporting
+    /// a timeout.
     fn unavailable(&self, error: &Error) -> StoreError {
         match (error.kind(), self.renewal.refused()) {
             (ErrorKind::Canceled | ErrorKind::Backpressure | ErrorKind::Timeout, Some(said)) => {

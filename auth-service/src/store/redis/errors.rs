@@ -75,7 +75,7 @@ pub(super) fn lacks_permission(error: &StoreError) -> bool {
     matches!(error, StoreError::Unavailable(reason) if names_permission(reason))
 }
 
-/// Like [`lacks_permission`], for the text of an error of Redis.
+/// Like [`lacks_permission`], for the message of an error from Redis.
 pub(super) fn names_permission(said: &str) -> bool {
     ["NOPERM", "ACL failure", "can't run this command", "no permissions"]
         .iter()

@@ -48,7 +48,7 @@ static COUNT: LazyLock<Script> = LazyLock::new(|| {
 static LEAVE: LazyLock<Script> =
     LazyLock::new(|| Script::new("redis.call('DEL', KEYS[2]) redis.call('SET', KEYS[1], ARGV[1]) return 1"));
 
-/// The report of Redis about the age of its data. Returns `None` if Redis has counted no change.
+/// What Redis reports about the age of its data. Returns `None` if Redis has counted no change.
 pub(super) async fn report(
     connection: &Connection,
     keys: &Keys,

@@ -229,7 +229,7 @@ async fn add(cells: &Cells, new: &New<'_>, many: usize) -> Result<Vec<Held>, Sto
     Ok(parsed(&list))
 }
 
-/// The rows in the text of a list.
+/// Parses the rows of a list, as [`ADD`] returns it.
 fn parsed(list: &str) -> Vec<Held> {
     let line = |line: &str| {
         let (at, rest) = line.split_once(' ')?;

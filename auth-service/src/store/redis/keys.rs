@@ -68,7 +68,7 @@ impl Keys {
             .collect()
     }
 
-    /// Whether this is the key of a row that shows whether the store has its latest data.
+    /// Whether `key` is the key of a row that shows whether the store has its latest data.
     pub(super) fn tells_age(&self, key: &str) -> bool {
         [self.identity(), self.taken_away(), self.history(), self.claim()].iter().any(|known| known == key)
     }
@@ -155,22 +155,22 @@ impl Keys {
         }
     }
 
-    /// Like [`Keys::grant_of_code`], but with the text of the hash.
+    /// Like [`Keys::grant_of_code`], but takes the hash as a string.
     pub(super) fn of_code(&self, hash: &str) -> String {
         self.key(&format!("k:{hash}"), "grant")
     }
 
-    /// Like [`Keys::code`], but with the text of the hash.
+    /// Like [`Keys::code`], but takes the hash as a string.
     pub(super) fn code_below(&self, grant: &GrantId, hash: &str) -> String {
         self.key(&format!("g:{}", hashed(grant.as_str())), &format!("code:{hash}"))
     }
 
-    /// Like [`Keys::grant_of_device`], but with the text of the hash.
+    /// Like [`Keys::grant_of_device`], but takes the hash as a string.
     pub(super) fn of_device(&self, hash: &str) -> String {
         self.key(&format!("d:{hash}"), "grant")
     }
 
-    /// Like [`Keys::device`], but with the text of the hash.
+    /// Like [`Keys::device`], but takes the hash as a string.
     pub(super) fn device_below(&self, grant: &GrantId, hash: &str) -> String {
         self.key(&format!("g:{}", hashed(grant.as_str())), &format!("device:{hash}"))
     }

@@ -67,8 +67,9 @@ async fn change<T>(
     }
 }
 
-/// Removes the account from the users of a client that is no longer counted towards it, or deletes the client if
-/// it has no other users. If the client stays for now, returns its last use.
+/// Removes `user` from the users of the client `leaving`, which no longer counts towards the limit of that account.
+/// If the client has no other users, deletes it. If the client is still kept for the time being
+/// ([`MakesRoom::stays`]), changes nothing and returns the time of its last use.
 async fn remove(
     cells: &Cells,
     user: &Subject,

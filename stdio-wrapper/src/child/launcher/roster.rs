@@ -49,7 +49,7 @@ impl Roster {
         }))
     }
 
-    /// Kills a child. It gets no time to end by itself.
+    /// Kills a child immediately, without giving it time to exit on its own.
     pub(super) fn kill(&self, number: u64) {
         if let Some(taken) = self.all().get(&number) {
             taken.remains.kill();

@@ -27,8 +27,9 @@ const FRESH: Duration = Duration::from_secs(20);
 /// If processes of a child exit before they can be examined, the child is examined this many times in all. If processes exit
 /// each time, it might pass its open files from one short-lived process to the next.
 const ROUNDS: u64 = 5;
-/// Such a child counts as one that has this many places that cannot be examined. An honest server, for example a
-/// browser, can have many processes that cannot be inspected.
+/// Number of unexaminable places ([`Watches::unknown`]) that is added for a child whose processes exited in every
+/// one of the [`ROUNDS`]. It is large because an honest server, such as a browser, can have many processes that
+/// cannot be inspected.
 const HIDDEN: u64 = 1000;
 /// Minimum time between two counts that are requested because of memory that belongs to no process.
 const AGAIN: Duration = Duration::from_secs(3);
