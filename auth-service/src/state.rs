@@ -56,6 +56,9 @@ const BODIES_AWAITED: (usize, usize) = (128, 256);
 /// Maximum numbers of connections whose request head is incomplete: for one address, and in total. The total is
 /// half of the connections. Connections of trusted proxies do not count, because they send complete heads.
 const HEADS_AWAITED: (usize, usize) = (64, 512);
+/// Maximum numbers of connections that the client must close, because its request was refused before its body had
+/// arrived: for one address, and in total. Together with the two limits above, an eighth of the connections is left.
+const CLOSING_AWAITED: (usize, usize) = (32, 128);
 /// Number of requests that each worker of the public listener processes at the same time. While one of them waits
 /// for the store, the others use the processor.
 const TURNS_PER_WORKER: usize = 4;
@@ -95,6 +98,8 @@ pub struct AppState {
     pub bodies: Waiting,
     /// Limits the number of incomplete request heads at the public listener, except for trusted proxies.
     pub heads: Waiting,
+    /// Limits the number of connections that clients must close after an early refusal, except for trusted proxies.
+    pub closing: Waiting,
     /// Decides the order in which requests to the public listener are processed.
     pub turns: Turns,
     /// The networks from which accounts have been used. Their requests are processed first.
@@ -177,6 +182,7 @@ impl AppState {
             check_pace: Pace::new(config.trusted_edge.requests_per_second, CHECKS_REFUSED_LATE),
             bodies: Waiting::new(BODIES_AWAITED.0, BODIES_AWAITED.1),
             heads: Waiting::new(HEADS_AWAITED.0, HEADS_AWAITED.1),
+            closing: Waiting::new(CLOSING_AWAITED.0, CLOSING_AWAITED.1),
             turns: Turns::new(config.listeners.workers.get().saturating_mul(TURNS_PER_WORKER)),
             known_networks: KnownNetworks::default(),
             principals: PrincipalCache::new(config.storage.token_cache, config.listeners.workers),

@@ -21,8 +21,8 @@ use crate::guard::turns::{Sender, Turn};
 use crate::oauth::responses::{BODY_LIMIT, EarlyRefusal, QUERY_LIMIT};
 use crate::state::AppState;
 
-use super::browsers;
 use super::unread::holding;
+use super::{browsers, connections};
 
 /// Time limit for receiving a body. A body has at most 16 kB.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -101,6 +101,7 @@ async fn in_turn<T>(turn: Turn, work: impl Future<Output = T>) -> T {
 
 fn refuse(mut request: ServiceRequest, refusal: EarlyRefusal, state: &AppState) -> ServiceResponse<BoxBody> {
     let unread = request.take_payload();
+    connections::await_close(request.request(), &state.closing);
     let response = browsers::refused_early(refusal, request.headers(), &state.config.site.issuer);
     request.into_response(response.map_body(|_, body| holding(unread, body)))
 }

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use actix_http::Request;
+use actix_web::HttpRequest;
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{Extensions, ServiceRequest, ServiceResponse};
 use actix_web::middleware::Next;
@@ -21,15 +22,42 @@ use crate::guard::in_flight::{InFlight, NoPlace, Place};
 use crate::guard::waiting::Waiting;
 use crate::state::AppState;
 
-/// A task that runs while the request head of a connection is incomplete. It is stopped when the head has arrived
-/// or the connection is closed.
-struct AwaitedHead(Cell<Option<JoinHandle<()>>>);
+/// Closes a connection if another one needs its slot.
+struct Closer {
+    peer: IpAddr,
+    stream: Rc<std::net::TcpStream>,
+    /// The slot among the connections from this peer.
+    place: Option<Rc<Cell<Option<Place>>>>,
+    /// Runs while the server waits for the peer.
+    waiter: Cell<Option<JoinHandle<()>>>,
+}
 
-impl Drop for AwaitedHead {
-    fn drop(&mut self) {
-        if let Some(waiter) = self.0.take() {
+impl Closer {
+    /// Closes the connection when it is displaced from `waiting`.
+    fn wait(&self, waiting: &Waiting) {
+        let mut wait = waiting.enter(Some(self.peer));
+        let (place, stream) = (self.place.clone(), Rc::clone(&self.stream));
+        let waiter = actix_web::rt::spawn(async move {
+            wait.given_up().await;
+            // The server drops the connection only a moment later, but the new connection needs its slot now.
+            drop(place.and_then(|place| place.take()));
+            // The peer might have closed the connection at the same time.
+            let _ = stream.shutdown(Shutdown::Both);
+        });
+        self.waiter.set(Some(waiter));
+    }
+
+    /// Called when the server no longer waits for the peer.
+    fn has_waited(&self) {
+        if let Some(waiter) = self.waiter.take() {
             waiter.abort();
         }
+    }
+}
+
+impl Drop for Closer {
+    fn drop(&mut self) {
+        self.has_waited();
     }
 }
 
@@ -41,16 +69,23 @@ pub(super) fn await_head(stream: &TcpStream, extensions: &mut Extensions, heads:
         tracing::error!("a connection cannot be watched");
         return;
     };
-    let mut wait = heads.enter(Some(peer.ip().to_canonical()));
-    let place = extensions.get::<Counted>().map(|counted| Rc::clone(&counted.0));
-    let waiter = actix_web::rt::spawn(async move {
-        wait.given_up().await;
-        // The server drops the connection only a moment later, but the new connection needs its slot now.
-        drop(place.and_then(|place| place.take()));
-        // The peer might have closed the connection at the same time.
-        let _ = std::net::TcpStream::from(stream).shutdown(Shutdown::Both);
-    });
-    extensions.insert(AwaitedHead(Cell::new(Some(waiter))));
+    let closer = Closer {
+        peer: peer.ip().to_canonical(),
+        stream: Rc::new(stream.into()),
+        place: extensions.get::<Counted>().map(|counted| Rc::clone(&counted.0)),
+        waiter: Cell::default(),
+    };
+    closer.wait(heads);
+    extensions.insert(closer);
+}
+
+/// Called when a request is refused before its body has arrived. After the response, the server waits for the peer
+/// to close the connection, so that the peer can read the response. Closes the connection if another one needs its
+/// slot by then.
+pub(super) fn await_close(request: &HttpRequest, closing: &Waiting) {
+    if let Some(closer) = request.conn_data::<Closer>() {
+        closer.wait(closing);
+    }
 }
 
 /// The slot that a connection occupies among the connections from its address.
@@ -89,8 +124,8 @@ pub(super) async fn one_request<B: MessageBody + 'static>(
     request: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
-    if let Some(waiter) = request.request().conn_data::<AwaitedHead>().and_then(|head| head.0.take()) {
-        waiter.abort();
+    if let Some(closer) = request.request().conn_data::<Closer>() {
+        closer.has_waited();
     }
     if pipelining::is_further(request.request()) {
         return Ok(pipelining::end_connection(request));

@@ -79,6 +79,35 @@ async fn a100_bodies_that_come_slowly_take_no_connection_from_others() {
     assert_others_are_served(&app, &mut flood, b"a").await;
 }
 
+/// After the refusal, the server waits for a second, so that the client can read it.
+#[actix_web::test]
+async fn a100_connections_that_nobody_closes_after_a_refusal_take_no_slot_from_others() {
+    let app = TestApp::start_with(&[("TRUSTED_PROXIES", "127.0.0.1")]).await;
+    let mut streams = Vec::new();
+    for n in 0..900 {
+        let mut stream = connect_from(&app, Ipv4Addr::new(127, 0, 2, u8::try_from(n % 9).unwrap() + 1)).await;
+        let sent =
+            stream.write_all(b"POST /token HTTP/1.1\r\nHost: auth.example\r\nContent-Length: 5\r\n\r\n");
+        sent.await.unwrap();
+        streams.push(stream);
+    }
+    app.client().await;
+    // Of the connections, 256 wait for a body, 128 wait to be closed, and a few are being closed.
+    let open = streams.iter().filter(|stream| !is_closed(stream)).count();
+    assert!(open < 450, "{open}");
+}
+
+fn is_closed(stream: &TcpStream) -> bool {
+    let mut buffer = [0; 4096];
+    loop {
+        match stream.try_read(&mut buffer) {
+            Ok(1..) => {}
+            Ok(0) => return true,
+            Err(error) => return error.kind() != std::io::ErrorKind::WouldBlock,
+        }
+    }
+}
+
 #[actix_web::test]
 async fn a100_heads_that_come_slowly_take_no_connection_from_others() {
     let app = TestApp::start_with(&[("TRUSTED_PROXIES", "127.0.0.1")]).await;
