@@ -139,7 +139,7 @@ pub enum Rotation {
     /// The clock is not reliable, so it is unknown whether the token was replaced within the grace period
     /// ([`RefreshUse::Undatable`]). Nothing has changed.
     ///
-    /// [`RefreshUse::Undatable`]: crate::domain::grant::RefreshUse::Undatable
+    /// [`RefreshUse::Undatable`]: crate::domain::replaced_token::RefreshUse::Undatable
     Undatable,
     /// The token belongs to no grant.
     Unknown,
