@@ -5,6 +5,7 @@
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use governor::Quota;
@@ -17,14 +18,19 @@ use super::keyed_rate::KeyedRate;
 /// The size of a burst, as a multiple of the number of requests allowed per second.
 const IN_A_ROW: u32 = 3;
 
-/// Delay before a request beyond the limit is refused. A client that waits for each response can therefore send
-/// only one request beyond the limit per second on each connection.
+/// Average delay before a request beyond the limit is refused. A client that waits for each response can therefore
+/// send only about one request beyond the limit per second on each connection.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// 2³² divided by the golden ratio. The fractional parts of its multiples are spread evenly, however many there are.
+const GOLDEN: u32 = 0x9E37_79B9;
 
 /// The rates of all addresses at one listener.
 pub struct Pace {
     rate: KeyedRate<IpAddr>,
     waiting: Semaphore,
+    /// The number of refusals that have been delayed.
+    delayed: AtomicU32,
 }
 
 /// The address has sent too many requests.
@@ -42,21 +48,28 @@ impl Pace {
     }
 
     fn of(quota: Quota, waiting: usize) -> Self {
-        Self { rate: KeyedRate::new(quota), waiting: Semaphore::new(waiting) }
+        Self { rate: KeyedRate::new(quota), waiting: Semaphore::new(waiting), delayed: AtomicU32::new(0) }
+    }
+
+    /// The delay of the next refusal, between a half and three halves of [`PAUSE`]. If all delays had the same length,
+    /// the requests of a flood would all return at the same moment, and others would wait for all of them.
+    fn next_pause(&self) -> Duration {
+        let number = self.delayed.fetch_add(1, Ordering::Relaxed);
+        PAUSE / 2 + PAUSE.mul_f64(f64::from(number.wrapping_mul(GOLDEN)) / f64::from(u32::MAX))
     }
 
     /// Counts a request from this address. Requests without a known address are not counted, because they could
     /// come from any client.
     ///
     /// # Errors
-    /// Fails if the address has sent too many requests. The error is usually delayed by one second.
+    /// Fails if the address has sent too many requests. The error is usually delayed by about a second.
     pub async fn admit(&self, address: Option<IpAddr>) -> Result<(), TooManyRequests> {
         let Some(address) = address else { return Ok(()) };
         if self.rate.check(&network(address)).is_ok() {
             return Ok(());
         }
         if let Ok(_place) = self.waiting.try_acquire() {
-            sleep(PAUSE).await;
+            sleep(self.next_pause()).await;
         }
         Err(TooManyRequests)
     }
@@ -95,5 +108,17 @@ mod tests {
         }
         assert_eq!(late.await, Err(TooManyRequests));
         assert_eq!(poll!(pin!(pace.admit(one))), Poll::Pending, "the slot is not free yet");
+    }
+
+    #[test]
+    fn a100_refusals_of_requests_that_arrive_together_are_not_sent_together() {
+        let pace = Pace::of(Quota::per_second(NonZeroU32::MIN), 1);
+        let mut pauses: Vec<_> = (0..200).map(|_| pace.next_pause()).collect();
+        pauses.sort();
+        assert!(pauses[0] >= Duration::from_millis(500) && pauses[199] <= Duration::from_millis(1500));
+        for tenth in pauses.chunks(20) {
+            let length = tenth[19] - tenth[0];
+            assert!((70..130).contains(&length.as_millis()), "{length:?}");
+        }
     }
 }
