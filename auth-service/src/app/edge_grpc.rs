@@ -30,9 +30,13 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
 const STREAMS: u32 = 512;
 /// HTTP/2 flow control windows in bytes, for one stream and for one connection.
 const WINDOWS: (u32, u32) = (64 * 1024, 128 * 1024);
+/// Maximum number of checks on one connection that Envoy has reset and that have not been read yet. Envoy resets a check
+/// if its client closes the connection, and all checks on a connection end if there are more. With the default of 20, a
+/// stranger who opens and closes some dozens of connections at once could end the checks of others.
+const RESETS: usize = 1024;
 /// Maximum size in bytes of the HTTP/2 headers of a check. The headers of the client's request are in the message
 /// instead.
-const HEADERS_LIMIT: u32 = 16 * 1024;
+const HEADERS_LIMIT: u32 = 4 * 1024;
 /// The limits on connections. After the preface, [`KEEP_ALIVE`] detects silent connections.
 const LIMITS: Limits = Limits { connections: 256, strangers: 64, patience: Duration::from_secs(10) };
 /// Maximum number of connections waiting to be accepted.
@@ -105,6 +109,7 @@ async fn serve(
     Server::builder()
         .timeout(CHECK_TIMEOUT)
         .max_concurrent_streams(STREAMS)
+        .http2_max_pending_accept_reset_streams(Some(RESETS))
         .initial_stream_window_size(WINDOWS.0)
         .initial_connection_window_size(WINDOWS.1)
         .http2_max_header_list_size(HEADERS_LIMIT)

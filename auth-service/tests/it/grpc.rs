@@ -6,6 +6,8 @@ use envoy_types::pb::envoy::service::auth::v3::authorization_client::Authorizati
 use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
 use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest, CheckResponse};
 use http_body_util::channel::{Channel as Bytewise, Sender};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tonic::body::Body;
 use tonic::codegen::{Bytes, Service, http};
 use tonic::transport::Channel;
@@ -295,10 +297,64 @@ async fn a069_a_connection_from_outside_the_networks_of_the_edge_is_closed() {
     let app =
         TestApp::start_with(&[("EDGE_GRPC_LISTEN", "127.0.0.1:0"), ("TRUSTED_PROXIES", "10.9.9.9/32")]).await;
     let address = app.edge_grpc.as_ref().unwrap().address;
-    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let mut stream = TcpStream::connect(address).await.unwrap();
     let read = tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut Vec::new()).await;
     // The listener closes the connection immediately, before the client has sent any data.
     assert_eq!(read.unwrap_or(0), 0);
     let said = AuthorizationClient::connect(format!("http://{address}")).await;
     assert!(said.is_err() || said.unwrap().check(CheckRequest::default()).await.is_err());
+}
+
+/// If clients close their connections to Envoy before their requests have been checked, Envoy resets the checks. Other
+/// checks on the same connection must not end with them.
+#[actix_web::test]
+async fn a100_checks_that_are_reset_end_no_other_check_on_their_connection() {
+    const CHECKS: u32 = 900;
+    let app = start().await;
+    let mut stream = TcpStream::connect(app.edge_grpc.as_ref().unwrap().address).await.unwrap();
+    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    bytes.extend(frame(FrameKind::Settings, 0, 0, &[]));
+    // The indexes of ":method: POST", ":scheme: http" and ":path: /" in the static table (RFC 7541, appendix A).
+    let headers = [0x83, 0x86, 0x84];
+    for stream in (0..CHECKS).map(|number| 2 * number + 1) {
+        bytes.extend(frame(FrameKind::Headers, END_HEADERS, stream, &headers));
+        bytes.extend(frame(FrameKind::RstStream, 0, stream, &CANCEL));
+    }
+    bytes.extend(frame(FrameKind::Ping, 0, 0, &[7; 8]));
+    stream.write_all(&bytes).await.unwrap();
+    loop {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).await.unwrap();
+        let [_, a, b, kind, flags, ..] = head;
+        let mut payload = vec![0; usize::from(u16::from_be_bytes([a, b]))];
+        stream.read_exact(&mut payload).await.unwrap();
+        assert_ne!(kind, FrameKind::GoAway as u8, "{payload:?}");
+        if kind == FrameKind::Ping as u8 && flags == ACK {
+            break;
+        }
+    }
+}
+
+/// Flags of an HTTP/2 frame, and an error code (RFC 9113 §6.2, §6.7 and §7).
+const END_HEADERS: u8 = 4;
+const ACK: u8 = 1;
+const CANCEL: [u8; 4] = [0, 0, 0, 8];
+
+/// The type of an HTTP/2 frame (RFC 9113 §6).
+#[derive(Clone, Copy)]
+enum FrameKind {
+    Headers = 1,
+    RstStream = 3,
+    Settings = 4,
+    Ping = 6,
+    GoAway = 7,
+}
+
+/// An HTTP/2 frame (RFC 9113 §4.1).
+fn frame(kind: FrameKind, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let mut frame = vec![length[1], length[2], length[3], kind as u8, flags];
+    frame.extend(stream.to_be_bytes());
+    frame.extend(payload);
+    frame
 }

@@ -328,7 +328,9 @@ async fn a100_what_nginx_answers_by_itself_is_limited_like_everything_else() {
         .edge_changed("rate=@REQUESTS_PER_SECOND@r/s", "rate=20r/s")
         .edge_changed("burst=@REQUESTS_IN_A_ROW@ delay=@REQUESTS_PER_SECOND@", "burst=40 nodelay");
     let world = World::of(setup).await;
-    for (target, expected) in [("/nothing", 404), ("/x/../mcp", 400), ("/%6dcp", 400)] {
+    for (target, expected) in
+        [("/nothing", 404), ("/check", 404), ("/.check", 404), ("/x/../mcp", 400), ("/%6dcp", 400)]
+    {
         tokio::time::sleep(Duration::from_secs(3)).await;
         let (port, host) = (world.stack.port, world.host.clone());
         let mut requests = JoinSet::new();
