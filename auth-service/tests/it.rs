@@ -26,6 +26,7 @@ mod it {
     mod document_keys;
     mod documents;
     mod dpop;
+    mod earlier_store;
     mod entry_point;
     mod errors;
     mod faulty_edge;

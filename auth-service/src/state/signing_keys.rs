@@ -97,9 +97,9 @@ impl AppState {
         match Box::pin(self.renew_keys()).await {
             Ok(()) if self.keys.generation() == before => found,
             Ok(()) => Box::pin(self.principal_at(token, now)).await,
-            // The keys of this process might be revoked, so none of them can be trusted. A token that none of them
-            // has signed stays refused.
-            Err(error) => found.and(Err(error.into())),
+            // The keys of this process might be revoked, so none of them can be trusted. The store might also have
+            // other keys, so it is unknown whether a token that none of these keys has signed is valid.
+            Err(error) => Err(error.into()),
         }
     }
 }

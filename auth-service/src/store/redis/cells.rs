@@ -215,9 +215,12 @@ impl Cells {
     }
 
     /// Invalidates all cached values if the data in Redis is older than before, because cached values are used
-    /// without a query to Redis.
+    /// without a query to Redis. The signing keys are also read again, because those of this data can be others.
     fn dropping_what_is_cached(&self, compared: Result<(), StoreError>) -> Result<(), StoreError> {
-        compared.inspect_err(|_| self.changes.note_everything())
+        compared.inspect_err(|_| {
+            self.changes.note_everything();
+            self.changes.note_signing_keys();
+        })
     }
 
     /// Like [`Cells::check_age`], for callers that rarely need it. Its future is boxed, so that the futures
