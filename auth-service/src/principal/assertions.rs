@@ -1,6 +1,7 @@
 //! Caches signed assertions about a caller, which are reused for requests with the same access token to the same
 //! resource.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,14 +12,54 @@ use crate::domain::resource::ResourceUri;
 /// path is a separate resource.
 const RESOURCES: usize = 4;
 
-/// Maximum length in bytes of a resource URI for which an assertion is cached. The assertion contains the URI, and
-/// the caches of all tokens together must fit into the memory of the service (attack 100).
+/// Maximum length in bytes of a resource URI for which an assertion is cached. The assertion contains the URI.
 const MAX_RESOURCE: usize = 256;
+
+/// Memory that all callers share. It is for assertions that take more than a caller's own share, such as the
+/// assertions for a second resource. Anybody with a token can request assertions for many paths (attack 100).
+#[derive(Debug)]
+pub struct SpareMemory(AtomicUsize);
+
+impl SpareMemory {
+    /// Spare memory of this many bytes.
+    pub const fn new(bytes: usize) -> Self {
+        Self(AtomicUsize::new(bytes))
+    }
+
+    fn take(&self, bytes: usize) -> bool {
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes)).is_ok()
+    }
+
+    fn give_back(&self, bytes: usize) {
+        self.0.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+/// How much memory the assertions about one caller can take.
+#[derive(Debug)]
+pub struct Share<T> {
+    /// The bytes that are always available to this caller.
+    pub own: usize,
+    /// Memory for what exceeds them.
+    pub spare: Arc<SpareMemory>,
+    /// The size of one assertion in bytes.
+    pub size_of: fn(&T) -> usize,
+}
 
 /// The assertions about one caller. They are stored with the principal and removed with it, so they are never used
 /// for another caller (attacks 82, 91).
 #[derive(Debug)]
-pub struct Assertions<T>(Mutex<Vec<Signed<T>>>);
+pub struct Assertions<T> {
+    kept: Mutex<Kept<T>>,
+    share: Share<T>,
+}
+
+#[derive(Debug)]
+struct Kept<T> {
+    signed: Vec<Signed<T>>,
+    /// The bytes that were taken from the spare memory.
+    taken: usize,
+}
 
 #[derive(Debug)]
 struct Signed<T> {
@@ -28,13 +69,34 @@ struct Signed<T> {
     made: Arc<T>,
 }
 
-impl<T> Default for Assertions<T> {
-    fn default() -> Self {
-        Self(Mutex::default())
+impl<T> Drop for Assertions<T> {
+    fn drop(&mut self) {
+        let kept = self.kept.get_mut().unwrap_or_else(PoisonError::into_inner);
+        self.share.spare.give_back(kept.taken);
+    }
+}
+
+impl<T> Kept<T> {
+    /// Takes or gives back spare memory, so that it fits the assertions that are kept. Returns whether this was
+    /// possible.
+    fn settle(&mut self, share: &Share<T>) -> bool {
+        let bytes: usize = self.signed.iter().map(|signed| (share.size_of)(&signed.made)).sum();
+        let needed = bytes.saturating_sub(share.own);
+        let fits = needed <= self.taken || share.spare.take(needed - self.taken);
+        if fits {
+            share.spare.give_back(self.taken.saturating_sub(needed));
+            self.taken = needed;
+        }
+        fits
     }
 }
 
 impl<T> Assertions<T> {
+    /// Creates an empty list that can take this share of the memory.
+    pub fn new(share: Share<T>) -> Self {
+        Self { kept: Mutex::new(Kept { signed: Vec::new(), taken: 0 }), share }
+    }
+
     /// Returns the assertion for `resource` under the policy with this number. A cached one is reused while at
     /// least half of its `lifetime` is left. Otherwise, `sign` creates a new one.
     pub fn for_resource<E>(
@@ -47,22 +109,26 @@ impl<T> Assertions<T> {
     ) -> Result<Arc<T>, E> {
         let is_for = |signed: &&Signed<T>| signed.resource == *resource && signed.policy == policy;
         // A poisoned lock is harmless, because the list is valid even after a panic.
-        let mut signed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let half = lifetime / 2;
         let fresh = |signed: &&Signed<T>| now <= signed.good_until && signed.good_until.since(now) <= half;
-        if let Some(found) = signed.iter().find(is_for).filter(fresh) {
+        if let Some(found) = kept.signed.iter().find(is_for).filter(fresh) {
             return Ok(Arc::clone(&found.made));
         }
         let made = Arc::new(sign()?);
         if resource.as_str().len() > MAX_RESOURCE {
             return Ok(made);
         }
-        signed.retain(|signed| !is_for(&signed));
-        if signed.len() == RESOURCES {
-            signed.remove(0);
+        kept.signed.retain(|signed| !is_for(&signed));
+        if kept.signed.len() == RESOURCES {
+            kept.signed.remove(0);
         }
         let good_until = now.plus(half);
-        signed.push(Signed { resource: resource.clone(), policy, good_until, made: Arc::clone(&made) });
+        kept.signed.push(Signed { resource: resource.clone(), policy, good_until, made: Arc::clone(&made) });
+        // The oldest ones are dropped first. An empty list fits always.
+        while !kept.settle(&self.share) {
+            kept.signed.remove(0);
+        }
         Ok(made)
     }
 }
@@ -76,6 +142,14 @@ mod tests {
 
     const LIFETIME: Duration = Duration::from_secs(60);
 
+    fn assertions(own: usize, spare: &Arc<SpareMemory>) -> Assertions<String> {
+        Assertions::new(Share { own, spare: Arc::clone(spare), size_of: String::len })
+    }
+
+    fn roomy() -> Assertions<String> {
+        assertions(usize::MAX, &Arc::new(SpareMemory::new(0)))
+    }
+
     fn resource(text: &str) -> ResourceUri {
         let hosts = vec!["a.example".parse().unwrap(), "b.example".parse().unwrap()];
         ProtectedHosts::new(Scheme::Https, hosts).parse(text).unwrap()
@@ -88,33 +162,62 @@ mod tests {
 
     #[test]
     fn a082_an_assertion_is_for_its_resource_and_policy_alone() {
-        let assertions = Assertions::default();
+        let assertions = roomy();
         for at in ["https://a.example/mcp", "https://b.example/mcp", "https://a.example/mcp/x"] {
             for policy in [1, 2] {
                 assert_eq!(signed(&assertions, at, policy, 100), format!("{at} {policy} 100"));
             }
         }
-        assert!(assertions.0.lock().unwrap().len() <= RESOURCES);
+        assert!(assertions.kept.lock().unwrap().signed.len() <= RESOURCES);
     }
 
     #[test]
     fn a100_an_assertion_for_a_long_path_is_not_kept() {
-        let assertions = Assertions::default();
+        let assertions = roomy();
         let long = format!("https://a.example/{}", "x".repeat(4000));
         for now in [100, 101] {
             assert_eq!(signed(&assertions, &long, 1, now), format!("{long} 1 {now}"));
         }
-        assert!(assertions.0.lock().unwrap().is_empty());
+        assert!(assertions.kept.lock().unwrap().signed.is_empty());
     }
 
     #[test]
     fn an_assertion_is_signed_anew_when_half_of_its_time_is_over() {
-        let assertions = Assertions::default();
+        let assertions = roomy();
         let at = "https://a.example/mcp";
         for (now, from) in [(100, 100), (101, 100), (130, 100), (131, 131), (161, 131), (162, 162)] {
             assert_eq!(signed(&assertions, at, 1, now), format!("{at} 1 {from}"));
         }
         // If the clock was set back, a new assertion is created, so that the old one is not used for longer.
         assert_eq!(signed(&assertions, at, 1, 50), format!("{at} 1 50"));
+    }
+    #[test]
+    fn a100_assertions_beyond_the_own_share_take_spare_memory_and_give_it_back() {
+        let spare = Arc::new(SpareMemory::new(50));
+        let left = || spare.0.load(Ordering::Relaxed);
+        // Each assertion takes 30 bytes.
+        let at = |path: &str| format!("https://a.example/{path}");
+        let (first, second) = (assertions(30, &spare), assertions(30, &spare));
+        let has = |of: &Assertions<String>| of.kept.lock().unwrap().signed.len();
+        for (path, kept, rest) in [("aaaaa", 1, 50), ("bbbbb", 2, 20), ("ccccc", 2, 20), ("ddddd", 2, 20)] {
+            assert_eq!(signed(&first, &at(path), 1, 1000), format!("{} 1 1000", at(path)));
+            assert_eq!((has(&first), left()), (kept, rest), "{path}");
+        }
+        assert_eq!(
+            signed(&first, &at("ddddd"), 1, 1001),
+            format!("{} 1 1000", at("ddddd")),
+            "the latest is kept"
+        );
+        signed(&second, &at("aaaaa"), 1, 1000);
+        signed(&second, &at("bbbbb"), 1, 1000);
+        assert_eq!((has(&second), left()), (1, 20), "the spare memory is used up");
+        drop(first);
+        assert_eq!(left(), 50);
+        signed(&second, &at("ccccc"), 1, 1000);
+        assert_eq!((has(&second), left()), (2, 20));
+        // An assertion that exceeds both is not kept.
+        let tight = assertions(5, &spare);
+        signed(&tight, &at("aaaaa"), 1, 1000);
+        assert_eq!((has(&tight), left()), (0, 20));
     }
 }

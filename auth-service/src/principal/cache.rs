@@ -12,15 +12,17 @@ use quick_cache::Weighter;
 use quick_cache::sync::{Cache, PlaceholderGuard};
 use tokio::sync::Semaphore;
 
+use crate::domain::account::Group;
 use crate::domain::clock::UnixTime;
 use crate::domain::issuer::Issuer;
 use crate::domain::opaque_token::TokenHash;
+use crate::domain::resource::ResourceUri;
 use crate::keys::signing::KeyRing;
 use crate::keys::tokens::AccessTokenClaims;
 use crate::store::changes::{About, Version};
 use crate::store::{Store, StoreError};
 
-use super::assertions::Assertions;
+use super::assertions::{Assertions, Share, SpareMemory};
 use super::{Principal, RejectedToken, claims_of, of_claims};
 
 /// Number of headers that identify the caller (`forward_auth::IDENTITY`).
@@ -44,19 +46,59 @@ type Guard<'a> = PlaceholderGuard<
     quick_cache::sync::DefaultLifecycle<Key, Arc<Known>>,
 >;
 
-/// For every 1024 bytes of resources, a token counts as one more token. A token for one resource usually has
-/// fewer.
-const RESOURCES_OF_ONE: usize = 1024;
+/// The memory for each token of [`CacheTerms::tokens`], in bytes. This is what a token with one assertion usually
+/// takes.
+const MEMORY_OF_ONE: usize = 2560;
+/// The memory of the cache, divided by the part that is for further assertions about the same callers.
+const SPARE: usize = 16;
+/// What the cache itself needs for an entry, in bytes.
+const ENTRY: usize = 128;
+/// What the allocator can add to each allocation, in bytes.
+const ALLOCATION: usize = 16;
+/// A node of a set of scope tokens, in bytes. It has at least five tokens, unless it is the only one.
+const SCOPE_NODE: usize = 288;
+/// The JSON of an assertion and its signature without the values that identify the caller, in bytes.
+const ASSERTION: usize = 400;
 
-/// Weighs a token by the total length of its resource URIs, which can be a few kilobytes.
+/// Weighs a token by the memory that it takes. The weight of an entry must not change, so it includes one assertion
+/// that has not been signed yet. Further assertions have [`SpareMemory`].
 #[derive(Clone)]
 struct BySize;
 
 impl Weighter<Key, Arc<Known>> for BySize {
     fn weight(&self, _: &Key, known: &Arc<Known>) -> u64 {
-        let bytes: usize = known.principal.resources.iter().map(|resource| resource.as_str().len()).sum();
-        1 + (bytes / RESOURCES_OF_ONE) as u64
+        (ENTRY + size_of::<Known>() + values_of(&known.principal) + one_assertion(&known.principal)) as u64
     }
+}
+
+/// The size of the values of a principal in bytes, without the principal itself.
+fn values_of(principal: &Principal) -> usize {
+    let Principal { subject, username, email, groups, client_id, grant_id, scope, resources, .. } = principal;
+    let texts = [subject.as_str(), username.as_str(), client_id.as_str(), grant_id.as_str()];
+    let texts = texts.into_iter().chain(email.as_deref()).map(|text| text.len() + ALLOCATION);
+    let listed = groups.iter().map(Group::as_str).chain(resources.iter().map(ResourceUri::as_str));
+    let listed = listed.map(|text| size_of::<String>() + text.len() + ALLOCATION);
+    let tokens = scope.tokens().map(|token| token.as_str().len() + ALLOCATION);
+    let nodes = (1 + scope.tokens().count() / 5) * SCOPE_NODE;
+    texts.chain(listed).chain(tokens).sum::<usize>() + nodes
+}
+
+/// The size of the first assertion about a principal in bytes, with the other headers that identify the caller.
+fn one_assertion(principal: &Principal) -> usize {
+    let Principal { subject, username, email, groups, client_id, scope, resources, .. } = principal;
+    let groups: usize = groups.iter().map(|group| group.as_str().len() + 3).sum();
+    let scope: usize = scope.tokens().map(|token| token.as_str().len() + 1).sum();
+    let email = email.as_deref().unwrap_or_default().len();
+    let caller =
+        subject.as_str().len() + username.as_str().len() + email + groups + client_id.as_str().len() + scope;
+    let resource = resources.iter().map(|resource| resource.as_str().len()).max().unwrap_or_default();
+    // Base64 takes four bytes for three.
+    caller + (caller + resource + ASSERTION) / 3 * 4 + IDENTITY * (size_of::<HeaderValue>() + ALLOCATION)
+}
+
+/// The size of the headers that identify a caller in bytes.
+fn size_of_headers(headers: &[HeaderValue; IDENTITY]) -> usize {
+    headers.iter().map(|value| size_of::<HeaderValue>() + value.len() + ALLOCATION).sum()
 }
 
 /// A principal, and the assertions about it.
@@ -83,7 +125,8 @@ struct Verified {
 /// The limits of the cache.
 #[derive(Debug, Clone, Copy)]
 pub struct CacheTerms {
-    /// Maximum number of tokens in the cache. A token for many resources counts as several.
+    /// Maximum number of tokens in the cache, if each takes 2.5 KiB. A token that takes more, because it is for many
+    /// resources, counts as several.
     pub tokens: usize,
     /// The maximum time for which a value is cached, even if nothing changes.
     pub longest: Duration,
@@ -105,6 +148,8 @@ pub struct Sources<'a> {
 /// The cache of principals by access token.
 pub struct PrincipalCache {
     known: Cache<Key, Arc<Known>, BySize>,
+    /// The memory for assertions that exceed the weight of their entries.
+    spare: Arc<SpareMemory>,
     /// Tokens without a valid signature. They remain invalid as long as the keys do not change.
     invalid: Cache<Key, Verified>,
     /// One permit for each worker, because a worker cannot verify more than one signature at the same time.
@@ -120,8 +165,11 @@ impl PrincipalCache {
     /// Creates an empty cache for a service with this number of workers.
     pub fn new(terms: CacheTerms, workers: NonZeroUsize) -> Self {
         let outcome = |outcome: &'static str| metrics::counter!("mcp_gate_token_cache_lookups_total", "outcome" => outcome);
+        let memory = terms.tokens * MEMORY_OF_ONE;
+        let spare = memory / SPARE;
         Self {
-            known: Cache::with_weighter(terms.tokens, terms.tokens as u64, BySize),
+            known: Cache::with_weighter(terms.tokens, (memory - spare) as u64, BySize),
+            spare: Arc::new(SpareMemory::new(spare)),
             invalid: Cache::new((terms.tokens / KNOWN_TO_ONE_INVALID).max(1)),
             verifications: Semaphore::new(workers.get()),
             longest: terms.longest,
@@ -196,7 +244,9 @@ impl PrincipalCache {
         let (principal, version) = ask(claims, sources).await?;
         let counter = if version.is_some() { &self.misses } else { &self.bypassed };
         counter.increment(1);
-        let known = Arc::new(Known { principal, identity: Assertions::default(), version, verified });
+        let (own, spare) = (one_assertion(&principal), Arc::clone(&self.spare));
+        let identity = Assertions::new(Share { own, spare, size_of: size_of_headers });
+        let known = Arc::new(Known { principal, identity, version, verified });
         if let (Some(guard), true) = (guard, version.is_some()) {
             // This fails if the placeholder has been removed. In that case, the value is not cached.
             let _ = guard.insert(Arc::clone(&known));

@@ -2,15 +2,18 @@
 //! invalid immediately on the replica that makes the change, and on the other replicas when these receive the
 //! report of the change, but always within a second.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use actix_web::http::header::HeaderValue;
 use auth_service::domain::clock::{Clock, UnixTime};
 use auth_service::domain::grant::Grant;
 use auth_service::domain::issuer::Issuer;
+use auth_service::domain::resource::ResourceUri;
 use auth_service::keys::set::KeySet;
 use auth_service::keys::signing::KeyRing;
-use auth_service::principal::{CacheTerms, Known, PrincipalCache, RejectedToken, Sources};
+use auth_service::principal::{CacheTerms, IDENTITY, Known, PrincipalCache, RejectedToken, Sources};
 use auth_service::store::redis::{RedisAddress, RedisStore};
 use auth_service::store::{Redemption, Store, Successor};
 
@@ -290,6 +293,43 @@ pub(crate) async fn cached_principals_end_with_their_token_and_are_read_anew_aft
         assert!(matches!(replicas[0].check(&forged).await, Err(RejectedToken::Invalid)));
     }
     assert_eq!(replicas[0].cache.len(), count);
+}
+
+/// Each path is a separate resource with an assertion of its own.
+#[tokio::test]
+async fn a100_checks_of_many_paths_do_not_make_the_cache_larger_than_its_limit() {
+    const TOKENS: usize = 256;
+    let world = World::embedded();
+    let mut replica = Replica::new(Arc::clone(&world.replicas[0]), keys());
+    let terms = CacheTerms { tokens: TOKENS, longest: Duration::from_secs(100) };
+    replica.cache = PrincipalCache::new(terms, std::num::NonZeroUsize::MIN);
+    let (_, _, grant) = granted(world.store(), "a", "refresh").await;
+    let issued_at = |n: u64| UnixTime(NOW.0 - n);
+    let tokens: Vec<_> =
+        (0..TOKENS as u64).map(|n| access_token(&replica.keys, &grant, issued_at(n))).collect();
+    let assertion = "x".repeat(700);
+    let mut kept = 0;
+    // The second round finds what the first one has left in the cache. It begins with the latest assertion.
+    for (round, paths) in [[0, 1, 2, 3], [3, 2, 1, 0]].into_iter().enumerate() {
+        for token in &tokens {
+            let known = replica.check(token).await.unwrap();
+            for path in paths {
+                let resource = ResourceUri::well_formed(&format!("https://mcp.example/mcp/{path}")).unwrap();
+                let mut is_new = false;
+                let sign = || {
+                    is_new = true;
+                    let value = |at| if at + 1 == IDENTITY { assertion.as_str() } else { "value" };
+                    let values = std::array::from_fn(|at| HeaderValue::from_str(value(at)).unwrap());
+                    Ok::<_, Infallible>(values)
+                };
+                let Ok(_) = known.identity.for_resource(&resource, 1, NOW, Duration::from_secs(60), sign);
+                kept += usize::from(round == 1 && !is_new);
+            }
+        }
+    }
+    assert!(kept >= TOKENS / 2, "only {kept} assertions were cached");
+    let bytes = kept * assertion.len();
+    assert!(bytes <= TOKENS * 2560, "{kept} assertions with {bytes} bytes");
 }
 
 /// A response that Redis sent before the revocation and that arrives after it must not be cached.
