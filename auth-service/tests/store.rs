@@ -13,6 +13,7 @@ mod store {
     mod everything;
     mod faults;
     mod grants;
+    mod heartbeats;
     mod holdings;
     mod keys;
     mod late_writes;
@@ -28,6 +29,7 @@ mod store {
     mod sole_clients;
     mod storm;
     mod suite;
+    mod switch;
     mod things;
     mod tls;
     mod topology;

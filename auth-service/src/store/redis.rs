@@ -8,6 +8,7 @@
 mod accounts;
 mod address;
 mod age;
+mod age_report;
 mod begin;
 mod cells;
 mod circuit;
@@ -16,6 +17,8 @@ mod clients;
 mod connection;
 mod errors;
 mod grants;
+mod heartbeat_rows;
+mod heartbeats;
 mod history;
 mod holdings;
 mod identity;
@@ -64,6 +67,7 @@ use tracking::{Heard, Tracking};
 use turns::Turns;
 
 pub use address::{InvalidRedisUrl, RedisAddress};
+pub use heartbeats::HeartbeatPace;
 pub use portable::RedisTarget;
 
 /// The prefix of all keys.
@@ -81,6 +85,7 @@ pub struct RedisStore {
     cells: Arc<Cells>,
     _tracking: Tracking,
     age_keeper: AbortHandle,
+    age_changed: Arc<Notify>,
 }
 
 impl Drop for RedisStore {
@@ -94,16 +99,19 @@ impl Drop for RedisStore {
 const AGE_EVERY: Duration = Duration::from_millis(20);
 
 /// Checks the age of the data whenever any process has changed the number or the history of changes, or the
-/// identity of the store. Cached values are used without a query to Redis, so they must be dropped as soon as any
+/// identity of the store, and whenever it is time to write a heartbeat. Cached values are used without a query to Redis, so they must be dropped as soon as any
 /// of the three is missing or shows older data than before.
 async fn keep_age(cells: Arc<Cells>, changed: Arc<Notify>) {
     loop {
-        changed.notified().await;
+        let _ = tokio::time::timeout(cells.age.pace().every, changed.notified()).await;
         // The identity is read first. Without it, the age is an error.
         let read = cells.identity().await;
         if read.is_err() || cells.check_age().await.is_err() {
             // The reason might also be that Redis did not respond. In that case, the next check queries it again.
             cells.changes.note_everything();
+        } else {
+            // If Redis does not respond, the next round tries again.
+            let _ = cells.leave_heartbeat().await;
         }
         tokio::time::sleep(AGE_EVERY).await;
     }
@@ -138,6 +146,12 @@ impl RedisStore {
         Self::unchecked(address, key, prefix).await?.checked(NewStore::Begin).await
     }
 
+    /// Replaces the times of heartbeats, so that tests need not wait for minutes.
+    pub fn set_heartbeat_pace(&self, pace: HeartbeatPace) {
+        self.cells.age.set_pace(pace);
+        self.age_changed.notify_one();
+    }
+
     async fn checked(self, new: NewStore) -> Result<Self, StoreError> {
         permissions::check(&self.cells).await?;
         begin::find(&self.cells, new).await?;
@@ -170,7 +184,9 @@ impl RedisStore {
     async fn unchecked(address: &RedisAddress, key: &StoreKey, prefix: &str) -> Result<Self, StoreError> {
         let sealer = Sealer::new(key, Purpose::StoredValue)
             .map_err(|error| StoreError::Unavailable(error.to_string()))?;
-        let age = Arc::new(Age::default());
+        let mut random = [0_u8; 8];
+        aws_lc_rs::rand::fill(&mut random).map_err(|error| StoreError::Unavailable(error.to_string()))?;
+        let age = Arc::new(Age::of_process(u64::from_be_bytes(random)));
         let connection = Connection::open(address, Arc::clone(&age)).await?;
         let (keys, changes) = (Keys::new(prefix), Arc::new(Changes::of_many_processes()));
         let age_changed = Arc::new(Notify::new());
@@ -186,8 +202,8 @@ impl RedisStore {
             turns: Turns::default(),
             making_room: tokio::sync::Mutex::default(),
         });
-        let age_keeper = tokio::spawn(keep_age(Arc::clone(&cells), age_changed)).abort_handle();
-        Ok(Self { key: key.clone(), cells, _tracking: tracking, age_keeper })
+        let age_keeper = tokio::spawn(keep_age(Arc::clone(&cells), Arc::clone(&age_changed))).abort_handle();
+        Ok(Self { key: key.clone(), cells, _tracking: tracking, age_keeper, age_changed })
     }
 }
 

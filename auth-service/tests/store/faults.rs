@@ -9,6 +9,7 @@ use auth_service::store::{
 
 use super::resp::{Reply, Resp};
 use super::round_trips::allowed_device;
+use super::switch::Switch;
 use super::things::{
     GRACE, NOW, account, client, code, grant, granted, hash, held, id, register, successor, usage,
 };
@@ -238,40 +239,6 @@ async fn a_password_that_redis_takes_no_more_is_named_as_that() {
     refuses_writes(&store, "refuses the user or password in REDIS_URL").await;
     admin.ask(&[b"CONFIG", b"SET", b"requirepass", b"hunter2hunter2"]);
     recovers(&store, Duration::from_secs(10)).await;
-}
-
-/// An address that forwards to one server and later to another. Existing connections stay with their server.
-struct Switch {
-    port: u16,
-    target: std::sync::Arc<std::sync::atomic::AtomicU16>,
-}
-
-impl Switch {
-    fn start(target: u16) -> Self {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let target = std::sync::Arc::new(std::sync::atomic::AtomicU16::new(target));
-        let to = std::sync::Arc::clone(&target);
-        std::thread::spawn(move || {
-            for stream in listener.incoming() {
-                let Ok(near) = stream else { return };
-                let port = to.load(std::sync::atomic::Ordering::SeqCst);
-                let Ok(far) = std::net::TcpStream::connect(("127.0.0.1", port)) else { continue };
-                let ends = [(near.try_clone().unwrap(), far.try_clone().unwrap()), (far, near)];
-                for (mut from, mut to) in ends {
-                    std::thread::spawn(move || {
-                        let _ = std::io::copy(&mut from, &mut to);
-                        let _ = to.shutdown(std::net::Shutdown::Both);
-                    });
-                }
-            }
-        });
-        Self { port, target }
-    }
-
-    fn lead_to(&self, port: u16) {
-        self.target.store(port, std::sync::atomic::Ordering::SeqCst);
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

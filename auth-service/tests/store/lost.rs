@@ -12,13 +12,13 @@ use super::worlds::key;
 use crate::redis_server::RedisServer;
 
 const IDENTITY: &[u8] = b"mcp-gate:{meta}:identity";
-const OLDER: &str = "returned with older data than before";
+pub(super) const OLDER: &str = "returned with older data than before";
 
 fn address(server: &RedisServer) -> RedisAddress {
     RedisAddress::parse(&server.url()).unwrap()
 }
 
-async fn starts(server: &RedisServer) -> Result<RedisStore, StoreError> {
+pub(super) async fn starts(server: &RedisServer) -> Result<RedisStore, StoreError> {
     RedisStore::connect(&address(server), &key()).await
 }
 
@@ -26,7 +26,7 @@ async fn command(server: &RedisServer) -> Result<RedisStore, StoreError> {
     RedisStore::connect_to_known(&address(server), &key()).await
 }
 
-async fn adopts(server: &RedisServer) -> Result<(), StoreError> {
+pub(super) async fn adopts(server: &RedisServer) -> Result<(), StoreError> {
     RedisStore::adopt(&address(server), &key()).await
 }
 
@@ -35,7 +35,7 @@ fn rows(server: &RedisServer) -> usize {
     Resp::connect(server.port).keys().iter().filter(|key| !key.ends_with(b":writable")).count()
 }
 
-async fn until_refused(store: &RedisStore, said: &str) {
+pub(super) async fn until_refused(store: &RedisStore, said: &str) {
     let start = Instant::now();
     loop {
         match store.ping().await {
@@ -199,7 +199,7 @@ async fn a066_a_replica_tells_others_that_redis_is_older_although_redis_is_full(
     assert!(starts(&server).await.err().unwrap().to_string().contains(OLDER));
 }
 
-async fn until_ready(store: &RedisStore) {
+pub(super) async fn until_ready(store: &RedisStore) {
     let start = Instant::now();
     while store.ping().await.is_err() {
         assert!(start.elapsed() < Duration::from_secs(20), "the replica stays not ready");

@@ -149,7 +149,9 @@ impl RedisStore {
         if found.is_none() && !has_others(cells).await? {
             return Err(StoreError::Unavailable(NOT_BEGUN.to_owned()));
         }
-        let report = history::report(&cells.connection, &cells.keys, None).await?.unwrap_or_default();
+        let report = history::report(&cells.connection, &cells.keys, (None, cells.age.process()))
+            .await?
+            .unwrap_or_default();
         // A claim is no longer valid if this data contains the claimed change, or if this store has replaced the
         // claimed one.
         if found.as_ref().is_some_and(|found| !report.is_disputed(&found.value)) {

@@ -17,13 +17,14 @@ use crate::keys::seal::Sealer;
 use crate::store::changes::Changes;
 use crate::store::{StoreError, row};
 
-use super::age::{Age, AgeReport, KnownBefore};
+use super::age::Age;
+use super::age_report::{AgeReport, Claim, KnownBefore};
 use super::connection::{Connection, Script};
 use super::errors::lacks_permission;
-use super::history;
 use super::keys::Keys;
 use super::server_clock::{Deadline, refuse_late};
 use super::turns::{Turn, Turns};
+use super::{heartbeat_rows, history};
 
 /// How long Redis keeps a row after its expiry. The expiry in the row itself decides, compared with the clock of a
 /// replica. That clock can differ from the clock of Redis by [`TOLERANCE`], and a code or proof that has been used
@@ -174,7 +175,7 @@ impl Cells {
     /// Checks that the data in Redis is not older than before, and that Redis has not been emptied.
     pub(super) async fn check_age(&self) -> Result<(), StoreError> {
         let asked = self.age.known_now();
-        let told = history::report(&self.connection, &self.keys, asked.mark).await?;
+        let told = history::report(&self.connection, &self.keys, (asked.mark, self.age.process())).await?;
         let was_emptied = told.is_none() && self.age.has_seen_anything();
         let told = told.unwrap_or_default();
         if was_emptied || self.age.has_to_be_identified() || self.age.is_older(asked, told) {
@@ -207,11 +208,37 @@ impl Cells {
     ) -> Result<(), StoreError> {
         if compared.is_err()
             && let Some(claim) = self.age.claim(asked, told)
+            && !Box::pin(self.concerns_other_installation(&claim)).await
         {
             // If the claim cannot be written, the next comparison tries again.
             let _ = Box::pin(history::leave(&self.connection, &self.keys, claim)).await;
         }
         self.dropping_what_is_cached(compared)
+    }
+
+    /// Whether the claim would be left in the data of another installation. If Redis has an earlier store, but that
+    /// store was in use when the later one was created, and still is, it was not replaced by the later one.
+    async fn concerns_other_installation(&self, claim: &Claim) -> bool {
+        if !self.age.has_earlier_store() {
+            return false;
+        }
+        match heartbeat_rows::times_of_use(&self.connection, &self.keys).await {
+            Ok(Some(times)) => times.include_beginning_of(claim.store.begun, self.age.pace()),
+            _ => false,
+        }
+    }
+
+    /// Writes a heartbeat if it is due, and the data is not in doubt.
+    pub(super) async fn leave_heartbeat(&self) -> Result<(), StoreError> {
+        let Some(asked) = self.age.heartbeat_due() else { return Ok(()) };
+        let (connection, keys) = (&self.connection, &self.keys);
+        let (process, pace) = (self.age.process(), self.age.pace());
+        match heartbeat_rows::write(connection, keys, process, asked.heartbeat, pace).await? {
+            Some(written) => self.age.note_heartbeat(asked, written),
+            // Redis has older data.
+            None => self.check_age().await?,
+        }
+        Ok(())
     }
 
     /// Invalidates all cached values if the data in Redis is older than before, because cached values are used
@@ -244,17 +271,17 @@ impl Cells {
     /// The identity of the store, regardless of how old the data in Redis is.
     ///
     /// # Errors
-    /// Fails if this process has used a later store.
+    /// Fails if Redis has another store than this process uses.
     pub(super) async fn identity(&self) -> Result<Option<String>, StoreError> {
         let mut found = self.identity_of_any_age().await?;
-        let mut can_be_used = self.age.note_identity(found.as_deref());
-        if !can_be_used {
+        let mut noted = self.age.note_identity(found.as_deref());
+        if noted.is_err() {
             // This response might be older than one that another call has already recorded. A second response is
             // newer.
             found = self.identity_of_any_age().await?;
-            can_be_used = self.age.note_identity(found.as_deref());
+            noted = self.age.note_identity(found.as_deref());
         }
-        self.dropping_what_is_cached(self.age.note_earlier(!can_be_used))?;
+        self.dropping_what_is_cached(self.age.note_other(noted.err()))?;
         Ok(found)
     }
 
@@ -267,7 +294,7 @@ impl Cells {
     /// failed.
     pub(super) async fn count_change(&self) -> Result<(), StoreError> {
         let asked = self.age.known_now();
-        match history::count(&self.connection, &self.keys, asked.mark).await {
+        match history::count(&self.connection, &self.keys, (asked.mark, self.age.process())).await {
             Ok((before, token)) => {
                 let compared = self.age.compare_counted(asked, before, token);
                 self.told_others(asked, before, compared).await

@@ -62,7 +62,9 @@ impl Installation for RedisStore {
     }
 
     async fn dangers(&self) -> Result<Vec<String>, StoreError> {
-        Ok(self.answer_of(&INFO).await?.map(|info| dangers_in(&info)).unwrap_or_default())
+        let mut dangers = self.answer_of(&INFO).await?.map(|info| dangers_in(&info)).unwrap_or_default();
+        dangers.extend(self.cells.age.dangers().map(str::to_owned));
+        Ok(dangers)
     }
 }
 

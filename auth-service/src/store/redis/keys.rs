@@ -126,7 +126,7 @@ impl Keys {
             | ("k" | "d", "grant")
             | ("meta", "key-check" | "writable" | "trial" | "identity" | "clock" | "keys") => Named::Pointer,
             ("h", _)
-            | ("meta", "taken-away" | "history" | "claim")
+            | ("meta", "taken-away" | "history" | "claim" | "heartbeats" | "in-use")
             | ("clients", "all" | "unused" | "ends")
             | ("accounts", "all")
             | ("pool", "requests" | "requests-public" | "requests-proven" | "devices") => Named::Index,
@@ -328,6 +328,16 @@ impl Keys {
     /// The key of the claim of a process that has seen later changes.
     pub(super) fn claim(&self) -> String {
         self.key("meta", "claim")
+    }
+
+    /// The key of the set of processes, by the number of their last heartbeat.
+    pub(super) fn heartbeats(&self) -> String {
+        self.key("meta", "heartbeats")
+    }
+
+    /// The key of the row with the times between which the store has been in use.
+    pub(super) fn times_of_use(&self) -> String {
+        self.key("meta", "in-use")
     }
 
     /// The key of the record about the signing keys.
