@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use actix_web::http::header::HeaderValue;
 use anyhow::{Context, ensure};
-use auth_service::domain::client::ClientUse;
+use auth_service::domain::client_use::ClientUse;
 use auth_service::domain::clock::{Clock, SystemClock};
 use auth_service::domain::grant::Grant;
 use auth_service::domain::issuer::Issuer;

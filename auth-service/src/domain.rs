@@ -5,6 +5,9 @@
 pub mod account;
 pub mod causes;
 pub mod client;
+pub mod client_id;
+pub mod client_metadata;
+pub mod client_use;
 pub mod clock;
 pub mod clock_watch;
 pub mod consent;

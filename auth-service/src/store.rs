@@ -21,7 +21,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::domain::account::{Account, Group, LoginSession, StoredPassword, Subject, Username};
-use crate::domain::client::{Client, ClientId, ClientUse};
+use crate::domain::client::{Client, ClientId};
+use crate::domain::client_use::ClientUse;
 use crate::domain::clock::UnixTime;
 use crate::domain::grant::{AuthorizationCode, Grant};
 use crate::domain::grant_id::GrantId;

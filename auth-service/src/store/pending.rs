@@ -4,7 +4,8 @@
 use async_trait::async_trait;
 
 use crate::domain::account::Subject;
-use crate::domain::client::{ClientId, ClientUse};
+use crate::domain::client::ClientId;
+use crate::domain::client_use::ClientUse;
 use crate::domain::clock::UnixTime;
 use crate::domain::consent::{Approval, Consent};
 use crate::domain::device::{DeviceAuthorization, DeviceState, Poll, UserCode};

@@ -8,6 +8,7 @@
 mod accounts;
 mod address;
 mod age;
+mod age_check;
 mod age_report;
 mod begin;
 mod cells;
@@ -33,6 +34,7 @@ mod server_clock;
 mod sole_clients;
 mod store_name;
 mod tracking;
+mod tries;
 mod turns;
 
 use std::sync::Arc;
@@ -44,7 +46,8 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use crate::domain::account::{Account, Group, LoginSession, StoredPassword, Subject, Username};
-use crate::domain::client::{Client, ClientId, ClientUse};
+use crate::domain::client::{Client, ClientId};
+use crate::domain::client_use::ClientUse;
 use crate::domain::clock::UnixTime;
 use crate::domain::grant::{AuthorizationCode, Grant};
 use crate::domain::grant_id::GrantId;
@@ -60,10 +63,11 @@ use super::{
 };
 use age::Age;
 use begin::NewStore;
-use cells::{Cells, Found, Life, Tries};
+use cells::{Cells, Found, Life};
 use connection::Connection;
 use keys::Keys;
 use tracking::{Heard, Tracking};
+use tries::Tries;
 use turns::Turns;
 
 pub use address::{InvalidRedisUrl, RedisAddress};

@@ -5,7 +5,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::account::{Account, Subject};
-use crate::domain::client::{Client, ClientOrigin, ClientUse, NewUser};
+use crate::domain::client::{Client, ClientOrigin};
+use crate::domain::client_use::{ClientUse, NewUser};
 use crate::domain::clock::UnixTime;
 use crate::domain::consent::{Approval, Consent};
 use crate::domain::device::{DeviceAuthorization, DeviceState};

@@ -5,7 +5,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::domain::account::Subject;
-use crate::domain::client::{Client, ClientId, ClientUse};
+use crate::domain::client::{Client, ClientId};
+use crate::domain::client_use::ClientUse;
 use crate::domain::clock::UnixTime;
 
 /// The clients that this account and few others have used.

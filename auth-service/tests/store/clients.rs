@@ -1,6 +1,7 @@
 //! Tests of clients: registration, the maximum number, updates, uses and deletion.
 
-use auth_service::domain::client::{Client, ClientId, ClientUse};
+use auth_service::domain::client::{Client, ClientId};
+use auth_service::domain::client_use::ClientUse;
 use auth_service::domain::clock::UnixTime;
 use auth_service::domain::clock_watch::TimeBounds;
 use auth_service::store::{Issuance, Registration, RegistrationTerms, Store};

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use auth_service::domain::account::{LoginSession, Subject};
-use auth_service::domain::client::{Client, ClientUse};
+use auth_service::domain::client::Client;
+use auth_service::domain::client_use::ClientUse;
 use auth_service::domain::clock::UnixTime;
 use auth_service::domain::clock_watch::TimeBounds;
 use auth_service::domain::consent::Approval;

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use auth_service::domain::account::{Account, AccountKind, Group, StoredPassword, Subject, Username};
 use auth_service::domain::client::{
-    Client, ClientAuthMethod, ClientDisplay, ClientId, ClientMetadata, ClientOrigin, ClientUse, GrantType,
+    Client, ClientAuthMethod, ClientDisplay, ClientId, ClientMetadata, ClientOrigin, GrantType,
     RegistrationId,
 };
+use auth_service::domain::client_use::ClientUse;
 use auth_service::domain::clock::{Random, UnixTime};
 use auth_service::domain::clock_watch::TimeBounds;
 use auth_service::domain::device::{DeviceAuthorization, DeviceState};

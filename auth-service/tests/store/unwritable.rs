@@ -208,7 +208,8 @@ async fn devices_are_denied_and_consents_and_passwords_taken_back_while_the_file
     let (device, user_code) = (hash("device"), UserCode::new(random()).unwrap());
     let asked = asked_for_device(&client, GrantId::new(random()));
     assert!(store.add_device(&device, &user_code, &asked).await.unwrap());
-    let used = auth_service::domain::client::ClientUse { user: ana.subject.clone(), ..usage(&client, NOW) };
+    let used =
+        auth_service::domain::client_use::ClientUse { user: ana.subject.clone(), ..usage(&client, NOW) };
     let approval = Approval {
         redirect_uri: serde_json::from_value(serde_json::json!("https://app.example/cb")).unwrap(),
         scope: "mcp".parse().unwrap(),

@@ -1,6 +1,7 @@
 //! Records the use of clients.
 
-use crate::domain::client::{Client, ClientOrigin, ClientUse};
+use crate::domain::client::{Client, ClientOrigin};
+use crate::domain::client_use::ClientUse;
 use crate::store::StoreError;
 use crate::store::rules::{UseOfClient, judge_use};
 

@@ -1,7 +1,8 @@
 //! Authorization codes, grants and their refresh tokens.
 
 use crate::domain::account::{Account, Subject};
-use crate::domain::client::{ClientId, ClientUse};
+use crate::domain::client::ClientId;
+use crate::domain::client_use::ClientUse;
 use crate::domain::clock::UnixTime;
 use crate::domain::grant::{AuthorizationCode, Grant};
 use crate::domain::grant_id::GrantId;

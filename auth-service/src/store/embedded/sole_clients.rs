@@ -1,6 +1,7 @@
 //! For each account, the clients that only it and at most a few other accounts have used.
 
-use crate::domain::client::{Client, ClientUse};
+use crate::domain::client::Client;
+use crate::domain::client_use::ClientUse;
 use crate::domain::clock::UnixTime;
 use crate::store::StoreError;
 use crate::store::sole_clients::{SoleClients, counted_for, counts_for};

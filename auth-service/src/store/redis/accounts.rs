@@ -6,7 +6,8 @@ use futures_util::future::try_join_all;
 use crate::domain::account::{Account, StoredPassword, Subject, Username};
 use crate::store::StoreError;
 
-use super::cells::{Cells, Found, Tries};
+use super::cells::{Cells, Found};
+use super::tries::Tries;
 
 /// Maximum number of rows that are read at the same time.
 const CHUNK: usize = 256;

@@ -23,6 +23,8 @@
 //! process has used its own store long after the other one was created. In that case, both exist independently, and
 //! the address probably leads to the wrong server for a while.
 
+mod known;
+
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -32,17 +34,10 @@ use super::StoreError;
 use super::age_report::{AgeReport, Claim, KnownBefore, Mark};
 use super::heartbeats::{HeartbeatPace, OwnHeartbeats, Written};
 use super::store_name::StoreName;
+use known::{Known, Older};
 
-/// The message for operators if Redis has an earlier store.
-const EARLIER: &str = "Redis has another store than before, and one that was created earlier: data from before a restore or an \
-                       adoption has returned, or REDIS_URL leads to another Redis. Restore the latest data, or correct the \
-                       address. To keep this data instead, stop every replica, run `auth-service store adopt`, repeat \
-                       what was revoked, disabled or removed since then (docs/state.md), and start the service";
+pub(super) use known::OtherStore;
 
-/// The message for operators if Redis has a store that is independent of the one that was used.
-const INDEPENDENT: &str = "Redis has another store than before, which was already there while this replica used its own one: \
-                           REDIS_URL leads to another Redis. Correct the address. If the store has moved there, restart this \
-                           replica; otherwise, it uses that store after ten minutes";
 /// The warning for an hour after the address has led to another store.
 const WAS_ELSEWHERE: &str = "in the last hour, Redis had another store than this replica uses, so REDIS_URL led to another Redis or \
                              older data had returned. Check where the address leads";
@@ -55,141 +50,6 @@ const TOLD: Duration = Duration::from_secs(3600);
 /// What this process knows about the age of the data in Redis.
 #[derive(Default)]
 pub(super) struct Age(Mutex<Known>);
-
-#[derive(Default)]
-struct Known {
-    /// The highest number that was seen.
-    seen: u64,
-    /// The latest change whose token was seen.
-    mark: Option<Mark>,
-    heartbeats: OwnHeartbeats,
-    /// The identity of the store whose number this is.
-    identity: Option<String>,
-    /// The last time, in microseconds by the clock of Redis, at which this process has certainly used this store.
-    used_at: Option<u64>,
-    /// The number of times that a store with a different identity was found.
-    stores: u64,
-    /// The number of connections made so far. A new connection might lead to a Redis with older data.
-    connections: u64,
-    /// The value of `connections` for which the number was compared.
-    compared: u64,
-    /// Set while Redis has older data.
-    older: Option<Older>,
-    /// Set while the store has no identity, although it had one before.
-    is_lost: bool,
-    other: Other,
-    /// The independent store that was found last, and the time at which it was found first.
-    independent: Option<(StoreName, Instant)>,
-    /// The last time at which Redis had another store than this process uses.
-    was_elsewhere: Option<Instant>,
-    /// The last time at which this process has begun to use another store.
-    has_changed: Option<Instant>,
-    /// Whether this process has made a change that could not be counted.
-    owes: bool,
-    /// Whether this process is replacing the store, so that the store's identity is removed and a new one is
-    /// written.
-    replaces: bool,
-}
-
-/// The signs that Redis has another store than this process uses.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-struct Other {
-    /// The identity of the store in Redis shows this.
-    by_identity: Option<OtherStore>,
-    /// The claim of another process names a later store.
-    by_claim: bool,
-}
-
-/// A store that this process does not use, although Redis has it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum OtherStore {
-    /// It was created earlier than the one that this process has used.
-    Earlier,
-    /// It was created later, but it exists beside the one that this process has used.
-    Independent,
-}
-
-impl OtherStore {
-    const fn reason(self) -> &'static str {
-        match self {
-            Self::Earlier => EARLIER,
-            Self::Independent => INDEPENDENT,
-        }
-    }
-}
-
-#[derive(Clone, Copy)]
-struct Older {
-    /// The value of `connections` when this was noticed.
-    connection: u64,
-    /// The number of lost changes. It is 0 if no lost change took access away.
-    lost: u64,
-}
-
-impl Known {
-    /// The reason for which Redis has another store than this process uses.
-    fn other(&self) -> Option<OtherStore> {
-        self.other.by_identity.or(self.other.by_claim.then_some(OtherStore::Earlier))
-    }
-
-    /// Updates one of the signs that Redis has another store. Logs a message if this changes whether it has one.
-    fn note_other(&mut self, change: impl FnOnce(&mut Other)) {
-        let before = self.other();
-        change(&mut self.other);
-        let now = self.other();
-        if now.is_some() {
-            self.was_elsewhere = Some(Instant::now());
-        }
-        match now {
-            Some(other) if before != now => {
-                tracing::error!("{}. Everything is refused until then", other.reason());
-            }
-            None if before.is_some() => {
-                tracing::info!("Redis contains the previous store again, or a later one");
-            }
-            _ => {}
-        }
-    }
-
-    /// Whether the data in Redis must be compared before it can be used.
-    fn has_to_be_read(&self) -> bool {
-        self.compared < self.connections || self.older.is_some() || self.is_lost || self.other().is_some()
-    }
-
-    /// Whether the later store `found` exists beside the one that this process uses, and has not replaced it. A
-    /// process that finds it for long enough uses it, because the store might have moved there.
-    fn is_independent(&mut self, found: StoreName, now: Instant) -> bool {
-        let pace = self.heartbeats.pace();
-        let begun = Duration::from_micros(found.begun).saturating_add(pace.margin);
-        if self.used_at.is_none_or(|used| Duration::from_micros(used) <= begun) {
-            return false;
-        }
-        let (_, since) = self.independent.filter(|(before, _)| *before == found).unwrap_or((found, now));
-        self.independent = Some((found, since));
-        now.saturating_duration_since(since) < pace.follow
-    }
-
-    fn known_at(&self, at: Instant) -> KnownBefore {
-        KnownBefore {
-            seen: self.seen,
-            mark: self.mark,
-            heartbeat: self.heartbeats.settled(),
-            connection: self.connections,
-            store: self.stores,
-            at,
-        }
-    }
-
-    /// Begins to use another store.
-    fn replace_with(&mut self, found: &str) {
-        (self.seen, self.mark, self.older) = (0, None, None);
-        (self.used_at, self.independent) = (None, None);
-        self.heartbeats.forget();
-        self.stores += 1;
-        self.has_changed = Some(Instant::now());
-        self.identity = Some(found.to_owned());
-    }
-}
 
 impl Age {
     /// What a process with this random number knows when it starts.

@@ -1,10 +1,12 @@
 //! Records the use of clients.
 
-use crate::domain::client::{Client, ClientOrigin, ClientUse};
+use crate::domain::client::{Client, ClientOrigin};
+use crate::domain::client_use::ClientUse;
 use crate::store::StoreError;
 use crate::store::rules::{UseOfClient, judge_use};
 
-use super::cells::{Cells, Found, Life, Tries};
+use super::cells::{Cells, Found, Life};
+use super::tries::Tries;
 use super::{clients, sole_clients};
 
 /// Records a use. Returns the client as it is now, or `None` if it has been deleted, disabled or registered again

@@ -10,7 +10,8 @@ use crate::domain::opaque_token::TokenHash;
 use crate::store::StoreError;
 use crate::store::rules::{self, is_same};
 
-use super::cells::{Cells, Tries};
+use super::cells::Cells;
+use super::tries::Tries;
 
 pub(super) use index::{page, settle, sweep};
 pub(super) use registration::{register, registered};

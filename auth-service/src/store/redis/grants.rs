@@ -6,7 +6,8 @@ use std::time::Duration;
 use futures_util::future::{join, try_join, try_join3, try_join4};
 
 use crate::domain::account::{Account, Subject};
-use crate::domain::client::{ClientId, ClientUse};
+use crate::domain::client::ClientId;
+use crate::domain::client_use::ClientUse;
 use crate::domain::clock::UnixTime;
 use crate::domain::grant::{AuthorizationCode, Grant};
 use crate::domain::grant_id::GrantId;
@@ -16,9 +17,10 @@ use crate::domain::replaced_token::RefreshUse;
 use crate::store::rules::{self, CodeRow};
 use crate::store::{FoundCode, Issuance, Redemption, Rotation, StoreError, Successor};
 
-use super::cells::{Cells, Found, Life, Tries};
+use super::cells::{Cells, Found, Life};
 use super::holdings::{self, New};
 use super::server_clock::Deadline;
+use super::tries::Tries;
 use super::{accounts, client_use, clients};
 
 pub(super) async fn add_code(

@@ -18,8 +18,9 @@ use crate::store::holdings::{Held, Holding, insert_imported, leaving};
 use crate::store::records::Kind;
 use crate::store::rules::CodeRow;
 
-use super::cells::{Cells, Life, Tries};
+use super::cells::{Cells, Life};
 use super::connection::Script;
+use super::tries::Tries;
 use super::turns::Turn;
 
 /// Adds a row to the end of a list, or moves it there. A list is stored as text. Its first line is the time at

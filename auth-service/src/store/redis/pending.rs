@@ -6,7 +6,8 @@ use async_trait::async_trait;
 use futures_util::future::try_join3;
 
 use crate::domain::account::Subject;
-use crate::domain::client::{ClientId, ClientUse};
+use crate::domain::client::ClientId;
+use crate::domain::client_use::ClientUse;
 use crate::domain::clock::UnixTime;
 use crate::domain::consent::{Approval, Consent};
 use crate::domain::device::{DeviceAuthorization, DeviceState, Poll, UserCode};
@@ -18,10 +19,11 @@ use crate::store::pending::PendingStore;
 use crate::store::rules::{device_kept_until, with_consent};
 use crate::store::{Redemption, StoreError};
 
-use super::cells::{Cells, Found, Life, Tries};
+use super::cells::{Cells, Found, Life};
 use super::holdings::{self, New};
 use super::keys::consent_name;
 use super::server_clock::Deadline;
+use super::tries::Tries;
 use super::{RedisStore, client_use, grants, places};
 
 /// The key and the content of a device authorization.

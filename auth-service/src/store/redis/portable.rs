@@ -23,10 +23,11 @@ use crate::store::transfer::{Target, TargetError};
 use crate::store::{Installation as _, Store, StoreError};
 
 use super::address::RedisAddress;
-use super::cells::{Cells, Found, Life, Tries};
+use super::cells::{Cells, Found, Life};
 use super::holdings::{self, New};
 use super::keys::Named;
 use super::store_name::StoreName;
+use super::tries::Tries;
 use super::{KEY_CHECK, RedisStore, UNFINISHED, clients, identity, sole_clients};
 
 /// Number of rows that are read or written at the same time.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use fred::types::Value;
 
-use crate::domain::client::ClientUse;
+use crate::domain::client_use::ClientUse;
 use crate::domain::clock::UnixTime;
 use crate::domain::replaced_token::StoreTime;
 use crate::store::StoreError;

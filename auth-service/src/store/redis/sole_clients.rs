@@ -3,13 +3,15 @@
 //! completes it.
 
 use crate::domain::account::Subject;
-use crate::domain::client::{Client, ClientUse};
+use crate::domain::client::Client;
+use crate::domain::client_use::ClientUse;
 use crate::domain::clock::UnixTime;
 use crate::store::StoreError;
 use crate::store::sole_clients::{MakesRoom, SoleClients, counted_for, counts_for};
 
-use super::cells::{Cells, Found, Life, Tries};
+use super::cells::{Cells, Found, Life};
 use super::clients;
+use super::tries::Tries;
 
 /// Records a use of `client` in its current state. If the account then has too many clients, the least recently
 /// used ones are no longer counted towards it, and those that no other account has used are deleted.

@@ -10,8 +10,9 @@ use crate::domain::client::{Client, ClientId};
 use crate::domain::clock::UnixTime;
 use crate::store::StoreError;
 
-use super::super::cells::{Cells, Found, Tries};
+use super::super::cells::{Cells, Found};
 use super::super::connection::Script;
+use super::super::tries::Tries;
 use super::live;
 
 /// Number of expired clients that are swept at a time.

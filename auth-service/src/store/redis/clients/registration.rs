@@ -9,7 +9,8 @@ use crate::domain::clock::UnixTime;
 use crate::store::rules::{is_kept_longer, is_same};
 use crate::store::{Registration, RegistrationTerms, StoreError};
 
-use super::super::cells::{Cells, Life, Tries};
+use super::super::cells::{Cells, Life};
+use super::super::tries::Tries;
 use super::index::{CLAIM, on_index, settle};
 use super::{leave_fingerprint, live};
 
