@@ -122,14 +122,16 @@ start_wrapper() {
 
 # render_edge TEMPLATE FILE NAME=VALUE…: fills in the shipped configuration of an edge proxy for this machine.
 render_edge() {
-  local template=$1 file=$2
+  local template=$1 file=$2 rate=${REQUESTS_PER_SECOND:-300}
   shift 2
+  # auth-service has the same limit, and reports a value that it cannot use.
+  [[ $rate =~ ^[1-9][0-9]{0,6}$ ]] || die "REQUESTS_PER_SECOND is $rate. Write a number from 1 to 9999999."
   render "$ROOT/$template" EDGE_PORT="$PORT" \
     EDGE_SECRET="$(<"$DATA/secrets/edge-secret")" ISSUER_PATH="$ISSUER_PATH" \
     AUTH_ADDRESS=127.0.0.1 AUTH_PUBLIC_PORT="$AUTH_PUBLIC_PORT" AUTH_EDGE_PORT="$AUTH_EDGE_PORT" \
     AUTH_EDGE_GRPC_PORT="$AUTH_EDGE_GRPC_PORT" \
     WRAPPER_ADDRESS=127.0.0.1 WRAPPER_PORT="$WRAPPER_PORT" REQUESTS_PER_ADDRESS=512 \
-    REQUESTS_PER_SECOND=300 REQUESTS_IN_A_ROW=900 TRUSTED_IPS='' "$@" >"$DATA/$file"
+    REQUESTS_PER_SECOND="$rate" REQUESTS_IN_A_ROW=$((3 * rate)) TRUSTED_IPS='' "$@" >"$DATA/$file"
 }
 
 # `localhost` is ::1 for some clients, so the edge also listens there if the machine has IPv6.

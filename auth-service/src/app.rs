@@ -6,7 +6,6 @@ mod connections;
 mod edge_grpc;
 mod grpc_connections;
 mod open_files;
-mod sockets;
 mod unread;
 
 use std::convert::Infallible;
@@ -22,7 +21,7 @@ use actix_web::http::{KeepAlive, Method};
 use actix_web::middleware::from_fn;
 use actix_web::web::{self, Data, ServiceConfig};
 use actix_web::{App, HttpResponse, Route, guard};
-use contract::listener::{self, Limits};
+use contract::listener::{self, Limits, Socket};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpStream;
 use tracing_actix_web::TracingLogger;
@@ -45,7 +44,6 @@ use crate::state::AppState;
 use crate::threads::{self, NoThread};
 
 pub use edge_grpc::EdgeGrpc;
-pub use sockets::Socket;
 
 /// Maximum numbers of open connections. Each takes up to 128 kB while its request head is received.
 const PUBLIC_CONNECTIONS: usize = 1024;

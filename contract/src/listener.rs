@@ -4,6 +4,7 @@
 mod holding;
 mod paced;
 pub mod pipelining;
+mod socket;
 
 use std::fmt::Debug;
 use std::future::ready;
@@ -26,6 +27,7 @@ use tokio::net::TcpStream;
 
 pub use holding::hold;
 use paced::{Activity, Paced, UnderWay};
+pub use socket::Socket;
 
 /// The limits of a listener.
 #[derive(Debug, Clone, Copy)]

@@ -9,7 +9,7 @@ use actix_web::http::KeepAlive;
 use actix_web::middleware::from_fn;
 use actix_web::{App, web};
 use anyhow::Context as _;
-use contract::listener::{self, Limits};
+use contract::listener::{self, Limits, Socket};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -133,7 +133,7 @@ pub async fn run(config: Config, world: World) -> anyhow::Result<()> {
     let ready = ready(Arc::clone(&sessions), authenticator, Arc::clone(&open));
     let ops = ops_server(&config, Arc::clone(&metrics), ready)?;
     let draining = web::Data::<Draining>::default();
-    let (mcp, address) = mcp_server(&config, endpoint, draining.clone(), (per_worker, &open))?;
+    let (mcp, address, socket) = mcp_server(&config, endpoint, draining.clone(), (per_worker, &open))?;
     tokio::spawn(Arc::clone(&reaper).run(Arc::clone(&metrics)));
     tokio::spawn(Arc::clone(&launcher).keep_looking());
     tokio::spawn(Arc::clone(&launcher).guard());
@@ -159,6 +159,8 @@ pub async fn run(config: Config, world: World) -> anyhow::Result<()> {
     tracing::info!("stopping: /ready reports this, and connections close after their next response");
     tokio::time::sleep(drain).await;
     tracing::info!("shutting down");
+    // From now on, calls would be refused, so an edge must use another instance.
+    socket.close(&mcp_handle).await;
     // Streams and waiting requests end together with the sessions. Connections can be closed only after that.
     if let Some(translation) = &translation {
         translation.stop();
@@ -404,7 +406,7 @@ fn mcp_server(
     endpoint: Endpoint,
     draining: web::Data<Draining>,
     (per_worker, open): (usize, &Arc<Open>),
-) -> anyhow::Result<(Server, SocketAddr)> {
+) -> anyhow::Result<(Server, SocketAddr, Socket)> {
     let endpoint = web::Data::new(endpoint);
     let (path, legacy_sse) = (config.mcp_path.clone(), config.legacy_sse);
     let app = move || {
@@ -430,10 +432,11 @@ fn mcp_server(
     let cannot_listen = || {
         format!("LISTEN is {}, which cannot be used. Choose a free port, or stop what uses it", config.listen)
     };
-    let socket = listener::bind(config.listen, BACKLOG).with_context(cannot_listen)?;
-    let address = socket.local_addr()?;
-    let server = listener::serve(socket, limits, connection::setup(open), app).with_context(cannot_listen)?;
-    Ok((server, address))
+    let (listener, socket) = Socket::listen(config.listen, BACKLOG).with_context(cannot_listen)?;
+    let address = listener.local_addr()?;
+    let server =
+        listener::serve(listener, limits, connection::setup(open), app).with_context(cannot_listen)?;
+    Ok((server, address, socket))
 }
 
 fn ops_server(config: &Config, metrics: Arc<Metrics>, ready: Ready) -> anyhow::Result<Server> {

@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use actix_web::web::Data;
+use contract::listener::Socket;
 use envoy_types::pb::envoy::service::auth::v3::authorization_server::AuthorizationServer;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
@@ -17,7 +18,6 @@ use crate::forward_auth::envoy_grpc::service::Authorizer;
 use crate::state::AppState;
 
 use super::grpc_connections::{Limits, limited};
-use super::sockets::Socket;
 
 /// Maximum size of a check in bytes. A check contains the headers of one request, without its body.
 const CHECK_LIMIT: usize = 256 * 1024;

@@ -38,6 +38,27 @@ async fn running_calls_finish_streams_end_and_children_go() {
     }
 }
 
+/// Calls on new connections would be refused, so an edge must use another instance, and it does so only if it cannot
+/// connect.
+#[tokio::test(flavor = "multi_thread")]
+async fn new_connections_are_refused_while_running_calls_finish() {
+    let wrapper = Wrapper::start(&["--shutdown-timeout=20s"], &[]).await;
+    let client = wrapper.session().await;
+    let running =
+        tokio::spawn(
+            async move { answer_of(client.post(call(1, "sleep", json!({"seconds": 4}))).await).await },
+        );
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let address = wrapper.address.clone();
+    let ended = tokio::spawn(wrapper.terminate());
+    while TcpStream::connect(&address).await.is_ok() {
+        assert!(!running.is_finished(), "the wrapper listened until its last call had finished");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(running.await.unwrap()["result"]["content"][0]["text"], "slept");
+    assert_eq!(ended.await.unwrap().0, Some(0));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_does_not_finish_is_told_within_the_bound() {
     let wrapper =

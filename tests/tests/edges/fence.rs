@@ -290,6 +290,14 @@ fn a100_connections_are_counted_by_address_and_by_network_of_ipv6() {
             std::thread::sleep(Duration::from_millis(200));
         }
     }
+    // Connections that end at once are not counted, so their rate is limited. Six are allowed at once, and then two per
+    // second.
+    fence("--connections 100 --new 2");
+    for _ in 0..6 {
+        assert_eq!(opened("outside", HOST.0, &[stranger.as_str(); 1]), 1);
+    }
+    assert!(opened("outside", HOST.0, &[stranger.as_str(); 20]) <= 6);
+    fence("--connections 4");
     // A trusted load balancer is not limited, because it forwards connections from all clients.
     assert_eq!(opened("outside", HOST.0, &[HONEST.to_string().as_str(); 6]), 6);
     // These connections reach a process on this machine, like all IPv6 connections. A /64 network counts as one

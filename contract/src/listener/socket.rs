@@ -1,4 +1,4 @@
-//! The listening sockets of the HTTP servers. They can stop accepting connections while the servers still answer
+//! The listening sockets of the servers. They can stop accepting connections while the servers still answer
 //! requests on existing connections.
 //!
 //! The HTTP library cannot do this. When a server stops, it drops the listening socket, and with it the
@@ -12,7 +12,7 @@
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
-use actix_web::dev::ServerHandle;
+use actix_server::ServerHandle;
 use rustix::net::{Shutdown, shutdown};
 use socket2::{SockFilter, SockRef};
 
@@ -28,15 +28,18 @@ pub struct Socket(TcpListener);
 impl Socket {
     /// Listens on an address. `backlog` is the maximum number of connections waiting to be accepted. Returns the
     /// listener for the server, and a second handle to its socket.
-    pub(super) fn listen(address: SocketAddr, backlog: i32) -> std::io::Result<(TcpListener, Self)> {
-        let listener = contract::listener::bind(address, backlog)?;
+    ///
+    /// # Errors
+    /// Fails if the address cannot be used.
+    pub fn listen(address: SocketAddr, backlog: i32) -> std::io::Result<(TcpListener, Self)> {
+        let listener = super::bind(address, backlog)?;
         let second = listener.try_clone()?;
         Ok((listener, Self(second)))
     }
 
     /// Makes the kernel ignore new connection attempts. Returns when the server has accepted the waiting
     /// connections.
-    pub(super) async fn ignore_newcomers(&self) {
+    pub async fn ignore_newcomers(&self) {
         match SockRef::from(&self.0).attach_filter(&without_new_connections()) {
             Ok(()) => tokio::time::sleep(LAST_ACCEPTED).await,
             Err(error) => tracing::debug!(%error, "connections that wait to be accepted might be lost"),
@@ -83,7 +86,8 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use actix_web::{App, web};
-    use contract::listener::{self, Limits};
+
+    use crate::listener::{self, Limits};
 
     use super::*;
 
