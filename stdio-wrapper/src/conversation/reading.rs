@@ -228,7 +228,7 @@ impl<L: Link> Frames for Reader<L> {
     }
 
     fn dropped(&mut self, outline: Outline, _length: usize) {
-        self.link.drop_message("there is no memory for this line");
+        self.link.drop_useless("there is no memory for this line");
         if let Some(message) = outline.unreadable() {
             self.unreadable(message, TOO_MANY_ANSWERS);
         }
@@ -327,14 +327,12 @@ async fn dispatch<L: Link>(link: &Arc<L>, (text, parts): Parsed, reservation: Op
                 let answer = Answer { text: text.as_bytes(), reservation, message: &message, id };
                 return link.answer(pending, answer).await;
             }
-            if !number.is_some_and(|number| link.was_given(number)) {
-                link.log.line(
-                    text.as_bytes(),
-                    "no request has its id",
-                    "a response from the child was dropped",
-                );
+            if number.is_some_and(|number| link.was_given(number)) {
+                return link.drop_message("no request waits for this response any more");
             }
-            link.drop_message("no request waits for this response");
+            let why = "no request has its id";
+            link.log.line(text.as_bytes(), why, "a response from the child was dropped");
+            link.drop_useless(why);
         }
         Kind::Response { id: None, .. } => nameless_error(link, &message),
         Kind::Request { method, id } => link.request(&message, method, id).await,

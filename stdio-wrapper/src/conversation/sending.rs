@@ -168,11 +168,19 @@ impl Conversation {
         self.dead.get().cloned().unwrap_or_else(|| "The MCP server closed its input.".to_owned())
     }
 
-    /// Records that a message from the child is dropped.
+    /// Records that a message from the child is dropped. Such messages do not count as useless, because a
+    /// correct server also sends messages that reach nobody: log messages while nobody is connected, progress
+    /// of a call that was given up, or its late response. If they counted, a user whose calls log a lot could
+    /// stop a server that is shared with others. The turns of users limit the work for these messages.
     pub(crate) fn drop_message(&self, what: &str) {
         self.metrics.child_messages_dropped_total.add();
-        self.log.count_useless();
         tracing::debug!(child = self.child.number, what, "a message from the child was dropped");
+    }
+
+    /// Records that a message is dropped that no correct server sends, or that is too long to be kept.
+    pub(crate) fn drop_useless(&self, what: &str) {
+        self.drop_message(what);
+        self.log.count_useless();
     }
 
     /// Records that a line from the child is not a message.

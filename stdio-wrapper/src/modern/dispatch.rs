@@ -93,7 +93,7 @@ fn forbidden_request(link: &Link, id: &[u8]) {
     link.log.line(id, why, "a modern child sent a request with this id, which was refused");
     let why = "Protocol version 2026-07-28 has no requests from the server. Return an input_required result.";
     link.refuse(id, Code::MethodNotFound, why);
-    link.drop_message("a request from a modern child");
+    link.drop_useless("a request from a modern child");
 }
 
 /// Passes the answer to the caller that it belongs to, with the id that the caller used.

@@ -62,7 +62,8 @@ def call(number, params):
             say(method="notifications/progress", params={"progressToken": meta["progressToken"], "progress": step, "message": given.get("mark", "")})
         return text(given.get("mark", "done"))
     if name == "log":
-        say(method="notifications/message", params={"level": "info", "data": given.get("mark", "")})
+        for _ in range(given.get("lines", 1)):
+            say(method="notifications/message", params={"level": "info", "data": given.get("mark", "")})
         time.sleep(given.get("seconds", 0))
         return text("logged")
     if name == "changed":

@@ -165,6 +165,20 @@ async fn rules_20_to_22_what_names_nobody_is_for_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a100_a_call_whose_log_messages_nobody_wants_does_not_stop_the_server_of_all() {
+    let wrapper = wrapper(&[]).await;
+    let client = wrapper.client();
+    let begun = Instant::now();
+    assert_eq!(text(&client, "log", json!({"lines": 500})).await, "logged");
+    // On a busy machine, even these lines take long.
+    let patience = Duration::from_secs(4) + begun.elapsed() * 25;
+    let begun = Instant::now();
+    assert_eq!(text(&client, "log", json!({"lines": 10_000})).await, "logged");
+    assert!(begun.elapsed() < patience, "{:?} instead of {patience:?}", begun.elapsed());
+    assert_eq!(wrapper.metric("stdio_wrapper_child_messages_dropped_total").await, 10_500);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a105_log_messages_go_to_nobody_while_two_callers_want_them() {
     let wrapper = wrapper(&["--identity=headers"]).await;
     let as_user = |name: &str| wrapper.client().with_header("x-auth-subject", name);

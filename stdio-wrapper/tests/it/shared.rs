@@ -1,6 +1,6 @@
 //! Tests of one child that all sessions share.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -40,6 +40,25 @@ async fn what_names_no_request_goes_to_nobody() {
     let response = client.post(crate::wrapper::call(1, "log", json!({"lines": 3}))).await;
     assert_eq!(response.headers()["content-type"], "application/json");
     assert_eq!(wrapper.metric("stdio_wrapper_child_messages_dropped_total").await, 3);
+}
+
+/// SDK servers write such messages without being asked. If they counted as lines that nobody can use, the output
+/// of the server would not be read for ten seconds.
+#[tokio::test(flavor = "multi_thread")]
+async fn a100_a_call_that_logs_a_lot_does_not_stop_the_server_of_all() {
+    let wrapper = Wrapper::start(&["--shared"], &[]).await;
+    let (mallory, bob) = (wrapper.session().await, wrapper.session().await);
+    let begun = Instant::now();
+    assert_eq!(mallory.text("log", json!({"lines": 500})).await, "logged");
+    // On a busy machine, even these lines take long.
+    let patience = Duration::from_secs(4) + begun.elapsed() * 25;
+    let begun = Instant::now();
+    let logging = tokio::spawn(async move { mallory.text("log", json!({"lines": 10_000})).await });
+    wrapper.metric_at_least("stdio_wrapper_child_messages_dropped_total", 501).await;
+    assert_eq!(bob.text("echo", json!({})).await, "{}");
+    assert_eq!(logging.await.unwrap(), "logged");
+    assert!(begun.elapsed() < patience, "{:?} instead of {patience:?}", begun.elapsed());
+    assert_eq!(wrapper.metric("stdio_wrapper_child_messages_dropped_total").await, 10_500);
 }
 
 #[tokio::test(flavor = "multi_thread")]
