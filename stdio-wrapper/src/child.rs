@@ -26,6 +26,7 @@ mod starts;
 mod stderr;
 mod supervised;
 mod supervisor;
+mod times;
 mod turns;
 mod warm_up;
 mod watches;

@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::time::Instant;
 
+use super::times::{Ledger, Spent, Time, Times};
 use crate::capacity::Usage;
 
 /// Maximum number of ancestors that are examined.
@@ -27,6 +28,8 @@ struct Process {
 pub(super) struct Descent {
     /// For each process, the number of the child that it descends from.
     known: HashMap<Process, u64>,
+    /// The processor time of each child, including its supervisor.
+    ledgers: HashMap<u64, Ledger<Process>>,
     /// Whether this process already had children when it became the wrapper. This happens when a script starts
     /// a program and then runs the wrapper with `exec`.
     has_inherited: bool,
@@ -83,6 +86,28 @@ impl Descent {
                 self.known.insert(process, number);
             }
         }
+        self.record_times(children, &all);
+    }
+
+    fn record_times(&mut self, children: &HashMap<u64, i32>, all: &HashMap<i32, Stat>) {
+        let now = Instant::now();
+        self.ledgers.retain(|number, _| children.contains_key(number));
+        let own = children.iter().map(|(number, pid)| (*number, *pid));
+        let started = self.known.iter().map(|(process, number)| (*number, process.pid));
+        let mut found: HashMap<u64, HashMap<Process, Times>> = HashMap::new();
+        for (number, pid) in own.chain(started).filter(|(number, _)| children.contains_key(number)) {
+            if let Some(stat) = all.get(&pid) {
+                found.entry(number).or_default().insert(stat.process(pid), stat.times);
+            }
+        }
+        for (number, times) in found {
+            self.ledgers.entry(number).or_insert_with(|| Ledger::new(now)).look(times, now);
+        }
+    }
+
+    /// The processor time that each child has used until the last look.
+    pub(super) fn spent(&self) -> HashMap<u64, Spent> {
+        self.ledgers.iter().map(|(number, ledger)| (*number, ledger.spent())).collect()
     }
 
     /// The usage of each child, including all its descendants that the last look found. Memory in open files is
@@ -224,11 +249,12 @@ pub(super) fn descendants_of_this_process() -> Vec<Descendant> {
     below.filter_map(open).collect()
 }
 
-/// The parent of a process, and the time of its start.
+/// The parent of a process, the time of its start, and its processor time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stat {
     parent: i32,
     started: u64,
+    times: Times,
 }
 
 impl Stat {
@@ -253,8 +279,13 @@ fn parse(text: &str) -> Option<Stat> {
     let (_, rest) = text.rsplit_once(')')?;
     let mut fields = rest.split_whitespace();
     let parent = fields.nth(1)?.parse().ok()?;
-    let started = fields.nth(17)?.parse().ok()?;
-    Some(Stat { parent, started })
+    let mut fields = fields.skip(9);
+    // A negative number would be an error of the kernel.
+    let mut time = || Some(fields.next()?.parse().unwrap_or(0));
+    let own = Time { user: time()?, system: time()? };
+    let reaped = Time { user: time()?, system: time()? };
+    let started = fields.nth(4)?.parse().ok()?;
+    Some(Stat { parent, started, times: Times { own, reaped } })
 }
 
 fn usage_of(pid: i32) -> Option<Usage> {
@@ -405,7 +436,8 @@ mod tests {
     #[test]
     fn parent_and_start_are_found_behind_any_name() {
         let text = "12 (a) b (c) S 7 12 12 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 98765 111 222";
-        assert_eq!(parse(text), Some(Stat { parent: 7, started: 98765 }));
+        let times = Times { own: Time { user: 5, system: 6 }, reaped: Time { user: 7, system: 8 } };
+        assert_eq!(parse(text), Some(Stat { parent: 7, started: 98765, times }));
         assert_eq!(parse("12 (a) S"), None);
     }
 

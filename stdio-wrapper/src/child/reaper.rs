@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::descent::{Descent, Files, INHERITED, Part, children_of_this_process};
 use super::supervised::Supervised;
+use super::times::Spent;
 use crate::capacity::Usage;
 use crate::metrics::Metrics;
 
@@ -74,6 +75,17 @@ impl Reaper {
         let mut descent = self.descent();
         descent.look(&children);
         descent.processes(&children)
+    }
+
+    /// Examines all processes, so that their processor time is known even if they exit soon.
+    pub(super) fn record_times(&self) {
+        let children = self.children();
+        self.descent().look(&children);
+    }
+
+    /// The processor time that each child has used, according to the last examination.
+    pub(super) fn spent(&self) -> HashMap<u64, Spent> {
+        self.descent().spent()
     }
 
     /// Starts a process that counts watches. It does not count as an orphan until [`Reaper::has_counted`] is

@@ -324,6 +324,9 @@ def call(message):
     if name == "watch":
         threading.Thread(target=watch, args=(given["how"],), daemon=True).start()
         return text("watches")
+    if name == "undumpable":
+        # Nobody can inspect this process any more, as is usual for browsers.
+        return text(str(ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)))
     if name == "borrow":
         # Gets the output and the standard error of another server, and writes to both for as long as they are
         # read.
@@ -400,8 +403,12 @@ def watch(how):
     instance can watch a file under each number that the file has ever had."""
     if how == "undumpable":
         ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
+    if how == "threads" and os.fork():
+        return
     epoll, way = select.epoll(), socket.socketpair()
-    spare = select.epoll()
+    spare, taken = select.epoll(), 0
+    with open("/proc/sys/fs/epoll/max_user_watches") as text:
+        most = int(text.read())
     for file in [os.eventfd(0) for _ in range(4)]:
         spare.register(file)
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -410,9 +417,18 @@ def watch(how):
         file = os.eventfd(0)
         for number in range(limit // 2, limit):
             os.dup2(file, number)
+            if taken == most - 250 and how == "call":
+                # A call that waits keeps the instance, which has no number any more. The rest is too little to be conspicuous.
+                poll = select.poll()
+                poll.register(epoll, 0)
+                threading.Thread(target=poll.poll, daemon=True).start()
+                time.sleep(0.3)
+                epoll.close()
+                epoll = select.epoll()
             while True:
                 try:
                     epoll.register(number)
+                    taken += 1
                     break
                 except OSError as error:
                     if error.errno != errno.ENOSPC:
@@ -429,11 +445,25 @@ def watch(how):
                             time.sleep(0.001)
                         os._exit(0)
                     return epoll.close()
+                if how == "threads":
+                    # Each thread starts the next one and ends. The first one has none of their files.
+                    threading.Thread(target=link).start()
+                    ctypes.CDLL(None).unshare(0x400)
+                    epoll.close()
+                    time.sleep(1000)
                 if how == "spare":
                     spare.close()
                     return KEPT.append(epoll)
                 time.sleep(0.001)
             os.close(number)
+
+
+def link():
+    while True:
+        try:
+            return threading.Thread(target=link).start()
+        except RuntimeError:
+            time.sleep(0.001)
 
 
 def borrow(door):

@@ -59,6 +59,7 @@ async fn loses_the_session(how: &str) {
     let command = ["python3", "-c", include_str!("../children/child.py")];
     let wrapper = Wrapper::as_user(USER, &["--identity=headers"], &command).await;
     let bob = newcomer(&wrapper, "bob").initialize("2025-11-25").await;
+    assert_eq!(bob.text("undumpable", json!({})).await, "0");
     let mallory = newcomer(&wrapper, "mallory").initialize("2025-11-25").await;
     assert_eq!(mallory.text("watch", json!({"how": how})).await, "watches");
     wrapper.logged("starts of servers can fail").await;
@@ -104,4 +105,15 @@ async fn a100_who_passes_the_watches_from_one_process_to_the_next_loses_the_sess
 #[tokio::test(flavor = "multi_thread")]
 async fn a100_who_hides_the_watches_in_a_process_that_nobody_can_look_at_loses_the_session() {
     loses_the_session("undumpable").await;
+}
+
+/// A call that waits for an epoll instance keeps it, even if its process has closed it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a100_who_hides_the_watches_in_a_call_that_waits_loses_the_session() {
+    loses_the_session("call").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a100_who_passes_the_watches_from_one_thread_to_the_next_loses_the_session() {
+    loses_the_session("threads").await;
 }

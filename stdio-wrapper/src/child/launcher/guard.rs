@@ -124,6 +124,13 @@ impl Launcher {
         }
     }
 
+    /// The memory of the container that belongs to no process, such as the memory of epoll watches. `None` if the
+    /// memory of the container has no limit.
+    pub(super) fn memory_of_no_process(&self, usage: &HashMap<u64, Usage>) -> Option<u64> {
+        let load = Load { unaccounted: 0, ..self.spec.capacity.load(Measure::Memory)? };
+        Some(self.shortage(Measure::Memory, (load, self.spec.capacity.kinds()), usage).hidden)
+    }
+
     /// Measures how much memory the processes of each child share. It does so only if their memory exceeds what
     /// is used in total, and the last measurement is not very recent.
     pub(super) fn measure_sharing(&self) {

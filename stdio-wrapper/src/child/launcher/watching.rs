@@ -1,6 +1,7 @@
 //! Stops the child that uses up the epoll watches of the machine. Without free watches, no connection can be
 //! accepted.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,9 +12,8 @@ use tokio::time::Instant;
 use super::Launcher;
 use crate::capacity::Usage;
 use crate::child::descent::Files;
-use crate::child::isolation::Boundary;
-use crate::child::keepers::{EXIT_PATIENCE, Scarce};
-use crate::child::watches::{self, Probe, WATCH, Watches};
+use crate::child::keepers::{EXIT_PATIENCE, Gone, Scarce};
+use crate::child::watches::{self, Evidence, Probe, WATCH};
 
 /// Interval between checks of whether watches are available.
 const GUARD: Duration = Duration::from_millis(100);
@@ -21,20 +21,20 @@ const GUARD: Duration = Duration::from_millis(100);
 const PAUSE: Duration = Duration::from_secs(2);
 /// Maximum time for counting the watches of all children. The watches of children that have not been examined
 /// by then are not counted.
-const COUNTING: Duration = Duration::from_secs(20);
+const COUNTING: Duration = Duration::from_secs(10);
 /// A count older than this is not used to compute the memory of a child's watches.
 const FRESH: Duration = Duration::from_secs(20);
-/// If processes of a child exit before they can be examined, the child is examined this many times in all. If processes exit
-/// each time, it might pass its open files from one short-lived process to the next.
-const ROUNDS: u64 = 5;
-/// Number of unexaminable places ([`Watches::unknown`]) that is added for a child whose processes exited in every
-/// one of the [`ROUNDS`]. It is large because an honest server, such as a browser, can have many processes that
-/// cannot be inspected.
-const HIDDEN: u64 = 1000;
+/// Minimum and maximum interval between two records of the children's processor time. Between these, it is a
+/// hundred times the duration of a record, which can be long on a machine with many processes.
+const RECORD: Duration = Duration::from_secs(1);
+const MAX_RECORD: Duration = Duration::from_secs(5);
+/// Time after a child was stopped for which no other one is stopped because of its processor time. The kernel needs
+/// several seconds to free millions of watches, and can do so after the child counts as exited.
+const FREEING: Duration = Duration::from_secs(20);
 /// Minimum time between two counts that are requested because of memory that belongs to no process.
 const AGAIN: Duration = Duration::from_secs(3);
 
-const WHY: &str = "connections and starts of servers could fail, because programs with this user id used nearly all epoll watches of the machine (fs.epoll.max_user_watches), so the server with most of them, or one that hides how many it has, was stopped";
+const WHY: &str = "connections and starts of servers could fail, because programs with this user id used nearly all epoll watches of the machine (fs.epoll.max_user_watches), so the server with most of them, or with the processor time that so many take, was stopped";
 
 /// The state of the guard, and the last count of the children's watches.
 #[derive(Debug, Default)]
@@ -43,7 +43,7 @@ pub(super) struct Watching {
     has_too_few: AtomicBool,
     /// Whether a count has been requested because of the memory that watches take.
     is_wanted: AtomicBool,
-    counted: Mutex<Option<(Instant, HashMap<u64, Watches>)>>,
+    counted: Mutex<Option<(Instant, HashMap<u64, u64>)>>,
 }
 
 impl Watching {
@@ -65,13 +65,13 @@ impl Watching {
         let counted = self.counted();
         let Some((_, watches)) = counted.as_ref().filter(|(at, _)| at.elapsed() < FRESH) else { return };
         for (child, usage) in usage {
-            let taken = watches.get(child).map_or(0, |watches| watches.found.saturating_mul(WATCH));
+            let taken = watches.get(child).map_or(0, |found| found.saturating_mul(WATCH));
             usage.memory += taken;
             usage.in_kernel += taken;
         }
     }
 
-    fn counted(&self) -> MutexGuard<'_, Option<(Instant, HashMap<u64, Watches>)>> {
+    fn counted(&self) -> MutexGuard<'_, Option<(Instant, HashMap<u64, u64>)>> {
         self.counted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -86,8 +86,12 @@ impl Launcher {
                 return;
             }
         };
+        let (mut freed_at, mut next_record) = (Instant::now(), Instant::now());
         loop {
             tokio::time::sleep(GUARD).await;
+            if Instant::now() >= next_record {
+                next_record = self.record_times().await;
+            }
             let watching = &self.relief.watching;
             let has_too_few = probe.has_too_few_left();
             let before = watching.has_too_few.swap(has_too_few, Ordering::Relaxed);
@@ -101,45 +105,67 @@ impl Launcher {
             let Ok(found) = tokio::task::spawn_blocking(move || launcher.count_watches()).await else {
                 continue;
             };
-            let is_ended = probe.has_too_few_left() && self.end_watcher(&found).await;
+            let is_freeing = Instant::now() < freed_at;
+            let ended = if probe.has_too_few_left() { self.end_watcher(&found, is_freeing) } else { None };
             *watching.counted() = Some((Instant::now(), found));
-            if !is_ended {
+            if let Some(gone) = ended {
+                freed_at = Instant::now() + FREEING;
+                wait_for(gone, &probe).await;
+            } else {
                 tokio::time::sleep(PAUSE).await;
             }
         }
     }
 
-    /// Stops the child that is responsible, if there is one, and waits for its exit.
-    async fn end_watcher(self: &Arc<Self>, found: &HashMap<u64, Watches>) -> bool {
-        let Some(held) = watches::choose(&self.not_ending(), found, watches::limit()) else { return false };
-        let Some(gone) = self.end_large(&held, &self.usage(Files::LeftOut), Scarce::Watches, WHY) else {
-            return false;
-        };
-        let _ = tokio::time::timeout(EXIT_PATIENCE, gone).await;
-        true
+    /// Records the processor time of all children. Returns when this must be done again.
+    async fn record_times(&self) -> Instant {
+        let (reaper, begun) = (Arc::clone(&self.reaper), Instant::now());
+        let _ = tokio::task::spawn_blocking(move || reaper.record_times()).await;
+        Instant::now() + (begun.elapsed() * 100).clamp(RECORD, MAX_RECORD)
     }
 
-    /// Counts the watches of all children. This can take seconds.
-    fn count_watches(&self) -> HashMap<u64, Watches> {
-        let is_safe = self.spec.isolation.boundary == Some(Boundary::Signals);
+    /// Stops the child that is responsible, if there is one. While the kernel frees the watches of another child,
+    /// only watches that were found are a reason to stop one.
+    fn end_watcher(self: &Arc<Self>, found: &HashMap<u64, u64>, is_freeing: bool) -> Option<Gone> {
+        let usage = self.usage(Files::LeftOut);
+        let spent = if is_freeing { HashMap::new() } else { self.reaper.spent() };
+        let in_kernel = self.memory_of_no_process(&usage);
+        let evidence = Evidence { found, spent: &spent, in_kernel, limit: watches::limit() };
+        let held = watches::choose(&self.not_ending(), evidence)?;
+        self.end_large(&held, &usage, Scarce::Watches, WHY)
+    }
+
+    /// Counts the watches of all children. This can take seconds, so those that have recently used the most system
+    /// time are examined first.
+    fn count_watches(&self) -> HashMap<u64, u64> {
         let until = Instant::now() + COUNTING;
-        let all = self.reaper.processes().into_iter().take_while(|_| Instant::now() < until);
-        all.filter_map(|(child, pids)| Some((child, self.examine(child, &pids, is_safe)?))).collect()
-    }
-
-    fn examine(&self, child: u64, pids: &[i32], is_safe: bool) -> Option<Watches> {
-        let mut watches = watches::examine(pids, is_safe, &self.reaper)?;
-        for round in 2..=ROUNDS {
-            if watches.exited == 0 {
-                return Some(watches);
+        let mut all: Vec<_> = self.reaper.processes().into_iter().collect();
+        let spent = self.reaper.spent();
+        all.sort_by_key(|(child, _)| Reverse(spent.get(child).map(|spent| spent.recent)));
+        let (mut found, limit) = (HashMap::new(), watches::limit());
+        for (child, pids) in all {
+            if Instant::now() >= until {
+                break;
             }
-            let pids = self.reaper.processes().remove(&child)?;
-            let again = watches::examine(&pids, is_safe, &self.reaper)?;
-            let found = watches.found.max(again.found);
-            let hidden = u64::from(round == ROUNDS && again.exited > 0) * HIDDEN;
-            watches = Watches { found, unknown: watches.unknown.max(again.unknown) + hidden, ..again };
+            // If no counting process can be started, the processor time decides.
+            let Some(watches) = watches::examine(&pids, &self.reaper) else { break };
+            found.insert(child, watches);
+            if watches > limit / 2 {
+                // No other child can have more.
+                break;
+            }
         }
-        Some(watches)
+        found
+    }
+}
+
+/// Waits until this child has exited, or there are enough watches again.
+async fn wait_for(mut gone: Gone, probe: &Probe) {
+    let begun = Instant::now();
+    while begun.elapsed() < EXIT_PATIENCE && probe.has_too_few_left() {
+        if tokio::time::timeout(GUARD, &mut gone).await.is_ok() {
+            return;
+        }
     }
 }
 

@@ -1,0 +1,147 @@
+//! The processor time that the processes of a child have used, including those that have exited.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// The unit of the times in `/proc` (`proc_pid_stat(5)`): a hundredth of a second on every architecture for which
+/// the wrapper is built.
+pub(super) const TICK: Duration = Duration::from_millis(10);
+/// The time after which a new period for [`Spent::recent`] begins.
+const PERIOD: Duration = Duration::from_secs(60);
+
+/// Processor time in units of [`TICK`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Time {
+    pub(super) user: u64,
+    pub(super) system: u64,
+}
+
+impl Time {
+    fn plus(self, other: Self) -> Self {
+        Self { user: self.user.saturating_add(other.user), system: self.system.saturating_add(other.system) }
+    }
+
+    fn minus(self, other: Self) -> Self {
+        Self { user: self.user.saturating_sub(other.user), system: self.system.saturating_sub(other.system) }
+    }
+}
+
+/// The time of a process with all its threads, and of the processes for which it has waited.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Times {
+    pub(super) own: Time,
+    pub(super) reaped: Time,
+}
+
+/// What a child has spent, in units of [`TICK`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Spent {
+    /// System time during the last one to two minutes.
+    pub(super) recent: u64,
+    /// System time since the start of the child.
+    pub(super) system: u64,
+    /// System and user time since the start of the child. The kernel divides the time of a process between the
+    /// two by what it does when a timer fires. A process that never works at that moment has no system time, but
+    /// the sum is exact.
+    pub(super) total: u64,
+}
+
+/// Adds up the time of a child's processes, which `P` identifies.
+#[derive(Debug)]
+pub(super) struct Ledger<P> {
+    /// The processes that existed at the last look.
+    seen: HashMap<P, Times>,
+    spent: Time,
+    /// The start of the last and of the current period, and the system time until then.
+    periods: [(Instant, u64); 2],
+}
+
+impl<P: Eq + Hash> Ledger<P> {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { seen: HashMap::new(), spent: Time::default(), periods: [(now, 0); 2] }
+    }
+
+    /// Records the times of all processes of the child.
+    pub(super) fn look(&mut self, found: HashMap<P, Times>, now: Instant) {
+        let sum = |all: &mut dyn Iterator<Item = Time>| all.fold(Time::default(), Time::plus);
+        let before = |process: &P| self.seen.get(process).copied().unwrap_or_default();
+        let worked = sum(&mut found.iter().map(|(process, times)| times.own.minus(before(process).own)));
+        let reaped =
+            sum(&mut found.iter().map(|(process, times)| times.reaped.minus(before(process).reaped)));
+        // The time of a process that has exited moves to the process that waited for it. It must not be counted
+        // again. If no process waited for it (`SIGCHLD` is ignored), what was seen of its time has been counted.
+        let exited = self.seen.iter().filter(|(process, _)| !found.contains_key(process));
+        let moved = sum(&mut exited.map(|(_, times)| times.own.plus(times.reaped)));
+        self.spent = self.spent.plus(worked).plus(reaped.minus(moved));
+        self.seen = found;
+        let [_, current] = self.periods;
+        if now.duration_since(current.0) >= PERIOD {
+            self.periods = [current, (now, self.spent.system)];
+        }
+    }
+
+    pub(super) fn spent(&self) -> Spent {
+        let [(_, before), _] = self.periods;
+        let Time { user, system } = self.spent;
+        Spent { recent: system.saturating_sub(before), system, total: system.saturating_add(user) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn times(own: u64, reaped: u64) -> Times {
+        let time = |system| Time { user: 1, system };
+        Times { own: time(own), reaped: time(reaped) }
+    }
+
+    fn after(looks: &[&[(&str, u64, u64)]]) -> Spent {
+        let now = Instant::now();
+        let mut ledger = Ledger::new(now);
+        for look in looks {
+            let found = look.iter().map(|(name, own, reaped)| ((*name).to_owned(), times(*own, *reaped)));
+            ledger.look(found.collect(), now);
+        }
+        ledger.spent()
+    }
+
+    #[test]
+    fn time_of_a_process_counts_once_whoever_waits_for_it() {
+        let spent = after(&[
+            &[("parent", 5, 0)],
+            &[("parent", 6, 0), ("worker", 30, 0)],
+            &[("parent", 6, 0), ("worker", 40, 0)],
+            &[("parent", 7, 45)],
+        ]);
+        assert_eq!((spent.system, spent.recent), (52, 52));
+        let unseen = after(&[&[("parent", 5, 0)], &[("parent", 5, 80)]]);
+        assert_eq!(unseen.system, 85, "it has exited before it was seen");
+    }
+
+    #[test]
+    fn a100_time_of_a_process_counts_even_if_nobody_waits_for_it() {
+        let spent = after(&[&[("parent", 5, 0), ("worker", 30, 0)], &[("parent", 5, 0)]]);
+        assert_eq!(spent.system, 35);
+    }
+
+    #[test]
+    fn only_time_of_the_last_minutes_is_recent() {
+        let start = Instant::now();
+        let mut ledger = Ledger::new(start);
+        let mut look = |seconds, system| {
+            let own = Time { user: 7, system };
+            let times = Times { own, reaped: Time::default() };
+            ledger.look(HashMap::from([(1, times)]), start + Duration::from_secs(seconds));
+            ledger.spent()
+        };
+        assert_eq!(look(1, 10), Spent { recent: 10, system: 10, total: 17 });
+        assert_eq!(look(61, 30).recent, 30);
+        assert_eq!(look(119, 50).recent, 50);
+        assert_eq!(look(121, 50).recent, 20);
+        assert_eq!(look(200, 60), Spent { recent: 10, system: 60, total: 67 });
+    }
+}
