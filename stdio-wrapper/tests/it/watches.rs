@@ -16,8 +16,8 @@ const LOWERED: u64 = 60_000;
 /// A user id that no other process has.
 const USER: u32 = 54_321;
 
-/// Only one test at a time changes the limit.
-static TURN: Mutex<()> = Mutex::const_new(());
+/// Only one test at a time changes the limit, or uses up watches.
+pub(crate) static TURN: Mutex<()> = Mutex::const_new(());
 
 /// The lowered limit of watches per user of the machine. Dropping this value restores the previous limit.
 struct Lowered(String);
