@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use bytestring::ByteString;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -126,7 +127,7 @@ impl Reservation {
 
     /// Keeps a string of any length in a separate reservation for the same principal. Returns `None` if there is
     /// no space.
-    pub fn keep(&self, text: impl Into<String>) -> Option<Kept> {
+    pub fn keep(&self, text: impl Into<ByteString>) -> Option<Kept> {
         let (text, mut reservation) = (text.into(), self.sibling());
         reservation.grow(text.len() + OVERHEAD).then(|| Kept(Arc::new(Inner { text, _room: reservation })))
     }
@@ -245,7 +246,7 @@ pub struct Kept(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    text: String,
+    text: ByteString,
     _room: Reservation,
 }
 

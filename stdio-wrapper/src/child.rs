@@ -27,7 +27,6 @@ mod stderr;
 mod supervised;
 mod supervisor;
 mod times;
-mod turns;
 mod warm_up;
 mod watches;
 mod writer;

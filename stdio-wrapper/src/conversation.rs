@@ -6,9 +6,11 @@ mod calls;
 mod opening;
 mod parsing;
 mod reading;
+mod rewriting;
 mod sending;
 
 pub(crate) use calls::{Call, Calls, Pending};
 pub(crate) use parsing::parsed;
 pub(crate) use reading::{Answer, Link, relayed};
+pub(crate) use rewriting::rewritten;
 pub(crate) use sending::{Conversation, Conversations, ROOM_PATIENCE};

@@ -2,6 +2,7 @@
 //! the response.
 
 mod answer;
+mod arrived;
 mod body;
 mod cors;
 mod delete;

@@ -24,4 +24,5 @@ pub mod policy;
 pub mod protocol;
 pub mod stream;
 pub mod translate;
+pub mod turns;
 pub mod unread;

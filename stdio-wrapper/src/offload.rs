@@ -166,6 +166,33 @@ impl Queue {
 }
 
 #[cfg(test)]
+impl Offload {
+    /// Keeps all threads busy until the returned value is dropped.
+    pub(crate) async fn occupy(self: &Arc<Self>) -> impl Drop + use<> {
+        struct Gates(Vec<std::sync::mpsc::Sender<()>>);
+        impl Drop for Gates {
+            fn drop(&mut self) {
+                self.0.iter().for_each(|gate| gate.send(()).unwrap());
+            }
+        }
+        let mut gates = Gates(Vec::new());
+        for number in 0..THREADS {
+            let (open, gate) = std::sync::mpsc::channel();
+            let (working, works) = oneshot::channel();
+            let offload = Arc::clone(self);
+            let wait = move || {
+                working.send(()).unwrap();
+                gate.recv().unwrap();
+            };
+            tokio::spawn(async move { offload.run(&format!("user {number}"), wait).await });
+            works.await.unwrap();
+            gates.0.push(open);
+        }
+        gates
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use std::sync::mpsc;
 

@@ -12,6 +12,7 @@ mod edit;
 mod envelope;
 mod envelope_key;
 mod error;
+mod error_form;
 mod ids;
 mod keys;
 mod malformed;
@@ -45,14 +46,14 @@ pub use ids::{IdKey, own_number, same_id};
 pub use keys::has_nul_key;
 pub use malformed::Malformed;
 pub use object::{elements, members, object, string};
-pub use outcome::{Relayed, is_about_a_request, is_sound, relay};
+pub use outcome::{Relayed, is_about_a_request, is_sound, relay, start_of};
 pub use outgoing::{Outgoing, cancelled, client_info, initialize};
 pub use outline::{Outline, OutlineReader, Unreadable, outline};
 pub use peek::{
     CallParams, peek_call, peek_cancelled, peek_initialize_result, peek_name, peek_progress,
     peek_requested_version, progress_token,
 };
-pub use rewrite::{Patch, rewrite, rewrite_line};
+pub use rewrite::{Patch, Patches, rewrite, rewrite_line};
 pub use salvage::{Line, Salvage, Salvaged, mended_length, parse_mended};
 pub use span::Span;
 pub use span::span_in;

@@ -188,6 +188,11 @@ impl Stream {
         self.drained.notified().await;
     }
 
+    /// The user whose memory the messages use.
+    pub fn owner(&self) -> &str {
+        self.account.owner()
+    }
+
     /// Wakes the task that waits for a change.
     pub fn wake(&self) {
         self.changed.notify_one();

@@ -21,6 +21,7 @@ use super::supervised::{Ends, Supervised};
 use super::warm_up::{self, Pinged};
 use super::writer::Outbox;
 use crate::metrics::Metrics;
+use crate::turns::Copies;
 
 /// Time between SIGTERM and SIGKILL for a child that is stopped because memory is short.
 const URGENT_GRACE: Duration = Duration::from_millis(200);
@@ -190,7 +191,8 @@ impl Child {
             // The receiver might already have stopped waiting.
             let _ = waiting.send(());
         }
-        let outbox = Outbox::start(pipe::Sender::from_owned_fd(idle.stdin)?, max_queue);
+        let copies = Copies::of_child(self.owner().map_or("", |owner| owner), self.number);
+        let outbox = Outbox::start(pipe::Sender::from_owned_fd(idle.stdin)?, max_queue, copies);
         // This cannot fail, because a child is connected only once.
         let _ = self.pipes.outbox.set(outbox.clone());
         *state = PipeState::Open(outbox.clone());

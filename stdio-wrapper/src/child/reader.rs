@@ -9,13 +9,15 @@ use tokio::time::Instant;
 
 use super::framing::{Decoder, Frame};
 use super::process::{Child, Exit};
-use super::turns::{PER_LINE, Share};
 use crate::budget::Reservation;
 use crate::protocol::{Outline, OutlineReader};
+use crate::turns::{PER_LINE, Share};
 
 /// Buffer space for a read at the beginning of a line. Later reads of a long line are as large as the part that
 /// has already arrived.
 const READ: usize = 16 << 10;
+/// Size of a buffer from which moving it takes long, in bytes.
+const LARGE: usize = 256 << 10;
 /// Maximum size of one read.
 const LARGE_READ: usize = 1 << 20;
 /// Bytes of a child's output that are not counted. Most lines are shorter.
@@ -58,6 +60,10 @@ pub trait Frames: Send {
     /// reservation.
     fn frame(&mut self, frame: Frame, reservation: Option<Reservation>) -> impl Future<Output = ()> + Send;
 
+    /// Makes space for this many more bytes in the large buffer of a line. This can move the buffer, which takes
+    /// as long as handling many short lines.
+    fn make_space(&mut self, buffer: BytesMut, space: usize) -> impl Future<Output = BytesMut> + Send;
+
     /// The number of lines and messages so far that could not be used.
     fn useless(&self) -> u64;
 
@@ -86,7 +92,7 @@ pub async fn read_frames(
                 end = &mut exited => (exit, rest) = (Some(end), rest_of(&stdout)),
             }
         }
-        let space = reader.make_space().await.min(rest);
+        let space = reader.make_space(frames).await.min(rest);
         let mut target = (&mut reader.buffer).limit(space);
         let count = if exit.is_some() {
             tokio::time::timeout(AFTERLIFE, stdout.read_buf(&mut target)).await.unwrap_or(Ok(0))
@@ -197,7 +203,7 @@ impl Reader {
 
     /// Makes space in the buffer for the next read, from memory of the principal. If there is none, the line is
     /// discarded. Returns the size of the read.
-    async fn make_space(&mut self) -> usize {
+    async fn make_space(&mut self, frames: &mut impl Frames) -> usize {
         let space = self.buffer.len().clamp(READ, LARGE_READ);
         let missing = counted(self.buffer.len() + space).saturating_sub(self.account.reservation.taken());
         if missing > 0 && !self.account.reservation.grow_within(missing, self.account.patience).await {
@@ -211,7 +217,12 @@ impl Reader {
         }
         let space = self.buffer.len().clamp(READ, LARGE_READ);
         if self.buffer.capacity() - self.buffer.len() < READ {
-            self.buffer.reserve(space);
+            if self.buffer.len() < LARGE {
+                self.buffer.reserve(space);
+            } else {
+                let buffer = std::mem::take(&mut self.buffer);
+                self.buffer = frames.make_space(buffer, space).await;
+            }
         }
         space.min(self.buffer.capacity() - self.buffer.len())
     }
@@ -250,12 +261,20 @@ mod tests {
         /// The length of each frame, and the memory that was reserved for it.
         frames: Vec<(usize, usize)>,
         dropped: Vec<usize>,
+        /// The lengths of the large buffers for which space was made.
+        moved: Vec<usize>,
     }
 
     impl Frames for Seen {
         async fn frame(&mut self, frame: Frame, reservation: Option<Reservation>) {
             let Frame::Message(text) = frame else { panic!("{frame:?}") };
             self.frames.push((text.len(), reservation.map_or(0, |reservation| reservation.taken())));
+        }
+
+        async fn make_space(&mut self, mut buffer: BytesMut, space: usize) -> BytesMut {
+            self.moved.push(buffer.len());
+            buffer.reserve(space);
+            buffer
         }
 
         fn useless(&self) -> u64 {
@@ -270,7 +289,7 @@ mod tests {
     async fn feed(reader: &mut Reader, mut text: &[u8], seen: &mut Seen) {
         while !text.is_empty() {
             reader.hand_over(seen).await;
-            let (piece, rest) = text.split_at(reader.make_space().await.min(text.len()));
+            let (piece, rest) = text.split_at(reader.make_space(seen).await.min(text.len()));
             reader.buffer.extend_from_slice(piece);
             text = rest;
         }
@@ -288,6 +307,11 @@ mod tests {
         feed(&mut reader, &line(40_000), &mut seen).await;
         feed(&mut reader, &line(400_000), &mut seen).await;
         assert_eq!(seen.frames, [(40_000, 0), (400_000, 400_000)]);
+        assert!(
+            seen.moved.iter().all(|length| *length >= LARGE) && !seen.moved.is_empty(),
+            "{:?}",
+            seen.moved
+        );
         // This is more than the quota of one principal, which is a quarter.
         feed(&mut reader, &[line(3_000_000), line(7)].concat(), &mut seen).await;
         assert_eq!((&seen.frames[2..], seen.dropped), (&[(7, 0)][..], vec![3_000_000]));
@@ -327,10 +351,7 @@ mod tests {
         }
         drop(work);
         assert_eq!(seen.frames.len(), 100_000);
-        assert!(
-            turns >= 100_000 * (2 + PER_LINE) / super::super::turns::PIECE,
-            "{turns} turns of other tasks"
-        );
+        assert!(turns >= 100_000 * (2 + PER_LINE) / crate::turns::PIECE, "{turns} turns of other tasks");
     }
 
     #[tokio::test]

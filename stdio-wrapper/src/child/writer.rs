@@ -12,6 +12,7 @@ use tokio::net::unix::pipe;
 use tokio::sync::{Notify, Semaphore};
 
 use super::pressure::Pressure;
+use crate::turns::{COPIED, Copies};
 
 /// Size of one unit of the queue's budget, in bytes.
 const UNIT: usize = 256;
@@ -57,8 +58,9 @@ struct Backlog {
 }
 
 impl Outbox {
-    /// Starts the writing task. The queue contains at most about `max_bytes`, or one larger message.
-    pub(super) fn start(stdin: pipe::Sender, max_bytes: usize) -> Self {
+    /// Starts the writing task. The queue contains at most about `max_bytes`, or one larger message. Large messages
+    /// are written in turns, which `copies` counts.
+    pub(super) fn start(stdin: pipe::Sender, max_bytes: usize, copies: Copies) -> Self {
         let capacity = (max_bytes / UNIT).clamp(1, Semaphore::MAX_PERMITS / 2).min(u32::MAX as usize);
         let backlog = Backlog {
             stdin: Some(Arc::new(stdin)),
@@ -75,7 +77,7 @@ impl Outbox {
             capacity,
             home: std::thread::current().id(),
         });
-        tokio::spawn(write_all(Arc::clone(&shared)));
+        tokio::spawn(write_all(Arc::clone(&shared), copies));
         Self(shared)
     }
 
@@ -127,7 +129,7 @@ impl Shared {
         let mut backlog = self.backlog();
         let stdin = backlog.stdin.clone().filter(|_| !backlog.is_closing).ok_or(Closed)?;
         if backlog.frames.is_empty() && !backlog.is_writing && self.is_for_caller(&mut backlog, is_alone) {
-            match stdin.try_write(&frame) {
+            match stdin.try_write(frame.get(..COPIED).unwrap_or(&frame)) {
                 Ok(count) if count == frame.len() => {
                     self.budget.add_permits(cost as usize);
                     return Ok(());
@@ -181,12 +183,12 @@ impl Shared {
     }
 }
 
-async fn write_all(shared: Arc<Shared>) {
+async fn write_all(shared: Arc<Shared>, mut copies: Copies) {
     while let Some((stdin, frames)) = shared.next().await {
         let paid: usize = frames.iter().map(|frame| shared.cost(frame.len()) as usize).sum();
         // A child that has closed its input is about to exit or is broken. Its output shows which is the case.
         let written = tokio::select! {
-            written = write_frames(&stdin, frames) => written,
+            written = write_frames(&stdin, frames, &mut copies) => written,
             () = shared.gone.notified() => break,
         };
         if written.is_err() {
@@ -201,20 +203,36 @@ async fn write_all(shared: Arc<Shared>) {
 }
 
 /// Writes messages with as few system calls as possible and without copying them. Each message is dropped as
-/// soon as it is written, which frees its memory.
-async fn write_frames(stdin: &pipe::Sender, mut frames: VecDeque<Bytes>) -> io::Result<()> {
+/// soon as it is written, which frees its memory. A child that reads quickly would otherwise keep the thread busy
+/// until the last byte is written, so this happens in turns.
+async fn write_frames(
+    stdin: &pipe::Sender,
+    mut frames: VecDeque<Bytes>,
+    copies: &mut Copies,
+) -> io::Result<()> {
     while !frames.is_empty() {
-        let written = {
-            let slices: Vec<IoSlice<'_>> = frames.iter().map(|frame| IoSlice::new(frame)).collect();
-            stdin.try_write_vectored(&slices)
-        };
+        let written = { stdin.try_write_vectored(&start_of(&frames)) };
         match written {
-            Ok(count) => drop_written(&mut frames, count),
+            Ok(count) => {
+                drop_written(&mut frames, count);
+                copies.spend(count).await;
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => stdin.writable().await?,
             Err(error) => return Err(error),
         }
     }
     Ok(())
+}
+
+/// The beginning of these messages, up to the number of bytes that one turn writes.
+fn start_of(frames: &VecDeque<Bytes>) -> Vec<IoSlice<'_>> {
+    let mut room = COPIED;
+    let slices = frames.iter().map_while(|frame| {
+        let slice = frame.get(..frame.len().min(room)).filter(|slice| !slice.is_empty())?;
+        room -= slice.len();
+        Some(IoSlice::new(slice))
+    });
+    slices.collect()
 }
 
 fn drop_written(frames: &mut VecDeque<Bytes>, mut count: usize) {
@@ -247,7 +265,8 @@ mod tests {
         let (output, input) =
             rustix::pipe::pipe_with(rustix::pipe::PipeFlags::NONBLOCK | rustix::pipe::PipeFlags::CLOEXEC)
                 .unwrap();
-        let outbox = Outbox::start(pipe::Sender::from_owned_fd(input).unwrap(), 1 << 20);
+        let outbox =
+            Outbox::start(pipe::Sender::from_owned_fd(input).unwrap(), 1 << 20, Copies::of_child("", 1));
         let count = Arc::new(());
         for number in 0..40_u8 {
             let frame = Counted(vec![number; 20_000], Arc::clone(&count));
@@ -269,12 +288,40 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a100_a_large_message_is_written_a_piece_at_a_time_between_the_work_of_others() {
+        const PIECES: usize = 16;
+        let (output, input) =
+            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::NONBLOCK | rustix::pipe::PipeFlags::CLOEXEC)
+                .unwrap();
+        // The whole message fits into the pipe, as if the child read as quickly as the wrapper writes.
+        rustix::pipe::fcntl_setpipe_size(&input, PIECES * COPIED).unwrap();
+        let copies = Copies::of_child("mallory of large messages", 1);
+        let outbox = Outbox::start(pipe::Sender::from_owned_fd(input).unwrap(), 1 << 30, copies);
+        // Messages are queued while the task is writing.
+        outbox.0.backlog().is_writing = true;
+        outbox.try_send(Bytes::from(vec![b'x'; PIECES * COPIED]), false).unwrap();
+        outbox.0.backlog().is_writing = false;
+        let written = || rustix::io::ioctl_fionread(&output).unwrap();
+        let mut turns = 0;
+        let mut before = 0;
+        while before < (PIECES * COPIED) as u64 {
+            tokio::task::yield_now().await;
+            let now = written();
+            assert!(now - before <= COPIED as u64, "{} bytes were written at once", now - before);
+            turns += usize::from(now > before);
+            before = now;
+        }
+        assert_eq!(turns, PIECES);
+    }
+
+    #[tokio::test]
     async fn a100_a_message_is_counted_until_it_was_written_and_written_from_where_it_is() {
         let (output, input) =
             rustix::pipe::pipe_with(rustix::pipe::PipeFlags::NONBLOCK | rustix::pipe::PipeFlags::CLOEXEC)
                 .unwrap();
         rustix::pipe::fcntl_setpipe_size(&input, 4096).unwrap();
-        let outbox = Outbox::start(pipe::Sender::from_owned_fd(input).unwrap(), 1 << 20);
+        let outbox =
+            Outbox::start(pipe::Sender::from_owned_fd(input).unwrap(), 1 << 20, Copies::of_child("", 1));
         let count = Arc::new(());
         let mut sent = Vec::new();
         for number in 0..40_u8 {

@@ -14,8 +14,6 @@ pub(crate) async fn parsed(offload: &Offload, owner: &str, text: Text) -> Option
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc;
-
     use bytes::Bytes;
 
     use super::*;
@@ -24,25 +22,8 @@ mod tests {
     #[tokio::test]
     async fn a109_a_large_message_waits_for_the_threads_for_large_texts_and_a_small_one_does_not() {
         let offload = Offload::start().unwrap();
-        let (open, gate) = mpsc::channel::<()>();
-        let (working, mut works) = tokio::sync::mpsc::unbounded_channel();
-        let gate = std::sync::Arc::new(std::sync::Mutex::new(gate));
-        // Ana and Bob keep both threads.
-        let busy: Vec<_> = ["ana", "bob"]
-            .into_iter()
-            .map(|who| {
-                let (offload, gate) = (std::sync::Arc::clone(&offload), std::sync::Arc::clone(&gate));
-                let working = working.clone();
-                let wait = move || {
-                    working.send(()).unwrap();
-                    gate.lock().unwrap().recv().unwrap();
-                };
-                tokio::spawn(async move { offload.run(who, wait).await })
-            })
-            .collect();
-        for _ in &busy {
-            works.recv().await.unwrap();
-        }
+        // Other users keep all threads busy.
+        let occupied = offload.occupy().await;
         let message = |size| {
             let params = format!(r#"{{"text":"{}"}}"#, "x".repeat(size));
             let text = format!(r#"{{"jsonrpc":"2.0","method":"notifications/message","params":{params}}}"#);
@@ -51,8 +32,7 @@ mod tests {
         assert!(parsed(&offload, "eve", message(10)).await.is_some());
         let mut large = Box::pin(parsed(&offload, "eve", message(LARGE)));
         assert!(futures_util::poll!(large.as_mut()).is_pending());
-        open.send(()).unwrap();
-        open.send(()).unwrap();
+        drop(occupied);
         let (text, parts) = large.await.unwrap();
         assert!(parts.of(&text).has_method("notifications/message"));
         assert_eq!(parsed(&offload, "eve", Text::from(Bytes::from("no"))).await, None);

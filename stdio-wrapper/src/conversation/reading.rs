@@ -5,17 +5,18 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
 
 use super::calls::Pending;
+use super::rewriting;
 use super::sending::Conversation;
 use crate::budget::{Reservation, TOO_MANY_ANSWERS, of_child};
 use crate::child::{Account, Decoder, Exit, Frame, Frames, Output, read_frames};
-use crate::offload::Offload;
+use crate::offload::{LARGE, Offload};
 use crate::protocol::{
     Code, Kind, Line, Message, Outline, OutlineReader, Parts, Relayed, Salvage, Salvaged, Span, Text,
-    Unreadable, error_message, mended_length, own_number, parse_mended, relay, tidied, too_long,
+    Unreadable, error_message, mended_length, own_number, parse_mended, start_of, tidied, too_long,
 };
 
 /// Time in which a valid response can still follow an unusable one. Some servers first print the message
@@ -124,13 +125,19 @@ pub(crate) struct Answer<'a> {
     pub(crate) id: &'a Span,
 }
 
-/// Makes the response for the caller, who has used the id `with`.
-pub(crate) fn relayed(link: &Conversation, answer: &Answer<'_>, with: &[u8]) -> Text {
-    let Relayed { text, fault } = relay(answer.text, answer.message, answer.id, with);
+/// Makes the response for a caller, who has used the id `with`. Returns `None` if this failed.
+pub(crate) async fn relayed(
+    link: &Conversation,
+    owner: &str,
+    answer: &Answer<'_>,
+    with: &[u8],
+) -> Option<Text> {
+    let Relayed { text, fault } =
+        rewriting::relayed(&link.offload, owner, answer.message, answer.id, with).await?;
     if let Some(fault) = fault {
         link.log.line(answer.text, fault, "a response of the child does not follow MCP");
     }
-    text
+    Some(text)
 }
 
 /// A message from the child, without the parts that would make an SDK drop it.
@@ -223,6 +230,16 @@ impl<L: Link> Frames for Reader<L> {
         }
     }
 
+    async fn make_space(&mut self, mut buffer: BytesMut, space: usize) -> BytesMut {
+        let owner = self.link.owner();
+        let work = move || {
+            buffer.reserve(space);
+            buffer
+        };
+        // This fails only if the program has no memory, which ends it.
+        self.offload.run(&owner, work).await.unwrap_or_default()
+    }
+
     fn useless(&self) -> u64 {
         self.link.log.useless()
     }
@@ -278,7 +295,7 @@ impl<L: Link> Reader<L> {
     /// of other users.
     async fn parse(&mut self, line: Bytes) -> Option<Read> {
         let (length, accepts_prefixed) = (line.len(), self.link.accepts_prefixed());
-        if length < crate::offload::LARGE {
+        if length < LARGE {
             return Some(parse(&mut self.salvage, line, accepts_prefixed));
         }
         let mut salvage = std::mem::take(&mut self.salvage);
@@ -354,5 +371,6 @@ fn nameless_error<L: Link>(link: &Arc<L>, message: &Message<'_>) {
         "it has no id",
         "an error from the child was passed to the only waiting request",
     );
+    let shown = start_of(shown);
     link.fail(number, &format!("The MCP server did not understand the request: {shown}"));
 }

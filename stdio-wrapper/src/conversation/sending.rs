@@ -5,8 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::calls::{Call, Given};
-use crate::budget::{Budget, Memory, Reservation, TOO_MANY_MESSAGES};
+use super::rewriting;
+use crate::budget::{Budget, Memory, TOO_MANY_MESSAGES};
 use crate::child::{Child, Framing, Launcher, LineLog, Outbox};
 use crate::metrics::Metrics;
 use crate::offload::Offload;
@@ -22,6 +25,9 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 const REPLACED: usize = 64;
 /// If a child closes its input because it has exited, its exit is known within this time.
 const EXIT_KNOWN: Duration = Duration::from_millis(50);
+
+/// The error if creating the line of a message failed.
+const UNREADABLE: &str = "The message could not be passed to the MCP server.";
 
 /// What the conversations with all children need.
 #[derive(Debug, Clone)]
@@ -77,15 +83,20 @@ impl Conversation {
 
     /// Sends a request, with its number instead of its id and its progress token. The error says why the
     /// child did not get it, in a form for callers.
+    /// `is_wanted` returns whether the caller still waits for the response.
     pub(crate) async fn request(
         &self,
         owner: &str,
         call: &Call<'_>,
         given: Given,
+        is_wanted: impl Fn() -> bool,
     ) -> Result<(), Cow<'static, str>> {
-        let reservation = self.reserve(owner, call.message.text).await.ok_or(TOO_MANY_MESSAGES)?;
         let digits = given.number.to_string();
-        let line = reservation.holding(self.framing.encode(call.message.text, &mut call.patches(&digits)));
+        let line = self.line(owner, call.message, &mut call.patches(&digits)).await?;
+        if !is_wanted() {
+            // The child might already have received the cancellation, so it must not get the request.
+            return Err("The request was cancelled.".into());
+        }
         let sent = match self.outbox.try_send(line, given.is_alone) {
             Ok(()) => Ok(Ok(())),
             // There is no space, so this waits for the child to read. The request itself also stays in memory.
@@ -115,8 +126,7 @@ impl Conversation {
         patches: &mut [Patch<'_>],
         patience: Duration,
     ) -> Result<(), &'static str> {
-        let reservation = self.reserve(owner, message.text).await.ok_or(TOO_MANY_MESSAGES)?;
-        let line = reservation.holding(self.framing.encode(message.text, patches));
+        let line = self.line(owner, message, patches).await?;
         match tokio::time::timeout(patience.min(SEND_TIMEOUT), self.outbox.send(line)).await {
             // A child that has exited does not need messages.
             Ok(_) => Ok(()),
@@ -124,9 +134,28 @@ impl Conversation {
         }
     }
 
-    /// Reserves memory for the line of a message before the line is created.
-    async fn reserve(&self, owner: &str, text: &str) -> Option<Reservation> {
-        self.messages.reserve(owner, text.len() + REPLACED, ROOM_PATIENCE).await
+    /// Creates the line of a message, with some values replaced. Its memory is reserved before it is created.
+    async fn line(
+        &self,
+        owner: &str,
+        message: &Message<'_>,
+        patches: &mut [Patch<'_>],
+    ) -> Result<Bytes, &'static str> {
+        let length = message.text.len() + REPLACED;
+        let reservation =
+            self.messages.reserve(owner, length, ROOM_PATIENCE).await.ok_or(TOO_MANY_MESSAGES)?;
+        let tools = (&self.framing, &*self.offload);
+        rewriting::line(tools, owner, message, patches, reservation).await.ok_or(UNREADABLE)
+    }
+
+    /// Copies a message from the child, with some values replaced. Returns `None` if this failed.
+    pub(crate) async fn rewritten(
+        &self,
+        owner: &str,
+        message: &Message<'_>,
+        patches: &mut [Patch<'_>],
+    ) -> Option<Bytes> {
+        rewriting::rewritten(&self.offload, owner, message, patches).await
     }
 
     /// Sends one of the wrapper's own messages if there is space in the queue.

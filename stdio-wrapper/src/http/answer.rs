@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
-use bytes::{BufMut, Bytes, BytesMut};
 use tokio::time::{Instant, timeout};
 
 use super::body::{Pieces, SLICE};
@@ -119,10 +118,10 @@ fn json(session: &Session, answers: Vec<Text>, form: Form) -> HttpResponse {
         .insert_header((header::CONTENT_TYPE, header::HeaderValue::from_static("application/json")))
         .insert_header((header::CACHE_CONTROL, header::HeaderValue::from_static("no-store")));
     let mut response = if form == Form::Batch {
-        response.body(gather(&answers))
+        body_of_pieces(response, Pieces::of_batch(&session.owner, &answers))
     } else {
         match answers.into_iter().next() {
-            Some(answer) => body_of(response, answer),
+            Some(answer) => body_of(response, &session.owner, answer),
             None => response.body(error_message(None, Code::InternalError, "The session has ended.")),
         }
     };
@@ -138,31 +137,20 @@ pub(super) fn initialized(session: &Session, answer: Text) -> HttpResponse {
     json(session, vec![answer], Form::Initialize)
 }
 
-/// Creates a response whose body is one message.
-pub(super) fn body_of(mut response: HttpResponseBuilder, answer: Text) -> HttpResponse {
+/// Creates a response whose body is one message for this caller.
+pub(super) fn body_of(mut response: HttpResponseBuilder, owner: &str, answer: Text) -> HttpResponse {
     match answer {
         Text::Whole(answer) if answer.len() <= SLICE => response.body(answer),
-        answer => response.body(Pieces::from(answer)),
+        answer => body_of_pieces(response, Pieces::of(owner, &answer)),
     }
+}
+
+fn body_of_pieces(mut response: HttpResponseBuilder, pieces: Pieces) -> HttpResponse {
+    if pieces.len() <= SLICE { response.body(pieces.joined()) } else { response.body(pieces.into_body()) }
 }
 
 fn add_session_id(response: &mut HttpResponse, session: &Session) {
     if let Ok(id) = header::HeaderValue::from_str(&session.id) {
         response.headers_mut().insert(header::HeaderName::from_static(SESSION_ID), id);
     }
-}
-
-fn gather(answers: &[Text]) -> Bytes {
-    let mut out = BytesMut::with_capacity(answers.iter().map(|answer| answer.len() + 1).sum::<usize>() + 2);
-    out.put_u8(b'[');
-    for (index, answer) in answers.iter().enumerate() {
-        if index > 0 {
-            out.put_u8(b',');
-        }
-        for piece in answer.pieces() {
-            out.put_slice(piece);
-        }
-    }
-    out.put_u8(b']');
-    out.freeze()
 }

@@ -14,6 +14,7 @@ use super::disconnect::Disconnect;
 use crate::metrics::Metrics;
 use crate::protocol::{Event, Text, encode_event, encode_priming, encode_retry};
 use crate::stream::{Consumer, Next};
+use crate::turns::Copies;
 
 /// The timing of streams; see `KEEP_ALIVE`, `STREAM_MAX_AGE` and `RETRY`.
 #[derive(Debug, Clone, Copy)]
@@ -51,6 +52,8 @@ struct Body<G> {
     is_done: bool,
     /// The event that is being sent. It holds its message, whose memory is counted.
     sending: Option<Event>,
+    /// The bytes that were sent. Large messages are sent in turns.
+    copies: Copies,
     counted: Counted,
     /// Dropped when the client has disconnected.
     _guard: G,
@@ -82,6 +85,7 @@ pub(super) fn response<G: 'static>(
 ) -> HttpResponse {
     let counted = Counted::new(metrics);
     let body = Body {
+        copies: Copies::of(consumer.stream().owner()),
         consumer,
         timing,
         options,
@@ -115,6 +119,8 @@ impl<G> Body<G> {
         }
         loop {
             if let Some(part) = self.sending.as_mut().and_then(|event| event.part(SLICE)) {
+                // A fast client reads as quickly as this is written, and would keep the thread busy.
+                self.copies.spend(part.len()).await;
                 return Some(part);
             }
             self.sending = None;
@@ -169,5 +175,29 @@ impl<G> std::fmt::Debug for Body<G> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let _ = &self.counted;
         f.write_str("Body")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::body::tests::are_sent_in_turns;
+    use super::*;
+    use crate::budget::Budget;
+    use crate::stream::Stream;
+
+    #[tokio::test]
+    async fn a100_large_events_are_sent_a_piece_at_a_time_between_the_work_of_others() {
+        let (budget, second) = (Budget::new(usize::MAX, usize::MAX), Duration::from_secs(1));
+        let timing = Timing { keep_alive: second, max_age: second, retry: second };
+        let text: Text = Bytes::from(vec![b'x'; 32 * SLICE]).into();
+        let metrics = Arc::new(Metrics::default());
+        let body = |number| {
+            let stream =
+                Stream::for_post(number, 1, usize::MAX, budget.reservation("mallory of large events"));
+            let consumer = stream.connect();
+            stream.push(text.clone(), true);
+            response(consumer, timing, Options::default(), &metrics, ()).into_body()
+        };
+        are_sent_in_turns((0..8).map(body).collect()).await;
     }
 }

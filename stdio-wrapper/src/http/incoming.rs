@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use actix_web::http::StatusCode;
 use actix_web::web;
-use bytes::Bytes;
 use bytestring::ByteString;
 use futures_util::StreamExt as _;
 use tokio::time::{Instant, timeout_at};
 
+use super::arrived::Arrived;
 use super::problem::Problem;
 use crate::budget::{Budget, Reservation};
 use crate::identity::Caller;
@@ -49,7 +49,7 @@ pub(super) struct Bodies {
 /// A body in memory.
 #[derive(Debug)]
 pub(super) struct Incoming {
-    text: Bytes,
+    arrived: Arrived,
     reservation: Reservation,
 }
 
@@ -93,51 +93,36 @@ impl Bodies {
     /// for it.
     pub(super) async fn read(&self, mut body: web::Payload, caller: &Caller) -> Result<Incoming, Problem> {
         let started = Instant::now();
-        let mut whole = Vec::new();
-        let mut first: Option<Bytes> = None;
+        let mut arrived = Arrived::default();
         let mut reservation = self.budget.reservation(&caller.owner());
         let mut paid = SMALL;
-        let mut length = 0;
         loop {
-            let allowed = GRACE + Duration::from_secs(length as u64 / FLOOR);
+            let allowed = GRACE + Duration::from_secs(arrived.len() as u64 / FLOOR);
             let until = (started + allowed).min(Instant::now() + PAUSE);
             let piece = timeout_at(until, body.next()).await.map_err(|_| too_slow())?;
             let Some(piece) = piece else { break };
             let piece = piece.map_err(|_| Problem::bad_request("The request body ended early."))?;
-            length += piece.len();
+            let length = arrived.len() + piece.len();
             if length > self.limit {
                 return Err(Problem::too_large(self.limit));
             }
-            // Most bodies arrive in one piece, and are not copied.
-            let before = match first.take() {
-                None if whole.is_empty() => None,
-                before => Some(before.unwrap_or_default()),
-            };
-            let held = if before.is_some() && whole.capacity() < length { grown(length) } else { length };
-            let held = held.max(whole.capacity());
+            let held = arrived.held_with(piece.len());
             if held > paid {
                 if !reservation.grow(held - paid) {
                     return Err(too_many());
                 }
                 paid = held;
             }
-            match before {
-                None => first = Some(piece),
-                Some(before) => {
-                    whole.reserve_exact(held - whole.len());
-                    whole.extend_from_slice(&before);
-                    whole.extend_from_slice(&piece);
-                }
-            }
+            arrived.add(piece);
         }
-        Ok(Incoming { text: first.unwrap_or_else(|| whole.into()), reservation })
+        Ok(Incoming { arrived, reservation })
     }
 
     /// Parses a body as messages, and removes parts that would make a child drop them. Large bodies are parsed
     /// on other threads, because this takes long enough to delay small requests from other users (attack 109).
     pub(super) async fn parse(&self, body: Incoming, caller: &Caller) -> Result<Messages, Box<Unread>> {
         let max_batch = self.max_batch;
-        if body.text.len() < LARGE {
+        if body.arrived.len() < LARGE {
             return parse(body, max_batch);
         }
         let parsed = self.offload.run(&caller.owner(), move || parse(body, max_batch)).await;
@@ -146,12 +131,6 @@ impl Bodies {
             Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, Code::InternalError, why).into())
         })
     }
-}
-
-/// The memory to reserve for a body when `length` bytes have arrived. It is a quarter more, so that the body is
-/// not copied for each piece.
-fn grown(length: usize) -> usize {
-    length + length / 4
 }
 
 fn too_slow() -> Problem {
@@ -171,7 +150,8 @@ fn too_many() -> Problem {
 
 /// Parses a body as messages.
 fn parse(body: Incoming, max_batch: usize) -> Result<Messages, Box<Unread>> {
-    let Incoming { text, reservation } = body;
+    let Incoming { arrived, reservation } = body;
+    let text = arrived.into_bytes();
     let fail = |problem: Problem, text: &[u8]| Box::new(Unread { problem, meant: outline(text).meant() });
     let Ok(text) = ByteString::try_from(text.clone()) else {
         return Err(fail(Malformed::Json("it is not UTF-8".to_owned()).into(), &text));

@@ -10,6 +10,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use tokio::time::timeout;
 
 use super::answer::body_of;
+use super::body::SLICE;
 use super::disconnect::Disconnect;
 use super::guard::RequestHeaders;
 use super::head::Received;
@@ -103,7 +104,7 @@ pub(super) async fn respond(
         decided = timeout(endpoint.stream_after, decided) => {
             if let Ok(First::Answers(answers)) = decided {
                 received.before_answers(&answers).await;
-                return Ok(json(answers));
+                return Ok(json(stream.owner(), answers));
             }
         }
         () = &mut disconnected => return Err(client_has_disconnected()),
@@ -137,7 +138,7 @@ async fn hand_over(
         let Some(translation) = &endpoint.translation else { return Err(legacy_only()) };
         return Ok(Box::new(translation.start(request, permit, fields, &placeholders, owner, stream).await?));
     };
-    endpoint.modern.check_params(&native, request, fields).await?;
+    endpoint.modern.check_params(&native, request, fields, owner).await?;
     Ok(Box::new(endpoint.modern.call(&native, request, permit, owner, stream).await))
 }
 
@@ -164,7 +165,7 @@ fn farewell(request: &Request<'_>) -> Text {
     error_message(Some(id.as_bytes()), Code::Refused, why).into()
 }
 
-fn json(answers: Vec<Text>) -> HttpResponse {
+fn json(owner: &str, answers: Vec<Text>) -> HttpResponse {
     let Some(answer) = answers.into_iter().next() else {
         let body = error_message(None, Code::InternalError, "The server has ended this request.");
         return HttpResponse::BadGateway().content_type("application/json").body(body);
@@ -172,13 +173,16 @@ fn json(answers: Vec<Text>) -> HttpResponse {
     let status = status_of(&answer);
     let mut response = HttpResponse::build(status);
     response.content_type("application/json").insert_header((header::CACHE_CONTROL, "no-store"));
-    body_of(response, answer)
+    body_of(response, owner, answer)
 }
 
 /// The HTTP status. It is 200, unless the response is an error for which the transport defines a status.
 fn status_of(answer: &Text) -> StatusCode {
-    // A response that was too large to be copied is never one of these errors.
+    // A large response is never one of these errors, and is not parsed here again.
     let Text::Whole(text) = answer else { return StatusCode::OK };
+    if text.len() > SLICE {
+        return StatusCode::OK;
+    }
     let is_error =
         parse_line(text).is_ok_and(|message| matches!(message.kind, Kind::Response { is_error: true, .. }));
     if !is_error {

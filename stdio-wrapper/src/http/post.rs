@@ -20,9 +20,12 @@ use crate::protocol::{
     BadItem, Body, Code, Kind, Message, Span, Unreadable, Version, error_message, peek_call,
 };
 use crate::stream::{Consumer, Stream};
+use crate::turns::Copies;
 
 /// Maximum time for the response to `initialize` before the server is assumed to have sessions.
 const GREETING: Duration = Duration::from_secs(15);
+/// Handling an item of a batch takes as long as copying this many bytes, in addition to its text.
+const PER_ITEM: usize = 16 << 10;
 
 pub(super) async fn handle(
     request: &HttpRequest,
@@ -258,10 +261,11 @@ async fn batch(
     let answers = items.iter().filter(needs_answer).count();
     let stream = session.post_stream(answers);
     let consumer = stream.connect();
+    let mut copies = Copies::of(&caller.owner());
     for item in &items {
         send_item(endpoint, caller, &session, &stream, item).await;
         // A batch can contain a hundred messages, and other requests must not wait for all of them.
-        tokio::task::yield_now().await;
+        copies.spend(PER_ITEM + item.as_ref().map_or(0, |message| message.text.len())).await;
     }
     if answers == 0 {
         return Ok(Reply::Done(HttpResponse::Accepted().finish()));

@@ -145,7 +145,8 @@ impl Link {
             let why = "This server cannot generate random numbers.";
             return session.refuse(call.message, &call.id, call.stream, Code::InternalError, why);
         };
-        if let Err(why) = self.conversation.request(&session.owner, &call, given).await
+        let is_wanted = || self.waits(given.number);
+        if let Err(why) = self.conversation.request(&session.owner, &call, given, is_wanted).await
             && let Some(pending) = self.give_up(given.number)
         {
             pending.fail(Code::InternalError, &why);

@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-
 use super::link::{About, Audience, Caller, Link, Pending, Progress};
 use super::questions::TOO_MANY_QUESTIONS;
 use super::session::Session;
@@ -13,7 +11,7 @@ use crate::child::Account;
 use crate::conversation::{self, Answer, Link as _, relayed};
 use crate::protocol::{
     Code, Message, Outgoing, Patch, Span, is_about_a_request, own_number, peek_call, peek_cancelled,
-    peek_initialize_result, peek_progress, rewrite,
+    peek_initialize_result, peek_progress,
 };
 use crate::stream::Stream;
 
@@ -23,6 +21,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Maximum time for which a response waits for memory from the budget for clients. A client that reads frees
 /// some soon.
 const PAYMENT_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The error for a response that could not be processed.
+const UNREADABLE: &str = "The MCP server's response could not be read.";
 
 impl conversation::Link for Link {
     type Caller = Caller;
@@ -138,7 +139,13 @@ async fn pass_answer(link: &Arc<Link>, pending: Pending, mut answer: Answer<'_>)
             session.initialized(version);
         }
     }
-    let data = relayed(link, &answer, &pending.id);
+    let Some(data) = relayed(link, &session.owner, &answer, &pending.id).await else {
+        pending.fail(Code::InternalError, UNREADABLE);
+        if is_initialize && version.is_none() {
+            not_initialized(&session, &stream);
+        }
+        return;
+    };
     wait_for_reader(link, &stream).await;
     let own = || session.reservation().sibling();
     let (reservation, patience) = match link.audience {
@@ -169,13 +176,13 @@ async fn progress(link: &Arc<Link>, message: &Message<'_>) {
     else {
         return link.drop_message("progress for an unknown token");
     };
-    let data = || rewrite(message.text.as_bytes(), &mut [Patch { span, with: &token }]);
+    let patches = &mut [Patch { span, with: &token }];
     match (stream, owner(link)) {
         (Some(stream), _) => {
-            push(link, &stream, data).await;
+            push(link, &stream, message, patches).await;
         }
         (None, Some(session)) => {
-            push(link, session.get_stream(), data).await;
+            push(link, session.get_stream(), message, patches).await;
         }
         (None, None) => link.drop_message("progress after the response"),
     }
@@ -195,8 +202,8 @@ async fn request(link: &Arc<Link>, message: &Message<'_>, method: &str, id: &Spa
     let Some(shown) = session.expect_answer(id, method, &stream) else {
         return link.refuse(id.as_bytes(), Code::Refused, TOO_MANY_QUESTIONS);
     };
-    let patch = || Patch { span: span.clone(), with: shown.as_bytes() };
-    if !push(link, &stream, || rewrite(message.text.as_bytes(), &mut [patch()])).await {
+    let patch = Patch { span: span.clone(), with: shown.as_bytes() };
+    if !push(link, &stream, message, &mut [patch]).await {
         session.withdrawn(id);
         link.refuse(id.as_bytes(), Code::Refused, TOO_MANY_ANSWERS);
     }
@@ -234,7 +241,7 @@ async fn cancelled(link: &Arc<Link>, message: &Message<'_>) {
         session.withdrawn(id).unwrap_or_else(|| (Arc::clone(session.get_stream()), id.to_owned()));
     let stream = if stream.is_complete() { Arc::clone(session.get_stream()) } else { stream };
     let patch = Patch { span, with: shown.as_bytes() };
-    push(link, &stream, || rewrite(message.text.as_bytes(), &mut [patch])).await;
+    push(link, &stream, message, &mut [patch]).await;
 }
 
 /// Passes on a notification. Notifications of changes to lists and resources do not belong to any request. All
@@ -249,15 +256,21 @@ async fn notification(link: &Arc<Link>, message: &Message<'_>, method: &str) {
     } else {
         any_stream(link, &session)
     };
-    push(link, &stream, || rewrite(message.text.as_bytes(), &mut [])).await;
+    push(link, &stream, message, &mut []).await;
 }
 
-/// Sends a message on a stream. The message is created only when it can be sent, so that the message and the
-/// line are both in memory for as short a time as possible. Returns false if the message was dropped because
-/// there was no memory for it.
-async fn push(link: &Link, stream: &Arc<Stream>, make: impl FnOnce() -> Bytes) -> bool {
+/// Sends a message on a stream, with some values replaced. The message is created only when it can be sent, so that
+/// the message and the line are both in memory for as short a time as possible. Returns false if the message was
+/// dropped because there was no memory for it.
+async fn push(
+    link: &Arc<Link>,
+    stream: &Arc<Stream>,
+    message: &Message<'_>,
+    patches: &mut [Patch<'_>],
+) -> bool {
     wait_for_reader(link, stream).await;
-    let is_taken = stream.tell(make().into());
+    let data = link.rewritten(stream.owner(), message, patches).await;
+    let is_taken = data.is_some_and(|data| stream.tell(data.into()));
     if !is_taken {
         link.drop_message("there is no memory for this message");
     }

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::SUBSCRIPTION;
@@ -12,7 +11,7 @@ use super::pending::{Caller, Pending, Waits};
 use crate::budget::TOO_MANY_ANSWERS;
 use crate::conversation::{self, Answer, Link as _, relayed};
 use crate::protocol::{
-    Code, Message, Patch, Span, members, object, own_number, peek_cancelled, peek_progress, rewrite, span_in,
+    Code, Message, Patch, Span, Text, members, object, own_number, peek_cancelled, peek_progress, span_in,
 };
 use crate::stream::Stream;
 
@@ -54,7 +53,7 @@ impl conversation::Link for Link {
     }
 
     async fn answer(self: &Arc<Self>, pending: Pending, answer: Answer<'_>) {
-        pass_answer(self, &pending, &answer);
+        pass_answer(self, &pending, &answer).await;
     }
 
     async fn request(self: &Arc<Self>, message: &Message<'_>, _: &str, id: &Span) {
@@ -63,13 +62,13 @@ impl conversation::Link for Link {
 
     async fn notification(self: &Arc<Self>, message: &Message<'_>, method: &str) {
         match method {
-            "notifications/progress" => progress(self, message),
+            "notifications/progress" => progress(self, message).await,
             "notifications/cancelled" => cancelled(self, message),
             "notifications/message" => match self.log_stream() {
-                Some(stream) => push(self, &stream, rewrite(message.text.as_bytes(), &mut [])),
+                Some(stream) => push(self, &stream, message, &mut []).await,
                 None => self.drop_message("a log message that could belong to several requests"),
             },
-            other => notification(self, message, other),
+            other => notification(self, message, other).await,
         }
     }
 
@@ -97,16 +96,20 @@ fn forbidden_request(link: &Link, id: &[u8]) {
 }
 
 /// Passes the answer to the caller that it belongs to, with the id that the caller used.
-fn pass_answer(link: &Arc<Link>, pending: &Pending, answer: &Answer<'_>) {
+async fn pass_answer(link: &Arc<Link>, pending: &Pending, answer: &Answer<'_>) {
     let (message, caller) = (answer.message, &pending.caller);
     let subscription = message.result.as_ref().filter(|_| caller.waits == Waits::Subscription);
     let data = match subscription.and_then(|result| subscription_in(message, message.at(result))) {
-        None => relayed(link, answer, &pending.id),
+        None => relayed(link, &caller.owner, answer, &pending.id).await,
         Some(span) => {
             let mut patches =
                 [Patch { span: answer.id.clone(), with: &pending.id }, Patch { span, with: &pending.id }];
-            rewrite(answer.text, &mut patches).into()
+            link.rewritten(&caller.owner, message, &mut patches).await.map(Text::from)
         }
+    };
+    let Some(data) = data else {
+        link.metrics.requests_failed_total.add();
+        return pending.fail("The MCP server's response could not be read.");
     };
     if let (Some((key, generation)), Some(result)) = (&caller.keep, &message.result) {
         link.lists.keep(key, *generation, message.at(result), Instant::now());
@@ -119,12 +122,12 @@ fn pass_answer(link: &Arc<Link>, pending: &Pending, answer: &Answer<'_>) {
     }
 }
 
-fn progress(link: &Arc<Link>, message: &Message<'_>) {
+async fn progress(link: &Arc<Link>, message: &Message<'_>) {
     let span = peek_progress(message).ok().flatten();
     let number = span.as_ref().and_then(|span| own_number(message.at(span).as_bytes()));
     match (span, number.and_then(|number| link.progress(number))) {
         (Some(span), Some((stream, token))) => {
-            push(link, &stream, rewrite(message.text.as_bytes(), &mut [Patch { span, with: &token }]));
+            push(link, &stream, message, &mut [Patch { span, with: &token }]).await;
         }
         _ => link.drop_message("progress for an unknown token"),
     }
@@ -144,7 +147,7 @@ fn cancelled(link: &Arc<Link>, message: &Message<'_>) {
 
 /// Passes on a notification. Every notification of a subscription contains its id, and a notification without
 /// this id is dropped.
-fn notification(link: &Arc<Link>, message: &Message<'_>, method: &str) {
+async fn notification(link: &Arc<Link>, message: &Message<'_>, method: &str) {
     if method == "notifications/tools/list_changed" {
         link.tools.invalidate();
     }
@@ -161,7 +164,7 @@ fn notification(link: &Arc<Link>, message: &Message<'_>, method: &str) {
     });
     match found {
         Some((stream, id, span)) => {
-            push(link, &stream, rewrite(message.text.as_bytes(), &mut [Patch { span, with: &id }]));
+            push(link, &stream, message, &mut [Patch { span, with: &id }]).await;
         }
         None => link.drop_message("a notification that names no subscription"),
     }
@@ -176,13 +179,14 @@ fn subscription_in(message: &Message<'_>, within: &str) -> Option<Span> {
 
 /// Sends a message on a stream. A client that does not read is disconnected, because it must not block a child
 /// that also serves other clients.
-fn push(link: &Link, stream: &Arc<Stream>, data: Bytes) {
+async fn push(link: &Arc<Link>, stream: &Arc<Stream>, message: &Message<'_>, patches: &mut [Patch<'_>]) {
     if !stream.has_room() {
         link.metrics.streams_cut_total.add();
         link.log.client_does_not_read(stream.id);
         return stream.cut();
     }
-    if !stream.tell(data.into()) {
+    let data = link.rewritten(stream.owner(), message, patches).await;
+    if !data.is_some_and(|data| stream.tell(data.into())) {
         link.drop_message("there is no memory for this message");
     }
 }

@@ -37,6 +37,32 @@ pub struct Fields<'a> {
     pub params: Vec<(String, Field<'a>)>,
 }
 
+/// `Mcp-Param-…` headers that own their values, for another thread.
+#[derive(Debug)]
+pub(super) struct OwnedParams(Vec<(String, Result<String, Field<'static>>)>);
+
+impl OwnedParams {
+    pub(super) fn of(fields: &Fields<'_>) -> Self {
+        let owned = |field: &Field<'_>| match *field {
+            Field::One(value) => Ok(value.to_owned()),
+            Field::Absent => Err(Field::Absent),
+            Field::Repeated => Err(Field::Repeated),
+            Field::NotText => Err(Field::NotText),
+        };
+        Self(fields.params.iter().map(|(name, field)| (name.clone(), owned(field))).collect())
+    }
+
+    /// The headers, without the others.
+    pub(super) fn fields(&self) -> Fields<'_> {
+        let borrowed = self.0.iter().map(|(name, field)| match field {
+            Ok(value) => (name.clone(), Field::One(value)),
+            Err(field) => (name.clone(), *field),
+        });
+        let params = borrowed.collect();
+        Fields { version: Field::Absent, method: Field::Absent, name: Field::Absent, params }
+    }
+}
+
 /// Decodes a value. Returns `None` if the value is marked as base64 but is not base64, or is not the base64 of
 /// text.
 pub(super) fn decode(value: &str) -> Option<Cow<'_, str>> {

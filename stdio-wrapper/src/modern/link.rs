@@ -137,7 +137,8 @@ impl Link {
             return self.unsent();
         };
         let ticket = Ticket { link: Arc::clone(self), number: Some(given.number) };
-        if let Err(why) = self.conversation.request(&owner, call, given).await {
+        let is_wanted = || self.with(given.number, |_| ()).is_some();
+        if let Err(why) = self.conversation.request(&owner, call, given, is_wanted).await {
             self.fail(given.number, &why);
         }
         ticket

@@ -165,6 +165,10 @@ impl Lists {
     /// Caches a result (JSON text) if the child allows it and no change has been announced since it was
     /// requested.
     pub(super) fn keep(&self, key: &Key, asked: Generation, result: &str, now: Instant) {
+        // A result that cannot be cached is not parsed.
+        if result.len() > self.max_bytes / SHARE {
+            return;
+        }
         let Some((kept, is_public)) = read(result, now) else { return };
         let key = if is_public {
             key.anyones()

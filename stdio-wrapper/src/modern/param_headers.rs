@@ -1,10 +1,11 @@
 //! `Mcp-Param-…` headers: the arguments of a tool call that must be repeated in headers according to the tool's
-//! input schema (SEP-2243). This module is pure.
+//! input schema (SEP-2243).
 
 use serde_json::Value;
 
-use super::check::Fault;
-use super::header::{Field, Fields, NOT_TEXT, REPEATED, decode};
+use super::check::{Fault, Request};
+use super::header::{Field, Fields, NOT_TEXT, OwnedParams, REPEATED, decode};
+use crate::offload::{LARGE, Offload};
 use crate::protocol::{members, object};
 
 /// The keyword in a schema.
@@ -87,8 +88,25 @@ impl ParamHeaders {
         self.0.is_empty()
     }
 
+    /// Checks that each header equals its argument, and that neither is present without the other. Large arguments
+    /// are searched on other threads, because each rule reads them.
+    pub async fn check_request(
+        &self,
+        offload: &Offload,
+        owner: &str,
+        request: &Request<'_>,
+        fields: &Fields<'_>,
+    ) -> Result<(), Fault> {
+        let large = request.arguments.filter(|arguments| arguments.len() >= LARGE && !self.is_empty());
+        let Some(arguments) = large else { return self.check(request.arguments, fields) };
+        let (rules, arguments) = (self.clone(), request.message.shared(arguments));
+        let params = OwnedParams::of(fields);
+        let checked = offload.run(owner, move || rules.check(Some(&arguments), &params.fields())).await;
+        checked.unwrap_or_else(|| Err(Fault::Malformed("The arguments could not be read.".to_owned())))
+    }
+
     /// Checks that each header equals its argument, and that neither is present without the other.
-    pub fn check(&self, arguments: Option<&str>, fields: &Fields<'_>) -> Result<(), Fault> {
+    fn check(&self, arguments: Option<&str>, fields: &Fields<'_>) -> Result<(), Fault> {
         self.0.iter().try_for_each(|rule| rule.check(arguments, fields))
     }
 }

@@ -352,6 +352,7 @@ impl Servers {
         native: &Native,
         request: &Request<'_>,
         fields: &Fields<'_>,
+        owner: &str,
     ) -> Result<(), CallError> {
         let Some(tool) = request.name.as_deref().filter(|_| request.method == "tools/call") else {
             return Ok(());
@@ -363,12 +364,13 @@ impl Servers {
         let link = &native.0;
         let capabilities = request.meta.capabilities;
         let headers = link.param_headers(tool, capabilities, None, within).await.map_err(CallError::Child)?;
-        if headers.check(request.arguments, fields).is_ok() {
+        let offload = &self.settings.offload;
+        if headers.check_request(offload, owner, request, fields).await.is_ok() {
             return Ok(());
         }
         let headers = link.param_headers(tool, capabilities, Some(asked), within).await;
         let headers = headers.map_err(CallError::Child)?;
-        Ok(headers.check(request.arguments, fields)?)
+        Ok(headers.check_request(offload, owner, request, fields).await?)
     }
 
     /// Sends a permitted request. Its response and all related messages are sent on `stream`.

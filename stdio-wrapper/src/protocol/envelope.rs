@@ -15,6 +15,7 @@ use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::envelope_key::Key;
+use super::error_form::ErrorForm;
 use super::malformed::Malformed;
 use super::methods::check_method;
 use super::object::{members, object};
@@ -59,6 +60,8 @@ pub enum Kind<'a> {
 pub struct Message<'a> {
     /// The text of the whole message.
     pub text: &'a str,
+    /// The text of which this message is a part, if other threads can use it without a copy.
+    pub(super) whole: Option<&'a ByteString>,
     /// The kind of the message.
     pub kind: Kind<'a>,
     /// The position of `params` (requests, notifications).
@@ -67,6 +70,8 @@ pub struct Message<'a> {
     pub result: Option<Span>,
     /// The position of `error` (responses).
     pub error: Option<Span>,
+    /// The form of `error`, if there is one.
+    pub(super) error_form: Option<ErrorForm>,
     /// Whether the message has a key that JSON-RPC does not define, or `null` for an optional member. SDKs
     /// silently refuse the whole message because of these. [`super::tidy()`] removes them.
     pub is_untidy: bool,
@@ -81,6 +86,7 @@ pub struct Parts {
     params: Option<Span>,
     result: Option<Span>,
     error: Option<Span>,
+    error_form: Option<ErrorForm>,
     is_untidy: bool,
     members: Option<Arc<Params>>,
 }
@@ -92,9 +98,14 @@ impl Parts {
     }
 
     /// The message with these parts. `text` must be the text that was parsed.
-    pub fn of(self, text: &str) -> Message<'_> {
-        let Self { kind, params, result, error, is_untidy, members } = self;
-        Message { text, kind, params, result, error, is_untidy, members }
+    pub fn of(self, text: &ByteString) -> Message<'_> {
+        self.within(text, text)
+    }
+
+    /// The message with these parts, whose text is a part of `whole`.
+    fn within<'a>(self, text: &'a str, whole: &'a ByteString) -> Message<'a> {
+        let Self { kind, params, result, error, error_form, is_untidy, members } = self;
+        Message { text, whole: Some(whole), kind, params, result, error, error_form, is_untidy, members }
     }
 }
 
@@ -111,8 +122,29 @@ impl Kind<'_> {
 impl<'a> Message<'a> {
     /// The message without its text.
     pub fn into_parts(self) -> Parts {
-        let Self { text: _, kind, params, result, error, is_untidy, members } = self;
-        Parts { kind: kind.into_owned(), params, result, error, is_untidy, members }
+        let Self { text: _, whole: _, kind, params, result, error, error_form, is_untidy, members } = self;
+        Parts { kind: kind.into_owned(), params, result, error, error_form, is_untidy, members }
+    }
+
+    /// The text, for another thread that drops it soon. It is copied only if the message was parsed from borrowed
+    /// text.
+    pub fn shared_text(&self) -> ByteString {
+        self.shared(self.text)
+    }
+
+    /// Like [`Message::shared_text`], for a part of the text.
+    pub fn shared(&self, part: &'a str) -> ByteString {
+        self.whole.map_or_else(|| part.into(), |whole| whole.slice_ref(part))
+    }
+
+    /// The text at a position of this message. It is shared with the message, unless the message has much other
+    /// text, which would stay in memory with it.
+    pub fn part(&self, span: &Span) -> ByteString {
+        let part = self.at(span);
+        match self.whole.filter(|whole| part.len() > whole.len() / 2) {
+            Some(whole) => whole.slice_ref(part),
+            None => part.into(),
+        }
     }
 
     /// The values of some members of `params`, as JSON text. A name that is repeated or differs only in case is
@@ -192,8 +224,9 @@ pub enum BodyParts {
 
 impl BodyParts {
     /// The messages with these parts. `text` must be the text that was parsed.
-    pub fn of(self, text: &str) -> Body<'_> {
-        let item = |(span, parts): (Span, Parts)| parts.of(text.get(span).unwrap_or_default());
+    pub fn of(self, text: &ByteString) -> Body<'_> {
+        let part = |span: Span| text.get(span).unwrap_or_else(|| text.get(..0).unwrap_or_default());
+        let item = |(span, parts): (Span, Parts)| parts.within(part(span), text);
         match self {
             Self::Single(parts) => Body::Single(parts.of(text)),
             Self::Batch(items) => Body::Batch(items.into_iter().map(|found| found.map(item)).collect()),
@@ -375,8 +408,9 @@ impl<'a> RawEnvelope<'a> {
             return Err("`params` must be an object");
         }
         let members = self.params.map(|params| Arc::new(Params::read(text, params)));
+        let error_form = self.error.map(ErrorForm::of);
         let [params, result, error] = [self.params, self.result, self.error].map(|part| part.map(span));
-        Ok(Message { text, kind, params, result, error, is_untidy, members })
+        Ok(Message { text, whole: None, kind, params, result, error, error_form, is_untidy, members })
     }
 
     /// Removes `null` from optional members, because many libraries write it for a missing member. Returns

@@ -67,41 +67,48 @@ pub fn relay(frame: &Bytes, response: &Message<'_>, id: &Span, with: &[u8]) -> R
     }
 }
 
+/// The beginning of an error from the child, as it is shown to the caller.
+pub fn start_of(error: &str) -> String {
+    error.chars().take(MAX_SHOWN).collect()
+}
+
 /// Whether the client's response to a question has a valid result or error. The child's SDK would drop any
 /// other response.
 pub fn is_sound(response: &Message<'_>) -> bool {
-    outcome(response) == Outcome::Sound
+    match &response.result {
+        Some(result) => is_object(response.at(result)),
+        None => response.error_form.is_some_and(|error| error.is_sound),
+    }
 }
 
 /// Whether an error without an id refers to a request. Some servers also send one for an unknown notification,
 /// with the code for an unknown method. According to JSON-RPC 2.0 §5, an error without an id means only that
 /// the message could not be parsed.
 pub fn is_about_a_request(response: &Message<'_>) -> bool {
-    let error = response.error.as_ref().map(|error| response.at(error));
-    let code = object(error).and_then(|error| members(error, ["code"]).ok()).and_then(|[code]| code);
-    code.is_some_and(|code| code != "-32601")
+    response.error_form.is_some_and(|error| error.is_about_a_request)
+}
+
+/// Whether a result is an object. `null` is replaced with one.
+fn is_object(result: &str) -> bool {
+    result == "null" || result.starts_with('{')
 }
 
 /// Examines the result or the error of a response.
 fn outcome(response: &Message<'_>) -> Outcome {
     if let Some(result) = &response.result {
-        let is_object = matches!(response.at(result), "null") || response.at(result).starts_with('{');
-        return if is_object { Outcome::Sound } else { Outcome::NoObject };
+        return if is_object(response.at(result)) { Outcome::Sound } else { Outcome::NoObject };
+    }
+    if response.error_form.is_some_and(|error| error.is_sound) {
+        return Outcome::Sound;
     }
     let error = response.error.as_ref().map(|error| response.at(error)).unwrap_or_default();
     let [code, message] =
         object(Some(error)).and_then(|error| members(error, ["code", "message"]).ok()).unwrap_or_default();
     let code = code.and_then(|code| code.parse::<i64>().ok());
     let message = message.and_then(string);
-    match (code, message) {
-        (Some(_), Some(_)) => Outcome::Sound,
-        (code, message) => {
-            let shown = message.or_else(|| string(error)).unwrap_or_else(|| error.into());
-            let shown: String = shown.chars().take(MAX_SHOWN).collect();
-            let code = code.unwrap_or_else(|| Code::InternalError.number().into());
-            Outcome::Error(error_text(code, &shown, None))
-        }
-    }
+    let shown = message.or_else(|| string(error)).unwrap_or_else(|| error.into());
+    let code = code.unwrap_or_else(|| Code::InternalError.number().into());
+    Outcome::Error(error_text(code, &start_of(&shown), None))
 }
 
 #[cfg(test)]

@@ -14,6 +14,22 @@ pub struct Patch<'a> {
     pub with: &'a [u8],
 }
 
+/// Patches that own their values, for another thread.
+#[derive(Debug)]
+pub struct Patches(Vec<(Span, Box<[u8]>)>);
+
+impl Patches {
+    /// Copies these patches.
+    pub fn of(patches: &[Patch<'_>]) -> Self {
+        Self(patches.iter().map(|Patch { span, with }| (span.clone(), (*with).into())).collect())
+    }
+
+    /// Borrows the values.
+    pub fn borrowed(&self) -> Vec<Patch<'_>> {
+        self.0.iter().map(|(span, with)| Patch { span: span.clone(), with }).collect()
+    }
+}
+
 /// Returns `text` with `patches` applied (in any order, without overlaps), without raw line breaks, and without
 /// a line break at the end.
 pub fn rewrite(text: &[u8], patches: &mut [Patch<'_>]) -> Bytes {

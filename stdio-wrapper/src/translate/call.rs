@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::Bytes;
 use bytestring::ByteString;
 use tokio::time::Instant;
 
@@ -16,12 +15,12 @@ use super::group::{Group, Lease, PooledSession, Prompt, take};
 use super::questions::{Needs, Question, is_url, lacking, needs};
 use super::results::{LEVELS, MAX_URI, error_for_modern, params_for_legacy};
 use crate::budget::{Budget, TOO_MANY_ANSWERS};
-use crate::conversation::parsed;
+use crate::conversation::{parsed, rewritten};
 use crate::modern::Request;
 use crate::policy::Permit;
 use crate::protocol::{
     Code, Kind, Members, Message, Outgoing, Parts, Patch, elements, error_with_data, members, object,
-    parse_line, peek_progress, rewrite,
+    parse_line, parse_owned, peek_progress,
 };
 use crate::stream::{Consumer, Next, Stream};
 
@@ -161,7 +160,7 @@ fn uri(request: &Request<'_>) -> Option<String> {
 pub(super) async fn start(
     lease: Lease,
     group: Arc<Group>,
-    (number, params): (u64, &str),
+    (number, params): (u64, ByteString),
     client_request: &ClientRequest,
     permit: &Permit<'_>,
     asked: CallQuestions,
@@ -171,15 +170,24 @@ pub(super) async fn start(
     let consumer = stream.connect();
     lease.pooled.calls.fetch_add(1, Ordering::AcqRel);
     let running = Running { lease, group, consumer: Some(consumer), number, is_done: false, asked };
-    let (id, params) = (number.to_string(), params_for_legacy(params));
-    let text = Outgoing::Request { id: &id, method: &client_request.method, params: &params }.text();
-    drop(params);
-    if let Ok(message) = parse_line(text.as_bytes())
-        && let Kind::Request { id, .. } = message.kind.clone()
-    {
-        session.request(&message, id, &stream, permit).await;
+    let (method, length) = (client_request.method.clone(), params.len());
+    let convert = move || legacy_request(number, &method, params);
+    let converted = running.group.offload.run_if_large(&client_request.owner, length, convert).await;
+    if let Some((text, parts)) = converted.flatten() {
+        let message = parts.of(&text);
+        if let Kind::Request { id, .. } = message.kind.clone() {
+            session.request(&message, id, &stream, permit).await;
+        }
     }
     running
+}
+
+/// A request with these params, which are JSON text, in the format for a child with a session.
+fn legacy_request(number: u64, method: &str, params: ByteString) -> Option<(ByteString, Parts)> {
+    let converted = params_for_legacy(&params);
+    drop(params);
+    let text = Outgoing::Request { id: &number.to_string(), method, params: &converted }.bytes();
+    parse_owned(&text).ok()
 }
 
 /// Follows a call until it gets a response, or asks a question that the client must answer.
@@ -248,9 +256,7 @@ async fn event(
             Some(answer(running, client_request, &text, message, *is_error).await)
         }
         Kind::Notification { method } if method == "notifications/progress" => {
-            if let Some(text) = progress(message, client_request.progress_token.as_deref()) {
-                client_request.stream.tell(text.into());
-            }
+            progress(running, client_request, message).await;
             None
         }
         Kind::Request { method, id } => {
@@ -305,8 +311,15 @@ async fn answer(
         }
         return Outcome::Done;
     }
-    let error = message.error.as_ref().map_or("{}", |error| message.at(error));
-    let pages = pages(error);
+    let none = ByteString::from_static("{}");
+    let error = message.error.as_ref().map_or(none, |error| text.slice_ref(message.at(error)));
+    let (owner, length) = (&client_request.owner, error.len());
+    let (method, uri) = (client_request.method.clone(), client_request.uri.clone());
+    let read = move || read_error(&error, &method, uri.as_deref());
+    let Some((pages, error)) = running.group.offload.run_if_large(owner, length, read).await else {
+        client_request.fail(Code::InternalError, "The error cannot be read.", None);
+        return Outcome::Done;
+    };
     if !pages.is_empty() {
         if running.group.capabilities.pointer("/elicitation/url").is_none() {
             return lacks(client_request, r#"{"elicitation":{"url":{}}}"#);
@@ -319,9 +332,16 @@ async fn answer(
         });
         return noted.map_or_else(|endless| endlessly(client_request, endless), |()| Outcome::Again);
     }
-    let error = error_for_modern(&client_request.method, client_request.uri.as_deref(), error);
     client_request.answer(&Outgoing::Error { id: &client_request.id, error: &error });
     Outcome::Done
+}
+
+/// Reads an error of the child, which is JSON text. Returns the pages that the user must visit, and the error in the
+/// format for a stateless client if there are none.
+fn read_error(error: &ByteString, method: &str, uri: Option<&str>) -> (Vec<ByteString>, String) {
+    let pages: Vec<ByteString> = pages(error).into_iter().map(|page| error.slice_ref(page)).collect();
+    let error = if pages.is_empty() { error_for_modern(method, uri, error) } else { String::new() };
+    (pages, error)
 }
 
 /// The pages that the user must visit before the client repeats the call.
@@ -340,11 +360,15 @@ pub(super) fn endlessly(client_request: &ClientRequest, endless: Endless) -> Out
     Outcome::Done
 }
 
-/// Creates a progress notification with the token of this round, because each retry is a separate request with
-/// its own token. Returns `None` if the client wants no progress in this round.
-fn progress(message: &Message<'_>, token: Option<&str>) -> Option<Bytes> {
-    let span = peek_progress(message).ok().flatten()?;
-    Some(rewrite(message.text.as_bytes(), &mut [Patch { span, with: token?.as_bytes() }]))
+/// Sends a progress notification with the token of this round, because each retry is a separate request with its own
+/// token. Nothing is sent if the client wants no progress in this round.
+async fn progress(running: &Running, client_request: &ClientRequest, message: &Message<'_>) {
+    let span = peek_progress(message).ok().flatten();
+    let (Some(span), Some(token)) = (span, client_request.progress_token.as_deref()) else { return };
+    let (offload, patches) = (&running.group.offload, &mut [Patch { span, with: token.as_bytes() }]);
+    if let Some(text) = rewritten(offload, &client_request.owner, message, patches).await {
+        client_request.stream.tell(text.into());
+    }
 }
 
 /// Adds a question for the client. Returns an outcome if the question ends the call.

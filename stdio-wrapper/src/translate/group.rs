@@ -354,7 +354,7 @@ fn log(pooled: &PooledSession, message: &Message<'_>) {
         && level >= from
         && stream.has_room()
     {
-        stream.tell(bytes::Bytes::copy_from_slice(message.text.as_bytes()).into());
+        stream.tell(message.part(&(0..message.text.len())).into_bytes().into());
     }
 }
 

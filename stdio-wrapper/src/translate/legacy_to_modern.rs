@@ -6,9 +6,11 @@ mod rounds;
 
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
+use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use bytes::Bytes;
 use bytestring::ByteString;
 use serde_json::{Value, json};
 use tokio::sync::{oneshot, watch};
@@ -24,7 +26,7 @@ use crate::modern::{LOG_LEVEL, Meta, Native, Request, SERVER_INFO, Servers, meta
 use crate::policy::{Gate, Permit};
 use crate::protocol::{
     Code, Kind, Members, Message, Outgoing, Parts, Span, Text, Version, error_message, members, object,
-    parse_line, peek_call, peek_name, peek_requested_version, string,
+    parse_owned, peek_call, peek_name, peek_requested_version, string,
 };
 use crate::stream::{Next, Stream};
 
@@ -92,6 +94,9 @@ impl LegacyToModern {
         Some((session, text.into()))
     }
 }
+
+/// The client's answers to the questions of the last round, and the state for the server. Both are JSON text.
+type Round = (Kept, Option<Kept>);
 
 /// The server side of one session.
 struct Peer {
@@ -179,8 +184,8 @@ impl Peer {
 
     /// Responds to requests that need no server. The size of the data that is kept for the session is limited,
     /// because a request body can be large.
-    fn answer_here(&self, method: &str, params: &str) -> Option<Result<(), (Code, String)>> {
-        let [level, uri] = members(params, ["level", "uri"]).unwrap_or_default();
+    fn answer_here(&self, method: &str, message: &Message<'_>) -> Option<Result<(), (Code, String)>> {
+        let [level, uri] = message.members(["level", "uri"]).unwrap_or_default();
         let text = |value: Option<&str>| value.and_then(string).map(Cow::into_owned);
         match method {
             "ping" => Some(Ok(())),
@@ -220,16 +225,32 @@ impl Peer {
         Ok(())
     }
 
-    /// A request in stateless form. `params` and `id` are JSON text.
-    fn text(&self, method: &str, params: &str, level: Option<&str>, id: &str) -> String {
+    /// A request in stateless form. `params` and `id` are JSON text. `round` contains the client's answers, and the
+    /// state that the server sent with the questions.
+    fn text(
+        &self,
+        method: &str,
+        params: &str,
+        round: Option<&Round>,
+        level: Option<&str>,
+        id: &str,
+    ) -> Bytes {
         let mut members = Members::parse(params).unwrap_or_default();
+        // The answers and the state must be only those of the last round.
+        members.retain(|name| name != "inputResponses" && name != "requestState");
+        if let Some((responses, state)) = round {
+            members.set("inputResponses", &**responses);
+            if let Some(state) = state {
+                members.set("requestState", &**state);
+            }
+        }
         let given = members.remove("_meta").unwrap_or_default();
         let mut meta = meta(&given, &self.capabilities);
         if let Some(level) = level {
             meta.set(LOG_LEVEL, Value::from(level).to_string());
         }
         members.set("_meta", meta.to_string());
-        Outgoing::Request { id, method, params: &members.to_string() }.text()
+        Outgoing::Request { id, method, params: &members.to_string() }.bytes()
     }
 
     /// Sends a request in stateless form. Returns `None` if the server no longer supports that revision.
@@ -237,7 +258,7 @@ impl Peer {
         &self,
         session: &Session,
         permit: &Permit<'_>,
-        params: String,
+        (params, round): (impl Deref<Target = str> + Send + 'static, Option<&Round>),
         id: &str,
         stream: &Arc<Stream>,
     ) -> Result<Option<crate::modern::Ticket>, String> {
@@ -248,14 +269,22 @@ impl Peer {
         // Clients with a session request a log level with this method.
         let may_log = permit.gate().pass("logging/setLevel", None).is_ok();
         let level = self.state().log_level.clone().filter(|_| may_log);
-        let text = self.text(method, &params, level.as_deref(), id);
-        drop(params);
+        let Some(peer) = self.own.upgrade() else { return Ok(None) };
+        let (round, id, name) = (round.cloned(), id.to_owned(), method.to_owned());
+        let length = params.len() + round.as_ref().map_or(0, |(responses, _)| responses.len());
+        let level_of_request = level.clone();
+        // Large requests are converted on other threads.
+        let convert =
+            move || parse_owned(&peer.text(&name, &params, round.as_ref(), level_of_request.as_deref(), &id));
+        let converted = self.servers.offload().run_if_large(&session.owner, length, convert).await;
+        let (text, parts) =
+            converted.ok_or("The request could not be read.")?.map_err(|error| error.to_string())?;
         // The text stays in memory until the child has received the message.
         let mut reservation = self.servers.messages().reservation(&session.owner);
         if !reservation.grow_within(text.len(), ROOM_PATIENCE).await {
             return Err(TOO_MANY_MESSAGES.to_owned());
         }
-        let message = parse_line(text.as_bytes()).map_err(|error| error.to_string())?;
+        let message = parts.of(&text);
         let Kind::Request { method, id } = message.kind.clone() else {
             return Err("no request".to_owned());
         };
@@ -285,21 +314,11 @@ impl Peer {
         id: &str,
         out: &Arc<Stream>,
     ) {
-        let mut extra: Option<(Kept, Option<Kept>)> = None;
+        let mut round: Option<Round> = None;
         for _ in 0..MAX_ROUNDS {
-            let mut members = Members::parse(params).unwrap_or_default();
-            // The answers and the state must be only those of the last round.
-            members.retain(|name| name != "inputResponses" && name != "requestState");
-            if let Some((responses, state)) = &extra {
-                members.set("inputResponses", &**responses);
-                if let Some(state) = state {
-                    members.set("requestState", &**state);
-                }
-            }
-            let params = members.to_string();
             let stream = self.servers.stream(&session.owner);
             let consumer = stream.connect();
-            let sent = self.send(session, permit, params, id, &stream).await;
+            let sent = self.send(session, permit, (params.clone(), round.as_ref()), id, &stream).await;
             let _ticket = match sent {
                 Ok(Some(ticket)) => ticket,
                 Ok(None) => return fail(out, id, "The MCP server no longer supports this revision."),
@@ -320,7 +339,7 @@ impl Peer {
             };
             match self.settle(session, answer, id, out).await {
                 None => return,
-                next => extra = next,
+                next => round = next,
             }
         }
         let why = format!(
@@ -382,14 +401,14 @@ impl TranslatedServer for Peer {
         permit: &Permit<'_>,
     ) {
         let (method, gate) = (permit.method(), permit.gate());
-        let (id, params) =
-            (message.at(id).to_owned(), object(message.params_text()).unwrap_or("{}").to_owned());
+        let id = message.at(id).to_owned();
+        let params = message.params.as_ref().map_or(ByteString::from_static("{}"), |span| message.part(span));
         let Some(peer) = self.own.upgrade() else { return };
         if method == "resources/subscribe" && gate.pass(LISTEN, None).is_err() {
             let why = "This request needs subscriptions/listen, which you are not allowed to use.";
             return stream.push(error_message(Some(id.as_bytes()), Code::Refused, why).into(), true);
         }
-        match self.answer_here(method, &params) {
+        match self.answer_here(method, message) {
             Some(Ok(())) => {
                 if method.starts_with("resources/") && !peer.listen(session, &gate) {
                     let (code, why) = no_room();
@@ -405,7 +424,7 @@ impl TranslatedServer for Peer {
         // The params are kept, because every round sends them again.
         let reservation = self.servers.messages().reservation(&session.owner);
         let tool = if method == "tools/call" { peek_name(message).ok().flatten() } else { None };
-        let tool = tool.map(|tool| reservation.keep(tool)).map_or(Some(None), |kept| kept.map(Some));
+        let tool = tool.map(|tool| reservation.keep(&*tool)).map_or(Some(None), |kept| kept.map(Some));
         let (Some(params), Some(tool)) = (reservation.keep(params), tool) else {
             return stream
                 .push(error_message(Some(id.as_bytes()), Code::Refused, TOO_MANY_MESSAGES).into(), true);
@@ -444,7 +463,7 @@ impl TranslatedServer for Peer {
             None => Err(Unanswered::Refused),
             Some(result) => {
                 let reservation = self.servers.messages().reservation(&self.owner);
-                reservation.keep(message.at(result)).ok_or(Unanswered::NoMemory)
+                reservation.keep(message.part(result)).ok_or(Unanswered::NoMemory)
             }
         };
         // An error means that the call was abandoned, so the answer is not needed.

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytestring::ByteString;
 use serde_json::Value;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -27,7 +28,7 @@ use crate::legacy::{OpenError, Sessions};
 use crate::modern::{Fault, Fields, Request};
 use crate::offload::Offload;
 use crate::policy::{Gate, Permit};
-use crate::protocol::{Code, Members, members, string};
+use crate::protocol::{Code, Malformed, Members, members, string};
 use crate::stream::Stream;
 use waiting::{Suspended, Waiting};
 
@@ -147,13 +148,12 @@ impl ModernToLegacy {
                 .entry(key.clone())
                 .or_insert_with_key(|key| Arc::new(Group::new(key, &self.settings.offload))),
         );
-        let params = request.message.params_text().unwrap_or("{}");
-        let [given, state] = members(params, ["inputResponses", "requestState"])
-            .map_err(|error| Refused::Params(error.to_string()))?;
-        let bound_to = bound_to(&key, request, params);
+        let params = params_of(request);
+        let RequestParts { given, state, digest } = self.read(request, &params, owner).await?;
+        let bound_to = format!("{key:?}\n{}\n{digest}", request.method);
         let (answers, max_asked) = (self.sessions.answers(), self.settings.max_asked);
         let client_request = ClientRequest::of(request, bound_to, stream, answers, max_asked, owner);
-        let Some(given) = responses(given) else {
+        let Some(given) = responses(given.as_deref()) else {
             return Err(Refused::Params("`inputResponses` must be an object.".to_owned()));
         };
         match client_request.method.as_str() {
@@ -168,7 +168,7 @@ impl ModernToLegacy {
             _ => {}
         }
         // Without a request state, the answers belong to no question, so they are ignored.
-        let asked = match state.map(|state| self.reopen(state, &client_request)).transpose()? {
+        let asked = match state.map(|state| self.reopen(&state, &client_request)).transpose()? {
             None => CallQuestions::default(),
             Some(Suspended::Running(running)) => {
                 return Ok(self.resume(client_request, running, &given).await);
@@ -197,6 +197,22 @@ impl ModernToLegacy {
         let running =
             call::start(lease, group, (self.number(), params), &client_request, permit, asked).await;
         Ok(self.spawn(client_request, running, is_exclusive))
+    }
+
+    /// Reads the parts of a request. Large requests are read on other threads.
+    async fn read(
+        &self,
+        request: &Request<'_>,
+        params: &ByteString,
+        owner: &str,
+    ) -> Result<RequestParts, Refused> {
+        let may_ask = MAY_ASK.contains(&request.method.as_ref());
+        let (text, length) = (params.clone(), params.len());
+        let read = move || RequestParts::read(&text, may_ask);
+        match self.settings.offload.run_if_large(owner, length, read).await {
+            Some(parts) => parts.map_err(|error| Refused::Params(error.to_string())),
+            None => Err(Refused::Params("The params could not be read.".to_owned())),
+        }
     }
 
     /// Continues a call that has been waiting for its client, with the client's answers.
@@ -364,14 +380,32 @@ impl ModernToLegacy {
     }
 }
 
-/// The text to which a request state is bound: the same request from the same caller, with the same capabilities
-/// and the same values of the command's placeholders. The params are compared as values, because a client can
-/// serialize them differently in a retry.
-fn bound_to(key: &GroupKey, request: &Request<'_>, params: &str) -> String {
-    let may_ask = MAY_ASK.contains(&request.method.as_ref());
-    let params = if may_ask { params } else { "{}" };
-    let params = Digest::of_members(params, &["_meta", "inputResponses", "requestState"]);
-    format!("{key:?}\n{}\n{params}", request.method)
+/// The params of a request, as JSON text.
+fn params_of(request: &Request<'_>) -> ByteString {
+    let params = request.message.params_text();
+    params.map_or(ByteString::from_static("{}"), |params| request.message.shared(params))
+}
+
+/// The parts of the params of a request that the translation itself uses.
+struct RequestParts {
+    /// The `inputResponses`, as JSON text.
+    given: Option<ByteString>,
+    /// The `requestState`, as JSON text.
+    state: Option<ByteString>,
+    /// The digest of the params to which a request state is bound. The params are compared as values, because a
+    /// client can serialize them differently in a retry.
+    digest: Digest,
+}
+
+impl RequestParts {
+    /// Reads the params, which are JSON text. A request state can belong to the request only if `may_ask`.
+    fn read(params: &ByteString, may_ask: bool) -> Result<Self, Malformed> {
+        let [given, state] = members(params, ["inputResponses", "requestState"])?;
+        let [given, state] = [given, state].map(|part| part.map(|part| params.slice_ref(part)));
+        let bound = if may_ask { &**params } else { "{}" };
+        let digest = Digest::of_members(bound, &["_meta", "inputResponses", "requestState"]);
+        Ok(Self { given, state, digest })
+    }
 }
 
 /// Whether the user has accepted an elicitation.

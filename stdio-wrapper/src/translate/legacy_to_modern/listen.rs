@@ -118,7 +118,7 @@ impl Peer {
         let mut params = Members::default();
         params.set("notifications", wanted);
         let params = params.to_string();
-        let Ok(Some(_ticket)) = self.send(session, &permit, params, "0", &stream).await else {
+        let Ok(Some(_ticket)) = self.send(session, &permit, (params, None), "0", &stream).await else {
             return;
         };
         loop {

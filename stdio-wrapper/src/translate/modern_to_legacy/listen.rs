@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytestring::ByteString;
+
 use super::super::call::{self, ClientRequest, SentRequest};
 use super::super::group::{Group, GroupKey, Lease, PooledSession};
 use super::super::listen::Filter;
@@ -34,14 +36,16 @@ impl ModernToLegacy {
         key: &GroupKey,
         caller: &Placeholders,
         client_request: ClientRequest,
-        params: &str,
+        params: ByteString,
         gate: &Gate,
     ) -> Result<Interest, Refused> {
         let lease = self.lease(group, key, caller, false).await?;
         let pooled = &lease.pooled;
-        let filter =
-            Filter::parse(params, &pooled.greeting, pooled.session.reservation()).map_err(Refused::Params)?;
-        let mut filter = filter.ok_or(Refused::NoMemory)?;
+        let (length, read) = (params.len(), Arc::clone(pooled));
+        let read = move || Filter::parse(&params, &read.greeting, read.session.reservation());
+        let filter = group.offload.run_if_large(&pooled.session.owner, length, read).await;
+        let mut filter =
+            filter.ok_or(Refused::NoMemory)?.map_err(Refused::Params)?.ok_or(Refused::NoMemory)?;
         let subscribe = gate.pass("resources/subscribe", None);
         if subscribe.is_err() {
             // Resources to which the client is not allowed to subscribe are not acknowledged.

@@ -42,7 +42,11 @@ impl ModernToLegacy {
                 pooled.set_tools(Arc::clone(&tools), changes);
                 tools
             };
-            let verdict = tools.get(tool).map_or(Ok(()), |headers| headers.check(request.arguments, fields));
+            let (offload, owner) = (&self.settings.offload, &pooled.session.owner);
+            let verdict = match tools.get(tool) {
+                Some(headers) => headers.check_request(offload, owner, request, fields).await,
+                None => Ok(()),
+            };
             match verdict {
                 // A call is never refused because of an outdated list.
                 Err(_) if !was_read => pooled.forget_tools(),

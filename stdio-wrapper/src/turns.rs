@@ -1,8 +1,9 @@
-//! Shares the time of a thread between users while it handles the output of children. A child can write
-//! millions of lines per second. Without a limit, the thread would handle these lines and nothing else (attack
-//! 100).
+//! Shares the time of a thread between users while it handles the output of children, or passes on large messages.
+//! A child can write millions of lines per second, and a response can have megabytes that a fast client reads as
+//! quickly as they are written. Without a limit, the thread would do this work and nothing else (attack 100).
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -14,9 +15,13 @@ use crate::budget::{of_child, user};
 
 /// The amount of work after which other users are served first. The unit is the work for one byte of a short
 /// line: 10 ns for the fastest lines and 300 ns for the slowest.
-pub(super) const PIECE: usize = 8 << 10;
+pub const PIECE: usize = 8 << 10;
 /// The work for a line, in addition to the work for its bytes.
-pub(super) const PER_LINE: usize = 64;
+pub const PER_LINE: usize = 64;
+/// The number of copied bytes that cost as much as one unit of work.
+const COPIED_PER_UNIT: usize = 8;
+/// The number of bytes that are copied in one turn.
+pub const COPIED: usize = PIECE * COPIED_PER_UNIT;
 /// The work for one user in each [`WINDOW`] that is done without waiting for the work of other users.
 const FREE: usize = 64 << 10;
 const WINDOW: Duration = Duration::from_millis(100);
@@ -26,10 +31,12 @@ const MAX_USELESS: u64 = 1000;
 const SECOND: Duration = Duration::from_secs(1);
 
 static ALL: Turns = Turns::new(FREE);
+/// The number of the next worker for a caller without an identity.
+static NEXT: AtomicU64 = AtomicU64::new(0);
 
 /// The turns of all users.
 struct Turns {
-    /// The users who have a running child.
+    /// The users who have a running child or a large message.
     users: Mutex<BTreeMap<Arc<str>, Arc<User>>>,
     /// Must be acquired to work for a user who has recently caused much work.
     turn: Semaphore,
@@ -39,7 +46,7 @@ struct Turns {
 
 /// The work for one user.
 struct User {
-    /// Ensures that several children of a user together get only one turn at a time.
+    /// Ensures that several children and messages of a user together get only one turn at a time.
     turn: Semaphore,
     done: Mutex<Done>,
 }
@@ -91,8 +98,8 @@ impl User {
     }
 }
 
-/// The share of one child in the turns of its user.
-pub(super) struct Share {
+/// The share of one child or message in the turns of its user.
+pub struct Share {
     turns: &'static Turns,
     name: Arc<str>,
     user: Arc<User>,
@@ -109,16 +116,13 @@ impl std::fmt::Debug for Share {
 impl Share {
     /// The share of a child in the turns of the user of `owner`. If callers have no identity, each child counts
     /// as a user, so that no caller waits for all other callers.
-    pub(super) fn of(owner: &str, child: u64) -> Self {
-        match user(owner) {
-            nobody if nobody.trim().is_empty() => ALL.share(&of_child(child)),
-            user => ALL.share(user),
-        }
+    pub fn of(owner: &str, child: u64) -> Self {
+        ALL.share(&name(owner, || of_child(child)))
     }
 
     /// Counts completed work. After each [`PIECE`], yields so that this thread can handle other connections. If
     /// this user has recently caused much work, first waits for a turn among users.
-    pub(super) async fn spend(&mut self, work: usize) {
+    pub async fn spend(&mut self, work: usize) {
         self.work = self.work.saturating_add(work);
         if self.work < PIECE {
             return;
@@ -135,7 +139,7 @@ impl Share {
 
     /// Counts useless lines. If there were too many, returns the time until which the child's output must not
     /// be read.
-    pub(super) fn useless(&self, lines: u64, now: Instant) -> Option<Instant> {
+    pub fn useless(&self, lines: u64, now: Instant) -> Option<Instant> {
         let mut done = self.user.done();
         if now.duration_since(done.second) >= SECOND {
             (done.second, done.useless) = (now, 0);
@@ -152,6 +156,51 @@ impl Drop for Share {
         if Arc::strong_count(&self.user) <= 2 {
             users.remove(&self.name);
         }
+    }
+}
+
+/// The user of `owner`, or another name if the caller has no identity.
+fn name(owner: &str, nobody: impl FnOnce() -> String) -> Arc<str> {
+    match user(owner) {
+        user if user.trim().is_empty() => nobody().into(),
+        user => user.into(),
+    }
+}
+
+/// Counts bytes that are copied for a user, such as those of a response. Small amounts need no turn, so that they
+/// are not delayed.
+#[derive(Debug)]
+pub struct Copies {
+    user: Arc<str>,
+    /// The number of bytes since the last turn.
+    bytes: usize,
+    /// Set after the first turn.
+    share: Option<Share>,
+}
+
+impl Copies {
+    /// Copies for the user of `owner`. Callers without an identity do not wait for each other.
+    pub fn of(owner: &str) -> Self {
+        Self::of_user(name(owner, || format!("\0\0{}", NEXT.fetch_add(1, Ordering::Relaxed))))
+    }
+
+    /// Copies for a child. Without an identity, the child counts as a user.
+    pub fn of_child(owner: &str, child: u64) -> Self {
+        Self::of_user(name(owner, || of_child(child)))
+    }
+
+    fn of_user(user: Arc<str>) -> Self {
+        Self { user, bytes: 0, share: None }
+    }
+
+    /// Counts copied bytes. After each [`COPIED`] of them, waits for the next turn.
+    pub async fn spend(&mut self, bytes: usize) {
+        self.bytes = self.bytes.saturating_add(bytes);
+        if self.bytes < COPIED {
+            return;
+        }
+        let work = std::mem::take(&mut self.bytes) / COPIED_PER_UNIT;
+        self.share.get_or_insert_with(|| ALL.share(&self.user)).spend(work).await;
     }
 }
 
@@ -223,6 +272,17 @@ mod tests {
         assert_eq!(one.useless(1, end), None);
         drop((one, other, bob));
         assert!(turns.users().is_empty(), "users without children are removed");
+    }
+
+    #[tokio::test]
+    async fn copied_bytes_need_a_turn_only_when_there_are_many() {
+        let mut copies = Copies::of("ana of copies");
+        for _ in 0..2 {
+            assert!(futures_util::poll!(Box::pin(copies.spend(COPIED - 1))).is_ready());
+            let mut turn = Box::pin(copies.spend(1));
+            assert!(futures_util::poll!(&mut turn).is_pending());
+            turn.await;
+        }
     }
 
     #[tokio::test]
