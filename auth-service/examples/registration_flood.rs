@@ -142,6 +142,7 @@ async fn use_client(store: &dyn Store, registered: Value) -> anyhow::Result<Clie
         at: now,
         bounds: auth_service::domain::clock_watch::TimeBounds::exactly(now),
         is_time_of_day: true,
+        boot: None,
         keep_until: now.plus(Duration::from_secs(86_400)),
         user: auth_service::domain::account::Subject::new([0; 32]),
         sole_ceiling: usize::MAX,

@@ -369,8 +369,16 @@ impl AppState {
         let at = self.now();
         let (keep_until, sole_ceiling) =
             (at.plus(self.config.clients.idle), self.config.clients.sole_ceiling());
-        let (bounds, is_time_of_day) = (self.time_bounds(), self.clock.is_time_of_day());
-        ClientUse { client, at, bounds, is_time_of_day, keep_until, user: user.clone(), sole_ceiling }
+        ClientUse {
+            client,
+            at,
+            bounds: self.time_bounds(),
+            is_time_of_day: self.clock.is_time_of_day(),
+            boot: self.clock.boot(),
+            keep_until,
+            user: user.clone(),
+            sole_ceiling,
+        }
     }
 
     /// The source of randomness.

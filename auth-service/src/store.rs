@@ -175,7 +175,7 @@ impl Successor {
     fn replace(&self, grant: &mut Grant, used: &ClientUse, by_store: Option<StoreTime>) {
         let current = (self.hash, self.line.clone());
         let expires_at = used.extend(Some(grant.expires_at), self.expires_at);
-        grant.rotate(current, self.sealed.clone(), (used.bounds, by_store), expires_at);
+        grant.rotate(current, self.sealed.clone(), used.time(by_store), expires_at);
     }
 }
 

@@ -6,6 +6,7 @@ use super::account::Subject;
 use super::client::{Client, ClientUsers};
 use super::clock::UnixTime;
 use super::clock_watch::TimeBounds;
+use super::replaced_token::{StoreTime, UseTime};
 
 /// One use of a client. It is stored in the same write as the grant or token that the use creates.
 #[derive(Debug, Clone)]
@@ -19,6 +20,8 @@ pub struct ClientUse {
     /// Whether `at` is the real time of day, so that the store can use its own clock as well. Tests simulate the
     /// time.
     pub is_time_of_day: bool,
+    /// Identifies the start of the machine from which `bounds.up` is measured, if it is known.
+    pub boot: Option<u64>,
     /// The time at which the client can be deleted if it is not used again.
     pub keep_until: UnixTime,
     /// The user for whom the client is used.
@@ -32,6 +35,12 @@ pub struct ClientUse {
 impl ClientUse {
     /// Uses within this time after a stored use are not stored.
     pub const RESOLUTION: Duration = Duration::from_secs(3600);
+
+    /// The time of the use on all clocks. `by_store` is the time on the clock of the store.
+    pub fn time(&self, by_store: Option<StoreTime>) -> UseTime {
+        let at = UnixTime(self.bounds.up.as_secs());
+        UseTime { bounds: self.bounds, by_store, by_uptime: self.boot.map(|clock| StoreTime { clock, at }) }
+    }
 
     /// Whether so much time has passed since the last recorded use of `client` that this use must be stored.
     pub fn is_news_to(&self, client: &Client) -> bool {

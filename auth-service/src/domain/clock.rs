@@ -1,8 +1,11 @@
 //! Time and randomness as parameters, so that tests can control every expiry and every token.
 
 use std::fmt;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::LazyLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use aws_lc_rs::digest::{SHA256, digest};
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -57,6 +60,12 @@ pub trait Clock: Send + Sync {
         Duration::from_secs(self.now().0)
     }
 
+    /// Identifies the start of the machine from which [`Self::up`] is measured. Values of processes with the same
+    /// identifier can be compared. The default implementation is for test clocks.
+    fn boot(&self) -> Option<u64> {
+        None
+    }
+
     /// Whether [`Self::now`] is the real time of day, so that it can be compared with the clocks of other
     /// machines.
     fn is_time_of_day(&self) -> bool {
@@ -82,10 +91,23 @@ impl Clock for SystemClock {
         Duration::from_secs(part(up.tv_sec)) + Duration::from_nanos(part(up.tv_nsec))
     }
 
+    fn boot(&self) -> Option<u64> {
+        *BOOT
+    }
+
     fn is_time_of_day(&self) -> bool {
         true
     }
 }
+
+/// The kernel's identifier of this start of the machine, together with the time namespace (`time_namespaces(7)`),
+/// because a container can have an uptime of its own. It is `None` if the kernel does not tell them.
+static BOOT: LazyLock<Option<u64>> = LazyLock::new(|| {
+    let start = std::fs::read("/proc/sys/kernel/random/boot_id").ok()?;
+    let namespace = std::fs::read_link("/proc/self/ns/time").unwrap_or_default();
+    let hash = digest(&SHA256, &[&start, namespace.as_os_str().as_bytes()].concat());
+    hash.as_ref().first_chunk().map(|first| u64::from_be_bytes(*first))
+});
 
 /// A source of unpredictable bytes.
 pub trait Random: Send + Sync {

@@ -6,14 +6,13 @@ use serde::{Deserialize, Serialize};
 use super::account::Subject;
 use super::client::{Client, ClientId, RegistrationId};
 use super::clock::UnixTime;
-use super::clock_watch::TimeBounds;
 use super::grant_id::GrantId;
 use super::key_thumbprint::KeyThumbprint;
 use super::opaque_token::TokenHash;
 use super::pkce::CodeChallenge;
 use super::redirect_uri::RedirectUri;
 use super::refresh_token::{HashedRefreshToken, Line};
-use super::replaced_token::{Grace, RefreshUse, ReplacedToken, StoreTime};
+use super::replaced_token::{Grace, RefreshUse, ReplacedToken, UseTime};
 use super::resource::ResourceUri;
 use super::scope::Scope;
 
@@ -89,12 +88,7 @@ pub struct RefreshState {
 
 impl Grant {
     /// Decides what happens when a refresh token that names this grant is presented.
-    pub fn judge_refresh(
-        &self,
-        presented: &HashedRefreshToken,
-        time: (TimeBounds, Option<StoreTime>),
-        grace: &Grace,
-    ) -> RefreshUse {
+    pub fn judge_refresh(&self, presented: &HashedRefreshToken, time: UseTime, grace: &Grace) -> RefreshUse {
         let Some(refresh) = &self.refresh else {
             return RefreshUse::Foreign;
         };
@@ -122,13 +116,14 @@ impl Grant {
         &mut self,
         (current, line): (TokenHash, Line),
         sealed_successor: Vec<u8>,
-        (time, by_store): (TimeBounds, Option<StoreTime>),
+        time: UseTime,
         expires_at: UnixTime,
     ) {
         let replaced = self.refresh.take().map(|old| ReplacedToken {
             hash: old.current,
-            at: time.latest,
-            by_store,
+            at: time.bounds.latest,
+            by_store: time.by_store,
+            by_uptime: time.by_uptime,
             sealed_successor,
         });
         self.refresh = Some(RefreshState { current, replaced, line });

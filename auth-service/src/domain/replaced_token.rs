@@ -27,6 +27,9 @@ pub struct ReplacedToken {
     /// The same time on the clock of the store, if it was known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by_store: Option<StoreTime>,
+    /// The same time since the start of the machine, if it was known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by_uptime: Option<StoreTime>,
     /// The successor, encrypted with the replaced token. A repeated request gets this same successor, so that
     /// there is never a second valid token.
     #[serde(with = "sealed_bytes")]
@@ -71,6 +74,17 @@ impl StoreTime {
     }
 }
 
+/// The time of a use of a refresh token, on each clock that is known.
+#[derive(Debug, Clone, Copy)]
+pub struct UseTime {
+    /// The time of day.
+    pub bounds: TimeBounds,
+    /// The time on the clock of the store.
+    pub by_store: Option<StoreTime>,
+    /// The time since the start of the machine, which identifies the clock. It cannot be set.
+    pub by_uptime: Option<StoreTime>,
+}
+
 /// A past period in which the store did not respond.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Outage {
@@ -82,43 +96,67 @@ pub struct Outage {
 
 /// How long the use of a refresh token can be repeated (`REFRESH_GRACE`). The part of an outage that followed the
 /// use does not count, because the client might have received an error and could not repeat its request earlier.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grace {
     /// The period without an outage.
     pub period: Duration,
-    /// The last outage of the store.
-    pub outage: Option<Outage>,
+    /// The last outages of the store, the oldest first. They do not overlap.
+    pub outages: Vec<Outage>,
 }
 
 impl Grace {
     /// Whether the period is over for a token that was used `age` ago.
-    fn is_over(self, age: Duration) -> bool {
-        let outage = self.outage.filter(|outage| age <= outage.began.saturating_add(JUST_BEFORE));
-        let pause =
-            outage.map_or(Duration::ZERO, |outage| age.min(outage.began).saturating_sub(outage.ended));
+    fn is_over(&self, age: Duration) -> bool {
+        // The last time at which an outage could have kept the client from retrying.
+        let mut since = age;
+        let mut pause = Duration::ZERO;
+        for outage in self.outages.iter().skip_while(|outage| outage.ended >= age) {
+            if since > outage.began.saturating_add(JUST_BEFORE) {
+                break;
+            }
+            pause = pause.saturating_add(since.min(outage.began).saturating_sub(outage.ended));
+            since = outage.ended;
+        }
         age > self.period.saturating_add(pause.min(MAX_PAUSE))
+    }
+
+    fn with_skew(&self) -> Self {
+        Self { period: self.period.saturating_add(MAX_SKEW), outages: self.outages.clone() }
     }
 }
 
 impl ReplacedToken {
-    /// Decides whether the response with the successor can be repeated. The clock of the store decides if it is
-    /// known, because the clocks of replicas differ. The token counts as stolen only if no clock contradicts this.
-    pub(super) fn judge(
-        &self,
-        (time, by_store): (TimeBounds, Option<StoreTime>),
-        grace: &Grace,
-    ) -> RefreshUse {
-        let age = by_store.zip(self.by_store).and_then(|(now, at)| now.since(at));
-        let Some(age) = age else {
-            return self.judge_by_machine(time, *grace);
+    /// Decides whether the response with the successor can be repeated. The token counts as stolen only if no clock
+    /// contradicts this.
+    ///
+    /// If Redis runs on the same machine, both clocks are the same one, and jump together. Then only the uptime
+    /// shows that the grace period has not passed. The uptime counts only up to [`MAX_SKEW`], because it is also too
+    /// low after a virtual machine has been stopped.
+    pub(super) fn judge(&self, time: UseTime, grace: &Grace) -> RefreshUse {
+        let age =
+            |now: Option<StoreTime>, at: Option<StoreTime>| now.zip(at).and_then(|(now, at)| now.since(at));
+        let by_store = age(time.by_store, self.by_store);
+        let judged = self.judge_by_store(time.bounds, by_store, grace);
+        let with_skew = grace.with_skew();
+        let is_in_time = |age| {
+            !grace.is_over(age)
+                && by_store.is_none_or(|age| !with_skew.is_over(age))
+                && self.judge_by_machine(time.bounds, &with_skew) != RefreshUse::Reused
         };
-        let with_skew = Grace { period: grace.period.saturating_add(MAX_SKEW), ..*grace };
+        if age(time.by_uptime, self.by_uptime).is_some_and(is_in_time) { self.repeated() } else { judged }
+    }
+
+    /// Decides by the clock of the store if it is known, because the clocks of replicas differ.
+    fn judge_by_store(&self, time: TimeBounds, age: Option<Duration>, grace: &Grace) -> RefreshUse {
+        let Some(age) = age else {
+            return self.judge_by_machine(time, grace);
+        };
         if grace.is_over(age) {
-            match self.judge_by_machine(time, *grace) {
+            match self.judge_by_machine(time, grace) {
                 RefreshUse::Reused => RefreshUse::Reused,
                 _ => RefreshUse::Undatable,
             }
-        } else if self.judge_by_machine(time, with_skew) == RefreshUse::Reused {
+        } else if self.judge_by_machine(time, &grace.with_skew()) == RefreshUse::Reused {
             RefreshUse::Undatable
         } else {
             self.repeated()
@@ -131,7 +169,7 @@ impl ReplacedToken {
     /// The time of the first use is recorded as [`TimeBounds::latest`], which can be far ahead of the correct
     /// time. While the clock is steady, the difference between the recorded and the current value of `latest` is
     /// correct nevertheless.
-    fn judge_by_machine(&self, time: TimeBounds, grace: Grace) -> RefreshUse {
+    fn judge_by_machine(&self, time: TimeBounds, grace: &Grace) -> RefreshUse {
         let is_over = |now: UnixTime| grace.is_over(now.since(self.at));
         if is_over(time.earliest) || time.is_steady && is_over(time.latest) {
             RefreshUse::Reused
@@ -167,10 +205,19 @@ mod tests {
     use super::*;
 
     const AT: UnixTime = UnixTime(1_000_000);
-    const GRACE: Grace = Grace { period: Duration::from_secs(120), outage: None };
+    const GRACE: Grace = Grace { period: Duration::from_secs(120), outages: Vec::new() };
 
     fn used(by_store: Option<StoreTime>) -> ReplacedToken {
-        ReplacedToken { hash: TokenHash::of(b"used"), at: AT, by_store, sealed_successor: vec![1] }
+        let hash = TokenHash::of(b"used");
+        ReplacedToken { hash, at: AT, by_store, by_uptime: None, sealed_successor: vec![1] }
+    }
+
+    fn on(clock: u64, at: u64) -> StoreTime {
+        StoreTime { clock, at: UnixTime(at) }
+    }
+
+    fn time(bounds: TimeBounds, by_store: Option<StoreTime>) -> UseTime {
+        UseTime { bounds, by_store, by_uptime: None }
     }
 
     fn repeated() -> RefreshUse {
@@ -185,8 +232,8 @@ mod tests {
     fn a_used_token_is_repeated_or_stolen_only_if_the_time_is_certain() {
         let judged = |earliest, latest, is_steady| {
             let (earliest, latest) = (after(earliest), after(latest));
-            used(None)
-                .judge((TimeBounds { earliest, latest, is_steady, ..TimeBounds::exactly(AT) }, None), &GRACE)
+            let bounds = TimeBounds { earliest, latest, is_steady, ..TimeBounds::exactly(AT) };
+            used(None).judge(time(bounds, None), &GRACE)
         };
         let judge = |earliest, latest| judged(earliest, latest, false);
         assert_eq!(judge(0, 0), repeated());
@@ -204,9 +251,9 @@ mod tests {
 
     #[test]
     fn a031_the_clock_of_the_store_decides_and_no_clock_alone_makes_a_token_a_stolen_one() {
-        let on = |clock, at| Some(StoreTime { clock, at: UnixTime(at) });
-        let judge =
-            |here, store| used(on(0, 5000)).judge((TimeBounds::exactly(after(here)), on(0, store)), &GRACE);
+        let judge = |here, store| {
+            used(Some(on(0, 5000))).judge(time(TimeBounds::exactly(after(here)), Some(on(0, store))), &GRACE)
+        };
         assert_eq!(judge(1, 5001), repeated());
         assert_eq!(judge(301, 5001), repeated(), "this replica is ahead");
         assert_eq!(judge(121, 5121), RefreshUse::Reused);
@@ -218,16 +265,35 @@ mod tests {
         );
         assert_eq!(judge(3600, 5001), RefreshUse::Undatable, "the clock of the store was set back");
         assert_eq!(judge(3600, 1000), RefreshUse::Reused, "the use is in the future of the store");
-        let by_another = (TimeBounds::exactly(after(121)), on(1, 5001));
-        assert_eq!(used(on(0, 5000)).judge(by_another, &GRACE), RefreshUse::Reused);
+        let by_another = time(TimeBounds::exactly(after(121)), Some(on(1, 5001)));
+        assert_eq!(used(Some(on(0, 5000))).judge(by_another, &GRACE), RefreshUse::Reused);
+    }
+
+    #[test]
+    fn a032_a_machine_whose_clock_jumps_together_with_its_redis_ends_no_grant_before_the_grace_period_is_over()
+     {
+        let at = ReplacedToken { by_uptime: Some(on(7, 900)), ..used(Some(on(0, 5000))) };
+        let judge = |jump: i64, (boot, up): (u64, i64)| {
+            let (bounds, passed) = (TimeBounds::exactly(after(jump + up)), jump + up);
+            let by_store = Some(on(0, 5000_u64.saturating_add_signed(passed)));
+            let by_uptime = Some(on(boot, 900_u64.saturating_add_signed(up)));
+            at.judge(UseTime { bounds, by_store, by_uptime }, &GRACE)
+        };
+        assert_eq!(judge(200, (7, 1)), repeated());
+        assert_eq!(judge(599, (7, 120)), repeated());
+        assert_eq!(judge(200, (7, 121)), RefreshUse::Reused);
+        assert_eq!(judge(0, (7, 121)), RefreshUse::Reused);
+        assert_eq!(judge(721, (7, 1)), RefreshUse::Reused, "the machine was stopped in the meantime");
+        assert_eq!(judge(200, (8, 1)), RefreshUse::Reused, "another machine");
+        assert_eq!(judge(-100, (7, 121)), repeated(), "the clock was set back");
     }
 
     #[test]
     fn a032_an_outage_after_the_use_does_not_count_and_changes_nothing_for_an_older_token() {
         let second = Duration::from_secs(1);
         let is_over = |age: u32, began: u32, ended: u32| {
-            let outage = Some(Outage { began: second * began, ended: second * ended });
-            Grace { outage, ..GRACE }.is_over(second * age)
+            let outages = vec![Outage { began: second * began, ended: second * ended }];
+            Grace { outages, ..GRACE }.is_over(second * age)
         };
         assert!(!is_over(1000, 1000, 119), "it was used when the outage began");
         assert!(is_over(1000, 1000, 121), "the outage ended too long ago");
@@ -236,6 +302,22 @@ mod tests {
         assert!(!is_over(500, 1000, 119) && is_over(500, 1000, 121), "it was used during the outage");
         assert!(is_over(121, 1000, 500), "it was used after the outage");
         assert!(is_over(90_000, 90_000, 1), "the outage was longer than a day");
+    }
+
+    #[test]
+    fn a031_the_time_between_short_outages_counts() {
+        let second = Duration::from_secs(1);
+        // Each outage lasts two seconds, and begins eight seconds after the one before.
+        let outages: Vec<_> = (0..5_u32)
+            .rev()
+            .map(|number| Outage { began: second * (number * 8 + 3), ended: second * (number * 8 + 1) })
+            .collect();
+        let grace = Grace { period: second * 5, outages };
+        assert!(!grace.is_over(second * 7) && grace.is_over(second * 8), "one outage of two seconds");
+        assert!(grace.is_over(second * 10) && grace.is_over(second * 36));
+        let grace = Grace { period: second * 25, ..grace };
+        assert!(!grace.is_over(second * 35), "five outages of two seconds");
+        assert!(grace.is_over(second * 36));
     }
 
     #[test]

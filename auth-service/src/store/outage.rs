@@ -1,4 +1,4 @@
-//! The last period in which the store did not respond to this process.
+//! The last periods in which the store did not respond to this process.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -7,22 +7,25 @@ use std::time::{Duration, Instant};
 use crate::domain::replaced_token::{Grace, Outage};
 
 /// Two outages with less time between them count as one, because clients had no time to retry.
-const JOINED: Duration = Duration::from_secs(10);
-/// A shorter outage does not count. It must not replace the record of a long one.
+const JOINED: Duration = Duration::from_secs(1);
+/// A shorter outage does not count.
 const NOTABLE: Duration = Duration::from_secs(1);
+/// The number of outages that are remembered.
+const MAX_OUTAGES: usize = 32;
 
-/// Keeps the last outage.
+/// Keeps the last outages.
 #[derive(Default)]
-pub(super) struct LastOutage {
+pub(super) struct Outages {
     is_under_way: AtomicBool,
     state: Mutex<State>,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct State {
     /// The beginning of the outage that is under way.
     began: Option<Instant>,
-    last: Option<Period>,
+    /// The outages that have ended, the oldest first.
+    ended: Vec<Period>,
 }
 
 #[derive(Clone, Copy)]
@@ -31,7 +34,7 @@ struct Period {
     until: Instant,
 }
 
-impl LastOutage {
+impl Outages {
     /// Records that the store did not respond to a request that was sent at `from`.
     pub(super) fn failed(&self, from: Instant) {
         let mut state = self.state();
@@ -50,16 +53,14 @@ impl LastOutage {
         }
     }
 
-    /// Records an outage that began at `from` and has just ended.
-    pub(super) fn ended(&self, from: Instant) {
-        self.state().note(Period { from, until: Instant::now() });
-    }
-
-    /// The grace period of refresh tokens, without the last outage.
+    /// The grace period of refresh tokens, without the last outages and the one that is under way.
     pub(super) fn grace(&self, period: Duration) -> Grace {
-        let last = self.state().last;
-        let outage = last.map(|last| Outage { began: last.from.elapsed(), ended: last.until.elapsed() });
-        Grace { period, outage }
+        let mut state = self.state().clone();
+        if let Some(from) = state.began {
+            state.note(Period { from, until: Instant::now() });
+        }
+        let ago = |outage: &Period| Outage { began: outage.from.elapsed(), ended: outage.until.elapsed() };
+        Grace { period, outages: state.ended.iter().map(ago).collect() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -68,14 +69,19 @@ impl LastOutage {
 }
 
 impl State {
-    fn note(&mut self, period: Period) {
+    fn note(&mut self, mut period: Period) {
         if period.until.saturating_duration_since(period.from) < NOTABLE {
             return;
         }
-        let earlier =
-            self.last.filter(|earlier| period.from.saturating_duration_since(earlier.until) < JOINED);
-        let from = earlier.map_or(period.from, |earlier| earlier.from.min(period.from));
-        self.last = Some(Period { from, ..period });
+        while let Some(earlier) =
+            self.ended.pop_if(|earlier| period.from.saturating_duration_since(earlier.until) < JOINED)
+        {
+            period = Period { from: earlier.from.min(period.from), until: earlier.until.max(period.until) };
+        }
+        if self.ended.len() == MAX_OUTAGES {
+            self.ended.remove(0);
+        }
+        self.ended.push(period);
     }
 }
 
@@ -84,31 +90,38 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_outage_is_kept_and_joined_with_one_shortly_before() {
+    fn the_last_outages_are_kept_and_joined_with_those_shortly_before() {
         let (second, now) = (Duration::from_secs(1), Instant::now());
         let mut state = State::default();
-        let mut length = |from: u32, until: u32| {
+        let mut lengths = |from: u32, until: u32| -> Vec<u64> {
             state.note(Period { from: now + second * from, until: now + second * until });
-            state.last.map(|last| last.until.duration_since(last.from).as_secs())
+            let length = |period: &Period| period.until.duration_since(period.from).as_secs();
+            state.ended.iter().map(length).collect()
         };
-        assert_eq!(length(0, 60), Some(60));
-        assert_eq!(length(69, 75), Some(75));
-        assert_eq!(length(80, 80), Some(75), "it is too short");
-        assert_eq!(length(100, 110), Some(10));
+        assert_eq!(lengths(0, 60), [60]);
+        assert_eq!(lengths(69, 75), [60, 6]);
+        assert_eq!(lengths(75, 85), [60, 16]);
+        assert_eq!(lengths(90, 90), [60, 16], "it is too short");
+        assert_eq!(lengths(100, 110), [60, 16, 10]);
+        assert_eq!(lengths(70, 120), [60, 51]);
+        for number in 0..100 {
+            assert!(lengths(200 + number * 10, 202 + number * 10).len() <= MAX_OUTAGES);
+        }
     }
 
     #[test]
     fn an_outage_lasts_from_the_first_request_that_failed_to_the_first_response() {
-        let (outage, second) = (LastOutage::default(), Duration::from_secs(1));
+        let (outage, second) = (Outages::default(), Duration::from_secs(1));
         outage.succeeded();
-        assert_eq!(outage.grace(second).outage, None);
+        assert!(outage.grace(second).outages.is_empty());
         let Some(from) = Instant::now().checked_sub(second * 30) else { return };
         outage.failed(from + second * 20);
         outage.failed(from);
         outage.failed(from + second * 25);
-        assert_eq!(outage.grace(second).outage, None, "it has not ended");
+        let found = *outage.grace(second).outages.last().unwrap();
+        assert!(found.began >= second * 30 && found.ended < second, "it has not ended: {found:?}");
         outage.succeeded();
-        let found = outage.grace(second).outage.unwrap();
+        let found = *outage.grace(second).outages.last().unwrap();
         assert!(found.began >= second * 30 && found.ended < second * 5, "{found:?}");
     }
 }

@@ -31,6 +31,7 @@ mod places;
 mod portable;
 mod renewal;
 mod server_clock;
+mod silence;
 mod sole_clients;
 mod store_name;
 mod tracking;

@@ -9,7 +9,7 @@ use futures_util::future::join;
 
 use super::resp::Resp;
 use super::things::{GRACE, NOW, code, grant, granted, hash, held, later, successor, usage};
-use super::worlds::key;
+use super::worlds::{Cluster, key};
 use crate::chaos::{Chaos, Weather};
 use crate::redis_server::RedisServer;
 
@@ -118,6 +118,65 @@ async fn a032_an_outage_after_redis_has_executed_a_refresh_costs_no_grant() {
     assert!(matches!(stolen, Rotation::Reused(_)), "{stolen:?}");
     // After the grace period, the other one counts as stolen, too.
     tokio::time::sleep(SHORT + Duration::from_secs(1)).await;
+    let at = later(start.elapsed());
+    let stolen = store.rotate_refresh(&token, &next, &usage(&client, at), SHORT).await.unwrap();
+    assert!(matches!(stolen, Rotation::Reused(_)), "{stolen:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a032_an_outage_of_one_node_of_a_cluster_costs_no_grant_although_the_others_respond() {
+    const SHORT: Duration = Duration::from_secs(3);
+    let Some(cluster) = Cluster::start() else { return };
+    let store = RedisStore::connect(&RedisAddress::parse(&cluster.url()).unwrap(), &key()).await.unwrap();
+    let (client, _, of_token) = granted(&store, "a", "first").await;
+    let (token, next) = (held(&of_token, 0, "first"), successor(&of_token, 1, "second", NOW));
+    let mut others = Vec::new();
+    for name in ["b", "c", "d", "e", "f", "g", "h", "i"] {
+        others.push(granted(&store, name, name).await.2.id);
+    }
+
+    let start = Instant::now();
+    let used = usage(&client, NOW);
+    let rotated = store.rotate_refresh(&token, &next, &used, SHORT).await.unwrap();
+    assert!(matches!(rotated, Rotation::Rotated(_)), "{rotated:?}");
+    let mut stopped = None;
+    for node in 0..3 {
+        cluster.signal(node, "-STOP");
+        if store.grant(&of_token.id, NOW).await.is_err() {
+            stopped = Some(node);
+            break;
+        }
+        cluster.signal(node, "-CONT");
+    }
+    let stopped = stopped.unwrap();
+    let mut of_others = Vec::new();
+    for other in others {
+        if store.grant(&other, NOW).await.is_ok() {
+            of_others.push(other);
+        }
+    }
+    let (mut answered, mut refused) = (0, 0);
+    while start.elapsed() < SHORT * 2 {
+        for other in &of_others {
+            answered += u32::from(store.grant(other, NOW).await.is_ok());
+        }
+        let at = later(start.elapsed());
+        refused += u32::from(store.rotate_refresh(&token, &next, &usage(&client, at), SHORT).await.is_err());
+    }
+    assert!(answered > 0 && refused > 1, "{answered} {refused}");
+    cluster.signal(stopped, "-CONT");
+    let recovers = Instant::now();
+    let again = loop {
+        let at = later(start.elapsed());
+        match store.rotate_refresh(&token, &next, &usage(&client, at), SHORT).await {
+            Ok(again) => break again,
+            Err(error) => assert!(recovers.elapsed() < Duration::from_secs(10), "{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    assert!(matches!(again, Rotation::Repeated { .. }), "{again:?}");
+    // After the grace period, the token counts as stolen.
+    tokio::time::sleep(SHORT + Duration::from_secs(2)).await;
     let at = later(start.elapsed());
     let stolen = store.rotate_refresh(&token, &next, &usage(&client, at), SHORT).await.unwrap();
     assert!(matches!(stolen, Rotation::Reused(_)), "{stolen:?}");

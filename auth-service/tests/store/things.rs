@@ -109,6 +109,7 @@ pub(crate) fn usage_by(user: &Subject, client: &Client, at: UnixTime) -> ClientU
         at,
         bounds: TimeBounds::exactly(at),
         is_time_of_day: false,
+        boot: None,
         keep_until: at.plus(IDLE),
         user: user.clone(),
         sole_ceiling: SOLE_CEILING,

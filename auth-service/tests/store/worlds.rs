@@ -100,6 +100,12 @@ impl Cluster {
         format!("redis-cluster://127.0.0.1:{}?{}", first.port, others.join("&"))
     }
 
+    /// Sends a signal to one node.
+    pub(crate) fn signal(&self, node: usize, name: &str) {
+        let process = self.nodes[node].process.as_ref().unwrap().id().to_string();
+        assert!(Command::new("kill").args([name, &process]).status().unwrap().success());
+    }
+
     /// Moves some slots with their keys from one node to another.
     pub(crate) fn move_slots(&self, from: usize, to: usize, slots: u32) {
         let id = |node: usize| {

@@ -223,3 +223,39 @@ async fn a032_a_refresh_on_a_disk_that_stalls_for_longer_than_the_grace_period_c
     // The refresh was completed when the disk responded, eight seconds after the request.
     stack.refresh(&client, &tokens.refresh_token).await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a032_a_refresh_whose_response_was_lost_is_repeated_although_the_disk_stalls() {
+    let sky = Sky::new();
+    let upstream = tests::upstream::Upstream::start().await;
+    let stack = sky.over(Setup::as_shipped().in_front_of(upstream.port)).start().await;
+    let (client, tokens) = stack.log_in_as(&ana(), &stack.mcp_url).await.unwrap();
+    let first = stack.refresh(&client, &tokens.refresh_token).await.unwrap();
+
+    sky.hang("hang-sync", true);
+    until_ready_is(&stack, 503).await;
+    let repeated = stack.refresh(&client, &tokens.refresh_token).await.unwrap();
+    assert_eq!(repeated.refresh_token, first.refresh_token);
+    sky.hang("hang-sync", false);
+    until_ready_is(&stack, 200).await;
+    stack.refresh(&client, &first.refresh_token).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a032_a_disk_that_fails_for_longer_than_the_grace_period_after_it_has_stored_a_refresh_costs_no_grant()
+ {
+    let sky = Sky::new();
+    let upstream = tests::upstream::Upstream::start().await;
+    let setup = Setup::as_shipped().in_front_of(upstream.port).auth_setting("REFRESH_GRACE", "3s");
+    let stack = sky.over(setup).start().await;
+    let (client, tokens) = stack.log_in_as(&ana(), &stack.mcp_url).await.unwrap();
+
+    // The data reaches the disk, but the sync reports an error.
+    sky.hang("late-fail", true);
+    let refused = stack.refresh(&client, &tokens.refresh_token).await;
+    assert!(refused.is_err(), "a refresh succeeded on a disk that fails");
+    tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+    sky.hang("late-fail", false);
+    until_ready_is(&stack, 200).await;
+    stack.refresh(&client, &tokens.refresh_token).await.unwrap();
+}

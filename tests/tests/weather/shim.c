@@ -1,5 +1,6 @@
 /* Simulates faults for one process. Files in the directory WEATHER control them:
      fail-sync   fsync and fdatasync fail once for each byte of this file
+     late-fail   fsync and fdatasync write the data and then fail, while this file exists
      hang-sync   fsync and fdatasync do not return while this file exists
      hang-policy opening a file with the name policy.toml does not return while this file exists
      clock       the number of seconds to add to the time of day
@@ -39,9 +40,19 @@ static int sync_fails(void) {
     return 1;
 }
 
-int fsync(int fd) { hang("hang-sync"); return sync_fails() ? -1 : (int)syscall(SYS_fsync, fd); }
+/* Whether a sync that has succeeded is reported as failed. */
+static int fails_late(void) {
+    char path[4096];
+    if (!weather("late-fail", path, sizeof path) || access(path, F_OK) != 0) return 0;
+    errno = EIO;
+    return 1;
+}
 
-int fdatasync(int fd) { hang("hang-sync"); return sync_fails() ? -1 : (int)syscall(SYS_fdatasync, fd); }
+static int synced(int outcome) { return outcome == 0 && fails_late() ? -1 : outcome; }
+
+int fsync(int fd) { hang("hang-sync"); return sync_fails() ? -1 : synced((int)syscall(SYS_fsync, fd)); }
+
+int fdatasync(int fd) { hang("hang-sync"); return sync_fails() ? -1 : synced((int)syscall(SYS_fdatasync, fd)); }
 
 int open64(const char *path, int flags, ...) {
     va_list more;

@@ -17,7 +17,7 @@ use rustix::fs::{Advice, fadvise};
 
 use crate::domain::replaced_token::Grace;
 use crate::store::StoreError;
-use crate::store::outage::LastOutage;
+use crate::store::outage::Outages;
 
 use super::rows::unavailable;
 
@@ -50,8 +50,8 @@ pub(super) struct Disk {
     closed: AtomicU64,
     /// Whether the current write takes so long that its callers have stopped waiting.
     is_stalled: AtomicBool,
-    /// The last period in which a write kept other writes waiting.
-    last_stall: LastOutage,
+    /// The last periods in which writes failed, or kept their callers waiting for too long.
+    outages: Outages,
     failing: Gauge,
 }
 
@@ -82,7 +82,7 @@ impl Disk {
             trouble: Mutex::new(None),
             closed: AtomicU64::new(0),
             is_stalled: AtomicBool::new(false),
-            last_stall: LastOutage::default(),
+            outages: Outages::default(),
             failing,
         })
     }
@@ -145,6 +145,7 @@ impl Disk {
     /// Records that a write succeeded.
     pub(super) fn succeeded(&self) {
         self.note_beginning();
+        self.outages.succeeded();
         let was_stalled = self.is_stalled.swap(false, Ordering::Relaxed);
         if self.trouble().take().is_some() || was_stalled {
             self.failing.set(0.0);
@@ -159,22 +160,24 @@ impl Disk {
         if !self.is_stalled.swap(true, Ordering::Relaxed) {
             self.failing.set(1.0);
             tracing::error!(
-                "{reason}. Until it does, no change takes effect: nobody can register or log in, and no access can be revoked. The \
-                 first {queue} changes that are requested in the meantime take effect when the disk responds"
+                "{reason}. Until it does, no change takes effect: nobody can register or log in, and no access can be revoked. \
+                 Changes that are requested in the meantime and take access away are made when the disk responds (at most {queue} of \
+                 them), and others are not"
             );
         }
         StoreError::Unavailable(reason)
     }
 
-    /// Records a write that began at `from` and was completed after its callers had stopped waiting.
-    pub(super) fn finished_late(&self, from: Instant) {
-        self.last_stall.ended(from);
+    /// Records that a write which was requested at `from` failed, or took longer than its caller waits. The outage
+    /// lasts until the next write that succeeds.
+    pub(super) fn kept_waiting(&self, from: Instant) {
+        self.outages.failed(from);
     }
 
-    /// The grace period of refresh tokens, without the last stall. If a refresh token was replaced during a stall,
-    /// its client received an error, and could not retry successfully before the stall was over.
+    /// The grace period of refresh tokens, without the last outages. If a refresh token was replaced during an outage,
+    /// its client received an error, and possibly could not retry successfully before the outage was over.
     pub(super) fn grace(&self, period: Duration) -> Grace {
-        self.last_stall.grace(period)
+        self.outages.grace(period)
     }
 
     /// Records that a write or read failed, and opens the database again.

@@ -113,6 +113,20 @@ pub(super) fn redeem_code(
     Ok(Redemption::Redeemed { displaced: hold(rows, grant, used.at)? })
 }
 
+/// The result of a use of a refresh token that changes nothing, because the use is a repeat of the last one.
+pub(super) fn repeat(
+    rows: &impl Rows,
+    presented: &HashedRefreshToken,
+    used: &ClientUse,
+    (grace, by_store): (&Grace, Option<StoreTime>),
+) -> Result<Option<Rotation>, StoreError> {
+    let Some(grant) = of_refresh(rows, presented, used.at)? else { return Ok(None) };
+    Ok(match grant.judge_refresh(presented, used.time(by_store), grace) {
+        RefreshUse::Repeated { sealed_successor } => Some(Rotation::Repeated { grant, sealed_successor }),
+        _ => None,
+    })
+}
+
 /// Decides on a refresh token, and applies the decision.
 pub(super) fn rotate(
     rows: &Writable<'_>,
@@ -125,7 +139,7 @@ pub(super) fn rotate(
     let Some(mut grant) = of_refresh(rows, presented, now)? else {
         return Ok(Rotation::Unknown);
     };
-    match grant.judge_refresh(presented, (used.bounds, by_store), grace) {
+    match grant.judge_refresh(presented, used.time(by_store), grace) {
         RefreshUse::Current => {
             if client_use::note(rows, used)?.is_none() {
                 return Ok(Rotation::Unknown);

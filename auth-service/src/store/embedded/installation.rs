@@ -37,7 +37,7 @@ impl Installation for EmbeddedStore {
     }
 
     async fn set_keys_mark(&self, mark: KeysMark) -> Result<(), StoreError> {
-        self.writer.write(move |rows| rows.put(Table::Meta, KEYS, &mark, None)).await
+        self.writer.write_even_late(move |rows| rows.put(Table::Meta, KEYS, &mark, None)).await
     }
 
     async fn clock_mark(&self) -> Result<Option<ClockMark>, StoreError> {

@@ -209,7 +209,7 @@ impl PendingStore for EmbeddedStore {
     async fn forget_pushed_request(&self, handle: &TokenHash) -> Result<(), StoreError> {
         let key = handle.text();
         let removed = key.clone();
-        self.writer.write(move |rows| rows.remove(Table::PushedRequests, &removed)).await?;
+        self.writer.write_even_late(move |rows| rows.remove(Table::PushedRequests, &removed)).await?;
         self.places.leave(&key);
         Ok(())
     }
@@ -245,7 +245,7 @@ impl PendingStore for EmbeddedStore {
     async fn forget_consent(&self, subject: &Subject, client: &ClientId) -> Result<(), StoreError> {
         let (key, subject) = (consent_key(subject, client), subject.clone());
         self.writer
-            .write(move |rows| {
+            .write_even_late(move |rows| {
                 rows.remove(Table::Consents, &key)?;
                 holdings::release(rows, &New::consent(&key, &subject, UnixTime(0), UnixTime(0)))
             })
@@ -277,12 +277,123 @@ impl PendingStore for EmbeddedStore {
     async fn unlink_account(&self, issuer: &str, subject: &Subject) -> Result<bool, StoreError> {
         let (issuer, back) = (issuer.to_owned(), link_key(issuer, subject.as_str()));
         self.writer
-            .write(move |rows| {
+            .write_even_late(move |rows| {
                 let Some(sub) = rows.get::<String>(Table::LinksBack, &back)? else { return Ok(false) };
                 rows.remove(Table::Links, &link_key(&issuer, &sub))?;
                 rows.remove(Table::LinksBack, &back)?;
                 Ok(true)
             })
             .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use serde_json::{from_value, json};
+
+    use crate::domain::account::Subject;
+    use crate::domain::client::{Client, ClientDisplay};
+    use crate::domain::clock_watch::TimeBounds;
+    use crate::domain::grant_id::GrantId;
+    use crate::domain::scope::Scope;
+    use crate::keys::seal::StoreKey;
+    use crate::store::Store;
+
+    use super::*;
+
+    const NOW: UnixTime = UnixTime(1_000_000);
+    const LATER: UnixTime = UnixTime(2_000_000);
+
+    fn client() -> Client {
+        let display = serde_json::to_value(ClientDisplay::default()).unwrap();
+        from_value(json!({
+            "id": "device", "registration": "first", "origin": "operator", "issued_at": NOW,
+            "last_used_at": null, "disabled": false, "fingerprint": null, "management": null, "secret": null,
+            "metadata": {
+                "redirect_uris": [], "auth_method": "none", "grant_types": [], "scope": null,
+                "application_type": null, "dpop_bound_access_tokens": false, "display": display,
+            },
+        }))
+        .unwrap()
+    }
+
+    #[tokio::test]
+    async fn a032_a_device_code_or_assertion_that_waits_for_a_stalled_disk_is_not_used_up() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = EmbeddedStore::open(directory.path(), &StoreKey::new([7; 32])).unwrap();
+        let (client, id, code) = (client(), GrantId::new([2; 32]), TokenHash::of(b"device code"));
+        assert!(store.add_client(&client, NOW).await.unwrap());
+        let used = ClientUse {
+            client: client.clone(),
+            at: NOW,
+            bounds: TimeBounds::exactly(NOW),
+            is_time_of_day: false,
+            boot: None,
+            keep_until: LATER,
+            user: Subject::new([3; 32]),
+            sole_ceiling: 10,
+        };
+        let allowed = DeviceState::Allowed { subject: used.user.clone(), authenticated_at: NOW };
+        let asked = DeviceAuthorization {
+            grant_id: id.clone(),
+            client_id: client.id.clone(),
+            registration: client.registration.clone(),
+            metadata: None,
+            resources: Vec::new(),
+            scope: Scope::default(),
+            asked_at: NOW,
+            asked_from: None,
+            expires_at: LATER,
+            interval: 5,
+            polled_at: None,
+            state: DeviceState::Pending,
+        };
+        let grant = Grant {
+            id,
+            subject: used.user.clone(),
+            client_id: client.id.clone(),
+            registration: client.registration.clone(),
+            resources: Vec::new(),
+            scope: Scope::default(),
+            authenticated_at: NOW,
+            created_at: NOW,
+            expires_at: LATER,
+            bound_to: None,
+            refresh: None,
+            parent: None,
+        };
+        let user_code = UserCode::new([4; 32]).unwrap();
+        assert!(store.add_device(&code, &user_code, &asked).await.unwrap());
+        assert!(store.decide_device(&code, &allowed, NOW).await.unwrap());
+
+        let (answer, disk) = mpsc::channel::<()>();
+        let disk = std::sync::Mutex::new(disk);
+        // This write blocks until the test makes the disk respond.
+        let stalled = store.writer.write(move |_| {
+            let _ = disk.lock().unwrap().recv();
+            Ok(())
+        });
+        let queued = async {
+            // The pause lets the writer begin with the write that blocks.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            tokio::join!(
+                store.poll_device(&code, NOW),
+                store.redeem_device(&code, &grant, &used),
+                store.remember_once("assertion", LATER, NOW),
+            )
+        };
+        let (_, (polled, redeemed, remembered)) = tokio::join!(stalled, queued);
+        assert!(polled.is_err() && redeemed.is_err() && remembered.is_err());
+        answer.send(()).unwrap();
+        assert!(store.remember_once("assertion", LATER, NOW).await.unwrap(), "the assertion was used up");
+        assert!(
+            matches!(store.poll_device(&code, NOW).await.unwrap(), Poll::Allowed(_)),
+            "the code was used up"
+        );
+        let redeemed = store.redeem_device(&code, &grant, &used).await.unwrap();
+        assert!(matches!(redeemed, Redemption::Redeemed { .. }));
     }
 }

@@ -31,7 +31,7 @@ const BATCH: usize = 256;
 /// Maximum number of queued writes. Further senders must wait.
 const QUEUE: usize = 1024;
 /// How long a caller waits for its write. A disk that takes longer has stalled, which can happen to a network
-/// disk. A queued write stays in the queue, and is made if the disk responds later.
+/// disk. Of the queued writes, only those that take access away are made if the disk responds later.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long the caller of a test write waits. It is short, because the caller tests whether the disk is working
 /// now.
@@ -52,24 +52,30 @@ trait QueuedWrite: Send {
     /// Whether the rows of this write take access away, for example by disabling an account.
     fn takes_away(&self) -> bool;
     /// Whether this write must no longer be made, because its caller has stopped waiting.
-    fn is_late(&self) -> bool;
+    fn is_late(&self) -> bool {
+        self.given_up().is_some()
+    }
+    /// If the caller of a [`Kind::InTime`] write has stopped waiting, the time at which it began to wait.
+    fn given_up(&self) -> Option<std::time::Instant>;
     fn finish(self: Box<Self>, committed: Result<(), StoreError>);
 }
 
 /// What distinguishes one write from another for the queue.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// It is made even if its caller has stopped waiting.
-    Change,
-    /// It takes access away.
-    TakesAway,
     /// It is made only while its caller waits.
     InTime,
+    /// It is made even if its caller has stopped waiting.
+    EvenLate,
+    /// Like [`Kind::EvenLate`]. It takes access away although it writes rows.
+    TakesAway,
 }
 
 struct Write<T, F> {
     work: F,
     kind: Kind,
+    /// The time at which the caller began to wait.
+    queued: Instant,
     /// The time at which the caller stops waiting.
     deadline: Instant,
     outcome: Option<T>,
@@ -90,8 +96,9 @@ where
         self.kind == Kind::TakesAway
     }
 
-    fn is_late(&self) -> bool {
-        self.kind == Kind::InTime && Instant::now() >= self.deadline
+    fn given_up(&self) -> Option<std::time::Instant> {
+        let is_late = self.kind == Kind::InTime && Instant::now() >= self.deadline;
+        is_late.then(|| self.queued.into_std())
     }
 
     fn finish(self: Box<Self>, committed: Result<(), StoreError>) {
@@ -130,18 +137,30 @@ impl Writer {
         Ok(Self { queue: Some(queue), thread: Some(thread), disk })
     }
 
-    /// Runs `work` in a transaction. Returns once it is on disk. If the database cannot be written, a `work`
-    /// that only removes rows goes into the overlay.
+    /// Runs `work` in a transaction. Returns once it is on disk. The write is not made after its caller has stopped
+    /// waiting, unless the disk stalls while it is being written. Otherwise, a client that received an error would
+    /// have used up its code, its refresh token or its assertion. If the database cannot be written, a `work` that
+    /// only removes rows goes into the overlay.
     pub(super) async fn write<T, F>(&self, work: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: Fn(&Writable<'_>) -> Result<T, StoreError> + Send + 'static,
     {
-        self.queue(work, Kind::Change, PATIENCE).await
+        self.queue(work, Kind::InTime, PATIENCE).await
     }
 
-    /// Like [`Writer::write`], for a `work` that takes access away. It goes into the overlay even if it
-    /// writes rows.
+    /// Like [`Writer::write`], for a `work` that removes rows and must be made even if its caller has stopped
+    /// waiting.
+    pub(super) async fn write_even_late<T, F>(&self, work: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: Fn(&Writable<'_>) -> Result<T, StoreError> + Send + 'static,
+    {
+        self.queue(work, Kind::EvenLate, PATIENCE).await
+    }
+
+    /// Like [`Writer::write_even_late`], for a `work` that takes access away by writing rows. They go into the
+    /// overlay if the database cannot be written.
     pub(super) async fn take_away<T, F>(&self, work: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
@@ -150,20 +169,9 @@ impl Writer {
         self.queue(work, Kind::TakesAway, PATIENCE).await
     }
 
-    /// Like [`Writer::write`], but the write is not made after its caller has stopped waiting, unless the disk
-    /// stalls while it is being written. Otherwise, a client that received an error would have used up its refresh
-    /// token or its code.
-    pub(super) async fn write_in_time<T, F>(&self, work: F) -> Result<T, StoreError>
-    where
-        T: Send + 'static,
-        F: Fn(&Writable<'_>) -> Result<T, StoreError> + Send + 'static,
-    {
-        self.queue(work, Kind::InTime, PATIENCE).await
-    }
-
     /// Tests whether the disk accepts a write now.
     pub(super) async fn ping(&self) -> Result<(), StoreError> {
-        self.queue(write_something, Kind::Change, TRIAL_PATIENCE).await
+        self.queue(write_something, Kind::EvenLate, TRIAL_PATIENCE).await
     }
 
     async fn queue<T, F>(&self, work: F, kind: Kind, patience: Duration) -> Result<T, StoreError>
@@ -172,8 +180,9 @@ impl Writer {
         F: Fn(&Writable<'_>) -> Result<T, StoreError> + Send + 'static,
     {
         let (reply, outcome) = oneshot::channel();
-        let deadline = Instant::now() + patience;
-        let write = Box::new(Write { work, kind, deadline, outcome: None, reply });
+        let queued = Instant::now();
+        let deadline = queued + patience;
+        let write = Box::new(Write { work, kind, queued, deadline, outcome: None, reply });
         let queue = self.queue.as_ref().ok_or_else(stopped)?;
         let Ok(place) = timeout_at(deadline, queue.reserve()).await else {
             self.disk.stalled(patience, QUEUE);
@@ -205,10 +214,12 @@ fn not_queued(patience: Duration) -> StoreError {
 /// A test write whose result is not used.
 fn trial() -> Box<dyn QueuedWrite> {
     let (reply, _) = oneshot::channel();
+    let now = Instant::now();
     Box::new(Write {
         work: write_something,
-        kind: Kind::Change,
-        deadline: Instant::now(),
+        kind: Kind::EvenLate,
+        queued: now,
+        deadline: now,
         outcome: None,
         reply,
     })
@@ -253,10 +264,12 @@ impl Parts {
     fn write_batch(&self, batch: Vec<Box<dyn QueuedWrite>>) {
         let (late, mut batch): (Vec<_>, Vec<_>) = batch.into_iter().partition(|write| write.is_late());
         for write in late {
+            write.given_up().into_iter().for_each(|from| self.disk.kept_waiting(from));
             write.finish(Err(StoreError::Unavailable("the disk responded too late".to_owned())));
         }
         if batch.is_empty() {
-            return;
+            // The outage that the late writes began ends with a write that succeeds.
+            batch.push(trial());
         }
         match self.attempt(&mut batch) {
             // One of the writes fails. Each is repeated alone, so that it gets its own result.
@@ -277,7 +290,7 @@ impl Parts {
     /// Makes either all writes or none, and reports the outcome to `disk`.
     fn attempt(&self, writes: &mut [Box<dyn QueuedWrite>]) -> Result<(), StoreError> {
         let begun = std::time::Instant::now();
-        let database = self.disk.writable()?;
+        let database = self.disk.writable().inspect_err(|_| self.disk.kept_waiting(begun))?;
         // A panic of redb must not terminate the writer thread, on which all callers depend.
         let committed =
             catch_unwind(AssertUnwindSafe(|| self.commit(&database, writes))).unwrap_or_else(|_| {
@@ -288,13 +301,17 @@ impl Parts {
         drop(database);
         match &committed {
             Ok(()) => {
+                // Their callers have received an error, although the writes are in effect.
+                writes
+                    .iter()
+                    .filter_map(|write| write.given_up())
+                    .for_each(|from| self.disk.kept_waiting(from));
                 self.disk.succeeded();
-                if begun.elapsed() >= PATIENCE {
-                    self.disk.finished_late(begun);
-                }
             }
             Err(StoreError::Unreadable) => {}
             Err(error @ (StoreError::Unavailable(_) | StoreError::NeedsOperator(_))) => {
+                // The data might have reached the disk nevertheless.
+                self.disk.kept_waiting(begun);
                 self.disk.failed(error);
             }
         }
@@ -431,7 +448,9 @@ mod tests {
     async fn a_change_for_which_there_was_no_place_is_not_made_later_and_says_so() {
         let directory = tempfile::tempdir().unwrap();
         let store = EmbeddedStore::open(directory.path(), &StoreKey::new([7; 32])).unwrap();
-        let put = |name: String| store.writer.write(move |rows| rows.put(Table::Once, &name, &true, None));
+        let put = |name: String| {
+            store.writer.write_even_late(move |rows| rows.put(Table::Once, &name, &true, None))
+        };
         let (answer, disk) = mpsc::channel::<()>();
         let disk = std::sync::Mutex::new(disk);
         let (begun, begins) = oneshot::channel::<()>();
@@ -445,7 +464,7 @@ mod tests {
         let queued = async {
             begins.await.unwrap_err();
             let waiting = join_all((1..QUEUE).map(|n| put(n.to_string())));
-            let in_time = store.writer.write_in_time(|rows| rows.put(Table::Once, "in time", &true, None));
+            let in_time = store.writer.write(|rows| rows.put(Table::Once, "in time", &true, None));
             let late = async {
                 // The pause gives the other writes time to fill the queue.
                 tokio::time::sleep(Duration::from_secs(1)).await;
@@ -470,7 +489,7 @@ mod tests {
             "a refresh is made after its client received an error"
         );
         // Attack 32: the stall does not count towards the grace period of refresh tokens.
-        let outage = store.disk.grace(Duration::ZERO).outage.unwrap();
+        let outage = *store.disk.grace(Duration::ZERO).outages.last().unwrap();
         let (lasted, second) = (outage.began.saturating_sub(outage.ended), Duration::from_secs(1));
         assert!(lasted >= PATIENCE && lasted < PATIENCE + 60 * second, "{outage:?}");
     }

@@ -17,18 +17,19 @@ use fred::types::config::{TcpConfig, UnresponsiveConfig};
 use fred::types::scan::{ScanResult, Scanner};
 use fred::types::{ClusterHash, ConnectHandle, CustomCommand, Value};
 use fred::util::redis_keyslot;
+use futures_util::future::join_all;
 use futures_util::stream::{BoxStream, StreamExt};
 use tokio::task::AbortHandle;
 
 use crate::domain::replaced_token::Grace;
 use crate::store::StoreError;
-use crate::store::outage::LastOutage;
 
 use super::address::RedisAddress;
 use super::age::Age;
 use super::circuit::Circuit;
 use super::errors::{COMMAND, cannot_connect, is_elsewhere, is_silence, unavailable};
 use super::renewal::Renewal;
+use super::silence::Silence;
 
 /// Time limit for making a connection.
 const CONNECT: Duration = Duration::from_secs(2);
@@ -80,9 +81,9 @@ pub(super) struct Connection {
     task: ConnectHandle,
     asked: AtomicU64,
     circuit: Arc<Circuit>,
-    last_outage: LastOutage,
+    silence: Arc<Silence>,
     renewal: Arc<Renewal>,
-    helpers: [AbortHandle; 3],
+    helpers: [AbortHandle; 4],
 }
 
 impl Drop for Connection {
@@ -160,14 +161,26 @@ impl Connection {
                 }
             }
         });
-        let last_outage = LastOutage::default();
-        let helpers = [mender.abort_handle(), failed.abort_handle(), connected_again.abort_handle()];
-        Ok(Self { bare, client, task, asked: AtomicU64::new(0), circuit, last_outage, renewal, helpers })
+        let silence = Arc::new(Silence::default());
+        let (silent, asking) = (Arc::clone(&silence), client.clone());
+        let asker = tokio::spawn(async move {
+            loop {
+                let slots = silent.next_try().await;
+                join_all(slots.into_iter().map(|slot| end_if_answered(&silent, &asking, slot))).await;
+            }
+        });
+        let helpers = [
+            mender.abort_handle(),
+            failed.abort_handle(),
+            connected_again.abort_handle(),
+            asker.abort_handle(),
+        ];
+        Ok(Self { bare, client, task, asked: AtomicU64::new(0), circuit, silence, renewal, helpers })
     }
 
-    /// The grace period of refresh tokens, without the last outage. It is read after the store has responded.
+    /// The grace period of refresh tokens, without the last outages.
     pub(super) fn grace(&self, period: Duration) -> Grace {
-        self.last_outage.grace(period)
+        self.silence.grace(period)
     }
 
     /// The client whose servers the tracking connections follow.
@@ -182,7 +195,8 @@ impl Connection {
         arguments: Vec<Value>,
     ) -> Result<T, StoreError> {
         let command = CustomCommand::new_static(command, ClusterHash::FirstKey, false);
-        self.ask(&command, &arguments).await.map_err(|error| self.unavailable(&error))
+        let key = arguments.first().and_then(Value::as_bytes).unwrap_or_default();
+        self.ask(redis_keyslot(key), &command, &arguments).await.map_err(|error| self.unavailable(&error))
     }
 
     /// Streams all keys that match, from every server, in pages. A key can occur twice. A key that is created
@@ -216,13 +230,13 @@ impl Connection {
             [Value::from(script), Value::from(count)].into_iter().chain(keys).chain(arguments).collect()
         };
         // fred would mistake the script for the key. For custom commands, it only accepts a slot as a number.
-        let slot = ClusterHash::Custom(redis_keyslot(keys.first().copied().unwrap_or_default().as_bytes()));
-        let by_hash = CustomCommand::new_static("EVALSHA", slot.clone(), false);
-        let answer: Value = match self.ask(&by_hash, &with(&script.sha1)).await {
+        let slot = redis_keyslot(keys.first().copied().unwrap_or_default().as_bytes());
+        let by_hash = CustomCommand::new_static("EVALSHA", ClusterHash::Custom(slot), false);
+        let answer: Value = match self.ask(slot, &by_hash, &with(&script.sha1)).await {
             // A node that has been restarted or added does not have the script yet. EVAL also stores it.
             Err(error) if error.details().starts_with("NOSCRIPT") => {
-                let in_full = CustomCommand::new_static("EVAL", slot, false);
-                self.ask(&in_full, &with(&script.lua)).await
+                let in_full = CustomCommand::new_static("EVAL", ClusterHash::Custom(slot), false);
+                self.ask(slot, &in_full, &with(&script.lua)).await
             }
             other => other,
         }
@@ -240,8 +254,14 @@ impl Connection {
         }
     }
 
-    /// Sends a command unless the circuit is open, and reports to the circuit breaker whether Redis responded.
-    async fn ask<T: FromValue>(&self, command: &CustomCommand, arguments: &[Value]) -> Result<T, Error> {
+    /// Sends a command for a slot unless the circuit is open, and reports to the circuit breaker whether Redis
+    /// responded.
+    async fn ask<T: FromValue>(
+        &self,
+        slot: u16,
+        command: &CustomCommand,
+        arguments: &[Value],
+    ) -> Result<T, Error> {
         if self.circuit.is_open() {
             return Err(Error::new(ErrorKind::Backpressure, "Redis does not respond"));
         }
@@ -250,12 +270,9 @@ impl Connection {
         let answer = Box::pin(self.ask_until_told(command, arguments)).await;
         match &answer {
             Err(error) if is_silence(error) => {
-                self.last_outage.failed(from);
+                // Without a cluster, one server has all slots.
+                self.silence.noticed(if self.bare.is_clustered() { slot } else { 0 }, from);
                 self.circuit.failed();
-            }
-            Ok(_) => {
-                self.last_outage.succeeded();
-                self.circuit.succeeded();
             }
             Err(error) if self.renewal.is_due(error) => {
                 tracing::warn!(
@@ -296,5 +313,15 @@ impl Connection {
                 answer => return answer,
             }
         }
+    }
+}
+
+/// Asks the server that has this slot, and records if it responds. Any response counts, even the error that the user
+/// has no permission.
+async fn end_if_answered(silence: &Silence, client: &WithOptions<Client>, slot: u16) {
+    let ping = CustomCommand::new_static("PING", ClusterHash::Custom(slot), false);
+    let answer: Result<Value, Error> = client.custom(ping, Vec::<Value>::new()).await;
+    if !answer.is_err_and(|error| is_silence(&error)) {
+        silence.ended(slot);
     }
 }

@@ -194,7 +194,7 @@ pub(super) async fn rotate(
             return Ok(Rotation::Unknown);
         };
         let (by_store, grace) = (deadline.read_at(used), cells.connection.grace(grace));
-        match found.value.judge_refresh(presented, (used.bounds, by_store), &grace) {
+        match found.value.judge_refresh(presented, used.time(by_store), &grace) {
             RefreshUse::Current => {
                 if client_use::note_read(cells, used, client).await?.is_none() {
                     return Ok(Rotation::Unknown);
