@@ -10,6 +10,7 @@ mod policy;
 mod store;
 
 use std::io::BufRead;
+use std::path::Path;
 
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
@@ -27,6 +28,7 @@ use auth_service::store::Store;
 use auth_service::store::embedded::{self, OpenError};
 use auth_service::upkeep;
 use contract::log_filter::LogFilter;
+use contract::printing::{Reader, print_line};
 
 use crate::serve::{NewStore, open_store};
 use add_client::AddClient;
@@ -233,8 +235,7 @@ pub(crate) async fn user(command: UserCommand) -> anyhow::Result<()> {
         UserCommand::Reset { name } => {
             let username = username(&name)?;
             let reply = run(operator::Command::ResetUser { username: username.clone() }).await?;
-            print_password(&username, &reply);
-            Ok(())
+            print_password(&username, &reply)
         }
     }
 }
@@ -341,6 +342,11 @@ async fn run_on(new: NewStore, command: operator::Command) -> anyhow::Result<Rep
     }
 }
 
+/// The error for a file that an argument names.
+fn unreadable(path: &Path, error: &std::io::Error) -> anyhow::Error {
+    anyhow::anyhow!("cannot read {}: {error}; name a regular file that this user can read", path.display())
+}
+
 fn username(text: &str) -> anyhow::Result<Username> {
     Username::try_from(text.to_owned()).with_context(|| format!("{text:?} is not a valid user name"))
 }
@@ -351,8 +357,7 @@ async fn add_user(asked: AddUser) -> anyhow::Result<()> {
     let password = if asked.password_stdin { Some(typed_password()?) } else { None };
     let command = operator::Command::AddUser { username: username.clone(), email, groups, password };
     let new = if asked.new_store { NewStore::Begin } else { NewStore::Refuse };
-    print_password(&username, &run_on(new, command).await?);
-    Ok(())
+    print_password(&username, &run_on(new, command).await?)
 }
 
 fn email(text: Option<String>) -> anyhow::Result<Option<String>> {
@@ -381,85 +386,88 @@ fn typed_password() -> anyhow::Result<SecretString> {
     Ok(SecretString::from(password))
 }
 
-#[expect(clippy::print_stdout, reason = "the command's result")]
-fn print_password(username: &Username, reply: &Reply) {
-    println!("account: {username}");
-    match reply {
-        Reply::OneTimePassword(password) => println!("password: {password}"),
-        Reply::OneTimePasswordOfDisabled(password) => {
-            println!("password: {password}");
-            println!(
-                "The account is disabled. To make it possible to log in, run `auth-service user enable {username}`."
-            );
-        }
-        _ => {}
+fn print_password(username: &Username, reply: &Reply) -> anyhow::Result<()> {
+    let mut lines = format!("account: {username}");
+    if let Reply::OneTimePassword(password) | Reply::OneTimePasswordOfDisabled(password) = reply {
+        lines.extend(["\npassword: ", password]);
     }
+    if let Reply::OneTimePasswordOfDisabled(_) = reply {
+        lines.push_str(
+            "\nThe account is disabled. To make it possible to log in, run `auth-service user enable ",
+        );
+        lines.extend([username.as_str(), "`."]);
+    }
+    print_line(lines)?;
+    Ok(())
 }
 
-#[expect(clippy::print_stdout, reason = "the command's result")]
 fn print_users(reply: &Reply) -> anyhow::Result<()> {
     let Reply::Users(users) = reply else {
         bail!("the service sent an unexpected reply instead of accounts")
     };
-    for UserRow { username, subject, email, groups, disabled } in users {
+    print_rows(users.iter().map(|UserRow { username, subject, email, groups, disabled }| {
         let groups: Vec<&str> = groups.iter().map(Group::as_str).collect();
         let state = if *disabled { "disabled" } else { "active" };
-        println!(
-            "{username}\t{subject}\t{}\t{state}\t{}",
-            email.as_deref().unwrap_or_default(),
-            groups.join(",")
-        );
-    }
+        let email = email.as_deref().unwrap_or_default();
+        format!("{username}\t{subject}\t{email}\t{state}\t{}", groups.join(","))
+    }))?;
     Ok(())
 }
 
-#[expect(clippy::print_stdout, reason = "the command's result")]
+/// Prints one line for each row, until nobody reads them any longer.
+fn print_rows(rows: impl Iterator<Item = String>) -> std::io::Result<Reader> {
+    for row in rows {
+        if print_line(row)? == Reader::Gone {
+            return Ok(Reader::Gone);
+        }
+    }
+    Ok(Reader::Present)
+}
+
 fn print_added(reply: &Reply) -> anyhow::Result<()> {
     let Reply::ClientAdded { id, secret } = reply else {
         bail!("the service sent an unexpected reply instead of a client")
     };
-    println!("client_id: {id}");
-    if let Some(secret) = secret {
-        println!("client_secret: {secret}");
-    }
+    let secret = secret.as_ref().map(|secret| format!("\nclient_secret: {secret}")).unwrap_or_default();
+    print_line(format_args!("client_id: {id}{secret}"))?;
     Ok(())
 }
 
-#[expect(clippy::print_stdout, reason = "the command's result")]
 async fn list_clients() -> anyhow::Result<()> {
     let mut after = None;
     loop {
         let Reply::Clients(page) = run(operator::Command::ListClients { after }).await? else {
             bail!("the service sent an unexpected reply instead of clients")
         };
-        for client in &page {
+        let rows = page.iter().map(|client| {
             let state = if client.disabled { "disabled" } else { "active" };
             let name = client.name.as_deref().unwrap_or_default().escape_debug();
-            println!("{}\t{}\t{}\t{state}\t{name}", client.id, kind(client), used(client.last_used_at));
-        }
+            format!("{}\t{}\t{}\t{state}\t{name}", client.id, kind(client), used(client.last_used_at))
+        });
+        let reader = print_rows(rows)?;
         match page.last() {
-            Some(last) if page.len() == PAGE => after = Some(last.id.clone()),
+            Some(last) if page.len() == PAGE && reader == Reader::Present => after = Some(last.id.clone()),
             _ => return Ok(()),
         }
     }
 }
 
-#[expect(clippy::print_stdout, reason = "the command's result")]
 fn print_client(reply: &Reply) -> anyhow::Result<()> {
     let Reply::Clients(clients) = reply else {
         bail!("the service sent an unexpected reply instead of a client")
     };
-    for client in clients {
-        println!("client_id:     {}", client.id);
-        println!("kind:          {}", kind(client));
-        println!("name:          {}", client.name.as_deref().unwrap_or_default().escape_debug());
-        println!("known since:   {}", client.issued_at.readable());
-        println!("last used:     {}", used(client.last_used_at));
-        println!("state:         {}", if client.disabled { "disabled" } else { "active" });
-        for uri in &client.redirect_uris {
-            println!("redirect URI:  {uri}");
-        }
-    }
+    let rows = clients.iter().flat_map(|client| {
+        let facts = [
+            format!("client_id:     {}", client.id),
+            format!("kind:          {}", kind(client)),
+            format!("name:          {}", client.name.as_deref().unwrap_or_default().escape_debug()),
+            format!("known since:   {}", client.issued_at.readable()),
+            format!("last used:     {}", used(client.last_used_at)),
+            format!("state:         {}", if client.disabled { "disabled" } else { "active" }),
+        ];
+        facts.into_iter().chain(client.redirect_uris.iter().map(|uri| format!("redirect URI:  {uri}")))
+    });
+    print_rows(rows)?;
     Ok(())
 }
 

@@ -17,6 +17,7 @@ mod storage;
 mod trusted_edge;
 mod trusted_issuers;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
 
@@ -33,9 +34,10 @@ pub use trusted_edge::TrustedEdge;
 pub use trusted_issuers::TrustedIssuer;
 
 use crate::domain::origin::AllowedOrigins;
+use crate::domain::resource::ProtectedHosts;
 use crate::dpop::DpopMode;
 use crate::keys::set::RotationTerms;
-use crate::policy::PolicySource;
+use crate::policy::{LoadError, PolicySource};
 
 use environment::Environment;
 
@@ -76,6 +78,11 @@ pub struct Config {
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Problems {
     found: Vec<String>,
+    /// The variables about which there is a problem.
+    about: BTreeSet<String>,
+    /// The settings that were given, but whose value is unknown, because their file cannot be read or their name is
+    /// misspelt. This is a problem, and it must not be reported again as a missing or wrong value.
+    unknown: BTreeSet<String>,
     /// One sentence for each variable that might be a misspelt setting. These are reported together with the
     /// problems, but are not problems themselves.
     doubts: Vec<String>,
@@ -84,16 +91,30 @@ pub struct Problems {
 impl Problems {
     /// Adds a problem with the value of a variable.
     fn add(&mut self, variable: &str, problem: impl fmt::Display) {
-        self.found.push(format!("{variable}: {problem}"));
+        self.note(variable, format!("{variable}: {problem}"));
     }
 
     /// Adds a problem that is phrased as a predicate of the variable, such as `is not set`.
     fn add_about(&mut self, variable: &str, predicate: impl fmt::Display) {
-        self.found.push(format!("{variable} {predicate}"));
+        self.note(variable, format!("{variable} {predicate}"));
     }
 
-    fn add_misspelt(&mut self, misspelt: &Misspelt) {
+    fn note(&mut self, variable: &str, problem: String) {
+        if !self.unknown.contains(variable) {
+            self.about.insert(variable.to_owned());
+            self.found.push(problem);
+        }
+    }
+
+    /// Adds a problem with the name of a variable. `is_given` tells whether a setting is given as well.
+    fn add_misspelt(&mut self, misspelt: &Misspelt, is_given: impl Fn(&str) -> bool) {
         self.found.push(misspelt.to_string());
+        self.unknown.extend(misspelt.meant.iter().filter(|meant| !is_given(meant)).cloned());
+    }
+
+    /// Whether the value of a setting is wrong or unknown. A check of several settings can then find nothing more.
+    fn has(&self, variable: &str) -> bool {
+        self.about.contains(variable) || self.unknown.contains(variable)
     }
 }
 
@@ -101,7 +122,9 @@ impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let count = self.found.len();
         write!(f, "the settings have {count} problem{}:", if count == 1 { "" } else { "s" })?;
-        self.found.iter().chain(&self.doubts).try_for_each(|problem| write!(f, "\n  - {problem}"))
+        let sentences = self.found.iter().chain(&self.doubts);
+        // The further lines of a problem are indented, so that they do not look like problems of their own.
+        sentences.map(|sentence| sentence.replace('\n', "\n    ")).try_for_each(|it| write!(f, "\n  - {it}"))
     }
 }
 
@@ -111,6 +134,19 @@ impl Config {
     /// Reads all settings from `variables`. Each can also be given as `NAME_FILE`, the path of a file that
     /// contains the value.
     pub fn from_variables(variables: impl IntoIterator<Item = (String, String)>) -> Result<Self, Problems> {
+        Self::read(variables, |_, _| Ok(()))
+    }
+
+    /// Like [`Config::from_variables`], for a service that is about to start. It must not start with a policy file
+    /// that cannot be used, so the problems with this file are reported together with all others.
+    pub fn to_serve(variables: impl IntoIterator<Item = (String, String)>) -> Result<Self, Problems> {
+        Self::read(variables, PolicySource::check)
+    }
+
+    fn read(
+        variables: impl IntoIterator<Item = (String, String)>,
+        check: impl FnOnce(&PolicySource, Option<&ProtectedHosts>) -> Result<(), LoadError>,
+    ) -> Result<Self, Problems> {
         let mut problems = Problems::default();
         let environment = Environment::new(variables, &mut problems);
         let listeners = listeners::read(&environment, &mut problems);
@@ -119,6 +155,9 @@ impl Config {
         let trusted_edge = trusted_edge::read(&environment, &mut problems);
         let allowed_origins = browsers::read(&environment, &mut problems);
         let policy = admission::read(&environment, &mut problems);
+        if let Err(error) = check(&policy, site.as_ref().map(|site| &site.protected_hosts)) {
+            problems.add("POLICY_FILE", error);
+        }
         let lifetimes = lifetimes::read(&environment, &mut problems);
         let clients = clients::read(&environment, &lifetimes, &mut problems);
         let signing = signing::read(&environment, &mut problems);
@@ -227,7 +266,7 @@ mod tests {
             ("SIGNING_ALGORITHM", "HS256"),
             ("DPOP", "maybe"),
             ("SIGNING_KEY_LEAD", "1s"),
-            ("SIGNING_KEY_PERIOD", "1m"),
+            ("SIGNING_KEY_PERIOD", "soon"),
             ("EDGE_SECRET", "x"),
             ("ALLOWED_ORIGINS", "https://a.example/x"),
             ("REDIS_URL", "http://localhost"),
@@ -249,11 +288,40 @@ mod tests {
             "DPOP",
             "SIGNING_KEY_LEAD",
             "SIGNING_KEY_PERIOD",
-            "REDIS_URL",
         ] {
             assert!(text.contains(&format!("- {variable}: ")), "{variable} in {text}");
         }
         assert!(text.contains("- EDGE_SECRET_FILE is set together with EDGE_SECRET; "), "{text}");
+        assert!(text.contains("- REDIS_URL is not the address of a Redis; "), "{text}");
+    }
+
+    #[test]
+    fn one_mistake_is_one_problem() {
+        let redis = ("REDIS_URL", "redis://redis");
+        let with = |given: &[(&'static str, &'static str)]| [&LEAST[1..], given].concat();
+        for given in [
+            vec![("ISSUER_FILE", "/nonexistent"), LEAST[1]],
+            vec![("ISSUER_FILE", "/nonexistent"), LEAST[0], LEAST[1]],
+            vec![("PROTECTED_HOST", "localhost:8080"), LEAST[0]],
+            vec![("PROTECTED_HOSTS_FILE", "/nonexistent"), LEAST[0]],
+            with(&[LEAST[0], redis, ("STORE_KEY_FILE", "/nonexistent")]),
+            with(&[LEAST[0], redis, ("STORE_KEYS", "x")]),
+            with(&[LEAST[0], ("REGISTRATION", "token"), ("REGISTRATION_TOKEN_FILE", "/nonexistent")]),
+            with(&[LEAST[0], ("TRUSTED_PROXIES", "0.0.0.0/0"), ("EDGE_SECRET_FILE", "/nonexistent")]),
+            with(&[LEAST[0], ("CLIENT_IDLE_TTL", "2d"), ("REFRESH_TOKEN_TTL", "a day")]),
+            with(&[LEAST[0], ("CLIENT_IDLE_TTL", "a year")]),
+            with(&[LEAST[0], ("SIGNING_KEY_LEAD", "an hour"), ("SIGNING_KEY_PERIOD", "1m")]),
+            with(&[LEAST[0], ("PUBLIC_LISTEN", "8000"), ("EDGE_LISTEN", "127.0.0.1:9000")]),
+            with(&[("ISSUER", "http://auth.example.com"), ("DEFAULT_RESOURCE", "http://localhost:8080/mcp")]),
+            vec![
+                ("ISSUER", "https://localhost:8080"),
+                ("PROTECTED_HOSTS", "a b"),
+                ("DEFAULT_RESOURCE", "https://a/mcp"),
+            ],
+        ] {
+            let told = read(&given).unwrap_err().to_string();
+            assert!(told.contains("have 1 problem:"), "{given:?}: {told}");
+        }
     }
 
     #[test]

@@ -4,6 +4,9 @@
 //! `tests/layers.toml` lists the modules from the lowest layer to the highest, and the modules that each of them
 //! can import. A test verifies the list. `docs/architecture.md` describes each module.
 
+// These macros panic at a closed pipe. `contract::printing` does not.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod app;
 pub mod clients;
 pub mod config;

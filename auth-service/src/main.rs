@@ -1,5 +1,8 @@
 //! The `auth-service` program: reads its settings, opens its store, and serves until it receives a signal to stop.
 
+// These macros panic at a closed pipe. `contract::printing` does not.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 mod cli;
 mod serve;
 
@@ -8,6 +11,7 @@ use std::time::Duration;
 
 use actix_web::rt::System;
 use clap::Parser;
+use contract::printing::print_error;
 use tikv_jemallocator::Jemalloc;
 use tokio::runtime::{Builder, Runtime};
 
@@ -56,10 +60,7 @@ async fn run(command: Command) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // The whole chain of causes is printed on one line, because this is what an operator reads first.
-            #[expect(clippy::print_stderr, reason = "how a failed command reports its error")]
-            {
-                eprintln!("auth-service: {}", in_one_line(error.as_ref()));
-            }
+            print_error(format_args!("auth-service: {}", in_one_line(error.as_ref())));
             ExitCode::FAILURE
         }
     }

@@ -21,7 +21,7 @@ use auth_service::ops::{audit, telemetry};
 use auth_service::rotation::{LOOK_EVERY, Rotated};
 use auth_service::state::AppState;
 use auth_service::store::embedded::{self, EmbeddedStore, OpenError};
-use auth_service::store::redis::RedisStore;
+use auth_service::store::redis::{RedisAddress, RedisStore};
 use auth_service::store::{Store, StoreError};
 use auth_service::threads;
 
@@ -60,7 +60,7 @@ pub(crate) async fn open_store(
             NewStore::Begin => RedisStore::connect(address, key).await,
             NewStore::Refuse => RedisStore::connect_to_known(address, key).await,
         };
-        let store = opened.with_context(|| format!("store: {address}"))?;
+        let store = opened.map_err(|error| of_redis(address, error))?;
         return Ok((Arc::new(store), key.clone()));
     }
     let key = match &storage.key {
@@ -68,6 +68,14 @@ pub(crate) async fn open_store(
         None => embedded::store_key(&storage.data_dir, storage.previous_key.as_ref(), &SystemRandomSource)?,
     };
     Ok((Arc::new(EmbeddedStore::open(&storage.data_dir, &key)?), key))
+}
+
+/// The error of a store in Redis, with its address. An error of the connection already contains it.
+pub(crate) fn of_redis(address: &RedisAddress, error: StoreError) -> anyhow::Error {
+    let address = address.to_string();
+    let is_named = error.to_string().contains(&address);
+    let error = anyhow::Error::new(error);
+    if is_named { error } else { error.context(address) }
 }
 
 /// Opens the store, and tries again if it is unavailable. If the whole stack starts at the same time, Redis might
@@ -95,7 +103,7 @@ async fn awaited_store(storage: &Storage) -> anyhow::Result<(Arc<dyn Store>, Sto
 /// Serves until SIGTERM or SIGINT. An error that occurs once logging has started is written to the log, and the
 /// result is `Ok(ExitCode::FAILURE)`.
 pub(crate) async fn run() -> anyhow::Result<ExitCode> {
-    let config = Config::from_variables(std::env::vars())?;
+    let config = Config::to_serve(std::env::vars())?;
     telemetry::start(&config.observability).context("the log cannot be written to standard error")?;
     for doubt in &config.doubts {
         tracing::warn!("{doubt}");

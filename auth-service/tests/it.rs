@@ -39,6 +39,7 @@ mod it {
     mod login;
     mod machines;
     mod manage;
+    mod messages;
     mod one_account;
     mod operator;
     mod policy;

@@ -15,6 +15,7 @@ pub mod listener;
 pub mod log_filter;
 pub mod log_lines;
 pub mod pattern;
+pub mod printing;
 pub mod rules;
 pub mod scope;
 pub mod settings;

@@ -1,11 +1,15 @@
 //! Reads the settings, and runs the program. Only this file uses the real clock and the real random source.
 
+// These macros panic at a closed pipe. `contract::printing` does not.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 mod healthcheck;
 
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
+use contract::printing::print_error;
 use stdio_wrapper::app::{self, World};
 use stdio_wrapper::child::{BECOME, COUNT, SUPERVISE, become_child, count_watches, supervise};
 use stdio_wrapper::config::{Config, Options};
@@ -30,7 +34,7 @@ fn main() -> ExitCode {
         return match healthcheck::ask(&options.ops_listen) {
             Ok(()) => ExitCode::SUCCESS,
             Err(problem) => {
-                eprintln!("stdio-wrapper: {problem}");
+                print_error(format_args!("stdio-wrapper: {problem}"));
                 ExitCode::FAILURE
             }
         };
@@ -41,9 +45,10 @@ fn main() -> ExitCode {
         Ok(config) if misspelt.is_empty() => config,
         config => {
             let problems = misspelt.into_iter().chain(config.err().unwrap_or_default()).chain(doubts);
-            eprintln!("stdio-wrapper cannot start:");
+            print_error("stdio-wrapper cannot start:");
             for problem in problems {
-                eprintln!("  - {problem}");
+                // The further lines of a problem must not look like problems of their own.
+                print_error(format_args!("  - {}", problem.replace('\n', "\n    ")));
             }
             return ExitCode::from(2);
         }
@@ -51,7 +56,7 @@ fn main() -> ExitCode {
     let _last_lines = match log::start(&config) {
         Ok(guard) => guard,
         Err(error) => {
-            eprintln!("stdio-wrapper cannot start:\n  - {error}.");
+            print_error(format_args!("stdio-wrapper cannot start:\n  - {error}."));
             return ExitCode::from(2);
         }
     };

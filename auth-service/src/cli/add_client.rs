@@ -124,7 +124,7 @@ where
 }
 
 fn key_set(file: &Path) -> anyhow::Result<serde_json::Value> {
-    let text = read_setting(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let text = read_setting(file).map_err(|error| super::unreadable(file, &error))?;
     let set: serde_json::Value =
         serde_json::from_str(&text).with_context(|| format!("{} is not JSON", file.display()))?;
     let keys = set.get("keys").and_then(serde_json::Value::as_array);

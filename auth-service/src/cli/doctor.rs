@@ -14,6 +14,7 @@ use auth_service::doctor::{self, Examination, Finding, Outcome, PATIENCE};
 use auth_service::domain::causes::in_one_line;
 use auth_service::domain::clock::{Clock, SystemClock};
 use contract::files::{MAX_SETTING_LEN, read_regular};
+use contract::printing::{Reader, print_error, print_line};
 
 /// Options of the examination.
 #[derive(Args)]
@@ -36,40 +37,44 @@ pub(crate) struct Doctor {
 
 /// Runs the examination. The exit code is 0 if there are no problems, 1 if there are, and 2 if the
 /// examination failed.
-#[expect(clippy::print_stdout, clippy::print_stderr, reason = "the command's result")]
 pub(crate) async fn run(asked: Doctor) -> ExitCode {
+    match examine(asked).await {
+        Ok(code) => code,
+        Err(error) => {
+            print_error(format_args!("auth-service: {}", in_one_line(error.as_ref())));
+            ExitCode::from(2)
+        }
+    }
+}
+
+async fn examine(asked: Doctor) -> anyhow::Result<ExitCode> {
     let as_json = asked.json;
+    // The examination continues if nobody reads its findings, because it must delete the client that it registers,
+    // and because the exit code shows the result.
+    let mut printed = Ok(Reader::Present);
     let mut progress = |finding: &Finding| {
-        if !as_json {
-            println!("{}", line(finding));
+        if !as_json && matches!(printed, Ok(Reader::Present)) {
+            printed = print_line(line(finding));
         }
     };
     let url = asked.url.to_string();
-    let findings = match examination(asked) {
-        Ok(examination) => doctor::examine(&examination, &mut progress).await.map_err(anyhow::Error::from),
-        Err(error) => Err(error),
-    };
-    let findings = match findings {
-        Ok(findings) => findings,
-        Err(error) => {
-            eprintln!("auth-service: {}", in_one_line(error.as_ref()));
-            return ExitCode::from(2);
-        }
-    };
+    let findings = doctor::examine(&examination(asked)?, &mut progress).await?;
+    printed?;
     let count = |outcome| findings.iter().filter(|finding| finding.outcome == outcome).count();
     let (problems, warnings) = (count(Outcome::Problem), count(Outcome::Warning));
     let unexamined = count(Outcome::Unexamined);
     if as_json {
-        println!(
-            "{}",
-            json!({ "url": url, "problems": problems, "warnings": warnings, "unexamined": unexamined, "findings": findings })
-        );
+        print_line(
+            json!({ "url": url, "problems": problems, "warnings": warnings, "unexamined": unexamined, "findings": findings }),
+        )?;
     } else {
         let (problems, warnings) = (counted(problems, "problem"), counted(warnings, "warning"));
         let fine = counted(count(Outcome::Fine), "check");
-        println!("{problems}, {warnings}, {unexamined} not examined, {fine} as they must be");
+        print_line(format_args!(
+            "{problems}, {warnings}, {unexamined} not examined, {fine} as they must be"
+        ))?;
     }
-    if problems == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    Ok(if problems == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// A number with its noun in singular or plural, such as `2 checks`.
@@ -82,7 +87,7 @@ fn examination(asked: Doctor) -> anyhow::Result<Examination> {
         .ca_file
         .map(|path| {
             read_regular(&path, MAX_SETTING_LEN)
-                .with_context(|| format!("--ca-file: cannot read {}", path.display()))
+                .map_err(|error| super::unreadable(&path, &error).context("--ca-file"))
         })
         .transpose()?;
     let is_set =

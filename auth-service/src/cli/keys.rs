@@ -7,7 +7,7 @@ use auth_service::domain::clock::UnixTime;
 use auth_service::keys::set::KeyState;
 use auth_service::operator::{self, KeyRow, Reply};
 
-use super::run;
+use super::{print_rows, run};
 
 #[derive(Subcommand)]
 pub(crate) enum KeysCommand {
@@ -36,26 +36,23 @@ pub(crate) async fn keys(command: KeysCommand) -> anyhow::Result<()> {
         KeysCommand::Revoke { kid } => run(operator::Command::RevokeKey { kid }).await?,
     };
     let Reply::Keys(rows) = reply else { bail!("the service sent an unexpected reply instead of keys") };
-    print(&rows);
+    print_rows(rows.iter().map(row))?;
     Ok(())
 }
 
-#[expect(clippy::print_stdout, reason = "the command's result")]
-fn print(rows: &[KeyRow]) {
+fn row(key: &KeyRow) -> String {
     let time = |at: Option<UnixTime>| at.map_or_else(|| "-".to_owned(), UnixTime::readable);
-    for row in rows {
-        let state = match row.state {
-            KeyState::Next => "next",
-            KeyState::Current => "current",
-            KeyState::Retired => "retired",
-        };
-        println!(
-            "{}\t{}\t{state}\tsigns from {}\tuntil {}\tgone at {}",
-            row.kid,
-            row.algorithm,
-            row.signs_from.readable(),
-            time(row.signs_until),
-            time(row.gone_at)
-        );
-    }
+    let state = match key.state {
+        KeyState::Next => "next",
+        KeyState::Current => "current",
+        KeyState::Retired => "retired",
+    };
+    format!(
+        "{}\t{}\t{state}\tsigns from {}\tuntil {}\tgone at {}",
+        key.kid,
+        key.algorithm,
+        key.signs_from.readable(),
+        time(key.signs_until),
+        time(key.gone_at)
+    )
 }

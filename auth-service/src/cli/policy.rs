@@ -17,8 +17,9 @@ use auth_service::policy::{
     Era, Explanation, MAX_FILE_SIZE, Policy, PolicySource, Question, Verdict, explain, parse,
 };
 use contract::files::read_regular;
+use contract::printing::{print_error, print_line};
 
-use super::{email, groups, run, username};
+use super::{email, groups, print_rows, run, username};
 
 #[derive(Subcommand)]
 pub(crate) enum PolicyCommand {
@@ -84,7 +85,6 @@ enum EraOption {
 }
 
 /// Runs a command that examines policy files.
-#[expect(clippy::print_stderr, reason = "how a failed command reports its error")]
 pub(crate) async fn policy(command: PolicyCommand) -> ExitCode {
     let outcome = match command {
         PolicyCommand::Check { file } => check(file),
@@ -94,26 +94,26 @@ pub(crate) async fn policy(command: PolicyCommand) -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("auth-service: {}", in_one_line(error.as_ref()));
+            print_error(format_args!("auth-service: {}", in_one_line(error.as_ref())));
             ExitCode::from(2)
         }
     }
 }
 
-#[expect(clippy::print_stdout, clippy::print_stderr, reason = "the command's result")]
 fn check(file: Option<PathBuf>) -> anyhow::Result<bool> {
     let (source, hosts) = settings(file)?;
     let path = source.file.context("pass the path of a policy file, or set POLICY_FILE")?;
     match parse(&text(&path)?, source.allowed, hosts.as_ref()) {
         Ok((_, warnings)) => {
             for warning in &warnings {
-                eprintln!("warning: {}: {warning}", path.display());
+                print_error(format_args!("warning: {}: {warning}", path.display()));
             }
-            println!("{}: good, {}", path.display(), super::doctor::counted(warnings.len(), "warning"));
+            let warnings = super::doctor::counted(warnings.len(), "warning");
+            print_line(format_args!("{}: good, {warnings}", path.display()))?;
             Ok(true)
         }
         Err(problems) => {
-            eprintln!("{}: {problems}", path.display());
+            print_error(format_args!("{}: {problems}", path.display()));
             Ok(false)
         }
     }
@@ -127,12 +127,11 @@ fn settings(file: Option<PathBuf>) -> anyhow::Result<(PolicySource, Option<Prote
 }
 
 fn text(path: &Path) -> anyhow::Result<String> {
-    let bytes =
-        read_regular(path, MAX_FILE_SIZE).with_context(|| format!("cannot read {}", path.display()))?;
-    String::from_utf8(bytes).with_context(|| format!("{} is not UTF-8 text", path.display()))
+    let bytes = read_regular(path, MAX_FILE_SIZE).map_err(|error| super::unreadable(path, &error))?;
+    String::from_utf8(bytes)
+        .with_context(|| format!("{} is not UTF-8 text; name a policy file (docs/policy.md)", path.display()))
 }
 
-#[expect(clippy::print_stdout, reason = "the command's result")]
 async fn explained(asked: Explain) -> anyhow::Result<bool> {
     let (source, hosts) = settings(asked.file.clone())?;
     let policy = match &source.file {
@@ -168,27 +167,28 @@ async fn explained(asked: Explain) -> anyhow::Result<bool> {
             EraOption::Legacy => Era::Legacy,
         },
     };
-    match &source.file {
-        Some(path) => println!("rules: {}", path.display()),
-        None => println!(
-            "rules: none, because neither --file nor POLICY_FILE names a policy file. If the service has one, name the same file here."
-        ),
-    }
-    println!("who: {}", person.found);
-    println!("token: scope \"{}\" for {}", question.scope, question.resource.as_str());
-    let Explanation { verdict, steps } = explain(&policy, &question);
-    for step in &steps {
-        println!("{step}");
-    }
-    println!(
-        "=> {}",
-        match verdict {
-            _ if person.disabled => "REFUSED: the account is disabled, so its tokens are refused",
-            Verdict::Allowed => "ALLOWED",
-            Verdict::Refused(_) => "REFUSED by the check",
-            Verdict::RefusedByWrapper => "REFUSED by stdio-wrapper, which must have IDENTITY=assertion",
+    let rules = match &source.file {
+        Some(path) => path.display().to_string(),
+        None => {
+            "none, because neither --file nor POLICY_FILE names a policy file. If the service has one, name the same file here."
+                .to_owned()
         }
-    );
+    };
+    let Explanation { verdict, steps } = explain(&policy, &question);
+    let mut lines = vec![
+        format!("rules: {rules}"),
+        format!("who: {}", person.found),
+        format!("token: scope \"{}\" for {}", question.scope, question.resource.as_str()),
+    ];
+    lines.extend(steps);
+    let decision = match verdict {
+        _ if person.disabled => "REFUSED: the account is disabled, so its tokens are refused",
+        Verdict::Allowed => "ALLOWED",
+        Verdict::Refused(_) => "REFUSED by the check",
+        Verdict::RefusedByWrapper => "REFUSED by stdio-wrapper, which must have IDENTITY=assertion",
+    };
+    lines.push(format!("=> {decision}"));
+    print_rows(lines.into_iter())?;
     Ok(verdict == Verdict::Allowed && !person.disabled)
 }
 

@@ -1,11 +1,13 @@
 //! `auth-service store …`: export, import and migration of the whole state.
 
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand, ValueEnum};
+use contract::printing::{print_error, print_line};
 
 use auth_service::config::{Config, Storage};
 use auth_service::domain::clock::{Clock, SystemClock};
@@ -15,6 +17,8 @@ use auth_service::ops::audit;
 use auth_service::store::embedded::{self, EmbeddedStore, EmbeddedTarget};
 use auth_service::store::redis::{RedisStore, RedisTarget};
 use auth_service::store::transfer::{self, Source};
+
+use crate::serve::of_redis;
 
 use super::{run, tell_dangers, write_log};
 
@@ -88,8 +92,7 @@ pub(crate) async fn store(command: StoreCommand) -> anyhow::Result<()> {
         StoreCommand::Verify { file, key_file } => {
             let key = dump_key(&storage()?, key_file.as_deref())?;
             let counts = Source::Dump(file.clone(), key).count().await?;
-            say(&format!("{} is complete: {counts}", file.display()));
-            Ok(())
+            say(format_args!("{} is complete: {counts}", file.display()))
         }
         StoreCommand::Rekey => rekey().await,
         StoreCommand::Adopt => adopt().await,
@@ -102,12 +105,11 @@ async fn adopt() -> anyhow::Result<()> {
         bail!("this command is for a store in Redis: set REDIS_URL and STORE_KEY");
     };
     write_log()?;
-    RedisStore::adopt(address, key).await.with_context(|| format!("store: {address}"))?;
+    RedisStore::adopt(address, key).await.map_err(|error| of_redis(address, error))?;
     audit::Event::StoreAdopted.emit();
     say(
         "the data in Redis is accepted; repeat what was revoked, disabled or removed after the time of this data, and then start the service",
-    );
-    Ok(())
+    )
 }
 
 fn storage() -> anyhow::Result<Storage> {
@@ -125,8 +127,7 @@ async fn export(file: &Path, key_file: Option<PathBuf>) -> anyhow::Result<()> {
     let Reply::Exported(counts) = run(command).await? else {
         bail!("the service sent an unexpected reply instead of what it exported")
     };
-    say(&format!("exported to {}: {counts}", file.display()));
-    Ok(())
+    say(format_args!("exported to {}: {counts}", file.display()))
 }
 
 async fn rekey() -> anyhow::Result<()> {
@@ -136,12 +137,11 @@ async fn rekey() -> anyhow::Result<()> {
     let Reply::Resealed(resealed) = run(operator::Command::ResealStore).await? else {
         bail!("the service sent an unexpected reply instead of what it encrypted")
     };
-    say(&format!(
+    say(format_args!(
         "{} of {} rows were encrypted with the previous key, and none is now: remove STORE_KEY_PREVIOUS, and keep that key as long as \
          backups that were made with it",
         resealed.changed, resealed.rows
-    ));
-    Ok(())
+    ))
 }
 
 async fn import(asked: Import) -> anyhow::Result<()> {
@@ -166,7 +166,8 @@ async fn migrate(to: Place, replace: bool) -> anyhow::Result<()> {
             Source::Store(Arc::new(open_embedded(&storage)?))
         }
         Place::Embedded => {
-            let store = RedisStore::connect_to_known(address, key).await?;
+            let store = RedisStore::connect_to_known(address, key).await;
+            let store = store.map_err(|error| of_redis(address, error))?;
             tell_dangers(&store).await?;
             Source::Store(Arc::new(store))
         }
@@ -218,7 +219,8 @@ async fn copy(source: &Source, storage: &Storage, to: Place, replace: bool) -> a
     let counts = if let (Some(address), Some(key), Place::Redis) = (&storage.redis, &storage.key, to) {
         let target = async || RedisTarget::new(address, key, replace, SystemClock.now()).await;
         let counts = transfer::copy(source, target, &SystemClock, report_progress()).await?;
-        tell_dangers(&RedisStore::connect_to_known(address, key).await?).await?;
+        let store = RedisStore::connect_to_known(address, key).await;
+        tell_dangers(&store.map_err(|error| of_redis(address, error))?).await?;
         counts
     } else {
         // The key is read before the source. Therefore, if the source cannot be read, at most a new key file is
@@ -231,8 +233,7 @@ async fn copy(source: &Source, storage: &Storage, to: Place, replace: bool) -> a
         (Some(address), Place::Redis) => address.to_string(),
         _ => storage.data_dir.display().to_string(),
     };
-    say(&format!("{place} contains everything, which was read again and counted: {counts}"));
-    Ok(())
+    say(format_args!("all data was copied to {place}, read back and counted: {counts}"))
 }
 
 /// Returns a callback that prints the number of copied records every two seconds.
@@ -242,17 +243,12 @@ pub(super) fn report_progress() -> impl Fn(u64) + Send + Sync {
         let mut last = last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if last.elapsed() > Duration::from_secs(2) {
             *last = Instant::now();
-            tell(records);
+            print_error(format_args!("{records} records so far …"));
         }
     }
 }
 
-#[expect(clippy::print_stderr, reason = "the progress of a long command")]
-fn tell(records: u64) {
-    eprintln!("{records} records so far …");
-}
-
-#[expect(clippy::print_stdout, reason = "the command's result")]
-fn say(text: &str) {
-    println!("{text}");
+fn say(text: impl Display) -> anyhow::Result<()> {
+    print_line(text)?;
+    Ok(())
 }

@@ -101,7 +101,8 @@ pub(super) fn read(environment: &Environment, lifetimes: &Lifetimes, problems: &
     let idle =
         durations::read("CLIENT_IDLE_TTL", raw.client_idle_ttl, DAY * 180, MINUTE, DAY * 3650, problems);
     // Uses are recorded to the hour, so a client must be kept at least two hours longer than its grants.
-    if idle < lifetimes.refresh_token + Duration::from_secs(7200) {
+    let is_known = !problems.has("CLIENT_IDLE_TTL") && !problems.has("REFRESH_TOKEN_TTL");
+    if is_known && idle < lifetimes.refresh_token + Duration::from_secs(7200) {
         let least = lifetimes.refresh_token.as_secs() + 7200;
         problems.add_about("CLIENT_IDLE_TTL", format_args!("must exceed REFRESH_TOKEN_TTL by two hours, or clients would expire before their grants; set it to at least {least}s"));
     }
@@ -130,9 +131,12 @@ pub(super) fn read(environment: &Environment, lifetimes: &Lifetimes, problems: &
             match read_regular(Path::new(&path), MAX_SETTING_LEN) {
                 Ok(content) if has_certificate(&content) => return Some(content),
                 Ok(_) => {
-                    problems.add("EXTRA_CA_FILE", format_args!("{path} has no certificate in PEM form"));
+                    problems.add("EXTRA_CA_FILE", format_args!("{path} has no certificate in PEM form; name a file that has one"));
                 }
-                Err(error) => problems.add("EXTRA_CA_FILE", format_args!("cannot read {path}: {error}")),
+                Err(error) => problems.add(
+                    "EXTRA_CA_FILE",
+                    format_args!("cannot read {path}: {error}; name a file of certificates in PEM that this user can read"),
+                ),
             }
             None
         }),
@@ -183,7 +187,9 @@ fn schemes(list: Option<String>, problems: &mut Problems) -> Vec<String> {
         if RedirectUri::try_from(format!("{entry}://application/callback")).is_err() {
             problems.add(
                 "REGISTRATION_REDIRECT_SCHEMES",
-                format_args!("{entry:?} is not the scheme of a desktop application"),
+                format_args!(
+                    "{entry:?} is not the scheme of a desktop application; write schemes such as cursor or vscode, or none"
+                ),
             );
         }
     }
@@ -206,7 +212,10 @@ fn is_off(text: Option<&str>, problems: &mut Problems) -> bool {
         None | Some("on") => false,
         Some("off") => true,
         Some(other) => {
-            problems.add("CLIENT_METADATA_DOCUMENTS", format_args!("{other:?} is neither on nor off"));
+            problems.add(
+                "CLIENT_METADATA_DOCUMENTS",
+                format_args!("{other:?} is neither on nor off; write one of them"),
+            );
             true
         }
     }
@@ -224,7 +233,8 @@ fn number<T: std::str::FromStr + Copy>(
 ) -> T {
     let Some(text) = text else { return default };
     text.parse().unwrap_or_else(|_| {
-        problems.add(variable, format_args!("{text:?} is not a whole number above zero"));
+        problems
+            .add(variable, format_args!("{text:?} is not a whole number above zero; write one such as 100"));
         default
     })
 }

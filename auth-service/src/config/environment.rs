@@ -79,10 +79,13 @@ impl Environment {
         for &name in NAMES {
             let file_name = format!("{name}_FILE");
             match (given.get(name), given.get(&file_name)) {
-                (Some(_), Some(_)) => problems.add_about(
-                    &file_name,
-                    format_args!("is set together with {name}; set only one of the two"),
-                ),
+                (Some(_), Some(_)) => {
+                    problems.add_about(
+                        &file_name,
+                        format_args!("is set together with {name}; set only one of the two"),
+                    );
+                    problems.unknown.insert(name.to_owned());
+                }
                 (Some(value), None) => {
                     values.insert(name.to_owned(), value.trim().to_owned());
                 }
@@ -90,7 +93,15 @@ impl Environment {
                     Ok(text) => {
                         values.insert(name.to_owned(), text.trim().to_owned());
                     }
-                    Err(error) => problems.add(&file_name, format_args!("cannot read {path}: {error}")),
+                    Err(error) => {
+                        problems.add(
+                            &file_name,
+                            format_args!(
+                                "cannot read {path}: {error}; name a file that this user can read and that contains {name}"
+                            ),
+                        );
+                        problems.unknown.insert(name.to_owned());
+                    }
                 },
                 (None, None) => {}
             }
@@ -98,7 +109,7 @@ impl Environment {
         let files: Vec<String> = NAMES.iter().map(|name| format!("{name}_FILE")).collect();
         let known: Vec<&str> = NAMES.iter().copied().chain(files.iter().map(String::as_str)).collect();
         for misspelt in misspelt(&known, given.keys().cloned()) {
-            problems.add_misspelt(&misspelt);
+            problems.add_misspelt(&misspelt, |name| given.contains_key(name));
         }
         problems.doubts =
             perhaps_misspelt(&known, given.keys().cloned()).iter().map(ToString::to_string).collect();

@@ -90,7 +90,7 @@ fn switch(variable: &str, text: Option<&str>, default: bool, problems: &mut Prob
         Some("on") => true,
         Some("off") => false,
         Some(other) => {
-            problems.add(variable, format_args!("{other:?} is neither on nor off"));
+            problems.add(variable, format_args!("{other:?} is neither on nor off; write one of them"));
             default
         }
     }

@@ -51,7 +51,7 @@ pub(super) fn read(environment: &Environment, problems: &mut Problems) -> Listen
                 problems.add(
                     variable,
                     format_args!(
-                        "{text:?} is not an address with a port; write it as 0.0.0.0:{port} or [::]:{port}"
+                        "{text:?} is not an address with a port; write it as {default} or [::1]:{port}"
                     ),
                 );
                 default
@@ -78,7 +78,9 @@ fn refuse_shared(listeners: &Listeners, problems: &mut Problems) {
         ("EDGE_GRPC_LISTEN", listeners.edge_grpc),
         ("OPS_LISTEN", Some(listeners.ops)),
     ];
-    let all: Vec<_> = all.into_iter().filter_map(|(name, address)| Some((name, address?))).collect();
+    // An address that could not be read was replaced with its default, which nobody has chosen.
+    let read = all.into_iter().filter(|(name, _)| !problems.has(name));
+    let all: Vec<_> = read.filter_map(|(name, address)| Some((name, address?))).collect();
     for (at, (name, address)) in all.iter().enumerate() {
         let is_same = |other: &SocketAddr| {
             let (one, two) = (address.ip(), other.ip());

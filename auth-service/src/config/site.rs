@@ -60,6 +60,10 @@ pub(super) fn read(environment: &Environment, problems: &mut Problems) -> Option
         );
     }
     let protected_hosts = ProtectedHosts::new(issuer.scheme(), patterns);
+    // If a host cannot be read, it is unknown whether a resource is on it.
+    if problems.has("PROTECTED_HOSTS") {
+        return None;
+    }
     let default_resources = read_defaults(raw.default_resource.as_deref(), &protected_hosts, problems);
     Some(Site { issuer, protected_hosts, default_resources })
 }

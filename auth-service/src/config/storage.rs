@@ -53,7 +53,7 @@ pub(super) fn read(environment: &Environment, problems: &mut Problems) -> Storag
     let redis = raw.redis_url.and_then(|text| match RedisAddress::parse(&text) {
         Ok(address) => Some(address),
         Err(error) => {
-            problems.add("REDIS_URL", error);
+            problems.add_about("REDIS_URL", error);
             None
         }
     });

@@ -72,7 +72,8 @@ pub(super) fn read(environment: &Environment, problems: &mut Problems) -> Truste
         );
     }
     // Without a secret, anyone who can reach the listener could lie about a request.
-    if raw.edge_secret.is_none() && networks.iter().any(|network| network.prefix_len() == 0) {
+    let is_absent = raw.edge_secret.is_none() && !problems.has("EDGE_SECRET");
+    if is_absent && networks.iter().any(|network| network.prefix_len() == 0) {
         problems.add_about(
             "TRUSTED_PROXIES",
             "trusts every address while EDGE_SECRET is not set; name the proxy's networks, or set EDGE_SECRET",
@@ -80,7 +81,10 @@ pub(super) fn read(environment: &Environment, problems: &mut Problems) -> Truste
     }
     let requests_per_second = raw.requests_per_second.map_or(REQUESTS_PER_SECOND, |text| {
         text.parse().unwrap_or_else(|_| {
-            problems.add("REQUESTS_PER_SECOND", format_args!("{text:?} is not a whole number above zero"));
+            problems.add(
+                "REQUESTS_PER_SECOND",
+                format_args!("{text:?} is not a whole number above zero; write one such as 300"),
+            );
             REQUESTS_PER_SECOND
         })
     });

@@ -14,7 +14,10 @@ use super::{CommandError, Reply, Tools};
 #[derive(Debug, thiserror::Error)]
 pub enum KeyFileError {
     /// The file cannot be read.
-    #[error("{path} cannot be read: {source}")]
+    #[error(
+        "{path} cannot be read: {source}. It must be a regular file that the process that uses the key can read and that contains a \
+         store key"
+    )]
     Io {
         /// The path of the file.
         path: PathBuf,

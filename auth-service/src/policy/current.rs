@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use crate::domain::resource::ProtectedHosts;
 
 use super::Policy;
-use super::file::{self, MAX_FILE_SIZE, PolicyProblems};
+use super::file::{self, MAX_FILE_SIZE, Note, PolicyProblems};
 use super::who::Who;
 
 /// How often the file is read. A change takes effect after twice this time plus the time to read the file.
@@ -35,11 +35,22 @@ pub struct PolicySource {
     pub allowed: Who,
 }
 
+impl PolicySource {
+    /// Checks whether the policy file can be used, if there is one.
+    ///
+    /// # Errors
+    /// Fails if the file cannot be read, or is not a valid policy.
+    pub fn check(&self, hosts: Option<&ProtectedHosts>) -> Result<(), LoadError> {
+        let Some(path) = &self.file else { return Ok(()) };
+        parsed(path, &read(path)?, &self.allowed, hosts).map(drop)
+    }
+}
+
 /// Why the policy file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// The file cannot be read.
-    #[error("cannot read {path}: {cause}")]
+    #[error("cannot read {path}: {cause}; name a regular file in UTF-8 that this user can read")]
     Read {
         /// The path of the file.
         path: String,
@@ -112,8 +123,7 @@ impl CurrentPolicy {
         let (policy, judged) = match &source.file {
             None => (Policy::without_file(source.allowed.clone()), Ok(Vec::new())),
             Some(path) => {
-                let bytes = content(path)
-                    .map_err(|cause| LoadError::Read { path: path.display().to_string(), cause })?;
+                let bytes = read(path)?;
                 (accept(path, &bytes, &source.allowed, &hosts)?, Ok(bytes))
             }
         };
@@ -261,18 +271,29 @@ fn content(path: &Path) -> std::io::Result<Vec<u8>> {
     contract::files::read_regular(path, MAX_FILE_SIZE + 1)
 }
 
+fn read(path: &Path) -> Result<Vec<u8>, LoadError> {
+    content(path).map_err(|cause| LoadError::Read { path: path.display().to_string(), cause })
+}
+
+/// Parses the content of a policy file, and logs the warnings.
 fn accept(path: &Path, bytes: &[u8], allowed: &Who, hosts: &ProtectedHosts) -> Result<Policy, LoadError> {
+    let (policy, warnings) = parsed(path, bytes, allowed, Some(hosts))?;
+    for warning in warnings {
+        tracing::warn!("{}: {warning}", path.display());
+    }
+    Ok(policy)
+}
+
+fn parsed(
+    path: &Path,
+    bytes: &[u8],
+    allowed: &Who,
+    hosts: Option<&ProtectedHosts>,
+) -> Result<(Policy, Vec<Note>), LoadError> {
     let text = std::str::from_utf8(bytes).map_err(|_| LoadError::Read {
         path: path.display().to_string(),
         cause: std::io::Error::new(std::io::ErrorKind::InvalidData, "it is not UTF-8 text"),
     })?;
-    match file::parse(text, allowed.clone(), Some(hosts)) {
-        Ok((policy, warnings)) => {
-            for warning in warnings {
-                tracing::warn!("{}: {warning}", path.display());
-            }
-            Ok(policy)
-        }
-        Err(problems) => Err(LoadError::Problems { path: path.display().to_string(), problems }),
-    }
+    file::parse(text, allowed.clone(), hosts)
+        .map_err(|problems| LoadError::Problems { path: path.display().to_string(), problems })
 }

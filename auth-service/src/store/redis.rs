@@ -37,6 +37,7 @@ mod store_name;
 mod tracking;
 mod tries;
 mod turns;
+mod words;
 
 use std::sync::Arc;
 use std::time::Duration;

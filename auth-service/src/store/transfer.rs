@@ -38,12 +38,29 @@ pub enum TransferError {
     /// The source store failed.
     #[error("reading the store: {0}")]
     Source(#[source] StoreError),
-    /// The dump cannot be read or written.
-    #[error("{}: {source}", path.display())]
-    Dump {
+    /// The dump cannot be read.
+    #[error("{}", about(path, source, "read", "Name a file that `auth-service store export` has written"))]
+    Unreadable {
         /// The path of the dump.
         path: PathBuf,
         /// The reason why it cannot be used.
+        source: DumpError,
+    },
+    /// The dump cannot be written.
+    #[error(
+        "{}",
+        about(
+            path,
+            source,
+            "written",
+            "Name a new file in a directory that exists, to which the process that writes it can write (the running service, if \
+             there is one), and with enough free space"
+        )
+    )]
+    Unwritable {
+        /// The path of the dump.
+        path: PathBuf,
+        /// The reason why it cannot be written.
         source: DumpError,
     },
     /// The target cannot be used.
@@ -122,8 +139,13 @@ pub trait Target: Send + Sized {
     async fn finish(self) -> Result<(), TargetError>;
 }
 
-fn dump_error(path: &Path) -> impl Fn(DumpError) -> TransferError + '_ {
-    move |source| TransferError::Dump { path: path.to_owned(), source }
+/// Describes an error of a dump. The error of the operating system alone does not state what was attempted.
+fn about(path: &Path, source: &DumpError, attempted: &str, fix: &str) -> String {
+    let path = path.display();
+    match source {
+        DumpError::Io(error) => format!("{path} cannot be {attempted}: {error}. {fix}"),
+        other => format!("{path}: {other}"),
+    }
 }
 
 impl Source {
@@ -156,7 +178,7 @@ impl Source {
                     Ok(Err(no_thread)) => Err(DumpError::Io(std::io::Error::other(no_thread))),
                     Err(cut_off) => Err(DumpError::Io(std::io::Error::other(cut_off))),
                 };
-                ended.map_err(dump_error(path))
+                ended.map_err(|source| TransferError::Unreadable { path: path.clone(), source })
             }
         }
     }
@@ -272,7 +294,7 @@ pub async fn export(
         };
         let (written, ()) = tokio::join!(writing, telling);
         let written = written.unwrap_or_else(|no_thread| Err(std::io::Error::other(no_thread).into()));
-        written.map_err(dump_error(path))
+        written.map_err(|source| TransferError::Unwritable { path: path.to_owned(), source })
     };
     let outcome = match select(pin!(exported), pin!(written)).await {
         Either::Left((Ok(()), written)) => written.await?,

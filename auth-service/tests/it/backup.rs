@@ -183,7 +183,7 @@ fn one_machine_becomes_a_fleet_and_one_machine_again() {
     works(&command("user add --new-store ana", &here));
     let both = [("DATA_DIR", data.as_str()), ("REDIS_URL", url.as_str()), ("STORE_KEY", KEY)];
     let said = works(&command("store migrate --to redis", &both));
-    assert!(said.contains("read again and counted") && said.contains("1 account\n"), "{said}");
+    assert!(said.contains("read back and counted") && said.contains("1 account\n"), "{said}");
     assert!(works(&command("user list", &both)).starts_with("ana\t"));
     assert!(fails(&command("store migrate --to redis", &both)).contains("not empty"));
     // These steps follow the key rotation in docs/state.md.

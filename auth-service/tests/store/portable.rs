@@ -108,7 +108,7 @@ async fn an_export_of_the_embedded_store_is_imported_elsewhere() {
     assert_eq!(fs::metadata(two.path().join("store.redb")).unwrap().permissions().mode() & 0o777, 0o600);
     // An existing file is never overwritten.
     let again = transfer::export(&store, &file, &key(), (NOW, &SystemRandomSource), |_| {}).await;
-    assert!(matches!(again, Err(TransferError::Dump { .. })));
+    assert!(matches!(again, Err(TransferError::Unwritable { .. })));
     is_all(&source.count().await.unwrap());
 }
 

@@ -10,6 +10,8 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitCode};
 
+use contract::printing::print_error;
+
 use super::orders::{Orders, PREFIX, Report};
 use super::pipes;
 
@@ -19,7 +21,7 @@ pub fn become_child(arguments: impl Iterator<Item = String>) -> ExitCode {
     let Ok(mut supervisor) = pipes::socket() else { return ExitCode::FAILURE };
     let Err(error) = run(arguments, &mut supervisor);
     if say(&mut supervisor, &Report::NotStarted(error.to_string())).is_err() {
-        eprintln!("stdio-wrapper: only a supervisor can start a child: {error}");
+        print_error(format_args!("stdio-wrapper: only a supervisor can start a child: {error}"));
     }
     ExitCode::FAILURE
 }

@@ -14,6 +14,7 @@ use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
+use contract::printing::print_error;
 use rustix::process::{DumpableBehavior, Pid, Signal, set_child_subreaper, set_dumpable_behavior};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -35,7 +36,9 @@ pub fn supervise(arguments: impl Iterator<Item = String>) -> ExitCode {
     match run(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("stdio-wrapper: only the wrapper itself can start a supervisor: {error}");
+            print_error(format_args!(
+                "stdio-wrapper: only the wrapper itself can start a supervisor: {error}"
+            ));
             ExitCode::FAILURE
         }
     }

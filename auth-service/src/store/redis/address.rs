@@ -10,20 +10,20 @@ use url::Url;
 #[derive(Clone)]
 pub struct RedisAddress(Config);
 
-/// The reason why a `REDIS_URL` cannot be used. It never repeats the URL, which might contain a password.
+/// The reason why a `REDIS_URL` cannot be used, as a predicate of the variable. It never repeats the URL, which might contain a password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidRedisUrl {
     /// The string is not a URL with one of the known schemes.
     #[error(
-        "must be redis://, redis-cluster:// or redis-sentinel:// with user:password@host:port as needed \
-         (rediss, rediss-cluster, rediss-sentinel: with TLS)"
+        "is not the address of a Redis; write it as redis://USER:PASSWORD@HOST:PORT, with what is needed of it, or with \
+         redis-cluster or redis-sentinel, and with rediss in place of redis for TLS"
     )]
     Form,
     /// The database is not a number from 0 to 255.
-    #[error("must end with a database number from 0 to 255, as in redis://host/1, or without one")]
+    #[error("must end with a database number from 0 to 255, as in redis://host/1, or without a path")]
     Database,
     /// The URL of a cluster names a database.
-    #[error("names a database, but a Redis Cluster has only one: remove the part after the host")]
+    #[error("names a database, but a Redis Cluster has only one; remove the part after the host")]
     ClusterDatabase,
     /// A sentinel URL does not name the service.
     #[error(

@@ -7,6 +7,7 @@ use fred::error::{Error, ErrorKind};
 use crate::store::StoreError;
 
 use super::address::RedisAddress;
+use super::words::words_of;
 
 /// Time limit for one command.
 pub(super) const COMMAND: Duration = Duration::from_millis(500);
@@ -44,7 +45,9 @@ pub(super) fn cannot_connect(address: &RedisAddress, error: &Error) -> StoreErro
             "check REDIS_URL (rediss if Redis expects TLS, redis if not), and that Redis runs and can be reached from here"
         }
     };
-    StoreError::Unavailable(format!("cannot connect to {address}: {}; {fix}", words_of(error)))
+    let words = words_of(error);
+    let words = words.trim_end_matches([' ', '.']);
+    StoreError::Unavailable(format!("cannot connect to {address}: {words}; {fix}"))
 }
 
 pub(super) fn unavailable(error: &Error) -> StoreError {
@@ -56,18 +59,10 @@ pub(super) fn unavailable(error: &Error) -> StoreError {
             "Redis answered {}. Give the user in REDIS_URL this permission (docs/adr/0003-redis-store.md lists all)",
             words_of(error)
         ),
+        ErrorKind::IO => format!("the connection to Redis has failed: {}", words_of(error)),
         _ => format!("Redis answered {}", words_of(error)),
     };
     StoreError::Unavailable(reason)
-}
-
-/// The error text from Redis. For an error that it does not recognize, the library only reports an unknown error,
-/// which does not help.
-fn words_of(error: &Error) -> String {
-    match error.kind() {
-        ErrorKind::Unknown => error.details().to_owned(),
-        _ => error.to_string(),
-    }
 }
 
 /// Whether the error states that a permission is missing, in the wording of Redis 6 to 8 and of Valkey.

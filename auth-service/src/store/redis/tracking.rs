@@ -28,6 +28,7 @@ use crate::store::changes::Changes;
 use super::address::RedisAddress;
 use super::errors::names_permission;
 use super::keys::Keys;
+use super::words::words_of;
 
 /// How long cached values are valid after the last time at which all changes were known to have been received. A
 /// revocation can go unnoticed for at most this long, regardless of network failures.
@@ -63,7 +64,7 @@ pub(super) struct Heard {
 /// The reason why changes are no longer received.
 #[derive(Debug, thiserror::Error)]
 enum Lost {
-    #[error("Redis: {0}")]
+    #[error("Redis: {}", words_of(.0))]
     Redis(#[from] Error),
     #[error("a Redis server was lost or added")]
     Servers,

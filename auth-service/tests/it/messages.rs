@@ -1,0 +1,232 @@
+//! Tests of what the program prints: if nobody reads it any longer, and if it does not start.
+
+use std::fs;
+use std::io;
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use crate::redis_server::RedisServer;
+
+const KEY: &str = "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=";
+
+/// The program with these arguments and no other variables than these.
+fn program(words: &str, settings: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_auth-service"));
+    command.args(words.split_whitespace()).env_clear().envs(settings.iter().copied());
+    command
+}
+
+fn errors_of(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// Standard error without the lines of the log, which contain the time.
+fn messages_of(output: &Output) -> String {
+    let errors = errors_of(output);
+    errors.lines().filter(|line| !line.contains("Z  INFO ") && !line.contains("Z  WARN ")).collect()
+}
+
+/// A pipe that nobody reads.
+fn closed() -> Stdio {
+    let (_, writer) = io::pipe().unwrap();
+    writer.into()
+}
+
+#[test]
+fn a_command_whose_output_nobody_reads_ends_quietly_with_its_own_exit_code() {
+    let all = tempfile::tempdir().unwrap();
+    let at = |name: &str| all.path().join(name).display().to_string();
+    let (data, dump, rules) = (at("data"), at("dump"), at("policy.toml"));
+    let here = [("DATA_DIR", data.as_str()), ("RUST_LOG", "off")];
+    fs::write(&rules, "default_scope = \"mcp\"\n").unwrap();
+    let run = |words: &str| program(words, &here).output().unwrap();
+    assert!(run("user add --new-store ana").status.success());
+    let client = String::from_utf8(
+        run("client add robot --grant client-credentials --resource http://localhost:8080/mcp").stdout,
+    )
+    .unwrap();
+    let client = client.lines().next().unwrap().strip_prefix("client_id: ").unwrap();
+    for words in [
+        "user list",
+        "user reset ana",
+        "user reset nobody",
+        "client list",
+        &format!("client show {client}"),
+        "keys list",
+        &format!("store export {dump}"),
+        &format!("store verify {dump}"),
+        &format!("policy check {rules}"),
+        &format!("policy check {dump}"),
+        &format!("policy explain --user ana --host mcp.example --file {rules}"),
+        "policy explain --user ana --host mcp.example --scope other",
+        "doctor http://127.0.0.1:1/mcp",
+        "doctor http://127.0.0.1:1/mcp --json",
+        "client add other --grant client-credentials --resource http://localhost:8080/mcp",
+        "user add bo",
+        "--help",
+        "user frobnicate",
+    ] {
+        let unread = program(words, &here).stdout(closed()).output().unwrap();
+        assert!(!errors_of(&unread).contains("panicked"), "{words}: {}", errors_of(&unread));
+        let mute = program(words, &here).stdout(closed()).stderr(closed()).status().unwrap();
+        if ["store export", "client add", "user add"].iter().any(|once| words.starts_with(once)) {
+            assert_eq!(unread.status.code(), Some(0), "{words}: {}", errors_of(&unread));
+            continue;
+        }
+        let read = run(words);
+        assert_eq!(unread.status.code(), read.status.code(), "{words}: {}", errors_of(&unread));
+        assert_eq!(mute.code(), read.status.code(), "{words}");
+        assert_eq!(messages_of(&unread), messages_of(&read), "{words}");
+    }
+}
+
+#[test]
+fn output_that_cannot_be_written_is_an_error() {
+    let all = tempfile::tempdir().unwrap();
+    let here = [("DATA_DIR", all.path().to_str().unwrap()), ("RUST_LOG", "off")];
+    assert!(program("user add --new-store ana", &here).output().unwrap().status.success());
+    for words in ["user list", "keys list", "policy explain --user ana --host mcp.example"] {
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let output = program(words, &here).stdout(full).output().unwrap();
+        assert!(!output.status.success(), "{words}");
+        let told = errors_of(&output);
+        assert!(
+            told.contains("standard output cannot be written: No space left on device"),
+            "{words}: {told}"
+        );
+    }
+}
+
+/// Whether a text contains debug output of Rust, such as `Os { code: 111 }` or `InvalidData(…)`.
+fn has_debug_output(text: &str) -> bool {
+    let is_name = |word: &str| {
+        let name = word.rsplit(|letter: char| !letter.is_ascii_alphanumeric()).next().unwrap_or_default();
+        name.starts_with(|letter: char| letter.is_ascii_uppercase())
+            && name.contains(|letter: char| letter.is_ascii_lowercase())
+    };
+    text.match_indices(" { ").any(|(at, _)| is_name(&text[..at]))
+        || text.match_indices('(').any(|(at, _)| is_name(&text[..at]))
+}
+
+#[test]
+fn debug_output_is_recognised() {
+    for text in
+        ["IO Error: Os { code: 111 }", "x: InvalidCertificate(UnknownIssuer)", "Custom { kind: Other }"]
+    {
+        assert!(has_debug_output(text), "{text}");
+    }
+    for text in ["not a file (os error 2)", "a { b }", "EDGE_LISTEN (127.0.0.1:9001)", "set {\"a\": 1}"] {
+        assert!(!has_debug_output(text), "{text}");
+    }
+}
+
+/// Asserts that the program refuses, that its message has these parts and no debug output, and that it contains
+/// `once` exactly once.
+fn refuses(words: &str, settings: &[(&str, &str)], once: &str, parts: &[&str]) {
+    let mut command = Command::new("timeout");
+    command.args(["60", env!("CARGO_BIN_EXE_auth-service")]).args(words.split_whitespace());
+    let output =
+        command.env_clear().env("PATH", "/usr/bin:/bin").envs(settings.iter().copied()).output().unwrap();
+    let all = errors_of(&output);
+    let told: Vec<&str> =
+        all.lines().filter(|line| !line.contains(" WARN ") && !line.contains(" INFO ")).collect();
+    let told = told.join("\n");
+    assert!(matches!(output.status.code(), Some(1 | 2)), "{words} {settings:?}: {:?} {all}", output.status);
+    assert!(!has_debug_output(&all), "{words} {settings:?}: {all}");
+    assert_eq!(told.matches(once).count(), 1, "{once} in {words} {settings:?}: {told}");
+    for part in parts {
+        assert!(told.contains(part), "{part} in {words} {settings:?}: {told}");
+    }
+}
+
+/// An address at which nothing listens.
+fn away() -> String {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+}
+
+#[test]
+fn each_refusal_to_start_names_its_cause_and_its_fix_once() {
+    let all = tempfile::tempdir().unwrap();
+    let at = |name: &str| all.path().join(name).display().to_string();
+    let (new, file, rules, missing) = (at("new"), at("file"), at("policy.toml"), at("missing"));
+    fs::write(&file, "not a directory").unwrap();
+    fs::write(&rules, "[[service]]\nhosts = \"mcp.example\"\n").unwrap();
+    let least = [
+        ("ISSUER", "http://localhost:1"),
+        ("PROTECTED_HOSTS", "localhost:1"),
+        ("DATA_DIR", &new),
+        ("PUBLIC_LISTEN", "127.0.0.1:0"),
+        ("EDGE_LISTEN", "127.0.0.1:0"),
+        ("OPS_LISTEN", "127.0.0.1:0"),
+    ];
+    let starts = |more: &[(&'static str, &str)], once: &str, expected: &[&str]| {
+        let settings: Vec<(&str, &str)> = least.iter().chain(more).copied().collect();
+        refuses("", &settings, once, expected);
+    };
+    let inside = format!("{file}/store");
+    starts(&[("DATA_DIR", &inside)], &inside, &["cannot use", "DATA_DIR must be a directory"]);
+    let form = ["REDIS_URL is not the address of a Redis; write it as"];
+    starts(&[("REDIS_URL", "http://localhost"), ("STORE_KEY", KEY)], "REDIS_URL", &form);
+    starts(
+        &[("POLICY_FILE", &rules), ("LOG_FORMAT", "xml"), ("ALLOWED_GROUP", "staff")],
+        &rules,
+        &["3 problems", "\n  - POLICY_FILE: ", "\n      - line 2: ", "LOG_FORMAT", "mean ALLOWED_GROUPS?"],
+    );
+    starts(&[("POLICY_FILE", &missing)], &missing, &["1 problem", "POLICY_FILE: cannot read"]);
+    starts(&[("EDGE_SECRET_FILE", &missing)], &missing, &["1 problem", "EDGE_SECRET_FILE: cannot read"]);
+    assert!(!Path::new(&new).exists(), "the store was opened although a setting is wrong");
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    starts(&[("OPS_LISTEN", &taken)], &taken, &["Address already in use", "OPS_LISTEN"]);
+}
+
+#[test]
+fn each_refusal_of_a_command_names_its_cause_and_its_fix_once() {
+    let all = tempfile::tempdir().unwrap();
+    let at = |name: &str| all.path().join(name).display().to_string();
+    let (data, file, absent) = (at("data"), at("file"), at("absent"));
+    fs::write(&file, "no dump").unwrap();
+    let stored = [("DATA_DIR", data.as_str())];
+    assert!(program("user add --new-store ana", &stored).output().unwrap().status.success());
+    let missing = format!("{absent}/missing");
+    let export = ["cannot be written: No such file or directory", "Name a new file"];
+    refuses(&format!("store export {missing}"), &stored, &missing, &export);
+    let verify = ["cannot be read: No such file or directory", "store export"];
+    refuses(&format!("store verify {missing}"), &stored, &missing, &verify);
+    refuses(&format!("store verify {file}"), &stored, &file, &["is not a dump of a store"]);
+    refuses("user list", &[("DATA_DIR", &absent)], &absent, &["there is no store in", "set DATA_DIR"]);
+    let database = format!("{data}/store.redb");
+    refuses("user list", &[stored[0], ("STORE_KEY", KEY)], &database, &["another store key. Put back"]);
+    refuses(&format!("policy check {missing}"), &stored, &missing, &["cannot read", "name a regular file"]);
+    let doctor = format!("doctor http://localhost:1/mcp --ca-file {missing}");
+    refuses(&doctor, &[], &missing, &["--ca-file: cannot read", "name a regular file"]);
+    let ops = away();
+    refuses("healthcheck", &[("OPS_LISTEN", &ops)], &ops, &["Connection refused", "is it running?"]);
+    let key = format!("{data}/store.key");
+    fs::write(&key, "no key").unwrap();
+    refuses("user list", &stored, &key, &["does not contain a store key"]);
+}
+
+#[test]
+fn each_refusal_of_redis_names_its_cause_and_its_fix_once() {
+    let all = tempfile::tempdir().unwrap();
+    let (data, nobody) = (all.path().display().to_string(), away());
+    let url = format!("redis://{nobody}");
+    for words in ["user list", "user add --new-store ana", "store adopt", "store migrate --to embedded"] {
+        let settings = [("REDIS_URL", url.as_str()), ("STORE_KEY", KEY), ("DATA_DIR", data.as_str())];
+        refuses(words, &settings, &nobody, &["Connection refused (os error 111)", "check REDIS_URL"]);
+    }
+    let Some(server) = RedisServer::start(&[]) else { return };
+    let url = server.url();
+    let address = url.rsplit('/').next().unwrap();
+    let refused = |words: &str, url: &str, expected: &[&str]| {
+        refuses(words, &[("REDIS_URL", url), ("STORE_KEY", KEY)], address, expected);
+    };
+    let absent = ["there is no store of this service in Redis", "Restore a backup"];
+    refused("user list", &url, &absent);
+    refused("store adopt", &url, &absent);
+    let wrong = format!("redis://nobody:wrong@{address}");
+    refused("user list", &wrong, &["WRONGPASS", "check the user and password"]);
+    refused("user list", &format!("rediss://{address}"), &["check REDIS_URL (rediss if"]);
+}
