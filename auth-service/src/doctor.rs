@@ -163,7 +163,7 @@ pub async fn examine(
     let answers = challenge::examine(&target, notes).await;
     network::clock(&target, examination.now, notes).await;
     let issuer = discovery::resource(&target, answers.challenge.as_ref(), notes).await;
-    browser::examine(&target, notes).await;
+    browser::examine(&target, &answers, notes).await;
     if let Some(issuer) = &issuer
         && let Some(server) = discovery::server(&target, issuer, notes).await
     {

@@ -3,20 +3,24 @@
 use reqwest::{Method, Response};
 
 use super::Notes;
+use super::challenge::Answers;
 use super::network::Target;
 
 /// The origin of a page that is unknown to the service.
 const ORIGIN: &str = "https://mcp-gate-doctor.example";
 
 /// Sends a preflight and a request, as a page of an unknown origin would.
-pub(super) async fn examine(target: &Target, notes: &mut Notes<'_>) {
+pub(super) async fn examine(target: &Target, answers: &Answers, notes: &mut Notes<'_>) {
     let preflight = target
         .http
         .request(Method::OPTIONS, &target.url)
         .header("origin", ORIGIN)
         .header("access-control-request-method", "POST")
         .header("access-control-request-headers", "authorization,content-type,mcp-protocol-version");
-    if let Ok(response) = preflight.send().await {
+    // A status that ordinary requests get as well has the same cause, which was reported.
+    if let Ok(response) = preflight.send().await
+        && !answers.refused.contains_key(&response.status().as_u16())
+    {
         judge_preflight(&response, notes);
     }
     let Ok(denied) = target.http.post(&target.url).header("origin", ORIGIN).send().await else { return };

@@ -1,6 +1,8 @@
 //! Checks the response to a client without a token or with a wrong one (RFC 6750 §3, RFC 9728 §5.1, MCP
 //! "Error Handling").
 
+use std::collections::BTreeMap;
+
 use reqwest::{Method, Response};
 use serde_json::Value;
 
@@ -21,6 +23,8 @@ pub(super) struct Answers {
     pub(super) challenge: Option<Challenge>,
     /// Whether an ordinary request gets a server error (5xx).
     pub(super) is_closed: bool,
+    /// The other statuses with which ordinary requests are refused instead of 401.
+    pub(super) refused: BTreeMap<u16, Vec<Method>>,
 }
 
 /// The methods that MCP uses.
@@ -29,6 +33,7 @@ const METHODS: [Method; 3] = [Method::POST, Method::GET, Method::DELETE];
 /// Sends a request without a token with each method, and one with a wrong token.
 pub(super) async fn examine(target: &Target, notes: &mut Notes<'_>) -> Answers {
     let (mut challenge, mut closed) = (None, Vec::new());
+    let mut refused: BTreeMap<u16, Vec<Method>> = BTreeMap::new();
     for method in METHODS {
         let Some(response) = send(target, &method).await else {
             notes.problem(
@@ -39,18 +44,23 @@ pub(super) async fn examine(target: &Target, notes: &mut Notes<'_>) -> Answers {
             );
             continue;
         };
-        if response.status().is_server_error() {
-            closed.push((method, response));
-        } else {
-            challenge = judge(&method, &response, target, notes).or(challenge);
+        match response.status().as_u16() {
+            401 => challenge = judge(&method, &response, target, notes).or(challenge),
+            status @ 200..=399 => note_open(&method, status, notes),
+            500.. => closed.push((method, response)),
+            status => refused.entry(status).or_default().push(method),
         }
+    }
+    for (status, methods) in &refused {
+        note_refused(*status, methods, notes);
     }
     let is_closed = !closed.is_empty();
     if is_closed {
         note_closed(closed, notes).await;
     }
-    with_a_wrong_token(target, is_closed, notes).await;
-    Answers { challenge, is_closed }
+    let answers = Answers { challenge, is_closed, refused };
+    with_a_wrong_token(target, &answers, notes).await;
+    answers
 }
 
 /// Checks only whether a request without a token is let through.
@@ -109,24 +119,40 @@ async fn note_closed(closed: Vec<(Method, Response)>, notes: &mut Notes<'_>) {
     }
 }
 
-fn judge(method: &Method, response: &Response, target: &Target, notes: &mut Notes<'_>) -> Option<Challenge> {
-    let status = response.status().as_u16();
+/// Reports, in one finding, the requests without a token that get this status instead of 401.
+fn note_refused(status: u16, methods: &[Method], notes: &mut Notes<'_>) {
+    let methods: Vec<&str> = methods.iter().map(Method::as_str).collect();
+    let verb = if methods.len() == 1 { "returns" } else { "return" };
+    notes.problem(
+        "challenge",
+        format!("{} without a token {verb} {status} instead of 401", methods.join(", ")),
+        "clients cannot learn where to log in",
+        fix_of(status),
+    );
+}
+
+/// What to do if a request is refused with this status instead of 401.
+fn fix_of(status: u16) -> &'static str {
     match status {
-        401 => {}
-        200..=399 => {
-            note_open(method, status, notes);
-            return None;
+        400 => {
+            "compare the edge's configuration with docs/forward-auth.md: it must describe the request to the check"
         }
-        _ => {
-            notes.problem(
-                "challenge",
-                format!("{method} without a token returns {status} instead of 401"),
-                "clients cannot learn where to log in",
-                "403: if auth-service is not ready (see `store`, or /ready at OPS_LISTEN), fix that first: nginx turns a failure of the store into 403. Otherwise put the edge's network into TRUSTED_PROXIES, give it EDGE_SECRET, and the host into PROTECTED_HOSTS. 404: examine the service's own path, such as /mcp. 400: compare the edge's configuration with docs/forward-auth.md",
-            );
-            return None;
+        403 => {
+            "if auth-service is not ready (see `store`, or /ready at OPS_LISTEN), fix that first: nginx turns a failure of the store into 403. Otherwise put the edge's network into TRUSTED_PROXIES, give it EDGE_SECRET, and put the host into PROTECTED_HOSTS"
         }
+        404 => {
+            "check the path of this URL: it must be the one that clients use, such as /mcp. If it is correct, add a route for it to the edge, and send that route through the check"
+        }
+        405 => {
+            "check the path of this URL. If it is correct, send every method of its route through the check at the edge"
+        }
+        429 => "try again in a minute; if this continues, see REQUESTS_PER_SECOND and the limits of the edge",
+        _ => "look in the log of the edge: it must return the 401 of the check for requests without a token",
     }
+}
+
+/// Judges a response with the status 401.
+fn judge(method: &Method, response: &Response, target: &Target, notes: &mut Notes<'_>) -> Option<Challenge> {
     let text = response.headers().get("www-authenticate").and_then(|value| value.to_str().ok());
     let Some(text) = text.filter(|text| text.starts_with("Bearer ")) else {
         notes.problem(
@@ -169,26 +195,33 @@ fn judge(method: &Method, response: &Response, target: &Target, notes: &mut Note
     Some(Challenge { text: text.to_owned(), metadata })
 }
 
-/// `is_closed` is true if a request without a token gets a server error.
-async fn with_a_wrong_token(target: &Target, is_closed: bool, notes: &mut Notes<'_>) {
+/// Judges the response to a wrong token. A status that ordinary requests get as well has the same cause, and is not
+/// reported again.
+async fn with_a_wrong_token(target: &Target, answers: &Answers, notes: &mut Notes<'_>) {
     let request = target.http.post(&target.url).bearer_auth("mcp-gate-doctor.is.no-token");
     let Ok(response) = request.send().await else { return };
     let text = response.headers().get("www-authenticate").and_then(|value| value.to_str().ok());
     let error = text.and_then(|text| parameter(text, "error"));
     let status = response.status().as_u16();
-    if is_closed && response.status().is_server_error() {
+    if answers.refused.contains_key(&status) || (answers.is_closed && status >= 500) {
         return;
     }
     if status == 401 && error.as_deref() == Some("invalid_token") {
-        notes.fine("challenge", "a wrong token gets 401 invalid_token");
-    } else {
-        notes.problem(
-            "challenge",
-            format!("a wrong token gets {status}, error {}", error.as_deref().unwrap_or("none")),
-            "2xx: anyone can use the service. Otherwise: clients do not know that they must log in again",
-            "make the edge send the Authorization header to the check, and forward the whole response",
-        );
+        return notes.fine("challenge", "a wrong token gets 401 invalid_token");
     }
+    let error = error.as_deref().unwrap_or("none");
+    let (meaning, fix) = match status {
+        200..=399 => (
+            "anyone can use the service: the check accepts any token, or is not in front of it",
+            "send this route through the check at the edge, with the Authorization header of the request",
+        ),
+        401 => (
+            "clients do not know that they must log in again",
+            "make the edge send the Authorization header to the check, and forward the whole response",
+        ),
+        _ => ("clients do not know that they must log in again", fix_of(status)),
+    };
+    notes.problem("challenge", format!("a wrong token gets {status}, error {error}"), meaning, fix);
 }
 
 /// The value of a challenge's parameter (RFC 9110 §11.2).

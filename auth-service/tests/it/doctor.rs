@@ -89,6 +89,24 @@ async fn a_check_that_fails_is_told_once() {
 }
 
 #[actix_web::test]
+async fn a_status_is_told_once_with_what_to_do_about_this_status() {
+    for (fault, what, fix, other_fix) in [
+        (Fault::NoRoute, "return 404 instead of 401", "check the path of this URL", "TRUSTED_PROXIES"),
+        (Fault::Refuses, "return 403 instead of 401", "TRUSTED_PROXIES", "check the path"),
+    ] {
+        let findings = findings(fault, &[]).await;
+        assert_eq!(complaints(&findings), [("challenge", Outcome::Problem)], "{findings:#?}");
+        let bad = findings.iter().find(|finding| finding.outcome == Outcome::Problem).unwrap();
+        assert!(
+            bad.what.starts_with("POST, GET, DELETE without a token") && bad.what.contains(what),
+            "{bad:?}"
+        );
+        let told = bad.fix.unwrap();
+        assert!(told.contains(fix) && !told.contains(other_fix), "{told}");
+    }
+}
+
+#[actix_web::test]
 async fn a_healthy_stack_has_no_findings() {
     let findings = findings(Fault::None, &[]).await;
     assert_eq!(complaints(&findings), [], "{findings:#?}");

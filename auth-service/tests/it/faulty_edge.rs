@@ -57,6 +57,8 @@ pub(crate) enum Fault {
     Clock,
     /// The edge does not route requests for the key set.
     NoKeys,
+    /// The edge does not route requests for the service, as if its path were misspelt.
+    NoRoute,
 }
 
 struct Edge {
@@ -80,10 +82,10 @@ async fn edge(request: HttpRequest, body: Payload, edge: Data<Edge>) -> HttpResp
     let resolves = fault == Fault::ResolvesDots && path.ends_with("/mcp") && path.contains("..");
     let mut response = if resolves || (path == "/mcp" && passes(&edge, &request)) {
         HttpResponse::Ok().json(serde_json::json!({ "jsonrpc": "2.0", "id": 1, "result": {} }))
-    } else if path == "/mcp" && (method != "OPTIONS" || fault == Fault::PreflightChecked) {
-        check(&edge, &request, &target).await
     } else if is_missing(fault, method, path) {
         HttpResponse::NotFound().finish()
+    } else if path == "/mcp" && (method != "OPTIONS" || fault == Fault::PreflightChecked) {
+        check(&edge, &request, &target).await
     } else {
         forward(&edge, &request, body, &target).await
     };
@@ -116,8 +118,9 @@ fn is_missing(fault: Fault, method: &str, path: &str) -> bool {
     match fault {
         Fault::NoMetadata => path.starts_with("/.well-known/oauth-protected-resource"),
         Fault::NoRegistration => path == "/register",
-        Fault::NoDeletion => method == "DELETE",
+        Fault::NoDeletion => method == "DELETE" && path != "/mcp",
         Fault::NoKeys => path == "/jwks",
+        Fault::NoRoute => path == "/mcp",
         _ => false,
     }
 }
