@@ -188,8 +188,22 @@ check_tiers() {
     wait "${PIDS[$i]}" || rc=$?
     say "The end of $DATA/log/${TIERS[$i]}.log:" >&2
     tail -n 20 "$DATA/log/${TIERS[$i]}.log" | sed 's/^/    | /' >&2
-    die "${TIERS[$i]} exited unexpectedly (exit code $rc), so the other tiers are also stopped. Its log above shows the reason."
+    describe_exit "$rc"
+    die "${TIERS[$i]} exited unexpectedly ($EXIT_TEXT), so the other tiers are also stopped. $EXIT_CAUSE"
   done
+}
+
+# describe_exit CODE: sets EXIT_TEXT and EXIT_CAUSE. A process that a signal has ended could not log the reason.
+describe_exit() {
+  local name
+  EXIT_TEXT="exit code $1" EXIT_CAUSE="Its log above shows the reason."
+  if (($1 > 128)) && name=$(kill -l "$(($1 - 128))" 2>/dev/null); then
+    EXIT_TEXT="killed by SIG$name"
+    EXIT_CAUSE="If nobody sent this signal, this is a fault of the program: report it together with its log."
+    if [[ $name == KILL ]]; then
+      EXIT_CAUSE="If nobody ran kill -9, the machine or the container might have run out of memory: see the kernel log (dmesg)."
+    fi
+  fi
 }
 
 # The stack is ready when a request through the edge gets a challenge.
