@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
-use super::relief::Held;
 use crate::capacity::Measure;
 
 /// A child that was used more recently than this is not stopped for another child, unless its user has many
@@ -70,6 +69,18 @@ impl From<Measure> for Scarce {
             Measure::Tasks => Self::Tasks,
         }
     }
+}
+
+/// A child that belongs to a keeper.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// The number of the child.
+    pub child: u64,
+    /// The user whom the child serves. Empty if all callers are one principal, and for a child that serves all
+    /// users.
+    pub user: String,
+    /// Whether the child can be stopped because of its size. A child that serves all users cannot.
+    pub can_end: bool,
 }
 
 /// Completes when the child has exited.

@@ -5,20 +5,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::keepers::Newcomer;
+use super::keepers::{Held, Newcomer};
 use crate::capacity::{Kinds, Load, Measure, Usage};
-
-/// A child that belongs to a keeper (see `keepers`).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Held {
-    /// The number of the child.
-    pub child: u64,
-    /// The user whom the child serves. Empty if all callers are one principal, and for a child that serves all
-    /// users.
-    pub user: String,
-    /// Whether the child can be stopped because of its size. A child that serves all users cannot.
-    pub can_end: bool,
-}
 
 /// The resource that the container is short of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -18,7 +18,7 @@ use rustix::io::Errno;
 pub use count::count_watches;
 pub(super) use count::examine;
 
-use super::relief::Held;
+use super::keepers::Held;
 use super::times::{Spent, TICK};
 
 /// The memory that the kernel uses for a watch, in bytes (measured: `struct epitem` and `struct eppoll_entry`).

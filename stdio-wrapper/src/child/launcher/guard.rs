@@ -11,8 +11,8 @@ use super::Launcher;
 use super::watching::Watching;
 use crate::capacity::{Kinds, Load, Measure, Usage};
 use crate::child::descent::{Files, own_usage};
-use crate::child::keepers::{EXIT_PATIENCE, FEW, Gone, Newcomer, Scarce};
-use crate::child::relief::{self, Held, Shortage};
+use crate::child::keepers::{EXIT_PATIENCE, FEW, Gone, Held, Newcomer, Scarce};
+use crate::child::relief::{self, Shortage};
 use crate::child::sharing::Sharing;
 use crate::child::stderr::{Pass, RateLimit};
 

@@ -5,9 +5,8 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::child::keepers::Gone;
+use crate::child::keepers::{Gone, Held};
 use crate::child::process::Remains;
-use crate::child::relief::Held;
 
 /// A child that was taken for a user.
 #[derive(Debug)]
