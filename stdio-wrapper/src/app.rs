@@ -429,14 +429,19 @@ fn mcp_server(
         half_closed: true,
         shutdown_timeout: 1,
     };
-    let cannot_listen = || {
-        format!("LISTEN is {}, which cannot be used. Choose a free port, or stop what uses it", config.listen)
-    };
-    let (listener, socket) = Socket::listen(config.listen, BACKLOG).with_context(cannot_listen)?;
+    let cannot_listen = cannot_listen("LISTEN", config.listen);
+    let (listener, socket) = Socket::listen(config.listen, BACKLOG).map_err(&cannot_listen)?;
     let address = listener.local_addr()?;
-    let server =
-        listener::serve(listener, limits, connection::setup(open), app).with_context(cannot_listen)?;
+    let server = listener::serve(listener, limits, connection::setup(open), app).map_err(cannot_listen)?;
     Ok((server, address, socket))
+}
+
+fn cannot_listen(name: &str, address: SocketAddr) -> impl Fn(std::io::Error) -> anyhow::Error {
+    move |error| {
+        anyhow::anyhow!(
+            "{name} is {address}, which cannot be used: {error}. Free the port, or set {name} to another address"
+        )
+    }
 }
 
 fn ops_server(config: &Config, metrics: Arc<Metrics>, ready: Ready) -> anyhow::Result<Server> {
@@ -458,16 +463,10 @@ fn ops_server(config: &Config, metrics: Arc<Metrics>, ready: Ready) -> anyhow::R
         shutdown_timeout: 1,
     };
     let open = Open::new(MAX_OPS_CONNECTIONS, config.ops_listen.ip());
-    let cannot_listen = || {
-        format!(
-            "OPS_LISTEN is {}, which cannot be used. Choose a free port, or stop what uses it",
-            config.ops_listen
-        )
-    };
-    let socket = listener::bind(config.ops_listen, OPS_BACKLOG).with_context(cannot_listen)?;
+    let cannot_listen = cannot_listen("OPS_LISTEN", config.ops_listen);
+    let socket = listener::bind(config.ops_listen, OPS_BACKLOG).map_err(&cannot_listen)?;
     let address = socket.local_addr()?;
-    let server =
-        listener::serve(socket, limits, connection::setup(&open), app).with_context(cannot_listen)?;
+    let server = listener::serve(socket, limits, connection::setup(&open), app).map_err(cannot_listen)?;
     tracing::info!(%address, "health, readiness and metrics");
     Ok(server)
 }

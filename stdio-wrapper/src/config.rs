@@ -2,18 +2,22 @@
 
 mod child;
 mod command;
+mod given;
 mod limits;
 mod options;
 mod placeholders;
 mod read;
 mod reader;
+mod types;
 mod values;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::ValueEnum;
 use contract::log_filter::LogFilter;
+pub use given::Given;
 pub use options::Options;
 pub(crate) use placeholders::{ESCAPE, GROUP, PLACEHOLDERS, SUBJECT, USER, is_in, is_plain, replace};
 use url::Url;
@@ -113,13 +117,14 @@ pub struct Child {
 }
 
 /// Whether a child is isolated from other children and from the wrapper.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum Isolation {
-    /// The child is isolated if the kernel supports this.
+    /// Children are isolated if the kernel supports this.
+    #[default]
     Auto,
-    /// The child is always isolated. The wrapper does not start if the kernel does not support this.
+    /// Children are always isolated. The wrapper does not start if the kernel does not support this.
     Required,
-    /// The child is not isolated.
+    /// Children are not isolated.
     Off,
 }
 

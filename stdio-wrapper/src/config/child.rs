@@ -2,13 +2,12 @@
 
 use std::convert::Infallible;
 use std::path::Path;
-use std::time::Duration;
 
 use clap::CommandFactory as _;
 
 use super::options::Options;
 use super::reader::{Environment, Reader};
-use super::{Child, Isolation, command, placeholders};
+use super::{Child, command, placeholders};
 
 /// Variables that every child gets.
 const ALWAYS_PASSED: [&str; 4] = ["PATH", "HOME", "LANG", "TZ"];
@@ -22,25 +21,13 @@ pub(super) fn read(read: &mut Reader, options: &Options, environment: Environmen
         command: options.command.clone(),
         env,
         cwd: child_directory(read, options),
-        max_memory: limit(read.size("CHILD_MEMORY", &options.child_memory, 0..=1 << 50) as u64),
-        max_cpu: limit(read.number("CHILD_CPU", &options.child_cpu, 0..=u64::from(u32::MAX))),
-        max_processes: limit(read.number("CHILD_PROCESSES", &options.child_processes, 0..=1 << 22)),
-        max_files: limit(read.number("CHILD_FILES", &options.child_files, 0..=1 << 20)),
-        isolation: match read.one_of(
-            "CHILD_ISOLATION",
-            &options.child_isolation,
-            &["auto", "required", "off"],
-        ) {
-            "required" => Isolation::Required,
-            "off" => Isolation::Off,
-            _ => Isolation::Auto,
-        },
-        stderr_rate: read.number("STDERR_RATE", &options.stderr_rate, 0..=100_000),
-        stop_grace: read.duration(
-            "STOP_GRACE",
-            &options.stop_grace,
-            Duration::ZERO..=Duration::from_secs(300),
-        ),
+        max_memory: limit(read.take(&options.child_memory)),
+        max_cpu: limit(read.take(&options.child_cpu)),
+        max_processes: limit(read.take(&options.child_processes)),
+        max_files: limit(read.take(&options.child_files)),
+        isolation: read.take(&options.child_isolation),
+        stderr_rate: read.take(&options.stderr_rate),
+        stop_grace: read.take(&options.stop_grace),
     }
 }
 
@@ -95,21 +82,23 @@ fn check_command(read: &mut Reader, options: &Options, env: &[(String, String)])
         check_placeholders(read, "The command", argument);
     }
     let path = env.iter().find(|(name, _)| name == "PATH").map_or("", |(_, value)| value.as_str());
-    if let Some(problem) = command::problem(program, path, !options.child_cwd.trim().is_empty()) {
+    if let Some(problem) = command::problem(program, path, options.child_cwd.value.is_some()) {
         read.problem(problem);
     }
 }
 
-/// Refuses unknown placeholders. The error message does not contain the string that was checked, because it can be
-/// a secret.
-fn check_placeholders(read: &mut Reader, place: &str, text: &str) {
-    if let Some(word) = placeholders::misspelt(text) {
+/// Refuses unknown placeholders, and returns whether there was none. The error message does not contain the string
+/// that was checked, because it can be a secret.
+fn check_placeholders(read: &mut Reader, place: &str, text: &str) -> bool {
+    let misspelt = placeholders::misspelt(text);
+    if let Some(word) = misspelt {
         read.problem(format!(
             "{place} has `{{{word}}}`, which is not a placeholder. The placeholders are {}. Correct it, or \
              write `{{={word}}}` if the MCP server must receive `{{{word}}}`.",
             placeholders::PLACEHOLDERS.join(", ")
         ));
     }
+    misspelt.is_none()
 }
 
 /// Refuses strings that can become the same for two callers although the values of their placeholders differ,
@@ -118,7 +107,7 @@ fn check_placeholders(read: &mut Reader, place: &str, text: &str) {
 fn check_ambiguous(read: &mut Reader, options: &Options, env: &[(String, String)]) {
     let arguments = options.command.iter().skip(1).map(|text| ("The command".to_owned(), text));
     let variables = env.iter().map(|(name, text)| (format!("The variable {name} of the child"), text));
-    let directory = [("CHILD_CWD".to_owned(), &options.child_cwd)];
+    let directory = options.child_cwd.value.iter().map(|text| ("CHILD_CWD".to_owned(), text));
     for (place, text) in arguments.chain(variables).chain(directory) {
         if let Some((one, other)) = placeholders::ambiguous(text) {
             read.problem(format!(
@@ -131,16 +120,15 @@ fn check_ambiguous(read: &mut Reader, options: &Options, env: &[(String, String)
 }
 
 fn child_directory(read: &mut Reader, options: &Options) -> Option<String> {
-    let directory = options.child_cwd.trim();
-    if directory.is_empty() {
-        return None;
+    let directory = read.take(&options.child_cwd)?;
+    if !check_placeholders(read, "CHILD_CWD", &directory) {
+        return Some(directory);
     }
-    check_placeholders(read, "CHILD_CWD", directory);
-    let Ok(plain) = placeholders::replace(directory, |name| Ok::<_, Infallible>(name.to_owned()));
-    if !placeholders::is_in(directory) && !Path::new(&plain).is_dir() {
+    let Ok(plain) = placeholders::replace(&directory, |name| Ok::<_, Infallible>(name.to_owned()));
+    if !placeholders::is_in(&directory) && !Path::new(&plain).is_dir() {
         read.problem(format!(
             "CHILD_CWD is `{directory}`, which is not a directory. Create it, or use another one."
         ));
     }
-    Some(directory.to_owned())
+    Some(directory)
 }

@@ -1,42 +1,32 @@
-//! Reads sizes, numbers and times. Each has a range of useful values.
-
-use std::time::Duration;
+//! The limits for sizes, numbers and times.
 
 use super::Limits;
 use super::options::Options;
 use super::reader::Reader;
 
 pub(super) fn read(read: &mut Reader, options: &Options) -> Limits {
-    let ms = Duration::from_millis;
-    let hours = |count: u64| Duration::from_secs(count * 3600);
-    let per_principal = "MAX_SESSIONS_PER_PRINCIPAL";
-    let per_principal =
-        read.number_or_auto(per_principal, &options.max_sessions_per_principal, 0..=1_000_000);
+    let per_principal = read.take(&options.max_sessions_per_principal);
     Limits {
-        max_sessions: read.number_or_auto("MAX_SESSIONS", &options.max_sessions, 1..=1_000_000),
+        max_sessions: read.take(&options.max_sessions),
         max_sessions_per_principal: per_principal.map(|max| if max == 0 { usize::MAX } else { max }),
-        max_in_flight: read.number("MAX_IN_FLIGHT", &options.max_in_flight, 1..=1_000_000),
-        session_idle: read.duration("SESSION_IDLE", &options.session_idle, ms(100)..=hours(24 * 30)),
-        request_timeout: read.duration("REQUEST_TIMEOUT", &options.request_timeout, ms(100)..=hours(24)),
-        start_timeout: read.duration("START_TIMEOUT", &options.start_timeout, ms(100)..=hours(1)),
-        max_starts: read.number_or_auto("MAX_STARTS", &options.max_starts, 1..=1000),
-        stream_after: read.duration("STREAM_AFTER", &options.stream_after, ms(1)..=hours(1)),
-        stream_max_age: read.duration("STREAM_MAX_AGE", &options.stream_max_age, ms(100)..=hours(24 * 30)),
-        translate_sessions: read.number("TRANSLATE_SESSIONS", &options.translate_sessions, 1..=1000),
-        input_timeout: read.duration("INPUT_TIMEOUT", &options.input_timeout, ms(100)..=hours(24)),
-        stream_grace: read.duration("STREAM_GRACE", &options.stream_grace, Duration::ZERO..=hours(24)),
-        keep_alive: read.duration("KEEP_ALIVE", &options.keep_alive, ms(100)..=hours(1)),
-        retry: read.duration("RETRY", &options.retry, ms(1)..=hours(1)),
-        max_connections: read.number("MAX_CONNECTIONS", &options.max_connections, 10..=1_000_000),
-        max_body: read.size("MAX_BODY", &options.max_body, 1024..=1 << 30),
-        max_line: read.size("MAX_LINE", &options.max_line, 1024..=1 << 30),
-        max_batch: read.number("MAX_BATCH", &options.max_batch, 1..=10_000),
-        event_log: read.size("EVENT_LOG", &options.event_log, 0..=1 << 30),
-        list_cache: read.size("LIST_CACHE", &options.list_cache, 0..=1 << 30),
-        shutdown_timeout: read.duration(
-            "SHUTDOWN_TIMEOUT",
-            &options.shutdown_timeout,
-            Duration::ZERO..=hours(1),
-        ),
+        max_in_flight: read.take(&options.max_in_flight),
+        session_idle: read.take(&options.session_idle),
+        request_timeout: read.take(&options.request_timeout),
+        start_timeout: read.take(&options.start_timeout),
+        max_starts: read.take(&options.max_starts),
+        stream_after: read.take(&options.stream_after),
+        stream_max_age: read.take(&options.stream_max_age),
+        translate_sessions: read.take(&options.translate_sessions),
+        input_timeout: read.take(&options.input_timeout),
+        stream_grace: read.take(&options.stream_grace),
+        keep_alive: read.take(&options.keep_alive),
+        retry: read.take(&options.retry),
+        max_connections: read.take(&options.max_connections),
+        max_body: read.take(&options.max_body),
+        max_line: read.take(&options.max_line),
+        max_batch: read.take(&options.max_batch),
+        event_log: read.take(&options.event_log),
+        list_cache: read.take(&options.list_cache),
+        shutdown_timeout: read.take(&options.shutdown_timeout),
     }
 }

@@ -1,23 +1,21 @@
 //! Converts options to settings. Every mistake results in one message with the variable, the cause and the fix.
 
 use std::net::SocketAddr;
-use std::path::Path;
 
 use contract::files::read_setting;
 use contract::log_filter::LogFilter;
 use tracing_subscriber::filter::LevelFilter;
-use url::Url;
 
-use super::options::Options;
+use super::given::Given;
+use super::options::{IdentityMode, LogFormat, Options};
 use super::reader::{Environment, Reader};
-use super::values;
+use super::types::Address;
 use super::{Config, Identity, Sites, child, limits};
 use crate::policy::ToolRules;
 
 pub(super) fn config(options: &Options, environment: Environment<'_>) -> Result<Config, Vec<String>> {
     let mut read = Reader::default();
-    let listen = read.address("LISTEN", &options.listen);
-    let ops_listen = read.address("OPS_LISTEN", &options.ops_listen);
+    let (listen, ops_listen) = (read.take(&options.listen), read.take(&options.ops_listen));
     if listen == ops_listen && listen.port() != 0 {
         read.problem(format!("LISTEN and OPS_LISTEN are both {listen}. Give them different ports."));
     }
@@ -25,29 +23,29 @@ pub(super) fn config(options: &Options, environment: Environment<'_>) -> Result<
     let config = Config {
         listen,
         ops_listen,
-        workers: workers(read.number("WORKERS", &options.workers, 0..=256)),
-        mcp_path: mcp_path(&mut read, options),
-        legacy_sse: read.boolean("LEGACY_SSE", &options.legacy_sse),
-        sites: sites(&mut read, options, listen, &identity),
-        tool_rules: tool_rules(&mut read, options, &identity),
+        workers: workers(read.take(&options.workers)),
+        mcp_path: read.take(&options.mcp_path),
+        legacy_sse: read.take(&options.legacy_sse),
+        sites: sites(&mut read, options, listen),
+        tool_rules: tool_rules(&mut read, options),
         identity,
-        groups: values::list(&options.group_order),
+        groups: read.take(&options.group_order),
         child: child::read(&mut read, options, environment),
         limits: limits::read(&mut read, options),
-        shared: read.boolean("SHARED", &options.shared),
-        translate: read.boolean("TRANSLATE", &options.translate),
-        prewarm: read.number("PREWARM", &options.prewarm, 0..=1000),
-        log: log(&mut read, &options.log),
-        log_json: read.one_of("LOG_FORMAT", &options.log_format, &["text", "json"]) == "json",
+        shared: read.take(&options.shared),
+        translate: read.take(&options.translate),
+        prewarm: read.take(&options.prewarm),
+        log: log(read.take(&options.log)),
+        log_json: read.take(&options.log_format) == LogFormat::Json,
     };
-    check_together(&mut read, &config);
+    check_together(&mut read, options, &config);
     read.or_problems(config)
 }
 
 /// Checks settings that are wrong only in combination.
-fn check_together(read: &mut Reader, config: &Config) {
+fn check_together(read: &mut Reader, options: &Options, config: &Config) {
     let names_caller = config.has_placeholders();
-    if names_caller && config.identity == Identity::None {
+    if names_caller && options.identity.known() == Some(&IdentityMode::None) {
         read.problem(
             "The command, CHILD_ENV or CHILD_CWD has a placeholder such as {subject}, but IDENTITY is none, so no caller is known. \
              Set IDENTITY to assertion or headers, or remove the placeholder."
@@ -76,17 +74,14 @@ fn check_together(read: &mut Reader, config: &Config) {
     }
 }
 
-/// Reads the log filter. The start messages from the HTTP server are omitted, because this program logs the same
+/// Completes the log filter. The start messages from the HTTP server are omitted, because this program logs the same
 /// information. Its messages about single connections are omitted because any client can cause any number of them.
-fn log(read: &mut Reader, text: &str) -> LogFilter {
-    if text.trim().is_empty() {
-        return LogFilter::default().with_default("actix_http", LevelFilter::OFF);
-    }
-    let filter = LogFilter::parse(text).unwrap_or_else(|error| {
-        read.problem(format!("LOG: {error}"));
-        LogFilter::default()
-    });
-    filter.with_default("actix_server", LevelFilter::WARN).with_default("actix_http", LevelFilter::OFF)
+fn log(filter: Option<LogFilter>) -> LogFilter {
+    let filter = match filter {
+        Some(filter) => filter.with_default("actix_server", LevelFilter::WARN),
+        None => LogFilter::default(),
+    };
+    filter.with_default("actix_http", LevelFilter::OFF)
 }
 
 /// The number of workers. One processor is reserved for the children, because calls would be slower if the
@@ -98,86 +93,54 @@ fn workers(wanted: usize) -> usize {
     }
 }
 
-fn mcp_path(read: &mut Reader, options: &Options) -> String {
-    let path = options.mcp_path.trim();
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_.~".contains(&byte);
-    let is_good =
-        path.starts_with('/') && path.bytes().all(is_plain) && !path.contains("//") && !path.contains("/.");
-    if !is_good {
-        read.problem(format!("MCP_PATH is `{path}`, which is not a plain path. Start it with / and use letters, digits, -, _, . and ~ only."));
-    }
-    path.to_owned()
-}
-
-fn sites(read: &mut Reader, options: &Options, listen: SocketAddr, identity: &Identity) -> Sites {
-    let hosts = values::list(&options.allowed_hosts);
-    let is_any = hosts.iter().any(|host| host == "*");
-    for host in
-        hosts.iter().filter(|host| host.contains('/') || (host.contains(':') && !host.starts_with('[')))
-    {
-        read.problem(format!(
-            "ALLOWED_HOSTS has `{host}`. Write only host names, without scheme, port and path."
-        ));
-    }
-    let mut origins = Vec::new();
-    for text in values::list(&options.allowed_origins) {
-        if text == "*" {
-            // Otherwise any web page could call the server through the browser of a user who can reach it
-            // (attack 104).
-            if !matches!(identity, Identity::Assertion { .. }) && options.identity.trim() != "assertion" {
-                read.problem(
-                    "ALLOWED_ORIGINS is *, which requires IDENTITY=assertion, because with other modes, a web page could act as a caller."
-                        .to_owned(),
-                );
-            }
-            origins.push(text);
-            continue;
-        }
-        match Url::parse(&text).map(|url| url.origin()) {
-            Ok(origin) if origin.is_tuple() && origin.ascii_serialization() == text.to_ascii_lowercase() => {
-                origins.push(origin.ascii_serialization());
-            }
-            _ => read.problem(format!(
-                "ALLOWED_ORIGINS has `{text}`, which is not an origin. Write scheme and host, and the port if it is not the usual one, \
-                 like https://app.example.com."
-            )),
-        }
+fn sites(read: &mut Reader, options: &Options, listen: SocketAddr) -> Sites {
+    let (hosts, origins) = (read.take(&options.allowed_hosts), read.take(&options.allowed_origins));
+    let is_any = |list: &[String]| list.iter().any(|entry| entry == "*");
+    // Otherwise any web page could call the server through the browser of a user who can reach it (attack 104).
+    let is_unproven = options.identity.known().is_some_and(|mode| *mode != IdentityMode::Assertion);
+    if is_any(&origins) && is_unproven {
+        read.problem(
+            "ALLOWED_ORIGINS is *, which requires IDENTITY=assertion, because with other modes, a web page could act as a caller.",
+        );
     }
     let is_loopback = listen.ip().is_loopback();
-    let hosts = (!is_any && (!hosts.is_empty() || is_loopback))
+    let hosts = (!is_any(&hosts) && (!hosts.is_empty() || is_loopback))
         .then(|| hosts.iter().map(|host| host.to_ascii_lowercase()).collect());
     Sites { hosts, origins, loopback: is_loopback }
 }
 
 fn identity(read: &mut Reader, options: &Options) -> Identity {
-    match read.one_of("IDENTITY", &options.identity, &["none", "headers", "assertion"]) {
-        "headers" => Identity::Headers,
-        "assertion" => {
-            let jwks_url = read.url("JWKS_URL", &options.jwks_url);
+    let mode = read.take(&options.identity);
+    let is_set = options.jwks_url.known() != Some(&None);
+    match mode {
+        IdentityMode::Headers => Identity::Headers,
+        IdentityMode::Assertion => {
+            let jwks_url = needed(read, "JWKS_URL", &options.jwks_url);
             // Requests also arrive over plain HTTP in that network, so TLS for only the keys would protect
             // nothing.
-            if jwks_url.as_ref().is_some_and(|url| url.scheme() != "http") {
+            if let Some(Address { text, url }) = &jwks_url
+                && url.scheme() != "http"
+            {
                 read.problem(format!(
-                    "JWKS_URL is `{}`, but keys are only read over plain http, inside the deployment's own network. Use the authorization service's internal address, for example http://auth-service:9000/jwks.",
-                    options.jwks_url.trim()
+                    "JWKS_URL is `{text}`, but keys are only read over plain http, inside the deployment's own network. Use the authorization service's internal address, for example http://auth-service:9000/jwks."
                 ));
             }
-            let issuer = read.url("ISSUER", &options.issuer);
-            let resource = read.url("RESOURCE", &options.resource);
+            let (issuer, resource) =
+                (needed(read, "ISSUER", &options.issuer), needed(read, "RESOURCE", &options.resource));
             match (jwks_url, issuer, resource) {
                 // Both are compared as exact text, so they are not normalized.
-                (Some(jwks_url), Some(_), Some(_)) => Identity::Assertion {
-                    jwks_url,
-                    issuer: options.issuer.trim().to_owned(),
-                    resource: options.resource.trim().to_owned(),
+                (Some(jwks_url), Some(issuer), Some(resource)) => Identity::Assertion {
+                    jwks_url: jwks_url.url,
+                    issuer: issuer.text,
+                    resource: resource.text,
                 },
                 _ => Identity::None,
             }
         }
-        _ => {
-            if options.identity.trim() == "none" && !options.jwks_url.trim().is_empty() {
+        IdentityMode::None => {
+            if options.identity.known().is_some() && is_set {
                 read.problem(
-                    "JWKS_URL is set, but IDENTITY is none, so assertions would not be verified and everybody would be served. Set IDENTITY to assertion, or remove JWKS_URL.".to_owned(),
+                    "JWKS_URL is set, but IDENTITY is none, so assertions would not be verified and everybody would be served. Set IDENTITY to assertion, or remove JWKS_URL.",
                 );
             }
             Identity::None
@@ -185,24 +148,30 @@ fn identity(read: &mut Reader, options: &Options) -> Identity {
     }
 }
 
-fn tool_rules(read: &mut Reader, options: &Options, identity: &Identity) -> Option<ToolRules> {
-    if options.tool_rules.is_empty() {
-        return None;
+/// A URL without which assertions cannot be verified.
+fn needed(read: &mut Reader, name: &str, given: &Given<Option<Address>>) -> Option<Address> {
+    if given.known() == Some(&None) {
+        read.problem(format!("{name} is not set, but IDENTITY=assertion needs it. Set it to the full URL."));
     }
-    if *identity == Identity::None && options.identity.trim() == "none" {
+    read.take(given)
+}
+
+fn tool_rules(read: &mut Reader, options: &Options) -> Option<ToolRules> {
+    let path = read.take(&options.tool_rules)?;
+    if options.identity.known() == Some(&IdentityMode::None) {
         read.problem(
-            "TOOL_RULES is set, but IDENTITY is none, so no caller has any scope. Set IDENTITY to assertion or headers.".to_owned(),
+            "TOOL_RULES is set, but IDENTITY is none, so no caller has any scope. Set IDENTITY to assertion or headers.",
         );
     }
-    let path = &options.tool_rules;
-    match read_setting(Path::new(path)) {
+    let name = path.display();
+    match read_setting(&path) {
         Err(error) => read.problem(format!(
-            "TOOL_RULES is `{path}`, which cannot be read: {error}. Use a file that contains TOML, and check its path and permissions."
+            "TOOL_RULES is `{name}`, which cannot be read: {error}. Use a file that contains TOML, and check its path and permissions."
         )),
         Ok(text) => match ToolRules::parse(&text) {
             Ok(rules) => return Some(rules),
             Err(error) => read.problem(format!(
-                "TOOL_RULES is `{path}`, which is not a rule file: {}. See docs/stdio-wrapper.md.",
+                "TOOL_RULES is `{name}`, which is not a rule file: {}. See docs/stdio-wrapper.md.",
                 error.trim()
             )),
         },
@@ -247,6 +216,21 @@ mod tests {
             assert!(problems.iter().any(|problem| problem.contains(name)), "{name}: {problems:?}");
         }
         assert!(problems.iter().all(|problem| problem.ends_with('.')), "{problems:?}");
+    }
+
+    #[test]
+    fn one_mistake_is_one_problem() {
+        let full = ["--issuer=https://auth.example", "--resource=https://mcp.example/x"];
+        for args in [
+            &["--cwd", "/tmp/{subjct}", "--identity=headers"][..],
+            &["--identity", "asertion", "--jwks-url=http://auth:9000/jwks", "--cwd=/data/{user}"],
+            &[&full[..], &["--identity=assertion", "--cwd=/data/{user}", "--allowed-origins=*"]].concat(),
+            &["--listen", "8080", "--ops-listen=127.0.0.1:8080"],
+            &["--max-sessions", "many"],
+        ] {
+            let problems = read(&[args, &["--", "sh"]].concat()).unwrap_err();
+            assert_eq!(problems.len(), 1, "{args:?}: {problems:?}");
+        }
     }
 
     #[test]

@@ -1,4 +1,6 @@
-//! Parses sizes, booleans and lists.
+//! Parses and writes sizes, booleans, lists and times.
+
+use std::time::Duration;
 
 /// Parses `65536`, `64KiB`, `16MiB` or `1GiB` into bytes. `K`, `M` and `G` mean the same as `KiB`, `MiB` and
 /// `GiB`.
@@ -13,6 +15,25 @@ pub(super) fn size(text: &str) -> Option<u64> {
         _ => return None,
     };
     number.checked_mul(factor)
+}
+
+/// Writes a size as [`size`] reads it.
+pub(super) fn size_text(bytes: u64) -> String {
+    let units = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+    let unit = units.into_iter().find(|(_, factor)| bytes > 0 && bytes.is_multiple_of(*factor));
+    unit.map_or_else(|| bytes.to_string(), |(unit, factor)| format!("{}{unit}", bytes / factor))
+}
+
+/// Writes a time as `contract::duration` reads it.
+pub(super) fn time_text(time: Duration) -> String {
+    let seconds = time.as_secs();
+    match seconds {
+        0 if time.is_zero() => "0".to_owned(),
+        _ if time.subsec_millis() > 0 => format!("{}ms", time.as_millis()),
+        _ if seconds.is_multiple_of(3600) => format!("{}h", seconds / 3600),
+        _ if seconds.is_multiple_of(60) => format!("{}m", seconds / 60),
+        _ => format!("{seconds}s"),
+    }
 }
 
 /// Parses the usual words for true and false.
@@ -46,5 +67,15 @@ mod tests {
         assert_eq!(size("64 k"), Some(64 << 10));
         assert_eq!(size("99999999999999999999"), None);
         assert_eq!(size("1TB"), None);
+    }
+
+    #[test]
+    fn ranges_are_written_as_they_are_read() {
+        assert_eq!(
+            [0, 1000, 1024, 3 << 20, 1 << 50].map(size_text),
+            ["0", "1000", "1KiB", "3MiB", "1048576GiB"]
+        );
+        let times = [0, 1, 1500, 90_000, 300_000, 7_200_000].map(|ms| time_text(Duration::from_millis(ms)));
+        assert_eq!(times, ["0", "1ms", "1500ms", "90s", "5m", "2h"]);
     }
 }

@@ -82,9 +82,103 @@ fn a_taken_port_is_one_clear_line() {
     assert!(message.contains(&format!("LISTEN is {address}, which cannot be used")), "{message}");
 }
 
+/// Whether a text contains debug output of Rust, such as `Os { code: 98 }` or `InvalidData(…)`.
+fn has_debug_output(text: &str) -> bool {
+    let is_name = |before: &str| {
+        let name = before.rsplit(|letter: char| !letter.is_ascii_alphanumeric()).next().unwrap_or_default();
+        name.starts_with(|letter: char| letter.is_ascii_uppercase())
+            && name.contains(|letter: char| letter.is_ascii_lowercase())
+    };
+    let before = |marks: &str| text.match_indices(marks).any(|(at, _)| is_name(&text[..at]));
+    before(" { ") || before("(")
+}
+
+#[test]
+fn each_refusal_names_its_cause_and_its_fix_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let rules = directory.path().join("rules.toml");
+    std::fs::write(&rules, "[[tool]]\nmatches = 1\n").unwrap();
+    let (rules, missing) = (rules.to_str().unwrap(), directory.path().join("missing"));
+    let missing = missing.to_str().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    let free = ["--listen", "127.0.0.1:0", "--ops-listen", "127.0.0.1:0"];
+    for (args, once, parts) in [
+        (
+            &["--listen", &taken, "--ops-listen", "127.0.0.1:0"][..],
+            taken.as_str(),
+            &["LISTEN", "Free the port, or set", "in use"][..],
+        ),
+        (
+            &["--listen", "127.0.0.1:0", "--ops-listen", &taken],
+            &taken,
+            &["OPS_LISTEN", "Free the port, or set", "in use"],
+        ),
+        (&["--listen", "192.0.2.1:80"], "192.0.2.1:80", &["LISTEN", "annot assign requested address"]),
+        (
+            &["--listen", &taken, "--ops-listen", &taken],
+            &taken,
+            &["LISTEN and OPS_LISTEN are both", "Give them different ports"],
+        ),
+        (&["--listen", "8080"], "`8080`", &["Write it like 127.0.0.1:8080 or [::1]:8080."]),
+        (&["--max-sessions", "many"], "`many`", &["not auto or a number from 1 to 1000000"]),
+        (
+            &["--identity=headers", "--tool-rules", missing],
+            missing,
+            &["cannot be read: No such file", "check its path"],
+        ),
+        (
+            &["--identity=headers", "--tool-rules", rules],
+            rules,
+            &["is not a rule file", "See docs/stdio-wrapper.md"],
+        ),
+        (
+            &["--identity=headers", "--cwd", "/tmp/{subjct}"],
+            "CHILD_CWD has `{subjct}`",
+            &["is not a placeholder. The placeholders are {subject}"],
+        ),
+        (&["--cwd", missing], missing, &["CHILD_CWD is", "Create it, or use another one."]),
+        (
+            &["--env", "MISSING_VARIABLE"],
+            "passes MISSING_VARIABLE",
+            &["the wrapper has no such variable. Set it"],
+        ),
+    ] {
+        let args = [&free[..], args, &["--log", "error", "--", "cat"]].concat();
+        let mut command = Command::new("timeout");
+        command.args(["60", env!("CARGO_BIN_EXE_stdio-wrapper")]).args(&args);
+        let output = command.output().unwrap();
+        let told = text(&output.stderr);
+        assert!(matches!(output.status.code(), Some(1 | 2)), "{args:?}: {:?} {told}", output.status);
+        assert!(!has_debug_output(&told), "{args:?}: {told}");
+        assert_eq!(told.matches(once).count(), 1, "{args:?}: {told}");
+        for part in parts {
+            assert!(told.contains(part), "{part}: {told}");
+        }
+    }
+}
+
+#[test]
+fn a_message_that_nobody_reads_is_no_panic() {
+    let closed = || -> std::process::Stdio { std::io::pipe().unwrap().1.into() };
+    for args in [&["--listen", "nowhere"][..], &["--healthcheck", "--ops-listen", "127.0.0.1:1"], &["--help"]]
+    {
+        let run = || {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_stdio-wrapper"));
+            command.args(args);
+            command
+        };
+        let read = run().output().unwrap().status.code();
+        assert_eq!(run().stdout(closed()).stderr(closed()).status().unwrap().code(), read, "{args:?}");
+    }
+}
+
 #[test]
 fn help_and_version_are_there() {
     let help = text(&run(&["--help"], &[]).stdout);
+    for part in ["--max-body <SIZE>", "[default: 4MiB]", "[env: MAX_BODY=]", "- headers:"] {
+        assert!(help.contains(part), "{part}: {help}");
+    }
     for name in ["LISTEN", "MAX_SESSIONS", "IDENTITY", "PREWARM", "TOOL_RULES"] {
         assert!(help.contains(name), "{name}");
     }
