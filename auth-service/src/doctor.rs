@@ -104,6 +104,16 @@ impl Notes<'_> {
         self.add(Finding { check, outcome, what: what.into(), meaning: None, fix });
     }
 
+    /// Reports that the edge or auth-service has refused a request of the doctor with 429. This says nothing about the
+    /// deployment, because other programs behind the same address can use up its limit.
+    fn limited(&mut self, check: &'static str, request: &str) {
+        self.unexamined(
+            check,
+            format!("{request} gets 429: too many requests have come from this machine's address"),
+            "try again in a moment, or run the doctor from another network; REQUESTS_PER_SECOND and REQUESTS_PER_ADDRESS set the limits",
+        );
+    }
+
     fn warning(
         &mut self,
         check: &'static str,

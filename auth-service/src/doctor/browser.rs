@@ -46,7 +46,9 @@ fn judge_preflight(response: &Response, notes: &mut Notes<'_>) {
     let status = response.status();
     let headers = header(response, "access-control-allow-headers").to_ascii_lowercase();
     let methods = header(response, "access-control-allow-methods");
-    if status == 403 && header(response, "access-control-allow-origin").is_empty() {
+    if status == 429 {
+        notes.limited("browser", "a preflight");
+    } else if status == 403 && header(response, "access-control-allow-origin").is_empty() {
         notes.fine(
             "browser",
             "pages of unknown origins are not allowed to call the service (ALLOWED_ORIGINS)",

@@ -122,6 +122,9 @@ async fn note_closed(closed: Vec<(Method, Response)>, notes: &mut Notes<'_>) {
 /// Reports, in one finding, the requests without a token that get this status instead of 401.
 fn note_refused(status: u16, methods: &[Method], notes: &mut Notes<'_>) {
     let methods: Vec<&str> = methods.iter().map(Method::as_str).collect();
+    if status == 429 {
+        return notes.limited("challenge", &format!("{} without a token", methods.join(", ")));
+    }
     let verb = if methods.len() == 1 { "returns" } else { "return" };
     notes.problem(
         "challenge",
@@ -146,7 +149,6 @@ fn fix_of(status: u16) -> &'static str {
         405 => {
             "check the path of this URL. If it is correct, send every method of its route through the check at the edge"
         }
-        429 => "try again in a minute; if this continues, see REQUESTS_PER_SECOND and the limits of the edge",
         _ => "look in the log of the edge: it must return the 401 of the check for requests without a token",
     }
 }
@@ -208,6 +210,9 @@ async fn with_a_wrong_token(target: &Target, answers: &Answers, notes: &mut Note
     }
     if status == 401 && error.as_deref() == Some("invalid_token") {
         return notes.fine("challenge", "a wrong token gets 401 invalid_token");
+    }
+    if status == 429 {
+        return notes.limited("challenge", "a wrong token");
     }
     let error = error.as_deref().unwrap_or("none");
     let (meaning, fix) = match status {

@@ -134,6 +134,10 @@ async fn fetch(target: &Target, url: &str, check: &'static str, notes: &mut Note
     let response = match target.http.get(url).header("origin", "https://mcp-gate-doctor.example").send().await
     {
         Ok(response) if response.status() == 200 => response,
+        Ok(response) if response.status() == 429 => {
+            notes.limited(check, url);
+            return None;
+        }
         answered => {
             let what = match answered {
                 Ok(response) => format!("{url} returns {}", response.status().as_u16()),

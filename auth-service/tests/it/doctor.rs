@@ -88,6 +88,18 @@ async fn a_check_that_fails_is_told_once() {
     }
 }
 
+/// For example, an office in which many people use the service has one address.
+#[actix_web::test]
+async fn an_address_that_has_sent_too_many_requests_is_not_taken_for_a_fault() {
+    let findings = findings(Fault::TooMany, &[]).await;
+    assert_eq!(complaints(&findings), [], "{findings:#?}");
+    for check in ["challenge", "resource metadata", "browser", "service"] {
+        assert!(unexamined(&findings).contains(&check), "{check}: {findings:#?}");
+    }
+    let told = findings.iter().find(|finding| finding.check == "challenge").unwrap();
+    assert!(told.what.contains("too many requests") && told.fix.is_some(), "{told:?}");
+}
+
 #[actix_web::test]
 async fn a_status_is_told_once_with_what_to_do_about_this_status() {
     for (fault, what, fix, other_fix) in [

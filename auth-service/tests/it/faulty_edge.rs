@@ -53,6 +53,8 @@ pub(crate) enum Fault {
     NoStore,
     /// The edge responds to every request with 403, like nginx while the store is unavailable.
     Refuses,
+    /// The edge responds to every request with 429, because the address has sent too many.
+    TooMany,
     /// The `Date` header contains a time in 1994.
     Clock,
     /// The edge does not route requests for the key set.
@@ -78,6 +80,9 @@ async fn edge(request: HttpRequest, body: Payload, edge: Data<Edge>) -> HttpResp
     let is_down = matches!(fault, Fault::Down | Fault::DownAndOpen);
     if is_down && !(path == "/mcp" && passes(&edge, &request)) {
         return HttpResponse::BadGateway().body("Bad Gateway");
+    }
+    if fault == Fault::TooMany {
+        return HttpResponse::TooManyRequests().body("local_rate_limited");
     }
     let resolves = fault == Fault::ResolvesDots && path.ends_with("/mcp") && path.contains("..");
     let mut response = if resolves || (path == "/mcp" && passes(&edge, &request)) {
