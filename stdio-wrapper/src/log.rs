@@ -1,6 +1,8 @@
 //! The log on standard error. A separate thread writes it, so that the rest of the program does not block if
 //! the reader of standard error stalls (for example, a log driver whose disk is full).
 
+mod floods;
+
 use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::fs::File;
@@ -10,8 +12,11 @@ use std::sync::OnceLock;
 
 use contract::log_lines::LogLines;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::config::Config;
+use floods::Floods;
 
 /// Maximum number of lines that are queued. Beyond that, further lines are dropped and counted. The longest
 /// lines come from children, with 4 KiB.
@@ -42,11 +47,12 @@ pub fn start(config: &Config) -> Result<WorkerGuard, LogError> {
     LEFT_OUT.get_or_init(|| writer.error_counter());
     let escapes = if config.log_json { Escapes::Json } else { Escapes::Text };
     let writer = move || Lines { out: writer.clone(), escapes };
-    let log = tracing_subscriber::fmt().with_env_filter(config.log.to_env_filter()).with_writer(writer);
+    let all = tracing_subscriber::registry().with(config.log.to_env_filter()).with(Floods::default());
+    let lines = tracing_subscriber::fmt::layer().with_writer(writer);
     if config.log_json {
-        log.json().init();
+        all.with(lines.json()).init();
     } else {
-        log.with_ansi(false).init();
+        all.with(lines.with_ansi(false)).init();
     }
     std::panic::set_hook(Box::new(|panic| tracing::error!("{}", panic.to_string().replace('\n', " "))));
     Ok(guard)
@@ -103,9 +109,9 @@ fn harmless(line: &[u8], escapes: Escapes) -> Cow<'_, [u8]> {
 }
 
 /// The number of lines that have been dropped since the start, because the reader of standard error was too
-/// slow.
+/// slow, or because a library wrote too many.
 pub fn left_out() -> usize {
-    LEFT_OUT.get().map_or(0, ErrorCounter::dropped_lines)
+    LEFT_OUT.get().map_or(0, ErrorCounter::dropped_lines).saturating_add(floods::left_out())
 }
 
 #[cfg(test)]

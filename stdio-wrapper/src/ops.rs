@@ -52,7 +52,7 @@ fn print(metrics: &Metrics) -> String {
     let left_out = log::left_out();
     let _ = write!(
         out,
-        "# HELP stdio_wrapper_log_lines_left_out_total Lines of the log that were dropped, because standard error was not read.\n# TYPE stdio_wrapper_log_lines_left_out_total counter\nstdio_wrapper_log_lines_left_out_total {left_out}\n"
+        "# HELP stdio_wrapper_log_lines_left_out_total Lines of the log that were dropped, because standard error was not read, or because a library wrote too many.\n# TYPE stdio_wrapper_log_lines_left_out_total counter\nstdio_wrapper_log_lines_left_out_total {left_out}\n"
     );
     if let Some(bytes) = resident_bytes() {
         let _ = write!(
