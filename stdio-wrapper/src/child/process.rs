@@ -443,7 +443,10 @@ impl Watched {
                     );
                 }
                 Some(Report::Gone(killed)) => self.metrics.orphans_killed_total.add_many(killed),
-                None => return "its supervisor was killed".to_owned(),
+                None => {
+                    return "its supervisor ended without a report, for example because it was killed"
+                        .to_owned();
+                }
             }
         }
     }

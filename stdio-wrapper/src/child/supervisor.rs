@@ -62,8 +62,21 @@ fn run(mut arguments: impl Iterator<Item = String>) -> io::Result<()> {
     let _ = fs::write("/proc/self/comm", "supervisor");
     let oom = OomScore::find();
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
-    runtime.block_on(watch(wrapper, start, oom))
+    reporting(wrapper.try_clone()?, move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+        runtime.block_on(watch(wrapper, start, oom))
+    })
+}
+
+/// Does the work of a supervisor, and reports to the wrapper why it has failed, for example because there are no epoll
+/// watches left. Without the report, the wrapper would suspect that the supervisor was killed.
+fn reporting(mut wrapper: UnixStream, work: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    let result = work();
+    if let Err(error) = &result {
+        let error = format!("its supervisor could not start: {error}");
+        let _ = writeln!(wrapper, "{}", serde_json::to_string(&Report::NotStarted(error))?);
+    }
+    result
 }
 
 /// The program that becomes the child. It is another instance of the wrapper's program.
@@ -213,4 +226,22 @@ async fn say(wrapper: &mut OwnedWriteHalf, report: &Report) -> io::Result<()> {
     let mut line = serde_json::to_vec(report)?;
     line.push(b'\n');
     wrapper.write_all(&line).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_supervisor_that_cannot_start_says_why() {
+        let (ours, mut wrapper) = UnixStream::pair().unwrap();
+        assert!(reporting(ours, || Err(io::Error::from_raw_os_error(28))).is_err());
+        let mut report = String::new();
+        wrapper.read_to_string(&mut report).unwrap();
+        assert!(report.contains("could not start") && report.contains("No space left"), "{report}");
+        assert!(matches!(serde_json::from_str(&report), Ok(Report::NotStarted(_))), "{report}");
+        let (ours, mut wrapper) = UnixStream::pair().unwrap();
+        reporting(ours, || Ok(())).unwrap();
+        assert_eq!(wrapper.read(&mut [0]).unwrap(), 0);
+    }
 }
