@@ -2,7 +2,7 @@
 //! and send the head of its next request, and the number of connections from the same machine. When the wrapper stops, each connection is closed after its
 //! next response.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -113,7 +113,8 @@ impl Drop for Counted {
 pub fn setup(open: &Arc<Open>) -> impl Fn(&TcpStream, &mut Extensions) + Send + Sync + use<> {
     let open = Arc::clone(open);
     move |stream, extensions| {
-        let counted = Counted::new(&open, is_local(stream));
+        // If there is no limit, nobody needs to know.
+        let counted = Counted::new(&open, open.max_local < open.max && is_local(stream));
         if counted.is_too_many() {
             let _ = SockRef::from(stream).shutdown(std::net::Shutdown::Both);
             if !open.has_told.swap(true, Ordering::Relaxed) {
@@ -131,10 +132,22 @@ pub fn setup(open: &Arc<Open>) -> impl Fn(&TcpStream, &mut Extensions) + Send + 
 
 /// Whether the peer is on the same machine, or in the same container.
 fn is_local(stream: &TcpStream) -> bool {
-    let (Ok(peer), Ok(here)) = (stream.peer_addr(), stream.local_addr()) else { return false };
-    let (peer, here) = (peer.ip().to_canonical(), here.ip().to_canonical());
+    let (Ok(from), Ok(to)) = (stream.peer_addr(), stream.local_addr()) else { return false };
+    let (peer, here) = (from.ip().to_canonical(), to.ip().to_canonical());
     // A process can choose any address of its machine as the source address, even for a connection to loopback.
-    peer.is_loopback() || here.is_loopback() || peer == here
+    peer.is_loopback() || here.is_loopback() || peer == here || is_own(from)
+}
+
+/// Whether this is an address of this machine, or of this container, which can be in several networks. Only an own address
+/// can be bound, unless the kernel allows foreign ones (`ip_nonlocal_bind`), which shows in a documentation address
+/// (RFC 5737, RFC 3849).
+fn is_own(mut address: SocketAddr) -> bool {
+    address.set_port(0);
+    let foreign: IpAddr = match address {
+        SocketAddr::V4(_) => Ipv4Addr::new(192, 0, 2, 1).into(),
+        SocketAddr::V6(_) => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(),
+    };
+    UdpSocket::bind(address).is_ok() && UdpSocket::bind((foreign, 0)).is_err()
 }
 
 fn accept(stream: &TcpStream, extensions: &mut Extensions) {
@@ -265,6 +278,14 @@ mod tests {
     #[actix_web::test]
     async fn a100_servers_cannot_take_all_connections_of_their_wrapper() {
         assert_eq!(kept(Ipv4Addr::UNSPECIFIED).await, MAX / LOCAL_SHARE);
+    }
+
+    /// Every address in 127.0.0.0/8 is an own one, also those that no interface shows.
+    #[test]
+    fn a100_an_address_of_this_machine_in_any_of_its_networks_is_an_own_one() {
+        let own = |address: &str| is_own(address.parse().unwrap());
+        assert_eq!([own("127.0.0.1:5"), own("127.8.0.3:5")], [true, true]);
+        assert_eq!([own("192.0.2.1:5"), own("198.51.100.7:5"), own("[2001:db8::2]:5")], [false; 3]);
     }
 
     #[actix_web::test]
