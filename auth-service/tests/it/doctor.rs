@@ -93,7 +93,7 @@ async fn a_check_that_fails_is_told_once() {
 async fn an_address_that_has_sent_too_many_requests_is_not_taken_for_a_fault() {
     let findings = findings(Fault::TooMany, &[]).await;
     assert_eq!(complaints(&findings), [], "{findings:#?}");
-    for check in ["challenge", "resource metadata", "browser", "service"] {
+    for check in ["challenge", "resource metadata", "service"] {
         assert!(unexamined(&findings).contains(&check), "{check}: {findings:#?}");
     }
     let told = findings.iter().find(|finding| finding.check == "challenge").unwrap();
