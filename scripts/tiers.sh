@@ -193,7 +193,7 @@ check_tiers() {
   done
 }
 
-# describe_exit CODE: sets EXIT_TEXT and EXIT_CAUSE. A process that a signal has ended could not log the reason.
+# describe_exit CODE: sets EXIT_TEXT and EXIT_CAUSE. A process that was killed by a signal could not log the reason.
 describe_exit() {
   local name
   EXIT_TEXT="exit code $1" EXIT_CAUSE="Its log above shows the reason."

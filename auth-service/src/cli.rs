@@ -342,7 +342,7 @@ async fn run_on(new: NewStore, command: operator::Command) -> anyhow::Result<Rep
     }
 }
 
-/// The error for a file that an argument names.
+/// The error for an unreadable file that was named by an argument.
 fn unreadable(path: &Path, error: &std::io::Error) -> anyhow::Error {
     anyhow::anyhow!("cannot read {}: {error}; name a regular file that this user can read", path.display())
 }
@@ -414,7 +414,7 @@ fn print_users(reply: &Reply) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Prints one line for each row, until nobody reads them any longer.
+/// Prints one line for each row. Stops when the output is no longer read.
 fn print_rows(rows: impl Iterator<Item = String>) -> std::io::Result<Reader> {
     for row in rows {
         if print_line(row)? == Reader::Gone {

@@ -78,10 +78,10 @@ pub struct Config {
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Problems {
     found: Vec<String>,
-    /// The variables about which there is a problem.
+    /// The variables that have a problem.
     about: BTreeSet<String>,
     /// The settings that were given, but whose value is unknown, because their file cannot be read or their name is
-    /// misspelt. This is a problem, and it must not be reported again as a missing or wrong value.
+    /// misspelt. This has been reported as a problem, so a missing or wrong value must not be reported as well.
     unknown: BTreeSet<String>,
     /// One sentence for each variable that might be a misspelt setting. These are reported together with the
     /// problems, but are not problems themselves.
@@ -106,13 +106,14 @@ impl Problems {
         }
     }
 
-    /// Adds a problem with the name of a variable. `is_given` tells whether a setting is given as well.
+    /// Adds a problem with the name of a variable. `is_given` returns whether a setting is also given correctly spelt.
     fn add_misspelt(&mut self, misspelt: &Misspelt, is_given: impl Fn(&str) -> bool) {
         self.found.push(misspelt.to_string());
         self.unknown.extend(misspelt.meant.iter().filter(|meant| !is_given(meant)).cloned());
     }
 
-    /// Whether the value of a setting is wrong or unknown. A check of several settings can then find nothing more.
+    /// Whether the value of a setting is wrong or unknown. Checks that combine it with other settings are then
+    /// skipped.
     fn has(&self, variable: &str) -> bool {
         self.about.contains(variable) || self.unknown.contains(variable)
     }
@@ -123,7 +124,7 @@ impl fmt::Display for Problems {
         let count = self.found.len();
         write!(f, "the settings have {count} problem{}:", if count == 1 { "" } else { "s" })?;
         let sentences = self.found.iter().chain(&self.doubts);
-        // The further lines of a problem are indented, so that they do not look like problems of their own.
+        // Continuation lines are indented, so that they do not look like separate problems.
         sentences.map(|sentence| sentence.replace('\n', "\n    ")).try_for_each(|it| write!(f, "\n  - {it}"))
     }
 }
@@ -137,8 +138,8 @@ impl Config {
         Self::read(variables, |_, _| Ok(()))
     }
 
-    /// Like [`Config::from_variables`], for a service that is about to start. It must not start with a policy file
-    /// that cannot be used, so the problems with this file are reported together with all others.
+    /// Like [`Config::from_variables`], for a service that is about to start. The service must not start with an
+    /// unusable policy file, so the problems with this file are reported together with all others.
     pub fn to_serve(variables: impl IntoIterator<Item = (String, String)>) -> Result<Self, Problems> {
         Self::read(variables, PolicySource::check)
     }

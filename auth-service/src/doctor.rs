@@ -104,8 +104,8 @@ impl Notes<'_> {
         self.add(Finding { check, outcome, what: what.into(), meaning: None, fix });
     }
 
-    /// Reports that the edge or auth-service has refused a request of the doctor with 429. This says nothing about the
-    /// deployment, because other programs behind the same address can use up its limit.
+    /// Reports that the edge or auth-service has refused a request from the doctor with 429. This is not a fault of
+    /// the deployment, because other programs behind the same address can use up its limit.
     fn limited(&mut self, check: &'static str, request: &str) {
         self.unexamined(
             check,

@@ -4,7 +4,7 @@
 //! `tests/layers.toml` lists the modules from the lowest layer to the highest, and the modules that each of them
 //! can import. A test verifies the list. `docs/architecture.md` describes each module.
 
-// These macros panic at a closed pipe. `contract::printing` does not.
+// `println!` and `eprintln!` panic if the pipe is closed. `contract::printing` does not.
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod app;

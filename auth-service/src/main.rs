@@ -1,6 +1,6 @@
 //! The `auth-service` program: reads its settings, opens its store, and serves until it receives a signal to stop.
 
-// These macros panic at a closed pipe. `contract::printing` does not.
+// `println!` and `eprintln!` panic if the pipe is closed. `contract::printing` does not.
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 mod cli;

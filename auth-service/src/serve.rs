@@ -70,7 +70,7 @@ pub(crate) async fn open_store(
     Ok((Arc::new(EmbeddedStore::open(&storage.data_dir, &key)?), key))
 }
 
-/// The error of a store in Redis, with its address. An error of the connection already contains it.
+/// Adds the address of Redis to an error, unless the error already contains it, as connection errors do.
 pub(crate) fn of_redis(address: &RedisAddress, error: StoreError) -> anyhow::Error {
     let address = address.to_string();
     let is_named = error.to_string().contains(&address);

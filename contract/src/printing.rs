@@ -1,5 +1,5 @@
-//! Prints what a command reports. `println!` and `eprintln!` panic if nobody reads their output any longer
-//! (`| head`), or if the disk is full.
+//! Prints the output of commands. `println!` and `eprintln!` panic if their output is no longer read (`| head`), or if
+//! the disk is full.
 
 use std::fmt::Display;
 use std::io::{self, ErrorKind, Write};
@@ -9,20 +9,20 @@ use std::io::{self, ErrorKind, Write};
 pub enum Reader {
     /// It is read, or written to a file.
     Present,
-    /// It is a pipe, and its reader has closed it. Further output would have no effect.
+    /// It is a pipe that its reader has closed. Further output would have no effect.
     Gone,
 }
 
-/// Prints a line to standard output. A closed pipe is not an error, because its reader has all that it wants.
+/// Prints a line to standard output. A closed pipe is not an error, because its reader has read all that it needs.
 ///
 /// # Errors
-/// Fails if the line cannot be written for another reason, such as a full disk.
+/// Fails if the line cannot be written for any other reason, such as a full disk.
 pub fn print_line(line: impl Display) -> io::Result<Reader> {
     write_line(&mut io::stdout().lock(), &line)
         .map_err(|error| io::Error::new(error.kind(), format!("standard output cannot be written: {error}")))
 }
 
-/// Prints a line to standard error. A failure has no effect, because there is no other place to report it.
+/// Prints a line to standard error. A failure is ignored, because it cannot be reported anywhere else.
 pub fn print_error(line: impl Display) {
     let _ = write_line(&mut io::stderr().lock(), &line);
 }

@@ -159,7 +159,7 @@ pub async fn run(config: Config, world: World) -> anyhow::Result<()> {
     tracing::info!("stopping: /ready reports this, and connections close after their next response");
     tokio::time::sleep(drain).await;
     tracing::info!("shutting down");
-    // From now on, calls would be refused, so an edge must use another instance.
+    // Calls would be refused from now on. New connections are refused, so that an edge uses another instance.
     socket.close(&mcp_handle).await;
     // Streams and waiting requests end together with the sessions. Connections can be closed only after that.
     if let Some(translation) = &translation {

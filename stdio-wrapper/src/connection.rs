@@ -113,7 +113,7 @@ impl Drop for Counted {
 pub fn setup(open: &Arc<Open>) -> impl Fn(&TcpStream, &mut Extensions) + Send + Sync + use<> {
     let open = Arc::clone(open);
     move |stream, extensions| {
-        // If there is no limit, nobody needs to know.
+        // Without a limit for local connections, the origin does not need to be determined.
         let counted = Counted::new(&open, open.max_local < open.max && is_local(stream));
         if counted.is_too_many() {
             let _ = SockRef::from(stream).shutdown(std::net::Shutdown::Both);
@@ -138,9 +138,9 @@ fn is_local(stream: &TcpStream) -> bool {
     peer.is_loopback() || here.is_loopback() || peer == here || is_own(from)
 }
 
-/// Whether this is an address of this machine, or of this container, which can be in several networks. Only an own address
-/// can be bound, unless the kernel allows foreign ones (`ip_nonlocal_bind`), which shows in a documentation address
-/// (RFC 5737, RFC 3849).
+/// Whether this is an address of this machine or container, which can be in several networks. Only a local address can
+/// be bound, unless the kernel also allows other addresses (`ip_nonlocal_bind`). To detect this, an address that is
+/// reserved for documentation (RFC 5737, RFC 3849) is bound.
 fn is_own(mut address: SocketAddr) -> bool {
     address.set_port(0);
     let foreign: IpAddr = match address {
@@ -280,7 +280,7 @@ mod tests {
         assert_eq!(kept(Ipv4Addr::UNSPECIFIED).await, MAX / LOCAL_SHARE);
     }
 
-    /// Every address in 127.0.0.0/8 is an own one, also those that no interface shows.
+    /// Every address in 127.0.0.0/8 is local, even if no interface lists it.
     #[test]
     fn a100_an_address_of_this_machine_in_any_of_its_networks_is_an_own_one() {
         let own = |address: &str| is_own(address.parse().unwrap());

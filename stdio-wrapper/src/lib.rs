@@ -3,7 +3,7 @@
 //! docs/architecture.md describes the modules, and `tests/layers.toml` specifies which modules each of them can
 //! import.
 
-// These macros panic at a closed pipe. `contract::printing` does not.
+// `println!` and `eprintln!` panic if the pipe is closed. `contract::printing` does not.
 #![cfg_attr(not(test), warn(clippy::print_stdout, clippy::print_stderr))]
 
 pub mod app;

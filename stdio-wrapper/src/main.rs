@@ -1,6 +1,6 @@
 //! Reads the settings, and runs the program. Only this file uses the real clock and the real random source.
 
-// These macros panic at a closed pipe. `contract::printing` does not.
+// `println!` and `eprintln!` panic if the pipe is closed. `contract::printing` does not.
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 mod healthcheck;
@@ -47,7 +47,7 @@ fn main() -> ExitCode {
             let problems = misspelt.into_iter().chain(config.err().unwrap_or_default()).chain(doubts);
             print_error("stdio-wrapper cannot start:");
             for problem in problems {
-                // The further lines of a problem must not look like problems of their own.
+                // Continuation lines must not look like separate problems.
                 print_error(format_args!("  - {}", problem.replace('\n', "\n    ")));
             }
             return ExitCode::from(2);

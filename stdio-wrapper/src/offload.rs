@@ -12,9 +12,9 @@ use tokio::sync::oneshot;
 
 use crate::budget::user;
 
-/// Minimum size of a large message, in bytes. Smaller messages take at most about a millisecond, which is not worth
-/// switching threads. The slowest are those with very many small members or messages, which take ten times as long as the
-/// same amount of text.
+/// Minimum size of a large message, in bytes. Smaller messages take at most about a millisecond, which does not justify
+/// switching threads. The slowest are those with very many small members or messages, which take ten times as long as
+/// the same amount of text.
 pub const LARGE: usize = 32 << 10;
 /// Number of threads. With two threads, a message from one user does not have to wait for another user's message.
 const THREADS: usize = 2;

@@ -1,6 +1,6 @@
 //! Shares the time of a thread between users while it handles the output of children, or passes on large messages.
-//! A child can write millions of lines per second, and a response can have megabytes that a fast client reads as
-//! quickly as they are written. Without a limit, the thread would do this work and nothing else (attack 100).
+//! A child can write millions of lines per second, and a response can contain megabytes that a fast client reads as
+//! quickly as they are written. Without a limit, this work would occupy the thread completely (attack 100).
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,7 +18,7 @@ use crate::budget::{of_child, user};
 pub const PIECE: usize = 8 << 10;
 /// The work for a line, in addition to the work for its bytes.
 pub const PER_LINE: usize = 64;
-/// The number of copied bytes that cost as much as one unit of work.
+/// The number of copied bytes that take as long as one unit of work.
 const COPIED_PER_UNIT: usize = 8;
 /// The number of bytes that are copied in one turn.
 pub const COPIED: usize = PIECE * COPIED_PER_UNIT;
@@ -31,12 +31,12 @@ const MAX_USELESS: u64 = 1000;
 const SECOND: Duration = Duration::from_secs(1);
 
 static ALL: Turns = Turns::new(FREE);
-/// The number of the next worker for a caller without an identity.
+/// The number in the name of the next artificial user, which stands for a caller without an identity.
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
 /// The turns of all users.
 struct Turns {
-    /// The users who have a running child or a large message.
+    /// The users with a running child, or with a large message that is being passed on.
     users: Mutex<BTreeMap<Arc<str>, Arc<User>>>,
     /// Must be acquired to work for a user who has recently caused much work.
     turn: Semaphore,
@@ -159,7 +159,7 @@ impl Drop for Share {
     }
 }
 
-/// The user of `owner`, or another name if the caller has no identity.
+/// The name of the user of `owner`, or the result of `nobody` if the caller has no identity.
 fn name(owner: &str, nobody: impl FnOnce() -> String) -> Arc<str> {
     match user(owner) {
         user if user.trim().is_empty() => nobody().into(),
@@ -174,17 +174,17 @@ pub struct Copies {
     user: Arc<str>,
     /// The number of bytes since the last turn.
     bytes: usize,
-    /// Set after the first turn.
+    /// `None` until the first turn is needed.
     share: Option<Share>,
 }
 
 impl Copies {
-    /// Copies for the user of `owner`. Callers without an identity do not wait for each other.
+    /// Starts a count for the user of `owner`. Callers without an identity do not wait for each other.
     pub fn of(owner: &str) -> Self {
         Self::of_user(name(owner, || format!("\0\0{}", NEXT.fetch_add(1, Ordering::Relaxed))))
     }
 
-    /// Copies for a child. Without an identity, the child counts as a user.
+    /// Starts a count for messages to a child. If `owner` has no identity, the child itself counts as a user.
     pub fn of_child(owner: &str, child: u64) -> Self {
         Self::of_user(name(owner, || of_child(child)))
     }

@@ -209,7 +209,7 @@ async fn a_tier_that_dies_is_named_and_takes_the_rest_with_it() {
         let error = format!("error: {name} exited unexpectedly (killed by SIGKILL)");
         let output = up.process.output();
         assert!(output.contains(&error), "{}", up.process.log_tail());
-        // A process cannot log the reason for SIGKILL.
+        // A process cannot log anything when it gets SIGKILL.
         assert!(
             output.contains("might have run out of memory") && !output.contains("shows the reason"),
             "{output}"

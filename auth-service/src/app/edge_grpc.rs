@@ -30,9 +30,10 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
 const STREAMS: u32 = 512;
 /// HTTP/2 flow control windows in bytes, for one stream and for one connection.
 const WINDOWS: (u32, u32) = (64 * 1024, 128 * 1024);
-/// Maximum number of checks on one connection that Envoy has reset and that have not been read yet. Envoy resets a check
-/// if its client closes the connection, and all checks on a connection end if there are more. With the default of 20, a
-/// stranger who opens and closes some dozens of connections at once could end the checks of others.
+/// Maximum number of checks on one connection that Envoy has reset before they were read. Envoy resets a check if
+/// the client closes its connection. Beyond this number, the connection is closed, and all its checks fail. With
+/// the default of 20, a stranger who opens and closes a few dozen connections at the same time could make the checks
+/// of other users fail.
 const RESETS: usize = 1024;
 /// Maximum size in bytes of the HTTP/2 headers of a check. The headers of the client's request are in the message
 /// instead.

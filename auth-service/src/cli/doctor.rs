@@ -49,8 +49,8 @@ pub(crate) async fn run(asked: Doctor) -> ExitCode {
 
 async fn examine(asked: Doctor) -> anyhow::Result<ExitCode> {
     let as_json = asked.json;
-    // The examination continues if nobody reads its findings, because it must delete the client that it registers,
-    // and because the exit code shows the result.
+    // The examination continues even if its findings are no longer read, because it must delete the client that it
+    // registers, and because the exit code shows the result.
     let mut printed = Ok(Reader::Present);
     let mut progress = |finding: &Finding| {
         if !as_json && matches!(printed, Ok(Reader::Present)) {

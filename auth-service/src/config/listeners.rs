@@ -78,7 +78,8 @@ fn refuse_shared(listeners: &Listeners, problems: &mut Problems) {
         ("EDGE_GRPC_LISTEN", listeners.edge_grpc),
         ("OPS_LISTEN", Some(listeners.ops)),
     ];
-    // An address that could not be read was replaced with its default, which nobody has chosen.
+    // An invalid address has been replaced with its default. The operator has not chosen this default, so it is not
+    // compared with the other addresses.
     let read = all.into_iter().filter(|(name, _)| !problems.has(name));
     let all: Vec<_> = read.filter_map(|(name, address)| Some((name, address?))).collect();
     for (at, (name, address)) in all.iter().enumerate() {

@@ -45,7 +45,7 @@ pub(super) fn read(environment: &Environment, problems: &mut Problems) -> Rotati
             "SIGNING_KEY_PERIOD",
             given.map(str::to_owned),
             90 * DAY,
-            // If the lead is wrong, it is unknown how long the period must be.
+            // If the lead is invalid, the minimum period is unknown.
             if problems.has("SIGNING_KEY_LEAD") { Duration::ZERO } else { lead * 2 },
             3650 * DAY,
             problems,

@@ -60,7 +60,7 @@ pub(super) fn read(environment: &Environment, problems: &mut Problems) -> Option
         );
     }
     let protected_hosts = ProtectedHosts::new(issuer.scheme(), patterns);
-    // If a host cannot be read, it is unknown whether a resource is on it.
+    // If a host is invalid, it is unknown whether a resource is on a protected host.
     if problems.has("PROTECTED_HOSTS") {
         return None;
     }

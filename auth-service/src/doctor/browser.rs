@@ -17,7 +17,7 @@ pub(super) async fn examine(target: &Target, answers: &Answers, notes: &mut Note
         .header("origin", ORIGIN)
         .header("access-control-request-method", "POST")
         .header("access-control-request-headers", "authorization,content-type,mcp-protocol-version");
-    // A status that ordinary requests get as well has the same cause, which was reported.
+    // A status that ordinary requests also get has the same cause, which has already been reported.
     if let Ok(response) = preflight.send().await
         && !answers.refused.contains_key(&response.status().as_u16())
     {

@@ -23,7 +23,7 @@ pub(super) struct Answers {
     pub(super) challenge: Option<Challenge>,
     /// Whether an ordinary request gets a server error (5xx).
     pub(super) is_closed: bool,
-    /// The other statuses with which ordinary requests are refused instead of 401.
+    /// The statuses other than 401 with which ordinary requests without a token are refused.
     pub(super) refused: BTreeMap<u16, Vec<Method>>,
 }
 
@@ -119,7 +119,7 @@ async fn note_closed(closed: Vec<(Method, Response)>, notes: &mut Notes<'_>) {
     }
 }
 
-/// Reports, in one finding, the requests without a token that get this status instead of 401.
+/// Reports the requests without a token that get this status instead of 401, as a single finding.
 fn note_refused(status: u16, methods: &[Method], notes: &mut Notes<'_>) {
     let methods: Vec<&str> = methods.iter().map(Method::as_str).collect();
     if status == 429 {
@@ -197,7 +197,7 @@ fn judge(method: &Method, response: &Response, target: &Target, notes: &mut Note
     Some(Challenge { text: text.to_owned(), metadata })
 }
 
-/// Judges the response to a wrong token. A status that ordinary requests get as well has the same cause, and is not
+/// Judges the response to a wrong token. A status that ordinary requests also get has the same cause, and is not
 /// reported again.
 async fn with_a_wrong_token(target: &Target, answers: &Answers, notes: &mut Notes<'_>) {
     let request = target.http.post(&target.url).bearer_auth("mcp-gate-doctor.is.no-token");

@@ -92,8 +92,8 @@ pub struct ClientMetadata {
     pub auth_method: ClientAuthMethod,
     /// The grant types that the client can use.
     pub grant_types: Vec<GrantType>,
-    /// If the operator added the client, this is the maximum scope that it can be granted. Otherwise, it is the
-    /// scope that the client requests by default. See `Client::scope_limit` and `Client::registered_scope`.
+    /// If the operator added the client, this is the maximum scope that the client can be granted. Otherwise, it is
+    /// the scope that the client requests by default. See `Client::scope_limit` and `Client::registered_scope`.
     pub scope: Option<Scope>,
     /// The registered `application_type`: `native` or `web` (`OpenID` Connect Registration §2).
     pub application_type: Option<String>,

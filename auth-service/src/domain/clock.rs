@@ -60,8 +60,8 @@ pub trait Clock: Send + Sync {
         Duration::from_secs(self.now().0)
     }
 
-    /// Identifies the start of the machine from which [`Self::up`] is measured. Values of processes with the same
-    /// identifier can be compared. The default implementation is for test clocks.
+    /// Identifies the start of the machine from which [`Self::up`] is measured. The uptimes of two processes can be
+    /// compared if this identifier is the same. The default implementation is for test clocks.
     fn boot(&self) -> Option<u64> {
         None
     }
@@ -101,7 +101,7 @@ impl Clock for SystemClock {
 }
 
 /// The kernel's identifier of this start of the machine, together with the time namespace (`time_namespaces(7)`),
-/// because a container can have an uptime of its own. It is `None` if the kernel does not tell them.
+/// because a container can have an uptime of its own. `None` if they cannot be read.
 static BOOT: LazyLock<Option<u64>> = LazyLock::new(|| {
     let start = std::fs::read("/proc/sys/kernel/random/boot_id").ok()?;
     let namespace = std::fs::read_link("/proc/self/ns/time").unwrap_or_default();

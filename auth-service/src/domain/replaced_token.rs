@@ -27,7 +27,7 @@ pub struct ReplacedToken {
     /// The same time on the clock of the store, if it was known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by_store: Option<StoreTime>,
-    /// The same time since the start of the machine, if it was known.
+    /// The same time, measured since the start of the machine, if it was known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by_uptime: Option<StoreTime>,
     /// The successor, encrypted with the replaced token. A repeated request gets this same successor, so that
@@ -81,7 +81,8 @@ pub struct UseTime {
     pub bounds: TimeBounds,
     /// The time on the clock of the store.
     pub by_store: Option<StoreTime>,
-    /// The time since the start of the machine, which identifies the clock. It cannot be set.
+    /// The time since the start of the machine. Unlike the other clocks, it cannot be set. The identifier of the clock
+    /// is that of this start.
     pub by_uptime: Option<StoreTime>,
 }
 
@@ -100,14 +101,15 @@ pub struct Outage {
 pub struct Grace {
     /// The period without an outage.
     pub period: Duration,
-    /// The last outages of the store, the oldest first. They do not overlap.
+    /// The most recent outages of the store, oldest first. They do not overlap.
     pub outages: Vec<Outage>,
 }
 
 impl Grace {
     /// Whether the period is over for a token that was used `age` ago.
     fn is_over(&self, age: Duration) -> bool {
-        // The last time at which an outage could have kept the client from retrying.
+        // How long ago the last outage ended that kept the client from retrying. Before the first outage, the age of
+        // the use.
         let mut since = age;
         let mut pause = Duration::ZERO;
         for outage in self.outages.iter().skip_while(|outage| outage.ended >= age) {
@@ -130,8 +132,9 @@ impl ReplacedToken {
     /// contradicts this.
     ///
     /// If Redis runs on the same machine, both clocks are the same one, and jump together. Then only the uptime
-    /// shows that the grace period has not passed. The uptime counts only up to [`MAX_SKEW`], because it is also too
-    /// low after a virtual machine has been stopped.
+    /// shows that the grace period has not passed. It is used only if the grace
+    /// period has been over for at most [`MAX_SKEW`] by the clocks, because the uptime is also too low after a virtual
+    /// machine has been paused.
     pub(super) fn judge(&self, time: UseTime, grace: &Grace) -> RefreshUse {
         let age =
             |now: Option<StoreTime>, at: Option<StoreTime>| now.zip(at).and_then(|(now, at)| now.since(at));
@@ -307,7 +310,7 @@ mod tests {
     #[test]
     fn a031_the_time_between_short_outages_counts() {
         let second = Duration::from_secs(1);
-        // Each outage lasts two seconds, and begins eight seconds after the one before.
+        // Each outage lasts two seconds, and begins eight seconds after the beginning of the previous one.
         let outages: Vec<_> = (0..5_u32)
             .rev()
             .map(|number| Outage { began: second * (number * 8 + 3), ended: second * (number * 8 + 1) })

@@ -22,7 +22,8 @@ const IN_A_ROW: u32 = 3;
 /// send only about one request beyond the limit per second on each connection.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// 2³² divided by the golden ratio. The fractional parts of its multiples are spread evenly, however many there are.
+/// 2³² divided by the golden ratio. Its multiples, modulo 2³², are spread evenly, however many of
+/// them are used.
 const GOLDEN: u32 = 0x9E37_79B9;
 
 /// The rates of all addresses at one listener.
@@ -51,8 +52,8 @@ impl Pace {
         Self { rate: KeyedRate::new(quota), waiting: Semaphore::new(waiting), delayed: AtomicU32::new(0) }
     }
 
-    /// The delay of the next refusal, between a half and three halves of [`PAUSE`]. If all delays had the same length,
-    /// the requests of a flood would all return at the same moment, and others would wait for all of them.
+    /// The delay of the next refusal, which is between 0.5 and 1.5 times [`PAUSE`]. If all delays were equal, the
+    /// requests of a flood would all return at the same moment, and other users would have to wait for all of them.
     fn next_pause(&self) -> Duration {
         let number = self.delayed.fetch_add(1, Ordering::Relaxed);
         PAUSE / 2 + PAUSE.mul_f64(f64::from(number.wrapping_mul(GOLDEN)) / f64::from(u32::MAX))

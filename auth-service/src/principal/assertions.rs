@@ -12,16 +12,17 @@ use crate::domain::resource::ResourceUri;
 /// path is a separate resource.
 const RESOURCES: usize = 4;
 
-/// Maximum length in bytes of a resource URI for which an assertion is cached. The assertion contains the URI.
+/// Maximum length of a resource URI for which an assertion is cached, in bytes. The assertion contains the URI.
 const MAX_RESOURCE: usize = 256;
 
-/// Memory that all callers share. It is for assertions that take more than a caller's own share, such as the
-/// assertions for a second resource. Anybody with a token can request assertions for many paths (attack 100).
+/// Memory that all callers share. It is for assertions that exceed a caller's own share, such as the assertion for a
+/// second resource. It is limited because every caller with a token can request assertions for many paths (attack
+/// 100).
 #[derive(Debug)]
 pub struct SpareMemory(AtomicUsize);
 
 impl SpareMemory {
-    /// Spare memory of this many bytes.
+    /// Creates a pool with this many bytes.
     pub const fn new(bytes: usize) -> Self {
         Self(AtomicUsize::new(bytes))
     }
@@ -40,7 +41,7 @@ impl SpareMemory {
 pub struct Share<T> {
     /// The bytes that are always available to this caller.
     pub own: usize,
-    /// Memory for what exceeds them.
+    /// The memory for assertions that exceed `own`.
     pub spare: Arc<SpareMemory>,
     /// The size of one assertion in bytes.
     pub size_of: fn(&T) -> usize,
@@ -57,7 +58,7 @@ pub struct Assertions<T> {
 #[derive(Debug)]
 struct Kept<T> {
     signed: Vec<Signed<T>>,
-    /// The bytes that were taken from the spare memory.
+    /// The number of bytes taken from the spare memory.
     taken: usize,
 }
 
@@ -77,8 +78,8 @@ impl<T> Drop for Assertions<T> {
 }
 
 impl<T> Kept<T> {
-    /// Takes or gives back spare memory, so that it fits the assertions that are kept. Returns whether this was
-    /// possible.
+    /// Takes or gives back spare memory, so that the memory taken matches the assertions that are kept. Returns false
+    /// if there is not enough spare memory.
     fn settle(&mut self, share: &Share<T>) -> bool {
         let bytes: usize = self.signed.iter().map(|signed| (share.size_of)(&signed.made)).sum();
         let needed = bytes.saturating_sub(share.own);
@@ -125,7 +126,7 @@ impl<T> Assertions<T> {
         }
         let good_until = now.plus(half);
         kept.signed.push(Signed { resource: resource.clone(), policy, good_until, made: Arc::clone(&made) });
-        // The oldest ones are dropped first. An empty list fits always.
+        // The oldest ones are dropped first. An empty list always fits.
         while !kept.settle(&self.share) {
             kept.signed.remove(0);
         }
@@ -215,7 +216,7 @@ mod tests {
         assert_eq!(left(), 50);
         signed(&second, &at("ccccc"), 1, 1000);
         assert_eq!((has(&second), left()), (2, 20));
-        // An assertion that exceeds both is not kept.
+        // An assertion that exceeds both its own share and the spare memory is not kept.
         let tight = assertions(5, &spare);
         signed(&tight, &at("aaaaa"), 1, 1000);
         assert_eq!((has(&tight), left()), (0, 20));

@@ -46,22 +46,22 @@ type Guard<'a> = PlaceholderGuard<
     quick_cache::sync::DefaultLifecycle<Key, Arc<Known>>,
 >;
 
-/// The memory for each token of [`CacheTerms::tokens`], in bytes. This is what a token with one assertion usually
-/// takes.
+/// The memory for each token of [`CacheTerms::tokens`], in bytes. A token with one assertion usually takes this much.
 const MEMORY_OF_ONE: usize = 2560;
-/// The memory of the cache, divided by the part that is for further assertions about the same callers.
+/// The memory of the cache, divided by the memory for further assertions about the same callers.
 const SPARE: usize = 16;
-/// What the cache itself needs for an entry, in bytes.
+/// The memory that the cache itself needs for an entry, in bytes.
 const ENTRY: usize = 128;
-/// What the allocator can add to each allocation, in bytes.
+/// The maximum overhead of the allocator for each allocation, in bytes.
 const ALLOCATION: usize = 16;
-/// A node of a set of scope tokens, in bytes. It has at least five tokens, unless it is the only one.
+/// The size of a B-tree node in a set of scope tokens, in bytes. A node contains at least five tokens, unless it is
+/// the only one.
 const SCOPE_NODE: usize = 288;
-/// The JSON of an assertion and its signature without the values that identify the caller, in bytes.
+/// The size of an assertion's JSON and signature, without the values that identify the caller, in bytes.
 const ASSERTION: usize = 400;
 
-/// Weighs a token by the memory that it takes. The weight of an entry must not change, so it includes one assertion
-/// that has not been signed yet. Further assertions have [`SpareMemory`].
+/// Weighs a token by the memory that it takes. The weight of an entry must not change, so it includes the first
+/// assertion even before that is signed. Further assertions use [`SpareMemory`].
 #[derive(Clone)]
 struct BySize;
 
@@ -71,7 +71,7 @@ impl Weighter<Key, Arc<Known>> for BySize {
     }
 }
 
-/// The size of the values of a principal in bytes, without the principal itself.
+/// The size in bytes of the values of a principal, without the struct itself.
 fn values_of(principal: &Principal) -> usize {
     let Principal { subject, username, email, groups, client_id, grant_id, scope, resources, .. } = principal;
     let texts = [subject.as_str(), username.as_str(), client_id.as_str(), grant_id.as_str()];
@@ -83,7 +83,7 @@ fn values_of(principal: &Principal) -> usize {
     texts.chain(listed).chain(tokens).sum::<usize>() + nodes
 }
 
-/// The size of the first assertion about a principal in bytes, with the other headers that identify the caller.
+/// The size in bytes of the first assertion about a principal and of the other headers that identify the caller.
 fn one_assertion(principal: &Principal) -> usize {
     let Principal { subject, username, email, groups, client_id, scope, resources, .. } = principal;
     let groups: usize = groups.iter().map(|group| group.as_str().len() + 3).sum();
@@ -92,11 +92,11 @@ fn one_assertion(principal: &Principal) -> usize {
     let caller =
         subject.as_str().len() + username.as_str().len() + email + groups + client_id.as_str().len() + scope;
     let resource = resources.iter().map(|resource| resource.as_str().len()).max().unwrap_or_default();
-    // Base64 takes four bytes for three.
+    // Base64 encodes three bytes as four.
     caller + (caller + resource + ASSERTION) / 3 * 4 + IDENTITY * (size_of::<HeaderValue>() + ALLOCATION)
 }
 
-/// The size of the headers that identify a caller in bytes.
+/// The size in bytes of the headers that identify a caller.
 fn size_of_headers(headers: &[HeaderValue; IDENTITY]) -> usize {
     headers.iter().map(|value| size_of::<HeaderValue>() + value.len() + ALLOCATION).sum()
 }
@@ -125,8 +125,8 @@ struct Verified {
 /// The limits of the cache.
 #[derive(Debug, Clone, Copy)]
 pub struct CacheTerms {
-    /// Maximum number of tokens in the cache, if each takes 2.5 KiB. A token that takes more, because it is for many
-    /// resources, counts as several.
+    /// Maximum number of tokens in the cache, if each takes 2.5 KiB. A token that takes more, for example because it
+    /// is for many resources, counts as several.
     pub tokens: usize,
     /// The maximum time for which a value is cached, even if nothing changes.
     pub longest: Duration,

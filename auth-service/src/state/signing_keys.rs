@@ -97,8 +97,8 @@ impl AppState {
         match Box::pin(self.renew_keys()).await {
             Ok(()) if self.keys.generation() == before => found,
             Ok(()) => Box::pin(self.principal_at(token, now)).await,
-            // The keys of this process might be revoked, so none of them can be trusted. The store might also have
-            // other keys, so it is unknown whether a token that none of these keys has signed is valid.
+            // The keys of this process might have been revoked, so none of them can be trusted. The store might also
+            // have other keys, so a token that was signed with none of these keys could still be valid.
             Err(error) => Err(error.into()),
         }
     }

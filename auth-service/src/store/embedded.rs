@@ -374,7 +374,7 @@ impl Store for EmbeddedStore {
         grace: Duration,
     ) -> Result<Rotation, StoreError> {
         let by_store = self.time_at(used);
-        // A repeat needs no write, so it does not wait for a slow disk.
+        // A repeated request needs no write, so it does not have to wait for a slow disk.
         let repeated =
             self.read(|rows| grants::repeat(rows, presented, used, (&self.disk.grace(grace), by_store)))?;
         if let Some(repeated) = repeated {

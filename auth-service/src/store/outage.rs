@@ -1,4 +1,4 @@
-//! The last periods in which the store did not respond to this process.
+//! The most recent periods in which the store did not respond to this process.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,12 +8,12 @@ use crate::domain::replaced_token::{Grace, Outage};
 
 /// Two outages with less time between them count as one, because clients had no time to retry.
 const JOINED: Duration = Duration::from_secs(1);
-/// A shorter outage does not count.
+/// Minimum duration of an outage that counts.
 const NOTABLE: Duration = Duration::from_secs(1);
-/// The number of outages that are remembered.
+/// Maximum number of outages that are remembered.
 const MAX_OUTAGES: usize = 32;
 
-/// Keeps the last outages.
+/// Records the most recent outages.
 #[derive(Default)]
 pub(super) struct Outages {
     is_under_way: AtomicBool,
@@ -24,7 +24,7 @@ pub(super) struct Outages {
 struct State {
     /// The beginning of the outage that is under way.
     began: Option<Instant>,
-    /// The outages that have ended, the oldest first.
+    /// The outages that have ended, oldest first.
     ended: Vec<Period>,
 }
 
@@ -53,7 +53,7 @@ impl Outages {
         }
     }
 
-    /// The grace period of refresh tokens, without the last outages and the one that is under way.
+    /// The grace period of refresh tokens, with the outages that do not count, including one that is under way.
     pub(super) fn grace(&self, period: Duration) -> Grace {
         let mut state = self.state().clone();
         if let Some(from) = state.began {

@@ -104,9 +104,9 @@ impl Drop for RedisStore {
 /// trip.
 const AGE_EVERY: Duration = Duration::from_millis(20);
 
-/// Checks the age of the data whenever any process has changed the number or the history of changes, or the
-/// identity of the store, and whenever it is time to write a heartbeat. Cached values are used without a query to Redis, so they must be dropped as soon as any
-/// of the three is missing or shows older data than before.
+/// Checks the age of the data whenever any process has changed the number of changes, their history or the identity of
+/// the store, and whenever it is time to write a heartbeat. Cached values are used without a query to Redis, so they
+/// must be dropped as soon as any of the three is missing or shows older data than before.
 async fn keep_age(cells: Arc<Cells>, changed: Arc<Notify>) {
     loop {
         let _ = tokio::time::timeout(cells.age.pace().every, changed.notified()).await;
@@ -152,7 +152,7 @@ impl RedisStore {
         Self::unchecked(address, key, prefix).await?.checked(NewStore::Begin).await
     }
 
-    /// Replaces the times of heartbeats, so that tests need not wait for minutes.
+    /// Changes the timing of heartbeats, so that tests do not take minutes.
     pub fn set_heartbeat_pace(&self, pace: HeartbeatPace) {
         self.cells.age.set_pace(pace);
         self.age_changed.notify_one();

@@ -139,7 +139,8 @@ pub trait Target: Send + Sized {
     async fn finish(self) -> Result<(), TargetError>;
 }
 
-/// Describes an error of a dump. The error of the operating system alone does not state what was attempted.
+/// Describes an error in reading or writing a dump. The operating system's error alone does not state what was
+/// attempted.
 fn about(path: &Path, source: &DumpError, attempted: &str, fix: &str) -> String {
     let path = path.display();
     match source {

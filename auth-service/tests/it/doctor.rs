@@ -88,7 +88,7 @@ async fn a_check_that_fails_is_told_once() {
     }
 }
 
-/// For example, an office in which many people use the service has one address.
+/// All users in an office can share one address, so that its limit is used up without a fault of the deployment.
 #[actix_web::test]
 async fn an_address_that_has_sent_too_many_requests_is_not_taken_for_a_fault() {
     let findings = findings(Fault::TooMany, &[]).await;

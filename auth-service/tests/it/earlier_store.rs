@@ -1,4 +1,4 @@
-//! Tests of a Redis that has an earlier store than before, over real sockets.
+//! Tests, over real sockets, of a Redis in which an earlier store has replaced the current one.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,8 @@ use super::store_away::ready;
 /// How long the responses are observed after Redis has been started with other data.
 const OBSERVED: Duration = Duration::from_secs(3);
 
-/// A client that gets a challenge discards its tokens, but the operator can still adopt this store.
+/// A client that gets a challenge discards its tokens. They must be kept, because the operator can still adopt this
+/// store.
 #[actix_web::test]
 async fn a088_a_token_of_an_earlier_store_is_not_challenged_while_redis_has_that_store() {
     let Some(mut app) = TestApp::start_on_redis().await else { return };

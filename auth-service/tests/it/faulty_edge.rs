@@ -53,7 +53,7 @@ pub(crate) enum Fault {
     NoStore,
     /// The edge responds to every request with 403, like nginx while the store is unavailable.
     Refuses,
-    /// The edge responds to every request with 429, because the address has sent too many.
+    /// The edge responds to every request with 429, as if the address had sent too many.
     TooMany,
     /// The `Date` header contains a time in 1994.
     Clock,

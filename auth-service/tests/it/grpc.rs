@@ -306,7 +306,7 @@ async fn a069_a_connection_from_outside_the_networks_of_the_edge_is_closed() {
 }
 
 /// If clients close their connections to Envoy before their requests have been checked, Envoy resets the checks. Other
-/// checks on the same connection must not end with them.
+/// checks on the same connection must not fail because of this.
 #[actix_web::test]
 async fn a100_checks_that_are_reset_end_no_other_check_on_their_connection() {
     const CHECKS: u32 = 900;

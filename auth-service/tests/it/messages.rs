@@ -1,4 +1,4 @@
-//! Tests of what the program prints: if nobody reads it any longer, and if it does not start.
+//! Tests of what the program prints when its output is no longer read, and when it cannot start.
 
 use std::fs;
 use std::io;
@@ -10,7 +10,7 @@ use crate::redis_server::RedisServer;
 
 const KEY: &str = "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=";
 
-/// The program with these arguments and no other variables than these.
+/// The program with these arguments, and with no variables other than these.
 fn program(words: &str, settings: &[(&str, &str)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_auth-service"));
     command.args(words.split_whitespace()).env_clear().envs(settings.iter().copied());
@@ -21,7 +21,7 @@ fn errors_of(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
-/// Standard error without the lines of the log, which contain the time.
+/// Standard error without the log lines, which contain the time.
 fn messages_of(output: &Output) -> String {
     let errors = errors_of(output);
     errors.lines().filter(|line| !line.contains("Z  INFO ") && !line.contains("Z  WARN ")).collect()
@@ -98,7 +98,7 @@ fn output_that_cannot_be_written_is_an_error() {
     }
 }
 
-/// Whether a text contains debug output of Rust, such as `Os { code: 111 }` or `InvalidData(…)`.
+/// Whether a text contains Rust debug output, such as `Os { code: 111 }` or `InvalidData(…)`.
 fn has_debug_output(text: &str) -> bool {
     let is_name = |word: &str| {
         let name = word.rsplit(|letter: char| !letter.is_ascii_alphanumeric()).next().unwrap_or_default();
@@ -121,8 +121,7 @@ fn debug_output_is_recognised() {
     }
 }
 
-/// Asserts that the program refuses, that its message has these parts and no debug output, and that it contains
-/// `once` exactly once.
+/// Asserts that the program fails, and that its message contains `parts`, no debug output, and `once` exactly once.
 fn refuses(words: &str, settings: &[(&str, &str)], once: &str, parts: &[&str]) {
     let mut command = Command::new("timeout");
     command.args(["60", env!("CARGO_BIN_EXE_auth-service")]).args(words.split_whitespace());
@@ -140,7 +139,7 @@ fn refuses(words: &str, settings: &[(&str, &str)], once: &str, parts: &[&str]) {
     }
 }
 
-/// An address at which nothing listens.
+/// An address on which no process listens.
 fn away() -> String {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }

@@ -131,9 +131,9 @@ async fn a100_a_whole_body_is_heard_from_an_address_whose_others_are_slow() {
     }
     app.client().await;
     assert!(is_waited_for(&slow[135]));
-    // Connections whose slots were needed get a response that asks the client to retry. Which of them these are depends
-    // on the order in which the workers read the heads. After three seconds, all of them have been idle for too long;
-    // on a slow machine, that may already be the case.
+    // Connections whose slots are needed get a response that asks the client to retry. The order in which the workers
+    // read the heads determines which connections these are. After three seconds, all connections have been idle for
+    // too long. On a slow machine, this can already be the case here.
     let idle = begin + Duration::from_secs(3);
     let was_too_late = Instant::now() + Duration::from_secs(1) >= idle;
     let is_told = |stream: &TcpStream| {

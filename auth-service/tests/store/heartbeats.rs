@@ -1,5 +1,5 @@
-//! Tests of older data in which no change that takes access away is missing, and of addresses that lead to the Redis
-//! of another installation for a while. Only heartbeats show both.
+//! Tests of older data that lacks no change which takes access away, and of addresses that lead to the Redis of another
+//! installation for a while. Only heartbeats reveal either case.
 
 use std::time::{Duration, Instant};
 
@@ -23,7 +23,7 @@ const FAST: HeartbeatPace = HeartbeatPace {
     gap: Duration::from_secs(120),
 };
 
-/// The highest number of a heartbeat.
+/// The highest number of any heartbeat.
 fn latest(server: &RedisServer) -> u64 {
     let told = Resp::connect(server.port).ask(&[b"ZRANGE", HEARTBEATS, b"-1", b"-1", b"WITHSCORES"]);
     let Reply::List(told) = told else { panic!("no list") };
@@ -31,7 +31,7 @@ fn latest(server: &RedisServer) -> u64 {
     String::from_utf8(number.bytes()).unwrap().parse().unwrap()
 }
 
-/// Waits until so many more heartbeats were written that some of them count.
+/// Waits until enough further heartbeats have been written that some of them count.
 async fn until_settled(server: &RedisServer) {
     let (start, first) = (Instant::now(), latest(server));
     while latest(server) < first + 30 {
@@ -88,7 +88,7 @@ async fn a031_older_data_in_which_a_used_refresh_token_is_valid_again_are_refuse
         told.contains("refresh tokens and codes that were used") && told.contains("store adopt"),
         "{told}"
     );
-    // Other processes learn it, and the heartbeats of others change nothing.
+    // Other processes also refuse the older data, and further heartbeats of other processes do not change this.
     let refused = starts(&server).await.err().expect("a process starts on the older data").to_string();
     assert!(refused.contains(OLDER), "{refused}");
     Resp::connect(server.port).ask(&[b"ZADD", HEARTBEATS, b"9000", b"another"]);
@@ -104,7 +104,8 @@ async fn a031_older_data_in_which_a_used_refresh_token_is_valid_again_are_refuse
     assert!(starts(&server).await.is_ok());
 }
 
-/// A failover loses the writes that the new master has not received. If no right was taken away, nothing must stop.
+/// A failover loses the writes that the new master has not received. If none of them takes a right away, the service
+/// must continue.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_last_heartbeats_can_be_lost_in_a_failover() {
     let Some(mut server) = RedisServer::start(&["--appendonly", "no"]) else { return };
@@ -140,7 +141,7 @@ async fn behind(switch: &Switch) -> RedisStore {
     store
 }
 
-/// Leads the address to `to`, and closes the connections to `from`.
+/// Makes the address lead to `to`, and closes the connections to `from`.
 fn redirect(switch: &Switch, from: &RedisServer, to: &RedisServer) {
     switch.lead_to(to.port);
     Resp::connect(from.port).ask(&[b"CLIENT", b"KILL", b"TYPE", b"normal", b"SKIPME", b"yes"]);
@@ -159,7 +160,7 @@ async fn a_replica_that_is_led_to_another_installation_for_a_while_comes_back_wi
     let switch = Switch::start(mine.port);
     let led = behind(&switch).await;
     let later = replica(&other, FAST).await;
-    // The clock of Redis is read in whole seconds.
+    // The clock of Redis is read in whole seconds, so the two stores must be more than a second apart.
     tokio::time::sleep(Duration::from_millis(2100)).await;
     until_settled(&mine).await;
 
@@ -191,7 +192,7 @@ async fn a_replica_that_is_led_to_another_installation_for_a_while_comes_back_wi
     assert!(told.contains("was replaced with one that was created later"), "{told}");
 }
 
-/// The other installation is older than the replica's own one, and nothing in it was replaced.
+/// The other installation is older than the replica's own one, which has not replaced it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_that_is_led_to_an_earlier_store_leaves_nothing_there_while_it_is_in_use() {
     let (Some(first), Some(second)) =
@@ -215,7 +216,7 @@ async fn a_replica_that_is_led_to_an_earlier_store_leaves_nothing_there_while_it
     redirect(&switch, &first, &second);
     until_ready(&led).await;
 
-    // If nobody has used the earlier store in the meantime, it might have been replaced.
+    // If no process has used the earlier store in the meantime, it might have been replaced.
     drop(earlier);
     led.set_heartbeat_pace(HeartbeatPace { gap: Duration::ZERO, ..FAST });
     tokio::time::sleep(Duration::from_millis(2100)).await;

@@ -309,7 +309,7 @@ async fn a100_checks_of_many_paths_do_not_make_the_cache_larger_than_its_limit()
         (0..TOKENS as u64).map(|n| access_token(&replica.keys, &grant, issued_at(n))).collect();
     let assertion = "x".repeat(700);
     let mut kept = 0;
-    // The second round finds what the first one has left in the cache. It begins with the latest assertion.
+    // The second round finds what the first one has left in the cache. It begins with the most recent assertion.
     for (round, paths) in [[0, 1, 2, 3], [3, 2, 1, 0]].into_iter().enumerate() {
         for token in &tokens {
             let known = replica.check(token).await.unwrap();

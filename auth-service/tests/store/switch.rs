@@ -1,6 +1,7 @@
 //! An address whose target can be changed, such as a host name in `REDIS_URL`.
 
-/// An address that forwards to one server and later to another. Existing connections stay with their server.
+/// An address that forwards to one server, and later to another. Existing connections remain connected to the first
+/// one.
 pub(super) struct Switch {
     pub(super) port: u16,
     target: std::sync::Arc<std::sync::atomic::AtomicU16>,

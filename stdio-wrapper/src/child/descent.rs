@@ -105,7 +105,7 @@ impl Descent {
         }
     }
 
-    /// The processor time that each child has used until the last look.
+    /// The processor time that each child had used by the last look.
     pub(super) fn spent(&self) -> HashMap<u64, Spent> {
         self.ledgers.iter().map(|(number, ledger)| (*number, ledger.spent())).collect()
     }
@@ -280,7 +280,7 @@ fn parse(text: &str) -> Option<Stat> {
     let mut fields = rest.split_whitespace();
     let parent = fields.nth(1)?.parse().ok()?;
     let mut fields = fields.skip(9);
-    // A negative number would be an error of the kernel.
+    // The times of reaped processes are signed. A negative one would be a kernel error, and counts as 0.
     let mut time = || Some(fields.next()?.parse().unwrap_or(0));
     let own = Time { user: time()?, system: time()? };
     let reaped = Time { user: time()?, system: time()? };

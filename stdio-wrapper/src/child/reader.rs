@@ -16,7 +16,7 @@ use crate::turns::{PER_LINE, Share};
 /// Buffer space for a read at the beginning of a line. Later reads of a long line are as large as the part that
 /// has already arrived.
 const READ: usize = 16 << 10;
-/// Size of a buffer from which moving it takes long, in bytes.
+/// Minimum size of a buffer that takes long to move, in bytes.
 const LARGE: usize = 256 << 10;
 /// Maximum size of one read.
 const LARGE_READ: usize = 1 << 20;
@@ -261,7 +261,7 @@ mod tests {
         /// The length of each frame, and the memory that was reserved for it.
         frames: Vec<(usize, usize)>,
         dropped: Vec<usize>,
-        /// The lengths of the large buffers for which space was made.
+        /// The lengths of the large buffers that were extended.
         moved: Vec<usize>,
     }
 

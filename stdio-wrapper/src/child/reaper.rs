@@ -77,7 +77,7 @@ impl Reaper {
         descent.processes(&children)
     }
 
-    /// Examines all processes, so that their processor time is known even if they exit soon.
+    /// Examines all processes, so that their processor time up to now is known even if they exit soon.
     pub(super) fn record_times(&self) {
         let children = self.children();
         self.descent().look(&children);

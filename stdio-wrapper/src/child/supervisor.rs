@@ -68,8 +68,8 @@ fn run(mut arguments: impl Iterator<Item = String>) -> io::Result<()> {
     })
 }
 
-/// Does the work of a supervisor, and reports to the wrapper why it has failed, for example because there are no epoll
-/// watches left. Without the report, the wrapper would suspect that the supervisor was killed.
+/// Does the work of a supervisor. If this fails, for example because no epoll watches are left, the reason is reported
+/// to the wrapper, which would otherwise assume that the supervisor was killed.
 fn reporting(mut wrapper: UnixStream, work: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
     let result = work();
     if let Err(error) = &result {

@@ -43,19 +43,19 @@ pub(super) struct Spent {
     pub(super) recent: u64,
     /// System time since the start of the child.
     pub(super) system: u64,
-    /// System and user time since the start of the child. The kernel divides the time of a process between the
-    /// two by what it does when a timer fires. A process that never works at that moment has no system time, but
-    /// the sum is exact.
+    /// System and user time since the start of the child. The sum is exact, but the kernel only estimates how it is
+    /// divided between the two, from what the process is doing each time a timer fires. A process that is never in the
+    /// kernel at these moments has no system time.
     pub(super) total: u64,
 }
 
 /// Adds up the time of a child's processes, which `P` identifies.
 #[derive(Debug)]
 pub(super) struct Ledger<P> {
-    /// The processes that existed at the last look.
+    /// The processes that existed at the last look, with their times.
     seen: HashMap<P, Times>,
     spent: Time,
-    /// The start of the last and of the current period, and the system time until then.
+    /// The starts of the previous and of the current period, each with the system time spent by then.
     periods: [(Instant, u64); 2],
 }
 
@@ -71,8 +71,8 @@ impl<P: Eq + Hash> Ledger<P> {
         let worked = sum(&mut found.iter().map(|(process, times)| times.own.minus(before(process).own)));
         let reaped =
             sum(&mut found.iter().map(|(process, times)| times.reaped.minus(before(process).reaped)));
-        // The time of a process that has exited moves to the process that waited for it. It must not be counted
-        // again. If no process waited for it (`SIGCHLD` is ignored), what was seen of its time has been counted.
+        // The time of an exited process moves to the process that waited for it, and must not be counted again. If no
+        // process waited for it (`SIGCHLD` is ignored), the time up to the last look has been counted.
         let exited = self.seen.iter().filter(|(process, _)| !found.contains_key(process));
         let moved = sum(&mut exited.map(|(_, times)| times.own.plus(times.reaped)));
         self.spent = self.spent.plus(worked).plus(reaped.minus(moved));

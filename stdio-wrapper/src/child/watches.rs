@@ -29,8 +29,8 @@ const USUAL_LIMIT: u64 = 1 << 20;
 /// as the cause. On a machine with 1 GiB of memory, this is 3600 watches. An ordinary server has fewer, because
 /// it needs one for each of its files.
 const SUSPICIOUS: u64 = 64;
-/// The processor time that a program needs at least to create a watch. Measured on a machine of 2026: 0.6 µs, of
-/// which nearly all is system time. A faster machine might need less.
+/// The minimum processor time needed to create a watch. A machine from 2026 needed 0.6 µs, nearly all of it system
+/// time. A faster machine might need less.
 const COST: Duration = Duration::from_nanos(100);
 
 /// What is known about the children when no watches are left.
@@ -40,15 +40,15 @@ pub(super) struct Evidence<'a> {
     pub(super) found: &'a HashMap<u64, u64>,
     /// The processor time of each child.
     pub(super) spent: &'a HashMap<u64, Spent>,
-    /// The memory of this container that belongs to no process, in bytes, if it is known. The memory of the
-    /// watches is a part of it.
+    /// The memory of this container that belongs to no process, in bytes, if it is known. It includes the memory of
+    /// the watches.
     pub(super) in_kernel: Option<u64>,
     /// The maximum number of watches per user id.
     pub(super) limit: u64,
 }
 
 impl Evidence<'_> {
-    /// The number of watches that exist somewhere and were not found.
+    /// The number of watches that are in use but have not been found.
     fn missing(&self) -> u64 {
         self.limit.saturating_sub(self.found.values().sum())
     }
@@ -58,7 +58,8 @@ impl Evidence<'_> {
         self.in_kernel.map(|used| used >= self.missing().saturating_mul(WATCH) / 2)
     }
 
-    /// The processor time that it took to create the watches that were not found, in units of [`TICK`].
+    /// The minimum processor time that was needed to create the watches that have not been found, in units of
+    /// [`TICK`].
     fn cost(&self) -> u64 {
         let cost = u128::from(self.missing()) * COST.as_nanos() / TICK.as_nanos();
         u64::try_from(cost).unwrap_or(u64::MAX).max(1)
@@ -106,11 +107,14 @@ pub(super) fn limit() -> u64 {
 }
 
 /// Chooses the child to stop when no watches are left: the child with the most watches of the user whose
-/// children have the most. If no user has many, the watches are in places where they cannot be counted. A
-/// program that waits in a system call, for example, keeps its files although it has closed them. Whoever has
-/// created so many watches has spent much processor time, so the user is chosen whose children have spent the
-/// most: system time recently, then system time, then time in all. If no user has spent enough, or if the
-/// memory shows that another container has the watches, no child is chosen.
+/// children have the most. If no user has many, the watches are in places where they cannot be counted. For
+/// example, a program that waits in a system call keeps its files although it has closed them.
+///
+/// Creating so many watches takes much processor time, so the user whose children have spent the most is chosen, and
+/// of these children the one that has spent the most. The comparison uses recent system time. If no user has spent
+/// enough of it, it uses all system time, and then all processor time. If no user has spent enough of that either,
+/// a child is chosen only if the memory shows that the watches are in this container. If the memory shows that they
+/// are in another container, no child is chosen.
 pub(super) fn choose(all: &[Held], evidence: Evidence<'_>) -> Option<Held> {
     let (sum, held) = most(all, |child| evidence.found.get(&child).copied())?;
     if sum.saturating_mul(SUSPICIOUS) >= evidence.limit {
@@ -123,7 +127,8 @@ pub(super) fn choose(all: &[Held], evidence: Evidence<'_>) -> Option<Held> {
     let cost = evidence.cost();
     let kinds: [fn(&Spent) -> u64; 3] = [|spent| spent.recent, |spent| spent.system, |spent| spent.total];
     let chosen = kinds.into_iter().filter_map(by_time).find(|(sum, _)| *sum >= cost);
-    // The time of processes for which nobody waits is not known completely, so the child might have spent it there.
+    // The time of processes for which no process waits is not known completely, so the child might have spent more
+    // time than is known.
     let chosen =
         chosen.or_else(|| by_time(|spent| spent.total).filter(|_| evidence.can_be_here() == Some(true)));
     chosen.filter(|(sum, _)| *sum > 0).map(|(_, held)| held.clone())
@@ -149,7 +154,8 @@ mod tests {
 
     const LIMIT: u64 = 64_000;
 
-    /// Each child has a user, a number of watches that were found, and the time that it has spent.
+    /// The number of the chosen child. Each child has a user, a number of watches that were found, and the time that it
+    /// has spent.
     fn chosen(children: &[(&str, u64, Spent)], in_kernel: Option<u64>) -> Option<u64> {
         let mut all = Vec::new();
         let (mut found, mut spent) = (HashMap::new(), HashMap::new());

@@ -59,7 +59,7 @@ struct Backlog {
 
 impl Outbox {
     /// Starts the writing task. The queue contains at most about `max_bytes`, or one larger message. Large messages
-    /// are written in turns, which `copies` counts.
+    /// are written in turns, for which `copies` counts the bytes.
     pub(super) fn start(stdin: pipe::Sender, max_bytes: usize, copies: Copies) -> Self {
         let capacity = (max_bytes / UNIT).clamp(1, Semaphore::MAX_PERMITS / 2).min(u32::MAX as usize);
         let backlog = Backlog {
@@ -204,7 +204,7 @@ async fn write_all(shared: Arc<Shared>, mut copies: Copies) {
 
 /// Writes messages with as few system calls as possible and without copying them. Each message is dropped as
 /// soon as it is written, which frees its memory. A child that reads quickly would otherwise keep the thread busy
-/// until the last byte is written, so this happens in turns.
+/// until the last byte is written, so large messages are written in turns with other work.
 async fn write_frames(
     stdin: &pipe::Sender,
     mut frames: VecDeque<Bytes>,
@@ -224,7 +224,7 @@ async fn write_frames(
     Ok(())
 }
 
-/// The beginning of these messages, up to the number of bytes that one turn writes.
+/// The beginning of these messages, up to the number of bytes that are written in one turn.
 fn start_of(frames: &VecDeque<Bytes>) -> Vec<IoSlice<'_>> {
     let mut room = COPIED;
     let slices = frames.iter().map_while(|frame| {

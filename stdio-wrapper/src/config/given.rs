@@ -1,4 +1,4 @@
-//! The values of options. A wrong value is not an error for clap, because clap reports only the first error.
+//! The values of options. Wrong values are not reported through clap, because clap reports only the first error.
 
 use std::ffi::OsStr;
 use std::marker::PhantomData;
@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
 use clap::{Arg, Command, Error, ValueEnum};
 
-/// The value of an option. If it is wrong, `value` only serves to check the other options.
+/// The value of an option. If it is wrong, `value` is a substitute that only serves to check the other options.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Given<T> {
     pub(super) value: T,
@@ -30,18 +30,19 @@ impl<T> Given<T> {
 pub(super) struct Wrong<T> {
     /// The value with which the other options are checked.
     pub(super) instead: T,
-    /// One predicate for each mistake. The name of the variable and, if necessary, a space precede it.
+    /// The rest of a sentence for each mistake. The sentence begins with the name of the variable, and the rest begins
+    /// with a space if one is needed.
     pub(super) predicates: Vec<String>,
 }
 
 impl<T> Wrong<T> {
-    /// `text` is wrong. `why` states what it is not, and what to do.
+    /// Creates the only problem, with the wrong `text`. `why` states what the text is not, and what to do.
     pub(super) fn is(text: &str, why: &str, instead: T) -> Self {
         Self { instead, predicates: vec![format!(" is `{text}`, which is not {why}")] }
     }
 }
 
-/// Parses the value of an option with a function that gets the trimmed text.
+/// Parses the value of an option with a function to which the trimmed text is passed.
 pub(super) struct Typed<T, F> {
     parse: F,
     of: PhantomData<fn() -> T>,
@@ -53,7 +54,7 @@ impl<T, F: Clone> Clone for Typed<T, F> {
     }
 }
 
-/// Makes a parser of a function.
+/// Creates a parser from a function.
 pub(super) fn typed<T, F>(parse: F) -> Typed<T, F>
 where
     F: Fn(&str) -> Result<T, Wrong<T>> + Clone + Send + Sync + 'static,

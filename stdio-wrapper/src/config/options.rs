@@ -1,4 +1,5 @@
-//! The command line: the name, type, range, default and meaning of each option. `read` checks the options together.
+//! The command line: the name, type, range, default and meaning of each option. `read` checks the options against each
+//! other.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

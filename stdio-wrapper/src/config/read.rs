@@ -75,7 +75,7 @@ fn check_together(read: &mut Reader, options: &Options, config: &Config) {
 }
 
 /// Completes the log filter. The start messages from the HTTP server are omitted, because this program logs the same
-/// information. Its messages about single connections are omitted because any client can cause any number of them.
+/// information. Its messages about individual connections are omitted, because any client can cause any number of them.
 fn log(filter: Option<LogFilter>) -> LogFilter {
     let filter = match filter {
         Some(filter) => filter.with_default("actix_server", LevelFilter::WARN),
@@ -96,7 +96,8 @@ fn workers(wanted: usize) -> usize {
 fn sites(read: &mut Reader, options: &Options, listen: SocketAddr) -> Sites {
     let (hosts, origins) = (read.take(&options.allowed_hosts), read.take(&options.allowed_origins));
     let is_any = |list: &[String]| list.iter().any(|entry| entry == "*");
-    // Otherwise any web page could call the server through the browser of a user who can reach it (attack 104).
+    // Otherwise, any web page could call the server through the browser of a user who can reach the wrapper (attack
+    // 104).
     let is_unproven = options.identity.known().is_some_and(|mode| *mode != IdentityMode::Assertion);
     if is_any(&origins) && is_unproven {
         read.problem(
@@ -148,7 +149,7 @@ fn identity(read: &mut Reader, options: &Options) -> Identity {
     }
 }
 
-/// A URL without which assertions cannot be verified.
+/// A URL that is needed to verify assertions.
 fn needed(read: &mut Reader, name: &str, given: &Given<Option<Address>>) -> Option<Address> {
     if given.known() == Some(&None) {
         read.problem(format!("{name} is not set, but IDENTITY=assertion needs it. Set it to the full URL."));

@@ -17,7 +17,7 @@ pub(super) trait Parses<T>: TypedValueParser<Value = Given<T>> {}
 
 impl<T: Clone + Send + Sync + 'static, P: TypedValueParser<Value = Given<T>>> Parses<T> for P {}
 
-/// An address with a port. `port` is the default one.
+/// An address with a port. `port` is the port in the example of the error message.
 pub(super) fn address(port: u16) -> impl Parses<SocketAddr> {
     typed(move |text| {
         let why = format!("an address with a port. Write it like 127.0.0.1:{port} or [::1]:{port}.");
@@ -39,7 +39,7 @@ where
     })
 }
 
-/// A number in a range, or `None` for `auto`.
+/// A number in a range, or `auto`, which becomes `None`.
 pub(super) fn number_or_auto(range: RangeInclusive<u64>) -> impl Parses<Option<usize>> {
     typed(move |text| match number_in(text, &range) {
         _ if text == "auto" => Ok(None),
@@ -133,7 +133,7 @@ pub(super) fn url() -> impl Parses<Option<Address>> {
     })
 }
 
-/// A list that is separated by commas.
+/// A list of values that are separated by commas.
 pub(super) fn list() -> impl Parses<Vec<String>> {
     typed(|text| Ok(values::list(text)))
 }
@@ -202,7 +202,7 @@ mod tests {
 
     use super::*;
 
-    /// What a parser makes of `text` for an option whose variable is `X`.
+    /// The result of parsing `text` for an option whose variable is `X`.
     fn read<T: Clone + Send + Sync + 'static>(parser: &impl Parses<T>, text: &str) -> Given<T> {
         let argument = Arg::new("x").env("X");
         parser.parse_ref(&Command::new("test"), Some(&argument), text.as_ref()).unwrap()

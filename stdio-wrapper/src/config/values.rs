@@ -17,14 +17,14 @@ pub(super) fn size(text: &str) -> Option<u64> {
     number.checked_mul(factor)
 }
 
-/// Writes a size as [`size`] reads it.
+/// Writes a size in the form that [`size`] reads.
 pub(super) fn size_text(bytes: u64) -> String {
     let units = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
     let unit = units.into_iter().find(|(_, factor)| bytes > 0 && bytes.is_multiple_of(*factor));
     unit.map_or_else(|| bytes.to_string(), |(unit, factor)| format!("{}{unit}", bytes / factor))
 }
 
-/// Writes a time as `contract::duration` reads it.
+/// Writes a time in the form that `contract::duration` reads.
 pub(super) fn time_text(time: Duration) -> String {
     let seconds = time.as_secs();
     match seconds {

@@ -125,7 +125,7 @@ pub(crate) struct Answer<'a> {
     pub(crate) id: &'a Span,
 }
 
-/// Makes the response for a caller, who has used the id `with`. Returns `None` if this failed.
+/// Creates the response for a caller whose request had the id `with`. Returns `None` if this fails.
 pub(crate) async fn relayed(
     link: &Conversation,
     owner: &str,
@@ -236,7 +236,7 @@ impl<L: Link> Frames for Reader<L> {
             buffer.reserve(space);
             buffer
         };
-        // This fails only if the program has no memory, which ends it.
+        // This fails only if no memory is left, and then the process is terminated anyway.
         self.offload.run(&owner, work).await.unwrap_or_default()
     }
 

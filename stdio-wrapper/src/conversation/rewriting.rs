@@ -11,7 +11,7 @@ use crate::offload::{LARGE, Offload};
 use crate::protocol::{Message, Patch, Patches, Relayed, Span, relay, rewrite};
 
 /// Creates the line of a message for a child, with some values replaced, in the reserved memory. Returns `None` if this
-/// failed.
+/// fails.
 pub(super) async fn line(
     (framing, offload): (&Arc<dyn Framing>, &Offload),
     owner: &str,
@@ -23,12 +23,12 @@ pub(super) async fn line(
         return Some(reservation.holding(framing.encode(message.text, patches)));
     }
     let (text, patches, framing) = (message.shared_text(), Patches::of(patches), Arc::clone(framing));
-    // The line holds its memory even if nobody waits for it any more.
+    // The line keeps its memory reserved even if its caller has stopped waiting.
     let encode = move || reservation.holding(framing.encode(&text, &mut patches.borrowed()));
     offload.run(owner, encode).await
 }
 
-/// Copies a message from a child, with some values replaced. Returns `None` if this failed.
+/// Copies a message from a child, with some values replaced. Returns `None` if this fails.
 pub(crate) async fn rewritten(
     offload: &Offload,
     owner: &str,
@@ -42,8 +42,8 @@ pub(crate) async fn rewritten(
     offload.run(owner, move || rewrite(text.as_bytes(), &mut patches.borrowed())).await
 }
 
-/// Makes the response for a caller, who has used the id `with`, from a response of the child with the id at `id`.
-/// Returns `None` if this failed.
+/// Creates the response for a caller whose request had the id `with` from a response of the child, whose id is at `id`.
+/// Returns `None` if this fails.
 pub(super) async fn relayed(
     offload: &Offload,
     owner: &str,

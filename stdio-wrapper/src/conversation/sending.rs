@@ -26,7 +26,7 @@ const REPLACED: usize = 64;
 /// If a child closes its input because it has exited, its exit is known within this time.
 const EXIT_KNOWN: Duration = Duration::from_millis(50);
 
-/// The error if creating the line of a message failed.
+/// The error if the line of a message could not be created.
 const UNREADABLE: &str = "The message could not be passed to the MCP server.";
 
 /// What the conversations with all children need.
@@ -83,7 +83,7 @@ impl Conversation {
 
     /// Sends a request, with its number instead of its id and its progress token. The error says why the
     /// child did not get it, in a form for callers.
-    /// `is_wanted` returns whether the caller still waits for the response.
+    /// `is_wanted` returns whether the caller is still waiting for the response.
     pub(crate) async fn request(
         &self,
         owner: &str,
@@ -148,7 +148,7 @@ impl Conversation {
         rewriting::line(tools, owner, message, patches, reservation).await.ok_or(UNREADABLE)
     }
 
-    /// Copies a message from the child, with some values replaced. Returns `None` if this failed.
+    /// Copies a message from the child, with some values replaced. Returns `None` if this fails.
     pub(crate) async fn rewritten(
         &self,
         owner: &str,
@@ -197,16 +197,16 @@ impl Conversation {
         self.dead.get().cloned().unwrap_or_else(|| "The MCP server closed its input.".to_owned())
     }
 
-    /// Records that a message from the child is dropped. Such messages do not count as useless, because a
-    /// correct server also sends messages that reach nobody: log messages while nobody is connected, progress
-    /// of a call that was given up, or its late response. If they counted, a user whose calls log a lot could
-    /// stop a server that is shared with others. The turns of users limit the work for these messages.
+    /// Records that a message from the child is dropped. Dropped messages do not count as useless, because a correct
+    /// server also sends messages that no client receives: log messages while no client is connected, progress of a
+    /// call that the client has given up, or its late response. If they counted, a user whose calls log a lot could
+    /// block a server that is shared with others. The turns of users limit the work for these messages.
     pub(crate) fn drop_message(&self, what: &str) {
         self.metrics.child_messages_dropped_total.add();
         tracing::debug!(child = self.child.number, what, "a message from the child was dropped");
     }
 
-    /// Records that a message is dropped that no correct server sends, or that is too long to be kept.
+    /// Records that a message is dropped that is too long to be kept, or that no correct server sends.
     pub(crate) fn drop_useless(&self, what: &str) {
         self.drop_message(what);
         self.log.count_useless();

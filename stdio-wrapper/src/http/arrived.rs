@@ -12,7 +12,7 @@ const PART: usize = LARGE;
 #[derive(Debug, Default)]
 pub(super) struct Arrived {
     length: usize,
-    /// The only piece. Most bodies arrive in one piece, and are not copied.
+    /// The whole body, if it has arrived in one piece. Most bodies do, and are not copied.
     only: Option<Bytes>,
     full: Vec<Vec<u8>>,
     last: Vec<u8>,
@@ -24,7 +24,7 @@ impl Arrived {
         self.length
     }
 
-    /// The number of bytes of memory that the body will use together with a piece of this length.
+    /// The memory in bytes that the body will use after a piece of this length has been added.
     pub(super) fn held_with(&self, piece: usize) -> usize {
         match self.length + piece {
             length if self.length == 0 => length,
@@ -59,7 +59,7 @@ impl Arrived {
         }
     }
 
-    /// The body in one piece. Each part is freed as soon as it is copied.
+    /// The body in one piece. Each part is freed as soon as it has been copied.
     pub(super) fn into_bytes(self) -> Bytes {
         let Self { length, only, full, last } = self;
         if let Some(only) = only {
@@ -76,8 +76,8 @@ impl Arrived {
     }
 }
 
-/// The memory to reserve for a small body when `length` bytes have arrived. It is a quarter more, so that the body
-/// is not copied for each piece.
+/// The memory to reserve for a small body when `length` bytes have arrived. It is a quarter more than the length, so
+/// that the body is not copied for each piece.
 fn grown(length: usize) -> usize {
     (length + length / 4).min(PART)
 }
@@ -86,7 +86,7 @@ fn grown(length: usize) -> usize {
 mod tests {
     use super::*;
 
-    /// The body from pieces of this length, after a check of the memory for each of them.
+    /// The body from pieces of this length. Checks the memory that is used for each piece.
     fn arrived(body: &[u8], piece: usize) -> Arrived {
         let mut arrived = Arrived::default();
         for piece in body.chunks(piece) {

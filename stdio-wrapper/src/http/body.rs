@@ -23,8 +23,8 @@ pub(super) struct Pieces {
     length: usize,
     rest: std::vec::IntoIter<Bytes>,
     piece: Bytes,
-    /// A fast client reads as quickly as the server sends, and would keep the thread busy until the end of the
-    /// body. Therefore large bodies are sent in turns.
+    /// A client that reads as quickly as the server sends would keep the thread busy until the end of the body.
+    /// Therefore, large bodies are sent in turns with other work.
     copies: Copies,
 }
 
@@ -93,8 +93,8 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// Sends bodies of the same user, whose clients read as quickly as they can. Asserts that other tasks can run
-    /// after each piece of each body.
+    /// Sends bodies to the same user, whose clients read as quickly as they can. Asserts that other tasks can run after
+    /// each piece of each body.
     pub(in crate::http) async fn are_sent_in_turns(bodies: Vec<BoxBody>) {
         let (sent, all) = (Rc::new(Cell::new(0)), LocalSet::new());
         let count = bodies.len();

@@ -52,7 +52,7 @@ struct Body<G> {
     is_done: bool,
     /// The event that is being sent. It holds its message, whose memory is counted.
     sending: Option<Event>,
-    /// The bytes that were sent. Large messages are sent in turns.
+    /// Counts the bytes that are sent, because large messages are sent in turns.
     copies: Copies,
     counted: Counted,
     /// Dropped when the client has disconnected.
@@ -119,7 +119,7 @@ impl<G> Body<G> {
         }
         loop {
             if let Some(part) = self.sending.as_mut().and_then(|event| event.part(SLICE)) {
-                // A fast client reads as quickly as this is written, and would keep the thread busy.
+                // A client that reads as quickly as the event is written would keep the thread busy.
                 self.copies.spend(part.len()).await;
                 return Some(part);
             }

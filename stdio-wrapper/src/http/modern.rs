@@ -178,7 +178,7 @@ fn json(owner: &str, answers: Vec<Text>) -> HttpResponse {
 
 /// The HTTP status. It is 200, unless the response is an error for which the transport defines a status.
 fn status_of(answer: &Text) -> StatusCode {
-    // A large response is never one of these errors, and is not parsed here again.
+    // A large response is never one of these errors, so it is not parsed again here.
     let Text::Whole(text) = answer else { return StatusCode::OK };
     if text.len() > SLICE {
         return StatusCode::OK;

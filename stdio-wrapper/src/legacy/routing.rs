@@ -260,8 +260,8 @@ async fn notification(link: &Arc<Link>, message: &Message<'_>, method: &str) {
 }
 
 /// Sends a message on a stream, with some values replaced. The message is created only when it can be sent, so that
-/// the message and the line are both in memory for as short a time as possible. Returns false if the message was
-/// dropped because there was no memory for it.
+/// the message and the line from which it is created are in memory together for as short a time as possible. Returns
+/// false if the message was dropped because there was no memory for it.
 async fn push(
     link: &Arc<Link>,
     stream: &Arc<Stream>,

@@ -1,5 +1,5 @@
-//! Limits the log lines of libraries. A stranger can cause some of them. For example, the HTTP server logs each connection
-//! that it cannot serve, so connections could fill the disk as fast as they arrive.
+//! Limits the log lines of libraries. Strangers can cause some of these lines. For example, the HTTP server logs each
+//! connection that it cannot accept, so a flood of connections could fill the disk.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,10 +12,10 @@ use tracing::{Event, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
-/// Maximum number of lines that a single statement in a library can write in [`PERIOD`].
+/// Maximum number of lines that a single statement in a library can write per [`PERIOD`].
 const MAX_LINES: u32 = 10;
 const PERIOD: Duration = Duration::from_secs(10);
-/// The names of the crates that limit their lines themselves.
+/// The names of the crates that limit their own lines.
 const OWN: [&str; 2] = ["stdio_wrapper", "contract"];
 
 /// Counts the dropped lines. The process has only one log.
@@ -26,7 +26,8 @@ pub(super) fn left_out() -> usize {
     LEFT_OUT.load(Ordering::Relaxed)
 }
 
-/// Drops lines of a statement in a library that writes too many. The number of statements is limited.
+/// Drops the lines of any statement in a library that writes too many. The map cannot grow without limit, because the
+/// libraries have a fixed number of statements.
 #[derive(Debug, Default)]
 pub(super) struct Floods(Mutex<HashMap<Identifier, Place>>);
 

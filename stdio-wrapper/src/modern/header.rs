@@ -52,7 +52,7 @@ impl OwnedParams {
         Self(fields.params.iter().map(|(name, field)| (name.clone(), owned(field))).collect())
     }
 
-    /// The headers, without the others.
+    /// Borrows the `Mcp-Param-…` headers. The result contains no other headers.
     pub(super) fn fields(&self) -> Fields<'_> {
         let borrowed = self.0.iter().map(|(name, field)| match field {
             Ok(value) => (name.clone(), Field::One(value)),

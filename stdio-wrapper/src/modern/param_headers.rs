@@ -89,7 +89,7 @@ impl ParamHeaders {
     }
 
     /// Checks that each header equals its argument, and that neither is present without the other. Large arguments
-    /// are searched on other threads, because each rule reads them.
+    /// are searched on other threads, because each rule reads all of them.
     pub async fn check_request(
         &self,
         offload: &Offload,

@@ -126,8 +126,7 @@ impl<'a> Message<'a> {
         Parts { kind: kind.into_owned(), params, result, error, error_form, is_untidy, members }
     }
 
-    /// The text, for another thread that drops it soon. It is copied only if the message was parsed from borrowed
-    /// text.
+    /// The text, for another thread that soon drops it. It is copied only if the message was parsed from borrowed text.
     pub fn shared_text(&self) -> ByteString {
         self.shared(self.text)
     }
@@ -137,8 +136,8 @@ impl<'a> Message<'a> {
         self.whole.map_or_else(|| part.into(), |whole| whole.slice_ref(part))
     }
 
-    /// The text at a position of this message. It is shared with the message, unless the message has much other
-    /// text, which would stay in memory with it.
+    /// The text at a position of this message. It is shared with the message, unless most of the message is other
+    /// text, which would stay in memory with the part.
     pub fn part(&self, span: &Span) -> ByteString {
         let part = self.at(span);
         match self.whole.filter(|whole| part.len() > whole.len() / 2) {

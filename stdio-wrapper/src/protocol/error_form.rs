@@ -1,17 +1,17 @@
-//! The properties of an `error` on which decisions depend. They are found out when a message is parsed, so that a
+//! The properties of an `error` on which decisions depend. They are determined when a message is parsed, so that a
 //! large error is not examined again for each decision.
 
 use super::object::{members, object, string};
 
-/// The code of an error about an unknown method.
+/// The error code for an unknown method.
 const UNKNOWN_METHOD: &str = "-32601";
 
-/// The form of an `error`.
+/// The relevant properties of an `error`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ErrorForm {
     /// Whether it has an integer `code` and a string in `message`.
     pub(super) is_sound: bool,
-    /// Whether it has a `code` other than that for an unknown method.
+    /// Whether it has a `code` other than the one for an unknown method.
     pub(super) is_about_a_request: bool,
 }
 

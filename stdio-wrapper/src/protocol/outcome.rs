@@ -67,7 +67,7 @@ pub fn relay(frame: &Bytes, response: &Message<'_>, id: &Span, with: &[u8]) -> R
     }
 }
 
-/// The beginning of an error from the child, as it is shown to the caller.
+/// The beginning of an error from the child, which is all that the caller is shown.
 pub fn start_of(error: &str) -> String {
     error.chars().take(MAX_SHOWN).collect()
 }

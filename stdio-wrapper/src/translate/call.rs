@@ -336,8 +336,8 @@ async fn answer(
     Outcome::Done
 }
 
-/// Reads an error of the child, which is JSON text. Returns the pages that the user must visit, and the error in the
-/// format for a stateless client if there are none.
+/// Reads an error from the child, which is JSON text. Returns the pages that the user must visit or, if there are none,
+/// the error in the format for a stateless client.
 fn read_error(error: &ByteString, method: &str, uri: Option<&str>) -> (Vec<ByteString>, String) {
     let pages: Vec<ByteString> = pages(error).into_iter().map(|page| error.slice_ref(page)).collect();
     let error = if pages.is_empty() { error_for_modern(method, uri, error) } else { String::new() };

@@ -325,7 +325,7 @@ def call(message):
         threading.Thread(target=watch, args=(given["how"],), daemon=True).start()
         return text("watches")
     if name == "undumpable":
-        # Nobody can inspect this process any more, as is usual for browsers.
+        # Other processes can no longer inspect this process, as is usual for browsers.
         return text(str(ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)))
     if name == "borrow":
         # Gets the output and the standard error of another server, and writes to both for as long as they are
@@ -418,7 +418,7 @@ def watch(how):
         for number in range(limit // 2, limit):
             os.dup2(file, number)
             if taken == most - 250 and how == "call":
-                # A call that waits keeps the instance, which has no number any more. The rest is too little to be conspicuous.
+                # A waiting system call keeps the instance, whose number is closed. The remaining watches are too few to be noticed.
                 poll = select.poll()
                 poll.register(epoll, 0)
                 threading.Thread(target=poll.poll, daemon=True).start()
@@ -446,7 +446,7 @@ def watch(how):
                         os._exit(0)
                     return epoll.close()
                 if how == "threads":
-                    # Each thread starts the next one and ends. The first one has none of their files.
+                    # Each thread starts the next one and exits. The main thread has a separate table of files, without theirs.
                     threading.Thread(target=link).start()
                     ctypes.CDLL(None).unshare(0x400)
                     epoll.close()

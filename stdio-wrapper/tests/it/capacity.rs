@@ -377,7 +377,7 @@ async fn a100_who_writes_to_all_shared_pages_at_the_same_moment_loses_the_server
 /// The kernel attributes the memory of epoll watches to the container, but to no process.
 #[tokio::test(flavor = "multi_thread")]
 async fn a100_who_hides_memory_in_epoll_watches_loses_the_server() {
-    // Under a lowered limit, no watches would be left for the tests themselves.
+    // If another test lowers the limit at the same time, no watches are left for this test.
     let _turn = crate::watches::TURN.lock().await;
     let Some(group) = Group::new("watching", 4096, 512 << 20) else { return };
     let wrapper = group.wrapper(&["--identity=headers"], &[]).await;

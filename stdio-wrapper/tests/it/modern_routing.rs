@@ -170,7 +170,7 @@ async fn a100_a_call_whose_log_messages_nobody_wants_does_not_stop_the_server_of
     let client = wrapper.client();
     let begun = Instant::now();
     assert_eq!(text(&client, "log", json!({"lines": 500})).await, "logged");
-    // On a busy machine, even these lines take long.
+    // On a busy machine, even these 500 lines take long.
     let patience = Duration::from_secs(4) + begun.elapsed() * 25;
     let begun = Instant::now();
     assert_eq!(text(&client, "log", json!({"lines": 10_000})).await, "logged");

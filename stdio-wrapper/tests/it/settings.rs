@@ -82,7 +82,7 @@ fn a_taken_port_is_one_clear_line() {
     assert!(message.contains(&format!("LISTEN is {address}, which cannot be used")), "{message}");
 }
 
-/// Whether a text contains debug output of Rust, such as `Os { code: 98 }` or `InvalidData(…)`.
+/// Whether a text contains Rust debug output, such as `Os { code: 98 }` or `InvalidData(…)`.
 fn has_debug_output(text: &str) -> bool {
     let is_name = |before: &str| {
         let name = before.rsplit(|letter: char| !letter.is_ascii_alphanumeric()).next().unwrap_or_default();

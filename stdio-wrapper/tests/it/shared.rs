@@ -42,15 +42,15 @@ async fn what_names_no_request_goes_to_nobody() {
     assert_eq!(wrapper.metric("stdio_wrapper_child_messages_dropped_total").await, 3);
 }
 
-/// SDK servers write such messages without being asked. If they counted as lines that nobody can use, the output
-/// of the server would not be read for ten seconds.
+/// Servers built with an SDK write log messages even if no client has requested them. If these counted as unusable lines,
+/// the server's output would not be read for ten seconds.
 #[tokio::test(flavor = "multi_thread")]
 async fn a100_a_call_that_logs_a_lot_does_not_stop_the_server_of_all() {
     let wrapper = Wrapper::start(&["--shared"], &[]).await;
     let (mallory, bob) = (wrapper.session().await, wrapper.session().await);
     let begun = Instant::now();
     assert_eq!(mallory.text("log", json!({"lines": 500})).await, "logged");
-    // On a busy machine, even these lines take long.
+    // On a busy machine, even these 500 lines take long.
     let patience = Duration::from_secs(4) + begun.elapsed() * 25;
     let begun = Instant::now();
     let logging = tokio::spawn(async move { mallory.text("log", json!({"lines": 10_000})).await });

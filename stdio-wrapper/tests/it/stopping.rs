@@ -38,8 +38,7 @@ async fn running_calls_finish_streams_end_and_children_go() {
     }
 }
 
-/// Calls on new connections would be refused, so an edge must use another instance, and it does so only if it cannot
-/// connect.
+/// Calls on new connections would be refused. An edge uses another instance only if it cannot connect.
 #[tokio::test(flavor = "multi_thread")]
 async fn new_connections_are_refused_while_running_calls_finish() {
     let wrapper = Wrapper::start(&["--shutdown-timeout=20s"], &[]).await;

@@ -16,7 +16,7 @@ const LOWERED: u64 = 60_000;
 /// A user id that no other process has.
 const USER: u32 = 54_321;
 
-/// Only one test at a time changes the limit, or uses up watches.
+/// Held by a test that changes the limit or uses up watches, because only one test at a time can do so.
 pub(crate) static TURN: Mutex<()> = Mutex::const_new(());
 
 /// The lowered limit of watches per user of the machine. Dropping this value restores the previous limit.
@@ -107,7 +107,7 @@ async fn a100_who_hides_the_watches_in_a_process_that_nobody_can_look_at_loses_t
     loses_the_session("undumpable").await;
 }
 
-/// A call that waits for an epoll instance keeps it, even if its process has closed it.
+/// A system call that waits for an epoll instance keeps the instance, even after the process has closed it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a100_who_hides_the_watches_in_a_call_that_waits_loses_the_session() {
     loses_the_session("call").await;

@@ -290,8 +290,8 @@ fn a100_connections_are_counted_by_address_and_by_network_of_ipv6() {
             std::thread::sleep(Duration::from_millis(200));
         }
     }
-    // Connections that end at once are not counted, so their rate is limited. Six are allowed at once, and then two per
-    // second.
+    // Connections that are closed immediately are not counted, so the rate of new ones is limited. A burst of six is
+    // allowed, followed by two per second.
     fence("--connections 100 --new 2");
     for _ in 0..6 {
         assert_eq!(opened("outside", HOST.0, &[stranger.as_str(); 1]), 1);

@@ -50,7 +50,7 @@ pub(super) struct Disk {
     closed: AtomicU64,
     /// Whether the current write takes so long that its callers have stopped waiting.
     is_stalled: AtomicBool,
-    /// The last periods in which writes failed, or kept their callers waiting for too long.
+    /// The most recent periods in which writes failed, or took longer than their callers wait.
     outages: Outages,
     failing: Gauge,
 }
@@ -168,14 +168,15 @@ impl Disk {
         StoreError::Unavailable(reason)
     }
 
-    /// Records that a write which was requested at `from` failed, or took longer than its caller waits. The outage
-    /// lasts until the next write that succeeds.
+    /// Records that a write requested at `from` failed, or took longer than its caller waits. The outage lasts until
+    /// the next write that succeeds.
     pub(super) fn kept_waiting(&self, from: Instant) {
         self.outages.failed(from);
     }
 
-    /// The grace period of refresh tokens, without the last outages. If a refresh token was replaced during an outage,
-    /// its client received an error, and possibly could not retry successfully before the outage was over.
+    /// The grace period of refresh tokens, with the recent outages, which do not count. A client whose refresh token
+    /// was replaced during an outage received an error, and might not have been able to retry until the outage was
+    /// over.
     pub(super) fn grace(&self, period: Duration) -> Grace {
         self.outages.grace(period)
     }

@@ -113,7 +113,7 @@ pub(super) fn redeem_code(
     Ok(Redemption::Redeemed { displaced: hold(rows, grant, used.at)? })
 }
 
-/// The result of a use of a refresh token that changes nothing, because the use is a repeat of the last one.
+/// The result of using a refresh token, if this repeats the last use and therefore changes nothing.
 pub(super) fn repeat(
     rows: &impl Rows,
     presented: &HashedRefreshToken,

@@ -377,7 +377,7 @@ mod tests {
             Ok(())
         });
         let queued = async {
-            // The pause lets the writer begin with the write that blocks.
+            // During this pause, the writer begins the blocking write.
             tokio::time::sleep(Duration::from_secs(1)).await;
             tokio::join!(
                 store.poll_device(&code, NOW),

@@ -67,7 +67,7 @@ enum Kind {
     InTime,
     /// It is made even if its caller has stopped waiting.
     EvenLate,
-    /// Like [`Kind::EvenLate`]. It takes access away although it writes rows.
+    /// Like [`Kind::EvenLate`], for a write that takes access away by writing rows.
     TakesAway,
 }
 
@@ -268,7 +268,7 @@ impl Parts {
             write.finish(Err(StoreError::Unavailable("the disk responded too late".to_owned())));
         }
         if batch.is_empty() {
-            // The outage that the late writes began ends with a write that succeeds.
+            // The late writes have begun an outage, which only a successful write ends. This trial write is that write.
             batch.push(trial());
         }
         match self.attempt(&mut batch) {
@@ -301,7 +301,7 @@ impl Parts {
         drop(database);
         match &committed {
             Ok(()) => {
-                // Their callers have received an error, although the writes are in effect.
+                // The callers of late writes have received an error, although the writes have taken effect.
                 writes
                     .iter()
                     .filter_map(|write| write.given_up())
@@ -310,7 +310,7 @@ impl Parts {
             }
             Err(StoreError::Unreadable) => {}
             Err(error @ (StoreError::Unavailable(_) | StoreError::NeedsOperator(_))) => {
-                // The data might have reached the disk nevertheless.
+                // The data might have reached the disk in spite of the error.
                 self.disk.kept_waiting(begun);
                 self.disk.failed(error);
             }

@@ -10,7 +10,8 @@ use url::Url;
 #[derive(Clone)]
 pub struct RedisAddress(Config);
 
-/// The reason why a `REDIS_URL` cannot be used, as a predicate of the variable. It never repeats the URL, which might contain a password.
+/// The reason why a `REDIS_URL` cannot be used, as the rest of a sentence that begins with the name of the variable. It
+/// never contains the URL, which might include a password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidRedisUrl {
     /// The string is not a URL with one of the known schemes.

@@ -15,13 +15,13 @@
 //! process that starts later. Therefore a process that detects it stores what it has seen in Redis, as a
 //! [`Claim`]. Every process that finds the claim refuses everything until the data contains that change.
 //!
-//! Changes that take nothing away are not counted. If only such changes are missing, each process recognizes this by
-//! its heartbeats ([`super::heartbeats`]), which it writes several times a minute.
+//! Changes that take no access away are not counted. If only uncounted changes are missing, each process detects
+//! this by means of its heartbeats ([`super::heartbeats`]), which it writes several times a minute.
 //!
 //! These numbers and tokens belong to one store. Data from before a restore or an adoption has an earlier identity
 //! ([`super::identity`]), and is refused in the same way. A later store replaces the previous one, unless this
-//! process has used its own store long after the other one was created. In that case, both exist independently, and
-//! the address probably leads to the wrong server for a while.
+//! process used its own store long after the later one was created. In that case, both exist independently, and the
+//! address probably leads to the wrong server temporarily.
 
 mod known;
 
@@ -38,13 +38,13 @@ use known::{Known, Older};
 
 pub(super) use known::OtherStore;
 
-/// The warning for an hour after the address has led to another store.
+/// The warning that is given for an hour after the address has led to another store.
 const WAS_ELSEWHERE: &str = "in the last hour, Redis had another store than this replica uses, so REDIS_URL led to another Redis or \
                              older data had returned. Check where the address leads";
-/// The warning for an hour after another store has been used instead of the previous one.
+/// The warning that is given for an hour after this process has begun to use another store.
 const HAS_CHANGED: &str = "in the last hour, the store in Redis was replaced with one that was created later, which is used now. If \
                            nobody has restored or adopted a store, REDIS_URL leads to another Redis";
-/// How long these warnings are given.
+/// How long `WAS_ELSEWHERE` and `HAS_CHANGED` are given.
 const TOLD: Duration = Duration::from_secs(3600);
 
 /// What this process knows about the age of the data in Redis.
@@ -52,7 +52,7 @@ const TOLD: Duration = Duration::from_secs(3600);
 pub(super) struct Age(Mutex<Known>);
 
 impl Age {
-    /// What a process with this random number knows when it starts.
+    /// The initial state of a process with this random number.
     pub(super) fn of_process(process: u64) -> Self {
         Self(Mutex::new(Known { heartbeats: OwnHeartbeats::of_process(process), ..Known::default() }))
     }
@@ -131,16 +131,16 @@ impl Age {
         Ok(())
     }
 
-    /// Records whether the identity shows that Redis has another store than this process uses.
+    /// Records whether the identity shows that Redis has a store other than the one that this process uses.
     ///
     /// # Errors
-    /// Fails if it has.
+    /// Fails if Redis has another store.
     pub(super) fn note_other(&self, other: Option<OtherStore>) -> Result<(), StoreError> {
         self.known().note_other(|signs| signs.by_identity = other);
         other.map_or(Ok(()), |other| Err(StoreError::NeedsOperator(other.reason().to_owned())))
     }
 
-    /// Warnings for operators about another store that Redis has or had.
+    /// Warnings for operators that Redis has, or recently had, another store.
     pub(super) fn dangers(&self) -> impl Iterator<Item = &'static str> {
         let known = self.known();
         let is_recent = |at: Option<Instant>| at.is_some_and(|at| at.elapsed() < TOLD);
@@ -183,7 +183,7 @@ impl Age {
         let known = self.known();
         let is_older = match known.other.by_identity {
             Some(OtherStore::Earlier) => true,
-            // The claim would be left in the data of another installation.
+            // The claim would be written into the data of another installation.
             Some(OtherStore::Independent) => false,
             None => told.is_older_than(asked),
         };
@@ -200,7 +200,7 @@ impl Age {
         self.known().other.by_identity == Some(OtherStore::Earlier)
     }
 
-    /// When heartbeats are written, and what is concluded from them.
+    /// The timing of heartbeats.
     pub(super) fn pace(&self) -> HeartbeatPace {
         self.known().heartbeats.pace()
     }
@@ -214,7 +214,7 @@ impl Age {
         self.known().heartbeats.process()
     }
 
-    /// If the next heartbeat is due, returns what is known now. Data that is in doubt gets no heartbeat.
+    /// If the next heartbeat is due, returns what is known now. No heartbeat is written to data that might be older.
     pub(super) fn heartbeat_due(&self) -> Option<KnownBefore> {
         let mut known = self.known();
         let now = Instant::now();
@@ -226,7 +226,7 @@ impl Age {
     pub(super) fn note_heartbeat(&self, asked: KnownBefore, written: Written) {
         let mut known = self.known();
         if known.stores != asked.store || known.connections != asked.connection {
-            // It was perhaps written to another server.
+            // It might have been written to another server.
             return;
         }
         known.heartbeats.note_written(written.number, Instant::now(), asked.connection);

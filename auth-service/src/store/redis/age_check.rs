@@ -55,8 +55,8 @@ impl Cells {
         self.dropping_what_is_cached(compared)
     }
 
-    /// Whether the claim would be left in the data of another installation. If Redis has an earlier store, but that
-    /// store was in use when the later one was created, and still is, it was not replaced by the later one.
+    /// Whether the claim would be written into the data of another installation. An earlier store that was in use when
+    /// the later one was created, and still is, has not been replaced by the later one.
     async fn concerns_other_installation(&self, claim: &Claim) -> bool {
         if !self.age.has_earlier_store() {
             return false;
@@ -67,7 +67,7 @@ impl Cells {
         }
     }
 
-    /// Writes a heartbeat if it is due, and the data is not in doubt.
+    /// Writes a heartbeat if one is due, unless the data might be older than before.
     pub(super) async fn leave_heartbeat(&self) -> Result<(), StoreError> {
         let Some(asked) = self.age.heartbeat_due() else { return Ok(()) };
         let (connection, keys) = (&self.connection, &self.keys);
@@ -81,7 +81,7 @@ impl Cells {
     }
 
     /// Invalidates all cached values if the data in Redis is older than before, because cached values are used
-    /// without a query to Redis. The signing keys are also read again, because those of this data can be others.
+    /// without a query to Redis. The signing keys are also read again, because the older data can contain other keys.
     fn dropping_what_is_cached(&self, compared: Result<(), StoreError>) -> Result<(), StoreError> {
         compared.inspect_err(|_| {
             self.changes.note_everything();
@@ -110,7 +110,7 @@ impl Cells {
     /// The identity of the store, regardless of how old the data in Redis is.
     ///
     /// # Errors
-    /// Fails if Redis has another store than this process uses.
+    /// Fails if Redis has a store other than the one that this process uses.
     pub(super) async fn identity(&self) -> Result<Option<String>, StoreError> {
         let mut found = self.identity_of_any_age().await?;
         let mut noted = self.age.note_identity(found.as_deref());

@@ -1,5 +1,4 @@
-//! What Redis reports about the age of its data, and whether this shows that the data is older than what a process
-//! has seen.
+//! What Redis reports about the age of its data, and whether the data is older than what a process has seen.
 
 use std::time::Instant;
 
@@ -14,7 +13,7 @@ pub(super) struct KnownBefore {
     pub(super) seen: u64,
     /// The latest change whose token was seen.
     pub(super) mark: Option<Mark>,
-    /// The latest heartbeat of this process that cannot have been lost in a failover.
+    /// The latest heartbeat of this process that a failover cannot have lost.
     pub(super) heartbeat: Option<Heartbeat>,
     /// The number of connections made so far.
     pub(super) connection: u64,
@@ -46,7 +45,7 @@ pub(super) struct Claim {
 }
 
 impl Claim {
-    /// Whether this claim makes `other` unnecessary.
+    /// Whether `other` adds nothing to this claim.
     pub(super) fn covers(&self, other: &Self) -> bool {
         let number = |claim: &Self| claim.mark.map(|mark| mark.number);
         let heartbeat = |claim: &Self| claim.heartbeat.map(|heartbeat| heartbeat.number);
@@ -83,13 +82,14 @@ impl AgeReport {
         self.undoes_changes_of(asked) || self.heartbeats.lacks(asked.heartbeat, self.heartbeats.own)
     }
 
-    /// Whether changes are missing that this process knew when it asked. If not, the data can still be older.
+    /// Whether counted changes are missing that this process knew when it asked. Even if none is missing, the data can
+    /// still be older.
     pub(super) fn undoes_changes_of(&self, asked: KnownBefore) -> bool {
         self.number < asked.seen || self.lacks(asked.mark, self.number_of_asked)
     }
 
     /// Whether `mark` is missing from the history although it should be there, which means that the data belongs
-    /// to another history. `number_of_token` is the number that the history has for the token of `mark`.
+    /// to another history. `number_of_token` is the number of the token of `mark` in the history.
     fn lacks(&self, mark: Option<Mark>, number_of_token: Option<u64>) -> bool {
         let Some(mark) = mark else { return false };
         let may_have_left = self.earliest.is_some_and(|earliest| earliest > mark.number);
@@ -108,7 +108,7 @@ impl AgeReport {
         })
     }
 
-    /// Whether changes are missing that the process which left the claim has seen.
+    /// Whether changes are missing that had been seen by the process that left the claim.
     pub(super) fn undoes_changes_in(&self, claim: &Claim) -> bool {
         self.number < claim.seen || self.lacks(claim.mark, self.number_of_claimed)
     }

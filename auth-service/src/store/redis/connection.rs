@@ -178,7 +178,7 @@ impl Connection {
         Ok(Self { bare, client, task, asked: AtomicU64::new(0), circuit, silence, renewal, helpers })
     }
 
-    /// The grace period of refresh tokens, without the last outages.
+    /// The grace period of refresh tokens, with the recent outages, which do not count.
     pub(super) fn grace(&self, period: Duration) -> Grace {
         self.silence.grace(period)
     }
@@ -270,7 +270,7 @@ impl Connection {
         let answer = Box::pin(self.ask_until_told(command, arguments)).await;
         match &answer {
             Err(error) if is_silence(error) => {
-                // Without a cluster, one server has all slots.
+                // Without a cluster, a single server has all slots.
                 self.silence.noticed(if self.bare.is_clustered() { slot } else { 0 }, from);
                 self.circuit.failed();
             }
@@ -316,8 +316,8 @@ impl Connection {
     }
 }
 
-/// Asks the server that has this slot, and records if it responds. Any response counts, even the error that the user
-/// has no permission.
+/// Sends a `PING` to the server that has this slot, and records whether it responds. Any response counts, even an
+/// error because the user lacks a permission.
 async fn end_if_answered(silence: &Silence, client: &WithOptions<Client>, slot: u16) {
     let ping = CustomCommand::new_static("PING", ClusterHash::Custom(slot), false);
     let answer: Result<Value, Error> = client.custom(ping, Vec::<Value>::new()).await;

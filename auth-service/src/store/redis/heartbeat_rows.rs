@@ -1,4 +1,4 @@
-//! The rows in Redis with the heartbeats of all processes, and with the time since which the store has been in use.
+//! The Redis rows with the heartbeats of all processes, and with the times between which the store has been in use.
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -11,10 +11,10 @@ use super::history::text;
 use super::keys::Keys;
 
 /// Writes a heartbeat, even if Redis is full, as `SWAP_ALTHOUGH_FULL` in `cells.rs` does. It is not written to older
-/// data, because it would then hide that they are older. The keys are the set of processes sorted by the number of
+/// data, because it would then hide that the data is older. The keys are the set of processes sorted by the number of
 /// their last heartbeat, the row with the times of use, and a key that never exists. The arguments are the process,
-/// the number that its last heartbeat must have at least (empty if none), how many heartbeats are remembered, and
-/// the longest time in seconds between two heartbeats of a store that is in use. Returns the number of the heartbeat
+/// the minimum number of its last heartbeat (empty if there is none), how many heartbeats are remembered, and the
+/// longest time in seconds between two heartbeats of a store that is in use. Returns the number of the heartbeat
 /// (empty if it was not written) and the time of the server in seconds (empty if it cannot be read).
 static WRITE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
@@ -48,15 +48,15 @@ static USE: LazyLock<Script> = LazyLock::new(|| {
 /// When the store in Redis has been in use, in seconds by the clock of Redis.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct TimesOfUse {
-    /// Since then, the store has been in use without a gap.
+    /// The time since which the store has been in use without a gap.
     since: u64,
     last: u64,
     now: u64,
 }
 
 impl TimesOfUse {
-    /// Whether this store was in use before a store was created at `begun`, in microseconds, and still is. If so,
-    /// the other store has not replaced this one.
+    /// Whether this store was in use before another store was created at `begun` (in microseconds), and still is. If
+    /// so, the other store has not replaced this one.
     pub(super) fn include_beginning_of(self, begun: u64, pace: HeartbeatPace) -> bool {
         let Self { since, last, now } = self;
         let is_in_use = last <= now && now - last <= pace.gap.as_secs();
@@ -65,7 +65,7 @@ impl TimesOfUse {
     }
 }
 
-/// Writes a heartbeat of this process, unless the data lacks `settled`, its latest one that must exist.
+/// Writes a heartbeat of this process, unless the data lacks `settled`, the latest heartbeat that must exist.
 pub(super) async fn write(
     connection: &Connection,
     keys: &Keys,
@@ -87,7 +87,7 @@ pub(super) async fn write(
     Ok(number.parse().ok().map(|number| Written { number, at: at.parse().ok() }))
 }
 
-/// When the store has been in use. Returns `None` if it is unknown.
+/// Reads when the store has been in use. Returns `None` if this is unknown.
 pub(super) async fn times_of_use(
     connection: &Connection,
     keys: &Keys,

@@ -1,10 +1,10 @@
 //! Heartbeats: each process regularly writes that it is alive, so that it can later recognize data from before its
-//! last heartbeats. Otherwise, older data would be accepted if no right was taken away since then, and refresh
-//! tokens and codes that were used since then would be valid again.
+//! last heartbeats. Otherwise, older data would be accepted if no right has been taken away since then, and refresh
+//! tokens and codes that have been used since then would be valid again.
 //!
-//! Heartbeats have ascending numbers. A process only looks for its own one, which no other process can replace. A
-//! failover loses the last writes if the new master has not received them. This must not stop the service, so a
-//! heartbeat counts only after this process has found it in Redis a minute later, over the same connection.
+//! Heartbeats have ascending numbers. A process only looks for its own last heartbeat, which no other process can
+//! replace. A failover loses the last writes if the new master has not received them. This must not stop the service,
+//! so a heartbeat counts only after this process has found it in Redis a minute later, over the same connection.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -14,19 +14,19 @@ pub(super) const REMEMBERED: u64 = 100_000;
 /// Maximum number of heartbeats of this process that do not count yet.
 const RECENT: usize = 16;
 
-/// When heartbeats are written, and what is concluded from them.
+/// The timing of heartbeats, and the periods that are used to draw conclusions from them.
 #[derive(Debug, Clone, Copy)]
 pub struct HeartbeatPace {
-    /// How often a process writes one.
+    /// The interval between two heartbeats of a process.
     pub every: Duration,
-    /// How long one must have been in Redis before it counts. Later writes can be lost in a failover.
+    /// How long a heartbeat must have been in Redis before it counts. More recent ones can be lost in a failover.
     pub settled: Duration,
-    /// How much later than the creation of another store this process must have used its own store, to be sure that
-    /// both exist independently. The clocks of two Redis servers can differ.
+    /// How long after the creation of another store this process must have used its own store to show that both exist
+    /// independently. There is a margin because the clocks of two Redis servers can differ.
     pub margin: Duration,
-    /// How long Redis must have another, independent store before a process uses it.
+    /// How long Redis must have had another, independent store before a process uses it.
     pub follow: Duration,
-    /// A store without a heartbeat for this long has not been used in the meantime.
+    /// If a store gets no heartbeat for longer than this, it counts as unused during that time.
     pub gap: Duration,
 }
 
@@ -42,16 +42,16 @@ impl Default for HeartbeatPace {
     }
 }
 
-/// A heartbeat.
+/// Identifies a heartbeat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Heartbeat {
     /// The random number of the process.
     pub(super) process: u64,
-    /// The number of the heartbeat.
+    /// The number of the heartbeat, which ascends across all processes.
     pub(super) number: u64,
 }
 
-/// A heartbeat that was written.
+/// What Redis returns for a heartbeat that was written.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Written {
     pub(super) number: u64,
@@ -66,7 +66,7 @@ pub(super) struct HeartbeatReport {
     pub(super) own: Option<u64>,
     /// The number of the last heartbeat of the process that left the claim.
     pub(super) of_claim: Option<u64>,
-    /// The highest number of a heartbeat.
+    /// The highest number of any heartbeat.
     pub(super) latest: Option<u64>,
 }
 
@@ -88,7 +88,7 @@ pub(super) struct OwnHeartbeats {
     pace: HeartbeatPace,
     /// Heartbeats that could still be lost in a failover.
     recent: VecDeque<Recent>,
-    /// The number of the latest one that could not.
+    /// The number of the latest heartbeat that can no longer be lost.
     settled: Option<u64>,
     last_tried: Option<Instant>,
 }
@@ -102,7 +102,7 @@ struct Recent {
 
 impl OwnHeartbeats {
     pub(super) fn of_process(process: u64) -> Self {
-        // A process that ends soon, such as an operator's command, needs no heartbeat.
+        // The first heartbeat is delayed, because a short-lived process, such as an operator's command, needs none.
         Self { process, last_tried: Some(Instant::now()), ..Self::default() }
     }
 
@@ -124,7 +124,7 @@ impl OwnHeartbeats {
         self.settled.map(|number| Heartbeat { process: self.process, number })
     }
 
-    /// Whether the next one is due. If so, the caller writes it now.
+    /// Whether the next heartbeat is due. If so, the caller must write it now.
     pub(super) fn take_due(&mut self, now: Instant) -> bool {
         let is_due = self.last_tried.is_none_or(|last| now.duration_since(last) >= self.pace.every);
         if is_due {
@@ -142,10 +142,10 @@ impl OwnHeartbeats {
     }
 
     /// Records the number of the last heartbeat in Redis. The request was sent at `asked_at`, and `connection`
-    /// is the number of connections made until then.
+    /// is the number of connections made by then.
     pub(super) fn note_found(&mut self, found: Option<u64>, asked_at: Instant, connection: u64) {
-        // A server that hangs between the heartbeat and the response might not have sent it to its replicas, but
-        // its connection is then replaced.
+        // A server that hung after the heartbeat might not have sent it to its Redis replicas. In that case, the
+        // connection has been replaced.
         self.recent.retain(|recent| recent.connection == connection);
         let settled = self.pace.settled;
         while let Some(first) = self.recent.front()
@@ -156,7 +156,7 @@ impl OwnHeartbeats {
             self.recent.pop_front();
         }
         if found.is_none() {
-            // Redis has forgotten this process, which did not run for a long time.
+            // Redis has forgotten this process, because it has written no heartbeat for a long time.
             self.settled = None;
         }
     }

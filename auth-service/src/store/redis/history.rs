@@ -35,8 +35,8 @@ const TELL: &str = "local history = KEYS[2]
 static ASK: LazyLock<Script> = LazyLock::new(|| Script::made(&format!("{TELL} return told")));
 
 /// Returns what [`ASK`] returns, and then increments the number, even if Redis is full, as `SWAP_ALTHOUGH_FULL` in
-/// `cells.rs` does. The fifth key is one that never exists. The further arguments are the new token, and the
-/// number of changes that the history keeps.
+/// `cells.rs` does. The fifth key never exists. The further arguments are the new token, and the number of changes
+/// that the history keeps.
 static COUNT: LazyLock<Script> = LazyLock::new(|| {
     Script::made(&format!(
         "{TELL}
@@ -113,7 +113,7 @@ fn token_of(mark: Option<Mark>) -> Value {
     mark.map_or_else(String::new, |mark| text(mark.token)).into()
 }
 
-/// A random number as it is written in Redis.
+/// A random number in the form in which it is stored in Redis.
 pub(super) fn text(token: u64) -> String {
     format!("{token:016x}")
 }

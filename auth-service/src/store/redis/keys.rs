@@ -330,7 +330,7 @@ impl Keys {
         self.key("meta", "claim")
     }
 
-    /// The key of the set of processes, by the number of their last heartbeat.
+    /// The key of the set of processes, sorted by the number of their last heartbeat.
     pub(super) fn heartbeats(&self) -> String {
         self.key("meta", "heartbeats")
     }

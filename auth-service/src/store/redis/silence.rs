@@ -1,5 +1,5 @@
-//! The periods in which a server does not respond. The other nodes of a cluster can respond in the meantime, so each
-//! server that was silent is asked until it responds.
+//! The periods in which a Redis server does not respond. The other nodes of a cluster can respond in the meantime, so
+//! each silent server is asked until it responds.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,13 +10,13 @@ use tokio::sync::Notify;
 use crate::domain::replaced_token::Grace;
 use crate::store::outage::Outages;
 
-/// How often silent servers are asked.
+/// The interval at which silent servers are asked.
 const RETRY: Duration = Duration::from_millis(250);
-/// Maximum number of slots that are asked. Several of them can belong to the same server. Further slots are added
-/// as soon as others have responded, if they are still silent.
+/// Maximum number of slots that are asked. Several of them can belong to the same server. Further slots that are
+/// still silent are added as soon as others have responded.
 const MAX_SLOTS: usize = 16;
 
-/// The last outages, and the slots whose servers are silent now.
+/// The most recent outages, and the slots whose servers are currently silent.
 #[derive(Default)]
 pub(super) struct Silence {
     outages: Outages,
@@ -35,7 +35,7 @@ impl Silence {
         self.begun.notify_one();
     }
 
-    /// Waits until a server is silent and the next attempt is due. Returns the slots to ask.
+    /// Waits until a server is silent and the next attempt is due. Returns the silent slots.
     pub(super) async fn next_try(&self) -> Vec<u16> {
         loop {
             let slots: Vec<_> = self.slots().iter().copied().collect();
@@ -56,7 +56,7 @@ impl Silence {
         }
     }
 
-    /// The grace period of refresh tokens, without the last outages of any server.
+    /// The grace period of refresh tokens, with the recent outages of all servers, which do not count.
     pub(super) fn grace(&self, period: Duration) -> Grace {
         self.outages.grace(period)
     }

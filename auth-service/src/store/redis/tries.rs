@@ -1,4 +1,4 @@
-//! Counts the attempts to change a row that other calls change at the same time.
+//! Limits the attempts to change a row that other calls change at the same time.
 
 use std::time::Duration;
 

@@ -1,12 +1,12 @@
-//! The errors of the Redis library in words. The library passes on an error of the operating system only as the
-//! debug output of Rust, such as `Os { code: 111, kind: ConnectionRefused, message: "Connection refused" }`.
+//! Readable texts for the errors of the Redis library. The library passes on an operating system error only as Rust
+//! debug output, such as `Os { code: 111, kind: ConnectionRefused, message: "Connection refused" }`.
 
 use std::io;
 
 use fred::error::{Error, ErrorKind};
 
-/// The text of an error. For an error that the library does not recognize, its kind would only state that the error
-/// is unknown. For an error of a connection, its kind is obvious from the rest.
+/// The text of an error. The kind of the error is omitted if it is unknown, or is obvious from the rest, as for a
+/// connection error.
 pub(super) fn words_of(error: &Error) -> String {
     match error.kind() {
         ErrorKind::Unknown => error.details().to_owned(),
@@ -16,7 +16,7 @@ pub(super) fn words_of(error: &Error) -> String {
     }
 }
 
-/// Whether a text looks like a struct in the debug output of Rust.
+/// Whether a text looks like a struct in Rust debug output.
 fn is_debug_output(text: &str) -> bool {
     text.split_once(" { ").is_some_and(|(name, _)| !name.is_empty() && name.bytes().all(is_of_name))
 }
@@ -25,14 +25,14 @@ fn is_of_name(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'_'
 }
 
-/// Converts the debug output of an [`io::Error`] to words. Any other text stays as it is.
+/// Converts the debug output of an [`io::Error`] to plain words. Returns any other text unchanged.
 fn plain(details: &str) -> String {
     let Some(inner) = inside(details) else { return details.to_owned() };
     if let Some(code) = inner.strip_prefix("code: ").and_then(number) {
         return io::Error::from_raw_os_error(code).to_string();
     }
     match inner.split_once("error: ") {
-        // The error has a text of its own.
+        // The error has its own text.
         Some((_, text)) if text.starts_with('"') => {
             text.trim_start_matches('"').split('"').next().unwrap_or_default().to_owned()
         }
@@ -46,7 +46,7 @@ fn plain(details: &str) -> String {
     }
 }
 
-/// The part of debug output between the outer braces or parentheses.
+/// The part of the debug output inside the outer braces or parentheses.
 fn inside(details: &str) -> Option<&str> {
     ["Os { ", "Custom { ", "Kind("].iter().find_map(|start| details.strip_prefix(start))
 }

@@ -124,8 +124,8 @@ impl Launcher {
         }
     }
 
-    /// The memory of the container that belongs to no process, such as the memory of epoll watches. `None` if the
-    /// memory of the container has no limit.
+    /// The container's memory that belongs to no process, such as that of epoll watches. `None` if the container has no
+    /// memory limit.
     pub(super) fn memory_of_no_process(&self, usage: &HashMap<u64, Usage>) -> Option<u64> {
         let load = Load { unaccounted: 0, ..self.spec.capacity.load(Measure::Memory)? };
         Some(self.shortage(Measure::Memory, (load, self.spec.capacity.kinds()), usage).hidden)

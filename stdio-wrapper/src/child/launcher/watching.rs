@@ -24,12 +24,12 @@ const PAUSE: Duration = Duration::from_secs(2);
 const COUNTING: Duration = Duration::from_secs(10);
 /// A count older than this is not used to compute the memory of a child's watches.
 const FRESH: Duration = Duration::from_secs(20);
-/// Minimum and maximum interval between two records of the children's processor time. Between these, it is a
-/// hundred times the duration of a record, which can be long on a machine with many processes.
+/// Minimum and maximum interval at which the children's processor time is recorded. Between these, the interval is a
+/// hundred times the duration of the last recording, which takes long on a machine with many processes.
 const RECORD: Duration = Duration::from_secs(1);
 const MAX_RECORD: Duration = Duration::from_secs(5);
-/// Time after a child was stopped for which no other one is stopped because of its processor time. The kernel needs
-/// several seconds to free millions of watches, and can do so after the child counts as exited.
+/// Time after a child is stopped during which no other child is stopped because of its processor time. The kernel
+/// needs several seconds to free millions of watches, and might still be doing so after the child counts as exited.
 const FREEING: Duration = Duration::from_secs(20);
 /// Minimum time between two counts that are requested because of memory that belongs to no process.
 const AGAIN: Duration = Duration::from_secs(3);
@@ -117,15 +117,15 @@ impl Launcher {
         }
     }
 
-    /// Records the processor time of all children. Returns when this must be done again.
+    /// Records the processor time of all children. Returns the time at which it must be recorded again.
     async fn record_times(&self) -> Instant {
         let (reaper, begun) = (Arc::clone(&self.reaper), Instant::now());
         let _ = tokio::task::spawn_blocking(move || reaper.record_times()).await;
         Instant::now() + (begun.elapsed() * 100).clamp(RECORD, MAX_RECORD)
     }
 
-    /// Stops the child that is responsible, if there is one. While the kernel frees the watches of another child,
-    /// only watches that were found are a reason to stop one.
+    /// Stops the child that has used up the watches, if it can be determined. While the kernel is freeing the watches
+    /// of another child, only watches that have been found are a reason to stop a child.
     fn end_watcher(self: &Arc<Self>, found: &HashMap<u64, u64>, is_freeing: bool) -> Option<Gone> {
         let usage = self.usage(Files::LeftOut);
         let spent = if is_freeing { HashMap::new() } else { self.reaper.spent() };
@@ -135,8 +135,8 @@ impl Launcher {
         self.end_large(&held, &usage, Scarce::Watches, WHY)
     }
 
-    /// Counts the watches of all children. This can take seconds, so those that have recently used the most system
-    /// time are examined first.
+    /// Counts the watches of all children. This can take seconds, so the children that have recently used the most
+    /// system time are examined first.
     fn count_watches(&self) -> HashMap<u64, u64> {
         let until = Instant::now() + COUNTING;
         let mut all: Vec<_> = self.reaper.processes().into_iter().collect();
@@ -147,7 +147,7 @@ impl Launcher {
             if Instant::now() >= until {
                 break;
             }
-            // If no counting process can be started, the processor time decides.
+            // If no counting process can be started, the child is chosen by its processor time.
             let Some(watches) = watches::examine(&pids, &self.reaper) else { break };
             found.insert(child, watches);
             if watches > limit / 2 {
@@ -159,7 +159,7 @@ impl Launcher {
     }
 }
 
-/// Waits until this child has exited, or there are enough watches again.
+/// Waits until this child has exited, or enough watches are available again.
 async fn wait_for(mut gone: Gone, probe: &Probe) {
     let begun = Instant::now();
     while begun.elapsed() < EXIT_PATIENCE && probe.has_too_few_left() {

@@ -40,7 +40,7 @@ pub fn count_watches(pids: impl Iterator<Item = String>) -> ExitCode {
 /// Counts the watches of one process. Its threads can have different open files.
 fn count(threads: impl AsRef<Path>, found: &mut u64) {
     for thread in fs::read_dir(threads).into_iter().flatten().flatten() {
-        // The thread might have exited, or others might not be allowed to inspect it.
+        // The thread might have exited, or its process might not be inspectable.
         let _ = count_files(&thread.path().join("fdinfo"), found);
         if is_over() {
             return;
@@ -78,7 +78,7 @@ fn is_over() -> bool {
 }
 
 /// Counts the watches of these processes of a child, in a separate process. If that process is killed or takes
-/// too long, the result is what it had found until then. Returns `None` if it cannot be started.
+/// too long, the result is the number that it had found by then. Returns `None` if it cannot be started.
 pub(in crate::child) fn examine(pids: &[i32], reaper: &Reaper) -> Option<u64> {
     let mut command = Command::new(PROGRAM);
     command.arg(COUNT).args(pids.iter().map(i32::to_string));

@@ -17,7 +17,7 @@ const INDEPENDENT: &str = "Redis has another store than before, which was alread
                            REDIS_URL leads to another Redis. Correct the address. If the store has moved there, restart this \
                            replica; otherwise, it uses that store after ten minutes";
 
-/// What this process remembers.
+/// What this process remembers about the data in Redis.
 #[derive(Default)]
 pub(super) struct Known {
     /// The highest number that was seen.
@@ -27,7 +27,7 @@ pub(super) struct Known {
     pub(super) heartbeats: OwnHeartbeats,
     /// The identity of the store whose number this is.
     pub(super) identity: Option<String>,
-    /// The last time, in microseconds by the clock of Redis, at which this process has certainly used this store.
+    /// The latest time at which this process is known to have used this store, in microseconds by the clock of Redis.
     pub(super) used_at: Option<u64>,
     /// The number of times that a store with a different identity was found.
     pub(super) stores: u64,
@@ -40,11 +40,11 @@ pub(super) struct Known {
     /// Set while the store has no identity, although it had one before.
     pub(super) is_lost: bool,
     pub(super) other: Other,
-    /// The independent store that was found last, and the time at which it was found first.
+    /// The independent store that was found most recently, and the time at which it was first found.
     pub(super) independent: Option<(StoreName, Instant)>,
-    /// The last time at which Redis had another store than this process uses.
+    /// The last time at which Redis had a store other than the one that this process uses.
     pub(super) was_elsewhere: Option<Instant>,
-    /// The last time at which this process has begun to use another store.
+    /// The last time at which this process began to use another store.
     pub(super) has_changed: Option<Instant>,
     /// Whether this process has made a change that could not be counted.
     pub(super) owes: bool,
@@ -53,10 +53,10 @@ pub(super) struct Known {
     pub(super) replaces: bool,
 }
 
-/// The signs that Redis has another store than this process uses.
+/// The evidence that Redis has a store other than the one that this process uses.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Other {
-    /// The identity of the store in Redis shows this.
+    /// The kind of the other store, if the identity in Redis is not that of this process's store.
     pub(super) by_identity: Option<OtherStore>,
     /// The claim of another process names a later store.
     pub(super) by_claim: bool,
@@ -65,9 +65,9 @@ pub(super) struct Other {
 /// A store that this process does not use, although Redis has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in super::super) enum OtherStore {
-    /// It was created earlier than the one that this process has used.
+    /// It was created earlier than the store that this process uses.
     Earlier,
-    /// It was created later, but it exists beside the one that this process has used.
+    /// It was created later, but exists alongside the store that this process uses.
     Independent,
 }
 
@@ -90,12 +90,12 @@ pub(super) struct Older {
 }
 
 impl Known {
-    /// The reason for which Redis has another store than this process uses.
+    /// The kind of the store in Redis, if this process does not use that store.
     pub(super) fn other(&self) -> Option<OtherStore> {
         self.other.by_identity.or(self.other.by_claim.then_some(OtherStore::Earlier))
     }
 
-    /// Updates one of the signs that Redis has another store. Logs a message if this changes whether it has one.
+    /// Updates the evidence that Redis has another store. Logs a message if this changes the conclusion.
     pub(super) fn note_other(&mut self, change: impl FnOnce(&mut Other)) {
         let before = self.other();
         change(&mut self.other);
@@ -119,8 +119,8 @@ impl Known {
         self.compared < self.connections || self.older.is_some() || self.is_lost || self.other().is_some()
     }
 
-    /// Whether the later store `found` exists beside the one that this process uses, and has not replaced it. A
-    /// process that finds it for long enough uses it, because the store might have moved there.
+    /// Whether the later store `found` exists alongside the one that this process uses, and has not replaced it. After
+    /// `HeartbeatPace::follow`, the later store is used nevertheless, because the store might have moved there.
     pub(super) fn is_independent(&mut self, found: StoreName, now: Instant) -> bool {
         let pace = self.heartbeats.pace();
         let begun = Duration::from_micros(found.begun).saturating_add(pace.margin);
