@@ -188,7 +188,7 @@ impl Stream {
         self.drained.notified().await;
     }
 
-    /// The user whose memory the messages use.
+    /// The user whose memory limit the messages count towards.
     pub fn owner(&self) -> &str {
         self.account.owner()
     }

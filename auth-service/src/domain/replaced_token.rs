@@ -132,9 +132,8 @@ impl ReplacedToken {
     /// contradicts this.
     ///
     /// If Redis runs on the same machine, both clocks are the same one, and jump together. Then only the uptime
-    /// shows that the grace period has not passed. It is used only if the grace
-    /// period has been over for at most [`MAX_SKEW`] by the clocks, because the uptime is also too low after a virtual
-    /// machine has been paused.
+    /// shows that the grace period has not passed. The uptime is used only if, by the clocks, the grace period ended
+    /// at most [`MAX_SKEW`] ago, because the uptime is also too low after a virtual machine has been paused.
     pub(super) fn judge(&self, time: UseTime, grace: &Grace) -> RefreshUse {
         let age =
             |now: Option<StoreTime>, at: Option<StoreTime>| now.zip(at).and_then(|(now, at)| now.since(at));

@@ -1,4 +1,4 @@
-//! Collects what is wrong with the options.
+//! Collects the problems with the values of options.
 
 use super::given::Given;
 

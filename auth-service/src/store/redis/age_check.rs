@@ -1,5 +1,5 @@
 //! Checks that the data in Redis is not older than before, counts changes that take access away, and writes
-//! heartbeats. [`super::age`] decides what the reports of Redis mean.
+//! heartbeats. [`super::age`] interprets the reports from Redis.
 
 use futures_util::future::BoxFuture;
 

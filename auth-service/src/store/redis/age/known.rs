@@ -143,7 +143,7 @@ impl Known {
         }
     }
 
-    /// Begins to use another store.
+    /// Begins to use another store, and forgets what was known about the previous one.
     pub(super) fn replace_with(&mut self, found: &str) {
         (self.seen, self.mark, self.older) = (0, None, None);
         (self.used_at, self.independent) = (None, None);
