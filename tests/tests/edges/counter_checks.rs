@@ -79,7 +79,7 @@ breaking! {
         [("proxy_set_header Authorization \"\";", "")],
         suite::a_good_token_passes_and_the_wrapper_is_told_who_calls;
     nginx_that_does_not_ask: Nginx,
-        [("auth_request /.check;", "auth_request off;"), ("if ($request_uri !~", "if ($http_no_token !~")],
+        [("auth_request check;", "auth_request off;"), ("if ($request_uri !~", "if ($http_no_token !~")],
         paths::a081_a_method_is_the_one_on_the_request_line;
     nginx_that_limits_bodies: Nginx,
         [("client_max_body_size 0;", "")],
