@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::time::Instant;
 
-use super::times::{Ledger, Spent, Time, Times};
+use super::times::{Ledger, Spent, Work, Works};
 use crate::capacity::Usage;
 
 /// Maximum number of ancestors that are examined.
@@ -28,7 +28,7 @@ struct Process {
 pub(super) struct Descent {
     /// For each process, the number of the child that it descends from.
     known: HashMap<Process, u64>,
-    /// The processor time of each child, including its supervisor.
+    /// The processor time and page faults of each child, including its supervisor.
     ledgers: HashMap<u64, Ledger<Process>>,
     /// Whether this process already had children when it became the wrapper. This happens when a script starts
     /// a program and then runs the wrapper with `exec`.
@@ -86,26 +86,26 @@ impl Descent {
                 self.known.insert(process, number);
             }
         }
-        self.record_times(children, &all);
+        self.record_work(children, &all);
     }
 
-    fn record_times(&mut self, children: &HashMap<u64, i32>, all: &HashMap<i32, Stat>) {
+    fn record_work(&mut self, children: &HashMap<u64, i32>, all: &HashMap<i32, Stat>) {
         let now = Instant::now();
         self.ledgers.retain(|number, _| children.contains_key(number));
         let own = children.iter().map(|(number, pid)| (*number, *pid));
         let started = self.known.iter().map(|(process, number)| (*number, process.pid));
-        let mut found: HashMap<u64, HashMap<Process, Times>> = HashMap::new();
+        let mut found: HashMap<u64, HashMap<Process, Works>> = HashMap::new();
         for (number, pid) in own.chain(started).filter(|(number, _)| children.contains_key(number)) {
             if let Some(stat) = all.get(&pid) {
-                found.entry(number).or_default().insert(stat.process(pid), stat.times);
+                found.entry(number).or_default().insert(stat.process(pid), stat.works);
             }
         }
-        for (number, times) in found {
-            self.ledgers.entry(number).or_insert_with(|| Ledger::new(now)).look(times, now);
+        for (number, works) in found {
+            self.ledgers.entry(number).or_insert_with(|| Ledger::new(now)).look(works, now);
         }
     }
 
-    /// The processor time that each child had used by the last look.
+    /// The processor time and page faults that each child had used by the last look.
     pub(super) fn spent(&self) -> HashMap<u64, Spent> {
         self.ledgers.iter().map(|(number, ledger)| (*number, ledger.spent())).collect()
     }
@@ -126,6 +126,9 @@ impl Descent {
             sum.largest = sum.largest.max(usage.anonymous());
             sum.tasks += usage.tasks;
             sum.processes += 1;
+        }
+        for (number, usage) in &mut all {
+            usage.faults = self.ledgers.get(number).map_or(0, |ledger| ledger.spent().faults);
         }
         all
     }
@@ -249,12 +252,12 @@ pub(super) fn descendants_of_this_process() -> Vec<Descendant> {
     below.filter_map(open).collect()
 }
 
-/// The parent of a process, the time of its start, and its processor time.
+/// The parent of a process, the time of its start, and its processor time and page faults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stat {
     parent: i32,
     started: u64,
-    times: Times,
+    works: Works,
 }
 
 impl Stat {
@@ -279,13 +282,15 @@ fn parse(text: &str) -> Option<Stat> {
     let (_, rest) = text.rsplit_once(')')?;
     let mut fields = rest.split_whitespace();
     let parent = fields.nth(1)?.parse().ok()?;
-    let mut fields = fields.skip(9);
+    let mut fields = fields.skip(5);
     // The times of reaped processes are signed. A negative one would be a kernel error, and counts as 0.
-    let mut time = || Some(fields.next()?.parse().unwrap_or(0));
-    let own = Time { user: time()?, system: time()? };
-    let reaped = Time { user: time()?, system: time()? };
+    let mut next = || Some(fields.next()?.parse::<u64>().unwrap_or(0));
+    // Faults that need no access to a disk ("minor"), and those that do ("major").
+    let (minor, reaped_minor, major, reaped_major) = (next()?, next()?, next()?, next()?);
+    let own = Work { user: next()?, system: next()?, faults: minor.saturating_add(major) };
+    let reaped = Work { user: next()?, system: next()?, faults: reaped_minor.saturating_add(reaped_major) };
     let started = fields.nth(4)?.parse().ok()?;
-    Some(Stat { parent, started, times: Times { own, reaped } })
+    Some(Stat { parent, started, works: Works { own, reaped } })
 }
 
 fn usage_of(pid: i32) -> Option<Usage> {
@@ -329,7 +334,7 @@ fn parse_usage(text: &str) -> Option<Usage> {
     // A process that has exited still reports a number of threads, but no memory.
     let in_files = number("RssShmem:").unwrap_or_default() * 1024;
     let memory = number("RssAnon:").unwrap_or_default() * 1024 + in_files;
-    Some(Usage { memory, in_files, tasks: number("Threads:")?, processes: 1, in_kernel: 0, largest: 0 })
+    Some(Usage { memory, in_files, tasks: number("Threads:")?, processes: 1, ..Usage::default() })
 }
 
 #[cfg(test)]
@@ -340,14 +345,8 @@ mod tests {
     fn usage_is_what_the_kernel_cannot_take_back() {
         let text =
             "Name:\tnode\nRssAnon:\t   30000 kB\nRssFile:\t   9000 kB\nRssShmem:\t      24 kB\nThreads:\t7\n";
-        let usage = Usage {
-            memory: 30_024 * 1024,
-            in_files: 24 * 1024,
-            tasks: 7,
-            processes: 1,
-            in_kernel: 0,
-            largest: 0,
-        };
+        let usage =
+            Usage { memory: 30_024 * 1024, in_files: 24 * 1024, tasks: 7, processes: 1, ..Usage::default() };
         assert_eq!(parse_usage(text), Some(usage));
         let ended = Usage { tasks: 1, processes: 1, ..Usage::default() };
         assert_eq!(parse_usage("Name:\tx\nThreads:\t1\n"), Some(ended));
@@ -436,8 +435,9 @@ mod tests {
     #[test]
     fn parent_and_start_are_found_behind_any_name() {
         let text = "12 (a) b (c) S 7 12 12 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 98765 111 222";
-        let times = Times { own: Time { user: 5, system: 6 }, reaped: Time { user: 7, system: 8 } };
-        assert_eq!(parse(text), Some(Stat { parent: 7, started: 98765, times }));
+        let own = Work { user: 5, system: 6, faults: 4 };
+        let works = Works { own, reaped: Work { user: 7, system: 8, faults: 6 } };
+        assert_eq!(parse(text), Some(Stat { parent: 7, started: 98765, works }));
         assert_eq!(parse("12 (a) S"), None);
     }
 

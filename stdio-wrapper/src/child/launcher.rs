@@ -1,6 +1,7 @@
 //! Provides children, either spares or newly started ones. None is started while children keep exiting before
 //! their first response, or do not respond.
 
+mod ending;
 mod guard;
 mod roster;
 mod watching;

@@ -2,7 +2,7 @@
 //! them writes to a page, but the kernel counts the pages for both. Without a correction, a server that forks
 //! workers would count as several times its real size.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -19,20 +19,27 @@ const PAUSE: Duration = Duration::from_millis(100);
 const PAUSE_FACTOR: u32 = 3;
 /// A child with at most this number of processes (its supervisor and one more) shares no memory.
 const UNSHARED: u64 = 2;
-/// If more memory than this, in bytes, was added since the last measurement and was not allocated by any child, processes
-/// have written to pages that they shared. Less than that can come from values that were not read at the same moment.
+/// If a child has written at least this many bytes to pages that its processes shared, it can use up the memory before
+/// it is measured again. Less than that can come from values that were not read at the same moment.
 const WRITTEN: u64 = 16 << 20;
 
 /// The last measurement of each child's memory use.
 #[derive(Debug, Default)]
 pub(super) struct Sharing {
-    parts: HashMap<u64, Part>,
+    children: HashMap<u64, Measured>,
     /// The amount of anonymous memory that the control group reported at that time.
     anonymous: u64,
-    /// The usage at that time, as the kernel reports it.
-    usage: HashMap<u64, Usage>,
     own: Usage,
     next: Option<Instant>,
+}
+
+/// A child at the time of the last measurement.
+#[derive(Debug, Clone, Copy, Default)]
+struct Measured {
+    /// The usage that the kernel reported.
+    usage: Usage,
+    /// The anonymous memory with shared pages counted once. `None` if the time did not suffice.
+    shared_once: Option<u64>,
 }
 
 impl Sharing {
@@ -50,37 +57,48 @@ impl Sharing {
         parts: impl FnOnce(Instant) -> HashMap<u64, Part>,
     ) {
         let now = Instant::now();
-        if sum(usage, own, Usage::anonymous) > kinds.anonymous {
-            self.parts = parts(now + MEASURE);
-        }
+        let is_shared = sum(usage, own, Usage::anonymous) > kinds.anonymous;
+        let parts = if is_shared { parts(now + MEASURE) } else { HashMap::new() };
+        let measured = |(number, usage): (&u64, &Usage)| {
+            let part =
+                parts.get(number).map(|part| scaled(usage.anonymous(), part.shared_once, part.counted));
+            let is_exact = !is_shared || usage.processes <= UNSHARED;
+            let shared_once = part.or_else(|| is_exact.then(|| usage.anonymous()));
+            (*number, Measured { usage: *usage, shared_once })
+        };
+        self.children = usage.iter().map(measured).collect();
         self.anonymous = kinds.anonymous;
-        self.usage.clone_from(usage);
         self.own = own;
         self.next = Some(Instant::now() + PAUSE.max(now.elapsed() * PAUSE_FACTOR));
     }
 
-    /// Reduces the usage of children with several processes to the measured amount. Then reduces it further
-    /// until all children together have no more than the control group reports. Memory that was added since the
-    /// measurement is attributed to these children, because each write to a shared page creates a private copy
-    /// (attack 100). If processes have just written to shared pages, all that share can do so much faster than
-    /// this can be measured. They then count with everything that they share.
+    /// Reduces the usage of children with several processes to the measured amount, plus what each of them can have
+    /// added since then (attack 100). Children that could not be measured are reduced until all children together
+    /// have no more than the control group reports.
     pub(super) fn fit(&self, usage: &mut HashMap<u64, Usage>, own: Usage, kinds: Kinds) {
-        if !self.is_written(usage, own, kinds) && sum(usage, own, Usage::anonymous) > kinds.anonymous {
-            let added = kinds.anonymous.saturating_sub(self.anonymous);
+        if sum(usage, own, Usage::anonymous) > kinds.anonymous {
+            let added = self.added(kinds);
+            let reported = usage.clone();
             for (number, usage) in usage.iter_mut().filter(|(_, usage)| usage.processes > UNSHARED) {
-                if let Some(part) = self.parts.get(number) {
-                    let fitted = scaled(usage.anonymous(), part.shared_once, part.counted);
-                    let fitted = fitted.saturating_add(added).min(usage.anonymous());
-                    usage.memory = usage.in_files + fitted;
+                if let Some(before) = self.measured(*number).shared_once {
+                    let fitted = before.saturating_add(added.min(self.growth(*number, usage)));
+                    usage.memory = usage.in_files + fitted.min(usage.anonymous());
                 }
             }
-            let floor = |number: &u64, usage: &Usage| match self.parts.get(number) {
+            let floor = |number: &u64, usage: &Usage| match self.measured(*number).shared_once {
                 Some(_) => usage.anonymous(),
                 None => usage.largest.min(usage.anonymous()),
             };
             shrink(usage, own, kinds.anonymous, Usage::anonymous, floor, |usage, fitted| {
                 usage.memory = usage.in_files + fitted;
             });
+            for (number, usage) in usage.iter_mut() {
+                if self.measured(*number).shared_once.is_none() {
+                    let most = reported.get(number).copied().unwrap_or_default();
+                    let growth = added.min(self.growth(*number, &most));
+                    usage.memory = usage.memory.saturating_add(growth).min(most.memory);
+                }
+            }
         }
         shrink(
             usage,
@@ -95,19 +113,48 @@ impl Sharing {
         );
     }
 
-    /// Whether processes have written to many pages that they shared. Such a write adds to the memory of the control group,
-    /// but not to what the kernel reports for a process.
-    pub(super) fn is_written(&self, usage: &HashMap<u64, Usage>, own: Usage, kinds: Kinds) -> bool {
-        let added = kinds.anonymous.saturating_sub(self.anonymous);
+    /// The children that have just written to many pages that their processes shared. Such a write adds to the memory of
+    /// the control group, but not to what the kernel reports for a process. It is known by its page faults.
+    pub(super) fn writers(&self, usage: &HashMap<u64, Usage>, own: Usage, kinds: Kinds) -> HashSet<u64> {
         let allocated = |(number, now): (&u64, &Usage)| {
-            let before = self.usage.get(number).copied().unwrap_or_default();
+            let before = self.measured(*number).usage;
             // A new process seems to have allocated everything that it shares.
             let has_forked = now.processes > before.processes.max(UNSHARED);
             if has_forked { 0 } else { now.anonymous().saturating_sub(before.anonymous()) }
         };
         let by_children: u64 = usage.iter().map(allocated).sum();
         let by_wrapper = own.anonymous().saturating_sub(self.own.anonymous());
-        self.next.is_some() && added.saturating_sub(by_children + by_wrapper) >= WRITTEN
+        if self.added(kinds).saturating_sub(by_children + by_wrapper) < WRITTEN {
+            return HashSet::new();
+        }
+        let has_written =
+            |number: &u64, now: &Usage| now.processes > UNSHARED && self.faulted(*number, now) >= WRITTEN;
+        usage.iter().filter(|(number, now)| has_written(number, now)).map(|(number, _)| *number).collect()
+    }
+
+    /// The anonymous memory, in bytes, that was added to the container since the measurement, if there was one.
+    fn added(&self, kinds: Kinds) -> u64 {
+        self.next.map_or(0, |_| kinds.anonymous.saturating_sub(self.anonymous))
+    }
+
+    /// The most that a child can have added to the anonymous memory of the container since the measurement, in bytes. What
+    /// it allocates adds to what the kernel reports. A write to a shared page does not, but causes a page fault, because
+    /// the kernel then copies this page.
+    fn growth(&self, number: u64, now: &Usage) -> u64 {
+        let before = self.measured(number).usage;
+        now.anonymous().saturating_sub(before.anonymous()).saturating_add(self.faulted(number, now))
+    }
+
+    /// The memory, in bytes, of the pages to which the page faults since the measurement belong.
+    fn faulted(&self, number: u64, now: &Usage) -> u64 {
+        let page = u64::try_from(rustix::param::page_size()).unwrap_or(u64::MAX);
+        now.faults.saturating_sub(self.measured(number).usage.faults).saturating_mul(page)
+    }
+
+    /// A child that did not exist had no memory.
+    fn measured(&self, number: u64) -> Measured {
+        let none = Measured { shared_once: self.next.map(|_| 0), ..Measured::default() };
+        self.children.get(&number).copied().unwrap_or(none)
     }
 }
 
@@ -146,17 +193,13 @@ fn sum(usage: &HashMap<u64, Usage>, own: Usage, of: fn(&Usage) -> u64) -> u64 {
 mod tests {
     use super::*;
 
-    const OWN: Usage = Usage { memory: 10, in_files: 0, tasks: 1, processes: 1, in_kernel: 0, largest: 0 };
+    const OWN: Usage = Usage { memory: 10, tasks: 1, processes: 1, ..NONE };
+    const NONE: Usage =
+        Usage { memory: 0, in_files: 0, in_kernel: 0, largest: 0, tasks: 0, processes: 0, faults: 0 };
 
     fn all() -> HashMap<u64, Usage> {
-        let of = |memory, in_files, processes| Usage {
-            memory,
-            in_files,
-            tasks: processes,
-            processes,
-            in_kernel: 0,
-            largest: 0,
-        };
+        let of =
+            |memory, in_files, processes| Usage { memory, in_files, tasks: processes, processes, ..NONE };
         // The first child has forked nine workers, the second has forked none, and the third has forked one.
         HashMap::from([(1, of(400, 0, 11)), (2, of(300, 20, 2)), (3, of(100, 0, 3))])
     }
@@ -177,8 +220,11 @@ mod tests {
         });
         assert_eq!(memory(&sharing, kinds), [40, 300, 100]);
         assert!(!sharing.is_due());
-        // After the measurement, the workers of the first child have written to the pages that they shared.
-        assert_eq!(memory(&sharing, Kinds { anonymous: 750, in_files: 20 }), [360, 300, 100]);
+        assert_eq!(
+            memory(&sharing, Kinds { anonymous: 750, in_files: 20 }),
+            [40, 300, 100],
+            "something else has added 320 bytes"
+        );
     }
 
     #[test]
@@ -192,34 +238,83 @@ mod tests {
             .measure(&all(), OWN, Kinds { anonymous: 790, in_files: 0 }, |_| panic!("nothing is shared"));
     }
 
-    /// The first child has forked nine workers that write to what they share.
-    #[test]
-    fn a100_who_may_write_to_shared_pages_counts_with_all_of_them_while_somebody_does() {
-        let mib = |count: u64| count << 20;
-        let of = |memory, processes| Usage { memory: mib(memory), processes, ..Usage::default() };
-        let kinds = |anonymous| Kinds { anonymous: mib(anonymous), in_files: 0 };
+    /// The children of the tests below, with their memory in MiB.
+    type Children<'a> = &'a [(u64, Usage)];
+
+    fn of(memory: u64, processes: u64, faulted: u64) -> Usage {
+        let faults = (faulted << 20) / u64::try_from(rustix::param::page_size()).unwrap();
+        Usage { memory: memory << 20, processes, faults, ..NONE }
+    }
+
+    fn kinds(anonymous: u64) -> Kinds {
+        Kinds { anonymous: anonymous << 20, in_files: 0 }
+    }
+
+    /// Two servers with nine workers each, which share nearly all their memory, and one without workers.
+    fn measured() -> Sharing {
+        let before = HashMap::from([(1, of(1000, 11, 500)), (2, of(1000, 11, 500)), (3, of(100, 2, 100))]);
+        let part = Part { counted: 1000 << 20, shared_once: 100 << 20 };
         let mut sharing = Sharing::default();
-        let before = HashMap::from([(1, of(1000, 11)), (2, of(300, 2))]);
-        let measured = Part { counted: mib(1000), shared_once: mib(100) };
-        sharing.measure(&before, OWN, kinds(410), |_| HashMap::from([(1, measured)]));
-        let fitted = |now: &HashMap<u64, Usage>, anonymous| {
-            let mut usage = now.clone();
-            sharing.fit(&mut usage, OWN, kinds(anonymous));
-            [1, 2].map(|number| usage[&number].memory >> 20)
-        };
-        assert_eq!(fitted(&before, 425), [115, 300]);
-        assert_eq!(fitted(&before, 427), [1000, 300]);
-        // The second child has allocated it.
-        let allocated = HashMap::from([(1, of(1000, 11)), (2, of(500, 2))]);
-        assert_eq!(fitted(&allocated, 612), [302, 500]);
-        // A fork allocates nothing.
-        let forked = HashMap::from([(1, of(1100, 12)), (2, of(300, 2))]);
-        assert_eq!(fitted(&forked, 427), [1100, 300]);
+        sharing.measure(&before, NONE, kinds(300), |_| HashMap::from([(1, part), (2, part)]));
+        sharing
+    }
+
+    fn fitted(now: Children<'_>, anonymous: u64) -> Vec<u64> {
+        let mut usage = now.iter().copied().collect();
+        measured().fit(&mut usage, NONE, kinds(anonymous));
+        now.iter().map(|(number, _)| usage[number].memory >> 20).collect()
+    }
+
+    fn writers(now: Children<'_>, anonymous: u64) -> Vec<u64> {
+        let usage = now.iter().copied().collect();
+        let mut found: Vec<u64> = measured().writers(&usage, NONE, kinds(anonymous)).into_iter().collect();
+        found.sort_unstable();
+        found
+    }
+
+    #[test]
+    fn a100_who_writes_to_shared_pages_counts_with_them_and_nobody_else_does() {
+        let third = (3, of(100, 2, 100));
+        let now = [(1, of(1000, 11, 650)), (2, of(1000, 11, 501)), third];
+        assert_eq!(fitted(&now, 450), [250, 101, 100]);
+        assert_eq!(writers(&now, 450), [1]);
+        // Page faults that add nothing, because the memory has been freed in between.
+        assert_eq!(fitted(&now, 310), [110, 101, 100]);
+        assert_eq!(writers(&now, 315), [0; 0]);
+        let both = [(1, of(1000, 11, 650)), (2, of(1000, 11, 530)), third];
+        assert_eq!(fitted(&both, 480), [250, 130, 100]);
+        assert_eq!(writers(&both, 480), [1, 2]);
+        assert_eq!(fitted(&[(1, of(1000, 11, 9999)), (2, of(1000, 11, 500)), third], 2000), [1000, 100, 100]);
+    }
+
+    #[test]
+    fn a100_a_server_with_workers_does_not_count_with_what_another_one_allocates() {
+        let [first, second] = [(1, of(1000, 11, 500)), (2, of(1000, 11, 500))];
+        assert_eq!(fitted(&[first, second, (3, of(300, 2, 300))], 500), [100, 100, 300]);
+        // The third child allocates in a process that it has forked, which seems to share all of it.
+        let forked = [first, second, (3, of(400, 3, 300))];
+        assert_eq!(fitted(&forked, 500), [100, 100, 300]);
+        assert_eq!(writers(&forked, 500), [3]);
+        // A huge page causes one page fault.
+        assert_eq!(fitted(&[(1, of(1200, 11, 500)), second, (3, of(100, 2, 100))], 500), [300, 100, 100]);
+        assert_eq!(writers(&[(1, of(1200, 12, 500)), second, (3, of(100, 2, 100))], 500), [0; 0]);
+        // A new child has had nothing.
+        assert_eq!(fitted(&[first, second, (4, of(900, 9, 200))], 500), [100, 100, 200]);
+    }
+
+    #[test]
+    fn a100_who_cannot_be_measured_in_time_counts_with_what_it_writes() {
+        let before = HashMap::from([(1, of(1000, 11, 500)), (2, of(100, 2, 100))]);
+        let mut sharing = Sharing::default();
+        sharing.measure(&before, NONE, kinds(200), |_| HashMap::new());
+        let mut now = HashMap::from([(1, of(1000, 11, 700)), (2, of(100, 2, 100))]);
+        sharing.fit(&mut now, NONE, kinds(400));
+        assert_eq!([1, 2].map(|number| now[&number].memory >> 20), [500, 100]);
     }
 
     #[test]
     fn a100_a_child_counts_at_least_with_its_largest_process() {
-        let of = |memory, largest| Usage { memory, largest, processes: 9, ..Usage::default() };
+        let of = |memory, largest| Usage { memory, largest, processes: 9, ..NONE };
         let mut usage = HashMap::from([(1, of(300, 150)), (2, of(5000, 100)), (3, of(200, 20))]);
         let mut sharing = Sharing::default();
         let readable = Part { counted: 200, shared_once: 200 };
@@ -231,10 +326,8 @@ mod tests {
 
     #[test]
     fn files_in_memory_that_processes_share_are_made_to_fit_too() {
-        let mut usage = HashMap::from([(
-            1,
-            Usage { memory: 100, in_files: 80, tasks: 9, processes: 9, in_kernel: 0, largest: 0 },
-        )]);
+        let mut usage =
+            HashMap::from([(1, Usage { memory: 100, in_files: 80, tasks: 9, processes: 9, ..NONE })]);
         Sharing::default().fit(&mut usage, OWN, Kinds { anonymous: 30, in_files: 10 });
         assert_eq!((usage[&1].memory, usage[&1].in_files), (30, 10));
     }

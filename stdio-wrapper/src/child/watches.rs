@@ -169,7 +169,7 @@ mod tests {
     }
 
     fn spent(recent: u64, system: u64, total: u64) -> Spent {
-        Spent { recent, system, total }
+        Spent { recent, system, total, faults: 0 }
     }
 
     #[test]

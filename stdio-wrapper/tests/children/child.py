@@ -271,7 +271,11 @@ def call(message):
             for _ in range(given["mib"]):
                 KEPT.append(b"k" * (1 << 20))
                 time.sleep(0.002)
-        threading.Thread(target=grow).start()
+        if not given.get("forks"):
+            threading.Thread(target=grow).start()
+        elif os.fork() == 0:
+            grow()
+            signal.pause()
         return text("grows")
     if name == "hide":
         # Allocates memory in an unnamed file. With `behind`, this many other files are opened first, because the

@@ -410,6 +410,28 @@ async fn a100_forks_do_not_make_up_for_hidden_memory() {
     assert_eq!((ended, group.kills()), (0, 0));
 }
 
+/// The kernel reports more memory for the honest server, whose workers share nearly all of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a100_a_server_with_workers_survives_another_one_that_writes_to_shared_pages_or_grows_in_a_fork() {
+    let Some(group) = Group::new("beside-workers", 4096, 512 << 20) else { return };
+    let hostile = [
+        ("write", serde_json::json!({"mib": 100, "count": 4, "after": 1.0})),
+        ("grow", serde_json::json!({"mib": 420, "forks": true, "after": 0.5})),
+        ("write", serde_json::json!({"mib": 100, "count": 4, "after": 0.3})),
+        ("grow", serde_json::json!({"mib": 420, "forks": true, "after": 1.5})),
+    ];
+    for (tool, arguments) in hostile {
+        let wrapper = group.wrapper(&["--identity=headers"], &[]).await;
+        let bob = caller(&wrapper, "bob").initialize("2025-11-25").await;
+        bob.text("keep", serde_json::json!({"mib": 60})).await;
+        assert_eq!(bob.text("fork", serde_json::json!({"count": 9})).await, "forked");
+        let mallory = caller(&wrapper, "mallory").initialize("2025-11-25").await;
+        let _answer = mallory.post(call(1, tool, arguments)).await;
+        wrapper.metric_becomes("stdio_wrapper_children", 1).await;
+        assert_eq!(bob.status_of_ping().await, 200, "{tool}: {:?}", wrapper.log());
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_forks_workers_is_not_counted_once_for_each_of_them() {
     let Some(group) = Group::new("forking", 4096, 512 << 20) else { return };

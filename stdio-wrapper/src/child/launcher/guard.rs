@@ -8,6 +8,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::Launcher;
+use super::ending::Ending;
 use super::watching::Watching;
 use crate::capacity::{Kinds, Load, Measure, Usage};
 use crate::child::descent::{Files, own_usage};
@@ -33,8 +34,8 @@ const RELIEF_RATE: u32 = 5;
 /// The children that were stopped because they were large.
 #[derive(Debug)]
 pub(super) struct Relief {
-    /// The children that have not exited yet. The memory and processes that they use will be free soon.
-    ending: Mutex<HashSet<u64>>,
+    /// The children that have not exited yet.
+    ending: Ending,
     /// Notified whenever one of them has exited.
     ended: Notify,
     /// When the files that children have open were last examined.
@@ -50,7 +51,7 @@ impl Relief {
     pub(super) fn new(now: Instant) -> Self {
         let log = Mutex::new(RateLimit::new(RELIEF_RATE, now));
         Self {
-            ending: Mutex::default(),
+            ending: Ending::default(),
             ended: Notify::new(),
             files: Mutex::default(),
             sharing: Mutex::default(),
@@ -64,16 +65,12 @@ impl Relief {
     pub(super) async fn one_has_ended(&self) -> bool {
         let mut gone = std::pin::pin!(self.ended.notified());
         gone.as_mut().enable();
-        let is_one_ending = !self.ending().is_empty();
+        let is_one_ending = !self.ending.is_empty();
         is_one_ending && tokio::time::timeout(EXIT_PATIENCE, gone).await.is_ok()
     }
 
     fn sharing(&self) -> MutexGuard<'_, Sharing> {
         self.sharing.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn ending(&self) -> MutexGuard<'_, HashSet<u64>> {
-        self.ending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the files that children have open can be examined again.
@@ -100,7 +97,7 @@ impl Launcher {
             for short in Measure::ALL {
                 if let Some(load) = self.spec.capacity.load(short).filter(|load| load.over > 0) {
                     // If processes write to pages that they share, there is no time for measuring them.
-                    if !self.is_shared_memory_written() {
+                    if self.writers().is_empty() {
                         self.measure_sharing();
                     }
                     // This measurement also prevents new children from being admitted.
@@ -111,9 +108,11 @@ impl Launcher {
         }
     }
 
-    fn is_shared_memory_written(&self) -> bool {
+    /// The children that have just written to many pages that their processes shared.
+    fn writers(&self) -> HashSet<u64> {
+        // The control group is read first, so that it does not include memory that the processes allocate meanwhile.
         let (kinds, usage) = (self.spec.capacity.kinds(), self.reaper.usage(Files::LeftOut));
-        self.relief.sharing().is_written(&usage, own_usage(), kinds)
+        self.relief.sharing().writers(&usage, own_usage(), kinds)
     }
 
     /// Requests a count of the children's watches if there is memory that belongs to no process.
@@ -142,8 +141,8 @@ impl Launcher {
 
     /// The usage of each child, with memory that its processes share counted once.
     pub(super) fn usage(&self, files: Files) -> HashMap<u64, Usage> {
-        let mut usage = self.reaper.usage(files);
-        self.relief.sharing().fit(&mut usage, own_usage(), self.spec.capacity.kinds());
+        let (kinds, mut usage) = (self.spec.capacity.kinds(), self.reaper.usage(files));
+        self.relief.sharing().fit(&mut usage, own_usage(), kinds);
         usage
     }
 
@@ -155,7 +154,7 @@ impl Launcher {
         };
         let Some((chosen, usage)) = self.look_for(short, usage, choose) else { return };
         // A process that writes to pages that it shares would use up the rest of the memory before it gets SIGKILL.
-        let is_written = self.is_shared_memory_written();
+        let writers = self.writers();
         for large in chosen {
             let why = match short {
                 Measure::Memory => {
@@ -167,7 +166,7 @@ impl Launcher {
             };
             // No start waits for this exit.
             let _ = self.end_large(&large, &usage, short.into(), why);
-            if short == Measure::Memory && is_written {
+            if short == Measure::Memory && writers.contains(&large.child) {
                 self.roster.kill(large.child);
             }
         }
@@ -228,15 +227,13 @@ impl Launcher {
     pub(super) fn not_ending(&self) -> Vec<Held> {
         let mut all = self.keepers.held();
         all.extend(self.roster.not_kept(&all));
-        let ending = self.relief.ending().clone();
-        all.retain(|held| !ending.contains(&held.child));
+        all.retain(|held| !self.relief.ending.contains(held.child));
         all
     }
 
     fn shortage(&self, short: Measure, load: (Load, Kinds), usage: &HashMap<u64, Usage>) -> Shortage {
-        let ending = self.relief.ending().clone();
-        let given_back = ending.iter().filter_map(|child| usage.get(child)).map(|usage| short.of(usage));
-        Shortage::new(short, load, usage, own_usage(), given_back.sum())
+        let given_back = self.relief.ending.gives_back(short, usage, Instant::now());
+        Shortage::new(short, load, usage, own_usage(), given_back)
     }
 
     pub(super) fn end_large(
@@ -248,12 +245,13 @@ impl Launcher {
     ) -> Option<Gone> {
         let kept = self.keepers.end_large(large.child, scarce);
         let gone = kept.or_else(|| self.roster.end(large.child))?;
-        self.relief.ending().insert(large.child);
+        let taken = usage.get(&large.child).copied().unwrap_or_default();
+        self.relief.ending.insert(large.child, taken, Instant::now());
         let (launcher, child) = (Arc::clone(self), large.child);
         // A caller waiting for the exit continues only after the freed resources have been measured.
         let freed = self.runtime.spawn(async move {
             gone.await;
-            launcher.relief.ending().remove(&child);
+            launcher.relief.ending.remove(child);
             launcher.look();
             launcher.relief.ended.notify_waiters();
         });
@@ -263,7 +261,6 @@ impl Launcher {
             Scarce::Watches => self.metrics.children_ended_for_watches_total.add(),
         }
         if self.relief.may_log() {
-            let taken = usage.get(&child).copied().unwrap_or_default();
             tracing::warn!(child, user = large.user, mib = taken.memory >> 20, tasks = taken.tasks, "{why}");
         }
         Some(Box::pin(async move {
