@@ -1,6 +1,7 @@
 //! The stateless revision, 2026-07-28: checks requests, finds the child for each request, and finds the client
 //! for each message from a child that serves many clients at the same time.
 
+mod call_error;
 mod check;
 mod dispatch;
 mod header;
@@ -14,12 +15,13 @@ mod tools;
 mod verdict;
 mod watch;
 
+pub use call_error::CallError;
 pub use check::{Era, Fault, MAX_CAPABILITIES, Meta, Request, check, era, is_modern_version};
 pub use header::{Field, Fields};
 pub use link::Ticket;
 pub use param_headers::ParamHeaders;
 pub use pending::{completion, subscription_meta};
-pub use servers::{CallError, Native, Servers, Settings};
+pub use servers::{Servers, Settings};
 pub(crate) use tools::read_tools_with;
 
 use crate::protocol::Members;

@@ -138,8 +138,8 @@ async fn hand_over(
         let Some(translation) = &endpoint.translation else { return Err(legacy_only()) };
         return Ok(Box::new(translation.start(request, permit, fields, &placeholders, owner, stream).await?));
     };
-    endpoint.modern.check_params(&native, request, fields, owner).await?;
-    Ok(Box::new(endpoint.modern.call(&native, request, permit, owner, stream).await))
+    native.check_params(request, fields, owner).await?;
+    Ok(Box::new(native.call(request, permit, Arc::clone(owner), stream).await))
 }
 
 /// The error for servers with sessions. Clients of several revisions fall back to `initialize` on any error

@@ -53,7 +53,29 @@ impl conversation::Link for Link {
     }
 
     async fn answer(self: &Arc<Self>, pending: Pending, answer: Answer<'_>) {
-        pass_answer(self, &pending, &answer).await;
+        let (message, caller) = (answer.message, &pending.caller);
+        let subscription = message.result.as_ref().filter(|_| caller.waits == Waits::Subscription);
+        let data = match subscription.and_then(|result| subscription_in(message, message.at(result))) {
+            None => relayed(self, &caller.owner, &answer, &pending.id).await,
+            Some(span) => {
+                let mut patches =
+                    [Patch { span: answer.id.clone(), with: &pending.id }, Patch { span, with: &pending.id }];
+                self.rewritten(&caller.owner, message, &mut patches).await.map(Text::from)
+            }
+        };
+        let Some(data) = data else {
+            self.metrics.requests_failed_total.add();
+            return pending.fail("The MCP server's response could not be read.");
+        };
+        if let (Some((key, generation)), Some(result)) = (&caller.keep, &message.result) {
+            self.lists.keep(key, *generation, message.at(result), Instant::now());
+        }
+        if let Some(data) = self.answers.count(&caller.owner, data) {
+            pending.stream.push(data, true);
+        } else {
+            self.metrics.requests_failed_total.add();
+            pending.fail(TOO_MANY_ANSWERS);
+        }
     }
 
     async fn request(self: &Arc<Self>, message: &Message<'_>, _: &str, id: &Span) {
@@ -93,33 +115,6 @@ fn forbidden_request(link: &Link, id: &[u8]) {
     let why = "Protocol version 2026-07-28 has no requests from the server. Return an input_required result.";
     link.refuse(id, Code::MethodNotFound, why);
     link.drop_useless("a request from a modern child");
-}
-
-/// Passes the answer to the caller that it belongs to, with the id that the caller used.
-async fn pass_answer(link: &Arc<Link>, pending: &Pending, answer: &Answer<'_>) {
-    let (message, caller) = (answer.message, &pending.caller);
-    let subscription = message.result.as_ref().filter(|_| caller.waits == Waits::Subscription);
-    let data = match subscription.and_then(|result| subscription_in(message, message.at(result))) {
-        None => relayed(link, &caller.owner, answer, &pending.id).await,
-        Some(span) => {
-            let mut patches =
-                [Patch { span: answer.id.clone(), with: &pending.id }, Patch { span, with: &pending.id }];
-            link.rewritten(&caller.owner, message, &mut patches).await.map(Text::from)
-        }
-    };
-    let Some(data) = data else {
-        link.metrics.requests_failed_total.add();
-        return pending.fail("The MCP server's response could not be read.");
-    };
-    if let (Some((key, generation)), Some(result)) = (&caller.keep, &message.result) {
-        link.lists.keep(key, *generation, message.at(result), Instant::now());
-    }
-    if let Some(data) = link.answers.count(&caller.owner, data) {
-        pending.stream.push(data, true);
-    } else {
-        link.metrics.requests_failed_total.add();
-        pending.fail(TOO_MANY_ANSWERS);
-    }
 }
 
 async fn progress(link: &Arc<Link>, message: &Message<'_>) {

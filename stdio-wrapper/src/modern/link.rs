@@ -25,10 +25,22 @@ use crate::policy::Permit;
 use crate::protocol::{Code, Outgoing, error_message};
 use crate::stream::Stream;
 
-/// A child, and the requests waiting for its responses.
+/// The limits and timeouts of the requests to one child.
 #[derive(Debug)]
-pub(super) struct Link {
+pub(super) struct LinkSettings {
+    /// Size of the list cache, in bytes. With 0, nothing is cached.
+    pub(super) list_cache: usize,
+    /// Maximum time for a request without a response or progress.
+    pub(super) request_timeout: Duration,
+    /// Maximum time for the child's first response.
+    pub(super) start_timeout: Duration,
+}
+
+/// A child that supports the stateless revision itself, and the requests waiting for its responses.
+#[derive(Debug)]
+pub(crate) struct Link {
     conversation: Conversation,
+    settings: LinkSettings,
     pub(super) tools: Tools,
     /// Cached results that can be used for later requests.
     pub(super) lists: Lists,
@@ -68,25 +80,26 @@ impl Deref for Link {
 }
 
 impl Link {
-    pub(super) fn new(conversation: Conversation, cache: usize, is_probe: bool) -> Self {
+    pub(super) fn new(conversation: Conversation, settings: LinkSettings, is_probe: bool) -> Self {
         let calls = Calls::new(conversation.launcher.numbers(Width::Long));
         Self {
             conversation,
             tools: Tools::default(),
-            lists: Lists::new(cache),
+            lists: Lists::new(settings.list_cache),
+            settings,
             calls: Mutex::new(calls),
             is_probe: AtomicBool::new(is_probe),
             last_used: Mutex::new(Instant::now()),
         }
     }
 
-    /// Sends a client's request, or responds to it with a cached list. Its response and all related messages
-    /// are sent on `stream`.
-    pub(super) async fn send(
+    /// Sends a client's permitted request, or responds to it with a cached list. Its response and all related
+    /// messages are sent on `stream`.
+    pub(crate) async fn call(
         self: &Arc<Self>,
-        (request, permit): (&Request<'_>, &Permit<'_>),
+        request: &Request<'_>,
+        permit: &Permit<'_>,
         owner: Arc<str>,
-        timeout: Duration,
         stream: &Arc<Stream>,
     ) -> Ticket {
         let (message, id) = (request.message, request.id_text());
@@ -113,7 +126,7 @@ impl Link {
             wants_logs: request.meta.log_level.is_some(),
             keep: key.map(|key| (key, self.lists.generation())),
         };
-        let token = request.meta.progress_token.clone();
+        let (token, timeout) = (request.meta.progress_token.clone(), self.settings.request_timeout);
         self.dispatch(&Call { message, id: request.id.clone(), token, stream, timeout }, caller).await
     }
 

@@ -27,7 +27,7 @@ impl Waits {
 
 /// The caller of a request.
 #[derive(Debug)]
-pub(super) struct Caller {
+pub(crate) struct Caller {
     /// The principal that sent the request. It is empty for a request that the wrapper itself sends.
     pub(super) owner: Arc<str>,
     pub(super) waits: Waits,

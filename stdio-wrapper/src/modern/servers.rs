@@ -11,9 +11,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::check::{Fault, Request};
-use super::header::Fields;
-use super::link::{Link, Ticket};
+use super::call_error::CallError;
+use super::link::{Link, LinkSettings};
 use super::probe::{self, Shows};
 use super::verdict::{Probed, Verdict, Verdicts};
 use crate::budget::{Budget, Memory};
@@ -22,8 +21,6 @@ use crate::conversation::Conversations;
 use crate::metrics::Metrics;
 use crate::offload::Offload;
 use crate::places::{Place, Places};
-use crate::policy::Permit;
-use crate::protocol::parse_line;
 use crate::stream::Stream;
 use keeping::{oldest, user_of};
 
@@ -61,29 +58,6 @@ pub struct Settings {
     pub memory: Memory,
     /// The threads that process large lines from children.
     pub offload: Arc<Offload>,
-}
-
-/// Why a request was not accepted.
-#[derive(Debug, thiserror::Error)]
-pub enum CallError {
-    /// The wrapper's limit is reached.
-    #[error("This server has no room for another child. Try again later.")]
-    Full,
-    /// The principal's limit is reached.
-    #[error("Too many of your requests are waiting. Wait for some of them, or raise MAX_IN_FLIGHT.")]
-    OwnerFull,
-    /// No child could be started.
-    #[error(transparent)]
-    Start(#[from] StartError),
-    /// The wrapper is stopping.
-    #[error("This server is shutting down. Try again in a moment.")]
-    Stopping,
-    /// The child's response to `server/discover` cannot be used.
-    #[error("{0}")]
-    Child(String),
-    /// The headers of the request do not match the arguments of its tool.
-    #[error(transparent)]
-    Fault(#[from] Fault),
 }
 
 /// The children of the stateless revision.
@@ -135,10 +109,6 @@ fn conclude(verdict: &Verdict, link: &Link, answer: Option<Bytes>) -> Shows {
     shows
 }
 
-/// A child that supports the stateless revision itself.
-#[derive(Debug, Clone)]
-pub struct Native(Arc<Link>);
-
 impl Servers {
     /// Creates an empty set of children.
     pub fn new(
@@ -182,7 +152,10 @@ impl Servers {
     /// Finds or starts the child for a caller. Returns `None` if the command runs a server of an earlier
     /// revision. The first child is probed for the revisions that it supports, and kept only if it supports
     /// this revision. If it did not respond, it is probed again later, but no client waits for that.
-    pub async fn native(self: &Arc<Self>, caller: &Placeholders) -> Result<Option<Native>, CallError> {
+    pub(crate) async fn native(
+        self: &Arc<Self>,
+        caller: &Placeholders,
+    ) -> Result<Option<Arc<Link>>, CallError> {
         let verdict = self.verdict(caller);
         if verdict.known(Instant::now()) == Some(Shows::Legacy) {
             return Ok(None);
@@ -193,7 +166,7 @@ impl Servers {
         }
         let slot = self.slot(caller)?;
         if let Some(link) = slot.current() {
-            return Ok(Some(Native(link)));
+            return Ok(Some(link));
         }
         // The start must not be aborted when the caller that triggered it disconnects. Other callers might wait
         // for the child, and the child must be stopped if it does not respond.
@@ -225,10 +198,10 @@ impl Servers {
         caller: &Placeholders,
         slot: &Slot,
         verdict: &Arc<Verdict>,
-    ) -> Result<Option<Native>, CallError> {
+    ) -> Result<Option<Arc<Link>>, CallError> {
         let _one_at_a_time = slot.starting.lock().await;
         if let Some(link) = slot.current() {
-            return Ok(Some(Native(link)));
+            return Ok(Some(link));
         }
         let link = match verdict.known(Instant::now()) {
             Some(Shows::Legacy) => return Ok(None),
@@ -243,7 +216,7 @@ impl Servers {
         };
         tokio::spawn(Arc::clone(&link).watch());
         *slot.link.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&link));
-        Ok(Some(Native(link)))
+        Ok(Some(link))
     }
 
     /// Starts a child. If there is no room, stops the least recently used session or stateless child.
@@ -275,8 +248,12 @@ impl Servers {
             return Err(CallError::Stopping);
         }
         let child = self.launcher.take_untouched(caller, &turn)?;
-        let cache = self.settings.list_cache;
-        Ok(self.conversations.open(child, |conversation| Link::new(conversation, cache, is_probe)))
+        let settings = LinkSettings {
+            list_cache: self.settings.list_cache,
+            request_timeout: self.settings.request_timeout,
+            start_timeout: self.settings.start_timeout,
+        };
+        Ok(self.conversations.open(child, |conversation| Link::new(conversation, settings, is_probe)))
     }
 
     async fn probe(
@@ -343,56 +320,6 @@ impl Servers {
         let slot = Arc::<Slot>::default();
         slots.insert(key, Arc::clone(&slot));
         Ok(slot)
-    }
-
-    /// Checks that the arguments that a tool requires in headers have the same values in the headers and in the
-    /// body.
-    pub async fn check_params(
-        &self,
-        native: &Native,
-        request: &Request<'_>,
-        fields: &Fields<'_>,
-        owner: &str,
-    ) -> Result<(), CallError> {
-        let Some(tool) = request.name.as_deref().filter(|_| request.method == "tools/call") else {
-            return Ok(());
-        };
-        if request.arguments.is_none() && fields.params.is_empty() {
-            return Ok(());
-        }
-        let (asked, within) = (Instant::now(), self.settings.request_timeout);
-        let link = &native.0;
-        let capabilities = request.meta.capabilities;
-        let headers = link.param_headers(tool, capabilities, None, within).await.map_err(CallError::Child)?;
-        let offload = &self.settings.offload;
-        if headers.check_request(offload, owner, request, fields).await.is_ok() {
-            return Ok(());
-        }
-        let headers = link.param_headers(tool, capabilities, Some(asked), within).await;
-        let headers = headers.map_err(CallError::Child)?;
-        Ok(headers.check_request(offload, owner, request, fields).await?)
-    }
-
-    /// Sends a permitted request. Its response and all related messages are sent on `stream`.
-    pub async fn call(
-        &self,
-        native: &Native,
-        request: &Request<'_>,
-        permit: &Permit<'_>,
-        owner: &Arc<str>,
-        stream: &Arc<Stream>,
-    ) -> Ticket {
-        native.0.send((request, permit), Arc::clone(owner), self.settings.request_timeout, stream).await
-    }
-
-    /// Requests `server/discover` from the child, and returns the result as JSON text.
-    pub async fn discover(&self, native: &Native, capabilities: &str) -> Result<String, CallError> {
-        let within = self.settings.start_timeout;
-        let answer = native.0.ask("server/discover", "{}", capabilities, within).await;
-        let answer = answer.map_err(CallError::Child)?;
-        let message = parse_line(&answer).map_err(|error| CallError::Child(error.to_string()))?;
-        let refused = || CallError::Child("The MCP server refused server/discover.".to_owned());
-        message.result.as_ref().map(|result| message.at(result).to_owned()).ok_or_else(refused)
     }
 
     /// The threads that process large messages.

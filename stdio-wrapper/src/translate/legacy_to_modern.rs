@@ -22,7 +22,7 @@ use crate::budget::{Kept, TOO_MANY_ANSWERS, TOO_MANY_MESSAGES};
 use crate::child::Placeholders;
 use crate::conversation::{ROOM_PATIENCE, parsed};
 use crate::legacy::{Busy, Session, Sessions, TranslatedServer};
-use crate::modern::{LOG_LEVEL, Meta, Native, Request, SERVER_INFO, Servers, meta};
+use crate::modern::{LOG_LEVEL, Meta, Request, SERVER_INFO, Servers, Ticket, meta};
 use crate::policy::{Gate, Permit};
 use crate::protocol::{
     Code, Kind, Members, Message, Outgoing, Parts, Span, Text, Version, error_message, members, object,
@@ -68,7 +68,7 @@ impl LegacyToModern {
         let [declared] = members(params, ["capabilities"]).ok()?;
         // Capabilities that are too large to keep count as not declared.
         let declared = capabilities_for_modern(declared.unwrap_or("{}")).unwrap_or_else(|_| "{}".to_owned());
-        let discovered = self.servers.discover(&native, &declared).await.ok()?;
+        let discovered = native.discover(&declared).await.ok()?;
         let offers = offers(&discovered)
             .inspect_err(|error| {
                 tracing::debug!(error, "the server cannot be translated for clients with sessions");
@@ -261,9 +261,8 @@ impl Peer {
         (params, round): (impl Deref<Target = str> + Send + 'static, Option<&Round>),
         id: &str,
         stream: &Arc<Stream>,
-    ) -> Result<Option<crate::modern::Ticket>, String> {
-        let native: Option<Native> =
-            self.servers.native(&self.caller).await.map_err(|error| error.to_string())?;
+    ) -> Result<Option<Ticket>, String> {
+        let native = self.servers.native(&self.caller).await.map_err(|error| error.to_string())?;
         let Some(native) = native else { return Ok(None) };
         let method = permit.method();
         // Clients with a session request a log level with this method.
@@ -302,7 +301,7 @@ impl Peer {
             arguments: None,
         };
         let owner: Arc<str> = Arc::from(session.owner.as_str());
-        Ok(Some(self.servers.call(&native, &request, permit, &owner, stream).await))
+        Ok(Some(native.call(&request, permit, owner, stream).await))
     }
 
     /// Handles one request from the client, with as many rounds as necessary.

@@ -14,6 +14,14 @@ use crate::protocol::{Kind, Members, Outgoing, Text, client_info, parse_line};
 use crate::stream::{First, Stream};
 
 impl Link {
+    /// Requests `server/discover` from the child, and returns the result as JSON text.
+    pub(crate) async fn discover(self: &Arc<Self>, capabilities: &str) -> Result<String, String> {
+        let answer = self.ask("server/discover", "{}", capabilities, self.settings.start_timeout).await?;
+        let message = parse_line(&answer).map_err(|error| error.to_string())?;
+        let refused = || "The MCP server refused server/discover.".to_owned();
+        message.result.as_ref().map(|result| message.at(result).to_owned()).ok_or_else(refused)
+    }
+
     /// Sends one of the wrapper's own requests, and waits for the response, which is returned as a whole
     /// message. The error is a complete sentence.
     pub(in crate::modern) async fn ask(
