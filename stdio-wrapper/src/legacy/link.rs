@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio::time::Instant;
 
-use super::session::Session;
+use super::client::Client;
 use super::unsettled::Unsettled;
 use crate::child::Width;
 use crate::conversation::{self, Call, Calls, Conversation};
@@ -22,8 +22,8 @@ const MAX_RETIRED: usize = 64;
 /// The recipient of messages that do not identify a request.
 #[derive(Debug)]
 pub(super) enum Audience {
-    /// The only session of the child.
-    Session(Weak<Session>),
+    /// The client of the only session of the child.
+    Client(Weak<Client>),
     /// No recipient. The child serves many sessions, and a message that does not identify a request could belong
     /// to any of them (attack 105).
     Nobody,
@@ -50,7 +50,7 @@ struct State {
 /// The caller of a request.
 #[derive(Debug)]
 pub(super) struct Caller {
-    pub(super) session: Arc<Session>,
+    pub(super) client: Arc<Client>,
     key: IdKey,
     pub(super) is_initialize: bool,
 }
@@ -70,8 +70,8 @@ impl State {
 }
 
 impl Pending {
-    fn is_of(&self, session: &Session) -> bool {
-        std::ptr::eq(&raw const *self.caller.session, session)
+    fn is_of(&self, client: &Client) -> bool {
+        std::ptr::eq(&raw const *self.caller.client, client)
     }
 
     /// Whether the caller's id equals `id`, whose key is `key`.
@@ -81,18 +81,18 @@ impl Pending {
 
     /// Responds with an error from the wrapper.
     pub(super) fn fail(self, code: Code, message: &str) {
-        self.caller.session.metrics.requests_failed_total.add();
+        self.caller.client.metrics.requests_failed_total.add();
         let answer = error_message(Some(&self.id), code, message);
         self.answer(answer.into());
     }
 
     /// Passes on the response.
     pub(super) fn answer(self, data: Text) {
-        let session = self.caller.session;
-        session.metrics.requests_in_flight.sub();
-        session.request_done();
+        let client = self.caller.client;
+        client.metrics.requests_in_flight.sub();
+        client.request_done();
         self.stream.push(data, true);
-        session.answered_on(&self.stream);
+        client.answered_on(&self.stream);
     }
 }
 
@@ -131,22 +131,22 @@ impl Link {
     }
 
     /// Sends a request. Its response, or an error from the wrapper, is sent on `stream`.
-    pub(super) async fn request(&self, session: &Arc<Session>, call: Call<'_>, is_initialize: bool) {
+    pub(super) async fn request(&self, client: &Arc<Client>, call: Call<'_>, is_initialize: bool) {
         let key = IdKey::of(call.id_text());
-        let caller = Caller { session: Arc::clone(session), key, is_initialize };
+        let caller = Caller { client: Arc::clone(client), key, is_initialize };
         self.metrics.requests_total.add();
         self.metrics.requests_in_flight.add();
         // The request can fail as soon as it is known.
-        session.request_started();
+        client.request_started();
         let given = self.state().calls.add(&call, caller, Instant::now());
         let Some(given) = given else {
             self.metrics.requests_in_flight.sub();
-            session.request_done();
+            client.request_done();
             let why = "This server cannot generate random numbers.";
-            return session.refuse(call.message, &call.id, call.stream, Code::InternalError, why);
+            return client.refuse(call.message, &call.id, call.stream, Code::InternalError, why);
         };
         let is_wanted = || self.waits(given.number);
-        if let Err(why) = self.conversation.request(&session.owner, &call, given, is_wanted).await
+        if let Err(why) = self.conversation.request(&client.owner, &call, given, is_wanted).await
             && let Some(pending) = self.give_up(given.number)
         {
             pending.fail(Code::InternalError, &why);
@@ -157,13 +157,13 @@ impl Link {
     /// not receive it.
     pub(super) async fn pass(
         &self,
-        session: &Session,
+        client: &Client,
         message: &Message<'_>,
         patches: &mut [Patch<'_>],
     ) -> Result<(), &'static str> {
         self.note();
-        let patience = session.request_timeout();
-        let passed = self.conversation.pass(&session.owner, message, patches, patience).await;
+        let patience = client.request_timeout();
+        let passed = self.conversation.pass(&client.owner, message, patches, patience).await;
         // Requests might have been sent while this message waited.
         self.note();
         passed
@@ -200,7 +200,7 @@ impl Link {
 
     fn remove(&self, state: &mut State, number: u64, place: u64) -> Option<Pending> {
         let pending = state.calls.remove(number)?;
-        if let Some(token) = pending.token.clone().filter(|_| matches!(self.audience, Audience::Session(_))) {
+        if let Some(token) = pending.token.clone().filter(|_| matches!(self.audience, Audience::Client(_))) {
             state.retired.insert(place, token);
             if state.retired.len() > MAX_RETIRED {
                 state.retired.pop_first();
@@ -272,18 +272,28 @@ impl Link {
 
     /// The only waiting request of a session to which the caller has given this id. If two requests have the same
     /// id, none is returned, because cancelling the wrong one would harm its caller.
-    pub(super) fn find(&self, session: &Session, id: &str) -> Option<u64> {
+    pub(super) fn find(&self, client: &Client, id: &str) -> Option<u64> {
         let key = IdKey::of(id);
         let state = self.state();
-        let mut found =
-            state.calls.iter().filter(|pending| pending.is_of(session) && pending.has_id(id, key));
+        let mut found = state.calls.iter().filter(|pending| pending.is_of(client) && pending.has_id(id, key));
         let pending = found.next()?;
         (found.next().is_none() && !pending.caller.is_initialize).then_some(pending.number)
     }
 
-    /// Fails all waiting requests, either of every session or of the given one.
-    pub(super) fn fail_all(&self, session: Option<&Session>, message: &str) {
-        let failed = self.state().abandon(|pending| session.is_none_or(|session| pending.is_of(session)));
+    /// Ends the session of a client. `why` is logged, and waiting requests fail with `message`. If this is the
+    /// session's own child, the child is stopped.
+    pub(super) fn end_session(&self, client: &Client, why: &str, message: &str) {
+        client.close(why, || {
+            if matches!(self.audience, Audience::Client(_)) {
+                self.child.stop();
+                self.fail_all(Some(client), message);
+            }
+        });
+    }
+
+    /// Fails all waiting requests, either of every client or of the given one.
+    pub(super) fn fail_all(&self, client: Option<&Client>, message: &str) {
+        let failed = self.state().abandon(|pending| client.is_none_or(|client| pending.is_of(client)));
         for pending in failed {
             pending.fail(Code::InternalError, message);
         }
@@ -295,7 +305,7 @@ impl Link {
         self.log.tell(now);
         // The client and not the child can be the reason why a request takes so long.
         let is_excused =
-            |pending: &Pending| pending.caller.session.excuses(pending.started, pending.timeout, now);
+            |pending: &Pending| pending.caller.client.excuses(pending.started, pending.timeout, now);
         let late = self.state().abandon(|pending| pending.is_late(now, is_excused));
         let mut lost_initialize = false;
         for pending in late {

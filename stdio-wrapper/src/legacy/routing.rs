@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::client::{Client, ENDED};
 use super::link::{About, Audience, Caller, Link, Pending, Progress};
 use super::questions::TOO_MANY_QUESTIONS;
-use super::session::Session;
 use crate::budget::{TOO_MANY_ANSWERS, of_child};
 use crate::child::Account;
 use crate::conversation::{self, Answer, Link as _, relayed};
@@ -30,7 +30,7 @@ impl conversation::Link for Link {
 
     fn account(&self) -> Account {
         let reservation = match owner(self) {
-            Some(session) => session.reservation().sibling(),
+            Some(client) => client.reservation().sibling(),
             None => self.answers.reservation_of_child(self.child.number),
         };
         Account { reservation, patience: self.patience() }
@@ -42,7 +42,7 @@ impl conversation::Link for Link {
 
     fn owner(&self) -> String {
         match owner(self) {
-            Some(session) => session.owner.clone(),
+            Some(client) => client.owner.clone(),
             None => of_child(self.child.number),
         }
     }
@@ -78,19 +78,66 @@ impl conversation::Link for Link {
     fn fail(&self, number: u64, why: &str) {
         let Some(pending) = self.take(number) else { return };
         let is_initialize = pending.caller.is_initialize;
-        let (session, stream) = (Arc::clone(&pending.caller.session), Arc::clone(&pending.stream));
+        let (client, stream) = (Arc::clone(&pending.caller.client), Arc::clone(&pending.stream));
         pending.fail(Code::InternalError, why);
         if is_initialize {
-            not_initialized(&session, &stream);
+            not_initialized(self, &client, &stream);
         }
     }
 
-    async fn answer(self: &Arc<Self>, pending: Pending, answer: Answer<'_>) {
-        pass_answer(self, pending, answer).await;
+    async fn answer(self: &Arc<Self>, pending: Pending, mut answer: Answer<'_>) {
+        let (client, stream) = (Arc::clone(&pending.caller.client), Arc::clone(&pending.stream));
+        let is_initialize = pending.caller.is_initialize;
+        let greeting = if is_initialize { peek_initialize_result(answer.message) } else { None };
+        let version = greeting.and_then(|(_, version)| version);
+        if is_initialize {
+            self.set_answered();
+            // The response contains the session's id only if the session has a revision by now.
+            if let Some(version) = version {
+                client.set_version(version);
+            }
+        }
+        let Some(data) = relayed(self, &client.owner, &answer, &pending.id).await else {
+            pending.fail(Code::InternalError, UNREADABLE);
+            if is_initialize && version.is_none() {
+                not_initialized(self, &client, &stream);
+            }
+            return;
+        };
+        wait_for_reader(self, &stream).await;
+        let own = || client.reservation().sibling();
+        let (reservation, patience) = match self.audience {
+            Audience::Client(_) => (answer.reservation.take().unwrap_or_else(own), PAYMENT_PATIENCE),
+            // The memory of the line belongs to the child.
+            Audience::Nobody => (own(), Duration::ZERO),
+        };
+        match reservation.count_within(data, patience).await {
+            Some(data) => pending.answer(data),
+            None => pending.fail(Code::Refused, TOO_MANY_ANSWERS),
+        }
+        if is_initialize && version.is_none() {
+            not_initialized(self, &client, &stream);
+        }
     }
 
     async fn request(self: &Arc<Self>, message: &Message<'_>, method: &str, id: &Span) {
-        request(self, message, method, id).await;
+        let (span, id) = (id, message.at(id));
+        // The request is checked first, because clients silently drop messages that the schema forbids.
+        if let Err(error) = peek_call(message) {
+            return self.refuse_unreadable(id.as_bytes(), &error.to_string());
+        }
+        let Some(client) = owner(self) else {
+            return answer_for_nobody(self, method, id);
+        };
+        let stream = any_stream(self, &client);
+        let Some(shown) = client.expect_answer(id, method, &stream) else {
+            return self.refuse(id.as_bytes(), Code::Refused, TOO_MANY_QUESTIONS);
+        };
+        let patch = Patch { span: span.clone(), with: shown.as_bytes() };
+        if !push(self, &stream, message, &mut [patch]).await {
+            client.withdrawn(id);
+            self.refuse(id.as_bytes(), Code::Refused, TOO_MANY_ANSWERS);
+        }
     }
 
     async fn notification(self: &Arc<Self>, message: &Message<'_>, method: &str) {
@@ -103,7 +150,7 @@ impl conversation::Link for Link {
 
     fn refuse_unreadable(&self, id: &[u8], why: &str) {
         // The child would take an error for the answer to a question with the same id.
-        if owner(self).is_some_and(|session| asks(&session, id)) {
+        if owner(self).is_some_and(|client| asks(&client, id)) {
             return self.log.line(
                 id,
                 why,
@@ -115,57 +162,21 @@ impl conversation::Link for Link {
 
     fn ended(&self, reason: String) {
         self.fail_all(None, &self.die(reason));
-        if let Some(session) = owner(self) {
-            session.end("the child is gone");
+        if let Some(client) = owner(self) {
+            self.end_session(&client, "the child is gone", ENDED);
         }
     }
 }
 
 /// Whether the child would accept a response to a request with this id as the response to a question.
-fn asks(session: &Session, id: &[u8]) -> bool {
-    std::str::from_utf8(id).is_ok_and(|id| session.is_asked(id))
-}
-
-/// Passes the answer to the caller that it belongs to, with the id that the caller used.
-async fn pass_answer(link: &Arc<Link>, pending: Pending, mut answer: Answer<'_>) {
-    let (session, stream) = (Arc::clone(&pending.caller.session), Arc::clone(&pending.stream));
-    let is_initialize = pending.caller.is_initialize;
-    let greeting = if is_initialize { peek_initialize_result(answer.message) } else { None };
-    let version = greeting.and_then(|(_, version)| version);
-    if is_initialize {
-        link.set_answered();
-        // The response contains the session's id only if the session has a revision by now.
-        if version.is_some() {
-            session.initialized(version);
-        }
-    }
-    let Some(data) = relayed(link, &session.owner, &answer, &pending.id).await else {
-        pending.fail(Code::InternalError, UNREADABLE);
-        if is_initialize && version.is_none() {
-            not_initialized(&session, &stream);
-        }
-        return;
-    };
-    wait_for_reader(link, &stream).await;
-    let own = || session.reservation().sibling();
-    let (reservation, patience) = match link.audience {
-        Audience::Session(_) => (answer.reservation.take().unwrap_or_else(own), PAYMENT_PATIENCE),
-        // The memory of the line belongs to the child.
-        Audience::Nobody => (own(), Duration::ZERO),
-    };
-    match reservation.count_within(data, patience).await {
-        Some(data) => pending.answer(data),
-        None => pending.fail(Code::Refused, TOO_MANY_ANSWERS),
-    }
-    if is_initialize && version.is_none() {
-        not_initialized(&session, &stream);
-    }
+fn asks(client: &Client, id: &[u8]) -> bool {
+    std::str::from_utf8(id).is_ok_and(|id| client.is_asked(id))
 }
 
 /// Ends a session whose `initialize` failed. This must follow the response to the client, because a closed
 /// stream accepts no more messages.
-fn not_initialized(session: &Session, stream: &Stream) {
-    session.initialized(None);
+fn not_initialized(link: &Link, client: &Client, stream: &Stream) {
+    link.end_session(client, "initialize failed", ENDED);
     stream.wake();
 }
 
@@ -181,41 +192,20 @@ async fn progress(link: &Arc<Link>, message: &Message<'_>) {
         (Some(stream), _) => {
             push(link, &stream, message, patches).await;
         }
-        (None, Some(session)) => {
-            push(link, session.get_stream(), message, patches).await;
+        (None, Some(client)) => {
+            push(link, client.get_stream(), message, patches).await;
         }
         (None, None) => link.drop_message("progress after the response"),
-    }
-}
-
-/// Passes on a request from the child to the client: sampling, elicitation, roots or ping.
-async fn request(link: &Arc<Link>, message: &Message<'_>, method: &str, id: &Span) {
-    let (span, id) = (id, message.at(id));
-    // The request is checked first, because clients silently drop messages that the schema forbids.
-    if let Err(error) = peek_call(message) {
-        return link.refuse_unreadable(id.as_bytes(), &error.to_string());
-    }
-    let Some(session) = owner(link) else {
-        return answer_for_nobody(link, method, id);
-    };
-    let stream = any_stream(link, &session);
-    let Some(shown) = session.expect_answer(id, method, &stream) else {
-        return link.refuse(id.as_bytes(), Code::Refused, TOO_MANY_QUESTIONS);
-    };
-    let patch = Patch { span: span.clone(), with: shown.as_bytes() };
-    if !push(link, &stream, message, &mut [patch]).await {
-        session.withdrawn(id);
-        link.refuse(id.as_bytes(), Code::Refused, TOO_MANY_ANSWERS);
     }
 }
 
 /// The stream for a message that does not identify its request. It is, in this order of preference: the stream
 /// of a call that the client is reading, the GET stream if the client is reading it, or the stream of a call
 /// that the client might resume.
-fn any_stream(link: &Link, session: &Session) -> Arc<Stream> {
-    let get = session.get_stream();
+fn any_stream(link: &Link, client: &Client) -> Arc<Stream> {
+    let get = client.get_stream();
     let running = link.newest_stream(|stream| stream.is_connected());
-    let kept = || link.newest_stream(|stream| session.keeps(stream)).filter(|_| !get.is_connected());
+    let kept = || link.newest_stream(|stream| client.keeps(stream)).filter(|_| !get.is_connected());
     running.or_else(kept).unwrap_or_else(|| Arc::clone(get))
 }
 
@@ -233,13 +223,13 @@ fn answer_for_nobody(link: &Link, method: &str, id: &str) {
 /// request.
 async fn cancelled(link: &Arc<Link>, message: &Message<'_>) {
     let id = peek_cancelled(message).ok().flatten();
-    let (Some(span), Some(session)) = (id, owner(link)) else {
+    let (Some(span), Some(client)) = (id, owner(link)) else {
         return link.drop_message("a cancellation that belongs to no request");
     };
     let id = message.at(&span);
     let (stream, shown) =
-        session.withdrawn(id).unwrap_or_else(|| (Arc::clone(session.get_stream()), id.to_owned()));
-    let stream = if stream.is_complete() { Arc::clone(session.get_stream()) } else { stream };
+        client.withdrawn(id).unwrap_or_else(|| (Arc::clone(client.get_stream()), id.to_owned()));
+    let stream = if stream.is_complete() { Arc::clone(client.get_stream()) } else { stream };
     let patch = Patch { span, with: shown.as_bytes() };
     push(link, &stream, message, &mut [patch]).await;
 }
@@ -247,14 +237,14 @@ async fn cancelled(link: &Arc<Link>, message: &Message<'_>) {
 /// Passes on a notification. Notifications of changes to lists and resources do not belong to any request. All
 /// other notifications, such as log messages, belong to a request in progress.
 async fn notification(link: &Arc<Link>, message: &Message<'_>, method: &str) {
-    let Some(session) = owner(link) else {
+    let Some(client) = owner(link) else {
         return link.drop_message("a notification from a shared child");
     };
     let is_change = method.ends_with("/list_changed") || method == "notifications/resources/updated";
-    let stream = if is_change && session.get_stream().is_connected() {
-        Arc::clone(session.get_stream())
+    let stream = if is_change && client.get_stream().is_connected() {
+        Arc::clone(client.get_stream())
     } else {
-        any_stream(link, &session)
+        any_stream(link, &client)
     };
     push(link, &stream, message, &mut []).await;
 }
@@ -280,7 +270,7 @@ async fn push(
 /// Applies back-pressure: a client that does not read blocks its own child for a while, and no other child.
 async fn wait_for_reader(link: &Link, stream: &Arc<Stream>) {
     let patience = match link.audience {
-        Audience::Session(_) => PATIENCE,
+        Audience::Client(_) => PATIENCE,
         Audience::Nobody => Duration::ZERO,
     };
     if stream.has_room() {
@@ -298,9 +288,9 @@ async fn wait_for_reader(link: &Link, stream: &Arc<Stream>) {
     }
 }
 
-fn owner(link: &Link) -> Option<Arc<Session>> {
+fn owner(link: &Link) -> Option<Arc<Client>> {
     match &link.audience {
-        Audience::Session(session) => session.upgrade(),
+        Audience::Client(client) => client.upgrade(),
         Audience::Nobody => None,
     }
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::client::{Client, ENDED, SessionLimits};
 use super::link::{Audience, Link};
-use super::session::{Refusal, Session, SessionLimits};
 use super::settings::Settings;
 use crate::attempts::Attempts;
 use crate::budget::{Reservation, TOO_MANY_ANSWERS};
@@ -22,6 +22,15 @@ use crate::stream::{First, Stream};
 
 /// Requests that change how the child treats its client afterwards.
 const STATEFUL: [&str; 3] = ["logging/setLevel", "resources/subscribe", "resources/unsubscribe"];
+
+/// Why a message was not accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Refusal {
+    /// The JSON-RPC error code.
+    pub(super) code: Code,
+    /// The message for the caller.
+    pub(super) message: String,
+}
 
 /// The children, one for each revision that a client has requested.
 #[derive(Debug)]
@@ -57,7 +66,7 @@ impl SharedChildren {
     /// Responds to a client's `initialize` with the child's response to the wrapper's own `initialize`.
     pub(super) async fn initialize(
         self: &Arc<Self>,
-        session: &Arc<Session>,
+        client: &Client,
         message: &Message<'_>,
         id: &Span,
         stream: &Stream,
@@ -65,24 +74,24 @@ impl SharedChildren {
         let wanted = match peek_requested_version(message) {
             Ok(name) => name.and_then(|name| Version::parse(&name)).unwrap_or(Version::LATEST),
             Err(error) => {
-                session.refuse(message, id, stream, Code::InvalidRequest, &error.to_string());
-                return session.initialized(None);
+                client.refuse(message, id, stream, Code::InvalidRequest, &error.to_string());
+                return self.end_session(client, "initialize failed", ENDED);
             }
         };
         match self.ready(wanted).await {
             Ok(ready) => {
-                session.set_slot(wanted);
-                session.initialized(Some(ready.version));
+                client.set_slot(wanted);
+                client.set_version(ready.version);
                 let text = Outgoing::Result { id: message.at(id), result: &ready.result }.bytes();
                 let answers = &self.settings.memory.answers;
-                match answers.count(&session.owner, text.into()) {
+                match answers.count(&client.owner, text.into()) {
                     Some(text) => stream.push(text, true),
-                    None => session.refuse(message, id, stream, Code::Refused, TOO_MANY_ANSWERS),
+                    None => client.refuse(message, id, stream, Code::Refused, TOO_MANY_ANSWERS),
                 }
             }
             Err(refusal) => {
-                session.refuse(message, id, stream, refusal.code, &refusal.message);
-                session.initialized(None);
+                client.refuse(message, id, stream, refusal.code, &refusal.message);
+                self.end_session(client, "initialize failed", ENDED);
             }
         }
     }
@@ -98,26 +107,28 @@ impl SharedChildren {
     /// Returns the child for a request of this session, and starts it if necessary.
     pub(super) async fn link_for(
         self: &Arc<Self>,
-        session: &Session,
+        client: &Client,
         method: &str,
     ) -> Result<Arc<Link>, Refusal> {
         if STATEFUL.contains(&method) {
             let message = format!("This server is shared between clients, so {method} is not available.");
             return Err(Refusal { code: Code::MethodNotFound, message });
         }
-        Ok(self.ready(session.slot()).await?.link)
+        Ok(self.ready(client.slot()).await?.link)
     }
 
-    /// The child of this session, if it is running.
-    pub(super) fn current(&self, session: &Session) -> Option<Arc<Link>> {
-        self.slot(session.slot())?.current().map(|ready| ready.link)
+    /// The child of this client's session, if it is running.
+    pub(super) fn current(&self, client: &Client) -> Option<Arc<Link>> {
+        self.slot(client.slot())?.current().map(|ready| ready.link)
     }
 
-    /// Fails the requests of a session that has ended.
-    pub(super) fn forget(&self, session: &Session, message: &str) {
-        if let Some(link) = self.current(session) {
-            link.fail_all(Some(session), message);
-        }
+    /// Ends the session of a client. `why` is logged, and waiting requests fail with `message`.
+    pub(super) fn end_session(&self, client: &Client, why: &str, message: &str) {
+        client.close(why, || {
+            if let Some(link) = self.current(client) {
+                link.fail_all(Some(client), message);
+            }
+        });
     }
 
     /// Fails requests that have timed out.
@@ -202,7 +213,7 @@ impl SharedChildren {
             start_timeout: timeout,
             input_timeout: self.settings.input_timeout,
         };
-        let greeter = Arc::new(Session::new(
+        let greeter = Arc::new(Client::new(
             String::new(),
             String::new(),
             false,

@@ -1,42 +1,32 @@
 //! Requests and notifications from the client.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::{Backend, Session};
 use crate::conversation::Call;
-use crate::legacy::link::Link;
 use crate::policy::Permit;
-use crate::protocol::{Code, Message, Patch, Span, error_message, peek_call, peek_cancelled};
+use crate::protocol::{Code, Message, Patch, Span, peek_call, peek_cancelled};
 use crate::stream::Stream;
 
 impl Session {
     /// Sends the `initialize` request of this session.
-    pub async fn initialize(self: &Arc<Self>, message: &Message<'_>, id: Span, stream: &Arc<Stream>) {
-        match self.behind.get() {
-            Some(Backend::Own(link)) => self.send_to(link, message, id, None, true, stream).await,
-            Some(Backend::Shared(children)) => children.initialize(self, message, &id, stream).await,
+    pub async fn initialize(&self, message: &Message<'_>, id: Span, stream: &Arc<Stream>) {
+        match &self.backend {
+            Backend::Own(link) => {
+                let call = Call { message, id, token: None, stream, timeout: self.start_timeout() };
+                link.request(&self.client, call, true).await;
+            }
+            Backend::Shared(children) => children.initialize(&self.client, message, &id, stream).await,
             // The translation itself responds to `initialize` for a translated session.
-            Some(Backend::Translated(_)) | None => {
-                self.refuse(
-                    message,
-                    &id,
-                    stream,
-                    Code::InvalidRequest,
-                    "This session is already initialized.",
-                );
+            Backend::Translated(_) => {
+                let why = "This session is already initialized.";
+                self.refuse(message, &id, stream, Code::InvalidRequest, why);
             }
         }
     }
 
     /// Sends a permitted request. Its response and all related messages are sent on `stream`.
-    pub async fn request(
-        self: &Arc<Self>,
-        message: &Message<'_>,
-        id: Span,
-        stream: &Arc<Stream>,
-        permit: &Permit<'_>,
-    ) {
+    pub async fn request(&self, message: &Message<'_>, id: Span, stream: &Arc<Stream>, permit: &Permit<'_>) {
         self.touch();
         let method = permit.method();
         if !message.has_method(method) {
@@ -47,50 +37,26 @@ impl Session {
             Ok(params) => params,
             Err(error) => return self.refuse(message, &id, stream, Code::InvalidRequest, &error.to_string()),
         };
-        if self.in_flight.load(Ordering::Relaxed) >= self.limits.max_in_flight {
+        if self.is_full() {
             let why = "Too many requests of this session are waiting. Wait for some of them, or raise MAX_IN_FLIGHT.";
             return self.refuse(message, &id, stream, Code::Refused, why);
         }
-        match self.behind.get() {
-            Some(Backend::Own(link)) => {
-                self.send_to(link, message, id, params.progress_token, false, stream).await;
-            }
-            Some(Backend::Shared(children)) => match children.link_for(self, method).await {
-                Ok(link) => self.send_to(&link, message, id, params.progress_token, false, stream).await,
-                Err(refusal) => self.refuse(message, &id, stream, refusal.code, &refusal.message),
+        let link = match &self.backend {
+            Backend::Own(link) => Arc::clone(link),
+            Backend::Shared(children) => match children.link_for(self, method).await {
+                Ok(link) => link,
+                Err(refusal) => return self.refuse(message, &id, stream, refusal.code, &refusal.message),
             },
-            Some(Backend::Translated(peer)) => {
-                peer.request(self, message, &id, stream, permit);
+            Backend::Translated(server) => {
+                return Arc::clone(server).request(&self.client, message, &id, stream, permit);
             }
-            None => self.refuse(message, &id, stream, Code::InternalError, "This session has no server."),
-        }
-    }
-
-    async fn send_to(
-        self: &Arc<Self>,
-        link: &Arc<Link>,
-        message: &Message<'_>,
-        id: Span,
-        token: Option<Span>,
-        is_initialize: bool,
-        stream: &Arc<Stream>,
-    ) {
-        let timeout = if is_initialize { self.limits.start_timeout } else { self.limits.request_timeout };
-        link.request(self, Call { message, id, token, stream, timeout }, is_initialize).await;
-    }
-
-    /// Responds to a request with an error instead of sending it to the child.
-    pub fn refuse(&self, message: &Message<'_>, id: &Span, stream: &Stream, code: Code, why: &str) {
-        self.metrics.requests_failed_total.add();
-        stream.push(error_message(Some(message.at(id).as_bytes()), code, why).into(), true);
+        };
+        let (token, timeout) = (params.progress_token, self.request_timeout());
+        link.request(&self.client, Call { message, id, token, stream, timeout }, false).await;
     }
 
     /// Accepts a permitted notification. The error contains the reason why the child did not receive it.
-    pub async fn notify(
-        self: &Arc<Self>,
-        message: &Message<'_>,
-        permit: &Permit<'_>,
-    ) -> Result<(), &'static str> {
+    pub async fn notify(&self, message: &Message<'_>, permit: &Permit<'_>) -> Result<(), &'static str> {
         self.touch();
         if !message.has_method(permit.method()) {
             return Ok(());
@@ -99,11 +65,11 @@ impl Session {
             self.cancel(message).await;
             return Ok(());
         }
-        match self.behind.get() {
-            Some(Backend::Own(link)) => return link.pass(self, message, &mut []).await,
-            Some(Backend::Translated(peer)) => peer.notify(self, permit),
+        match &self.backend {
+            Backend::Own(link) => return link.pass(self, message, &mut []).await,
+            Backend::Translated(server) => Arc::clone(server).notify(&self.client, permit),
             // The wrapper has initialized the shared child, which does not track the state of a single client.
-            Some(Backend::Shared(_)) | None => {}
+            Backend::Shared(_) => {}
         }
         Ok(())
     }
@@ -114,18 +80,17 @@ impl Session {
             return;
         };
         let id = message.at(&span);
-        let link = match self.behind.get() {
-            Some(Backend::Own(link)) => Some(Arc::clone(link)),
-            Some(Backend::Shared(children)) => children.current(self),
-            Some(Backend::Translated(peer)) => return peer.cancel(id),
-            None => None,
+        let link = match &self.backend {
+            Backend::Own(link) => Some(Arc::clone(link)),
+            Backend::Shared(children) => children.current(self),
+            Backend::Translated(server) => return server.cancel(id),
         };
         let Some(link) = link else { return };
         let Some(number) = link.find(self, id) else {
             tracing::debug!("a cancellation names no request, or more than one, and was ignored");
             return;
         };
-        if matches!(self.behind.get(), Some(Backend::Own(_))) {
+        if matches!(self.backend, Backend::Own(_)) {
             let digits = number.to_string();
             let patch = Patch { span, with: digits.as_bytes() };
             // If the child does not read its input, it does not receive the cancellation. The request is

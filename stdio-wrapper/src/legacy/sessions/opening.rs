@@ -11,8 +11,9 @@ use tokio::time::Instant;
 use super::Sessions;
 use crate::budget::user;
 use crate::child::{EXIT_PATIENCE, FEW, Placeholders, StartError, Turn};
+use crate::legacy::client::{Client, SessionLimits};
 use crate::legacy::link::{Audience, Link};
-use crate::legacy::session::{Backend, Session, SessionLimits};
+use crate::legacy::session::{Backend, Session};
 use crate::legacy::shared::SharedChildren;
 use crate::legacy::translated_server::TranslatedServer;
 use crate::places::Place;
@@ -71,8 +72,9 @@ enum Source {
     Shared(Arc<SharedChildren>),
 }
 
-/// Connects a session to the server that answers its requests.
-type Backing<'a> = dyn Fn(&Arc<Session>, &Arc<Place>) -> Result<Backend, StartError> + 'a;
+/// Finds the server that answers the requests of a client.
+type Backing<'a> = dyn Fn(&Arc<Client>, &Arc<Place>) -> Result<Backend, StartError> + 'a;
+
 impl Sessions {
     /// Opens a session with a child. The caller then sends `initialize` on it. If there is no room, ends the
     /// session or stops the stateless child that has been unused for the longest time.
@@ -90,8 +92,8 @@ impl Sessions {
             Source::Own(turn) => turn.start_timeout(),
             Source::Shared(_) => self.settings.start_timeout,
         };
-        let behind: &Backing<'_> = &|session, place| self.behind(session, place, caller, &source);
-        let attempt = || self.try_open(owner, is_sse, start_timeout, behind);
+        let backing: &Backing<'_> = &|client, place| self.backend(client, place, caller, &source);
+        let attempt = || self.try_open(owner, caller, is_sse, start_timeout, backing);
         let mut opened = attempt();
         let until = Instant::now() + EXIT_PATIENCE;
         // A user who has just ended a session can open another one as soon as the child of the ended session
@@ -128,17 +130,14 @@ impl Sessions {
     }
 
     /// Opens a session for the translation, which responds to `initialize` itself.
-    pub fn open_foreign(
+    pub fn open_translated(
         &self,
         owner: &str,
         caller: &Placeholders,
-        peer: &Arc<dyn TranslatedServer>,
+        server: &Arc<dyn TranslatedServer>,
     ) -> Result<Arc<Session>, OpenError> {
-        let behind: &Backing<'_> = &|session, _| {
-            session.fill(self.launcher.used(caller));
-            Ok(Backend::Translated(Arc::clone(peer)))
-        };
-        let attempt = || self.try_open(owner, false, self.settings.start_timeout, behind);
+        let backing: &Backing<'_> = &|_, _| Ok(Backend::Translated(Arc::clone(server)));
+        let attempt = || self.try_open(owner, caller, false, self.settings.start_timeout, backing);
         let mut opened = attempt();
         for _ in 0..MAX_GIVEN_UP {
             if opened.as_ref().err().and_then(|error| self.make_place(error, owner)).is_none() {
@@ -165,9 +164,10 @@ impl Sessions {
     fn try_open(
         &self,
         owner: &str,
+        caller: &Placeholders,
         is_sse: bool,
         start_timeout: Duration,
-        behind: &Backing<'_>,
+        backing: &Backing<'_>,
     ) -> Result<Arc<Session>, OpenError> {
         if self.is_stopping() {
             return Err(OpenError::Stopping);
@@ -181,7 +181,7 @@ impl Sessions {
             start_timeout,
             input_timeout: self.settings.input_timeout,
         };
-        let session = Arc::new(Session::new(
+        let client = Arc::new(Client::new(
             id.clone(),
             owner.to_owned(),
             is_sse,
@@ -189,13 +189,8 @@ impl Sessions {
             self.answers(),
             Arc::clone(&self.metrics),
         ));
-        match behind(&session, &place) {
-            Ok(behind) => session.attach(behind),
-            Err(error) => {
-                self.metrics.sessions.sub();
-                return Err(error.into());
-            }
-        }
+        let backend = backing(&client, &place).inspect_err(|_| self.metrics.sessions.sub())?;
+        let session = Arc::new(Session::new(client, backend, self.launcher.used(caller)));
         if let Some(shard) = self.shard(&id) {
             let entry = (Arc::clone(&session), place);
             shard.write().unwrap_or_else(PoisonError::into_inner).insert(id, entry);
@@ -203,20 +198,19 @@ impl Sessions {
         Ok(session)
     }
 
-    fn behind(
+    fn backend(
         &self,
-        session: &Arc<Session>,
+        client: &Arc<Client>,
         place: &Arc<Place>,
         caller: &Placeholders,
         source: &Source,
     ) -> Result<Backend, StartError> {
-        session.fill(self.launcher.used(caller));
         let taken = match source {
             Source::Own(turn) => self.launcher.take(caller, turn)?,
             Source::Shared(shared) => return Ok(Backend::Shared(Arc::clone(shared))),
         };
         taken.0.hold(Arc::clone(place));
-        let audience = Audience::Session(Arc::downgrade(session));
+        let audience = Audience::Client(Arc::downgrade(client));
         let link = self.conversations.open(taken, |conversation| Link::new(conversation, audience));
         Ok(Backend::Own(link))
     }

@@ -7,9 +7,9 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use super::{LISTEN, Listening, Peer};
+use super::peer::{LISTEN, Listening, Peer};
 use crate::budget::Kept;
-use crate::legacy::Session;
+use crate::legacy::Client;
 use crate::policy::Gate;
 use crate::protocol::{Kind, Members, Outgoing, parse_line};
 use crate::stream::{Next, Stream};
@@ -48,7 +48,7 @@ impl Heard {
 impl Peer {
     /// Subscribes to all notifications that the client wants and is allowed to receive. If they differ from
     /// those of the previous subscription, the new one replaces it. Returns false if there is no memory for it.
-    pub(super) fn listen(self: &Arc<Self>, session: &Arc<Session>, gate: &Gate) -> bool {
+    pub(super) fn listen(self: &Arc<Self>, client: &Arc<Client>, gate: &Gate) -> bool {
         self.state().gate = gate.clone();
         let has = |pointer: &str| self.offers.pointer(pointer) == Some(&Value::Bool(true));
         let resources = self.state().resources.clone();
@@ -75,7 +75,7 @@ impl Peer {
         let mut state = self.state();
         let Some(listening) = &state.listening else {
             let (sender, receiver) = watch::channel(wanted);
-            let task = tokio::spawn(Arc::clone(self).feed(Arc::downgrade(session), receiver));
+            let task = tokio::spawn(Arc::clone(self).feed(Arc::downgrade(client), receiver));
             state.listening = Some(Listening { wanted: sender, task: task.abort_handle() });
             return true;
         };
@@ -88,12 +88,12 @@ impl Peer {
     }
 
     /// Keeps a subscription to the requested notifications until the session ends.
-    async fn feed(self: Arc<Self>, session: Weak<Session>, mut wanted: watch::Receiver<Option<Kept>>) {
-        while let Some(session) = session.upgrade().filter(|session| session.is_alive()) {
+    async fn feed(self: Arc<Self>, client: Weak<Client>, mut wanted: watch::Receiver<Option<Kept>>) {
+        while let Some(client) = client.upgrade().filter(|client| !client.is_ended()) {
             let now = wanted.borrow_and_update().clone();
             let subscribed = async {
                 if let Some(now) = &now {
-                    self.listen_once(&session, now).await;
+                    self.listen_once(&client, now).await;
                     tokio::time::sleep(AGAIN).await;
                 } else {
                     std::future::pending::<()>().await;
@@ -110,25 +110,25 @@ impl Peer {
         }
     }
 
-    async fn listen_once(&self, session: &Arc<Session>, wanted: &str) {
-        let stream = Stream::endless(1, 1 << 20, self.servers.answers().reservation(&session.owner));
+    async fn listen_once(self: &Arc<Self>, client: &Client, wanted: &str) {
+        let stream = Stream::endless(1, 1 << 20, self.servers.answers().reservation(&client.owner));
         let consumer = stream.connect();
         let gate = self.state().gate.clone();
         let Ok(permit) = gate.pass(LISTEN, None) else { return std::future::pending().await };
         let mut params = Members::default();
         params.set("notifications", wanted);
         let params = params.to_string();
-        let Ok(Some(_ticket)) = self.send(session, &permit, (params, None), "0", &stream).await else {
+        let Ok(Some(_ticket)) = self.send(client, &permit, (params, None), "0", &stream).await else {
             return;
         };
         loop {
             match consumer.next() {
                 Next::Event(_, text) => {
-                    let (owner, length) = (&session.owner, text.len());
+                    let (owner, length) = (&client.owner, text.len());
                     let read = move || Heard::read(&text.into_bytes());
                     match self.servers.offload().run_if_large(owner, length, read).await.flatten() {
                         Some(Heard::Notification(text)) => {
-                            session.get_stream().tell(text.into());
+                            client.get_stream().tell(text.into());
                         }
                         Some(Heard::End) => return,
                         None => {}

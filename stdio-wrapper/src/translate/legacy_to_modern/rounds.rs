@@ -10,9 +10,9 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 
 use super::super::results::result_for_legacy;
-use super::{Peer, Unanswered, fail};
-use crate::budget::{Kept, TOO_MANY_ANSWERS, TOO_MANY_MESSAGES};
-use crate::legacy::{Session, TOO_MANY_QUESTIONS};
+use super::peer::{Peer, Round, Unanswered, fail};
+use crate::budget::{TOO_MANY_ANSWERS, TOO_MANY_MESSAGES};
+use crate::legacy::{Client, TOO_MANY_QUESTIONS};
 use crate::protocol::{Members, Outgoing, members, parse_line, string};
 use crate::stream::Stream;
 
@@ -47,18 +47,18 @@ impl Peer {
     /// client's answers and the state for the next round.
     pub(super) async fn settle(
         &self,
-        session: &Arc<Session>,
+        client: &Client,
         answer: ByteString,
         id: &str,
         out: &Arc<Stream>,
-    ) -> Option<(Kept, Option<Kept>)> {
+    ) -> Option<Round> {
         let (length, caller) = (answer.len(), id.to_owned());
         let read = move || Settled::read(&answer, &caller);
-        let settled = self.servers.offload().run_if_large(&session.owner, length, read).await;
+        let settled = self.servers.offload().run_if_large(&client.owner, length, read).await;
         let (requests, state) = match settled.flatten() {
             Some(Settled::Asks { requests, state }) => (requests, state),
             Some(Settled::Ends(text)) => {
-                self.answer(session, text, id, out);
+                self.answer(client, text, id, out);
                 return None;
             }
             None => {
@@ -67,14 +67,14 @@ impl Peer {
             }
         };
         // The questions are kept until the client has answered them.
-        let mut reservation = self.servers.answers().reservation(&session.owner);
+        let mut reservation = self.servers.answers().reservation(&client.owner);
         if !reservation.grow(length) {
             fail(out, id, TOO_MANY_ANSWERS);
             return None;
         }
-        let messages = self.servers.messages().reservation(&session.owner);
+        let messages = self.servers.messages().reservation(&client.owner);
         let next = async {
-            let responses = self.ask_all(session, &requests, out).await?;
+            let responses = self.ask_all(client, &requests, out).await?;
             let no_room = || TOO_MANY_MESSAGES.to_owned();
             let state = state.map(|state| messages.keep(&*state).ok_or_else(no_room)).transpose()?;
             Ok((messages.keep(responses).ok_or_else(no_room)?, state))
@@ -82,22 +82,17 @@ impl Peer {
         next.await.map_err(|why: String| fail(out, id, &why)).ok()
     }
 
-    fn answer(&self, session: &Session, text: Bytes, id: &str, out: &Stream) {
-        match self.servers.answers().count(&session.owner, text.into()) {
+    fn answer(&self, client: &Client, text: Bytes, id: &str, out: &Stream) {
+        match self.servers.answers().count(&client.owner, text.into()) {
             Some(text) => out.push(text, true),
             None => fail(out, id, TOO_MANY_ANSWERS),
         }
     }
 
     /// Sends all questions to the client together. Returns the answers by name, as JSON text.
-    async fn ask_all(
-        &self,
-        session: &Arc<Session>,
-        requests: &str,
-        out: &Arc<Stream>,
-    ) -> Result<String, String> {
+    async fn ask_all(&self, client: &Client, requests: &str, out: &Arc<Stream>) -> Result<String, String> {
         let declared: Value = serde_json::from_str(&self.capabilities).unwrap_or_default();
-        let mut asking = Asking { peer: self, session, ids: Vec::new() };
+        let mut asking = Asking { peer: self, client, ids: Vec::new() };
         let mut waiting = Vec::new();
         let requests = Members::parse(requests).unwrap_or_default();
         for (key, request) in requests.iter() {
@@ -119,7 +114,7 @@ impl Peer {
             asking.ids.push(id.clone());
             let params = params.unwrap_or("{}");
             let text = Outgoing::Request { id: &id, method: &method, params }.bytes();
-            if !session.put(&id, &method, text, out) {
+            if !client.put(&id, &method, text, out) {
                 return Err(TOO_MANY_QUESTIONS.to_owned());
             }
             // The name is a part of the response, which is already counted.
@@ -127,7 +122,7 @@ impl Peer {
         }
         let mut answers = Vec::new();
         for (key, method, receiver) in waiting {
-            match tokio::time::timeout(session.input_timeout(), receiver).await {
+            match tokio::time::timeout(client.input_timeout(), receiver).await {
                 Ok(Ok(Ok(answer))) => answers.push((key, Some(answer))),
                 Ok(Ok(Err(Unanswered::NoMemory))) => return Err(TOO_MANY_MESSAGES.to_owned()),
                 // If the client cannot show an elicitation to its user, this counts as an elicitation that the
@@ -148,7 +143,7 @@ impl Peer {
 /// questions no longer count against the client's limit.
 struct Asking<'a> {
     peer: &'a Peer,
-    session: &'a Session,
+    client: &'a Client,
     ids: Vec<String>,
 }
 
@@ -157,7 +152,7 @@ impl Drop for Asking<'_> {
         let mut state = self.peer.state();
         for id in &self.ids {
             state.asked.remove(id);
-            self.session.take_back(id);
+            self.client.take_back(id);
         }
     }
 }
