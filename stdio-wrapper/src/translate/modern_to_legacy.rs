@@ -245,27 +245,27 @@ impl ModernToLegacy {
         Ok(waiting.call)
     }
 
+    /// Follows a call in a task of its own. Dropping the result cancels the call.
     fn spawn(
         self: &Arc<Self>,
         client_request: ClientRequest,
-        running: Running,
+        mut running: Running,
         is_exclusive: bool,
     ) -> Interest {
-        let task = tokio::spawn(Arc::clone(self).work(client_request, running, is_exclusive));
+        let translation = Arc::clone(self);
+        let task = tokio::spawn(async move {
+            match call::follow(&mut running, &client_request, is_exclusive).await {
+                Outcome::Done => {}
+                Outcome::Asks => translation.suspend(&client_request, Suspended::Running(running)),
+                Outcome::Again => {
+                    let (asked, owner) = (std::mem::take(&mut running.asked), running.owner().to_owned());
+                    drop(running);
+                    translation.suspend(&client_request, Suspended::Repeated { asked, owner });
+                }
+            }
+        });
         let handle: AbortHandle = task.abort_handle();
         Interest(Some(Box::new(move || handle.abort())))
-    }
-
-    async fn work(self: Arc<Self>, client_request: ClientRequest, mut running: Running, is_exclusive: bool) {
-        match call::follow(&mut running, &client_request, is_exclusive).await {
-            Outcome::Done => {}
-            Outcome::Asks => self.suspend(&client_request, Suspended::Running(running)),
-            Outcome::Again => {
-                let (asked, owner) = (std::mem::take(&mut running.asked), running.owner().to_owned());
-                drop(running);
-                self.suspend(&client_request, Suspended::Repeated { asked, owner });
-            }
-        }
     }
 
     /// Suspends a call until its client retries it, and sends the questions to the client.
