@@ -12,6 +12,8 @@ use auth_service::domain::resource::ResourceUri;
 use auth_service::operator::{Credentials, NewClient};
 use contract::files::read_setting;
 
+use super::arguments::unreadable;
+
 #[derive(Args)]
 pub(crate) struct AddClient {
     /// Name of the client for users and policy: letters, digits and . _ - +
@@ -124,7 +126,7 @@ where
 }
 
 fn key_set(file: &Path) -> anyhow::Result<serde_json::Value> {
-    let text = read_setting(file).map_err(|error| super::unreadable(file, &error))?;
+    let text = read_setting(file).map_err(|error| unreadable(file, &error))?;
     let set: serde_json::Value =
         serde_json::from_str(&text).with_context(|| format!("{} is not JSON", file.display()))?;
     let keys = set.get("keys").and_then(serde_json::Value::as_array);

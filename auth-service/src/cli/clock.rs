@@ -4,7 +4,7 @@ use clap::Subcommand;
 
 use auth_service::operator;
 
-use super::run;
+use super::running::run;
 
 #[derive(Subcommand)]
 pub(crate) enum ClockCommand {

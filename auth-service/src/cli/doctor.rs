@@ -16,6 +16,8 @@ use auth_service::domain::clock::{Clock, SystemClock};
 use contract::files::{MAX_SETTING_LEN, read_regular};
 use contract::printing::{Reader, print_error, print_line};
 
+use super::arguments::unreadable;
+
 /// Options of the examination.
 #[derive(Args)]
 pub(crate) struct Doctor {
@@ -87,7 +89,7 @@ fn examination(asked: Doctor) -> anyhow::Result<Examination> {
         .ca_file
         .map(|path| {
             read_regular(&path, MAX_SETTING_LEN)
-                .map_err(|error| super::unreadable(&path, &error).context("--ca-file"))
+                .map_err(|error| unreadable(&path, &error).context("--ca-file"))
         })
         .transpose()?;
     let is_set =

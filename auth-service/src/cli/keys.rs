@@ -7,7 +7,8 @@ use auth_service::domain::clock::UnixTime;
 use auth_service::keys::set::KeyState;
 use auth_service::operator::{self, KeyRow, Reply};
 
-use super::{print_rows, run};
+use super::rows::print_rows;
+use super::running::run;
 
 #[derive(Subcommand)]
 pub(crate) enum KeysCommand {

@@ -19,7 +19,9 @@ use auth_service::policy::{
 use contract::files::read_regular;
 use contract::printing::{print_error, print_line};
 
-use super::{email, groups, print_rows, run, username};
+use super::arguments::{email, groups, unreadable, username};
+use super::rows::print_rows;
+use super::running::run;
 
 #[derive(Subcommand)]
 pub(crate) enum PolicyCommand {
@@ -127,7 +129,7 @@ fn settings(file: Option<PathBuf>) -> anyhow::Result<(PolicySource, Option<Prote
 }
 
 fn text(path: &Path) -> anyhow::Result<String> {
-    let bytes = read_regular(path, MAX_FILE_SIZE).map_err(|error| super::unreadable(path, &error))?;
+    let bytes = read_regular(path, MAX_FILE_SIZE).map_err(|error| unreadable(path, &error))?;
     String::from_utf8(bytes)
         .with_context(|| format!("{} is not UTF-8 text; name a policy file (docs/policy.md)", path.display()))
 }

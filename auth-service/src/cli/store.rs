@@ -3,11 +3,10 @@
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand, ValueEnum};
-use contract::printing::{print_error, print_line};
+use contract::printing::print_line;
 
 use auth_service::config::{Config, Storage};
 use auth_service::domain::clock::{Clock, SystemClock};
@@ -20,7 +19,7 @@ use auth_service::store::transfer::{self, Source};
 
 use crate::serve::of_redis;
 
-use super::{run, tell_dangers, write_log};
+use super::running::{report_progress, run, tell_dangers, write_log};
 
 #[derive(Subcommand)]
 pub(crate) enum StoreCommand {
@@ -234,18 +233,6 @@ async fn copy(source: &Source, storage: &Storage, to: Place, replace: bool) -> a
         _ => storage.data_dir.display().to_string(),
     };
     say(format_args!("all data was copied to {place}, read back and counted: {counts}"))
-}
-
-/// Returns a callback that prints the number of copied records every two seconds.
-pub(super) fn report_progress() -> impl Fn(u64) + Send + Sync {
-    let last = std::sync::Mutex::new(Instant::now());
-    move |records| {
-        let mut last = last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if last.elapsed() > Duration::from_secs(2) {
-            *last = Instant::now();
-            print_error(format_args!("{records} records so far …"));
-        }
-    }
 }
 
 fn say(text: impl Display) -> anyhow::Result<()> {
