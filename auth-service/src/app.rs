@@ -3,6 +3,7 @@
 mod bounds;
 mod browsers;
 mod connections;
+mod cross_origin;
 mod edge_grpc;
 mod grpc_connections;
 mod open_files;
@@ -13,10 +14,8 @@ use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use actix_cors::Cors;
 use actix_http::{ConnectionType, Request};
 use actix_web::dev::{Extensions, Server, fn_service};
-use actix_web::http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, WWW_AUTHENTICATE};
 use actix_web::http::{KeepAlive, Method};
 use actix_web::middleware::from_fn;
 use actix_web::web::{self, Data, ServiceConfig};
@@ -42,6 +41,8 @@ use crate::ops::endpoints;
 use crate::ops::telemetry::RequestSpan;
 use crate::state::AppState;
 use crate::threads::{self, NoThread};
+
+use cross_origin::for_web_pages;
 
 pub use edge_grpc::EdgeGrpc;
 
@@ -139,6 +140,7 @@ pub fn listen(
         App::new()
             .wrap(from_fn(browsers::with_pages))
             .wrap(from_fn(bounds::bounded))
+            .wrap(from_fn(cross_origin::let_pages_read))
             .wrap(from_fn(connections::one_request))
             .wrap(TracingLogger::<RequestSpan>::new())
             .app_data(web::PayloadConfig::new(responses::BODY_LIMIT))
@@ -249,43 +251,41 @@ pub fn public_routes(config: &mut ServiceConfig, base: &str) {
     let well_known = |name: &str| format!("/.well-known/{name}{base}");
     config
         .service(
-            web::resource(well_known("oauth-authorization-server"))
-                .wrap(browsers_may(&[Method::GET, Method::HEAD]))
-                .route(reading().to(metadata::authorization_server)),
+            for_web_pages(
+                web::resource(well_known("oauth-authorization-server")),
+                &[Method::GET, Method::HEAD],
+            )
+            .route(reading().to(metadata::authorization_server)),
         )
         .service(
-            web::resource(well_known("openid-configuration"))
-                .wrap(browsers_may(&[Method::GET, Method::HEAD]))
+            for_web_pages(web::resource(well_known("openid-configuration")), &[Method::GET, Method::HEAD])
                 .route(reading().to(metadata::openid_configuration)),
         )
         .service(
-            web::resource([WELL_KNOWN.to_owned(), format!("{WELL_KNOWN}/{{path:.*}}")])
-                .wrap(browsers_may(&[Method::GET, Method::HEAD]))
-                .route(reading().to(protected_resource::document)),
+            for_web_pages(
+                web::resource([WELL_KNOWN.to_owned(), format!("{WELL_KNOWN}/{{path:.*}}")]),
+                &[Method::GET, Method::HEAD],
+            )
+            .route(reading().to(protected_resource::document)),
         )
         .service(
-            web::resource(format!("{base}/jwks"))
-                .wrap(browsers_may(&[Method::GET, Method::HEAD]))
+            for_web_pages(web::resource(format!("{base}/jwks")), &[Method::GET, Method::HEAD])
                 .route(reading().to(metadata::jwks)),
         )
         .service(
-            web::resource(format!("{base}/token"))
-                .wrap(browsers_may(&[Method::POST]))
+            for_web_pages(web::resource(format!("{base}/token")), &[Method::POST])
                 .route(web::post().to(token::token)),
         )
         .service(
-            web::resource(format!("{base}/revoke"))
-                .wrap(browsers_may(&[Method::POST]))
+            for_web_pages(web::resource(format!("{base}/revoke")), &[Method::POST])
                 .route(web::post().to(revoke::revoke)),
         )
         .service(
-            web::resource(format!("{base}/device_authorization"))
-                .wrap(browsers_may(&[Method::POST]))
+            for_web_pages(web::resource(format!("{base}/device_authorization")), &[Method::POST])
                 .route(web::post().to(device_authorization::start)),
         )
         .service(
-            web::resource(format!("{base}/par"))
-                .wrap(browsers_may(&[Method::POST]))
+            for_web_pages(web::resource(format!("{base}/par")), &[Method::POST])
                 .route(web::post().to(pushed_request::push)),
         )
         .service(
@@ -303,8 +303,7 @@ pub fn public_routes(config: &mut ServiceConfig, base: &str) {
         .service(web::resource(format!("{base}{ERRORS_PATH}")).route(web::get().to(errors::show)))
         .service(web::resource(format!("{base}/introspect")).route(web::post().to(introspect::introspect)))
         .service(
-            web::resource(format!("{base}/register"))
-                .wrap(browsers_may(&[Method::POST]))
+            for_web_pages(web::resource(format!("{base}/register")), &[Method::POST])
                 .route(web::post().to(register::register)),
         )
         .service(
@@ -333,9 +332,11 @@ pub fn public_routes(config: &mut ServiceConfig, base: &str) {
         // OpenID Connect Discovery §4 appends the well-known path to the issuer's path, and RFC 8414 inserts it
         // before that path. Clients try both.
         config.service(
-            web::resource(format!("{base}/.well-known/openid-configuration"))
-                .wrap(browsers_may(&[Method::GET, Method::HEAD]))
-                .route(reading().to(metadata::openid_configuration)),
+            for_web_pages(
+                web::resource(format!("{base}/.well-known/openid-configuration")),
+                &[Method::GET, Method::HEAD],
+            )
+            .route(reading().to(metadata::openid_configuration)),
         );
         config.configure(root_of_mcp_hosts);
     }
@@ -346,10 +347,12 @@ pub fn public_routes(config: &mut ServiceConfig, base: &str) {
 fn root_of_mcp_hosts(config: &mut ServiceConfig) {
     config
         .service(
-            web::resource("/.well-known/oauth-authorization-server")
-                .guard(guard::fn_guard(fallback::applies))
-                .wrap(browsers_may(&[Method::GET, Method::HEAD]))
-                .route(reading().to(metadata::authorization_server)),
+            for_web_pages(
+                web::resource("/.well-known/oauth-authorization-server")
+                    .guard(guard::fn_guard(fallback::applies)),
+                &[Method::GET, Method::HEAD],
+            )
+            .route(reading().to(metadata::authorization_server)),
         )
         .service(
             web::resource("/authorize")
@@ -357,16 +360,15 @@ fn root_of_mcp_hosts(config: &mut ServiceConfig) {
                 .route(web::get().to(authorize::authorize)),
         )
         .service(
-            web::resource("/token")
-                .guard(guard::fn_guard(fallback::applies))
-                .wrap(browsers_may(&[Method::POST]))
+            for_web_pages(web::resource("/token").guard(guard::fn_guard(fallback::applies)), &[Method::POST])
                 .route(web::post().to(token::token)),
         )
         .service(
-            web::resource("/register")
-                .guard(guard::fn_guard(fallback::applies))
-                .wrap(browsers_may(&[Method::POST]))
-                .route(web::post().to(register::register)),
+            for_web_pages(
+                web::resource("/register").guard(guard::fn_guard(fallback::applies)),
+                &[Method::POST],
+            )
+            .route(web::post().to(register::register)),
         );
 }
 
@@ -381,21 +383,4 @@ fn ops_routes(config: &mut ServiceConfig) {
 /// A route for GET and HEAD (RFC 9110 §9.3.2).
 fn reading() -> Route {
     web::route().guard(guard::Any(guard::Get()).or(guard::Head()))
-}
-
-/// CORS for endpoints that browser-based clients call. Any origin is allowed, but never with cookies (Fetch
-/// standard, "CORS protocol").
-fn browsers_may(methods: &[Method]) -> Cors {
-    Cors::default()
-        .allow_any_origin()
-        .send_wildcard()
-        .allowed_methods(methods.to_vec())
-        .allowed_headers([
-            AUTHORIZATION,
-            CONTENT_TYPE,
-            HeaderName::from_static("mcp-protocol-version"),
-            HeaderName::from_static("dpop"),
-        ])
-        .expose_headers([WWW_AUTHENTICATE, HeaderName::from_static("dpop-nonce")])
-        .max_age(600)
 }

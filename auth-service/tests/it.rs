@@ -18,6 +18,7 @@ mod it {
     mod check;
     mod clock_jumps;
     mod consent;
+    mod cross_origin;
     mod delegation;
     mod device;
     mod discovery;

@@ -113,10 +113,15 @@ impl Setup {
 
     /// Removes the limit on requests per second from one address.
     #[must_use]
-    pub fn with_any_rate(mut self) -> Self {
-        const MANY: u32 = 1_000_000;
-        self.requests_per_second = MANY;
-        self.auth_setting("REQUESTS_PER_SECOND", &MANY.to_string())
+    pub fn with_any_rate(self) -> Self {
+        self.with_rate(1_000_000)
+    }
+
+    /// Sets the number of requests per second from one address.
+    #[must_use]
+    pub fn with_rate(mut self, in_a_second: u32) -> Self {
+        self.requests_per_second = in_a_second;
+        self.auth_setting("REQUESTS_PER_SECOND", &in_a_second.to_string())
     }
 
     /// Limits one of the programs to these bounds, in its own control group.

@@ -496,6 +496,12 @@ impl TestApp {
         (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
     }
 
+    /// Sends exactly these bytes to the public listener. Returns the head of the response.
+    pub(crate) async fn raw_public_head(&self, bytes: &str) -> String {
+        let answer = read_to_end(send_bytes(&self.public, bytes).await).await;
+        answer.split_once("\r\n\r\n").unwrap().0.to_owned()
+    }
+
     pub(crate) async fn check_token(&self, token: &str) -> Response {
         self.check(reqwest::Method::POST, "mcp.example", "/mcp").bearer_auth(token).send().await.unwrap()
     }

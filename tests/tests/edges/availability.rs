@@ -33,6 +33,7 @@ pub(crate) async fn a088_with_auth_service_down_nothing_passes_and_when_it_is_ba
         assert_eq!(answer.status, expected, "{answer:?}");
         if edge != Edge::Traefik {
             assert_eq!(answer.headers["retry-after"], "5", "{answer:?}");
+            assert_readable_by_pages(&answer);
             let said: Value = serde_json::from_str(&answer.body).unwrap();
             assert_eq!(said["error"], "temporarily_unavailable", "{answer:?}");
             assert!(said["error_description"].as_str().unwrap().contains("does not answer"), "{said}");
@@ -46,11 +47,20 @@ pub(crate) async fn a088_with_auth_service_down_nothing_passes_and_when_it_is_ba
         let answer = Answer::read(world.stack.http.get(url).send().await.unwrap()).await.unwrap();
         assert_eq!(answer.status, 503, "{answer:?}");
         assert_eq!(answer.headers["retry-after"], "5", "{answer:?}");
+        assert_readable_by_pages(&answer);
         assert!(answer.body.contains("does not answer"), "{answer:?}");
     }
     world.stack.start_auth_service().await;
     let answer = world.ask(Method::POST, &[("authorization", &bearer)]).await;
     assert_eq!(answer.status, 200, "{answer:?}\n{}", world.stack.logs());
+}
+
+/// Asserts that a web page of any origin can read the response, but not by the cookies of its user.
+fn assert_readable_by_pages(answer: &Answer) {
+    let allowed: Vec<_> = answer.headers.get_all("access-control-allow-origin").iter().collect();
+    assert_eq!(allowed, ["*"], "{answer:?}");
+    assert_eq!(answer.header("access-control-expose-headers").to_lowercase(), "retry-after", "{answer:?}");
+    assert_eq!(answer.header("access-control-allow-credentials"), "", "{answer:?}");
 }
 
 pub(crate) async fn a088_with_the_store_down_nothing_passes(edge: Edge) {

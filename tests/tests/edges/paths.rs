@@ -345,9 +345,36 @@ async fn a100_what_nginx_answers_by_itself_is_limited_like_everything_else() {
             answers.into_iter().flatten().partition(|answer| answer.status == 429);
         assert!(answered.iter().all(|answer| answer.status == expected), "{target}: {answered:?}");
         assert!(!answered.is_empty() && refused.len() > 20, "{target}: {} are refused", refused.len());
-        assert!(
-            refused.iter().all(|answer| answer.body.contains("too many requests")),
-            "{target}: {refused:?}"
-        );
+        let is_told = |answer: &raw::RawAnswer| {
+            answer.body.contains("too many requests") && answer.values("access-control-allow-origin") == ["*"]
+        };
+        assert!(refused.iter().all(is_told), "{target}: {refused:?}");
+    }
+}
+
+/// Traefik and Caddy get this response from auth-service.
+#[tokio::test]
+async fn a_web_page_can_read_that_it_has_sent_too_many_requests_through_envoy() {
+    let name = "paths::a_web_page_can_read_that_it_has_sent_too_many_requests_through_envoy";
+    for edge in [Edge::EnvoyHttp, Edge::EnvoyGrpc] {
+        if !is_here(edge, name) {
+            return;
+        }
+        let world = World::of(Setup::as_shipped().through(edge).with_rate(20)).await;
+        let mut requests = JoinSet::new();
+        for _ in 0..120 {
+            let (port, host) = (world.stack.port, world.host.clone());
+            requests.spawn(async move {
+                let headers =
+                    [("Host", host.as_str()), ("Connection", "close"), ("Origin", "https://app.example")];
+                raw::ask(port, "POST", "/mcp", &headers).await
+            });
+        }
+        let answers = requests.join_all().await;
+        let mut refused = answers.into_iter().flatten().filter(|answer| answer.status == 429);
+        let refused = refused.next().expect("no request was refused");
+        assert_eq!(refused.values("access-control-allow-origin"), ["*"], "{refused:?}");
+        assert_eq!(refused.values("access-control-expose-headers"), ["retry-after"], "{refused:?}");
+        assert_eq!(refused.values("retry-after"), ["1"], "{refused:?}");
     }
 }
