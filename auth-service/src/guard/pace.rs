@@ -9,11 +9,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use governor::Quota;
-use tokio::sync::Semaphore;
 use tokio::time::sleep;
 
 use super::client_address::network;
 use super::keyed_rate::KeyedRate;
+use super::waiting::Waiting;
 
 /// The size of a burst, as a multiple of the number of requests allowed per second.
 const IN_A_ROW: u32 = 3;
@@ -29,7 +29,8 @@ const GOLDEN: u32 = 0x9E37_79B9;
 /// The rates of all addresses at one listener.
 pub struct Pace {
     rate: KeyedRate<IpAddr>,
-    waiting: Semaphore,
+    /// The refusals that are being delayed.
+    late: Waiting,
     /// The number of refusals that have been delayed.
     delayed: AtomicU32,
 }
@@ -40,16 +41,17 @@ pub struct Pace {
 pub struct TooManyRequests;
 
 impl Pace {
-    /// Allows each address this number of requests per second. At most `waiting` refusals are delayed at the same
-    /// time. Further requests are refused immediately, because each delayed one occupies a connection of the
-    /// listener.
-    pub fn new(in_a_second: NonZeroU32, waiting: usize) -> Self {
+    /// Allows each address this number of requests per second. At most `late` refusals are delayed at the same time,
+    /// because each of them occupies a connection of the listener. One more ends the longest delay of the address
+    /// that has the most delayed refusals. Therefore, one address can use all slots while no other address needs them,
+    /// but cannot keep the refusals of other addresses from being delayed.
+    pub fn new(in_a_second: NonZeroU32, late: usize) -> Self {
         let burst = in_a_second.saturating_mul(NonZeroU32::MIN.saturating_add(IN_A_ROW - 1));
-        Self::of(Quota::per_second(in_a_second).allow_burst(burst), waiting)
+        Self::of(Quota::per_second(in_a_second).allow_burst(burst), late)
     }
 
-    fn of(quota: Quota, waiting: usize) -> Self {
-        Self { rate: KeyedRate::new(quota), waiting: Semaphore::new(waiting), delayed: AtomicU32::new(0) }
+    fn of(quota: Quota, late: usize) -> Self {
+        Self { rate: KeyedRate::new(quota), late: Waiting::new(late, late), delayed: AtomicU32::new(0) }
     }
 
     /// The delay of the next refusal, which is between 0.5 and 1.5 times [`PAUSE`]. If all delays were equal, the
@@ -69,8 +71,10 @@ impl Pace {
         if self.rate.check(&network(address)).is_ok() {
             return Ok(());
         }
-        if let Ok(_place) = self.waiting.try_acquire() {
-            sleep(self.next_pause()).await;
+        let mut wait = self.late.enter(Some(address));
+        tokio::select! {
+            () = sleep(self.next_pause()) => {}
+            () = wait.given_up() => {}
         }
         Err(TooManyRequests)
     }
@@ -83,10 +87,10 @@ impl Pace {
 
 #[cfg(test)]
 mod tests {
-    use std::pin::pin;
+    use std::pin::{Pin, pin};
     use std::task::Poll;
 
-    use futures_util::poll;
+    use futures_util::{FutureExt as _, poll};
 
     use super::*;
 
@@ -101,14 +105,52 @@ mod tests {
         // The whole /64 network counts as one address.
         let mut late = pin!(pace.admit(neighbour));
         assert_eq!(poll!(late.as_mut()), Poll::Pending);
-        // There is only one slot for a delayed refusal.
-        assert_eq!(poll!(pin!(pace.admit(one))), Poll::Ready(Err(TooManyRequests)));
         assert_eq!(poll!(pin!(pace.admit(other))), Poll::Ready(Ok(())));
         for _ in 0..10 {
             assert_eq!(poll!(pin!(pace.admit(None))), Poll::Ready(Ok(())));
         }
-        assert_eq!(late.await, Err(TooManyRequests));
-        assert_eq!(poll!(pin!(pace.admit(one))), Poll::Pending, "the slot is not free yet");
+        assert_eq!(poll!(late.as_mut()), Poll::Pending);
+        // There is only one slot for a delayed refusal.
+        let mut later = pin!(pace.admit(one));
+        assert_eq!(poll!(later.as_mut()), Poll::Pending);
+        assert_eq!(poll!(late.as_mut()), Poll::Ready(Err(TooManyRequests)));
+        assert_eq!(later.await, Err(TooManyRequests));
+        assert_eq!(pace.late.count(), 0);
+    }
+
+    /// Whether a refusal is still being delayed. The runtime would otherwise report many futures of one task as pending
+    /// although they are not.
+    fn is_late(refusal: &mut Pin<Box<impl Future<Output = Result<(), TooManyRequests>>>>) -> bool {
+        let outcome = tokio::task::unconstrained(refusal).now_or_never();
+        assert_ne!(outcome, Some(Ok(())), "the request was not refused");
+        outcome.is_none()
+    }
+
+    #[tokio::test]
+    async fn a100_a_flood_from_one_address_does_not_hasten_the_refusals_of_others() {
+        let pace = Pace::of(Quota::per_hour(NonZeroU32::MIN), 64);
+        let address = |n: u8| Some(IpAddr::from([198, 51, 100, n]));
+        for n in 0..=32 {
+            assert_eq!(pace.admit(address(n)).await, Ok(()));
+        }
+        let mut flood = Vec::new();
+        for _ in 0..500 {
+            let mut refusal = Box::pin(pace.admit(address(0)));
+            assert!(is_late(&mut refusal));
+            flood.push(refusal);
+        }
+        assert_eq!(pace.late.count(), 64, "the flood uses the slots that nobody else needs");
+        let mut others: Vec<_> = (1..=32).map(|n| Box::pin(pace.admit(address(n)))).collect();
+        // The flood does not get these slots back.
+        for other in &mut others {
+            assert!(is_late(other));
+            let mut refusal = Box::pin(pace.admit(address(0)));
+            assert!(is_late(&mut refusal));
+            flood.push(refusal);
+        }
+        assert!(others.iter_mut().all(is_late));
+        assert_eq!(flood.iter_mut().map(is_late).filter(|is_late| *is_late).count(), 32);
+        assert_eq!(pace.late.count(), 64);
     }
 
     #[test]
