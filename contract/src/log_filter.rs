@@ -27,10 +27,9 @@ impl fmt::Display for NoLogFilter {
 impl std::error::Error for NoLogFilter {}
 
 impl Default for LogFilter {
-    /// Logs everything from the level `info` on, except the start messages from the HTTP server, because the
-    /// programs log the same information themselves.
+    /// Logs everything from the level `info` on, except what [`LogFilter::without_noise`] leaves out.
     fn default() -> Self {
-        Self("info,actix_server=warn".to_owned())
+        Self("info".to_owned()).without_noise()
     }
 }
 
@@ -62,9 +61,16 @@ impl LogFilter {
         }
     }
 
-    /// Sets the level of a target, unless the filter already mentions this target.
+    /// Leaves out events of the HTTP server that are part of normal operation, unless the filter mentions their
+    /// target. The programs log the same information as its start messages themselves. Its messages about individual
+    /// connections are often errors, but any client can cause any number of them, for example by sending a request
+    /// before it has read the response to the last one.
     #[must_use]
-    pub fn with_default(self, target: &str, level: LevelFilter) -> Self {
+    pub fn without_noise(self) -> Self {
+        self.with_default("actix_server", LevelFilter::WARN).with_default("actix_http", LevelFilter::OFF)
+    }
+
+    fn with_default(self, target: &str, level: LevelFilter) -> Self {
         if self.0.contains(target) { self } else { Self(format!("{},{target}={level}", self.0)) }
     }
 
@@ -116,9 +122,11 @@ mod tests {
     }
 
     #[test]
-    fn a_default_gives_way_to_what_is_said_of_its_target() {
-        let with = |text| LogFilter::parse(text).unwrap().with_default("actix_server", LevelFilter::WARN).0;
-        assert_eq!(with("info"), "info,actix_server=warn");
-        assert_eq!(with("info,actix_server=debug"), "info,actix_server=debug");
+    fn noise_is_left_out_unless_its_target_is_mentioned() {
+        let without = |text| LogFilter::parse(text).unwrap().without_noise().0;
+        assert_eq!(without("debug"), "debug,actix_server=warn,actix_http=off");
+        assert_eq!(without("info,actix_server=debug"), "info,actix_server=debug,actix_http=off");
+        assert_eq!(without("actix_http=trace,info"), "actix_http=trace,info,actix_server=warn");
+        assert_eq!(LogFilter::default().0, without("info"));
     }
 }

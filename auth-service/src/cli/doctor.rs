@@ -22,6 +22,7 @@ use super::arguments::unreadable;
 #[derive(Args)]
 pub(crate) struct Doctor {
     /// The URL that users enter in their MCP clients, such as <https://mcp.example.com/mcp>.
+    #[arg(value_parser = whole_url)]
     url: Url,
     /// Print only one JSON document with all findings.
     #[arg(long)]
@@ -72,11 +73,27 @@ async fn examine(asked: Doctor) -> anyhow::Result<ExitCode> {
     } else {
         let (problems, warnings) = (counted(problems, "problem"), counted(warnings, "warning"));
         let fine = counted(count(Outcome::Fine), "check");
-        print_line(format_args!(
-            "{problems}, {warnings}, {unexamined} not examined, {fine} as they must be"
-        ))?;
+        print_line(format_args!("{problems}, {warnings}, {unexamined} not examined, {fine} passed"))?;
     }
     Ok(if problems == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Parses a URL with its scheme. The library's error for a URL without one does not name what is missing, or takes the
+/// host for the scheme (`localhost:8080/mcp`).
+fn whole_url(text: &str) -> Result<Url, String> {
+    let example = "write the whole URL, such as https://mcp.example.com/mcp";
+    if text.is_empty() {
+        return Err(example.to_owned());
+    }
+    if text.contains("://") {
+        return Url::parse(text).map_err(|error| format!("{error}; {example}"));
+    }
+    let host = text.split(['/', ':']).next().unwrap_or_default();
+    let scheme = if matches!(host, "localhost" | "127.0.0.1" | "[") { "http" } else { "https" };
+    match Url::parse(&format!("{scheme}://{text}")) {
+        Ok(url) => Err(format!("it has no scheme; write {url}")),
+        Err(_) => Err(format!("it is not a URL; {example}")),
+    }
 }
 
 /// A number with its noun in singular or plural, such as `2 checks`.
@@ -126,4 +143,26 @@ fn line(finding: &Finding) -> String {
         }
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_without_a_scheme_is_answered_with_the_url_to_write() {
+        for (text, fix) in [
+            ("mcp.example.com", "it has no scheme; write https://mcp.example.com/"),
+            ("mcp.example.com/mcp", "it has no scheme; write https://mcp.example.com/mcp"),
+            ("mcp.example.com:8443/mcp", "it has no scheme; write https://mcp.example.com:8443/mcp"),
+            ("localhost:8080/mcp", "it has no scheme; write http://localhost:8080/mcp"),
+            ("[::1]:8080/mcp", "it has no scheme; write http://[::1]:8080/mcp"),
+            ("", "write the whole URL, such as https://mcp.example.com/mcp"),
+            ("/mcp x", "it is not a URL; write the whole URL, such as https://mcp.example.com/mcp"),
+            ("https://", "empty host; write the whole URL, such as https://mcp.example.com/mcp"),
+        ] {
+            assert_eq!(whole_url(text).unwrap_err(), fix, "{text:?}");
+        }
+        assert_eq!(whole_url("https://mcp.example.com/mcp").unwrap().path(), "/mcp");
+    }
 }

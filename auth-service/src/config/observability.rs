@@ -19,7 +19,7 @@ pub enum LogFormat {
 pub struct Observability {
     /// The format of log lines (`LOG_FORMAT`: `text` or `json`, default `text`).
     pub format: LogFormat,
-    /// The events that are logged (`RUST_LOG`, default `info,actix_server=warn`).
+    /// The events that are logged (`RUST_LOG`, default `info`).
     pub filter: LogFilter,
 }
 
@@ -44,5 +44,5 @@ pub(super) fn read(environment: &Environment, problems: &mut Problems) -> Observ
         problems.add("RUST_LOG", error);
         LogFilter::default()
     });
-    Observability { format, filter }
+    Observability { format, filter: filter.without_noise() }
 }

@@ -18,6 +18,9 @@ pub struct Issuer {
 /// The reason why a string is not an issuer identifier.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidIssuer {
+    /// The string has no scheme.
+    #[error("it has no scheme; write https://{0}")]
+    NoScheme(String),
     /// The string is not an absolute URL.
     #[error("it must be an absolute URL such as https://auth.example.com")]
     NotAbsolute,
@@ -35,6 +38,10 @@ pub enum InvalidIssuer {
 impl Issuer {
     /// Reads an issuer identifier.
     pub fn parse(text: &str) -> Result<Self, InvalidIssuer> {
+        // Without a scheme, a URL parser takes the host for the scheme (`auth.example.com:8443`).
+        if !text.contains("://") && Url::parse(&format!("https://{text}")).is_ok() {
+            return Err(InvalidIssuer::NoScheme(text.to_owned()));
+        }
         let url = Url::parse(text).map_err(|_| InvalidIssuer::NotAbsolute)?;
         if url.host().is_none() {
             return Err(InvalidIssuer::NotAbsolute);
@@ -137,5 +144,13 @@ mod tests {
         ] {
             assert!(Issuer::parse(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn an_issuer_without_a_scheme_is_answered_with_one() {
+        for text in ["auth.example.com", "auth.example.com:8443", "auth.example.com/tenant1"] {
+            assert_eq!(Issuer::parse(text), Err(InvalidIssuer::NoScheme(text.to_owned())), "{text}");
+        }
+        assert_eq!(Issuer::parse("/tenant 1"), Err(InvalidIssuer::NotAbsolute));
     }
 }

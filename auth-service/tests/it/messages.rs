@@ -1,10 +1,11 @@
 //! Tests of what the program prints when its output is no longer read, and when it cannot start.
 
 use std::fs;
-use std::io;
-use std::net::TcpListener;
+use std::io::{self, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use crate::redis_server::RedisServer;
 
@@ -144,6 +145,37 @@ fn away() -> String {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }
 
+/// Any client can cause any number of such lines, so that they would hide real errors.
+#[test]
+fn what_clients_do_with_their_connections_is_not_an_error_in_the_log() {
+    let all = tempfile::tempdir().unwrap();
+    let (data, log, ops) = (all.path().join("data"), all.path().join("log"), away());
+    let mut service = Command::new("timeout")
+        .args(["60", env!("CARGO_BIN_EXE_auth-service")])
+        .env_clear()
+        .env("PATH", "/usr/bin:/bin")
+        .env("DATA_DIR", &data)
+        .envs([("ISSUER", "http://localhost:1"), ("PROTECTED_HOSTS", "localhost:1"), ("OPS_LISTEN", &ops)])
+        .envs([("PUBLIC_LISTEN", "127.0.0.1:0"), ("EDGE_LISTEN", "127.0.0.1:0"), ("RUST_LOG", "info")])
+        .stderr(fs::File::create(&log).unwrap())
+        .spawn()
+        .unwrap();
+    let mut stream = (0..1000).find_map(|_| {
+        std::thread::sleep(Duration::from_millis(50));
+        TcpStream::connect(&ops).ok()
+    });
+    let stream = stream.as_mut().unwrap();
+    // The server closes the connection when the second request arrives.
+    stream.write_all(&b"GET /version HTTP/1.1\r\nHost: a\r\n\r\n".repeat(3)).unwrap();
+    let _ = stream.read_to_end(&mut Vec::new());
+    let pid = service.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    let status = service.wait().unwrap();
+    let log = fs::read_to_string(&log).unwrap();
+    assert!(status.success() && log.contains("stopped"), "{status}: {log}");
+    assert!(!log.contains("ERROR"), "{log}");
+}
+
 #[test]
 fn each_refusal_to_start_names_its_cause_and_its_fix_once() {
     let all = tempfile::tempdir().unwrap();
@@ -200,6 +232,14 @@ fn each_refusal_of_a_command_names_its_cause_and_its_fix_once() {
     refuses(&format!("policy check {missing}"), &stored, &missing, &["cannot read", "name a regular file"]);
     let doctor = format!("doctor http://localhost:1/mcp --ca-file {missing}");
     refuses(&doctor, &[], &missing, &["--ca-file: cannot read", "name a regular file"]);
+    for (words, fix) in [
+        ("doctor mcp.example.com/mcp", "write https://mcp.example.com/mcp"),
+        ("doctor localhost:1/mcp", "write http://localhost:1/mcp"),
+    ] {
+        refuses(words, &[], "it has no scheme", &[fix]);
+    }
+    let no_scheme = [("ISSUER", "auth.example:8443"), ("PROTECTED_HOSTS", "mcp.example")];
+    refuses("doctor https://localhost:1/mcp", &no_scheme, "ISSUER", &["write https://auth.example:8443"]);
     let ops = away();
     refuses("healthcheck", &[("OPS_LISTEN", &ops)], &ops, &["Connection refused", "is it running?"]);
     let key = format!("{data}/store.key");

@@ -3,8 +3,6 @@
 use std::net::SocketAddr;
 
 use contract::files::read_setting;
-use contract::log_filter::LogFilter;
-use tracing_subscriber::filter::LevelFilter;
 
 use super::given::Given;
 use super::options::{IdentityMode, LogFormat, Options};
@@ -35,7 +33,7 @@ pub(super) fn config(options: &Options, environment: Environment<'_>) -> Result<
         shared: read.take(&options.shared),
         translate: read.take(&options.translate),
         prewarm: read.take(&options.prewarm),
-        log: log(read.take(&options.log)),
+        log: read.take(&options.log).unwrap_or_default().without_noise(),
         log_json: read.take(&options.log_format) == LogFormat::Json,
     };
     check_together(&mut read, options, &config);
@@ -72,16 +70,6 @@ fn check_together(read: &mut Reader, options: &Options, config: &Config) {
             config.mcp_path
         ));
     }
-}
-
-/// Completes the log filter. The start messages from the HTTP server are omitted, because this program logs the same
-/// information. Its messages about individual connections are omitted, because any client can cause any number of them.
-fn log(filter: Option<LogFilter>) -> LogFilter {
-    let filter = match filter {
-        Some(filter) => filter.with_default("actix_server", LevelFilter::WARN),
-        None => LogFilter::default(),
-    };
-    filter.with_default("actix_http", LevelFilter::OFF)
 }
 
 /// The number of workers. One processor is reserved for the children, because calls would be slower if the
