@@ -2,6 +2,7 @@
 
 mod child;
 mod command;
+mod doubts;
 mod given;
 mod limits;
 mod options;
@@ -190,6 +191,11 @@ impl Config {
     /// Checks every option. The error contains one sentence for each problem.
     pub fn new(options: &Options, environment: &dyn Fn(&str) -> Option<String>) -> Result<Self, Vec<String>> {
         read::config(options, environment)
+    }
+
+    /// Returns a sentence for each combination of settings that is allowed, but is probably a mistake.
+    pub fn doubts(&self, options: &Options) -> Vec<String> {
+        doubts::of(self, options)
     }
 
     /// Whether the command, the environment or the working directory depends on the caller.

@@ -60,7 +60,7 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    for doubt in doubts {
+    for doubt in doubts.into_iter().chain(config.doubts(&options)) {
         tracing::warn!("{doubt}");
     }
     match serve(config) {

@@ -79,8 +79,8 @@ pub struct Options {
     /// default is the loopback names if LISTEN is a loopback address, and otherwise any name.
     #[arg(long, env = "ALLOWED_HOSTS", default_value = "", hide_default_value = true, value_name = "LIST", value_parser = hosts())]
     pub allowed_hosts: Given<Vec<String>>,
-    /// Origins of browser clients that are allowed, comma-separated (<https://app.example.com>). The default is
-    /// loopback origins if LISTEN is a loopback address, and otherwise none.
+    /// Origins of browser clients that are allowed, comma-separated (<https://app.example.com>), or none. Loopback
+    /// origins are always allowed if LISTEN is a loopback address. The default is none.
     #[arg(long, env = "ALLOWED_ORIGINS", default_value = "", hide_default_value = true, value_name = "LIST", value_parser = origins())]
     pub allowed_origins: Given<Vec<String>>,
 

@@ -152,9 +152,12 @@ pub(super) fn hosts() -> impl Parses<Vec<String>> {
     })
 }
 
-/// Origins of web pages, or `*`.
+/// Origins of web pages, or `*`, or only the word `none`, which is an empty list.
 pub(super) fn origins() -> impl Parses<Vec<String>> {
     typed(|text| {
+        if text == "none" {
+            return Ok(Vec::new());
+        }
         let (mut origins, mut wrong) = (Vec::new(), Vec::new());
         for entry in values::list(text) {
             match Url::parse(&entry).map(|url| url.origin()) {
@@ -166,7 +169,7 @@ pub(super) fn origins() -> impl Parses<Vec<String>> {
                 }
                 _ => wrong.push(format!(
                     " has `{entry}`, which is not an origin. Write scheme and host, and the port if it is not the usual one, \
-                     like https://app.example.com."
+                     like https://app.example.com; or only * or none."
                 )),
             }
         }
@@ -253,6 +256,10 @@ mod tests {
             read(&origins(), "*, HTTPS://a.example").checked(),
             Ok(&vec!["*".into(), "https://a.example".into()])
         );
+        for empty in ["", "none"] {
+            assert_eq!(read(&origins(), empty).checked(), Ok(&Vec::new()), "{empty:?}");
+        }
+        assert!(read(&origins(), "none, https://a.example").problems[0].contains("only * or none"));
         assert_eq!(read(&url(), "").checked(), Ok(&None));
         assert_eq!(read(&url(), "http://a/x").checked().unwrap().as_ref().unwrap().text, "http://a/x");
     }

@@ -72,6 +72,21 @@ fn a_pipe_in_place_of_the_tool_rules_does_not_hang_the_start() {
 }
 
 #[test]
+fn a104_a_server_that_everybody_can_call_is_told_at_the_start() {
+    // The wrapper exits after the start, because the port is taken.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    for (host, is_told) in [("0.0.0.0", true), ("127.0.0.1", false)] {
+        let listen = format!("{host}:{port}");
+        let options = ["--listen", &listen, "--ops-listen", "127.0.0.1:0", "--", "true"];
+        let output = run(&options, &[("ISSUER", "https://auth.example")]);
+        let message = text(&output.stderr);
+        assert_eq!(message.contains("everybody who can reach this port"), is_told, "{message}");
+        assert!(message.contains("ISSUER is set, but has no effect"), "{message}");
+    }
+}
+
+#[test]
 fn a_taken_port_is_one_clear_line() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
