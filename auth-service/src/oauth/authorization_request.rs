@@ -72,8 +72,6 @@ pub enum Refusal {
     Denied,
     #[error("too many codes were issued for the user's account; try again in a minute")]
     TooFast,
-    #[error("the service cannot answer at the moment")]
-    Unavailable,
 }
 
 impl Refusal {
@@ -97,7 +95,7 @@ impl Refusal {
             Self::LoginRequired => ErrorCode::LoginRequired,
             Self::ConsentRequired => ErrorCode::ConsentRequired,
             Self::Denied => ErrorCode::AccessDenied,
-            Self::TooFast | Self::Unavailable => ErrorCode::TemporarilyUnavailable,
+            Self::TooFast => ErrorCode::TemporarilyUnavailable,
         }
     }
 }
