@@ -35,7 +35,7 @@ use auth_service::keys::signing::KeyRing;
 use auth_service::principal::{CacheTerms, IDENTITY, PrincipalCache, Sources};
 use auth_service::rotation;
 use auth_service::store::redis::{RedisAddress, RedisStore};
-use auth_service::store::{Rotation, Store, Successor, transfer};
+use auth_service::store::{Addition, DirectGrant, Rotation, Store, Successor, transfer};
 use futures_util::stream::{self, StreamExt};
 use redis_server::RedisServer;
 use things::{
@@ -62,7 +62,7 @@ async fn main() -> anyhow::Result<()> {
     let mut people = Vec::new();
     for n in 0..PEOPLE {
         people.push(account(&format!("person{n}")));
-        ensure!(store.add_account(&people[n]).await?, "no account");
+        ensure!(store.add_account(&people[n]).await? == Addition::Added, "no account");
     }
     let used = usage(&client, NOW);
     let made =
@@ -77,7 +77,7 @@ async fn main() -> anyhow::Result<()> {
         .buffered(AT_ONCE);
     while let Some(written) = writes.next().await {
         let (added, granted) = written?;
-        ensure!(added, "no grant");
+        ensure!(added == DirectGrant::Created, "no grant");
         if some.len() < tokens {
             some.push(granted);
         }

@@ -4,7 +4,7 @@ use crate::domain::clock::UnixTime;
 use crate::domain::error_code::ErrorCode;
 use crate::keys::dpop::{Expected, InvalidProof, Nonces, Proof, check};
 use crate::keys::seal::{CryptoFailure, StoreKey};
-use crate::store::{Store, StoreError};
+use crate::store::{OneTimeUse, Store, StoreError};
 
 /// Whether DPoP proofs are verified, and what they must contain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -93,7 +93,9 @@ impl Dpop {
         store: &dyn Store,
         now: UnixTime,
     ) -> Result<(), ProofRefused> {
-        let first = store.remember_once(&proof.name, proof.until, now).await?;
-        if first { Ok(()) } else { Err(ProofRefused::Replayed) }
+        match store.remember_once(&proof.name, proof.until, now).await? {
+            OneTimeUse::First => Ok(()),
+            OneTimeUse::Replayed => Err(ProofRefused::Replayed),
+        }
     }
 }

@@ -24,7 +24,7 @@ use crate::keys::set::RotationTerms;
 use crate::ops::audit;
 use crate::rotation::RotationError;
 use crate::store::records::{Counts, Resealed};
-use crate::store::{Store, StoreError};
+use crate::store::{Addition, Change, Deletion, Linking, Store, StoreError};
 
 pub use add_client::{Credentials, NewClient};
 pub use keys::KeyRow;
@@ -272,7 +272,10 @@ pub async fn run(command: Command, tools: &Tools<'_>) -> Result<Reply, CommandEr
             };
             let done = store.set_account_disabled(&account.subject, disabled).await?;
             let event = audit::Event::AccountSwitched { subject: &account.subject, disabled };
-            Ok(if done { audited(&event) } else { no_account(&username) })
+            Ok(match done {
+                Change::Changed => audited(&event),
+                Change::Missing => no_account(&username),
+            })
         }
         Command::SetUserGroups { username, groups } => {
             let Some(account) = store.account_named(&username).await? else {
@@ -280,7 +283,10 @@ pub async fn run(command: Command, tools: &Tools<'_>) -> Result<Reply, CommandEr
             };
             let done = store.set_account_groups(&account.subject, &groups).await?;
             let event = audit::Event::AccountChanged { subject: &account.subject, changed: "groups" };
-            Ok(if done { audited(&event) } else { no_account(&username) })
+            Ok(match done {
+                Change::Changed => audited(&event),
+                Change::Missing => no_account(&username),
+            })
         }
         Command::SetUserEmail { username, email } => {
             let Some(account) = store.account_named(&username).await? else {
@@ -288,7 +294,10 @@ pub async fn run(command: Command, tools: &Tools<'_>) -> Result<Reply, CommandEr
             };
             let done = store.set_account_email(&account.subject, email.as_deref()).await?;
             let event = audit::Event::AccountChanged { subject: &account.subject, changed: "email" };
-            Ok(if done { audited(&event) } else { no_account(&username) })
+            Ok(match done {
+                Change::Changed => audited(&event),
+                Change::Missing => no_account(&username),
+            })
         }
         Command::ListClients { after } => {
             let clients = store.clients(after.as_ref(), PAGE, tools.now).await?;
@@ -299,19 +308,20 @@ pub async fn run(command: Command, tools: &Tools<'_>) -> Result<Reply, CommandEr
             None => no_client(&id),
         }),
         Command::SwitchClient { id, disabled } => {
-            let done = store.set_client_disabled(&id, disabled).await?;
-            Ok(if done {
-                audited(&audit::Event::ClientSwitched { client_id: &id, disabled })
-            } else {
-                no_client(&id)
+            Ok(match store.set_client_disabled(&id, disabled).await? {
+                Change::Changed => audited(&audit::Event::ClientSwitched { client_id: &id, disabled }),
+                Change::Missing => no_client(&id),
             })
         }
         Command::DeleteClient { id } => {
             let done = store.delete_client(&id).await?;
             // A client that acts for itself has an account, whose subject is the client identifier. It is removed
             // with the client.
-            store.remove_account(&id.subject()).await?;
-            Ok(if done { audited(&audit::Event::ClientRemoved { client_id: &id }) } else { no_client(&id) })
+            let _: Deletion = store.remove_account(&id.subject()).await?;
+            Ok(match done {
+                Deletion::Deleted => audited(&audit::Event::ClientRemoved { client_id: &id }),
+                Deletion::Missing => no_client(&id),
+            })
         }
         Command::ListKeys => keys::list(tools).await,
         Command::RotateKeys => keys::rotate(tools).await,
@@ -351,11 +361,9 @@ async fn add_user(
         disabled: false,
         created_at: tools.now,
     };
-    if !tools.store.add_account(&account).await? {
-        return Ok(Reply::Refused(format!(
-            "there is already an account named {}; choose another name",
-            account.username
-        )));
+    match tools.store.add_account(&account).await? {
+        Addition::Added => {}
+        Addition::Taken => return Ok(account_exists(&account.username)),
     }
     audit::Event::AccountAdded { subject: &account.subject }.emit();
     Ok(if one_time { Reply::OneTimePassword(password.expose_secret().to_owned()) } else { Reply::Done })
@@ -392,26 +400,32 @@ async fn link_user(
             "{username} is the account of a client, which cannot be linked to a user of an issuer"
         )));
     }
-    if !store.link_account(issuer, sub, &account.subject).await? {
-        return Ok(Reply::Refused(format!(
+    Ok(match store.link_account(issuer, sub, &account.subject).await? {
+        Linking::Linked => audited(&audit::Event::AccountLinked { subject: &account.subject, linked: true }),
+        Linking::OtherLink => Reply::Refused(format!(
             "{username} is already linked to another user of {issuer}, or {sub} to another account; `auth-service user unlink` removes a link"
-        )));
-    }
-    Ok(audited(&audit::Event::AccountLinked { subject: &account.subject, linked: true }))
+        )),
+    })
 }
 
 async fn unlink_user(username: &Username, issuer: &str, store: &dyn Store) -> Result<Reply, CommandError> {
     let Some(account) = store.account_named(username).await? else { return Ok(no_account(username)) };
-    if !store.unlink_account(issuer, &account.subject).await? {
-        return Ok(Reply::Refused(format!("{username} is not linked to a user of {issuer}")));
-    }
-    Ok(audited(&audit::Event::AccountLinked { subject: &account.subject, linked: false }))
+    Ok(match store.unlink_account(issuer, &account.subject).await? {
+        Deletion::Deleted => {
+            audited(&audit::Event::AccountLinked { subject: &account.subject, linked: false })
+        }
+        Deletion::Missing => Reply::Refused(format!("{username} is not linked to a user of {issuer}")),
+    })
 }
 
 fn no_account(username: &Username) -> Reply {
     Reply::Refused(format!(
         "there is no account named {username}; `auth-service user list` lists all accounts"
     ))
+}
+
+fn account_exists(username: &Username) -> Reply {
+    Reply::Refused(format!("there is already an account named {username}; choose another name"))
 }
 
 /// Creates a password of 120 random bits. It consists of letters and digits that are not easily confused, because

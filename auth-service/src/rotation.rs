@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::domain::clock::UnixTime;
 use crate::keys::seal::CryptoFailure;
 use crate::keys::set::{KeySet, RotationTerms, Unchanged};
-use crate::store::{KeysMark, Store, StoreError};
+use crate::store::{KeysMark, Replacement, Store, StoreError};
 
 pub use keys_read::{KeysRead, Reading};
 
@@ -70,11 +70,13 @@ pub async fn up_to_date_telling(
             (None, None) => {}
             (Some(changed), found) => {
                 let seen = found.map(|set| set.revision());
-                if store.replace_signing_keys(seen, &changed).await? {
-                    note_keys(store, mark, changed.revision(), are_lost.then_some(now)).await;
-                    rotated(report(&changed, now));
-                    return Ok(changed);
+                match store.replace_signing_keys(seen, &changed).await? {
+                    Replacement::Replaced => {}
+                    Replacement::Outdated => continue,
                 }
+                note_keys(store, mark, changed.revision(), are_lost.then_some(now)).await;
+                rotated(report(&changed, now));
+                return Ok(changed);
             }
         }
     }
@@ -153,9 +155,12 @@ pub async fn change(
             Ok(changed) => changed,
             Err(unchanged) => return Ok(Err(unchanged)),
         };
-        if store.replace_signing_keys(Some(found.revision()), &changed).await? {
-            note_keys(store, mark, changed.revision(), None).await;
-            return Ok(Ok(changed));
+        match store.replace_signing_keys(Some(found.revision()), &changed).await? {
+            Replacement::Replaced => {
+                note_keys(store, mark, changed.revision(), None).await;
+                return Ok(Ok(changed));
+            }
+            Replacement::Outdated => {}
         }
     }
     Err(RotationError::Busy)

@@ -7,6 +7,7 @@ pub mod embedded;
 mod holdings;
 mod installation;
 mod outage;
+mod outcomes;
 mod pending;
 mod places;
 pub mod records;
@@ -35,6 +36,10 @@ use changes::Changes;
 use records::Portable;
 
 pub use installation::{Installation, KeysMark};
+pub use outcomes::{
+    Addition, Admission, Change, Decision, Deletion, Denial, DirectGrant, FoundCode, Issuance, Linking,
+    ManagedChange, OneTimeUse, Redemption, Registration, Replacement, Rotation,
+};
 pub use pending::PendingStore;
 
 /// The message that the readiness endpoint returns, and that is logged, when the store has lost its data.
@@ -58,18 +63,6 @@ pub enum StoreError {
     Unreadable,
 }
 
-/// The outcome of a registration.
-#[derive(Debug)]
-pub enum Registration {
-    /// The client is new and was added.
-    Added(Client),
-    /// The same public client was already registered. Its previous registration access token is now invalid,
-    /// because a party that knows a client's metadata must not be able to delete the client for others.
-    Known(Client),
-    /// The maximum number of clients is reached, and none of them can be deleted.
-    Full,
-}
-
 /// The limits and times that apply to a registration.
 #[derive(Debug, Clone, Copy)]
 pub struct RegistrationTerms {
@@ -83,67 +76,6 @@ pub struct RegistrationTerms {
     pub ceiling: u64,
     /// Maximum number of unused clients. When it is exceeded, the oldest of them are deleted.
     pub unused_ceiling: u64,
-}
-
-/// The outcome of storing an authorization code.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Issuance {
-    /// The code is stored.
-    Issued,
-    /// The user has already allowed or denied the same request.
-    AnsweredBefore,
-    /// The client was deleted, disabled or registered again since the caller read it.
-    ClientGone,
-}
-
-/// The outcome of redeeming an authorization code or a device code.
-#[derive(Debug)]
-pub enum Redemption {
-    /// The code was valid, and its grant was created.
-    Redeemed {
-        /// The grants of the same account that were deleted to make room for it.
-        displaced: Vec<Grant>,
-    },
-    /// The code had already been used. The grant that it created is revoked (RFC 6749 §4.1.2).
-    Replayed,
-    /// The code is unknown or expired.
-    Unknown,
-}
-
-/// The result of looking up an authorization code without redeeming it.
-#[derive(Debug)]
-pub enum FoundCode {
-    /// The code is valid and unused.
-    Live(AuthorizationCode),
-    /// The code has already been used. The caller checks whether the request comes from the client to which it was
-    /// issued.
-    Used(AuthorizationCode),
-    /// The code is unknown or expired.
-    Unknown,
-}
-
-/// The outcome of presenting a refresh token.
-#[derive(Debug)]
-pub enum Rotation {
-    /// The token was the current one, and has been replaced.
-    Rotated(Grant),
-    /// The token was replaced within the grace period, and its successor is unused. The client gets the same
-    /// successor again.
-    Repeated {
-        /// The grant that the token belongs to.
-        grant: Grant,
-        /// The successor, which can be decrypted only with the presented token.
-        sealed_successor: Vec<u8>,
-    },
-    /// The token had already been used. Its grant is revoked.
-    Reused(GrantId),
-    /// The clock is not reliable, so it is unknown whether the token was replaced within the grace period
-    /// ([`RefreshUse::Undatable`]). Nothing has changed.
-    ///
-    /// [`RefreshUse::Undatable`]: crate::domain::replaced_token::RefreshUse::Undatable
-    Undatable,
-    /// The token belongs to no grant.
-    Unknown,
 }
 
 /// The latest time at which each kind of row can expire if it was written while the clock was correct.
@@ -198,8 +130,8 @@ pub trait Store: PendingStore + Portable + Installation {
         ids: &[ClientId],
         now: UnixTime,
     ) -> Result<Option<Client>, StoreError>;
-    /// Adds a client of the operator, which is kept until it is deleted. Returns false if its identifier is taken.
-    async fn add_client(&self, client: &Client, now: UnixTime) -> Result<bool, StoreError>;
+    /// Adds a client of the operator, which is kept until it is deleted. Its identifier must not be taken.
+    async fn add_client(&self, client: &Client, now: UnixTime) -> Result<Addition, StoreError>;
     /// The client with this identifier.
     async fn client(&self, id: &ClientId, now: UnixTime) -> Result<Option<Client>, StoreError>;
     /// Returns at most `most` clients, ordered by identifier and starting after `after`. It is used by
@@ -211,26 +143,28 @@ pub trait Store: PendingStore + Portable + Installation {
         now: UnixTime,
     ) -> Result<Vec<Client>, StoreError>;
     /// Replaces a client's registration, secret, metadata, fingerprint and registration access token (RFC 7592
-    /// §2.2). Returns false if `management` is no longer its registration access token.
-    async fn update_client(&self, management: &TokenHash, updated: &Client) -> Result<bool, StoreError>;
-    /// Disables or enables a client. Returns false if there is none. A disabled client does not expire
-    /// ([`Client::stays`]).
-    async fn set_client_disabled(&self, id: &ClientId, disabled: bool) -> Result<bool, StoreError>;
-    /// Deletes a client, which also ends all of its grants. Returns false if there is none.
-    async fn delete_client(&self, id: &ClientId) -> Result<bool, StoreError>;
-    /// Like [`Store::delete_client`], but at the request of the client itself (RFC 7592 §2.3). Returns false if
-    /// `management` is no longer its registration access token, because another party has registered the same
-    /// client.
+    /// §2.2), if `management` is still its registration access token.
+    async fn update_client(
+        &self,
+        management: &TokenHash,
+        updated: &Client,
+    ) -> Result<ManagedChange, StoreError>;
+    /// Disables or enables a client. A disabled client does not expire ([`Client::stays`]).
+    async fn set_client_disabled(&self, id: &ClientId, disabled: bool) -> Result<Change, StoreError>;
+    /// Deletes a client, which also ends all of its grants.
+    async fn delete_client(&self, id: &ClientId) -> Result<Deletion, StoreError>;
+    /// Like [`Store::delete_client`], but at the request of the client itself (RFC 7592 §2.3). `management` is
+    /// no longer its registration access token if another party has registered the same client.
     async fn delete_client_managed_by(
         &self,
         management: &TokenHash,
         id: &ClientId,
-    ) -> Result<bool, StoreError>;
+    ) -> Result<ManagedChange, StoreError>;
 
-    /// Adds an account. Returns false if the user name is taken.
-    async fn add_account(&self, account: &Account) -> Result<bool, StoreError>;
-    /// Deletes an account. Returns false if there is none.
-    async fn remove_account(&self, subject: &Subject) -> Result<bool, StoreError>;
+    /// Adds an account. Its user name must not be taken.
+    async fn add_account(&self, account: &Account) -> Result<Addition, StoreError>;
+    /// Deletes an account.
+    async fn remove_account(&self, subject: &Subject) -> Result<Deletion, StoreError>;
     /// The account with this user name.
     async fn account_named(&self, username: &Username) -> Result<Option<Account>, StoreError>;
     /// The account with this subject.
@@ -246,13 +180,13 @@ pub trait Store: PendingStore + Portable + Installation {
         new: &StoredPassword,
     ) -> Result<Option<Account>, StoreError>;
 
-    /// Disables or enables an account. Returns false if there is none. Disabling it ends all login sessions,
-    /// and its tokens are not valid while it is disabled.
-    async fn set_account_disabled(&self, subject: &Subject, disabled: bool) -> Result<bool, StoreError>;
-    /// Replaces the groups of an account. Returns false if there is none.
-    async fn set_account_groups(&self, subject: &Subject, groups: &[Group]) -> Result<bool, StoreError>;
-    /// Replaces the email address of an account. Returns false if there is none.
-    async fn set_account_email(&self, subject: &Subject, email: Option<&str>) -> Result<bool, StoreError>;
+    /// Disables or enables an account. Disabling it ends all login sessions, and its tokens are not valid while
+    /// it is disabled.
+    async fn set_account_disabled(&self, subject: &Subject, disabled: bool) -> Result<Change, StoreError>;
+    /// Replaces the groups of an account.
+    async fn set_account_groups(&self, subject: &Subject, groups: &[Group]) -> Result<Change, StoreError>;
+    /// Replaces the email address of an account.
+    async fn set_account_email(&self, subject: &Subject, email: Option<&str>) -> Result<Change, StoreError>;
 
     /// Stores a login session. If its account has too many, the oldest of them is deleted.
     async fn add_session(&self, session: &LoginSession) -> Result<(), StoreError>;
@@ -270,9 +204,9 @@ pub trait Store: PendingStore + Portable + Installation {
         code: &AuthorizationCode,
         used: &ClientUse,
     ) -> Result<Issuance, StoreError>;
-    /// Records that `approval` was denied, at least until `until`, so that it cannot create a code. Returns false
-    /// if it has already created one. Denying it again has no further effect.
-    async fn deny(&self, approval: &str, until: UnixTime, now: UnixTime) -> Result<bool, StoreError>;
+    /// Records that `approval` was denied, at least until `until`, so that it cannot create a code.
+    /// Denying it again has no further effect.
+    async fn deny(&self, approval: &str, until: UnixTime, now: UnixTime) -> Result<Denial, StoreError>;
     /// Looks up a code without redeeming it, for the checks that come before redemption.
     async fn find_code(&self, hash: &TokenHash, now: UnixTime) -> Result<FoundCode, StoreError>;
     /// Redeems a code and creates its grant, in one atomic step. If the account has too many grants, the least
@@ -285,8 +219,8 @@ pub trait Store: PendingStore + Portable + Installation {
         used: &ClientUse,
     ) -> Result<Redemption, StoreError>;
 
-    /// Creates a grant without a code. Returns false if its client does not exist or is disabled.
-    async fn add_grant(&self, grant: &Grant, used: &ClientUse) -> Result<bool, StoreError>;
+    /// Creates a grant without a code. Its client must exist and be enabled.
+    async fn add_grant(&self, grant: &Grant, used: &ClientUse) -> Result<DirectGrant, StoreError>;
     /// The grant with this identifier, unless it has expired.
     async fn grant(&self, id: &GrantId, now: UnixTime) -> Result<Option<Grant>, StoreError>;
     /// The grant that issued a refresh token, whether or not the token has been used ([`Grant::has_issued`]).
@@ -319,11 +253,20 @@ pub trait Store: PendingStore + Portable + Installation {
     /// The signing keys. Returns `None` before the first start.
     async fn signing_keys(&self) -> Result<Option<KeySet>, StoreError>;
     /// Replaces the signing keys if the stored set still has the revision `seen` (`None` if there is no set yet).
-    /// Returns false otherwise. If several replicas change the keys at the same time, only one succeeds.
-    async fn replace_signing_keys(&self, seen: Option<u64>, changed: &KeySet) -> Result<bool, StoreError>;
+    /// If several replicas change the keys at the same time, only one succeeds.
+    async fn replace_signing_keys(
+        &self,
+        seen: Option<u64>,
+        changed: &KeySet,
+    ) -> Result<Replacement, StoreError>;
 
-    /// Stores `name` until `until`. Returns false if it is already stored. This detects replayed assertions.
-    async fn remember_once(&self, name: &str, until: UnixTime, now: UnixTime) -> Result<bool, StoreError>;
+    /// Stores `name` until `until`, unless it is already stored. This detects replayed assertions.
+    async fn remember_once(
+        &self,
+        name: &str,
+        until: UnixTime,
+        now: UnixTime,
+    ) -> Result<OneTimeUse, StoreError>;
 
     /// Deletes expired rows that the store does not delete on its own. Returns their number.
     async fn sweep(&self, now: UnixTime) -> Result<u64, StoreError>;

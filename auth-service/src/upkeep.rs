@@ -11,7 +11,7 @@ use crate::domain::clock_watch::{
     self, ClockMark, ClockState, ClockWatch, Difference, TOLERANCE, TimeBounds,
 };
 use crate::domain::opaque_token::TokenHash;
-use crate::store::{KeysMark, LOST, Store, StoreError};
+use crate::store::{KeysMark, LOST, Replacement, Store, StoreError};
 
 /// How often the current time is recorded in the store.
 const MARK_EVERY: Duration = Duration::from_secs(300);
@@ -107,9 +107,10 @@ impl Upkeep {
         if standing.is_steady() && !is_lost && self.known().is_mark_due(now) {
             let seen = store.clock_mark().await?;
             let mark = self.known().follow(seen, now, up);
-            // If another replica or a command changes the record at the same time, the next check tries again.
-            if store.set_clock_mark(seen, mark).await.is_ok_and(|is_set| is_set) {
-                self.known().mark = Some(now);
+            match store.set_clock_mark(seen, mark).await {
+                Ok(Replacement::Replaced) => self.known().mark = Some(now),
+                // Another replica or a command has changed the record, or the store failed. The next check tries again.
+                Ok(Replacement::Outdated) | Err(_) => {}
             }
         }
         let dangers = store.dangers().await?;

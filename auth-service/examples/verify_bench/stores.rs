@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use auth_service::keys::seal::StoreKey;
 use auth_service::store::embedded::EmbeddedStore;
 use auth_service::store::redis::{RedisAddress, RedisStore};
-use auth_service::store::{Issuance, Redemption, Rotation, Store};
+use auth_service::store::{Addition, DirectGrant, Issuance, Redemption, Rotation, Store};
 use futures_util::future::try_join_all;
 
 use super::chaos::{Chaos, Weather};
@@ -64,7 +64,7 @@ async fn round_trips(store: &RedisStore, place: &str, calls: u32) -> anyhow::Res
     .await;
     println!("  a refresh (store's part) {rotate:?}: {:.2} round trips", ratio(rotate, floor));
     let person = account(&format!("redeemer-{place}"));
-    assert!(store.add_account(&person).await?);
+    assert_eq!(store.add_account(&person).await?, Addition::Added);
     let redeeming = register(store, &super::things::client(&format!("redeeming-{place}"))).await;
     let used = usage(&redeeming, NOW);
     let mut codes = Vec::new();
@@ -110,7 +110,8 @@ async fn write(store: &dyn Store, calls: u32, at_once: bool) -> anyhow::Result<D
     let mut grants = Vec::new();
     for n in 0..calls {
         let granted = grant(&code(&client, &person.subject, NOW), &format!("{} {n}", client.id), NOW);
-        anyhow::ensure!(store.add_grant(&granted, &used).await?, "no grant");
+        let added = store.add_grant(&granted, &used).await?;
+        anyhow::ensure!(added == DirectGrant::Created, "no grant");
         grants.push(granted.id);
     }
     let start = Instant::now();

@@ -18,7 +18,7 @@ use crate::domain::issuer::Issuer;
 use crate::domain::opaque_token::TokenHash;
 use crate::guard::keyed_rate::TooFast;
 use crate::state::AppState;
-use crate::store::StoreError;
+use crate::store::{OneTimeUse, StoreError};
 
 /// The required value of `client_assertion_type` (RFC 7523 §2.2).
 pub(super) const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
@@ -120,9 +120,11 @@ pub(super) async fn verify(
         "assertion/{}",
         TokenHash::of(&Sha256::digest(format!("{}\n{}", client.id, claims.jti))).text()
     );
-    let first =
-        state.store.remember_once(&name, UnixTime(claims.exp.saturating_add(LEEWAY + 1)), now).await?;
-    if first { Ok(()) } else { Err(AssertionError::Replayed) }
+    let until = UnixTime(claims.exp.saturating_add(LEEWAY + 1));
+    match state.store.remember_once(&name, until, now).await? {
+        OneTimeUse::First => Ok(()),
+        OneTimeUse::Replayed => Err(AssertionError::Replayed),
+    }
 }
 
 /// The claims of the assertion, if one of the client's keys has signed it.

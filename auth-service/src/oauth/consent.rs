@@ -22,7 +22,7 @@ use crate::identity::form_token::{BadFormToken, Form};
 use crate::ops::audit;
 use crate::pages::{BarredPage, ConsentPage, FormTarget, displayable, page};
 use crate::state::AppState;
-use crate::store::{Issuance, StoreError};
+use crate::store::{Denial, Issuance, StoreError};
 
 use super::authorization_error::refuse;
 use super::authorization_request::{AuthorizationRequest, Refusal};
@@ -216,8 +216,9 @@ async fn answer(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<Htt
             // A page accepts only one decision. If the user has just allowed the request, the client must not
             // receive a denial as well.
             let until = now.plus(state.config.lifetimes.form);
-            if !state.store.deny(asked.grant_id.as_str(), until, now).await? {
-                return Err(ConsentError::AnsweredBefore);
+            match state.store.deny(asked.grant_id.as_str(), until, now).await? {
+                Denial::Denied => {}
+                Denial::CodeIssued => return Err(ConsentError::AnsweredBefore),
             }
             if let Some(handle) = &asked.pushed {
                 state.store.forget_pushed_request(handle).await?;

@@ -21,7 +21,7 @@ use crate::keys::seal::CryptoFailure;
 use crate::ops::audit;
 use crate::pages::{BarredPage, DeviceCodePage, DeviceConsentPage, FormTarget, Link, displayable, page};
 use crate::state::AppState;
-use crate::store::StoreError;
+use crate::store::{Decision, StoreError};
 
 use super::after_form::{Message, Problem, redirect};
 use super::consent::{barred, scope_lines};
@@ -360,10 +360,14 @@ async fn answer(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<Htt
     if allowed && !barred(&account, &asked.resources, state).is_empty() {
         return Err(DeviceError::Barred);
     }
-    if !state.store.decide_device(&shown.device, &decision, now).await? {
+    match state.store.decide_device(&shown.device, &decision, now).await? {
+        Decision::Stored => {}
         // Another request was faster, for example after a double click.
-        let asked = state.store.device(&shown.device, now).await?.ok_or(DeviceError::Over)?;
-        return if is_decided(&decision, &asked, state).await? { Ok(result) } else { Err(DeviceError::Over) };
+        Decision::TooLate => {
+            let asked = state.store.device(&shown.device, now).await?.ok_or(DeviceError::Over)?;
+            let is_same = is_decided(&decision, &asked, state).await?;
+            return if is_same { Ok(result) } else { Err(DeviceError::Over) };
+        }
     }
     let DeviceAuthorization { client_id, scope, .. } = &asked;
     let subject = &session.subject;

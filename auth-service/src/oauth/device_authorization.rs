@@ -12,6 +12,7 @@ use crate::domain::opaque_token::TokenKind;
 use crate::guard::client_address;
 use crate::guard::push_rate::Familiarity;
 use crate::state::AppState;
+use crate::store::{Addition, Admission};
 
 use super::authorization_request::{asked_resources, asked_scope};
 use super::client_auth::authenticate;
@@ -88,22 +89,25 @@ async fn answer(request: &HttpRequest, body: &[u8], state: &AppState) -> Result<
     };
     let device_code = state.new_token(TokenKind::DeviceCode)?;
     let hash = device_code.hash();
-    if !state.store.reserve_device(&hash, asked.expires_at, state.earliest(), ceiling).await? {
-        return Err(TokenError::Full);
+    match state.store.reserve_device(&hash, asked.expires_at, state.earliest(), ceiling).await? {
+        Admission::Admitted => {}
+        Admission::Full => return Err(TokenError::Full),
     }
     for _ in 0..TRIES {
         let Some(user_code) = UserCode::new(state.random_bytes()?) else { continue };
-        if state.store.add_device(&hash, &user_code, &asked).await? {
-            let page = state.config.site.issuer.endpoint("/device");
-            return Ok(Codes {
-                device_code: device_code.expose().to_owned(),
-                user_code: user_code.to_string(),
-                verification_uri_complete: format!("{page}?user_code={user_code}"),
-                verification_uri: page,
-                expires_in: lifetime.as_secs(),
-                interval: INTERVAL,
-            });
+        match state.store.add_device(&hash, &user_code, &asked).await? {
+            Addition::Added => {}
+            Addition::Taken => continue,
         }
+        let page = state.config.site.issuer.endpoint("/device");
+        return Ok(Codes {
+            device_code: device_code.expose().to_owned(),
+            user_code: user_code.to_string(),
+            verification_uri_complete: format!("{page}?user_code={user_code}"),
+            verification_uri: page,
+            expires_in: lifetime.as_secs(),
+            interval: INTERVAL,
+        });
     }
     tracing::error!("no free user code was found");
     Err(TokenError::Unavailable)

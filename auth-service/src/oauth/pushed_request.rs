@@ -16,7 +16,7 @@ use crate::domain::redirect_uri::RedirectUri;
 use crate::guard::client_address;
 use crate::guard::push_rate::Familiarity;
 use crate::state::AppState;
-use crate::store::StoreError;
+use crate::store::{Admission, StoreError};
 
 use super::authorization_request::{AuthorizationRequest, redirect_uri_of};
 use super::client_auth::authenticate;
@@ -82,8 +82,9 @@ async fn answer(request: &HttpRequest, body: &[u8], state: &AppState) -> Result<
         expires_at: now.plus(lifetime),
     };
     let hash = handle.hash();
-    if !state.store.push_request(&hash, &pushed, now, state.earliest()).await? {
-        return Err(TokenError::Full);
+    match state.store.push_request(&hash, &pushed, now, state.earliest()).await? {
+        Admission::Admitted => {}
+        Admission::Full => return Err(TokenError::Full),
     }
     Ok(Pushed { request_uri: format!("{PREFIX}{}", handle.expose()), expires_in: lifetime.as_secs() })
 }

@@ -11,8 +11,9 @@ use crate::domain::opaque_token::{OpaqueToken, TokenKind};
 use crate::domain::redirect_uri::RedirectUri;
 use crate::domain::scope::Scope;
 use crate::ops::audit;
+use crate::store::Addition;
 
-use super::{CommandError, Reply, Tools};
+use super::{CommandError, Reply, Tools, account_exists};
 
 /// The operator's description of a new client.
 #[derive(Debug, Serialize, Deserialize)]
@@ -73,13 +74,11 @@ pub(super) async fn add_client(new: NewClient, tools: &Tools<'_>) -> Result<Repl
         return Ok(Reply::Refused(problem.to_owned()));
     }
     let id = ClientId::issued(tools.random.bytes()?);
-    if new.grant_types.contains(&GrantType::ClientCredentials)
-        && !tools.store.add_account(&machine(&id, &new, tools)).await?
-    {
-        return Ok(Reply::Refused(format!(
-            "there is already an account named {}; choose another name",
-            new.name
-        )));
+    if new.grant_types.contains(&GrantType::ClientCredentials) {
+        match tools.store.add_account(&machine(&id, &new, tools)).await? {
+            Addition::Added => {}
+            Addition::Taken => return Ok(account_exists(&new.name)),
+        }
     }
     let (auth_method, keys, secret) = match new.credentials {
         Credentials::None => (ClientAuthMethod::None, None, None),
@@ -114,8 +113,12 @@ pub(super) async fn add_client(new: NewClient, tools: &Tools<'_>) -> Result<Repl
         },
         operator: Some(new.terms),
     };
-    if !tools.store.add_client(&client, tools.now).await? {
-        return Ok(Reply::Refused("another client has just got this identifier; try again".to_owned()));
+    match tools.store.add_client(&client, tools.now).await? {
+        Addition::Added => {}
+        Addition::Taken => {
+            let reason = "another client has just got this identifier; try again";
+            return Ok(Reply::Refused(reason.to_owned()));
+        }
     }
     audit::Event::ClientAdded { client_id: &client.id }.emit();
     Ok(Reply::ClientAdded { id: client.id, secret: secret.map(|secret| secret.expose().to_owned()) })

@@ -5,6 +5,7 @@ use time::{Date, Duration, OffsetDateTime};
 
 use crate::domain::clock_watch::{ClockMark, TOLERANCE};
 use crate::ops::audit;
+use crate::store::Replacement;
 
 use super::{CommandError, Reply, Tools, audited};
 
@@ -39,8 +40,10 @@ pub(super) async fn accept(today: &str, tools: &Tools<'_>) -> Result<Reply, Comm
         )));
     };
     let accepted = ClockMark { latest: now, corrections: mark.corrections + 1, ..mark };
-    if !store.set_clock_mark(Some(mark), accepted).await? {
-        return Ok(Reply::Refused("the service recorded the time at the same moment; try again".to_owned()));
-    }
-    Ok(audited(&audit::Event::ClockAccepted { forgotten: mark.latest }))
+    Ok(match store.set_clock_mark(Some(mark), accepted).await? {
+        Replacement::Replaced => audited(&audit::Event::ClockAccepted { forgotten: mark.latest }),
+        Replacement::Outdated => {
+            Reply::Refused("the service recorded the time at the same moment; try again".to_owned())
+        }
+    })
 }

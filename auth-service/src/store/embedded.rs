@@ -47,8 +47,9 @@ use super::changes::Changes;
 use super::records::SIGNING;
 use super::rules::CodeRow;
 use super::{
-    FoundCode, Issuance, LatestEnds, Redemption, Registration, RegistrationTerms, Rotation, Store,
-    StoreError, Successor,
+    Addition, Change, Deletion, Denial, DirectGrant, FoundCode, Issuance, LatestEnds, ManagedChange,
+    OneTimeUse, Redemption, Registration, RegistrationTerms, Replacement, Rotation, Store, StoreError,
+    Successor,
 };
 use current_overlay::CurrentOverlay;
 use disk::Disk;
@@ -199,7 +200,7 @@ impl Store for EmbeddedStore {
         self.read(|rows| clients::registered(rows, client, ids, now))
     }
 
-    async fn add_client(&self, client: &Client, now: UnixTime) -> Result<bool, StoreError> {
+    async fn add_client(&self, client: &Client, now: UnixTime) -> Result<Addition, StoreError> {
         let client = client.clone();
         self.writer.write(move |rows| clients::enter(rows, &client, now)).await
     }
@@ -217,18 +218,22 @@ impl Store for EmbeddedStore {
         self.read(|rows| rows.page(Table::Clients, after.map(ClientId::as_str), most, now))
     }
 
-    async fn update_client(&self, management: &TokenHash, updated: &Client) -> Result<bool, StoreError> {
+    async fn update_client(
+        &self,
+        management: &TokenHash,
+        updated: &Client,
+    ) -> Result<ManagedChange, StoreError> {
         let (management, updated) = (*management, updated.clone());
         self.writer.write(move |rows| clients::update(rows, &management, &updated)).await
     }
 
-    async fn set_client_disabled(&self, id: &ClientId, disabled: bool) -> Result<bool, StoreError> {
+    async fn set_client_disabled(&self, id: &ClientId, disabled: bool) -> Result<Change, StoreError> {
         let id = id.clone();
         let work = move |rows: &Writable<'_>| clients::set_disabled(rows, &id, disabled);
         if disabled { self.writer.take_away(work).await } else { self.writer.write(work).await }
     }
 
-    async fn delete_client(&self, id: &ClientId) -> Result<bool, StoreError> {
+    async fn delete_client(&self, id: &ClientId) -> Result<Deletion, StoreError> {
         let id = id.clone();
         self.writer.write_even_late(move |rows| clients::remove(rows, &id)).await
     }
@@ -237,17 +242,17 @@ impl Store for EmbeddedStore {
         &self,
         management: &TokenHash,
         id: &ClientId,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<ManagedChange, StoreError> {
         let (management, id) = (*management, id.clone());
         self.writer.write_even_late(move |rows| clients::remove_managed_by(rows, &management, &id)).await
     }
 
-    async fn add_account(&self, account: &Account) -> Result<bool, StoreError> {
+    async fn add_account(&self, account: &Account) -> Result<Addition, StoreError> {
         let account = account.clone();
         self.writer.write(move |rows| accounts::add(rows, &account)).await
     }
 
-    async fn remove_account(&self, subject: &Subject) -> Result<bool, StoreError> {
+    async fn remove_account(&self, subject: &Subject) -> Result<Deletion, StoreError> {
         let subject = subject.clone();
         self.writer.write_even_late(move |rows| accounts::remove(rows, &subject)).await
     }
@@ -276,20 +281,20 @@ impl Store for EmbeddedStore {
         self.writer.take_away(move |rows| accounts::replace_password(rows, &subject, &old, &new)).await
     }
 
-    async fn set_account_disabled(&self, subject: &Subject, disabled: bool) -> Result<bool, StoreError> {
+    async fn set_account_disabled(&self, subject: &Subject, disabled: bool) -> Result<Change, StoreError> {
         let subject = subject.clone();
         let switch = move |account: &mut Account| account.set_disabled(disabled);
         let work = move |rows: &Writable<'_>| accounts::change(rows, &subject, switch);
         if disabled { self.writer.take_away(work).await } else { self.writer.write(work).await }
     }
 
-    async fn set_account_groups(&self, subject: &Subject, groups: &[Group]) -> Result<bool, StoreError> {
+    async fn set_account_groups(&self, subject: &Subject, groups: &[Group]) -> Result<Change, StoreError> {
         let (subject, groups) = (subject.clone(), groups.to_vec());
         let replace = move |account: &mut Account| account.groups.clone_from(&groups);
         self.writer.take_away(move |rows| accounts::change(rows, &subject, &replace)).await
     }
 
-    async fn set_account_email(&self, subject: &Subject, email: Option<&str>) -> Result<bool, StoreError> {
+    async fn set_account_email(&self, subject: &Subject, email: Option<&str>) -> Result<Change, StoreError> {
         let (subject, email) = (subject.clone(), email.map(str::to_owned));
         let replace = move |account: &mut Account| account.email.clone_from(&email);
         self.writer.write(move |rows| accounts::change(rows, &subject, &replace)).await
@@ -326,7 +331,7 @@ impl Store for EmbeddedStore {
         self.writer.write(move |rows| grants::add_code(rows, &approval, &hash, &code, &used)).await
     }
 
-    async fn deny(&self, approval: &str, until: UnixTime, now: UnixTime) -> Result<bool, StoreError> {
+    async fn deny(&self, approval: &str, until: UnixTime, now: UnixTime) -> Result<Denial, StoreError> {
         let approval = hashed(approval);
         self.writer.take_away(move |rows| grants::deny(rows, &approval, until, now)).await
     }
@@ -349,7 +354,7 @@ impl Store for EmbeddedStore {
         self.writer.write(move |rows| grants::redeem_code(rows, &hash, &grant, &used)).await
     }
 
-    async fn add_grant(&self, grant: &Grant, used: &ClientUse) -> Result<bool, StoreError> {
+    async fn add_grant(&self, grant: &Grant, used: &ClientUse) -> Result<DirectGrant, StoreError> {
         let (grant, used) = (grant.clone(), used.clone());
         self.writer.write(move |rows| grants::add(rows, &grant, &used)).await
     }
@@ -407,29 +412,38 @@ impl Store for EmbeddedStore {
         self.read(|rows| rows.get(Table::Keys, SIGNING))
     }
 
-    async fn replace_signing_keys(&self, seen: Option<u64>, changed: &KeySet) -> Result<bool, StoreError> {
+    async fn replace_signing_keys(
+        &self,
+        seen: Option<u64>,
+        changed: &KeySet,
+    ) -> Result<Replacement, StoreError> {
         let changed = changed.clone();
         self.writer
             .take_away(move |rows| {
                 let found: Option<KeySet> = rows.get(Table::Keys, SIGNING)?;
                 if found.map(|set| set.revision()) != seen {
-                    return Ok(false);
+                    return Ok(Replacement::Outdated);
                 }
                 rows.put(Table::Keys, SIGNING, &changed, None)?;
-                Ok(true)
+                Ok(Replacement::Replaced)
             })
             .await
     }
 
-    async fn remember_once(&self, name: &str, until: UnixTime, now: UnixTime) -> Result<bool, StoreError> {
+    async fn remember_once(
+        &self,
+        name: &str,
+        until: UnixTime,
+        now: UnixTime,
+    ) -> Result<OneTimeUse, StoreError> {
         let name = hashed(name);
         self.writer
             .write(move |rows| {
                 if rows.get_live::<bool>(Table::Once, &name, now)?.is_some() {
-                    return Ok(false);
+                    return Ok(OneTimeUse::Replayed);
                 }
                 rows.put(Table::Once, &name, &true, Some(until))?;
-                Ok(true)
+                Ok(OneTimeUse::First)
             })
             .await
     }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::domain::clock::UnixTime;
 use crate::domain::clock_watch::ClockMark;
 
-use super::StoreError;
+use super::{Replacement, StoreError};
 
 /// How long operators are warned after the signing keys were missing from the store.
 const MISSED_TOLD: Duration = Duration::from_secs(3600);
@@ -52,8 +52,12 @@ pub trait Installation: Send + Sync {
 
     /// The last time that was recorded. The clock was reliable at that time.
     async fn clock_mark(&self) -> Result<Option<ClockMark>, StoreError>;
-    /// Records the time of the last use, if the last record is still `seen`. Returns false otherwise.
-    async fn set_clock_mark(&self, seen: Option<ClockMark>, mark: ClockMark) -> Result<bool, StoreError>;
+    /// Records the time of the last use, if the last record is still `seen`.
+    async fn set_clock_mark(
+        &self,
+        seen: Option<ClockMark>,
+        mark: ClockMark,
+    ) -> Result<Replacement, StoreError>;
     /// The time of the store's own clock, if it has one.
     async fn own_time(&self) -> Result<Option<UnixTime>, StoreError>;
 

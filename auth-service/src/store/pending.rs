@@ -13,28 +13,27 @@ use crate::domain::grant::Grant;
 use crate::domain::opaque_token::TokenHash;
 use crate::domain::pushed_request::PushedRequest;
 
-use super::{Redemption, StoreError};
+use super::{Addition, Admission, Decision, Deletion, Linking, Redemption, StoreError};
 
 /// The part of the store for the device flow, pushed requests and remembered consents.
 #[async_trait]
 pub trait PendingStore: Send + Sync {
-    /// Reserves one of `ceiling` slots for devices waiting for a user, until `until`. Returns false if all are
-    /// taken. It is called before the device is stored. A new device never displaces an earlier one.
+    /// Reserves one of `ceiling` slots for devices waiting for a user, until `until`. It is called before the device is stored. A new device never displaces an earlier one.
     async fn reserve_device(
         &self,
         name: &TokenHash,
         until: UnixTime,
         now: UnixTime,
         ceiling: u64,
-    ) -> Result<bool, StoreError>;
+    ) -> Result<Admission, StoreError>;
 
-    /// Stores a device authorization (RFC 8628 §3.2). Returns false if the user code is in use.
+    /// Stores a device authorization (RFC 8628 §3.2). Its user code must not be in use.
     async fn add_device(
         &self,
         code: &TokenHash,
         user_code: &UserCode,
         asked: &DeviceAuthorization,
-    ) -> Result<bool, StoreError>;
+    ) -> Result<Addition, StoreError>;
     /// The device authorization with this device code, without counting the call as a poll. A redeemed one is
     /// kept for an hour after its expiry.
     async fn device(
@@ -48,14 +47,13 @@ pub trait PendingStore: Send + Sync {
         user_code: &UserCode,
         now: UnixTime,
     ) -> Result<Option<(TokenHash, DeviceAuthorization)>, StoreError>;
-    /// Stores the user's decision ([`DeviceAuthorization::decide`]). Returns false if the request has already been
-    /// decided or has expired.
+    /// Stores the user's decision ([`DeviceAuthorization::decide`]).
     async fn decide_device(
         &self,
         code: &TokenHash,
         decision: &DeviceState,
         now: UnixTime,
-    ) -> Result<bool, StoreError>;
+    ) -> Result<Decision, StoreError>;
     /// Decides on a poll of the device ([`DeviceAuthorization::poll`]) and records it. A poll after the
     /// tokens were issued revokes their grant.
     async fn poll_device(&self, code: &TokenHash, now: UnixTime) -> Result<Poll, StoreError>;
@@ -70,15 +68,15 @@ pub trait PendingStore: Send + Sync {
     ) -> Result<Redemption, StoreError>;
 
     /// Stores a pushed authorization request (RFC 9126 §2.1). If its pool is full, requests from the account,
-    /// client or network with the most requests are deleted. Returns false if none of these has more than one. A
-    /// request that has not expired at `earliest` occupies a slot.
+    /// client or network with the most requests are deleted. It stays full if none of these has more than
+    /// one. A request that has not expired at `earliest` occupies a slot.
     async fn push_request(
         &self,
         handle: &TokenHash,
         request: &PushedRequest,
         now: UnixTime,
         earliest: UnixTime,
-    ) -> Result<bool, StoreError>;
+    ) -> Result<Admission, StoreError>;
     /// The pushed request with this handle, unless it has expired.
     async fn pushed_request(
         &self,
@@ -110,9 +108,8 @@ pub trait PendingStore: Send + Sync {
 
     /// The account that is linked to a user of another issuer.
     async fn linked_account(&self, issuer: &str, sub: &str) -> Result<Option<Subject>, StoreError>;
-    /// Links a user of another issuer to an account. Returns false if either already has a different link, because
-    /// each user of an issuer has exactly one account.
-    async fn link_account(&self, issuer: &str, sub: &str, subject: &Subject) -> Result<bool, StoreError>;
-    /// Deletes the link between an account and a user of that issuer. Returns false if there is none.
-    async fn unlink_account(&self, issuer: &str, subject: &Subject) -> Result<bool, StoreError>;
+    /// Links a user of another issuer to an account. Neither must already have a different link, because each user of an issuer has exactly one account.
+    async fn link_account(&self, issuer: &str, sub: &str, subject: &Subject) -> Result<Linking, StoreError>;
+    /// Deletes the link between an account and a user of that issuer.
+    async fn unlink_account(&self, issuer: &str, subject: &Subject) -> Result<Deletion, StoreError>;
 }

@@ -60,8 +60,9 @@ use crate::keys::set::KeySet;
 
 use super::changes::Changes;
 use super::{
-    FoundCode, Issuance, LatestEnds, Redemption, Registration, RegistrationTerms, Rotation, Store,
-    StoreError, Successor,
+    Addition, Change, Deletion, Denial, DirectGrant, FoundCode, Issuance, LatestEnds, ManagedChange,
+    OneTimeUse, Redemption, Registration, RegistrationTerms, Replacement, Rotation, Store, StoreError,
+    Successor,
 };
 use age::Age;
 use begin::NewStore;
@@ -248,7 +249,7 @@ impl Store for RedisStore {
         clients::registered(&self.cells, client, ids, now).await
     }
 
-    async fn add_client(&self, client: &Client, now: UnixTime) -> Result<bool, StoreError> {
+    async fn add_client(&self, client: &Client, now: UnixTime) -> Result<Addition, StoreError> {
         clients::enter_for_good(&self.cells, client, now).await
     }
 
@@ -265,15 +266,19 @@ impl Store for RedisStore {
         clients::page(&self.cells, after, most, now).await
     }
 
-    async fn update_client(&self, management: &TokenHash, updated: &Client) -> Result<bool, StoreError> {
+    async fn update_client(
+        &self,
+        management: &TokenHash,
+        updated: &Client,
+    ) -> Result<ManagedChange, StoreError> {
         clients::update(&self.cells, management, updated).await
     }
 
-    async fn set_client_disabled(&self, id: &ClientId, disabled: bool) -> Result<bool, StoreError> {
+    async fn set_client_disabled(&self, id: &ClientId, disabled: bool) -> Result<Change, StoreError> {
         clients::set_disabled(&self.cells, id, disabled).await
     }
 
-    async fn delete_client(&self, id: &ClientId) -> Result<bool, StoreError> {
+    async fn delete_client(&self, id: &ClientId) -> Result<Deletion, StoreError> {
         clients::delete(&self.cells, id).await
     }
 
@@ -281,15 +286,15 @@ impl Store for RedisStore {
         &self,
         management: &TokenHash,
         id: &ClientId,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<ManagedChange, StoreError> {
         clients::delete_managed_by(&self.cells, management, id).await
     }
 
-    async fn add_account(&self, account: &Account) -> Result<bool, StoreError> {
+    async fn add_account(&self, account: &Account) -> Result<Addition, StoreError> {
         accounts::add(&self.cells, account).await
     }
 
-    async fn remove_account(&self, subject: &Subject) -> Result<bool, StoreError> {
+    async fn remove_account(&self, subject: &Subject) -> Result<Deletion, StoreError> {
         accounts::remove(&self.cells, subject).await
     }
 
@@ -314,15 +319,15 @@ impl Store for RedisStore {
         accounts::replace_password(&self.cells, subject, old, new).await
     }
 
-    async fn set_account_disabled(&self, subject: &Subject, disabled: bool) -> Result<bool, StoreError> {
+    async fn set_account_disabled(&self, subject: &Subject, disabled: bool) -> Result<Change, StoreError> {
         accounts::change(&self.cells, subject, |account| account.set_disabled(disabled)).await
     }
 
-    async fn set_account_groups(&self, subject: &Subject, groups: &[Group]) -> Result<bool, StoreError> {
+    async fn set_account_groups(&self, subject: &Subject, groups: &[Group]) -> Result<Change, StoreError> {
         accounts::change(&self.cells, subject, |account| account.groups = groups.to_vec()).await
     }
 
-    async fn set_account_email(&self, subject: &Subject, email: Option<&str>) -> Result<bool, StoreError> {
+    async fn set_account_email(&self, subject: &Subject, email: Option<&str>) -> Result<Change, StoreError> {
         accounts::change(&self.cells, subject, |account| account.email = email.map(str::to_owned)).await
     }
 
@@ -359,7 +364,7 @@ impl Store for RedisStore {
         grants::add_code(&self.cells, approval, hash, code, used).await
     }
 
-    async fn deny(&self, approval: &str, until: UnixTime, now: UnixTime) -> Result<bool, StoreError> {
+    async fn deny(&self, approval: &str, until: UnixTime, now: UnixTime) -> Result<Denial, StoreError> {
         grants::deny(&self.cells, approval, until, now).await
     }
 
@@ -376,7 +381,7 @@ impl Store for RedisStore {
         grants::redeem_code(&self.cells, hash, grant, used).await
     }
 
-    async fn add_grant(&self, grant: &Grant, used: &ClientUse) -> Result<bool, StoreError> {
+    async fn add_grant(&self, grant: &Grant, used: &ClientUse) -> Result<DirectGrant, StoreError> {
         grants::add(&self.cells, grant, used).await
     }
 
@@ -423,32 +428,41 @@ impl Store for RedisStore {
         Ok(found.map(|found| found.value))
     }
 
-    async fn replace_signing_keys(&self, seen: Option<u64>, changed: &KeySet) -> Result<bool, StoreError> {
+    async fn replace_signing_keys(
+        &self,
+        seen: Option<u64>,
+        changed: &KeySet,
+    ) -> Result<Replacement, StoreError> {
         let key = self.cells.keys.signing_keys();
         let found = self.cells.read::<KeySet>(&key).await?;
         if found.as_ref().map(|found| found.value.revision()) != seen {
-            return Ok(false);
+            return Ok(Replacement::Outdated);
         }
-        let changed = match found {
+        let is_replaced = match found {
             // It must be possible to revoke a key even if Redis is full.
             Some(found) => self.cells.swap_although_full(&key, &found, changed).await?,
             None => self.cells.swap(&key, None::<&Found<KeySet>>, changed, None).await?,
         };
         self.cells.count_change().await?;
-        Ok(changed)
+        Ok(if is_replaced { Replacement::Replaced } else { Replacement::Outdated })
     }
 
-    async fn remember_once(&self, name: &str, until: UnixTime, now: UnixTime) -> Result<bool, StoreError> {
+    async fn remember_once(
+        &self,
+        name: &str,
+        until: UnixTime,
+        now: UnixTime,
+    ) -> Result<OneTimeUse, StoreError> {
         let key = self.cells.keys.once(name);
         let mut tries = Tries::default();
         loop {
             tries.next().await?;
             let found = self.cells.read::<bool>(&key).await?;
             if found.as_ref().is_some_and(|found| found.is_live(now)) {
-                return Ok(false);
+                return Ok(OneTimeUse::Replayed);
             }
             if self.cells.swap(&key, found.as_ref(), &true, Some(Life { until, now })).await? {
-                return Ok(true);
+                return Ok(OneTimeUse::First);
             }
         }
     }

@@ -14,6 +14,8 @@ use crate::domain::grant::{AuthorizationCode, Grant};
 use crate::domain::opaque_token::TokenHash;
 use crate::domain::scope::Scope;
 
+use super::Denial;
+
 /// How long used codes and answered consent forms are remembered after their expiry. A consent form can be
 /// answered for a quarter of an hour. A code that is presented again after this time is refused as unknown, but
 /// its grant stays valid (RFC 6749 §4.1.2 recommends a revocation only "when possible").
@@ -56,6 +58,11 @@ impl CodeRow {
 
 /// Stored instead of the name of a code if the approval was denied.
 pub(super) const DENIED: &str = "";
+
+/// The outcome of denying an approval that was answered before. `made` is what is stored for it.
+pub(super) fn denial_of(made: &str) -> Denial {
+    if made == DENIED { Denial::Denied } else { Denial::CodeIssued }
+}
 
 /// The time until which a device authorization is kept. A redeemed one is kept as long as other codes, so that a
 /// replay is noticed. Any other is kept for a few minutes longer, for devices that poll late.

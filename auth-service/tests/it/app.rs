@@ -14,9 +14,9 @@ use auth_service::domain::clock::{Clock, Random, SystemClock, UnixTime};
 use auth_service::identity::password::Passwords;
 use auth_service::keys::seal::{StoreKey, SystemRandomSource};
 use auth_service::state::AppState;
-use auth_service::store::Store;
 use auth_service::store::embedded::EmbeddedStore;
 use auth_service::store::redis::{RedisAddress, RedisStore};
+use auth_service::store::{Addition, Store};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use reqwest::redirect::Policy;
 use reqwest::{RequestBuilder, Response, StatusCode};
@@ -355,7 +355,7 @@ impl TestApp {
             disabled: false,
             created_at: self.clock.now(),
         };
-        assert!(self.state.store.add_account(&account).await.unwrap());
+        assert_eq!(self.state.store.add_account(&account).await.unwrap(), Addition::Added);
         account
     }
 

@@ -15,7 +15,7 @@ use auth_service::keys::set::KeySet;
 use auth_service::operator::{Command, Reply};
 use auth_service::rotation;
 use auth_service::store::embedded::EmbeddedStore;
-use auth_service::store::{Installation, LOST, Store};
+use auth_service::store::{Installation, LOST, Replacement, Store};
 use auth_service::upkeep::Upkeep;
 use reqwest::StatusCode;
 use serde_json::json;
@@ -156,7 +156,10 @@ async fn a_store_that_remembers_no_time_believes_no_clock_at_once() {
         .signing,
         UnixTime(1_800_000_000),
     );
-    assert!(store.replace_signing_keys(None, &KeySet::first(&terms, now).unwrap()).await.unwrap());
+    assert_eq!(
+        store.replace_signing_keys(None, &KeySet::first(&terms, now).unwrap()).await.unwrap(),
+        Replacement::Replaced
+    );
 
     let clock = At(now.plus(DAYS));
     let upkeep = Upkeep::start(&store, &clock, &SystemRandomSource).await.unwrap();
@@ -464,7 +467,10 @@ async fn a_revoked_signing_key_does_not_come_back_when_the_keys_are_lost() {
     }
     assert_eq!(app.kids().await, other.kids().await);
     // A process that still has the lost key set cannot replace the new one, because their revisions differ.
-    assert!(!store.replace_signing_keys(Some(stale.revision()), &stale).await.unwrap());
+    assert_eq!(
+        store.replace_signing_keys(Some(stale.revision()), &stale).await.unwrap(),
+        Replacement::Outdated
+    );
     for replica in [&app, &other] {
         let (_, body) = ready(replica).await;
         assert!(body["store_dangers"].to_string().contains("the signing keys were missing"), "{body}");

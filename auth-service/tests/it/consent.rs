@@ -5,6 +5,7 @@ use std::time::Duration;
 use auth_service::domain::client::{GrantType, OperatorTerms};
 use auth_service::domain::redirect_uri::RedirectUri;
 use auth_service::operator::{Credentials, NewClient};
+use auth_service::store::Deletion;
 use reqwest::{Response, StatusCode};
 use serde_json::{Value, json};
 
@@ -169,7 +170,10 @@ async fn a016_a_client_that_changed_what_was_shown_is_asked_about_again() {
         let page = browser.open(&format!("/authorize?{query}")).await;
         assert_eq!((page.status, page.location), (StatusCode::OK, None), "{changed}");
         assert!(!page.body.contains("You allowed it before"), "{changed}");
-        assert!(app.state.store.delete_client(&client.id.clone().try_into().unwrap()).await.unwrap());
+        assert_eq!(
+            app.state.store.delete_client(&client.id.clone().try_into().unwrap()).await.unwrap(),
+            Deletion::Deleted
+        );
     }
 }
 

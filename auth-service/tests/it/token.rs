@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use auth_service::domain::grant_id::GrantId;
 use auth_service::domain::refresh_token::{Line, LineKey, RefreshToken};
+use auth_service::store::Change;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use futures_util::future::join_all;
@@ -356,7 +357,7 @@ async fn a034_a_refresh_carries_the_groups_of_now() {
     assert_eq!(claims(&tokens.access)["groups"], json!(["staff", "ops"]));
     let name = "ana".to_owned().try_into().unwrap();
     let ana = app.state.store.account_named(&name).await.unwrap().unwrap();
-    assert!(app.state.store.set_account_groups(&ana.subject, &[]).await.unwrap());
+    assert_eq!(app.state.store.set_account_groups(&ana.subject, &[]).await.unwrap(), Change::Changed);
     // Both the old and the new token now give access, but without the groups.
     assert_eq!(app.check_token(&tokens.access).await.headers()["x-auth-groups"], "");
     let renewed = Tokens::of(app.refresh(&client, &tokens.refresh).await).await;

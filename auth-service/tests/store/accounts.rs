@@ -1,14 +1,15 @@
 //! Tests of accounts, login sessions, and names that can be used only once.
 
 use auth_service::domain::account::{Account, LoginSession, Username};
+use auth_service::store::{Addition, Change, OneTimeUse};
 
 use super::things::{DAY, HOUR, NOW, account, hash, later, password};
 use super::worlds::World;
 
 pub(crate) async fn an_account_is_found_by_name_and_by_subject(world: &World) {
     let (ana, bo) = (account("ana"), account("bo"));
-    assert!(world.store().add_account(&bo).await.unwrap());
-    assert!(world.store().add_account(&ana).await.unwrap());
+    assert_eq!(world.store().add_account(&bo).await.unwrap(), Addition::Added);
+    assert_eq!(world.store().add_account(&ana).await.unwrap(), Addition::Added);
     let by_name = world.store().account_named(&ana.username).await.unwrap().unwrap();
     let by_subject = world.store().account(&ana.subject).await.unwrap().unwrap();
     assert_eq!((&by_name.subject, &by_subject.email), (&ana.subject, &ana.email));
@@ -26,18 +27,19 @@ pub(crate) async fn of_many_with_one_name_one_gets_it(world: &World) {
             (store.add_account(&account).await.unwrap(), account)
         })
         .await;
-    let winners: Vec<_> = outcomes.iter().filter(|(added, _)| *added).map(|(_, account)| account).collect();
+    let winners: Vec<_> =
+        outcomes.iter().filter(|(added, _)| *added == Addition::Added).map(|(_, account)| account).collect();
     assert_eq!(winners.len(), 1);
     let found = world.store().account_named(&winners[0].username).await.unwrap().unwrap();
     assert_eq!((&found.subject, &found.email), (&winners[0].subject, &winners[0].email));
     assert_eq!(world.store().accounts().await.unwrap().len(), 1);
-    assert!(!world.store().add_account(winners[0]).await.unwrap());
+    assert_eq!(world.store().add_account(winners[0]).await.unwrap(), Addition::Taken);
     assert!(world.store().account(&found.subject).await.unwrap().is_some());
 }
 
 pub(crate) async fn a_password_is_replaced_by_who_knows_the_old_one(world: &World) {
     let ana = account("ana");
-    world.store().add_account(&ana).await.unwrap();
+    assert_eq!(world.store().add_account(&ana).await.unwrap(), Addition::Added);
     let (subject, old) = (ana.subject.clone(), ana.password.clone());
     let outcomes = world
         .at_once(32, move |n, store| {
@@ -51,8 +53,8 @@ pub(crate) async fn a_password_is_replaced_by_who_knows_the_old_one(world: &Worl
     let found = world.store().account(&ana.subject).await.unwrap().unwrap();
     assert!(found.password == password(&format!("new{winner}")));
     assert_eq!(found.logins_ended, 1);
-    assert!(world.store().set_account_disabled(&ana.subject, true).await.unwrap());
-    assert!(world.store().set_account_disabled(&ana.subject, false).await.unwrap());
+    assert_eq!(world.store().set_account_disabled(&ana.subject, true).await.unwrap(), Change::Changed);
+    assert_eq!(world.store().set_account_disabled(&ana.subject, false).await.unwrap(), Change::Changed);
     assert_eq!(world.store().account(&ana.subject).await.unwrap().unwrap().logins_ended, 2);
     let nobody = account("nobody");
     let replaced = world.store().replace_password(&nobody.subject, &nobody.password, &password("x")).await;
@@ -83,16 +85,22 @@ pub(crate) async fn a_name_comes_once_until_its_time_is_over(world: &World) {
     let outcomes = world
         .at_once(32, |_, store| async move { store.remember_once("jti", later(HOUR), NOW).await.unwrap() })
         .await;
-    assert_eq!(outcomes.iter().filter(|first| **first).count(), 1);
-    assert!(!world.store().remember_once("jti", later(DAY), later(HOUR / 2)).await.unwrap());
-    assert!(world.store().remember_once("jti *", later(HOUR), NOW).await.unwrap());
+    assert_eq!(outcomes.iter().filter(|once| **once == OneTimeUse::First).count(), 1);
+    assert_eq!(
+        world.store().remember_once("jti", later(DAY), later(HOUR / 2)).await.unwrap(),
+        OneTimeUse::Replayed
+    );
+    assert_eq!(world.store().remember_once("jti *", later(HOUR), NOW).await.unwrap(), OneTimeUse::First);
     let again = world
         .at_once(32, |_, store| async move {
             store.remember_once("jti", later(HOUR * 2), later(HOUR)).await.unwrap()
         })
         .await;
-    assert_eq!(again.iter().filter(|first| **first).count(), 1);
-    assert!(!world.store().remember_once("jti", later(DAY), later(HOUR)).await.unwrap());
+    assert_eq!(again.iter().filter(|once| **once == OneTimeUse::First).count(), 1);
+    assert_eq!(
+        world.store().remember_once("jti", later(DAY), later(HOUR)).await.unwrap(),
+        OneTimeUse::Replayed
+    );
 }
 
 pub(crate) async fn a_store_that_works_answers(world: &World) {

@@ -4,7 +4,9 @@ use auth_service::domain::client::{Client, ClientId};
 use auth_service::domain::client_use::ClientUse;
 use auth_service::domain::clock::UnixTime;
 use auth_service::domain::clock_watch::TimeBounds;
-use auth_service::store::{Issuance, Registration, RegistrationTerms, Store};
+use auth_service::store::{
+    Addition, Change, Deletion, DirectGrant, Issuance, ManagedChange, Registration, RegistrationTerms, Store,
+};
 
 use super::things::{
     DAY, HOUR, IDLE, NOW, UNUSED, account, client, code, document_client, grant, granted, hash, id, later,
@@ -85,7 +87,7 @@ pub(crate) async fn a_client_is_found_under_a_later_identifier_although_an_earli
     let ids = [id("one"), id("two")];
     let first = world.store().register_client(&client("other"), &ids, &terms(NOW, 10)).await.unwrap();
     assert!(matches!(first, Registration::Added(_)));
-    assert!(world.store().delete_client(&id("one")).await.unwrap());
+    assert_eq!(world.store().delete_client(&id("one")).await.unwrap(), Deletion::Deleted);
     for _ in 0..2 {
         match world.store().register_client(&client("other"), &ids, &terms(NOW, 10)).await.unwrap() {
             Registration::Known(known) => assert_eq!(known.id, id("two")),
@@ -114,7 +116,10 @@ pub(crate) async fn a044_a_client_that_was_changed_keeps_nobody_from_sharing_wha
     let change = async |client: &Client, to: &str| {
         let fingerprint = Some(hash(to));
         let updated = Client { fingerprint, management: fingerprint, ..client.clone() };
-        assert!(store.update_client(&client.management.unwrap(), &updated).await.unwrap());
+        assert_eq!(
+            store.update_client(&client.management.unwrap(), &updated).await.unwrap(),
+            ManagedChange::Made
+        );
     };
     let squatter = added().await;
     change(&squatter, "other").await;
@@ -128,10 +133,13 @@ pub(crate) async fn a044_a_client_that_was_changed_keeps_nobody_from_sharing_wha
     };
     assert_eq!(found().await, Some(first.id.clone()));
     // The first identifier becomes free again, but the client keeps the second one.
-    assert!(store.delete_client_managed_by(&hash("other"), &squatter.id).await.unwrap());
+    assert_eq!(
+        store.delete_client_managed_by(&hash("other"), &squatter.id).await.unwrap(),
+        ManagedChange::Made
+    );
     assert_eq!(known().await, first.id);
     // When a client is deleted or its metadata changes, a search for its old metadata no longer finds it.
-    assert!(store.delete_client(&first.id).await.unwrap());
+    assert_eq!(store.delete_client(&first.id).await.unwrap(), Deletion::Deleted);
     assert_eq!(found().await, None);
     change(&added().await, "another").await;
     let second = added().await;
@@ -285,29 +293,50 @@ pub(crate) async fn the_holder_of_the_management_token_updates_a_client(world: &
         Client { management: Some(hash("next")), fingerprint: Some(hash("other")), ..added.clone() };
     updated.metadata.display.client_name = Some("renamed".to_owned());
     updated.disabled = true;
-    assert!(!world.store().update_client(&hash("wrong"), &updated).await.unwrap());
-    assert!(world.store().update_client(&added.management.unwrap(), &updated).await.unwrap());
+    assert_eq!(
+        world.store().update_client(&hash("wrong"), &updated).await.unwrap(),
+        ManagedChange::TokenInvalid
+    );
+    assert_eq!(
+        world.store().update_client(&added.management.unwrap(), &updated).await.unwrap(),
+        ManagedChange::Made
+    );
     let found = world.store().client(&added.id, NOW).await.unwrap().unwrap();
     assert_eq!(found.metadata.display.client_name.as_deref(), Some("renamed"));
     assert!(!found.disabled, "the update must not disable the client");
-    assert!(!world.store().update_client(&added.management.unwrap(), &updated).await.unwrap());
+    assert_eq!(
+        world.store().update_client(&added.management.unwrap(), &updated).await.unwrap(),
+        ManagedChange::TokenInvalid
+    );
     // The update does not change the expiry of the client.
     assert!(world.store().client(&added.id, later(UNUSED)).await.unwrap().is_none());
-    assert!(!world.store().update_client(&hash("any"), &client("nobody")).await.unwrap());
+    assert_eq!(
+        world.store().update_client(&hash("any"), &client("nobody")).await.unwrap(),
+        ManagedChange::TokenInvalid
+    );
 }
 
 pub(crate) async fn a047_a_client_that_two_have_registered_is_deleted_by_neither(world: &World) {
     let store = world.store();
     let added = register(store, &client("a")).await;
     let token = added.management.unwrap();
-    assert!(!store.delete_client_managed_by(&hash("wrong"), &added.id).await.unwrap());
+    assert_eq!(
+        store.delete_client_managed_by(&hash("wrong"), &added.id).await.unwrap(),
+        ManagedChange::TokenInvalid
+    );
     // The first party requests the deletion after a second party has registered the same client.
     register(store, &client("a")).await;
-    assert!(!store.delete_client_managed_by(&token, &added.id).await.unwrap());
+    assert_eq!(store.delete_client_managed_by(&token, &added.id).await.unwrap(), ManagedChange::TokenInvalid);
     assert!(store.client(&added.id, NOW).await.unwrap().is_some());
     let own = register(store, &client("b")).await;
-    assert!(store.delete_client_managed_by(&own.management.unwrap(), &own.id).await.unwrap());
-    assert!(!store.delete_client_managed_by(&own.management.unwrap(), &own.id).await.unwrap());
+    assert_eq!(
+        store.delete_client_managed_by(&own.management.unwrap(), &own.id).await.unwrap(),
+        ManagedChange::Made
+    );
+    assert_eq!(
+        store.delete_client_managed_by(&own.management.unwrap(), &own.id).await.unwrap(),
+        ManagedChange::TokenInvalid
+    );
     assert!(store.client(&own.id, NOW).await.unwrap().is_none());
 }
 
@@ -316,23 +345,23 @@ pub(crate) async fn a_client_that_is_switched_off_is_not_used(world: &World) {
     assert!(
         world.store().held_grant(&grant.id, &grant.client_id, &grant.subject, NOW).await.unwrap().is_some()
     );
-    assert!(world.store().set_client_disabled(&client.id, true).await.unwrap());
+    assert_eq!(world.store().set_client_disabled(&client.id, true).await.unwrap(), Change::Changed);
     assert!(
         world.store().held_grant(&grant.id, &grant.client_id, &grant.subject, NOW).await.unwrap().is_none()
     );
     assert!(!use_it(world.store(), &client, NOW).await);
-    assert!(world.store().set_client_disabled(&client.id, false).await.unwrap());
+    assert_eq!(world.store().set_client_disabled(&client.id, false).await.unwrap(), Change::Changed);
     assert!(
         world.store().held_grant(&grant.id, &grant.client_id, &grant.subject, NOW).await.unwrap().is_some()
     );
     assert!(use_it(world.store(), &client, NOW).await);
-    assert!(!world.store().set_client_disabled(&id("nobody"), true).await.unwrap());
+    assert_eq!(world.store().set_client_disabled(&id("nobody"), true).await.unwrap(), Change::Missing);
 }
 
 pub(crate) async fn deletion_ends_grants_and_coming_back_does_not_revive_them(world: &World) {
     let (gone, _, grant) = granted(world.store(), "a", "refresh").await;
-    assert!(world.store().delete_client(&gone.id).await.unwrap());
-    assert!(!world.store().delete_client(&gone.id).await.unwrap());
+    assert_eq!(world.store().delete_client(&gone.id).await.unwrap(), Deletion::Deleted);
+    assert_eq!(world.store().delete_client(&gone.id).await.unwrap(), Deletion::Missing);
     assert!(world.store().client(&gone.id, NOW).await.unwrap().is_none());
     assert!(names(world.store()).await.is_empty());
     assert!(
@@ -372,7 +401,7 @@ pub(crate) async fn a_client_of_a_document_is_remembered_from_its_first_use(worl
     assert_eq!(found.registration, first.registration, "the client's grants are invalid");
     assert_eq!(found.metadata.display.client_name.as_deref(), Some("renamed"));
     assert_eq!(names(world.store()).await, ["https://app.example/client.json"]);
-    assert!(world.store().delete_client(&first.id).await.unwrap());
+    assert_eq!(world.store().delete_client(&first.id).await.unwrap(), Deletion::Deleted);
     let at_once = world.at_once(32, |_, store| async move {
         let client = document_client("https://app.example/client.json");
         use_it(&*store, &client, NOW).await
@@ -427,15 +456,18 @@ pub(crate) async fn sweeping_removes_clients_whose_time_is_over(world: &World) {
 pub(crate) async fn a_clock_that_is_behind_shortens_nothing_although_the_store_knows_no_time(world: &World) {
     let store = world.store();
     let person = account("ana");
-    assert!(store.add_account(&person).await.unwrap());
+    assert_eq!(store.add_account(&person).await.unwrap(), Addition::Added);
     let client = register(store, &client("a")).await;
     let first = grant(&code(&client, &person.subject, NOW), "first", NOW);
-    assert!(store.add_grant(&first, &usage_by(&person.subject, &client, NOW)).await.unwrap());
+    assert_eq!(
+        store.add_grant(&first, &usage_by(&person.subject, &client, NOW)).await.unwrap(),
+        DirectGrant::Created
+    );
     let wrong = UnixTime(NOW.0 - 10 * 365 * 86_400);
     let bounds = TimeBounds { is_steady: false, ..TimeBounds::exactly(wrong) };
     let second = grant(&code(&client, &person.subject, NOW), "second", NOW);
     let used = ClientUse { bounds, ..usage_by(&person.subject, &client, wrong) };
-    assert!(store.add_grant(&second, &used).await.unwrap());
+    assert_eq!(store.add_grant(&second, &used).await.unwrap(), DirectGrant::Created);
     for grant in [first, second] {
         assert!(store.client(&client.id, NOW).await.unwrap().is_some());
         assert!(store.held_grant(&grant.id, &client.id, &person.subject, NOW).await.unwrap().is_some());

@@ -12,7 +12,10 @@ use auth_service::domain::pushed_request::{PushedPool, PushedRequest};
 use auth_service::domain::refresh_token::HashedRefreshToken;
 use auth_service::keys::set::KeySet;
 use auth_service::rotation;
-use auth_service::store::{FoundCode, Issuance, Redemption, Rotation, Store};
+use auth_service::store::{
+    Addition, Admission, Decision, Deletion, DirectGrant, FoundCode, Issuance, Linking, OneTimeUse,
+    Redemption, Rotation, Store,
+};
 
 use super::keys::TERMS;
 use super::things::{
@@ -106,11 +109,11 @@ fn of_document() -> Grant {
 
 /// Puts one record of each kind into an empty store. Returns its signing keys.
 pub(crate) async fn fill(store: &dyn Store) -> KeySet {
-    assert!(store.add_account(&person()).await.unwrap());
+    assert_eq!(store.add_account(&person()).await.unwrap(), Addition::Added);
     for client in [public(), unused()] {
         register(store, &client).await;
     }
-    assert!(store.add_client(&operators(), NOW).await.unwrap());
+    assert_eq!(store.add_client(&operators(), NOW).await.unwrap(), Addition::Added);
     store.add_session(&session()).await.unwrap();
     let used = usage(&public(), NOW);
     for (grant, name) in [(10, "used"), (11, "waiting")] {
@@ -124,13 +127,16 @@ pub(crate) async fn fill(store: &dyn Store) -> KeySet {
     let (first, second) = (held(&refreshed(), 0, "first"), successor(&refreshed(), 1, "second", NOW));
     let rotated = store.rotate_refresh(&first, &second, &used, GRACE).await.unwrap();
     assert!(matches!(rotated, Rotation::Rotated(_)));
-    assert!(store.add_grant(&of_document(), &usage(&document(), NOW)).await.unwrap());
-    assert!(store.add_device(&hash("device"), &user_code(), &device()).await.unwrap());
-    assert!(store.push_request(&hash("handle"), &pushed(), NOW, NOW).await.unwrap());
+    assert_eq!(
+        store.add_grant(&of_document(), &usage(&document(), NOW)).await.unwrap(),
+        DirectGrant::Created
+    );
+    assert_eq!(store.add_device(&hash("device"), &user_code(), &device()).await.unwrap(), Addition::Added);
+    assert_eq!(store.push_request(&hash("handle"), &pushed(), NOW, NOW).await.unwrap(), Admission::Admitted);
     let used = usage_by(&person().subject, &public(), NOW);
     store.add_consent(&approval(), &used, later(DAY)).await.unwrap();
-    assert!(store.link_account(ISSUER, "jo-1", &person().subject).await.unwrap());
-    assert!(store.remember_once("jti of josephine", later(HOUR), NOW).await.unwrap());
+    assert_eq!(store.link_account(ISSUER, "jo-1", &person().subject).await.unwrap(), Linking::Linked);
+    assert_eq!(store.remember_once("jti of josephine", later(HOUR), NOW).await.unwrap(), OneTimeUse::First);
     rotation::up_to_date(store, &TERMS, NOW).await.unwrap()
 }
 
@@ -141,7 +147,7 @@ pub(crate) async fn is_there(store: &dyn Store, keys: &KeySet, at: UnixTime) {
     let used = usage(&public(), at);
     // The store still remembers values that can be used only once.
     assert!(matches!(store.find_code(&hash("waiting"), at).await.unwrap(), FoundCode::Live(_)));
-    assert!(!store.remember_once("jti of josephine", later(HOUR), at).await.unwrap());
+    assert_eq!(store.remember_once("jti of josephine", later(HOUR), at).await.unwrap(), OneTimeUse::Replayed);
     let again = code_of(15, &public());
     assert_eq!(
         store.add_code("approval of waiting", &hash("another"), &again, &used).await.unwrap(),
@@ -151,8 +157,14 @@ pub(crate) async fn is_there(store: &dyn Store, keys: &KeySet, at: UnixTime) {
         store.add_code("approval of another", &hash("another"), &again, &used).await.unwrap(),
         Issuance::Issued
     );
-    assert!(!store.add_account(&Account { subject: Subject::new([9; 32]), ..person() }).await.unwrap());
-    assert!(!store.link_account(ISSUER, "somebody else", &person().subject).await.unwrap());
+    assert_eq!(
+        store.add_account(&Account { subject: Subject::new([9; 32]), ..person() }).await.unwrap(),
+        Addition::Taken
+    );
+    assert_eq!(
+        store.link_account(ISSUER, "somebody else", &person().subject).await.unwrap(),
+        Linking::OtherLink
+    );
     let granted = grant(&code_of(11, &public()), "of waiting", at);
     let redeemed = store.redeem_code(&hash("waiting"), &granted, &used).await.unwrap();
     assert!(matches!(redeemed, Redemption::Redeemed { .. }));
@@ -175,14 +187,15 @@ pub(crate) async fn is_there(store: &dyn Store, keys: &KeySet, at: UnixTime) {
     // The device flow can be continued.
     let (code, _) = store.device_of_user(&user_code(), at).await.unwrap().unwrap();
     let yes = DeviceState::Allowed { subject: person().subject, authenticated_at: at };
-    assert!(code == hash("device") && store.decide_device(&code, &yes, at).await.unwrap());
+    assert_eq!(code, hash("device"));
+    assert_eq!(store.decide_device(&code, &yes, at).await.unwrap(), Decision::Stored);
     // The expiry times are unchanged.
     assert!(store.session(&hash("cookie"), later(HOUR)).await.unwrap().is_none());
     assert!(store.client(&unused().id, later(DAY)).await.unwrap().is_none());
     assert!(store.client(&operators().id, later(DAY * 1000)).await.unwrap().is_some());
     assert_eq!(store.clients(None, 10, at).await.unwrap().len(), 4);
-    assert!(store.unlink_account(ISSUER, &person().subject).await.unwrap());
-    assert!(store.remove_account(&person().subject).await.unwrap());
+    assert_eq!(store.unlink_account(ISSUER, &person().subject).await.unwrap(), Deletion::Deleted);
+    assert_eq!(store.remove_account(&person().subject).await.unwrap(), Deletion::Deleted);
     assert!(store.account_named(&person().username).await.unwrap().is_none());
     assert!(store.sweep(later(DAY * 400)).await.unwrap() > 0);
     assert_eq!(store.clients(None, 10, at).await.unwrap().len(), 1, "only the operator's client is left");

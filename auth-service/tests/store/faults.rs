@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use auth_service::store::redis::{RedisAddress, RedisStore};
 use auth_service::store::{
-    Installation, Issuance, PendingStore as _, Redemption, Rotation, Store, StoreError,
+    Addition, Change, Deletion, Installation, Issuance, PendingStore as _, Redemption, Replacement, Rotation,
+    Store, StoreError,
 };
 
 use super::resp::{Reply, Resp};
@@ -54,8 +55,9 @@ async fn a088_redis_that_is_killed_is_an_error_at_once_and_works_again_when_it_i
         store.held_grant(&grant.id, &grant.client_id, &grant.subject, NOW).await.unwrap().is_some(),
         "an acknowledged change was lost"
     );
-    assert!(
+    assert_eq!(
         store.delete_client(&client.id).await.unwrap(),
+        Deletion::Deleted,
         "scripts must work although the new process has not loaded them"
     );
 }
@@ -100,7 +102,7 @@ async fn a_redis_that_cannot_be_used_says_why_and_never_the_password() {
         assert!(!error.contains("wrongwrong") && !error.contains("hunter2"), "{error}");
     }
     let store = connect(&at(":hunter2hunter2@")).await.unwrap();
-    assert!(store.add_account(&account("ana")).await.unwrap());
+    assert_eq!(store.add_account(&account("ana")).await.unwrap(), Addition::Added);
     // The Redis user gets only the permissions that the store requires.
     let mut admin = Resp::connect(server.port);
     admin.ask(&[b"AUTH", b"hunter2hunter2"]);
@@ -150,7 +152,8 @@ async fn refuses_writes(store: &RedisStore, said: &str) {
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    assert!(!store.add_account(&account("nobody")).await.is_ok_and(|added| added), "{said}");
+    let added = store.add_account(&account("nobody")).await;
+    assert!(!matches!(added, Ok(Addition::Added)), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -254,24 +257,27 @@ async fn a100_what_is_taken_from_somebody_is_taken_although_redis_is_full() {
     let refused = store.add_account(&account("ana")).await.unwrap_err().to_string();
     assert!(refused.contains("OOM"), "{refused}");
     assert!(store.ping().await.is_err());
-    assert!(store.set_account_disabled(&person.subject, true).await.unwrap());
+    assert_eq!(store.set_account_disabled(&person.subject, true).await.unwrap(), Change::Changed);
     let (_, disabled) = store.held_grant(&grant.id, &client.id, &person.subject, NOW).await.unwrap().unwrap();
     assert!(disabled.disabled);
     let new = super::things::password("second");
     assert!(store.replace_password(&person.subject, &person.password, &new).await.unwrap().is_some());
-    assert!(store.set_account_groups(&person.subject, &[]).await.unwrap());
-    assert!(store.replace_signing_keys(Some(keys.revision()), &keys).await.unwrap());
-    assert!(store.set_client_disabled(&client.id, true).await.unwrap());
+    assert_eq!(store.set_account_groups(&person.subject, &[]).await.unwrap(), Change::Changed);
+    assert_eq!(
+        store.replace_signing_keys(Some(keys.revision()), &keys).await.unwrap(),
+        Replacement::Replaced
+    );
+    assert_eq!(store.set_client_disabled(&client.id, true).await.unwrap(), Change::Changed);
     assert!(store.held_grant(&grant.id, &client.id, &person.subject, NOW).await.unwrap().is_none());
     store.revoke_grant(&grant.id).await.unwrap();
-    assert!(store.delete_client(&client.id).await.unwrap());
+    assert_eq!(store.delete_client(&client.id).await.unwrap(), Deletion::Deleted);
     // An update of a client revokes no access, so it is refused.
     let update = store.update_client(&other.management.unwrap(), &other).await;
     assert!(update.is_err());
     assert_eq!(admin.ask(&[b"CONFIG", b"SET", b"maxmemory", b"0"]), ok);
     recovers(&store, Duration::from_secs(10)).await;
     assert!(store.account(&person.subject).await.unwrap().unwrap().disabled);
-    assert!(store.remove_account(&person.subject).await.unwrap());
+    assert_eq!(store.remove_account(&person.subject).await.unwrap(), Deletion::Deleted);
 }
 
 /// Sends a command in one line.
@@ -345,8 +351,8 @@ async fn a_permission_that_is_missing_is_named_at_the_start_and_by_the_check_of_
     permit("-incr");
     let new = super::things::password("second");
     assert!(store.replace_password(&person.subject, &person.password, &new).await.unwrap().is_some());
-    assert!(store.set_account_disabled(&person.subject, true).await.unwrap());
-    assert!(store.set_client_disabled(&client.id, true).await.unwrap());
+    assert_eq!(store.set_account_disabled(&person.subject, true).await.unwrap(), Change::Changed);
+    assert_eq!(store.set_client_disabled(&client.id, true).await.unwrap(), Change::Changed);
     store.revoke_grant(&grant.id).await.unwrap();
     permit("+incr");
     recovers(&store, Duration::from_secs(10)).await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use auth_service::domain::clock::UnixTime;
 use auth_service::domain::grant::Grant;
 use auth_service::domain::refresh_token::{Line, LineKey, RefreshToken};
-use auth_service::store::{FoundCode, Issuance, Redemption, Rotation};
+use auth_service::store::{Change, Deletion, Denial, DirectGrant, FoundCode, Issuance, Redemption, Rotation};
 
 use super::things::{
     DAY, GRACE, HOUR, NOW, account, client, code, grant, grant as grant_of, granted, hash, held, later,
@@ -42,10 +42,10 @@ pub(crate) async fn an_approval_makes_one_code(world: &World) {
         world.store().add_code("another approval", &hash("other"), &another, &used).await.unwrap(),
         Issuance::Issued
     );
-    assert!(world.store().set_client_disabled(&client.id, true).await.unwrap());
+    assert_eq!(world.store().set_client_disabled(&client.id, true).await.unwrap(), Change::Changed);
     let disabled = world.store().add_code("third approval", &hash("third"), &another, &used).await.unwrap();
     assert_eq!(disabled, Issuance::ClientGone);
-    assert!(world.store().delete_client(&client.id).await.unwrap());
+    assert_eq!(world.store().delete_client(&client.id).await.unwrap(), Deletion::Deleted);
     let deleted = world.store().add_code("third approval", &hash("third"), &another, &used).await.unwrap();
     assert_eq!(deleted, Issuance::ClientGone);
     let answered = world.store().add_code("the approval", &hash("late"), &another, &used).await.unwrap();
@@ -56,8 +56,8 @@ pub(crate) async fn an_approval_is_allowed_or_denied_and_never_both(world: &Worl
     let client = register(world.store(), &client("a")).await;
     let (used, until) = (usage(&client, NOW), later(HOUR));
     let made = code(&client, &account("ana").subject, NOW);
-    assert!(world.store().deny("denied", until, NOW).await.unwrap());
-    assert!(world.store().deny("denied", until, NOW).await.unwrap());
+    assert_eq!(world.store().deny("denied", until, NOW).await.unwrap(), Denial::Denied);
+    assert_eq!(world.store().deny("denied", until, NOW).await.unwrap(), Denial::Denied);
     assert_eq!(
         world.store().add_code("denied", &hash("late"), &made, &used).await.unwrap(),
         Issuance::AnsweredBefore
@@ -67,7 +67,7 @@ pub(crate) async fn an_approval_is_allowed_or_denied_and_never_both(world: &Worl
         world.store().add_code("allowed", &hash("code"), &made, &used).await.unwrap(),
         Issuance::Issued
     );
-    assert!(!world.store().deny("allowed", until, NOW).await.unwrap());
+    assert_eq!(world.store().deny("allowed", until, NOW).await.unwrap(), Denial::CodeIssued);
     assert!(matches!(world.store().find_code(&hash("code"), NOW).await.unwrap(), FoundCode::Live(_)));
     // Among many concurrent decisions, all accepted ones are the same.
     let (of_client, of_code) = (client.clone(), made.clone());
@@ -76,7 +76,7 @@ pub(crate) async fn an_approval_is_allowed_or_denied_and_never_both(world: &Worl
             let (used, code) = (usage(&of_client, NOW), of_code.clone());
             async move {
                 if n % 2 == 0 {
-                    ("denied", store.deny("both", until, NOW).await.unwrap())
+                    ("denied", store.deny("both", until, NOW).await.unwrap() == Denial::Denied)
                 } else {
                     let name = hash(&format!("both{n}"));
                     (
@@ -176,7 +176,7 @@ pub(crate) async fn a_code_of_a_client_that_is_gone_makes_no_grant(world: &World
         world.store().add_code("approval", &hash("code"), &made, &used).await.unwrap(),
         Issuance::Issued
     );
-    assert!(world.store().delete_client(&client.id).await.unwrap());
+    assert_eq!(world.store().delete_client(&client.id).await.unwrap(), Deletion::Deleted);
     let outcome =
         world.store().redeem_code(&hash("code"), &grant(&made, "refresh", NOW), &used).await.unwrap();
     assert!(matches!(outcome, Redemption::Unknown));
@@ -302,7 +302,7 @@ pub(crate) async fn a031_a_token_that_only_names_a_grant_is_unknown_and_ends_not
     }
     // A grant without refresh tokens recognizes no refresh token as its own.
     let without = Grant { refresh: None, ..grant_of(&code(&client, &person.subject, NOW), "none", NOW) };
-    assert!(world.store().add_grant(&without, &used).await.unwrap());
+    assert_eq!(world.store().add_grant(&without, &used).await.unwrap(), DirectGrant::Created);
     let named = held(&without, 0, "none");
     assert!(world.store().grant_of_refresh(&named, NOW).await.unwrap().is_none());
     let outcome = world.store().rotate_refresh(&named, &successor(&without, 1, "x", NOW), &used, GRACE).await;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use auth_service::keys::algorithm::SigningAlgorithm;
 use auth_service::keys::set::{KeyState, RotationTerms, state};
 use auth_service::rotation;
+use auth_service::store::Replacement;
 
 use super::things::{DAY, NOW, later};
 use super::worlds::World;
@@ -62,6 +63,9 @@ pub(crate) async fn a_revoked_key_is_gone_for_every_replica(world: &World) {
         assert!(set.current(NOW).is_some());
     }
     // A key set that was read before the revocation cannot be written afterwards.
-    assert!(!world.store().replace_signing_keys(Some(first.revision()), &first).await.unwrap());
-    assert!(!world.store().replace_signing_keys(None, &first).await.unwrap());
+    assert_eq!(
+        world.store().replace_signing_keys(Some(first.revision()), &first).await.unwrap(),
+        Replacement::Outdated
+    );
+    assert_eq!(world.store().replace_signing_keys(None, &first).await.unwrap(), Replacement::Outdated);
 }

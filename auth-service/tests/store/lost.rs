@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use auth_service::store::redis::{RedisAddress, RedisStore};
-use auth_service::store::{Installation, Store, StoreError};
+use auth_service::store::{Addition, Change, Installation, Store, StoreError};
 
 use super::resp::{Reply, Resp};
 use super::things::{NOW, account, granted};
@@ -175,7 +175,7 @@ async fn a066_a_replica_that_was_frozen_and_a_process_that_starts_learn_from_oth
     assert!(command(&server).await.is_err());
     adopts(&server).await.unwrap();
     let by_hand = command(&server).await.unwrap();
-    assert!(by_hand.set_account_disabled(&person.subject, true).await.unwrap());
+    assert_eq!(by_hand.set_account_disabled(&person.subject, true).await.unwrap(), Change::Changed);
     assert!(starts(&server).await.unwrap().account(&person.subject).await.unwrap().unwrap().disabled);
 }
 
@@ -185,7 +185,7 @@ async fn a066_a_replica_that_was_frozen_and_a_process_that_starts_learn_from_oth
 async fn a066_a_replica_tells_others_that_redis_is_older_although_redis_is_full() {
     let Some(server) = RedisServer::start(&["--appendonly", "no"]) else { return };
     let knows = starts(&server).await.unwrap();
-    assert!(knows.add_account(&account("ana")).await.unwrap());
+    assert_eq!(knows.add_account(&account("ana")).await.unwrap(), Addition::Added);
     knows.revoke_grant(&super::faults::id_of_nobody()).await.unwrap();
     let mut admin = Resp::connect(server.port);
     admin.ask(&[b"DEL", b"mcp-gate:{meta}:taken-away", b"mcp-gate:{meta}:history"]);

@@ -10,7 +10,9 @@ use auth_service::domain::device::{DeviceAuthorization, DeviceState, Poll, UserC
 use auth_service::domain::grant::{AuthorizationCode, Grant};
 use auth_service::domain::grant_id::GrantId;
 use auth_service::domain::pushed_request::{PushedPool, PushedRequest};
-use auth_service::store::{Redemption, Registration};
+use auth_service::store::{
+    Addition, Admission, Change, Decision, Deletion, DirectGrant, Linking, Redemption, Registration,
+};
 
 use super::things::{
     DAY, HOUR, NOW, account, asked_for_device, client, code, grant, granted, hash, held, later, random,
@@ -39,9 +41,15 @@ pub(crate) async fn a_device_waits_for_a_person_and_gets_one_grant(world: &World
     let client = register(world.store(), &client("tv")).await;
     let person = account("ana");
     let device = asked(&client);
-    assert!(world.store().add_device(&hash("device"), &user_code('B'), &device).await.unwrap());
+    assert_eq!(
+        world.store().add_device(&hash("device"), &user_code('B'), &device).await.unwrap(),
+        Addition::Added
+    );
     // A second device must get a different user code.
-    assert!(!world.store().add_device(&hash("other"), &user_code('B'), &asked(&client)).await.unwrap());
+    assert_eq!(
+        world.store().add_device(&hash("other"), &user_code('B'), &asked(&client)).await.unwrap(),
+        Addition::Taken
+    );
     assert!(world.store().device_of_user(&user_code('C'), NOW).await.unwrap().is_none());
     assert_eq!(world.store().poll_device(&hash("device"), NOW).await.unwrap(), Poll::Pending);
     assert_eq!(world.store().poll_device(&hash("never"), NOW).await.unwrap(), Poll::Unknown);
@@ -52,8 +60,11 @@ pub(crate) async fn a_device_waits_for_a_person_and_gets_one_grant(world: &World
     let (found, shown) = world.store().device_of_user(&user_code('B'), NOW).await.unwrap().unwrap();
     assert!(found == hash("device") && shown.grant_id == device.grant_id);
     let yes = allowed(&person.subject);
-    assert!(world.store().decide_device(&found, &yes, NOW).await.unwrap());
-    assert!(!world.store().decide_device(&found, &DeviceState::Denied, NOW).await.unwrap());
+    assert_eq!(world.store().decide_device(&found, &yes, NOW).await.unwrap(), Decision::Stored);
+    assert_eq!(
+        world.store().decide_device(&found, &DeviceState::Denied, NOW).await.unwrap(),
+        Decision::TooLate
+    );
     assert!(world.store().device_of_user(&user_code('B'), NOW).await.unwrap().is_none(), "it was decided");
     let soon = later(Duration::from_secs(10));
     assert!(matches!(world.store().poll_device(&hash("device"), soon).await.unwrap(), Poll::Allowed(_)));
@@ -68,8 +79,14 @@ pub(crate) async fn a043_a_device_code_that_comes_again_ends_its_grant(world: &W
         let person = account("ana");
         let device = asked(&client);
         let letter = if polled { 'D' } else { 'F' };
-        assert!(world.store().add_device(&hash(name), &user_code(letter), &device).await.unwrap());
-        assert!(world.store().decide_device(&hash(name), &allowed(&person.subject), NOW).await.unwrap());
+        assert_eq!(
+            world.store().add_device(&hash(name), &user_code(letter), &device).await.unwrap(),
+            Addition::Added
+        );
+        assert_eq!(
+            world.store().decide_device(&hash(name), &allowed(&person.subject), NOW).await.unwrap(),
+            Decision::Stored
+        );
         let grant = device_grant(&device, &person.subject, &client, name);
         let used = usage(&client, NOW);
         world.store().redeem_device(&hash(name), &grant, &used).await.unwrap();
@@ -90,8 +107,14 @@ pub(crate) async fn a043_of_parallel_redemptions_of_a_device_code_one_succeeds(w
     let client = register(world.store(), &client("tv")).await;
     let person = account("ana");
     let device = asked(&client);
-    assert!(world.store().add_device(&hash("device"), &user_code('G'), &device).await.unwrap());
-    assert!(world.store().decide_device(&hash("device"), &allowed(&person.subject), NOW).await.unwrap());
+    assert_eq!(
+        world.store().add_device(&hash("device"), &user_code('G'), &device).await.unwrap(),
+        Addition::Added
+    );
+    assert_eq!(
+        world.store().decide_device(&hash("device"), &allowed(&person.subject), NOW).await.unwrap(),
+        Decision::Stored
+    );
     let outcomes = world
         .at_once(16, move |n, store| {
             let grant = device_grant(&device, &person.subject, &client, &format!("refresh {n}"));
@@ -104,7 +127,10 @@ pub(crate) async fn a043_of_parallel_redemptions_of_a_device_code_one_succeeds(w
 
 pub(crate) async fn a_device_that_asks_too_fast_is_slowed_down_by_every_replica(world: &World) {
     let client = register(world.store(), &client("tv")).await;
-    assert!(world.store().add_device(&hash("device"), &user_code('H'), &asked(&client)).await.unwrap());
+    assert_eq!(
+        world.store().add_device(&hash("device"), &user_code('H'), &asked(&client)).await.unwrap(),
+        Addition::Added
+    );
     let at = |seconds| later(Duration::from_secs(seconds));
     for (seconds, expected) in
         [(0, Poll::Pending), (2, Poll::TooFast), (8, Poll::TooFast), (23, Poll::Pending)]
@@ -113,10 +139,16 @@ pub(crate) async fn a_device_that_asks_too_fast_is_slowed_down_by_every_replica(
     }
     assert_eq!(world.store().device(&hash("device"), at(30)).await.unwrap().unwrap().interval, 15);
     assert_eq!(world.store().poll_device(&hash("device"), at(600)).await.unwrap(), Poll::Unknown);
-    assert!(!world.store().decide_device(&hash("device"), &DeviceState::Denied, at(600)).await.unwrap());
+    assert_eq!(
+        world.store().decide_device(&hash("device"), &DeviceState::Denied, at(600)).await.unwrap(),
+        Decision::TooLate
+    );
     // The user code can be reused.
     let later_device = DeviceAuthorization { asked_at: at(600), expires_at: at(1200), ..asked(&client) };
-    assert!(world.store().add_device(&hash("second"), &user_code('H'), &later_device).await.unwrap());
+    assert_eq!(
+        world.store().add_device(&hash("second"), &user_code('H'), &later_device).await.unwrap(),
+        Addition::Added
+    );
 }
 
 pub(crate) async fn a_pushed_request_is_there_until_it_is_answered_or_over(world: &World) {
@@ -132,7 +164,10 @@ pub(crate) async fn a_pushed_request_is_there_until_it_is_answered_or_over(world
         expires_at: later(HOUR),
     };
     for name in ["one", "two"] {
-        assert!(world.store().push_request(&hash(name), &request, NOW, NOW).await.unwrap());
+        assert_eq!(
+            world.store().push_request(&hash(name), &request, NOW, NOW).await.unwrap(),
+            Admission::Admitted
+        );
     }
     assert_eq!(world.store().pushed_request(&hash("one"), NOW).await.unwrap().unwrap(), request);
     assert!(world.store().pushed_request(&hash("three"), NOW).await.unwrap().is_none());
@@ -160,7 +195,7 @@ fn request_of(client: &str, counts_for: &[&str], at: UnixTime) -> PushedRequest 
 /// store.
 pub(crate) async fn a044_two_accounts_that_fill_a_room_displace_their_own_requests_only(world: &World) {
     let push = async |name: &str, request: &PushedRequest, at: UnixTime| {
-        world.store().push_request(&hash(name), request, at, at).await.unwrap()
+        world.store().push_request(&hash(name), request, at, at).await.unwrap() == Admission::Admitted
     };
     let waits = async |name: &str, at: UnixTime| {
         world.store().pushed_request(&hash(name), at).await.unwrap().is_some()
@@ -212,7 +247,7 @@ pub(crate) async fn a044_a_full_room_of_those_who_have_one_place_each_takes_no_m
         ..request_of("new", &[&format!("network {n}")], NOW)
     };
     let push = async |name: &str, request: &PushedRequest| {
-        world.store().push_request(&hash(name), request, NOW, NOW).await.unwrap()
+        world.store().push_request(&hash(name), request, NOW, NOW).await.unwrap() == Admission::Admitted
     };
     for n in 0..places {
         assert!(push(&n.to_string(), &request(n)).await, "{n}");
@@ -231,14 +266,20 @@ pub(crate) async fn a044_devices_that_wait_have_a_ceiling(world: &World) {
     for (n, letter) in ['B', 'C', 'D', 'F'].into_iter().enumerate() {
         let device = asked(&client);
         let code = hash(&n.to_string());
-        let is_reserved = world.store().reserve_device(&code, device.expires_at, NOW, 3).await.unwrap();
-        assert_eq!(is_reserved, n < 3);
-        if is_reserved {
-            assert!(world.store().add_device(&code, &user_code(letter), &device).await.unwrap());
+        let reserved = world.store().reserve_device(&code, device.expires_at, NOW, 3).await.unwrap();
+        assert_eq!(reserved, if n < 3 { Admission::Admitted } else { Admission::Full });
+        if reserved == Admission::Admitted {
+            assert_eq!(
+                world.store().add_device(&code, &user_code(letter), &device).await.unwrap(),
+                Addition::Added
+            );
         }
     }
     let over = later(Duration::from_secs(600));
-    assert!(world.store().reserve_device(&hash("5"), later(HOUR), over, 3).await.unwrap());
+    assert_eq!(
+        world.store().reserve_device(&hash("5"), later(HOUR), over, 3).await.unwrap(),
+        Admission::Admitted
+    );
 }
 
 pub(crate) async fn a043_a_device_that_nobody_answers_goes_soon_and_one_that_was_allowed_is_remembered(
@@ -246,10 +287,16 @@ pub(crate) async fn a043_a_device_that_nobody_answers_goes_soon_and_one_that_was
 ) {
     let client = register(world.store(), &client("tv")).await;
     let (ignored, wanted) = (asked(&client), asked(&client));
-    assert!(world.store().add_device(&hash("ignored"), &user_code('B'), &ignored).await.unwrap());
-    assert!(world.store().add_device(&hash("wanted"), &user_code('C'), &wanted).await.unwrap());
+    assert_eq!(
+        world.store().add_device(&hash("ignored"), &user_code('B'), &ignored).await.unwrap(),
+        Addition::Added
+    );
+    assert_eq!(
+        world.store().add_device(&hash("wanted"), &user_code('C'), &wanted).await.unwrap(),
+        Addition::Added
+    );
     let yes = allowed(&account("ana").subject);
-    assert!(world.store().decide_device(&hash("wanted"), &yes, NOW).await.unwrap());
+    assert_eq!(world.store().decide_device(&hash("wanted"), &yes, NOW).await.unwrap(), Decision::Stored);
     let soon = later(Duration::from_secs(660));
     assert!(
         world.store().device(&hash("ignored"), soon).await.unwrap().is_some(),
@@ -321,8 +368,8 @@ pub(crate) async fn consents_given_at_once_all_count(world: &World) {
 pub(crate) async fn a_client_of_the_operator_stays_and_makes_no_room(world: &World) {
     let own =
         Client { origin: ClientOrigin::Operator, fingerprint: None, management: None, ..client("machine") };
-    assert!(world.store().add_client(&own, NOW).await.unwrap());
-    assert!(!world.store().add_client(&own, NOW).await.unwrap(), "the name is taken");
+    assert_eq!(world.store().add_client(&own, NOW).await.unwrap(), Addition::Added);
+    assert_eq!(world.store().add_client(&own, NOW).await.unwrap(), Addition::Taken, "the name is taken");
     // The maximum number of clients is reached. The operator's client is the oldest unused one, but is not
     // deleted.
     let newcomer = Client { issued_at: later(HOUR), ..client("newcomer") };
@@ -331,24 +378,28 @@ pub(crate) async fn a_client_of_the_operator_stays_and_makes_no_room(world: &Wor
     assert!(matches!(outcome, Registration::Full), "{outcome:?}");
     // It is not deleted a long time after its last use either.
     let grant = Grant { refresh: None, ..grant(&code(&own, &own.id.subject(), NOW), "", NOW) };
-    assert!(world.store().add_grant(&grant, &usage(&own, NOW)).await.unwrap());
+    assert_eq!(world.store().add_grant(&grant, &usage(&own, NOW)).await.unwrap(), DirectGrant::Created);
     assert!(world.store().grant(&grant.id, NOW).await.unwrap().is_some());
     let far = later(DAY * 10_000);
     assert!(world.store().client(&own.id, far).await.unwrap().is_some());
     world.store().sweep(far).await.unwrap();
     assert!(world.store().client(&own.id, far).await.unwrap().is_some());
-    assert!(world.store().delete_client(&own.id).await.unwrap());
-    assert!(!world.store().add_grant(&grant, &usage(&own, NOW)).await.unwrap(), "the client was deleted");
+    assert_eq!(world.store().delete_client(&own.id).await.unwrap(), Deletion::Deleted);
+    assert_eq!(
+        world.store().add_grant(&grant, &usage(&own, NOW)).await.unwrap(),
+        DirectGrant::ClientGone,
+        "the client was deleted"
+    );
 }
 
 pub(crate) async fn an_account_that_is_removed_leaves_its_name(world: &World) {
     let (first, second) = (account("bot"), account("bot"));
-    assert!(world.store().add_account(&first).await.unwrap());
-    assert!(world.store().remove_account(&first.subject).await.unwrap());
-    assert!(!world.store().remove_account(&first.subject).await.unwrap());
+    assert_eq!(world.store().add_account(&first).await.unwrap(), Addition::Added);
+    assert_eq!(world.store().remove_account(&first.subject).await.unwrap(), Deletion::Deleted);
+    assert_eq!(world.store().remove_account(&first.subject).await.unwrap(), Deletion::Missing);
     assert!(world.store().account(&first.subject).await.unwrap().is_none());
     assert!(world.store().accounts().await.unwrap().is_empty());
-    assert!(world.store().add_account(&second).await.unwrap());
+    assert_eq!(world.store().add_account(&second).await.unwrap(), Addition::Added);
     assert_eq!(world.store().account_named(&second.username).await.unwrap().unwrap().subject, second.subject);
 }
 
@@ -363,7 +414,10 @@ pub(crate) async fn a_grant_on_behalf_of_another_ends_with_it(world: &World) {
             expires_at: later(DAY * 60),
             ..grant(&code(&service, &person.subject, NOW), "", NOW)
         };
-        assert!(world.store().add_grant(&child, &usage(&service, NOW)).await.unwrap());
+        assert_eq!(
+            world.store().add_grant(&child, &usage(&service, NOW)).await.unwrap(),
+            DirectGrant::Created
+        );
         assert!(
             world
                 .store()
@@ -375,7 +429,10 @@ pub(crate) async fn a_grant_on_behalf_of_another_ends_with_it(world: &World) {
         let mut now = NOW;
         match parent_ends_by {
             "revocation" => world.store().revoke_grant(&parent.id).await.unwrap(),
-            "client" => assert!(world.store().set_client_disabled(&parent_client.id, true).await.unwrap()),
+            "client" => assert_eq!(
+                world.store().set_client_disabled(&parent_client.id, true).await.unwrap(),
+                Change::Changed
+            ),
             _ => now = parent.expires_at,
         }
         assert!(
@@ -394,15 +451,26 @@ pub(crate) async fn one_person_of_an_issuer_is_one_account(world: &World) {
     let (ana, bob) = (account("ana").subject, account("bob").subject);
     let issuer = "https://idp.example";
     assert!(world.store().linked_account(issuer, "7").await.unwrap().is_none());
-    assert!(world.store().link_account(issuer, "7", &ana).await.unwrap());
-    assert!(world.store().link_account(issuer, "7", &ana).await.unwrap(), "the same link is refused");
-    assert!(!world.store().link_account(issuer, "7", &bob).await.unwrap());
-    assert!(!world.store().link_account(issuer, "8", &ana).await.unwrap());
-    assert!(world.store().link_account("https://other.example", "8", &ana).await.unwrap());
-    assert!(world.store().link_account(issuer, "9", &bob).await.unwrap(), "a refusal leaves nothing behind");
+    assert_eq!(world.store().link_account(issuer, "7", &ana).await.unwrap(), Linking::Linked);
+    assert_eq!(
+        world.store().link_account(issuer, "7", &ana).await.unwrap(),
+        Linking::Linked,
+        "the same link is refused"
+    );
+    assert_eq!(world.store().link_account(issuer, "7", &bob).await.unwrap(), Linking::OtherLink);
+    assert_eq!(world.store().link_account(issuer, "8", &ana).await.unwrap(), Linking::OtherLink);
+    assert_eq!(
+        world.store().link_account("https://other.example", "8", &ana).await.unwrap(),
+        Linking::Linked
+    );
+    assert_eq!(
+        world.store().link_account(issuer, "9", &bob).await.unwrap(),
+        Linking::Linked,
+        "a refusal leaves nothing behind"
+    );
     assert_eq!(world.store().linked_account(issuer, "7").await.unwrap(), Some(ana.clone()));
-    assert!(world.store().unlink_account(issuer, &ana).await.unwrap());
-    assert!(!world.store().unlink_account(issuer, &ana).await.unwrap());
+    assert_eq!(world.store().unlink_account(issuer, &ana).await.unwrap(), Deletion::Deleted);
+    assert_eq!(world.store().unlink_account(issuer, &ana).await.unwrap(), Deletion::Missing);
     assert!(world.store().linked_account(issuer, "7").await.unwrap().is_none());
-    assert!(world.store().link_account(issuer, "8", &ana).await.unwrap());
+    assert_eq!(world.store().link_account(issuer, "8", &ana).await.unwrap(), Linking::Linked);
 }

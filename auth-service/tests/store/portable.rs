@@ -11,7 +11,7 @@ use auth_service::store::embedded::{EmbeddedStore, EmbeddedTarget, OpenError};
 use auth_service::store::records::{Counts, Kind, Portable};
 use auth_service::store::redis::{RedisAddress, RedisStore, RedisTarget};
 use auth_service::store::transfer::{self, Source, Target, TargetError, TransferError};
-use auth_service::store::{Store, StoreError};
+use auth_service::store::{Addition, Change, Deletion, Store, StoreError};
 
 use super::everything::{fill, is_there, is_there_to_read};
 use super::resp::{Reply, Resp};
@@ -154,12 +154,12 @@ async fn everything_goes_from_redis_to_a_cluster_and_out_of_it() {
         assert_eq!(store.accounts().await.unwrap().len(), 301);
         for n in 0..300 {
             let person = account(&format!("c{n}-person"));
-            assert!(store.account_named(&person.username).await.unwrap().is_some());
-            store
-                .remove_account(&store.account_named(&person.username).await.unwrap().unwrap().subject)
-                .await
-                .unwrap();
-            assert!(store.delete_client(&super::things::id(&format!("c{n}"))).await.unwrap());
+            let subject = store.account_named(&person.username).await.unwrap().unwrap().subject;
+            assert_eq!(store.remove_account(&subject).await.unwrap(), Deletion::Deleted);
+            assert_eq!(
+                store.delete_client(&super::things::id(&format!("c{n}"))).await.unwrap(),
+                Deletion::Deleted
+            );
         }
         is_there(store, &keys, NOW).await;
     }
@@ -197,7 +197,7 @@ async fn a_clock_that_is_ahead_leaves_nothing_out() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_whose_clock_shows_another_time_is_not_filled() {
     let Some(server) = redis() else { return };
-    assert!(connect(&server.url()).await.add_account(&account("ana")).await.unwrap());
+    assert_eq!(connect(&server.url()).await.add_account(&account("ana")).await.unwrap(), Addition::Added);
     for days in [-200_i64, 200] {
         let wrong = UnixTime(SystemClock.now().0.strict_add_signed(days * 86_400));
         let refused = RedisTarget::new(&address(&server.url()), &key(), true, wrong).await.err().unwrap();
@@ -214,8 +214,8 @@ async fn a_store_that_is_not_empty_is_replaced_only_when_told() {
     let keys = fill(&store).await;
     let source = Source::Dump(dump(&store, one.path()).await, key());
     for n in ["ana", "bo"] {
-        assert!(open(two.path()).add_account(&account(n)).await.unwrap());
-        assert!(connect(&server.url()).await.add_account(&account(n)).await.unwrap());
+        assert_eq!(open(two.path()).add_account(&account(n)).await.unwrap(), Addition::Added);
+        assert_eq!(connect(&server.url()).await.add_account(&account(n)).await.unwrap(), Addition::Added);
     }
     let refused = into_embedded(&source, two.path(), false, NOW).await.unwrap_err();
     assert!(matches!(refused, TransferError::Target(TargetError::NotEmpty(_))), "{refused}");
@@ -245,8 +245,8 @@ async fn a_dump_that_was_cut_changes_nothing() {
     let bytes = fs::read(&file).unwrap();
     fs::write(&file, &bytes[..bytes.len() - 5]).unwrap();
     let source = Source::Dump(file, key());
-    assert!(open(two.path()).add_account(&account("ana")).await.unwrap());
-    assert!(connect(&server.url()).await.add_account(&account("ana")).await.unwrap());
+    assert_eq!(open(two.path()).add_account(&account("ana")).await.unwrap(), Addition::Added);
+    assert_eq!(connect(&server.url()).await.add_account(&account("ana")).await.unwrap(), Addition::Added);
     for cut in [
         into_embedded(&source, two.path(), true, NOW).await.unwrap_err(),
         into_redis(&source, &server.url(), true, NOW).await.unwrap_err(),
@@ -299,7 +299,10 @@ async fn a094_a_key_is_replaced_and_the_one_before_opens_nothing_any_more() {
     let embedded = EmbeddedStore::open(directory.path(), &both).unwrap();
     is_there_to_read(&embedded, &keys, NOW).await;
     // A row that is written in between uses the new key.
-    assert!(embedded.set_account_groups(&embedded.accounts().await.unwrap()[0].subject, &[]).await.unwrap());
+    assert_eq!(
+        embedded.set_account_groups(&embedded.accounts().await.unwrap()[0].subject, &[]).await.unwrap(),
+        Change::Changed
+    );
     let done = embedded.reseal().await.unwrap();
     assert_eq!(done.changed + 1, done.rows, "all rows except the account");
     assert_eq!(embedded.reseal().await.unwrap().changed, 0);
@@ -314,13 +317,13 @@ async fn a094_a_key_is_replaced_and_the_one_before_opens_nothing_any_more() {
     // other.
     let reversed = RedisStore::connect(&at, &old.clone().with_previous(Some(&new))).await.unwrap();
     let redis = RedisStore::connect(&at, &both).await.unwrap();
-    assert!(redis.add_account(&account("of-new")).await.unwrap());
-    assert!(reversed.add_account(&account("of-old")).await.unwrap());
+    assert_eq!(redis.add_account(&account("of-new")).await.unwrap(), Addition::Added);
+    assert_eq!(reversed.add_account(&account("of-old")).await.unwrap(), Addition::Added);
     assert_eq!(redis.accounts().await.unwrap().len(), 3);
     assert_eq!(reversed.accounts().await.unwrap().len(), 3);
     for name in ["of-new", "of-old"] {
         let found = redis.account_named(&account(name).username).await.unwrap().unwrap();
-        redis.remove_account(&found.subject).await.unwrap();
+        assert_eq!(redis.remove_account(&found.subject).await.unwrap(), Deletion::Deleted);
     }
     let mut of_redis = Resp::connect(server.port);
     let lives = |of_redis: &mut Resp| {
@@ -354,7 +357,7 @@ async fn a_key_is_replaced_under_load_and_no_write_is_lost() {
         async move {
             for n in 0..200 {
                 let id = super::things::id(&format!("c{n}"));
-                assert!(store.set_client_disabled(&id, true).await.unwrap());
+                assert_eq!(store.set_client_disabled(&id, true).await.unwrap(), Change::Changed);
             }
         }
     });

@@ -15,7 +15,7 @@ use auth_service::keys::set::KeySet;
 use auth_service::keys::signing::KeyRing;
 use auth_service::principal::{CacheTerms, IDENTITY, Known, PrincipalCache, RejectedToken, Sources};
 use auth_service::store::redis::{RedisAddress, RedisStore};
-use auth_service::store::{Redemption, Store, Successor};
+use auth_service::store::{Change, Deletion, DirectGrant, Redemption, Store, Successor};
 
 use super::keys::TERMS;
 use super::things::{
@@ -117,8 +117,10 @@ async fn end(way: &str, name: &str, store: &dyn Store, grant: &Grant) {
     let client = store.client(&grant.client_id, NOW).await.unwrap().unwrap();
     match way {
         "revoke" => store.revoke_grant(&grant.id).await.unwrap(),
-        "disable client" => assert!(store.set_client_disabled(&client.id, true).await.unwrap()),
-        "delete client" => assert!(store.delete_client(&client.id).await.unwrap()),
+        "disable client" => {
+            assert_eq!(store.set_client_disabled(&client.id, true).await.unwrap(), Change::Changed);
+        }
+        "delete client" => assert_eq!(store.delete_client(&client.id).await.unwrap(), Deletion::Deleted),
         "reuse" => {
             for (next, seconds) in [("second", 1), ("third", 2)] {
                 let at = later(Duration::from_secs(seconds));
@@ -135,7 +137,7 @@ async fn end(way: &str, name: &str, store: &dyn Store, grant: &Grant) {
             assert!(matches!(again.unwrap(), Redemption::Replayed));
         }
         "disable account" => {
-            assert!(store.set_account_disabled(&grant.subject, true).await.unwrap());
+            assert_eq!(store.set_account_disabled(&grant.subject, true).await.unwrap(), Change::Changed);
         }
         other => panic!("{other}"),
     }
@@ -174,7 +176,10 @@ pub(crate) async fn a066_principals_on_behalf_of_another_grant_end_with_it(world
         let service = register(world.store(), &client(&format!("service-{name}"))).await;
         let of_code = grant(&code(&service, &person.subject, NOW), "", NOW);
         let child = Grant { parent: Some(parent.id.clone()), refresh: None, ..of_code };
-        assert!(world.store().add_grant(&child, &usage(&service, NOW)).await.unwrap());
+        assert_eq!(
+            world.store().add_grant(&child, &usage(&service, NOW)).await.unwrap(),
+            DirectGrant::Created
+        );
         let token = token(&replicas[0].keys, &child);
         for replica in &replicas {
             let known = replica.check(&token).await.unwrap();
@@ -235,7 +240,7 @@ pub(crate) async fn a083_principals_follow_the_account_at_once(world: &World) {
     for replica in &replicas {
         assert_eq!(replica.check(&token).await.unwrap().principal.groups, person.groups);
     }
-    assert!(replicas[0].store.set_account_groups(&person.subject, &[]).await.unwrap());
+    assert_eq!(replicas[0].store.set_account_groups(&person.subject, &[]).await.unwrap(), Change::Changed);
     assert!(replicas[0].check(&token).await.unwrap().principal.groups.is_empty());
     for replica in &replicas {
         let deadline = Instant::now() + Duration::from_secs(1);

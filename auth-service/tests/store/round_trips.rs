@@ -9,7 +9,9 @@ use auth_service::domain::grant::Grant;
 use auth_service::domain::opaque_token::TokenHash;
 use auth_service::keys::seal::SystemRandomSource;
 use auth_service::store::redis::{RedisAddress, RedisStore};
-use auth_service::store::{Issuance, PendingStore as _, Redemption, Rotation, Store, transfer};
+use auth_service::store::{
+    Addition, Decision, Issuance, PendingStore as _, Redemption, Rotation, Store, transfer,
+};
 
 use super::things::{
     DAY, GRACE, NOW, account, asked_for_device, client, code, grant, granted, hash, held, register,
@@ -31,9 +33,9 @@ pub(crate) async fn allowed_device(store: &dyn Store, name: &str, letter: char) 
     let of_code = code(&client, &account("ana").subject, NOW);
     let asked = asked_for_device(&client, of_code.grant_id.clone());
     let user_code = UserCode::parse(&letter.to_string().repeat(8)).unwrap();
-    assert!(store.add_device(&hash(name), &user_code, &asked).await.unwrap());
+    assert_eq!(store.add_device(&hash(name), &user_code, &asked).await.unwrap(), Addition::Added);
     let yes = DeviceState::Allowed { subject: of_code.subject.clone(), authenticated_at: NOW };
-    assert!(store.decide_device(&hash(name), &yes, NOW).await.unwrap());
+    assert_eq!(store.decide_device(&hash(name), &yes, NOW).await.unwrap(), Decision::Stored);
     (hash(name), grant(&of_code, name, NOW))
 }
 

@@ -7,7 +7,7 @@ use auth_service::keys::seal::{StoreKey, SystemRandomSource};
 use auth_service::rotation;
 use auth_service::store::embedded::EmbeddedStore;
 use auth_service::store::redis::{RedisAddress, RedisStore};
-use auth_service::store::{Issuance, Store, StoreError, Successor, transfer};
+use auth_service::store::{Addition, Issuance, OneTimeUse, Store, StoreError, Successor, transfer};
 
 use super::resp::{Reply, Resp};
 use super::things::{
@@ -35,7 +35,7 @@ async fn fill(store: &dyn Store) -> Vec<String> {
     let client = store.client(&ids[0], NOW).await.unwrap().unwrap();
     register(store, &super::things::client("another")).await;
     let person = account("josephine@people.example");
-    assert!(store.add_account(&person).await.unwrap());
+    assert_eq!(store.add_account(&person).await.unwrap(), Addition::Added);
     store.replace_password(&person.subject, &person.password, &password("argonsecret")).await.unwrap();
     let cookie = token(TokenKind::Session);
     let session = LoginSession {
@@ -67,7 +67,7 @@ async fn fill(store: &dyn Store) -> Vec<String> {
         .await
         .unwrap();
     let keys = rotation::up_to_date(store, &super::keys::TERMS, NOW).await.unwrap();
-    assert!(store.remember_once("jti of josephine", later(HOUR), NOW).await.unwrap());
+    assert_eq!(store.remember_once("jti of josephine", later(HOUR), NOW).await.unwrap(), OneTimeUse::First);
     let private = serde_json::to_value(&keys.keys()[0]).unwrap()["pkcs8"].as_str().unwrap().to_owned();
     let mut secrets: Vec<String> =
         [&secret, &management, &cookie, &first].map(|token| token.expose().to_owned()).into();
@@ -147,7 +147,9 @@ async fn another_store_key_reads_nothing_and_another_name_no_value() {
     let Some(server) = RedisServer::start(&["--appendonly", "no"]) else { return };
     let right = store(&server).await;
     let (one, two) = (account("one"), account("two"));
-    assert!(right.add_account(&one).await.unwrap() && right.add_account(&two).await.unwrap());
+    for person in [&one, &two] {
+        assert_eq!(right.add_account(person).await.unwrap(), Addition::Added);
+    }
     let address = RedisAddress::parse(&server.url()).unwrap();
     let wrong = RedisStore::connect(&address, &StoreKey::new([8; 32])).await;
     assert!(matches!(wrong, Err(StoreError::Unreadable)));

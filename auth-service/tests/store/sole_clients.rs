@@ -3,7 +3,7 @@
 use auth_service::domain::account::Subject;
 use auth_service::domain::client::{Client, ClientOrigin};
 use auth_service::domain::clock::UnixTime;
-use auth_service::store::{Registration, RegistrationTerms, Store};
+use auth_service::store::{Addition, Change, DirectGrant, Registration, RegistrationTerms, Store};
 
 use super::things::{
     HOUR, IDLE, NOW, SOLE_CEILING, account, client, code, grant, id, later, random, register, terms, usage_by,
@@ -13,7 +13,7 @@ use super::worlds::World;
 /// Stores a grant, which also records the use of the client by this account.
 async fn use_by(store: &dyn Store, user: &Subject, client: &Client, at: UnixTime) {
     let grant = grant(&code(client, user, at), &client.id.to_string(), at);
-    assert!(store.add_grant(&grant, &usage_by(user, client, at)).await.unwrap());
+    assert_eq!(store.add_grant(&grant, &usage_by(user, client, at)).await.unwrap(), DirectGrant::Created);
 }
 
 async fn are_there(store: &dyn Store, names: &[&str]) -> Vec<bool> {
@@ -27,10 +27,10 @@ async fn are_there(store: &dyn Store, names: &[&str]) -> Vec<bool> {
 pub(crate) async fn a045_one_account_has_so_many_clients_and_its_least_used_makes_room(world: &World) {
     let store = world.store();
     let person = account("ana");
-    assert!(store.add_account(&person).await.unwrap());
+    assert_eq!(store.add_account(&person).await.unwrap(), Addition::Added);
     let [ana, bob] = [person.subject, Subject::new(random())];
     let operators = Client { origin: ClientOrigin::Operator, ..client("operators") };
-    assert!(store.add_client(&operators, NOW).await.unwrap());
+    assert_eq!(store.add_client(&operators, NOW).await.unwrap(), Addition::Added);
     use_by(store, &ana, &operators, NOW).await;
     let bobs = register(store, &client("bobs")).await;
     use_by(store, &bob, &bobs, NOW).await;
@@ -42,7 +42,10 @@ pub(crate) async fn a045_one_account_has_so_many_clients_and_its_least_used_make
         use_by(store, &ana, client, NOW).await;
     }
     let held = grant(&code(&clients[1], &ana, NOW), "held", NOW);
-    assert!(store.add_grant(&held, &usage_by(&ana, &clients[1], NOW)).await.unwrap());
+    assert_eq!(
+        store.add_grant(&held, &usage_by(&ana, &clients[1], NOW)).await.unwrap(),
+        DirectGrant::Created
+    );
     let opens = async || store.held_grant(&held.id, &held.client_id, &ana, NOW).await.unwrap().is_some();
     assert!(opens().await);
     use_by(store, &ana, &clients[0], later(HOUR)).await;
@@ -92,7 +95,7 @@ pub(crate) async fn a045_accounts_that_work_together_have_no_more_clients_than_t
     let store = world.store();
     let mut accounts: Vec<_> = (0..Client::FEW_USERS).map(|_| Subject::new(random())).collect();
     let ana = account("ana");
-    assert!(store.add_account(&ana).await.unwrap());
+    assert_eq!(store.add_account(&ana).await.unwrap(), Addition::Added);
     accounts.push(ana.subject);
     // Every account uses each client. With the last account, a client has so many users that it is not counted
     // towards any of them.
@@ -122,7 +125,10 @@ pub(crate) async fn a045_accounts_that_work_together_have_no_more_clients_than_t
     }
     use_by(store, late, &popular, later(2 * HOUR)).await;
     let held = grant(&code(&popular, late, later(2 * HOUR)), "held", later(2 * HOUR));
-    assert!(store.add_grant(&held, &usage_by(late, &popular, later(2 * HOUR))).await.unwrap());
+    assert_eq!(
+        store.add_grant(&held, &usage_by(late, &popular, later(2 * HOUR))).await.unwrap(),
+        DirectGrant::Created
+    );
     assert!(store.held_grant(&held.id, &held.client_id, late, later(2 * HOUR)).await.unwrap().is_some());
 }
 
@@ -132,7 +138,7 @@ pub(crate) async fn a045_a_disabled_client_makes_no_room_and_does_not_expire(wor
     let [used, unused] = [register(store, &client("used")).await, register(store, &client("unused")).await];
     use_by(store, &ana, &used, NOW).await;
     for client in [&used, &unused] {
-        assert!(store.set_client_disabled(&client.id, true).await.unwrap());
+        assert_eq!(store.set_client_disabled(&client.id, true).await.unwrap(), Change::Changed);
     }
     // Another party registers the client again. For a client that is not disabled, this would extend its
     // protection.
@@ -156,13 +162,13 @@ pub(crate) async fn a045_a_disabled_client_makes_no_room_and_does_not_expire(wor
         assert!(register(store, &Client { issued_at: late, ..client.clone() }).await.disabled);
     }
     // After the client has been enabled and used, it expires like any other client.
-    assert!(store.set_client_disabled(&used.id, false).await.unwrap());
+    assert_eq!(store.set_client_disabled(&used.id, false).await.unwrap(), Change::Changed);
     let enabled = store.client(&used.id, late).await.unwrap().unwrap();
     use_by(store, &ana, &enabled, late).await;
     assert!(store.client(&used.id, late.plus(IDLE.checked_sub(HOUR).unwrap())).await.unwrap().is_some());
     assert!(store.client(&used.id, late.plus(2 * IDLE)).await.unwrap().is_none());
     // A client that has never been used can be displaced again.
-    assert!(store.set_client_disabled(&unused.id, false).await.unwrap());
+    assert_eq!(store.set_client_disabled(&unused.id, false).await.unwrap(), Change::Changed);
     let terms = RegistrationTerms { unused_ceiling: 1, ..terms(late, 100) };
     let newcomer = Client { issued_at: late, ..client("last") };
     let outcome = store.register_client(&newcomer, std::slice::from_ref(&newcomer.id), &terms).await;

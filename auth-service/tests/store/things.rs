@@ -19,7 +19,7 @@ use auth_service::domain::refresh_token::{HashedRefreshToken, Line, LineKey, Ref
 use auth_service::keys::seal::SystemRandomSource;
 use auth_service::keys::signing::KeyRing;
 use auth_service::keys::tokens::{ACCESS_TOKEN_TYPE, AccessTokenClaims};
-use auth_service::store::{Issuance, Registration, RegistrationTerms, Store, Successor};
+use auth_service::store::{Addition, Issuance, Registration, RegistrationTerms, Store, Successor};
 use serde_json::{from_value, json};
 
 /// The issuer of the tests' tokens.
@@ -201,7 +201,7 @@ pub(crate) fn successor(grant: &Grant, number: u32, name: &str, at: UnixTime) ->
 pub(crate) async fn granted(store: &dyn Store, name: &str, refresh: &str) -> (Client, Account, Grant) {
     let client = register(store, &client(name)).await;
     let account = account(&format!("{name}-person"));
-    assert!(store.add_account(&account).await.unwrap());
+    assert_eq!(store.add_account(&account).await.unwrap(), Addition::Added);
     let code = code(&client, &account.subject, NOW);
     let used = usage(&client, NOW);
     let secret = hash(&format!("{name} {refresh}"));

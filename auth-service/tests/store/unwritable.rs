@@ -15,7 +15,8 @@ use auth_service::domain::grant_id::GrantId;
 use auth_service::store::changes::About;
 use auth_service::store::embedded::{EmbeddedStore, OpenError};
 use auth_service::store::{
-    Installation as _, Issuance, PendingStore, Redemption, Rotation, Store, StoreError,
+    Addition, Change, Decision, Deletion, Denial, Installation as _, Issuance, PendingStore, Redemption,
+    Rotation, Store, StoreError,
 };
 
 use super::things::{
@@ -98,9 +99,12 @@ impl Before {
     }
 
     async fn take_away(&self, store: &EmbeddedStore) {
-        assert!(store.set_account_disabled(&self.disabled.1.subject, true).await.unwrap());
-        assert!(store.delete_client(&self.deleted.0.id).await.unwrap());
-        assert!(store.set_client_disabled(&self.switched.0.id, true).await.unwrap());
+        assert_eq!(
+            store.set_account_disabled(&self.disabled.1.subject, true).await.unwrap(),
+            Change::Changed
+        );
+        assert_eq!(store.delete_client(&self.deleted.0.id).await.unwrap(), Deletion::Deleted);
+        assert_eq!(store.set_client_disabled(&self.switched.0.id, true).await.unwrap(), Change::Changed);
         store.revoke_grant(&self.revoked.2.id).await.unwrap();
         let (client, _, grant) = &self.replayed;
         let replay = store.redeem_code(&hash("replayed r"), grant, &usage(client, NOW)).await.unwrap();
@@ -112,7 +116,7 @@ impl Before {
             store.rotate_refresh(&held(grant, 0, "r"), &next, &usage(client, at), GRACE).await.unwrap();
         assert!(matches!(reuse, Rotation::Reused(_)), "{reuse:?}");
         store.end_session(&hash("cookie")).await.unwrap();
-        assert!(store.deny("an approval", later(DAY), NOW).await.unwrap());
+        assert_eq!(store.deny("an approval", later(DAY), NOW).await.unwrap(), Denial::Denied);
     }
 
     async fn is_taken_away(&self, store: &EmbeddedStore) {
@@ -178,8 +182,8 @@ async fn what_is_taken_away_counts_while_the_file_cannot_be_written_and_for_ever
     before.is_taken_away(&store).await;
     let fault = Fault { directory: fault.directory };
     fs::rename(data.path().join("store.redb"), data.path().join("aside")).unwrap();
-    assert!(store.set_account_disabled(&before.replayed.1.subject, true).await.unwrap());
-    assert!(store.remove_account(&before.replayed.1.subject).await.unwrap());
+    assert_eq!(store.set_account_disabled(&before.replayed.1.subject, true).await.unwrap(), Change::Changed);
+    assert_eq!(store.remove_account(&before.replayed.1.subject).await.unwrap(), Deletion::Deleted);
     fault.end(&store).await;
     before.is_taken_away(&store).await;
     assert_eq!(
@@ -189,7 +193,7 @@ async fn what_is_taken_away_counts_while_the_file_cannot_be_written_and_for_ever
     );
 
     // The older changes in the reserve must not undo later changes.
-    assert!(store.set_account_disabled(&before.disabled.1.subject, false).await.unwrap());
+    assert_eq!(store.set_account_disabled(&before.disabled.1.subject, false).await.unwrap(), Change::Changed);
     drop(store);
     let store = open(data.path());
     assert!(
@@ -204,10 +208,10 @@ async fn devices_are_denied_and_consents_and_passwords_taken_back_while_the_file
     let store = open(data.path());
     let client = register(&store, &client("a")).await;
     let ana = account("ana");
-    assert!(store.add_account(&ana).await.unwrap());
+    assert_eq!(store.add_account(&ana).await.unwrap(), Addition::Added);
     let (device, user_code) = (hash("device"), UserCode::new(random()).unwrap());
     let asked = asked_for_device(&client, GrantId::new(random()));
-    assert!(store.add_device(&device, &user_code, &asked).await.unwrap());
+    assert_eq!(store.add_device(&device, &user_code, &asked).await.unwrap(), Addition::Added);
     let used =
         auth_service::domain::client_use::ClientUse { user: ana.subject.clone(), ..usage(&client, NOW) };
     let approval = Approval {
@@ -220,7 +224,7 @@ async fn devices_are_denied_and_consents_and_passwords_taken_back_while_the_file
 
     let allowed = DeviceState::Allowed { subject: ana.subject.clone(), authenticated_at: NOW };
     assert!(is_unavailable(&store.decide_device(&device, &allowed, NOW).await));
-    assert!(store.decide_device(&device, &DeviceState::Denied, NOW).await.unwrap());
+    assert_eq!(store.decide_device(&device, &DeviceState::Denied, NOW).await.unwrap(), Decision::Stored);
     store.forget_consent(&ana.subject, &client.id).await.unwrap();
     let changed = store.replace_password(&ana.subject, &ana.password, &password("new")).await.unwrap();
     assert!(changed.is_some_and(|account| account.logins_ended == 1));
@@ -268,7 +272,7 @@ async fn a_store_is_not_opened_without_the_reserve_in_which_changes_wait() {
     fs::remove_file(&reserve).unwrap();
     let store = open(data.path());
     let fault = Fault::begin(data.path());
-    assert!(store.set_account_disabled(&ana.subject, true).await.unwrap());
+    assert_eq!(store.set_account_disabled(&ana.subject, true).await.unwrap(), Change::Changed);
     drop(store);
     fs::rename(fault.directory.join("aside"), data.path().join("store.redb")).unwrap();
 
@@ -298,7 +302,7 @@ async fn a_store_is_not_opened_without_the_reserve_in_which_changes_wait() {
 
     // If the file is permanently lost, the operator can follow the instructions in the message.
     let fault = Fault::begin(data.path());
-    assert!(store.remove_account(&ana.subject).await.unwrap());
+    assert_eq!(store.remove_account(&ana.subject).await.unwrap(), Deletion::Deleted);
     drop(store);
     fs::rename(fault.directory.join("aside"), data.path().join("store.redb")).unwrap();
     fs::remove_file(&reserve).unwrap();
@@ -330,10 +334,10 @@ async fn a_write_of_the_reserve_that_was_broken_off_leaves_what_was_kept_before(
     let (_, ana, _) = granted(&store, "a", "r").await;
     let (_, bob, _) = granted(&store, "b", "r").await;
     let fault = Fault::begin(data.path());
-    assert!(store.set_account_disabled(&ana.subject, true).await.unwrap());
+    assert_eq!(store.set_account_disabled(&ana.subject, true).await.unwrap(), Change::Changed);
     let first = fs::read(data.path().join("store.reserve")).unwrap();
     let made = fs::read(data.path().join("store.made")).unwrap();
-    assert!(store.set_account_disabled(&bob.subject, true).await.unwrap());
+    assert_eq!(store.set_account_disabled(&bob.subject, true).await.unwrap(), Change::Changed);
     drop(store);
 
     let mut file = fs::read(data.path().join("store.reserve")).unwrap();

@@ -17,6 +17,7 @@ use crate::guard::client_address;
 use crate::oauth::{authorization, responses};
 use crate::ops::audit;
 use crate::state::AppState;
+use crate::store::ManagedChange;
 
 use super::answer::Registered;
 use super::metadata::canonical;
@@ -94,8 +95,9 @@ pub async fn update(
 pub async fn delete(request: HttpRequest, id: web::Path<String>, state: web::Data<AppState>) -> HttpResponse {
     let outcome = async {
         let (client, token) = managed(&request, &id, &state).await?;
-        if !state.store.delete_client_managed_by(&token.hash(), &client.id).await? {
-            return Err(ManagementError::Token);
+        match state.store.delete_client_managed_by(&token.hash(), &client.id).await? {
+            ManagedChange::Made => {}
+            ManagedChange::TokenInvalid => return Err(ManagementError::Token),
         }
         audit::Event::ClientDeleted { client_id: &client.id }.emit();
         Ok::<_, ManagementError>(())
@@ -165,8 +167,9 @@ async fn replace(
     };
     // This fails if another update, or a registration with the same metadata, came first. The token is then no
     // longer valid.
-    if !state.store.update_client(&token.hash(), &updated).await? {
-        return Err(ManagementError::Token);
+    match state.store.update_client(&token.hash(), &updated).await? {
+        ManagedChange::Made => {}
+        ManagedChange::TokenInvalid => return Err(ManagementError::Token),
     }
     audit::Event::ClientUpdated { client_id: &updated.id }.emit();
     Ok(Registered::new(&updated, metadata, &state.config.site.issuer, Some(&credentials)))

@@ -16,6 +16,7 @@ use crate::oauth::proof::ProofOfPossession;
 use crate::oauth::requested_scope::{largest_scope, something, usual_scope};
 use crate::ops::audit;
 use crate::state::AppState;
+use crate::store::DirectGrant;
 
 use super::{Part, TokenError, TokenResponse, account_of, issue};
 
@@ -50,8 +51,11 @@ pub(super) async fn grant_to_client(
         parent: None,
     };
     let response = issue(state, &grant, &account, part, None, now)?;
-    if !state.store.add_grant(&grant, &state.client_use(client.clone(), &grant.subject)).await? {
-        return Err(TokenError::InvalidGrant("the client has been removed or disabled"));
+    match state.store.add_grant(&grant, &state.client_use(client.clone(), &grant.subject)).await? {
+        DirectGrant::Created => {}
+        DirectGrant::ClientGone => {
+            return Err(TokenError::InvalidGrant("the client has been removed or disabled"));
+        }
     }
     audit::Event::ClientCredentialsAccepted { grant_id: &grant.id, client_id: &client.id }.emit();
     Ok(response)

@@ -25,6 +25,7 @@ use crate::oauth::proof::ProofOfPossession;
 use crate::oauth::requested_scope::within_limit;
 use crate::ops::audit;
 use crate::state::AppState;
+use crate::store::{DirectGrant, Linking, OneTimeUse};
 
 use super::{Part, TokenError, TokenResponse, issue};
 
@@ -89,8 +90,9 @@ pub(super) async fn assert(
     // This is the last check, so that a refused request does not use up its assertion.
     let name =
         format!("id-jag/{}", TokenHash::of(format!("{}\n{}", claims.iss, claims.jti).as_bytes()).text());
-    if !state.store.remember_once(&name, UnixTime(claims.exp.saturating_add(LEEWAY + 1)), now).await? {
-        return Err(TokenError::InvalidGrant("the assertion has already been used"));
+    match state.store.remember_once(&name, UnixTime(claims.exp.saturating_add(LEEWAY + 1)), now).await? {
+        OneTimeUse::First => {}
+        OneTimeUse::Replayed => return Err(TokenError::InvalidGrant("the assertion has already been used")),
     }
     let grant = Grant {
         id: GrantId::new(state.random_bytes()?),
@@ -107,8 +109,11 @@ pub(super) async fn assert(
         parent: None,
     };
     let response = issue(state, &grant, &account, part, None, now)?;
-    if !state.store.add_grant(&grant, &state.client_use(client.clone(), &grant.subject)).await? {
-        return Err(TokenError::InvalidGrant("the client has been removed or disabled"));
+    match state.store.add_grant(&grant, &state.client_use(client.clone(), &grant.subject)).await? {
+        DirectGrant::Created => {}
+        DirectGrant::ClientGone => {
+            return Err(TokenError::InvalidGrant("the client has been removed or disabled"));
+        }
     }
     let (grant_id, subject, client_id) = (&grant.id, &grant.subject, &grant.client_id);
     audit::Event::AssertionAccepted { grant_id, subject, client_id }.emit();
@@ -269,6 +274,8 @@ async fn by_address(
     };
     let mut found = state.store.accounts().await?.into_iter().filter(same);
     let (Some(account), None) = (found.next(), found.next()) else { return Ok(None) };
-    let linked = state.store.link_account(&claims.iss, &claims.sub, &account.subject).await?;
-    Ok(Some(account).filter(|_| linked))
+    match state.store.link_account(&claims.iss, &claims.sub, &account.subject).await? {
+        Linking::Linked => Ok(Some(account)),
+        Linking::OtherLink => Ok(None),
+    }
 }

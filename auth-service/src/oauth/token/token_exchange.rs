@@ -14,6 +14,7 @@ use crate::oauth::params::Params;
 use crate::oauth::proof::ProofOfPossession;
 use crate::ops::audit;
 use crate::state::AppState;
+use crate::store::DirectGrant;
 
 use super::client_credentials::resources;
 use super::{Part, TokenError, TokenResponse, issue};
@@ -76,8 +77,11 @@ pub(super) async fn exchange(
     let mut response = issue(state, &grant, &account, part, None, now)?;
     proof.spend(state, &grant.subject, client).await?;
     response.issued_token_type = Some(ACCESS_TOKEN);
-    if !state.store.add_grant(&grant, &state.client_use(client.clone(), &grant.subject)).await? {
-        return Err(TokenError::InvalidGrant("the client has been removed or disabled"));
+    match state.store.add_grant(&grant, &state.client_use(client.clone(), &grant.subject)).await? {
+        DirectGrant::Created => {}
+        DirectGrant::ClientGone => {
+            return Err(TokenError::InvalidGrant("the client has been removed or disabled"));
+        }
     }
     let (grant_id, subject, client_id) = (&grant.id, &grant.subject, &grant.client_id);
     audit::Event::TokenExchanged { grant_id, subject, client_id }.emit();

@@ -1,32 +1,32 @@
 //! Accounts. One row maps the user name to the subject, and the account is stored under its subject.
 
 use crate::domain::account::{Account, StoredPassword, Subject, Username};
-use crate::store::StoreError;
+use crate::store::{Addition, Change, Deletion, StoreError};
 
 use super::name_key;
 use super::rows::Rows;
 use super::tables::Table;
 use super::writable::Writable;
 
-/// Adds an account. Returns whether its user name was free.
-pub(super) fn add(rows: &Writable<'_>, account: &Account) -> Result<bool, StoreError> {
+/// Adds an account, if its user name is free.
+pub(super) fn add(rows: &Writable<'_>, account: &Account) -> Result<Addition, StoreError> {
     let name = name_key(&account.username);
     if rows.get::<Subject>(Table::Usernames, &name)?.is_some() {
-        return Ok(false);
+        return Ok(Addition::Taken);
     }
     rows.put(Table::Usernames, &name, &account.subject, None)?;
     rows.put(Table::Accounts, account.subject.as_str(), account, None)?;
-    Ok(true)
+    Ok(Addition::Added)
 }
 
-/// Removes an account. Returns whether there was one.
-pub(super) fn remove(rows: &Writable<'_>, subject: &Subject) -> Result<bool, StoreError> {
+/// Removes an account.
+pub(super) fn remove(rows: &Writable<'_>, subject: &Subject) -> Result<Deletion, StoreError> {
     let Some(account) = rows.get::<Account>(Table::Accounts, subject.as_str())? else {
-        return Ok(false);
+        return Ok(Deletion::Missing);
     };
     rows.remove(Table::Usernames, &name_key(&account.username))?;
     rows.remove(Table::Accounts, subject.as_str())?;
-    Ok(true)
+    Ok(Deletion::Deleted)
 }
 
 pub(super) fn named(rows: &impl Rows, username: &Username) -> Result<Option<Account>, StoreError> {
@@ -50,16 +50,16 @@ pub(super) fn replace_password(
     Ok(Some(account))
 }
 
-/// Changes an account. Returns false if there is none.
+/// Changes an account.
 pub(super) fn change(
     rows: &Writable<'_>,
     subject: &Subject,
     change: impl Fn(&mut Account),
-) -> Result<bool, StoreError> {
+) -> Result<Change, StoreError> {
     let Some(mut account) = rows.get::<Account>(Table::Accounts, subject.as_str())? else {
-        return Ok(false);
+        return Ok(Change::Missing);
     };
     change(&mut account);
     rows.put(Table::Accounts, subject.as_str(), &account, None)?;
-    Ok(true)
+    Ok(Change::Changed)
 }

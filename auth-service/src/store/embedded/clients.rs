@@ -4,7 +4,7 @@ use crate::domain::client::{Client, ClientId};
 use crate::domain::clock::UnixTime;
 use crate::domain::opaque_token::TokenHash;
 use crate::store::rules::{self, is_kept_longer, is_same};
-use crate::store::{Registration, RegistrationTerms, StoreError};
+use crate::store::{Addition, Change, Deletion, ManagedChange, Registration, RegistrationTerms, StoreError};
 
 use super::rows::Rows;
 use super::tables::Table;
@@ -101,7 +101,7 @@ fn add(
     terms: &RegistrationTerms,
 ) -> Result<Registration, StoreError> {
     // The row might still contain an expired client.
-    remove(rows, id)?;
+    let _: Deletion = remove(rows, id)?;
     let too_many = (rows.count(Table::Clients)? + 1).saturating_sub(terms.ceiling);
     let too_many = too_many.max((rows.count(Table::UnusedClients)? + 1).saturating_sub(terms.unused_ceiling));
     let oldest = rows.first_few::<ClientId>(Table::UnusedClients, too_many)?;
@@ -114,7 +114,7 @@ fn add(
         rows.remove(Table::UnusedClients, &key)?;
         let is_unused = |client: Client| client.last_used_at.is_none() && !client.stays();
         if rows.get(Table::Clients, oldest.as_str())?.is_some_and(is_unused) {
-            remove(rows, &oldest)?;
+            let _: Deletion = remove(rows, &oldest)?;
         }
     }
     let client = Client { id: id.clone(), ..asked.clone() };
@@ -127,24 +127,24 @@ fn put_unused(rows: &Writable<'_>, client: &Client, terms: &RegistrationTerms) -
     rows.put(Table::UnusedClients, &unused_key(client), &client.id, Some(terms.unused_until))
 }
 
-/// Adds a client that neither expires nor is deleted to make room for others. Returns whether its identifier
-/// was free.
-pub(super) fn enter(rows: &Writable<'_>, client: &Client, now: UnixTime) -> Result<bool, StoreError> {
+/// Adds a client that neither expires nor is deleted to make room for others. Its identifier must
+/// be free.
+pub(super) fn enter(rows: &Writable<'_>, client: &Client, now: UnixTime) -> Result<Addition, StoreError> {
     if live(rows, &client.id, now)?.is_some() {
-        return Ok(false);
+        return Ok(Addition::Taken);
     }
-    remove(rows, &client.id)?;
+    let _: Deletion = remove(rows, &client.id)?;
     rows.put(Table::Clients, client.id.as_str(), client, None)?;
-    Ok(true)
+    Ok(Addition::Added)
 }
 
-/// Disables or enables a client. Returns false if there is none.
+/// Disables or enables a client.
 ///
 /// A disabled client does not expire ([`Client::stays`]). Once it is enabled, it can make room for others, and its
 /// next use sets an expiry again.
-pub(super) fn set_disabled(rows: &Writable<'_>, id: &ClientId, disabled: bool) -> Result<bool, StoreError> {
+pub(super) fn set_disabled(rows: &Writable<'_>, id: &ClientId, disabled: bool) -> Result<Change, StoreError> {
     let Some(mut client) = rows.get::<Client>(Table::Clients, id.as_str())? else {
-        return Ok(false);
+        return Ok(Change::Missing);
     };
     if disabled || client.disabled {
         rows.remove(Table::UnusedClients, &unused_key(&client))?;
@@ -154,7 +154,7 @@ pub(super) fn set_disabled(rows: &Writable<'_>, id: &ClientId, disabled: bool) -
             rows.put(Table::UnusedClients, &unused_key(&client), &client.id, None)?;
         }
     }
-    Ok(true)
+    Ok(Change::Changed)
 }
 
 /// The key of a client in the index of unused clients. The index is ordered by the time from which a client
@@ -167,15 +167,15 @@ fn unused_key_from(second: u64) -> String {
     format!("{second:020}")
 }
 
-/// Removes a client. Returns whether there was one.
-pub(super) fn remove(rows: &Writable<'_>, id: &ClientId) -> Result<bool, StoreError> {
+/// Removes a client.
+pub(super) fn remove(rows: &Writable<'_>, id: &ClientId) -> Result<Deletion, StoreError> {
     let Some(client) = rows.get::<Client>(Table::Clients, id.as_str())? else {
-        return Ok(false);
+        return Ok(Deletion::Missing);
     };
     rows.remove(Table::UnusedClients, &unused_key(&client))?;
     rows.remove(Table::Clients, id.as_str())?;
     leave_fingerprint(rows, &client)?;
-    Ok(true)
+    Ok(Deletion::Deleted)
 }
 
 /// Removes the row that maps a fingerprint to this client, when the client or its metadata is removed.
@@ -187,18 +187,18 @@ fn leave_fingerprint(rows: &Writable<'_>, client: &Client) -> Result<(), StoreEr
     }
 }
 
-/// Removes a client if `management` is the digest of its registration access token. Returns whether it was
-/// removed.
+/// Removes a client if `management` is the digest of its registration access token.
 pub(super) fn remove_managed_by(
     rows: &Writable<'_>,
     management: &TokenHash,
     id: &ClientId,
-) -> Result<bool, StoreError> {
+) -> Result<ManagedChange, StoreError> {
     let client = rows.get::<Client>(Table::Clients, id.as_str())?;
     if client.is_none_or(|client| client.management != Some(*management)) {
-        return Ok(false);
+        return Ok(ManagedChange::TokenInvalid);
     }
-    remove(rows, id)
+    let _: Deletion = remove(rows, id)?;
+    Ok(ManagedChange::Made)
 }
 
 /// Replaces a client's metadata on behalf of the holder of its registration access token.
@@ -206,13 +206,15 @@ pub(super) fn update(
     rows: &Writable<'_>,
     management: &TokenHash,
     updated: &Client,
-) -> Result<bool, StoreError> {
+) -> Result<ManagedChange, StoreError> {
     let before = rows.get::<Client>(Table::Clients, updated.id.as_str())?;
-    let done = change(rows, &updated.id, |client| rules::update(client, management, updated))?;
-    if let Some(before) = before.filter(|before| done && !is_same(before, updated)) {
+    if !change(rows, &updated.id, |client| rules::update(client, management, updated))? {
+        return Ok(ManagedChange::TokenInvalid);
+    }
+    if let Some(before) = before.filter(|before| !is_same(before, updated)) {
         leave_fingerprint(rows, &before)?;
     }
-    Ok(done)
+    Ok(ManagedChange::Made)
 }
 
 /// Changes a client if it exists and `change` returns true. Returns whether it was changed.

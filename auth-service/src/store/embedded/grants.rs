@@ -10,7 +10,7 @@ use crate::domain::opaque_token::TokenHash;
 use crate::domain::refresh_token::HashedRefreshToken;
 use crate::domain::replaced_token::{Grace, RefreshUse, StoreTime};
 use crate::store::rules::{self, CodeRow};
-use crate::store::{Issuance, Redemption, Rotation, StoreError, Successor};
+use crate::store::{Denial, DirectGrant, Issuance, Redemption, Rotation, StoreError, Successor};
 
 use super::holdings::{self, New};
 use super::rows::Rows;
@@ -47,26 +47,26 @@ pub(super) fn hold(rows: &Writable<'_>, grant: &Grant, now: UnixTime) -> Result<
 }
 
 /// Creates a grant without a code.
-pub(super) fn add(rows: &Writable<'_>, grant: &Grant, used: &ClientUse) -> Result<bool, StoreError> {
+pub(super) fn add(rows: &Writable<'_>, grant: &Grant, used: &ClientUse) -> Result<DirectGrant, StoreError> {
     if client_use::note(rows, used)?.is_none() {
-        return Ok(false);
+        return Ok(DirectGrant::ClientGone);
     }
     put(rows, grant)?;
-    Ok(true)
+    Ok(DirectGrant::Created)
 }
 
-/// Records that `approval` was denied. Returns false if it has already created a code.
+/// Records that `approval` was denied, unless it has already created a code.
 pub(super) fn deny(
     rows: &Writable<'_>,
     approval: &str,
     until: UnixTime,
     now: UnixTime,
-) -> Result<bool, StoreError> {
+) -> Result<Denial, StoreError> {
     if let Some(made) = rows.get_live::<String>(Table::Approvals, approval, now)? {
-        return Ok(made == rules::DENIED);
+        return Ok(rules::denial_of(&made));
     }
     rows.put(Table::Approvals, approval, &rules::DENIED, Some(until))?;
-    Ok(true)
+    Ok(Denial::Denied)
 }
 
 pub(super) fn add_code(

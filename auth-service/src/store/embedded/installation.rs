@@ -4,8 +4,8 @@ use async_trait::async_trait;
 
 use crate::domain::clock::UnixTime;
 use crate::domain::clock_watch::ClockMark;
-use crate::store::StoreError;
 use crate::store::installation::{Installation, KeysMark};
+use crate::store::{Replacement, StoreError};
 
 use super::EmbeddedStore;
 use super::reserve::Reserve;
@@ -44,14 +44,18 @@ impl Installation for EmbeddedStore {
         self.read(|rows| rows.get(Table::Meta, CLOCK))
     }
 
-    async fn set_clock_mark(&self, seen: Option<ClockMark>, mark: ClockMark) -> Result<bool, StoreError> {
+    async fn set_clock_mark(
+        &self,
+        seen: Option<ClockMark>,
+        mark: ClockMark,
+    ) -> Result<Replacement, StoreError> {
         self.writer
             .write(move |rows| {
-                let is_same = rows.get::<ClockMark>(Table::Meta, CLOCK)? == seen;
-                if is_same {
-                    rows.put(Table::Meta, CLOCK, &mark, None)?;
+                if rows.get::<ClockMark>(Table::Meta, CLOCK)? != seen {
+                    return Ok(Replacement::Outdated);
                 }
-                Ok(is_same)
+                rows.put(Table::Meta, CLOCK, &mark, None)?;
+                Ok(Replacement::Replaced)
             })
             .await
     }

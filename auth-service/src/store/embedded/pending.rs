@@ -13,7 +13,7 @@ use crate::domain::opaque_token::TokenHash;
 use crate::domain::pushed_request::PushedRequest;
 use crate::store::pending::PendingStore;
 use crate::store::rules::{device_kept_until, with_consent};
-use crate::store::{Redemption, StoreError};
+use crate::store::{Addition, Admission, Decision, Deletion, Linking, Redemption, StoreError};
 
 use super::holdings::{self, New};
 use super::rows::Rows;
@@ -49,18 +49,19 @@ impl PendingStore for EmbeddedStore {
         _until: UnixTime,
         now: UnixTime,
         ceiling: u64,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Admission, StoreError> {
         // The ceiling applies to the stored rows, so nothing needs to be reserved.
         let table = Table::UserCodes;
         if self.read(|rows| rows.count(table))? < ceiling {
-            return Ok(true);
+            return Ok(Admission::Admitted);
         }
         // Some rows might have expired. Sweeping reads the whole table, so it is done only every few seconds.
         if !self.swept_for_room.is_due(now) {
-            return Ok(false);
+            return Ok(Admission::Full);
         }
         self.sweep_table(table, now).await?;
-        Ok(self.read(|rows| rows.count(table))? < ceiling)
+        let has_room = self.read(|rows| rows.count(table))? < ceiling;
+        Ok(if has_room { Admission::Admitted } else { Admission::Full })
     }
 
     async fn add_device(
@@ -68,16 +69,16 @@ impl PendingStore for EmbeddedStore {
         code: &TokenHash,
         user_code: &UserCode,
         asked: &DeviceAuthorization,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Addition, StoreError> {
         let (code, user_code, asked) = (*code, user_code_key(user_code), asked.clone());
         self.writer
             .write(move |rows| {
                 if rows.get_live::<TokenHash>(Table::UserCodes, &user_code, asked.asked_at)?.is_some() {
-                    return Ok(false);
+                    return Ok(Addition::Taken);
                 }
                 rows.put(Table::UserCodes, &user_code, &code, Some(asked.expires_at))?;
                 put_device(rows, &code.text(), &asked)?;
-                Ok(true)
+                Ok(Addition::Added)
             })
             .await
     }
@@ -110,16 +111,16 @@ impl PendingStore for EmbeddedStore {
         code: &TokenHash,
         decision: &DeviceState,
         now: UnixTime,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Decision, StoreError> {
         let (key, decision) = (code.text(), decision.clone());
         let is_denied = matches!(decision, DeviceState::Denied);
         let work = move |rows: &Writable<'_>| {
-            let Some(mut found) = device(rows, &key, now)? else { return Ok(false) };
-            let taken = found.decide(decision.clone(), now);
-            if taken {
-                put_device(rows, &key, &found)?;
+            let Some(mut found) = device(rows, &key, now)? else { return Ok(Decision::TooLate) };
+            if !found.decide(decision.clone(), now) {
+                return Ok(Decision::TooLate);
             }
-            Ok(taken)
+            put_device(rows, &key, &found)?;
+            Ok(Decision::Stored)
         };
         if is_denied { self.writer.take_away(work).await } else { self.writer.write(work).await }
     }
@@ -178,9 +179,11 @@ impl PendingStore for EmbeddedStore {
         request: &PushedRequest,
         _now: UnixTime,
         earliest: UnixTime,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Admission, StoreError> {
         let known = || self.read(|rows| rows.all_with_keys(Table::PushedRequests));
-        let Some(leaving) = self.places.take(handle, request, earliest, known)? else { return Ok(false) };
+        let Some(leaving) = self.places.take(handle, request, earliest, known)? else {
+            return Ok(Admission::Full);
+        };
         let (key, request) = (handle.text(), request.clone());
         let written = self
             .writer
@@ -195,7 +198,7 @@ impl PendingStore for EmbeddedStore {
             // The rows of the requests that lost their slots might still exist, so the slots are read again.
             self.places.forget_all();
         }
-        written.map(|()| true)
+        written.map(|()| Admission::Admitted)
     }
 
     async fn pushed_request(
@@ -256,7 +259,7 @@ impl PendingStore for EmbeddedStore {
         self.read(|rows| rows.get(Table::Links, &link_key(issuer, sub)))
     }
 
-    async fn link_account(&self, issuer: &str, sub: &str, subject: &Subject) -> Result<bool, StoreError> {
+    async fn link_account(&self, issuer: &str, sub: &str, subject: &Subject) -> Result<Linking, StoreError> {
         let (there, back) = (link_key(issuer, sub), link_key(issuer, subject.as_str()));
         let (sub, subject) = (sub.to_owned(), subject.clone());
         self.writer
@@ -265,23 +268,25 @@ impl PendingStore for EmbeddedStore {
                 let led_back: Option<String> = rows.get(Table::LinksBack, &back)?;
                 if led_to.is_some_and(|other| other != subject) || led_back.is_some_and(|other| other != sub)
                 {
-                    return Ok(false);
+                    return Ok(Linking::OtherLink);
                 }
                 rows.put(Table::LinksBack, &back, &sub, None)?;
                 rows.put(Table::Links, &there, &subject, None)?;
-                Ok(true)
+                Ok(Linking::Linked)
             })
             .await
     }
 
-    async fn unlink_account(&self, issuer: &str, subject: &Subject) -> Result<bool, StoreError> {
+    async fn unlink_account(&self, issuer: &str, subject: &Subject) -> Result<Deletion, StoreError> {
         let (issuer, back) = (issuer.to_owned(), link_key(issuer, subject.as_str()));
         self.writer
             .write_even_late(move |rows| {
-                let Some(sub) = rows.get::<String>(Table::LinksBack, &back)? else { return Ok(false) };
+                let Some(sub) = rows.get::<String>(Table::LinksBack, &back)? else {
+                    return Ok(Deletion::Missing);
+                };
                 rows.remove(Table::Links, &link_key(&issuer, &sub))?;
                 rows.remove(Table::LinksBack, &back)?;
-                Ok(true)
+                Ok(Deletion::Deleted)
             })
             .await
     }
@@ -300,7 +305,7 @@ mod tests {
     use crate::domain::grant_id::GrantId;
     use crate::domain::scope::Scope;
     use crate::keys::seal::StoreKey;
-    use crate::store::Store;
+    use crate::store::{OneTimeUse, Store};
 
     use super::*;
 
@@ -325,7 +330,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let store = EmbeddedStore::open(directory.path(), &StoreKey::new([7; 32])).unwrap();
         let (client, id, code) = (client(), GrantId::new([2; 32]), TokenHash::of(b"device code"));
-        assert!(store.add_client(&client, NOW).await.unwrap());
+        assert_eq!(store.add_client(&client, NOW).await.unwrap(), Addition::Added);
         let used = ClientUse {
             client: client.clone(),
             at: NOW,
@@ -366,8 +371,8 @@ mod tests {
             parent: None,
         };
         let user_code = UserCode::new([4; 32]).unwrap();
-        assert!(store.add_device(&code, &user_code, &asked).await.unwrap());
-        assert!(store.decide_device(&code, &allowed, NOW).await.unwrap());
+        assert_eq!(store.add_device(&code, &user_code, &asked).await.unwrap(), Addition::Added);
+        assert_eq!(store.decide_device(&code, &allowed, NOW).await.unwrap(), Decision::Stored);
 
         let (answer, disk) = mpsc::channel::<()>();
         let disk = std::sync::Mutex::new(disk);
@@ -388,7 +393,11 @@ mod tests {
         let (_, (polled, redeemed, remembered)) = tokio::join!(stalled, queued);
         assert!(polled.is_err() && redeemed.is_err() && remembered.is_err());
         answer.send(()).unwrap();
-        assert!(store.remember_once("assertion", LATER, NOW).await.unwrap(), "the assertion was used up");
+        assert_eq!(
+            store.remember_once("assertion", LATER, NOW).await.unwrap(),
+            OneTimeUse::First,
+            "the assertion was used up"
+        );
         assert!(
             matches!(store.poll_device(&code, NOW).await.unwrap(), Poll::Allowed(_)),
             "the code was used up"

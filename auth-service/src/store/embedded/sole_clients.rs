@@ -3,8 +3,8 @@
 use crate::domain::client::Client;
 use crate::domain::client_use::ClientUse;
 use crate::domain::clock::UnixTime;
-use crate::store::StoreError;
 use crate::store::sole_clients::{SoleClients, counted_for, counts_for};
+use crate::store::{Deletion, StoreError};
 
 use super::clients;
 use super::rows::Rows;
@@ -27,7 +27,7 @@ pub(super) fn note(rows: &Writable<'_>, client: &Client, used: &ClientUse) -> Re
         } else if let Some(of_others) = other.without_user(account) {
             rows.replace(Table::Clients, other.id.as_str(), &of_others)?;
         } else {
-            clients::remove(rows, &other.id)?;
+            let _: Deletion = clients::remove(rows, &other.id)?;
         }
     }
     let before = rows.end(Table::SoleClients, account.as_str())?;

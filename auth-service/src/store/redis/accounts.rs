@@ -4,7 +4,7 @@ use fred::types::Value;
 use futures_util::future::try_join_all;
 
 use crate::domain::account::{Account, StoredPassword, Subject, Username};
-use crate::store::StoreError;
+use crate::store::{Addition, Change, Deletion, StoreError};
 
 use super::cells::{Cells, Found};
 use super::tries::Tries;
@@ -12,38 +12,38 @@ use super::tries::Tries;
 /// Maximum number of rows that are read at the same time.
 const CHUNK: usize = 256;
 
-pub(super) async fn add(cells: &Cells, account: &Account) -> Result<bool, StoreError> {
+pub(super) async fn add(cells: &Cells, account: &Account) -> Result<Addition, StoreError> {
     let name = cells.keys.username(&account.username);
     if cells.read::<Subject>(&name).await?.is_some() {
-        return Ok(false);
+        return Ok(Addition::Taken);
     }
     // The account is written before the pointer. An interruption in between leaves an account without a pointer,
     // which does not count.
     let row = cells.keys.account(&account.subject);
     if !cells.swap(&row, None::<&Found<()>>, account, None).await? {
-        return Ok(false);
+        return Ok(Addition::Taken);
     }
     let member: Value = account.subject.as_str().into();
     let index = cells.keys.account_index();
     cells.connection.run::<()>("SADD", vec![index.as_str().into(), member.clone()]).await?;
     if cells.swap(&name, None::<&Found<()>>, &account.subject, None).await? {
-        return Ok(true);
+        return Ok(Addition::Added);
     }
     cells.remove(&row).await?;
     cells.connection.run::<()>("SREM", vec![index.into(), member]).await?;
-    Ok(false)
+    Ok(Addition::Taken)
 }
 
-pub(super) async fn remove(cells: &Cells, subject: &Subject) -> Result<bool, StoreError> {
+pub(super) async fn remove(cells: &Cells, subject: &Subject) -> Result<Deletion, StoreError> {
     let Some(account) = by_subject(cells, subject).await? else {
-        return Ok(false);
+        return Ok(Deletion::Missing);
     };
     // The pointer is removed first, because an account exists only with its pointer.
     cells.remove(&cells.keys.username(&account.username)).await?;
-    let removed = cells.take_away(&cells.keys.account(subject)).await?;
+    let is_deleted = cells.take_away(&cells.keys.account(subject)).await?;
     let member: Value = subject.as_str().into();
     cells.connection.run::<()>("SREM", vec![cells.keys.account_index().into(), member]).await?;
-    Ok(removed)
+    Ok(if is_deleted { Deletion::Deleted } else { Deletion::Missing })
 }
 
 pub(super) async fn named(cells: &Cells, username: &Username) -> Result<Option<Account>, StoreError> {
@@ -103,25 +103,25 @@ pub(super) async fn replace_password(
     }
 }
 
-/// Changes an account. Returns false if there is none.
+/// Changes an account.
 pub(super) async fn change(
     cells: &Cells,
     subject: &Subject,
     change: impl Fn(&mut Account),
-) -> Result<bool, StoreError> {
+) -> Result<Change, StoreError> {
     let key = cells.keys.account(subject);
     let mut tries = Tries::default();
     loop {
         tries.next().await?;
         let Some(found) = cells.read::<Account>(&key).await? else {
-            return Ok(false);
+            return Ok(Change::Missing);
         };
         let mut account = found.value.clone();
         change(&mut account);
         if cells.swap_although_full(&key, &found, &account).await? {
             // The change might have disabled the account or removed it from a group.
             cells.count_change().await?;
-            return Ok(true);
+            return Ok(Change::Changed);
         }
     }
 }

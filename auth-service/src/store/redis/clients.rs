@@ -7,8 +7,8 @@ mod registration;
 use crate::domain::client::{Client, ClientId};
 use crate::domain::clock::UnixTime;
 use crate::domain::opaque_token::TokenHash;
-use crate::store::StoreError;
 use crate::store::rules::{self, is_same};
+use crate::store::{Addition, Change, Deletion, ManagedChange, StoreError};
 
 use super::cells::Cells;
 use super::tries::Tries;
@@ -33,42 +33,42 @@ async fn leave_fingerprint(cells: &Cells, client: &Client) -> Result<(), StoreEr
     Ok(())
 }
 
-/// Adds a client that neither expires nor is evicted. Returns whether its identifier was free.
+/// Adds a client that neither expires nor is evicted. Its identifier must be free.
 pub(super) async fn enter_for_good(
     cells: &Cells,
     client: &Client,
     now: UnixTime,
-) -> Result<bool, StoreError> {
+) -> Result<Addition, StoreError> {
     let key = cells.keys.client(&client.id);
     let found = cells.read::<Client>(&key).await?;
     if found.as_ref().is_some_and(|found| found.is_live(now)) {
-        return Ok(false);
+        return Ok(Addition::Taken);
     }
-    let entered = cells.swap(&key, found.as_ref(), client, None).await?;
+    let is_added = cells.swap(&key, found.as_ref(), client, None).await?;
     settle(cells, &client.id).await?;
-    Ok(entered)
+    Ok(if is_added { Addition::Added } else { Addition::Taken })
 }
 
-/// Disables or enables a client, even if Redis is full. Returns false if there is none.
+/// Disables or enables a client, even if Redis is full.
 ///
 /// A disabled client does not expire ([`Client::stays`]). Once it is enabled, it can make room for others, and its
 /// next use sets an expiry again.
-pub(super) async fn set_disabled(cells: &Cells, id: &ClientId, disabled: bool) -> Result<bool, StoreError> {
+pub(super) async fn set_disabled(cells: &Cells, id: &ClientId, disabled: bool) -> Result<Change, StoreError> {
     let key = cells.keys.client(id);
     let mut tries = Tries::default();
     loop {
         tries.next().await?;
         let Some(found) = cells.read::<Client>(&key).await? else {
-            return Ok(false);
+            return Ok(Change::Missing);
         };
         if !(disabled || found.value.disabled) {
-            return Ok(true);
+            return Ok(Change::Changed);
         }
         let client = Client { disabled, ..found.value.clone() };
         if cells.swap_although_full(&key, &found, &client).await? {
             cells.count_change().await?;
             settle(cells, id).await?;
-            return Ok(true);
+            return Ok(Change::Changed);
         }
     }
 }
@@ -98,15 +98,15 @@ pub(super) async fn change(
     }
 }
 
-pub(super) async fn delete(cells: &Cells, id: &ClientId) -> Result<bool, StoreError> {
+pub(super) async fn delete(cells: &Cells, id: &ClientId) -> Result<Deletion, StoreError> {
     let key = cells.keys.client(id);
     let found = cells.read::<Client>(&key).await?;
-    let removed = cells.take_away(&key).await?;
+    let is_deleted = cells.take_away(&key).await?;
     settle(cells, id).await?;
     if let Some(found) = found {
         leave_fingerprint(cells, &found.value).await?;
     }
-    Ok(removed)
+    Ok(if is_deleted { Deletion::Deleted } else { Deletion::Missing })
 }
 
 /// Removes the rows and index entries that point to a deleted client.
@@ -115,25 +115,24 @@ pub(super) async fn forget(cells: &Cells, client: &Client) -> Result<(), StoreEr
     leave_fingerprint(cells, client).await
 }
 
-/// Deletes a client if `management` is the digest of its registration access token. Returns whether it was
-/// deleted.
+/// Deletes a client if `management` is the digest of its registration access token.
 pub(super) async fn delete_managed_by(
     cells: &Cells,
     management: &TokenHash,
     id: &ClientId,
-) -> Result<bool, StoreError> {
+) -> Result<ManagedChange, StoreError> {
     let key = cells.keys.client(id);
     let mut tries = Tries::default();
     loop {
         tries.next().await?;
         let found = cells.read::<Client>(&key).await?;
         let Some(found) = found.filter(|found| found.value.management == Some(*management)) else {
-            return Ok(false);
+            return Ok(ManagedChange::TokenInvalid);
         };
         if cells.remove_found(&key, &found).await? {
             cells.count_change().await?;
             forget(cells, &found.value).await?;
-            return Ok(true);
+            return Ok(ManagedChange::Made);
         }
     }
 }
@@ -143,11 +142,13 @@ pub(super) async fn update(
     cells: &Cells,
     management: &TokenHash,
     updated: &Client,
-) -> Result<bool, StoreError> {
+) -> Result<ManagedChange, StoreError> {
     let before = cells.read::<Client>(&cells.keys.client(&updated.id)).await?;
-    let done = change(cells, &updated.id, |client| rules::update(client, management, updated)).await?;
-    if let Some(before) = before.filter(|before| done && !is_same(&before.value, updated)) {
+    if !change(cells, &updated.id, |client| rules::update(client, management, updated)).await? {
+        return Ok(ManagedChange::TokenInvalid);
+    }
+    if let Some(before) = before.filter(|before| !is_same(&before.value, updated)) {
         leave_fingerprint(cells, &before.value).await?;
     }
-    Ok(done)
+    Ok(ManagedChange::Made)
 }

@@ -15,7 +15,7 @@ use crate::domain::opaque_token::TokenHash;
 use crate::domain::refresh_token::HashedRefreshToken;
 use crate::domain::replaced_token::RefreshUse;
 use crate::store::rules::{self, CodeRow};
-use crate::store::{FoundCode, Issuance, Redemption, Rotation, StoreError, Successor};
+use crate::store::{Denial, DirectGrant, FoundCode, Issuance, Redemption, Rotation, StoreError, Successor};
 
 use super::cells::{Cells, Found, Life};
 use super::holdings::{self, New};
@@ -55,24 +55,24 @@ pub(super) async fn add_code(
     Ok(Issuance::Issued)
 }
 
-/// Records that `approval` was denied. Returns false if it has already created a code.
+/// Records that `approval` was denied, unless it has already created a code.
 pub(super) async fn deny(
     cells: &Cells,
     approval: &str,
     until: UnixTime,
     now: UnixTime,
-) -> Result<bool, StoreError> {
+) -> Result<Denial, StoreError> {
     let key = cells.keys.approval(approval);
     let mut tries = Tries::default();
     loop {
         tries.next().await?;
         let found = cells.read::<String>(&key).await?;
         if let Some(made) = found.as_ref().filter(|found| found.is_live(now)) {
-            return Ok(made.value == rules::DENIED);
+            return Ok(rules::denial_of(&made.value));
         }
         let denied = rules::DENIED.to_owned();
         if cells.swap(&key, found.as_ref(), &denied, Some(Life { until, now })).await? {
-            return Ok(true);
+            return Ok(Denial::Denied);
         }
     }
 }
@@ -141,13 +141,13 @@ pub(super) async fn hold(cells: &Cells, grant: &Grant, now: UnixTime) -> Vec<Gra
 }
 
 /// Creates a grant without a code.
-pub(super) async fn add(cells: &Cells, grant: &Grant, used: &ClientUse) -> Result<bool, StoreError> {
+pub(super) async fn add(cells: &Cells, grant: &Grant, used: &ClientUse) -> Result<DirectGrant, StoreError> {
     if client_use::note(cells, used).await?.is_none() {
-        return Ok(false);
+        return Ok(DirectGrant::ClientGone);
     }
     let life = Life { until: grant.expires_at, now: used.at };
     cells.write(&cells.keys.grant(&grant.id), grant, life).await?;
-    Ok(true)
+    Ok(DirectGrant::Created)
 }
 
 async fn found(cells: &Cells, id: &GrantId, now: UnixTime) -> Result<Option<Found<Grant>>, StoreError> {

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use crate::domain::clock::UnixTime;
 use crate::domain::clock_watch::ClockMark;
 use crate::store::installation::{Installation, KeysMark};
-use crate::store::{LOST, StoreError};
+use crate::store::{LOST, Replacement, StoreError};
 
 use super::RedisStore;
 use super::cells::Found;
@@ -47,13 +47,18 @@ impl Installation for RedisStore {
         Ok(self.cells.read(&self.cells.keys.clock()).await?.map(|found| found.value))
     }
 
-    async fn set_clock_mark(&self, seen: Option<ClockMark>, mark: ClockMark) -> Result<bool, StoreError> {
+    async fn set_clock_mark(
+        &self,
+        seen: Option<ClockMark>,
+        mark: ClockMark,
+    ) -> Result<Replacement, StoreError> {
         let key = self.cells.keys.clock();
         let found = self.cells.read::<ClockMark>(&key).await?;
         if found.as_ref().map(|found| found.value) != seen {
-            return Ok(false);
+            return Ok(Replacement::Outdated);
         }
-        self.cells.swap(&key, found.as_ref(), &mark, None).await
+        let is_replaced = self.cells.swap(&key, found.as_ref(), &mark, None).await?;
+        Ok(if is_replaced { Replacement::Replaced } else { Replacement::Outdated })
     }
 
     async fn own_time(&self) -> Result<Option<UnixTime>, StoreError> {

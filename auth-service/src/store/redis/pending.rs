@@ -17,7 +17,7 @@ use crate::domain::opaque_token::TokenHash;
 use crate::domain::pushed_request::PushedRequest;
 use crate::store::pending::PendingStore;
 use crate::store::rules::{device_kept_until, with_consent};
-use crate::store::{Redemption, StoreError};
+use crate::store::{Addition, Admission, Decision, Deletion, Linking, Redemption, StoreError};
 
 use super::cells::{Cells, Found, Life};
 use super::holdings::{self, New};
@@ -49,7 +49,7 @@ impl PendingStore for RedisStore {
         until: UnixTime,
         now: UnixTime,
         ceiling: u64,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Admission, StoreError> {
         let pool = self.cells.keys.pool_of_devices();
         places::reserve(&self.cells, &pool, name.text(), (until, now), ceiling).await
     }
@@ -59,19 +59,21 @@ impl PendingStore for RedisStore {
         code: &TokenHash,
         user_code: &UserCode,
         asked: &DeviceAuthorization,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Addition, StoreError> {
         let cells = &self.cells;
         let now = asked.asked_at;
         let user_key = cells.keys.device_of_user(user_code);
         let before = cells.read::<TokenHash>(&user_key).await?;
         if before.as_ref().is_some_and(|found| found.is_live(now)) {
-            return Ok(false);
+            return Ok(Addition::Taken);
         }
         let kept = life(asked, now);
         cells.write(&cells.keys.grant_of_device(code), &asked.grant_id, kept).await?;
         cells.write(&cells.keys.device(&asked.grant_id, code), asked, kept).await?;
         // The user code decides between concurrent calls. The caller that loses must choose a different user code.
-        cells.swap(&user_key, before.as_ref(), code, Some(Life { until: asked.expires_at, now })).await
+        let life = Life { until: asked.expires_at, now };
+        let is_added = cells.swap(&user_key, before.as_ref(), code, Some(life)).await?;
+        Ok(if is_added { Addition::Added } else { Addition::Taken })
     }
 
     async fn device(
@@ -102,16 +104,16 @@ impl PendingStore for RedisStore {
         code: &TokenHash,
         decision: &DeviceState,
         now: UnixTime,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Decision, StoreError> {
         let mut tries = Tries::default();
         loop {
             tries.next().await?;
             let Some((place, found)) = device(&self.cells, code, now).await? else {
-                return Ok(false);
+                return Ok(Decision::TooLate);
             };
             let mut decided = found.value.clone();
             if !decided.decide(decision.clone(), now) {
-                return Ok(false);
+                return Ok(Decision::TooLate);
             }
             // A device authorization is kept for longer when it is redeemed, and so is the pointer to it.
             let kept = life(&decided, now);
@@ -119,7 +121,7 @@ impl PendingStore for RedisStore {
             let pointer = self.cells.keys.grant_of_device(code);
             self.cells.write(&pointer, &decided.grant_id, life(&redeemed, now)).await?;
             if self.cells.swap(&place, Some(&found), &decided, Some(kept)).await? {
-                return Ok(true);
+                return Ok(Decision::Stored);
             }
         }
     }
@@ -197,13 +199,14 @@ impl PendingStore for RedisStore {
         request: &PushedRequest,
         now: UnixTime,
         earliest: UnixTime,
-    ) -> Result<bool, StoreError> {
-        if !places::take(&self.cells, &self.key, handle, request, earliest).await? {
-            return Ok(false);
+    ) -> Result<Admission, StoreError> {
+        match places::take(&self.cells, &self.key, handle, request, earliest).await? {
+            Admission::Admitted => {}
+            Admission::Full => return Ok(Admission::Full),
         }
         let life = Life { until: request.expires_at, now };
         self.cells.write(&self.cells.keys.pushed_request(handle), request, life).await?;
-        Ok(true)
+        Ok(Admission::Admitted)
     }
 
     async fn pushed_request(
@@ -266,7 +269,7 @@ impl PendingStore for RedisStore {
         Ok(self.cells.read(&self.cells.keys.link(issuer, sub)).await?.map(|found| found.value))
     }
 
-    async fn link_account(&self, issuer: &str, sub: &str, subject: &Subject) -> Result<bool, StoreError> {
+    async fn link_account(&self, issuer: &str, sub: &str, subject: &Subject) -> Result<Linking, StoreError> {
         let cells = &self.cells;
         let (there, back) = (cells.keys.link(issuer, sub), cells.keys.link_back(issuer, subject));
         // The row that maps the account to the user is written first and decides between concurrent calls, so that
@@ -275,24 +278,24 @@ impl PendingStore for RedisStore {
         if !cells.swap(&back, None::<&Found<()>>, &text, None).await?
             && cells.read::<String>(&back).await?.is_none_or(|found| found.value != text)
         {
-            return Ok(false);
+            return Ok(Linking::OtherLink);
         }
         if cells.swap(&there, None::<&Found<()>>, subject, None).await? {
-            return Ok(true);
+            return Ok(Linking::Linked);
         }
-        let same = cells.read::<Subject>(&there).await?.is_some_and(|found| found.value == *subject);
-        if !same {
-            cells.remove(&back).await?;
+        if cells.read::<Subject>(&there).await?.is_some_and(|found| found.value == *subject) {
+            return Ok(Linking::Linked);
         }
-        Ok(same)
+        cells.remove(&back).await?;
+        Ok(Linking::OtherLink)
     }
 
-    async fn unlink_account(&self, issuer: &str, subject: &Subject) -> Result<bool, StoreError> {
+    async fn unlink_account(&self, issuer: &str, subject: &Subject) -> Result<Deletion, StoreError> {
         let back = self.cells.keys.link_back(issuer, subject);
-        let Some(found) = self.cells.read::<String>(&back).await? else { return Ok(false) };
+        let Some(found) = self.cells.read::<String>(&back).await? else { return Ok(Deletion::Missing) };
         self.cells.remove(&self.cells.keys.link(issuer, &found.value)).await?;
-        let removed = self.cells.remove_found(&back, &found).await?;
+        let is_deleted = self.cells.remove_found(&back, &found).await?;
         self.cells.count_change().await?;
-        Ok(removed)
+        Ok(if is_deleted { Deletion::Deleted } else { Deletion::Missing })
     }
 }

@@ -11,9 +11,9 @@ use crate::domain::clock::UnixTime;
 use crate::domain::opaque_token::TokenHash;
 use crate::domain::pushed_request::PushedRequest;
 use crate::keys::seal::StoreKey;
-use crate::store::StoreError;
 use crate::store::places::{Place, giving_way};
 use crate::store::records::Kind;
+use crate::store::{Admission, StoreError};
 
 use super::cells::Cells;
 use super::connection::Script;
@@ -29,46 +29,46 @@ static RESERVE: LazyLock<Script> = LazyLock::new(|| {
     )
 });
 
-/// Reserves a slot in a pool until the slot expires. Returns false if all slots are taken.
+/// Reserves a slot in a pool until the slot expires.
 pub(super) async fn reserve(
     cells: &Cells,
     pool: &str,
     name: String,
     (until, now): (UnixTime, UnixTime),
     ceiling: u64,
-) -> Result<bool, StoreError> {
+) -> Result<Admission, StoreError> {
     let arguments =
         vec![name.into(), until.0.to_string().into(), now.0.to_string().into(), ceiling.to_string().into()];
-    cells.connection.script(&RESERVE, &[pool], arguments).await
+    let is_reserved: bool = cells.connection.script(&RESERVE, &[pool], arguments).await?;
+    Ok(if is_reserved { Admission::Admitted } else { Admission::Full })
 }
 
-/// Takes a slot for a pushed request. If the pool is full, other requests lose their slots. Returns false if no
-/// slot can be freed.
+/// Takes a slot for a pushed request. If the pool is full, other requests lose their slots.
 pub(super) async fn take(
     cells: &Cells,
     key: &StoreKey,
     handle: &TokenHash,
     request: &PushedRequest,
     earliest: UnixTime,
-) -> Result<bool, StoreError> {
+) -> Result<Admission, StoreError> {
     let pool = cells.keys.pool(request.pool);
     let member = member(key, handle, request)?;
     let ceiling = u64::try_from(request.pool.places()).unwrap_or(u64::MAX);
     let times = (request.expires_at, earliest);
-    if reserve(cells, &pool, member.clone(), times, ceiling).await? {
-        return Ok(true);
+    if let Admission::Admitted = reserve(cells, &pool, member.clone(), times, ceiling).await? {
+        return Ok(Admission::Admitted);
     }
     // Only one call in this process at a time reads a full pool. The others use the slots that it has freed.
     let _alone = cells.making_room.lock().await;
-    if reserve(cells, &pool, member.clone(), times, ceiling).await? {
-        return Ok(true);
+    if let Admission::Admitted = reserve(cells, &pool, member.clone(), times, ceiling).await? {
+        return Ok(Admission::Admitted);
     }
     let range: [Value; 3] = [pool.as_str().into(), 0_i64.into(), (-1_i64).into()];
     let members: Vec<String> = cells.connection.run("ZRANGE", range.into()).await?;
     let places: Vec<Place> = members.iter().map(|member| read(member)).collect();
     let leaving = giving_way(&places);
     if leaving.is_empty() {
-        return Ok(false);
+        return Ok(Admission::Full);
     }
     let rows = leaving.iter().map(|place| cells.keys.of(Kind::PushedRequest, &place.name));
     try_join_all(rows.map(|row| async move { cells.remove(&row).await })).await?;

@@ -9,6 +9,7 @@ use auth_service::domain::device::DeviceState;
 use auth_service::domain::opaque_token::{OpaqueToken, TokenKind};
 use auth_service::keys::seal::SystemRandomSource;
 use auth_service::operator::{Credentials, NewClient};
+use auth_service::store::{Addition, Change, Decision};
 use reqwest::{RequestBuilder, Response, StatusCode};
 use serde_json::Value;
 
@@ -67,7 +68,8 @@ impl Parties {
 
     pub(super) async fn switch_all_on(&self, app: &TestApp) {
         for client in 0..CLIENTS {
-            app.state.store.set_client_disabled(&self.client_id(client), false).await.unwrap();
+            let switched = app.state.store.set_client_disabled(&self.client_id(client), false).await.unwrap();
+            assert_eq!(switched, Change::Changed);
         }
     }
 
@@ -113,7 +115,7 @@ impl<'a> World<'a> {
             disabled: false,
             created_at: now,
         };
-        assert!(app.state.store.add_account(&account).await.unwrap());
+        assert_eq!(app.state.store.add_account(&account).await.unwrap(), Addition::Added);
         let mut world = Self {
             app,
             parties,
@@ -261,6 +263,7 @@ impl<'a> World<'a> {
                 let allowed = DeviceState::Allowed { subject: self.subject.clone(), authenticated_at: now };
                 let decision = if yes { allowed } else { DeviceState::Denied };
                 let wanted = self.app.state.store.decide_device(&hash, &decision, now).await.unwrap();
+                let wanted = wanted == Decision::Stored;
                 same("whether the answer was wanted", &wanted, &model.decide(device, yes))?;
             }
             Step::Poll { device, right_client } => {
@@ -289,11 +292,17 @@ impl<'a> World<'a> {
             }
             Step::SwitchClient { client, off } => {
                 let id = self.parties.client_id(client);
-                assert!(self.app.state.store.set_client_disabled(&id, off).await.unwrap());
+                assert_eq!(
+                    self.app.state.store.set_client_disabled(&id, off).await.unwrap(),
+                    Change::Changed
+                );
                 model.switch_client(client, off);
             }
             Step::SwitchPerson { off } => {
-                assert!(self.app.state.store.set_account_disabled(&self.subject, off).await.unwrap());
+                assert_eq!(
+                    self.app.state.store.set_account_disabled(&self.subject, off).await.unwrap(),
+                    Change::Changed
+                );
                 model.switch_person(off);
                 // The session of a disabled account has ended.
                 self.log_in().await;

@@ -10,7 +10,7 @@ use auth_service::domain::grant::Grant;
 use auth_service::domain::grant_id::GrantId;
 use auth_service::domain::opaque_token::{OpaqueToken, TokenHash, TokenKind};
 use auth_service::domain::refresh_token::RefreshToken;
-use auth_service::store::{Issuance, Store};
+use auth_service::store::{Addition, Change, Deletion, DirectGrant, Issuance, Store};
 use reqwest::StatusCode;
 use tokio::time::sleep;
 
@@ -36,11 +36,11 @@ impl Storm {
         let ids = [client.id.clone()];
         self.store.register_client(&client, &ids, &terms).await.ok()?;
         let account = account(&format!("{name}-person"));
-        self.store.add_account(&account).await.ok().filter(|added| *added)?;
+        let Ok(Addition::Added) = self.store.add_account(&account).await else { return None };
         let grant = grant(&code(&client, &account.subject, NOW), name, NOW);
         let refresh = refresh_token(&grant.id, 0, name);
-        let added = self.store.add_grant(&grant, &usage(&client, NOW)).await;
-        added.ok().filter(|added| *added)?;
+        let granted = self.store.add_grant(&grant, &usage(&client, NOW)).await;
+        let Ok(DirectGrant::Created) = granted else { return None };
         let access = self.token(&grant);
         Some(Newcomer { client, account, grant, access, refresh })
     }
@@ -71,8 +71,11 @@ impl Storm {
             let by_http = [("token", refresh.expose()), ("client_id", client.id.as_str())];
             let acknowledged = match chance() % 4 {
                 0 => self.store.revoke_grant(&grant.id).await.is_ok(),
-                1 => self.store.set_account_disabled(&account.subject, true).await.is_ok_and(|done| done),
-                2 => self.store.delete_client(&client.id).await.is_ok_and(|done| done),
+                1 => {
+                    let switched = self.store.set_account_disabled(&account.subject, true).await;
+                    matches!(switched, Ok(Change::Changed))
+                }
+                2 => matches!(self.store.delete_client(&client.id).await, Ok(Deletion::Deleted)),
                 _ => self.post("/revoke", &by_http).await.is_some_and(|(status, _)| status == StatusCode::OK),
             };
             if !acknowledged {
