@@ -34,8 +34,9 @@ use auth_service::keys::set::RotationTerms;
 use auth_service::keys::signing::KeyRing;
 use auth_service::principal::{CacheTerms, IDENTITY, PrincipalCache, Sources};
 use auth_service::rotation;
+use auth_service::store::changes::Observable;
 use auth_service::store::redis::{RedisAddress, RedisStore};
-use auth_service::store::{Addition, DirectGrant, Rotation, Store, Successor, transfer};
+use auth_service::store::{AccountStore, Addition, DirectGrant, GrantStore, Rotation, Successor, transfer};
 use futures_util::stream::{self, StreamExt};
 use redis_server::RedisServer;
 use things::{
@@ -126,10 +127,10 @@ async fn main() -> anyhow::Result<()> {
         std::num::NonZeroUsize::MIN,
     );
     let now = SystemClock.now();
+    let sources = Sources { keys: &keys, issuer: &issuer, grants: &store, changes: store.changes(), now };
     for granted in &some {
         let token = access_token(&keys, granted, now);
-        let known =
-            cache.of_token(&token, Sources { keys: &keys, issuer: &issuer, store: &store, now }).await?;
+        let known = cache.of_token(&token, sources).await?;
         // A check would sign these values for the resource and cache them.
         let resource = known.principal.resources.first().context("a resource")?.clone();
         // The assertion is the last value, and is about as long as the token.

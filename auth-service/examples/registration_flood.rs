@@ -23,7 +23,7 @@ use auth_service::domain::opaque_token::TokenHash;
 use auth_service::keys::seal::{StoreKey, SystemRandomSource};
 use auth_service::state::AppState;
 use auth_service::store::embedded::EmbeddedStore;
-use auth_service::store::{Issuance, RegistrationTerms, Store};
+use auth_service::store::{ClientStore, Issuance, RegistrationTerms, Store};
 use futures_util::future::join_all;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use serde_json::{Value, json};

@@ -10,14 +10,14 @@ use std::sync::Arc;
 
 use crate::domain::client::{Client, ClientId, ClientOrigin, RegistrationId};
 use crate::domain::clock::{RandomUnavailable, UnixTime};
-use crate::store::{Store, StoreError};
+use crate::store::{ClientStore, StoreError};
 
 use documents::{DocumentError, Documents};
 use fetch_rate::Caller;
 
 /// Finds clients in the store, and fetches client ID metadata documents.
 pub struct Clients {
-    store: Arc<dyn Store>,
+    store: Arc<dyn ClientStore>,
     documents: Documents,
 }
 
@@ -46,7 +46,7 @@ pub enum UnknownClient {
 
 impl Clients {
     /// Looks in `store` for registered clients, and in `documents` for clients with a metadata document.
-    pub fn new(store: Arc<dyn Store>, documents: Documents) -> Self {
+    pub fn new(store: Arc<dyn ClientStore>, documents: Documents) -> Self {
         Self { store, documents }
     }
 

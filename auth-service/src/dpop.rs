@@ -4,7 +4,7 @@ use crate::domain::clock::UnixTime;
 use crate::domain::error_code::ErrorCode;
 use crate::keys::dpop::{Expected, InvalidProof, Nonces, Proof, check};
 use crate::keys::seal::{CryptoFailure, StoreKey};
-use crate::store::{OneTimeUse, Store, StoreError};
+use crate::store::{OneTimeUse, ReplayStore, StoreError};
 
 /// Whether DPoP proofs are verified, and what they must contain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -90,7 +90,7 @@ impl Dpop {
     pub async fn remember(
         &self,
         proof: &Proof,
-        store: &dyn Store,
+        store: &dyn ReplayStore,
         now: UnixTime,
     ) -> Result<(), ProofRefused> {
         match store.remember_once(&proof.name, proof.until, now).await? {

@@ -24,7 +24,7 @@ use crate::keys::set::RotationTerms;
 use crate::ops::audit;
 use crate::rotation::RotationError;
 use crate::store::records::{Counts, Resealed};
-use crate::store::{Addition, Change, Deletion, Linking, Store, StoreError};
+use crate::store::{AccountLinkStore, AccountStore, Addition, Change, Deletion, Linking, Store, StoreError};
 
 pub use add_client::{Credentials, NewClient};
 pub use keys::KeyRow;
@@ -392,7 +392,7 @@ async fn link_user(
     username: &Username,
     issuer: &str,
     sub: &str,
-    store: &dyn Store,
+    store: &(impl AccountStore + AccountLinkStore + ?Sized),
 ) -> Result<Reply, CommandError> {
     let Some(account) = store.account_named(username).await? else { return Ok(no_account(username)) };
     if account.kind == AccountKind::Machine {
@@ -408,7 +408,11 @@ async fn link_user(
     })
 }
 
-async fn unlink_user(username: &Username, issuer: &str, store: &dyn Store) -> Result<Reply, CommandError> {
+async fn unlink_user(
+    username: &Username,
+    issuer: &str,
+    store: &(impl AccountStore + AccountLinkStore + ?Sized),
+) -> Result<Reply, CommandError> {
     let Some(account) = store.account_named(username).await? else { return Ok(no_account(username)) };
     Ok(match store.unlink_account(issuer, &account.subject).await? {
         Deletion::Deleted => {

@@ -15,7 +15,7 @@ use crate::domain::resource::ResourceUri;
 use crate::domain::scope::Scope;
 use crate::keys::signing::KeyRing;
 use crate::keys::tokens::{ACCESS_TOKEN_TYPE, AccessTokenClaims};
-use crate::store::{Store, StoreError};
+use crate::store::{GrantStore, StoreError};
 
 pub use assertions::Assertions;
 pub use cache::{CacheTerms, IDENTITY, Known, PrincipalCache, Sources};
@@ -83,7 +83,7 @@ fn claims_of(token: &str, keys: &KeyRing) -> Result<AccessTokenClaims, RejectedT
 async fn of_claims(
     claims: AccessTokenClaims,
     issuer: &Issuer,
-    store: &dyn Store,
+    store: &dyn GrantStore,
     now: UnixTime,
 ) -> Result<(Principal, Option<GrantId>), RejectedToken> {
     if claims.iss != issuer.as_str() {

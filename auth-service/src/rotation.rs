@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::domain::clock::UnixTime;
 use crate::keys::seal::CryptoFailure;
 use crate::keys::set::{KeySet, RotationTerms, Unchanged};
-use crate::store::{KeysMark, Replacement, Store, StoreError};
+use crate::store::{KeysMark, Replacement, SigningKeyStore, StoreError};
 
 pub use keys_read::{KeysRead, Reading};
 
@@ -47,7 +47,7 @@ pub struct Rotated {
 /// Returns the signing keys as they should be now. If a change is due, it is first written to the store, and then
 /// passed to `rotated`.
 pub async fn up_to_date_telling(
-    store: &dyn Store,
+    store: &dyn SigningKeyStore,
     terms: &RotationTerms,
     now: UnixTime,
     rotated: impl FnOnce(Rotated),
@@ -91,7 +91,12 @@ fn are_lost(mark: Option<KeysMark>, found: Option<&KeySet>) -> bool {
 }
 
 /// Records in the store the revision of its keys, and the time at which a loss was noticed.
-async fn note_keys(store: &dyn Store, before: Option<KeysMark>, revision: u64, missed_at: Option<UnixTime>) {
+async fn note_keys(
+    store: &dyn SigningKeyStore,
+    before: Option<KeysMark>,
+    revision: u64,
+    missed_at: Option<UnixTime>,
+) {
     if missed_at.is_some() {
         tracing::error!("new signing keys were created, because the store had lost the previous ones");
     }
@@ -111,7 +116,7 @@ async fn note_keys(store: &dyn Store, before: Option<KeysMark>, revision: u64, m
 ///
 /// # Errors
 /// Fails if the store cannot be read or written.
-pub async fn note_in_use(store: &dyn Store, revision: u64) -> Result<(), StoreError> {
+pub async fn note_in_use(store: &dyn SigningKeyStore, revision: u64) -> Result<(), StoreError> {
     if store.signing_keys().await?.is_some_and(|set| set.revision() >= revision) {
         return Ok(());
     }
@@ -124,7 +129,7 @@ pub async fn note_in_use(store: &dyn Store, revision: u64) -> Result<(), StoreEr
 
 /// Like [`up_to_date_telling`], but does not report changes.
 pub async fn up_to_date(
-    store: &dyn Store,
+    store: &dyn SigningKeyStore,
     terms: &RotationTerms,
     now: UnixTime,
 ) -> Result<KeySet, RotationError> {
@@ -133,7 +138,11 @@ pub async fn up_to_date(
 
 /// Returns the stored signing keys without making a due change. Creates new keys only if there are none, or if an
 /// old row has been restored. This function is used when the clock is in doubt, and by commands that only read.
-pub async fn known(store: &dyn Store, terms: &RotationTerms, now: UnixTime) -> Result<KeySet, RotationError> {
+pub async fn known(
+    store: &dyn SigningKeyStore,
+    terms: &RotationTerms,
+    now: UnixTime,
+) -> Result<KeySet, RotationError> {
     let mark = store.keys_mark().await?;
     match store.signing_keys().await? {
         Some(set) if !are_lost(mark, Some(&set)) => Ok(set),
@@ -143,7 +152,7 @@ pub async fn known(store: &dyn Store, terms: &RotationTerms, now: UnixTime) -> R
 
 /// Applies a change that an operator has requested to the stored keys.
 pub async fn change(
-    store: &dyn Store,
+    store: &dyn SigningKeyStore,
     terms: &RotationTerms,
     now: UnixTime,
     step: impl Fn(&KeySet) -> Result<KeySet, Unchanged>,

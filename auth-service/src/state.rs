@@ -165,7 +165,7 @@ impl AppState {
         let fetcher = Fetcher::new(loopback, config.clients.extra_roots.as_deref())?;
         let documents = Documents::new(fetcher, config.clients.documents.clone(), Arc::clone(&random));
         Ok(Self {
-            clients: Clients::new(Arc::clone(&store), documents),
+            clients: Clients::new(Arc::<dyn Store>::clone(&store), documents),
             passwords: Passwords::new(config.listeners.workers.get())?,
             form_tokens: FormTokens::new(store_key)?,
             dpop: Dpop::new(config.dpop, store_key)?,
@@ -351,7 +351,8 @@ impl AppState {
 
     async fn principal_at(&self, token: &str, now: UnixTime) -> Result<Arc<Known>, RejectedToken> {
         let (keys, issuer) = (&self.keys, &self.config.site.issuer);
-        let sources = Sources { keys, issuer, store: self.store.as_ref(), now };
+        let (grants, changes) = (self.store.as_ref(), self.store.changes());
+        let sources = Sources { keys, issuer, grants, changes, now };
         self.principals.of_token(token, sources).await
     }
 

@@ -11,7 +11,8 @@ use crate::domain::clock_watch::{
     self, ClockMark, ClockState, ClockWatch, Difference, TOLERANCE, TimeBounds,
 };
 use crate::domain::opaque_token::TokenHash;
-use crate::store::{KeysMark, LOST, Replacement, Store, StoreError};
+use crate::store::changes::{Changes, Observable};
+use crate::store::{Installation, KeysMark, LOST, Replacement, SigningKeyStore, StoreError};
 
 /// How often the current time is recorded in the store.
 const MARK_EVERY: Duration = Duration::from_secs(300);
@@ -65,7 +66,7 @@ impl Upkeep {
     /// # Errors
     /// Fails if the store cannot be read.
     pub async fn start(
-        store: &dyn Store,
+        store: &(impl Installation + SigningKeyStore + ?Sized),
         clock: &dyn Clock,
         random: &dyn Random,
     ) -> Result<Self, StoreError> {
@@ -94,12 +95,16 @@ impl Upkeep {
     ///
     /// # Errors
     /// Fails if the store cannot be read.
-    pub async fn look(&self, store: &dyn Store, clock: &dyn Clock) -> Result<Findings, StoreError> {
+    pub async fn look(
+        &self,
+        store: &(impl Installation + SigningKeyStore + Observable + ?Sized),
+        clock: &dyn Clock,
+    ) -> Result<Findings, StoreError> {
         let new_identity = self.known().new_identity_if_unknown();
         let identity = identity_of(store, new_identity.as_deref()).await?;
         let asked_at = clock.now();
         let own_time = if clock.is_time_of_day() { store.own_time().await? } else { None };
-        let is_lost = self.known().compare(identity.clone(), store);
+        let is_lost = self.known().compare(identity.clone(), store.changes());
         let (now, up) = (clock.now(), clock.up());
         let standing = self.known().look_at_clock(now, up, own_time);
         self.known()
@@ -148,7 +153,10 @@ impl Upkeep {
 ///
 /// # Errors
 /// Fails if the store cannot be read.
-pub async fn dangers_of(store: &dyn Store, clock: &dyn Clock) -> Result<Vec<String>, StoreError> {
+pub async fn dangers_of(
+    store: &(impl Installation + SigningKeyStore + ?Sized),
+    clock: &dyn Clock,
+) -> Result<Vec<String>, StoreError> {
     let mut dangers = store.dangers().await?;
     let mark = store.keys_mark().await?.unwrap_or_default();
     dangers.extend(mark.danger(clock.now()).map(str::to_owned));
@@ -169,7 +177,10 @@ fn told(difference: Difference) -> Option<String> {
 }
 
 /// Returns the identity of the store. If it has none, `new` is written first, if possible.
-async fn identity_of(store: &dyn Store, new: Option<&str>) -> Result<Option<String>, StoreError> {
+async fn identity_of(
+    store: &(impl Installation + ?Sized),
+    new: Option<&str>,
+) -> Result<Option<String>, StoreError> {
     let found = store.identity().await?;
     match new {
         Some(new) if found.is_none() && store.identify(new).await.is_ok() => store.identity().await,
@@ -185,11 +196,11 @@ impl Known {
 
     /// Returns whether the store has lost its identity, which means that it has lost its data. A store with a
     /// different identity is used as a new store.
-    fn compare(&mut self, found: Option<String>, store: &dyn Store) -> bool {
+    fn compare(&mut self, found: Option<String>, changes: &Changes) -> bool {
         let is_lost = found.is_none() && self.identity.is_some();
         let is_other = self.identity.is_some() && found.is_some() && self.identity != found;
         if is_other || is_lost && !self.was_lost {
-            store.changes().note_everything();
+            changes.note_everything();
         }
         if is_other {
             tracing::error!(

@@ -7,7 +7,10 @@ use std::time::{Duration, Instant};
 use auth_service::keys::seal::StoreKey;
 use auth_service::store::embedded::EmbeddedStore;
 use auth_service::store::redis::{RedisAddress, RedisStore};
-use auth_service::store::{Addition, DirectGrant, Issuance, Redemption, Rotation, Store};
+use auth_service::store::{
+    AccountStore, Addition, CodeStore, DirectGrant, GrantStore, Issuance, Maintenance, Redemption, Rotation,
+    Store,
+};
 use futures_util::future::try_join_all;
 
 use super::chaos::{Chaos, Weather};

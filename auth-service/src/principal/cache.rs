@@ -19,8 +19,8 @@ use crate::domain::opaque_token::TokenHash;
 use crate::domain::resource::ResourceUri;
 use crate::keys::signing::KeyRing;
 use crate::keys::tokens::AccessTokenClaims;
-use crate::store::changes::{About, Version};
-use crate::store::{Store, StoreError};
+use crate::store::changes::{About, Changes, Version};
+use crate::store::{GrantStore, StoreError};
 
 use super::assertions::{Assertions, Share, SpareMemory};
 use super::{Principal, RejectedToken, claims_of, of_claims};
@@ -139,8 +139,10 @@ pub struct Sources<'a> {
     pub keys: &'a KeyRing,
     /// The issuer that tokens must name.
     pub issuer: &'a Issuer,
-    /// The store with grants, clients and accounts.
-    pub store: &'a dyn Store,
+    /// The grants, with the accounts of their users.
+    pub grants: &'a dyn GrantStore,
+    /// The changes to the store with these grants.
+    pub changes: &'a Changes,
     /// The time of the check.
     pub now: UnixTime,
 }
@@ -265,7 +267,7 @@ impl PrincipalCache {
     }
 
     fn is_good(&self, known: &Known, sources: &Sources<'_>) -> bool {
-        let current = known.version.is_some_and(|version| sources.store.changes().is_current(&version));
+        let current = known.version.is_some_and(|version| sources.changes.is_current(&version));
         current && self.is_young(known.verified, sources)
     }
 
@@ -282,8 +284,7 @@ async fn ask(
     claims: AccessTokenClaims,
     sources: Sources<'_>,
 ) -> Result<(Principal, Option<Version>), RejectedToken> {
-    let Sources { issuer, store, now, .. } = sources;
-    let changes = store.changes();
+    let Sources { issuer, grants, changes, now, .. } = sources;
     let (grant, client, subject) = (claims.gid.clone(), claims.client_id.clone(), claims.sub.clone());
     let own = [
         (About::Grant, grant.as_str()),
@@ -291,19 +292,19 @@ async fn ask(
         (About::Account, subject.as_str()),
     ];
     let version = changes.version(&own);
-    let (principal, parent) = of_claims(claims.clone(), issuer, store, now).await?;
+    let (principal, parent) = of_claims(claims.clone(), issuer, grants, now).await?;
     let Some(parent) = parent else {
         return Ok((principal, version));
     };
     // A grant with a parent ends together with the parent. The parent is known only after the first query, so the
     // query is repeated with the counters of all rows.
-    let of_parent = store.grant(&parent, now).await?.ok_or(RejectedToken::Revoked)?.client_id;
+    let of_parent = grants.grant(&parent, now).await?.ok_or(RejectedToken::Revoked)?.client_id;
     let [a, b, c] = own;
     let all = [a, b, c, (About::Grant, parent.as_str()), (About::Client, of_parent.as_str())];
     let version = changes.version(&all);
-    let (principal, _) = of_claims(claims, issuer, store, now).await?;
+    let (principal, _) = of_claims(claims, issuer, grants, now).await?;
     // The parent might have expired since the first query. If it was extended instead, the version has changed.
-    let end = store.grant(&parent, now).await?.ok_or(RejectedToken::Revoked)?.expires_at;
+    let end = grants.grant(&parent, now).await?.ok_or(RejectedToken::Revoked)?.expires_at;
     Ok((Principal { expires_at: principal.expires_at.min(end), ..principal }, version))
 }
 

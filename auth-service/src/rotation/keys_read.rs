@@ -8,7 +8,7 @@ use tokio::sync::Mutex;
 
 use crate::keys::signing::KeyRing;
 use crate::store::changes::Changes;
-use crate::store::{Store, StoreError};
+use crate::store::{SigningKeyStore, StoreError};
 
 /// How long keys stay valid after a read if the store is not reporting changes to this process. Cached values are
 /// valid for the same time after the last report.
@@ -70,12 +70,17 @@ impl KeysRead {
     ///
     /// # Errors
     /// Fails if the store cannot be read or has no keys.
-    pub async fn renew(&self, store: &dyn Store, keys: &KeyRing) -> Result<(), StoreError> {
+    pub async fn renew(
+        &self,
+        store: &dyn SigningKeyStore,
+        changes: &Changes,
+        keys: &KeyRing,
+    ) -> Result<(), StoreError> {
         let _turn = self.turn.lock().await;
-        if self.are_current(store.changes()) {
+        if self.are_current(changes) {
             return Ok(());
         }
-        let reading = Reading::begin(store.changes());
+        let reading = Reading::begin(changes);
         let missing = || StoreError::Unavailable("it has no signing keys at the moment".to_owned());
         let set = store.signing_keys().await?.ok_or_else(missing)?;
         // An older set might contain revoked keys, so it is not installed. If it is older because the store was

@@ -7,7 +7,7 @@ use crate::domain::clock::UnixTime;
 use crate::keys::set::KeySet;
 use crate::principal::{Known, RejectedToken};
 use crate::rotation::{self, KeysRead, Reading, Rotated, RotationError};
-use crate::store::{Store, StoreError};
+use crate::store::{SigningKeyStore, StoreError};
 use crate::upkeep::Findings;
 
 use super::AppState;
@@ -75,10 +75,11 @@ impl AppState {
     /// # Errors
     /// Fails if the store cannot be read.
     pub async fn renew_keys(&self) -> Result<(), StoreError> {
-        if self.signing_keys.read.are_current(self.store.changes()) {
+        let changes = self.store.changes();
+        if self.signing_keys.read.are_current(changes) {
             return Ok(());
         }
-        self.signing_keys.read.renew(self.store.as_ref(), &self.keys).await
+        self.signing_keys.read.renew(self.store.as_ref(), changes, &self.keys).await
     }
 
     /// Like [`Self::principal_at`], but also refuses a token whose key was revoked while this process was cut off
@@ -106,7 +107,7 @@ impl AppState {
 
 /// Returns the signing keys. If the clock is reliable, a due change is first made in the store.
 pub(super) async fn current_keys(
-    store: &dyn Store,
+    store: &dyn SigningKeyStore,
     config: &Config,
     findings: &Findings,
     now: UnixTime,

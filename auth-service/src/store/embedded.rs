@@ -1,24 +1,31 @@
 //! The embedded store: one redb file that one process uses. Every write is on disk before it is acknowledged.
 
+mod account_links;
 mod accounts;
 mod client_use;
 mod clients;
+mod codes;
+mod consents;
 mod current_overlay;
+mod devices;
 mod disk;
 mod files;
 mod grants;
 mod holdings;
 mod installation;
 mod made;
+mod maintenance;
 mod overlay;
-mod pending;
 mod places;
 mod portable;
+mod pushed_requests;
+mod replays;
 mod reserve;
 mod rows;
 mod schema;
+mod sessions;
+mod signing_keys;
 mod sole_clients;
-mod sweep;
 mod tables;
 mod writable;
 mod writer;
@@ -26,39 +33,24 @@ mod writer;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
-use async_trait::async_trait;
 use redb::{DatabaseError, ReadableDatabase};
 
-use crate::domain::account::{Account, Group, LoginSession, StoredPassword, Subject, Username};
-use crate::domain::client::{Client, ClientId};
+use crate::domain::account::Username;
 use crate::domain::client_use::ClientUse;
 use crate::domain::clock::UnixTime;
-use crate::domain::grant::{AuthorizationCode, Grant};
-use crate::domain::grant_id::GrantId;
 use crate::domain::opaque_token::TokenHash;
-use crate::domain::refresh_token::HashedRefreshToken;
 use crate::domain::replaced_token::StoreTime;
 use crate::keys::seal::{Purpose, Sealer, StoreKey};
-use crate::keys::set::KeySet;
 
-use super::changes::Changes;
-use super::records::SIGNING;
-use super::rules::CodeRow;
-use super::{
-    Addition, Change, Deletion, Denial, DirectGrant, FoundCode, Issuance, LatestEnds, ManagedChange,
-    OneTimeUse, Redemption, Registration, RegistrationTerms, Replacement, Rotation, Store, StoreError,
-    Successor,
-};
+use super::changes::{Changes, Observable};
+use super::{Store, StoreError};
 use current_overlay::CurrentOverlay;
 use disk::Disk;
 use places::Places;
 use reserve::Reserve;
-use rows::{Reader, Rows};
+use rows::Reader;
 use schema::Unfit;
-use tables::Table;
-use writable::Writable;
 use writer::{Parts, Writer};
 
 pub use files::{OpenError, exists, has_key_file, readable_key_file, store_key};
@@ -175,298 +167,10 @@ fn hashed(text: &str) -> String {
     TokenHash::of(text.as_bytes()).text()
 }
 
-#[async_trait]
-impl Store for EmbeddedStore {
-    async fn register_client(
-        &self,
-        client: &Client,
-        ids: &[ClientId],
-        terms: &RegistrationTerms,
-    ) -> Result<Registration, StoreError> {
-        // A client that registers on every connection therefore causes a read, but no write.
-        if let Some(known) = self.read(|rows| clients::known_and_shared(rows, client, ids, terms.now))? {
-            return Ok(Registration::Known(known));
-        }
-        let (client, ids, terms) = (client.clone(), ids.to_vec(), *terms);
-        self.writer.write(move |rows| clients::register(rows, &client, &ids, &terms)).await
-    }
+impl Store for EmbeddedStore {}
 
-    async fn registered_client(
-        &self,
-        client: &Client,
-        ids: &[ClientId],
-        now: UnixTime,
-    ) -> Result<Option<Client>, StoreError> {
-        self.read(|rows| clients::registered(rows, client, ids, now))
-    }
-
-    async fn add_client(&self, client: &Client, now: UnixTime) -> Result<Addition, StoreError> {
-        let client = client.clone();
-        self.writer.write(move |rows| clients::enter(rows, &client, now)).await
-    }
-
-    async fn client(&self, id: &ClientId, now: UnixTime) -> Result<Option<Client>, StoreError> {
-        self.read(|rows| clients::live(rows, id, now))
-    }
-
-    async fn clients(
-        &self,
-        after: Option<&ClientId>,
-        most: usize,
-        now: UnixTime,
-    ) -> Result<Vec<Client>, StoreError> {
-        self.read(|rows| rows.page(Table::Clients, after.map(ClientId::as_str), most, now))
-    }
-
-    async fn update_client(
-        &self,
-        management: &TokenHash,
-        updated: &Client,
-    ) -> Result<ManagedChange, StoreError> {
-        let (management, updated) = (*management, updated.clone());
-        self.writer.write(move |rows| clients::update(rows, &management, &updated)).await
-    }
-
-    async fn set_client_disabled(&self, id: &ClientId, disabled: bool) -> Result<Change, StoreError> {
-        let id = id.clone();
-        let work = move |rows: &Writable<'_>| clients::set_disabled(rows, &id, disabled);
-        if disabled { self.writer.take_away(work).await } else { self.writer.write(work).await }
-    }
-
-    async fn delete_client(&self, id: &ClientId) -> Result<Deletion, StoreError> {
-        let id = id.clone();
-        self.writer.write_even_late(move |rows| clients::remove(rows, &id)).await
-    }
-
-    async fn delete_client_managed_by(
-        &self,
-        management: &TokenHash,
-        id: &ClientId,
-    ) -> Result<ManagedChange, StoreError> {
-        let (management, id) = (*management, id.clone());
-        self.writer.write_even_late(move |rows| clients::remove_managed_by(rows, &management, &id)).await
-    }
-
-    async fn add_account(&self, account: &Account) -> Result<Addition, StoreError> {
-        let account = account.clone();
-        self.writer.write(move |rows| accounts::add(rows, &account)).await
-    }
-
-    async fn remove_account(&self, subject: &Subject) -> Result<Deletion, StoreError> {
-        let subject = subject.clone();
-        self.writer.write_even_late(move |rows| accounts::remove(rows, &subject)).await
-    }
-
-    async fn account_named(&self, username: &Username) -> Result<Option<Account>, StoreError> {
-        self.read(|rows| accounts::named(rows, username))
-    }
-
-    async fn account(&self, subject: &Subject) -> Result<Option<Account>, StoreError> {
-        self.read(|rows| rows.get(Table::Accounts, subject.as_str()))
-    }
-
-    async fn accounts(&self) -> Result<Vec<Account>, StoreError> {
-        let mut accounts: Vec<Account> = self.read(|rows| rows.all(Table::Accounts))?;
-        accounts.sort_by(|a, b| a.username.cmp(&b.username));
-        Ok(accounts)
-    }
-
-    async fn replace_password(
-        &self,
-        subject: &Subject,
-        old: &StoredPassword,
-        new: &StoredPassword,
-    ) -> Result<Option<Account>, StoreError> {
-        let (subject, old, new) = (subject.clone(), old.clone(), new.clone());
-        self.writer.take_away(move |rows| accounts::replace_password(rows, &subject, &old, &new)).await
-    }
-
-    async fn set_account_disabled(&self, subject: &Subject, disabled: bool) -> Result<Change, StoreError> {
-        let subject = subject.clone();
-        let switch = move |account: &mut Account| account.set_disabled(disabled);
-        let work = move |rows: &Writable<'_>| accounts::change(rows, &subject, switch);
-        if disabled { self.writer.take_away(work).await } else { self.writer.write(work).await }
-    }
-
-    async fn set_account_groups(&self, subject: &Subject, groups: &[Group]) -> Result<Change, StoreError> {
-        let (subject, groups) = (subject.clone(), groups.to_vec());
-        let replace = move |account: &mut Account| account.groups.clone_from(&groups);
-        self.writer.take_away(move |rows| accounts::change(rows, &subject, &replace)).await
-    }
-
-    async fn set_account_email(&self, subject: &Subject, email: Option<&str>) -> Result<Change, StoreError> {
-        let (subject, email) = (subject.clone(), email.map(str::to_owned));
-        let replace = move |account: &mut Account| account.email.clone_from(&email);
-        self.writer.write(move |rows| accounts::change(rows, &subject, &replace)).await
-    }
-
-    async fn add_session(&self, session: &LoginSession) -> Result<(), StoreError> {
-        let session = session.clone();
-        self.writer
-            .write(move |rows| {
-                rows.put(Table::Sessions, &session.id.text(), &session, Some(session.expires_at))?;
-                holdings::hold(rows, &holdings::New::session(&session)).map(|_| ())
-            })
-            .await
-    }
-
-    async fn session(&self, id: &TokenHash, now: UnixTime) -> Result<Option<LoginSession>, StoreError> {
-        let session: Option<LoginSession> = self.read(|rows| rows.get(Table::Sessions, &id.text()))?;
-        Ok(session.filter(|session| session.expires_at > now))
-    }
-
-    async fn end_session(&self, id: &TokenHash) -> Result<(), StoreError> {
-        let key = id.text();
-        self.writer.write_even_late(move |rows| holdings::remove_session(rows, &key)).await
-    }
-
-    async fn add_code(
-        &self,
-        approval: &str,
-        hash: &TokenHash,
-        code: &AuthorizationCode,
-        used: &ClientUse,
-    ) -> Result<Issuance, StoreError> {
-        let (approval, hash, code, used) = (hashed(approval), *hash, code.clone(), used.clone());
-        self.writer.write(move |rows| grants::add_code(rows, &approval, &hash, &code, &used)).await
-    }
-
-    async fn deny(&self, approval: &str, until: UnixTime, now: UnixTime) -> Result<Denial, StoreError> {
-        let approval = hashed(approval);
-        self.writer.take_away(move |rows| grants::deny(rows, &approval, until, now)).await
-    }
-
-    async fn find_code(&self, hash: &TokenHash, now: UnixTime) -> Result<FoundCode, StoreError> {
-        match self.read(|rows| rows.get_live::<CodeRow>(Table::Codes, &hash.text(), now))? {
-            Some(row) if row.redeemed => Ok(FoundCode::Used(row.code)),
-            Some(row) if row.code.expires_at > now => Ok(FoundCode::Live(row.code)),
-            _ => Ok(FoundCode::Unknown),
-        }
-    }
-
-    async fn redeem_code(
-        &self,
-        hash: &TokenHash,
-        grant: &Grant,
-        used: &ClientUse,
-    ) -> Result<Redemption, StoreError> {
-        let (hash, grant, used) = (*hash, grant.clone(), used.clone());
-        self.writer.write(move |rows| grants::redeem_code(rows, &hash, &grant, &used)).await
-    }
-
-    async fn add_grant(&self, grant: &Grant, used: &ClientUse) -> Result<DirectGrant, StoreError> {
-        let (grant, used) = (grant.clone(), used.clone());
-        self.writer.write(move |rows| grants::add(rows, &grant, &used)).await
-    }
-
-    async fn grant(&self, id: &GrantId, now: UnixTime) -> Result<Option<Grant>, StoreError> {
-        self.read(|rows| grants::live(rows, id, now))
-    }
-
-    async fn grant_of_refresh(
-        &self,
-        token: &HashedRefreshToken,
-        now: UnixTime,
-    ) -> Result<Option<Grant>, StoreError> {
-        self.read(|rows| grants::of_refresh(rows, token, now))
-    }
-
-    async fn rotate_refresh(
-        &self,
-        presented: &HashedRefreshToken,
-        successor: &Successor,
-        used: &ClientUse,
-        grace: Duration,
-    ) -> Result<Rotation, StoreError> {
-        let by_store = self.time_at(used);
-        // A repeated request needs no write, so it does not have to wait for a slow disk.
-        let repeated =
-            self.read(|rows| grants::repeat(rows, presented, used, (&self.disk.grace(grace), by_store)))?;
-        if let Some(repeated) = repeated {
-            return Ok(repeated);
-        }
-        let (presented, successor, used) = (presented.clone(), successor.clone(), used.clone());
-        let disk = Arc::clone(&self.disk);
-        let rotate = move |rows: &Writable<'_>| {
-            grants::rotate(rows, &presented, &successor, &used, (&disk.grace(grace), by_store))
-        };
-        self.writer.write(rotate).await
-    }
-
-    async fn revoke_grant(&self, id: &GrantId) -> Result<(), StoreError> {
-        let id = id.clone();
-        self.writer.write_even_late(move |rows| holdings::remove_grant(rows, &id)).await
-    }
-
-    async fn held_grant(
-        &self,
-        id: &GrantId,
-        client: &ClientId,
-        subject: &Subject,
-        now: UnixTime,
-    ) -> Result<Option<(Grant, Account)>, StoreError> {
-        self.read(|rows| grants::held(rows, id, client, subject, now))
-    }
-
-    async fn signing_keys(&self) -> Result<Option<KeySet>, StoreError> {
-        self.read(|rows| rows.get(Table::Keys, SIGNING))
-    }
-
-    async fn replace_signing_keys(
-        &self,
-        seen: Option<u64>,
-        changed: &KeySet,
-    ) -> Result<Replacement, StoreError> {
-        let changed = changed.clone();
-        self.writer
-            .take_away(move |rows| {
-                let found: Option<KeySet> = rows.get(Table::Keys, SIGNING)?;
-                if found.map(|set| set.revision()) != seen {
-                    return Ok(Replacement::Outdated);
-                }
-                rows.put(Table::Keys, SIGNING, &changed, None)?;
-                Ok(Replacement::Replaced)
-            })
-            .await
-    }
-
-    async fn remember_once(
-        &self,
-        name: &str,
-        until: UnixTime,
-        now: UnixTime,
-    ) -> Result<OneTimeUse, StoreError> {
-        let name = hashed(name);
-        self.writer
-            .write(move |rows| {
-                if rows.get_live::<bool>(Table::Once, &name, now)?.is_some() {
-                    return Ok(OneTimeUse::Replayed);
-                }
-                rows.put(Table::Once, &name, &true, Some(until))?;
-                Ok(OneTimeUse::First)
-            })
-            .await
-    }
-
-    async fn sweep(&self, now: UnixTime) -> Result<u64, StoreError> {
-        let mut removed = 0;
-        for table in Table::EXPIRING {
-            removed += self.sweep_table(table, now).await?;
-        }
-        Ok(removed)
-    }
-
-    async fn shorten(&self, ends: &LatestEnds) -> Result<u64, StoreError> {
-        self.shorten_all(ends).await
-    }
-
+impl Observable for EmbeddedStore {
     fn changes(&self) -> &Changes {
         &self.changes
-    }
-
-    async fn ping(&self) -> Result<(), StoreError> {
-        self.read(|rows| rows.get::<String>(Table::Meta, schema::KEY_CHECK).map(|_| ()))?;
-        // A full disk can still be read, so a write must be tried as well.
-        self.writer.ping().await
     }
 }

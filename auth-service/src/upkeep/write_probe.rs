@@ -6,7 +6,7 @@ use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use crate::domain::clock::Clock;
-use crate::store::{Store, StoreError};
+use crate::store::{Maintenance, StoreError};
 
 /// How long a result is reused. This is needed because anybody with an expired token can cause a test.
 const KEPT: Duration = Duration::from_secs(1);
@@ -22,7 +22,7 @@ impl WriteProbe {
     ///
     /// # Errors
     /// Fails if the store cannot be written.
-    pub async fn try_write(&self, store: &dyn Store, clock: &dyn Clock) -> Result<(), StoreError> {
+    pub async fn try_write(&self, store: &dyn Maintenance, clock: &dyn Clock) -> Result<(), StoreError> {
         let mut last = self.0.lock().await;
         if let Some((at, result)) = last.as_ref()
             && clock.up().saturating_sub(*at) < KEPT

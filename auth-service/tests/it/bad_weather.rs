@@ -15,7 +15,7 @@ use auth_service::keys::set::KeySet;
 use auth_service::operator::{Command, Reply};
 use auth_service::rotation;
 use auth_service::store::embedded::EmbeddedStore;
-use auth_service::store::{Installation, LOST, Replacement, Store};
+use auth_service::store::{Installation, LOST, Replacement, SigningKeyStore};
 use auth_service::upkeep::Upkeep;
 use reqwest::StatusCode;
 use serde_json::json;

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use auth_service::store::redis::{RedisAddress, RedisStore};
 use auth_service::store::{
-    Addition, Change, Deletion, Installation, Issuance, PendingStore as _, Redemption, Replacement, Rotation,
-    Store, StoreError,
+    AccountStore, Addition, Change, ClientStore, CodeStore, Deletion, DeviceStore, GrantStore, Installation,
+    Issuance, Maintenance, Redemption, Replacement, Rotation, SigningKeyStore, StoreError,
 };
 
 use super::resp::{Reply, Resp};

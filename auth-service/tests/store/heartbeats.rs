@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use auth_service::store::redis::{HeartbeatPace, RedisAddress, RedisStore};
-use auth_service::store::{Installation, Rotation, Store};
+use auth_service::store::{GrantStore, Installation, Maintenance, Rotation};
 
 use super::lost::{OLDER, adopts, starts, until_ready, until_refused};
 use super::resp::{Reply, Resp};

@@ -4,7 +4,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use auth_service::store::redis::{RedisAddress, RedisStore};
-use auth_service::store::{Issuance, Redemption, Rotation, Store};
+use auth_service::store::{CodeStore, GrantStore, Issuance, Maintenance, Redemption, Rotation};
 use futures_util::future::join;
 
 use super::resp::Resp;

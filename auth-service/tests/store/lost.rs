@@ -4,7 +4,9 @@
 use std::time::{Duration, Instant};
 
 use auth_service::store::redis::{RedisAddress, RedisStore};
-use auth_service::store::{Addition, Change, Installation, Store, StoreError};
+use auth_service::store::{
+    AccountStore, Addition, Change, GrantStore, Installation, Maintenance, SigningKeyStore, StoreError,
+};
 
 use super::resp::{Reply, Resp};
 use super::things::{NOW, account, granted};

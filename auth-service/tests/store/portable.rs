@@ -11,7 +11,9 @@ use auth_service::store::embedded::{EmbeddedStore, EmbeddedTarget, OpenError};
 use auth_service::store::records::{Counts, Kind, Portable};
 use auth_service::store::redis::{RedisAddress, RedisStore, RedisTarget};
 use auth_service::store::transfer::{self, Source, Target, TargetError, TransferError};
-use auth_service::store::{Addition, Change, Deletion, Store, StoreError};
+use auth_service::store::{
+    AccountStore, Addition, Change, ClientStore, Deletion, Maintenance, Store, StoreError,
+};
 
 use super::everything::{fill, is_there, is_there_to_read};
 use super::resp::{Reply, Resp};

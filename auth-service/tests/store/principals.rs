@@ -46,7 +46,8 @@ impl Replica {
     }
 
     pub(crate) async fn check_at(&self, token: &str, now: UnixTime) -> Result<Arc<Known>, RejectedToken> {
-        let sources = Sources { keys: &self.keys, issuer: &self.issuer, store: &*self.store, now };
+        let (grants, changes) = (&*self.store, self.store.changes());
+        let sources = Sources { keys: &self.keys, issuer: &self.issuer, grants, changes, now };
         self.cache.of_token(token, sources).await
     }
 

@@ -10,7 +10,8 @@ use auth_service::domain::opaque_token::TokenHash;
 use auth_service::keys::seal::SystemRandomSource;
 use auth_service::store::redis::{RedisAddress, RedisStore};
 use auth_service::store::{
-    Addition, Decision, Issuance, PendingStore as _, Redemption, Rotation, Store, transfer,
+    Addition, ClientStore, CodeStore, Decision, DeviceStore, GrantStore, Issuance, Redemption, Rotation,
+    Store, transfer,
 };
 
 use super::things::{

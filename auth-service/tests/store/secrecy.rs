@@ -7,7 +7,9 @@ use auth_service::keys::seal::{StoreKey, SystemRandomSource};
 use auth_service::rotation;
 use auth_service::store::embedded::EmbeddedStore;
 use auth_service::store::redis::{RedisAddress, RedisStore};
-use auth_service::store::{Addition, Issuance, OneTimeUse, Store, StoreError, Successor, transfer};
+use auth_service::store::{
+    AccountStore, Addition, Issuance, OneTimeUse, Store, StoreError, Successor, transfer,
+};
 
 use super::resp::{Reply, Resp};
 use super::things::{

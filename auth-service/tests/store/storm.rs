@@ -21,7 +21,7 @@ use auth_service::domain::clock::Clock;
 use auth_service::domain::clock::SystemClock;
 use auth_service::keys::signing::KeyRing;
 use auth_service::rotation;
-use auth_service::store::Store;
+use auth_service::store::Maintenance;
 use auth_service::store::redis::{RedisAddress, RedisStore};
 use reqwest::StatusCode;
 use tokio::time::sleep;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use auth_service::principal::RejectedToken;
 use auth_service::store::redis::{RedisAddress, RedisStore};
-use auth_service::store::{Rotation, Store, StoreError};
+use auth_service::store::{GrantStore, Rotation, StoreError};
 
 use super::principals;
 use super::resp::{Resp, says};

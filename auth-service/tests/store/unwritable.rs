@@ -12,11 +12,12 @@ use auth_service::domain::device::DeviceState;
 use auth_service::domain::device::UserCode;
 use auth_service::domain::grant::Grant;
 use auth_service::domain::grant_id::GrantId;
-use auth_service::store::changes::About;
+use auth_service::store::changes::{About, Observable};
 use auth_service::store::embedded::{EmbeddedStore, OpenError};
 use auth_service::store::{
-    Addition, Change, Decision, Deletion, Denial, Installation as _, Issuance, PendingStore, Redemption,
-    Rotation, Store, StoreError,
+    AccountStore, Addition, Change, ClientStore, CodeStore, ConsentStore, Decision, Deletion, Denial,
+    DeviceStore, GrantStore, Installation as _, Issuance, Maintenance, Redemption, Rotation, SessionStore,
+    StoreError,
 };
 
 use super::things::{

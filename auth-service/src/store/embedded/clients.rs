@@ -1,14 +1,92 @@
 //! Registers clients within a limit on their number.
 
+use async_trait::async_trait;
+
 use crate::domain::client::{Client, ClientId};
 use crate::domain::clock::UnixTime;
 use crate::domain::opaque_token::TokenHash;
 use crate::store::rules::{self, is_kept_longer, is_same};
-use crate::store::{Addition, Change, Deletion, ManagedChange, Registration, RegistrationTerms, StoreError};
+use crate::store::{
+    Addition, Change, ClientStore, Deletion, ManagedChange, Registration, RegistrationTerms, StoreError,
+};
 
+use super::EmbeddedStore;
 use super::rows::Rows;
 use super::tables::Table;
 use super::writable::Writable;
+
+#[async_trait]
+impl ClientStore for EmbeddedStore {
+    async fn register_client(
+        &self,
+        client: &Client,
+        ids: &[ClientId],
+        terms: &RegistrationTerms,
+    ) -> Result<Registration, StoreError> {
+        // A client that registers on every connection therefore causes a read, but no write.
+        if let Some(known) = self.read(|rows| known_and_shared(rows, client, ids, terms.now))? {
+            return Ok(Registration::Known(known));
+        }
+        let (client, ids, terms) = (client.clone(), ids.to_vec(), *terms);
+        self.writer.write(move |rows| register(rows, &client, &ids, &terms)).await
+    }
+
+    async fn registered_client(
+        &self,
+        client: &Client,
+        ids: &[ClientId],
+        now: UnixTime,
+    ) -> Result<Option<Client>, StoreError> {
+        self.read(|rows| registered(rows, client, ids, now))
+    }
+
+    async fn add_client(&self, client: &Client, now: UnixTime) -> Result<Addition, StoreError> {
+        let client = client.clone();
+        self.writer.write(move |rows| enter(rows, &client, now)).await
+    }
+
+    async fn client(&self, id: &ClientId, now: UnixTime) -> Result<Option<Client>, StoreError> {
+        self.read(|rows| live(rows, id, now))
+    }
+
+    async fn clients(
+        &self,
+        after: Option<&ClientId>,
+        most: usize,
+        now: UnixTime,
+    ) -> Result<Vec<Client>, StoreError> {
+        self.read(|rows| rows.page(Table::Clients, after.map(ClientId::as_str), most, now))
+    }
+
+    async fn update_client(
+        &self,
+        management: &TokenHash,
+        updated: &Client,
+    ) -> Result<ManagedChange, StoreError> {
+        let (management, updated) = (*management, updated.clone());
+        self.writer.write(move |rows| update(rows, &management, &updated)).await
+    }
+
+    async fn set_client_disabled(&self, id: &ClientId, disabled: bool) -> Result<Change, StoreError> {
+        let id = id.clone();
+        let work = move |rows: &Writable<'_>| set_disabled(rows, &id, disabled);
+        if disabled { self.writer.take_away(work).await } else { self.writer.write(work).await }
+    }
+
+    async fn delete_client(&self, id: &ClientId) -> Result<Deletion, StoreError> {
+        let id = id.clone();
+        self.writer.write_even_late(move |rows| remove(rows, &id)).await
+    }
+
+    async fn delete_client_managed_by(
+        &self,
+        management: &TokenHash,
+        id: &ClientId,
+    ) -> Result<ManagedChange, StoreError> {
+        let (management, id) = (*management, id.clone());
+        self.writer.write_even_late(move |rows| remove_managed_by(rows, &management, &id)).await
+    }
+}
 
 /// The client with this identifier, unless it has expired.
 pub(super) fn live(rows: &impl Rows, id: &ClientId, now: UnixTime) -> Result<Option<Client>, StoreError> {
@@ -16,7 +94,7 @@ pub(super) fn live(rows: &impl Rows, id: &ClientId, now: UnixTime) -> Result<Opt
 }
 
 /// Finds the client that has already registered with the metadata of `asked`.
-pub(super) fn registered(
+fn registered(
     rows: &impl Rows,
     asked: &Client,
     ids: &[ClientId],
@@ -35,7 +113,7 @@ pub(super) fn registered(
 }
 
 /// Like [`registered`], but only returns the client if nothing must be written.
-pub(super) fn known_and_shared(
+fn known_and_shared(
     rows: &impl Rows,
     asked: &Client,
     ids: &[ClientId],
@@ -45,7 +123,7 @@ pub(super) fn known_and_shared(
     Ok(registered(rows, asked, ids, now)?.filter(as_it_is))
 }
 
-pub(super) fn register(
+fn register(
     rows: &Writable<'_>,
     asked: &Client,
     ids: &[ClientId],
@@ -129,7 +207,7 @@ fn put_unused(rows: &Writable<'_>, client: &Client, terms: &RegistrationTerms) -
 
 /// Adds a client that neither expires nor is deleted to make room for others. Its identifier must
 /// be free.
-pub(super) fn enter(rows: &Writable<'_>, client: &Client, now: UnixTime) -> Result<Addition, StoreError> {
+fn enter(rows: &Writable<'_>, client: &Client, now: UnixTime) -> Result<Addition, StoreError> {
     if live(rows, &client.id, now)?.is_some() {
         return Ok(Addition::Taken);
     }
@@ -142,7 +220,7 @@ pub(super) fn enter(rows: &Writable<'_>, client: &Client, now: UnixTime) -> Resu
 ///
 /// A disabled client does not expire ([`Client::stays`]). Once it is enabled, it can make room for others, and its
 /// next use sets an expiry again.
-pub(super) fn set_disabled(rows: &Writable<'_>, id: &ClientId, disabled: bool) -> Result<Change, StoreError> {
+fn set_disabled(rows: &Writable<'_>, id: &ClientId, disabled: bool) -> Result<Change, StoreError> {
     let Some(mut client) = rows.get::<Client>(Table::Clients, id.as_str())? else {
         return Ok(Change::Missing);
     };
@@ -188,7 +266,7 @@ fn leave_fingerprint(rows: &Writable<'_>, client: &Client) -> Result<(), StoreEr
 }
 
 /// Removes a client if `management` is the digest of its registration access token.
-pub(super) fn remove_managed_by(
+fn remove_managed_by(
     rows: &Writable<'_>,
     management: &TokenHash,
     id: &ClientId,
@@ -202,7 +280,7 @@ pub(super) fn remove_managed_by(
 }
 
 /// Replaces a client's metadata on behalf of the holder of its registration access token.
-pub(super) fn update(
+fn update(
     rows: &Writable<'_>,
     management: &TokenHash,
     updated: &Client,
@@ -218,7 +296,7 @@ pub(super) fn update(
 }
 
 /// Changes a client if it exists and `change` returns true. Returns whether it was changed.
-pub(super) fn change(
+fn change(
     rows: &Writable<'_>,
     id: &ClientId,
     change: impl FnOnce(&mut Client) -> bool,

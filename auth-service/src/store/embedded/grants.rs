@@ -1,31 +1,92 @@
-//! Authorization codes, grants and their refresh tokens.
+//! Grants and their refresh tokens.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
 
 use crate::domain::account::{Account, Subject};
 use crate::domain::client::ClientId;
 use crate::domain::client_use::ClientUse;
 use crate::domain::clock::UnixTime;
-use crate::domain::grant::{AuthorizationCode, Grant};
+use crate::domain::grant::Grant;
 use crate::domain::grant_id::GrantId;
-use crate::domain::opaque_token::TokenHash;
 use crate::domain::refresh_token::HashedRefreshToken;
 use crate::domain::replaced_token::{Grace, RefreshUse, StoreTime};
-use crate::store::rules::{self, CodeRow};
-use crate::store::{Denial, DirectGrant, Issuance, Redemption, Rotation, StoreError, Successor};
+use crate::store::rules;
+use crate::store::{DirectGrant, GrantStore, Rotation, StoreError, Successor};
 
 use super::holdings::{self, New};
 use super::rows::Rows;
 use super::tables::Table;
 use super::writable::Writable;
-use super::{client_use, clients};
+use super::{EmbeddedStore, client_use, clients};
+
+#[async_trait]
+impl GrantStore for EmbeddedStore {
+    async fn add_grant(&self, grant: &Grant, used: &ClientUse) -> Result<DirectGrant, StoreError> {
+        let (grant, used) = (grant.clone(), used.clone());
+        self.writer.write(move |rows| add(rows, &grant, &used)).await
+    }
+
+    async fn grant(&self, id: &GrantId, now: UnixTime) -> Result<Option<Grant>, StoreError> {
+        self.read(|rows| live(rows, id, now))
+    }
+
+    async fn grant_of_refresh(
+        &self,
+        token: &HashedRefreshToken,
+        now: UnixTime,
+    ) -> Result<Option<Grant>, StoreError> {
+        self.read(|rows| of_refresh(rows, token, now))
+    }
+
+    async fn rotate_refresh(
+        &self,
+        presented: &HashedRefreshToken,
+        successor: &Successor,
+        used: &ClientUse,
+        grace: Duration,
+    ) -> Result<Rotation, StoreError> {
+        let by_store = self.time_at(used);
+        // A repeated request needs no write, so it does not have to wait for a slow disk.
+        let repeated =
+            self.read(|rows| repeat(rows, presented, used, (&self.disk.grace(grace), by_store)))?;
+        if let Some(repeated) = repeated {
+            return Ok(repeated);
+        }
+        let (presented, successor, used) = (presented.clone(), successor.clone(), used.clone());
+        let disk = Arc::clone(&self.disk);
+        let work = move |rows: &Writable<'_>| {
+            rotate(rows, &presented, &successor, &used, (&disk.grace(grace), by_store))
+        };
+        self.writer.write(work).await
+    }
+
+    async fn revoke_grant(&self, id: &GrantId) -> Result<(), StoreError> {
+        let id = id.clone();
+        self.writer.write_even_late(move |rows| holdings::remove_grant(rows, &id)).await
+    }
+
+    async fn held_grant(
+        &self,
+        id: &GrantId,
+        client: &ClientId,
+        subject: &Subject,
+        now: UnixTime,
+    ) -> Result<Option<(Grant, Account)>, StoreError> {
+        self.read(|rows| held(rows, id, client, subject, now))
+    }
+}
 
 /// The grant with this identifier, unless it has expired.
-pub(super) fn live(rows: &impl Rows, id: &GrantId, now: UnixTime) -> Result<Option<Grant>, StoreError> {
+fn live(rows: &impl Rows, id: &GrantId, now: UnixTime) -> Result<Option<Grant>, StoreError> {
     let grant: Option<Grant> = rows.get(Table::Grants, id.as_str())?;
     Ok(grant.filter(|grant| !grant.is_expired(now)))
 }
 
 /// The grant that issued a refresh token, whether or not the token has been used.
-pub(super) fn of_refresh(
+fn of_refresh(
     rows: &impl Rows,
     token: &HashedRefreshToken,
     now: UnixTime,
@@ -47,7 +108,7 @@ pub(super) fn hold(rows: &Writable<'_>, grant: &Grant, now: UnixTime) -> Result<
 }
 
 /// Creates a grant without a code.
-pub(super) fn add(rows: &Writable<'_>, grant: &Grant, used: &ClientUse) -> Result<DirectGrant, StoreError> {
+fn add(rows: &Writable<'_>, grant: &Grant, used: &ClientUse) -> Result<DirectGrant, StoreError> {
     if client_use::note(rows, used)?.is_none() {
         return Ok(DirectGrant::ClientGone);
     }
@@ -55,66 +116,8 @@ pub(super) fn add(rows: &Writable<'_>, grant: &Grant, used: &ClientUse) -> Resul
     Ok(DirectGrant::Created)
 }
 
-/// Records that `approval` was denied, unless it has already created a code.
-pub(super) fn deny(
-    rows: &Writable<'_>,
-    approval: &str,
-    until: UnixTime,
-    now: UnixTime,
-) -> Result<Denial, StoreError> {
-    if let Some(made) = rows.get_live::<String>(Table::Approvals, approval, now)? {
-        return Ok(rules::denial_of(&made));
-    }
-    rows.put(Table::Approvals, approval, &rules::DENIED, Some(until))?;
-    Ok(Denial::Denied)
-}
-
-pub(super) fn add_code(
-    rows: &Writable<'_>,
-    approval: &str,
-    hash: &TokenHash,
-    code: &AuthorizationCode,
-    used: &ClientUse,
-) -> Result<Issuance, StoreError> {
-    if rows.get_live::<String>(Table::Approvals, approval, used.at)?.is_some() {
-        return Ok(Issuance::AnsweredBefore);
-    }
-    let Some(client) = client_use::note(rows, used)? else {
-        return Ok(Issuance::ClientGone);
-    };
-    let (key, row) = (&hash.text(), CodeRow::new(code, &client));
-    rows.put(Table::Approvals, approval, &key, Some(row.approval_kept_until()))?;
-    rows.put(Table::Codes, key, &row, Some(row.forget_at()))?;
-    holdings::hold(rows, &New::code(hash, code, used.at))?;
-    Ok(Issuance::Issued)
-}
-
-pub(super) fn redeem_code(
-    rows: &Writable<'_>,
-    hash: &TokenHash,
-    grant: &Grant,
-    used: &ClientUse,
-) -> Result<Redemption, StoreError> {
-    let key = &hash.text();
-    let Some(row) = rows.get_live::<CodeRow>(Table::Codes, key, used.at)? else {
-        return Ok(Redemption::Unknown);
-    };
-    if row.redeemed {
-        holdings::remove_grant(rows, &row.code.grant_id)?;
-        return Ok(Redemption::Replayed);
-    }
-    if row.code.expires_at <= used.at || client_use::note(rows, used)?.is_none() {
-        return Ok(Redemption::Unknown);
-    }
-    let row = row.redeemed();
-    rows.put(Table::Codes, key, &row, Some(row.forget_at()))?;
-    holdings::release(rows, &New::code(hash, &row.code, used.at))?;
-    put(rows, grant)?;
-    Ok(Redemption::Redeemed { displaced: hold(rows, grant, used.at)? })
-}
-
 /// The result of using a refresh token, if this repeats the last use and therefore changes nothing.
-pub(super) fn repeat(
+fn repeat(
     rows: &impl Rows,
     presented: &HashedRefreshToken,
     used: &ClientUse,
@@ -128,7 +131,7 @@ pub(super) fn repeat(
 }
 
 /// Decides on a refresh token, and applies the decision.
-pub(super) fn rotate(
+fn rotate(
     rows: &Writable<'_>,
     presented: &HashedRefreshToken,
     successor: &Successor,
@@ -160,7 +163,7 @@ pub(super) fn rotate(
 }
 
 /// The grant and account that a check needs.
-pub(super) fn held(
+fn held(
     rows: &impl Rows,
     id: &GrantId,
     client: &ClientId,

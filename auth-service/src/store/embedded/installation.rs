@@ -4,7 +4,7 @@ use async_trait::async_trait;
 
 use crate::domain::clock::UnixTime;
 use crate::domain::clock_watch::ClockMark;
-use crate::store::installation::{Installation, KeysMark};
+use crate::store::Installation;
 use crate::store::{Replacement, StoreError};
 
 use super::EmbeddedStore;
@@ -14,7 +14,6 @@ use super::tables::Table;
 
 const IDENTITY: &str = "identity";
 const CLOCK: &str = "clock";
-const KEYS: &str = "keys";
 
 #[async_trait]
 impl Installation for EmbeddedStore {
@@ -30,14 +29,6 @@ impl Installation for EmbeddedStore {
                 None => rows.put(Table::Meta, IDENTITY, &identity, None),
             })
             .await
-    }
-
-    async fn keys_mark(&self) -> Result<Option<KeysMark>, StoreError> {
-        self.read(|rows| rows.get(Table::Meta, KEYS))
-    }
-
-    async fn set_keys_mark(&self, mark: KeysMark) -> Result<(), StoreError> {
-        self.writer.write_even_late(move |rows| rows.put(Table::Meta, KEYS, &mark, None)).await
     }
 
     async fn clock_mark(&self) -> Result<Option<ClockMark>, StoreError> {

@@ -1,18 +1,64 @@
 //! Accounts. A pointer row maps the user name to the subject, and an account exists only if its pointer does.
 
+use async_trait::async_trait;
 use fred::types::Value;
 use futures_util::future::try_join_all;
 
-use crate::domain::account::{Account, StoredPassword, Subject, Username};
-use crate::store::{Addition, Change, Deletion, StoreError};
+use crate::domain::account::{Account, Group, StoredPassword, Subject, Username};
+use crate::store::{AccountStore, Addition, Change, Deletion, StoreError};
 
+use super::RedisStore;
 use super::cells::{Cells, Found};
 use super::tries::Tries;
+
+#[async_trait]
+impl AccountStore for RedisStore {
+    async fn add_account(&self, account: &Account) -> Result<Addition, StoreError> {
+        add(&self.cells, account).await
+    }
+
+    async fn remove_account(&self, subject: &Subject) -> Result<Deletion, StoreError> {
+        remove(&self.cells, subject).await
+    }
+
+    async fn account_named(&self, username: &Username) -> Result<Option<Account>, StoreError> {
+        named(&self.cells, username).await
+    }
+
+    async fn account(&self, subject: &Subject) -> Result<Option<Account>, StoreError> {
+        by_subject(&self.cells, subject).await
+    }
+
+    async fn accounts(&self) -> Result<Vec<Account>, StoreError> {
+        all(&self.cells).await
+    }
+
+    async fn replace_password(
+        &self,
+        subject: &Subject,
+        old: &StoredPassword,
+        new: &StoredPassword,
+    ) -> Result<Option<Account>, StoreError> {
+        replace_password(&self.cells, subject, old, new).await
+    }
+
+    async fn set_account_disabled(&self, subject: &Subject, disabled: bool) -> Result<Change, StoreError> {
+        change(&self.cells, subject, |account| account.set_disabled(disabled)).await
+    }
+
+    async fn set_account_groups(&self, subject: &Subject, groups: &[Group]) -> Result<Change, StoreError> {
+        change(&self.cells, subject, |account| account.groups = groups.to_vec()).await
+    }
+
+    async fn set_account_email(&self, subject: &Subject, email: Option<&str>) -> Result<Change, StoreError> {
+        change(&self.cells, subject, |account| account.email = email.map(str::to_owned)).await
+    }
+}
 
 /// Maximum number of rows that are read at the same time.
 const CHUNK: usize = 256;
 
-pub(super) async fn add(cells: &Cells, account: &Account) -> Result<Addition, StoreError> {
+async fn add(cells: &Cells, account: &Account) -> Result<Addition, StoreError> {
     let name = cells.keys.username(&account.username);
     if cells.read::<Subject>(&name).await?.is_some() {
         return Ok(Addition::Taken);
@@ -34,7 +80,7 @@ pub(super) async fn add(cells: &Cells, account: &Account) -> Result<Addition, St
     Ok(Addition::Taken)
 }
 
-pub(super) async fn remove(cells: &Cells, subject: &Subject) -> Result<Deletion, StoreError> {
+async fn remove(cells: &Cells, subject: &Subject) -> Result<Deletion, StoreError> {
     let Some(account) = by_subject(cells, subject).await? else {
         return Ok(Deletion::Missing);
     };
@@ -46,7 +92,7 @@ pub(super) async fn remove(cells: &Cells, subject: &Subject) -> Result<Deletion,
     Ok(if is_deleted { Deletion::Deleted } else { Deletion::Missing })
 }
 
-pub(super) async fn named(cells: &Cells, username: &Username) -> Result<Option<Account>, StoreError> {
+async fn named(cells: &Cells, username: &Username) -> Result<Option<Account>, StoreError> {
     match cells.read::<Subject>(&cells.keys.username(username)).await? {
         Some(subject) => by_subject(cells, &subject.value).await,
         // If Redis has been emptied, this is an error: the user must not be told that the name is wrong.
@@ -58,7 +104,7 @@ pub(super) async fn by_subject(cells: &Cells, subject: &Subject) -> Result<Optio
     Ok(cells.read(&cells.keys.account(subject)).await?.map(|found| found.value))
 }
 
-pub(super) async fn all(cells: &Cells) -> Result<Vec<Account>, StoreError> {
+async fn all(cells: &Cells) -> Result<Vec<Account>, StoreError> {
     let subjects: Vec<String> =
         cells.connection.run("SMEMBERS", vec![cells.keys.account_index().into()]).await?;
     let mut accounts = Vec::with_capacity(subjects.len());
@@ -80,7 +126,7 @@ async fn listed(cells: &Cells, subject: &str) -> Result<Option<Account>, StoreEr
     Ok(led_to.filter(|found| found.value == subject).map(|_| account))
 }
 
-pub(super) async fn replace_password(
+async fn replace_password(
     cells: &Cells,
     subject: &Subject,
     old: &StoredPassword,
@@ -104,7 +150,7 @@ pub(super) async fn replace_password(
 }
 
 /// Changes an account.
-pub(super) async fn change(
+async fn change(
     cells: &Cells,
     subject: &Subject,
     change: impl Fn(&mut Account),

@@ -4,17 +4,86 @@
 mod index;
 mod registration;
 
+use async_trait::async_trait;
+
 use crate::domain::client::{Client, ClientId};
 use crate::domain::clock::UnixTime;
 use crate::domain::opaque_token::TokenHash;
 use crate::store::rules::{self, is_same};
-use crate::store::{Addition, Change, Deletion, ManagedChange, StoreError};
+use crate::store::{
+    Addition, Change, ClientStore, Deletion, ManagedChange, Registration, RegistrationTerms, StoreError,
+};
 
+use super::RedisStore;
 use super::cells::Cells;
 use super::tries::Tries;
 
-pub(super) use index::{page, settle, sweep};
-pub(super) use registration::{register, registered};
+use index::page;
+use registration::{register, registered};
+
+pub(super) use index::{settle, sweep};
+
+#[async_trait]
+impl ClientStore for RedisStore {
+    async fn register_client(
+        &self,
+        client: &Client,
+        ids: &[ClientId],
+        terms: &RegistrationTerms,
+    ) -> Result<Registration, StoreError> {
+        register(&self.cells, client, ids, terms).await
+    }
+
+    async fn registered_client(
+        &self,
+        client: &Client,
+        ids: &[ClientId],
+        now: UnixTime,
+    ) -> Result<Option<Client>, StoreError> {
+        registered(&self.cells, client, ids, now).await
+    }
+
+    async fn add_client(&self, client: &Client, now: UnixTime) -> Result<Addition, StoreError> {
+        enter_for_good(&self.cells, client, now).await
+    }
+
+    async fn client(&self, id: &ClientId, now: UnixTime) -> Result<Option<Client>, StoreError> {
+        live(&self.cells, id, now).await
+    }
+
+    async fn clients(
+        &self,
+        after: Option<&ClientId>,
+        most: usize,
+        now: UnixTime,
+    ) -> Result<Vec<Client>, StoreError> {
+        page(&self.cells, after, most, now).await
+    }
+
+    async fn update_client(
+        &self,
+        management: &TokenHash,
+        updated: &Client,
+    ) -> Result<ManagedChange, StoreError> {
+        update(&self.cells, management, updated).await
+    }
+
+    async fn set_client_disabled(&self, id: &ClientId, disabled: bool) -> Result<Change, StoreError> {
+        set_disabled(&self.cells, id, disabled).await
+    }
+
+    async fn delete_client(&self, id: &ClientId) -> Result<Deletion, StoreError> {
+        delete(&self.cells, id).await
+    }
+
+    async fn delete_client_managed_by(
+        &self,
+        management: &TokenHash,
+        id: &ClientId,
+    ) -> Result<ManagedChange, StoreError> {
+        delete_managed_by(&self.cells, management, id).await
+    }
+}
 
 pub(super) async fn live(cells: &Cells, id: &ClientId, now: UnixTime) -> Result<Option<Client>, StoreError> {
     match cells.live(&cells.keys.client(id), now).await? {
@@ -34,11 +103,7 @@ async fn leave_fingerprint(cells: &Cells, client: &Client) -> Result<(), StoreEr
 }
 
 /// Adds a client that neither expires nor is evicted. Its identifier must be free.
-pub(super) async fn enter_for_good(
-    cells: &Cells,
-    client: &Client,
-    now: UnixTime,
-) -> Result<Addition, StoreError> {
+async fn enter_for_good(cells: &Cells, client: &Client, now: UnixTime) -> Result<Addition, StoreError> {
     let key = cells.keys.client(&client.id);
     let found = cells.read::<Client>(&key).await?;
     if found.as_ref().is_some_and(|found| found.is_live(now)) {
@@ -53,7 +118,7 @@ pub(super) async fn enter_for_good(
 ///
 /// A disabled client does not expire ([`Client::stays`]). Once it is enabled, it can make room for others, and its
 /// next use sets an expiry again.
-pub(super) async fn set_disabled(cells: &Cells, id: &ClientId, disabled: bool) -> Result<Change, StoreError> {
+async fn set_disabled(cells: &Cells, id: &ClientId, disabled: bool) -> Result<Change, StoreError> {
     let key = cells.keys.client(id);
     let mut tries = Tries::default();
     loop {
@@ -74,7 +139,7 @@ pub(super) async fn set_disabled(cells: &Cells, id: &ClientId, disabled: bool) -
 }
 
 /// Changes a client if it exists and `change` returns true. Returns whether it was changed.
-pub(super) async fn change(
+async fn change(
     cells: &Cells,
     id: &ClientId,
     change: impl Fn(&mut Client) -> bool,
@@ -98,7 +163,7 @@ pub(super) async fn change(
     }
 }
 
-pub(super) async fn delete(cells: &Cells, id: &ClientId) -> Result<Deletion, StoreError> {
+async fn delete(cells: &Cells, id: &ClientId) -> Result<Deletion, StoreError> {
     let key = cells.keys.client(id);
     let found = cells.read::<Client>(&key).await?;
     let is_deleted = cells.take_away(&key).await?;
@@ -116,7 +181,7 @@ pub(super) async fn forget(cells: &Cells, client: &Client) -> Result<(), StoreEr
 }
 
 /// Deletes a client if `management` is the digest of its registration access token.
-pub(super) async fn delete_managed_by(
+async fn delete_managed_by(
     cells: &Cells,
     management: &TokenHash,
     id: &ClientId,
@@ -138,7 +203,7 @@ pub(super) async fn delete_managed_by(
 }
 
 /// Replaces a client's metadata on behalf of the holder of its registration access token.
-pub(super) async fn update(
+async fn update(
     cells: &Cells,
     management: &TokenHash,
     updated: &Client,

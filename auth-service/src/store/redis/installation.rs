@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 use crate::domain::clock::UnixTime;
 use crate::domain::clock_watch::ClockMark;
-use crate::store::installation::{Installation, KeysMark};
+use crate::store::Installation;
 use crate::store::{LOST, Replacement, StoreError};
 
 use super::RedisStore;
@@ -33,14 +33,6 @@ impl Installation for RedisStore {
         }
         let absent: Option<&Found<String>> = None;
         self.cells.swap(&self.cells.keys.identity(), absent, &identity, None).await.map(|_| ())
-    }
-
-    async fn keys_mark(&self) -> Result<Option<KeysMark>, StoreError> {
-        Ok(self.cells.read(&self.cells.keys.keys_mark()).await?.map(|found| found.value))
-    }
-
-    async fn set_keys_mark(&self, mark: KeysMark) -> Result<(), StoreError> {
-        self.cells.write_for(&self.cells.keys.keys_mark(), &mark, None).await
     }
 
     async fn clock_mark(&self) -> Result<Option<ClockMark>, StoreError> {

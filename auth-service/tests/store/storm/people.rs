@@ -10,7 +10,9 @@ use auth_service::domain::grant::Grant;
 use auth_service::domain::grant_id::GrantId;
 use auth_service::domain::opaque_token::{OpaqueToken, TokenHash, TokenKind};
 use auth_service::domain::refresh_token::RefreshToken;
-use auth_service::store::{Addition, Change, Deletion, DirectGrant, Issuance, Store};
+use auth_service::store::{
+    AccountStore, Addition, Change, ClientStore, CodeStore, Deletion, DirectGrant, GrantStore, Issuance,
+};
 use reqwest::StatusCode;
 use tokio::time::sleep;
 

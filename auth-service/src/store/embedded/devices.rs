@@ -1,48 +1,23 @@
-//! Device authorizations, pushed requests and remembered consents.
+//! Device authorizations (RFC 8628), from the request until the device gets its tokens.
 
 use async_trait::async_trait;
 
-use crate::domain::account::Subject;
-use crate::domain::client::ClientId;
 use crate::domain::client_use::ClientUse;
 use crate::domain::clock::UnixTime;
-use crate::domain::consent::{Approval, Consent};
 use crate::domain::device::{DeviceAuthorization, DeviceState, Poll, UserCode};
 use crate::domain::grant::Grant;
 use crate::domain::opaque_token::TokenHash;
-use crate::domain::pushed_request::PushedRequest;
-use crate::store::pending::PendingStore;
-use crate::store::rules::{device_kept_until, with_consent};
-use crate::store::{Addition, Admission, Decision, Deletion, Linking, Redemption, StoreError};
+use crate::store::rules::device_kept_until;
+use crate::store::{Addition, Admission, Decision, DeviceStore, Redemption, StoreError};
 
-use super::holdings::{self, New};
+use super::holdings;
 use super::rows::Rows;
 use super::tables::Table;
 use super::writable::Writable;
 use super::{EmbeddedStore, client_use, grants};
 
-fn link_key(issuer: &str, name: &str) -> String {
-    TokenHash::of(format!("{issuer}\n{name}").as_bytes()).text()
-}
-
-fn user_code_key(code: &UserCode) -> String {
-    TokenHash::of(code.as_str().as_bytes()).text()
-}
-
-fn consent_key(subject: &Subject, client: &ClientId) -> String {
-    TokenHash::of(format!("{subject}\n{client}").as_bytes()).text()
-}
-
-fn device(rows: &impl Rows, key: &str, now: UnixTime) -> Result<Option<DeviceAuthorization>, StoreError> {
-    rows.get_live(Table::Devices, key, now)
-}
-
-fn put_device(rows: &Writable<'_>, key: &str, device: &DeviceAuthorization) -> Result<(), StoreError> {
-    rows.put(Table::Devices, key, device, Some(device_kept_until(device)))
-}
-
 #[async_trait]
-impl PendingStore for EmbeddedStore {
+impl DeviceStore for EmbeddedStore {
     async fn reserve_device(
         &self,
         _name: &TokenHash,
@@ -172,124 +147,18 @@ impl PendingStore for EmbeddedStore {
             })
             .await
     }
+}
 
-    async fn push_request(
-        &self,
-        handle: &TokenHash,
-        request: &PushedRequest,
-        _now: UnixTime,
-        earliest: UnixTime,
-    ) -> Result<Admission, StoreError> {
-        let known = || self.read(|rows| rows.all_with_keys(Table::PushedRequests));
-        let Some(leaving) = self.places.take(handle, request, earliest, known)? else {
-            return Ok(Admission::Full);
-        };
-        let (key, request) = (handle.text(), request.clone());
-        let written = self
-            .writer
-            .write(move |rows| {
-                for gone in &leaving {
-                    rows.remove(Table::PushedRequests, gone)?;
-                }
-                rows.put(Table::PushedRequests, &key, &request, Some(request.expires_at))
-            })
-            .await;
-        if written.is_err() {
-            // The rows of the requests that lost their slots might still exist, so the slots are read again.
-            self.places.forget_all();
-        }
-        written.map(|()| Admission::Admitted)
-    }
+fn user_code_key(code: &UserCode) -> String {
+    TokenHash::of(code.as_str().as_bytes()).text()
+}
 
-    async fn pushed_request(
-        &self,
-        handle: &TokenHash,
-        now: UnixTime,
-    ) -> Result<Option<PushedRequest>, StoreError> {
-        self.read(|rows| rows.get_live(Table::PushedRequests, &handle.text(), now))
-    }
+fn device(rows: &impl Rows, key: &str, now: UnixTime) -> Result<Option<DeviceAuthorization>, StoreError> {
+    rows.get_live(Table::Devices, key, now)
+}
 
-    async fn forget_pushed_request(&self, handle: &TokenHash) -> Result<(), StoreError> {
-        let key = handle.text();
-        let removed = key.clone();
-        self.writer.write_even_late(move |rows| rows.remove(Table::PushedRequests, &removed)).await?;
-        self.places.leave(&key);
-        Ok(())
-    }
-
-    async fn consent(
-        &self,
-        subject: &Subject,
-        client: &ClientId,
-        now: UnixTime,
-    ) -> Result<Option<Consent>, StoreError> {
-        self.read(|rows| rows.get_live(Table::Consents, &consent_key(subject, client), now))
-    }
-
-    async fn add_consent(
-        &self,
-        approval: &Approval,
-        used: &ClientUse,
-        until: UnixTime,
-    ) -> Result<(), StoreError> {
-        let key = consent_key(&used.user, &used.client.id);
-        let (used, approval) = (used.clone(), approval.clone());
-        self.writer
-            .write(move |rows| {
-                let known: Option<Consent> = rows.get_live(Table::Consents, &key, used.at)?;
-                let consent = with_consent(known, &used.user, &used.client, &approval);
-                let end = used.extend(rows.end(Table::Consents, &key)?, until);
-                rows.put(Table::Consents, &key, &consent, Some(end))?;
-                holdings::hold(rows, &New::consent(&key, &used.user, used.at, end)).map(|_| ())
-            })
-            .await
-    }
-
-    async fn forget_consent(&self, subject: &Subject, client: &ClientId) -> Result<(), StoreError> {
-        let (key, subject) = (consent_key(subject, client), subject.clone());
-        self.writer
-            .write_even_late(move |rows| {
-                rows.remove(Table::Consents, &key)?;
-                holdings::release(rows, &New::consent(&key, &subject, UnixTime(0), UnixTime(0)))
-            })
-            .await
-    }
-
-    async fn linked_account(&self, issuer: &str, sub: &str) -> Result<Option<Subject>, StoreError> {
-        self.read(|rows| rows.get(Table::Links, &link_key(issuer, sub)))
-    }
-
-    async fn link_account(&self, issuer: &str, sub: &str, subject: &Subject) -> Result<Linking, StoreError> {
-        let (there, back) = (link_key(issuer, sub), link_key(issuer, subject.as_str()));
-        let (sub, subject) = (sub.to_owned(), subject.clone());
-        self.writer
-            .write(move |rows| {
-                let led_to: Option<Subject> = rows.get(Table::Links, &there)?;
-                let led_back: Option<String> = rows.get(Table::LinksBack, &back)?;
-                if led_to.is_some_and(|other| other != subject) || led_back.is_some_and(|other| other != sub)
-                {
-                    return Ok(Linking::OtherLink);
-                }
-                rows.put(Table::LinksBack, &back, &sub, None)?;
-                rows.put(Table::Links, &there, &subject, None)?;
-                Ok(Linking::Linked)
-            })
-            .await
-    }
-
-    async fn unlink_account(&self, issuer: &str, subject: &Subject) -> Result<Deletion, StoreError> {
-        let (issuer, back) = (issuer.to_owned(), link_key(issuer, subject.as_str()));
-        self.writer
-            .write_even_late(move |rows| {
-                let Some(sub) = rows.get::<String>(Table::LinksBack, &back)? else {
-                    return Ok(Deletion::Missing);
-                };
-                rows.remove(Table::Links, &link_key(&issuer, &sub))?;
-                rows.remove(Table::LinksBack, &back)?;
-                Ok(Deletion::Deleted)
-            })
-            .await
-    }
+fn put_device(rows: &Writable<'_>, key: &str, device: &DeviceAuthorization) -> Result<(), StoreError> {
+    rows.put(Table::Devices, key, device, Some(device_kept_until(device)))
 }
 
 #[cfg(test)]
@@ -305,7 +174,7 @@ mod tests {
     use crate::domain::grant_id::GrantId;
     use crate::domain::scope::Scope;
     use crate::keys::seal::StoreKey;
-    use crate::store::{OneTimeUse, Store};
+    use crate::store::{ClientStore, OneTimeUse, ReplayStore};
 
     use super::*;
 

@@ -1,27 +1,20 @@
-//! Device authorizations, pushed requests and remembered consents. Like a code, a device authorization is in the
-//! slot of the grant that it creates, so that it can be redeemed in one step. Two pointer rows lead to it, one for
-//! the device code and one for the user code.
+//! Device authorizations. Like a code, a device authorization is in the slot of the grant that it creates, so that
+//! it can be redeemed in one step. Two pointer rows lead to it, one for the device code and one for the user code.
 
 use async_trait::async_trait;
 use futures_util::future::try_join3;
 
-use crate::domain::account::Subject;
-use crate::domain::client::ClientId;
 use crate::domain::client_use::ClientUse;
 use crate::domain::clock::UnixTime;
-use crate::domain::consent::{Approval, Consent};
 use crate::domain::device::{DeviceAuthorization, DeviceState, Poll, UserCode};
 use crate::domain::grant::Grant;
 use crate::domain::grant_id::GrantId;
 use crate::domain::opaque_token::TokenHash;
-use crate::domain::pushed_request::PushedRequest;
-use crate::store::pending::PendingStore;
-use crate::store::rules::{device_kept_until, with_consent};
-use crate::store::{Addition, Admission, Decision, Deletion, Linking, Redemption, StoreError};
+use crate::store::rules::device_kept_until;
+use crate::store::{Addition, Admission, Decision, DeviceStore, Redemption, StoreError};
 
 use super::cells::{Cells, Found, Life};
-use super::holdings::{self, New};
-use super::keys::consent_name;
+use super::holdings;
 use super::server_clock::Deadline;
 use super::tries::Tries;
 use super::{RedisStore, client_use, grants, places};
@@ -42,7 +35,7 @@ fn life(device: &DeviceAuthorization, now: UnixTime) -> Life {
 }
 
 #[async_trait]
-impl PendingStore for RedisStore {
+impl DeviceStore for RedisStore {
     async fn reserve_device(
         &self,
         name: &TokenHash,
@@ -191,111 +184,5 @@ impl PendingStore for RedisStore {
                 return Ok(Redemption::Redeemed { displaced: grants::hold(cells, grant, now).await });
             }
         }
-    }
-
-    async fn push_request(
-        &self,
-        handle: &TokenHash,
-        request: &PushedRequest,
-        now: UnixTime,
-        earliest: UnixTime,
-    ) -> Result<Admission, StoreError> {
-        match places::take(&self.cells, &self.key, handle, request, earliest).await? {
-            Admission::Admitted => {}
-            Admission::Full => return Ok(Admission::Full),
-        }
-        let life = Life { until: request.expires_at, now };
-        self.cells.write(&self.cells.keys.pushed_request(handle), request, life).await?;
-        Ok(Admission::Admitted)
-    }
-
-    async fn pushed_request(
-        &self,
-        handle: &TokenHash,
-        now: UnixTime,
-    ) -> Result<Option<PushedRequest>, StoreError> {
-        self.cells.live(&self.cells.keys.pushed_request(handle), now).await
-    }
-
-    async fn forget_pushed_request(&self, handle: &TokenHash) -> Result<(), StoreError> {
-        let key = self.cells.keys.pushed_request(handle);
-        if let Some(found) = self.cells.read::<PushedRequest>(&key).await? {
-            places::leave(&self.cells, &self.key, handle, &found.value).await?;
-        }
-        self.cells.remove(&key).await.map(|_| ())
-    }
-
-    async fn consent(
-        &self,
-        subject: &Subject,
-        client: &ClientId,
-        now: UnixTime,
-    ) -> Result<Option<Consent>, StoreError> {
-        self.cells.live(&self.cells.keys.consent(subject, client), now).await
-    }
-
-    async fn add_consent(
-        &self,
-        approval: &Approval,
-        used: &ClientUse,
-        until: UnixTime,
-    ) -> Result<(), StoreError> {
-        let now = used.at;
-        let key = self.cells.keys.consent(&used.user, &used.client.id);
-        let mut tries = Tries::default();
-        loop {
-            tries.next().await?;
-            let found = self.cells.read::<Consent>(&key).await?;
-            let known = found.as_ref().filter(|found| found.is_live(now)).map(|found| found.value.clone());
-            let consent = with_consent(known, &used.user, &used.client, approval);
-            let until = used.extend(found.as_ref().and_then(Found::expiry), until);
-            let life = Life { until, now };
-            let name = consent_name(&used.user, &used.client.id);
-            if self.cells.swap(&key, found.as_ref(), &consent, Some(life)).await? {
-                holdings::hold(&self.cells, &New::consent(&name, &used.user, life)).await;
-                return Ok(());
-            }
-        }
-    }
-
-    async fn forget_consent(&self, subject: &Subject, client: &ClientId) -> Result<(), StoreError> {
-        self.cells.take_away(&self.cells.keys.consent(subject, client)).await?;
-        let (name, ended) = (consent_name(subject, client), Life { until: UnixTime(0), now: UnixTime(0) });
-        holdings::release(&self.cells, &New::consent(&name, subject, ended)).await;
-        Ok(())
-    }
-
-    async fn linked_account(&self, issuer: &str, sub: &str) -> Result<Option<Subject>, StoreError> {
-        Ok(self.cells.read(&self.cells.keys.link(issuer, sub)).await?.map(|found| found.value))
-    }
-
-    async fn link_account(&self, issuer: &str, sub: &str, subject: &Subject) -> Result<Linking, StoreError> {
-        let cells = &self.cells;
-        let (there, back) = (cells.keys.link(issuer, sub), cells.keys.link_back(issuer, subject));
-        // The row that maps the account to the user is written first and decides between concurrent calls, so that
-        // an account is linked to only one user of an issuer.
-        let text = sub.to_owned();
-        if !cells.swap(&back, None::<&Found<()>>, &text, None).await?
-            && cells.read::<String>(&back).await?.is_none_or(|found| found.value != text)
-        {
-            return Ok(Linking::OtherLink);
-        }
-        if cells.swap(&there, None::<&Found<()>>, subject, None).await? {
-            return Ok(Linking::Linked);
-        }
-        if cells.read::<Subject>(&there).await?.is_some_and(|found| found.value == *subject) {
-            return Ok(Linking::Linked);
-        }
-        cells.remove(&back).await?;
-        Ok(Linking::OtherLink)
-    }
-
-    async fn unlink_account(&self, issuer: &str, subject: &Subject) -> Result<Deletion, StoreError> {
-        let back = self.cells.keys.link_back(issuer, subject);
-        let Some(found) = self.cells.read::<String>(&back).await? else { return Ok(Deletion::Missing) };
-        self.cells.remove(&self.cells.keys.link(issuer, &found.value)).await?;
-        let is_deleted = self.cells.remove_found(&back, &found).await?;
-        self.cells.count_change().await?;
-        Ok(if is_deleted { Deletion::Deleted } else { Deletion::Missing })
     }
 }
