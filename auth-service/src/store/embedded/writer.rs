@@ -2,12 +2,15 @@
 //! that they share the latency of the disk. While the database cannot be written, changes that take access away go
 //! into the overlay instead.
 
+mod beside;
+mod queued;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use redb::{Database, ReadableDatabase};
+use redb::Database;
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
@@ -18,11 +21,11 @@ use crate::store::changes::{About, Changes};
 
 use super::current_overlay::CurrentOverlay;
 use super::disk::Disk;
-use super::overlay::Overlay;
 use super::reserve::APPLIED;
-use super::rows::{Reader, unavailable};
+use super::rows::unavailable;
 use super::tables::Table;
 use super::writable::Writable;
+use queued::{Kind, QueuedWrite, Write, stopped};
 
 /// The row that is written to test whether writes work.
 const WRITABLE: &str = "writable";
@@ -43,73 +46,6 @@ pub(super) struct Writer {
     queue: Option<mpsc::Sender<Box<dyn QueuedWrite>>>,
     thread: Option<JoinHandle<()>>,
     disk: Arc<Disk>,
-}
-
-/// A queued write. It can run more than once: if one write makes its transaction fail, the others are run
-/// again.
-trait QueuedWrite: Send {
-    fn run(&mut self, rows: &Writable<'_>) -> Result<(), StoreError>;
-    /// Whether the rows of this write take access away, for example by disabling an account.
-    fn takes_away(&self) -> bool;
-    /// Whether this write must no longer be made, because its caller has stopped waiting.
-    fn is_late(&self) -> bool {
-        self.given_up().is_some()
-    }
-    /// If the caller of a [`Kind::InTime`] write has stopped waiting, the time at which it began to wait.
-    fn given_up(&self) -> Option<std::time::Instant>;
-    fn finish(self: Box<Self>, committed: Result<(), StoreError>);
-}
-
-/// What distinguishes one write from another for the queue.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    /// It is made only while its caller waits.
-    InTime,
-    /// It is made even if its caller has stopped waiting.
-    EvenLate,
-    /// Like [`Kind::EvenLate`], for a write that takes access away by writing rows.
-    TakesAway,
-}
-
-struct Write<T, F> {
-    work: F,
-    kind: Kind,
-    /// The time at which the caller began to wait.
-    queued: Instant,
-    /// The time at which the caller stops waiting.
-    deadline: Instant,
-    outcome: Option<T>,
-    reply: oneshot::Sender<Result<T, StoreError>>,
-}
-
-impl<T, F> QueuedWrite for Write<T, F>
-where
-    T: Send,
-    F: Fn(&Writable<'_>) -> Result<T, StoreError> + Send,
-{
-    fn run(&mut self, rows: &Writable<'_>) -> Result<(), StoreError> {
-        self.outcome = Some((self.work)(rows)?);
-        Ok(())
-    }
-
-    fn takes_away(&self) -> bool {
-        self.kind == Kind::TakesAway
-    }
-
-    fn given_up(&self) -> Option<std::time::Instant> {
-        let is_late = self.kind == Kind::InTime && Instant::now() >= self.deadline;
-        is_late.then(|| self.queued.into_std())
-    }
-
-    fn finish(self: Box<Self>, committed: Result<(), StoreError>) {
-        let Self { outcome, reply, .. } = *self;
-        // The caller might no longer be waiting, but its write is nevertheless in effect.
-        let _ = reply.send(committed.and_then(|()| outcome.ok_or_else(stopped)));
-    }
-}
-
-fn stopped() -> StoreError {
-    StoreError::Unavailable("the store's writer has stopped".to_owned())
 }
 
 /// The parts of the store that the writer thread uses.
@@ -346,91 +282,6 @@ impl Parts {
             self.changes.note(about, &id);
         }
     }
-
-    /// Puts the writes that take access away into the overlay, and refuses all others, because the database cannot
-    /// be written.
-    fn write_beside(&self, batch: Vec<Box<dyn QueuedWrite>>, reason: &str) {
-        let mut accepted = Vec::with_capacity(batch.len());
-        let mut overlay = self.overlay.get();
-        for mut write in batch {
-            match self.changes_of(&mut write, &overlay) {
-                Ok((changed, touched)) => {
-                    let is_change = !changed.is_empty();
-                    if is_change {
-                        overlay = Arc::new(overlay.with(&changed));
-                    }
-                    accepted.push((write, is_change, touched));
-                }
-                Err(StoreError::Unreadable) => write.finish(Err(StoreError::Unreadable)),
-                Err(StoreError::Unavailable(_) | StoreError::NeedsOperator(_)) => {
-                    write.finish(Err(refusal(reason, overlay.len(), self.overlay.is_kept())));
-                }
-            }
-        }
-        let kept = if accepted.iter().any(|(_, is_change, _)| *is_change) {
-            self.overlay.replace(Overlay::clone(&overlay), &self.sealer)
-        } else {
-            self.overlay.keep(&self.sealer)
-        };
-        if let Err(error) = &kept {
-            tracing::error!(%error, "{}", not_kept(reason));
-        }
-        for (write, is_change, touched) in accepted {
-            self.note(touched);
-            let is_lost_by_restart = is_change && kept.is_err();
-            write.finish(if is_lost_by_restart { Err(unavailable(not_kept(reason))) } else { Ok(()) });
-        }
-    }
-
-    /// Runs a write on top of `overlay`. Returns its changes, and the cached rows among them.
-    ///
-    /// # Errors
-    /// Fails if the write does more than take access away, if there is no room for it, or if the database cannot
-    /// even be read.
-    fn changes_of(&self, write: &mut Box<dyn QueuedWrite>, overlay: &Overlay) -> Result<Beside, StoreError> {
-        let database = self.disk.database()?;
-        let transaction = database.begin_read().map_err(unavailable)?;
-        let before = Reader::new(&transaction, &self.sealer, overlay);
-        let rows = Writable::beside(&before, &self.sealer);
-        write.run(&rows)?;
-        let changed = rows.changed();
-        let is_allowed = write.takes_away() || changed.only_removes();
-        let fits = || changed.is_empty() || overlay.with(&changed).fits(&changed);
-        if is_allowed && fits() {
-            Ok((changed, rows.touched()))
-        } else {
-            Err(unavailable("the database cannot be written"))
-        }
-    }
-}
-
-/// The changes that a write makes in the overlay, and the kind and id of each changed row whose value can be
-/// cached.
-type Beside = (Overlay, Vec<(About, String)>);
-
-/// The error for a write that is refused because it does more than take access away. `waiting` is the number of
-/// rows in the overlay, and `is_kept` is whether they are on disk.
-fn refusal(reason: &str, waiting: usize, is_kept: bool) -> StoreError {
-    let rows = if waiting == 1 { "1 row".to_owned() } else { format!("{waiting} rows") };
-    let kept = match (waiting, is_kept) {
-        (0, _) => String::new(),
-        (_, true) => format!(
-            ". What has since been disabled, deleted or revoked is refused, and is kept in store.reserve ({rows})"
-        ),
-        (_, false) => format!(
-            ". What has since been disabled, deleted or revoked is refused ({rows}), but store.reserve cannot be written either: a restart \
-             undoes it"
-        ),
-    };
-    StoreError::Unavailable(format!("{reason}{kept}"))
-}
-
-/// The error for a change that takes access away but could not be written to disk.
-fn not_kept(reason: &str) -> String {
-    format!(
-        "{reason}. store.reserve cannot be written either: what was disabled, deleted or revoked is refused now, but a restart \
-         before the disk accepts writes again undoes it. Do not restart the service; repeat the change when /ready returns 200"
-    )
 }
 
 #[cfg(test)]
