@@ -127,43 +127,6 @@ fn reached_from<'a>(file: &Path, imports: &Imports<'a>) -> BTreeSet<&'a Path> {
     seen
 }
 
-/// An import cycle of files that is known and has not been removed yet.
-#[derive(Debug, Clone, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct KnownCircle {
-    /// The directory of the crate.
-    #[serde(rename = "crate")]
-    pub crate_name: String,
-    /// The files, below `src`.
-    pub files: BTreeSet<String>,
-    /// Why the cycle still exists.
-    pub reason: String,
-}
-
-/// Compares the import cycles of a crate with the known ones. Returns a sentence for each difference.
-pub fn unknown_circles(crate_name: &str, found: &[Vec<String>], known: &[KnownCircle]) -> Vec<String> {
-    let known: Vec<_> = known.iter().filter(|circle| circle.crate_name == crate_name).collect();
-    let is_known = |circle: &&Vec<String>| {
-        known.iter().any(|known| circle.iter().all(|file| known.files.contains(file)))
-    };
-    let new = found.iter().filter(|circle| !is_known(circle)).map(|circle| {
-        format!(
-            "These files import each other: {}. Move what they share to a file below them.",
-            circle.join(", ")
-        )
-    });
-    let obsolete = known
-        .iter()
-        .flat_map(|known| &known.files)
-        .filter(|file| !found.iter().flatten().any(|f| f == *file));
-    let obsolete = obsolete.map(|file| {
-        format!("{file} is no longer part of a cycle: remove it from the known cycles in the table.")
-    });
-    let unexplained = known.iter().filter(|known| known.reason.trim().is_empty());
-    let unexplained = unexplained.map(|known| format!("A known cycle needs a reason: {:?}.", known.files));
-    new.chain(obsolete).chain(unexplained).collect()
-}
-
 /// The top-level modules of a crate.
 fn modules(src: &Path) -> Result<BTreeSet<String>> {
     let modules = rust_files(src)?.into_iter().map(|file| module_path(&file)).filter(|path| !path.is_empty());
@@ -431,33 +394,6 @@ mod tests {
         write("store/turns.rs", "pub fn now(_: &crate::store::cells::Cells) {}");
         let found = circles_of_files(dir.path()).unwrap();
         assert_eq!(found, [["store/cells.rs", "store/row.rs", "store/turns.rs"]]);
-    }
-
-    #[test]
-    fn a_known_circle_can_shrink_and_not_grow() {
-        let files =
-            |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<String>>();
-        let known = KnownCircle {
-            crate_name: "gate".to_owned(),
-            files: files(&["a.rs", "b.rs", "c.rs"]),
-            reason: "it is old".to_owned(),
-        };
-        let differences = |found: &[&[&str]]| {
-            let found: Vec<Vec<String>> =
-                found.iter().map(|names| files(names).into_iter().collect()).collect();
-            unknown_circles("gate", &found, std::slice::from_ref(&known))
-        };
-        assert!(differences(&[&["a.rs", "b.rs", "c.rs"]]).is_empty());
-        assert_eq!(
-            differences(&[&["a.rs", "b.rs"]]),
-            ["c.rs is no longer part of a cycle: remove it from the known cycles in the table."]
-        );
-        assert_eq!(
-            differences(&[&["a.rs", "b.rs", "c.rs", "d.rs"]]),
-            [
-                "These files import each other: a.rs, b.rs, c.rs, d.rs. Move what they share to a file below them."
-            ]
-        );
     }
 
     #[test]

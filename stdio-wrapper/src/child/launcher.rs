@@ -20,43 +20,23 @@ use self::roster::Roster;
 use super::backoff::{Backoffs, Broken, Pause};
 use super::command::{CommandError, Placeholders, fill};
 use super::descent::Files;
-use super::isolation::Isolation;
 use super::keepers::{EXIT_PATIENCE, Keeper, Keepers, Newcomer};
 use super::numbers::{Numbers, Random, Width};
+use super::output::Output;
 use super::process::Child;
-use super::reader::Output;
 use super::reaper::Reaper;
 use super::spares::{Shown, Spares, Wanted};
+use super::spec::Spec;
 use super::starts::{Busy, SPARES, Starts, Turn};
 use super::warm_up::Pinged;
 use super::writer::Outbox;
 use crate::capacity::{Capacity, NoRoom, Usage};
-use crate::config;
 use crate::metrics::Metrics;
 
 const LOOK: Duration = Duration::from_secs(2);
 /// Before it refuses a child, the launcher measures again what children use, unless the last measurement is
 /// more recent than this.
 const FRESH: Duration = Duration::from_millis(200);
-
-/// The settings of a launcher.
-#[derive(Debug, Clone)]
-pub struct Spec {
-    /// The command and its limits.
-    pub child: config::Child,
-    /// Number of spares to keep (`PREWARM`).
-    pub prewarm: usize,
-    /// Maximum time for a child's first response.
-    pub start_timeout: Duration,
-    /// Maximum number of children that are starting at the same time.
-    pub max_starts: usize,
-    /// Maximum number of bytes that are queued for a child.
-    pub max_queue: usize,
-    /// How children are isolated from each other.
-    pub isolation: Isolation,
-    /// Decides how many children fit into the container.
-    pub capacity: Arc<Capacity>,
-}
 
 /// Why there is no child.
 #[derive(Debug, thiserror::Error)]

@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::time::Instant;
 
-use super::stderr::{Pass, RateLimit};
+use super::rate_limit::{Pass, RateLimit};
 
 /// Maximum number of log lines per second about the output of one child.
 const RATE: u32 = 5;
@@ -101,6 +101,6 @@ fn nonzero(count: u64) -> Option<u64> {
 
 impl Drop for LineLog {
     fn drop(&mut self) {
-        self.tell(Instant::now() + super::stderr::WINDOW);
+        self.tell(Instant::now() + super::rate_limit::WINDOW);
     }
 }

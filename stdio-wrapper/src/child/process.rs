@@ -1,20 +1,18 @@
-//! One child process, and the task that watches it until its last process has exited.
+//! One child process: how it is started, connected, and told to stop.
 
-use std::os::fd::OwnedFd;
-use std::os::unix::process::ExitStatusExt as _;
-use std::process::ExitStatus;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
+mod input_output;
+mod watched;
 
-use bytes::BytesMut;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
 use tokio::net::unix::pipe;
 use tokio::sync::{oneshot, watch};
 
 use super::command::Filled;
-use super::launcher::Spec;
-use super::orders::{Order, Report};
-use super::reader::Output;
+use super::exit::{Exit, Remains, Stop, exited};
+use super::output::Output;
 use super::reaper::Reaper;
+use super::spec::Spec;
 use super::starts::Turn;
 use super::stderr;
 use super::supervised::{Ends, Supervised};
@@ -22,32 +20,8 @@ use super::warm_up::{self, Pinged};
 use super::writer::Outbox;
 use crate::metrics::Metrics;
 use crate::turns::Copies;
-
-/// Time between SIGTERM and SIGKILL for a child that is stopped because memory is short.
-const URGENT_GRACE: Duration = Duration::from_millis(200);
-/// Maximum time for a supervisor to kill all its descendants. A supervisor that was stopped by a signal never
-/// does so.
-const KILL_PATIENCE: Duration = Duration::from_secs(3);
-
-/// How a child exited.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Exit {
-    /// The status in words, such as "exit status: 1" or "signal: 9 (SIGKILL)".
-    pub status: String,
-    /// Whether the wrapper stopped the child.
-    pub is_wanted: bool,
-}
-
-impl Exit {
-    /// Returns the reason why a request was not answered, for its caller.
-    pub fn reason(exit: Option<&Self>) -> String {
-        match exit {
-            Some(exit) if exit.is_wanted => "The MCP server was stopped.".to_owned(),
-            Some(exit) => format!("The MCP server exited before it answered ({}).", exit.status),
-            None => "The MCP server closed its output before it answered.".to_owned(),
-        }
-    }
-}
+use input_output::{PipeState, Pipes};
+use watched::Watched;
 
 /// A running child. Dropping it stops the child.
 pub struct Child {
@@ -67,81 +41,6 @@ pub struct Child {
 /// Values that are kept until the last process of a child has exited.
 type Held = Arc<Mutex<Vec<Box<dyn Send>>>>;
 
-/// The input and output of a child.
-#[derive(Debug)]
-struct Pipes {
-    state: Mutex<PipeState>,
-    /// The input, set when the child is first used.
-    outbox: OnceLock<Outbox>,
-}
-
-#[derive(Debug)]
-enum PipeState {
-    /// The child is an unused spare.
-    Idle(Idle),
-    /// The child is in use.
-    Open(Outbox),
-    /// The child is about to exit.
-    Closed,
-}
-
-#[derive(Debug)]
-struct Idle {
-    stdin: OwnedFd,
-    stdout: OwnedFd,
-    /// The output that has been read so far.
-    early: BytesMut,
-    /// Set until a ping is answered. Notifies the task that waits for the ping response that the child is now
-    /// in use.
-    ping: Option<oneshot::Sender<()>>,
-}
-
-impl Pipes {
-    /// Closes the input of the child after the queued messages have been written. Returns whether a ping was
-    /// not answered.
-    fn close(&self) -> bool {
-        match std::mem::replace(&mut *self.state(), PipeState::Closed) {
-            PipeState::Open(outbox) => {
-                outbox.close();
-                false
-            }
-            PipeState::Idle(idle) => idle.ping.is_some(),
-            PipeState::Closed => false,
-        }
-    }
-
-    fn state(&self) -> MutexGuard<'_, PipeState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Reads the output of a spare until it has answered the ping or is taken.
-    async fn answer(&self, stdout: pipe::Receiver) -> Pinged {
-        loop {
-            if stdout.readable().await.is_err() {
-                return Pinged::Ended;
-            }
-            let mut state = self.state();
-            // Once a session has taken the child, its output belongs to the session and must not be read here.
-            let idle = match &mut *state {
-                PipeState::Idle(idle) => idle,
-                PipeState::Open(_) => return Pinged::Taken,
-                PipeState::Closed => return Pinged::Ended,
-            };
-            match stdout.try_read_buf(&mut idle.early) {
-                Ok(1..) => {}
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => continue,
-                Ok(0) | Err(_) => return Pinged::Ended,
-            }
-            let is_much = idle.early.len() > warm_up::MAX_EARLY;
-            if let Some(pinged) = warm_up::take_answer(&mut idle.early).or(is_much.then_some(Pinged::Refused))
-            {
-                idle.ping = None;
-                return pinged;
-            }
-        }
-    }
-}
-
 impl Child {
     /// Starts a child with its own process group and supervisor.
     pub(super) fn start(
@@ -158,8 +57,7 @@ impl Child {
         // The thread that takes the child connects the pipes, so that it also handles the messages.
         let Ends { stdin, stdout, stderr } = ends;
         let stderr = pipe::Receiver::from_owned_fd(stderr)?;
-        let idle = Idle { stdin, stdout, early: BytesMut::new(), ping: None };
-        let pipes = Arc::new(Pipes { state: Mutex::new(PipeState::Idle(idle)), outbox: OnceLock::new() });
+        let pipes = Arc::new(Pipes::new(stdin, stdout));
         let (exit_sender, exit) = watch::channel(None);
         let (has_answered, answered) = watch::channel(false);
         let log = stderr::Log::new(number, settings.stderr_rate, Arc::clone(metrics));
@@ -238,7 +136,7 @@ impl Child {
 
     /// A handle that can stop the child even after the `Child` was dropped.
     pub(super) fn remains(&self) -> Remains {
-        Remains { stop: self.stop.clone(), exit: self.exit.clone() }
+        Remains::new(self.stop.clone(), self.exit.clone())
     }
 
     /// Records the principal who uses the child. Only the first call has an effect.
@@ -294,49 +192,6 @@ impl Child {
     }
 }
 
-/// Waits until the last process of a child has exited.
-async fn exited(mut exit: watch::Receiver<Option<Exit>>) -> Exit {
-    let gone = Exit { status: "unknown".to_owned(), is_wanted: true };
-    match exit.wait_for(Option::is_some).await {
-        Ok(exit) => exit.clone().unwrap_or(gone),
-        Err(_) => gone,
-    }
-}
-
-/// A child that was dropped and has not exited yet.
-#[derive(Debug, Clone)]
-pub(super) struct Remains {
-    stop: watch::Sender<Stop>,
-    exit: watch::Receiver<Option<Exit>>,
-}
-
-impl Remains {
-    /// Like [`Child::stop_at_once`].
-    pub(super) fn stop_at_once(&self) {
-        Stop::AtOnce.ask(&self.stop);
-    }
-
-    /// Kills the child immediately, without SIGTERM.
-    pub(super) fn kill(&self) {
-        Stop::Killed.ask(&self.stop);
-    }
-
-    /// Whether a stop of the child has been requested.
-    pub(super) fn is_ending(&self) -> bool {
-        *self.stop.borrow() != Stop::NotWanted
-    }
-
-    /// Whether the child has exited.
-    pub(super) fn has_exited(&self) -> bool {
-        self.exit.borrow().is_some()
-    }
-
-    /// Waits until the last process of the child has exited.
-    pub(super) fn exited(&self) -> impl Future<Output = Exit> + Send + use<> {
-        exited(self.exit.clone())
-    }
-}
-
 impl std::fmt::Debug for Child {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Child")
@@ -349,157 +204,5 @@ impl std::fmt::Debug for Child {
 impl Drop for Child {
     fn drop(&mut self) {
         self.stop();
-    }
-}
-
-/// Whether a child must be stopped, and how quickly.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Stop {
-    NotWanted,
-    /// The child gets its grace periods.
-    Wanted,
-    /// The child gets no grace period.
-    AtOnce,
-    /// The child gets SIGKILL, because it must not run any longer.
-    Killed,
-}
-
-impl Stop {
-    /// Requests this stop, unless a quicker one has already been requested.
-    fn ask(self, stop: &watch::Sender<Self>) {
-        stop.send_if_modified(|stop| {
-            let is_sooner = *stop < self;
-            *stop = self.max(*stop);
-            is_sooner
-        });
-    }
-
-    /// Waits until at least this stop is requested.
-    async fn wait(self, stop: &watch::Sender<Self>) {
-        // The result cannot be an error, because this function borrows the sender.
-        let _ = stop.subscribe().wait_for(|stop| *stop >= self).await;
-    }
-}
-
-/// The state of the task that watches a child.
-struct Watched {
-    number: u64,
-    supervised: Supervised,
-    pipes: Arc<Pipes>,
-    stop: watch::Sender<Stop>,
-    grace: Duration,
-    reaper: Arc<Reaper>,
-    metrics: Arc<Metrics>,
-    held: Held,
-}
-
-impl Watched {
-    async fn run(mut self, exit: watch::Sender<Option<Exit>>) {
-        let stop = self.stop.clone();
-        let (status, mut is_wanted) = tokio::select! {
-            status = self.ended() => (status, false),
-            () = Stop::Wanted.wait(&stop) => (self.end().await, true),
-        };
-        // If a child exits because of a ping, the wrapper caused it.
-        is_wanted |= self.pipes.close();
-        if is_wanted {
-            tracing::debug!(child = self.number, status, "child exited");
-        } else {
-            self.metrics.children_crashed_total.add();
-            tracing::warn!(child = self.number, status, "child exited without being stopped");
-        }
-        let exit_status = Exit { status, is_wanted };
-        // Processes that the child has left behind are killed with it (attack 107). The child counts as running
-        // until they have exited.
-        if tokio::time::timeout(KILL_PATIENCE, self.exited()).await.is_err() {
-            tracing::warn!(child = self.number, "processes of the child did not exit after they were killed");
-            exit.send_replace(Some(exit_status.clone()));
-            self.supervised.kill();
-            self.exited().await;
-        }
-        if let Some(outbox) = self.pipes.outbox.get() {
-            outbox.abandon();
-        }
-        self.reaper.child_ended(self.number);
-        self.metrics.children.sub();
-        self.held.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        exit.send_replace(Some(exit_status));
-    }
-
-    /// Waits until the child has exited. Returns its status in words.
-    async fn ended(&mut self) -> String {
-        loop {
-            match self.supervised.report().await {
-                Some(Report::Ended(status)) => return ExitStatus::from_raw(status).to_string(),
-                Some(Report::NotStarted(error)) => {
-                    tracing::error!(child = self.number, error, "the child could not be started");
-                    return format!("not started: {error}");
-                }
-                Some(Report::Warning(warning)) => {
-                    tracing::warn!(
-                        child = self.number,
-                        warning,
-                        "the child runs, but without part of its configuration"
-                    );
-                }
-                Some(Report::Gone(killed)) => self.metrics.orphans_killed_total.add_many(killed),
-                None => {
-                    return "its supervisor ended without a report, for example because it was killed"
-                        .to_owned();
-                }
-            }
-        }
-    }
-
-    /// Waits until the child has exited or its grace period is over. An immediate stop shortens the rest of the
-    /// grace period to `urgent`. Returns the status in words if the child has exited.
-    async fn ended_within_grace(&mut self, urgent: Duration) -> Option<String> {
-        let (stop, grace) = (self.stop.clone(), self.grace);
-        let at_once = async {
-            Stop::AtOnce.wait(&stop).await;
-            tokio::time::sleep(urgent).await;
-        };
-        let killed = self.stop.clone();
-        tokio::select! {
-            status = self.ended() => Some(status),
-            () = tokio::time::sleep(grace) => None,
-            () = at_once => None,
-            () = Stop::Killed.wait(&killed) => None,
-        }
-    }
-
-    /// Waits until the last process of the child has exited.
-    async fn exited(&mut self) {
-        while let Some(report) = self.supervised.report().await {
-            if let Report::Gone(killed) = report {
-                self.metrics.orphans_killed_total.add_many(killed);
-            }
-        }
-        if let Err(error) = self.supervised.exited().await {
-            tracing::warn!(child = self.number, %error, "the supervisor of the child cannot be waited for");
-        }
-    }
-
-    /// Stops the child as the stdio transport specifies (2025-11-25, lifecycle, "Shutdown").
-    async fn end(&mut self) -> String {
-        self.pipes.close();
-        if let Some(status) = self.ended_within_grace(Duration::ZERO).await {
-            return status;
-        }
-        self.supervised.order(Order::Terminate);
-        if let Some(status) = self.ended_within_grace(URGENT_GRACE).await {
-            return status;
-        }
-        self.metrics.children_killed_total.add();
-        tracing::warn!(
-            child = self.number,
-            "child did not exit after the end of its input and SIGTERM, so it is killed"
-        );
-        self.supervised.order(Order::Kill);
-        if let Ok(status) = tokio::time::timeout(KILL_PATIENCE, self.ended()).await {
-            return status;
-        }
-        self.supervised.kill();
-        "killed".to_owned()
     }
 }

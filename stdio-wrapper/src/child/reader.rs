@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use bytes::{Buf, BufMut as _, BytesMut};
 use tokio::io::AsyncReadExt;
-use tokio::net::unix::pipe;
 use tokio::time::Instant;
 
+use super::exit::Exit;
 use super::framing::{Decoder, Frame};
-use super::process::{Child, Exit};
+use super::output::{Output, rest_of};
+use super::process::Child;
 use crate::budget::Reservation;
 use crate::protocol::{Outline, OutlineReader};
 use crate::turns::{PER_LINE, Share};
@@ -29,21 +30,6 @@ const PART_OF_READ: usize = 16;
 const BLANK: usize = 64;
 /// Maximum time for which output is still read after the process has exited.
 const AFTERLIFE: Duration = Duration::from_millis(100);
-
-/// The number of bytes that are still in a pipe after the last process of the child has exited. Only these are
-/// read, because a process of another child might have received the pipe from this child and write to it
-/// endlessly.
-pub(super) fn rest_of(pipe: &pipe::Receiver) -> usize {
-    rustix::io::ioctl_fionread(pipe).map_or(0, |count| usize::try_from(count).unwrap_or(usize::MAX))
-}
-
-/// The output of a child.
-#[derive(Debug)]
-pub struct Output {
-    pub(super) pipe: pipe::Receiver,
-    /// The output that was read while the child was a spare.
-    pub(super) early: BytesMut,
-}
 
 /// The memory account for the output of a child.
 #[derive(Debug)]

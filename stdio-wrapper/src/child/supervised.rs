@@ -11,10 +11,10 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::process::{Child, Command};
 
 use super::command::Filled;
-use super::launcher::Spec;
 use super::limits::Limits;
 use super::orders::{Order, Orders, PREFIX, PROGRAM, Report, SUPERVISE};
 use super::pipes;
+use super::spec::Spec;
 
 /// Size of the pipe for the output of a child, in bytes. With the default of 64 KiB, the child and the wrapper
 /// would have to wait for each other many times during a large result.

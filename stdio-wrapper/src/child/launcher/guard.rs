@@ -13,9 +13,9 @@ use super::watching::Watching;
 use crate::capacity::{Kinds, Load, Measure, Usage};
 use crate::child::descent::{Files, own_usage};
 use crate::child::keepers::{EXIT_PATIENCE, FEW, Gone, Held, Newcomer, Scarce};
+use crate::child::rate_limit::{Pass, RateLimit};
 use crate::child::relief::{self, Shortage};
 use crate::child::sharing::Sharing;
-use crate::child::stderr::{Pass, RateLimit};
 
 /// Interval between checks for a shortage of memory or processes. A child can allocate hundreds of MiB in a
 /// second.

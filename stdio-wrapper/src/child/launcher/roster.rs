@@ -5,8 +5,8 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::child::exit::Remains;
 use crate::child::keepers::{Gone, Held};
-use crate::child::process::Remains;
 
 /// A child that was taken for a user.
 #[derive(Debug)]

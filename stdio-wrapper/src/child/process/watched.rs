@@ -1,0 +1,145 @@
+//! The task that watches one child until its last process has exited, and stops it when this is requested.
+
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::ExitStatus;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::Held;
+use super::input_output::Pipes;
+use crate::child::exit::{Exit, Stop};
+use crate::child::orders::{Order, Report};
+use crate::child::reaper::Reaper;
+use crate::child::supervised::Supervised;
+use crate::metrics::Metrics;
+
+/// Time between SIGTERM and SIGKILL for a child that is stopped because memory is short.
+const URGENT_GRACE: Duration = Duration::from_millis(200);
+/// Maximum time for a supervisor to kill all its descendants. A supervisor that was stopped by a signal never
+/// does so.
+const KILL_PATIENCE: Duration = Duration::from_secs(3);
+
+/// The state of the task that watches a child.
+pub(super) struct Watched {
+    pub(super) number: u64,
+    pub(super) supervised: Supervised,
+    pub(super) pipes: Arc<Pipes>,
+    pub(super) stop: watch::Sender<Stop>,
+    pub(super) grace: Duration,
+    pub(super) reaper: Arc<Reaper>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) held: Held,
+}
+
+impl Watched {
+    pub(super) async fn run(mut self, exit: watch::Sender<Option<Exit>>) {
+        let stop = self.stop.clone();
+        let (status, mut is_wanted) = tokio::select! {
+            status = self.ended() => (status, false),
+            () = Stop::Wanted.wait(&stop) => (self.end().await, true),
+        };
+        // If a child exits because of a ping, the wrapper caused it.
+        is_wanted |= self.pipes.close();
+        if is_wanted {
+            tracing::debug!(child = self.number, status, "child exited");
+        } else {
+            self.metrics.children_crashed_total.add();
+            tracing::warn!(child = self.number, status, "child exited without being stopped");
+        }
+        let exit_status = Exit { status, is_wanted };
+        // Processes that the child has left behind are killed with it (attack 107). The child counts as running
+        // until they have exited.
+        if tokio::time::timeout(KILL_PATIENCE, self.exited()).await.is_err() {
+            tracing::warn!(child = self.number, "processes of the child did not exit after they were killed");
+            exit.send_replace(Some(exit_status.clone()));
+            self.supervised.kill();
+            self.exited().await;
+        }
+        if let Some(outbox) = self.pipes.outbox.get() {
+            outbox.abandon();
+        }
+        self.reaper.child_ended(self.number);
+        self.metrics.children.sub();
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        exit.send_replace(Some(exit_status));
+    }
+
+    /// Waits until the child has exited. Returns its status in words.
+    async fn ended(&mut self) -> String {
+        loop {
+            match self.supervised.report().await {
+                Some(Report::Ended(status)) => return ExitStatus::from_raw(status).to_string(),
+                Some(Report::NotStarted(error)) => {
+                    tracing::error!(child = self.number, error, "the child could not be started");
+                    return format!("not started: {error}");
+                }
+                Some(Report::Warning(warning)) => {
+                    tracing::warn!(
+                        child = self.number,
+                        warning,
+                        "the child runs, but without part of its configuration"
+                    );
+                }
+                Some(Report::Gone(killed)) => self.metrics.orphans_killed_total.add_many(killed),
+                None => {
+                    return "its supervisor ended without a report, for example because it was killed"
+                        .to_owned();
+                }
+            }
+        }
+    }
+
+    /// Waits until the child has exited or its grace period is over. An immediate stop shortens the rest of the
+    /// grace period to `urgent`. Returns the status in words if the child has exited.
+    async fn ended_within_grace(&mut self, urgent: Duration) -> Option<String> {
+        let (stop, grace) = (self.stop.clone(), self.grace);
+        let at_once = async {
+            Stop::AtOnce.wait(&stop).await;
+            tokio::time::sleep(urgent).await;
+        };
+        let killed = self.stop.clone();
+        tokio::select! {
+            status = self.ended() => Some(status),
+            () = tokio::time::sleep(grace) => None,
+            () = at_once => None,
+            () = Stop::Killed.wait(&killed) => None,
+        }
+    }
+
+    /// Waits until the last process of the child has exited.
+    async fn exited(&mut self) {
+        while let Some(report) = self.supervised.report().await {
+            if let Report::Gone(killed) = report {
+                self.metrics.orphans_killed_total.add_many(killed);
+            }
+        }
+        if let Err(error) = self.supervised.exited().await {
+            tracing::warn!(child = self.number, %error, "the supervisor of the child cannot be waited for");
+        }
+    }
+
+    /// Stops the child as the stdio transport specifies (2025-11-25, lifecycle, "Shutdown").
+    async fn end(&mut self) -> String {
+        self.pipes.close();
+        if let Some(status) = self.ended_within_grace(Duration::ZERO).await {
+            return status;
+        }
+        self.supervised.order(Order::Terminate);
+        if let Some(status) = self.ended_within_grace(URGENT_GRACE).await {
+            return status;
+        }
+        self.metrics.children_killed_total.add();
+        tracing::warn!(
+            child = self.number,
+            "child did not exit after the end of its input and SIGTERM, so it is killed"
+        );
+        self.supervised.order(Order::Kill);
+        if let Ok(status) = tokio::time::timeout(KILL_PATIENCE, self.ended()).await {
+            return status;
+        }
+        self.supervised.kill();
+        "killed".to_owned()
+    }
+}
