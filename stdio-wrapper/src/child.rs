@@ -4,6 +4,7 @@
 mod backoff;
 mod becoming;
 mod command;
+mod descendants;
 mod descent;
 mod exit;
 mod filter;
@@ -19,6 +20,7 @@ mod output;
 mod pipes;
 mod pressure;
 mod process;
+mod procfs;
 mod rate_limit;
 mod reader;
 mod reaper;

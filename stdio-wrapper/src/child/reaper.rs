@@ -11,7 +11,8 @@ use rustix::process::{Signal, WaitOptions, kill_process, waitpid};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::descent::{Descent, Files, INHERITED, Part, children_of_this_process};
+use super::descendants::children_of_this_process;
+use super::descent::{Descent, Files, INHERITED, Part};
 use super::supervised::Supervised;
 use super::times::Spent;
 use crate::capacity::Usage;

@@ -9,7 +9,7 @@ use rustix::process::{
     pidfd_send_signal, prlimit, wait, waitid,
 };
 
-use crate::child::descent::{children_of_this_process, descendants_of_this_process};
+use crate::child::descendants::{children_of_this_process, descendants_of_this_process};
 
 /// Number of scans for children before the supervisor waits for the processes that it has killed. With only one
 /// scan, a process that repeatedly forks and exits would never be found.
