@@ -267,6 +267,10 @@ async fn restarts_fail_no_call(edge: Edge) {
     let call = fleet.http.post(&fleet.stack.mcp_url).bearer_auth(&token);
     let clients: Vec<_> =
         (0..4).map(|_| tokio::spawn(call_for_ever(call.try_clone().unwrap(), stop.clone()))).collect();
+    // Requests to the public endpoints of auth-service reach another replica, too.
+    let keys = fleet.http.get(fleet.stack.mcp_url.replace("/mcp", "/jwks"));
+    let readers: Vec<_> =
+        (0..4).map(|_| tokio::spawn(call_for_ever(keys.try_clone().unwrap(), stop.clone()))).collect();
     let mut checked = [0; OTHERS.len()];
     for _ in 0..2 {
         for ((address, replica), checked) in others.iter_mut().zip(&mut checked) {
@@ -280,7 +284,7 @@ async fn restarts_fail_no_call(edge: Edge) {
     }
     stop.store(true, Ordering::Relaxed);
     let (mut calls, mut failed) = (0, Vec::new());
-    for client in clients {
+    for client in clients.into_iter().chain(readers) {
         let (of_one, failed_of_one) = client.await.unwrap();
         calls += of_one;
         failed.extend(failed_of_one);

@@ -33,12 +33,15 @@ async fn answer(request: &HttpRequest, body: &[u8], state: &AppState) -> Result<
     // `token_type_hint` is only a hint (RFC 7009 §2.1), and is not needed: the format of a token shows its type.
     let token = params.one("token")?.ok_or(TokenError::Missing("token"))?;
     if let Some(grant) = grant_of(token, &client, state).await? {
-        // The remembered consent is deleted as well, so that the user is asked for consent when the client
-        // connects again. It must be deleted first, because a repeated request would not find the grant.
-        state.store.forget_consent(&grant.subject, &grant.client_id).await?;
-        state.store.revoke_grant(&grant.id).await?;
+        // The remembered consent is deleted as well, so that the user is asked for consent when the client connects
+        // again. Both deletions are requested at the same time, because a repeated request would not find the grant, and
+        // a store whose disk stalls makes all changes that were requested when the disk responds again.
+        let forgotten = state.store.forget_consent(&grant.subject, &grant.client_id);
+        let (forgotten, revoked) = tokio::join!(forgotten, state.store.revoke_grant(&grant.id));
+        revoked?;
         let (grant_id, subject) = (&grant.id, &grant.subject);
         audit::Event::GrantRevoked { grant_id, subject, client_id: &client.id }.emit();
+        forgotten?;
     }
     Ok(())
 }

@@ -1,12 +1,13 @@
 //! Tests of tokens that are bound to a key (RFC 9449), through every edge. The proof must reach the check but not
 //! the service, and the client must receive the nonce, even if it is a web page.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rcgen::{KeyPair, PKCS_ED25519, PublicKeyData as _, SigningKey as _};
 use reqwest::Method;
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tests::browser::Person;
@@ -19,6 +20,7 @@ use crate::world::{World, arrived};
 each_edge!(
     a_bound_token_works_with_a_proof_and_the_nonce_that_the_check_asks_for,
     a_bound_token_that_lacks_a_scope_is_told_so_in_its_scheme,
+    a_check_that_takes_half_a_second_is_made_once_and_passes,
 );
 
 /// A client's Ed25519 key.
@@ -112,6 +114,32 @@ pub(crate) async fn a_bound_token_works_with_a_proof_and_the_nonce_that_the_chec
     world.upstream.take_heads();
     assert_eq!(call("DPoP", &proof).await.status, 401, "a proof can be used only once");
     world.assert_nothing_passed("a proof that was used before");
+}
+
+/// An edge that repeats a slow check would use a proof twice.
+pub(crate) async fn a_check_that_takes_half_a_second_is_made_once_and_passes(edge: Edge) {
+    let world = World::of(Setup::as_shipped().through(edge).auth_setting("DPOP", "nonce")).await;
+    let key = Key::new();
+    let token = bound(&world, &key).await;
+    let ath = URL_SAFE_NO_PAD.encode(Sha256::digest(&token));
+    let first = key.proof("POST", &world.stack.mcp_url, &json!({ "ath": ath }));
+    let bound = format!("DPoP {token}");
+    let asked = world.ask(Method::POST, &[("authorization", &bound), ("dpop", &first)]).await;
+    for pause in [80, 500].map(Duration::from_millis) {
+        let proof = key.proof("POST", &world.stack.mcp_url, &json!({ "ath": ath, "nonce": nonce(&asked) }));
+        let bearer = world.bearer();
+        for headers in
+            [&[("authorization", bearer.as_str())][..], &[("authorization", &bound), ("dpop", &proof)]]
+        {
+            world.stack.signal_auth_service(Signal::STOP);
+            let go_on = async {
+                tokio::time::sleep(pause).await;
+                world.stack.signal_auth_service(Signal::CONT);
+            };
+            let (answer, ()) = tokio::join!(world.ask(Method::POST, headers), go_on);
+            assert_eq!(answer.status, 200, "{pause:?}, {} headers: {answer:?}", headers.len());
+        }
+    }
 }
 
 pub(crate) async fn a_bound_token_that_lacks_a_scope_is_told_so_in_its_scheme(edge: Edge) {

@@ -207,6 +207,21 @@ async fn a_disk_that_stalls_is_told_nobody_waits_for_it_and_what_was_requested_c
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_that_its_client_revokes_while_the_disk_stalls_is_revoked_when_it_responds() {
+    let sky = Sky::new();
+    let upstream = tests::upstream::Upstream::start().await;
+    let stack = sky.over(Setup::as_shipped().in_front_of(upstream.port)).start().await;
+    let (kept, _revoked) = grants(&stack).await;
+    sky.hang("hang-sync", true);
+    until_ready_is(&stack, 503).await;
+    assert_eq!(revoke(&stack, &kept.0, &kept.1).await, 503);
+    sky.hang("hang-sync", false);
+    until_ready_is(&stack, 200).await;
+    assert!(!opens(&stack, &kept.1).await, "the revocation was lost");
+    assert!(stack.refresh(&kept.0, &kept.1.refresh_token).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a032_a_refresh_on_a_disk_that_stalls_for_longer_than_the_grace_period_costs_no_grant() {
     let sky = Sky::new();
     let upstream = tests::upstream::Upstream::start().await;
