@@ -17,6 +17,7 @@ mod line_log;
 mod numbers;
 mod orders;
 mod output;
+mod parts;
 mod pipes;
 mod pressure;
 mod process;

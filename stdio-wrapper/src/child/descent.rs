@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use tokio::time::Instant;
 
-use super::procfs::{Process, Stat, memory_in_files, processes, proportional, stat, usage_of};
+use super::procfs::{Process, Stat, memory_in_files, processes, stat, usage_of};
 use super::times::{Ledger, Spent, Works};
 use crate::capacity::Usage;
 
@@ -115,35 +115,6 @@ impl Descent {
         all
     }
 
-    /// The anonymous memory of each child with several processes, with shared pages counted once. The kernel
-    /// walks all pages for this, so a child is omitted if it cannot be measured before `until`, or if the
-    /// kernel does not report the value.
-    pub(super) fn parts(&self, children: &HashMap<u64, i32>, until: Instant) -> HashMap<u64, Part> {
-        let part = |pids: &[i32]| {
-            let mut part = Part { counted: 0, shared_once: 0 };
-            for pid in pids {
-                // The process might have exited in the meantime.
-                let counted = usage_of(*pid).unwrap_or_default().anonymous();
-                if counted > 0 {
-                    part.counted += counted;
-                    if Instant::now() >= until {
-                        return None;
-                    }
-                    // A process that does not let others look at its pages counts as if it shared none.
-                    part.shared_once += proportional(*pid).unwrap_or(counted).min(counted);
-                }
-            }
-            Some(part)
-        };
-        // A child with a single process shares its pages with no other process of the child. Who seems to have most is
-        // measured first.
-        let several = self.processes(children).into_iter().filter(|(_, pids)| pids.len() > 1);
-        let memory = |pids: &[i32]| pids.iter().filter_map(|pid| Some(usage_of(*pid)?.memory)).sum::<u64>();
-        let mut several: Vec<_> = several.map(|(number, pids)| (memory(&pids), number, pids)).collect();
-        several.sort_unstable_by_key(|(memory, ..)| std::cmp::Reverse(*memory));
-        several.into_iter().filter_map(|(_, number, pids)| Some((number, part(&pids)?))).collect()
-    }
-
     /// The processes of each child that the last look found, without its supervisor.
     pub(super) fn processes(&self, children: &HashMap<u64, i32>) -> HashMap<u64, Vec<i32>> {
         let mut processes: HashMap<u64, Vec<i32>> = HashMap::new();
@@ -157,15 +128,6 @@ impl Descent {
     pub(super) fn owner(&self, pid: i32) -> Option<u64> {
         self.known.get(&stat(pid)?.process(pid)).copied()
     }
-}
-
-/// The anonymous memory of the processes of a child.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Part {
-    /// The sum of the values that the kernel reports for the processes.
-    pub(super) counted: u64,
-    /// The same sum, with each shared page counted once.
-    pub(super) shared_once: u64,
 }
 
 #[cfg(test)]
@@ -204,30 +166,6 @@ mod tests {
         }
         shell.kill().unwrap();
         shell.wait().unwrap();
-    }
-
-    #[test]
-    fn pages_that_processes_share_after_a_fork_count_once() {
-        let script = "import os, signal, sys\nkept = b'k' * (40 << 20)\nfor _ in range(5):\n  if os.fork() == 0: signal.pause()\nprint('forked', flush=True)\nsignal.pause()";
-        let mut command = std::process::Command::new("sh");
-        // The shell represents the supervisor.
-        command.args(["-c", "python3 -c \"$0\"; exit", script]).stdout(std::process::Stdio::piped());
-        let mut shell = command.spawn().unwrap();
-        let mut out = [0; 7];
-        std::io::Read::read_exact(&mut shell.stdout.take().unwrap(), &mut out).unwrap();
-        let children = HashMap::from([(5, i32::try_from(shell.id()).unwrap())]);
-        let mut descent = Descent::default();
-        descent.look(&children);
-        let counted = descent.usage(&children, Files::LeftOut)[&5];
-        let part =
-            descent.parts(&children, Instant::now() + std::time::Duration::from_secs(60)).get(&5).copied();
-        let late = descent.parts(&children, Instant::now());
-        end(&descent, &mut shell);
-        assert!(counted.processes == 7 && counted.anonymous() > 240 << 20, "{counted:?}");
-        let part = part.unwrap();
-        assert!(part.counted > 240 << 20, "{part:?}");
-        assert!((40 << 20..100 << 20).contains(&part.shared_once), "{part:?}");
-        assert!(late.is_empty(), "{late:?}");
     }
 
     #[test]

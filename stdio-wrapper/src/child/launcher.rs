@@ -299,7 +299,7 @@ impl Launcher {
     /// Measures what children use, at regular intervals, while the wrapper runs.
     pub async fn keep_looking(self: Arc<Self>) {
         while self.spec.capacity.is_limited() {
-            self.measure_sharing();
+            self.measure_sharing(guard::WAIT).await;
             let usage = self.look();
             self.explain_hidden_memory(&usage);
             tokio::time::sleep(LOOK).await;

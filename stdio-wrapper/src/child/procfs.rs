@@ -109,12 +109,15 @@ fn parse_usage(text: &str) -> Option<Usage> {
     Some(Usage { memory, in_files, tasks: number("Threads:")?, processes: 1, ..Usage::default() })
 }
 
-/// The anonymous memory of a process. A page that n processes share counts as 1/n of a page
-/// (`Documentation/filesystems/proc.rst`, `smaps_rollup`).
-pub(super) fn proportional(pid: i32) -> Option<u64> {
+/// The anonymous memory of a process and its memory in files, in bytes. A page that n processes share counts as 1/n of a
+/// page (`Documentation/filesystems/proc.rst`, `smaps_rollup`). `None` if the process does not let others look at its pages.
+pub(super) fn proportional(pid: i32) -> Option<(u64, u64)> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("Pss_Anon:"))?;
-    line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib * 1024)
+    let number = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+        line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib * 1024)
+    };
+    Some((number("Pss_Anon:")?, number("Pss_Shmem:")?))
 }
 
 /// The resources that this process uses.

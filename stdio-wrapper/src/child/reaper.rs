@@ -9,10 +9,9 @@ use std::time::Duration;
 
 use rustix::process::{Signal, WaitOptions, kill_process, waitpid};
 use tokio::sync::Notify;
-use tokio::time::Instant;
 
 use super::descendants::children_of_this_process;
-use super::descent::{Descent, Files, INHERITED, Part};
+use super::descent::{Descent, Files, INHERITED};
 use super::supervised::Supervised;
 use super::times::Spent;
 use crate::capacity::Usage;
@@ -107,13 +106,6 @@ impl Reaper {
 
     fn counting(&self) -> MutexGuard<'_, HashSet<i32>> {
         self.counting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The anonymous memory of each child with several processes, with shared pages counted once. Measures
-    /// until this time.
-    pub(super) fn parts(&self, until: Instant) -> HashMap<u64, Part> {
-        let children = self.children();
-        self.descent().parts(&children, until)
     }
 
     fn children(&self) -> MutexGuard<'_, HashMap<u64, i32>> {

@@ -2,26 +2,20 @@
 //! them writes to a page, but the kernel counts the pages for both. Without a correction, a server that forks
 //! workers would count as several times its real size.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::descent::Part;
+use super::parts::Part;
 use crate::capacity::{Kinds, Usage};
 
-/// Maximum time for one measurement of shared memory.
-const MEASURE: Duration = Duration::from_millis(50);
 /// The time between two measurements is at least `PAUSE`, and at least `PAUSE_FACTOR` times the duration of the
-/// last one. Therefore at most a quarter of the time is spent on measurements. They take place only while
-/// memory is short.
+/// last one. Therefore at most a quarter of the time is spent on measurements.
 const PAUSE: Duration = Duration::from_millis(100);
 const PAUSE_FACTOR: u32 = 3;
 /// A child with at most this number of processes (its supervisor and one more) shares no memory.
 const UNSHARED: u64 = 2;
-/// If a child has written at least this many bytes to pages that its processes shared, it can use up the memory before
-/// it is measured again. Less than that can come from values that were not read at the same moment.
-const WRITTEN: u64 = 16 << 20;
 
 /// The last measurement of each child's memory use.
 #[derive(Debug, Default)]
@@ -29,7 +23,9 @@ pub(super) struct Sharing {
     children: HashMap<u64, Measured>,
     /// The amount of anonymous memory that the control group reported at that time.
     anonymous: u64,
-    own: Usage,
+    is_measured: bool,
+    /// When the running measurement began.
+    began: Option<Instant>,
     next: Option<Instant>,
 }
 
@@ -38,38 +34,58 @@ pub(super) struct Sharing {
 struct Measured {
     /// The usage that the kernel reported.
     usage: Usage,
-    /// The anonymous memory with shared pages counted once. `None` if the time did not suffice.
-    shared_once: Option<u64>,
+    /// The memory with shared pages counted once. `None` if the time did not suffice.
+    once: Option<Once>,
+}
+
+/// The memory of a child, in bytes, with each shared page counted once.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Once {
+    anonymous: u64,
+    in_files: u64,
 }
 
 impl Sharing {
-    /// Whether it is time to measure again.
-    pub(super) fn is_due(&self) -> bool {
-        self.next.is_none_or(|next| Instant::now() >= next)
+    /// Returns whether it is time to measure again. If so, no other measurement begins until this one has ended.
+    pub(super) fn begin(&mut self) -> bool {
+        let now = Instant::now();
+        let is_due = self.began.is_none() && self.next.is_none_or(|next| now >= next);
+        if is_due {
+            self.began = Some(now);
+        }
+        is_due
     }
 
-    /// Measures the parts of children, if their sum exceeds what the control group reports.
-    pub(super) fn measure(
+    /// Whether processes seem to have more memory than the control group reports, because they share some of it.
+    pub(super) fn is_shared(usage: &HashMap<u64, Usage>, own: Usage, kinds: Kinds) -> bool {
+        sum(usage, own, Usage::anonymous) > kinds.anonymous
+            || sum(usage, own, |usage| usage.in_files) > kinds.in_files
+    }
+
+    /// Ends a measurement. `usage` and `kinds` are from its beginning. `parts` is `None` if no memory was shared.
+    pub(super) fn end(
         &mut self,
         usage: &HashMap<u64, Usage>,
-        own: Usage,
         kinds: Kinds,
-        parts: impl FnOnce(Instant) -> HashMap<u64, Part>,
+        parts: Option<&HashMap<u64, Part>>,
     ) {
-        let now = Instant::now();
-        let is_shared = sum(usage, own, Usage::anonymous) > kinds.anonymous;
-        let parts = if is_shared { parts(now + MEASURE) } else { HashMap::new() };
         let measured = |(number, usage): (&u64, &Usage)| {
-            let part =
-                parts.get(number).map(|part| scaled(usage.anonymous(), part.shared_once, part.counted));
-            let is_exact = !is_shared || usage.processes <= UNSHARED;
-            let shared_once = part.or_else(|| is_exact.then(|| usage.anonymous()));
-            (*number, Measured { usage: *usage, shared_once })
+            let reported = Once { anonymous: usage.anonymous(), in_files: usage.in_files };
+            let once = match parts {
+                Some(parts) if usage.processes > UNSHARED => parts.get(number).map(|part| Once {
+                    anonymous: scaled(reported.anonymous, part.anonymous.once, part.anonymous.counted),
+                    in_files: scaled(reported.in_files, part.in_files.once, part.in_files.counted),
+                }),
+                _ => Some(reported),
+            };
+            (*number, Measured { usage: *usage, once })
         };
         self.children = usage.iter().map(measured).collect();
         self.anonymous = kinds.anonymous;
-        self.own = own;
-        self.next = Some(Instant::now() + PAUSE.max(now.elapsed() * PAUSE_FACTOR));
+        self.is_measured = true;
+        let now = Instant::now();
+        let duration = self.began.take().map_or(Duration::ZERO, |began| now.duration_since(began));
+        self.next = Some(now + PAUSE.max(duration * PAUSE_FACTOR));
     }
 
     /// Reduces the usage of children with several processes to the measured amount, plus what each of them can have
@@ -77,83 +93,71 @@ impl Sharing {
     /// have no more than the control group reports.
     pub(super) fn fit(&self, usage: &mut HashMap<u64, Usage>, own: Usage, kinds: Kinds) {
         if sum(usage, own, Usage::anonymous) > kinds.anonymous {
-            let added = self.added(kinds);
-            let reported = usage.clone();
-            for (number, usage) in usage.iter_mut().filter(|(_, usage)| usage.processes > UNSHARED) {
-                if let Some(before) = self.measured(*number).shared_once {
-                    let fitted = before.saturating_add(added.min(self.growth(*number, usage)));
-                    usage.memory = usage.in_files + fitted.min(usage.anonymous());
-                }
-            }
-            let floor = |number: &u64, usage: &Usage| match self.measured(*number).shared_once {
-                Some(_) => usage.anonymous(),
-                None => usage.largest.min(usage.anonymous()),
-            };
-            shrink(usage, own, kinds.anonymous, Usage::anonymous, floor, |usage, fitted| {
-                usage.memory = usage.in_files + fitted;
-            });
-            for (number, usage) in usage.iter_mut() {
-                if self.measured(*number).shared_once.is_none() {
-                    let most = reported.get(number).copied().unwrap_or_default();
-                    let growth = added.min(self.growth(*number, &most));
-                    usage.memory = usage.memory.saturating_add(growth).min(most.memory);
-                }
-            }
+            self.fit_anonymous(usage, own, kinds);
         }
-        shrink(
-            usage,
-            own,
-            kinds.in_files,
-            |usage| usage.in_files,
-            |_, _| 0,
-            |usage, fitted| {
-                usage.memory = usage.anonymous() + fitted;
-                usage.in_files = fitted;
-            },
-        );
+        if sum(usage, own, |usage| usage.in_files) > kinds.in_files {
+            self.fit_files(usage, own, kinds);
+        }
     }
 
-    /// The children that have just written to many pages that their processes shared. Such a write adds to the memory of
-    /// the control group, but not to what the kernel reports for a process. It is known by its page faults.
-    pub(super) fn writers(&self, usage: &HashMap<u64, Usage>, own: Usage, kinds: Kinds) -> HashSet<u64> {
-        let allocated = |(number, now): (&u64, &Usage)| {
-            let before = self.measured(*number).usage;
-            // A new process seems to have allocated everything that it shares.
-            let has_forked = now.processes > before.processes.max(UNSHARED);
-            if has_forked { 0 } else { now.anonymous().saturating_sub(before.anonymous()) }
+    fn fit_anonymous(&self, usage: &mut HashMap<u64, Usage>, own: Usage, kinds: Kinds) {
+        let added = if self.is_measured { kinds.anonymous.saturating_sub(self.anonymous) } else { 0 };
+        let reported = usage.clone();
+        for (number, usage) in usage.iter_mut().filter(|(_, usage)| usage.processes > UNSHARED) {
+            if let Some(before) = self.measured(*number).once {
+                let fitted = before.anonymous.saturating_add(added.min(self.growth(*number, usage)));
+                usage.memory = usage.memory - usage.anonymous() + fitted.min(usage.anonymous());
+            }
+        }
+        let floor = |number: &u64, usage: &Usage| match self.measured(*number).once {
+            Some(_) => usage.anonymous(),
+            None => usage.largest.min(usage.anonymous()),
         };
-        let by_children: u64 = usage.iter().map(allocated).sum();
-        let by_wrapper = own.anonymous().saturating_sub(self.own.anonymous());
-        if self.added(kinds).saturating_sub(by_children + by_wrapper) < WRITTEN {
-            return HashSet::new();
+        shrink(usage, own, kinds.anonymous, Usage::anonymous, floor, |usage, fitted| {
+            usage.memory = usage.memory - usage.anonymous() + fitted;
+        });
+        for (number, usage) in usage {
+            if self.measured(*number).once.is_none() {
+                let most = reported.get(number).copied().unwrap_or_default();
+                let growth = added.min(self.growth(*number, &most));
+                usage.memory = usage.memory.saturating_add(growth).min(most.memory);
+            }
         }
-        let has_written =
-            |number: &u64, now: &Usage| now.processes > UNSHARED && self.faulted(*number, now) >= WRITTEN;
-        usage.iter().filter(|(number, now)| has_written(number, now)).map(|(number, _)| *number).collect()
     }
 
-    /// The anonymous memory, in bytes, that was added to the container since the measurement, if there was one.
-    fn added(&self, kinds: Kinds) -> u64 {
-        self.next.map_or(0, |_| kinds.anonymous.saturating_sub(self.anonymous))
+    /// Each process that maps a file in memory counts with all its pages that it has used.
+    fn fit_files(&self, usage: &mut HashMap<u64, Usage>, own: Usage, kinds: Kinds) {
+        let set = |usage: &mut Usage, fitted: u64| {
+            usage.memory = usage.memory - usage.in_files + fitted;
+            usage.in_files = fitted;
+        };
+        for (number, usage) in usage.iter_mut().filter(|(_, usage)| usage.processes > UNSHARED) {
+            let before = self.measured(*number);
+            if let Some(once) = before.once {
+                let growth = usage.in_files.saturating_sub(before.usage.in_files);
+                let fitted = once.in_files.saturating_add(growth).min(usage.in_files);
+                set(usage, fitted);
+            }
+        }
+        shrink(usage, own, kinds.in_files, |usage| usage.in_files, |_, _| 0, set);
     }
 
     /// The most that a child can have added to the anonymous memory of the container since the measurement, in bytes. What
     /// it allocates adds to what the kernel reports. A write to a shared page does not, but causes a page fault, because
-    /// the kernel then copies this page.
+    /// the kernel then copies this page. A new process seems to have allocated everything that it shares, so a child that
+    /// has forked counts only with its page faults until the next measurement.
     fn growth(&self, number: u64, now: &Usage) -> u64 {
         let before = self.measured(number).usage;
-        now.anonymous().saturating_sub(before.anonymous()).saturating_add(self.faulted(number, now))
-    }
-
-    /// The memory, in bytes, of the pages to which the page faults since the measurement belong.
-    fn faulted(&self, number: u64, now: &Usage) -> u64 {
         let page = u64::try_from(rustix::param::page_size()).unwrap_or(u64::MAX);
-        now.faults.saturating_sub(self.measured(number).usage.faults).saturating_mul(page)
+        let faulted = now.faults.saturating_sub(before.faults).saturating_mul(page);
+        let has_forked = now.processes > before.processes;
+        let allocated = if has_forked { 0 } else { now.anonymous().saturating_sub(before.anonymous()) };
+        allocated.saturating_add(faulted)
     }
 
     /// A child that did not exist had no memory.
     fn measured(&self, number: u64) -> Measured {
-        let none = Measured { shared_once: self.next.map(|_| 0), ..Measured::default() };
+        let none = Measured { once: self.is_measured.then(Once::default), ..Measured::default() };
         self.children.get(&number).copied().unwrap_or(none)
     }
 }
@@ -192,6 +196,7 @@ fn sum(usage: &HashMap<u64, Usage>, own: Usage, of: fn(&Usage) -> u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::child::parts::Shared;
 
     const OWN: Usage = Usage { memory: 10, tasks: 1, processes: 1, ..NONE };
     const NONE: Usage =
@@ -210,16 +215,20 @@ mod tests {
         [1, 2, 3].map(|number| usage[&number].memory)
     }
 
+    /// A part whose processes have only anonymous memory.
+    fn part(counted: u64, once: u64) -> Part {
+        Part { anonymous: Shared { counted, once }, in_files: Shared::default() }
+    }
+
     #[test]
     fn a_server_that_has_forked_counts_with_what_it_takes() {
         let kinds = Kinds { anonymous: 430, in_files: 20 };
         let mut sharing = Sharing::default();
-        let measured = Part { counted: 400, shared_once: 40 };
-        sharing.measure(&all(), OWN, kinds, |_| {
-            HashMap::from([(1, measured), (3, Part { counted: 100, shared_once: 100 })])
-        });
+        assert!(sharing.begin() && !sharing.begin(), "one measurement at a time");
+        assert!(Sharing::is_shared(&all(), OWN, kinds));
+        sharing.end(&all(), kinds, Some(&HashMap::from([(1, part(400, 40)), (3, part(100, 100))])));
         assert_eq!(memory(&sharing, kinds), [40, 300, 100]);
-        assert!(!sharing.is_due());
+        assert!(!sharing.begin(), "the last one has just ended");
         assert_eq!(
             memory(&sharing, Kinds { anonymous: 750, in_files: 20 }),
             [40, 300, 100],
@@ -234,8 +243,8 @@ mod tests {
         assert_eq!(memory(&sharing, Kinds { anonymous: 790, in_files: 20 }), [400, 300, 100]);
         assert_eq!(memory(&sharing, Kinds { anonymous: u64::MAX, in_files: u64::MAX }), [400, 300, 100]);
         assert_eq!(memory(&sharing, Kinds { anonymous: 1, in_files: 1 }), [0, 300, 0]);
-        Sharing::default()
-            .measure(&all(), OWN, Kinds { anonymous: 790, in_files: 0 }, |_| panic!("nothing is shared"));
+        assert!(!Sharing::is_shared(&all(), OWN, Kinds { anonymous: 790, in_files: 20 }));
+        assert!(Sharing::is_shared(&all(), OWN, Kinds { anonymous: 790, in_files: 19 }));
     }
 
     /// The children of the tests below, with their memory in MiB.
@@ -253,9 +262,9 @@ mod tests {
     /// Two servers with nine workers each, which share nearly all their memory, and one without workers.
     fn measured() -> Sharing {
         let before = HashMap::from([(1, of(1000, 11, 500)), (2, of(1000, 11, 500)), (3, of(100, 2, 100))]);
-        let part = Part { counted: 1000 << 20, shared_once: 100 << 20 };
+        let part = part(1000 << 20, 100 << 20);
         let mut sharing = Sharing::default();
-        sharing.measure(&before, NONE, kinds(300), |_| HashMap::from([(1, part), (2, part)]));
+        sharing.end(&before, kinds(300), Some(&HashMap::from([(1, part), (2, part)])));
         sharing
     }
 
@@ -265,25 +274,15 @@ mod tests {
         now.iter().map(|(number, _)| usage[number].memory >> 20).collect()
     }
 
-    fn writers(now: Children<'_>, anonymous: u64) -> Vec<u64> {
-        let usage = now.iter().copied().collect();
-        let mut found: Vec<u64> = measured().writers(&usage, NONE, kinds(anonymous)).into_iter().collect();
-        found.sort_unstable();
-        found
-    }
-
     #[test]
     fn a100_who_writes_to_shared_pages_counts_with_them_and_nobody_else_does() {
         let third = (3, of(100, 2, 100));
         let now = [(1, of(1000, 11, 650)), (2, of(1000, 11, 501)), third];
         assert_eq!(fitted(&now, 450), [250, 101, 100]);
-        assert_eq!(writers(&now, 450), [1]);
         // Page faults that add nothing, because the memory has been freed in between.
         assert_eq!(fitted(&now, 310), [110, 101, 100]);
-        assert_eq!(writers(&now, 315), [0; 0]);
         let both = [(1, of(1000, 11, 650)), (2, of(1000, 11, 530)), third];
         assert_eq!(fitted(&both, 480), [250, 130, 100]);
-        assert_eq!(writers(&both, 480), [1, 2]);
         assert_eq!(fitted(&[(1, of(1000, 11, 9999)), (2, of(1000, 11, 500)), third], 2000), [1000, 100, 100]);
     }
 
@@ -294,10 +293,10 @@ mod tests {
         // The third child allocates in a process that it has forked, which seems to share all of it.
         let forked = [first, second, (3, of(400, 3, 300))];
         assert_eq!(fitted(&forked, 500), [100, 100, 300]);
-        assert_eq!(writers(&forked, 500), [3]);
         // A huge page causes one page fault.
         assert_eq!(fitted(&[(1, of(1200, 11, 500)), second, (3, of(100, 2, 100))], 500), [300, 100, 100]);
-        assert_eq!(writers(&[(1, of(1200, 12, 500)), second, (3, of(100, 2, 100))], 500), [0; 0]);
+        // A fork allocates nothing, although the kernel reports more.
+        assert_eq!(fitted(&[(1, of(2000, 21, 501)), second, (3, of(300, 2, 300))], 500), [101, 100, 300]);
         // A new child has had nothing.
         assert_eq!(fitted(&[first, second, (4, of(900, 9, 200))], 500), [100, 100, 200]);
     }
@@ -306,7 +305,7 @@ mod tests {
     fn a100_who_cannot_be_measured_in_time_counts_with_what_it_writes() {
         let before = HashMap::from([(1, of(1000, 11, 500)), (2, of(100, 2, 100))]);
         let mut sharing = Sharing::default();
-        sharing.measure(&before, NONE, kinds(200), |_| HashMap::new());
+        sharing.end(&before, kinds(200), Some(&HashMap::new()));
         let mut now = HashMap::from([(1, of(1000, 11, 700)), (2, of(100, 2, 100))]);
         sharing.fit(&mut now, NONE, kinds(400));
         assert_eq!([1, 2].map(|number| now[&number].memory >> 20), [500, 100]);
@@ -317,11 +316,23 @@ mod tests {
         let of = |memory, largest| Usage { memory, largest, processes: 9, ..NONE };
         let mut usage = HashMap::from([(1, of(300, 150)), (2, of(5000, 100)), (3, of(200, 20))]);
         let mut sharing = Sharing::default();
-        let readable = Part { counted: 200, shared_once: 200 };
-        sharing
-            .measure(&usage, OWN, Kinds { anonymous: 510, in_files: 0 }, |_| HashMap::from([(3, readable)]));
-        sharing.fit(&mut usage, OWN, Kinds { anonymous: 510, in_files: 0 });
+        let kinds = Kinds { anonymous: 510, in_files: 0 };
+        sharing.end(&usage, kinds, Some(&HashMap::from([(3, part(200, 200))])));
+        sharing.fit(&mut usage, OWN, kinds);
         assert_eq!([1, 2, 3].map(|number| usage[&number].memory), [152, 149, 200]);
+    }
+
+    #[test]
+    fn a100_files_in_memory_that_workers_share_count_once() {
+        let of = |in_files, processes| Usage { memory: in_files + 10, in_files, processes, ..NONE };
+        let before = HashMap::from([(1, of(1200, 22)), (2, of(300, 3))]);
+        let mut sharing = Sharing::default();
+        let part = |counted, once| Part { anonymous: Shared::default(), in_files: Shared { counted, once } };
+        let parts = HashMap::from([(1, part(1200, 60)), (2, part(300, 300))]);
+        sharing.end(&before, Kinds { anonymous: 20, in_files: 360 }, Some(&parts));
+        let mut now = HashMap::from([(1, of(1200, 22)), (2, of(840, 3))]);
+        sharing.fit(&mut now, NONE, Kinds { anonymous: 20, in_files: 900 });
+        assert_eq!([1, 2].map(|number| (now[&number].in_files, now[&number].memory)), [(60, 70), (840, 850)]);
     }
 
     #[test]

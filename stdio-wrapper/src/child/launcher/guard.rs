@@ -1,6 +1,6 @@
 //! Stops children that use so much of the container's resources that other children cannot start or continue.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use super::watching::Watching;
 use crate::capacity::{Kinds, Load, Measure, Usage};
 use crate::child::descent::Files;
 use crate::child::keepers::{EXIT_PATIENCE, FEW, Gone, Held, Newcomer, Scarce};
+use crate::child::parts::parts;
 use crate::child::procfs::own_usage;
 use crate::child::rate_limit::{Pass, RateLimit};
 use crate::child::relief::{self, Shortage};
@@ -26,6 +27,10 @@ const LEAST_GUARD: Duration = Duration::from_millis(10);
 /// The memory, in bytes, that children can use within [`GUARD`]. Processes that write to shared pages use it as fast as
 /// the machine can copy.
 const FAST: u64 = 1 << 30;
+/// Maximum time for one measurement of shared memory. The wrapper does other work meanwhile.
+const MEASURE: Duration = Duration::from_secs(1);
+/// How long a measurement of shared memory delays a decision. If it takes longer, the decision uses the one before it.
+pub(super) const WAIT: Duration = Duration::from_millis(20);
 /// Minimum time between two examinations of the files that children have open. A child can open very many
 /// files, and a user who hides memory elsewhere could otherwise keep the guard busy with them.
 const FILES: Duration = Duration::from_secs(1);
@@ -97,23 +102,13 @@ impl Launcher {
             tokio::time::sleep(until_next_look(self.spec.capacity.room())).await;
             for short in Measure::ALL {
                 if let Some(load) = self.spec.capacity.load(short).filter(|load| load.over > 0) {
-                    // If processes write to pages that they share, there is no time for measuring them.
-                    if self.writers().is_empty() {
-                        self.measure_sharing();
-                    }
+                    self.measure_sharing(WAIT).await;
                     // This measurement also prevents new children from being admitted.
                     let usage = self.look();
                     self.relieve(short, load, usage);
                 }
             }
         }
-    }
-
-    /// The children that have just written to many pages that their processes shared.
-    fn writers(&self) -> HashSet<u64> {
-        // The control group is read first, so that it does not include memory that the processes allocate meanwhile.
-        let (kinds, usage) = (self.spec.capacity.kinds(), self.reaper.usage(Files::LeftOut));
-        self.relief.sharing().writers(&usage, own_usage(), kinds)
     }
 
     /// Requests a count of the children's watches if there is memory that belongs to no process.
@@ -131,13 +126,20 @@ impl Launcher {
         Some(self.shortage(Measure::Memory, (load, self.spec.capacity.kinds()), usage).hidden)
     }
 
-    /// Measures how much memory the processes of each child share. It does so only if their memory exceeds what
-    /// is used in total, and the last measurement is not very recent.
-    pub(super) fn measure_sharing(&self) {
-        if self.relief.sharing().is_due() {
-            let (usage, kinds) = (self.reaper.usage(Files::LeftOut), self.spec.capacity.kinds());
-            self.relief.sharing().measure(&usage, own_usage(), kinds, |until| self.reaper.parts(until));
+    /// Measures how much memory the processes of each child share, unless this is being done or has just been done. Returns
+    /// after at most this time, because the kernel can need a second for one process. No lock is held meanwhile.
+    pub(super) async fn measure_sharing(self: &Arc<Self>, wait: Duration) {
+        if !self.relief.sharing().begin() {
+            return;
         }
+        let launcher = Arc::clone(self);
+        let measured = self.runtime.spawn_blocking(move || {
+            let (usage, kinds) = (launcher.reaper.usage(Files::LeftOut), launcher.spec.capacity.kinds());
+            let is_shared = Sharing::is_shared(&usage, own_usage(), kinds);
+            let parts = is_shared.then(|| parts(&launcher.reaper.processes(), Instant::now() + MEASURE));
+            launcher.relief.sharing().end(&usage, kinds, parts.as_ref());
+        });
+        let _ = tokio::time::timeout(wait, measured).await;
     }
 
     /// The usage of each child, with memory that its processes share counted once.
@@ -154,8 +156,6 @@ impl Launcher {
             (!chosen.is_empty()).then_some(chosen)
         };
         let Some((chosen, usage)) = self.look_for(short, usage, choose) else { return };
-        // A process that writes to pages that it shares would use up the rest of the memory before it gets SIGKILL.
-        let writers = self.writers();
         for large in chosen {
             let why = match short {
                 Measure::Memory => {
@@ -167,7 +167,8 @@ impl Launcher {
             };
             // No start waits for this exit.
             let _ = self.end_large(&large, &usage, short.into(), why);
-            if short == Measure::Memory && writers.contains(&large.child) {
+            // A server that gets time to exit can use up the rest of the memory in this time.
+            if short == Measure::Memory {
                 self.roster.kill(large.child);
             }
         }
