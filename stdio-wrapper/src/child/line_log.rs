@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -72,6 +73,23 @@ impl LineLog {
                 stream,
                 left_out,
                 "a client does not read its stream, so it is disconnected"
+            );
+        }
+    }
+
+    /// Logs a warning about a request that the child has not answered in time. `waited` is the time since it was sent.
+    pub fn late(&self, method: &str, tool: Option<&str>, waited: Duration) {
+        if let Pass::Yes { suppressed } = self.take() {
+            let left_out = nonzero(suppressed);
+            let child = self.child;
+            // Method and tool are fields, which are escaped, because clients choose them.
+            tracing::warn!(
+                child,
+                method,
+                tool,
+                waited_seconds = waited.as_secs_f32(),
+                left_out,
+                "the child did not answer a request in time, so the client gets an error; if such requests need more time, raise REQUEST_TIMEOUT"
             );
         }
     }

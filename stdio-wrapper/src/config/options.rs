@@ -14,8 +14,12 @@ use super::Isolation;
 use super::given::{Given, choice};
 use super::types::{
     Address, address, boolean, endpoint_path, hosts, list, log_filter, number, number_or_auto, origins, path,
-    size, text, time, url,
+    size, size_or_zero, text, time, url,
 };
+
+/// Smallest value of `CHILD_MEMORY`, in bytes. With less, not even the libraries of a program can be loaded, and it ends
+/// with a signal that does not show the cause.
+const MIN_CHILD_MEMORY: u64 = 16 << 20;
 
 const fn ms(count: u64) -> Duration {
     Duration::from_millis(count)
@@ -129,8 +133,9 @@ pub struct Options {
         hide_default_value = true,
         value_name = "DIR", value_parser = text())]
     pub child_cwd: Given<Option<String>>,
-    /// Limit for a child's address space; 0 means no limit. Node and Java reserve much more than they use.
-    #[arg(long, env = "CHILD_MEMORY", default_value = "0", value_name = "SIZE", value_parser = size::<u64>(0..=1 << 50))]
+    /// Limit for a child's address space, at least 16MiB; 0 means no limit. Node and Java reserve much more than
+    /// they use.
+    #[arg(long, env = "CHILD_MEMORY", default_value = "0", value_name = "SIZE", value_parser = size_or_zero(MIN_CHILD_MEMORY, 1 << 50))]
     pub child_memory: Given<u64>,
     /// Limit for a child's processor time in seconds; 0 means no limit.
     #[arg(long, env = "CHILD_CPU", default_value = "0", value_name = "SECONDS", value_parser = number::<u64>(0..=u64::from(u32::MAX)))]

@@ -96,6 +96,21 @@ where
     })
 }
 
+/// A size in bytes of at least `least`, or 0 for no limit.
+pub(super) fn size_or_zero(least: u64, most: u64) -> impl Parses<u64> {
+    typed(move |text| {
+        let size = values::size(text).filter(|size| *size == 0 || (least..=most).contains(size));
+        size.ok_or_else(|| {
+            let (least, most) = (values::size_text(least), values::size_text(most));
+            let why = format!(
+                "0 or a size from {least} to {most}. Write it with its unit, like 512MiB or 2GiB, because a number \
+                 alone means bytes."
+            );
+            Wrong::is(text, &why, 0)
+        })
+    })
+}
+
 /// The path of an endpoint.
 pub(super) fn endpoint_path() -> impl Parses<String> {
     typed(|text| {
@@ -220,6 +235,7 @@ mod tests {
             read(&boolean(), "maybe").problems,
             read(&time(Duration::from_millis(100)..=Duration::from_secs(86_400)), "1y").problems,
             read(&size::<usize>(1024..=1 << 30), "big").problems,
+            read(&size_or_zero(16 << 20, 1 << 40), "512").problems,
             read(&endpoint_path(), "mcp").problems,
             read(&url(), "file:///x").problems,
             read(&hosts(), "a:1, b").problems,
@@ -233,12 +249,13 @@ mod tests {
             "X is `maybe`, which is neither true nor false. Write `true` or `false`.",
             "X is `1y`, which is not a time from 100ms to 24h. Write it like 500ms, 30s, 5m or 1h.",
             "X is `big`, which is not a size from 1KiB to 1GiB. Write it like 64KiB or 16MiB.",
+            "X is `512`, which is not 0 or a size from 16MiB to 1024GiB. Write it with its unit, like 512MiB or 2GiB, because a number alone means bytes.",
             "X is `mcp`, which is not a plain path. Start it with / and use letters, digits, -, _, . and ~ only.",
             "X is `file:///x`, which is not an http or https URL, but IDENTITY=assertion needs it. Set it to the full URL.",
             "X has `a:1`. Write only host names, without scheme, port and path.",
         ];
         assert_eq!(problems.get(..expected.len()).unwrap(), expected);
-        assert!(problems[9].starts_with("X: \"loud\" is not a log level."), "{}", problems[9]);
+        assert!(problems[10].starts_with("X: \"loud\" is not a log level."), "{}", problems[10]);
     }
 
     #[test]
@@ -248,6 +265,9 @@ mod tests {
         assert_eq!(read(&number_or_auto(1..=9), "auto").checked(), Ok(&None));
         assert_eq!(read(&number_or_auto(1..=9), "2").checked(), Ok(&Some(2)));
         assert_eq!(read(&size::<u64>(0..=1 << 20), "64 KiB").checked(), Ok(&65_536));
+        for (text, bytes) in [("0", 0), ("16MiB", 16 << 20), ("536870912", 512 << 20)] {
+            assert_eq!(read(&size_or_zero(16 << 20, 1 << 40), text).checked(), Ok(&bytes), "{text}");
+        }
         assert_eq!(
             read(&time(Duration::ZERO..=Duration::MAX), "2m").checked(),
             Ok(&Duration::from_secs(120))

@@ -10,12 +10,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::child::Numbers;
-use crate::protocol::{Message, Patch, Span};
+use crate::child::{LineLog, Numbers};
+use crate::protocol::{Kind, Message, Patch, Span, peek_name};
 use crate::stream::Stream;
 
 /// Progress extends the deadline of a request, up to this multiple of its timeout.
 const MAX_EXTENSIONS: u32 = 12;
+/// Maximum number of characters of a method or of a tool's name that are kept for the log. Clients choose both.
+const MAX_LOGGED_NAME: usize = 100;
 
 /// A request that is about to be sent to the child.
 #[derive(Debug)]
@@ -63,6 +65,10 @@ pub(crate) struct Pending<T> {
     pub(crate) started: Instant,
     deadline: Instant,
     pub(crate) timeout: Duration,
+    /// The method, for the log.
+    method: Box<str>,
+    /// The name of the tool that is called, for the log.
+    tool: Option<Box<str>>,
     pub(crate) caller: T,
 }
 
@@ -84,6 +90,7 @@ impl<T> Calls<T> {
     pub(crate) fn add(&mut self, call: &Call<'_>, caller: T, now: Instant) -> Option<Given> {
         let (place, number) = self.numbers.give()?;
         let text = |span: &Span| call.message.at(span).as_bytes().into();
+        let (method, tool) = names(call.message);
         let pending = Pending {
             number,
             stream: Arc::clone(call.stream),
@@ -92,6 +99,8 @@ impl<T> Calls<T> {
             started: now,
             deadline: now + call.timeout,
             timeout: call.timeout,
+            method,
+            tool,
             caller,
         };
         self.pending.insert(place, pending);
@@ -150,10 +159,28 @@ impl<T> Pending<T> {
         now >= self.started + self.timeout * MAX_EXTENSIONS || (now >= self.deadline && !is_excused(self))
     }
 
-    /// The error message for a request that has waited for too long.
-    pub(crate) fn lateness(&self) -> String {
-        format!("The MCP server did not answer within {} s.", self.timeout.as_secs_f32())
+    /// The error message for a request that has waited for too long. `setting` limits its time.
+    pub(crate) fn lateness(&self, setting: &str) -> String {
+        format!(
+            "The MCP server did not answer within {} s. If it needs more time, its operator can raise {setting}.",
+            self.timeout.as_secs_f32()
+        )
     }
+
+    /// Logs that the request has waited for longer than `REQUEST_TIMEOUT`. Without this line, the operator would not
+    /// learn which calls fail, because only the client gets the error message.
+    pub(crate) fn log_lateness(&self, log: &LineLog, now: Instant) {
+        log.late(&self.method, self.tool.as_deref(), now.duration_since(self.started));
+    }
+}
+
+/// The method of a request and, if it calls a tool, the name of the tool, as far as they are logged.
+fn names(message: &Message<'_>) -> (Box<str>, Option<Box<str>>) {
+    let cut = |name: &str| name.chars().take(MAX_LOGGED_NAME).collect::<String>().into_boxed_str();
+    let Kind::Request { method, .. } = &message.kind else { return (Box::default(), None) };
+    let is_call = method == "tools/call";
+    let tool = if is_call { peek_name(message).ok().flatten() } else { None };
+    (cut(method), tool.map(|name| cut(&name)))
 }
 
 #[cfg(test)]

@@ -311,13 +311,16 @@ impl Link {
         for pending in late {
             self.metrics.requests_timed_out_total.add();
             // `initialize` must not be cancelled (2025-11-25, "Cancellation").
-            if pending.caller.is_initialize {
+            let setting = if pending.caller.is_initialize {
                 lost_initialize = true;
                 self.launcher.child_was_silent(&self.child, pending.timeout);
+                "START_TIMEOUT"
             } else {
+                pending.log_lateness(&self.log, now);
                 self.cancel(pending.number, "timed out");
-            }
-            let why = pending.lateness();
+                "REQUEST_TIMEOUT"
+            };
+            let why = pending.lateness(setting);
             pending.fail(Code::InternalError, &why);
         }
         lost_initialize

@@ -334,7 +334,15 @@ async fn a107_a_late_answer_is_an_error_and_the_child_is_told() {
     let client = wrapper.session().await;
     let start = Instant::now();
     let answer = client.call("sleep", json!({"seconds": 3})).await;
-    assert_eq!(error_of(&answer), "The MCP server did not answer within 0.5 s.");
+    assert_eq!(
+        error_of(&answer),
+        "The MCP server did not answer within 0.5 s. If it needs more time, its operator can raise REQUEST_TIMEOUT."
+    );
+    // The operator learns which call failed, and how to change that.
+    let line = wrapper.logged("did not answer a request in time").await;
+    for part in ["WARN", "child", "tools/call", "sleep", "waited_seconds", "raise REQUEST_TIMEOUT"] {
+        assert!(line.contains(part), "{part}: {line}");
+    }
     row("does not answer (timeout 500 ms)", "JSON-RPC error -32603", start);
     wrapper.logged("notifications/cancelled").await;
     // Each progress notification restarts the time limit.
@@ -381,6 +389,7 @@ async fn a107_a_child_that_never_answers_initialize_or_refuses_it_opens_no_sessi
     let (status, session, answer) = failed_initialize(&wrapper.client()).await;
     assert_eq!((status, session), (200, None));
     assert!(error_of(&answer).contains("did not answer within"), "{answer}");
+    assert!(error_of(&answer).contains("its operator can raise START_TIMEOUT"), "{answer}");
     row("never answers initialize (START_TIMEOUT 500 ms)", "JSON-RPC error -32603, no session", start);
     let start = Instant::now();
     let (status, _, answer) = failed_initialize(&wrapper.client()).await;

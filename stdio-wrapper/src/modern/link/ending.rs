@@ -16,8 +16,12 @@ impl Link {
             let Some(pending) = self.take(number) else { continue };
             self.metrics.requests_timed_out_total.add();
             self.metrics.requests_failed_total.add();
+            // Only requests of clients have an owner. The wrapper's own requests have other limits of time.
+            if !pending.caller.owner.is_empty() {
+                pending.log_lateness(&self.log, now);
+            }
             self.cancel(number, "timed out");
-            pending.fail(&pending.lateness());
+            pending.fail(&pending.lateness("REQUEST_TIMEOUT"));
         }
     }
 
