@@ -85,6 +85,6 @@ pub(super) fn note_service(notes: &mut Notes<'_>) {
     notes.unexamined(
         "service",
         "the MCP server behind the check was not examined, because the doctor has no token: it is unknown whether it runs",
-        "call it with a client that is signed in, or query its wrapper: `stdio-wrapper --healthcheck` in its container, or /ready at its OPS_LISTEN",
+        "call it with a client that is signed in, or request /ready at OPS_LISTEN of its wrapper, which reports whether the server works (`stdio-wrapper --healthcheck` only reports that the wrapper runs)",
     );
 }

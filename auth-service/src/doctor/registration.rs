@@ -1,9 +1,15 @@
 //! Checks whether a client can register itself (RFC 7591), and delete its registration (RFC 7592).
 
+use reqwest::Response;
 use serde_json::{Value, json};
 
 use super::Notes;
 use super::network::Target;
+
+/// The redirect URI of the client that the doctor registers.
+const REDIRECT_URI: &str = "http://127.0.0.1/mcp-gate-doctor";
+/// Maximum number of characters of a response that are reported. The response can come from any program.
+const MAX_REASON: usize = 300;
 
 /// Registers a client with a secret, which is discarded, and deletes the client.
 pub(super) async fn examine(target: &Target, server: &Value, notes: &mut Notes<'_>) {
@@ -17,7 +23,7 @@ pub(super) async fn examine(target: &Target, server: &Value, notes: &mut Notes<'
     };
     let metadata = json!({
         "client_name": "mcp-gate doctor (probe, deleted immediately)",
-        "redirect_uris": ["http://127.0.0.1/mcp-gate-doctor"],
+        "redirect_uris": [REDIRECT_URI],
         "grant_types": ["authorization_code"],
         "response_types": ["code"],
         "token_endpoint_auth_method": "client_secret_basic",
@@ -25,32 +31,9 @@ pub(super) async fn examine(target: &Target, server: &Value, notes: &mut Notes<'
     let Ok(response) = target.http.post(endpoint).json(&metadata).send().await else {
         return failed(notes, format!("{endpoint} gives no response"));
     };
-    match response.status().as_u16() {
-        201 => {}
-        401 | 403 => {
-            return notes
-                .fine("registration", "only clients that the operator allows can register (REGISTRATION)");
-        }
-        429 => {
-            return notes.warning(
-                "registration",
-                "the server accepts no registration at the moment",
-                "new clients must wait",
-                "try again in a minute; if this continues, see REGISTRATION_RATE",
-            );
-        }
-        503 => {
-            return notes.problem(
-                "registration",
-                format!(
-                    "a registration returns the status 503: {}",
-                    response.text().await.unwrap_or_default()
-                ),
-                "new clients cannot connect until this is fixed",
-                "read the response of /ready on OPS_LISTEN, or run the doctor where auth-service runs",
-            );
-        }
-        status => return failed(notes, format!("a registration returns the status {status}")),
+    let status = response.status().as_u16();
+    if status != 201 {
+        return refused(status, &Refusal::read(response).await, notes);
     }
     let client: Value = response.json().await.unwrap_or_default();
     let text = |name: &str| client.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
@@ -65,6 +48,61 @@ pub(super) async fn examine(target: &Target, server: &Value, notes: &mut Notes<'
             "a client that is never used is kept for CLIENT_UNUSED_TTL",
             "route the whole path below /register to PUBLIC_LISTEN, for GET, PUT and DELETE too",
         );
+    }
+}
+
+/// Why a registration was refused (RFC 7591 §3.2.2).
+struct Refusal {
+    /// The error code, which is empty if the response has none.
+    code: String,
+    /// The description of the error or, if the response has none, the beginning of its text.
+    reason: String,
+}
+
+impl Refusal {
+    async fn read(response: Response) -> Self {
+        let body = response.text().await.unwrap_or_default();
+        let error: Value = serde_json::from_str(&body).unwrap_or_default();
+        let member = |name: &str| error.get(name).and_then(Value::as_str);
+        let code = member("error").unwrap_or_default().to_owned();
+        let whole = member("error_description").unwrap_or(&body);
+        // Control characters could change what a terminal shows.
+        let reason = whole.chars().filter(|letter| !letter.is_control()).take(MAX_REASON).collect();
+        Self { code, reason }
+    }
+
+    /// `what`, with the reason if the response has one.
+    fn after(&self, what: impl std::fmt::Display) -> String {
+        if self.reason.is_empty() { what.to_string() } else { format!("{what}: {}", self.reason) }
+    }
+}
+
+fn refused(status: u16, refusal: &Refusal, notes: &mut Notes<'_>) {
+    match status {
+        // The server works, but allows no client on this machine. It depends on the redirect URIs of the real clients
+        // whether they can register.
+        400 if refusal.code == "invalid_redirect_uri" => notes.unexamined(
+            "registration",
+            refusal.after(format_args!("the doctor cannot register, because the server does not allow {REDIRECT_URI}")),
+            "connect with a client whose host REGISTRATION_REDIRECT_HOSTS allows; to let the doctor and other programs on users' machines register, add localhost to it",
+        ),
+        401 | 403 => notes.fine(
+            "registration",
+            refusal.after("only clients that the operator allows can register (REGISTRATION)"),
+        ),
+        429 => notes.warning(
+            "registration",
+            refusal.after("the server accepts no registration at the moment"),
+            "new clients must wait",
+            "try again in a minute; if this continues, see REGISTRATION_RATE",
+        ),
+        503 => notes.problem(
+            "registration",
+            refusal.after("a registration returns the status 503"),
+            "new clients cannot connect until this is fixed",
+            "read the response of /ready on OPS_LISTEN, or run the doctor where auth-service runs",
+        ),
+        status => failed(notes, refusal.after(format_args!("a registration returns the status {status}"))),
     }
 }
 

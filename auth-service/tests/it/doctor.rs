@@ -162,6 +162,18 @@ async fn a_key_of_the_store_that_others_can_read_is_a_warning() {
 }
 
 #[actix_web::test]
+async fn a_redirect_host_that_only_the_doctor_has_is_no_fault_of_the_registration() {
+    let findings = findings(Fault::None, &[("REGISTRATION_REDIRECT_HOSTS", "claude.ai")]).await;
+    assert_eq!(complaints(&findings), [], "{findings:#?}");
+    let told = findings.iter().find(|finding| finding.check == "registration").unwrap();
+    assert_eq!(told.outcome, Outcome::Unexamined);
+    assert!(told.what.contains("does not allow http://127.0.0.1/mcp-gate-doctor: "), "{told:?}");
+    // The server's own description of the error.
+    assert!(told.what.contains("does not allow redirect URIs at 127.0.0.1"), "{told:?}");
+    assert!(told.fix.unwrap().contains("REGISTRATION_REDIRECT_HOSTS"), "{told:?}");
+}
+
+#[actix_web::test]
 async fn every_fault_is_found_and_nothing_else_is_blamed() {
     use Outcome::{Problem, Warning};
     let faults = [
