@@ -1,6 +1,8 @@
-//! Lists of hosts in the settings that allow or block client metadata documents.
+//! Lists of hosts in the settings: those whose client metadata documents are allowed or blocked, and those that redirect
+//! URIs can have.
 
 use psl::{List, Psl};
+use url::Host;
 
 /// An entry of a host list: a host, or, with `*.`, all hosts below a domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,7 +15,7 @@ pub struct HostRule {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidHostRule {
     /// The string is not a host name.
-    #[error("it is not a host name such as example.com or *.example.com")]
+    #[error("it is not a host name such as example.com or *.example.com; leave out scheme, port and path")]
     NotAHost,
     /// Anybody can have a host below this domain, because it is a public suffix such as `com` or `github.io`.
     #[error("it is a public suffix, so anybody can register a host below it; list the hosts individually")]
@@ -35,6 +37,14 @@ impl HostRule {
             return Err(InvalidHostRule::PublicSuffix);
         }
         Ok(Self { domain, below })
+    }
+
+    /// Reads an entry such as `example.com`, or the IP address of a host, such as `192.0.2.1` or `[2001:db8::1]`.
+    pub fn parse_with_address(text: &str) -> Result<Self, InvalidHostRule> {
+        match Host::parse(text) {
+            Ok(host @ (Host::Ipv4(_) | Host::Ipv6(_))) => Ok(Self { domain: host.to_string(), below: false }),
+            _ => Self::parse(text),
+        }
     }
 
     /// Whether the entry matches `host`. A dot at the end of `host` is ignored.
@@ -72,6 +82,12 @@ mod tests {
             assert_eq!(HostRule::parse(text), Err(InvalidHostRule::PublicSuffix), "{text}");
         }
         assert!(HostRule::parse("github.io").is_ok() && HostRule::parse("*.internal").is_ok());
+        for url in ["https://claude.ai", "claude.ai/", "claude.ai:443", "*"] {
+            assert_eq!(HostRule::parse_with_address(url), Err(InvalidHostRule::NotAHost), "{url}");
+        }
+        for address in ["127.0.0.1", "[::1]"] {
+            assert!(HostRule::parse_with_address(address).unwrap().matches(address), "{address}");
+        }
         assert_eq!(HostRule::parse("a b"), Err(InvalidHostRule::NotAHost));
         assert_eq!(HostRule::parse("*."), Err(InvalidHostRule::NotAHost));
     }

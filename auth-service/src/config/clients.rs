@@ -1,6 +1,6 @@
 //! The settings that decide who can become a client, and how long a client is kept.
 
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::path::Path;
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use secrecy::SecretString;
 use serde::Deserialize;
 
 use crate::clients::documents::DocumentPolicy;
-use crate::clients::hosts::HostRule;
+use crate::clients::hosts::{HostRule, InvalidHostRule};
 use crate::domain::redirect_uri::RedirectUri;
 use contract::files::{MAX_SETTING_LEN, read_regular};
 
@@ -33,7 +33,7 @@ pub struct ClientTerms {
     pub registration: RegistrationMode,
     /// Allowed hosts of redirect URIs (`REGISTRATION_REDIRECT_HOSTS`). `*.example.com` stands for all hosts
     /// below a domain, and `localhost` for loopback. If empty, all hosts are allowed.
-    pub redirect_hosts: Vec<String>,
+    pub redirect_hosts: Vec<HostRule>,
     /// Private-use schemes of desktop applications that are allowed in redirect URIs, besides https and
     /// loopback http (`REGISTRATION_REDIRECT_SCHEMES`, default `cursor,vscode,vscode-insiders,windsurf`).
     /// `none` allows no such scheme.
@@ -72,6 +72,8 @@ impl ClientTerms {
         usize::try_from(self.ceiling / 100).unwrap_or(usize::MAX).clamp(10, 200)
     }
 }
+
+const DEFAULT_CEILING: NonZeroU64 = NonZeroU64::MIN.saturating_add(99_999);
 
 /// Maximum number of unused clients, even if `CLIENT_CEILING` is higher. At 8 kB each, they take up 80 MB.
 const UNUSED_CEILING: u64 = 10_000;
@@ -116,15 +118,20 @@ pub(super) fn read(environment: &Environment, lifetimes: &Lifetimes, problems: &
     );
     ClientTerms {
         registration: mode(raw.registration.as_deref(), raw.registration_token, problems),
-        redirect_hosts: raw.registration_redirect_hosts.map(|list| hosts(&list)).unwrap_or_default(),
+        redirect_hosts: rules(
+            "REGISTRATION_REDIRECT_HOSTS",
+            raw.registration_redirect_hosts,
+            HostRule::parse_with_address,
+            problems,
+        ),
         redirect_schemes: schemes(raw.registration_redirect_schemes, problems),
         unused: durations::read("CLIENT_UNUSED_TTL", raw.client_unused_ttl, DAY, MINUTE, DAY * 90, problems),
         idle,
         secret_lifetime: Some(secret).filter(|ttl| !ttl.is_zero()),
-        ceiling: number("CLIENT_CEILING", raw.client_ceiling, 100_000, problems),
+        ceiling: number("CLIENT_CEILING", raw.client_ceiling, DEFAULT_CEILING, problems).get(),
         documents: DocumentPolicy {
-            allowed: rules("CLIENT_METADATA_HOSTS", raw.client_metadata_hosts, problems),
-            blocked: rules("CLIENT_METADATA_BLOCKED_HOSTS", raw.client_metadata_blocked_hosts, problems),
+            allowed: rules("CLIENT_METADATA_HOSTS", raw.client_metadata_hosts, HostRule::parse, problems),
+            blocked: rules("CLIENT_METADATA_BLOCKED_HOSTS", raw.client_metadata_blocked_hosts, HostRule::parse, problems),
             off: is_off(raw.client_metadata_documents.as_deref(), problems),
         },
         extra_roots: raw.extra_ca_file.and_then(|path| {
@@ -196,15 +203,20 @@ fn schemes(list: Option<String>, problems: &mut Problems) -> Vec<String> {
     entries
 }
 
-fn rules(variable: &str, list: Option<String>, problems: &mut Problems) -> Vec<HostRule> {
-    let mut parse = |entry: &String| match HostRule::parse(entry) {
+fn rules(
+    variable: &str,
+    list: Option<String>,
+    parse: fn(&str) -> Result<HostRule, InvalidHostRule>,
+    problems: &mut Problems,
+) -> Vec<HostRule> {
+    let mut read = |entry: &String| match parse(entry) {
         Ok(rule) => Some(rule),
         Err(error) => {
             problems.add(variable, format_args!("{entry:?} cannot be used: {error}"));
             None
         }
     };
-    hosts(&list.unwrap_or_default()).iter().filter_map(&mut parse).collect()
+    hosts(&list.unwrap_or_default()).iter().filter_map(&mut read).collect()
 }
 
 fn is_off(text: Option<&str>, problems: &mut Problems) -> bool {
@@ -238,9 +250,43 @@ fn number<T: std::str::FromStr + Copy>(
         default
     })
 }
+
 /// Whether a file contains a certificate in PEM form (RFC 7468 §5). If it contains none, the library adds no
 /// certificate and reports no error.
 fn has_certificate(content: &[u8]) -> bool {
     let begin = b"-----BEGIN CERTIFICATE-----";
     content.windows(begin.len()).any(|window| window == begin)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::{Config, Problems};
+
+    fn read(name: &str, value: &str) -> Result<Config, Problems> {
+        let least = [("ISSUER", "http://localhost:8080"), ("PROTECTED_HOSTS", "localhost:8080")];
+        let all = least.into_iter().chain([(name, value)]);
+        Config::from_variables(all.map(|(name, value)| (name.to_owned(), value.to_owned())))
+    }
+
+    #[test]
+    fn a_redirect_host_that_no_redirect_uri_can_have_is_a_problem() {
+        for text in ["https://claude.ai", "claude.ai/", "localhost, claude.ai:443", "*.com"] {
+            let told = read("REGISTRATION_REDIRECT_HOSTS", text).unwrap_err().to_string();
+            assert!(told.contains("- REGISTRATION_REDIRECT_HOSTS: \""), "{told}");
+        }
+        let config =
+            read("REGISTRATION_REDIRECT_HOSTS", "claude.ai, *.example.com, localhost, [::1]").unwrap();
+        let hosts = config.clients.redirect_hosts;
+        for host in ["claude.ai", "a.example.com", "localhost", "[::1]"] {
+            assert!(hosts.iter().any(|rule| rule.matches(host)), "{host}");
+        }
+    }
+
+    #[test]
+    fn a_ceiling_of_no_clients_is_a_problem() {
+        let told = read("CLIENT_CEILING", "0").unwrap_err().to_string();
+        assert!(told.contains("CLIENT_CEILING") && told.contains("whole number above zero"), "{told}");
+        assert_eq!(read("CLIENT_CEILING", "3").unwrap().clients.ceiling, 3);
+        assert_eq!(read("REGISTRATION", "open").unwrap().clients.ceiling, 100_000);
+    }
 }

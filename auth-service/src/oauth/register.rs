@@ -12,6 +12,7 @@ use secrecy::ExposeSecret;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
+use crate::clients::hosts::HostRule;
 use crate::config::{ClientTerms, RegistrationMode};
 use crate::domain::client::{
     Client, ClientAuthMethod, ClientId, ClientMetadata, ClientOrigin, ClientSecret, RegistrationId,
@@ -196,13 +197,10 @@ fn is_welcome(uri: &RedirectUri, terms: &ClientTerms) -> bool {
     }
 }
 
-/// Whether a host is in the list. `*.example.com` stands for every name below it, and `localhost` includes the
-/// loopback addresses.
-fn is_listed(host: &str, list: &[String]) -> bool {
-    list.iter().any(|entry| match entry.strip_prefix('*') {
-        Some(suffix) => host.len() > suffix.len() && host.ends_with(suffix) && suffix.starts_with('.'),
-        None => host == entry || (entry == "localhost" && matches!(host, "127.0.0.1" | "[::1]")),
-    })
+/// Whether a host is in the list. `localhost` includes the loopback addresses.
+fn is_listed(host: &str, list: &[HostRule]) -> bool {
+    let is_loopback = matches!(host, "127.0.0.1" | "[::1]");
+    list.iter().any(|rule| rule.matches(host) || (is_loopback && rule.matches("localhost")))
 }
 
 /// Credentials that the client receives once. The server stores only their hashes.
