@@ -23,7 +23,9 @@ use crate::serve::{NewStore, open_store};
 pub(super) fn write_log() -> anyhow::Result<()> {
     static STARTED: std::sync::Once = std::sync::Once::new();
     let settings = Config::log_from_variables(std::env::vars())?;
-    let filter = LogFilter::parse("off,audit=info,auth_service::cli=warn,auth_service::rotation=error")?;
+    let filter = LogFilter::parse(
+        "off,audit=info,auth_service::cli=warn,auth_service::rotation=error,auth_service::store::embedded::files=warn",
+    )?;
     let mut outcome = Ok(());
     STARTED.call_once(|| {
         outcome = telemetry::start(&Observability { filter, ..settings });
@@ -54,7 +56,7 @@ pub(super) async fn run(command: operator::Command) -> anyhow::Result<Reply> {
 pub(super) async fn run_on(new: NewStore, command: operator::Command) -> anyhow::Result<Reply> {
     let (storage, rotation) = Config::storage_from_variables(std::env::vars())?;
     // If there is no store, the directory is probably wrong.
-    if storage.redis.is_none() && new == NewStore::Refuse && !embedded::exists(&storage.data_dir) {
+    if storage.redis.is_none() && new == NewStore::Refuse && !embedded::exists(&storage.data_dir)? {
         let is_first = match &command {
             operator::Command::AddUser { .. } => {
                 ". To add the first account before the first start, use `user add --new-store`"
@@ -71,6 +73,7 @@ pub(super) async fn run_on(new: NewStore, command: operator::Command) -> anyhow:
     let reply = if storage.redis.is_none() && socket::is_served(&storage.data_dir).await {
         socket::ask(&storage.data_dir, &command).await?
     } else {
+        write_log()?;
         match open_store(&storage, new).await {
             Ok((open, _)) => {
                 tell_dangers(open.as_ref()).await?;

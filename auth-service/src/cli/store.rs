@@ -144,6 +144,7 @@ async fn rekey() -> anyhow::Result<()> {
 }
 
 async fn import(asked: Import) -> anyhow::Result<()> {
+    write_log()?;
     let storage = storage()?;
     let place = if storage.redis.is_some() { Place::Redis } else { Place::Embedded };
     let source = Source::Dump(asked.file.clone(), dump_key(&storage, asked.key_file.as_deref())?);
@@ -151,6 +152,7 @@ async fn import(asked: Import) -> anyhow::Result<()> {
 }
 
 async fn migrate(to: Place, replace: bool) -> anyhow::Result<()> {
+    write_log()?;
     let storage = storage()?;
     let (Some(address), Some(key)) = (&storage.redis, &storage.key) else {
         bail!(
@@ -159,7 +161,7 @@ async fn migrate(to: Place, replace: bool) -> anyhow::Result<()> {
     };
     let source = match to {
         Place::Redis => {
-            if !embedded::exists(&storage.data_dir) {
+            if !embedded::exists(&storage.data_dir)? {
                 bail!("there is no store in {}; set DATA_DIR to its directory", storage.data_dir.display());
             }
             Source::Store(Arc::new(open_embedded(&storage)?))
@@ -179,7 +181,7 @@ fn open_embedded(storage: &Storage) -> anyhow::Result<EmbeddedStore> {
     let of_file = || embedded::store_key(&storage.data_dir, storage.key.as_ref(), &SystemRandomSource);
     let Some(key) = &storage.key else { return Ok(EmbeddedStore::open(&storage.data_dir, &of_file()?)?) };
     match EmbeddedStore::open(&storage.data_dir, key) {
-        Err(embedded::OpenError::WrongKey(_)) if embedded::has_key_file(&storage.data_dir) => {
+        Err(embedded::OpenError::WrongKey(_)) if embedded::has_key_file(&storage.data_dir)? => {
             Ok(EmbeddedStore::open(&storage.data_dir, &of_file()?)?)
         }
         opened => Ok(opened?),
@@ -191,7 +193,7 @@ fn dump_key(storage: &Storage, key_file: Option<&Path>) -> anyhow::Result<StoreK
     match (key_file, &storage.key) {
         (Some(path), _) => Ok(read_key(path)?),
         (None, Some(key)) => Ok(key.clone()),
-        (None, None) if embedded::has_key_file(&storage.data_dir) => own_key(storage),
+        (None, None) if embedded::has_key_file(&storage.data_dir)? => own_key(storage),
         (None, None) => bail!(
             "set the key with which the file was encrypted: STORE_KEY, or --key-file with the file store.key from the directory of the \
              store that it was made from"

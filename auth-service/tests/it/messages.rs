@@ -3,6 +3,8 @@
 use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -245,6 +247,45 @@ fn each_refusal_of_a_command_names_its_cause_and_its_fix_once() {
     let key = format!("{data}/store.key");
     fs::write(&key, "no key").unwrap();
     refuses("user list", &stored, &key, &["does not contain a store key"]);
+}
+
+#[test]
+fn a_command_of_another_user_is_told_about_the_user_and_not_that_there_is_no_store() {
+    let all = tempfile::tempdir().unwrap();
+    let (data, copy) = (all.path().join("data"), all.path().join("auth-service"));
+    let stored = [("DATA_DIR", data.to_str().unwrap())];
+    assert!(program("user add --new-store ana", &stored).output().unwrap().status.success());
+    let chmod = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    let mut command = if fs::metadata(&data).unwrap().uid() == 0 {
+        // Permissions do not stop root, so the command runs as another user, who might not reach the original program.
+        fs::copy(env!("CARGO_BIN_EXE_auth-service"), &copy).unwrap();
+        chmod(all.path(), 0o755);
+        let mut command = Command::new(&copy);
+        command.uid(65_534).gid(65_534).current_dir("/");
+        command
+    } else {
+        chmod(&data, 0o000);
+        Command::new(env!("CARGO_BIN_EXE_auth-service"))
+    };
+    let output = command.args(["user", "list"]).env_clear().envs(stored).output().unwrap();
+    chmod(&data, 0o700);
+    let told = errors_of(&output);
+    assert!(!output.status.success() && !told.contains("there is no store"), "{told}");
+    assert!(told.contains("store.redb: permission denied. Run this as the user"), "{told}");
+}
+
+#[test]
+fn a_store_key_that_others_can_read_gets_the_mode_of_the_store_and_a_warning() {
+    let all = tempfile::tempdir().unwrap();
+    let key = all.path().join("data/store.key");
+    let data = all.path().join("data").display().to_string();
+    assert!(program("user add --new-store ana", &[("DATA_DIR", &data)]).output().unwrap().status.success());
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
+    let list = || errors_of(&program("user list", &[("DATA_DIR", &data)]).output().unwrap());
+    let told = list();
+    assert!(told.contains("WARN") && told.contains("store.key could be read by users"), "{told}");
+    assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
+    assert!(!list().contains("store.key"), "the mode is right now");
 }
 
 #[test]

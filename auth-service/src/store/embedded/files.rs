@@ -26,6 +26,12 @@ pub enum OpenError {
         /// The error from the operating system.
         source: std::io::Error,
     },
+    /// This user is not allowed to look into the directory.
+    #[error(
+        "cannot use {0}: permission denied. Run this as the user to whom the directory belongs, which is the user that the \
+         service runs as"
+    )]
+    Denied(PathBuf),
     /// Another process has the store open.
     #[error(
         "{0} is in use by another process. The embedded store serves one process: stop the running auth-service first"
@@ -94,13 +100,26 @@ fn io_error(path: &Path) -> impl FnOnce(std::io::Error) -> OpenError + '_ {
 }
 
 /// Whether there is a database in `directory`.
-pub fn exists(directory: &Path) -> bool {
-    directory.join(DATABASE).exists()
+///
+/// # Errors
+/// Fails if this cannot be found out, for example because this user is not allowed to look into the directory.
+pub fn exists(directory: &Path) -> Result<bool, OpenError> {
+    is_there(directory.join(DATABASE))
 }
 
 /// Whether there is a key file in `directory`.
-pub fn has_key_file(directory: &Path) -> bool {
-    directory.join(KEY).exists()
+///
+/// # Errors
+/// Fails in the cases of [`exists`].
+pub fn has_key_file(directory: &Path) -> Result<bool, OpenError> {
+    is_there(directory.join(KEY))
+}
+
+fn is_there(path: PathBuf) -> Result<bool, OpenError> {
+    path.try_exists().map_err(|source| match source.kind() {
+        ErrorKind::PermissionDenied => OpenError::Denied(path),
+        _ => OpenError::Io { path, source },
+    })
 }
 
 /// The path of the key file in `directory`, if its mode lets users other than its owner read it.
@@ -123,11 +142,14 @@ pub fn store_key(
     create_directory(directory)?;
     let path = directory.join(KEY);
     match read_setting(&path) {
-        Ok(text) => StoreKey::parse(&text)
-            .map(|key| key.with_previous(previous))
-            .map_err(|error| OpenError::KeyInvalid(path, error)),
+        Ok(text) => {
+            protect_key(directory);
+            StoreKey::parse(&text)
+                .map(|key| key.with_previous(previous))
+                .map_err(|error| OpenError::KeyInvalid(path, error))
+        }
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            if exists(directory) && previous.is_none() {
+            if exists(directory)? && previous.is_none() {
                 return Err(OpenError::KeyMissing(path));
             }
             // If the store is also lost, a restored copy of it could not be opened with a new key.
@@ -141,6 +163,23 @@ pub fn store_key(
             Ok(key.with_previous(previous))
         }
         Err(error) => Err(OpenError::KeyUnusable(path, error)),
+    }
+}
+
+/// Makes sure that only its owner can read the key file, like the database. Unlike the database, the file can be a
+/// read-only mount or belong to another user. Then its mode cannot be changed, and a warning is all that can be done.
+fn protect_key(directory: &Path) {
+    let Some(path) = readable_key_file(directory) else { return };
+    let shown = path.display();
+    match fs::set_permissions(&path, fs::Permissions::from_mode(0o600)) {
+        Ok(()) => tracing::warn!(
+            "{shown} could be read by users other than its owner, so its mode has been set to 0600. If anyone might have read \
+             it, replace the key (`auth-service store rekey`)"
+        ),
+        Err(error) => tracing::warn!(
+            "{shown} can be read by users other than its owner, and its mode cannot be changed: {error}. Set it to 0600, or \
+             make sure that only trusted users can read the file"
+        ),
     }
 }
 
@@ -158,7 +197,7 @@ fn past(directory: &Path) -> Result<Past, OpenError> {
         Made::Store => Ok(Past::Store),
         // A copy of the directory might lack the file. The database and the key file show that there is a store.
         Made::Absent => {
-            let is_there = !is_empty(&directory.join(DATABASE)) || has_key_file(directory);
+            let is_there = !is_empty(&directory.join(DATABASE)) || has_key_file(directory)?;
             Ok(if is_there { Past::Store } else { Past::None })
         }
     }

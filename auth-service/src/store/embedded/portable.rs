@@ -163,17 +163,18 @@ impl EmbeddedTarget {
     pub fn new(directory: &Path, key: &StoreKey, replace: bool) -> Result<Self, TargetError> {
         let open = |path: &Path| EmbeddedStore::open_file(path, key);
         let path = directory.join(files::DATABASE);
-        let before = match files::exists(directory).then(|| open(&path)).transpose() {
-            Ok(before) => before,
-            // The existing file is replaced, even if it cannot be read.
-            Err(
-                OpenError::WrongKey(_)
-                | OpenError::Damaged(..)
-                | OpenError::Newer { .. }
-                | OpenError::ReserveLost(_),
-            ) if replace => None,
-            Err(error) => return Err(TargetError::Open(error)),
-        };
+        let before =
+            match files::exists(directory).map_err(TargetError::Open)?.then(|| open(&path)).transpose() {
+                Ok(before) => before,
+                // The existing file is replaced, even if it cannot be read.
+                Err(
+                    OpenError::WrongKey(_)
+                    | OpenError::Damaged(..)
+                    | OpenError::Newer { .. }
+                    | OpenError::ReserveLost(_),
+                ) if replace => None,
+                Err(error) => return Err(TargetError::Open(error)),
+            };
         if let Some(before) = &before
             && !replace
             && !before.is_empty()?
