@@ -237,12 +237,21 @@ pub fn page(status: StatusCode, template: &impl Template, target: FormTarget) ->
         .body(body)
 }
 
+/// Maximum number of characters of a name that is shown.
+const MAX_NAME: usize = 64;
+
 /// Makes a self-asserted name safe to show: one line of at most 64 characters, without invisible characters and
-/// without characters that change the writing direction. Both could make one name look like another.
+/// without characters that change the writing direction. Both could make one name look like another. A longer name ends
+/// with `…`, so that users see that it continues.
 pub fn displayable(name: &str) -> String {
     let visible = |c: &char| !c.is_control() && !INVISIBLE.iter().any(|range| range.contains(c));
-    let one_line: String = name.chars().filter(visible).take(64).collect();
-    one_line.split_whitespace().collect::<Vec<_>>().join(" ")
+    let shown: String = name.chars().filter(visible).collect();
+    let one_line = shown.split_whitespace().collect::<Vec<_>>().join(" ");
+    if one_line.chars().count() <= MAX_NAME {
+        return one_line;
+    }
+    let beginning: String = one_line.chars().take(MAX_NAME - 1).collect();
+    format!("{}…", beginning.trim_end())
 }
 
 /// Zero-width characters, and characters without a visible glyph: those with the property
@@ -279,6 +288,8 @@ mod tests {
     fn a020_names_lose_what_makes_them_look_like_others() {
         assert_eq!(displayable("  Claude\u{202e}gpj \u{200b}\n Code "), "Claudegpj Code");
         assert_eq!(displayable("\u{feff}"), "");
+        assert_eq!(displayable(&"é".repeat(64)), "é".repeat(64));
+        assert_eq!(displayable(&"é".repeat(65)), format!("{}…", "é".repeat(63)));
         // All default-ignorable characters (Unicode 17, DerivedCoreProperties.txt), and the blank symbols.
         let ranges = [
             0xad..=0xad,
@@ -311,7 +322,7 @@ mod tests {
         for name in ["Müller & Söhne", "クロード", "클로드", "Клод", "e\u{301}"] {
             assert_eq!(displayable(name), name);
         }
-        assert_eq!(displayable(&"x".repeat(500)).len(), 64);
+        assert_eq!(displayable(&"x".repeat(500)).chars().count(), 64);
     }
 
     #[test]

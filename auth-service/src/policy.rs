@@ -36,6 +36,8 @@ use service::{Lookalike, Service, Table};
 /// Description of the scope `mcp` when there is no policy file. The consent page shows it below the names of the
 /// services.
 const EVERYTHING: &str = "To use all tools of these services";
+/// The same for a single service.
+const EVERYTHING_OF_ONE: &str = "To use all tools of this service";
 
 /// The access rules in force.
 #[derive(Debug, Clone)]
@@ -91,9 +93,10 @@ impl Policy {
         &self.catalogue
     }
 
-    /// The description of a scope for the consent page.
-    pub fn description(&self, scope: &ScopeToken) -> Option<&str> {
-        self.descriptions.get(scope).map(String::as_str)
+    /// The description of a scope for the consent page of a request for this number of services.
+    pub fn description(&self, scope: &ScopeToken, services: usize) -> Option<&str> {
+        let words = self.descriptions.get(scope)?.as_str();
+        Some(if words == EVERYTHING && services == 1 { EVERYTHING_OF_ONE } else { words })
     }
 
     /// Whether `person` is allowed to use `resource`, apart from rules about single operations.

@@ -42,6 +42,12 @@ pub fn network(address: IpAddr) -> IpAddr {
     }
 }
 
+/// Whether two addresses are in the network of one subscriber. All loopback addresses are on this machine: a browser that
+/// resolves `localhost` can use `::1` where another program uses `127.0.0.1`.
+pub fn are_in_one_network(one: IpAddr, other: IpAddr) -> bool {
+    network(one) == network(other) || (one.is_loopback() && other.is_loopback())
+}
+
 #[cfg(test)]
 mod tests {
     use actix_web::test::TestRequest;
@@ -68,6 +74,13 @@ mod tests {
             assert_eq!(seen("10.0.0.1", &[unfit]), "10.0.0.1", "{unfit}");
         }
         assert_eq!(seen("10.0.0.1", &[]), "10.0.0.1");
+    }
+
+    #[test]
+    fn addresses_of_one_subscriber_or_of_this_machine_are_in_one_network() {
+        let of = |one: &str, other: &str| are_in_one_network(one.parse().unwrap(), other.parse().unwrap());
+        assert!(of("127.0.0.1", "::1") && of("2001:db8::1", "2001:db8::2") && of("192.0.2.1", "192.0.2.1"));
+        assert!(!of("127.0.0.1", "192.0.2.1") && !of("::1", "2001:db8::1") && !of("192.0.2.1", "192.0.2.2"));
     }
 
     #[test]

@@ -112,8 +112,8 @@ pub(super) async fn ask(
         redirect_host: &request.redirect_uri.display_host(),
         loopback: request.redirect_uri.is_local(),
         resources: &resources,
-        scopes: &scope_lines(&request.scope.beyond(&allowed), state),
-        known_scopes: &scope_lines(&allowed, state),
+        scopes: &scope_lines(&request.scope.beyond(&allowed), resources.len(), state),
+        known_scopes: &scope_lines(&allowed, resources.len(), state),
     };
     Ok(page(StatusCode::OK, &template, target))
 }
@@ -148,10 +148,11 @@ pub(super) async fn known(
     Ok(known.filter(|consent| consent.is_to(client)))
 }
 
-/// Formats scopes for the user, one line for each: the description and the name.
-pub(super) fn scope_lines(scope: &Scope, state: &AppState) -> Vec<String> {
+/// Formats scopes for the user, one line for each: the description and the name. `services` is the number of services that
+/// the request is for.
+pub(super) fn scope_lines(scope: &Scope, services: usize, state: &AppState) -> Vec<String> {
     let policy = state.policy.now();
-    let line = |token: &ScopeToken| match (token.as_str(), policy.description(token)) {
+    let line = |token: &ScopeToken| match (token.as_str(), policy.description(token, services)) {
         (name, Some(words)) => format!("{words} ({name})"),
         ("offline_access", None) => "To stay connected when you are away (offline_access)".to_owned(),
         (name, None) => name.to_owned(),

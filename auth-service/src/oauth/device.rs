@@ -305,9 +305,12 @@ async fn ask(http: &HttpRequest, state: &AppState) -> Result<HttpResponse, Devic
         client_name: &displayable(client.metadata.display.client_name.as_deref().unwrap_or_default()),
         minutes: now.since(asked.asked_at).as_secs() / 60,
         asked_from: &asked.asked_from.map(|address| address.to_string()).unwrap_or_default(),
-        same_address: asked.asked_from.map(client_address::network) == address.map(client_address::network),
+        same_address: asked
+            .asked_from
+            .zip(address)
+            .is_some_and(|(device, user)| client_address::are_in_one_network(device, user)),
         resources: &resources,
-        scopes: &scope_lines(&asked.scope, state),
+        scopes: &scope_lines(&asked.scope, resources.len(), state),
     };
     Ok(page(StatusCode::OK, &template, FormTarget::Ourselves))
 }

@@ -89,7 +89,10 @@ async fn a_device_is_connected_by_a_person_in_another_browser() {
     let page = browser.open(path.strip_prefix(ISSUER).unwrap()).await;
     assert!(page.body.contains(&format!("value=\"{}\"", codes.user)), "{}", page.body);
     let shown = send_code(&mut browser, &page, &codes.user.to_lowercase()).await;
-    for text in [codes.user.as_str(), "Television", RESOURCE, "127.0.0.1", "If somebody sent you the code"] {
+    let title = "<title>Allow a device";
+    for text in
+        [codes.user.as_str(), "Television", RESOURCE, "127.0.0.1", "If somebody sent you the code", title]
+    {
         assert!(shown.body.contains(text), "{text} in {}", shown.body);
     }
     browser.submit(&shown, &[("decision", "allow")]).await;

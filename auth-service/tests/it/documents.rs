@@ -83,7 +83,7 @@ async fn the_scope_in_a_document_is_what_the_client_asks_for_by_default_and_no_c
     let mut browser = app.browser_of("bob").await;
     let page = browser.follow(&format!("/authorize?{silent}")).await;
     assert!(
-        page.body.contains("<dd>To use all tools of these services (mcp)</dd>"),
+        page.body.contains("<dd>To use all tools of this service (mcp)</dd>"),
         "the page does not show the scope that the service needs: {}",
         page.body
     );

@@ -162,8 +162,16 @@ fn what_is_needed_can_be_granted_and_what_is_described_is_told() {
     let policy = policy(TOOLS);
     assert_eq!(policy.catalogue().to_string(), "mcp:use notes:admin notes:files notes:read notes:write");
     let token = |text: &str| ScopeToken::try_from(text.to_owned()).unwrap();
-    assert_eq!(policy.description(&token("notes:read")), Some("Read your notes"));
-    assert_eq!(policy.description(&token("notes:admin")), None);
+    assert_eq!(policy.description(&token("notes:read"), 1), Some("Read your notes"));
+    assert_eq!(policy.description(&token("notes:admin"), 1), None);
+}
+
+#[test]
+fn without_a_file_the_description_says_whether_it_is_about_one_service() {
+    let policy = Policy::without_file(Who::default());
+    let mcp = ScopeToken::try_from("mcp".to_owned()).unwrap();
+    assert_eq!(policy.description(&mcp, 1), Some("To use all tools of this service"));
+    assert_eq!(policy.description(&mcp, 2), Some("To use all tools of these services"));
 }
 
 #[test]
