@@ -15,7 +15,7 @@ use control_group::ControlGroup;
 
 /// The assumed usage of a child until one has run for [`SETTLED`]. It is approximately the usage of a Node
 /// server with its supervisor.
-const ASSUMED: Usage =
+pub(crate) const ASSUMED: Usage =
     Usage { memory: 48 << 20, in_files: 0, tasks: 9, processes: 0, in_kernel: 0, largest: 0, faults: 0 };
 /// Time after which a child is assumed to have reached its usual size.
 const SETTLED: Duration = Duration::from_secs(3);
@@ -50,6 +50,12 @@ impl Usage {
     /// Memory that belongs to no file, in bytes.
     pub fn anonymous(&self) -> u64 {
         self.memory.saturating_sub(self.in_files + self.in_kernel)
+    }
+
+    /// Adds memory, in bytes, that the kernel uses on behalf of the processes.
+    pub fn add_in_kernel(&mut self, bytes: u64) {
+        self.memory = self.memory.saturating_add(bytes);
+        self.in_kernel = self.in_kernel.saturating_add(bytes);
     }
 }
 

@@ -5,7 +5,9 @@ use std::collections::{HashMap, HashSet};
 
 use tokio::time::Instant;
 
-use super::procfs::{Process, Stat, memory_in_files, processes, stat, usage_of};
+use super::open_files::OpenFiles;
+use super::procfs::{Process, Stat, processes, stat, usage_of};
+use super::recent_tasks::RecentTasks;
 use super::times::{Ledger, Spent, Works};
 use crate::capacity::Usage;
 
@@ -19,6 +21,8 @@ pub(super) struct Descent {
     known: HashMap<Process, u64>,
     /// The processor time and page faults of each child, including its supervisor.
     ledgers: HashMap<u64, Ledger<Process>>,
+    open_files: OpenFiles,
+    recent_tasks: RecentTasks,
     /// Whether this process already had children when it became the wrapper. This happens when a script starts
     /// a program and then runs the wrapper with `exec`.
     has_inherited: bool,
@@ -93,26 +97,42 @@ impl Descent {
     }
 
     /// The usage of each child, including all its descendants that the last look found. Memory in open files is
-    /// counted only on request, because it is expensive to find.
-    pub(super) fn usage(&self, children: &HashMap<u64, i32>, files: Files) -> HashMap<u64, Usage> {
+    /// counted only on request, because it is expensive to find. The number of tasks is the largest of the last second.
+    pub(super) fn usage(&mut self, children: &HashMap<u64, i32>, files: Files) -> HashMap<u64, Usage> {
         let own = children.iter().map(|(number, pid)| (*number, *pid));
         let started = self.known.iter().map(|(process, number)| (*number, process.pid));
-        let (mut all, mut seen) = (HashMap::new(), HashSet::new());
+        let mut all: HashMap<u64, Usage> = HashMap::new();
         for (number, pid) in own.chain(started).filter(|(number, _)| children.contains_key(number)) {
-            let sum: &mut Usage = all.entry(number).or_default();
-            // The process might have exited in the meantime.
-            let usage = usage_of(pid).unwrap_or_default();
-            let in_files = if files == Files::Counted { memory_in_files(pid, &mut seen) } else { 0 };
-            sum.memory += usage.memory + in_files;
-            sum.in_files += usage.in_files + in_files;
+            let sum = all.entry(number).or_default();
+            // A process that has exited since the look was a task a moment ago. If a child starts processes that exit
+            // at once, others have taken their place.
+            let usage = usage_of(pid).unwrap_or(Usage { tasks: 1, ..Usage::default() });
+            sum.memory += usage.memory;
+            sum.in_files += usage.in_files;
             sum.largest = sum.largest.max(usage.anonymous());
             sum.tasks += usage.tasks;
             sum.processes += 1;
         }
+        // The files of a supervisor are those of the wrapper's program.
+        let in_files = match files {
+            Files::Counted => self.open_files.look(self.processes(children)),
+            Files::LeftOut => HashMap::new(),
+        };
+        let now = Instant::now();
+        self.recent_tasks.retain(|number| children.contains_key(&number));
         for (number, usage) in &mut all {
+            let in_files = in_files.get(number).copied().unwrap_or_default();
+            usage.memory += in_files;
+            usage.in_files += in_files;
             usage.faults = self.ledgers.get(number).map_or(0, |ledger| ledger.spent().faults);
+            usage.tasks = self.recent_tasks.record(*number, usage.tasks, now);
         }
         all
+    }
+
+    /// The children that might have files in memory that could not be examined when these were last counted.
+    pub(super) fn suspects(&self) -> &HashSet<u64> {
+        self.open_files.suspects()
     }
 
     /// The processes of each child that the last look found, without its supervisor.
@@ -152,7 +172,8 @@ mod tests {
             }
             std::thread::sleep(std::time::Duration::from_millis(25));
         }
-        assert_eq!(descent.usage(&children, Files::LeftOut).get(&5).map(|usage| usage.tasks), Some(3));
+        let usage = descent.usage(&children, Files::LeftOut)[&5];
+        assert!(usage.tasks == 3 && usage.memory > 0, "{usage:?}");
         end(&descent, &mut shell);
     }
 
@@ -169,6 +190,34 @@ mod tests {
     }
 
     #[test]
+    fn a100_processes_that_have_exited_meanwhile_count_for_a_second() {
+        let mut shell =
+            std::process::Command::new("sh").args(["-c", "sleep 100 & sleep 100 & wait"]).spawn().unwrap();
+        let children = HashMap::from([(5, i32::try_from(shell.id()).unwrap())]);
+        let mut descent = Descent::default();
+        for _ in 0..400 {
+            descent.look(&children);
+            if descent.known.len() == 2 {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(25));
+        }
+        let known = descent.known.clone();
+        end(&descent, &mut shell);
+        // The shell might not have reaped them.
+        while known
+            .keys()
+            .any(|process| stat(process.pid).is_some_and(|now| now.process(process.pid) == *process))
+        {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        let tasks = |descent: &mut Descent| descent.usage(&children, Files::LeftOut)[&5].tasks;
+        assert_eq!(tasks(&mut descent), 3, "two of them and the shell existed at the time of the look");
+        descent.look(&children);
+        assert_eq!((tasks(&mut descent), descent.known.len()), (3, 0));
+    }
+
+    #[test]
     fn a_file_in_memory_counts_once_and_only_if_it_is_asked_for() {
         let script = "exec 3<>/dev/shm/$$; rm /dev/shm/$$; head -c 1048576 /dev/zero >&3; sleep 100 & wait";
         let mut shell = std::process::Command::new("sh").args(["-c", script]).spawn().unwrap();
@@ -177,7 +226,7 @@ mod tests {
         let mut hidden = 0;
         for _ in 0..400 {
             descent.look(&children);
-            let memory = |files| descent.usage(&children, files).get(&5).map_or(0, |usage| usage.memory);
+            let mut memory = |files| descent.usage(&children, files).get(&5).map_or(0, |usage| usage.memory);
             hidden = memory(Files::Counted).saturating_sub(memory(Files::LeftOut));
             // The open file is shared by the shell and the process that it has started.
             if hidden >= 1 << 20 && descent.known.len() == 1 {

@@ -1,17 +1,11 @@
 //! Reads from `/proc` what the kernel knows about one process (`proc(5)`).
 
-use std::collections::{HashMap, HashSet};
-use std::os::unix::fs::MetadataExt as _;
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use super::times::{Work, Works};
 use crate::capacity::Usage;
-
-/// Maximum number of open files that are examined in one process. Without this limit, a child with very many
-/// open files could delay the measurement for all.
-const MAX_FILES: usize = 256;
-
-/// Maximum number of threads of one process that are examined if its first thread has ended.
-const MAX_THREADS: usize = 16;
 
 /// A process, identified by its id and start time, because the kernel reuses process ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -44,7 +38,28 @@ pub(super) fn processes() -> HashMap<i32, Stat> {
 
 /// Reads the parent, the start and the work of a process. Returns `None` if it has exited.
 pub(super) fn stat(pid: i32) -> Option<Stat> {
-    parse(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+    stat_in(&directory(pid))
+}
+
+fn stat_in(directory: &Path) -> Option<Stat> {
+    let known = read(&directory.join("stat")).ok().and_then(|text| parse(&text));
+    // A process must not be overlooked because this file cannot be read or understood.
+    known.or_else(|| parse_parent(&read(&directory.join("status")).ok()?))
+}
+
+fn directory(pid: i32) -> PathBuf {
+    PathBuf::from(format!("/proc/{pid}"))
+}
+
+/// Reads a file that can contain the name of a program. A program can choose a name that is not UTF-8.
+fn read(path: &Path) -> io::Result<String> {
+    Ok(String::from_utf8_lossy(&std::fs::read(path)?).into_owned())
+}
+
+/// Reads only the parent from `/proc/PID/status`. Start and work are unknown.
+fn parse_parent(text: &str) -> Option<Stat> {
+    let parent = text.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()?;
+    Some(Stat { parent, started: 0, works: Works::default() })
 }
 
 /// Reads `/proc/PID/stat` (`proc_pid_stat(5)`). The program name is in brackets, and can itself contain
@@ -66,34 +81,42 @@ fn parse(text: &str) -> Option<Stat> {
 
 /// The memory and the threads of a process. Returns `None` if it has exited.
 pub(super) fn usage_of(pid: i32) -> Option<Usage> {
-    let usage = parse_usage(&std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?)?;
+    usage_in(&directory(pid))
+}
+
+fn usage_in(directory: &Path) -> Option<Usage> {
+    let Some(usage) = usage_of_thread(directory) else {
+        // A process that cannot be measured must not be overlooked.
+        return directory.exists().then_some(Usage { tasks: 1, processes: 1, ..Usage::default() });
+    };
     if usage.memory > 0 || usage.tasks < 2 {
         return Some(usage);
     }
     // The first thread has exited and shows no memory, but other threads run. All threads of a process share
-    // the same memory.
-    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?;
-    let status = |entry: std::io::Result<std::fs::DirEntry>| {
-        parse_usage(&std::fs::read_to_string(entry.ok()?.path().join("status")).ok()?)
-    };
-    let largest = threads.take(MAX_THREADS).filter_map(status).max_by_key(|thread| thread.memory);
-    Some(Usage { tasks: usage.tasks, ..largest.unwrap_or(usage) })
+    // the same memory, so the first one that shows any is enough. Their number is limited by that of the container's
+    // processes. More threads can have exited, and are still listed while another process traces them.
+    let with_memory = threads_in(directory).filter_map(|thread| usage_of_thread(&thread));
+    let found = with_memory.into_iter().find(|thread| thread.memory > 0);
+    Some(Usage { tasks: usage.tasks, ..found.unwrap_or(usage) })
 }
 
-/// The memory, in bytes, of unnamed files that a process has open: from `memfd_create(2)`, or removed from a
-/// file system in memory. The kernel counts such a file as memory of the process only if it is mapped. Each
-/// file counts once.
-pub(super) fn memory_in_files(pid: i32, seen: &mut HashSet<(u64, u64)>) -> u64 {
-    let Ok(open) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return 0 };
-    let size = |entry: std::io::Result<std::fs::DirEntry>| {
-        let path = entry.ok()?.path();
-        let name = std::fs::read_link(&path).ok()?;
-        let name = name.to_str()?;
-        let is_in_memory = name.starts_with("/memfd:") || name.starts_with("/dev/shm/");
-        let about = is_in_memory.then(|| std::fs::metadata(&path)).and_then(Result::ok)?;
-        seen.insert((about.dev(), about.ino())).then(|| about.blocks() * 512)
-    };
-    open.take(MAX_FILES).filter_map(size).sum()
+/// The directories of the threads of a process.
+pub(super) fn threads(pid: i32) -> impl Iterator<Item = PathBuf> {
+    threads_in(&directory(pid))
+}
+
+fn threads_in(directory: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    let listed = std::fs::read_dir(directory.join("task"));
+    listed.into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()))
+}
+
+/// Whether a thread has memory, and therefore is not exiting.
+pub(super) fn has_memory(thread: &Path) -> bool {
+    usage_of_thread(thread).is_some_and(|usage| usage.memory > 0)
+}
+
+fn usage_of_thread(directory: &Path) -> Option<Usage> {
+    parse_usage(&read(&directory.join("status")).ok()?)
 }
 
 /// Reads `/proc/PID/status` (`proc_pid_status(5)`). Memory that is backed by a file on disk is not counted,
@@ -103,9 +126,10 @@ fn parse_usage(text: &str) -> Option<Usage> {
         let value = text.lines().find_map(|line| line.strip_prefix(name))?;
         value.trim().trim_end_matches(" kB").parse::<u64>().ok()
     };
+    let bytes = |name: &str| number(name).unwrap_or_default() * 1024;
     // A process that has exited still reports a number of threads, but no memory.
-    let in_files = number("RssShmem:").unwrap_or_default() * 1024;
-    let memory = number("RssAnon:").unwrap_or_default() * 1024 + in_files;
+    let in_files = bytes("RssShmem:");
+    let memory = bytes("RssAnon:") + in_files;
     Some(Usage { memory, in_files, tasks: number("Threads:")?, processes: 1, ..Usage::default() })
 }
 
@@ -135,7 +159,7 @@ mod tests {
             "Name:\tnode\nRssAnon:\t   30000 kB\nRssFile:\t   9000 kB\nRssShmem:\t      24 kB\nThreads:\t7\n";
         let usage =
             Usage { memory: 30_024 * 1024, in_files: 24 * 1024, tasks: 7, processes: 1, ..Usage::default() };
-        assert_eq!(parse_usage(text), Some(usage));
+        assert_eq!((parse_usage(text), usage.anonymous()), (Some(usage), 30_000 * 1024));
         let ended = Usage { tasks: 1, processes: 1, ..Usage::default() };
         assert_eq!(parse_usage("Name:\tx\nThreads:\t1\n"), Some(ended));
         assert_eq!(parse_usage(""), None);
@@ -148,5 +172,59 @@ mod tests {
         let works = Works { own, reaped: Work { user: 7, system: 8, faults: 6 } };
         assert_eq!(parse(text), Some(Stat { parent: 7, started: 98765, works }));
         assert_eq!(parse("12 (a) S"), None);
+    }
+
+    #[test]
+    fn a100_a_process_is_seen_whatever_its_name_is() {
+        let script = "import ctypes\nctypes.CDLL(None).prctl(15, b'\\xff\\xfe) \\n', 0, 0, 0)\nprint('named', flush=True)\ninput()";
+        let mut command = std::process::Command::new("python3");
+        command.args(["-c", script]).stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+        let mut python = command.spawn().unwrap();
+        io::Read::read_exact(python.stdout.as_mut().unwrap(), &mut [0; 6]).unwrap();
+        let pid = i32::try_from(python.id()).unwrap();
+        let (seen, usage, all) = (stat(pid), usage_of(pid), processes());
+        python.kill().unwrap();
+        python.wait().unwrap();
+        assert_eq!(seen.map(|stat| stat.parent), i32::try_from(std::process::id()).ok());
+        assert_eq!(all.get(&pid).map(|stat| stat.started), seen.map(|stat| stat.started));
+        assert!(usage.is_some_and(|usage| usage.memory > 1 << 20), "{usage:?}");
+    }
+
+    /// The directory of a process with these files.
+    fn process_with(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let directory = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            let path = directory.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        directory
+    }
+
+    #[test]
+    fn a100_a_process_that_cannot_be_understood_counts_as_one_task_of_its_parent() {
+        let odd = process_with(&[("stat", "12 (odd"), ("status", "Name:\todd\nPPid:\t7\n")]);
+        let seen = Stat { parent: 7, started: 0, works: Works::default() };
+        assert_eq!(stat_in(odd.path()), Some(seen));
+        let one = Usage { tasks: 1, processes: 1, ..Usage::default() };
+        assert_eq!(usage_in(odd.path()), Some(one));
+        let exited = odd.path().join("exited");
+        assert_eq!((stat_in(&exited), usage_in(&exited)), (None, None));
+    }
+
+    #[test]
+    fn a100_memory_is_found_behind_any_number_of_threads_that_have_exited() {
+        const ALL: u64 = 20;
+        for with_memory in 0..ALL {
+            let process = process_with(&[("status", "Threads:\t20\n")]);
+            for number in 0..ALL {
+                let thread = process.path().join("task").join(number.to_string());
+                let memory = if number == with_memory { "RssAnon:\t900 kB\n" } else { "" };
+                std::fs::create_dir_all(&thread).unwrap();
+                std::fs::write(thread.join("status"), format!("{memory}Threads:\t20\n")).unwrap();
+            }
+            let usage = usage_in(process.path()).unwrap();
+            assert_eq!((usage.memory, usage.tasks), (900 * 1024, ALL), "{with_memory}");
+        }
     }
 }

@@ -69,6 +69,11 @@ impl Reaper {
         descent.usage(&children, files)
     }
 
+    /// The children that might have files in memory that could not be examined when these were last counted.
+    pub(super) fn suspects(&self) -> HashSet<u64> {
+        self.descent().suspects().clone()
+    }
+
     /// The processes of each child, without its supervisor.
     pub(super) fn processes(&self) -> HashMap<u64, Vec<i32>> {
         let children = self.children();

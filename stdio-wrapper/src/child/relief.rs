@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::keepers::{Held, Newcomer};
-use crate::capacity::{Kinds, Load, Measure, Usage};
+use crate::capacity::{ASSUMED, Kinds, Load, Measure, Usage};
 
 /// The resource that the container is short of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,10 +14,10 @@ pub(super) struct Shortage {
     pub(super) measure: Measure,
     /// How much must be freed.
     pub(super) over: u64,
-    /// Used memory that is not attributed to any process. For example, the kernel also counts files in memory
-    /// and data that is queued in sockets. All of it might belong to one user, so a user whose children use no
-    /// more than this amount loses none. A user who hides memory must not cause other users to lose their
-    /// children.
+    /// How much is used that is not attributed to any process. For example, the kernel also counts files in memory
+    /// and data that is queued in sockets, and processes that exit at once escape a look. All of it might belong to
+    /// one user, so a user whose children use no more than this amount loses none. A user who hides memory or
+    /// processes must not cause other users to lose their children.
     pub(super) hidden: u64,
 }
 
@@ -31,21 +31,54 @@ impl Shortage {
         ending: u64,
     ) -> Self {
         let sum = |of: fn(&Usage) -> u64| usage.values().chain([&own]).map(of).sum::<u64>();
-        // Memory that processes share is counted several times. The excess must not reduce the hidden amount.
-        let anonymous = sum(Usage::anonymous).min(kinds.anonymous);
-        let in_files = sum(|usage| usage.in_files).min(kinds.in_files);
-        let known = anonymous + in_files + sum(|usage| usage.in_kernel);
+        let known = match measure {
+            Measure::Memory => {
+                // Memory that processes share is counted several times. The excess must not reduce the hidden amount.
+                let anonymous = sum(Usage::anonymous).min(kinds.anonymous);
+                let in_files = sum(|usage| usage.in_files).min(kinds.in_files);
+                anonymous + in_files + sum(|usage| usage.in_kernel)
+            }
+            Measure::Tasks => sum(|usage| usage.tasks),
+        };
         let hidden = load.used.saturating_sub(known).saturating_sub(load.unaccounted);
-        // Processes and threads cannot be hidden.
-        let hidden = if measure == Measure::Memory { hidden } else { 0 };
         Self { measure, over: load.over.saturating_sub(ending), hidden }
+    }
+}
+
+/// Charges the hidden memory of files, in bytes, to a suspect: a child whose open files could not all be examined. Of
+/// several users with suspects, it is the one whose children use the most, and of this user's suspects, the largest. A
+/// suspect that is missing in `all` has already been stopped and is still exiting. Until it has exited, it is the one.
+/// `hidden` is all memory that belongs to no process.
+pub(super) fn charge_suspects(
+    hidden: u64,
+    kinds: Kinds,
+    suspects: &HashSet<u64>,
+    all: &[Held],
+    usage: &mut HashMap<u64, Usage>,
+) {
+    let known: u64 = usage.values().map(|usage| usage.in_files).sum();
+    let hidden = hidden.min(kinds.in_files.saturating_sub(known));
+    let exiting = suspects.iter().filter(|child| usage.contains_key(*child)).copied();
+    let exiting = exiting.filter(|child| all.iter().all(|one| one.child != *child)).min();
+    let users: HashSet<&str> =
+        all.iter().filter(|one| suspects.contains(&one.child)).map(|one| one.user.as_str()).collect();
+    let of_users: Vec<&Held> = all.iter().filter(|one| users.contains(one.user.as_str())).collect();
+    let charged = exiting.or_else(|| {
+        let (user, _) = most(&of_users, usage, Measure::Memory)?;
+        let of_user = of_users.iter().filter(|one| one.user == user && suspects.contains(&one.child));
+        Some(of_user.max_by_key(|one| size(one, usage, Measure::Memory))?.child)
+    });
+    if let Some(usage) = charged.and_then(|child| usage.get_mut(&child)) {
+        usage.memory += hidden;
+        usage.in_files += hidden;
     }
 }
 
 /// Chooses children to stop until enough is freed. It repeatedly chooses the largest child of the user whose
 /// children use the most. It never chooses the last child, because stopping it would help no other user. It
 /// chooses none if children are not the cause: if their known usage is at most the amount that must be freed,
-/// or if no user's children use more than the hidden amount.
+/// or if no user's children use more than the hidden amount. If processes are short, it chooses only children of users
+/// whose children have more of them than ordinary ones.
 pub(super) fn choose(all: &[Held], usage: &HashMap<u64, Usage>, short: Shortage) -> Vec<Held> {
     let Shortage { measure, over: excess, hidden } = short;
     let size = |one: &Held| size(one, usage, measure);
@@ -55,15 +88,30 @@ pub(super) fn choose(all: &[Held], usage: &HashMap<u64, Usage>, short: Shortage)
     let mut left: Vec<&Held> = all.iter().collect();
     let (mut chosen, mut freed) = (Vec::new(), 0);
     while freed < excess && left.len() > 1 {
-        let Some((sum, index)) = largest_of_most(&left, usage, measure) else { break };
-        let one = left.swap_remove(index);
+        let large = if measure == Measure::Tasks { not_ordinary(&left, usage) } else { left.clone() };
+        let Some((sum, index)) = largest_of_most(&large, usage, measure) else { break };
+        let Some(one) = large.get(index).copied() else { break };
         if !one.can_end || size(one) == 0 || sum <= hidden {
             break;
         }
+        left.retain(|other| other.child != one.child);
         freed += size(one);
         chosen.push(one.clone());
     }
     chosen
+}
+
+/// The children of users whose children have more processes and threads than the same number of ordinary ones.
+fn not_ordinary<'a>(all: &[&'a Held], usage: &HashMap<u64, Usage>) -> Vec<&'a Held> {
+    let mut excess: HashMap<&str, (u64, u64)> = HashMap::new();
+    for one in all {
+        let (tasks, ordinary) = excess.entry(one.user.as_str()).or_default();
+        *tasks += size(one, usage, Measure::Tasks);
+        *ordinary += ASSUMED.tasks;
+    }
+    let is_large =
+        |one: &&&Held| excess.get(one.user.as_str()).is_some_and(|(tasks, ordinary)| tasks > ordinary);
+    all.iter().filter(is_large).copied().collect()
 }
 
 /// Chooses a child to stop for a newcomer who has no child and for whom there is no room: the largest child of
@@ -94,14 +142,19 @@ fn size(one: &Held, usage: &HashMap<u64, Usage>, measure: Measure) -> u64 {
 
 /// The usage of the children of the user who uses the most, and the index of the largest of these children.
 fn largest_of_most(all: &[&Held], usage: &HashMap<u64, Usage>, measure: Measure) -> Option<(u64, usize)> {
+    let (user, sum) = most(all, usage, measure)?;
+    let of_user = all.iter().enumerate().filter(|(_, one)| one.user == user);
+    of_user.max_by_key(|(_, one)| size(one, usage, measure)).map(|(index, _)| (sum, index))
+}
+
+/// The user whose children use the most, and how much they use.
+fn most<'a>(all: &[&'a Held], usage: &HashMap<u64, Usage>, measure: Measure) -> Option<(&'a str, u64)> {
     let mut sums: HashMap<&str, u64> = HashMap::new();
     for one in all {
         *sums.entry(one.user.as_str()).or_default() += size(one, usage, measure);
     }
     // The name is only a tie-breaker between users with the same sum.
-    let (most, sum) = sums.into_iter().max_by_key(|(user, sum)| (*sum, *user))?;
-    let of_user = all.iter().enumerate().filter(|(_, one)| one.user == most);
-    of_user.max_by_key(|(_, one)| size(one, usage, measure)).map(|(index, _)| (sum, index))
+    sums.into_iter().max_by_key(|(user, sum)| (*sum, *user))
 }
 
 #[cfg(test)]
@@ -173,7 +226,7 @@ mod tests {
         assert_eq!(choose(&all, &usage, memory(185)), [], "bob uses as much memory as is hidden");
         assert_eq!(numbers(&choose(&all, &usage, memory(184))), [1]);
         assert_eq!(memory(50).hidden, 0);
-        assert_eq!((short(900, Measure::Tasks, 3).hidden, short(900, Measure::Tasks, 3).over), (0, 7));
+        assert_eq!((short(900, Measure::Tasks, 3).hidden, short(900, Measure::Tasks, 3).over), (891, 7));
         let new = Newcomer { user: "new", has: 0 };
         assert_eq!(choose_for(new, &all, &usage, memory(185), 60), None);
         assert_eq!(choose_for(new, &all, &usage, memory(184), 60).map(|one| one.child), Some(1));
@@ -205,6 +258,58 @@ mod tests {
         let tasks = Shortage { measure: Measure::Tasks, ..over(16) };
         assert_eq!(numbers(&choose(&all, &usage, tasks)), [2]);
         assert_eq!(numbers(&choose(&all, &usage, over(16))), [1]);
+    }
+
+    #[test]
+    fn a100_processes_that_escape_every_look_cost_nobody_a_session() {
+        let all = held(&[(1, "ana"), (2, "mallory"), (3, "bob")]);
+        let usage = |tasks: [u64; 3]| {
+            (1..).zip(tasks).map(|(child, tasks)| (child, Usage { tasks, ..Usage::default() })).collect()
+        };
+        let chosen = |tasks, used| {
+            let usage: HashMap<u64, Usage> = usage(tasks);
+            let kinds = Kinds { anonymous: u64::MAX, in_files: u64::MAX };
+            let own = Usage { tasks: 5, ..Usage::default() };
+            let load = Load { used, over: 16, unaccounted: 16 };
+            numbers(&choose(&all, &usage, Shortage::new(Measure::Tasks, (load, kinds), &usage, own, 0)))
+        };
+        assert_eq!(chosen([2, 7, 60], 256), [0; 0], "bob has a busy server, and 166 processes are hidden");
+        assert_eq!(chosen([2, 141, 60], 256), [2], "32 processes are hidden");
+        assert_eq!(chosen([2, 9, 8], 40), [0; 0], "these servers are ordinary");
+        assert_eq!(chosen([2, 10, 8], 41), [2]);
+    }
+
+    #[test]
+    fn a100_a_user_with_many_ordinary_servers_does_not_protect_one_with_a_large_server() {
+        let all = held(&[(1, "ana"), (2, "ana"), (3, "ana"), (4, "ana"), (5, "mallory")]);
+        let usage = [9, 9, 9, 9, 30].map(|tasks| Usage { tasks, ..Usage::default() });
+        let usage = (1..).zip(usage).collect();
+        let tasks = Shortage { measure: Measure::Tasks, ..over(16) };
+        assert_eq!(numbers(&choose(&all, &usage, tasks)), [5]);
+    }
+
+    #[test]
+    fn a100_hidden_memory_is_charged_to_who_does_not_let_others_look() {
+        let all = held(&[(1, "bob"), (2, "mallory"), (3, "mallory"), (4, "ana")]);
+        let charged = |suspects: &[u64], all: &[Held]| {
+            let mut usage = usage(&[(1, 60), (2, 9), (3, 7), (4, 10)]);
+            let kinds = Kinds { anonymous: u64::MAX, in_files: 400 };
+            charge_suspects(500, kinds, &suspects.iter().copied().collect(), all, &mut usage);
+            (1..5).filter(|child| usage[child].in_files == 400).collect::<Vec<u64>>()
+        };
+        assert_eq!(charged(&[], &all), [0; 0]);
+        assert_eq!(charged(&[3], &all), [3]);
+        assert_eq!(charged(&[2, 3], &all), [2]);
+        assert_eq!(charged(&[3, 4], &all), [3], "both children of mallory use more than that of ana");
+        assert_eq!(charged(&[3, 4], &all[1..2]), [3], "this child is still exiting");
+        assert_eq!(charged(&[8], &all), [0; 0], "this child has exited");
+        // With its part of the memory, the child is the largest.
+        let mut usage = usage(&[(1, 60), (2, 9), (3, 7), (4, 10)]);
+        let kinds = Kinds { anonymous: u64::MAX, in_files: u64::MAX };
+        charge_suspects(400, kinds, &HashSet::from([3]), &all, &mut usage);
+        let load = Load { used: 486, over: 10, unaccounted: 0 };
+        let short = Shortage::new(Measure::Memory, (load, kinds), &usage, Usage::default(), 0);
+        assert_eq!((short.hidden, numbers(&choose(&all, &usage, short))), (0, vec![3]));
     }
 
     #[test]

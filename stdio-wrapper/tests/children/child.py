@@ -278,12 +278,21 @@ def call(message):
             signal.pause()
         return text("grows")
     if name == "hide":
-        # Allocates memory in an unnamed file. With `behind`, this many other files are opened first, because the
-        # wrapper examines only some of the open files of a process.
+        # Allocates memory in an unnamed file. With `behind`, this many other files are opened first.
         KEPT.extend(open(os.devnull) for _ in range(given.get("behind", 0)))
         file = os.memfd_create("hidden")
         for _ in range(given["mib"]):
             os.write(file, bytes(1 << 20))
+        return text("hidden")
+    if name == "hide well":
+        # Allocates memory in files that exist only in messages that are not received, where the wrapper cannot find them.
+        pair = socket.socketpair()
+        KEPT.append(pair)
+        for _ in range(given["mib"] // 4):
+            file = os.memfd_create("hidden")
+            os.write(file, bytes(4 << 20))
+            pair[0].sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [file]))])
+            os.close(file)
         return text("hidden")
     if name == "fork":
         # Starts workers that share the memory of this process.

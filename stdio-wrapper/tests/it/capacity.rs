@@ -315,20 +315,31 @@ async fn a100_who_makes_servers_grow_loses_one_before_the_kernel_ends_any() {
 }
 
 /// The kernel attributes the content of a file in memory to the container, but to no process.
-#[tokio::test(flavor = "multi_thread")]
-async fn a100_who_hides_memory_loses_the_server_and_nobody_else_does() {
-    let Some(group) = Group::new("hiding", 4096, 512 << 20) else { return };
+/// A server hides memory in this way and is stopped. A server of another user, which seems to be larger, is not.
+async fn loses_the_server_that_hides(name: &str, tool: &str, arguments: serde_json::Value) {
+    let Some(group) = Group::new(name, 4096, 512 << 20) else { return };
     let wrapper = group.wrapper(&["--identity=headers"], &[]).await;
     let bob = caller(&wrapper, "bob").initialize("2025-11-25").await;
     bob.text("keep", serde_json::json!({"mib": 60})).await;
     let mallory = caller(&wrapper, "mallory").initialize("2025-11-25").await;
-    let hide = call(1, "hide", serde_json::json!({"mib": 400}));
-    let hidden = mallory.post(hide).await.text().await.unwrap();
+    let hidden = mallory.post(call(1, tool, arguments)).await.text().await.unwrap();
     let told = wrapper.logged("nearly used up").await;
     assert!(told.contains("mallory"), "{told}: {hidden}");
     assert_eq!(mallory.status_of_ping().await, 404);
     assert_eq!(bob.status_of_ping().await, 200);
     assert!(!wrapper.log().iter().any(|line| line.contains("nearly used up") && line.contains("bob")));
+    assert_eq!(group.kills(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a100_who_hides_memory_loses_the_server_and_nobody_else_does() {
+    loses_the_server_that_hides("hiding", "hide", serde_json::json!({"mib": 400})).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a100_who_hides_memory_behind_many_files_loses_the_server() {
+    let arguments = serde_json::json!({"mib": 400, "behind": 300});
+    loses_the_server_that_hides("hiding-behind", "hide", arguments).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -342,7 +353,7 @@ async fn a100_memory_that_is_hidden_where_nobody_looks_costs_nobody_a_session() 
         honest.push(session);
     }
     let mallory = caller(&wrapper, "mallory").initialize("2025-11-25").await;
-    mallory.text("hide", serde_json::json!({"mib": 220, "behind": 300})).await;
+    mallory.text("hide well", serde_json::json!({"mib": 220})).await;
     // It does not matter here whether there is room for another user.
     let _newcomer = caller(&wrapper, "newcomer").try_initialize("2025-11-25").await;
     // The wrapper measures the memory every 100 ms, and examines files every second.
@@ -402,7 +413,7 @@ async fn a100_forks_do_not_make_up_for_hidden_memory() {
     let mallory = caller(&wrapper, "mallory").initialize("2025-11-25").await;
     mallory.text("keep", serde_json::json!({"mib": 8})).await;
     assert_eq!(mallory.text("fork", serde_json::json!({"count": 8})).await, "forked");
-    mallory.text("hide", serde_json::json!({"mib": 270, "behind": 300})).await;
+    mallory.text("hide well", serde_json::json!({"mib": 270})).await;
     // The wrapper measures the memory every 100 ms, and examines files every second.
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(bob.status_of_ping().await, 200);

@@ -203,7 +203,8 @@ impl Launcher {
 
     /// Calls `choose` with the children that have not been stopped yet. If it chooses none and memory is short,
     /// calls it again with memory in open files counted, and then also with that of epoll watches. Before that,
-    /// this memory counts as hidden, and a user with less memory than is hidden loses no child.
+    /// this memory counts as hidden, and a user with less memory than is hidden loses no child. If the open files of
+    /// a child cannot be examined, it is charged with the memory of files that is still hidden then.
     fn look_for<T>(
         &self,
         short: Measure,
@@ -218,10 +219,16 @@ impl Launcher {
             return None;
         }
         let mut usage = self.usage(Files::Counted);
-        if let Some(chosen) = choose(&all, &usage) {
+        let suspects = self.reaper.suspects();
+        if let Some(chosen) = choose(&all, &usage).filter(|_| suspects.is_empty()) {
             return Some((chosen, usage));
         }
         self.relief.watching.add_memory(&mut usage);
+        if let Some(load) = self.spec.capacity.load(short) {
+            let kinds = self.spec.capacity.kinds();
+            let hidden = self.shortage(short, (load, kinds), &usage).hidden;
+            relief::charge_suspects(hidden, kinds, &suspects, &all, &mut usage);
+        }
         choose(&all, &usage).map(|chosen| (chosen, usage))
     }
 

@@ -66,8 +66,7 @@ impl Watching {
         let Some((_, watches)) = counted.as_ref().filter(|(at, _)| at.elapsed() < FRESH) else { return };
         for (child, usage) in usage {
             let taken = watches.get(child).map_or(0, |found| found.saturating_mul(WATCH));
-            usage.memory += taken;
-            usage.in_kernel += taken;
+            usage.add_in_kernel(taken);
         }
     }
 
