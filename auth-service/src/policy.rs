@@ -36,7 +36,7 @@ use service::{Lookalike, Service, Table};
 /// Description of the scope `mcp` when there is no policy file. The consent page shows it below the names of the
 /// services.
 const EVERYTHING: &str = "To use all tools of these services";
-/// The same for a single service.
+/// Description of the scope `mcp` when there is no policy file and the request is for a single service.
 const EVERYTHING_OF_ONE: &str = "To use all tools of this service";
 
 /// The access rules in force.

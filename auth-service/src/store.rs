@@ -1,5 +1,5 @@
 //! The persistent state of the service. There is one trait for each kind of data, and all of them use domain types.
-//! Every method is atomic, also one that changes data of several kinds. When it returns, its change is as durable as
+//! Every method is atomic, even if it changes data of several kinds. When it returns, its change is as durable as
 //! the store in use guarantees.
 
 mod account_links;
@@ -71,7 +71,8 @@ pub enum StoreError {
     Unreadable,
 }
 
-/// A whole store. It is for code that opens a store or passes it on. Other code asks for the traits that it needs.
+/// All kinds of data together, for code that opens a store or passes it on. Other code only requires the traits that it
+/// needs.
 pub trait Store:
     ClientStore
     + AccountStore

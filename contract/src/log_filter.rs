@@ -62,9 +62,9 @@ impl LogFilter {
     }
 
     /// Leaves out events of the HTTP server that are part of normal operation, unless the filter mentions their
-    /// target. The programs log the same information as its start messages themselves. Its messages about individual
-    /// connections are often errors, but any client can cause any number of them, for example by sending a request
-    /// before it has read the response to the last one.
+    /// target. What its messages at startup say is also logged by the programs themselves. Its messages about
+    /// individual connections are often at the level ERROR, but any client can cause any number of them, for example by
+    /// sending a request before it has read the response to the previous one.
     #[must_use]
     pub fn without_noise(self) -> Self {
         self.with_default("actix_server", LevelFilter::WARN).with_default("actix_http", LevelFilter::OFF)

@@ -12,7 +12,7 @@ use actix_web::http::header::{
 use actix_web::middleware::Next;
 use actix_web::{Error, Resource};
 
-/// Name of the resources that web pages can call. A middleware outside of the router recognizes them by this name.
+/// Name of the resources that web pages can call. [`let_pages_read`] recognizes them by it.
 const FOR_WEB_PAGES: &str = "for web pages";
 /// The response headers that a page can read besides those that every page can read.
 const EXPOSED: &str = "www-authenticate, dpop-nonce, retry-after";
@@ -51,7 +51,7 @@ pub(super) async fn let_pages_read<B: MessageBody + 'static>(
     request: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<B>, Error> {
-    // A preflight that is refused stays refused, because a browser also requires a successful status.
+    // The response to a refused preflight gets no such headers, because a browser would still reject it for its status.
     let is_for_web_pages =
         request.method() != Method::OPTIONS && request.request().match_name() == Some(FOR_WEB_PAGES);
     let mut response = next.call(request).await?;

@@ -1,4 +1,4 @@
-//! Reads arguments that several commands have.
+//! Reads arguments that several commands share.
 
 use std::path::Path;
 

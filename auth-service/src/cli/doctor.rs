@@ -78,8 +78,8 @@ async fn examine(asked: Doctor) -> anyhow::Result<ExitCode> {
     Ok(if problems == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Parses a URL with its scheme. The library's error for a URL without one does not name what is missing, or takes the
-/// host for the scheme (`localhost:8080/mcp`).
+/// Parses a URL that includes its scheme. If the scheme is missing, the library's error does not say so, or the library
+/// mistakes the host for the scheme (`localhost:8080/mcp`).
 fn whole_url(text: &str) -> Result<Url, String> {
     let example = "write the whole URL, such as https://mcp.example.com/mcp";
     if text.is_empty() {

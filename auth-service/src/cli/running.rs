@@ -1,4 +1,4 @@
-//! Runs a command of an operator on the store, or has the service that has the store open run it.
+//! Runs an operator's command on the store or, if the service has the store open, asks the service to run it.
 
 use std::time::{Duration, Instant};
 

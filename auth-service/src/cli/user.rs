@@ -149,7 +149,8 @@ fn typed_password() -> anyhow::Result<SecretString> {
     let password = line.trim_end_matches(['\r', '\n']).to_owned();
     if password.chars().count() < MIN_PASSWORD_LEN || password.len() > MAX_PASSWORD_LEN {
         bail!(
-            "the password on standard input must have at least {MIN_PASSWORD_LEN} characters and at most {MAX_PASSWORD_LEN} bytes"
+            "the password on standard input must have at least {MIN_PASSWORD_LEN} characters and at most \
+             {MAX_PASSWORD_LEN} bytes"
         );
     }
     Ok(SecretString::from(password))

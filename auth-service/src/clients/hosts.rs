@@ -1,5 +1,5 @@
-//! Lists of hosts in the settings: those whose client metadata documents are allowed or blocked, and those that redirect
-//! URIs can have.
+//! Lists of hosts in the settings: the hosts whose client metadata documents are allowed or blocked, and the hosts that
+//! redirect URIs can have.
 
 use psl::{List, Psl};
 use url::Host;
@@ -39,7 +39,7 @@ impl HostRule {
         Ok(Self { domain, below })
     }
 
-    /// Reads an entry such as `example.com`, or the IP address of a host, such as `192.0.2.1` or `[2001:db8::1]`.
+    /// Like [`HostRule::parse`], but also reads an IP address, such as `192.0.2.1` or `[2001:db8::1]`.
     pub fn parse_with_address(text: &str) -> Result<Self, InvalidHostRule> {
         match Host::parse(text) {
             Ok(host @ (Host::Ipv4(_) | Host::Ipv6(_))) => Ok(Self { domain: host.to_string(), below: false }),

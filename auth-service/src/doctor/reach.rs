@@ -85,6 +85,7 @@ pub(super) fn note_service(notes: &mut Notes<'_>) {
     notes.unexamined(
         "service",
         "the MCP server behind the check was not examined, because the doctor has no token: it is unknown whether it runs",
-        "call it with a client that is signed in, or request /ready at OPS_LISTEN of its wrapper, which reports whether the server works (`stdio-wrapper --healthcheck` only reports that the wrapper runs)",
+        "call it with a client that is signed in, or request /ready at OPS_LISTEN of its wrapper, which reports \
+         whether the server works (`stdio-wrapper --healthcheck` only reports that the wrapper runs)",
     );
 }

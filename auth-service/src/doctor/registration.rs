@@ -71,7 +71,7 @@ impl Refusal {
         Self { code, reason }
     }
 
-    /// `what`, with the reason if the response has one.
+    /// Appends the reason to `what`, if the response has one.
     fn after(&self, what: impl std::fmt::Display) -> String {
         if self.reason.is_empty() { what.to_string() } else { format!("{what}: {}", self.reason) }
     }
@@ -79,12 +79,13 @@ impl Refusal {
 
 fn refused(status: u16, refusal: &Refusal, notes: &mut Notes<'_>) {
     match status {
-        // The server works, but allows no client on this machine. It depends on the redirect URIs of the real clients
-        // whether they can register.
+        // The server works, but allows no redirect URI on this machine. Whether other clients can register depends on
+        // their redirect URIs.
         400 if refusal.code == "invalid_redirect_uri" => notes.unexamined(
             "registration",
             refusal.after(format_args!("the doctor cannot register, because the server does not allow {REDIRECT_URI}")),
-            "connect with a client whose host REGISTRATION_REDIRECT_HOSTS allows; to let the doctor and other programs on users' machines register, add localhost to it",
+            "connect with a client whose host REGISTRATION_REDIRECT_HOSTS allows; to let the doctor and other \
+             programs on users' machines register, add localhost to it",
         ),
         401 | 403 => notes.fine(
             "registration",

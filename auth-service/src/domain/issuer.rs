@@ -38,7 +38,7 @@ pub enum InvalidIssuer {
 impl Issuer {
     /// Reads an issuer identifier.
     pub fn parse(text: &str) -> Result<Self, InvalidIssuer> {
-        // Without a scheme, a URL parser takes the host for the scheme (`auth.example.com:8443`).
+        // Without a scheme, a URL parser mistakes the host for the scheme (`auth.example.com:8443`).
         if !text.contains("://") && Url::parse(&format!("https://{text}")).is_ok() {
             return Err(InvalidIssuer::NoScheme(text.to_owned()));
         }

@@ -42,8 +42,8 @@ pub fn network(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Whether two addresses are in the network of one subscriber. All loopback addresses are on this machine: a browser that
-/// resolves `localhost` can use `::1` where another program uses `127.0.0.1`.
+/// Whether two addresses are in the network of one subscriber. All loopback addresses count as one network, because a
+/// browser that resolves `localhost` can use `::1` where another program on this machine uses `127.0.0.1`.
 pub fn are_in_one_network(one: IpAddr, other: IpAddr) -> bool {
     network(one) == network(other) || (one.is_loopback() && other.is_loopback())
 }

@@ -42,9 +42,9 @@ pub struct TooManyRequests;
 
 impl Pace {
     /// Allows each address this number of requests per second. At most `late` refusals are delayed at the same time,
-    /// because each of them occupies a connection of the listener. One more ends the longest delay of the address
-    /// that has the most delayed refusals. Therefore, one address can use all slots while no other address needs them,
-    /// but cannot keep the refusals of other addresses from being delayed.
+    /// because each of them occupies a connection of the listener. A further one ends the longest delay of the
+    /// address that has the most delayed refusals. Therefore, one address can use all slots while no other address
+    /// needs them, but cannot keep the refusals of other addresses from being delayed.
     pub fn new(in_a_second: NonZeroU32, late: usize) -> Self {
         let burst = in_a_second.saturating_mul(NonZeroU32::MIN.saturating_add(IN_A_ROW - 1));
         Self::of(Quota::per_second(in_a_second).allow_burst(burst), late)
@@ -118,8 +118,8 @@ mod tests {
         assert_eq!(pace.late.count(), 0);
     }
 
-    /// Whether a refusal is still being delayed. The runtime would otherwise report many futures of one task as pending
-    /// although they are not.
+    /// Whether a refusal is still being delayed. It is polled outside of the task's budget (`unconstrained`), because
+    /// tokio reports futures that are ready as pending once a task has used up its budget.
     fn is_late(refusal: &mut Pin<Box<impl Future<Output = Result<(), TooManyRequests>>>>) -> bool {
         let outcome = tokio::task::unconstrained(refusal).now_or_never();
         assert_ne!(outcome, Some(Ok(())), "the request was not refused");
@@ -139,7 +139,7 @@ mod tests {
             assert!(is_late(&mut refusal));
             flood.push(refusal);
         }
-        assert_eq!(pace.late.count(), 64, "the flood uses the slots that nobody else needs");
+        assert_eq!(pace.late.count(), 64, "the flood uses the slots that no other address needs");
         let mut others: Vec<_> = (1..=32).map(|n| Box::pin(pace.admit(address(n)))).collect();
         // The flood does not get these slots back.
         for other in &mut others {

@@ -148,8 +148,8 @@ pub(super) async fn known(
     Ok(known.filter(|consent| consent.is_to(client)))
 }
 
-/// Formats scopes for the user, one line for each: the description and the name. `services` is the number of services that
-/// the request is for.
+/// Formats scopes for the user, one line for each: the description and the name. `services` is the number of services
+/// that the request is for.
 pub(super) fn scope_lines(scope: &Scope, services: usize, state: &AppState) -> Vec<String> {
     let policy = state.policy.now();
     let line = |token: &ScopeToken| match (token.as_str(), policy.description(token, services)) {

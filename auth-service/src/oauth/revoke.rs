@@ -34,8 +34,9 @@ async fn answer(request: &HttpRequest, body: &[u8], state: &AppState) -> Result<
     let token = params.one("token")?.ok_or(TokenError::Missing("token"))?;
     if let Some(grant) = grant_of(token, &client, state).await? {
         // The remembered consent is deleted as well, so that the user is asked for consent when the client connects
-        // again. Both deletions are requested at the same time, because a repeated request would not find the grant, and
-        // a store whose disk stalls makes all changes that were requested when the disk responds again.
+        // again. Both deletions are requested at the same time. If they were requested one after the other and the disk
+        // stalled, only the first would be made once the disk responds again, and a repeated request would not find the
+        // grant.
         let forgotten = state.store.forget_consent(&grant.subject, &grant.client_id);
         let (forgotten, revoked) = tokio::join!(forgotten, state.store.revoke_grant(&grant.id));
         revoked?;

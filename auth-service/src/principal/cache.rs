@@ -139,9 +139,9 @@ pub struct Sources<'a> {
     pub keys: &'a KeyRing,
     /// The issuer that tokens must name.
     pub issuer: &'a Issuer,
-    /// The grants, with the accounts of their users.
+    /// The store of the grants. It also finds the accounts of their users.
     pub grants: &'a dyn GrantStore,
-    /// The changes to the store with these grants.
+    /// The record of changes to this store.
     pub changes: &'a Changes,
     /// The time of the check.
     pub now: UnixTime,

@@ -11,7 +11,8 @@ use super::{Deletion, Linking, StoreError};
 pub trait AccountLinkStore: Send + Sync {
     /// The account that is linked to a user of another issuer.
     async fn linked_account(&self, issuer: &str, sub: &str) -> Result<Option<Subject>, StoreError>;
-    /// Links a user of another issuer to an account. Neither must already have a different link, because each user of an issuer has exactly one account.
+    /// Links a user of another issuer to an account, unless one of the two already has a different link. Each user of
+    /// an issuer has at most one account.
     async fn link_account(&self, issuer: &str, sub: &str, subject: &Subject) -> Result<Linking, StoreError>;
     /// Deletes the link between an account and a user of that issuer.
     async fn unlink_account(&self, issuer: &str, subject: &Subject) -> Result<Deletion, StoreError>;

@@ -46,9 +46,9 @@ pub struct Changes {
 
 /// A store that counts its changes, so that results of its operations can be cached.
 pub trait Observable: Send + Sync {
-    /// The record of changes, which invalidates cached results of [`GrantStore::held_grant`](super::GrantStore::held_grant). A change through this
-    /// process is recorded before its call returns, and a change by another process as soon as this one is
-    /// notified.
+    /// The record of changes, which invalidates cached results of
+    /// [`GrantStore::held_grant`](super::GrantStore::held_grant). A change through this process is recorded before its
+    /// call returns, and a change by another process as soon as this one is notified.
     fn changes(&self) -> &Changes;
 }
 

@@ -13,7 +13,8 @@ use super::{Addition, Admission, Decision, Redemption, StoreError};
 /// Stores device authorizations.
 #[async_trait]
 pub trait DeviceStore: Send + Sync {
-    /// Reserves one of `ceiling` slots for devices waiting for a user, until `until`. It is called before the device is stored. A new device never displaces an earlier one.
+    /// Reserves one of `ceiling` slots for devices that wait for a user. The reservation ends at `until`. This must be
+    /// called before the device is stored. A new device never displaces an earlier one.
     async fn reserve_device(
         &self,
         name: &TokenHash,

@@ -1,4 +1,4 @@
-//! Regular work on the whole store, and its test.
+//! Regular maintenance of the whole store, and a check whether it works.
 
 use async_trait::async_trait;
 
@@ -17,7 +17,7 @@ pub struct LatestEnds {
     pub client: UnixTime,
 }
 
-/// Keeps the store small and correct, and tests it.
+/// Removes or shortens rows that must not be kept longer, and checks whether the store works.
 #[async_trait]
 pub trait Maintenance: Send + Sync {
     /// Deletes expired rows that the store does not delete on its own. Returns their number.

@@ -1,5 +1,5 @@
-//! The outcomes of store operations. An operation that makes its change or does not has an outcome with a name for
-//! each case, so that no caller has to know which of them is `true`.
+//! The outcomes of store operations. If an operation might not make its change, its outcome has a name for each case.
+//! With a `bool`, every caller would have to know which case is `true`.
 
 use crate::domain::client::Client;
 use crate::domain::grant::{AuthorizationCode, Grant};
@@ -47,9 +47,9 @@ pub enum Replacement {
 
 /// The outcome of a request for one of a limited number of slots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[must_use = "there is no slot if all of them are taken"]
+#[must_use = "no slot is reserved if all of them are taken"]
 pub enum Admission {
-    /// There is a slot.
+    /// A slot was reserved.
     Admitted,
     /// All slots are taken, and none can be freed.
     Full,

@@ -12,8 +12,8 @@ use super::{Admission, StoreError};
 #[async_trait]
 pub trait PushedRequestStore: Send + Sync {
     /// Stores a pushed authorization request (RFC 9126 §2.1). If its pool is full, requests from the account,
-    /// client or network with the most requests are deleted. It stays full if none of these has more than
-    /// one. A request that has not expired at `earliest` occupies a slot.
+    /// client or network with the most requests are deleted. If none of these has more than one, the new request is
+    /// refused. A request that has not expired at `earliest` occupies a slot.
     async fn push_request(
         &self,
         handle: &TokenHash,

@@ -1,4 +1,4 @@
-//! Names that can be used only once, such as the `jti` of an assertion. This detects replays.
+//! Names that can be used only once, such as the `jti` of an assertion, so that replays are detected.
 
 use async_trait::async_trait;
 
@@ -9,7 +9,7 @@ use super::{OneTimeUse, StoreError};
 /// Stores names that have been used.
 #[async_trait]
 pub trait ReplayStore: Send + Sync {
-    /// Stores `name` until `until`, unless it is already stored. This detects replayed assertions.
+    /// Stores `name` until `until`, unless it is already stored.
     async fn remember_once(
         &self,
         name: &str,

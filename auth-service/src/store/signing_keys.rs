@@ -1,4 +1,4 @@
-//! The signing keys, and what is recorded about them apart from the keys.
+//! The signing keys, and a separate record about them, which shows whether keys were lost or replaced with older ones.
 
 use std::time::Duration;
 
@@ -12,9 +12,9 @@ use super::{Replacement, StoreError};
 
 /// How long operators are warned after the signing keys were missing from the store.
 const MISSED_TOLD: Duration = Duration::from_secs(3600);
-const KEYS_WERE_MISSING: &str = "the signing keys were missing in the store, or an old row of them was put back, and new keys \
-     replace them: every earlier access token is invalid. Check whether Redis evicts keys (maxmemory-policy), and whether someone \
-     has deleted or replaced this key";
+const KEYS_WERE_MISSING: &str = "the signing keys were missing in the store, or an old row of them was put back, and \
+     new keys replace them: every earlier access token is invalid. Check whether Redis evicts keys (maxmemory-policy), \
+     and whether someone has deleted or replaced this key";
 
 /// What the store records about its signing keys, apart from the keys. The record exists once there have been
 /// keys.

@@ -21,7 +21,7 @@ const FOR_WEB_PAGES: [(Method, &str); 9] = [
 const FOR_NO_WEB_PAGE: [(Method, &str); 3] =
     [(Method::GET, "/login"), (Method::POST, "/consent"), (Method::POST, "/introspect")];
 
-/// A request of a web page.
+/// A request from a web page of another origin, with this last byte of the client's address.
 fn request(app: &TestApp, method: &Method, target: &str, from: usize) -> RequestBuilder {
     app.http
         .request(method.clone(), format!("{}{target}", app.public))
@@ -29,7 +29,7 @@ fn request(app: &TestApp, method: &Method, target: &str, from: usize) -> Request
         .header("x-forwarded-for", format!("198.51.100.{from}"))
 }
 
-/// Whether a web page can read the response, and when to try again.
+/// Whether a web page can read the response, including its `Retry-After` and `WWW-Authenticate`.
 fn is_readable(answer: &Response) -> bool {
     let header = |name: &str| answer.headers().get(name).map(|value| value.to_str().unwrap());
     assert_eq!(header("access-control-allow-credentials"), None, "{answer:?}");
@@ -63,7 +63,7 @@ async fn a097_a_web_page_can_read_why_its_request_is_refused_early() {
             assert_eq!(seen, (StatusCode::PAYLOAD_TOO_LARGE, readable), "{path}");
         }
     }
-    // A refused preflight is not made to look like an allowed one.
+    // The response to a refused preflight gets no headers that allow access.
     let target = format!("/token?{long}");
     let preflight =
         request(&app, &Method::OPTIONS, &target, 1).header("access-control-request-method", "POST");

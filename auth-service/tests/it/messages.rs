@@ -147,7 +147,7 @@ fn away() -> String {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }
 
-/// Any client can cause any number of such lines, so that they would hide real errors.
+/// Any client can cause any number of such lines, and they would hide real errors.
 #[test]
 fn what_clients_do_with_their_connections_is_not_an_error_in_the_log() {
     let all = tempfile::tempdir().unwrap();

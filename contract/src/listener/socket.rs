@@ -19,8 +19,8 @@ use socket2::{SockFilter, SockRef};
 /// How long the server has to accept the waiting connections while new attempts are ignored.
 const LAST_ACCEPTED: Duration = Duration::from_millis(200);
 
-/// How long the thread that accepts connections can need to notice that it is paused. On a machine whose processors are
-/// busy, a millisecond was too short in one of fifty cases, and the server then logged two errors.
+/// The time that the thread that accepts connections gets to notice that it is paused. On a machine with busy
+/// processors, a millisecond was too short in one of fifty cases, and the server then logged two errors.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// A second handle to a listening socket.

@@ -104,8 +104,8 @@ impl Descent {
         let mut all: HashMap<u64, Usage> = HashMap::new();
         for (number, pid) in own.chain(started).filter(|(number, _)| children.contains_key(number)) {
             let sum = all.entry(number).or_default();
-            // A process that has exited since the look was a task a moment ago. If a child starts processes that exit
-            // at once, others have taken their place.
+            // A process that has exited since the look still counts as a task, because a child that keeps starting
+            // processes that exit at once has started others since then.
             let usage = usage_of(pid).unwrap_or(Usage { tasks: 1, ..Usage::default() });
             sum.memory += usage.memory;
             sum.in_files += usage.in_files;
@@ -130,7 +130,7 @@ impl Descent {
         all
     }
 
-    /// The children that might have files in memory that could not be examined when these were last counted.
+    /// The children that might have files in memory that the last examination of open files did not find.
     pub(super) fn suspects(&self) -> &HashSet<u64> {
         self.open_files.suspects()
     }
@@ -204,7 +204,7 @@ mod tests {
         }
         let known = descent.known.clone();
         end(&descent, &mut shell);
-        // The shell might not have reaped them.
+        // Waits until the shell, or the process that adopts its children, has reaped them.
         while known
             .keys()
             .any(|process| stat(process.pid).is_some_and(|now| now.process(process.pid) == *process))

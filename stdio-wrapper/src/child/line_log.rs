@@ -77,7 +77,8 @@ impl LineLog {
         }
     }
 
-    /// Logs a warning about a request that the child has not answered in time. `waited` is the time since it was sent.
+    /// Logs a warning about a request that the child has not answered in time. `waited` is the time since the request
+    /// was added.
     pub fn late(&self, method: &str, tool: Option<&str>, waited: Duration) {
         if let Pass::Yes { suppressed } = self.take() {
             let left_out = nonzero(suppressed);
@@ -89,7 +90,8 @@ impl LineLog {
                 tool,
                 waited_seconds = waited.as_secs_f32(),
                 left_out,
-                "the child did not answer a request in time, so the client gets an error; if such requests need more time, raise REQUEST_TIMEOUT"
+                "the child did not answer a request in time, so the client gets an error; if such requests need more \
+                 time, raise REQUEST_TIMEOUT"
             );
         }
     }

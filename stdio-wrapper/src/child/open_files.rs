@@ -1,5 +1,6 @@
-//! Finds the unnamed files in memory that the processes of children have open: from `memfd_create(2)`, or removed
-//! from a file system in memory. The kernel counts such a file as memory of a process only if it is mapped.
+//! Finds the files in memory that the processes of children have open: those from `memfd_create(2)`, and those in
+//! `/dev/shm`, even if they have been removed. The kernel counts such a file as memory of a process only if it is
+//! mapped.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::CStr;
@@ -20,10 +21,10 @@ const BUDGET: Budget = Budget { processor: Duration::from_millis(20), total: Dur
 /// Limits on the time for an examination.
 #[derive(Debug, Clone, Copy)]
 struct Budget {
-    /// The processor time of this thread. If the machine is busy, this says more about the number of files than the
-    /// time that passes.
+    /// Maximum processor time of this thread. Unlike the elapsed time, it hardly depends on how busy the machine is, so
+    /// it shows whether a child has too many files.
     processor: Duration,
-    /// The time that passes.
+    /// Maximum elapsed time.
     total: Duration,
 }
 
@@ -62,7 +63,7 @@ impl OpenFiles {
             look.examine(&pids);
             let is_suspect = match look.extent {
                 Extent::All => false,
-                // If the machine is too busy, nothing new is known.
+                // The machine was too busy, so nothing new is known about the child.
                 Extent::Late => before.contains(&number),
                 Extent::TooMany => true,
             };
@@ -172,14 +173,15 @@ impl Look<'_> {
     }
 }
 
-/// Whether the kernel lets this process not look at the files of a running thread. It lets nobody look at those of a
-/// process that is exiting, but such a process has no memory any more, and its files are closed soon. After other errors,
-/// nothing is assumed: the thread has exited, or the fault is not its own.
+/// Whether the kernel does not let this process look at the files of a thread that is not exiting. The kernel lets no
+/// process look at the files of a thread that is exiting, but such a thread has no memory any more, and its files are
+/// closed soon. Other errors do not count, because the thread has exited or has not caused them.
 fn is_withheld(examined: Result<(), Errno>, has_memory: impl FnOnce() -> bool) -> bool {
     matches!(examined, Err(Errno::ACCESS | Errno::PERM)) && has_memory()
 }
 
-/// A program chooses the rest of the name, which does not have to be UTF-8.
+/// Whether this is the name of a file in memory, as shown by a link in `/proc/PID/fd`. The program chooses the rest of
+/// the name, which does not have to be UTF-8.
 fn is_in_memory(name: &[u8]) -> bool {
     name.starts_with(b"/memfd:") || name.starts_with(b"/dev/shm/")
 }
@@ -191,7 +193,7 @@ mod tests {
 
     use super::*;
 
-    /// A process that runs this Python script, and has completed it.
+    /// A process that has run a Python script, and waits until it is killed.
     struct Python(Child);
 
     impl Python {
@@ -256,7 +258,7 @@ mod tests {
             let memory = files.look_for(children.clone(), budget);
             assert_eq!((memory[&2] >> 20, files.suspects()), (3, &HashSet::from([1])));
         }
-        // If the machine is busy, those who could not be examined in time are suspects only if they were it before.
+        // If the machine is busy, children that could not be examined in time are suspects only if they already were.
         files.look_for(children, Budget { total: Duration::ZERO, ..LONG });
         assert_eq!(files.suspects(), &HashSet::from([1]));
         files.look_for(HashMap::from([(1, vec![many.pid()])]), LONG);

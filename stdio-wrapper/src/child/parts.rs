@@ -31,8 +31,8 @@ impl Shared {
     }
 }
 
-/// The memory of each child with several processes. `processes` does not contain the supervisors. A child is left out if it
-/// cannot be measured before `until`. The one that seems to have most is measured first.
+/// The memory of each child with several processes. `processes` does not contain the supervisors. A child is left out
+/// if it cannot be measured before `until`. The child that seems to have the most memory is measured first.
 pub(super) fn parts(processes: &HashMap<u64, Vec<i32>>, until: Instant) -> HashMap<u64, Part> {
     let part = |pids: &[i32]| {
         let mut part = Part::default();

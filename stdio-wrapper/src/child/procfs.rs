@@ -92,9 +92,9 @@ fn usage_in(directory: &Path) -> Option<Usage> {
     if usage.memory > 0 || usage.tasks < 2 {
         return Some(usage);
     }
-    // The first thread has exited and shows no memory, but other threads run. All threads of a process share
-    // the same memory, so the first one that shows any is enough. Their number is limited by that of the container's
-    // processes. More threads can have exited, and are still listed while another process traces them.
+    // The first thread has exited and shows no memory, but other threads run. All threads of a process share the same
+    // memory, so the first one that shows any is enough. Other threads can also have exited, and are still listed while
+    // another process traces them. All threads together count towards the container's limit on processes.
     let with_memory = threads_in(directory).filter_map(|thread| usage_of_thread(&thread));
     let found = with_memory.into_iter().find(|thread| thread.memory > 0);
     Some(Usage { tasks: usage.tasks, ..found.unwrap_or(usage) })
@@ -133,8 +133,9 @@ fn parse_usage(text: &str) -> Option<Usage> {
     Some(Usage { memory, in_files, tasks: number("Threads:")?, processes: 1, ..Usage::default() })
 }
 
-/// The anonymous memory of a process and its memory in files, in bytes. A page that n processes share counts as 1/n of a
-/// page (`Documentation/filesystems/proc.rst`, `smaps_rollup`). `None` if the process does not let others look at its pages.
+/// The anonymous memory of a process and its memory in files that are stored only in memory, in bytes. A page that n
+/// processes share counts as 1/n of a page (`Documentation/filesystems/proc.rst`, `smaps_rollup`). Returns `None` if
+/// the process has exited or does not let others look at its pages.
 pub(super) fn proportional(pid: i32) -> Option<(u64, u64)> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
     let number = |name: &str| {

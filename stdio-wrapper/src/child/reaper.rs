@@ -69,7 +69,7 @@ impl Reaper {
         descent.usage(&children, files)
     }
 
-    /// The children that might have files in memory that could not be examined when these were last counted.
+    /// The children that might have files in memory that the last examination of open files did not find.
     pub(super) fn suspects(&self) -> HashSet<u64> {
         self.descent().suspects().clone()
     }

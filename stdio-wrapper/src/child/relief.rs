@@ -15,8 +15,8 @@ pub(super) struct Shortage {
     /// How much must be freed.
     pub(super) over: u64,
     /// How much is used that is not attributed to any process. For example, the kernel also counts files in memory
-    /// and data that is queued in sockets, and processes that exit at once escape a look. All of it might belong to
-    /// one user, so a user whose children use no more than this amount loses none. A user who hides memory or
+    /// and data that is queued in sockets, and a look does not find processes that exit at once. All of it might belong
+    /// to one user, so a user whose children use no more than this amount loses none. A user who hides memory or
     /// processes must not cause other users to lose their children.
     pub(super) hidden: u64,
 }
@@ -45,10 +45,10 @@ impl Shortage {
     }
 }
 
-/// Charges the hidden memory of files, in bytes, to a suspect: a child whose open files could not all be examined. Of
-/// several users with suspects, it is the one whose children use the most, and of this user's suspects, the largest. A
-/// suspect that is missing in `all` has already been stopped and is still exiting. Until it has exited, it is the one.
-/// `hidden` is all memory that belongs to no process.
+/// Charges the hidden memory of files, in bytes, to a suspect: a child whose open files could not all be examined. If
+/// several users have suspects, it is the largest suspect of the user whose children use the most. A suspect that is
+/// missing in `all` has already been stopped and is still exiting. Until it has exited, it is charged instead. `hidden`
+/// is all memory that belongs to no process.
 pub(super) fn charge_suspects(
     hidden: u64,
     kinds: Kinds,
@@ -77,8 +77,8 @@ pub(super) fn charge_suspects(
 /// Chooses children to stop until enough is freed. It repeatedly chooses the largest child of the user whose
 /// children use the most. It never chooses the last child, because stopping it would help no other user. It
 /// chooses none if children are not the cause: if their known usage is at most the amount that must be freed,
-/// or if no user's children use more than the hidden amount. If processes are short, it chooses only children of users
-/// whose children have more of them than ordinary ones.
+/// or if no user's children use more than the hidden amount. If the container is short of processes, it only chooses
+/// children of users whose children have more processes and threads than the same number of ordinary children.
 pub(super) fn choose(all: &[Held], usage: &HashMap<u64, Usage>, short: Shortage) -> Vec<Held> {
     let Shortage { measure, over: excess, hidden } = short;
     let size = |one: &Held| size(one, usage, measure);
@@ -101,7 +101,7 @@ pub(super) fn choose(all: &[Held], usage: &HashMap<u64, Usage>, short: Shortage)
     chosen
 }
 
-/// The children of users whose children have more processes and threads than the same number of ordinary ones.
+/// The children of users whose children have more processes and threads than the same number of ordinary children.
 fn not_ordinary<'a>(all: &[&'a Held], usage: &HashMap<u64, Usage>) -> Vec<&'a Held> {
     let mut excess: HashMap<&str, (u64, u64)> = HashMap::new();
     for one in all {

@@ -34,7 +34,7 @@ pub(super) struct Sharing {
 struct Measured {
     /// The usage that the kernel reported.
     usage: Usage,
-    /// The memory with shared pages counted once. `None` if the time did not suffice.
+    /// The memory with shared pages counted once. `None` if there was not enough time to measure it.
     once: Option<Once>,
 }
 
@@ -125,7 +125,7 @@ impl Sharing {
         }
     }
 
-    /// Each process that maps a file in memory counts with all its pages that it has used.
+    /// The same for files in memory. The kernel counts the pages of such a file for each process that has used them.
     fn fit_files(&self, usage: &mut HashMap<u64, Usage>, own: Usage, kinds: Kinds) {
         let set = |usage: &mut Usage, fitted: u64| {
             usage.memory = usage.memory - usage.in_files + fitted;
@@ -142,10 +142,11 @@ impl Sharing {
         shrink(usage, own, kinds.in_files, |usage| usage.in_files, |_, _| 0, set);
     }
 
-    /// The most that a child can have added to the anonymous memory of the container since the measurement, in bytes. What
-    /// it allocates adds to what the kernel reports. A write to a shared page does not, but causes a page fault, because
-    /// the kernel then copies this page. A new process seems to have allocated everything that it shares, so a child that
-    /// has forked counts only with its page faults until the next measurement.
+    /// The most that a child can have added to the anonymous memory of the container since the measurement, in bytes.
+    /// The kernel reports the memory that the child allocates. A write to a shared page does not change what it
+    /// reports, but causes a page fault, because the kernel then copies the page. A new process seems to have allocated
+    /// everything that it shares, so a child that has forked counts only with its page faults until the next
+    /// measurement.
     fn growth(&self, number: u64, now: &Usage) -> u64 {
         let before = self.measured(number).usage;
         let page = u64::try_from(rustix::param::page_size()).unwrap_or(u64::MAX);
@@ -155,15 +156,15 @@ impl Sharing {
         allocated.saturating_add(faulted)
     }
 
-    /// A child that did not exist had no memory.
+    /// The last measurement of a child. A child that did not exist at that time had no memory.
     fn measured(&self, number: u64) -> Measured {
         let none = Measured { once: self.is_measured.then(Once::default), ..Measured::default() };
         self.children.get(&number).copied().unwrap_or(none)
     }
 }
 
-/// Reduces one kind of memory of children with several processes until all children together have no more than the limit. Each of
-/// them keeps at least its floor, and is reduced in proportion to what it has above it.
+/// Reduces one kind of memory of children with several processes until all children together have no more than the
+/// limit. Each of them is reduced in proportion to what it has above its floor, and never below it.
 fn shrink(
     usage: &mut HashMap<u64, Usage>,
     own: Usage,

@@ -45,7 +45,7 @@ pub(super) struct Works {
     pub(super) reaped: Work,
 }
 
-/// What a child has spent. Times are in units of [`TICK`].
+/// The processor time and page faults of a child. Times are in units of [`TICK`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Spent {
     /// System time during the last one to two minutes.

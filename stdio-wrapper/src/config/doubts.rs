@@ -23,13 +23,16 @@ pub(super) fn of(config: &Config, options: &Options) -> Vec<String> {
     let is_set = urls.into_iter().filter(|(_, url)| url.known() != Some(&None));
     if let Some(mode) = mode {
         doubts.extend(is_set.map(|(name, _)| {
-            format!("{name} is set, but has no effect, because IDENTITY is {mode}. Set IDENTITY to assertion, or remove {name}.")
+            format!(
+                "{name} is set, but has no effect, because IDENTITY is {mode}. Set IDENTITY to assertion, or remove \
+                 {name}."
+            )
         }));
     }
     if !config.groups.is_empty() && !config.child.has(GROUP) {
         doubts.push(
-            "GROUP_ORDER is set, but has no effect, because neither the command nor CHILD_ENV nor CHILD_CWD contains {group}. \
-             Use {group}, or remove GROUP_ORDER."
+            "GROUP_ORDER is set, but has no effect, because neither the command nor CHILD_ENV nor CHILD_CWD contains \
+             {group}. Use {group}, or remove GROUP_ORDER."
                 .to_owned(),
         );
     }

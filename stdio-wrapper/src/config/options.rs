@@ -17,8 +17,8 @@ use super::types::{
     size, size_or_zero, text, time, url,
 };
 
-/// Smallest value of `CHILD_MEMORY`, in bytes. With less, not even the libraries of a program can be loaded, and it ends
-/// with a signal that does not show the cause.
+/// Smallest value of `CHILD_MEMORY`, in bytes. With less, not even the libraries of a program can be loaded. A signal
+/// then ends the program, and does not show the cause.
 const MIN_CHILD_MEMORY: u64 = 16 << 20;
 
 const fn ms(count: u64) -> Duration {

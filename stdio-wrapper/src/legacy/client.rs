@@ -1,5 +1,5 @@
-//! What a session keeps for its client: its streams, the questions to it, its memory, and how much it uses the
-//! session. The server that answers the requests is in `session.rs`.
+//! What a session keeps for its client: its streams, the questions to it, its share of memory, and the number of its
+//! requests and the time of the last one. `session.rs` adds the server that answers the requests.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};

@@ -285,7 +285,7 @@ def call(message):
             os.write(file, bytes(1 << 20))
         return text("hidden")
     if name == "hide well":
-        # Allocates memory in files that exist only in messages that are not received, where the wrapper cannot find them.
+        # Allocates memory in files that exist only in messages that no process receives. The wrapper cannot find these.
         pair = socket.socketpair()
         KEPT.append(pair)
         for _ in range(given["mib"] // 4):

@@ -314,8 +314,8 @@ async fn a100_who_makes_servers_grow_loses_one_before_the_kernel_ends_any() {
     assert!(ended.contains("-32603") && ended.contains("your sessions take most of it"), "{ended}");
 }
 
-/// The kernel attributes the content of a file in memory to the container, but to no process.
-/// A server hides memory in this way and is stopped. A server of another user, which seems to be larger, is not.
+/// The kernel attributes the content of a file in memory to the container, but to no process. A server that hides
+/// memory in this way is stopped. A server of another user, which seems to be larger, is not.
 async fn loses_the_server_that_hides(name: &str, tool: &str, arguments: serde_json::Value) {
     let Some(group) = Group::new(name, 4096, 512 << 20) else { return };
     let wrapper = group.wrapper(&["--identity=headers"], &[]).await;
@@ -365,9 +365,9 @@ async fn a100_memory_that_is_hidden_where_nobody_looks_costs_nobody_a_session() 
     assert_eq!((ended, group.kills()), (0, 0));
 }
 
-/// The memory of the container can grow by hundreds of MiB in a tenth of a second, while the kernel reports the same usage as
-/// before for each process. The wrapper must be faster than the kernel, which kills the largest process. On a busy machine, it
-/// sometimes is not.
+/// The memory of the container can grow by hundreds of MiB in a tenth of a second, while the kernel reports the same
+/// usage as before for each process. The wrapper must be faster than the kernel, which kills the largest process. On a
+/// busy machine, it sometimes is not.
 #[tokio::test(flavor = "multi_thread")]
 async fn a100_who_writes_to_all_shared_pages_at_the_same_moment_loses_the_server() {
     let Some(group) = Group::new("writing", 4096, 512 << 20) else { return };

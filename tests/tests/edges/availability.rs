@@ -55,7 +55,7 @@ pub(crate) async fn a088_with_auth_service_down_nothing_passes_and_when_it_is_ba
     assert_eq!(answer.status, 200, "{answer:?}\n{}", world.stack.logs());
 }
 
-/// Asserts that a web page of any origin can read the response, but not by the cookies of its user.
+/// Asserts that a web page of any origin can read the response, unless its request includes the user's cookies.
 fn assert_readable_by_pages(answer: &Answer) {
     let allowed: Vec<_> = answer.headers.get_all("access-control-allow-origin").iter().collect();
     assert_eq!(allowed, ["*"], "{answer:?}");

@@ -77,7 +77,6 @@ fn add(rows: &Writable<'_>, account: &Account) -> Result<Addition, StoreError> {
     Ok(Addition::Added)
 }
 
-/// Removes an account.
 fn remove(rows: &Writable<'_>, subject: &Subject) -> Result<Deletion, StoreError> {
     let Some(account) = rows.get::<Account>(Table::Accounts, subject.as_str())? else {
         return Ok(Deletion::Missing);
@@ -108,7 +107,7 @@ fn replace_password(
     Ok(Some(account))
 }
 
-/// Changes an account.
+/// Applies `change` to an account.
 fn change(
     rows: &Writable<'_>,
     subject: &Subject,

@@ -245,7 +245,6 @@ fn unused_key_from(second: u64) -> String {
     format!("{second:020}")
 }
 
-/// Removes a client.
 pub(super) fn remove(rows: &Writable<'_>, id: &ClientId) -> Result<Deletion, StoreError> {
     let Some(client) = rows.get::<Client>(Table::Clients, id.as_str())? else {
         return Ok(Deletion::Missing);

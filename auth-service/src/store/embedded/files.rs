@@ -28,7 +28,7 @@ pub enum OpenError {
     },
     /// This user is not allowed to look into the directory.
     #[error(
-        "cannot use {0}: permission denied. Run this as the user to whom the directory belongs, which is the user that the \
+        "cannot use {0}: permission denied. Run this as the user who owns the directory, which is the user that the \
          service runs as"
     )]
     Denied(PathBuf),
@@ -102,7 +102,7 @@ fn io_error(path: &Path) -> impl FnOnce(std::io::Error) -> OpenError + '_ {
 /// Whether there is a database in `directory`.
 ///
 /// # Errors
-/// Fails if this cannot be found out, for example because this user is not allowed to look into the directory.
+/// Fails if this cannot be determined, for example because this user is not allowed to look into the directory.
 pub fn exists(directory: &Path) -> Result<bool, OpenError> {
     is_there(directory.join(DATABASE))
 }
@@ -110,7 +110,7 @@ pub fn exists(directory: &Path) -> Result<bool, OpenError> {
 /// Whether there is a key file in `directory`.
 ///
 /// # Errors
-/// Fails in the cases of [`exists`].
+/// Fails in the same cases as [`exists`].
 pub fn has_key_file(directory: &Path) -> Result<bool, OpenError> {
     is_there(directory.join(KEY))
 }
@@ -166,19 +166,19 @@ pub fn store_key(
     }
 }
 
-/// Makes sure that only its owner can read the key file, like the database. Unlike the database, the file can be a
-/// read-only mount or belong to another user. Then its mode cannot be changed, and a warning is all that can be done.
+/// Makes sure that only its owner can read the key file. If the file is a read-only mount or belongs to another user,
+/// its mode cannot be changed, and only a warning is logged.
 fn protect_key(directory: &Path) {
     let Some(path) = readable_key_file(directory) else { return };
     let shown = path.display();
     match fs::set_permissions(&path, fs::Permissions::from_mode(0o600)) {
         Ok(()) => tracing::warn!(
-            "{shown} could be read by users other than its owner, so its mode has been set to 0600. If anyone might have read \
-             it, replace the key (`auth-service store rekey`)"
+            "{shown} could be read by users other than its owner, so its mode has been set to 0600. If anyone might \
+             have read it, replace the key (`auth-service store rekey`)"
         ),
         Err(error) => tracing::warn!(
-            "{shown} can be read by users other than its owner, and its mode cannot be changed: {error}. Set it to 0600, or \
-             make sure that only trusted users can read the file"
+            "{shown} can be read by users other than its owner, and its mode cannot be changed: {error}. Set it to \
+             0600, or make sure that only trusted users can read the file"
         ),
     }
 }

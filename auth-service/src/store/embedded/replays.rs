@@ -1,4 +1,4 @@
-//! Names that can be used only once, such as the `jti` of an assertion. This detects replays.
+//! Names that can be used only once, such as the `jti` of an assertion, so that replays are detected.
 
 use async_trait::async_trait;
 

@@ -149,7 +149,7 @@ async fn replace_password(
     }
 }
 
-/// Changes an account.
+/// Applies `change` to an account.
 async fn change(
     cells: &Cells,
     subject: &Subject,

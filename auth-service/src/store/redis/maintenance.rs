@@ -1,4 +1,4 @@
-//! Regular work on the whole store, and its test.
+//! Regular maintenance of the whole store, and a check whether it works.
 
 use async_trait::async_trait;
 

@@ -43,7 +43,7 @@ pub(super) async fn reserve(
     Ok(if is_reserved { Admission::Admitted } else { Admission::Full })
 }
 
-/// Takes a slot for a pushed request. If the pool is full, other requests lose their slots.
+/// Takes a slot for a pushed request. If the pool is full, deletes other requests, if the rules of the pool allow this.
 pub(super) async fn take(
     cells: &Cells,
     key: &StoreKey,

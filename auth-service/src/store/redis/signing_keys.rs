@@ -1,4 +1,4 @@
-//! The signing keys, and what is recorded about them apart from the keys.
+//! The signing keys, and a separate record about them, which shows whether keys were lost or replaced with older ones.
 
 use async_trait::async_trait;
 use futures_util::future::try_join;

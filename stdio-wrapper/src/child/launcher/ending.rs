@@ -8,9 +8,9 @@ use tokio::time::Instant;
 
 use crate::capacity::{Measure, Usage};
 
-/// For this time after the stop of a child, everything that it used counts as memory that will soon be free. A process that
-/// is exiting shows no memory while the kernel still frees its pages. Without this time, a second child would be stopped
-/// for the same shortage.
+/// How long everything that a stopped child used counts as memory that will soon be free. A process that is exiting
+/// shows no memory while the kernel still frees its pages. Without this rule, a second child would be stopped for the
+/// same shortage.
 const FREEING: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Clone, Copy)]

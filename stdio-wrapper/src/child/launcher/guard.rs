@@ -29,7 +29,8 @@ const LEAST_GUARD: Duration = Duration::from_millis(10);
 const FAST: u64 = 1 << 30;
 /// Maximum time for one measurement of shared memory. The wrapper does other work meanwhile.
 const MEASURE: Duration = Duration::from_secs(1);
-/// How long a measurement of shared memory delays a decision. If it takes longer, the decision uses the one before it.
+/// Maximum time for which a measurement of shared memory delays a decision. If it takes longer, the decision uses the
+/// previous measurement.
 pub(super) const WAIT: Duration = Duration::from_millis(20);
 /// Minimum time between two examinations of the files that children have open. A child can open very many
 /// files, and a user who hides memory elsewhere could otherwise keep the guard busy with them.
@@ -126,8 +127,9 @@ impl Launcher {
         Some(self.shortage(Measure::Memory, (load, self.spec.capacity.kinds()), usage).hidden)
     }
 
-    /// Measures how much memory the processes of each child share, unless this is being done or has just been done. Returns
-    /// after at most this time, because the kernel can need a second for one process. No lock is held meanwhile.
+    /// Measures how much memory the processes of each child share, unless such a measurement is in progress or has just
+    /// ended. Returns after at most `wait`, because the kernel can need a second for one process. No lock is held while
+    /// the kernel measures.
     pub(super) async fn measure_sharing(self: &Arc<Self>, wait: Duration) {
         if !self.relief.sharing().begin() {
             return;
@@ -167,7 +169,7 @@ impl Launcher {
             };
             // No start waits for this exit.
             let _ = self.end_large(&large, &usage, short.into(), why);
-            // A server that gets time to exit can use up the rest of the memory in this time.
+            // A server that gets time to exit could use up the rest of the memory in this time.
             if short == Measure::Memory {
                 self.roster.kill(large.child);
             }
@@ -204,7 +206,8 @@ impl Launcher {
     /// Calls `choose` with the children that have not been stopped yet. If it chooses none and memory is short,
     /// calls it again with memory in open files counted, and then also with that of epoll watches. Before that,
     /// this memory counts as hidden, and a user with less memory than is hidden loses no child. If the open files of
-    /// a child cannot be examined, it is charged with the memory of files that is still hidden then.
+    /// some children cannot be examined, nothing is chosen until one of these children has been charged with the memory
+    /// of files that is then still hidden.
     fn look_for<T>(
         &self,
         short: Measure,

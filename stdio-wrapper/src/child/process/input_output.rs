@@ -1,4 +1,4 @@
-//! The input and output of a child. Before a session takes the child, nobody uses them, except for a ping.
+//! The input and output of a child. Before a session takes the child, only a ping uses them.
 
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};

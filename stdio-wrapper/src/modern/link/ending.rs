@@ -16,7 +16,7 @@ impl Link {
             let Some(pending) = self.take(number) else { continue };
             self.metrics.requests_timed_out_total.add();
             self.metrics.requests_failed_total.add();
-            // Only requests of clients have an owner. The wrapper's own requests have other limits of time.
+            // Only requests of clients have an owner. The wrapper's own requests have other time limits.
             if !pending.caller.owner.is_empty() {
                 pending.log_lateness(&self.log, now);
             }

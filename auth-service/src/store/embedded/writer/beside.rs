@@ -1,5 +1,5 @@
-//! Writes while the database cannot be written. Those that take access away go into the overlay, and all others are
-//! refused.
+//! Handles changes while the database cannot be written. Changes that take access away go into the overlay, and all
+//! others are refused.
 
 use std::sync::Arc;
 
@@ -86,8 +86,8 @@ fn refusal(reason: &str, waiting: usize, is_kept: bool) -> StoreError {
             ". What has since been disabled, deleted or revoked is refused, and is kept in store.reserve ({rows})"
         ),
         (_, false) => format!(
-            ". What has since been disabled, deleted or revoked is refused ({rows}), but store.reserve cannot be written either: a restart \
-             undoes it"
+            ". What has since been disabled, deleted or revoked is refused ({rows}), but store.reserve cannot be \
+             written either: a restart undoes it"
         ),
     };
     StoreError::Unavailable(format!("{reason}{kept}"))
@@ -96,7 +96,8 @@ fn refusal(reason: &str, waiting: usize, is_kept: bool) -> StoreError {
 /// The error for a change that takes access away but could not be written to disk.
 fn not_kept(reason: &str) -> String {
     format!(
-        "{reason}. store.reserve cannot be written either: what was disabled, deleted or revoked is refused now, but a restart \
-         before the disk accepts writes again undoes it. Do not restart the service; repeat the change when /ready returns 200"
+        "{reason}. store.reserve cannot be written either: what was disabled, deleted or revoked is refused now, but a \
+         restart before the disk accepts writes again undoes it. Do not restart the service; repeat the change when \
+         /ready returns 200"
     )
 }
