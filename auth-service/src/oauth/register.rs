@@ -197,7 +197,7 @@ fn is_welcome(uri: &RedirectUri, terms: &ClientTerms) -> bool {
     }
 }
 
-/// Whether a host is in the list. `localhost` includes 127.0.0.1 and [::1].
+/// Whether a host is in the list. `localhost` includes `127.0.0.1` and `[::1]`.
 fn is_listed(host: &str, list: &[HostRule]) -> bool {
     let is_loopback = matches!(host, "127.0.0.1" | "[::1]");
     list.iter().any(|rule| rule.matches(host) || (is_loopback && rule.matches("localhost")))
