@@ -27,6 +27,7 @@ mod sessions;
 mod signing_keys;
 mod sole_clients;
 mod tables;
+mod unwritten;
 mod writable;
 mod writer;
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use auth_service::principal::RejectedToken;
 use auth_service::store::redis::{RedisAddress, RedisStore};
-use auth_service::store::{GrantStore, Rotation, StoreError};
+use auth_service::store::{GrantStore, Installation, Maintenance, Rotation, SigningKeyStore, StoreError};
 
 use super::principals;
 use super::resp::{Resp, says};
@@ -198,4 +198,48 @@ async fn when_the_master_dies_the_store_goes_on_at_the_replica() {
         assert!(Instant::now() < deadline, "the new master accepts no writes");
     }
     assert!(store.grant(&grant.id, NOW).await.unwrap().is_none());
+}
+
+/// Waits until `holds` is true.
+async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let start = Instant::now();
+    while !holds().await {
+        assert!(start.elapsed() < Duration::from_secs(20), "{what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_silent_node_of_a_cluster_is_told_and_makes_a_replica_unready_if_every_check_needs_it() {
+    let Some(cluster) = Cluster::start() else { return };
+    let store = RedisStore::connect(&RedisAddress::parse(&cluster.url()).unwrap(), &key()).await.unwrap();
+    let mut grants = Vec::new();
+    for name in ["a", "b", "c", "d", "e", "f", "g", "h", "i"] {
+        grants.push(granted(&store, name, name).await.2.id);
+    }
+    let tells = async || {
+        let dangers = store.dangers().await;
+        dangers.is_ok_and(|dangers| dangers.iter().any(|danger| danger.contains("does not respond")))
+    };
+    let mut without_keys = 0;
+    for node in 0..3 {
+        assert!(!tells().await, "node {node}");
+        cluster.signal(node, "-STOP");
+        let (has_keys, mut has_rows) = (store.signing_keys().await.is_ok(), true);
+        for grant in &grants {
+            has_rows &= store.grant(grant, NOW).await.is_ok();
+        }
+        assert!(!has_rows, "no row is on node {node}");
+        if !has_keys {
+            without_keys += 1;
+        }
+        let pings = store.ping().await.is_ok();
+        assert!(has_keys || !pings, "node {node}: a replica that cannot check any token is ready");
+        assert!(!pings || tells().await, "node {node}: nobody is told");
+        cluster.signal(node, "-CONT");
+        until("the store does not recover", async || store.ping().await.is_ok()).await;
+        until("the store still reports the outage", async || store.dangers().await.is_ok() && !tells().await)
+            .await;
+    }
+    assert!(without_keys > 0, "the signing keys are on no node");
 }

@@ -184,6 +184,37 @@ async fn a_sync_that_fails_once_loses_nothing_acknowledged_and_is_over_by_itself
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_whose_every_sync_fails_can_be_read_and_what_is_revoked_is_refused() {
+    let sky = Sky::new();
+    let upstream = tests::upstream::Upstream::start().await;
+    let stack = sky.over(Setup::as_shipped().in_front_of(upstream.port)).start().await;
+    let (kept, revoked) = grants(&stack).await;
+    let unseen = stack.log_in_as(&ana(), &stack.mcp_url).await.unwrap();
+
+    sky.fail_syncs(1_000_000);
+    assert!(stack.register_as("Newcomer").await.is_err(), "a client is registered that is not on disk");
+    until_ready_is(&stack, 503).await;
+    assert!(opens(&stack, &unseen.1).await, "a token that is not cached is refused");
+    assert!(opens(&stack, &kept.1).await && !opens(&stack, &revoked.1).await);
+    // The revocation cannot be kept on disk, so its client must know that a restart would undo it.
+    assert_eq!(revoke(&stack, &unseen.0, &unseen.1).await, 503);
+    assert!(!opens(&stack, &unseen.1).await, "a revoked token is valid");
+    let disabled = stack.try_operator(&["user", "disable", ACCOUNT.0]).unwrap_err();
+    assert!(disabled.contains("a restart before the disk accepts writes again undoes it"), "{disabled}");
+    assert!(!opens(&stack, &kept.1).await, "a disabled user has access");
+
+    sky.fail_syncs(0);
+    until_ready_is(&stack, 200).await;
+    assert!(!opens(&stack, &unseen.1).await && !opens(&stack, &kept.1).await, "a revocation was lost");
+    stack.operator(&["user", "enable", ACCOUNT.0]);
+    stack.log_in_as(&ana(), &stack.mcp_url).await.unwrap();
+    assert!(
+        !opens(&stack, &unseen.1).await && !opens(&stack, &revoked.1).await,
+        "a revoked token is valid again"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disk_that_stalls_is_told_nobody_waits_for_it_and_what_was_requested_counts_when_it_answers() {
     let sky = Sky::new();
     let upstream = tests::upstream::Upstream::start().await;

@@ -1,6 +1,7 @@
 //! The open database. After a failed read or write, redb refuses all operations, because the state on disk is
 //! unknown. The database is then closed and opened again. Reads succeed as soon as it is open, and writes as soon
-//! as the disk accepts them.
+//! as the disk accepts them. Opening it includes a repair, which writes. While the disk refuses that, the repair is
+//! made in memory, so that the database can at least be read.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -12,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use metrics::Gauge;
-use redb::{Builder, Database, DatabaseError};
+use redb::{Builder, Database, DatabaseError, StorageBackend};
 use rustix::fs::{Advice, fadvise};
 
 use crate::domain::replaced_token::Grace;
@@ -20,6 +21,7 @@ use crate::store::StoreError;
 use crate::store::outage::Outages;
 
 use super::rows::unavailable;
+use super::unwritten::Unwritten;
 
 /// The first and the maximum pause before the next attempt to write to the disk.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
@@ -41,7 +43,7 @@ pub(super) struct Disk {
     /// Device and inode number of the file that was opened, because another file could get its path.
     file: (u64, u64),
     /// The open database. It is `None` while the database is being opened again, or if that failed.
-    database: RwLock<Option<Arc<Database>>>,
+    open: RwLock<Option<Open>>,
     /// The header and the length of the file after the last write of this process, if they could be read. If the
     /// header differs later, another process has written to the file. If the file is shorter, it was truncated.
     left: Mutex<Option<Left>>,
@@ -53,6 +55,13 @@ pub(super) struct Disk {
     /// The most recent periods in which writes failed, or took longer than their callers wait.
     outages: Outages,
     failing: Gauge,
+}
+
+/// An open database.
+struct Open {
+    database: Arc<Database>,
+    /// Whether writes go to the file. Otherwise, they would stay in memory, and must not be made.
+    is_writable: bool,
 }
 
 /// The header and the length of the file after the last write of this process.
@@ -78,7 +87,7 @@ impl Disk {
             path: path.to_owned(),
             file: number(path).map_err(redb::StorageError::Io)?,
             left: Mutex::new(left(path).ok()),
-            database: RwLock::new(Some(Arc::new(database))),
+            open: RwLock::new(Some(Open { database: Arc::new(database), is_writable: true })),
             trouble: Mutex::new(None),
             closed: AtomicU64::new(0),
             is_stalled: AtomicBool::new(false),
@@ -89,7 +98,14 @@ impl Disk {
 
     /// The database for reading. The caller should drop it soon.
     pub(super) fn database(&self) -> Result<Arc<Database>, StoreError> {
-        let database = self.database.read().unwrap_or_else(PoisonError::into_inner).clone();
+        self.open_if(|_| true)
+    }
+
+    /// The database, if it is open and fulfils the condition.
+    fn open_if(&self, condition: impl Fn(&Open) -> bool) -> Result<Arc<Database>, StoreError> {
+        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        let database = open.as_ref().filter(|open| condition(open)).map(|open| Arc::clone(&open.database));
+        drop(open);
         database.ok_or_else(|| self.refusal())
     }
 
@@ -111,8 +127,9 @@ impl Disk {
             );
             return Err(self.refusal());
         }
+        let from_file = || self.open_if(|open| open.is_writable);
         let is_due = match &*self.trouble() {
-            None => return self.database(),
+            None => return from_file(),
             Some(trouble) => Instant::now() >= trouble.next_try,
         };
         if !is_due {
@@ -122,11 +139,11 @@ impl Disk {
             self.postpone(&error.to_string());
             return Err(self.refusal());
         }
-        if self.database().is_err() {
+        if from_file().is_err() {
             self.open_again();
             self.note_beginning();
         }
-        self.database()
+        from_file()
     }
 
     fn is_as_we_left_it(&self) -> bool {
@@ -236,19 +253,36 @@ impl Disk {
 
     fn open_again(&self) {
         self.closed.fetch_add(1, Ordering::Release);
-        let before = self.database.write().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(()) = before.map_or(Some(()), let_go) else {
+        let before = self.open.write().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(()) = before.map_or(Some(()), |open| let_go(open.database)) else {
             tracing::error!("the store is still being read, and cannot be opened again");
             return;
         };
         self.forget_what_was_not_written();
         // `create` must not be used here, because it would turn an emptied file into a new store.
-        match without_panic(|| builder().open(&self.path)).map_err(unavailable) {
+        let opened = without_panic(|| builder().open(&self.path));
+        let is_writable = opened.is_ok();
+        let opened = opened.or_else(|error| {
+            tracing::warn!(%error, "the store cannot be opened for writing again, and is opened for reading");
+            self.open_for_reading()
+        });
+        match opened.map_err(unavailable) {
             Ok(database) => {
-                *self.database.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(database));
+                let open = Open { database: Arc::new(database), is_writable };
+                *self.open.write().unwrap_or_else(PoisonError::into_inner) = Some(open);
             }
             Err(error) => tracing::error!(%error, "the store cannot be opened again"),
         }
+    }
+
+    /// Opens the database so that its repair, and everything else that redb writes, stays in memory.
+    fn open_for_reading(&self) -> Result<Database, DatabaseError> {
+        let unwritten = Unwritten::open(&self.path)?;
+        // With this backend, an emptied file would become a new store.
+        if unwritten.len().map_err(redb::StorageError::Io)? < HEADER as u64 {
+            return Err(redb::StorageError::Corrupted("it is empty".to_owned()).into());
+        }
+        without_panic(|| builder().create_with_backend(unwritten))
     }
 
     /// Drops the system's cached pages of the file. After a failed sync, the cache can contain data that

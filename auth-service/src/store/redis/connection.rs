@@ -183,6 +183,11 @@ impl Connection {
         self.silence.grace(period)
     }
 
+    /// The danger that operators should know of, if a server of a cluster is silent.
+    pub(super) fn danger(&self) -> Option<&'static str> {
+        self.silence.danger().filter(|_| self.bare.is_clustered())
+    }
+
     /// The client whose servers the tracking connections follow.
     pub(super) fn followed(&self) -> Client {
         self.bare.clone()

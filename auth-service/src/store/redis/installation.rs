@@ -60,7 +60,8 @@ impl Installation for RedisStore {
 
     async fn dangers(&self) -> Result<Vec<String>, StoreError> {
         let mut dangers = self.answer_of(&INFO).await?.map(|info| dangers_in(&info)).unwrap_or_default();
-        dangers.extend(self.cells.age.dangers().map(str::to_owned));
+        let connection = self.cells.connection.danger();
+        dangers.extend(self.cells.age.dangers().chain(connection).map(str::to_owned));
         Ok(dangers)
     }
 }

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 
 use crate::domain::clock::UnixTime;
-use crate::store::{LatestEnds, Maintenance, StoreError};
+use crate::store::{LatestEnds, Maintenance, SigningKeyStore, StoreError};
 
 use super::{RedisStore, clients, permissions};
 
@@ -25,7 +25,9 @@ impl Maintenance for RedisStore {
         // refused.
         permissions::check(&self.cells).await?;
         self.check_schema().await?;
-        self.cells.check_age().await?;
+        // Every check depends on this row, which can be on another node of a cluster than the others. Reading it also
+        // checks the age of the data.
+        self.signing_keys().await?;
         // If `maxmemory` is reached, or if the server is a replica, reading works but writing does not.
         self.cells.write_for(&self.cells.keys.writable(), &true, None).await?;
         self.cells.count_owed().await

@@ -56,6 +56,14 @@ impl Silence {
         }
     }
 
+    /// The danger that operators should know of, if a server of a cluster is silent.
+    pub(super) fn danger(&self) -> Option<&'static str> {
+        (!self.slots().is_empty()).then_some(
+            "a server of the Redis cluster does not respond: every request that needs a row on it gets 503. Start this \
+             server, or let a replica take its place",
+        )
+    }
+
     /// The grace period of refresh tokens, with the recent outages of all servers, which do not count.
     pub(super) fn grace(&self, period: Duration) -> Grace {
         self.outages.grace(period)
@@ -79,8 +87,10 @@ mod tests {
         assert_eq!(silence.next_try().await, [7, 9]);
         silence.ended(7);
         assert_eq!(silence.next_try().await, [9]);
+        assert!(silence.danger().is_some());
         let before = Instant::now();
         silence.ended(9);
+        assert_eq!(silence.danger(), None);
         let outage = *silence.grace(second).outages.last().unwrap();
         assert!(outage.began >= second * 30 && outage.ended <= before.elapsed(), "{outage:?}");
         for slot in 0..16384 {
