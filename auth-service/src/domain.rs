@@ -3,7 +3,6 @@
 //! A type with its own grammar can only be built by its parser, so other code does not validate it again.
 
 pub mod account;
-pub mod causes;
 pub mod client;
 pub mod client_id;
 pub mod client_metadata;

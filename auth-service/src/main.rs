@@ -15,8 +15,8 @@ use contract::printing::print_error;
 use tikv_jemallocator::Jemalloc;
 use tokio::runtime::{Builder, Runtime};
 
-use auth_service::domain::causes::in_one_line;
 use auth_service::ops::telemetry;
+use contract::causes::in_one_line;
 
 use cli::{Cli, Command};
 

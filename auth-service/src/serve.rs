@@ -13,7 +13,6 @@ use tokio::time::MissedTickBehavior;
 
 use auth_service::app;
 use auth_service::config::{Config, Storage};
-use auth_service::domain::causes::in_one_line;
 use auth_service::domain::clock::SystemClock;
 use auth_service::keys::seal::{StoreKey, SystemRandomSource};
 use auth_service::operator::socket;
@@ -24,6 +23,7 @@ use auth_service::store::embedded::{self, EmbeddedStore, OpenError};
 use auth_service::store::redis::{RedisAddress, RedisStore};
 use auth_service::store::{Store, StoreError};
 use auth_service::threads;
+use contract::causes::in_one_line;
 
 /// How often expired rows are deleted.
 const SWEEP_EVERY: Duration = Duration::from_secs(300);

@@ -7,6 +7,7 @@
 //! listeners.
 
 pub mod assertion;
+pub mod causes;
 pub mod duration;
 pub mod files;
 pub mod headers;

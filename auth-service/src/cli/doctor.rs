@@ -11,8 +11,8 @@ use url::Url;
 
 use auth_service::config::Config;
 use auth_service::doctor::{self, Examination, Finding, Outcome, PATIENCE};
-use auth_service::domain::causes::in_one_line;
 use auth_service::domain::clock::{Clock, SystemClock};
+use contract::causes::in_one_line;
 use contract::files::{MAX_SETTING_LEN, read_regular};
 use contract::printing::{Reader, print_error, print_line};
 

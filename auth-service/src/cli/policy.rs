@@ -8,7 +8,6 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use auth_service::config::Config;
 use auth_service::domain::account::Group;
-use auth_service::domain::causes::in_one_line;
 use auth_service::domain::client::ClientId;
 use auth_service::domain::path::UnambiguousPath;
 use auth_service::domain::resource::{ProtectedHosts, ResourceUri, Scheme};
@@ -16,6 +15,7 @@ use auth_service::operator::{self, Reply, UserRow};
 use auth_service::policy::{
     Era, Explanation, MAX_FILE_SIZE, Policy, PolicySource, Question, Verdict, explain, parse,
 };
+use contract::causes::in_one_line;
 use contract::files::read_regular;
 use contract::printing::{print_error, print_line};
 

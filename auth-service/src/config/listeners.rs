@@ -21,7 +21,7 @@ pub struct Listeners {
     pub edge_grpc: Option<SocketAddr>,
     /// Address for health, readiness and metrics (`OPS_LISTEN`, default 127.0.0.1:9002).
     pub ops: SocketAddr,
-    /// Number of threads that serve requests (`WORKERS`, default one for each core, at most 16).
+    /// Number of threads that serve requests (`WORKERS`, at most 256; default one for each core, at most 16).
     pub workers: NonZeroUsize,
 }
 
@@ -38,9 +38,11 @@ pub(super) fn read(environment: &Environment, problems: &mut Problems) -> Listen
     let raw: Raw = environment.concern(problems);
     let cores = default_workers(std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN));
     let workers = raw.workers.map_or(cores, |text| {
-        text.parse().unwrap_or_else(|_| {
-            problems
-                .add("WORKERS", format_args!("{text:?} is not a number of threads; it must be 1 or more"));
+        text.parse().ok().filter(|workers: &NonZeroUsize| workers.get() <= MAX_WORKERS).unwrap_or_else(|| {
+            problems.add(
+                "WORKERS",
+                format_args!("{text:?} is not a number of threads; it must be from 1 to {MAX_WORKERS}"),
+            );
             cores
         })
     });
@@ -96,6 +98,9 @@ fn refuse_shared(listeners: &Listeners, problems: &mut Problems) {
         }
     }
 }
+
+/// Maximum of `WORKERS`. The process starts about three threads for each.
+const MAX_WORKERS: usize = 256;
 
 /// One thread for each core, up to a number that fits the usual limits of containers.
 fn default_workers(cores: NonZeroUsize) -> NonZeroUsize {

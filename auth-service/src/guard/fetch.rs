@@ -17,8 +17,8 @@ use reqwest::{Certificate, Client, StatusCode};
 use tokio::sync::Semaphore;
 use url::{Host, Url};
 
-use crate::domain::causes::in_one_line;
 use crate::threads;
+use contract::causes::in_one_line;
 
 use super::addresses::is_public;
 use super::in_flight::InFlight;

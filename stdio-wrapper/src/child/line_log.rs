@@ -18,6 +18,9 @@ const SHOWN: usize = 200;
 pub struct LineLog {
     child: u64,
     limit: Mutex<RateLimit>,
+    /// The limit of warnings about late answers. Other output must not suppress them, because the client was told to ask
+    /// the operator.
+    late: Mutex<RateLimit>,
     /// Number of lines and messages that could not be used.
     useless: AtomicU64,
 }
@@ -25,7 +28,8 @@ pub struct LineLog {
 impl LineLog {
     /// Creates a log for the child with this number.
     pub fn new(child: u64) -> Self {
-        Self { child, limit: Mutex::new(RateLimit::new(RATE, Instant::now())), useless: AtomicU64::new(0) }
+        let limit = || Mutex::new(RateLimit::new(RATE, Instant::now()));
+        Self { child, limit: limit(), late: limit(), useless: AtomicU64::new(0) }
     }
 
     /// Counts a line or a message that could not be used.
@@ -80,7 +84,7 @@ impl LineLog {
     /// Logs a warning about a request that the child has not answered in time. `waited` is the time since the request
     /// was added.
     pub fn late(&self, method: &str, tool: Option<&str>, waited: Duration) {
-        if let Pass::Yes { suppressed } = self.take() {
+        if let Pass::Yes { suppressed } = locked(&self.late).take(Instant::now()) {
             let left_out = nonzero(suppressed);
             let child = self.child;
             // Method and tool are fields, which are escaped, because clients choose them.
@@ -98,7 +102,7 @@ impl LineLog {
 
     /// Logs how many lines were dropped, once the second with too many lines is over.
     pub fn tell(&self, now: Instant) {
-        let left_out = self.limit().left_out(now);
+        let left_out = locked(&self.limit).left_out(now) + locked(&self.late).left_out(now);
         if left_out > 0 {
             let child = self.child;
             tracing::warn!(child, left_out, "further lines about the child were left out of the log");
@@ -106,12 +110,12 @@ impl LineLog {
     }
 
     fn take(&self) -> Pass {
-        self.limit().take(Instant::now())
+        locked(&self.limit).take(Instant::now())
     }
+}
 
-    fn limit(&self) -> MutexGuard<'_, RateLimit> {
-        self.limit.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn locked(limit: &Mutex<RateLimit>) -> MutexGuard<'_, RateLimit> {
+    limit.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The value of a count field, which is omitted from the log if the count is 0.
@@ -122,5 +126,33 @@ fn nonzero(count: u64) -> Option<u64> {
 impl Drop for LineLog {
     fn drop(&mut self) {
         self.tell(Instant::now() + super::rate_limit::WINDOW);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn a_flood_of_unusable_lines_does_not_suppress_the_warning_about_a_late_answer() {
+        let path = Arc::new(tempfile::NamedTempFile::new().unwrap());
+        let file = Arc::clone(&path);
+        let log = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_writer(move || std::fs::File::options().append(true).open(file.path()).unwrap())
+            .finish();
+        tracing::subscriber::with_default(log, || {
+            let log = LineLog::new(7);
+            for _ in 0..1000 {
+                log.line(b"no message", "it is not JSON", "a line of the child was dropped");
+            }
+            log.late("tools/call", Some("echo"), Duration::from_secs(5));
+        });
+        let text = std::fs::read_to_string(path.path()).unwrap();
+        let lines = |part: &str| text.lines().filter(|line| line.contains(part)).count();
+        assert!(lines("a line of the child was dropped") <= 2 * RATE as usize, "{text}");
+        assert_eq!(lines("did not answer a request in time"), 1, "{text}");
     }
 }

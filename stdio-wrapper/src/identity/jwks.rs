@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use contract::causes::in_one_line;
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet, KeyAlgorithm};
 use jsonwebtoken::{Algorithm, DecodingKey};
 use tokio::time::Instant;
@@ -122,7 +123,7 @@ impl Jwks {
                     Keys { keys, fetched: Some(Instant::now()) };
             }
             Err(error) => {
-                tracing::warn!(%error, "JWKS_URL could not be read; the known keys stay in use");
+                tracing::warn!(%error, "the keys could not be read from JWKS_URL; known keys stay in use");
             }
         }
     }
@@ -186,7 +187,7 @@ pub fn http_fetch(url: &Url) -> Result<Fetch, reqwest::Error> {
 }
 
 async fn get(request: reqwest::RequestBuilder) -> Result<String, FetchError> {
-    let failed = |error: reqwest::Error| FetchError(error.without_url().to_string());
+    let failed = |error: reqwest::Error| FetchError(in_one_line(&error));
     let mut response = request.send().await.map_err(failed)?;
     if response.status() != reqwest::StatusCode::OK {
         return Err(FetchError(format!("the response has status {}", response.status().as_u16())));

@@ -286,8 +286,8 @@ async fn event(
 fn lacks(client_request: &ClientRequest, needed: &str) -> Outcome {
     let mut data = Members::default();
     data.set("requiredCapabilities", needed);
-    let why = "The server needs a capability that the client did not declare.";
-    client_request.fail(Code::MissingCapability, why, Some(&data.to_string()));
+    let why = format!("The server needs a capability that the client did not declare: {needed}");
+    client_request.fail(Code::MissingCapability, &why, Some(&data.to_string()));
     Outcome::Done
 }
 

@@ -86,7 +86,7 @@ impl Sessions {
     ) -> Result<Arc<Session>, OpenError> {
         let source = match self.source(owner).await {
             Ok(source) => source,
-            Err(error) => return self.noted(Err(error)),
+            Err(error) => return self.noted(owner, Err(error)),
         };
         let start_timeout = match &source {
             Source::Own(turn) => turn.start_timeout(),
@@ -112,7 +112,7 @@ impl Sessions {
             }
             opened = attempt();
         }
-        self.noted(opened)
+        self.noted(owner, opened)
     }
 
     /// If the session needs its own child, waits until one can be started for this owner.
@@ -145,16 +145,16 @@ impl Sessions {
             }
             opened = attempt();
         }
-        self.noted(opened)
+        self.noted(owner, opened)
     }
 
-    fn noted(&self, opened: Result<Arc<Session>, OpenError>) -> Result<Arc<Session>, OpenError> {
+    fn noted(&self, owner: &str, opened: Result<Arc<Session>, OpenError>) -> Result<Arc<Session>, OpenError> {
         match &opened {
             Ok(_) => self.metrics.sessions_opened_total.add(),
             Err(error) => {
                 self.metrics.sessions_refused_total.add();
                 if Self::may_log(&self.refusals) {
-                    tracing::warn!(%error, "no session was opened");
+                    tracing::warn!(user = user(owner), %error, "no session was opened");
                 }
             }
         }
