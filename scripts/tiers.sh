@@ -116,7 +116,7 @@ start_wrapper() {
     JWKS_URL="http://127.0.0.1:$AUTH_PUBLIC_PORT$ISSUER_PATH/jwks" \
     ISSUER="$ISSUER" \
     RESOURCE="$MCP_URL" \
-    LOG="${RUST_LOG:-info}" \
+    LOG="${LOG:-${RUST_LOG:-info}}" \
     "${DIE_WITH_PARENT[@]}" "$PROGRAMS/stdio-wrapper" -- "${command[@]}"
 }
 
