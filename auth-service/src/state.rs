@@ -216,7 +216,8 @@ impl AppState {
         self.time_bounds().earliest
     }
 
-    /// Whether the clock shows an unexpected time. In that case, nothing must be permanently refused as expired.
+    /// Whether the clock shows an unexpected time. In that case, a request must not be permanently refused because
+    /// something has expired.
     pub fn is_clock_in_doubt(&self) -> bool {
         !self.time_bounds().is_steady
     }

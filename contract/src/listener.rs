@@ -102,8 +102,9 @@ where
         let (on_connect, stopping) = (Arc::clone(&on_connect), stopping.clone());
         let app = app().into_factory().map_err(|error: S::Error| error.into().error_response());
         let app = apply_fn_factory(map_config(app, |()| AppConfig::default()), |request: Request, app| {
-            // A request can arrive together with the last one before it. Its client must assume that it was not
-            // processed (RFC 9112 §9.6), and might send it again on another connection.
+            // A client can send a request before it learns that the previous one was the last on this connection. It
+            // must then assume that the request was not processed (RFC 9112 §9.6), and might send it again on another
+            // connection. Therefore, the request is refused.
             let is_after_last = request.conn_data::<Activity>().is_some_and(Activity::has_ended);
             let (under_way, is_last) = if is_after_last { (None, true) } else { begin(&request) };
             let response = (!is_after_last).then(|| app.call(request));

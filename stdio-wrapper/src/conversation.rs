@@ -1,6 +1,6 @@
-//! The conversation with one child, as far as it is the same in both eras: the requests that wait for an
+//! The parts of the conversation with one child that are the same in both eras: the requests that wait for an
 //! answer, the numbers that replace their ids and progress tokens, how messages are sent, and how the output
-//! is read. The modules of the eras know whose a message is.
+//! is read. The modules of the eras determine the caller to whom a message belongs.
 
 mod calls;
 mod opening;

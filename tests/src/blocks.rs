@@ -32,7 +32,7 @@ pub fn read(below: &str) -> Result<Value> {
 
 /// Reads a compose file from its text.
 pub fn parse(text: &str) -> Result<Value> {
-    serde_saphyr::from_str(text).context("no YAML")
+    serde_saphyr::from_str(text).context("not YAML")
 }
 
 /// The entries of a section of a compose file, such as `services` or `networks`. A missing section is empty.

@@ -135,15 +135,15 @@ fn modules(src: &Path) -> Result<BTreeSet<String>> {
 
 /// A file of a crate, without its test code.
 struct Parsed {
-    /// Its path below `src`.
+    /// The path of the file below `src`.
     path: PathBuf,
     /// The path of its module.
     module: Vec<String>,
-    /// The paths of other modules and items of the crate that it names, from the crate root.
+    /// The paths of other modules and items of the crate that the file names, from the crate root.
     named: BTreeSet<Vec<String>>,
 }
 
-/// Parses all files of a crate except for its roots and its modules of tests.
+/// Parses all files of a crate except for its roots and its test modules.
 fn parsed(src: &Path, modules: &BTreeSet<String>) -> Result<Vec<Parsed>> {
     let crate_dir = src.parent().and_then(Path::file_name).context("src is in a crate")?;
     let crate_name = crate_dir.to_string_lossy().replace('-', "_");

@@ -1,4 +1,4 @@
-//! Fuzzes the policy parser and the decisions. For every policy file and question, no user must be allowed without
+//! Fuzzes the policy parser and the decisions. For every policy file and question, a user must never be allowed without
 //! a scope, and a wider scope must never cause a refusal. A legacy request, which does not name its tool in a
 //! header, must be allowed only if the same modern request is allowed.
 #![no_main]

@@ -136,7 +136,7 @@ fn note_dangers(dangers: Option<&Vec<Value>>, notes: &mut Notes<'_>) {
             "store",
             format!("the stored data is at risk: {danger}"),
             "acknowledged changes can be lost, including revocations",
-            "see \"When the disk is full\" and \"When Redis is away\" in docs/state.md",
+            "see \"When the disk is full\" and \"When Redis fails or loses data\" in docs/state.md",
         );
     }
 }

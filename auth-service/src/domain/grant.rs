@@ -82,7 +82,7 @@ pub struct RefreshState {
     pub current: TokenHash,
     /// The token that `current` replaced.
     pub replaced: Option<ReplacedToken>,
-    /// The key and the number by which used tokens are recognized.
+    /// The MAC key and the position in the sequence of tokens. With them, used tokens are recognized.
     pub line: Line,
 }
 

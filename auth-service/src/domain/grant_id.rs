@@ -10,8 +10,7 @@ use super::account::short_id;
 
 const PREFIX: &str = "grt_";
 
-/// Identifier of a grant (`gid` in access tokens), by which it is revoked. It is `grt_` and 16 bytes in
-/// base64url.
+/// Identifier of a grant (`gid` in access tokens), with which it can be revoked: `grt_` and 16 bytes in base64url.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct GrantId(String);

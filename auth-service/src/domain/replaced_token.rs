@@ -169,8 +169,8 @@ impl ReplacedToken {
     /// ended, and as repeated only if it has certainly not ended.
     ///
     /// The time of the first use is recorded as [`TimeBounds::latest`], which can be far ahead of the correct
-    /// time. While the clock is steady, the difference between the recorded and the current value of `latest` is
-    /// correct nevertheless.
+    /// time. Even so, the difference between the recorded and the current value of `latest` is correct while the
+    /// clock is steady.
     fn judge_by_machine(&self, time: TimeBounds, grace: &Grace) -> RefreshUse {
         let is_over = |now: UnixTime| grace.is_over(now.since(self.at));
         if is_over(time.earliest) || time.is_steady && is_over(time.latest) {

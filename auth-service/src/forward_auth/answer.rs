@@ -302,7 +302,7 @@ fn challenge(scheme: Scheme, error: Option<(&str, &str)>, metadata: &str, scope:
 
 /// Makes a header value from `text`, which must be printable ASCII.
 pub(super) fn value(text: &str) -> HeaderValue {
-    // The conversion cannot fail for printable ASCII. If it failed nevertheless, the header would be empty.
+    // The conversion cannot fail for printable ASCII. If it did fail, the header would be empty.
     HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 

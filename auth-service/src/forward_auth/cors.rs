@@ -9,7 +9,7 @@
 //! a response with a status from 200 to 299. Traefik, Caddy and nginx allow a request if the status of the check
 //! is 2xx, so the check cannot answer a preflight for them. Instead, the shipped configuration of every edge
 //! routes `OPTIONS` on the protected paths to `PUBLIC_LISTEN`, where [`preflight_at_public_listener`] answers. If
-//! a preflight reaches the check nevertheless, the check answers Envoy with 204, because Envoy treats every status
+//! a preflight reaches the check anyway, the check answers Envoy with 204, because Envoy treats every status
 //! except 200 as a denial and sends it to the client unchanged. The other edge proxies receive an error. An
 //! `OPTIONS` request never reaches the service.
 

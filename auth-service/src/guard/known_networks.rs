@@ -1,4 +1,4 @@
-//! Remembers from which networks accounts have been used.
+//! Remembers the networks from which accounts have been used.
 
 use std::net::IpAddr;
 

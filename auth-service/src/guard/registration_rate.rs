@@ -9,7 +9,7 @@
 //! When the maximum number of clients is reached, a new registration removes the oldest client that no user has
 //! allowed. New clients are protected from removal for a while, so that a few addresses cannot displace them
 //! before their users have logged in. The number of protected clients of each address is limited, so that a few
-//! addresses cannot fill all of the room.
+//! addresses cannot use up the whole capacity.
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -28,9 +28,9 @@ const ALL_TOGETHER: u32 = 50;
 const ONE_ADDRESS: u32 = 10;
 /// How long a new client is protected from removal.
 pub const KEPT: Duration = Duration::from_secs(30 * 60);
-/// The share of one address in the room for clients that no user has allowed, as a divisor. One address can fill a
-/// hundredth of the room with protected clients immediately, and another hundredth while those are protected. An
-/// attacker therefore needs fifty addresses and half an hour to fill all of it.
+/// One address can use 1/`KEPT_OF_ADDRESS` of the capacity for clients that no user has allowed: it can immediately
+/// register that many protected clients, and the same number again while those are protected. An attacker therefore
+/// needs fifty addresses and half an hour to use up the whole capacity.
 const KEPT_OF_ADDRESS: u64 = 100;
 
 /// The limits on registrations that the module documentation describes.

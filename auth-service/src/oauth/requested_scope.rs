@@ -24,7 +24,7 @@ pub enum ScopeRefused {
     #[error("the operator of this server does not allow this client to request the scope {0}")]
     BeyondClient(Scope),
     /// The operator's limit for the client contains no scope that exists.
-    #[error("the operator of this server allows this client no scope that exists")]
+    #[error("the operator of this server does not allow this client any of the existing scopes")]
     Nothing,
 }
 

@@ -34,7 +34,7 @@ pub struct KeysRead {
     start: Instant,
     /// The change counter of the keys before they were read.
     version: AtomicU64,
-    /// The time at which they were read, in milliseconds after `start`.
+    /// The time at which the keys were read, in milliseconds after `start`.
     at: AtomicU64,
     /// Held by the call that reads the keys again, so that concurrent calls wait for its result.
     turn: Mutex<()>,

@@ -21,9 +21,9 @@ pub trait ConsentStore: Send + Sync {
         client: &ClientId,
         now: UnixTime,
     ) -> Result<Option<Consent>, StoreError>;
-    /// Adds `approval` to the consent of the user in `used`, for the client in the form that the user was shown,
-    /// and keeps the whole consent until `until` ([`ClientUse::extend`]). If the user has consented to too many
-    /// clients, the oldest consent is deleted.
+    /// Adds `approval` to the consent of the user in `used` to the client in `used`, which has the metadata that the
+    /// user was shown. The whole consent is kept until `until` ([`ClientUse::extend`]). If the user has consented
+    /// to too many clients, the oldest consent is deleted.
     async fn add_consent(
         &self,
         approval: &Approval,

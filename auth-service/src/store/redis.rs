@@ -126,8 +126,8 @@ impl RedisStore {
     }
 
     /// Like [`RedisStore::connect`], for commands that must not create a new store. They cannot determine whether
-    /// Redis has never been used or has lost everything. In the second case, a backup will be restored, and
-    /// nothing must be written before that.
+    /// Redis has never been used or has lost everything. In the second case, they must not write anything before a
+    /// backup is restored.
     ///
     /// # Errors
     /// Fails in the cases of [`RedisStore::connect`], and if there is no store in Redis.

@@ -129,9 +129,11 @@ pub(super) enum UseOfClient {
     CountsForNobody(Client),
 }
 
-/// Decides on a use, given the stored client with that identifier. `can_free` states whether the user is allowed
-/// to cause a client not to be counted towards any account (`SoleClients::free`). If not, the client is still
-/// counted towards its first users.
+/// Decides how a use changes the stored client with that identifier, which is `known`.
+///
+/// A client with many users is not counted towards the limit of any account. `can_free` states whether this use can be
+/// the one that gives the client so many users. Each account has a limit on such uses (`SoleClients::free`). If it is
+/// reached, the user is not recorded, and the client still counts towards the limits of its first users.
 pub(super) fn judge_use(known: Option<Client>, used: &ClientUse, can_free: bool) -> UseOfClient {
     let before = known.as_ref().map(|known| known.registration.clone());
     let mut client = match (known, used.client.origin) {

@@ -315,7 +315,7 @@ pub async fn export(
 /// A file that an export writes.
 struct NewDump {
     path: PathBuf,
-    /// Its path until it is complete.
+    /// The path of the file until it is complete.
     beside: PathBuf,
     key: StoreKey,
     id: [u8; 32],

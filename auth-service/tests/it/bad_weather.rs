@@ -352,7 +352,7 @@ async fn replicas_say_that_redis_has_lost_everything_and_agree_again_when_it_is_
         "a replica that knew the lost store has created a new one"
     );
 
-    // A replica that is restarted creates a new store, and the other replicas follow it.
+    // A replica that is restarted creates a new store, and the other replicas switch to that store.
     let restarted = app.replica(&[]).await;
     let fresh = restarted.kids().await;
     assert_ne!(fresh, before);

@@ -37,7 +37,7 @@ fn a_service_is_healthy_when_it_says_so_and_unhealthy_when_it_does_not_or_is_not
         assert_eq!(service.join().unwrap(), format!("GET {path} HTTP/1.1"));
         let message = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(healthy || message.contains("why."), "{message}");
-        // Nothing listens at this address any more.
+        // Nothing listens at this address now.
         let output = healthcheck(&address, more);
         let message = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!output.status.success() && message.contains(&address), "{message}");

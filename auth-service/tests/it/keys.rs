@@ -88,8 +88,8 @@ async fn a_rotation_goes_unnoticed_on_both_replicas() {
     let reply = rows(one.operate(Command::RotateKeys).await);
     assert_eq!([reply[0].state, reply[1].state], [KeyState::Current, KeyState::Next]);
     let next = reply[1].kid.clone();
-    // The two replicas look for changes at different times. No replica must ever refuse a valid token. No token
-    // must be signed with a key that has been in /jwks for less time than a response of /jwks can be cached.
+    // The two replicas look for changes at different times. A replica must never refuse a valid token. A token must
+    // not be signed with a key that has been in /jwks for less time than a response of /jwks can be cached.
     let mut first_seen = [None; 2];
     let mut live: Vec<String> = vec![tokens.access.clone()];
     for second in 0..640_u64 {

@@ -1,4 +1,4 @@
-//! Tests of what the program prints when its output is no longer read, and when it cannot start.
+//! Tests that check what the program prints when its output is no longer read, and when it cannot start.
 
 use std::fs;
 use std::io::{self, Read as _, Write as _};

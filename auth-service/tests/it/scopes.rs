@@ -236,7 +236,7 @@ async fn a_client_whose_limit_names_nothing_that_exists_is_refused_and_gets_no_e
         let page =
             app.browser_of(&format!("ana-{}", scope.len())).await.open(&format!("/authorize?{query}")).await;
         assert_eq!(page.parameter("error").as_deref(), Some("invalid_scope"), "{scope}");
-        assert!(page.parameter("error_description").unwrap().contains("no scope that exists"), "{scope}");
+        assert!(page.parameter("error_description").unwrap().contains("existing scopes"), "{scope}");
         let asked: Vec<_> = [("scope", scope)].into_iter().filter(|(_, scope)| !scope.is_empty()).collect();
         let form: Vec<_> = PUSHED.into_iter().chain(credentials).chain(asked.clone()).collect();
         assert_eq!(error_code(push(app, &form).await).await, "invalid_scope", "{scope}");

@@ -271,7 +271,7 @@ async fn a100_what_is_taken_from_somebody_is_taken_although_redis_is_full() {
     assert!(store.held_grant(&grant.id, &client.id, &person.subject, NOW).await.unwrap().is_none());
     store.revoke_grant(&grant.id).await.unwrap();
     assert_eq!(store.delete_client(&client.id).await.unwrap(), Deletion::Deleted);
-    // An update of a client revokes no access, so it is refused.
+    // An update of a client does not take access away, so it is refused.
     let update = store.update_client(&other.management.unwrap(), &other).await;
     assert!(update.is_err());
     assert_eq!(admin.ask(&[b"CONFIG", b"SET", b"maxmemory", b"0"]), ok);

@@ -1,5 +1,5 @@
-//! Tests of older data that lacks no change which takes access away, and of addresses that lead to the Redis of another
-//! installation for a while. Only heartbeats reveal either case.
+//! Tests of older data in which no change that takes access away is missing, and of addresses that lead to the Redis of
+//! another installation for a while. Only heartbeats reveal either case.
 
 use std::time::{Duration, Instant};
 
@@ -183,7 +183,7 @@ async fn a_replica_that_is_led_to_another_installation_for_a_while_comes_back_wi
     }
     assert!(later.ping().await.is_ok());
 
-    // If the store has moved, the replica follows it in the end.
+    // If the store has moved, the replica eventually switches to it.
     led.set_heartbeat_pace(HeartbeatPace { follow: Duration::ZERO, ..FAST });
     redirect(&switch, &mine, &other);
     until_ready(&led).await;

@@ -112,7 +112,7 @@ async fn a032_an_outage_after_redis_has_executed_a_refresh_costs_no_grant() {
     let at = later(start.elapsed());
     let again = store.rotate_refresh(&token, &next, &usage(&client, at), SHORT).await.unwrap();
     assert!(matches!(again, Rotation::Repeated { .. }), "{again:?}");
-    // A token that was replaced well before the outage has no longer grace period.
+    // The outage does not extend the grace period of a token that was replaced well before it.
     let at = later(start.elapsed() + Duration::from_secs(30));
     let stolen = store.rotate_refresh(&old, &after_old, &usage(&client, at), SHORT).await.unwrap();
     assert!(matches!(stolen, Rotation::Reused(_)), "{stolen:?}");

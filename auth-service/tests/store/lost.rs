@@ -70,7 +70,7 @@ async fn a_redis_that_lost_the_identity_of_its_store_is_not_begun_anew_over_what
     }
     assert_eq!(rows(&server), before, "something was written");
 
-    // The operator adopts the remaining rows, and the running replica follows.
+    // The operator adopts the remaining rows, and the running replica uses them under the new identity.
     adopts(&server).await.unwrap();
     let restarted = starts(&server).await.unwrap();
     let start = Instant::now();

@@ -15,9 +15,9 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf, Take};
 
 /// Number of bytes that the server reads before it must parse them.
 const PIECE: u64 = 1 << 10;
-/// Number of bytes that the server reads beyond a request in progress. If no data follows, the server notices a
-/// disconnect. More would fill its buffer before the earlier requests have released theirs, so that it allocates
-/// further ones.
+/// Number of bytes that the server reads beyond a request in progress. Reading a byte lets the server notice a
+/// disconnect. If it read more, it would have to allocate another buffer, because the earlier requests still use the
+/// previous ones.
 const AHEAD: u64 = 1;
 /// Number of body bytes that the server reads before it must process them.
 const PIECE_OF_BODY: u64 = 64 << 10;
@@ -122,8 +122,9 @@ impl<T: AsyncRead> Paced<T> {
             return PIECE;
         }
         match doing.expected.get() {
-            // A piece of a body is not larger than the rest of the body, because otherwise it would contain the
-            // next requests. If the body had already arrived, they are read here, but not more of them than of it.
+            // A piece is not larger than the rest of the body, because otherwise it would contain the next requests.
+            // If the body had already arrived together with the head, this does read from the next requests, but at
+            // most as many bytes as the body has.
             expected @ 1.. => expected.min(PIECE_OF_BODY),
             // A request with a chunked body is the last one on its connection.
             0 if doing.is_chunked.get() => PIECE,

@@ -1,4 +1,4 @@
-//! Fuzzes the framing of a child's output, which can arrive in pieces of any size. No message must exceed the
+//! Fuzzes the framing of a child's output, which can arrive in pieces of any size. A message must not exceed the
 //! limit, and the number of frames must not depend on the pieces.
 #![no_main]
 

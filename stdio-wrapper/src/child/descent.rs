@@ -91,12 +91,12 @@ impl Descent {
         }
     }
 
-    /// The processor time and page faults that each child had used by the last look.
+    /// The processor time and page faults that each child had used by the last scan.
     pub(super) fn spent(&self) -> HashMap<u64, Spent> {
         self.ledgers.iter().map(|(number, ledger)| (*number, ledger.spent())).collect()
     }
 
-    /// The usage of each child, including all its descendants that the last look found. Memory in open files is
+    /// The usage of each child, including all its descendants that the last scan found. Memory in open files is
     /// counted only on request, because it is expensive to find. The number of tasks is the largest of the last second.
     pub(super) fn usage(&mut self, children: &HashMap<u64, i32>, files: Files) -> HashMap<u64, Usage> {
         let own = children.iter().map(|(number, pid)| (*number, *pid));
@@ -104,8 +104,8 @@ impl Descent {
         let mut all: HashMap<u64, Usage> = HashMap::new();
         for (number, pid) in own.chain(started).filter(|(number, _)| children.contains_key(number)) {
             let sum = all.entry(number).or_default();
-            // A process that has exited since the look still counts as a task, because a child that keeps starting
-            // processes that exit at once has started others since then.
+            // A process that has exited since the scan still counts as a task, because a child that keeps starting
+            // processes that exit immediately has started others since then.
             let usage = usage_of(pid).unwrap_or(Usage { tasks: 1, ..Usage::default() });
             sum.memory += usage.memory;
             sum.in_files += usage.in_files;
@@ -135,7 +135,7 @@ impl Descent {
         self.open_files.suspects()
     }
 
-    /// The processes of each child that the last look found, without its supervisor.
+    /// The processes of each child that the last scan found, without its supervisor.
     pub(super) fn processes(&self, children: &HashMap<u64, i32>) -> HashMap<u64, Vec<i32>> {
         let mut processes: HashMap<u64, Vec<i32>> = HashMap::new();
         for (process, number) in self.known.iter().filter(|(_, number)| children.contains_key(*number)) {
@@ -212,7 +212,7 @@ mod tests {
             std::thread::sleep(std::time::Duration::from_millis(5));
         }
         let tasks = |descent: &mut Descent| descent.usage(&children, Files::LeftOut)[&5].tasks;
-        assert_eq!(tasks(&mut descent), 3, "two of them and the shell existed at the time of the look");
+        assert_eq!(tasks(&mut descent), 3, "two of them and the shell existed at the time of the scan");
         descent.look(&children);
         assert_eq!((tasks(&mut descent), descent.known.len()), (3, 0));
     }

@@ -5,7 +5,7 @@ use tokio::sync::watch;
 /// How a child exited.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exit {
-    /// The status in words, such as "exit status: 1" or "signal: 9 (SIGKILL)".
+    /// The status as text, such as "exit status: 1" or "signal: 9 (SIGKILL)".
     pub status: String,
     /// Whether the wrapper stopped the child.
     pub is_wanted: bool,

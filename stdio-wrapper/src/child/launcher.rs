@@ -227,7 +227,7 @@ impl Launcher {
         self.state().backoff.failed(owner, Instant::now());
     }
 
-    /// Why no child can be started now, in words.
+    /// The reason why no child can be started now, as a sentence for operators.
     pub fn why_not_ready(&self) -> Option<&'static str> {
         if self.relief.watching.has_too_few() {
             return Some(

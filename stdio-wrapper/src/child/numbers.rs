@@ -43,7 +43,7 @@ impl std::fmt::Debug for Numbers {
 }
 
 impl Numbers {
-    /// Makes the numbers of a child that has got no request yet.
+    /// Makes the numbers of a child that has not received a request yet.
     pub fn new(random: Random, width: Width) -> Self {
         Self { random, width, count: 0, places: HashMap::new(), late: VecDeque::new() }
     }

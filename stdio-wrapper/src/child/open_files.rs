@@ -39,7 +39,7 @@ pub(super) struct OpenFiles {
 }
 
 impl OpenFiles {
-    /// The children whose open files could not all be examined by the last look, because they have too many of them,
+    /// The children whose open files could not all be examined by the last scan, because they have too many of them,
     /// or because a process does not let others look at them. Such a child might have more memory than is known.
     pub(super) fn suspects(&self) -> &HashSet<u64> {
         &self.suspects
@@ -178,7 +178,7 @@ impl Look<'_> {
 }
 
 /// Whether the kernel does not let this process look at the files of a thread that is not exiting. The kernel lets no
-/// process look at the files of a thread that is exiting, but such a thread has no memory any more, and its files are
+/// process look at the files of a thread that is exiting, but such a thread no longer has any memory, and its files are
 /// closed soon. Other errors do not count, because the thread has exited or has not caused them.
 fn is_withheld(examined: Result<(), Errno>, has_memory: impl FnOnce() -> bool) -> bool {
     matches!(examined, Err(Errno::ACCESS | Errno::PERM)) && has_memory()

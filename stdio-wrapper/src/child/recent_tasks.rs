@@ -1,4 +1,4 @@
-//! The number of processes and threads that each child has had recently. Short-lived processes can escape a look, but
+//! The number of processes and threads that each child has had recently. A scan can miss short-lived processes, but
 //! they keep the container full. They are charged to their child for as long as they are remembered.
 
 use std::collections::HashMap;
@@ -9,20 +9,20 @@ use tokio::time::Instant;
 /// Time for which a number is remembered.
 const RECENT: Duration = Duration::from_secs(1);
 
-/// The numbers of the last looks, by child.
+/// The numbers that the last scans found, by child.
 #[derive(Debug, Default)]
 pub(super) struct RecentTasks {
-    /// The times and the numbers, in the order of the looks. A number that is not larger than a later one is not kept.
+    /// The times and the numbers, in the order of the scans. A number that is not larger than a later one is not kept.
     children: HashMap<u64, Vec<(Instant, u64)>>,
 }
 
 impl RecentTasks {
-    /// Forgets the children that do not exist any more.
+    /// Forgets the children that no longer exist.
     pub(super) fn retain(&mut self, exists: impl Fn(u64) -> bool) {
         self.children.retain(|number, _| exists(*number));
     }
 
-    /// Records what a look has found, and returns the largest recent number.
+    /// Records what a scan has found, and returns the largest recent number.
     pub(super) fn record(&mut self, child: u64, tasks: u64, now: Instant) -> u64 {
         let looks = self.children.entry(child).or_default();
         looks.retain(|(at, found)| now.duration_since(*at) < RECENT && *found > tasks);

@@ -15,7 +15,7 @@ pub(super) struct Shortage {
     /// How much must be freed.
     pub(super) over: u64,
     /// How much is used that is not attributed to any process. For example, the kernel also counts files in memory
-    /// and data that is queued in sockets, and a look does not find processes that exit at once. All of it might belong
+    /// and data that is queued in sockets, and a scan misses processes that exit immediately. All of it might belong
     /// to one user, so a user whose children use no more than this amount loses none. A user who hides memory or
     /// processes must not cause other users to lose their children.
     pub(super) hidden: u64,

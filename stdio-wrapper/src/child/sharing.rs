@@ -280,7 +280,7 @@ mod tests {
         let third = (3, of(100, 2, 100));
         let now = [(1, of(1000, 11, 650)), (2, of(1000, 11, 501)), third];
         assert_eq!(fitted(&now, 450), [250, 101, 100]);
-        // Page faults that add nothing, because the memory has been freed in between.
+        // At most the growth of the control group counts, because memory can have been freed in the meantime.
         assert_eq!(fitted(&now, 310), [110, 101, 100]);
         let both = [(1, of(1000, 11, 650)), (2, of(1000, 11, 530)), third];
         assert_eq!(fitted(&both, 480), [250, 130, 100]);
@@ -298,7 +298,7 @@ mod tests {
         assert_eq!(fitted(&[(1, of(1200, 11, 500)), second, (3, of(100, 2, 100))], 500), [300, 100, 100]);
         // A fork allocates nothing, although the kernel reports more.
         assert_eq!(fitted(&[(1, of(2000, 21, 501)), second, (3, of(300, 2, 300))], 500), [101, 100, 300]);
-        // A new child has had nothing.
+        // A child that did not exist at the last measurement had no memory then.
         assert_eq!(fitted(&[first, second, (4, of(900, 9, 200))], 500), [100, 100, 200]);
     }
 

@@ -206,7 +206,7 @@ impl Starts {
         }
     }
 
-    /// Returns a slot if one is free that no waiting start could use.
+    /// Returns a free slot, unless a waiting start could use it.
     fn place(self: &Arc<Self>, owner: &str) -> Option<Place> {
         let owner: Arc<str> = Arc::from(owner);
         let mut state = self.state();

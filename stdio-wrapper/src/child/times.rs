@@ -63,7 +63,7 @@ pub(super) struct Spent {
 /// Adds up the work of a child's processes, which `P` identifies.
 #[derive(Debug)]
 pub(super) struct Ledger<P> {
-    /// The processes that existed at the last look, with their work.
+    /// The processes that existed at the last scan, with their work.
     seen: HashMap<P, Works>,
     spent: Work,
     /// The starts of the previous and of the current period, each with the system time spent by then.
@@ -82,7 +82,7 @@ impl<P: Eq + Hash> Ledger<P> {
         let worked = sum(&mut found.iter().map(|(process, work)| work.own.minus(before(process).own)));
         let reaped = sum(&mut found.iter().map(|(process, work)| work.reaped.minus(before(process).reaped)));
         // The work of an exited process moves to the process that waited for it, and must not be counted again. If no
-        // process waited for it (`SIGCHLD` is ignored), the work up to the last look has been counted.
+        // process waited for it (`SIGCHLD` is ignored), the work up to the last scan has been counted.
         let exited = self.seen.iter().filter(|(process, _)| !found.contains_key(process));
         let moved = sum(&mut exited.map(|(_, work)| work.own.plus(work.reaped)));
         self.spent = self.spent.plus(worked).plus(reaped.minus(moved));

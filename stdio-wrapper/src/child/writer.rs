@@ -49,7 +49,7 @@ struct Backlog {
     /// `None` if the input is closed.
     stdin: Option<Arc<pipe::Sender>>,
     frames: VecDeque<Bytes>,
-    /// Whether the task is writing. No caller must write in the middle of a message.
+    /// Whether the task is writing. A caller must not write in the middle of a message.
     is_writing: bool,
     /// Whether the input is closed as soon as the queue is empty.
     is_closing: bool,

@@ -44,7 +44,7 @@ impl<'a> Call<'a> {
     }
 }
 
-/// The requests to one child that wait for their answers. `T` is what an era knows about a caller.
+/// The requests to one child that wait for their answers. `T` is the data that an era keeps about a caller.
 #[derive(Debug)]
 pub(crate) struct Calls<T> {
     numbers: Numbers,
@@ -76,7 +76,7 @@ pub(crate) struct Pending<T> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Given {
     pub(crate) number: u64,
-    /// Whether the child works on nothing else.
+    /// Whether the child has no other request in progress.
     pub(crate) is_alone: bool,
 }
 
@@ -174,7 +174,7 @@ impl<T> Pending<T> {
     }
 }
 
-/// The method of a request and, if it calls a tool, the name of the tool, as far as they are logged.
+/// The method of a request and, if it calls a tool, the name of the tool, in the form in which they are logged.
 fn names(message: &Message<'_>) -> (Box<str>, Option<Box<str>>) {
     let cut = |name: &str| name.chars().take(MAX_LOGGED_NAME).collect::<String>().into_boxed_str();
     let Kind::Request { method, .. } = &message.kind else { return (Box::default(), None) };

@@ -25,7 +25,7 @@ const DOUBT: Duration = Duration::from_millis(200);
 
 /// A child, and the requests waiting for its responses.
 pub(crate) trait Link: Deref<Target = Conversation> + Send + Sync + 'static {
-    /// What the era knows about the caller of a request.
+    /// The data that the era keeps about the caller of a request.
     type Caller: Send;
 
     /// The memory for lines from the child.
@@ -146,7 +146,7 @@ type Parsed = (ByteString, Parts);
 /// The result of parsing a line from the child.
 enum Read {
     Message(Parsed),
-    /// The line is not a message as it is.
+    /// The line is not a valid message.
     Doubtful {
         line: Bytes,
         why: String,
@@ -155,7 +155,7 @@ enum Read {
 }
 
 enum Found {
-    /// The messages that were meant.
+    /// The messages that the child probably meant to send.
     Messages(Vec<Parsed>),
     Unreadable(Unreadable),
     Nothing,
@@ -345,7 +345,7 @@ async fn dispatch<L: Link>(link: &Arc<L>, (text, parts): Parsed, reservation: Op
                 return link.answer(pending, answer).await;
             }
             if number.is_some_and(|number| link.was_given(number)) {
-                return link.drop_message("no request waits for this response any more");
+                return link.drop_message("no request is waiting for this response");
             }
             let why = "no request has its id";
             link.log.line(text.as_bytes(), why, "a response from the child was dropped");

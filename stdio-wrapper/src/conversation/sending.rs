@@ -163,7 +163,7 @@ impl Conversation {
         let _ = self.outbox.try_send(self.framing.encode(text, &mut []), false);
     }
 
-    /// Tells the child that no caller waits for a request any more, if there is space for it.
+    /// Tells the child that no caller is waiting for a request any longer, if there is space for it.
     pub(crate) fn cancel(&self, number: u64, reason: &str) {
         self.say(&cancelled(number, reason));
     }

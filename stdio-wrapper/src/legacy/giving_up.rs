@@ -19,7 +19,7 @@ pub(super) struct Use {
     pub(super) running: usize,
     /// The time since the last message.
     pub(super) last: Duration,
-    /// Whether closing the session would free the needed room.
+    /// Whether closing the session would make room for the newcomer.
     pub(super) makes_room: bool,
 }
 
@@ -66,7 +66,7 @@ fn too_many(all: &[Use], newcomer: Newcomer<'_>) -> Option<usize> {
         .map(|(index, _)| index)
 }
 
-/// For each user, the number of sessions whose closing would free the needed room.
+/// For each user, the number of sessions that would make room for the newcomer if they were closed.
 fn counts(all: &[Use]) -> HashMap<&str, usize> {
     let mut counts = HashMap::new();
     for one in all.iter().filter(|one| one.makes_room) {

@@ -1,5 +1,5 @@
-//! A conversation with a child of a revision with sessions: what is known about the callers of its requests,
-//! and which messages without an id it can be certain of.
+//! A conversation with a child of a revision with sessions. It keeps data about the callers of the requests, and
+//! determines to which request a message without an id belongs, if that is certain.
 
 use std::collections::BTreeMap;
 use std::ops::Deref;
@@ -175,7 +175,7 @@ impl Link {
         self.conversation.say(text);
     }
 
-    /// Tells the child that no caller waits for a request any more, if there is space for it.
+    /// Tells the child that no caller is waiting for a request any longer, if there is space for it.
     pub(super) fn cancel(&self, number: u64, reason: &str) {
         self.note();
         self.conversation.cancel(number, reason);

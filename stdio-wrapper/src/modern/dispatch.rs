@@ -19,7 +19,7 @@ impl conversation::Link for Link {
     type Caller = Caller;
 
     fn accepts_prefixed(&self) -> bool {
-        // The child serves many clients. As soon as it has got a message, a line could repeat what one of
+        // The child serves many clients. As soon as it has received a message, a line could repeat what one of
         // them has sent.
         !self.has_answered()
     }

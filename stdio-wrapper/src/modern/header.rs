@@ -18,9 +18,9 @@ pub enum Field<'a> {
     NotText,
 }
 
-/// The fault of a header that occurs more than once. It follows the name of the header.
+/// The error text for a header that occurs more than once, to be written after the name of the header.
 pub(super) const REPEATED: &str = "must occur exactly once";
-/// The fault of a header that is not text. It follows the name of the header.
+/// The error text for a header that is not text, to be written after the name of the header.
 pub(super) const NOT_TEXT: &str =
     "has a byte that is not ASCII. Write such a value as =?base64?...?=, with the base64 of its UTF-8";
 

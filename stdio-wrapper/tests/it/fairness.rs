@@ -1,4 +1,4 @@
-//! Tests of which user gets a session or a stateless child when the wrapper is full.
+//! Tests that check which user gets a session or a stateless child when the wrapper is full.
 
 use std::time::Duration;
 

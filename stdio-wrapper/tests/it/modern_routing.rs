@@ -1,4 +1,4 @@
-//! Tests of which client gets which message from a child that serves many stateless clients at the same time.
+//! Tests that check which client gets which message from a child that serves many stateless clients at the same time.
 
 use std::time::{Duration, Instant};
 

@@ -249,7 +249,7 @@ async fn a_call_is_not_held_up_by_a_server_that_does_not_answer_when_it_is_told_
     let called = tokio::time::timeout(Duration::from_secs(30), send(&client, &message)).await;
     let logged = Events::new(called.expect("the call must be sent regardless")).rest().await;
     assert_eq!(logged.len(), 3, "{logged:?}");
-    // Afterwards, the wrapper keeps no state of the call.
+    // Afterwards, the wrapper no longer keeps state for the call.
     wrapper.metric_becomes("stdio_wrapper_requests_in_flight", 0).await;
 }
 
@@ -280,7 +280,7 @@ async fn a_resource_that_the_server_does_not_begin_to_watch_holds_up_no_other_li
     let words = told["error"]["message"].as_str().unwrap();
     assert!(words.contains("resources/subscribe") && words.contains("silent://x"), "{told}");
     assert_eq!(silent.next().await, None);
-    // Afterwards, the wrapper keeps no state of the subscription.
+    // Afterwards, the wrapper no longer keeps state for the subscription.
     wrapper.logged("asked resources/unsubscribe").await;
     wrapper.metric_becomes("stdio_wrapper_requests_in_flight", 0).await;
 }

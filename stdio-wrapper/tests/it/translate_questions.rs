@@ -424,7 +424,7 @@ async fn a_call_for_which_there_is_no_room_among_the_questions_is_told_at_once()
     let insist = call("insist", json!({}));
     let asked = answer(&client, &insist).await;
     answer(&client, &insist).await;
-    // The wrapper gives up no question that is less than half a minute old, so it refuses the new call
+    // The wrapper does not give up a question that is less than half a minute old, so it refuses the new call
     // immediately.
     let refused = send(&client, &insist).await;
     assert_eq!(refused.status(), 429);
@@ -441,8 +441,8 @@ async fn a_call_for_which_there_is_no_room_among_the_questions_is_told_at_once()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_whose_user_is_away_does_not_hold_up_the_others_for_long() {
-    // The wrapper can give up a question for another call after a twentieth of INPUT_TIMEOUT, which is half a
-    // second here.
+    // To make room for another call, the wrapper can give up a question that is older than a twentieth of
+    // INPUT_TIMEOUT, which is half a second here.
     let wrapper = wrapper(&["--translate-sessions=2", "--input-timeout=10s"], &[]).await;
     let client = wrapper.client();
     let insist = call("insist", json!({}));

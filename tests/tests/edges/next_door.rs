@@ -95,7 +95,7 @@ pub(crate) async fn a100_others_are_served_while_strangers_flood_the_edge(edge: 
     }
 }
 
-/// A stack with a small server behind this proxy, which is within its container's limits.
+/// A stack with a small server behind this proxy. The proxy runs with the limits of its container.
 async fn started(edge: Edge) -> Stack {
     let server = repository().join("tests/children/plain.py");
     Setup::as_shipped()

@@ -1,4 +1,4 @@
-//! Tests of what every edge must do for an honest client.
+//! Tests that check what every edge must do for an honest client.
 
 use std::time::{Duration, Instant};
 

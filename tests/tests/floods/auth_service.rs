@@ -39,7 +39,7 @@ async fn a100_strangers_do_not_end_auth_service_on_redis() {
     strangers("Redis", setup).await;
 }
 
-/// A stack with an edge for the honest user, whose auth-service is within its container's limits.
+/// A stack with an edge for the honest user. Its auth-service runs with the limits of its container.
 async fn bounded(setup: Setup, upstream: &Upstream) -> Stack {
     setup
         .in_front_of(upstream.port)

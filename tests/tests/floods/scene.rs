@@ -18,7 +18,7 @@ const BOB: &str = "another battery that is a staple";
 /// How long a flood runs before Bob's calls are measured.
 const WARM_UP: Duration = Duration::from_secs(2);
 
-/// A stack whose wrapper is within its container's limits, with Ana's sessions at that wrapper.
+/// A stack whose wrapper runs with the limits of its container, and Ana's sessions at that wrapper.
 pub(crate) struct Place {
     pub(crate) stack: Stack,
     pub(crate) ana: Caller,

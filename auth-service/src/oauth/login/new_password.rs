@@ -22,7 +22,7 @@ use super::repeated::{self, problem_of};
 use super::{Continuation, LoginError, STALE, form_for, lead_to_fresh, shown_here, start_session};
 
 const PASSWORD_CHANGED: &str =
-    "The one-time password has already been used. Sign in with the password that was chosen then.";
+    "The one-time password has already been used. Sign in with the password that replaced it.";
 
 /// A user who has entered the correct one-time password and must now choose a new password.
 #[derive(Clone, Serialize, Deserialize)]

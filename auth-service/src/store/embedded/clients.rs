@@ -112,7 +112,7 @@ fn registered(
     Ok(None)
 }
 
-/// Like [`registered`], but only returns the client if nothing must be written.
+/// Like [`registered`], but only returns the client if no write is necessary.
 fn known_and_shared(
     rows: &impl Rows,
     asked: &Client,

@@ -149,7 +149,7 @@ impl Reserve {
     }
 
     /// A number for the database that contains the current overlay. Overlays up to this number are not applied
-    /// again. This number also covers an overlay whose write failed, because it might be on disk nevertheless.
+    /// again. This number also covers an overlay whose write failed, because it might still be on disk.
     pub(super) const fn next_number(&mut self) -> u64 {
         self.number += 1;
         self.number

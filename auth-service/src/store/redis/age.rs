@@ -15,7 +15,7 @@
 //! process that starts later. Therefore a process that detects it stores what it has seen in Redis, as a
 //! [`Claim`]. Every process that finds the claim refuses everything until the data contains that change.
 //!
-//! Changes that take no access away are not counted. If only uncounted changes are missing, each process detects
+//! Changes that do not take access away are not counted. If only uncounted changes are missing, each process detects
 //! this by means of its heartbeats ([`super::heartbeats`]), which it writes several times a minute.
 //!
 //! These numbers and tokens belong to one store. Data from before a restore or an adoption has an earlier identity
@@ -39,7 +39,7 @@ use known::{Known, Older};
 pub(super) use known::OtherStore;
 
 /// The warning that is given for an hour after the address has led to another store.
-const WAS_ELSEWHERE: &str = "in the last hour, Redis had another store than this replica uses, so REDIS_URL led to another Redis or \
+const WAS_ELSEWHERE: &str = "in the last hour, Redis had a different store than this replica uses, so REDIS_URL led to another Redis or \
                              older data had returned. Check where the address leads";
 /// The warning that is given for an hour after this process has begun to use another store.
 const HAS_CHANGED: &str = "in the last hour, the store in Redis was replaced with one that was created later, which is used now. If \
@@ -125,7 +125,7 @@ impl Age {
         }
         known.replace_with(found);
         tracing::warn!(
-            "Redis has another store than before, which was created later: from now on, this one is used. If nobody has restored or \
+            "Redis has a different store than before, which was created later: from now on, this one is used. If nobody has restored or \
              adopted a store, REDIS_URL leads to another Redis"
         );
         Ok(())
@@ -140,7 +140,7 @@ impl Age {
         other.map_or(Ok(()), |other| Err(StoreError::NeedsOperator(other.reason().to_owned())))
     }
 
-    /// Warnings for operators that Redis has, or recently had, another store.
+    /// Warnings for operators if Redis had another store, or the store was replaced, within the last hour.
     pub(super) fn dangers(&self) -> impl Iterator<Item = &'static str> {
         let known = self.known();
         let is_recent = |at: Option<Instant>| at.is_some_and(|at| at.elapsed() < TOLD);

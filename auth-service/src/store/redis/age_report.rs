@@ -82,8 +82,8 @@ impl AgeReport {
         self.undoes_changes_of(asked) || self.heartbeats.lacks(asked.heartbeat, self.heartbeats.own)
     }
 
-    /// Whether counted changes are missing that this process knew when it asked. Even if none is missing, the data can
-    /// still be older.
+    /// Whether any of the counted changes that this process knew when it asked is missing. Even if none is missing,
+    /// the data can still be older.
     pub(super) fn undoes_changes_of(&self, asked: KnownBefore) -> bool {
         self.number < asked.seen || self.lacks(asked.mark, self.number_of_asked)
     }
@@ -108,7 +108,7 @@ impl AgeReport {
         })
     }
 
-    /// Whether changes are missing that had been seen by the process that left the claim.
+    /// Whether any of the changes that the process that left the claim had seen is missing.
     pub(super) fn undoes_changes_in(&self, claim: &Claim) -> bool {
         self.number < claim.seen || self.lacks(claim.mark, self.number_of_claimed)
     }

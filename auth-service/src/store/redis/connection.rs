@@ -33,7 +33,7 @@ use super::silence::Silence;
 
 /// Time limit for making a connection.
 const CONNECT: Duration = Duration::from_secs(2);
-/// A connection is closed if a response is overdue for this long.
+/// A connection is closed if a response has been overdue for this long.
 const UNRESPONSIVE: Duration = Duration::from_secs(1);
 
 /// How many keys a server examines for one page of a scan.

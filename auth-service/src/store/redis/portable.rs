@@ -1,4 +1,5 @@
-//! Export, import and re-encryption of the whole store. Only this module searches for keys (`SCAN`).
+//! Export, import and re-encryption of the whole store. These search for keys (`SCAN`), as does the creation of a
+//! store in an empty Redis.
 
 use std::collections::HashSet;
 use std::collections::hash_map::DefaultHasher;

@@ -1,4 +1,4 @@
-//! The name of a store, by which processes recognize it, and the order of stores.
+//! The names by which processes recognize stores, and the order of stores by age.
 
 use aws_lc_rs::digest::{SHA256, digest};
 

@@ -66,7 +66,7 @@ impl Watched {
         exit.send_replace(Some(exit_status));
     }
 
-    /// Waits until the child has exited. Returns its status in words.
+    /// Waits until the child has exited. Returns its status as text.
     async fn ended(&mut self) -> String {
         loop {
             match self.supervised.report().await {
@@ -92,7 +92,7 @@ impl Watched {
     }
 
     /// Waits until the child has exited or its grace period is over. An immediate stop shortens the rest of the
-    /// grace period to `urgent`. Returns the status in words if the child has exited.
+    /// grace period to `urgent`. Returns the status as text if the child has exited.
     async fn ended_within_grace(&mut self, urgent: Duration) -> Option<String> {
         let (stop, grace) = (self.stop.clone(), self.grace);
         let at_once = async {

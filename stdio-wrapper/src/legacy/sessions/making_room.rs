@@ -29,7 +29,7 @@ const SHORT_OF_MEMORY: &str = "This session was ended, because the memory of the
 
 const SHORT_OF_PROCESSES: &str = "This session was ended, because the processes and threads of the server are nearly used up and your sessions take most of them. Open another one, make fewer calls at the same time, and end the sessions that you do not need.";
 
-const SHORT_OF_WATCHES: &str = "This session was ended, because the server cannot accept connections any more and your sessions take most of what the system needs for them. Open another one, and do not let it open so many files and connections.";
+const SHORT_OF_WATCHES: &str = "This session was ended, because the server cannot accept any more connections and your sessions take most of what the system needs for them. Open another one, and do not let it open so many files and connections.";
 
 /// The claim of a user without a session to the next session that becomes available. Dropping it ends the
 /// claim.

@@ -22,7 +22,7 @@ const SHORT_OF_MEMORY: &str = "The server of this call was stopped, because the 
 
 const SHORT_OF_PROCESSES: &str = "The server of this call was stopped, because the processes and threads of its container are nearly used up and your servers take most of them. Make fewer calls at the same time, or try again later.";
 
-const SHORT_OF_WATCHES: &str = "The server of this call was stopped, because no connections can be accepted any more and your servers take most of what the system needs for them. Do not let them open so many files and connections, or try again later.";
+const SHORT_OF_WATCHES: &str = "The server of this call was stopped, because no more connections can be accepted and your servers take most of what the system needs for them. Do not let them open so many files and connections, or try again later.";
 
 /// The slot whose child has been unused for the longest time, if that is long enough for this newcomer. A slot
 /// without a child counts as unused for `without`, or is skipped if `without` is `None`.

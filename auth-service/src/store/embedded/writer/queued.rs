@@ -22,7 +22,7 @@ pub(super) trait QueuedWrite: Send {
     fn finish(self: Box<Self>, committed: Result<(), StoreError>);
 }
 
-/// What distinguishes one write from another for the queue.
+/// How the queue treats a write if its caller stops waiting or the database cannot be written.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     /// It is made only while its caller waits.

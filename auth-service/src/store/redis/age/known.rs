@@ -7,13 +7,13 @@ use super::super::heartbeats::OwnHeartbeats;
 use super::super::store_name::StoreName;
 
 /// The message for operators if Redis has an earlier store.
-const EARLIER: &str = "Redis has another store than before, and one that was created earlier: data from before a restore or an \
+const EARLIER: &str = "Redis has a different store than before, which was created earlier: data from before a restore or an \
                        adoption has returned, or REDIS_URL leads to another Redis. Restore the latest data, or correct the \
                        address. To keep this data instead, stop every replica, run `auth-service store adopt`, repeat \
                        what was revoked, disabled or removed since then (docs/state.md), and start the service";
 
 /// The message for operators if Redis has a store that is independent of the one that was used.
-const INDEPENDENT: &str = "Redis has another store than before, which was already there while this replica used its own one: \
+const INDEPENDENT: &str = "Redis has a different store than before, which was already there while this replica used its own one: \
                            REDIS_URL leads to another Redis. Correct the address. If the store has moved there, restart this \
                            replica; otherwise, it uses that store after ten minutes";
 
@@ -120,7 +120,7 @@ impl Known {
     }
 
     /// Whether the later store `found` exists alongside the one that this process uses, and has not replaced it. After
-    /// `HeartbeatPace::follow`, the later store is used nevertheless, because the store might have moved there.
+    /// `HeartbeatPace::follow`, the later store is used anyway, because the store might have moved there.
     pub(super) fn is_independent(&mut self, found: StoreName, now: Instant) -> bool {
         let pace = self.heartbeats.pace();
         let begun = Duration::from_micros(found.begun).saturating_add(pace.margin);
