@@ -105,20 +105,26 @@ where
             // A client can send a request before it learns that the previous one was the last on this connection. It
             // must then assume that the request was not processed (RFC 9112 §9.6), and might send it again on another
             // connection. Therefore, the request is refused.
-            let is_after_last = request.conn_data::<Activity>().is_some_and(Activity::has_ended);
-            let (under_way, is_last) = if is_after_last { (None, true) } else { begin(&request) };
-            let response = (!is_after_last).then(|| app.call(request));
+            let activity = request.conn_data::<Activity>().cloned().unwrap_or_default();
+            let begun = (!activity.has_ended()).then(|| (begin(&request, &activity), app.call(request)));
             async move {
-                let Some(response) = response else {
+                let Some((under_way, response)) = begun else {
                     let mut refused = HttpResponse::BadRequest().finish();
                     refused.head_mut().set_connection_type(ConnectionType::Close);
                     return Err(refused);
                 };
-                let mut response: Response<B> = response.await?.into();
-                if is_last {
-                    response.head_mut().set_connection_type(ConnectionType::Close);
+                let mut response: Result<Response<B>, HttpResponse> = response.await.map(Into::into);
+                let head = match &mut response {
+                    Ok(response) => response.head_mut(),
+                    Err(error) => error.head_mut(),
+                };
+                if head.connection_type() == ConnectionType::Close {
+                    activity.end();
                 }
-                Ok::<_, HttpResponse>(response.map_body(|_, body| hold(body, under_way)))
+                if activity.has_ended() {
+                    head.set_connection_type(ConnectionType::Close);
+                }
+                response.map(|response| response.map_body(|_, body| hold(body, under_way)))
             }
         });
         let http = HttpService::build()
@@ -148,14 +154,16 @@ where
     Ok(server.run())
 }
 
-/// Records that a request has been received. It is in progress until its response has been sent. Also returns
-/// whether it must be the last request on its connection. This is the case for a chunked body, because its length
-/// is unknown, so it could not be distinguished from the requests that follow.
-fn begin(request: &Request) -> (Option<UnderWay>, bool) {
+/// Records that a request has been received. It is in progress until its response has been sent. It is the last
+/// request on its connection if its client says so, and if its body is chunked, because the length of such a body is
+/// unknown, so it could not be distinguished from the requests that follow.
+fn begin(request: &Request, activity: &Activity) -> UnderWay {
     let is_chunked = request.headers().contains_key(TRANSFER_ENCODING);
+    if is_chunked || request.head().connection_type() == ConnectionType::Close {
+        activity.end();
+    }
     let length = request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-    let length = if is_chunked { None } else { Some(length.unwrap_or(0)) };
-    (request.conn_data::<Activity>().map(|activity| activity.begin(length)), is_chunked)
+    activity.begin(if is_chunked { None } else { Some(length.unwrap_or(0)) })
 }
 
 #[cfg(test)]
@@ -164,33 +172,61 @@ mod tests {
     use std::io::{ErrorKind, Write as _};
     use std::sync::atomic::{AtomicUsize, Ordering};
 
+    use actix_web::error::InternalError;
     use rustix::net::sockopt::{set_socket_recv_buffer_size, set_socket_send_buffer_size};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
 
-    #[actix_web::test]
-    async fn a090_no_request_after_one_with_a_chunked_body_is_processed() {
+    /// Sends this request and two further ones at once. The response to a request for `/last` closes the connection,
+    /// and a request for `/error` fails in the same way. Returns the number of requests that were processed.
+    async fn processed(first: &str) -> usize {
         let socket = bind("127.0.0.1:0".parse().unwrap(), 16).unwrap();
         let address = socket.local_addr().unwrap();
         let calls = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&calls);
         let app = move || {
             let count = Arc::clone(&count);
-            fn_service(move |_: Request| {
+            fn_service(move |request: Request| {
                 count.fetch_add(1, Ordering::SeqCst);
-                ready(Ok::<_, Infallible>(HttpResponse::Ok().finish()))
+                let mut response = HttpResponse::Ok();
+                let is_error = request.path() == "/error";
+                if is_error || request.path() == "/last" {
+                    response.force_close();
+                }
+                let response = response.finish();
+                let error = |response| InternalError::from_response("failed", response);
+                ready(if is_error { Err(error(response)) } else { Ok(response) })
             })
         };
         actix_web::rt::spawn(serve(socket, Limits::default(), |_, _| {}, app).unwrap());
         let mut client = TcpStream::connect(address).await.unwrap();
-        let chunked = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n";
-        let second = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n";
-        client.write_all(format!("{chunked}{second}").as_bytes()).await.unwrap();
+        let further = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n";
+        let last = "POST /last HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n";
+        client.write_all(format!("{first}{further}{last}").as_bytes()).await.unwrap();
         let mut answers = String::new();
         client.read_to_string(&mut answers).await.unwrap();
-        assert!(answers.starts_with("HTTP/1.1 200"), "{answers}");
-        assert_eq!(calls.load(Ordering::SeqCst), 1, "{answers}");
+        assert!(answers.starts_with("HTTP/1.") && answers.contains(" 200 OK"), "{answers}");
+        calls.load(Ordering::SeqCst)
+    }
+
+    #[actix_web::test]
+    async fn a090_no_request_after_one_with_a_chunked_body_is_processed() {
+        let chunked = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n";
+        assert_eq!(processed(chunked).await, 1);
+    }
+
+    /// A client can assume that such a request was not processed, and send it again (RFC 9112 §9.6).
+    #[actix_web::test]
+    async fn no_request_after_the_last_one_of_a_connection_is_processed() {
+        let post = |path: &str, header: &str| {
+            format!("POST {path} HTTP/1.1\r\nHost: a\r\n{header}Content-Length: 2\r\n\r\nab")
+        };
+        assert_eq!(processed(&post("/", "")).await, 3);
+        assert_eq!(processed(&post("/last", "")).await, 1);
+        assert_eq!(processed(&post("/error", "")).await, 1);
+        assert_eq!(processed(&post("/", "Connection: close\r\n")).await, 1);
+        assert_eq!(processed("GET / HTTP/1.0\r\n\r\n").await, 1);
     }
 
     /// The kernel buffers a few kilobytes on both sides. The HTTP server on its own would read and decode 128 KiB.

@@ -49,14 +49,16 @@ impl Activity {
         self.0.under_way.set(self.0.under_way.get() + 1);
         self.0.expected.set(length.unwrap_or(0));
         self.0.is_chunked.set(length.is_none());
-        if length.is_none() {
-            self.0.has_ended.set(true);
-        }
         self.wake();
         UnderWay(Rc::clone(&self.0))
     }
 
-    /// Whether a request with a chunked body has been received, which must be the last one on its connection.
+    /// Records that no request after the one in progress is processed.
+    pub(super) fn end(&self) {
+        self.0.has_ended.set(true);
+    }
+
+    /// Whether the last request of the connection has been received.
     pub(super) fn has_ended(&self) -> bool {
         self.0.has_ended.get()
     }
