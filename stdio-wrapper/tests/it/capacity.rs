@@ -328,6 +328,9 @@ async fn loses_the_server_that_hides(name: &str, tool: &str, arguments: serde_js
     assert_eq!(mallory.status_of_ping().await, 404);
     assert_eq!(bob.status_of_ping().await, 200);
     assert!(!wrapper.log().iter().any(|line| line.contains("nearly used up") && line.contains("bob")));
+    wrapper.logged("child is killed without time to exit").await;
+    assert!(!wrapper.log().iter().any(|line| line.contains("did not exit")), "{:#?}", wrapper.log());
+    assert_eq!(wrapper.metric("stdio_wrapper_children_killed_total").await, 0);
     assert_eq!(group.kills(), 0);
 }
 

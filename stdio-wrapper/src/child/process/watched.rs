@@ -108,6 +108,11 @@ impl Watched {
         }
     }
 
+    /// Whether the child must be killed, because it must not run any longer.
+    fn gets_no_time(&self) -> bool {
+        *self.stop.borrow() == Stop::Killed
+    }
+
     /// Waits until the last process of the child has exited.
     async fn exited(&mut self) {
         while let Some(report) = self.supervised.report().await {
@@ -120,21 +125,29 @@ impl Watched {
         }
     }
 
-    /// Stops the child as the stdio transport specifies (2025-11-25, lifecycle, "Shutdown").
+    /// Stops the child as the stdio transport specifies (2025-11-25, lifecycle, "Shutdown"), unless it must be killed
+    /// without SIGTERM.
     async fn end(&mut self) -> String {
         self.pipes.close();
         if let Some(status) = self.ended_within_grace(Duration::ZERO).await {
             return status;
         }
-        self.supervised.order(Order::Terminate);
-        if let Some(status) = self.ended_within_grace(URGENT_GRACE).await {
-            return status;
+        if !self.gets_no_time() {
+            self.supervised.order(Order::Terminate);
+            if let Some(status) = self.ended_within_grace(URGENT_GRACE).await {
+                return status;
+            }
         }
-        self.metrics.children_killed_total.add();
-        tracing::warn!(
-            child = self.number,
-            "child did not exit after the end of its input and SIGTERM, so it is killed"
-        );
+        if self.gets_no_time() {
+            // The log already says why the child is stopped, and another metric counts it.
+            tracing::info!(child = self.number, "child is killed without time to exit");
+        } else {
+            self.metrics.children_killed_total.add();
+            tracing::warn!(
+                child = self.number,
+                "child did not exit after the end of its input and SIGTERM, so it is killed"
+            );
+        }
         self.supervised.order(Order::Kill);
         if let Ok(status) = tokio::time::timeout(KILL_PATIENCE, self.ended()).await {
             return status;
