@@ -34,7 +34,8 @@ pub struct Usage {
     pub memory: u64,
     /// The part of `memory` that belongs to files in memory.
     pub in_files: u64,
-    /// The part of `memory` that the kernel uses on behalf of the processes. The rest is anonymous.
+    /// The part of `memory` that the kernel uses on behalf of the processes, such as page tables. The rest is
+    /// anonymous.
     pub in_kernel: u64,
     /// The anonymous memory of the process that has most. All processes together have at least that.
     pub largest: u64,
@@ -67,6 +68,13 @@ pub struct Kinds {
     pub anonymous: u64,
     /// Memory of files that are stored only in memory.
     pub in_files: u64,
+    /// The maximum that the page tables of processes take.
+    pub page_tables: u64,
+}
+
+impl Kinds {
+    /// The values if the kernel reports none.
+    pub const UNKNOWN: Self = Self { anonymous: u64::MAX, in_files: u64::MAX, page_tables: u64::MAX };
 }
 
 /// A resource of the container that can run out.
@@ -284,8 +292,7 @@ impl Capacity {
 
     /// The current usage by kind of memory. Reads a few files.
     pub fn kinds(&self) -> Kinds {
-        let unknown = Kinds { anonymous: u64::MAX, in_files: u64::MAX };
-        self.group.as_ref().map_or(unknown, ControlGroup::kinds)
+        self.group.as_ref().map_or(Kinds::UNKNOWN, ControlGroup::kinds)
     }
 
     /// If there is no room for another child, returns the scarce resource, and how much of it each of this

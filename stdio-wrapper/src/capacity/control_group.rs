@@ -29,6 +29,16 @@ struct Names {
     /// Entries of `memory.stat` for [`Kinds`].
     anonymous: &'static str,
     in_files: &'static str,
+    page_tables: Place,
+}
+
+/// Where the kernel reports a value.
+#[derive(Debug, PartialEq, Eq)]
+enum Place {
+    /// An entry of `memory.stat`.
+    Entry(&'static str),
+    /// A file with only this value.
+    File(&'static str),
 }
 
 const V2: Names = Names {
@@ -37,6 +47,7 @@ const V2: Names = Names {
     reclaimable: &["active_file", "inactive_file", "slab_reclaimable"],
     anonymous: "anon",
     in_files: "shmem",
+    page_tables: Place::Entry("pagetables"),
 };
 const V1: Names = Names {
     most_memory: "memory.limit_in_bytes",
@@ -44,6 +55,8 @@ const V1: Names = Names {
     reclaimable: &["total_active_file", "total_inactive_file"],
     anonymous: "total_rss",
     in_files: "total_shmem",
+    // Version 1 reports only the sum of all memory of the kernel.
+    page_tables: Place::File("memory.kmem.usage_in_bytes"),
 };
 
 impl ControlGroup {
@@ -98,11 +111,18 @@ impl ControlGroup {
             Some(bound.most.saturating_sub(bound.used))
         };
         let tightest = self.memory.iter().filter_map(|directory| Some((left(&directory)?, directory))).min();
-        let text = tightest.map(|(_, directory)| statistics(directory)).unwrap_or_default();
-        let number = |wanted: &str| {
-            entries(&text).find(|(name, _)| *name == wanted).map_or(u64::MAX, |(_, number)| number)
+        let Some((_, directory)) = tightest else { return Kinds::UNKNOWN };
+        let text = statistics(directory);
+        let entry = |wanted: &str| entries(&text).find(|(name, _)| *name == wanted).map(|(_, number)| number);
+        let page_tables = match self.names.page_tables {
+            Place::Entry(name) => entry(name),
+            Place::File(name) => number_in(directory, name),
         };
-        Kinds { anonymous: number(self.names.anonymous), in_files: number(self.names.in_files) }
+        Kinds {
+            anonymous: entry(self.names.anonymous).unwrap_or(u64::MAX),
+            in_files: entry(self.names.in_files).unwrap_or(u64::MAX),
+            page_tables: page_tables.unwrap_or(u64::MAX),
+        }
     }
 
     fn memory_in(&self, directory: &Path) -> Option<Bound> {
@@ -138,9 +158,12 @@ fn upwards(root: &Path, path: &str) -> Vec<PathBuf> {
 
 /// Reads a limit. Returns `None` if it is `max`, or if there is no limit.
 fn bound(directory: &Path, most: &str, used: &str) -> Option<Bound> {
-    let number = |name: &str| read_to_string(directory.join(name)).ok()?.trim().parse::<u64>().ok();
-    let most = number(most).filter(|most| *most < NO_LIMIT)?;
-    Some(Bound { most, used: number(used)? })
+    let most = number_in(directory, most).filter(|most| *most < NO_LIMIT)?;
+    Some(Bound { most, used: number_in(directory, used)? })
+}
+
+fn number_in(directory: &Path, name: &str) -> Option<u64> {
+    read_to_string(directory.join(name)).ok()?.trim().parse().ok()
 }
 
 #[cfg(test)]
@@ -167,7 +190,10 @@ mod tests {
             &[
                 ("memory.max", "800"),
                 ("memory.current", "700"),
-                ("memory.stat", "anon 100\nshmem 7\nactive_file 200\ninactive_file 150\nslab_reclaimable 50"),
+                (
+                    "memory.stat",
+                    "anon 100\nshmem 7\npagetables 3\nactive_file 200\ninactive_file 150\nslab_reclaimable 50",
+                ),
                 ("pids.max", "256"),
                 ("pids.current", "12"),
             ],
@@ -178,7 +204,8 @@ mod tests {
         write(root.join("pod/memory.current"), "100").unwrap();
         let found = ControlGroup::of("0::/pod/own\n", root).bounds();
         assert_eq!(found.memory, Some(Bound { most: 800, used: 300 }));
-        assert_eq!(ControlGroup::of("0::/pod/own\n", root).kinds(), Kinds { anonymous: 100, in_files: 7 });
+        let kinds = Kinds { anonymous: 100, in_files: 7, page_tables: 3 };
+        assert_eq!(ControlGroup::of("0::/pod/own\n", root).kinds(), kinds);
     }
 
     #[test]
@@ -191,9 +218,11 @@ mod tests {
         let found = ControlGroup::of(text, root).bounds();
         assert_eq!(found.memory, Some(Bound { most: 1000, used: 10 }));
         assert_eq!(found.tasks, Some(Bound { most: 9, used: 3 }));
-        assert_eq!(ControlGroup::of(text, root).kinds(), Kinds { anonymous: u64::MAX, in_files: u64::MAX });
+        assert_eq!(ControlGroup::of(text, root).kinds(), Kinds::UNKNOWN);
         write(root.join("memory/memory.stat"), "rss 1\ntotal_rss 20\ntotal_shmem 30\n").unwrap();
-        assert_eq!(ControlGroup::of(text, root).kinds(), Kinds { anonymous: 20, in_files: 30 });
+        write(root.join("memory/memory.kmem.usage_in_bytes"), "40\n").unwrap();
+        let kinds = Kinds { anonymous: 20, in_files: 30, page_tables: 40 };
+        assert_eq!(ControlGroup::of(text, root).kinds(), kinds);
     }
 
     #[test]

@@ -109,6 +109,7 @@ impl Descent {
             let usage = usage_of(pid).unwrap_or(Usage { tasks: 1, ..Usage::default() });
             sum.memory += usage.memory;
             sum.in_files += usage.in_files;
+            sum.in_kernel += usage.in_kernel;
             sum.largest = sum.largest.max(usage.anonymous());
             sum.tasks += usage.tasks;
             sum.processes += 1;
@@ -174,6 +175,7 @@ mod tests {
         }
         let usage = descent.usage(&children, Files::LeftOut)[&5];
         assert!(usage.tasks == 3 && usage.memory > 0, "{usage:?}");
+        assert!(usage.in_kernel > 0 && usage.anonymous() > 0, "all three have page tables: {usage:?}");
         end(&descent, &mut shell);
     }
 

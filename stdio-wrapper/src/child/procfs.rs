@@ -129,8 +129,10 @@ fn parse_usage(text: &str) -> Option<Usage> {
     let bytes = |name: &str| number(name).unwrap_or_default() * 1024;
     // A process that has exited still reports a number of threads, but no memory.
     let in_files = bytes("RssShmem:");
-    let memory = bytes("RssAnon:") + in_files;
-    Some(Usage { memory, in_files, tasks: number("Threads:")?, processes: 1, ..Usage::default() })
+    // A page that has only been read takes no memory itself, but its page table does.
+    let in_kernel = bytes("VmPTE:");
+    let memory = bytes("RssAnon:") + in_files + in_kernel;
+    Some(Usage { memory, in_files, in_kernel, tasks: number("Threads:")?, processes: 1, ..Usage::default() })
 }
 
 /// The anonymous memory of a process and its memory in files that are stored only in memory, in bytes. A page that n
@@ -156,10 +158,15 @@ mod tests {
 
     #[test]
     fn usage_is_what_the_kernel_cannot_take_back() {
-        let text =
-            "Name:\tnode\nRssAnon:\t   30000 kB\nRssFile:\t   9000 kB\nRssShmem:\t      24 kB\nThreads:\t7\n";
-        let usage =
-            Usage { memory: 30_024 * 1024, in_files: 24 * 1024, tasks: 7, processes: 1, ..Usage::default() };
+        let text = "Name:\tnode\nRssAnon:\t   30000 kB\nRssFile:\t   9000 kB\nRssShmem:\t      24 kB\nVmPTE:\t     100 kB\nThreads:\t7\n";
+        let usage = Usage {
+            memory: 30_124 * 1024,
+            in_files: 24 * 1024,
+            in_kernel: 100 * 1024,
+            tasks: 7,
+            processes: 1,
+            ..Usage::default()
+        };
         assert_eq!((parse_usage(text), usage.anonymous()), (Some(usage), 30_000 * 1024));
         let ended = Usage { tasks: 1, processes: 1, ..Usage::default() };
         assert_eq!(parse_usage("Name:\tx\nThreads:\t1\n"), Some(ended));

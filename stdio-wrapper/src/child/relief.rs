@@ -217,7 +217,7 @@ mod tests {
         let usage = usage(&[(1, 70), (2, 15), (3, 5)]);
         let own = Usage { memory: 20, tasks: 1, ..Usage::default() };
         let short = |used, measure, given_back| {
-            let kinds = Kinds { anonymous: u64::MAX, in_files: u64::MAX };
+            let kinds = Kinds::UNKNOWN;
             Shortage::new(measure, (Load { used, over: 10, unaccounted: 5 }, kinds), &usage, own, given_back)
         };
         let memory = |used| short(used, Measure::Memory, 0);
@@ -240,7 +240,10 @@ mod tests {
         // than bob uses.
         let usage = HashMap::from([(1, of(300, 0)), (2, of(290, 140))]);
         let short = |anonymous, in_files| {
-            let load = (Load { used: 700, over: 10, unaccounted: 5 }, Kinds { anonymous, in_files });
+            let load = (
+                Load { used: 700, over: 10, unaccounted: 5 },
+                Kinds { anonymous, in_files, ..Kinds::UNKNOWN },
+            );
             Shortage::new(Measure::Memory, load, &usage, Usage::default(), 0)
         };
         assert_eq!(short(u64::MAX, u64::MAX).hidden, 105);
@@ -268,7 +271,7 @@ mod tests {
         };
         let chosen = |tasks, used| {
             let usage: HashMap<u64, Usage> = usage(tasks);
-            let kinds = Kinds { anonymous: u64::MAX, in_files: u64::MAX };
+            let kinds = Kinds::UNKNOWN;
             let own = Usage { tasks: 5, ..Usage::default() };
             let load = Load { used, over: 16, unaccounted: 16 };
             numbers(&choose(&all, &usage, Shortage::new(Measure::Tasks, (load, kinds), &usage, own, 0)))
@@ -293,7 +296,7 @@ mod tests {
         let all = held(&[(1, "bob"), (2, "mallory"), (3, "mallory"), (4, "ana")]);
         let charged = |suspects: &[u64], all: &[Held]| {
             let mut usage = usage(&[(1, 60), (2, 9), (3, 7), (4, 10)]);
-            let kinds = Kinds { anonymous: u64::MAX, in_files: 400 };
+            let kinds = Kinds { in_files: 400, ..Kinds::UNKNOWN };
             charge_suspects(500, kinds, &suspects.iter().copied().collect(), all, &mut usage);
             (1..5).filter(|child| usage[child].in_files == 400).collect::<Vec<u64>>()
         };
@@ -305,7 +308,7 @@ mod tests {
         assert_eq!(charged(&[8], &all), [0; 0], "this child has exited");
         // With its part of the memory, the child is the largest.
         let mut usage = usage(&[(1, 60), (2, 9), (3, 7), (4, 10)]);
-        let kinds = Kinds { anonymous: u64::MAX, in_files: u64::MAX };
+        let kinds = Kinds::UNKNOWN;
         charge_suspects(400, kinds, &HashSet::from([3]), &all, &mut usage);
         let load = Load { used: 486, over: 10, unaccounted: 0 };
         let short = Shortage::new(Measure::Memory, (load, kinds), &usage, Usage::default(), 0);

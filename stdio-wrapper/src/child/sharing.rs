@@ -98,6 +98,7 @@ impl Sharing {
         if sum(usage, own, |usage| usage.in_files) > kinds.in_files {
             self.fit_files(usage, own, kinds);
         }
+        fit_page_tables(usage, own, kinds);
     }
 
     fn fit_anonymous(&self, usage: &mut HashMap<u64, Usage>, own: Usage, kinds: Kinds) {
@@ -163,6 +164,23 @@ impl Sharing {
     }
 }
 
+/// The same for page tables. Two processes can use the same ones (`CLONE_VM`, `vfork`), and the kernel reports them for
+/// both. After a fork, each process has page tables of its own, so these are not measured. `in_kernel` must not yet
+/// contain any other memory.
+fn fit_page_tables(usage: &mut HashMap<u64, Usage>, own: Usage, kinds: Kinds) {
+    shrink(
+        usage,
+        own,
+        kinds.page_tables,
+        |usage| usage.in_kernel,
+        |_, _| 0,
+        |usage, fitted| {
+            usage.memory = usage.memory - usage.in_kernel + fitted;
+            usage.in_kernel = fitted;
+        },
+    );
+}
+
 /// Reduces one kind of memory of children with several processes until all children together have no more than the
 /// limit. Each of them is reduced in proportion to what it has above its floor, and never below it.
 fn shrink(
@@ -223,7 +241,7 @@ mod tests {
 
     #[test]
     fn a_server_that_has_forked_counts_with_what_it_takes() {
-        let kinds = Kinds { anonymous: 430, in_files: 20 };
+        let kinds = Kinds { anonymous: 430, in_files: 20, ..Kinds::UNKNOWN };
         let mut sharing = Sharing::default();
         assert!(sharing.begin() && !sharing.begin(), "one measurement at a time");
         assert!(Sharing::is_shared(&all(), OWN, kinds));
@@ -231,7 +249,7 @@ mod tests {
         assert_eq!(memory(&sharing, kinds), [40, 300, 100]);
         assert!(!sharing.begin(), "the last one has just ended");
         assert_eq!(
-            memory(&sharing, Kinds { anonymous: 750, in_files: 20 }),
+            memory(&sharing, Kinds { anonymous: 750, in_files: 20, ..Kinds::UNKNOWN }),
             [40, 300, 100],
             "something else has added 320 bytes"
         );
@@ -240,12 +258,18 @@ mod tests {
     #[test]
     fn without_a_measurement_children_with_several_processes_are_made_to_fit_together() {
         let sharing = Sharing::default();
-        assert_eq!(memory(&sharing, Kinds { anonymous: 430, in_files: 20 }), [112, 300, 28]);
-        assert_eq!(memory(&sharing, Kinds { anonymous: 790, in_files: 20 }), [400, 300, 100]);
-        assert_eq!(memory(&sharing, Kinds { anonymous: u64::MAX, in_files: u64::MAX }), [400, 300, 100]);
-        assert_eq!(memory(&sharing, Kinds { anonymous: 1, in_files: 1 }), [0, 300, 0]);
-        assert!(!Sharing::is_shared(&all(), OWN, Kinds { anonymous: 790, in_files: 20 }));
-        assert!(Sharing::is_shared(&all(), OWN, Kinds { anonymous: 790, in_files: 19 }));
+        assert_eq!(
+            memory(&sharing, Kinds { anonymous: 430, in_files: 20, ..Kinds::UNKNOWN }),
+            [112, 300, 28]
+        );
+        assert_eq!(
+            memory(&sharing, Kinds { anonymous: 790, in_files: 20, ..Kinds::UNKNOWN }),
+            [400, 300, 100]
+        );
+        assert_eq!(memory(&sharing, Kinds::UNKNOWN), [400, 300, 100]);
+        assert_eq!(memory(&sharing, Kinds { anonymous: 1, in_files: 1, ..Kinds::UNKNOWN }), [0, 300, 0]);
+        assert!(!Sharing::is_shared(&all(), OWN, Kinds { anonymous: 790, in_files: 20, ..Kinds::UNKNOWN }));
+        assert!(Sharing::is_shared(&all(), OWN, Kinds { anonymous: 790, in_files: 19, ..Kinds::UNKNOWN }));
     }
 
     /// The children of the tests below, with their memory in MiB.
@@ -257,7 +281,7 @@ mod tests {
     }
 
     fn kinds(anonymous: u64) -> Kinds {
-        Kinds { anonymous: anonymous << 20, in_files: 0 }
+        Kinds { anonymous: anonymous << 20, in_files: 0, ..Kinds::UNKNOWN }
     }
 
     /// Two servers with nine workers each, which share nearly all their memory, and one without workers.
@@ -317,7 +341,7 @@ mod tests {
         let of = |memory, largest| Usage { memory, largest, processes: 9, ..NONE };
         let mut usage = HashMap::from([(1, of(300, 150)), (2, of(5000, 100)), (3, of(200, 20))]);
         let mut sharing = Sharing::default();
-        let kinds = Kinds { anonymous: 510, in_files: 0 };
+        let kinds = Kinds { anonymous: 510, in_files: 0, ..Kinds::UNKNOWN };
         sharing.end(&usage, kinds, Some(&HashMap::from([(3, part(200, 200))])));
         sharing.fit(&mut usage, OWN, kinds);
         assert_eq!([1, 2, 3].map(|number| usage[&number].memory), [152, 149, 200]);
@@ -330,17 +354,30 @@ mod tests {
         let mut sharing = Sharing::default();
         let part = |counted, once| Part { anonymous: Shared::default(), in_files: Shared { counted, once } };
         let parts = HashMap::from([(1, part(1200, 60)), (2, part(300, 300))]);
-        sharing.end(&before, Kinds { anonymous: 20, in_files: 360 }, Some(&parts));
+        sharing.end(&before, Kinds { anonymous: 20, in_files: 360, ..Kinds::UNKNOWN }, Some(&parts));
         let mut now = HashMap::from([(1, of(1200, 22)), (2, of(840, 3))]);
-        sharing.fit(&mut now, NONE, Kinds { anonymous: 20, in_files: 900 });
+        sharing.fit(&mut now, NONE, Kinds { anonymous: 20, in_files: 900, ..Kinds::UNKNOWN });
         assert_eq!([1, 2].map(|number| (now[&number].in_files, now[&number].memory)), [(60, 70), (840, 850)]);
+    }
+
+    #[test]
+    fn a100_page_tables_count_for_each_process_but_not_more_than_the_container_has() {
+        let of = |in_kernel, processes| Usage { memory: in_kernel + 10, in_kernel, processes, ..NONE };
+        let fitted = |page_tables| {
+            let mut usage = HashMap::from([(1, of(300, 2)), (2, of(100, 11)), (3, of(500, 4))]);
+            Sharing::default().fit(&mut usage, OWN, Kinds { page_tables, ..Kinds::UNKNOWN });
+            [1, 2, 3].map(|number| (usage[&number].in_kernel, usage[&number].memory))
+        };
+        assert_eq!(fitted(900), [(300, 310), (100, 110), (500, 510)]);
+        // The processes of a child use the same page tables. Otherwise, a server could make hidden memory look known.
+        assert_eq!(fitted(420), [(300, 310), (20, 30), (100, 110)]);
     }
 
     #[test]
     fn files_in_memory_that_processes_share_are_made_to_fit_too() {
         let mut usage =
             HashMap::from([(1, Usage { memory: 100, in_files: 80, tasks: 9, processes: 9, ..NONE })]);
-        Sharing::default().fit(&mut usage, OWN, Kinds { anonymous: 30, in_files: 10 });
+        Sharing::default().fit(&mut usage, OWN, Kinds { anonymous: 30, in_files: 10, ..Kinds::UNKNOWN });
         assert_eq!((usage[&1].memory, usage[&1].in_files), (30, 10));
     }
 }

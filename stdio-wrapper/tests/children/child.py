@@ -5,6 +5,7 @@ import array
 import ctypes
 import errno
 import json
+import mmap
 import os
 import resource
 import select
@@ -284,6 +285,16 @@ def call(message):
         for _ in range(given["mib"]):
             os.write(file, bytes(1 << 20))
         return text("hidden")
+    if name == "map":
+        # Reads one byte for each 2 MiB of a large mapping. Each of them takes a page table of 4 KiB, but no other memory.
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000  # MAP_NORESERVE
+        KEPT.append(mmap.mmap(-1, given["gib"] << 30, flags=flags))
+        KEPT[-1].madvise(mmap.MADV_NOHUGEPAGE)
+        for place in range(0, given["gib"] << 30, 2 << 20):
+            KEPT[-1][place]
+            if place % (1 << 30) == 0:
+                time.sleep(0.002)
+        return text("mapped")
     if name == "hide well":
         # Allocates memory in files that exist only in messages that no process receives. The wrapper cannot find these.
         pair = socket.socketpair()

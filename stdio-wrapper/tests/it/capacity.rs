@@ -345,6 +345,24 @@ async fn a100_who_hides_memory_behind_many_files_loses_the_server() {
     loses_the_server_that_hides("hiding-behind", "hide", arguments).await;
 }
 
+/// The kernel attributes page tables to the container, but does not count them as resident memory of the process.
+#[tokio::test(flavor = "multi_thread")]
+async fn a100_who_fills_the_memory_with_page_tables_loses_the_server() {
+    let Some(group) = Group::new("mapping", 4096, 512 << 20) else { return };
+    let wrapper = group.wrapper(&["--identity=headers"], &[]).await;
+    let bob = caller(&wrapper, "bob").initialize("2025-11-25").await;
+    // This is less than the memory of the page tables, but more than would then count as hidden.
+    bob.text("keep", serde_json::json!({"mib": 210})).await;
+    let mallory = caller(&wrapper, "mallory").initialize("2025-11-25").await;
+    let _answer = mallory.post(call(1, "map", serde_json::json!({"gib": 115}))).await;
+    let told = wrapper.logged("nearly used up").await;
+    assert!(told.contains("mallory"), "{told}");
+    wrapper.metric_becomes("stdio_wrapper_children", 1).await;
+    assert_eq!(mallory.status_of_ping().await, 404);
+    assert_eq!(bob.status_of_ping().await, 200);
+    assert_eq!(group.kills(), 0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a100_memory_that_is_hidden_where_nobody_looks_costs_nobody_a_session() {
     let Some(group) = Group::new("hiding-well", 4096, 512 << 20) else { return };
