@@ -146,14 +146,19 @@ impl Sharing {
     /// The most that a child can have added to the anonymous memory of the container since the measurement, in bytes.
     /// The kernel reports the memory that the child allocates. A write to a shared page does not change what it
     /// reports, but causes a page fault, because the kernel then copies the page. A new process seems to have allocated
-    /// everything that it shares, so a child that has forked counts only with its page faults until the next
-    /// measurement.
+    /// everything that it shares, but no process has more memory because of a fork. Therefore, until the next
+    /// measurement, a child that has forked counts with its page faults and with the growth of its largest process. Page
+    /// faults alone would not be enough, because a huge page causes only one.
     fn growth(&self, number: u64, now: &Usage) -> u64 {
         let before = self.measured(number).usage;
         let page = u64::try_from(rustix::param::page_size()).unwrap_or(u64::MAX);
         let faulted = now.faults.saturating_sub(before.faults).saturating_mul(page);
         let has_forked = now.processes > before.processes;
-        let allocated = if has_forked { 0 } else { now.anonymous().saturating_sub(before.anonymous()) };
+        let allocated = if has_forked {
+            now.largest.saturating_sub(before.largest)
+        } else {
+            now.anonymous().saturating_sub(before.anonymous())
+        };
         allocated.saturating_add(faulted)
     }
 
@@ -286,7 +291,8 @@ mod tests {
 
     /// Two servers with nine workers each, which share nearly all their memory, and one without workers.
     fn measured() -> Sharing {
-        let before = HashMap::from([(1, of(1000, 11, 500)), (2, of(1000, 11, 500)), (3, of(100, 2, 100))]);
+        let first = Usage { largest: 100 << 20, ..of(1000, 11, 500) };
+        let before = HashMap::from([(1, first), (2, of(1000, 11, 500)), (3, of(100, 2, 100))]);
         let part = part(1000 << 20, 100 << 20);
         let mut sharing = Sharing::default();
         sharing.end(&before, kinds(300), Some(&HashMap::from([(1, part), (2, part)])));
@@ -322,6 +328,11 @@ mod tests {
         assert_eq!(fitted(&[(1, of(1200, 11, 500)), second, (3, of(100, 2, 100))], 500), [300, 100, 100]);
         // A fork allocates nothing, although the kernel reports more.
         assert_eq!(fitted(&[(1, of(2000, 21, 501)), second, (3, of(300, 2, 300))], 500), [101, 100, 300]);
+        // A process has allocated huge pages after a fork.
+        let huge = |largest: u64| Usage { largest: largest << 20, ..of(2000, 21, 501) };
+        assert_eq!(fitted(&[(1, huge(220)), second, (3, of(100, 2, 100))], 500), [221, 100, 100]);
+        assert_eq!(fitted(&[(1, huge(999)), second, (3, of(100, 2, 100))], 500), [300, 100, 100]);
+        assert_eq!(fitted(&[(1, huge(100)), second, (3, of(300, 2, 300))], 500), [101, 100, 300]);
         // A child that did not exist at the last measurement had no memory then.
         assert_eq!(fitted(&[first, second, (4, of(900, 9, 200))], 500), [100, 100, 200]);
     }
