@@ -13,6 +13,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
+use actix_http::error::DispatchError;
 use actix_http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use actix_http::{ConnectionType, Extensions, HttpMessage as _, HttpService, KeepAlive, Request, Response};
 use actix_server::Server;
@@ -23,6 +24,8 @@ use actix_service::{fn_service, map_config};
 use actix_web::body::MessageBody;
 use actix_web::dev::AppConfig;
 use actix_web::{Error, HttpResponse};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
 use tokio::net::TcpStream;
 
 pub use holding::hold;
@@ -144,6 +147,9 @@ where
             })
             .h1(app);
         fn_service(|stream: TcpStream| {
+            if has_left(&stream) {
+                return ready(Err(DispatchError::DisconnectTimeout));
+            }
             // Small parts of a response must not wait until the peer has acknowledged earlier ones.
             let _ = stream.set_nodelay(true);
             let peer = stream.peer_addr().ok();
@@ -152,6 +158,16 @@ where
         .and_then(http)
     })?;
     Ok(server.run())
+}
+
+/// Whether the peer has already closed the connection without sending anything. Setting up such a connection takes
+/// much more time than this check, and connections that arrive later wait for it.
+fn has_left(stream: &TcpStream) -> bool {
+    let peeked = recv(stream, &mut [0; 1][..], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+    match peeked {
+        Ok((_, count)) => count == 0,
+        Err(error) => error != Errno::AGAIN,
+    }
 }
 
 /// Records that a request has been received. It is in progress until its response has been sent. It is the last
@@ -227,6 +243,31 @@ mod tests {
         assert_eq!(processed(&post("/error", "")).await, 1);
         assert_eq!(processed(&post("/", "Connection: close\r\n")).await, 1);
         assert_eq!(processed("GET / HTTP/1.0\r\n\r\n").await, 1);
+    }
+
+    #[actix_web::test]
+    async fn a100_a_connection_that_has_been_closed_again_without_a_request_is_not_set_up() {
+        let socket = bind("127.0.0.1:0".parse().unwrap(), 16).unwrap();
+        let address = socket.local_addr().unwrap();
+        let reset = TcpStream::connect(address).await.unwrap();
+        reset.set_zero_linger().unwrap();
+        drop(reset);
+        drop(TcpStream::connect(address).await.unwrap());
+        let mut half_closed = TcpStream::connect(address).await.unwrap();
+        half_closed.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        half_closed.shutdown().await.unwrap();
+        let set_up = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&set_up);
+        let on_connect = move |_: &TcpStream, _: &mut Extensions| {
+            count.fetch_add(1, Ordering::SeqCst);
+        };
+        let app = || fn_service(async |_: Request| Ok::<_, Infallible>(HttpResponse::Ok().finish()));
+        // The connections are accepted in the order in which they were opened.
+        actix_web::rt::spawn(serve(socket, Limits::default(), on_connect, app).unwrap());
+        let mut answer = String::new();
+        half_closed.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        assert_eq!(set_up.load(Ordering::SeqCst), 1);
     }
 
     /// The kernel buffers a few kilobytes on both sides. The HTTP server on its own would read and decode 128 KiB.
