@@ -42,6 +42,8 @@ pub struct Surroundings {
     pub auth_edge_port: u16,
     /// The port of auth-service for checks over gRPC.
     pub auth_edge_grpc_port: u16,
+    /// The name or the address of the service behind the check.
+    pub wrapper_address: String,
     /// The port of the service behind the check.
     pub wrapper_port: u16,
     /// The maximum number of requests per second from one address.
@@ -143,7 +145,7 @@ impl Edge {
             ("AUTH_PUBLIC_PORT", around.auth_public_port.to_string()),
             ("AUTH_EDGE_PORT", around.auth_edge_port.to_string()),
             ("AUTH_EDGE_GRPC_PORT", around.auth_edge_grpc_port.to_string()),
-            ("WRAPPER_ADDRESS", "127.0.0.1".to_owned()),
+            ("WRAPPER_ADDRESS", around.wrapper_address.clone()),
             ("WRAPPER_PORT", around.wrapper_port.to_string()),
             ("EDGE_ADDRESS", "127.0.0.1".to_owned()),
             ("REQUESTS_PER_ADDRESS", "512".to_owned()),

@@ -44,7 +44,7 @@ pub struct Setup {
     pub(crate) requests_per_second: u32,
     pub(crate) any_answer: bool,
     pub(crate) checked_at: Option<u16>,
-    pub(crate) auth_addresses: Vec<Ipv4Addr>,
+    pub(crate) replicated: Option<(Tier, Vec<Ipv4Addr>)>,
     pub(crate) bounds: BTreeMap<Tier, Bounds>,
     pub(crate) auth_log: Option<Arc<File>>,
 }
@@ -63,7 +63,7 @@ impl Setup {
             requests_per_second: REQUESTS_PER_SECOND,
             any_answer: false,
             checked_at: None,
-            auth_addresses: Vec::new(),
+            replicated: None,
             bounds: BTreeMap::new(),
             auth_log: None,
         }
@@ -145,11 +145,11 @@ impl Setup {
         self
     }
 
-    /// Makes the edge reach auth-service by a name that has these loopback addresses, in this order, as the
-    /// DNS of a container network does for replicas. The stack itself starts the replica at `127.0.0.1`.
+    /// Makes the edge reach auth-service or the wrapper by a name that has these loopback addresses, in this order, as the
+    /// DNS of a container network does for replicas. The stack itself starts the one at `127.0.0.1`.
     #[must_use]
-    pub fn replicas_at(mut self, addresses: &[Ipv4Addr]) -> Self {
-        addresses.clone_into(&mut self.auth_addresses);
+    pub fn replicas_at(mut self, tier: Tier, addresses: &[Ipv4Addr]) -> Self {
+        self.replicated = Some((tier, addresses.to_vec()));
         self
     }
 

@@ -21,8 +21,8 @@ use crate::setup::{ACCOUNT, Backend, Setup, Tier};
 /// Time limit for a part of a stack to become ready.
 const START: Duration = Duration::from_secs(40);
 
-/// The host name by which an edge with several replicas reaches auth-service, as in compose/stack.yaml.
-const AUTH_SERVICE: &str = "auth-service";
+/// The host name by which an edge reaches a program with several replicas.
+const REPLICAS: &str = "replicas";
 
 /// The settings for the location of auth-service's state and for its key.
 const STATE: [&str; 3] = ["DATA_DIR", "REDIS_URL", "STORE_KEY"];
@@ -49,6 +49,8 @@ pub struct Stack {
     /// The port of the wrapper's ops listener.
     pub wrapper_ops_port: u16,
     setup: Setup,
+    /// The command that the wrapper runs, unless the test has its own server.
+    wrapped: Vec<String>,
     // The fields are dropped in this order: the edge first, the directory last.
     edge: Option<Process>,
     wrapper: Option<Process>,
@@ -92,6 +94,7 @@ impl Stack {
             upstream_port: 0,
             wrapper_ops_port: free_port(),
             setup,
+            wrapped: Vec::new(),
             edge: None,
             wrapper: None,
             auth_service: None,
@@ -102,7 +105,7 @@ impl Stack {
         stack.start_auth_service().await;
         stack.upstream_port = match backend {
             Backend::Port(port) => port,
-            Backend::Wrapper(command) => stack.start_wrapper(&command).await,
+            Backend::Wrapper(command) => stack.start_wrapper(command).await,
         };
         stack.start_edge();
         stack.wait_until_ready().await;
@@ -307,12 +310,32 @@ impl Stack {
         command
     }
 
-    async fn start_wrapper(&mut self, wrapped: &[String]) -> u16 {
-        let (port, ops_port) = (free_port(), self.wrapper_ops_port);
+    async fn start_wrapper(&mut self, wrapped: Vec<String>) -> u16 {
+        self.wrapped = wrapped;
+        let port = free_port();
+        let command = self.wrapper_command(Ipv4Addr::LOCALHOST, port);
+        let mut command = self.bounded(Tier::Wrapper, command);
+        self.wrapper = Some(Process::start("stdio-wrapper", &mut command, self.dir()));
+        let health = format!("http://127.0.0.1:{}/health", self.wrapper_ops_port);
+        self.wait_for("stdio-wrapper", &health, |answer| answer.status == 200).await;
+        port
+    }
+
+    /// Starts another instance of the wrapper, which uses the same ports at another loopback address.
+    pub async fn start_wrapper_at(&mut self, address: Ipv4Addr) -> Process {
+        let mut command = self.wrapper_command(address, self.upstream_port);
+        let instance = Process::start("wrapper", &mut command, self.dir());
+        let health = format!("http://{address}:{}/health", self.wrapper_ops_port);
+        self.wait_for("a wrapper", &health, |answer| answer.status == 200).await;
+        instance
+    }
+
+    fn wrapper_command(&self, address: Ipv4Addr, port: u16) -> Command {
+        let at = |port: u16| SocketAddr::from((address, port)).to_string();
         let mut command = process::clean_command(binary("stdio-wrapper"));
         command
-            .env("LISTEN", loopback(port))
-            .env("OPS_LISTEN", loopback(ops_port))
+            .env("LISTEN", at(port))
+            .env("OPS_LISTEN", at(self.wrapper_ops_port))
             .env("MCP_PATH", "/mcp")
             .env("IDENTITY", "assertion")
             .env("ISSUER", &self.issuer)
@@ -323,33 +346,33 @@ impl Stack {
             )
             .envs(self.setup.wrapper_settings.iter().map(|(name, value)| (name, value)))
             .arg("--")
-            .args(wrapped);
-        let mut command = self.bounded(Tier::Wrapper, command);
-        self.wrapper = Some(Process::start("stdio-wrapper", &mut command, self.dir()));
-        let health = format!("http://127.0.0.1:{ops_port}/health");
-        self.wait_for("stdio-wrapper", &health, |answer| answer.status == 200).await;
-        port
+            .args(&self.wrapped);
+        command
     }
 
     fn start_edge(&mut self) {
         assert!(self.edge.is_none(), "the edge is already running");
-        let replicas = &self.setup.auth_addresses;
+        let address_of = |tier: Tier| match &self.setup.replicated {
+            Some((replicated, _)) if *replicated == tier => REPLICAS.to_owned(),
+            _ => Ipv4Addr::LOCALHOST.to_string(),
+        };
         let around = Surroundings {
             dir: self.dir().to_owned(),
             port: self.port,
             secret: self.edge_secret.clone(),
             issuer_path: self.setup.issuer_path.clone(),
-            auth_address: if replicas.is_empty() { "127.0.0.1" } else { AUTH_SERVICE }.to_owned(),
+            auth_address: address_of(Tier::AuthService),
             auth_public_port: self.auth_public_port,
             auth_edge_port: self.setup.checked_at.unwrap_or(self.auth_edge_port),
             auth_edge_grpc_port: self.auth_edge_grpc_port,
+            wrapper_address: address_of(Tier::Wrapper),
             wrapper_port: self.upstream_port,
             requests_per_second: self.setup.requests_per_second,
         };
         let mut command = self.setup.edge.command(&around, &self.setup.edge_changes);
         command.envs(self.setup.edge.container().memory_settings());
-        if !replicas.is_empty() {
-            command = process::with_host(AUTH_SERVICE, replicas, self.dir(), &command);
+        if let Some((_, addresses)) = &self.setup.replicated {
+            command = process::with_host(REPLICAS, addresses, self.dir(), &command);
         }
         let mut command = self.bounded(Tier::Edge, command);
         self.edge = Some(Process::start(self.setup.edge.name(), &mut command, self.dir()));

@@ -14,11 +14,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use redis_server::RedisServer;
+use reqwest::header::HeaderMap;
 use serde_json::Value;
+use tests::places::binary;
 use tests::process::Process;
 use tests::setup::ACCOUNT;
 use tests::upstream::Upstream;
-use tests::{Answer, Edge, Setup, Stack};
+use tests::{Answer, Edge, Setup, Stack, Tier};
 
 const REPLICAS: usize = 3;
 /// The addresses of the replicas that are restarted. The first replica is at `127.0.0.1`.
@@ -56,7 +58,7 @@ impl Fleet {
             .in_front_of(upstream.port)
             .auth_setting("REDIS_URL", &redis.url())
             .auth_setting("STORE_KEY", "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=")
-            .replicas_at(&addresses)
+            .replicas_at(Tier::AuthService, &addresses)
             .start()
             .await;
         let mut others = Vec::new();
@@ -235,15 +237,15 @@ async fn call_for_ever(call: reqwest::RequestBuilder, stop: Arc<AtomicBool>) -> 
 
 /// Creates a test for each edge.
 macro_rules! behind_each_edge {
-    ($($name:ident $edge:ident)*) => { $(
+    ($test:ident: $($name:ident $edge:ident)*) => { $(
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
         async fn $name() {
-            restarts_fail_no_call(Edge::$edge).await;
+            $test(Edge::$edge).await;
         }
     )* };
 }
 
-behind_each_edge! {
+behind_each_edge! { restarts_fail_no_call:
     replicas_that_are_restarted_one_after_the_other_fail_no_call_through_envoy EnvoyHttp
     replicas_that_are_restarted_one_after_the_other_fail_no_call_through_envoy_over_grpc EnvoyGrpc
     replicas_that_are_restarted_one_after_the_other_fail_no_call_through_nginx Nginx
@@ -296,4 +298,39 @@ async fn restarts_fail_no_call(edge: Edge) {
     );
     assert!(failed.is_empty(), "{failed:?}\n{}", fleet.stack.logs());
     assert!(checked.iter().all(|checks| *checks > 0), "a replica received no check: {checked:?}");
+}
+
+behind_each_edge! { a_stopped_wrapper_fails_no_call:
+    a_wrapper_that_has_stopped_fails_no_call_through_envoy EnvoyHttp
+    a_wrapper_that_has_stopped_fails_no_call_through_envoy_over_grpc EnvoyGrpc
+    a_wrapper_that_has_stopped_fails_no_call_through_nginx Nginx
+    a_wrapper_that_has_stopped_fails_no_call_through_caddy Caddy
+    a_wrapper_that_has_stopped_fails_no_call_through_traefik Traefik
+}
+
+async fn a_stopped_wrapper_fails_no_call(edge: Edge) {
+    let _alone = FLEETS.lock().await;
+    let server = binary("example-server").to_str().unwrap().to_owned();
+    let mut stack = Setup::as_shipped()
+        .through(edge)
+        .wrapping(vec![server])
+        .replicas_at(Tier::Wrapper, &[OTHERS[0], Ipv4Addr::LOCALHOST])
+        .start()
+        .await;
+    let mut other = stack.start_wrapper_at(OTHERS[0]).await;
+    let token = stack.log_in().await.access_token;
+    let metrics = format!("http://{}:{}/metrics", OTHERS[0], stack.wrapper_ops_port);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while stack.get(&metrics).await.unwrap().body.contains("stdio_wrapper_http_requests_total 0\n") {
+        assert!(Instant::now() < deadline, "the edge does not use the other instance");
+        // This request belongs to no session, so every instance refuses it.
+        stack.http.get(&stack.mcp_url).bearer_auth(&token).send().await.unwrap();
+    }
+    let ended = tokio::task::block_in_place(|| other.stop());
+    assert!(ended.is_some_and(|status| status.success()), "{ended:?}");
+    for number in 0..8 {
+        // The only instance that runs has all sessions.
+        let session = stack.open_session(&token, HeaderMap::new()).await;
+        assert!(session.is_ok(), "{number}: {:?}\n{}", session.err(), stack.logs());
+    }
 }

@@ -1,12 +1,16 @@
 //! Tests that no request passes while a program is down, and that everything works again automatically once the
 //! program is back.
 
+use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use reqwest::Method;
 use serde_json::Value;
 use tests::process::{Process, clean_command};
-use tests::{Answer, Edge, Setup, places};
+use tests::{Answer, Edge, Setup, Tier, places};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpListener;
 
 use crate::world::World;
 
@@ -18,6 +22,8 @@ each_edge!(
     a088_with_the_store_down_nothing_passes,
     a_stopped_edge_starts_again_over_the_same_state,
     with_the_wrapper_down_the_client_is_told_so,
+    a_request_goes_to_another_instance_of_a_wrapper_that_is_not_running,
+    a_post_that_has_reached_an_instance_of_the_wrapper_is_never_sent_again,
 );
 
 pub(crate) async fn a088_with_auth_service_down_nothing_passes_and_when_it_is_back_everything_does(
@@ -139,4 +145,72 @@ pub(crate) async fn with_the_wrapper_down_the_client_is_told_so(edge: Edge) {
     let token = stack.log_in().await.access_token;
     let answer = stack.http.post(&stack.mcp_url).bearer_auth(&token).send().await.unwrap();
     assert!([502, 503].contains(&answer.status().as_u16()), "{answer:?}");
+}
+
+/// The address of the first of two instances of the wrapper. The second one, at 127.0.0.1, always runs.
+const FIRST: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+
+async fn with_two_instances(edge: Edge) -> World {
+    let instances = [FIRST, Ipv4Addr::LOCALHOST];
+    World::of(Setup::as_shipped().through(edge).replicas_at(Tier::Wrapper, &instances)).await
+}
+
+pub(crate) async fn a_request_goes_to_another_instance_of_a_wrapper_that_is_not_running(edge: Edge) {
+    // Nothing listens at `FIRST`.
+    let world = with_two_instances(edge).await;
+    for method in [Method::POST, Method::GET, Method::DELETE] {
+        for number in 0..6 {
+            let request = world.stack.http.request(method.clone(), &world.stack.mcp_url);
+            let body = if method == Method::POST { "x".repeat(20_000) } else { String::new() };
+            let answer = request.bearer_auth(&world.token).body(body).send().await.unwrap();
+            let answer = Answer::read(answer).await.unwrap();
+            assert_eq!(answer.status, 200, "{method} {number}: {answer:?}\n{}", world.stack.logs());
+        }
+        assert_eq!(world.upstream.take_heads().len(), 6, "{method}");
+    }
+    let is_envoy = matches!(edge, Edge::EnvoyHttp | Edge::EnvoyGrpc);
+    for number in 0..6 {
+        let request = world.stack.http.post(&world.stack.mcp_url).body("x".repeat(200_000));
+        let answer = request.bearer_auth(&world.token).send().await.unwrap();
+        let answer = Answer::read(answer).await.unwrap();
+        // Envoy keeps only short bodies for another instance.
+        if is_envoy && answer.status != 200 {
+            assert_eq!((answer.status, answer.header("retry-after")), (503, "5"), "{answer:?}");
+            assert!(answer.body.contains("does not answer"), "{answer:?}");
+        } else {
+            assert_eq!(answer.status, 200, "{number}: {answer:?}");
+        }
+    }
+}
+
+pub(crate) async fn a_post_that_has_reached_an_instance_of_the_wrapper_is_never_sent_again(edge: Edge) {
+    const POSTS: usize = 12;
+    let world = with_two_instances(edge).await;
+    // The first instance reads each request, and then closes the connection, as in a crash.
+    let heads = Arc::new(Mutex::new(Vec::new()));
+    let arrived = Arc::clone(&heads);
+    let listener = TcpListener::bind((FIRST, world.upstream.port)).await.unwrap();
+    let crashing = tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut buffer = vec![0; 64 * 1024];
+            let count = stream.read(&mut buffer).await.unwrap_or_default();
+            arrived.lock().unwrap().push(String::from_utf8_lossy(&buffer[..count]).into_owned());
+        }
+    });
+    for number in 0..POSTS {
+        let number = number.to_string();
+        let bearer = world.bearer();
+        let answer = world.ask(Method::POST, &[("authorization", &bearer), ("x-number", &number)]).await;
+        assert!([200, 502, 503].contains(&answer.status), "{answer:?}");
+    }
+    crashing.abort();
+    let mut heads = std::mem::take(&mut *heads.lock().unwrap());
+    assert!(heads.iter().any(|head| head.starts_with("POST /mcp")), "no request reached {FIRST}: {heads:?}");
+    heads.extend(world.upstream.take_heads());
+    for number in 0..POSTS {
+        let line = format!("x-number: {number}");
+        let times =
+            heads.iter().filter(|head| head.to_lowercase().lines().any(|other| other == line)).count();
+        assert_eq!(times, 1, "{line} was sent {times} times");
+    }
 }

@@ -65,6 +65,13 @@ breaking! {
         [("{ key: x-edge-secret, value:", "{ key: x-other, value:")],
         suite::a_good_token_passes_and_the_wrapper_is_told_who_calls;
 
+    envoy_that_uses_no_other_instance: EnvoyHttp,
+        [("retry_on: connect-failure\n", "retry_on: refused-stream\n")],
+        availability::a_request_goes_to_another_instance_of_a_wrapper_that_is_not_running;
+    envoy_that_repeats_a_call: EnvoyHttp,
+        [("retry_on: connect-failure\n", "retry_on: connect-failure,reset\n")],
+        availability::a_post_that_has_reached_an_instance_of_the_wrapper_is_never_sent_again;
+
     envoy_grpc_that_allows_when_the_check_fails: EnvoyGrpc,
         [("failure_mode_allow: false", "failure_mode_allow: true")],
         availability::a088_with_auth_service_down_nothing_passes_and_when_it_is_back_everything_does;
@@ -72,6 +79,15 @@ breaking! {
         [("encode_raw_headers: true", "encode_raw_headers: false")],
         suite::a_good_token_passes_and_the_wrapper_is_told_who_calls;
 
+    nginx_that_uses_no_other_instance: Nginx,
+        [("proxy_next_upstream error;", "proxy_next_upstream off;")],
+        availability::a_request_goes_to_another_instance_of_a_wrapper_that_is_not_running;
+    nginx_that_repeats_a_call: Nginx,
+        [
+            ("proxy_next_upstream error;", "proxy_next_upstream error non_idempotent;"),
+            ("proxy_request_buffering off;", ""),
+        ],
+        availability::a_post_that_has_reached_an_instance_of_the_wrapper_is_never_sent_again;
     nginx_that_forgets_an_identity_header: Nginx,
         [("proxy_set_header X-Auth-Email $auth_email;", "")],
         forged::a076_identity_headers_of_the_client_never_survive;
