@@ -10,6 +10,38 @@ build() {
   cargo build --manifest-path "$ROOT/Cargo.toml" "$@"
 }
 
+# Checks settings from the environment that the edge also needs. auth-service alone would start with these values, or would
+# report them only after the build.
+need_good_settings() {
+  local rate=${REQUESTS_PER_SECOND:-300} proxies=${TRUSTED_PROXIES-} name=TRUSTED_PROXIES
+  [[ $rate =~ ^[1-9][0-9]{0,6}$ ]] || die "REQUESTS_PER_SECOND is $rate. Write a number from 1 to 9999999."
+  if [[ -z $proxies && -f ${TRUSTED_PROXIES_FILE-} && -r $TRUSTED_PROXIES_FILE ]]; then
+    proxies=$(<"$TRUSTED_PROXIES_FILE") name=$TRUSTED_PROXIES_FILE
+  fi
+  [[ $proxies != *[![:space:]]* ]] || includes_loopback "$name" "$proxies" ||
+    die "TRUSTED_PROXIES does not include 127.0.0.1, so auth-service would refuse all requests from the edge, which runs on this machine. Add 127.0.0.1 to $name, or remove the setting."
+}
+
+# includes_loopback NAME NETWORKS: whether a list such as 10.0.0.0/8, 192.0.2.7 includes the address 127.0.0.1. Exits if an
+# entry is not a network.
+includes_loopback() {
+  local entry entries number bits loopback=$((127 << 24 | 1)) found=no
+  IFS=, read -ra entries -d '' <<<"$2" || true
+  for entry in "${entries[@]}"; do
+    entry=${entry#"${entry%%[![:space:]]*}"}
+    entry=${entry%"${entry##*[![:space:]]}"}
+    # No IPv6 network includes this address, and auth-service checks these networks itself.
+    [[ -n $entry && ! $entry =~ ^[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(/[0-9]{1,3})?$ ]] || continue
+    if ! [[ $entry =~ ^([0-9]{1,3})\.([0-9]{1,3})\.([0-9]{1,3})\.([0-9]{1,3})(/([0-9]{1,2}))?$ ]]; then
+      die "\"$entry\" in $1 is not a network. Write it as 10.0.0.0/8 or 192.0.2.7."
+    fi
+    number=$((10#${BASH_REMATCH[1]} << 24 | 10#${BASH_REMATCH[2]} << 16 | 10#${BASH_REMATCH[3]} << 8 | 10#${BASH_REMATCH[4]}))
+    bits=$((10#${BASH_REMATCH[6]:-32}))
+    ((bits > 32 || (number ^ loopback) >> (32 - bits) != 0)) || found=yes
+  done
+  [[ $found == yes ]]
+}
+
 # in_group COMMAND…: starts a child in its own process group, which stop_all can stop as a whole.
 in_group() {
   local rc=0
@@ -124,8 +156,6 @@ start_wrapper() {
 render_edge() {
   local template=$1 file=$2 rate=${REQUESTS_PER_SECOND:-300}
   shift 2
-  # auth-service has the same limit, and reports a value that it cannot use.
-  [[ $rate =~ ^[1-9][0-9]{0,6}$ ]] || die "REQUESTS_PER_SECOND is $rate. Write a number from 1 to 9999999."
   render "$ROOT/$template" EDGE_PORT="$PORT" \
     EDGE_SECRET="$(<"$DATA/secrets/edge-secret")" ISSUER_PATH="$ISSUER_PATH" \
     AUTH_ADDRESS=127.0.0.1 AUTH_PUBLIC_PORT="$AUTH_PUBLIC_PORT" AUTH_EDGE_PORT="$AUTH_EDGE_PORT" \

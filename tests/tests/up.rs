@@ -245,3 +245,41 @@ fn programs_that_are_not_there_are_one_clear_line() {
     assert!(error.starts_with("error: --programs /nowhere: this directory does not contain both"), "{error}");
     assert_eq!(error.lines().count(), 1, "{error}");
 }
+
+#[test]
+fn a_setting_with_which_the_edge_could_not_work_is_one_clear_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("proxies");
+    fs::write(&file, "10.0.0.0/8,\n192.0.2.7\n").unwrap();
+    let file = file.to_str().unwrap();
+    let programs = binary("auth-service");
+    let programs = programs.parent().unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let start = |name: &str, value: &str| {
+        let mut command = process::clean_command(repository().join("scripts/up"));
+        command.args(["--native", "--port", &port, "--programs"]).arg(programs).env(name, value);
+        let ended = command.output().unwrap();
+        assert_eq!(ended.status.code(), Some(1));
+        let error = String::from_utf8_lossy(&ended.stderr).into_owned();
+        assert_eq!(error.lines().count(), 1, "{name}={value}: {error}");
+        error
+    };
+    let absent = "error: TRUSTED_PROXIES does not include 127.0.0.1, so";
+    for (name, value, expected) in [
+        ("REQUESTS_PER_SECOND", "many", "error: REQUESTS_PER_SECOND is many. Write a number"),
+        ("TRUSTED_PROXIES", "10.0.0.0/8", absent),
+        ("TRUSTED_PROXIES", "126.0.0.0/8, 127.0.0.2, ::1", absent),
+        ("TRUSTED_PROXIES_FILE", file, absent),
+        ("TRUSTED_PROXIES", "edge.example, 127.0.0.1", "error: \"edge.example\" in TRUSTED_PROXIES is not"),
+        ("TRUSTED_PROXIES", "127.0.0.1 10.0.0.7", "error: \"127.0.0.1 10.0.0.7\" in TRUSTED_PROXIES is not"),
+    ] {
+        let error = start(name, value);
+        assert!(error.starts_with(expected), "{name}={value}: {error}");
+    }
+    // These values are good, so the script goes on to the next check.
+    for value in [" ", "127.0.0.1", "::1,127.0.0.0/8", "10.0.0.0/8 , 0.0.0.0/0", "126.0.0.0/7"] {
+        let error = start("TRUSTED_PROXIES", value);
+        assert!(error.contains(&format!("Port {port} is in use")), "{value}: {error}");
+    }
+}
