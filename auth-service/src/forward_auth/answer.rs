@@ -244,13 +244,17 @@ impl Answer {
         Self { status, identity: None, headers, body: Some(body), outcome }
     }
 
-    /// All headers, including the identity headers.
+    /// The identity headers. There are none if the request is denied.
+    pub(super) fn identity_headers(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
+        self.identity.iter().flat_map(|values| IDENTITY.iter().zip(values.iter()))
+    }
+
+    /// All headers of the response to a check over HTTP.
     pub(super) fn headers(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
-        let identity = self.identity.iter().flat_map(|values| IDENTITY.iter().zip(values.iter()));
         // A cache must never use the answer to one request for another request.
         let no_store = self.identity.as_ref().map(|_| &NO_STORE);
         let own = no_store.into_iter().chain(&self.headers).map(|(name, value)| (name, value));
-        identity.chain(own)
+        self.identity_headers().chain(own)
     }
 
     /// Builds the response for a proxy that sends status, headers and body of a denial to the client.

@@ -80,15 +80,17 @@ pub fn headers(check: &CheckRequest) -> Result<HeaderMap, CheckError> {
 
 /// Encodes the answer for Envoy. `check` contains the headers that the client sent.
 pub(super) fn respond(answer: Answer, check: &CheckRequest) -> CheckResponse {
-    let headers = answer.headers().map(|(name, value)| overwrite(name.as_str(), value));
     // Codes of google.rpc.Code: 0 is OK, 7 is PERMISSION_DENIED.
     let (code, response) = if answer.status == StatusCode::OK {
         let headers_to_remove = unwanted(check);
-        let headers = headers.collect();
+        // Envoy puts these headers into the request, so they must be about the caller only. For example, `Cache-Control`
+        // would replace the client's.
+        let headers =
+            answer.identity_headers().map(|(name, value)| overwrite(name.as_str(), value)).collect();
         (0, HttpResponse::OkResponse(OkHttpResponse { headers, headers_to_remove, ..Default::default() }))
     } else {
         let status = Some(HttpStatus { code: i32::from(answer.status.as_u16()) });
-        let headers = headers.collect();
+        let headers = answer.headers().map(|(name, value)| overwrite(name.as_str(), value)).collect();
         let body = answer.body.unwrap_or_default();
         (7, HttpResponse::DeniedResponse(DeniedHttpResponse { status, headers, body }))
     };
@@ -214,6 +216,10 @@ mod tests {
             assert!(ok.headers_to_remove.iter().any(|removed| removed == name), "{name}");
         }
         assert!(!ok.headers_to_remove.iter().any(|removed| removed == "x-auth-subject"));
+        // Any other header would replace the client's header with that name.
+        let names: Vec<_> =
+            ok.headers.iter().filter_map(|option| Some(option.header.as_ref()?.key.as_str())).collect();
+        assert_eq!(names, IDENTITY.each_ref().map(HeaderName::as_str));
         for option in &ok.headers {
             assert_eq!(option.append_action, i32::from(HeaderAppendAction::OverwriteIfExistsOrAdd));
             assert!(option.keep_empty_value);

@@ -15,6 +15,7 @@ const IDENTITY: [&str; 7] = ["subject", "username", "email", "groups", "client-i
 
 each_edge!(
     a_good_token_passes_and_the_wrapper_is_told_who_calls,
+    headers_that_are_too_long_are_refused_as_such,
     without_a_token_every_method_is_challenged_exactly,
     a_bad_token_is_told_so,
     a_browser_gets_its_preflight_answered_and_may_read_a_challenge,
@@ -32,12 +33,18 @@ pub(crate) async fn a_good_token_passes_and_the_wrapper_is_told_who_calls(edge: 
     let world = World::start(edge).await;
     for method in [Method::POST, Method::GET, Method::DELETE] {
         let bearer = world.bearer();
-        let headers = [("authorization", bearer.as_str()), ("cookie", "session=x"), ("dpop", "proof")];
+        let headers = [
+            ("authorization", bearer.as_str()),
+            ("cookie", "session=x"),
+            ("dpop", "proof"),
+            ("cache-control", "max-age=0"),
+        ];
         let answer = world.ask(method.clone(), &headers).await;
         assert_eq!(answer.status, 200, "{method}: {answer:?}\n{}", world.stack.logs());
         let line = answer.json().unwrap()["line"].as_str().unwrap().to_owned();
         assert_eq!(line, format!("{method} /mcp HTTP/1.1"));
         assert_eq!(arrived(&answer.body, "host"), [world.host.as_str()]);
+        assert_eq!(arrived(&answer.body, "cache-control"), ["max-age=0"]);
         assert_eq!(arrived(&answer.body, "x-auth-username"), ["ana"]);
         assert_eq!(arrived(&answer.body, "x-auth-scope"), ["mcp"]);
         assert_eq!(arrived(&answer.body, "x-auth-assertion").first().unwrap().split('.').count(), 3);
@@ -50,6 +57,28 @@ pub(crate) async fn a_good_token_passes_and_the_wrapper_is_told_who_calls(edge: 
             assert!(arrived(&answer.body, gone).is_empty(), "{gone} passed: {}", answer.body);
         }
     }
+}
+
+pub(crate) async fn headers_that_are_too_long_are_refused_as_such(edge: Edge) {
+    let world = World::start(edge).await;
+    // nginx has no status of its own for this.
+    let refusal = if edge == Edge::Nginx { 400 } else { 431 };
+    let mut refused = 0;
+    // The headers that the edge adds after the check are also counted.
+    for length in (14_000..17_000).step_by(250).chain([40_000]) {
+        let long = "x".repeat(length);
+        let answer = world.raw_with_token("POST", "/mcp", &[("X-Long", &long)]).await.unwrap();
+        assert!([200, refusal].contains(&answer.status), "{length}: {answer:?}\n{}", world.stack.logs());
+        refused += usize::from(answer.status == refusal);
+    }
+    // nginx does not limit the number, and auth-service reads no check with more than 96.
+    for number in (85..110).filter(|_| edge != Edge::Nginx) {
+        let names: Vec<String> = (0..number).map(|number| format!("X-Many-{number}")).collect();
+        let many: Vec<_> = names.iter().map(|name| (name.as_str(), "x")).collect();
+        let answer = world.raw_with_token("POST", "/mcp", &many).await.unwrap();
+        assert!([200, refusal].contains(&answer.status), "{number}: {answer:?}\n{}", world.stack.logs());
+    }
+    assert!(refused > 0, "{edge} has no limit");
 }
 
 pub(crate) async fn without_a_token_every_method_is_challenged_exactly(edge: Edge) {
