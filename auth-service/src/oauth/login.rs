@@ -304,7 +304,10 @@ async fn check_password(
             new_password::lead_to(state, &cookie, &change, &account)
         }
         Ok(account) => start_session(state, &account, &then).await,
-        Err(refused) => repeated::lead_to(http, state, &then, typed, repeated::problem_of(&refused)?).await,
+        Err(refused) => {
+            let problem = repeated::problem_of(&refused, http, state)?;
+            repeated::lead_to(http, state, &then, typed, problem).await
+        }
     }
 }
 

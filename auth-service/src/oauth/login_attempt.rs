@@ -126,7 +126,8 @@ fn admit(
     Ok((queue, state.login_rate.admit(name, address_of(http, state), browser)?))
 }
 
-fn address_of(http: &HttpRequest, state: &AppState) -> Option<IpAddr> {
+/// The address from which an attempt comes. It is `None` if the peer of the connection is unknown.
+pub(super) fn address_of(http: &HttpRequest, state: &AppState) -> Option<IpAddr> {
     client_address::of(http, |address| state.config.trusted_edge.is_known(address))
 }
 

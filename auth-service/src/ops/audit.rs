@@ -1,6 +1,7 @@
 //! Audit events, which record actions of users, clients and operators. Emitting an event writes its log line and
 //! counts it.
 
+use std::net::IpAddr;
 use std::sync::LazyLock;
 
 use crate::domain::account::Subject;
@@ -157,9 +158,15 @@ pub enum Event<'a> {
         subject: &'a Subject,
     },
     /// A login failed because the name or the password was wrong.
-    LoginFailed,
+    LoginFailed {
+        /// The address from which the attempt came, if it is known.
+        address: Option<IpAddr>,
+    },
     /// A login was refused without checking the password, because there were too many attempts.
-    LoginThrottled,
+    LoginThrottled {
+        /// The address from which the attempt came, if it is known.
+        address: Option<IpAddr>,
+    },
     /// A user has chosen a new password.
     PasswordChosen {
         /// The user who chose it.
@@ -361,15 +368,15 @@ impl Event<'_> {
                 }
                 "logged_in"
             }
-            Self::LoginFailed => {
+            Self::LoginFailed { address } => {
                 if let Some(left_out) = FAILED.admit() {
-                    tracing::info!(target: "audit", event = "login_failed", left_out);
+                    tracing::info!(target: "audit", event = "login_failed", address = address.map(tracing::field::display), left_out);
                 }
                 "login_failed"
             }
-            Self::LoginThrottled => {
+            Self::LoginThrottled { address } => {
                 if let Some(left_out) = THROTTLED.admit() {
-                    tracing::warn!(target: "audit", event = "login_throttled", left_out);
+                    tracing::warn!(target: "audit", event = "login_throttled", address = address.map(tracing::field::display), left_out);
                 }
                 "login_throttled"
             }
@@ -484,6 +491,20 @@ mod tests {
         assert_eq!(of(ana.as_str()), 60);
         assert_eq!(of("client_removed"), 1000, "an operator's actions are always logged");
         assert!(lines.iter().any(|line| line.contains("client_registered") && line.contains("left_out=0")));
+    }
+
+    #[test]
+    fn a_failed_login_is_logged_with_the_address_that_it_came_from() {
+        let address = Some("2001:db8::7".parse().unwrap());
+        let lines = lines_of(|| {
+            Event::LoginFailed { address }.emit();
+            Event::LoginThrottled { address }.emit();
+            Event::LoginFailed { address: None }.emit();
+        });
+        for (line, event) in lines.iter().zip(["login_failed", "login_throttled"]) {
+            assert!(line.contains(&format!("event=\"{event}\" address=2001:db8::7 left_out=0")), "{line}");
+        }
+        assert!(lines[2].contains("event=\"login_failed\" left_out=0"), "{lines:?}");
     }
 
     #[test]

@@ -1,11 +1,15 @@
 //! Tests that check what every edge must do for an honest client.
 
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use reqwest::Method;
 use reqwest::header::HeaderMap;
 use serde_json::{Value, json};
+use tests::browser::{Person, authorize_in};
+use tests::oauth::REDIRECT_URI;
 use tests::places::{everything_server, recorder};
+use tests::setup::ACCOUNT;
 use tests::upstream::DOWNLOAD;
 use tests::{Answer, Edge, Setup};
 
@@ -23,6 +27,7 @@ each_edge!(
     a_url_with_a_query_is_described_as_the_client_wrote_it,
     the_doctor_finds_nothing_wrong,
     every_endpoint_that_the_metadata_names_is_open,
+    a_failed_login_is_logged_with_the_address_of_its_client,
     events_arrive_one_by_one,
     eight_mebibytes_pass_each_way,
     the_child_sees_no_credential,
@@ -210,6 +215,26 @@ pub(crate) async fn every_endpoint_that_the_metadata_names_is_open(edge: Edge) {
         assert!(!of_proxy && answer.challenge() == "", "{url}: {answer:?}");
     }
     world.assert_nothing_passed("a request to the authorization server");
+}
+
+pub(crate) async fn a_failed_login_is_logged_with_the_address_of_its_client(edge: Edge) {
+    let world = World::start(edge).await;
+    let browser = reqwest::Client::builder()
+        .redirect(reqwest::redirect::Policy::none())
+        .cookie_store(true)
+        .local_address(IpAddr::from([127, 0, 0, 7]))
+        // The loopback address of IPv6 has no neighbours.
+        .resolve("localhost", SocketAddr::from(([127, 0, 0, 1], 0)))
+        .build()
+        .unwrap();
+    let client = world.stack.register().await.unwrap();
+    let url = world.stack.authorization_url(&client, &world.stack.mcp_url);
+    let stranger = Person::new(ACCOUNT.0, "not the password");
+    let refused = authorize_in(&browser, url, REDIRECT_URI, &stranger).await.unwrap_err();
+    assert!(refused.to_string().contains("answered 403"), "{refused:#}");
+    let log = world.stack.log_of("auth-service");
+    let told = log.lines().find(|line| line.contains("login_failed"));
+    assert!(told.is_some_and(|line| line.contains("address=127.0.0.7")), "{told:?}");
 }
 
 pub(crate) async fn events_arrive_one_by_one(edge: Edge) {

@@ -10,7 +10,7 @@ use crate::domain::opaque_token::OpaqueToken;
 use crate::identity::form_token::Form;
 use crate::identity::password::{MAX_PASSWORD_LEN, MIN_PASSWORD_LEN};
 use crate::oauth::after_form::{Problem, redirect};
-use crate::oauth::login_attempt::{NotProven, prove};
+use crate::oauth::login_attempt::{NotProven, address_of, prove};
 use crate::oauth::params::Params;
 use crate::oauth::responses::see_other;
 use crate::ops::audit;
@@ -141,7 +141,7 @@ async fn take_password(
         Ok(None) => {
             return ask(unfit("That is the one-time password. Choose another one."));
         }
-        Err(refused) => return ask(problem_of(&refused)?),
+        Err(refused) => return ask(problem_of(&refused, http, state)?),
     };
     let replaced = state
         .store
@@ -172,10 +172,13 @@ async fn chosen_before(
             start_session(state, &account, &change.then).await
         }
         Err(NotProven::Wrong) => {
-            audit::Event::LoginFailed.emit();
+            audit::Event::LoginFailed { address: address_of(http, state) }.emit();
             lead_to_fresh(http, state, &change.then, StatusCode::CONFLICT, PASSWORD_CHANGED).await
         }
-        Err(refused) => repeated::lead_to(http, state, &change.then, "", problem_of(&refused)?).await,
+        Err(refused) => {
+            let problem = problem_of(&refused, http, state)?;
+            repeated::lead_to(http, state, &change.then, "", problem).await
+        }
     }
 }
 

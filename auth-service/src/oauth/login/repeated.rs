@@ -8,7 +8,7 @@ use crate::domain::opaque_token::TokenHash;
 use crate::identity::cookies::OurCookie;
 use crate::identity::form_token::Form;
 use crate::oauth::after_form::{Problem, redirect};
-use crate::oauth::login_attempt::NotProven;
+use crate::oauth::login_attempt::{NotProven, address_of};
 use crate::oauth::params::Params;
 use crate::oauth::responses::see_other;
 use crate::oauth::session;
@@ -100,10 +100,15 @@ pub(super) async fn lead_to(
 }
 
 /// Returns the problem to show after a failed attempt, or an error if the server has failed.
-pub(super) fn problem_of(refused: &NotProven) -> Result<Problem, LoginError> {
+pub(super) fn problem_of(
+    refused: &NotProven,
+    http: &HttpRequest,
+    state: &AppState,
+) -> Result<Problem, LoginError> {
+    let address = address_of(http, state);
     match refused {
-        NotProven::Wrong => audit::Event::LoginFailed.emit(),
-        NotProven::TooFast(_) | NotProven::Busy => audit::Event::LoginThrottled.emit(),
+        NotProven::Wrong => audit::Event::LoginFailed { address }.emit(),
+        NotProven::TooFast(_) | NotProven::Busy => audit::Event::LoginThrottled { address }.emit(),
         NotProven::Store(_) | NotProven::Hashing(_) => {
             tracing::error!(error = %refused, "a login could not be handled");
         }
