@@ -142,6 +142,11 @@ impl DeviceAuthorization {
         self.expires_at <= now
     }
 
+    /// Whether a user can still approve or deny the request.
+    pub fn is_open(&self, now: UnixTime) -> bool {
+        self.state == DeviceState::Pending && !self.is_expired(now)
+    }
+
     /// Decides on a poll, and records its time.
     pub fn poll(&mut self, now: UnixTime) -> Poll {
         if let DeviceState::Redeemed = self.state {
@@ -167,11 +172,11 @@ impl DeviceAuthorization {
 
     /// Records the decision of a user. Returns false if the request has already been decided or has expired.
     pub fn decide(&mut self, decision: DeviceState, now: UnixTime) -> bool {
-        let open = self.state == DeviceState::Pending && !self.is_expired(now);
-        if open {
+        let is_open = self.is_open(now);
+        if is_open {
             self.state = decision;
         }
-        open
+        is_open
     }
 }
 

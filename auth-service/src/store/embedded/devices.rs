@@ -75,9 +75,7 @@ impl DeviceStore for EmbeddedStore {
             let code: Option<TokenHash> = rows.get_live(Table::UserCodes, &user_code_key(user_code), now)?;
             let Some(code) = code else { return Ok(None) };
             let found = device(rows, &code.text(), now)?;
-            Ok(found
-                .filter(|device| device.state == DeviceState::Pending && !device.is_expired(now))
-                .map(|device| (code, device)))
+            Ok(found.filter(|device| device.is_open(now)).map(|device| (code, device)))
         })
     }
 

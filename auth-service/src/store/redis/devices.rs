@@ -87,9 +87,7 @@ impl DeviceStore for RedisStore {
             return Ok(None);
         };
         let found = device(&self.cells, &code, now).await?.map(|(_, found)| found.value);
-        Ok(found
-            .filter(|device| device.state == DeviceState::Pending && !device.is_expired(now))
-            .map(|device| (code, device)))
+        Ok(found.filter(|device| device.is_open(now)).map(|device| (code, device)))
     }
 
     async fn decide_device(
