@@ -20,6 +20,7 @@ use url::Url;
 
 use crate::config::Config;
 use crate::domain::clock::UnixTime;
+use crate::domain::visible::is_visible;
 
 use network::Target;
 
@@ -90,7 +91,10 @@ pub struct Notes<'p> {
 }
 
 impl Notes<'_> {
-    fn add(&mut self, finding: Finding) {
+    fn add(&mut self, mut finding: Finding) {
+        // Many findings quote a response, which can come from any program. Invisible characters could change what a
+        // terminal shows.
+        finding.what.retain(is_visible);
         (self.progress)(&finding);
         self.findings.push(finding);
     }
@@ -185,4 +189,19 @@ pub async fn examine(
     }
     reach::note_service(notes);
     Ok(std::mem::take(&mut notes.findings))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_finding_that_quotes_a_response_cannot_change_what_a_terminal_shows() {
+        let mut progress = Vec::new();
+        let mut note = |finding: &Finding| progress.push(finding.what.clone());
+        let mut notes = Notes { progress: &mut note, findings: Vec::new() };
+        notes.fine("registration", "refused: \u{202e}drow\u{1b}[2J \u{2066}p\u{e4}ss\u{200b}\nword");
+        assert_eq!(notes.findings[0].what, "refused: drow[2J p\u{e4}ssword");
+        assert_eq!(progress, ["refused: drow[2J p\u{e4}ssword"]);
+    }
 }

@@ -29,3 +29,4 @@ pub mod replaced_token;
 pub mod resource;
 pub mod resource_query;
 pub mod scope;
+pub mod visible;

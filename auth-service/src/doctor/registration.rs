@@ -66,8 +66,7 @@ impl Refusal {
         let member = |name: &str| error.get(name).and_then(Value::as_str);
         let code = member("error").unwrap_or_default().to_owned();
         let whole = member("error_description").unwrap_or(&body);
-        // Control characters could change what a terminal shows.
-        let reason = whole.chars().filter(|letter| !letter.is_control()).take(MAX_REASON).collect();
+        let reason = whole.chars().take(MAX_REASON).collect();
         Self { code, reason }
     }
 

@@ -18,8 +18,8 @@ pub struct Issuer {
 /// The reason why a string is not an issuer identifier.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidIssuer {
-    /// The string has no scheme.
-    #[error("it has no scheme; write https://{0}")]
+    /// The string has no scheme. The value is the same string with the usual scheme for its host.
+    #[error("it has no scheme; write {0}")]
     NoScheme(String),
     /// The string is not an absolute URL.
     #[error("it must be an absolute URL such as https://auth.example.com")]
@@ -39,8 +39,11 @@ impl Issuer {
     /// Reads an issuer identifier.
     pub fn parse(text: &str) -> Result<Self, InvalidIssuer> {
         // Without a scheme, a URL parser mistakes the host for the scheme (`auth.example.com:8443`).
-        if !text.contains("://") && Url::parse(&format!("https://{text}")).is_ok() {
-            return Err(InvalidIssuer::NoScheme(text.to_owned()));
+        if !text.contains("://")
+            && let Ok(url) = Url::parse(&format!("https://{text}"))
+        {
+            let scheme = if is_loopback(&url) { "http" } else { "https" };
+            return Err(InvalidIssuer::NoScheme(format!("{scheme}://{text}")));
         }
         let url = Url::parse(text).map_err(|_| InvalidIssuer::NotAbsolute)?;
         if url.host().is_none() {
@@ -148,8 +151,18 @@ mod tests {
 
     #[test]
     fn an_issuer_without_a_scheme_is_answered_with_one() {
-        for text in ["auth.example.com", "auth.example.com:8443", "auth.example.com/tenant1"] {
-            assert_eq!(Issuer::parse(text), Err(InvalidIssuer::NoScheme(text.to_owned())), "{text}");
+        for (scheme, text) in [
+            ("https", "auth.example.com"),
+            ("https", "auth.example.com:8443"),
+            ("https", "auth.example.com/tenant1"),
+            ("https", "localhost.example.com"),
+            ("http", "localhost:8080"),
+            ("http", "auth.localhost/tenant1"),
+            ("http", "127.0.0.1:8080"),
+            ("http", "[::1]:8080"),
+        ] {
+            let proposed = format!("{scheme}://{text}");
+            assert_eq!(Issuer::parse(text), Err(InvalidIssuer::NoScheme(proposed)), "{text}");
         }
         assert_eq!(Issuer::parse("/tenant 1"), Err(InvalidIssuer::NotAbsolute));
     }
