@@ -15,6 +15,7 @@ mod error;
 mod forwarded;
 mod headers;
 pub mod nginx;
+pub mod outcome;
 mod own_pages;
 mod possession;
 #[cfg(test)]
@@ -40,6 +41,7 @@ use crate::principal::{Known, RejectedToken};
 use crate::state::AppState;
 
 use answer::Answer;
+use outcome::Outcome;
 use possession::Scheme;
 
 pub use answer::IDENTITY;
@@ -74,7 +76,7 @@ pub async fn check(request: Request, state: Data<AppState>) -> HttpResponse {
         && matches!(proxy, Proxy::TraefikEntryPoint)
         && let Some(pass) = own_pages::pass(headers, &state)
     {
-        metrics::counter!("mcp_gate_checks_total", "outcome" => "own_page").increment(1);
+        metrics::counter!("mcp_gate_checks_total", "outcome" => Outcome::OwnPage.label()).increment(1);
         return pass;
     }
     let asked = trusted.and_then(|()| proxy.parse(request.method(), headers));
@@ -151,7 +153,7 @@ fn counted(answer: Answer, state: &AppState) -> Answer {
     if answer.status == StatusCode::OK {
         state.allowed_checks.increment(1);
     } else {
-        metrics::counter!("mcp_gate_checks_total", "outcome" => answer.outcome).increment(1);
+        metrics::counter!("mcp_gate_checks_total", "outcome" => answer.outcome.label()).increment(1);
     }
     answer
 }

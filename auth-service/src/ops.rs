@@ -3,4 +3,5 @@
 pub mod audit;
 pub mod endpoints;
 pub mod log_writer;
+pub mod metrics;
 pub mod telemetry;

@@ -123,6 +123,7 @@ pub(crate) async fn run() -> anyhow::Result<ExitCode> {
 async fn serve(config: Config) -> anyhow::Result<()> {
     threads::keep_one().await?;
     let metrics = PrometheusBuilder::new().install_recorder().context("metrics cannot be recorded")?;
+    auth_service::ops::metrics::register();
     let (store, key) = awaited_store(&config.storage).await?;
     let listeners = config.listeners;
     let place = match &config.storage.redis {

@@ -26,6 +26,7 @@ use crate::principal::{self, Known};
 use crate::state::AppState;
 
 use super::error::CheckError;
+use super::outcome::Outcome;
 use super::possession::{NotProven, Scheme};
 use super::request::AccessRequest;
 
@@ -67,8 +68,8 @@ pub(super) struct Answer {
     pub(super) headers: Vec<(HeaderName, HeaderValue)>,
     /// A JSON object that explains a denial, or `None` for an empty body.
     pub(super) body: Option<String>,
-    /// The value of the label `outcome` in the metric `mcp_gate_checks_total`.
-    pub(super) outcome: &'static str,
+    /// The result, for the metrics.
+    pub(super) outcome: Outcome,
 }
 
 impl Answer {
@@ -121,7 +122,7 @@ impl Answer {
             return Self::unavailable();
         };
         let (identity, headers) = (Some(identity), Vec::new());
-        Self { status: StatusCode::OK, identity, headers, body: None, outcome: "allowed" }
+        Self { status: StatusCode::OK, identity, headers, body: None, outcome: Outcome::Allowed }
     }
 
     /// Denies the request with 401 or 403. The challenge tells an MCP client where its user can log in (RFC 6750
@@ -131,7 +132,7 @@ impl Answer {
             // There is no challenge, because it would send the user to a consent page although consent cannot
             // change the result (RFC 6750 §3.1).
             Denial::Forbidden { reason } => {
-                return Self::problem(StatusCode::FORBIDDEN, "access_denied", reason, "forbidden");
+                return Self::problem(StatusCode::FORBIDDEN, "access_denied", reason, Outcome::Forbidden);
             }
             Denial::Unauthenticated { scope } => (StatusCode::UNAUTHORIZED, None, scope),
             Denial::InvalidToken { reason, scope } => {
@@ -150,7 +151,10 @@ impl Answer {
         let challenge = challenge(scheme, error, &metadata, scope);
         let (code, reason) =
             error.unwrap_or(("unauthorized", "log in first: see resource_metadata in WWW-Authenticate"));
-        let outcome = if status == StatusCode::FORBIDDEN { "insufficient_scope" } else { "unauthenticated" };
+        let outcome = match denial {
+            Denial::InsufficientScope { .. } => Outcome::InsufficientScope,
+            _ => Outcome::Unauthenticated,
+        };
         let mut answer = Self::problem(status, code, reason, outcome);
         answer.headers.push((WWW_AUTHENTICATE, value(&challenge)));
         answer
@@ -173,7 +177,7 @@ impl Answer {
         let (code, reason) = (unproven.code(), unproven.to_string());
         // The status is not 429, because some edge proxies respond with 500 if a check has an unexpected status.
         if let NotProven::Proof(ProofRefused::TooFast(seconds)) = unproven {
-            let mut answer = Self::problem(StatusCode::SERVICE_UNAVAILABLE, code, &reason, "unproven");
+            let mut answer = Self::problem(StatusCode::SERVICE_UNAVAILABLE, code, &reason, Outcome::Unproven);
             answer.headers.push((RETRY_AFTER, (*seconds).into()));
             return answer;
         }
@@ -181,7 +185,7 @@ impl Answer {
         let policy = state.policy.now();
         let scope = policy.required_scope(resource);
         let challenge = challenge(Scheme::Dpop, Some((code, reason.as_str())), &metadata, scope);
-        let mut answer = Self::problem(StatusCode::UNAUTHORIZED, code, &reason, "unproven");
+        let mut answer = Self::problem(StatusCode::UNAUTHORIZED, code, &reason, Outcome::Unproven);
         answer.headers.push((WWW_AUTHENTICATE, value(&challenge)));
         if let Some(nonce) = unproven.nonce() {
             answer.headers.push((HeaderName::from_static("dpop-nonce"), value(nonce)));
@@ -217,12 +221,12 @@ impl Answer {
         if let Some(left_out) = REFUSED.admit() {
             tracing::warn!(reason = %error, left_out, "a check was refused");
         }
-        Self::problem(status, "invalid_request", &error.to_string(), error.label())
+        Self::problem(status, "invalid_request", &error.to_string(), error.outcome())
     }
 
     fn too_many_requests(cause: TooManyRequests) -> Self {
         let (status, code) = (StatusCode::TOO_MANY_REQUESTS, "temporarily_unavailable");
-        let mut answer = Self::problem(status, code, &cause.to_string(), "too_many_requests");
+        let mut answer = Self::problem(status, code, &cause.to_string(), Outcome::TooManyRequests);
         answer.headers.push((RETRY_AFTER, 1.into()));
         answer
     }
@@ -232,13 +236,13 @@ impl Answer {
             StatusCode::SERVICE_UNAVAILABLE,
             "temporarily_unavailable",
             "access cannot be checked at the moment; try again in a minute",
-            "unavailable",
+            Outcome::Unavailable,
         );
         answer.headers.push((RETRY_AFTER, UNAVAILABLE_FOR.into()));
         answer
     }
 
-    fn problem(status: StatusCode, code: &str, description: &str, outcome: &'static str) -> Self {
+    fn problem(status: StatusCode, code: &str, description: &str, outcome: Outcome) -> Self {
         let headers = vec![NO_STORE.clone(), (CONTENT_TYPE, HeaderValue::from_static("application/json"))];
         let body = json!({ "error": code, "error_description": description }).to_string();
         Self { status, identity: None, headers, body: Some(body), outcome }
@@ -364,8 +368,9 @@ mod tests {
     fn nginx_hears_200_401_and_403_only() {
         for status in 100..600_u16 {
             let status = StatusCode::from_u16(status).unwrap();
-            let answer = Answer { status, identity: None, headers: vec![], body: None, outcome: "" }
-                .in_words_of_nginx();
+            let answer =
+                Answer { status, identity: None, headers: vec![], body: None, outcome: Outcome::Malformed }
+                    .in_words_of_nginx();
             assert!([200, 401, 403].contains(&answer.status.as_u16()));
             assert_eq!(answer.status == 200, status == 200);
         }
@@ -375,7 +380,8 @@ mod tests {
     fn a081_no_success_but_200_reaches_a_proxy_that_passes_on_any() {
         for status in 200..300_u16 {
             let status = StatusCode::from_u16(status).unwrap();
-            let answer = Answer { status, identity: None, headers: vec![], body: None, outcome: "" };
+            let answer =
+                Answer { status, identity: None, headers: vec![], body: None, outcome: Outcome::Malformed };
             assert_eq!(answer.in_words_of_traefik_and_caddy().status.is_success(), status == 200);
         }
     }

@@ -29,6 +29,7 @@ use super::answer::{Answer, value};
 use super::check_headers::{CheckHeaders, Field};
 use super::error::CheckError;
 use super::headers;
+use super::outcome::Outcome;
 
 /// The methods of an MCP endpoint.
 const METHODS: &str = "GET, POST, DELETE";
@@ -73,7 +74,13 @@ pub(super) fn preflight(origins: &AllowedOrigins, origin: &Origin, wanted: &str)
         (ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static(MAX_AGE)),
         (VARY, HeaderValue::from_static("Origin, Access-Control-Request-Headers")),
     ];
-    Answer { status: StatusCode::NO_CONTENT, identity: None, headers, body: None, outcome: "preflight" }
+    Answer {
+        status: StatusCode::NO_CONTENT,
+        identity: None,
+        headers,
+        body: None,
+        outcome: Outcome::Preflight,
+    }
 }
 
 /// The value of `Access-Control-Allow-Headers`. A wildcard would not cover `authorization` (Fetch standard), so

@@ -131,6 +131,7 @@ mod tests {
     use envoy_types::pb::envoy::service::auth::v3::attribute_context::Request;
 
     use super::super::headers::Bearer;
+    use super::super::outcome::Outcome;
     use super::*;
 
     fn check(method: &str, host: &str, path: &str, headers: &[(&str, &str)]) -> CheckRequest {
@@ -208,7 +209,13 @@ mod tests {
         let check =
             check("POST", "mcp.example", "/mcp", &[("X-Auth-Role", "admin"), ("x-auth-subject", "x")]);
         let identity = Some(Arc::new(IDENTITY.each_ref().map(|_| HeaderValue::from_static(""))));
-        let answer = Answer { status: StatusCode::OK, identity, headers: vec![], body: None, outcome: "" };
+        let answer = Answer {
+            status: StatusCode::OK,
+            identity,
+            headers: vec![],
+            body: None,
+            outcome: Outcome::Malformed,
+        };
         let Some(HttpResponse::OkResponse(ok)) = respond(answer, &check).http_response else {
             panic!("the check was not allowed")
         };
@@ -230,7 +237,8 @@ mod tests {
     fn a_no_is_never_a_yes_by_another_name() {
         for status in 100..600_u16 {
             let status = StatusCode::from_u16(status).unwrap();
-            let answer = Answer { status, identity: None, headers: vec![], body: None, outcome: "" };
+            let answer =
+                Answer { status, identity: None, headers: vec![], body: None, outcome: Outcome::Malformed };
             let response = respond(answer, &CheckRequest::default());
             assert_eq!(response.status.unwrap().code == 0, status == 200);
             assert_eq!(matches!(response.http_response, Some(HttpResponse::OkResponse(_))), status == 200);

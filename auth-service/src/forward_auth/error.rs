@@ -3,6 +3,8 @@
 use crate::guard::pace::TooManyRequests;
 use crate::store::StoreError;
 
+use super::outcome::Outcome;
+
 /// Maximum length in bytes of a client's header that is read before the client is authenticated. The longest useful
 /// one is an `Mcp-Name` with the URI of a resource.
 pub(super) const MAX_LEN: usize = 1024;
@@ -65,13 +67,13 @@ pub enum CheckError {
 }
 
 impl CheckError {
-    /// The value of the label `outcome` in the metric `mcp_gate_checks_total`.
-    pub(super) const fn label(&self) -> &'static str {
+    /// The result of a check that fails for this reason, for the metrics.
+    pub(super) const fn outcome(&self) -> Outcome {
         match self {
-            Self::Untrusted => "untrusted",
-            Self::Undatable | Self::Store(_) => "unavailable",
-            Self::Origin => "foreign_origin",
-            Self::TooManyRequests(_) => "too_many_requests",
+            Self::Untrusted => Outcome::Untrusted,
+            Self::Undatable | Self::Store(_) => Outcome::Unavailable,
+            Self::Origin => Outcome::ForeignOrigin,
+            Self::TooManyRequests(_) => Outcome::TooManyRequests,
             Self::UnknownProxy
             | Self::Missing(_)
             | Self::AmbiguousPath
@@ -82,7 +84,7 @@ impl CheckError {
             | Self::BadHeader(_)
             | Self::TooLong(_)
             | Self::ReservedHeader
-            | Self::Rewritten => "malformed",
+            | Self::Rewritten => Outcome::Malformed,
         }
     }
 }

@@ -40,6 +40,47 @@ pub fn forget_idle() {
     }
 }
 
+/// All values of the label `event`. The events about the policy are only logged.
+pub const EVENTS: &[&str] = &[
+    "access_denied",
+    "account_added",
+    "account_changed",
+    "account_disabled",
+    "account_enabled",
+    "account_linked",
+    "account_unlinked",
+    "assertion_accepted",
+    "client_added",
+    "client_credentials_accepted",
+    "client_deleted",
+    "client_disabled",
+    "client_enabled",
+    "client_registered",
+    "client_removed",
+    "client_updated",
+    "clock_accepted",
+    "code_replayed",
+    "consent_denied",
+    "consent_given",
+    "consent_remembered",
+    "grant_displaced",
+    "grant_revoked",
+    "logged_in",
+    "login_failed",
+    "login_throttled",
+    "password_chosen",
+    "password_reset",
+    "refresh_token_reused",
+    "signing_key_added",
+    "signing_key_revoked",
+    "signing_keys_rotated",
+    "store_adopted",
+    "store_exported",
+    "store_resealed",
+    "token_exchanged",
+    "user_codes_throttled",
+];
+
 /// An audit event. No variant contains a token, a code, a password or any other text from a stranger.
 #[derive(Debug)]
 pub enum Event<'a> {
@@ -457,6 +498,8 @@ impl Event<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use crate::ops::telemetry::tests::lines_of;
 
     use super::*;
@@ -491,6 +534,18 @@ mod tests {
         assert_eq!(of(ana.as_str()), 60);
         assert_eq!(of("client_removed"), 1000, "an operator's actions are always logged");
         assert!(lines.iter().any(|line| line.contains("client_registered") && line.contains("left_out=0")));
+    }
+
+    #[test]
+    fn the_list_of_events_is_complete() {
+        let source = include_str!("audit.rs");
+        let (_, emit) = source.split_once("pub fn emit").unwrap();
+        let (emit, _) = emit.split_once("#[cfg(test)]").unwrap();
+        let is_event = |word: &&str| word.bytes().all(|letter| letter.is_ascii_lowercase() || letter == b'_');
+        let quoted = emit.split('"').skip(1).step_by(2).filter(is_event);
+        let other = ["audit", "event", "mcp_gate_audit_events_total"];
+        let events: BTreeSet<&str> = quoted.filter(|word| !other.contains(word)).collect();
+        assert_eq!(events.into_iter().collect::<Vec<_>>(), EVENTS);
     }
 
     #[test]
