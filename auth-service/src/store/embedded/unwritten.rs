@@ -64,8 +64,9 @@ impl Unwritten {
         self.file.read_exact_at(old, offset)?;
         new.fill(0);
         for part in parts(offset, out.len()) {
-            if let Some(block) = changes.blocks.get(&part.block) {
-                out[part.outside].copy_from_slice(&block[part.inside]);
+            let kept = changes.blocks.get(&part.block).and_then(|block| block.get(part.inside));
+            if let (Some(kept), Some(out)) = (kept, out.get_mut(part.outside)) {
+                out.copy_from_slice(kept);
             }
         }
         Ok(())
@@ -122,7 +123,7 @@ impl StorageBackend for Unwritten {
         changes.blocks.split_off(&length.div_ceil(BLOCK as u64));
         let (last, kept) = place(length);
         if let Some(block) = changes.blocks.get_mut(&last) {
-            block[kept..].fill(0);
+            block.iter_mut().skip(kept).for_each(|byte| *byte = 0);
         }
         Ok(())
     }
@@ -144,8 +145,9 @@ impl StorageBackend for Unwritten {
                 self.read_through(&changes, part.block * BLOCK as u64, &mut block)?;
                 changes.blocks.insert(part.block, block);
             }
-            if let Some(block) = changes.blocks.get_mut(&part.block) {
-                block[part.inside].copy_from_slice(&data[part.outside]);
+            let kept = changes.blocks.get_mut(&part.block).and_then(|block| block.get_mut(part.inside));
+            if let (Some(kept), Some(data)) = (kept, data.get(part.outside)) {
+                kept.copy_from_slice(data);
             }
         }
         changes.length = changes.length.max(offset + data.len() as u64);
