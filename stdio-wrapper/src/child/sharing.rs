@@ -2,11 +2,16 @@
 //! them writes to a page, but the kernel counts the pages for both. Without a correction, a server that forks
 //! workers would count as several times its real size.
 
+mod growth;
+mod shrink;
+
 use std::collections::HashMap;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use self::growth::Growth;
+use self::shrink::{fit_page_tables, scaled, shrink, sum};
 use super::parts::Part;
 use crate::capacity::{Kinds, Usage};
 
@@ -16,6 +21,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 const PAUSE_FACTOR: u32 = 3;
 /// A child with at most this number of processes (its supervisor and one more) shares no memory.
 const UNSHARED: u64 = 2;
+/// A new measurement is due when children have used 1/`PART` of the memory that was left.
+const PART: u64 = 4;
 
 /// The last measurement of each child's memory use.
 #[derive(Debug, Default)]
@@ -23,6 +30,9 @@ pub(super) struct Sharing {
     children: HashMap<u64, Measured>,
     /// The amount of anonymous memory that the control group reported at that time.
     anonymous: u64,
+    /// The part of it that belonged neither to the wrapper nor to the children as they were measured. Negative if they
+    /// seemed to have more.
+    unexplained: i128,
     is_measured: bool,
     /// When the running measurement began.
     began: Option<Instant>,
@@ -56,16 +66,28 @@ impl Sharing {
         is_due
     }
 
+    /// Whether a measurement is in progress.
+    pub(super) fn is_measuring(&self) -> bool {
+        self.began.is_some()
+    }
+
+    /// Whether the container has so much more anonymous memory than at the last measurement that, with this much memory
+    /// left, the next measurement might end too late. As long as the memory does not grow, no measurement is needed.
+    pub(super) fn is_outdated(&self, kinds: Kinds, left: u64) -> bool {
+        !self.is_measured || kinds.anonymous.saturating_sub(self.anonymous) > left / PART
+    }
+
     /// Whether processes seem to have more memory than the control group reports, because they share some of it.
     pub(super) fn is_shared(usage: &HashMap<u64, Usage>, own: Usage, kinds: Kinds) -> bool {
         sum(usage, own, Usage::anonymous) > kinds.anonymous
             || sum(usage, own, |usage| usage.in_files) > kinds.in_files
     }
 
-    /// Ends a measurement. `usage` and `kinds` are from its beginning. `parts` is `None` if no memory was shared.
+    /// Ends a measurement. `usage`, `own` and `kinds` are from its beginning. `parts` is `None` if no memory was shared.
     pub(super) fn end(
         &mut self,
         usage: &HashMap<u64, Usage>,
+        own: Usage,
         kinds: Kinds,
         parts: Option<&HashMap<u64, Part>>,
     ) {
@@ -82,6 +104,7 @@ impl Sharing {
         };
         self.children = usage.iter().map(measured).collect();
         self.anonymous = kinds.anonymous;
+        self.unexplained = unexplained(own, kinds, self.children.values().map(Measured::anonymous));
         self.is_measured = true;
         let now = Instant::now();
         let duration = self.began.take().map_or(Duration::ZERO, |began| now.duration_since(began));
@@ -102,11 +125,12 @@ impl Sharing {
     }
 
     fn fit_anonymous(&self, usage: &mut HashMap<u64, Usage>, own: Usage, kinds: Kinds) {
-        let added = if self.is_measured { kinds.anonymous.saturating_sub(self.anonymous) } else { 0 };
+        let growth = self.growth(usage, own, kinds);
+        let grown = |number: &u64| growth.get(number).copied().unwrap_or_default();
         let reported = usage.clone();
         for (number, usage) in usage.iter_mut().filter(|(_, usage)| usage.processes > UNSHARED) {
             if let Some(before) = self.measured(*number).once {
-                let fitted = before.anonymous.saturating_add(added.min(self.growth(*number, usage)));
+                let fitted = before.anonymous.saturating_add(grown(number));
                 usage.memory = usage.memory - usage.anonymous() + fitted.min(usage.anonymous());
             }
         }
@@ -120,10 +144,32 @@ impl Sharing {
         for (number, usage) in usage {
             if self.measured(*number).once.is_none() {
                 let most = reported.get(number).copied().unwrap_or_default();
-                let growth = added.min(self.growth(*number, &most));
-                usage.memory = usage.memory.saturating_add(growth).min(most.memory);
+                usage.memory = usage.memory.saturating_add(grown(number)).min(most.memory);
             }
         }
+    }
+
+    /// How much each child with several processes has added since the measurement, in bytes. Page faults do not show how
+    /// much that is: a server that allocates and frees memory again and again has very many. Therefore what other
+    /// children and the wrapper have certainly allocated is subtracted first, and only the rest of what the container
+    /// has added can be due to page faults.
+    fn growth(&self, usage: &HashMap<u64, Usage>, own: Usage, kinds: Kinds) -> HashMap<u64, u64> {
+        if !self.is_measured {
+            return HashMap::new();
+        }
+        let added = kinds.anonymous.saturating_sub(self.anonymous);
+        let growth_of =
+            |(number, now): (&u64, &Usage)| (*number, Growth::between(&self.measured(*number).usage, now));
+        let several = usage.iter().filter(|(_, usage)| usage.processes > UNSHARED);
+        let growth: HashMap<u64, Growth> = several.map(growth_of).collect();
+        let known = usage.iter().map(|(number, now)| match growth.get(number) {
+            Some(growth) => self.measured(*number).anonymous().saturating_add(growth.allocated.min(added)),
+            None => now.anonymous(),
+        });
+        let rest = unexplained(own, kinds, known).saturating_sub(self.unexplained).max(0);
+        let rest = u64::try_from(rest).unwrap_or(u64::MAX);
+        let most = |growth: Growth| growth.allocated.saturating_add(growth.written.min(rest)).min(added);
+        growth.into_iter().map(|(number, growth)| (number, most(growth))).collect()
     }
 
     /// The same for files in memory. The kernel counts the pages of such a file for each process that has used them.
@@ -143,25 +189,6 @@ impl Sharing {
         shrink(usage, own, kinds.in_files, |usage| usage.in_files, |_, _| 0, set);
     }
 
-    /// The most that a child can have added to the anonymous memory of the container since the measurement, in bytes.
-    /// The kernel reports the memory that the child allocates. A write to a shared page does not change what it
-    /// reports, but causes a page fault, because the kernel then copies the page. A new process seems to have allocated
-    /// everything that it shares, but no process has more memory because of a fork. Therefore, until the next
-    /// measurement, a child that has forked counts with its page faults and with the growth of its largest process. Page
-    /// faults alone would not be enough, because a huge page causes only one.
-    fn growth(&self, number: u64, now: &Usage) -> u64 {
-        let before = self.measured(number).usage;
-        let page = u64::try_from(rustix::param::page_size()).unwrap_or(u64::MAX);
-        let faulted = now.faults.saturating_sub(before.faults).saturating_mul(page);
-        let has_forked = now.processes > before.processes;
-        let allocated = if has_forked {
-            now.largest.saturating_sub(before.largest)
-        } else {
-            now.anonymous().saturating_sub(before.anonymous())
-        };
-        allocated.saturating_add(faulted)
-    }
-
     /// The last measurement of a child. A child that did not exist at that time had no memory.
     fn measured(&self, number: u64) -> Measured {
         let none = Measured { once: self.is_measured.then(Once::default), ..Measured::default() };
@@ -169,52 +196,16 @@ impl Sharing {
     }
 }
 
-/// The same for page tables. Two processes can use the same ones (`CLONE_VM`, `vfork`), and the kernel reports them for
-/// both. After a fork, each process has page tables of its own, so these are not measured. `in_kernel` must not yet
-/// contain any other memory.
-fn fit_page_tables(usage: &mut HashMap<u64, Usage>, own: Usage, kinds: Kinds) {
-    shrink(
-        usage,
-        own,
-        kinds.page_tables,
-        |usage| usage.in_kernel,
-        |_, _| 0,
-        |usage, fitted| {
-            usage.memory = usage.memory - usage.in_kernel + fitted;
-            usage.in_kernel = fitted;
-        },
-    );
-}
-
-/// Reduces one kind of memory of children with several processes until all children together have no more than the
-/// limit. Each of them is reduced in proportion to what it has above its floor, and never below it.
-fn shrink(
-    usage: &mut HashMap<u64, Usage>,
-    own: Usage,
-    limit: u64,
-    of: fn(&Usage) -> u64,
-    floor: impl Fn(&u64, &Usage) -> u64,
-    set: impl Fn(&mut Usage, u64),
-) {
-    let excess = sum(usage, own, of).saturating_sub(limit);
-    let several = usage.iter_mut().filter(|(_, usage)| usage.processes > UNSHARED);
-    let mut several: Vec<(u64, &mut Usage)> =
-        several.map(|(number, usage)| (of(usage).saturating_sub(floor(number, usage)), usage)).collect();
-    let reducible: u64 = several.iter().map(|(above, _)| above).sum();
-    for (above, usage) in &mut several {
-        let fitted = of(usage) - scaled(*above, excess, reducible);
-        set(usage, fitted);
+impl Measured {
+    /// The anonymous memory of the child, in bytes. If it could not be measured, this is what it had at least.
+    fn anonymous(&self) -> u64 {
+        self.once.map_or(self.usage.largest.min(self.usage.anonymous()), |once| once.anonymous)
     }
 }
 
-/// `number * part / whole`, but at most `number`.
-fn scaled(number: u64, part: u64, whole: u64) -> u64 {
-    let scaled = u128::from(number) * u128::from(part) / u128::from(whole.max(1));
-    u64::try_from(scaled).unwrap_or(u64::MAX).min(number)
-}
-
-fn sum(usage: &HashMap<u64, Usage>, own: Usage, of: fn(&Usage) -> u64) -> u64 {
-    usage.values().chain([&own]).map(of).sum()
+/// The anonymous memory of the container that belongs neither to the wrapper nor to children with this much.
+fn unexplained(own: Usage, kinds: Kinds, children: impl Iterator<Item = u64>) -> i128 {
+    i128::from(kinds.anonymous) - i128::from(own.anonymous()) - children.map(i128::from).sum::<i128>()
 }
 
 #[cfg(test)]
@@ -250,7 +241,7 @@ mod tests {
         let mut sharing = Sharing::default();
         assert!(sharing.begin() && !sharing.begin(), "one measurement at a time");
         assert!(Sharing::is_shared(&all(), OWN, kinds));
-        sharing.end(&all(), kinds, Some(&HashMap::from([(1, part(400, 40)), (3, part(100, 100))])));
+        sharing.end(&all(), OWN, kinds, Some(&HashMap::from([(1, part(400, 40)), (3, part(100, 100))])));
         assert_eq!(memory(&sharing, kinds), [40, 300, 100]);
         assert!(!sharing.begin(), "the last one has just ended");
         assert_eq!(
@@ -295,7 +286,7 @@ mod tests {
         let before = HashMap::from([(1, first), (2, of(1000, 11, 500)), (3, of(100, 2, 100))]);
         let part = part(1000 << 20, 100 << 20);
         let mut sharing = Sharing::default();
-        sharing.end(&before, kinds(300), Some(&HashMap::from([(1, part), (2, part)])));
+        sharing.end(&before, NONE, kinds(300), Some(&HashMap::from([(1, part), (2, part)])));
         sharing
     }
 
@@ -327,21 +318,59 @@ mod tests {
         // A huge page causes one page fault.
         assert_eq!(fitted(&[(1, of(1200, 11, 500)), second, (3, of(100, 2, 100))], 500), [300, 100, 100]);
         // A fork allocates nothing, although the kernel reports more.
-        assert_eq!(fitted(&[(1, of(2000, 21, 501)), second, (3, of(300, 2, 300))], 500), [101, 100, 300]);
+        assert_eq!(fitted(&[(1, of(2000, 21, 501)), second, (3, of(300, 2, 300))], 500), [100, 100, 300]);
         // A process has allocated huge pages after a fork.
         let huge = |largest: u64| Usage { largest: largest << 20, ..of(2000, 21, 501) };
         assert_eq!(fitted(&[(1, huge(220)), second, (3, of(100, 2, 100))], 500), [221, 100, 100]);
         assert_eq!(fitted(&[(1, huge(999)), second, (3, of(100, 2, 100))], 500), [300, 100, 100]);
-        assert_eq!(fitted(&[(1, huge(100)), second, (3, of(300, 2, 300))], 500), [101, 100, 300]);
+        assert_eq!(fitted(&[(1, huge(100)), second, (3, of(300, 2, 300))], 500), [100, 100, 300]);
         // A child that did not exist at the last measurement had no memory then.
         assert_eq!(fitted(&[first, second, (4, of(900, 9, 200))], 500), [100, 100, 200]);
+    }
+
+    #[test]
+    fn a100_a_server_that_allocates_and_frees_again_and_again_does_not_count_with_what_others_allocate() {
+        // The first server has caused page faults for much more memory than the container has added.
+        let [first, second] = [(1, of(1000, 11, 9999)), (2, of(1000, 11, 500))];
+        assert_eq!(fitted(&[first, second, (3, of(300, 2, 300))], 500), [100, 100, 300]);
+        assert_eq!(
+            fitted(&[first, second, (3, of(300, 2, 300))], 540),
+            [140, 100, 300],
+            "nobody else has added 40"
+        );
+        // The second server allocates without a fork. The kernel reports this memory.
+        assert_eq!(fitted(&[first, (2, of(1200, 11, 700)), (3, of(100, 2, 100))], 500), [100, 300, 100]);
+        // A new child, and the wrapper itself.
+        assert_eq!(
+            fitted(&[first, second, (3, of(100, 2, 100)), (4, of(200, 2, 200))], 500),
+            [100, 100, 100, 200]
+        );
+        let mut usage = HashMap::from([first, second, (3, of(100, 2, 100))]);
+        measured().fit(&mut usage, of(200, 1, 0), kinds(500));
+        assert_eq!(usage[&1].memory >> 20, 100);
+        // Memory that another child has freed is no growth of the rest.
+        assert_eq!(fitted(&[first, second], 290), [100, 100]);
+    }
+
+    #[test]
+    fn a_measurement_is_due_when_a_part_of_the_memory_that_was_left_is_used() {
+        let mut sharing = Sharing::default();
+        assert!(sharing.is_outdated(kinds(1), 1000 << 20), "nothing has been measured");
+        assert!(sharing.begin() && sharing.is_measuring());
+        sharing.end(&HashMap::new(), NONE, kinds(500), None);
+        let is_outdated = |anonymous, left: u64| sharing.is_outdated(kinds(anonymous), left << 20);
+        assert!(!sharing.is_measuring());
+        assert_eq!(
+            [(500, 1), (400, 0), (550, 200), (551, 200)].map(|(all, left)| is_outdated(all, left)),
+            [false, false, false, true]
+        );
     }
 
     #[test]
     fn a100_who_cannot_be_measured_in_time_counts_with_what_it_writes() {
         let before = HashMap::from([(1, of(1000, 11, 500)), (2, of(100, 2, 100))]);
         let mut sharing = Sharing::default();
-        sharing.end(&before, kinds(200), Some(&HashMap::new()));
+        sharing.end(&before, NONE, kinds(200), Some(&HashMap::new()));
         let mut now = HashMap::from([(1, of(1000, 11, 700)), (2, of(100, 2, 100))]);
         sharing.fit(&mut now, NONE, kinds(400));
         assert_eq!([1, 2].map(|number| now[&number].memory >> 20), [500, 100]);
@@ -353,7 +382,7 @@ mod tests {
         let mut usage = HashMap::from([(1, of(300, 150)), (2, of(5000, 100)), (3, of(200, 20))]);
         let mut sharing = Sharing::default();
         let kinds = Kinds { anonymous: 510, in_files: 0, ..Kinds::UNKNOWN };
-        sharing.end(&usage, kinds, Some(&HashMap::from([(3, part(200, 200))])));
+        sharing.end(&usage, OWN, kinds, Some(&HashMap::from([(3, part(200, 200))])));
         sharing.fit(&mut usage, OWN, kinds);
         assert_eq!([1, 2, 3].map(|number| usage[&number].memory), [152, 149, 200]);
     }
@@ -365,7 +394,7 @@ mod tests {
         let mut sharing = Sharing::default();
         let part = |counted, once| Part { anonymous: Shared::default(), in_files: Shared { counted, once } };
         let parts = HashMap::from([(1, part(1200, 60)), (2, part(300, 300))]);
-        sharing.end(&before, Kinds { anonymous: 20, in_files: 360, ..Kinds::UNKNOWN }, Some(&parts));
+        sharing.end(&before, NONE, Kinds { anonymous: 20, in_files: 360, ..Kinds::UNKNOWN }, Some(&parts));
         let mut now = HashMap::from([(1, of(1200, 22)), (2, of(840, 3))]);
         sharing.fit(&mut now, NONE, Kinds { anonymous: 20, in_files: 900, ..Kinds::UNKNOWN });
         assert_eq!([1, 2].map(|number| (now[&number].in_files, now[&number].memory)), [(60, 70), (840, 850)]);

@@ -29,8 +29,8 @@ const LEAST_GUARD: Duration = Duration::from_millis(10);
 const FAST: u64 = 1 << 30;
 /// Maximum time for one measurement of shared memory. The wrapper does other work meanwhile.
 const MEASURE: Duration = Duration::from_secs(1);
-/// Maximum time for which a measurement of shared memory delays a decision. If it takes longer, the decision uses the
-/// previous measurement.
+/// Time for which a measurement of shared memory delays a decision. If it takes longer, the decision uses the previous
+/// measurement, unless much of the memory that is kept free is still left.
 pub(super) const WAIT: Duration = Duration::from_millis(20);
 /// Minimum time between two examinations of the files that children have open. A child can open very many
 /// files, and a user who hides memory elsewhere could otherwise keep the guard busy with them.
@@ -101,9 +101,17 @@ impl Launcher {
     pub async fn guard(self: Arc<Self>) {
         while self.spec.capacity.is_limited() {
             tokio::time::sleep(until_next_look(self.spec.capacity.room())).await;
+            let left = self.spec.capacity.room().unwrap_or_default();
+            if self.relief.sharing().is_outdated(self.spec.capacity.kinds(), left) {
+                // The guard continues while the kernel measures.
+                self.measure_sharing(Duration::ZERO).await;
+            }
             for short in Measure::ALL {
                 if let Some(load) = self.spec.capacity.load(short).filter(|load| load.over > 0) {
                     self.measure_sharing(WAIT).await;
+                    if short == Measure::Memory && can_wait(load) && self.relief.sharing().is_measuring() {
+                        continue;
+                    }
                     // This measurement also prevents new children from being admitted.
                     let usage = self.look();
                     self.relieve(short, load, usage);
@@ -136,10 +144,11 @@ impl Launcher {
         }
         let launcher = Arc::clone(self);
         let measured = self.runtime.spawn_blocking(move || {
-            let (usage, kinds) = (launcher.reaper.usage(Files::LeftOut), launcher.spec.capacity.kinds());
-            let is_shared = Sharing::is_shared(&usage, own_usage(), kinds);
+            let usage = launcher.reaper.usage(Files::LeftOut);
+            let (own, kinds) = (own_usage(), launcher.spec.capacity.kinds());
+            let is_shared = Sharing::is_shared(&usage, own, kinds);
             let parts = is_shared.then(|| parts(&launcher.reaper.processes(), Instant::now() + MEASURE));
-            launcher.relief.sharing().end(&usage, kinds, parts.as_ref());
+            launcher.relief.sharing().end(&usage, own, kinds, parts.as_ref());
         });
         let _ = tokio::time::timeout(wait, measured).await;
     }
@@ -279,6 +288,12 @@ impl Launcher {
             let _ = freed.await;
         }))
     }
+}
+
+/// Whether at least three quarters of the memory that is kept free are left, so that a decision can wait until a
+/// measurement has ended. At least twice [`Load::unaccounted`] is kept free.
+fn can_wait(load: Load) -> bool {
+    load.over < load.unaccounted / 2
 }
 
 /// Time until the next check, with this much memory left until children are stopped.
