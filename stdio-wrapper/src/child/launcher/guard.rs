@@ -253,8 +253,18 @@ impl Launcher {
     }
 
     fn shortage(&self, short: Measure, load: (Load, Kinds), usage: &HashMap<u64, Usage>) -> Shortage {
-        let given_back = self.relief.ending.gives_back(short, usage, Instant::now());
-        Shortage::new(short, load, usage, own_usage(), given_back)
+        let own = own_usage();
+        let of_nobody = match short {
+            Measure::Memory => {
+                let (load, kinds) = load;
+                let all = (Load { unaccounted: 0, ..load }, kinds);
+                Shortage::new(short, all, usage, own, 0).hidden
+            }
+            // A child counts with the processes that it has recently had.
+            Measure::Tasks => u64::MAX,
+        };
+        let given_back = self.relief.ending.gives_back(short, usage, of_nobody, Instant::now());
+        Shortage::new(short, load, usage, own, given_back)
     }
 
     pub(super) fn end_large(
