@@ -3,6 +3,7 @@
 
 mod backoff;
 mod becoming;
+mod charging;
 mod command;
 mod descendants;
 mod descent;

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use tokio::time::Instant;
 
-use super::open_files::OpenFiles;
+use super::open_files::{OpenFiles, Possible};
 use super::procfs::{Process, Stat, processes, stat, usage_of};
 use super::recent_tasks::RecentTasks;
 use super::times::{Ledger, Spent, Works};
@@ -131,9 +131,14 @@ impl Descent {
         all
     }
 
-    /// The children that might have files in memory that the last examination of open files did not find.
+    /// The children that might have files in memory that the last examination did not find.
     pub(super) fn suspects(&self) -> &HashSet<u64> {
         self.open_files.suspects()
+    }
+
+    /// The memory that each child can have at most in files in memory, including those that it has only mapped.
+    pub(super) fn possible_files(&mut self, children: &HashMap<u64, i32>) -> HashMap<u64, Possible> {
+        self.open_files.possible(self.processes(children))
     }
 
     /// The processes of each child that the last scan found, without its supervisor.

@@ -1,6 +1,10 @@
-//! Finds the files in memory that the processes of children have open: those from `memfd_create(2)`, and those in
-//! `/dev/shm`, even if they have been removed. The kernel counts such a file as memory of a process only if it is
-//! mapped.
+//! Finds the files in memory that the processes of children have open or have mapped, even if they have been removed:
+//! those from `memfd_create(2)`, those of file systems in memory such as `/dev/shm`, and shared memory. The kernel counts
+//! such a file as memory of a process only if it is mapped, and only the pages that the process has used since.
+
+mod file_systems;
+mod mapped;
+mod turns;
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::CStr;
@@ -8,39 +12,59 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fd::{AsFd, BorrowedFd};
-use rustix::fs::{AtFlags, Dir, Mode, OFlags, open, readlinkat, statat};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, StatxFlags, open, readlinkat, statx};
 use rustix::io::Errno;
-use rustix::time::{ClockId, clock_gettime};
-use tokio::time::Instant;
 
+use self::file_systems::{Device, FileSystems};
+pub(super) use self::mapped::Possible;
+use self::turns::{BUDGET, Budget, Extent, Turn, Turns};
 use super::procfs::{has_memory, threads};
 
-/// Maximum time for the files of all children. The files of an ordinary server take less than a millisecond.
-const BUDGET: Budget = Budget { processor: Duration::from_millis(20), total: Duration::from_millis(100) };
+/// The processor time that each child has at least for its open files. An ordinary server with a dozen threads needs
+/// less, so it does not become a suspect because there are many servers.
+const ORDINARY: Duration = Duration::from_millis(5);
 
-/// The processor time that each child has at least. An ordinary server with a dozen threads needs less, so it does not
-/// become a suspect because there are many servers.
-const ORDINARY: Duration = Duration::from_millis(2);
+/// The same for its mappings. The kernel needs more time for one of them than for an open file.
+const ORDINARY_MAPPINGS: Duration = Duration::from_millis(10);
 
-/// Limits on the time for an examination.
-#[derive(Debug, Clone, Copy)]
-struct Budget {
-    /// Maximum processor time of this thread. Unlike the elapsed time, it hardly depends on how busy the machine is, so
-    /// it shows whether a child has too many files.
-    processor: Duration,
-    /// Maximum elapsed time.
-    total: Duration,
+/// A file, identified by its file system and its number there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct FileId {
+    device: Device,
+    inode: u64,
+}
+
+/// The files that have been counted, and the memory with which each of them counts, in bytes.
+#[derive(Debug, Clone, Default)]
+struct Seen(HashMap<FileId, u64>);
+
+impl Seen {
+    /// Counts a file, and returns by how much this is more than before.
+    fn adds(&mut self, file: FileId, bytes: u64) -> u64 {
+        let counted = self.0.entry(file).or_default();
+        let more = bytes.saturating_sub(*counted);
+        *counted += more;
+        more
+    }
+
+    /// Counts a file with this much, whatever a mapping of it shows later. Returns 0 if it has been counted.
+    fn adds_exactly(&mut self, file: FileId, bytes: u64) -> u64 {
+        if self.0.insert(file, u64::MAX).is_some() { 0 } else { bytes }
+    }
 }
 
 /// What is known about the open files of all children.
 #[derive(Debug, Default)]
 pub(super) struct OpenFiles {
     suspects: HashSet<u64>,
+    /// What the last scan found, by child.
+    found: HashMap<u64, Possible>,
+    seen: Seen,
 }
 
 impl OpenFiles {
-    /// The children whose open files could not all be examined by the last scan, because they have too many of them,
-    /// or because a process does not let others look at them. Such a child might have more memory than is known.
+    /// The children whose open files or mappings could not all be examined by the last scan, because they have too many
+    /// of them, or because a process does not let others look at them. Such a child might have more memory than is known.
     pub(super) fn suspects(&self) -> &HashSet<u64> {
         &self.suspects
     }
@@ -51,61 +75,78 @@ impl OpenFiles {
         self.look_for(children, BUDGET)
     }
 
-    /// Each child gets an equal part of the processor time. What a child does not need is left for the children after
-    /// it, so a child that needed too much the last time comes last.
+    /// A child that needed too much time the last time comes last.
     fn look_for(&mut self, children: HashMap<u64, Vec<i32>>, budget: Budget) -> HashMap<u64, u64> {
         let before = std::mem::take(&mut self.suspects);
         let mut order: Vec<(u64, Vec<i32>)> = children.into_iter().collect();
         order.sort_unstable_by_key(|(number, _)| (before.contains(number), *number));
-        let (latest, end) = (Instant::now() + budget.total, processor_time() + budget.processor);
-        let mut left = u32::try_from(order.len()).unwrap_or(u32::MAX);
-        let (mut memory, mut seen) = (HashMap::new(), HashSet::new());
+        let mut turns = Turns::new(budget, ORDINARY, order.len());
+        let (mut file_systems, mut seen) = (FileSystems::of_this_process(), Seen::default());
+        self.found.clear();
         for (number, pids) in order {
-            let now = processor_time();
-            let until = now + (end.saturating_sub(now) / left.max(1)).max(ORDINARY);
-            let mut look = Look { latest, until, seen: &mut seen, memory: 0, extent: Extent::All };
+            let mut look = Look {
+                turn: turns.next(),
+                file_systems: &mut file_systems,
+                seen: &mut seen,
+                found: Possible::default(),
+            };
             look.examine(&pids);
-            let is_suspect = match look.extent {
+            let is_suspect = match look.turn.extent() {
                 Extent::All => false,
                 // The machine was too busy, so nothing new is known about the child.
                 Extent::Late => before.contains(&number),
-                Extent::TooMany => true,
+                Extent::TooMuch => true,
             };
             if is_suspect {
                 self.suspects.insert(number);
             }
-            memory.insert(number, look.memory);
-            left = left.saturating_sub(1);
+            self.found.insert(number, look.found);
         }
-        memory
+        self.seen = seen;
+        self.found.iter().map(|(number, found)| (*number, found.in_files)).collect()
     }
-}
 
-/// The processor time that this thread has used.
-fn processor_time() -> Duration {
-    Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default()
-}
+    /// The memory that each child can have at most in files in memory, including those whose memory the last scan of
+    /// open files has found.
+    pub(super) fn possible(&mut self, children: HashMap<u64, Vec<i32>>) -> HashMap<u64, Possible> {
+        self.possible_for(children, BUDGET)
+    }
 
-/// How many of the files of a child have been examined.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Extent {
-    All,
-    /// Too much time had passed before all files were examined.
-    Late,
-    /// The child has too many files, or does not let others look at some of them.
-    TooMany,
+    fn possible_for(&mut self, children: HashMap<u64, Vec<i32>>, budget: Budget) -> HashMap<u64, Possible> {
+        let mut turns = Turns::new(budget, ORDINARY_MAPPINGS, children.len());
+        let (mut file_systems, mut seen) = (FileSystems::of_this_process(), self.seen.clone());
+        let mut all = HashMap::new();
+        for (number, pids) in children {
+            let (mut turn, mut possible) =
+                (turns.next(), self.found.get(&number).copied().unwrap_or_default());
+            for process in pids.iter().map(|pid| PathBuf::from(format!("/proc/{pid}"))) {
+                if turn.is_over() {
+                    break;
+                }
+                let examined = mapped::examine(&process, &mut turn, &mut file_systems, &mut seen);
+                let found = examined.as_ref().copied().unwrap_or_default();
+                possible.in_files = possible.in_files.saturating_add(found.in_files);
+                possible.secret = possible.secret.saturating_add(found.secret);
+                let examined = examined.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO));
+                if is_withheld(examined.map(drop), || has_memory(&process)) {
+                    turn.is_withheld();
+                }
+            }
+            if turn.extent() == Extent::TooMuch {
+                self.suspects.insert(number);
+            }
+            all.insert(number, possible);
+        }
+        all
+    }
 }
 
 /// One examination of the open files of a child.
 struct Look<'a> {
-    /// The time after which no file is examined.
-    latest: Instant,
-    /// The processor time of this thread after which no file of this child is examined.
-    until: Duration,
-    /// The device and the number of each file that has been counted.
-    seen: &'a mut HashSet<(u64, u64)>,
-    memory: u64,
-    extent: Extent,
+    turn: Turn,
+    file_systems: &'a mut FileSystems,
+    seen: &'a mut Seen,
+    found: Possible,
 }
 
 impl Look<'_> {
@@ -113,7 +154,7 @@ impl Look<'_> {
     /// threads of all processes are examined before the others.
     fn examine(&mut self, pids: &[i32]) {
         for pid in pids {
-            if self.is_over() {
+            if self.turn.is_over() {
                 return;
             }
             self.examine_thread(&PathBuf::from(format!("/proc/{pid}/task/{pid}")));
@@ -121,7 +162,7 @@ impl Look<'_> {
         for pid in pids {
             let first = pid.to_string();
             for thread in threads(*pid).filter(|thread| !thread.ends_with(&first)) {
-                if self.is_over() {
+                if self.turn.is_over() {
                     return;
                 }
                 self.examine_thread(&thread);
@@ -129,31 +170,21 @@ impl Look<'_> {
         }
     }
 
-    /// Whether the time is over, so that some files are not examined.
-    fn is_over(&mut self) -> bool {
-        let (is_too_much, is_late) = (processor_time() >= self.until, Instant::now() >= self.latest);
-        if is_too_much {
-            self.extent = Extent::TooMany;
-        } else if is_late && self.extent == Extent::All {
-            self.extent = Extent::Late;
-        }
-        is_too_much || is_late
-    }
-
     fn examine_thread(&mut self, thread: &Path) {
-        let examined = self.examine_files(&thread.join("fd"));
+        let examined = self.examine_files(thread);
         if is_withheld(examined, || has_memory(thread)) {
-            self.extent = Extent::TooMany;
+            self.turn.is_withheld();
         }
     }
 
-    fn examine_files(&mut self, files: &Path) -> Result<(), Errno> {
-        let directory = open(files, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    fn examine_files(&mut self, thread: &Path) -> Result<(), Errno> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = open(thread.join("fd"), flags, Mode::empty())?;
         for file in Dir::read_from(&directory)? {
-            if self.is_over() {
+            if self.turn.is_over() {
                 break;
             }
-            let examined = self.examine_file(directory.as_fd(), file?.file_name());
+            let examined = self.examine_file(thread, directory.as_fd(), file?.file_name());
             // After another error, the file might have been closed.
             if let Err(error @ (Errno::ACCESS | Errno::PERM)) = examined {
                 return Err(error);
@@ -162,16 +193,28 @@ impl Look<'_> {
         Ok(())
     }
 
-    fn examine_file(&mut self, directory: BorrowedFd<'_>, file: &CStr) -> Result<(), Errno> {
+    fn examine_file(&mut self, thread: &Path, directory: BorrowedFd<'_>, file: &CStr) -> Result<(), Errno> {
         if file.to_bytes().starts_with(b".") {
             return Ok(());
         }
-        let name = readlinkat(directory, file, Vec::new())?;
-        if is_in_memory(name.to_bytes()) {
-            let about = statat(directory, file, AtFlags::empty())?;
-            if self.seen.insert((about.st_dev, about.st_ino)) {
-                self.memory += u64::try_from(about.st_blocks).unwrap_or_default() * 512;
+        let name = || readlinkat(directory, file, Vec::new());
+        // A file system that does not respond must not delay this.
+        let Ok(about) = statx(directory, file, AtFlags::STATX_DONT_SYNC, StatxFlags::BASIC_STATS) else {
+            // Only if the name is also withheld does the process not let others look at it.
+            return name().map(drop);
+        };
+        if FileType::from_raw_mode(about.stx_mode.into()) != FileType::RegularFile {
+            return Ok(());
+        }
+        let device = Device { major: about.stx_dev_major, minor: about.stx_dev_minor };
+        let file = FileId { device, inode: about.stx_ino };
+        match self.file_systems.is_in_memory(device, thread) {
+            Some(true) => self.found.in_files += self.seen.adds_exactly(file, about.stx_blocks * 512),
+            // The kernel does not tell how much of this file has been used.
+            None if is_secret(name()?.to_bytes()) => {
+                self.found.secret += self.seen.adds_exactly(file, about.stx_size);
             }
+            Some(false) | None => {}
         }
         Ok(())
     }
@@ -184,10 +227,10 @@ fn is_withheld(examined: Result<(), Errno>, has_memory: impl FnOnce() -> bool) -
     matches!(examined, Err(Errno::ACCESS | Errno::PERM)) && has_memory()
 }
 
-/// Whether this is the name of a file in memory, as shown by a link in `/proc/PID/fd`. The program chooses the rest of
-/// the name, which does not have to be UTF-8.
-fn is_in_memory(name: &[u8]) -> bool {
-    name.starts_with(b"/memfd:") || name.starts_with(b"/dev/shm/")
+/// Whether this is the name of a file from `memfd_secret(2)`, as shown by the kernel. Their file system cannot be found
+/// otherwise.
+fn is_secret(name: &[u8]) -> bool {
+    name.starts_with(b"/secretmem")
 }
 
 #[cfg(test)]
@@ -202,10 +245,15 @@ mod tests {
 
     impl Python {
         fn run(script: &str) -> Self {
+            Self::run_with(&["python3"], script)
+        }
+
+        /// Runs it with this command, which replaces itself by Python.
+        fn run_with(within: &[&str], script: &str) -> Self {
             let script = format!("import os\n{script}\nprint('ready', flush=True)\ninput()");
-            let mut command = Command::new("python3");
-            let mut child =
-                command.args(["-c", &script]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+            let mut command = Command::new(within[0]);
+            command.args(&within[1..]).args(["-c", &script]);
+            let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
             child.stdout.as_mut().unwrap().read_exact(&mut [0; 6]).unwrap();
             Self(child)
         }
@@ -249,6 +297,65 @@ mod tests {
         assert!(!is_withheld(Err(Errno::ACCESS), || false));
         assert!(!is_withheld(Err(Errno::NOENT), || true));
         assert!(!is_withheld(Ok(()), || true));
+    }
+
+    fn possible_of(python: &Python) -> (Possible, bool) {
+        let (mut files, children) = (OpenFiles::default(), HashMap::from([(5, vec![python.pid(); 2])]));
+        files.look_for(children.clone(), LONG);
+        assert_eq!(files.possible_for(children.clone(), LONG), files.possible_for(children.clone(), LONG));
+        (files.possible_for(children, LONG)[&5], files.suspects().contains(&5))
+    }
+
+    #[test]
+    fn a100_memory_is_found_that_is_mapped_without_an_open_file_and_that_the_kernel_does_not_count() {
+        let script = "import mmap\nfirst = mmap.mmap(-1, 5 << 20)\nfirst.write(b'k' * (5 << 20))\nfirst.madvise(mmap.MADV_DONTNEED)\nfile = os.memfd_create('x')\nos.write(file, b'k' * (3 << 20))\nsecond = mmap.mmap(file, 3 << 20)\nagain = mmap.mmap(file, 1 << 20)\nos.closerange(3, 99)";
+        // Python keeps a second descriptor of a file that it maps.
+        let python = Python::run(script);
+        assert_eq!(memory_of(&python), (0, false));
+        assert_eq!(possible_of(&python), (Possible { in_files: 8 << 20, secret: 0 }, false));
+        // What is open is known exactly, whatever is mapped of it.
+        let script = "import mmap\nfile = os.memfd_create('x')\nos.write(file, b'k' * (3 << 20))\nos.ftruncate(file, 9 << 20)\nkept = mmap.mmap(file, 9 << 20)";
+        assert_eq!(possible_of(&Python::run(script)), (Possible { in_files: 3 << 20, secret: 0 }, false));
+    }
+
+    #[test]
+    fn a100_a_file_from_memfd_secret_is_found_open_or_mapped() {
+        let opened = "import ctypes, sys, mmap\nfile = ctypes.CDLL(None).syscall(447, 0)\nif file >= 0:\n  os.ftruncate(file, 1 << 20)";
+        let python = Python::run(opened);
+        let has_secret = std::fs::read_dir(format!("/proc/{}/fd", python.pid())).unwrap().any(|file| {
+            std::fs::read_link(file.unwrap().path())
+                .is_ok_and(|name| name.starts_with("/secretmem (deleted)"))
+        });
+        // A kernel can be configured without such files.
+        if has_secret {
+            let expected = (Possible { in_files: 0, secret: 1 << 20 }, false);
+            assert_eq!(possible_of(&python), expected);
+            let mapped = format!("{opened}\n  kept = mmap.mmap(file, 1 << 20)\n  os.closerange(3, 99)");
+            assert_eq!(possible_of(&Python::run(&mapped)), expected);
+        }
+    }
+
+    #[test]
+    fn a100_a_file_in_memory_is_found_wherever_its_file_system_is() {
+        // Mounting needs privileges, which a test run in a container might not have.
+        let script = "import subprocess, tempfile\nplace = tempfile.mkdtemp()\nassert subprocess.run(['mount', '-t', 'tmpfs', 'none', place]).returncode == 0\nfile = os.open(place + '/x', os.O_RDWR | os.O_CREAT)\nos.write(file, b'k' * (3 << 20))";
+        let may_mount =
+            Command::new("unshare").args(["-m", "true"]).status().is_ok_and(|status| status.success());
+        if may_mount {
+            assert_eq!(memory_of(&Python::run_with(&["unshare", "-m", "python3"], script)), (3, false));
+        }
+    }
+
+    #[test]
+    fn a100_who_maps_too_much_to_be_examined_is_a_suspect() {
+        let many = Python::run("import mmap\nkept = [mmap.mmap(-1, 4096) for _ in range(400)]");
+        let children = HashMap::from([(1, vec![many.pid(); 100_000])]);
+        let mut files = OpenFiles::default();
+        files.possible_for(children.clone(), Budget { processor: Duration::from_millis(40), ..LONG });
+        assert_eq!(files.suspects(), &HashSet::from([1]));
+        let mut files = OpenFiles::default();
+        files.possible_for(children, Budget { total: Duration::ZERO, ..LONG });
+        assert!(files.suspects().is_empty(), "the machine was busy");
     }
 
     #[test]

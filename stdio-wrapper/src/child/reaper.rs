@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 
 use super::descendants::children_of_this_process;
 use super::descent::{Descent, Files, INHERITED};
+use super::open_files::Possible;
 use super::supervised::Supervised;
 use super::times::Spent;
 use crate::capacity::Usage;
@@ -69,9 +70,15 @@ impl Reaper {
         descent.usage(&children, files)
     }
 
-    /// The children that might have files in memory that the last examination of open files did not find.
+    /// The children that might have files in memory that the last examination did not find.
     pub(super) fn suspects(&self) -> HashSet<u64> {
         self.descent().suspects().clone()
+    }
+
+    /// The memory that each child can have at most in files in memory, including those that it has only mapped.
+    pub(super) fn possible_files(&self) -> HashMap<u64, Possible> {
+        let children = self.children();
+        self.descent().possible_files(&children)
     }
 
     /// The processes of each child, without its supervisor.

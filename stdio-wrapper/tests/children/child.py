@@ -285,6 +285,19 @@ def call(message):
         for _ in range(given["mib"]):
             os.write(file, bytes(1 << 20))
         return text("hidden")
+    if name == "hide mapped":
+        # Allocates shared memory without a file, of which the kernel then counts nothing as memory of this process.
+        for _ in range(given["mib"] // 4):
+            KEPT.append(mmap.mmap(-1, 4 << 20))
+            KEPT[-1].write(bytes(4 << 20))
+            KEPT[-1].madvise(mmap.MADV_DONTNEED)
+        return text("hidden")
+    if name == "open":
+        # Has as many open files and threads as some ordinary servers.
+        KEPT.extend(open(os.devnull) for _ in range(given["files"]))
+        for _ in range(given["threads"]):
+            threading.Thread(target=threading.Event().wait, daemon=True).start()
+        return text("opened")
     if name == "map":
         # Reads one byte for each 2 MiB of a large mapping. Each of them takes a page table of 4 KiB, but no other memory.
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000  # MAP_NORESERVE

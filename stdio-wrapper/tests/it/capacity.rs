@@ -315,12 +315,14 @@ async fn a100_who_makes_servers_grow_loses_one_before_the_kernel_ends_any() {
 }
 
 /// The kernel attributes the content of a file in memory to the container, but to no process. A server that hides
-/// memory in this way is stopped. A server of another user, which seems to be larger, is not.
+/// memory in this way is stopped. A server of another user, which seems to be larger and has so many threads and files
+/// that they cannot all be examined, is not.
 async fn loses_the_server_that_hides(name: &str, tool: &str, arguments: serde_json::Value) {
     let Some(group) = Group::new(name, 4096, 512 << 20) else { return };
     let wrapper = group.wrapper(&["--identity=headers"], &[]).await;
     let bob = caller(&wrapper, "bob").initialize("2025-11-25").await;
     bob.text("keep", serde_json::json!({"mib": 60})).await;
+    bob.text("open", serde_json::json!({"files": 100, "threads": 100})).await;
     let mallory = caller(&wrapper, "mallory").initialize("2025-11-25").await;
     let hidden = mallory.post(call(1, tool, arguments)).await.text().await.unwrap();
     let told = wrapper.logged("nearly used up").await;
@@ -343,6 +345,11 @@ async fn a100_who_hides_memory_loses_the_server_and_nobody_else_does() {
 async fn a100_who_hides_memory_behind_many_files_loses_the_server() {
     let arguments = serde_json::json!({"mib": 400, "behind": 300});
     loses_the_server_that_hides("hiding-behind", "hide", arguments).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a100_who_hides_memory_in_mappings_loses_the_server() {
+    loses_the_server_that_hides("hiding-mapped", "hide mapped", serde_json::json!({"mib": 400})).await;
 }
 
 /// The kernel attributes page tables to the container, but does not count them as resident memory of the process.

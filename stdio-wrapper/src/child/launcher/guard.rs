@@ -11,6 +11,7 @@ use super::Launcher;
 use super::ending::Ending;
 use super::watching::Watching;
 use crate::capacity::{Kinds, Load, Measure, Usage};
+use crate::child::charging;
 use crate::child::descent::Files;
 use crate::child::keepers::{EXIT_PATIENCE, FEW, Gone, Held, Newcomer, Scarce};
 use crate::child::parts::parts;
@@ -214,9 +215,10 @@ impl Launcher {
 
     /// Calls `choose` with the children that have not been stopped yet. If it chooses none and memory is short,
     /// calls it again with memory in open files counted, and then also with that of epoll watches. Before that,
-    /// this memory counts as hidden, and a user with less memory than is hidden loses no child. If the open files of
-    /// some children cannot be examined, nothing is chosen until one of these children has been charged with the memory
-    /// of files that is then still hidden.
+    /// this memory counts as hidden, and a user with less memory than is hidden loses no child. Memory that is then still
+    /// hidden is charged to the children that can have it in files that they have only mapped. If the files of some
+    /// children cannot be examined, nothing is chosen until one of these children has been charged with the memory of
+    /// files that is hidden even then.
     fn look_for<T>(
         &self,
         short: Measure,
@@ -231,15 +233,18 @@ impl Launcher {
             return None;
         }
         let mut usage = self.usage(Files::Counted);
-        let suspects = self.reaper.suspects();
-        if let Some(chosen) = choose(&all, &usage).filter(|_| suspects.is_empty()) {
+        if let Some(chosen) = choose(&all, &usage).filter(|_| self.reaper.suspects().is_empty()) {
             return Some((chosen, usage));
         }
         self.relief.watching.add_memory(&mut usage);
         if let Some(load) = self.spec.capacity.load(short) {
             let kinds = self.spec.capacity.kinds();
-            let hidden = self.shortage(short, (load, kinds), &usage).hidden;
-            relief::charge_suspects(hidden, kinds, &suspects, &all, &mut usage);
+            let hidden = |usage: &HashMap<u64, Usage>| self.shortage(short, (load, kinds), usage).hidden;
+            if hidden(&usage) > 0 {
+                charging::charge(hidden(&usage), kinds, &self.reaper.possible_files(), &mut usage);
+            }
+            let suspects = self.reaper.suspects();
+            relief::charge_suspects(hidden(&usage), kinds, &suspects, &all, &mut usage);
         }
         choose(&all, &usage).map(|chosen| (chosen, usage))
     }
