@@ -86,9 +86,13 @@ stack_files() {
     say "  TRAEFIK_IMAGE in .env was changed to traefik:v3.7.15"
   fi
   # The configuration of every edge needs this memory (docs/limits.md).
-  if [[ $(setting EDGE_MEMORY) == 256m ]]; then
-    set_in_env "$ENV_FILE" EDGE_MEMORY 768m
-    say "  EDGE_MEMORY in .env was changed to 768m"
+  if [[ $(setting EDGE_MEMORY) =~ ^(256|768)m$ ]]; then
+    set_in_env "$ENV_FILE" EDGE_MEMORY 1g
+    say "  EDGE_MEMORY in .env was changed to 1g"
+    if [[ $(setting EDGE_GOMEMLIMIT) == 640MiB ]]; then
+      set_in_env "$ENV_FILE" EDGE_GOMEMLIMIT 870MiB
+      say "  EDGE_GOMEMLIMIT in .env was changed to 870MiB"
+    fi
   fi
   if [[ $(setting AUTH_MEMORY) == 256m ]]; then
     set_in_env "$ENV_FILE" AUTH_MEMORY 640m

@@ -1,6 +1,7 @@
 //! Tests of floods by strangers, against each proxy within the memory, processes and open files that its compose
 //! file allows.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,12 @@ use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore};
 
 use crate::world::{World, is_here};
 
-each_edge!(a100_heads_that_never_end_do_not_end_the_edge, a100_bodies_that_stall_do_not_end_the_edge,);
+each_edge!(
+    a100_heads_that_never_end_do_not_end_the_edge,
+    a100_bodies_that_stall_do_not_end_the_edge,
+    a100_heads_of_many_headers_that_never_end_do_not_end_the_edge,
+    a100_bodies_that_stall_after_many_headers_do_not_end_the_edge,
+);
 
 /// Runs one flood at a time. Two floods would be too much for a test machine and would slow each other down.
 pub(crate) static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
@@ -42,6 +48,27 @@ pub(crate) async fn a100_bodies_that_stall_do_not_end_the_edge(edge: Edge) {
     let kinds =
         [(body("/token", 55_000), 2000), (body("/token", 10_000), 1000), (body("/mcp", 55_000), 2000)];
     survives(edge, "a100_bodies_that_stall_do_not_end_the_edge", &kinds).await;
+}
+
+/// The first lines of a request with as many headers as fit into the largest head. A map of them takes a multiple
+/// of the memory that one long header would take.
+fn many_headers(number: usize) -> String {
+    let mut head = "POST /token HTTP/1.1\r\nHost: localhost\r\n".to_owned();
+    for name in (0x100..).take(number) {
+        write!(head, "{name:x}:\r\n").unwrap();
+    }
+    head
+}
+
+pub(crate) async fn a100_heads_of_many_headers_that_never_end_do_not_end_the_edge(edge: Edge) {
+    let kinds = [(Kind::Bytes(many_headers(3300).into_bytes()), 4900)];
+    survives(edge, "a100_heads_of_many_headers_that_never_end_do_not_end_the_edge", &kinds).await;
+}
+
+pub(crate) async fn a100_bodies_that_stall_after_many_headers_do_not_end_the_edge(edge: Edge) {
+    let begun = format!("{}Content-Length: 16000\r\n\r\nx", many_headers(2700));
+    let kinds = [(Kind::Bytes(begun.into_bytes()), 4900)];
+    survives(edge, "a100_bodies_that_stall_after_many_headers_do_not_end_the_edge", &kinds).await;
 }
 
 #[tokio::test]
@@ -135,14 +162,29 @@ async fn a100_last_responses_that_nobody_reads_do_not_end_envoy() {
 /// Floods this port of the proxy, or the port for clients if `port` is `None`. During the flood, requests to the
 /// port for clients must be served.
 async fn survives_at(port: Option<u16>, edge: Edge, setup: Setup, name: &str, kinds: &[(Kind, usize)]) {
+    let kinds = fewer_than_the_connections(edge, kinds);
     let wanted = kinds.iter().map(|(_, connections)| connections).sum();
     let start = |world: &World| {
-        let started = |(kind, connections): &(Kind, usize)| {
+        let started = |(kind, connections): &(&Kind, usize)| {
             Flood::stalled(port.unwrap_or(world.stack.port), &world.host, kind, *connections, 1)
         };
         kinds.iter().map(started).collect()
     };
     survives_floods(edge, setup, name, wanted, start).await;
+}
+
+/// The same kinds, with at most two thirds of the connections that Traefik and Caddy can open. If a flood had all of
+/// them, other clients would have to wait until the flood ends.
+fn fewer_than_the_connections(edge: Edge, kinds: &[(Kind, usize)]) -> Vec<(&Kind, usize)> {
+    let all: usize = kinds.iter().map(|(_, connections)| connections).sum();
+    let room = match edge {
+        Edge::Traefik | Edge::Caddy => {
+            usize::try_from(edge.container().bounds().files.unwrap()).unwrap() * 2 / 3
+        }
+        _ => usize::MAX,
+    };
+    let share = |connections: usize| if all > room { connections * room / all } else { connections };
+    kinds.iter().map(|(kind, connections)| (kind, share(*connections))).collect()
 }
 
 /// Like [`survives_at`], for any floods, with this many connections in total.
