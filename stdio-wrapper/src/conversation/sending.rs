@@ -54,7 +54,7 @@ pub(crate) struct Conversation {
     /// Memory for responses that clients have not read yet.
     pub(crate) answers: Arc<Budget>,
     /// Memory for messages that the child has not read yet.
-    messages: Arc<Budget>,
+    pub(crate) messages: Arc<Budget>,
     pub(crate) log: LineLog,
     /// The threads that process large messages.
     pub(crate) offload: Arc<Offload>,

@@ -3,6 +3,7 @@
 //! Independent clients can use the same ids, progress tokens and subscription ids. Therefore the number of a
 //! request replaces all three. The client's own values are put back into messages to the client (attack 105).
 
+mod denied;
 mod ending;
 mod own;
 mod tools;
@@ -13,6 +14,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
+
+use denied::Denied;
 
 use super::check::Request;
 use super::lists::{Key, Lists};
@@ -94,8 +97,21 @@ impl Link {
     }
 
     /// Sends a client's permitted request, or responds to it with a cached list. Its response and all related
-    /// messages are sent on `stream`.
+    /// messages are sent on `stream`. The child does not get the parts of the request that the rules deny.
     pub(crate) async fn call(
+        self: &Arc<Self>,
+        request: &Request<'_>,
+        permit: &Permit<'_>,
+        owner: Arc<str>,
+        stream: &Arc<Stream>,
+    ) -> Ticket {
+        match Denied::of(request, &permit.gate()) {
+            Some(denied) => self.call_without(denied, request, permit, owner, stream).await,
+            None => self.call_as_it_is(request, permit, owner, stream).await,
+        }
+    }
+
+    async fn call_as_it_is(
         self: &Arc<Self>,
         request: &Request<'_>,
         permit: &Permit<'_>,

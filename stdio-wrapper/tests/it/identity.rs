@@ -458,3 +458,33 @@ async fn what_the_translation_asks_a_server_without_sessions_passes_the_rules_to
     assert_eq!(granted["result"], json!({}), "{granted}");
     wrapper.logged("test://a").await;
 }
+
+/// Attack 106: a part of a request can mean the same as a denied method of an earlier revision.
+#[tokio::test(flavor = "multi_thread")]
+async fn a106_a_server_without_sessions_gets_no_part_of_a_request_that_the_rules_deny() {
+    const LEVEL: &str = "io.modelcontextprotocol/logLevel";
+    let issuer = Issuer::start().await;
+    let wrapper = issuer.wrapper_of(&[], &["python3", modern::CHILD]).await;
+    let is_level_seen = |answer: &str| answer.contains(LEVEL);
+    let seen = json!({"name": "seen", "arguments": {}, "_meta": {LEVEL: "debug", "progressToken": 7}});
+    for (methods, may) in
+        [(["logging/setLevel", "resources/subscribe"], false), (["prompts/*", "tasks/*"], true)]
+    {
+        let client = wrapper.client().with_header("x-auth-assertion", &denied(&issuer, &methods));
+        let native = modern::request("a", "tools/call", seen.clone());
+        let native = answer_of(modern::send(&client, &native).await).await;
+        assert_eq!(native["id"], "a");
+        let text = native["result"]["content"][0]["text"].as_str().unwrap();
+        assert!(is_level_seen(text) == may && text.contains("progressToken"), "{text}");
+        let wanted = json!({"toolsListChanged": true, "resourceSubscriptions": ["test://a"]});
+        let (_events, acknowledged) = modern::listen(&client, 1, wanted).await;
+        let granted = &acknowledged["params"]["notifications"];
+        assert_eq!(granted["toolsListChanged"], json!(true), "{granted}");
+        assert_eq!(granted.get("resourceSubscriptions").is_some(), may, "{granted}");
+        let session = client.initialize("2025-11-25").await;
+        let call = json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": seen});
+        let translated = answer_of(session.post(call.to_string()).await).await;
+        let text = translated["result"]["content"][0]["text"].as_str().unwrap();
+        assert_eq!(is_level_seen(text), may, "{text}");
+    }
+}
