@@ -19,6 +19,11 @@ const LABELS: [&str; 6] = [
     "traefik.http.services.*.loadbalancer.serverstransport",
 ];
 
+/// The kernel settings of a service. Without them, a server can leave memory in System V objects that stays until the
+/// container is restarted.
+const SYSCTLS: [(&str, &str); 3] =
+    [("kernel.shm_rmid_forced", "1"), ("kernel.msgmni", "0"), ("kernel.sem", "250 4096 100 128")];
+
 /// Maximum number of labels of a service.
 pub const MAX_LABELS: usize = 6;
 
@@ -121,6 +126,10 @@ impl Definitions {
         let transport = service("serverstransport")?.strip_suffix("@file");
         ensure!(transport.is_some_and(|name| self.transports.contains(name)), "no such transport");
         ensure!(transport == Some("checked"), "an older Traefik would serve it without the check");
+
+        for (name, value) in SYSCTLS {
+            ensure!(block["sysctls"][name] == value, "the kernel setting {name} is not \"{value}\"");
+        }
 
         let networks = block["networks"].as_object().context("its networks are not a mapping")?;
         let mut lanes = networks.keys().filter(|network| network.as_str() != "outbound");

@@ -92,6 +92,9 @@ fn a_slip_of_the_pen_is_found() {
         ("traefik.enable: \"true\"", "traefik.enable: true"),
         ("MCP_PATH: /everything/mcp", "MCP_PATH: /mcp"),
         ("IDENTITY: assertion", "IDENTITY: headers"),
+        ("kernel.msgmni: \"0\"", "kernel.msgmni: \"32000\""),
+        ("kernel.shm_rmid_forced", "kernel.shm_rmid_force"),
+        ("250 4096 100 128", "32000 1024000000 500 32000"),
     ];
     let definitions = Definitions::read().unwrap();
     let good = text(SERVICES);
