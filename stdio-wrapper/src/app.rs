@@ -14,7 +14,7 @@ use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::budget::{Budget, Memory};
+use crate::budget::Memory;
 use crate::capacity::Capacity;
 use crate::child::{Boundary, Isolation, Launcher, LineFraming, Random, Reaper, Spec, raise_files};
 use crate::config::{self, Config, Identity};
@@ -31,17 +31,6 @@ use crate::unread::close_unread;
 
 /// Time limit for receiving the head of a request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// Number of responses of the maximum size that fit into the budget for responses.
-const MAX_LARGE_ANSWERS: usize = 16;
-/// Number of messages of the maximum size that fit into the budget for messages.
-const MAX_LARGE_MESSAGES: usize = 16;
-/// Minimum size of a response that is counted, in bytes. The number of smaller responses is limited by the
-/// connections and running calls, each of which needs more memory than such a response. Messages that are
-/// queued in streams are always counted.
-const COUNTED_ANSWER: usize = 4 << 10;
-/// Minimum size of a message that is counted, in bytes. The number of messages in a child's queue is limited in
-/// any case.
-const COUNTED_MESSAGE: usize = 1 << 10;
 /// Time for edges to notice that the wrapper is about to stop. It is at most a quarter of `SHUTDOWN_TIMEOUT`.
 const DRAIN: Duration = Duration::from_secs(1);
 /// Maximum time for closing a connection.
@@ -83,17 +72,14 @@ pub async fn run(config: Config, world: World) -> anyhow::Result<()> {
     } else {
         DEFAULT_SESSIONS
     });
+    let memory = Memory::new(config.limits.max_line, config.limits.max_body);
     let launcher = Launcher::new(
-        spec(&config, isolation(config.child.isolation)?, Arc::clone(&capacity)),
+        spec(&config, isolation(config.child.isolation)?, Arc::clone(&capacity), memory.clone()),
         Handle::current(),
         Arc::clone(&reaper),
         Arc::clone(&metrics),
         Arc::clone(&world.random),
     );
-    let memory = Memory {
-        answers: Budget::new(MAX_LARGE_ANSWERS * config.limits.max_line.max(1 << 20), COUNTED_ANSWER),
-        messages: Budget::new(MAX_LARGE_MESSAGES * config.limits.max_body.max(2 << 20), COUNTED_MESSAGE),
-    };
     let offload = Offload::start().context("a thread for large messages cannot be started")?;
     let sessions = Sessions::new(
         settings(&config, max_sessions, memory.clone(), Arc::clone(&offload)),
@@ -103,7 +89,7 @@ pub async fn run(config: Config, world: World) -> anyhow::Result<()> {
         Arc::clone(&world.random),
     );
     let modern = Servers::new(
-        modern_settings(&config, max_sessions, memory, Arc::clone(&offload)),
+        modern_settings(&config, max_sessions, memory.clone(), Arc::clone(&offload)),
         Arc::clone(&launcher),
         Arc::new(LineFraming),
         Arc::clone(&metrics),
@@ -125,7 +111,7 @@ pub async fn run(config: Config, world: World) -> anyhow::Result<()> {
         Arc::clone(&authenticator),
         world.clock,
         Arc::clone(&metrics),
-        offload,
+        (&memory, offload),
     );
 
     let per_worker = config.limits.max_connections.div_ceil(config.workers.max(1));
@@ -255,7 +241,7 @@ fn processors() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
-fn spec(config: &Config, isolation: Isolation, capacity: Arc<Capacity>) -> Spec {
+fn spec(config: &Config, isolation: Isolation, capacity: Arc<Capacity>, memory: Memory) -> Spec {
     // The queue can hold the largest body twice, so that one large message does not prevent the next one from
     // being queued.
     Spec {
@@ -266,6 +252,7 @@ fn spec(config: &Config, isolation: Isolation, capacity: Arc<Capacity>) -> Spec 
         max_queue: (2 * config.limits.max_body).max(1 << 20),
         isolation,
         capacity,
+        memory,
     }
 }
 

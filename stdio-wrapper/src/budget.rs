@@ -1,5 +1,7 @@
 //! Memory that all callers share, and that a single caller cannot use up.
 
+mod memory;
+
 use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::fmt;
@@ -11,6 +13,8 @@ use bytes::Bytes;
 use bytestring::ByteString;
 use tokio::sync::Notify;
 use tokio::time::Instant;
+
+pub use memory::{COUNTED_BODY, Memory};
 
 use crate::protocol::Text;
 
@@ -26,15 +30,6 @@ pub const TOO_MANY_ANSWERS: &str =
 
 /// The error for a message for which there is no memory.
 pub const TOO_MANY_MESSAGES: &str = "Too many large messages, either yours or those of all users, are waiting for an MCP server that does not read its input. End such a session, or try again in a moment.";
-
-/// The memory of all data that is queued between clients and children.
-#[derive(Debug, Clone)]
-pub struct Memory {
-    /// For responses that clients have not read yet.
-    pub answers: Arc<Budget>,
-    /// For messages that children have not read yet.
-    pub messages: Arc<Budget>,
-}
 
 /// The user part of an owner, which consists of a user and a client. Memory is divided among users, because a
 /// user can have any number of clients.

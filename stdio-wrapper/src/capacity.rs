@@ -103,6 +103,17 @@ impl Measure {
         (most / FREE).max(self.of(&LEAST_FREE))
     }
 
+    /// The part of a limit that the wrapper itself can use before children are stopped: three quarters of the part that
+    /// is kept free for it and for children that grow, which is what one account can make it use in the stack. The rest
+    /// stays free, because the kernel kills a process when no memory is left. The wrapper has few threads, and their
+    /// number does not depend on callers.
+    fn of_wrapper(self, most: u64) -> u64 {
+        match self {
+            Self::Memory => self.kept_free(most) / 4 * 3,
+            Self::Tasks => 0,
+        }
+    }
+
     /// The part of a limit that must stay free even when children have grown. For processes, this is half of
     /// the part that is kept free, because many servers start a process for each call. When no process is left,
     /// the kernel only refuses the next one. When no memory is left, it kills a process.
@@ -128,7 +139,8 @@ pub struct Bound {
 pub struct Load {
     /// How much of the limit is used.
     pub used: u64,
-    /// By how much the usage exceeds the part of the limit that children can use. Zero if it does not.
+    /// By how much the usage exceeds the part of the limit that children can use. Zero if it does not. The usage of
+    /// the wrapper itself counts only if it exceeds the wrapper's own part.
     pub over: u64,
     /// The usage that belongs to no process and is still normal, because the kernel needs memory for each
     /// process and connection: a sixteenth of the limit.
@@ -196,9 +208,11 @@ fn headroom(bounds: &Bounds, children: &[Usage], typical: Usage) -> Option<Headr
     memory.into_iter().chain(tasks).min_by_key(|headroom| headroom.more)
 }
 
-/// By how much the usage exceeds the part that children can use after they have grown.
-fn over(bound: Bound, measure: Measure) -> u64 {
-    bound.used.saturating_sub(bound.most.saturating_sub(measure.never_used(bound.most)))
+/// By how much the usage exceeds the part that children can use after they have grown. `own` is the usage of the
+/// wrapper, which has a part of its own.
+fn over(bound: Bound, measure: Measure, own: &Usage) -> u64 {
+    let own = measure.of(own).min(measure.of_wrapper(bound.most));
+    bound.used.saturating_sub(own).saturating_sub(bound.most.saturating_sub(measure.never_used(bound.most)))
 }
 
 /// Minimum memory that a child is assumed to need, in bytes.
@@ -277,14 +291,15 @@ impl Capacity {
         Ok(Starting(self))
     }
 
-    /// Returns how much of a limit is used now, or `None` if there is no limit. Reads a few files.
-    pub fn load(&self, measure: Measure) -> Option<Load> {
+    /// Returns how much of a limit is used now, or `None` if there is no limit. `own` is the usage of the wrapper. Reads
+    /// a few files.
+    pub fn load(&self, measure: Measure, own: &Usage) -> Option<Load> {
         let bound = self.group.as_ref().and_then(|group| group.bound(measure))?;
-        let over = over(bound, measure);
+        let over = over(bound, measure, own);
         Some(Load { used: bound.used, over, unaccounted: bound.most / UNACCOUNTED })
     }
 
-    /// How much memory can still be used until children are stopped, in bytes. Returns `None` if there is no limit.
+    /// How much memory can still be used until children might be stopped, in bytes. Returns `None` if there is no limit.
     pub fn room(&self) -> Option<u64> {
         let Bound { most, used } = self.group.as_ref()?.bound(Measure::Memory)?;
         Some(most.saturating_sub(Measure::Memory.never_used(most)).saturating_sub(used))
@@ -305,6 +320,13 @@ impl Capacity {
             NoRoom::Tasks { most, .. } => (Measure::Tasks, most),
         };
         Some((measure, typical::share(measure, most, state.typical, users, few)))
+    }
+
+    /// How much of a limited resource each of this number of users can use while it is scarce, as for
+    /// [`Capacity::share`]. Without a limit, this is the maximum.
+    pub fn share_of(&self, measure: Measure, users: usize, few: usize) -> u64 {
+        let bound = self.group.as_ref().and_then(|group| group.bound(measure));
+        bound.map_or(u64::MAX, |bound| typical::share(measure, bound.most, self.state().typical, users, few))
     }
 
     /// Whether another child would be admitted now.
@@ -437,11 +459,23 @@ mod tests {
     #[test]
     fn a_few_processes_more_than_newcomers_may_use_are_no_excess_and_memory_is() {
         let bound = |most, used| Bound { most, used };
+        let over = |bound, measure| over(bound, measure, &Usage::default());
         assert_eq!(over(bound(1024 * MIB, 896 * MIB), Measure::Memory), 0);
         assert_eq!(over(bound(1024 * MIB, 900 * MIB), Measure::Memory), 4 * MIB);
         assert_eq!(over(bound(256, 240), Measure::Tasks), 0);
         assert_eq!(over(bound(256, 256), Measure::Tasks), 16);
         assert_eq!(over(bound(60, 60), Measure::Tasks), 8);
+    }
+
+    #[test]
+    fn a100_the_wrapper_may_use_its_part_of_the_reserve_before_a_child_is_stopped() {
+        let over =
+            |used, own| over(Bound { most: 1024 * MIB, used: used * MIB }, Measure::Memory, &usage(own, 9));
+        assert_eq!(over(992, 96), 0);
+        assert_eq!(over(992, 90), 6 * MIB);
+        assert_eq!(over(1000, 150), 8 * MIB, "what exceeds the part counts");
+        assert_eq!(over(896 + 16, 16), 0);
+        assert_eq!(super::over(Bound { most: 256, used: 250 }, Measure::Tasks, &usage(1, 9)), 10);
     }
 
     #[test]

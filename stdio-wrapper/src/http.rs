@@ -27,6 +27,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use contract::listener::hold;
 use tokio::time::Instant;
 
+use crate::budget::Memory;
 use crate::child::{Pass, Placeholders, RateLimit};
 use crate::config::{Config, Sites};
 use crate::identity::{Authenticator, Caller, Clock};
@@ -102,7 +103,7 @@ impl Endpoint {
         authenticator: Arc<Authenticator>,
         clock: Clock,
         metrics: Arc<Metrics>,
-        offload: Arc<Offload>,
+        (memory, offload): (&Memory, Arc<Offload>),
     ) -> Self {
         let resource = match &config.identity {
             crate::config::Identity::Assertion { resource, .. } => Some(resource.clone()),
@@ -124,7 +125,12 @@ impl Endpoint {
             under_way: Arc::default(),
             max_under_way: (config.limits.max_connections / SHARE).max(SMALLEST_SHARE),
             refusals: Mutex::new(RateLimit::new(1, Instant::now())),
-            bodies: incoming::Bodies::new(config.limits.max_body, config.limits.max_batch, offload),
+            bodies: incoming::Bodies::new(
+                config.limits.max_body,
+                config.limits.max_batch,
+                Arc::clone(&memory.bodies),
+                offload,
+            ),
             stream_after: config.limits.stream_after,
             timing: events::Timing {
                 keep_alive: config.limits.keep_alive,

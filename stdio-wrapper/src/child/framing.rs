@@ -34,6 +34,8 @@ pub trait Decoder: Send {
     /// Takes the next complete frame out of `buffer`. The buffer never has to hold more than the limit plus one
     /// read.
     fn decode(&mut self, buffer: &mut BytesMut) -> Option<Frame>;
+    /// Maximum length of a frame, in bytes.
+    fn limit(&self) -> usize;
     /// Whether the buffer contained a part of a frame that exceeds the limit, and this part was discarded.
     fn is_discarding(&self) -> bool;
     /// Takes the last, incomplete frame out of `buffer` after the stream has ended.
@@ -91,6 +93,10 @@ impl Decoder for LineDecoder {
                 return Some(Frame::Message(line.freeze()));
             }
         }
+    }
+
+    fn limit(&self) -> usize {
+        self.max_line
     }
 
     fn is_discarding(&self) -> bool {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bytes::{Buf, BufMut as _, BytesMut};
+use bytes::{Buf, BufMut as _, Bytes, BytesMut};
 use tokio::io::AsyncReadExt;
 use tokio::time::Instant;
 
@@ -17,8 +17,12 @@ use crate::turns::{PER_LINE, Share};
 /// Buffer space for a read at the beginning of a line. Later reads of a long line are as large as the part that
 /// has already arrived.
 const READ: usize = 16 << 10;
-/// Minimum size of a buffer that takes long to move, in bytes.
-const LARGE: usize = 256 << 10;
+/// From this length on (in bytes), a line has a buffer in which the longest line fits, and is not moved again. The kernel
+/// provides only the pages that are written, so the buffer uses no more memory than the line. If it grew by doubling, each
+/// move would leave a buffer that the allocator keeps for ten seconds, and together these are as large as the line.
+const LONG: usize = 256 << 10;
+/// Minimum size of that buffer. The allocator returns buffers of this size to the system at once.
+const RETURNED: usize = (8 << 20) + 1;
 /// Maximum size of one read.
 const LARGE_READ: usize = 1 << 20;
 /// Bytes of a child's output that are not counted. Most lines are shorter.
@@ -45,10 +49,6 @@ pub trait Frames: Send {
     /// Handles the next frame. No further frame is read until this is done. A large frame comes with its memory
     /// reservation.
     fn frame(&mut self, frame: Frame, reservation: Option<Reservation>) -> impl Future<Output = ()> + Send;
-
-    /// Makes space for this many more bytes in the large buffer of a line. This can move the buffer, which takes
-    /// as long as handling many short lines.
-    fn make_space(&mut self, buffer: BytesMut, space: usize) -> impl Future<Output = BytesMut> + Send;
 
     /// The number of lines and messages so far that could not be used.
     fn useless(&self) -> u64;
@@ -78,7 +78,7 @@ pub async fn read_frames(
                 end = &mut exited => (exit, rest) = (Some(end), rest_of(&stdout)),
             }
         }
-        let space = reader.make_space(frames).await.min(rest);
+        let space = reader.make_space().await.min(rest);
         let mut target = (&mut reader.buffer).limit(space);
         let count = if exit.is_some() {
             tokio::time::timeout(AFTERLIFE, stdout.read_buf(&mut target)).await.unwrap_or(Ok(0))
@@ -113,6 +113,8 @@ pub async fn read_frames(
 struct Reader {
     decoder: Box<dyn Decoder>,
     buffer: BytesMut,
+    /// The size of the memory that the buffer shares with the frames that were taken out of it, in bytes.
+    allocated: usize,
     /// Reserves memory for the buffer, except for the first [`FREE`] bytes.
     account: Account,
     /// The outline of a line that is being discarded, because there was no memory for it.
@@ -127,7 +129,8 @@ struct Reader {
 impl Reader {
     fn new(decoder: Box<dyn Decoder>, buffer: BytesMut, account: Account, child: u64) -> Self {
         let share = Share::of(account.reservation.owner(), child);
-        Self { decoder, buffer, account, dropping: None, share, blank: 0, useless: 0 }
+        let allocated = buffer.capacity();
+        Self { decoder, buffer, allocated, account, dropping: None, share, blank: 0, useless: 0 }
     }
 
     /// The time until which the child's output must not be read, because it contained too many useless lines.
@@ -154,13 +157,10 @@ impl Reader {
                 break;
             };
             let work = before.saturating_sub(self.buffer.len()).min(LARGE_READ) + PER_LINE;
-            let length = match &frame {
-                Frame::Message(text) | Frame::Cut(text) => text.len(),
-                Frame::Oversized { .. } => 0,
-            };
+            let (frame, held) = self.own(frame, before);
             // The memory of a line is passed on with it.
             let reservation = &mut self.account.reservation;
-            let reservation = (length > 0 && reservation.taken() > 0).then(|| reservation.split(length));
+            let reservation = (held > 0 && reservation.taken() > 0).then(|| reservation.split(held));
             self.settle();
             frames.frame(frame, reservation).await;
             self.share.spend(work).await;
@@ -168,8 +168,30 @@ impl Reader {
         if self.buffer.is_empty() {
             // An incomplete line would otherwise keep the whole large buffer in memory.
             self.buffer = BytesMut::new();
+            self.allocated = 0;
         }
         self.settle();
+    }
+
+    /// Returns the frame in memory that it does not share with later frames, and the size of this memory. `before` is the
+    /// number of bytes that the buffer contained. Otherwise, a short frame that is kept could keep a large buffer in
+    /// memory.
+    fn own(&mut self, frame: Frame, before: usize) -> (Frame, usize) {
+        let length = match &frame {
+            Frame::Message(text) | Frame::Cut(text) => text.len(),
+            Frame::Oversized { .. } => return (frame, 0),
+        };
+        if self.allocated >= RETURNED {
+            // The frame is long, and the rest is the beginning of the next ones.
+            self.buffer = BytesMut::from(self.buffer.as_ref());
+            self.allocated = self.buffer.capacity();
+            return (frame, before);
+        }
+        let is_small_part = self.allocated > FREE && length < self.allocated / 2;
+        match frame {
+            Frame::Message(text) if is_small_part => (Frame::Message(Bytes::copy_from_slice(&text)), length),
+            frame => (frame, length),
+        }
     }
 
     /// Discards the rest of a line. Returns whether the end of the line has arrived.
@@ -189,13 +211,14 @@ impl Reader {
 
     /// Makes space in the buffer for the next read, from memory of the principal. If there is none, the line is
     /// discarded. Returns the size of the read.
-    async fn make_space(&mut self, frames: &mut impl Frames) -> usize {
+    async fn make_space(&mut self) -> usize {
         let space = self.buffer.len().clamp(READ, LARGE_READ);
         let missing = counted(self.buffer.len() + space).saturating_sub(self.account.reservation.taken());
         if missing > 0 && !self.account.reservation.grow_within(missing, self.account.patience).await {
             let mut seen = OutlineReader::default();
             seen.feed(&self.buffer);
             self.buffer = BytesMut::new();
+            self.allocated = 0;
             // The decoder starts a new line.
             self.decoder.finish(&mut self.buffer);
             self.dropping = Some(seen);
@@ -203,11 +226,15 @@ impl Reader {
         }
         let space = self.buffer.len().clamp(READ, LARGE_READ);
         if self.buffer.capacity() - self.buffer.len() < READ {
-            if self.buffer.len() < LARGE {
+            if self.buffer.len() < LONG {
                 self.buffer.reserve(space);
+                self.allocated = self.allocated.max(self.buffer.capacity());
             } else {
-                let buffer = std::mem::take(&mut self.buffer);
-                self.buffer = frames.make_space(buffer, space).await;
+                let mut long = BytesMut::with_capacity((self.decoder.limit() + LARGE_READ).max(RETURNED));
+                long.extend_from_slice(&self.buffer);
+                self.buffer = long;
+                self.allocated = self.buffer.capacity();
+                self.share.spend(self.buffer.len() / PART_OF_READ).await;
             }
         }
         space.min(self.buffer.capacity() - self.buffer.len())
@@ -247,20 +274,15 @@ mod tests {
         /// The length of each frame, and the memory that was reserved for it.
         frames: Vec<(usize, usize)>,
         dropped: Vec<usize>,
-        /// The lengths of the large buffers that were extended.
-        moved: Vec<usize>,
+        /// The frames, if they are kept.
+        kept: Option<Vec<Bytes>>,
     }
 
     impl Frames for Seen {
         async fn frame(&mut self, frame: Frame, reservation: Option<Reservation>) {
             let Frame::Message(text) = frame else { panic!("{frame:?}") };
             self.frames.push((text.len(), reservation.map_or(0, |reservation| reservation.taken())));
-        }
-
-        async fn make_space(&mut self, mut buffer: BytesMut, space: usize) -> BytesMut {
-            self.moved.push(buffer.len());
-            buffer.reserve(space);
-            buffer
+            self.kept.iter_mut().for_each(|kept| kept.push(text.clone()));
         }
 
         fn useless(&self) -> u64 {
@@ -275,7 +297,7 @@ mod tests {
     async fn feed(reader: &mut Reader, mut text: &[u8], seen: &mut Seen) {
         while !text.is_empty() {
             reader.hand_over(seen).await;
-            let (piece, rest) = text.split_at(reader.make_space(seen).await.min(text.len()));
+            let (piece, rest) = text.split_at(reader.make_space().await.min(text.len()));
             reader.buffer.extend_from_slice(piece);
             text = rest;
         }
@@ -292,16 +314,52 @@ mod tests {
         let line = |length: usize| [vec![b'x'; length], vec![b'\n']].concat();
         feed(&mut reader, &line(40_000), &mut seen).await;
         feed(&mut reader, &line(400_000), &mut seen).await;
-        assert_eq!(seen.frames, [(40_000, 0), (400_000, 400_000)]);
-        assert!(
-            seen.moved.iter().all(|length| *length >= LARGE) && !seen.moved.is_empty(),
-            "{:?}",
-            seen.moved
-        );
+        // A long line has the whole buffer, with its line break.
+        assert_eq!(seen.frames, [(40_000, 0), (400_000, 400_001)]);
         // This is more than the quota of one principal, which is a quarter.
         feed(&mut reader, &[line(3_000_000), line(7)].concat(), &mut seen).await;
         assert_eq!((&seen.frames[2..], seen.dropped), (&[(7, 0)][..], vec![3_000_000]));
         assert_eq!(reader.account.reservation.taken(), 0, "all memory was released");
+    }
+
+    /// Each move would leave a buffer that the allocator keeps for a while.
+    #[tokio::test]
+    async fn a100_a_long_line_is_not_moved_while_it_grows() {
+        let mut reader = reader_for("mallory of one long line");
+        let mut seen = Seen::default();
+        let mut places = Vec::new();
+        for _ in 0..15 {
+            feed(&mut reader, &vec![b'x'; 64 << 10], &mut seen).await;
+            places.push((reader.buffer.len(), reader.buffer.as_ptr()));
+        }
+        let long: Vec<_> =
+            places.iter().filter(|(length, _)| *length > LONG).map(|(_, place)| place).collect();
+        assert!(long.len() > 10 && long.iter().all(|place| *place == long[0]), "{places:?}");
+        assert!(reader.allocated > reader.decoder.limit(), "the longest line fits");
+        feed(&mut reader, b"\nx", &mut seen).await;
+        assert!(reader.buffer.capacity() < LONG, "the next line has a buffer of its own");
+    }
+
+    /// A frame that waits for its client must not keep memory that is not counted for it.
+    #[tokio::test]
+    async fn a100_a_short_line_does_not_share_the_memory_of_a_long_one() {
+        for long in [200_000, 800_000] {
+            let mut reader = reader_for("mallory of long and short lines");
+            let mut seen = Seen { kept: Some(Vec::new()), ..Seen::default() };
+            let text = [vec![b'x'; long], b"\nshort\nalso short\n".to_vec()].concat();
+            while reader.buffer.len() < long {
+                reader.make_space().await;
+                let more =
+                    text[reader.buffer.len()..].iter().take(reader.buffer.capacity() - reader.buffer.len());
+                let more: Vec<u8> = more.copied().collect();
+                reader.buffer.extend_from_slice(&more);
+            }
+            reader.hand_over(&mut seen).await;
+            let kept = seen.kept.unwrap();
+            let lengths: Vec<usize> = kept.iter().map(Bytes::len).collect();
+            assert_eq!(lengths[..2], [long, 5]);
+            assert_ne!(kept[1].as_ptr() as usize, kept[0].as_ptr() as usize + long + 1, "{long}");
+        }
     }
 
     /// The rest of a line that exceeds the limit is not a series of blank lines.
@@ -320,7 +378,7 @@ mod tests {
 
     fn reader_for(owner: &str) -> Reader {
         let account =
-            Account { reservation: Budget::new(4 << 20, 1).reservation(owner), patience: Duration::ZERO };
+            Account { reservation: Budget::new(16 << 20, 1).reservation(owner), patience: Duration::ZERO };
         Reader::new(LineFraming.decoder(1 << 20), BytesMut::new(), account, 1)
     }
 

@@ -4,6 +4,7 @@
 //! other users could not start any process.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use super::keepers::{Held, Newcomer};
 use crate::capacity::{ASSUMED, Kinds, Load, Measure, Usage};
@@ -74,12 +75,34 @@ pub(super) fn charge_suspects(
     }
 }
 
+/// Adds the memory that the wrapper holds for each user, in bytes, to the usage of the user's children, in equal parts.
+/// Nobody else can free this memory, and most of it is freed when these children are stopped.
+pub(super) fn with_held(
+    all: &[Held],
+    held: &HashMap<Arc<str>, u64>,
+    usage: &HashMap<u64, Usage>,
+) -> HashMap<u64, Usage> {
+    let mut counts: HashMap<&str, u64> = HashMap::new();
+    for one in all {
+        *counts.entry(one.user.as_str()).or_default() += 1;
+    }
+    let mut usage = usage.clone();
+    for one in all {
+        let Some((held, count)) = held.get(one.user.as_str()).zip(counts.get(one.user.as_str())) else {
+            continue;
+        };
+        usage.entry(one.child).or_default().memory += held / count;
+    }
+    usage
+}
+
 /// Chooses children to stop until enough is freed. It repeatedly chooses the largest child of the user whose
 /// children use the most. It never chooses the last child, because stopping it would help no other user. It
 /// chooses none if children are not the cause: if their known usage is at most the amount that must be freed,
-/// or if no user's children use more than the hidden amount. If the container is short of processes, it only chooses
-/// children of users whose children have more processes and threads than the same number of ordinary children.
-pub(super) fn choose(all: &[Held], usage: &HashMap<u64, Usage>, short: Shortage) -> Vec<Held> {
+/// or if no user's children use more than the hidden amount. If the container is short of processes, it chooses no
+/// children of users whose children have at most `share` processes and threads, and not more than the same number of
+/// ordinary children.
+pub(super) fn choose(all: &[Held], usage: &HashMap<u64, Usage>, short: Shortage, share: u64) -> Vec<Held> {
     let Shortage { measure, over: excess, hidden } = short;
     let size = |one: &Held| size(one, usage, measure);
     if excess == 0 || all.iter().map(size).sum::<u64>() <= excess {
@@ -88,7 +111,7 @@ pub(super) fn choose(all: &[Held], usage: &HashMap<u64, Usage>, short: Shortage)
     let mut left: Vec<&Held> = all.iter().collect();
     let (mut chosen, mut freed) = (Vec::new(), 0);
     while freed < excess && left.len() > 1 {
-        let large = if measure == Measure::Tasks { not_ordinary(&left, usage) } else { left.clone() };
+        let large = if measure == Measure::Tasks { not_ordinary(&left, usage, share) } else { left.clone() };
         let Some((sum, index)) = largest_of_most(&large, usage, measure) else { break };
         let Some(one) = large.get(index).copied() else { break };
         if !one.can_end || size(one) == 0 || sum <= hidden {
@@ -101,16 +124,18 @@ pub(super) fn choose(all: &[Held], usage: &HashMap<u64, Usage>, short: Shortage)
     chosen
 }
 
-/// The children of users whose children have more processes and threads than the same number of ordinary children.
-fn not_ordinary<'a>(all: &[&'a Held], usage: &HashMap<u64, Usage>) -> Vec<&'a Held> {
+/// The children of users whose children have more processes and threads than the same number of ordinary children, or
+/// more than `share`. Ordinary children protect a user only up to a share, because a user can have many of them.
+fn not_ordinary<'a>(all: &[&'a Held], usage: &HashMap<u64, Usage>, share: u64) -> Vec<&'a Held> {
     let mut excess: HashMap<&str, (u64, u64)> = HashMap::new();
     for one in all {
         let (tasks, ordinary) = excess.entry(one.user.as_str()).or_default();
         *tasks += size(one, usage, Measure::Tasks);
         *ordinary += ASSUMED.tasks;
     }
-    let is_large =
-        |one: &&&Held| excess.get(one.user.as_str()).is_some_and(|(tasks, ordinary)| tasks > ordinary);
+    let is_large = |one: &&&Held| {
+        excess.get(one.user.as_str()).is_some_and(|(tasks, ordinary)| tasks > ordinary || *tasks > share)
+    };
     all.iter().filter(is_large).copied().collect()
 }
 
@@ -131,9 +156,15 @@ pub(super) fn choose_for(
     (newcomer.has == 0 && one.can_end && is_too_much).then(|| (*one).clone())
 }
 
+/// The number of users who have children.
+pub(super) fn users(all: &[Held]) -> usize {
+    all.iter().map(|one| one.user.as_str()).collect::<HashSet<&str>>().len()
+}
+
 /// The number of users, including the newcomer.
-pub(super) fn users(all: &[Held], newcomer: Newcomer<'_>) -> usize {
-    all.iter().map(|one| one.user.as_str()).chain([newcomer.user]).collect::<HashSet<&str>>().len()
+pub(super) fn users_with(all: &[Held], newcomer: Newcomer<'_>) -> usize {
+    let is_new = all.iter().all(|one| one.user != newcomer.user);
+    users(all) + usize::from(is_new)
 }
 
 fn size(one: &Held, usage: &HashMap<u64, Usage>, measure: Measure) -> u64 {
@@ -173,6 +204,11 @@ mod tests {
             .iter()
             .map(|(child, memory)| (*child, Usage { memory: *memory, tasks: 1, ..Usage::default() }))
             .collect()
+    }
+
+    /// What [`super::choose`] chooses in a container with 256 processes and two users.
+    fn choose(all: &[Held], usage: &HashMap<u64, Usage>, short: Shortage) -> Vec<Held> {
+        super::choose(all, usage, short, 112)
     }
 
     /// A shortage of this many bytes of memory, without any hidden memory.
@@ -291,6 +327,35 @@ mod tests {
         assert_eq!(numbers(&choose(&all, &usage, tasks)), [5]);
     }
 
+    /// 25 ordinary servers of one user take the processes that another user's only server needs.
+    #[test]
+    fn a100_ordinary_servers_protect_their_user_only_up_to_an_equal_share() {
+        let of_mallory: Vec<(u64, &str)> = (10..35).map(|child| (child, "mallory")).collect();
+        let all = held(&[&[(1, "bob"), (2, "ana")], &of_mallory[..]].concat());
+        let tasks = |child| if child == 1 { 11 } else { ASSUMED.tasks };
+        let usage: HashMap<u64, Usage> = all
+            .iter()
+            .map(|one| (one.child, Usage { tasks: tasks(one.child), ..Usage::default() }))
+            .collect();
+        let short = |over| Shortage { measure: Measure::Tasks, ..self::over(over) };
+        let users = |chosen: Vec<Held>| chosen.into_iter().map(|one| one.user).collect::<Vec<_>>();
+        assert_eq!(users(super::choose(&all, &usage, short(10), 74)), ["mallory", "mallory"]);
+        // Within a share, ordinary servers are still protected.
+        assert_eq!(users(super::choose(&all, &usage, short(10), 225)), ["bob"]);
+    }
+
+    #[test]
+    fn a100_memory_that_the_wrapper_holds_for_a_user_counts_for_the_user_and_nobody_else() {
+        let all = held(&[(1, "bob"), (2, "mallory"), (3, "mallory"), (4, "ana")]);
+        let usage = usage(&[(1, 60), (2, 9), (3, 7), (4, 10)]);
+        let of = |user: &str, bytes| HashMap::from([(Arc::from(user), bytes)]);
+        let charged = with_held(&all, &of("mallory", 50), &usage);
+        assert_eq!([1, 2, 3, 4].map(|child| charged[&child].memory), [60, 34, 32, 10]);
+        assert_eq!(numbers(&choose(&all, &usage, over(10))), [1]);
+        assert_eq!(numbers(&choose(&all, &charged, over(10))), [2]);
+        assert_eq!(with_held(&all, &of("a user without children", 50), &usage), usage);
+    }
+
     #[test]
     fn a100_hidden_memory_is_charged_to_who_does_not_let_others_look() {
         let all = held(&[(1, "bob"), (2, "mallory"), (3, "mallory"), (4, "ana")]);
@@ -336,6 +401,7 @@ mod tests {
         let mut shared = held(&[(3, ""), (4, "bob")]);
         shared[0].can_end = false;
         assert_eq!(choose_for(new, &shared, &usage, over(1), 50), None, "the child serves all users");
-        assert_eq!((users(&held(&all), new), users(&held(&all), Newcomer { user: "ana", has: 0 })), (4, 3));
+        let ana = Newcomer { user: "ana", has: 0 };
+        assert_eq!((users_with(&held(&all), new), users_with(&held(&all), ana)), (4, 3));
     }
 }

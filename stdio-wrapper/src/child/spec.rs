@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::isolation::Isolation;
+use crate::budget::Memory;
 use crate::capacity::Capacity;
 use crate::config;
 
@@ -24,4 +25,6 @@ pub struct Spec {
     pub isolation: Isolation,
     /// Decides how many children fit into the container.
     pub capacity: Arc<Capacity>,
+    /// The memory of the data that is queued between clients and children.
+    pub memory: Memory,
 }

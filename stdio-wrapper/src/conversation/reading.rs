@@ -5,7 +5,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use bytestring::ByteString;
 
 use super::calls::Pending;
@@ -228,16 +228,6 @@ impl<L: Link> Frames for Reader<L> {
                 }
             }
         }
-    }
-
-    async fn make_space(&mut self, mut buffer: BytesMut, space: usize) -> BytesMut {
-        let owner = self.link.owner();
-        let work = move || {
-            buffer.reserve(space);
-            buffer
-        };
-        // This fails only if no memory is left, and then the process is terminated anyway.
-        self.offload.run(&owner, work).await.unwrap_or_default()
     }
 
     fn useless(&self) -> u64 {

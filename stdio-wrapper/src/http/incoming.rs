@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::arrived::Arrived;
 use super::problem::Problem;
-use crate::budget::{Budget, Reservation};
+use crate::budget::{Budget, COUNTED_BODY, Reservation};
 use crate::identity::Caller;
 use crate::offload::{LARGE, Offload};
 use crate::protocol::{
@@ -26,13 +26,6 @@ const GRACE: Duration = Duration::from_secs(10);
 const FLOOR: u64 = 16 << 10;
 /// Maximum time between two pieces of a body.
 const PAUSE: Duration = Duration::from_secs(5);
-/// Bodies up to this size (in bytes) are not counted, because every connection has buffers of that size.
-const SMALL: usize = 1024;
-/// Number of bodies of the maximum size that can be in memory at the same time, regardless of the number of
-/// connections.
-const MAX_LARGE_BODIES: usize = 16;
-/// Minimum size of the budget, in bytes.
-const LEAST_BUDGET: usize = 32 << 20;
 
 /// Reads bodies within the limits that all connections share.
 #[derive(Debug)]
@@ -83,9 +76,8 @@ impl Messages {
 }
 
 impl Bodies {
-    /// Creates a reader for bodies of at most `limit` bytes and `max_batch` messages.
-    pub(super) fn new(limit: usize, max_batch: usize, offload: Arc<Offload>) -> Self {
-        let budget = Budget::new((limit * MAX_LARGE_BODIES).max(LEAST_BUDGET), SMALL);
+    /// Creates a reader for bodies of at most `limit` bytes and `max_batch` messages, in the memory of `budget`.
+    pub(super) fn new(limit: usize, max_batch: usize, budget: Arc<Budget>, offload: Arc<Offload>) -> Self {
         Self { limit, max_batch, budget, offload }
     }
 
@@ -95,7 +87,7 @@ impl Bodies {
         let started = Instant::now();
         let mut arrived = Arrived::default();
         let mut reservation = self.budget.reservation(&caller.owner());
-        let mut paid = SMALL;
+        let mut paid = COUNTED_BODY;
         loop {
             let allowed = GRACE + Duration::from_secs(arrived.len() as u64 / FLOOR);
             let until = (started + allowed).min(Instant::now() + PAUSE);

@@ -280,5 +280,20 @@ fn what_a_wrapper_can_be_made_to_hold_leaves_room_for_servers() {
     assert!(2 * lines >= container.bounds().pids);
     // One account can use a quarter of the memory for bodies, messages and responses.
     let share = rows[1..4].iter().map(|row| row.2).sum::<u64>() * MIB / 4;
-    assert!(share <= container.bounds().memory / 8);
+    let reserve = container.bounds().memory / number("stdio-wrapper/src/capacity.rs", "\nconst FREE: u64 =");
+    assert!(share <= reserve);
+    let document = text("docs/limits.md").split_whitespace().collect::<Vec<_>>().join(" ");
+    // The wrapper has three quarters of the reserve.
+    assert!(text("stdio-wrapper/src/capacity.rs").contains("Self::Memory => self.kept_free(most) / 4 * 3,"));
+    for said in [
+        format!(
+            "This is {} MiB, which is less than the eighth of the memory ({} MiB)",
+            share / MIB,
+            reserve / MIB
+        ),
+        format!("can use three quarters of the reserve ({} MiB)", reserve / 4 * 3 / MIB),
+        format!("The rest ({} MiB) stays free", reserve / 4 / MIB),
+    ] {
+        assert!(document.contains(&said), "docs/limits.md does not contain: {said}");
+    }
 }

@@ -107,10 +107,12 @@ impl Launcher {
                 // The guard continues while the kernel measures.
                 self.measure_sharing(Duration::ZERO).await;
             }
+            let own = own_usage();
             for short in Measure::ALL {
-                if let Some(load) = self.spec.capacity.load(short).filter(|load| load.over > 0) {
+                if let Some(load) = self.spec.capacity.load(short, &own).filter(|load| load.over > 0) {
                     self.measure_sharing(WAIT).await;
-                    if short == Measure::Memory && can_wait(load) && self.relief.sharing().is_measuring() {
+                    if short == Measure::Memory && can_wait(load, own) && self.relief.sharing().is_measuring()
+                    {
                         continue;
                     }
                     // This measurement also prevents new children from being admitted.
@@ -123,7 +125,7 @@ impl Launcher {
 
     /// Requests a count of the children's watches if there is memory that belongs to no process.
     pub(super) fn explain_hidden_memory(&self, usage: &HashMap<u64, Usage>) {
-        let Some(load) = self.spec.capacity.load(Measure::Memory) else { return };
+        let Some(load) = self.spec.capacity.load(Measure::Memory, &own_usage()) else { return };
         if self.shortage(Measure::Memory, (load, self.spec.capacity.kinds()), usage).hidden > 0 {
             self.relief.watching.count_soon();
         }
@@ -132,7 +134,7 @@ impl Launcher {
     /// The container's memory that belongs to no process, such as that of epoll watches. `None` if the container has no
     /// memory limit.
     pub(super) fn memory_of_no_process(&self, usage: &HashMap<u64, Usage>) -> Option<u64> {
-        let load = Load { unaccounted: 0, ..self.spec.capacity.load(Measure::Memory)? };
+        let load = Load { unaccounted: 0, ..self.spec.capacity.load(Measure::Memory, &own_usage())? };
         Some(self.shortage(Measure::Memory, (load, self.spec.capacity.kinds()), usage).hidden)
     }
 
@@ -164,7 +166,9 @@ impl Launcher {
     fn relieve(self: &Arc<Self>, short: Measure, load: Load, usage: HashMap<u64, Usage>) {
         let load = (load, self.spec.capacity.kinds());
         let choose = |all: &[Held], usage: &HashMap<u64, Usage>| {
-            let chosen = relief::choose(all, usage, self.shortage(short, load, usage));
+            let share = self.spec.capacity.share_of(short, relief::users(all), FEW);
+            let charged = relief::with_held(all, &self.spec.memory.held(), usage);
+            let chosen = relief::choose(all, &charged, self.shortage(short, load, usage), share);
             (!chosen.is_empty()).then_some(chosen)
         };
         let Some((chosen, usage)) = self.look_for(short, usage, choose) else { return };
@@ -204,10 +208,11 @@ impl Launcher {
     pub(super) fn too_large(&self, newcomer: Newcomer<'_>) -> Option<(Held, Measure, HashMap<u64, Usage>)> {
         // All children are measured only if a child could be chosen.
         let (short, _) = self.spec.capacity.share(1, FEW).filter(|_| newcomer.has == 0)?;
-        let load = (self.spec.capacity.load(short)?, self.spec.capacity.kinds());
+        let load = (self.spec.capacity.load(short, &own_usage())?, self.spec.capacity.kinds());
         let choose = |all: &[Held], usage: &HashMap<u64, Usage>| {
-            let (_, share) = self.spec.capacity.share(relief::users(all, newcomer), FEW)?;
-            relief::choose_for(newcomer, all, usage, self.shortage(short, load, usage), share)
+            let (_, share) = self.spec.capacity.share(relief::users_with(all, newcomer), FEW)?;
+            let charged = relief::with_held(all, &self.spec.memory.held(), usage);
+            relief::choose_for(newcomer, all, &charged, self.shortage(short, load, usage), share)
         };
         let (large, usage) = self.look_for(short, self.usage(Files::LeftOut), choose)?;
         Some((large, short, usage))
@@ -237,7 +242,7 @@ impl Launcher {
             return Some((chosen, usage));
         }
         self.relief.watching.add_memory(&mut usage);
-        if let Some(load) = self.spec.capacity.load(short) {
+        if let Some(load) = self.spec.capacity.load(short, &own_usage()) {
             let kinds = self.spec.capacity.kinds();
             let hidden = |usage: &HashMap<u64, Usage>| self.shortage(short, (load, kinds), usage).hidden;
             if hidden(&usage) > 0 {
@@ -306,9 +311,10 @@ impl Launcher {
 }
 
 /// Whether at least three quarters of the memory that is kept free are left, so that a decision can wait until a
-/// measurement has ended. At least twice [`Load::unaccounted`] is kept free.
-fn can_wait(load: Load) -> bool {
-    load.over < load.unaccounted / 2
+/// measurement has ended. At least twice [`Load::unaccounted`] is kept free. `own` is the usage of the wrapper, which
+/// also uses this memory.
+fn can_wait(load: Load, own: Usage) -> bool {
+    load.over.saturating_add(own.memory) < load.unaccounted / 2
 }
 
 /// Time until the next check, with this much memory left until children are stopped.
@@ -320,6 +326,15 @@ fn until_next_look(room: Option<u64>) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_decision_waits_for_a_measurement_only_while_most_of_the_reserve_is_left() {
+        let waits = |over, memory| {
+            can_wait(Load { used: 900, over, unaccounted: 64 }, Usage { memory, ..Usage::default() })
+        };
+        assert!(waits(20, 11) && !waits(20, 12) && !waits(32, 0));
+        assert!(!waits(0, 90), "the wrapper itself uses the reserve");
+    }
 
     #[test]
     fn a100_the_less_memory_is_left_the_more_often_the_guard_looks() {
