@@ -89,4 +89,22 @@ mod tests {
         let text = print(&metrics);
         assert!(text.contains("# HELP stdio_wrapper_sessions Number of open sessions.\n# TYPE stdio_wrapper_sessions gauge\nstdio_wrapper_sessions 1\n"), "{text}");
     }
+
+    #[test]
+    fn the_document_has_every_metric_with_its_help_text() {
+        let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/stdio-wrapper.md");
+        let document = std::fs::read_to_string(file).unwrap();
+        let is_metric =
+            |row: &&str| row.ends_with(". |") && (row.contains("| counter |") || row.contains("| gauge |"));
+        let rows: Vec<&str> = document.lines().filter(is_metric).collect();
+        let text = print(&Metrics::default());
+        let mut expected = Vec::new();
+        for metric in text.split("# HELP ").skip(1) {
+            let (help, rest) = metric.split_once("\n# TYPE ").unwrap();
+            let (name, help) = help.split_once(' ').unwrap();
+            let kind = rest.lines().next().and_then(|line| line.rsplit(' ').next()).unwrap();
+            expected.push(format!("| `{name}` | {kind} | {help} |"));
+        }
+        assert_eq!(rows, expected);
+    }
 }
