@@ -119,7 +119,7 @@ fn from<'a>(configuration: &'a str, text: &str) -> &'a str {
 }
 
 #[test]
-fn envoy_repeats_no_check_because_it_takes_long_and_leaves_out_replicas_that_do_not_answer() {
+fn envoy_repeats_no_check_because_it_takes_long_and_nobody_can_make_it_leave_out_a_replica() {
     for file in ["compose/envoy/envoy.yaml.in", "compose/envoy/envoy-grpc.yaml.in"] {
         let all = text(file);
         let check = from(&all, "- name: envoy.filters.http.ext_authz\n");
@@ -129,16 +129,9 @@ fn envoy_repeats_no_check_because_it_takes_long_and_leaves_out_replicas_that_do_
         };
         // Envoy uses max_interval as the time limit of each try. A repeated DPoP proof is refused.
         assert!(seconds("max_interval:") >= seconds(" timeout:"), "{file}");
-        for cluster in ["auth-service-public", "auth-service-edge"] {
-            let cluster = from(&all, &format!("    - name: {cluster}\n"));
-            let cluster = cluster.split("\n    - name: ").next().unwrap();
-            assert!(cluster.contains("      outlier_detection: "), "{file}: {cluster}");
-        }
-        // A frozen replica accepts connections, so only its timeouts show that it does not answer.
-        assert!(!all.contains("split_external_local_origin_errors: true"), "{file}");
-        assert_eq!(number(file, "enforcing_consecutive_gateway_failure:"), 100);
-        // Without this limit, all replicas could be left out at the same time.
-        assert!(number(file, "max_ejection_percent:") <= 50);
+        // auth-service also answers 503 to callers who exceed a limit, so a stranger could make Envoy leave out a
+        // healthy replica.
+        assert!(!all.contains("outlier_detection"), "{file}");
     }
 }
 
