@@ -200,11 +200,7 @@ impl Disk {
 
     /// Records that a write or read failed, and opens the database again.
     pub(super) fn failed(&self, error: &StoreError) {
-        let reason = match error {
-            StoreError::Unavailable(reason) | StoreError::NeedsOperator(reason) => reason.clone(),
-            StoreError::Unreadable => error.to_string(),
-        };
-        self.postpone(&reason);
+        self.postpone(&reason_of(error));
         self.open_again();
         self.note_beginning();
     }
@@ -293,6 +289,14 @@ impl Disk {
         if let Err(error) = forgotten {
             tracing::warn!(%error, "the system's copies of the store's pages could not be dropped");
         }
+    }
+}
+
+/// The reason in an error, without the words that all of these errors have in common.
+pub(super) fn reason_of(error: &StoreError) -> String {
+    match error {
+        StoreError::Unavailable(reason) | StoreError::NeedsOperator(reason) => reason.clone(),
+        StoreError::Unreadable => error.to_string(),
     }
 }
 

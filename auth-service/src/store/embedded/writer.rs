@@ -25,6 +25,7 @@ use super::reserve::APPLIED;
 use super::rows::unavailable;
 use super::tables::Table;
 use super::writable::Writable;
+use beside::Tried;
 use queued::{Kind, QueuedWrite, Write, stopped};
 
 /// The row that is written to test whether writes work.
@@ -207,14 +208,22 @@ impl Parts {
             // The late writes have begun an outage, which only a successful write ends. This trial write is that write.
             batch.push(trial());
         }
-        match self.attempt(&mut batch) {
+        let begun = std::time::Instant::now();
+        let database = match self.disk.writable() {
+            Ok(database) => database,
+            Err(error) => {
+                self.disk.kept_waiting(begun);
+                return self.write_beside(batch, &error, Tried::No);
+            }
+        };
+        match self.attempt(&mut batch, database, begun) {
             // One of the writes fails. Each is repeated alone, so that it gets its own result.
             Err(StoreError::Unreadable) if batch.len() > 1 => {
                 for write in batch {
                     self.write_batch(vec![write]);
                 }
             }
-            Err(StoreError::Unavailable(reason)) => self.write_beside(batch, &reason),
+            Err(error @ StoreError::Unavailable(_)) => self.write_beside(batch, &error, Tried::Yes),
             outcome => {
                 for write in batch {
                     write.finish(outcome.clone());
@@ -224,9 +233,12 @@ impl Parts {
     }
 
     /// Makes either all writes or none, and reports the outcome to `disk`.
-    fn attempt(&self, writes: &mut [Box<dyn QueuedWrite>]) -> Result<(), StoreError> {
-        let begun = std::time::Instant::now();
-        let database = self.disk.writable().inspect_err(|_| self.disk.kept_waiting(begun))?;
+    fn attempt(
+        &self,
+        writes: &mut [Box<dyn QueuedWrite>],
+        database: Arc<Database>,
+        begun: std::time::Instant,
+    ) -> Result<(), StoreError> {
         // A panic of redb must not terminate the writer thread, on which all callers depend.
         let committed =
             catch_unwind(AssertUnwindSafe(|| self.commit(&database, writes))).unwrap_or_else(|_| {

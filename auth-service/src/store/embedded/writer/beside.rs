@@ -8,20 +8,30 @@ use redb::ReadableDatabase;
 use crate::store::StoreError;
 use crate::store::changes::About;
 
+use super::super::disk::reason_of;
 use super::super::overlay::Overlay;
 use super::super::rows::{Reader, unavailable};
 use super::super::writable::Writable;
 use super::Parts;
 use super::queued::QueuedWrite;
 
+/// Whether the writes were in a transaction that failed. They might then be visible, although they might not be on
+/// disk.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tried {
+    Yes,
+    No,
+}
+
 impl Parts {
     /// Puts the writes that take access away into the overlay, and refuses all others, because the database cannot
     /// be written.
-    pub(super) fn write_beside(&self, batch: Vec<Box<dyn QueuedWrite>>, reason: &str) {
+    pub(super) fn write_beside(&self, batch: Vec<Box<dyn QueuedWrite>>, error: &StoreError, tried: Tried) {
+        let reason = &*reason_of(error);
         let mut accepted = Vec::with_capacity(batch.len());
         let mut overlay = self.overlay.get();
         for mut write in batch {
-            match self.changes_of(&mut write, &overlay) {
+            match self.changes_of(&mut write, &overlay, tried) {
                 Ok((changed, touched)) => {
                     let is_change = !changed.is_empty();
                     if is_change {
@@ -54,15 +64,22 @@ impl Parts {
     ///
     /// # Errors
     /// Fails if the write does more than take access away, if there is no room for it, or if the database cannot
-    /// even be read.
-    fn changes_of(&self, write: &mut Box<dyn QueuedWrite>, overlay: &Overlay) -> Result<Beside, StoreError> {
+    /// even be read. Also fails if there is nothing left to change after a transaction that failed: the caller must not
+    /// be told that a change was made that might not be on disk.
+    fn changes_of(
+        &self,
+        write: &mut Box<dyn QueuedWrite>,
+        overlay: &Overlay,
+        tried: Tried,
+    ) -> Result<Beside, StoreError> {
         let database = self.disk.database()?;
         let transaction = database.begin_read().map_err(unavailable)?;
         let before = Reader::new(&transaction, &self.sealer, overlay);
         let rows = Writable::beside(&before, &self.sealer);
         write.run(&rows)?;
         let changed = rows.changed();
-        let is_allowed = write.takes_away() || changed.only_removes();
+        let is_unsure = tried == Tried::Yes && changed.is_empty();
+        let is_allowed = (write.takes_away() || changed.only_removes()) && !is_unsure;
         let fits = || changed.is_empty() || overlay.with(&changed).fits(&changed);
         if is_allowed && fits() {
             Ok((changed, rows.touched()))
