@@ -12,6 +12,7 @@ use std::time::Duration;
 use actix_web::rt::System;
 use clap::Parser;
 use contract::printing::print_error;
+#[cfg(feature = "jemalloc")]
 use tikv_jemallocator::Jemalloc;
 use tokio::runtime::{Builder, Runtime};
 
@@ -22,6 +23,7 @@ use cli::{Cli, Command};
 
 /// jemalloc returns memory to the operating system after a flood of requests. The allocator of the C library would
 /// keep most of it.
+#[cfg(feature = "jemalloc")]
 #[global_allocator]
 static ALLOCATOR: Jemalloc = Jemalloc;
 

@@ -14,10 +14,12 @@ use stdio_wrapper::app::{self, World};
 use stdio_wrapper::child::{BECOME, COUNT, SUPERVISE, become_child, count_watches, supervise};
 use stdio_wrapper::config::{Config, Options};
 use stdio_wrapper::log;
+#[cfg(feature = "jemalloc")]
 use tikv_jemallocator::Jemalloc;
 
 /// jemalloc returns memory to the system after a burst. The allocator of the C library keeps most of the memory
 /// after many small responses.
+#[cfg(feature = "jemalloc")]
 #[global_allocator]
 static ALLOCATOR: Jemalloc = Jemalloc;
 
