@@ -370,7 +370,7 @@ fn ready(sessions: Arc<Sessions>, authenticator: Arc<Authenticator>, open: Arc<O
         let (sessions, authenticator) = (Arc::clone(&sessions), Arc::clone(&authenticator));
         let is_full = open.is_full();
         Box::pin(async move {
-            if let Some(why) = sessions.why_not_ready() {
+            if let Some(why) = sessions.why_not_ready().await {
                 return Err(why);
             }
             if is_full {

@@ -53,6 +53,12 @@ impl Usage {
         self.memory.saturating_sub(self.in_files + self.in_kernel)
     }
 
+    /// Adds memory of files in memory, in bytes.
+    pub fn add_in_files(&mut self, bytes: u64) {
+        self.memory = self.memory.saturating_add(bytes);
+        self.in_files = self.in_files.saturating_add(bytes);
+    }
+
     /// Adds memory, in bytes, that the kernel uses on behalf of the processes.
     pub fn add_in_kernel(&mut self, bytes: u64) {
         self.memory = self.memory.saturating_add(bytes);

@@ -26,8 +26,9 @@ use tokio::time::timeout;
 /// does not read uses memory and a connection.
 const READ_TIMEOUT: u32 = 30_000;
 /// Maximum number of bytes of a response that the kernel buffers before it sends them. By default, it would
-/// buffer megabytes, which the wrapper does not count although they use memory of the container.
-const MAX_UNSENT: u32 = 64 << 10;
+/// buffer megabytes, which the wrapper does not count although they use memory of the container. What the kernel does
+/// not take stays in the wrapper, and counts for the user.
+const MAX_UNSENT: u32 = 16 << 10;
 /// Maximum time for a connection without a complete request, even if a part of a head has arrived. The HTTP
 /// server closes idle connections earlier, but limits the time only for the first head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(15);

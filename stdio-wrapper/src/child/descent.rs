@@ -1,11 +1,10 @@
 //! Finds out which child started a process, by following the parents of the process. The child's supervisor is
 //! among them while it runs.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use tokio::time::Instant;
 
-use super::open_files::{OpenFiles, Possible};
 use super::procfs::{Process, Stat, processes, stat, usage_of};
 use super::recent_tasks::RecentTasks;
 use super::times::{Ledger, Spent, Works};
@@ -21,18 +20,10 @@ pub(super) struct Descent {
     known: HashMap<Process, u64>,
     /// The processor time and page faults of each child, including its supervisor.
     ledgers: HashMap<u64, Ledger<Process>>,
-    open_files: OpenFiles,
     recent_tasks: RecentTasks,
     /// Whether this process already had children when it became the wrapper. This happens when a script starts
     /// a program and then runs the wrapper with `exec`.
     has_inherited: bool,
-}
-
-/// Whether memory in open files (for example, from `memfd_create(2)`) counts towards the memory of the process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Files {
-    Counted,
-    LeftOut,
 }
 
 /// The number that stands for processes that existed before the first child.
@@ -96,9 +87,9 @@ impl Descent {
         self.ledgers.iter().map(|(number, ledger)| (*number, ledger.spent())).collect()
     }
 
-    /// The usage of each child, including all its descendants that the last scan found. Memory in open files is
-    /// counted only on request, because it is expensive to find. The number of tasks is the largest of the last second.
-    pub(super) fn usage(&mut self, children: &HashMap<u64, i32>, files: Files) -> HashMap<u64, Usage> {
+    /// The usage of each child, including all its descendants that the last scan found. The number of tasks is the
+    /// largest of the last second.
+    pub(super) fn usage(&mut self, children: &HashMap<u64, i32>) -> HashMap<u64, Usage> {
         let own = children.iter().map(|(number, pid)| (*number, *pid));
         let started = self.known.iter().map(|(process, number)| (*number, process.pid));
         let mut all: HashMap<u64, Usage> = HashMap::new();
@@ -114,31 +105,13 @@ impl Descent {
             sum.tasks += usage.tasks;
             sum.processes += 1;
         }
-        // The files of a supervisor are those of the wrapper's program.
-        let in_files = match files {
-            Files::Counted => self.open_files.look(self.processes(children)),
-            Files::LeftOut => HashMap::new(),
-        };
         let now = Instant::now();
         self.recent_tasks.retain(|number| children.contains_key(&number));
         for (number, usage) in &mut all {
-            let in_files = in_files.get(number).copied().unwrap_or_default();
-            usage.memory += in_files;
-            usage.in_files += in_files;
             usage.faults = self.ledgers.get(number).map_or(0, |ledger| ledger.spent().faults);
             usage.tasks = self.recent_tasks.record(*number, usage.tasks, now);
         }
         all
-    }
-
-    /// The children that might have files in memory that the last examination did not find.
-    pub(super) fn suspects(&self) -> &HashSet<u64> {
-        self.open_files.suspects()
-    }
-
-    /// The memory that each child can have at most in files in memory, including those that it has only mapped.
-    pub(super) fn possible_files(&mut self, children: &HashMap<u64, i32>) -> HashMap<u64, Possible> {
-        self.open_files.possible(self.processes(children))
     }
 
     /// The processes of each child that the last scan found, without its supervisor.
@@ -169,16 +142,13 @@ mod tests {
         let mut descent = Descent::default();
         for _ in 0..400 {
             descent.look(&children);
-            if descent
-                .usage(&children, Files::LeftOut)
-                .get(&5)
-                .is_some_and(|usage| usage.tasks == 3 && usage.memory > 0)
-            {
+            let usage = descent.usage(&children).get(&5).copied();
+            if usage.is_some_and(|usage| usage.tasks == 3 && usage.memory > 0) {
                 break;
             }
             std::thread::sleep(std::time::Duration::from_millis(25));
         }
-        let usage = descent.usage(&children, Files::LeftOut)[&5];
+        let usage = descent.usage(&children)[&5];
         assert!(usage.tasks == 3 && usage.memory > 0, "{usage:?}");
         assert!(usage.in_kernel > 0 && usage.anonymous() > 0, "all three have page tables: {usage:?}");
         end(&descent, &mut shell);
@@ -218,31 +188,10 @@ mod tests {
         {
             std::thread::sleep(std::time::Duration::from_millis(5));
         }
-        let tasks = |descent: &mut Descent| descent.usage(&children, Files::LeftOut)[&5].tasks;
+        let tasks = |descent: &mut Descent| descent.usage(&children)[&5].tasks;
         assert_eq!(tasks(&mut descent), 3, "two of them and the shell existed at the time of the scan");
         descent.look(&children);
         assert_eq!((tasks(&mut descent), descent.known.len()), (3, 0));
-    }
-
-    #[test]
-    fn a_file_in_memory_counts_once_and_only_if_it_is_asked_for() {
-        let script = "exec 3<>/dev/shm/$$; rm /dev/shm/$$; head -c 1048576 /dev/zero >&3; sleep 100 & wait";
-        let mut shell = std::process::Command::new("sh").args(["-c", script]).spawn().unwrap();
-        let children = HashMap::from([(5, i32::try_from(shell.id()).unwrap())]);
-        let mut descent = Descent::default();
-        let mut hidden = 0;
-        for _ in 0..400 {
-            descent.look(&children);
-            let mut memory = |files| descent.usage(&children, files).get(&5).map_or(0, |usage| usage.memory);
-            hidden = memory(Files::Counted).saturating_sub(memory(Files::LeftOut));
-            // The open file is shared by the shell and the process that it has started.
-            if hidden >= 1 << 20 && descent.known.len() == 1 {
-                break;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(25));
-        }
-        end(&descent, &mut shell);
-        assert!((1 << 20..2 << 20).contains(&hidden), "{hidden}");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 mod ending;
 mod guard;
+mod hidden;
 mod roster;
 mod watching;
 
@@ -19,7 +20,6 @@ use self::guard::Relief;
 use self::roster::Roster;
 use super::backoff::{Backoffs, Broken, Pause};
 use super::command::{CommandError, Placeholders, fill};
-use super::descent::Files;
 use super::keepers::{EXIT_PATIENCE, Keeper, Keepers, Newcomer};
 use super::numbers::{Numbers, Random, Width};
 use super::output::Output;
@@ -280,6 +280,10 @@ impl Launcher {
             return true;
         }
         gone = gone.or_else(|| self.end_too_large(newcomer));
+        // Who has the memory that belongs to no process might be known now.
+        if gone.is_none() && self.relief.hidden.has_ended().await {
+            gone = self.end_too_large(newcomer);
+        }
         let Some(gone) = gone else { return false };
         let _ = tokio::time::timeout(EXIT_PATIENCE, gone).await;
         self.look();
@@ -287,8 +291,11 @@ impl Launcher {
     }
 
     /// Whether a child could be stopped for another one.
-    pub fn can_make_room(&self, newcomer: Newcomer<'_>) -> bool {
-        self.keepers.can_give_up(newcomer) || self.too_large(newcomer).is_some()
+    pub async fn can_make_room(self: &Arc<Self>, newcomer: Newcomer<'_>) -> bool {
+        if self.keepers.can_give_up(newcomer) || self.too_large(newcomer).is_some() {
+            return true;
+        }
+        self.relief.hidden.has_ended().await && self.too_large(newcomer).is_some()
     }
 
     /// Decides how many children fit into the container.
@@ -320,7 +327,7 @@ impl Launcher {
     pub fn look(&self) -> HashMap<u64, Usage> {
         let now = Instant::now();
         self.state().looked = Some(now);
-        self.spec.capacity.look(&|| self.usage(Files::LeftOut), now)
+        self.spec.capacity.look(&|| self.usage(), now)
     }
 
     /// Keeps spares ready while the wrapper runs.

@@ -9,7 +9,6 @@ mod turns;
 use std::collections::{HashMap, HashSet};
 use std::ffi::CStr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use rustix::fd::{AsFd, BorrowedFd};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, StatxFlags, open, readlinkat, statx};
@@ -20,13 +19,6 @@ pub(super) use self::mapped::Possible;
 use self::turns::{BUDGET, Budget, Extent, Turn, Turns};
 use super::procfs::{has_memory, threads};
 
-/// The processor time that each child has at least for its open files. An ordinary server with a dozen threads needs
-/// less, so it does not become a suspect because there are many servers.
-const ORDINARY: Duration = Duration::from_millis(5);
-
-/// The same for its mappings. The kernel needs more time for one of them than for an open file.
-const ORDINARY_MAPPINGS: Duration = Duration::from_millis(10);
-
 /// A file, identified by its file system and its number there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct FileId {
@@ -35,7 +27,7 @@ struct FileId {
 }
 
 /// The files that have been counted, and the memory with which each of them counts, in bytes.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 struct Seen(HashMap<FileId, u64>);
 
 impl Seen {
@@ -53,91 +45,82 @@ impl Seen {
     }
 }
 
-/// What is known about the open files of all children.
+/// What an examination has found, by child.
 #[derive(Debug, Default)]
-pub(super) struct OpenFiles {
-    suspects: HashSet<u64>,
-    /// What the last scan found, by child.
-    found: HashMap<u64, Possible>,
-    seen: Seen,
+pub(super) struct Examined {
+    /// The memory, in bytes, of the files in memory that the processes of the child have open. Each file counts once.
+    pub(super) in_files: HashMap<u64, u64>,
+    /// The memory that the child can have at most in files in memory, including those that it has only mapped.
+    pub(super) possible: HashMap<u64, Possible>,
+    /// The children whose open files or mappings could not all be examined, because they have too many of them, or
+    /// because a process does not let others look at them. Such a child might have more memory than is known.
+    pub(super) suspects: HashSet<u64>,
 }
 
-impl OpenFiles {
-    /// The children whose open files or mappings could not all be examined by the last scan, because they have too many
-    /// of them, or because a process does not let others look at them. Such a child might have more memory than is known.
-    pub(super) fn suspects(&self) -> &HashSet<u64> {
-        &self.suspects
-    }
+/// Examines the processes of each child. This can take most of a second, if children have very many open files or
+/// mappings. `before` contains the suspects of the previous examination.
+pub(super) fn examine(children: &HashMap<u64, Vec<i32>>, before: &HashSet<u64>) -> Examined {
+    examine_within(BUDGET, children, before)
+}
 
-    /// The memory, in bytes, of the files in memory that these processes of each child have open. Each file counts
-    /// once.
-    pub(super) fn look(&mut self, children: HashMap<u64, Vec<i32>>) -> HashMap<u64, u64> {
-        self.look_for(children, BUDGET)
+/// A child that needed too much time the last time comes last. Before it come the children with many processes, so that
+/// they get the time that the others do not need.
+fn examine_within(budget: Budget, children: &HashMap<u64, Vec<i32>>, before: &HashSet<u64>) -> Examined {
+    let mut order: Vec<(u64, &[i32])> = children.iter().map(|(number, pids)| (*number, &pids[..])).collect();
+    order.sort_unstable_by_key(|(number, pids)| (before.contains(number), pids.len(), *number));
+    let (mut file_systems, mut seen) = (FileSystems::of_this_process(), Seen::default());
+    let mut examined = Examined::default();
+    let mut turns = Turns::new(budget, order.len());
+    for (number, pids) in &order {
+        let turn = turns.next();
+        let found = Possible::default();
+        let mut look = Look { turn, file_systems: &mut file_systems, seen: &mut seen, found };
+        look.examine(pids);
+        examined.note(*number, look.turn.extent(), before);
+        examined.in_files.insert(*number, look.found.in_files);
+        examined.possible.insert(*number, look.found);
     }
+    // What any child has open is known exactly, so mappings come after the open files of all children.
+    let mut turns = Turns::new(budget, order.len());
+    for (number, pids) in &order {
+        let (mut turn, possible) = (turns.next(), examined.possible.entry(*number).or_default());
+        examine_mappings(pids, &mut turn, &mut file_systems, &mut seen, possible);
+        examined.note(*number, turn.extent(), before);
+    }
+    examined
+}
 
-    /// A child that needed too much time the last time comes last.
-    fn look_for(&mut self, children: HashMap<u64, Vec<i32>>, budget: Budget) -> HashMap<u64, u64> {
-        let before = std::mem::take(&mut self.suspects);
-        let mut order: Vec<(u64, Vec<i32>)> = children.into_iter().collect();
-        order.sort_unstable_by_key(|(number, _)| (before.contains(number), *number));
-        let mut turns = Turns::new(budget, ORDINARY, order.len());
-        let (mut file_systems, mut seen) = (FileSystems::of_this_process(), Seen::default());
-        self.found.clear();
-        for (number, pids) in order {
-            let mut look = Look {
-                turn: turns.next(),
-                file_systems: &mut file_systems,
-                seen: &mut seen,
-                found: Possible::default(),
-            };
-            look.examine(&pids);
-            let is_suspect = match look.turn.extent() {
-                Extent::All => false,
-                // The machine was too busy, so nothing new is known about the child.
-                Extent::Late => before.contains(&number),
-                Extent::TooMuch => true,
-            };
-            if is_suspect {
-                self.suspects.insert(number);
-            }
-            self.found.insert(number, look.found);
+fn examine_mappings(
+    pids: &[i32],
+    turn: &mut Turn,
+    file_systems: &mut FileSystems,
+    seen: &mut Seen,
+    possible: &mut Possible,
+) {
+    for process in pids.iter().map(|pid| PathBuf::from(format!("/proc/{pid}"))) {
+        if turn.is_over() {
+            return;
         }
-        self.seen = seen;
-        self.found.iter().map(|(number, found)| (*number, found.in_files)).collect()
-    }
-
-    /// The memory that each child can have at most in files in memory, including those whose memory the last scan of
-    /// open files has found.
-    pub(super) fn possible(&mut self, children: HashMap<u64, Vec<i32>>) -> HashMap<u64, Possible> {
-        self.possible_for(children, BUDGET)
-    }
-
-    fn possible_for(&mut self, children: HashMap<u64, Vec<i32>>, budget: Budget) -> HashMap<u64, Possible> {
-        let mut turns = Turns::new(budget, ORDINARY_MAPPINGS, children.len());
-        let (mut file_systems, mut seen) = (FileSystems::of_this_process(), self.seen.clone());
-        let mut all = HashMap::new();
-        for (number, pids) in children {
-            let (mut turn, mut possible) =
-                (turns.next(), self.found.get(&number).copied().unwrap_or_default());
-            for process in pids.iter().map(|pid| PathBuf::from(format!("/proc/{pid}"))) {
-                if turn.is_over() {
-                    break;
-                }
-                let examined = mapped::examine(&process, &mut turn, &mut file_systems, &mut seen);
-                let found = examined.as_ref().copied().unwrap_or_default();
-                possible.in_files = possible.in_files.saturating_add(found.in_files);
-                possible.secret = possible.secret.saturating_add(found.secret);
-                let examined = examined.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO));
-                if is_withheld(examined.map(drop), || has_memory(&process)) {
-                    turn.is_withheld();
-                }
-            }
-            if turn.extent() == Extent::TooMuch {
-                self.suspects.insert(number);
-            }
-            all.insert(number, possible);
+        let examined = mapped::examine(&process, turn, file_systems, seen, possible);
+        let examined = examined.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO));
+        if is_withheld(examined, || has_memory(&process)) {
+            turn.is_withheld();
         }
-        all
+    }
+}
+
+impl Examined {
+    /// Records how much of a child has been examined.
+    fn note(&mut self, number: u64, extent: Extent, before: &HashSet<u64>) {
+        let is_suspect = match extent {
+            Extent::All => false,
+            // The machine was too busy, so nothing new is known about the child.
+            Extent::Late => before.contains(&number),
+            Extent::TooMuch => true,
+        };
+        if is_suspect {
+            self.suspects.insert(number);
+        }
     }
 }
 
@@ -237,6 +220,7 @@ fn is_secret(name: &[u8]) -> bool {
 mod tests {
     use std::io::Read as _;
     use std::process::{Child, Command, Stdio};
+    use std::time::Duration;
 
     use super::*;
 
@@ -272,10 +256,20 @@ mod tests {
 
     const LONG: Budget = Budget { processor: Duration::from_secs(60), total: Duration::from_secs(60) };
 
+    fn examine(children: &HashMap<u64, Vec<i32>>, budget: Budget) -> Examined {
+        examine_within(budget, children, &HashSet::new())
+    }
+
+    fn examine_all(python: &Python) -> (Examined, bool) {
+        let examined = examine(&HashMap::from([(5, vec![python.pid(); 2])]), LONG);
+        let is_suspect = examined.suspects.contains(&5);
+        (examined, is_suspect)
+    }
+
+    /// The memory of the open files, in MiB, and whether the process is a suspect.
     fn memory_of(python: &Python) -> (u64, bool) {
-        let mut files = OpenFiles::default();
-        let memory = files.look_for(HashMap::from([(5, vec![python.pid()])]), LONG);
-        (memory[&5] >> 20, files.suspects().contains(&5))
+        let (examined, is_suspect) = examine_all(python);
+        (examined.in_files[&5] >> 20, is_suspect)
     }
 
     #[test]
@@ -300,10 +294,8 @@ mod tests {
     }
 
     fn possible_of(python: &Python) -> (Possible, bool) {
-        let (mut files, children) = (OpenFiles::default(), HashMap::from([(5, vec![python.pid(); 2])]));
-        files.look_for(children.clone(), LONG);
-        assert_eq!(files.possible_for(children.clone(), LONG), files.possible_for(children.clone(), LONG));
-        (files.possible_for(children, LONG)[&5], files.suspects().contains(&5))
+        let (examined, is_suspect) = examine_all(python);
+        (examined.possible[&5], is_suspect)
     }
 
     #[test]
@@ -312,10 +304,14 @@ mod tests {
         // Python keeps a second descriptor of a file that it maps.
         let python = Python::run(script);
         assert_eq!(memory_of(&python), (0, false));
-        assert_eq!(possible_of(&python), (Possible { in_files: 8 << 20, secret: 0 }, false));
+        let expected = Possible { in_files: 3 << 20, without_file: 5 << 20, secret: 0 };
+        assert_eq!(possible_of(&python), (expected, false));
         // What is open is known exactly, whatever is mapped of it.
         let script = "import mmap\nfile = os.memfd_create('x')\nos.write(file, b'k' * (3 << 20))\nos.ftruncate(file, 9 << 20)\nkept = mmap.mmap(file, 9 << 20)";
-        assert_eq!(possible_of(&Python::run(script)), (Possible { in_files: 3 << 20, secret: 0 }, false));
+        assert_eq!(
+            possible_of(&Python::run(script)),
+            (Possible { in_files: 3 << 20, ..Possible::default() }, false)
+        );
     }
 
     #[test]
@@ -328,7 +324,7 @@ mod tests {
         });
         // A kernel can be configured without such files.
         if has_secret {
-            let expected = (Possible { in_files: 0, secret: 1 << 20 }, false);
+            let expected = (Possible { secret: 1 << 20, ..Possible::default() }, false);
             assert_eq!(possible_of(&python), expected);
             let mapped = format!("{opened}\n  kept = mmap.mmap(file, 1 << 20)\n  os.closerange(3, 99)");
             assert_eq!(possible_of(&Python::run(&mapped)), expected);
@@ -350,21 +346,28 @@ mod tests {
     fn a100_who_maps_too_much_to_be_examined_is_a_suspect() {
         let many = Python::run("import mmap\nkept = [mmap.mmap(-1, 4096) for _ in range(400)]");
         let children = HashMap::from([(1, vec![many.pid(); 100_000])]);
-        let mut files = OpenFiles::default();
-        files.possible_for(children.clone(), Budget { processor: Duration::from_millis(40), ..LONG });
-        assert_eq!(files.suspects(), &HashSet::from([1]));
-        let mut files = OpenFiles::default();
-        files.possible_for(children, Budget { total: Duration::ZERO, ..LONG });
-        assert!(files.suspects().is_empty(), "the machine was busy");
+        let examined = examine(&children, Budget { processor: Duration::from_millis(40), ..LONG });
+        assert_eq!(examined.suspects, HashSet::from([1]));
+        let examined = examine(&children, Budget { total: Duration::ZERO, ..LONG });
+        assert!(examined.suspects.is_empty(), "the machine was busy");
     }
 
     #[test]
     fn a100_ordinary_servers_are_no_suspects_however_many_they_are() {
         let ordinary = Python::run("kept = [os.open('/dev/null', os.O_RDONLY) for _ in range(50)]");
         let children = (0..300).map(|number| (number, vec![ordinary.pid()])).collect();
-        let mut files = OpenFiles::default();
-        files.look_for(children, Budget { processor: Duration::from_millis(1), ..LONG });
-        assert!(files.suspects().is_empty(), "{:?}", files.suspects());
+        let examined = examine(&children, Budget { processor: Duration::from_millis(1), ..LONG });
+        assert!(examined.suspects.is_empty(), "{:?}", examined.suspects);
+    }
+
+    /// The time for one examination must be enough for both.
+    #[test]
+    fn a100_a_server_with_many_workers_that_have_thousands_of_files_and_mappings_is_no_suspect() {
+        let script = "import mmap, resource\nmost = resource.getrlimit(resource.RLIMIT_NOFILE)[1]\nresource.setrlimit(resource.RLIMIT_NOFILE, (most, most))\nfiles = [os.open('/dev/null', os.O_RDONLY) for _ in range(1000)]\nkept = [mmap.mmap(-1, 4096, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=1 + 2 * (n % 2)) for n in range(2000)]";
+        let (large, small) = (Python::run(script), Python::run(""));
+        let children = HashMap::from([(1, vec![large.pid(); 10]), (2, vec![small.pid()])]);
+        let examined = examine(&children, Budget { total: LONG.total, ..BUDGET });
+        assert!(examined.suspects.is_empty(), "{:?}", examined.suspects);
     }
 
     #[test]
@@ -372,16 +375,17 @@ mod tests {
         let many = Python::run("kept = [os.open('/dev/null', os.O_RDONLY) for _ in range(400)]");
         let few = Python::run("file = os.memfd_create('x')\nos.write(file, b'k' * (3 << 20))");
         let children = HashMap::from([(1, vec![many.pid(); 100_000]), (2, vec![few.pid()])]);
-        let mut files = OpenFiles::default();
+        let mut before = HashSet::new();
         for _ in 0..2 {
             let budget = Budget { processor: Duration::from_millis(40), ..LONG };
-            let memory = files.look_for(children.clone(), budget);
-            assert_eq!((memory[&2] >> 20, files.suspects()), (3, &HashSet::from([1])));
+            let examined = examine_within(budget, &children, &before);
+            assert_eq!((examined.in_files[&2] >> 20, &examined.suspects), (3, &HashSet::from([1])));
+            before = examined.suspects;
         }
         // If the machine is busy, children that could not be examined in time are suspects only if they already were.
-        files.look_for(children, Budget { total: Duration::ZERO, ..LONG });
-        assert_eq!(files.suspects(), &HashSet::from([1]));
-        files.look_for(HashMap::from([(1, vec![many.pid()])]), LONG);
-        assert!(files.suspects().is_empty(), "all files were examined this time");
+        let examined = examine_within(Budget { total: Duration::ZERO, ..LONG }, &children, &before);
+        assert_eq!(examined.suspects, HashSet::from([1]));
+        let examined = examine_within(LONG, &HashMap::from([(1, vec![many.pid()])]), &before);
+        assert!(examined.suspects.is_empty(), "all files were examined this time");
     }
 }

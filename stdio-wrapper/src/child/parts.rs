@@ -65,7 +65,7 @@ mod tests {
     use rustix::process::{Pid, Signal, kill_process};
 
     use super::*;
-    use crate::child::descent::{Descent, Files};
+    use crate::child::descent::Descent;
 
     #[test]
     fn pages_that_processes_share_after_a_fork_count_once() {
@@ -79,7 +79,7 @@ mod tests {
         let children = HashMap::from([(5, i32::try_from(shell.id()).unwrap())]);
         let mut descent = Descent::default();
         descent.look(&children);
-        let counted = descent.usage(&children, Files::LeftOut)[&5];
+        let counted = descent.usage(&children)[&5];
         let processes = descent.processes(&children);
         let part = parts(&processes, Instant::now() + Duration::from_secs(60)).get(&5).copied();
         let late = parts(&processes, Instant::now());

@@ -11,8 +11,7 @@ use rustix::process::{Signal, WaitOptions, kill_process, waitpid};
 use tokio::sync::Notify;
 
 use super::descendants::children_of_this_process;
-use super::descent::{Descent, Files, INHERITED};
-use super::open_files::Possible;
+use super::descent::{Descent, INHERITED};
 use super::supervised::Supervised;
 use super::times::Spent;
 use crate::capacity::Usage;
@@ -63,22 +62,11 @@ impl Reaper {
     }
 
     /// What each child uses now, including its supervisor and all its descendants.
-    pub(super) fn usage(&self, files: Files) -> HashMap<u64, Usage> {
+    pub(super) fn usage(&self) -> HashMap<u64, Usage> {
         let children = self.children();
         let mut descent = self.descent();
         descent.look(&children);
-        descent.usage(&children, files)
-    }
-
-    /// The children that might have files in memory that the last examination did not find.
-    pub(super) fn suspects(&self) -> HashSet<u64> {
-        self.descent().suspects().clone()
-    }
-
-    /// The memory that each child can have at most in files in memory, including those that it has only mapped.
-    pub(super) fn possible_files(&self) -> HashMap<u64, Possible> {
-        let children = self.children();
-        self.descent().possible_files(&children)
+        descent.usage(&children)
     }
 
     /// The processes of each child, without its supervisor.

@@ -46,10 +46,9 @@ impl Shortage {
     }
 }
 
-/// Charges the hidden memory of files, in bytes, to a suspect: a child whose open files could not all be examined. If
-/// several users have suspects, it is the largest suspect of the user whose children use the most. A suspect that is
-/// missing in `all` has already been stopped and is still exiting. Until it has exited, it is charged instead. `hidden`
-/// is all memory that belongs to no process.
+/// Charges the hidden memory of files, in bytes, to the suspects, in equal parts: the children whose open files and
+/// mappings could not all be examined. A suspect that is missing in `all` has already been stopped and is still exiting.
+/// Until it has exited, it is charged instead of the others. `hidden` is all memory that belongs to no process.
 pub(super) fn charge_suspects(
     hidden: u64,
     kinds: Kinds,
@@ -59,19 +58,18 @@ pub(super) fn charge_suspects(
 ) {
     let known: u64 = usage.values().map(|usage| usage.in_files).sum();
     let hidden = hidden.min(kinds.in_files.saturating_sub(known));
-    let exiting = suspects.iter().filter(|child| usage.contains_key(*child)).copied();
-    let exiting = exiting.filter(|child| all.iter().all(|one| one.child != *child)).min();
-    let users: HashSet<&str> =
-        all.iter().filter(|one| suspects.contains(&one.child)).map(|one| one.user.as_str()).collect();
-    let of_users: Vec<&Held> = all.iter().filter(|one| users.contains(one.user.as_str())).collect();
-    let charged = exiting.or_else(|| {
-        let (user, _) = most(&of_users, usage, Measure::Memory)?;
-        let of_user = of_users.iter().filter(|one| one.user == user && suspects.contains(&one.child));
-        Some(of_user.max_by_key(|one| size(one, usage, Measure::Memory))?.child)
-    });
-    if let Some(usage) = charged.and_then(|child| usage.get_mut(&child)) {
-        usage.memory += hidden;
-        usage.in_files += hidden;
+    let (mut charged, exiting): (Vec<u64>, Vec<u64>) = suspects
+        .iter()
+        .filter(|child| usage.contains_key(*child))
+        .partition(|child| all.iter().any(|one| one.child == **child));
+    if !exiting.is_empty() {
+        charged = exiting;
+    }
+    let share = hidden / u64::try_from(charged.len()).unwrap_or(u64::MAX).max(1);
+    for child in charged {
+        if let Some(usage) = usage.get_mut(&child) {
+            usage.add_in_files(share);
+        }
     }
 }
 
@@ -363,14 +361,19 @@ mod tests {
             let mut usage = usage(&[(1, 60), (2, 9), (3, 7), (4, 10)]);
             let kinds = Kinds { in_files: 400, ..Kinds::UNKNOWN };
             charge_suspects(500, kinds, &suspects.iter().copied().collect(), all, &mut usage);
-            (1..5).filter(|child| usage[child].in_files == 400).collect::<Vec<u64>>()
+            [1, 2, 3, 4].map(|child| usage[&child].in_files)
         };
-        assert_eq!(charged(&[], &all), [0; 0]);
-        assert_eq!(charged(&[3], &all), [3]);
-        assert_eq!(charged(&[2, 3], &all), [2]);
-        assert_eq!(charged(&[3, 4], &all), [3], "both children of mallory use more than that of ana");
-        assert_eq!(charged(&[3, 4], &all[1..2]), [3], "this child is still exiting");
-        assert_eq!(charged(&[8], &all), [0; 0], "this child has exited");
+        assert_eq!(charged(&[], &all), [0; 4]);
+        assert_eq!(charged(&[3], &all), [0, 0, 400, 0]);
+        assert_eq!(charged(&[2, 3], &all), [0, 200, 200, 0]);
+        assert_eq!(
+            charged(&[1, 2, 3, 4], &all),
+            [100; 4],
+            "the size of a suspect does not show that it hides memory"
+        );
+        assert_eq!(charged(&[3, 4], &all[1..2]), [0, 0, 200, 200], "these children are still exiting");
+        assert_eq!(charged(&[2, 4], &all[..2]), [0, 0, 0, 400], "one of them is still exiting");
+        assert_eq!(charged(&[8], &all), [0; 4], "this child has exited");
         // With its part of the memory, the child is the largest.
         let mut usage = usage(&[(1, 60), (2, 9), (3, 7), (4, 10)]);
         let kinds = Kinds::UNKNOWN;

@@ -50,7 +50,7 @@ impl Problem {
         Self::new(
             StatusCode::NOT_FOUND,
             Code::SessionNotFound,
-            "Session not found. Send initialize to open a new one.",
+            "Session not found: it has ended, or the server was restarted. Send initialize to open a new one.",
         )
     }
 

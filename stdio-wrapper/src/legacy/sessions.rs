@@ -129,12 +129,12 @@ impl Sessions {
     }
 
     /// Returns why no new session can be opened now, even by ending an unused one.
-    pub fn why_not_ready(&self) -> Option<&'static str> {
+    pub async fn why_not_ready(&self) -> Option<&'static str> {
         if self.is_stopping() {
             Some("the wrapper is stopping")
         } else if let Some(why) = self.launcher.why_not_ready() {
             Some(why)
-        } else if !self.has_room() {
+        } else if !self.has_room().await {
             Some(
                 "there is no room for another session (MAX_SESSIONS, or the memory and the processes of the container)",
             )

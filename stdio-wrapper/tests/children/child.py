@@ -181,6 +181,15 @@ def ask(method, params, number=None):
 
 HELD = []
 KEPT = []
+
+
+def map_pages(count):
+    """Maps this many single pages. The kernel does not merge mappings with different protection."""
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    kinds = [mmap.PROT_READ, mmap.PROT_READ | mmap.PROT_WRITE]
+    KEPT.extend(mmap.mmap(-1, mmap.PAGESIZE, flags=flags, prot=kinds[n % 2]) for n in range(count))
+
+
 SLEEPING = []
 BLAMED = []
 VISITS = {}
@@ -286,12 +295,22 @@ def call(message):
             os.write(file, bytes(1 << 20))
         return text("hidden")
     if name == "hide mapped":
-        # Allocates shared memory without a file, of which the kernel then counts nothing as memory of this process.
-        for _ in range(given["mib"] // 4):
-            KEPT.append(mmap.mmap(-1, 4 << 20))
-            KEPT[-1].write(bytes(4 << 20))
-            KEPT[-1].madvise(mmap.MADV_DONTNEED)
+        # Allocates shared memory without a file, of which the kernel then counts nothing as memory of this process. With
+        # `behind`, this many other mappings are listed first.
+        hidden = [mmap.mmap(-1, 4 << 20) for _ in range(given["mib"] // 4)]
+        map_pages(given.get("behind", 0))
+        for mapping in hidden:
+            mapping.write(bytes(4 << 20))
+            mapping.madvise(mmap.MADV_DONTNEED)
+        KEPT.append(hidden)
         return text("hidden")
+    if name == "map pages":
+        map_pages(given["count"])
+        return text("mapped")
+    if name == "map unused":
+        # Shared memory of which hardly any page exists.
+        KEPT.append(mmap.mmap(-1, given["mib"] << 20))
+        return text("mapped")
     if name == "open":
         # Has as many open files and threads as some ordinary servers.
         KEPT.extend(open(os.devnull) for _ in range(given["files"]))
@@ -315,6 +334,7 @@ def call(message):
         for _ in range(given["mib"] // 4):
             file = os.memfd_create("hidden")
             os.write(file, bytes(4 << 20))
+            time.sleep(given.get("pause", 0))
             pair[0].sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [file]))])
             os.close(file)
         return text("hidden")

@@ -315,14 +315,20 @@ async fn a100_who_makes_servers_grow_loses_one_before_the_kernel_ends_any() {
 }
 
 /// The kernel attributes the content of a file in memory to the container, but to no process. A server that hides
-/// memory in this way is stopped. A server of another user, which seems to be larger and has so many threads and files
-/// that they cannot all be examined, is not.
-async fn loses_the_server_that_hides(name: &str, tool: &str, arguments: serde_json::Value) {
+/// memory in this way with one call of a tool is stopped. A server of another user, which seems to be larger and has
+/// called some tools as well, is not.
+async fn loses_the_server_that_hides(
+    name: &str,
+    honest: &[(&str, serde_json::Value)],
+    (tool, arguments): (&str, serde_json::Value),
+) {
     let Some(group) = Group::new(name, 4096, 512 << 20) else { return };
     let wrapper = group.wrapper(&["--identity=headers"], &[]).await;
     let bob = caller(&wrapper, "bob").initialize("2025-11-25").await;
     bob.text("keep", serde_json::json!({"mib": 60})).await;
-    bob.text("open", serde_json::json!({"files": 100, "threads": 100})).await;
+    for (tool, arguments) in honest {
+        bob.text(tool, arguments.clone()).await;
+    }
     let mallory = caller(&wrapper, "mallory").initialize("2025-11-25").await;
     let hidden = mallory.post(call(1, tool, arguments)).await.text().await.unwrap();
     let told = wrapper.logged("nearly used up").await;
@@ -336,20 +342,51 @@ async fn loses_the_server_that_hides(name: &str, tool: &str, arguments: serde_js
     assert_eq!(group.kills(), 0);
 }
 
+/// So many threads and files that only a few of them can be examined at once.
+fn many_files() -> (&'static str, serde_json::Value) {
+    ("open", serde_json::json!({"files": 100, "threads": 100}))
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a100_who_hides_memory_loses_the_server_and_nobody_else_does() {
-    loses_the_server_that_hides("hiding", "hide", serde_json::json!({"mib": 400})).await;
+    let hides = ("hide", serde_json::json!({"mib": 400}));
+    loses_the_server_that_hides("hiding", &[many_files()], hides).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a100_who_hides_memory_behind_many_files_loses_the_server() {
-    let arguments = serde_json::json!({"mib": 400, "behind": 300});
-    loses_the_server_that_hides("hiding-behind", "hide", arguments).await;
+    let hides = ("hide", serde_json::json!({"mib": 400, "behind": 300}));
+    loses_the_server_that_hides("hiding-behind", &[many_files()], hides).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a100_who_hides_memory_in_mappings_loses_the_server() {
-    loses_the_server_that_hides("hiding-mapped", "hide mapped", serde_json::json!({"mib": 400})).await;
+    let hides = ("hide mapped", serde_json::json!({"mib": 400}));
+    loses_the_server_that_hides("hiding-mapped", &[many_files()], hides).await;
+}
+
+/// The honest server has workers with thousands of mappings each, like some interpreters.
+#[tokio::test(flavor = "multi_thread")]
+async fn a100_who_hides_memory_behind_many_mappings_loses_the_server_and_one_with_many_mappings_does_not() {
+    let honest =
+        [("map pages", serde_json::json!({"count": 2000})), ("fork", serde_json::json!({"count": 9}))];
+    let hides = ("hide mapped", serde_json::json!({"mib": 400, "behind": 10_000}));
+    loses_the_server_that_hides("hiding-behind-mappings", &honest, hides).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a100_a_server_with_a_large_mapping_that_it_does_not_use_is_not_charged_with_what_another_one_hides()
+{
+    let honest = [("map unused", serde_json::json!({"mib": 2000}))];
+    let hides = ("hide mapped", serde_json::json!({"mib": 400}));
+    loses_the_server_that_hides("hiding-beside-unused", &honest, hides).await;
+}
+
+/// Nothing shows where this memory is. When it is about to run out, the time that it took to fill it decides.
+#[tokio::test(flavor = "multi_thread")]
+async fn a100_who_fills_the_memory_where_nobody_looks_loses_the_server_before_the_kernel_kills_one() {
+    let hides = ("hide well", serde_json::json!({"mib": 440, "pause": 0.02}));
+    loses_the_server_that_hides("filling-well", &[], hides).await;
 }
 
 /// The kernel attributes page tables to the container, but does not count them as resident memory of the process.

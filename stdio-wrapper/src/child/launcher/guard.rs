@@ -9,10 +9,9 @@ use tokio::time::Instant;
 
 use super::Launcher;
 use super::ending::Ending;
+use super::hidden::Hidden;
 use super::watching::Watching;
 use crate::capacity::{Kinds, Load, Measure, Usage};
-use crate::child::charging;
-use crate::child::descent::Files;
 use crate::child::keepers::{EXIT_PATIENCE, FEW, Gone, Held, Newcomer, Scarce};
 use crate::child::parts::parts;
 use crate::child::procfs::own_usage;
@@ -33,9 +32,6 @@ const MEASURE: Duration = Duration::from_secs(1);
 /// Time for which a measurement of shared memory delays a decision. If it takes longer, the decision uses the previous
 /// measurement, unless much of the memory that is kept free is still left.
 pub(super) const WAIT: Duration = Duration::from_millis(20);
-/// Minimum time between two examinations of the files that children have open. A child can open very many
-/// files, and a user who hides memory elsewhere could otherwise keep the guard busy with them.
-const FILES: Duration = Duration::from_secs(1);
 /// Maximum number of stopped children that are logged per second.
 const RELIEF_RATE: u32 = 5;
 
@@ -46,8 +42,8 @@ pub(super) struct Relief {
     ending: Ending,
     /// Notified whenever one of them has exited.
     ended: Notify,
-    /// When the files that children have open were last examined.
-    files: Mutex<Option<Instant>>,
+    /// What is known about memory that the kernel attributes to no process.
+    pub(super) hidden: Hidden,
     /// How much memory the processes of each child share.
     sharing: Mutex<Sharing>,
     /// The epoll watches of children.
@@ -61,7 +57,7 @@ impl Relief {
         Self {
             ending: Ending::default(),
             ended: Notify::new(),
-            files: Mutex::default(),
+            hidden: Hidden::default(),
             sharing: Mutex::default(),
             watching: Watching::default(),
             log,
@@ -73,22 +69,16 @@ impl Relief {
     pub(super) async fn one_has_ended(&self) -> bool {
         let mut gone = std::pin::pin!(self.ended.notified());
         gone.as_mut().enable();
-        let is_one_ending = !self.ending.is_empty();
-        is_one_ending && tokio::time::timeout(EXIT_PATIENCE, gone).await.is_ok()
+        self.is_one_ending() && tokio::time::timeout(EXIT_PATIENCE, gone).await.is_ok()
+    }
+
+    /// Whether a child that was stopped because of its size is still exiting.
+    pub(super) fn is_one_ending(&self) -> bool {
+        !self.ending.is_empty()
     }
 
     fn sharing(&self) -> MutexGuard<'_, Sharing> {
         self.sharing.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether the files that children have open can be examined again.
-    fn may_look_at_files(&self) -> bool {
-        let (mut last, now) = (self.files.lock().unwrap_or_else(PoisonError::into_inner), Instant::now());
-        let may = last.is_none_or(|last| now.duration_since(last) >= FILES);
-        if may {
-            *last = Some(now);
-        }
-        may
     }
 
     fn may_log(&self) -> bool {
@@ -103,6 +93,7 @@ impl Launcher {
         while self.spec.capacity.is_limited() {
             tokio::time::sleep(until_next_look(self.spec.capacity.room())).await;
             let left = self.spec.capacity.room().unwrap_or_default();
+            self.examine_early(left);
             if self.relief.sharing().is_outdated(self.spec.capacity.kinds(), left) {
                 // The guard continues while the kernel measures.
                 self.measure_sharing(Duration::ZERO).await;
@@ -147,7 +138,7 @@ impl Launcher {
         }
         let launcher = Arc::clone(self);
         let measured = self.runtime.spawn_blocking(move || {
-            let usage = launcher.reaper.usage(Files::LeftOut);
+            let usage = launcher.reaper.usage();
             let (own, kinds) = (own_usage(), launcher.spec.capacity.kinds());
             let is_shared = Sharing::is_shared(&usage, own, kinds);
             let parts = is_shared.then(|| parts(&launcher.reaper.processes(), Instant::now() + MEASURE));
@@ -157,8 +148,16 @@ impl Launcher {
     }
 
     /// The usage of each child, with memory that its processes share counted once.
-    pub(super) fn usage(&self, files: Files) -> HashMap<u64, Usage> {
-        let (kinds, mut usage) = (self.spec.capacity.kinds(), self.reaper.usage(files));
+    pub(super) fn usage(&self) -> HashMap<u64, Usage> {
+        self.usage_with(&HashMap::new())
+    }
+
+    /// The same, with this memory of open files in bytes, by child.
+    pub(super) fn usage_with(&self, in_files: &HashMap<u64, u64>) -> HashMap<u64, Usage> {
+        let (kinds, mut usage) = (self.spec.capacity.kinds(), self.reaper.usage());
+        for (number, usage) in &mut usage {
+            usage.add_in_files(in_files.get(number).copied().unwrap_or_default());
+        }
         self.relief.sharing().fit(&mut usage, own_usage(), kinds);
         usage
     }
@@ -205,7 +204,10 @@ impl Launcher {
     }
 
     /// Finds a child whose user has more than a fair share, if there is no room for a user who has no child.
-    pub(super) fn too_large(&self, newcomer: Newcomer<'_>) -> Option<(Held, Measure, HashMap<u64, Usage>)> {
+    pub(super) fn too_large(
+        self: &Arc<Self>,
+        newcomer: Newcomer<'_>,
+    ) -> Option<(Held, Measure, HashMap<u64, Usage>)> {
         // All children are measured only if a child could be chosen.
         let (short, _) = self.spec.capacity.share(1, FEW).filter(|_| newcomer.has == 0)?;
         let load = (self.spec.capacity.load(short, &own_usage())?, self.spec.capacity.kinds());
@@ -214,44 +216,8 @@ impl Launcher {
             let charged = relief::with_held(all, &self.spec.memory.held(), usage);
             relief::choose_for(newcomer, all, &charged, self.shortage(short, load, usage), share)
         };
-        let (large, usage) = self.look_for(short, self.usage(Files::LeftOut), choose)?;
+        let (large, usage) = self.look_for(short, self.usage(), choose)?;
         Some((large, short, usage))
-    }
-
-    /// Calls `choose` with the children that have not been stopped yet. If it chooses none and memory is short,
-    /// calls it again with memory in open files counted, and then also with that of epoll watches. Before that,
-    /// this memory counts as hidden, and a user with less memory than is hidden loses no child. Memory that is then still
-    /// hidden is charged to the children that can have it in files that they have only mapped. If the files of some
-    /// children cannot be examined, nothing is chosen until one of these children has been charged with the memory of
-    /// files that is hidden even then.
-    fn look_for<T>(
-        &self,
-        short: Measure,
-        usage: HashMap<u64, Usage>,
-        choose: impl Fn(&[Held], &HashMap<u64, Usage>) -> Option<T>,
-    ) -> Option<(T, HashMap<u64, Usage>)> {
-        let all = self.not_ending();
-        if let Some(chosen) = choose(&all, &usage) {
-            return Some((chosen, usage));
-        }
-        if short != Measure::Memory || !self.relief.may_look_at_files() {
-            return None;
-        }
-        let mut usage = self.usage(Files::Counted);
-        if let Some(chosen) = choose(&all, &usage).filter(|_| self.reaper.suspects().is_empty()) {
-            return Some((chosen, usage));
-        }
-        self.relief.watching.add_memory(&mut usage);
-        if let Some(load) = self.spec.capacity.load(short, &own_usage()) {
-            let kinds = self.spec.capacity.kinds();
-            let hidden = |usage: &HashMap<u64, Usage>| self.shortage(short, (load, kinds), usage).hidden;
-            if hidden(&usage) > 0 {
-                charging::charge(hidden(&usage), kinds, &self.reaper.possible_files(), &mut usage);
-            }
-            let suspects = self.reaper.suspects();
-            relief::charge_suspects(hidden(&usage), kinds, &suspects, &all, &mut usage);
-        }
-        choose(&all, &usage).map(|chosen| (chosen, usage))
     }
 
     /// All children, except those that were stopped because of their size and are still exiting.
@@ -262,7 +228,12 @@ impl Launcher {
         all
     }
 
-    fn shortage(&self, short: Measure, load: (Load, Kinds), usage: &HashMap<u64, Usage>) -> Shortage {
+    pub(super) fn shortage(
+        &self,
+        short: Measure,
+        load: (Load, Kinds),
+        usage: &HashMap<u64, Usage>,
+    ) -> Shortage {
         let own = own_usage();
         let of_nobody = match short {
             Measure::Memory => {

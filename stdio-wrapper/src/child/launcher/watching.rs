@@ -11,7 +11,6 @@ use tokio::time::Instant;
 
 use super::Launcher;
 use crate::capacity::Usage;
-use crate::child::descent::Files;
 use crate::child::keepers::{EXIT_PATIENCE, Gone, Scarce};
 use crate::child::watches::{self, Evidence, Probe, WATCH};
 
@@ -126,7 +125,7 @@ impl Launcher {
     /// Stops the child that has used up the watches, if it can be determined. While the kernel is freeing the watches
     /// of another child, only watches that have been found are a reason to stop a child.
     fn end_watcher(self: &Arc<Self>, found: &HashMap<u64, u64>, is_freeing: bool) -> Option<Gone> {
-        let usage = self.usage(Files::LeftOut);
+        let usage = self.usage();
         let spent = if is_freeing { HashMap::new() } else { self.reaper.spent() };
         let in_kernel = self.memory_of_no_process(&usage);
         let evidence = Evidence { found, spent: &spent, in_kernel, limit: watches::limit() };

@@ -22,6 +22,8 @@ pub(super) struct Device {
 #[derive(Debug, Default)]
 pub(super) struct FileSystems {
     is_in_memory: HashMap<Device, bool>,
+    /// The one that is mounted only in the kernel.
+    of_kernel: Option<Device>,
     /// The processes and threads whose mounts have been read.
     read: HashSet<PathBuf>,
 }
@@ -37,6 +39,7 @@ impl FileSystems {
         if let Ok(about) = shared.and_then(|file| statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::INO)) {
             let device = Device { major: about.stx_dev_major, minor: about.stx_dev_minor };
             found.is_in_memory.insert(device, true);
+            found.of_kernel = Some(device);
         }
         found
     }
@@ -51,6 +54,11 @@ impl FileSystems {
             self.read(process);
         }
         self.is_in_memory.get(&device).copied()
+    }
+
+    /// Whether this is the file system on which the kernel itself keeps shared memory.
+    pub(super) fn is_of_kernel(&self, device: Device) -> bool {
+        self.of_kernel == Some(device)
     }
 
     fn read(&mut self, process: &Path) {

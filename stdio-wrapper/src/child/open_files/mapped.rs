@@ -14,9 +14,15 @@ use super::{FileId, Seen, is_secret};
 pub(in crate::child) struct Possible {
     /// Files that are stored only in memory.
     pub(in crate::child) in_files: u64,
+    /// Shared memory without a file (`MAP_SHARED | MAP_ANONYMOUS`). Unlike a file, it cannot be written without being
+    /// mapped, so each of its pages has caused a page fault.
+    pub(in crate::child) without_file: u64,
     /// Files that even the kernel does not read (`memfd_secret(2)`).
     pub(in crate::child) secret: u64,
 }
+
+/// The name that the kernel shows for shared memory without a file. A file from `memfd_create(2)` has another one.
+const WITHOUT_FILE: &[u8] = b"/dev/zero (deleted)";
 
 /// A line of `/proc/PID/maps` (`proc_pid_maps(5)`).
 #[derive(Debug, PartialEq, Eq)]
@@ -26,28 +32,35 @@ struct Mapping<'a> {
     name: &'a [u8],
 }
 
-/// Adds up the sizes of the mappings of files in memory that have not been examined yet. Several mappings of a file
+/// Adds the sizes of the mappings of files in memory that have not been examined yet to what has been found. Several mappings of a file
 /// count once, with the largest of them. `process` is a directory in `/proc`.
 pub(super) fn examine(
     process: &Path,
     turn: &mut Turn,
     file_systems: &mut FileSystems,
     seen: &mut Seen,
-) -> std::io::Result<Possible> {
-    let mut found = Possible::default();
+    found: &mut Possible,
+) -> std::io::Result<()> {
     let (mut maps, mut line) = (BufReader::new(File::open(process.join("maps"))?), Vec::new());
     while maps.read_until(b'\n', &mut line)? > 0 && !turn.is_over() {
         let mapping = parse(line.trim_ascii_end());
         if let Some(Mapping { file, bytes, name }) = mapping.filter(|mapping| mapping.file.inode > 0) {
             match file_systems.is_in_memory(file.device, process) {
-                Some(true) => found.in_files += seen.adds(file, bytes),
-                None if is_secret(name) => found.secret += seen.adds(file, bytes),
+                Some(true) => {
+                    let of_kind = if file_systems.is_of_kernel(file.device) && name == WITHOUT_FILE {
+                        &mut found.without_file
+                    } else {
+                        &mut found.in_files
+                    };
+                    *of_kind = of_kind.saturating_add(seen.adds(file, bytes));
+                }
+                None if is_secret(name) => found.secret = found.secret.saturating_add(seen.adds(file, bytes)),
                 Some(false) | None => {}
             }
         }
         line.clear();
     }
-    Ok(found)
+    Ok(())
 }
 
 /// A name can contain any bytes.

@@ -5,9 +5,18 @@ use std::time::Duration;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::time::Instant;
 
-/// Maximum time for one examination of all children.
+/// Maximum time for the open files of all children, and the same for their mappings. A child that cannot be examined
+/// within its part of the time is suspected of hiding memory, so a server with many workers, each of which has thousands
+/// of open files or mappings, must not need more. Memory is short meanwhile, so it must not be much longer either.
 pub(super) const BUDGET: Budget =
-    Budget { processor: Duration::from_millis(20), total: Duration::from_millis(100) };
+    Budget { processor: Duration::from_millis(200), total: Duration::from_millis(300) };
+
+/// The processor time that each child has at least, so that a server is not examined only in part because there are
+/// many others.
+const LEAST: Duration = Duration::from_millis(20);
+
+/// The clock is read once for this number of files or mappings.
+const CHECK: u32 = 16;
 
 /// Limits on the time for an examination.
 #[derive(Debug, Clone, Copy)]
@@ -34,24 +43,22 @@ pub(super) enum Extent {
 pub(super) struct Turns {
     latest: Instant,
     end: Duration,
-    /// The processor time that each child has at least, so that an ordinary server is not examined only in part because
-    /// there are many servers.
-    ordinary: Duration,
+    /// The number of children whose turn is still to come.
     left: u32,
 }
 
 impl Turns {
-    pub(super) fn new(budget: Budget, ordinary: Duration, children: usize) -> Self {
+    pub(super) fn new(budget: Budget, children: usize) -> Self {
         let (latest, end) = (Instant::now() + budget.total, processor_time() + budget.processor);
-        Self { latest, end, ordinary, left: u32::try_from(children).unwrap_or(u32::MAX) }
+        Self { latest, end, left: u32::try_from(children).unwrap_or(u32::MAX) }
     }
 
     /// The time for the next child.
     pub(super) fn next(&mut self) -> Turn {
         let now = processor_time();
-        let until = now + (self.end.saturating_sub(now) / self.left.max(1)).max(self.ordinary);
+        let until = now + (self.end.saturating_sub(now) / self.left.max(1)).max(LEAST);
         self.left = self.left.saturating_sub(1);
-        Turn { latest: self.latest, until, extent: Extent::All }
+        Turn { latest: self.latest, until, asked: 0, is_over: false, extent: Extent::All }
     }
 }
 
@@ -62,6 +69,8 @@ pub(super) struct Turn {
     latest: Instant,
     /// The processor time of this thread after which nothing of this child is examined.
     until: Duration,
+    asked: u32,
+    is_over: bool,
     extent: Extent,
 }
 
@@ -75,15 +84,20 @@ impl Turn {
         self.extent = Extent::TooMuch;
     }
 
-    /// Whether the time is over, so that something is not examined.
+    /// Whether the time is over, so that something is not examined. The clock is read only now and then, because that
+    /// takes as long as an examination of a mapping.
     pub(super) fn is_over(&mut self) -> bool {
-        let (is_too_much, is_late) = (processor_time() >= self.until, Instant::now() >= self.latest);
-        if is_too_much {
-            self.extent = Extent::TooMuch;
-        } else if is_late && self.extent == Extent::All {
-            self.extent = Extent::Late;
+        if !self.is_over && self.asked.is_multiple_of(CHECK) {
+            let is_too_much = processor_time() >= self.until;
+            self.is_over = is_too_much || Instant::now() >= self.latest;
+            if is_too_much {
+                self.extent = Extent::TooMuch;
+            } else if self.is_over && self.extent == Extent::All {
+                self.extent = Extent::Late;
+            }
         }
-        is_too_much || is_late
+        self.asked = self.asked.wrapping_add(1);
+        self.is_over
     }
 }
 

@@ -71,12 +71,12 @@ impl Sessions {
         }
     }
 
-    pub(super) fn has_room(&self) -> bool {
+    pub(super) async fn has_room(&self) -> bool {
         let has_place = self.count() < self.settings.max_sessions;
         let has_child = self.shared.is_some() || self.launcher.has_room();
         // This search comes last, because it examines every session.
         (has_place || self.to_give_up(Newcomer::ANYBODY, &|_| true).is_some())
-            && (has_child || self.launcher.can_make_room(Newcomer::ANYBODY))
+            && (has_child || self.launcher.can_make_room(Newcomer::ANYBODY).await)
     }
 
     /// Ends a session or stops a stateless child, so that another child can be started. Returns whether this
