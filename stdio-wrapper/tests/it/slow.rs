@@ -262,7 +262,8 @@ async fn the_kernel_holds_little_of_answers_that_are_not_read() {
     assert_eq!(waiting, held.len());
     tokio::time::sleep(Duration::from_secs(1)).await;
     let (_, bytes) = queued(&wrapper.address);
-    assert!(bytes < held.len() as u64 * (256 << 10), "{bytes}");
+    // Up to 64 KiB of each were sent before the client had so little room, and are still on their way.
+    assert!(bytes < held.len() as u64 * (80 << 10), "{bytes}");
 }
 
 /// Waits until the wrapper uses no more memory than this.
