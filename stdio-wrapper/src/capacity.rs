@@ -16,7 +16,7 @@ use control_group::ControlGroup;
 /// The assumed usage of a child until one has run for [`SETTLED`]. It is approximately the usage of a Node
 /// server with its supervisor.
 pub(crate) const ASSUMED: Usage =
-    Usage { memory: 48 << 20, in_files: 0, tasks: 9, processes: 0, in_kernel: 0, largest: 0, faults: 0 };
+    Usage { memory: 48 << 20, in_files: 0, tasks: 9, processes: 0, in_kernel: 0, faults: 0 };
 /// Time after which a child is assumed to have reached its usual size.
 const SETTLED: Duration = Duration::from_secs(3);
 /// 1/`FREE` of each limit is kept free for the wrapper and for children that grow.
@@ -25,7 +25,7 @@ const FREE: u64 = 8;
 const UNACCOUNTED: u64 = 16;
 /// The minimum that is kept free in a container of any size.
 const LEAST_FREE: Usage =
-    Usage { memory: 32 << 20, in_files: 0, tasks: 16, processes: 0, in_kernel: 0, largest: 0, faults: 0 };
+    Usage { memory: 32 << 20, in_files: 0, tasks: 16, processes: 0, in_kernel: 0, faults: 0 };
 
 /// The usage of a child, including its supervisor and the processes that it has started.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -37,8 +37,6 @@ pub struct Usage {
     /// The part of `memory` that the kernel uses on behalf of the processes, such as page tables. The rest is
     /// anonymous.
     pub in_kernel: u64,
-    /// The anonymous memory of the process that has most. All processes together have at least that.
-    pub largest: u64,
     /// Number of processes and threads.
     pub tasks: u64,
     /// Number of processes.

@@ -26,6 +26,7 @@ mod process;
 mod procfs;
 mod rate_limit;
 mod reader;
+mod readers;
 mod reaper;
 mod recent_tasks;
 mod relief;

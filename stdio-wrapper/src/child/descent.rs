@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use tokio::time::Instant;
 
-use super::procfs::{Process, Stat, processes, stat, usage_of};
+use super::procfs::{Process, Sizes, Stat, processes, stat, usage_of};
 use super::recent_tasks::RecentTasks;
 use super::times::{Ledger, Spent, Works};
 use crate::capacity::Usage;
@@ -87,13 +87,18 @@ impl Descent {
         self.ledgers.iter().map(|(number, ledger)| (*number, ledger.spent())).collect()
     }
 
-    /// The usage of each child, including all its descendants that the last scan found. The number of tasks is the
-    /// largest of the last second.
-    pub(super) fn usage(&mut self, children: &HashMap<u64, i32>) -> HashMap<u64, Usage> {
-        let own = children.iter().map(|(number, pid)| (*number, *pid));
-        let started = self.known.iter().map(|(process, number)| (*number, process.pid));
+    /// The usage of each child, including all its descendants that the last scan found, and the size of each of these
+    /// descendants. The number of tasks is the largest of the last second.
+    pub(super) fn usage(
+        &mut self,
+        children: &HashMap<u64, i32>,
+    ) -> (HashMap<u64, Usage>, HashMap<u64, Sizes>) {
+        let own = children.iter().map(|(number, pid)| (*number, *pid, None));
+        let started = self.known.iter().map(|(process, number)| (*number, process.pid, Some(*process)));
         let mut all: HashMap<u64, Usage> = HashMap::new();
-        for (number, pid) in own.chain(started).filter(|(number, _)| children.contains_key(number)) {
+        let mut sizes: HashMap<u64, Sizes> = HashMap::new();
+        for (number, pid, started) in own.chain(started).filter(|(number, ..)| children.contains_key(number))
+        {
             let sum = all.entry(number).or_default();
             // A process that has exited since the scan still counts as a task, because a child that keeps starting
             // processes that exit immediately has started others since then.
@@ -101,9 +106,11 @@ impl Descent {
             sum.memory += usage.memory;
             sum.in_files += usage.in_files;
             sum.in_kernel += usage.in_kernel;
-            sum.largest = sum.largest.max(usage.anonymous());
             sum.tasks += usage.tasks;
             sum.processes += 1;
+            if let Some(process) = started {
+                sizes.entry(number).or_default().insert(process, usage.anonymous());
+            }
         }
         let now = Instant::now();
         self.recent_tasks.retain(|number| children.contains_key(&number));
@@ -111,7 +118,7 @@ impl Descent {
             usage.faults = self.ledgers.get(number).map_or(0, |ledger| ledger.spent().faults);
             usage.tasks = self.recent_tasks.record(*number, usage.tasks, now);
         }
-        all
+        (all, sizes)
     }
 
     /// The processes of each child that the last scan found, without its supervisor.
@@ -142,13 +149,13 @@ mod tests {
         let mut descent = Descent::default();
         for _ in 0..400 {
             descent.look(&children);
-            let usage = descent.usage(&children).get(&5).copied();
+            let usage = descent.usage(&children).0.get(&5).copied();
             if usage.is_some_and(|usage| usage.tasks == 3 && usage.memory > 0) {
                 break;
             }
             std::thread::sleep(std::time::Duration::from_millis(25));
         }
-        let usage = descent.usage(&children)[&5];
+        let usage = descent.usage(&children).0[&5];
         assert!(usage.tasks == 3 && usage.memory > 0, "{usage:?}");
         assert!(usage.in_kernel > 0 && usage.anonymous() > 0, "all three have page tables: {usage:?}");
         end(&descent, &mut shell);
@@ -188,7 +195,7 @@ mod tests {
         {
             std::thread::sleep(std::time::Duration::from_millis(5));
         }
-        let tasks = |descent: &mut Descent| descent.usage(&children)[&5].tasks;
+        let tasks = |descent: &mut Descent| descent.usage(&children).0[&5].tasks;
         assert_eq!(tasks(&mut descent), 3, "two of them and the shell existed at the time of the scan");
         descent.look(&children);
         assert_eq!((tasks(&mut descent), descent.known.len()), (3, 0));

@@ -1,71 +1,58 @@
-//! Measures the memory of processes that share some of it. The kernel walks all pages for this, which takes time.
+//! Measures the memory of the processes of a child, which can share some of it.
 
-use std::collections::HashMap;
+use super::procfs::{Process, Sizes, usage_of};
 
-use tokio::time::Instant;
-
-use super::procfs::{proportional, usage_of};
-
-/// The memory of the processes of a child.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// The memory of the processes of a child, without its supervisor, in bytes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Part {
-    pub(super) anonymous: Shared,
-    /// Memory of mapped files that are stored only in memory.
-    pub(super) in_files: Shared,
+    /// The anonymous memory that the kernel reports for each process.
+    pub(super) sizes: Sizes,
+    /// Anonymous memory, with each shared page counted once.
+    pub(super) anonymous: u64,
+    /// Memory of mapped files that are stored only in memory, as the kernel reports it for the processes.
+    pub(super) reported_in_files: u64,
+    /// The same, with each shared page counted once.
+    pub(super) in_files: u64,
 }
 
-/// One kind of memory, in bytes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Shared {
-    /// The sum of the values that the kernel reports for the processes.
-    pub(super) counted: u64,
-    /// The same sum, with each shared page counted once.
-    pub(super) once: u64,
-}
-
-impl Shared {
-    /// Adds a process. A process that does not let others look at its pages counts as if it shared none.
-    fn add(&mut self, counted: u64, proportional: Option<u64>) {
-        self.counted += counted;
-        self.once += proportional.unwrap_or(counted).min(counted);
-    }
-}
-
-/// The memory of each child with several processes. `processes` does not contain the supervisors. A child is left out
-/// if it cannot be measured before `until`. The child that seems to have the most memory is measured first.
-pub(super) fn parts(processes: &HashMap<u64, Vec<i32>>, until: Instant) -> HashMap<u64, Part> {
-    let part = |pids: &[i32]| {
-        let mut part = Part::default();
-        for pid in pids {
+impl Part {
+    /// Measures processes. `proportional` returns the anonymous memory of a process and its memory in files, with a page
+    /// that n processes share counted as 1/n of a page. If it returns `None`, the process counts as if it shared nothing.
+    pub(super) fn of(processes: &[Process], proportional: impl Fn(i32) -> Option<(u64, u64)>) -> Self {
+        let mut part = Self::default();
+        for process in processes {
             // The process might have exited in the meantime.
-            let usage = usage_of(*pid).unwrap_or_default();
-            if usage.memory > 0 {
-                if Instant::now() >= until {
-                    return None;
-                }
-                let (anonymous, in_files) = proportional(*pid).unzip();
-                part.anonymous.add(usage.anonymous(), anonymous);
-                part.in_files.add(usage.in_files, in_files);
-            }
+            let usage = usage_of(process.pid).unwrap_or_default();
+            let measured = if usage.memory > 0 { proportional(process.pid) } else { None };
+            let (anonymous, in_files) = measured.unwrap_or((u64::MAX, u64::MAX));
+            part.sizes.insert(*process, usage.anonymous());
+            part.anonymous += anonymous.min(usage.anonymous());
+            part.reported_in_files += usage.in_files;
+            part.in_files += in_files.min(usage.in_files);
         }
-        Some(part)
-    };
-    // A child with a single process shares its pages with no other process of the child.
-    let several = processes.iter().filter(|(_, pids)| pids.len() > 1);
-    let memory = |pids: &[i32]| pids.iter().filter_map(|pid| Some(usage_of(*pid)?.memory)).sum::<u64>();
-    let mut several: Vec<_> = several.map(|(number, pids)| (memory(pids), number, pids)).collect();
-    several.sort_unstable_by_key(|(memory, ..)| std::cmp::Reverse(*memory));
-    several.into_iter().filter_map(|(_, number, pids)| Some((*number, part(pids)?))).collect()
+        part
+    }
+
+    /// The memory of processes, as if they shared nothing.
+    pub(super) fn unshared(processes: &[Process]) -> Self {
+        Self::of(processes, |_| None)
+    }
+
+    /// What the kernel reports for all processes together, in bytes.
+    pub(super) fn reported(&self) -> u64 {
+        self.sizes.values().sum::<u64>() + self.reported_in_files
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::collections::HashMap;
 
     use rustix::process::{Pid, Signal, kill_process};
 
     use super::*;
     use crate::child::descent::Descent;
+    use crate::child::procfs::proportional;
 
     #[test]
     fn pages_that_processes_share_after_a_fork_count_once() {
@@ -79,21 +66,21 @@ mod tests {
         let children = HashMap::from([(5, i32::try_from(shell.id()).unwrap())]);
         let mut descent = Descent::default();
         descent.look(&children);
-        let counted = descent.usage(&children)[&5];
-        let processes = descent.processes(&children);
-        let part = parts(&processes, Instant::now() + Duration::from_secs(60)).get(&5).copied();
-        let late = parts(&processes, Instant::now());
-        for pid in processes.into_values().flatten() {
-            let _ = kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL);
+        let (usage, sizes) = descent.usage(&children);
+        let processes: Vec<Process> = sizes[&5].keys().copied().collect();
+        let (part, unshared) = (Part::of(&processes, proportional), Part::unshared(&processes));
+        for process in processes {
+            let _ = kill_process(Pid::from_raw(process.pid).unwrap(), Signal::KILL);
         }
         shell.kill().unwrap();
         shell.wait().unwrap();
-        assert!(counted.processes == 7 && counted.anonymous() > 240 << 20, "{counted:?}");
-        let part = part.unwrap();
-        assert!(part.anonymous.counted > 240 << 20, "{part:?}");
-        assert!((40 << 20..100 << 20).contains(&part.anonymous.once), "{part:?}");
-        assert!(part.in_files.counted >= 60 << 20, "{part:?}");
-        assert!((9 << 20..20 << 20).contains(&part.in_files.once), "{part:?}");
-        assert!(late.is_empty(), "{late:?}");
+        let usage = usage[&5];
+        assert!(usage.processes == 7 && usage.anonymous() > 240 << 20, "{usage:?}");
+        assert!(usage.anonymous() > sizes[&5].values().sum::<u64>(), "the supervisor has memory too");
+        assert!(unshared.anonymous > 240 << 20 && unshared.in_files >= 60 << 20, "{unshared:?}");
+        assert!(unshared.reported() > 300 << 20, "{unshared:?}");
+        assert!((40 << 20..100 << 20).contains(&part.anonymous), "{part:?}");
+        assert!(part.reported_in_files >= 60 << 20, "{part:?}");
+        assert!((9 << 20..20 << 20).contains(&part.in_files), "{part:?}");
     }
 }

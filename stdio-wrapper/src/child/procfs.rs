@@ -15,6 +15,9 @@ pub(super) struct Process {
     pub(super) started: u64,
 }
 
+/// The anonymous memory of each of these processes, in bytes.
+pub(super) type Sizes = HashMap<Process, u64>;
+
 /// The parent of a process, the time of its start, and its processor time and page faults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Stat {

@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 
 use super::descendants::children_of_this_process;
 use super::descent::{Descent, INHERITED};
+use super::procfs::Sizes;
 use super::supervised::Supervised;
 use super::times::Spent;
 use crate::capacity::Usage;
@@ -61,8 +62,8 @@ impl Reaper {
         Ok(started)
     }
 
-    /// What each child uses now, including its supervisor and all its descendants.
-    pub(super) fn usage(&self) -> HashMap<u64, Usage> {
+    /// What each child uses now, including its supervisor and all its descendants, and the sizes of these descendants.
+    pub(super) fn usage(&self) -> (HashMap<u64, Usage>, HashMap<u64, Sizes>) {
         let children = self.children();
         let mut descent = self.descent();
         descent.look(&children);

@@ -13,9 +13,10 @@ use super::hidden::Hidden;
 use super::watching::Watching;
 use crate::capacity::{Kinds, Load, Measure, Usage};
 use crate::child::keepers::{EXIT_PATIENCE, FEW, Gone, Held, Newcomer, Scarce};
-use crate::child::parts::parts;
+use crate::child::parts::Part;
 use crate::child::procfs::own_usage;
 use crate::child::rate_limit::{Pass, RateLimit};
+use crate::child::readers::{Publish, Readers};
 use crate::child::relief::{self, Shortage};
 use crate::child::sharing::Sharing;
 
@@ -27,8 +28,6 @@ const LEAST_GUARD: Duration = Duration::from_millis(10);
 /// The memory, in bytes, that children can use within [`GUARD`]. Processes that write to shared pages use it as fast as
 /// the machine can copy.
 const FAST: u64 = 1 << 30;
-/// Maximum time for one measurement of shared memory. The wrapper does other work meanwhile.
-const MEASURE: Duration = Duration::from_secs(1);
 /// Time for which a measurement of shared memory delays a decision. If it takes longer, the decision uses the previous
 /// measurement, unless much of the memory that is kept free is still left.
 pub(super) const WAIT: Duration = Duration::from_millis(20);
@@ -45,7 +44,8 @@ pub(super) struct Relief {
     /// What is known about memory that the kernel attributes to no process.
     pub(super) hidden: Hidden,
     /// How much memory the processes of each child share.
-    sharing: Mutex<Sharing>,
+    sharing: Arc<Mutex<Sharing>>,
+    readers: Readers,
     /// The epoll watches of children.
     pub(super) watching: Watching,
     log: Mutex<RateLimit>,
@@ -58,7 +58,8 @@ impl Relief {
             ending: Ending::default(),
             ended: Notify::new(),
             hidden: Hidden::default(),
-            sharing: Mutex::default(),
+            sharing: Arc::default(),
+            readers: Readers::default(),
             watching: Watching::default(),
             log,
         }
@@ -78,7 +79,7 @@ impl Relief {
     }
 
     fn sharing(&self) -> MutexGuard<'_, Sharing> {
-        self.sharing.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.sharing)
     }
 
     fn may_log(&self) -> bool {
@@ -130,19 +131,24 @@ impl Launcher {
     }
 
     /// Measures how much memory the processes of each child share, unless such a measurement is in progress or has just
-    /// ended. Returns after at most `wait`, because the kernel can need a second for one process. No lock is held while
-    /// the kernel measures.
+    /// ended. Returns after at most `wait`, because the kernel can need long. No lock is held while the kernel measures.
     pub(super) async fn measure_sharing(self: &Arc<Self>, wait: Duration) {
         if !self.relief.sharing().begin() {
             return;
         }
         let launcher = Arc::clone(self);
         let measured = self.runtime.spawn_blocking(move || {
-            let usage = launcher.reaper.usage();
+            let (usage, sizes) = launcher.reaper.usage();
             let (own, kinds) = (own_usage(), launcher.spec.capacity.kinds());
-            let is_shared = Sharing::is_shared(&usage, own, kinds);
-            let parts = is_shared.then(|| parts(&launcher.reaper.processes(), Instant::now() + MEASURE));
-            launcher.relief.sharing().end(&usage, own, kinds, parts.as_ref());
+            let sharing = Arc::clone(&launcher.relief.sharing);
+            let faults: HashMap<u64, u64> =
+                usage.iter().map(|(number, usage)| (*number, usage.faults)).collect();
+            let publish: Publish = Arc::new(move |number, part: Part| {
+                let faults = faults.get(&number).copied().unwrap_or_default();
+                lock(&sharing).record(number, part, faults, kinds);
+            });
+            launcher.relief.readers.measure(sizes, Sharing::is_shared(&usage, own, kinds), &publish);
+            launcher.relief.sharing().end(&usage, kinds);
         });
         let _ = tokio::time::timeout(wait, measured).await;
     }
@@ -154,11 +160,11 @@ impl Launcher {
 
     /// The same, with this memory of open files in bytes, by child.
     pub(super) fn usage_with(&self, in_files: &HashMap<u64, u64>) -> HashMap<u64, Usage> {
-        let (kinds, mut usage) = (self.spec.capacity.kinds(), self.reaper.usage());
+        let (kinds, (mut usage, sizes)) = (self.spec.capacity.kinds(), self.reaper.usage());
         for (number, usage) in &mut usage {
             usage.add_in_files(in_files.get(number).copied().unwrap_or_default());
         }
-        self.relief.sharing().fit(&mut usage, own_usage(), kinds);
+        self.relief.sharing().fit(&mut usage, &sizes, own_usage(), kinds);
         usage
     }
 
@@ -279,6 +285,10 @@ impl Launcher {
             let _ = freed.await;
         }))
     }
+}
+
+fn lock(sharing: &Mutex<Sharing>) -> MutexGuard<'_, Sharing> {
+    sharing.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whether at least three quarters of the memory that is kept free are left, so that a decision can wait until a

@@ -15,7 +15,6 @@ pub(super) fn fit_page_tables(usage: &mut HashMap<u64, Usage>, own: Usage, kinds
         own,
         kinds.page_tables,
         |usage| usage.in_kernel,
-        |_, _| 0,
         |usage, fitted| {
             usage.memory = usage.memory - usage.in_kernel + fitted;
             usage.in_kernel = fitted;
@@ -23,23 +22,21 @@ pub(super) fn fit_page_tables(usage: &mut HashMap<u64, Usage>, own: Usage, kinds
     );
 }
 
-/// Reduces one kind of memory of children with several processes until all children together have no more than the
-/// limit. Each of them is reduced in proportion to what it has above its floor, and never below it.
+/// Reduces one kind of memory of children with several processes, in proportion, until all children together have no
+/// more than the limit.
 pub(super) fn shrink(
     usage: &mut HashMap<u64, Usage>,
     own: Usage,
     limit: u64,
     of: fn(&Usage) -> u64,
-    floor: impl Fn(&u64, &Usage) -> u64,
     set: impl Fn(&mut Usage, u64),
 ) {
     let excess = sum(usage, own, of).saturating_sub(limit);
-    let several = usage.iter_mut().filter(|(_, usage)| usage.processes > UNSHARED);
-    let mut several: Vec<(u64, &mut Usage)> =
-        several.map(|(number, usage)| (of(usage).saturating_sub(floor(number, usage)), usage)).collect();
-    let reducible: u64 = several.iter().map(|(above, _)| above).sum();
-    for (above, usage) in &mut several {
-        let fitted = of(usage) - scaled(*above, excess, reducible);
+    let mut several: Vec<&mut Usage> =
+        usage.values_mut().filter(|usage| usage.processes > UNSHARED).collect();
+    let reducible: u64 = several.iter().map(|usage| of(usage)).sum();
+    for usage in &mut several {
+        let fitted = of(usage) - scaled(of(usage), excess, reducible);
         set(usage, fitted);
     }
 }
