@@ -231,12 +231,21 @@ fn cannot_bind(variable: &'static str, address: SocketAddr) -> impl FnOnce(std::
     move |cause| ListenError::Bind { variable, address, cause }
 }
 
+/// The path at which edge proxies find out whether this process responds. The answer depends on nothing else, so no
+/// request of a stranger, and no failure of the store, makes an edge leave out a replica. The status is 404, because
+/// with 200, an edge that sends its checks to a wrong path would allow requests.
+const EDGE_HEALTH_PATH: &str = "/health";
+
 /// Answers one check, and closes the connection afterwards if the service is about to stop.
 async fn checked(mut request: Request, state: Data<AppState>) -> Result<HttpResponse, Infallible> {
     connections::note_request(&request);
     let unread = request.take_payload();
     let is_last = state.is_leaving();
-    let mut answer = forward_auth::check(request, state).await;
+    let mut answer = if request.path() == EDGE_HEALTH_PATH {
+        HttpResponse::NotFound().finish()
+    } else {
+        forward_auth::check(request, state).await
+    };
     if is_last {
         // Without this header, the proxy might send a request on the idle connection just when it is closed, and
         // the request would be lost.

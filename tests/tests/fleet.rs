@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use redis_server::RedisServer;
 use reqwest::header::HeaderMap;
+use rustix::process::Signal;
 use serde_json::Value;
 use tests::places::binary;
 use tests::process::Process;
@@ -298,6 +299,90 @@ async fn restarts_fail_no_call(edge: Edge) {
     );
     assert!(failed.is_empty(), "{failed:?}\n{}", fleet.stack.logs());
     assert!(checked.iter().all(|checks| *checks > 0), "a replica received no check: {checked:?}");
+}
+
+behind_each_edge! { a_frozen_replica_is_left_out:
+    a_replica_that_does_not_respond_is_left_out_by_envoy EnvoyHttp
+    a_replica_that_does_not_respond_is_left_out_by_envoy_over_grpc EnvoyGrpc
+}
+
+/// How long a replica can stop without being left out.
+const STALL: Duration = Duration::from_millis(2500);
+/// How soon a frozen replica must be left out. On an idle machine, this takes 6 s.
+const FROZEN: Duration = Duration::from_secs(15);
+
+async fn timed(call: reqwest::RequestBuilder) -> (u16, Duration) {
+    let sent = Instant::now();
+    (call.send().await.unwrap().status().as_u16(), sent.elapsed())
+}
+
+async fn a_frozen_replica_is_left_out(edge: Edge) {
+    let Some(redis) = RedisServer::start(&["--appendonly", "no"]) else { return };
+    let fleet = Fleet::behind(edge, &redis).await;
+    let token = fleet.stack.log_in().await.access_token;
+    fleet.is_known(&token, "").await;
+    let (address, replica) = &fleet.others[0];
+    let deadline = Instant::now() + FROZEN;
+    while allowed(&fleet.stack.metrics_of(*address).await) == 0 {
+        assert!(Instant::now() < deadline, "the edge does not use {address}\n{}", fleet.stack.logs());
+        fleet.is_known(&token, "").await;
+    }
+
+    // A replica that stops for a moment, for example because of its disk, still gets requests, and answers them.
+    replica.signal(Signal::STOP);
+    tokio::time::sleep(STALL - Duration::from_millis(300)).await;
+    let call = fleet.http.post(&fleet.stack.mcp_url).bearer_auth(&token);
+    let calls: Vec<_> = (0..2 * REPLICAS).map(|_| tokio::spawn(timed(call.try_clone().unwrap()))).collect();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    replica.signal(Signal::CONT);
+    let mut answers = Vec::new();
+    for call in calls {
+        answers.push(call.await.unwrap());
+    }
+    assert!(answers.iter().all(|(status, _)| *status == 200), "{answers:?}\n{}", fleet.stack.logs());
+    let waited = answers.iter().filter(|(_, took)| *took >= Duration::from_millis(250)).count();
+    assert!(waited > 0, "{address} was left out after a short stall: {answers:?}");
+
+    // A frozen one does not.
+    replica.signal(Signal::STOP);
+    let frozen = Instant::now();
+    let keys = fleet.http.get(fleet.stack.mcp_url.replace("/mcp", "/jwks"));
+    let mut in_a_row = 0;
+    while in_a_row < 4 * REPLICAS {
+        let sent = Instant::now();
+        let read = keys.try_clone().unwrap().send().await.unwrap().status();
+        assert_eq!(read, 200, "a document for everyone must be read from another replica");
+        let was_passed = fleet.ask(&token).await.status == 200 && sent.elapsed() < Duration::from_secs(2);
+        in_a_row = if was_passed { in_a_row + 1 } else { 0 };
+        assert!(frozen.elapsed() < FROZEN, "{address} is still used\n{}", fleet.stack.logs());
+    }
+    println!("{edge}: {address} was left out {:?} after it was frozen", frozen.elapsed());
+
+    // When it continues, it is used again.
+    replica.signal(Signal::CONT);
+    let before = allowed(&fleet.stack.metrics_of(*address).await);
+    let deadline = Instant::now() + FROZEN;
+    while allowed(&fleet.stack.metrics_of(*address).await) == before {
+        assert!(Instant::now() < deadline, "{address} is not used again");
+        assert_eq!(fleet.ask(&token).await.status, 200);
+    }
+
+    // If all replicas are frozen, all of them are used: when one continues, it answers the requests that wait.
+    for (_, other) in &fleet.others {
+        other.signal(Signal::STOP);
+    }
+    fleet.stack.signal_auth_service(Signal::STOP);
+    tokio::time::sleep(Duration::from_secs(9)).await;
+    let waiting = keys.try_clone().unwrap().send();
+    let resumed = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        for (_, other) in &fleet.others {
+            other.signal(Signal::CONT);
+        }
+        fleet.stack.signal_auth_service(Signal::CONT);
+    };
+    let (read, ()) = tokio::join!(waiting, resumed);
+    assert_eq!(read.unwrap().status(), 200, "a request failed although it could have waited");
 }
 
 behind_each_edge! { a_stopped_wrapper_fails_no_call:

@@ -323,6 +323,19 @@ async fn a081_methods_are_exact_and_options_is_no_way_in() {
 }
 
 #[actix_web::test]
+async fn an_edge_can_ask_whether_a_replica_responds_even_if_its_store_does_not() {
+    let Some(mut app) = TestApp::start_on_redis().await else { return };
+    app.kill_store();
+    // Without the edge secret, every other path is refused with 403. No path is answered with success.
+    for (path, expected) in [("/health", 404), ("/health/", 403), ("/verify/health", 403)] {
+        let answer = app.http.get(format!("{}{path}", app.edge)).send().await.unwrap();
+        assert_eq!(answer.status(), expected, "{path}");
+        // Other answers are refusals of a check. They have a text, and are counted and logged.
+        assert_eq!(answer.text().await.unwrap().is_empty(), path == "/health");
+    }
+}
+
+#[actix_web::test]
 async fn a088_with_the_store_down_every_proxy_hears_no() {
     let Some(mut app) = TestApp::start_on_redis().await else { return };
     let client = app.client().await;

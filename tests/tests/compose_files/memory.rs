@@ -132,6 +132,14 @@ fn envoy_repeats_no_check_because_it_takes_long_and_nobody_can_make_it_leave_out
         // auth-service also answers 503 to callers who exceed a limit, so a stranger could make Envoy leave out a
         // healthy replica.
         assert!(!all.contains("outlier_detection"), "{file}");
+        for name in ["auth-service-public", "auth-service-edge"] {
+            let cluster = from(&all, &format!("    - name: {name}\n"));
+            let cluster = cluster.split("\n    - name: ").next().unwrap();
+            assert!(cluster.contains("      health_checks:"), "{file}: {cluster}");
+        }
+        assert!(all.contains("expected_statuses: [{ start: 200, end: 600 }]"), "{file}: any response counts");
+        // If no replica answers, all are used. By default, this would already happen when half of them are left out.
+        assert!(all.contains("healthy_panic_threshold: { value: 1 }"), "{file}");
     }
 }
 
