@@ -18,6 +18,7 @@ use tracing::Instrument;
 
 use crate::guard::client_address;
 use crate::guard::turns::{Sender, Turn};
+use crate::guard::waiting::Full;
 use crate::oauth::responses::{BODY_LIMIT, EarlyRefusal, QUERY_LIMIT};
 use crate::state::AppState;
 
@@ -129,7 +130,10 @@ async fn awaited_body(
     tokio::select! {
         biased;
         body = body => body,
-        () = wait.given_up() => Err(EarlyRefusal::Displaced),
+        full = wait.given_up() => Err(match full {
+            Full::Share => EarlyRefusal::DisplacedByOwn,
+            Full::All => EarlyRefusal::Displaced,
+        }),
     }
 }
 

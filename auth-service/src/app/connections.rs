@@ -38,7 +38,7 @@ impl Closer {
         let mut wait = waiting.enter(Some(self.peer));
         let (place, stream) = (self.place.clone(), Rc::clone(&self.stream));
         let waiter = actix_web::rt::spawn(async move {
-            wait.given_up().await;
+            let _ = wait.given_up().await;
             // The server drops the connection only a moment later, but the new connection needs its slot now.
             drop(place.and_then(|place| place.take()));
             // The peer might have closed the connection at the same time.

@@ -18,7 +18,7 @@ use crate::domain::clock::{Random, RandomUnavailable, UnixTime};
 use crate::guard::fetch::{FetchError, Fetched, Fetcher};
 
 use super::document::{self, InvalidDocument};
-use super::fetch_rate::{Caller, FetchRate};
+use super::fetch_rate::{Caller, Crowded, FetchRate};
 use super::hosts::HostRule;
 
 /// Minimum and maximum time in seconds for which a document is cached, and the time if its host sends no
@@ -35,6 +35,8 @@ const METADATA_BYTES: u64 = 4 * 1024 * 1024;
 /// use and issuers.
 const STRANGE_KEY_SET_BYTES: u64 = 1024 * 1024;
 const KNOWN_KEY_SET_BYTES: u64 = 8 * 1024 * 1024;
+/// Seconds after which a fetch that has failed, or that was not allowed, can be attempted again.
+pub const RETRY_AFTER_SECONDS: u64 = 10;
 /// Expected number of cached documents. A small number makes the cache use few shards, so that the largest
 /// document fits into each shard.
 const USUALLY: usize = 100;
@@ -66,7 +68,10 @@ pub enum DocumentError {
     /// The document could not be fetched; see [`FetchError`].
     #[error(transparent)]
     Fetch(#[from] FetchError),
-    /// A limit on fetches was exceeded.
+    /// The caller's address or the client has exceeded its limit on fetches.
+    #[error("too many documents were fetched for this client or network; try again in ten seconds")]
+    TooFast,
+    /// All callers together have exceeded a limit on fetches.
     #[error("too many documents are being fetched")]
     Crowded,
     /// The document is not a key set, or an issuer's metadata does not contain the URL of a key set.
@@ -79,10 +84,19 @@ impl DocumentError {
     /// the client. If not, an unreachable host might not exist, so this counts as permanent.
     pub const fn is_temporary(&self, in_use: bool) -> bool {
         match self {
-            Self::Crowded => true,
+            Self::TooFast | Self::Crowded => true,
             Self::Fetch(FetchError::Unreachable) => in_use,
             Self::Fetch(FetchError::Status(status)) => in_use && matches!(status, 408 | 429 | 500..),
             Self::Host | Self::Invalid(_) | Self::Fetch(_) | Self::Keys => false,
+        }
+    }
+}
+
+impl From<Crowded> for DocumentError {
+    fn from(limit: Crowded) -> Self {
+        match limit {
+            Crowded::Own => Self::TooFast,
+            Crowded::Shared => Self::Crowded,
         }
     }
 }
@@ -293,7 +307,7 @@ impl Documents {
         let fetch = async {
             // A URL that must not be fetched counts against no limit.
             self.fetcher.check(url)?;
-            let _place = self.rate.admit(url, caller).map_err(|_| DocumentError::Crowded)?;
+            let _place = self.rate.admit(url, caller)?;
             self.fetch(url, limit, (caller, now), read).await
         };
         cache.get_or_insert_async(url.as_str(), fetch).await.map(|found| found.content)
@@ -384,7 +398,9 @@ mod tests {
         let status = |status| DocumentError::Fetch(FetchError::Status(status)).is_temporary(true);
         let unreachable = DocumentError::Fetch(FetchError::Unreachable);
         assert!(unreachable.is_temporary(true) && !unreachable.is_temporary(false));
-        assert!(DocumentError::Crowded.is_temporary(true) && DocumentError::Crowded.is_temporary(false));
+        for limit in [DocumentError::TooFast, DocumentError::Crowded] {
+            assert!(limit.is_temporary(true) && limit.is_temporary(false), "{limit}");
+        }
         assert!(status(503) && status(500) && status(429) && !status(404) && !status(302));
         for lasts in [DocumentError::Host, DocumentError::Keys, DocumentError::Fetch(FetchError::ContentType)]
         {

@@ -57,9 +57,14 @@ impl Caller {
     }
 }
 
-/// A limit on fetches was exceeded.
+/// The limit on fetches that was exceeded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Crowded;
+pub(super) enum Crowded {
+    /// A limit of the caller's address or of the client's URL.
+    Own,
+    /// A limit that all strangers share.
+    Shared,
+}
 
 /// The limits on fetches that the module documentation describes.
 pub(super) struct FetchRate {
@@ -93,25 +98,25 @@ impl FetchRate {
             Caller::Known => return self.admit_url(url).map(|()| None),
             Caller::User(address) => {
                 self.admit_url(url)?;
-                return self.at_once.enter(address).map(Some).map_err(|_| Crowded);
+                return self.at_once.enter(address).map(Some).map_err(|_| Crowded::Own);
             }
             Caller::Stranger(address) => address.map(network),
         };
         if self.was_good(url) {
             self.admit_url(url)?;
         } else {
-            self.addresses.check(&address).map_err(|_| Crowded)?;
+            self.addresses.check(&address).map_err(|_| Crowded::Own)?;
         }
-        let place = self.at_once.enter(address).map_err(|_| Crowded)?;
-        self.hosts.check(&url.host_str().unwrap_or_default().to_owned()).map_err(|_| Crowded)?;
-        self.all.check().map_err(|_| Crowded)?;
+        let place = self.at_once.enter(address).map_err(|_| Crowded::Own)?;
+        self.hosts.check(&url.host_str().unwrap_or_default().to_owned()).map_err(|_| Crowded::Shared)?;
+        self.all.check().map_err(|_| Crowded::Shared)?;
         Ok(Some(place))
     }
 
     /// Counts a repeated fetch of a cached document. Anybody can cause one in the name of a client in use, so it
     /// has a separate limit and cannot block the fetches that the client needs.
     pub(super) fn admit_another_look(&self, url: &Url, caller: Caller) -> Result<Option<Place>, Crowded> {
-        self.another_look.check(&url.as_str().to_owned()).map_err(|_| Crowded)?;
+        self.another_look.check(&url.as_str().to_owned()).map_err(|_| Crowded::Own)?;
         match caller {
             Caller::Known => Ok(None),
             Caller::Stranger(_) | Caller::User(_) => self.admit(url, caller),
@@ -119,7 +124,7 @@ impl FetchRate {
     }
 
     fn admit_url(&self, url: &Url) -> Result<(), Crowded> {
-        self.known.check(&url.as_str().to_owned()).map_err(|_| Crowded)
+        self.known.check(&url.as_str().to_owned()).map_err(|_| Crowded::Own)
     }
 
     /// Remembers that the URL has returned a good document.
@@ -167,7 +172,7 @@ mod tests {
         for n in 10..20 {
             admitted(at(n));
         }
-        assert_eq!(rate.admit(&url(1000), at(30)).unwrap_err(), Crowded);
+        assert_eq!(rate.admit(&url(1000), at(30)).unwrap_err(), Crowded::Shared);
         assert!(rate.admit(&url(1), Caller::Known).is_ok());
         assert_eq!((0..100).filter(|_| rate.admit(&url(2), Caller::Known).is_ok()).count(), 5);
     }
@@ -178,7 +183,7 @@ mod tests {
         (0..200).for_each(|n| rate.note_good(&url(n)));
         let held: Vec<_> = (0..3).map(|n| rate.admit(&url(n), at(1)).unwrap()).collect();
         assert!(held.iter().all(Option::is_some), "each has one of the slots of its address");
-        assert_eq!(rate.admit(&url(4), at(1)).unwrap_err(), Crowded);
+        assert_eq!(rate.admit(&url(4), at(1)).unwrap_err(), Crowded::Own);
         drop(held);
         let admitted = (5..200).filter(|n| rate.admit(&url(*n), at(1)).is_ok()).count();
         assert!(
@@ -201,7 +206,7 @@ mod tests {
         let user = Caller::User(Some(IpAddr::V4(0x0a00_0001.into())));
         let held: Vec<_> = (0..3).map(|n| rate.admit(&url(n), user).unwrap()).collect();
         assert!(held.iter().all(Option::is_some), "each has one of the slots of its address");
-        assert_eq!(rate.admit(&url(4), user).unwrap_err(), Crowded);
+        assert_eq!(rate.admit(&url(4), user).unwrap_err(), Crowded::Own);
         assert!(rate.admit(&url(4), Caller::Known).is_ok());
         drop(held);
         assert_eq!((0..100).filter(|_| rate.admit(&url(5), user).is_ok()).count(), 5);
@@ -211,7 +216,7 @@ mod tests {
     fn a050_one_address_waits_for_few_hosts_at_once() {
         let rate = FetchRate::default();
         let held: Vec<_> = (0..3).map(|n| rate.admit(&url(n), at(1)).unwrap()).collect();
-        assert_eq!(rate.admit(&url(4), at(1)).unwrap_err(), Crowded);
+        assert_eq!(rate.admit(&url(4), at(1)).unwrap_err(), Crowded::Own);
         assert!(rate.admit(&url(4), at(2)).is_ok());
         drop(held);
         assert!(rate.admit(&url(5), at(1)).is_ok());

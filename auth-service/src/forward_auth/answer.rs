@@ -161,7 +161,7 @@ impl Answer {
     }
 
     /// Denies a request without a valid proof of possession of the token's key. The status is 401 with the
-    /// challenge of RFC 9449 §7.1, or 503 if the proof cannot be checked or the account has sent too many proofs.
+    /// challenge of RFC 9449 §7.1, 429 if the account has sent too many proofs, or 503 if the proof cannot be checked.
     pub(super) fn unproven(
         unproven: &NotProven,
         resource: &ResourceUri,
@@ -175,9 +175,8 @@ impl Answer {
             return Self::unavailable();
         }
         let (code, reason) = (unproven.code(), unproven.to_string());
-        // The status is not 429, because some edge proxies respond with 500 if a check has an unexpected status.
         if let NotProven::Proof(ProofRefused::TooFast(seconds)) = unproven {
-            let mut answer = Self::problem(StatusCode::SERVICE_UNAVAILABLE, code, &reason, Outcome::Unproven);
+            let mut answer = Self::problem(StatusCode::TOO_MANY_REQUESTS, code, &reason, Outcome::Unproven);
             answer.headers.push((RETRY_AFTER, (*seconds).into()));
             return answer;
         }

@@ -74,7 +74,7 @@ impl Pace {
         let mut wait = self.late.enter(Some(address));
         tokio::select! {
             () = sleep(self.next_pause()) => {}
-            () = wait.given_up() => {}
+            _ = wait.given_up() => {}
         }
         Err(TooManyRequests)
     }

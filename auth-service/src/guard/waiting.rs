@@ -18,13 +18,22 @@ pub struct Waiting {
     queues: Senders,
 }
 
-type Senders = Arc<Mutex<Queues<oneshot::Sender<()>>>>;
+type Senders = Arc<Mutex<Queues<oneshot::Sender<Full>>>>;
 
 /// A sender that the server waits for. Dropping it frees the slot.
 pub struct Wait {
     position: Position,
-    given_up: oneshot::Receiver<()>,
+    given_up: oneshot::Receiver<Full>,
     queues: Senders,
+}
+
+/// Which slots were all occupied when a sender was displaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Full {
+    /// The share of the sender's address.
+    Share,
+    /// The slots of all addresses together.
+    All,
 }
 
 impl Waiting {
@@ -40,11 +49,11 @@ impl Waiting {
         let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
         let position = queues.add(address, notice);
         if queues.count_of(position.key) > self.share {
-            give_up_oldest(&mut queues, position.key);
+            give_up_oldest(&mut queues, position.key, Full::Share);
         } else if queues.count() > self.all
             && let Some(most) = queues.fullest()
         {
-            give_up_oldest(&mut queues, most);
+            give_up_oldest(&mut queues, most, Full::All);
         }
         Wait { position, given_up, queues: Arc::clone(&self.queues) }
     }
@@ -55,18 +64,19 @@ impl Waiting {
     }
 }
 
-fn give_up_oldest(queues: &mut Queues<oneshot::Sender<()>>, key: Key) {
+fn give_up_oldest(queues: &mut Queues<oneshot::Sender<Full>>, key: Key, full: Full) {
     if let Some((number, notice)) = queues.take_oldest(key) {
         tracing::debug!(number, "a sender lost its slot to another one");
         // The receiver has already been dropped if its sender has just finished.
-        let _ = notice.send(());
+        let _ = notice.send(full);
     }
 }
 
 impl Wait {
     /// Completes when another sender has displaced this one.
-    pub async fn given_up(&mut self) {
-        let _ = (&mut self.given_up).await;
+    pub async fn given_up(&mut self) -> Full {
+        // The notice is dropped without a message only together with the queues, of which this value has a reference.
+        (&mut self.given_up).await.unwrap_or(Full::All)
     }
 }
 
@@ -97,7 +107,7 @@ mod tests {
         let waiting = Waiting::new(3, 100);
         let mut other = waiting.enter(Some(address(2)));
         let mut waits: Vec<_> = (0..4).map(|_| waiting.enter(Some(address(1)))).collect();
-        assert!(is_given_up(&mut waits[0]));
+        assert_eq!(waits[0].given_up.try_recv(), Ok(Full::Share));
         assert!(!is_given_up(&mut other));
         assert_eq!(how_many_are_given_up(&mut waits[1..]), 0);
         assert_eq!(waiting.count(), 4);
@@ -109,7 +119,7 @@ mod tests {
         let mut few: Vec<_> = (0..2).map(|_| waiting.enter(Some(address(2)))).collect();
         let mut most: Vec<_> = (0..3).map(|_| waiting.enter(Some(address(1)))).collect();
         let mut newcomer = waiting.enter(Some(address(3)));
-        assert!(is_given_up(&mut most[0]));
+        assert_eq!(most[0].given_up.try_recv(), Ok(Full::All));
         assert_eq!(how_many_are_given_up(&mut most[1..]) + how_many_are_given_up(&mut few), 0);
         // Two addresses have two senders each, so the oldest of these four senders is displaced.
         let mut another = waiting.enter(Some(address(4)));

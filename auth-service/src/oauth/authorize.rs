@@ -1,10 +1,11 @@
 //! `GET /authorize`: the authorization endpoint (RFC 6749 §3.1, §4.1.1; OAuth 2.1 §4.1.1).
 
 use actix_web::http::StatusCode;
+use actix_web::http::header::RETRY_AFTER;
 use actix_web::{HttpRequest, HttpResponse, web};
 
 use crate::clients::UnknownClient;
-use crate::clients::documents::DocumentError;
+use crate::clients::documents::{DocumentError, RETRY_AFTER_SECONDS};
 use crate::clients::fetch_rate::Caller;
 use crate::domain::client::{Client, ClientId, ClientOrigin, InvalidClientId};
 use crate::domain::consent::Consent;
@@ -95,17 +96,24 @@ impl AuthorizeError {
                 (StatusCode::BAD_REQUEST, ErrorCode::InvalidClient)
             }
             Self::RequestUri => (StatusCode::BAD_REQUEST, ErrorCode::InvalidRequestUri),
+            Self::DocumentAway(_, DocumentError::TooFast) => {
+                (StatusCode::TOO_MANY_REQUESTS, ErrorCode::TemporarilyUnavailable)
+            }
             Self::NeedsOperator | Self::Unavailable | Self::DocumentAway(..) => {
                 (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::TemporarilyUnavailable)
             }
         };
         let text = self.to_string();
         let code = Some(CodeLink::new(code, issuer));
-        page(
+        let mut response = page(
             status,
             &MessagePage { title: "This request cannot be answered", text: &text, code, way_on: None },
             FormTarget::Ourselves,
-        )
+        );
+        if matches!(self, Self::DocumentAway(..)) {
+            response.headers_mut().insert(RETRY_AFTER, RETRY_AFTER_SECONDS.into());
+        }
+        response
     }
 }
 

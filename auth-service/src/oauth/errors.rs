@@ -70,6 +70,8 @@ mod tests {
             AuthorizeError::UnknownClient.to_string(),
             AuthorizeError::Disabled.to_string(),
             AuthorizeError::Document("https://app.example".to_owned(), DocumentError::Host).to_string(),
+            AuthorizeError::DocumentAway("https://app.example".to_owned(), DocumentError::TooFast)
+                .to_string(),
             AuthorizeError::DocumentAway("https://app.example".to_owned(), DocumentError::Crowded)
                 .to_string(),
             AuthorizeError::Redirect.to_string(),
@@ -78,6 +80,7 @@ mod tests {
             AuthorizeError::Unavailable.to_string(),
             NotProven::Wrong.to_string(),
             NotProven::TooFast(1).to_string(),
+            NotProven::Crowded.to_string(),
             NotProven::Busy.to_string(),
             LoginError::Params(broken()).to_string(),
             LoginError::LongLink.to_string(),

@@ -26,7 +26,12 @@ pub(super) enum NotProven {
     /// There were too many attempts from one address or for one name. The value is the delay in seconds.
     #[error("There were too many attempts. Wait a minute, then try again.")]
     TooFast(u64),
-    /// Too many attempts are waiting.
+    /// Too many attempts from one network are waiting.
+    #[error(
+        "Many people are signing in from your network at the moment. Wait a few seconds, then send the form again."
+    )]
+    Crowded,
+    /// Too many attempts of all networks together are waiting.
     #[error("Many people are signing in at the moment. Wait a few seconds, then send the form again.")]
     Busy,
     /// The account could not be read from the store.
@@ -50,7 +55,7 @@ impl From<TooManyAttempts> for NotProven {
     fn from(refused: TooManyAttempts) -> Self {
         match refused {
             TooManyAttempts::TooFast(too_fast) => Self::TooFast(too_fast.retry_after_seconds),
-            TooManyAttempts::AtOnce(_) => Self::Busy,
+            TooManyAttempts::AtOnce(_) => Self::Crowded,
         }
     }
 }
@@ -62,6 +67,7 @@ impl NotProven {
         match self {
             Self::Wrong => Some((StatusCode::FORBIDDEN, None)),
             Self::TooFast(seconds) => Some((StatusCode::TOO_MANY_REQUESTS, Some(*seconds))),
+            Self::Crowded => Some((StatusCode::TOO_MANY_REQUESTS, Some(RETRY_AFTER_SECONDS))),
             Self::Busy => Some((StatusCode::SERVICE_UNAVAILABLE, Some(RETRY_AFTER_SECONDS))),
             Self::Store(_) | Self::Hashing(_) => None,
         }

@@ -34,6 +34,9 @@ pub enum EarlyRefusal {
     /// The body arrives too slowly. It would occupy memory for too long.
     #[error("the body did not arrive in time; send it within ten seconds, without a pause of three seconds")]
     Slow,
+    /// The body was incomplete when another body from the same network needed its slot.
+    #[error("too many requests from this network have incomplete bodies; send the request again")]
+    DisplacedByOwn,
     /// The body was incomplete when another body needed its slot.
     #[error("too many requests have incomplete bodies; send the request again")]
     Displaced,
@@ -64,7 +67,7 @@ impl EarlyRefusal {
             Self::Broken => (StatusCode::BAD_REQUEST, ErrorCode::InvalidRequest, None),
             Self::StoreLost => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::TemporarilyUnavailable, Some(60)),
             Self::Displaced => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::TemporarilyUnavailable, Some(1)),
-            Self::Crowded | Self::TooManyRequests => {
+            Self::DisplacedByOwn | Self::Crowded | Self::TooManyRequests => {
                 (StatusCode::TOO_MANY_REQUESTS, ErrorCode::TemporarilyUnavailable, Some(1))
             }
         };

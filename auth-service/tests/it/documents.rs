@@ -299,6 +299,37 @@ async fn a050_made_up_paths_do_not_keep_a_hosts_clients_away() {
 }
 
 #[actix_web::test]
+async fn a050_who_exceeds_its_own_limit_gets_429_and_all_together_503() {
+    let host = DocumentHost::start().await;
+    let app = app(&host, &[]).await;
+    let authorize = async |n: usize, from: &str| {
+        let url = format!("{}/authorize?{}", app.public, query(&host.url(&format!("/made-up/{from}/{n}"))));
+        app.http.get(url).header("x-forwarded-for", from).send().await.unwrap()
+    };
+    let mut last = authorize(0, "203.0.113.9").await;
+    for n in 1..30 {
+        last = authorize(n, "203.0.113.9").await;
+    }
+    assert_eq!(last.status(), StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(last.headers()["retry-after"], "10");
+    let client = host.url("/made-up/another");
+    let form = [("client_id", client.as_str()), ("grant_type", "refresh_token"), ("refresh_token", "x")];
+    let request = app.http.post(format!("{}/token", app.public)).header("x-forwarded-for", "203.0.113.9");
+    let refused = request.form(&form).send().await.unwrap();
+    assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(refused.headers()["retry-after"], "10");
+    // The client must not discard its tokens.
+    assert_eq!(error_code(refused).await, "temporarily_unavailable");
+    // The limit of the host applies to all addresses together.
+    let mut statuses = Vec::new();
+    for n in 0..100 {
+        statuses.push(authorize(n, &format!("203.0.113.{}", 10 + n)).await.status());
+    }
+    assert!(statuses.contains(&StatusCode::SERVICE_UNAVAILABLE), "{statuses:?}");
+    assert!(!statuses.contains(&StatusCode::TOO_MANY_REQUESTS), "{statuses:?}");
+}
+
+#[actix_web::test]
 async fn a050_urls_that_are_refused_count_for_nobody() {
     let host = DocumentHost::start().await;
     host.put(PATH, Answer::json(&document(&host), ""));

@@ -320,6 +320,22 @@ async fn without_dpop_nothing_is_announced_and_nothing_bound() {
 }
 
 #[actix_web::test]
+async fn a_client_that_sends_too_many_proofs_gets_429() {
+    let (app, key) = (TestApp::start().await, Key::new());
+    let client = app.client().await;
+    let (access, _) = app.bound(&client, &key).await;
+    let client = client.try_into().unwrap();
+    for account in app.state.store.accounts().await.unwrap() {
+        while app.state.account_rate.admit_proof(&account.subject, &client).is_ok() {}
+    }
+    let refused = app.call("DPoP", &access, Some(&key.for_call(&app, &access))).await;
+    assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
+    assert!(refused.headers().contains_key("retry-after"));
+    // With a challenge, the client would request a new token.
+    assert!(!refused.headers().contains_key("www-authenticate"));
+}
+
+#[actix_web::test]
 async fn a084_a_proof_takes_room_in_the_store_only_with_a_request_that_is_good() {
     let app = TestApp::start().await;
     let (client, key) = (app.client().await, Key::new());

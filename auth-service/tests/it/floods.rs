@@ -97,6 +97,21 @@ async fn many_users_behind_one_address_log_in_at_the_same_moment() {
 }
 
 #[actix_web::test]
+async fn a093_attempts_beyond_the_share_of_an_address_get_429() {
+    let app = TestApp::start().await;
+    let form = form(&app).await;
+    let answers = statuses((0..60).map(|n| attempt(&app, &form, 1, &format!("user{n}")))).await;
+    let refused: Vec<_> = answers.iter().filter(|answer| answer.status() != StatusCode::SEE_OTHER).collect();
+    assert!(!refused.is_empty(), "all 60 were hashed");
+    assert!(
+        refused
+            .iter()
+            .all(|answer| answer.status() == StatusCode::TOO_MANY_REQUESTS && retry_after(answer) > Some(0)),
+        "{refused:?}"
+    );
+}
+
+#[actix_web::test]
 async fn a093_an_attempt_whose_client_hung_up_is_dropped() {
     let app = TestApp::start().await;
     let (cookie, form_token) = form(&app).await;

@@ -140,7 +140,7 @@ async fn a100_a_whole_body_is_heard_from_an_address_whose_others_are_slow() {
         let mut response = [0; 4096];
         let Ok(length @ 1..) = stream.try_read(&mut response) else { return false };
         let response = String::from_utf8_lossy(&response[..length]).to_lowercase();
-        response.starts_with("http/1.1 503") && response.contains("retry-after: 1")
+        response.starts_with("http/1.1 429") && response.contains("retry-after: 1")
     };
     while !slow.iter().any(is_told) {
         if was_too_late {

@@ -108,7 +108,9 @@ pub(super) fn problem_of(
     let address = address_of(http, state);
     match refused {
         NotProven::Wrong => audit::Event::LoginFailed { address }.emit(),
-        NotProven::TooFast(_) | NotProven::Busy => audit::Event::LoginThrottled { address }.emit(),
+        NotProven::TooFast(_) | NotProven::Crowded | NotProven::Busy => {
+            audit::Event::LoginThrottled { address }.emit();
+        }
         NotProven::Store(_) | NotProven::Hashing(_) => {
             tracing::error!(error = %refused, "a login could not be handled");
         }

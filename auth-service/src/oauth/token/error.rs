@@ -5,6 +5,7 @@ use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{HeaderName, RETRY_AFTER};
 
+use crate::clients::documents::{self, DocumentError};
 use crate::domain::clock::RandomUnavailable;
 use crate::domain::error_code::ErrorCode;
 use crate::domain::issuer::Issuer;
@@ -128,6 +129,13 @@ impl TokenError {
             Self::Client(ClientAuthError::Invalid { .. }) => {
                 (StatusCode::UNAUTHORIZED, ErrorCode::InvalidClient)
             }
+            Self::TooMany(_)
+            | Self::TooFast(_)
+            | Self::AccountTooFast(_)
+            | Self::Proof(ProofRefused::TooFast(_))
+            | Self::Client(ClientAuthError::TooFast(_) | ClientAuthError::Away(DocumentError::TooFast)) => {
+                (StatusCode::TOO_MANY_REQUESTS, ErrorCode::TemporarilyUnavailable)
+            }
             Self::Client(
                 ClientAuthError::Away(_)
                 | ClientAuthError::Undatable
@@ -137,13 +145,6 @@ impl TokenError {
             | Self::Undatable
             | Self::Unavailable
             | Self::Full => (StatusCode::SERVICE_UNAVAILABLE, ErrorCode::TemporarilyUnavailable),
-            Self::TooMany(_)
-            | Self::TooFast(_)
-            | Self::AccountTooFast(_)
-            | Self::Proof(ProofRefused::TooFast(_))
-            | Self::Client(ClientAuthError::TooFast(_)) => {
-                (StatusCode::TOO_MANY_REQUESTS, ErrorCode::TemporarilyUnavailable)
-            }
             Self::Params(_) | Self::Missing(_) | Self::Client(_) | Self::InvalidRequest(_) => {
                 (StatusCode::BAD_REQUEST, ErrorCode::InvalidRequest)
             }
@@ -196,7 +197,8 @@ impl TokenError {
             Self::Full
             | Self::Unavailable
             | Self::Client(ClientAuthError::Store(_) | ClientAuthError::Random(_)) => Some(60),
-            Self::Undatable | Self::Client(ClientAuthError::Away(_) | ClientAuthError::Undatable) => Some(10),
+            Self::Client(ClientAuthError::Away(_)) => Some(documents::RETRY_AFTER_SECONDS),
+            Self::Undatable | Self::Client(ClientAuthError::Undatable) => Some(10),
             _ => None,
         }
     }
