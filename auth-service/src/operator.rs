@@ -271,7 +271,7 @@ pub async fn run(command: Command, tools: &Tools<'_>) -> Result<Reply, CommandEr
                 return Ok(no_account(&username));
             };
             let done = store.set_account_disabled(&account.subject, disabled).await?;
-            let event = audit::Event::AccountSwitched { subject: &account.subject, disabled };
+            let event = audit::Event::AccountSwitched { user: (&account).into(), disabled };
             Ok(match done {
                 Change::Changed => audited(&event),
                 Change::Missing => no_account(&username),
@@ -282,7 +282,7 @@ pub async fn run(command: Command, tools: &Tools<'_>) -> Result<Reply, CommandEr
                 return Ok(no_account(&username));
             };
             let done = store.set_account_groups(&account.subject, &groups).await?;
-            let event = audit::Event::AccountChanged { subject: &account.subject, changed: "groups" };
+            let event = audit::Event::AccountChanged { user: (&account).into(), changed: "groups" };
             Ok(match done {
                 Change::Changed => audited(&event),
                 Change::Missing => no_account(&username),
@@ -293,7 +293,7 @@ pub async fn run(command: Command, tools: &Tools<'_>) -> Result<Reply, CommandEr
                 return Ok(no_account(&username));
             };
             let done = store.set_account_email(&account.subject, email.as_deref()).await?;
-            let event = audit::Event::AccountChanged { subject: &account.subject, changed: "email" };
+            let event = audit::Event::AccountChanged { user: (&account).into(), changed: "email" };
             Ok(match done {
                 Change::Changed => audited(&event),
                 Change::Missing => no_account(&username),
@@ -365,7 +365,7 @@ async fn add_user(
         Addition::Added => {}
         Addition::Taken => return Ok(account_exists(&account.username)),
     }
-    audit::Event::AccountAdded { subject: &account.subject }.emit();
+    audit::Event::AccountAdded { user: (&account).into() }.emit();
     Ok(if one_time { Reply::OneTimePassword(password.expose_secret().to_owned()) } else { Reply::Done })
 }
 
@@ -383,7 +383,7 @@ async fn reset_user(username: &Username, tools: &Tools<'_>) -> Result<Reply, Com
     if tools.store.replace_password(&account.subject, &account.password, &new).await?.is_none() {
         return Ok(Reply::Refused("the password was changed at the same time; try again".to_owned()));
     }
-    audit::Event::PasswordReset { subject: &account.subject }.emit();
+    audit::Event::PasswordReset { user: (&account).into() }.emit();
     let told = if account.disabled { Reply::OneTimePasswordOfDisabled } else { Reply::OneTimePassword };
     Ok(told(password.expose_secret().to_owned()))
 }
@@ -401,7 +401,7 @@ async fn link_user(
         )));
     }
     Ok(match store.link_account(issuer, sub, &account.subject).await? {
-        Linking::Linked => audited(&audit::Event::AccountLinked { subject: &account.subject, linked: true }),
+        Linking::Linked => audited(&audit::Event::AccountLinked { user: (&account).into(), linked: true }),
         Linking::OtherLink => Reply::Refused(format!(
             "{username} is already linked to another user of {issuer}, or {sub} to another account; `auth-service user unlink` removes a link"
         )),
@@ -415,9 +415,7 @@ async fn unlink_user(
 ) -> Result<Reply, CommandError> {
     let Some(account) = store.account_named(username).await? else { return Ok(no_account(username)) };
     Ok(match store.unlink_account(issuer, &account.subject).await? {
-        Deletion::Deleted => {
-            audited(&audit::Event::AccountLinked { subject: &account.subject, linked: false })
-        }
+        Deletion::Deleted => audited(&audit::Event::AccountLinked { user: (&account).into(), linked: false }),
         Deletion::Missing => Reply::Refused(format!("{username} is not linked to a user of {issuer}")),
     })
 }

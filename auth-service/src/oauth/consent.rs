@@ -76,9 +76,9 @@ pub(super) async fn ask(
     // Any program on the user's machine can receive a response at a loopback address or a private-use scheme.
     // Therefore, every such request is shown to the user (RFC 8252 §8.6).
     if covered && barred.is_empty() && !prompt.consent && !asked.request.redirect_uri.is_local() {
-        let (subject, scope) = (asked.subject.clone(), asked.request.scope.clone());
-        let response = approve(state, asked, session, client.clone()).await?;
-        audit::Event::ConsentRemembered { subject: &subject, client_id: &client.id, scope: &scope }.emit();
+        let scope = asked.request.scope.clone();
+        let response = approve(state, asked, (session, account), client.clone()).await?;
+        audit::Event::ConsentRemembered { user: account.into(), client_id: &client.id, scope: &scope }.emit();
         return Ok(response);
     }
     if prompt.none {
@@ -93,7 +93,7 @@ pub(super) async fn ask(
     let request = &asked.request;
     let target = FormTarget::MayLeave;
     if !barred.is_empty() {
-        audit::Event::AccessDenied { subject: &asked.subject, client_id: &client.id }.emit();
+        audit::Event::AccessDenied { user: account.into(), client_id: &client.id }.emit();
         let template = BarredPage {
             action: &state.config.site.issuer.endpoint("/consent"),
             form_token: &form_token,
@@ -212,7 +212,7 @@ async fn answer(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<Htt
     }
     match params.one("decision")? {
         Some("allow") if !barred(&account, &request.resources, state).is_empty() => Err(ConsentError::Barred),
-        Some("allow") => approve(state, asked, &session, client).await,
+        Some("allow") => approve(state, asked, (&session, &account), client).await,
         Some("deny") => {
             // A page accepts only one decision. If the user has just allowed the request, the client must not
             // receive a denial as well.
@@ -224,7 +224,7 @@ async fn answer(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<Htt
             if let Some(handle) = &asked.pushed {
                 state.store.forget_pushed_request(handle).await?;
             }
-            audit::Event::ConsentDenied { subject: &asked.subject, client_id: &client.id }.emit();
+            audit::Event::ConsentDenied { user: (&account).into(), client_id: &client.id }.emit();
             Ok(refuse(state, &request.redirect_uri, request.state.as_deref(), &Refusal::Denied))
         }
         _ => Err(ConsentError::NoDecision),
@@ -234,7 +234,7 @@ async fn answer(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<Htt
 async fn approve(
     state: &AppState,
     asked: ConsentRequest,
-    session: &LoginSession,
+    (session, account): (&LoginSession, &Account),
     client: Client,
 ) -> Result<HttpResponse, ConsentError> {
     state.account_rate.admit_code(&asked.subject).map_err(ConsentError::TooFast)?;
@@ -267,7 +267,7 @@ async fn approve(
         let until = used.at.plus(state.config.lifetimes.refresh_token);
         state.store.add_consent(&approval, &used, until).await?;
     }
-    audit::Event::ConsentGiven { subject: &code.subject, client_id: &code.client_id, scope: &code.scope }
+    audit::Event::ConsentGiven { user: account.into(), client_id: &code.client_id, scope: &code.scope }
         .emit();
     let mut pairs = vec![("code", token.expose())];
     pairs.extend(request.state.as_deref().map(|value| ("state", value)));

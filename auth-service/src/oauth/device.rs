@@ -235,7 +235,7 @@ async fn find(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<HttpR
     let typed = params.one("user_code")?.unwrap_or_default();
     let address = client_address::of(http, |address| state.config.trusted_edge.is_known(address));
     if let Err(too_fast) = state.device_rate.admit_guess(address, &session.subject) {
-        audit::Event::UserCodesThrottled { subject: &session.subject }.emit();
+        audit::Event::UserCodesThrottled { user: (&account).into() }.emit();
         let text = "There were too many attempts. Wait a minute, then try again.";
         let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, text);
         let problem = problem.retry_after(Some(too_fast.retry_after_seconds));
@@ -290,7 +290,7 @@ async fn ask(http: &HttpRequest, state: &AppState) -> Result<HttpResponse, Devic
     let action = state.config.site.issuer.endpoint("/device/consent");
     let barred = barred(&account, &asked.resources, state);
     if !barred.is_empty() {
-        audit::Event::AccessDenied { subject: &session.subject, client_id: &client.id }.emit();
+        audit::Event::AccessDenied { user: (&account).into(), client_id: &client.id }.emit();
         let username = account.username.as_str();
         let template = BarredPage { action: &action, form_token, username, resources: &barred };
         return Ok(page(StatusCode::FORBIDDEN, &template, FormTarget::Ourselves));
@@ -373,11 +373,11 @@ async fn answer(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<Htt
         }
     }
     let DeviceAuthorization { client_id, scope, .. } = &asked;
-    let subject = &session.subject;
+    let user = (&account).into();
     let event = if allowed {
-        audit::Event::ConsentGiven { subject, client_id, scope }
+        audit::Event::ConsentGiven { user, client_id, scope }
     } else {
-        audit::Event::ConsentDenied { subject, client_id }
+        audit::Event::ConsentDenied { user, client_id }
     };
     event.emit();
     Ok(result)

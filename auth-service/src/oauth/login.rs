@@ -329,7 +329,7 @@ async fn start_session(
         asked_by: then.asked_by(),
     };
     state.store.add_session(&session).await?;
-    audit::Event::LoggedIn { subject: &account.subject }.emit();
+    audit::Event::LoggedIn { user: account.into() }.emit();
     let path = then.path();
     let mut response = see_other(&issuer.endpoint(path.as_deref().unwrap_or(DONE_PATH)));
     set_cookies(&mut response, &OurCookie::Session.set(&cookie, issuer));

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 use std::sync::LazyLock;
 
-use crate::domain::account::Subject;
+use crate::domain::account::{Account, Subject, Username};
 use crate::domain::client::ClientId;
 use crate::domain::clock::UnixTime;
 use crate::domain::grant_id::GrantId;
@@ -81,6 +81,19 @@ pub const EVENTS: &[&str] = &[
     "user_codes_throttled",
 ];
 
+/// The user whom an event is about.
+#[derive(Debug, Clone, Copy)]
+pub struct User<'a> {
+    subject: &'a Subject,
+    username: &'a Username,
+}
+
+impl<'a> From<&'a Account> for User<'a> {
+    fn from(account: &'a Account) -> Self {
+        Self { subject: &account.subject, username: &account.username }
+    }
+}
+
 /// An audit event. No variant contains a token, a code, a password or any other text from a stranger.
 #[derive(Debug)]
 pub enum Event<'a> {
@@ -126,7 +139,7 @@ pub enum Event<'a> {
     /// An operator has linked an account to a subject of a trusted issuer, or has removed the link.
     AccountLinked {
         /// The account whose link was changed.
-        subject: &'a Subject,
+        user: User<'a>,
         /// Whether the account is linked now.
         linked: bool,
     },
@@ -135,7 +148,7 @@ pub enum Event<'a> {
         /// The grant that was created.
         grant_id: &'a GrantId,
         /// The user that the assertion names.
-        subject: &'a Subject,
+        user: User<'a>,
         /// The client that received the grant.
         client_id: &'a ClientId,
     },
@@ -144,19 +157,19 @@ pub enum Event<'a> {
         /// The grant of the token.
         grant_id: &'a GrantId,
         /// The user for whom the client acts.
-        subject: &'a Subject,
+        user: User<'a>,
         /// The client that acts for the user.
         client_id: &'a ClientId,
     },
     /// A user tried too many user codes.
     UserCodesThrottled {
         /// The user who tried the codes.
-        subject: &'a Subject,
+        user: User<'a>,
     },
     /// A client received a grant without a consent page, because its user had already allowed it.
     ConsentRemembered {
         /// The user who had already given consent.
-        subject: &'a Subject,
+        user: User<'a>,
         /// The client that received the grant.
         client_id: &'a ClientId,
         /// The scope that was granted.
@@ -165,38 +178,38 @@ pub enum Event<'a> {
     /// A client requested resources that the policy does not allow its user to access.
     AccessDenied {
         /// The user who was refused.
-        subject: &'a Subject,
+        user: User<'a>,
         /// The client that sent the request.
         client_id: &'a ClientId,
     },
     /// An operator has added an account.
     AccountAdded {
         /// The account that was added.
-        subject: &'a Subject,
+        user: User<'a>,
     },
     /// An operator has set a new one-time password for a user.
     PasswordReset {
         /// The user whose password was replaced.
-        subject: &'a Subject,
+        user: User<'a>,
     },
     /// An operator has changed an account.
     AccountChanged {
         /// The account that was changed.
-        subject: &'a Subject,
+        user: User<'a>,
         /// What was changed: `groups` or `email`.
         changed: &'static str,
     },
     /// An operator has disabled or enabled an account.
     AccountSwitched {
         /// The account that was changed.
-        subject: &'a Subject,
+        user: User<'a>,
         /// Whether the account is disabled now.
         disabled: bool,
     },
     /// A user has logged in.
     LoggedIn {
         /// The user who logged in.
-        subject: &'a Subject,
+        user: User<'a>,
     },
     /// A login failed because the name or the password was wrong.
     LoginFailed {
@@ -211,12 +224,12 @@ pub enum Event<'a> {
     /// A user has chosen a new password.
     PasswordChosen {
         /// The user who chose it.
-        subject: &'a Subject,
+        user: User<'a>,
     },
     /// A user has allowed a client to act.
     ConsentGiven {
         /// The user who allowed it.
-        subject: &'a Subject,
+        user: User<'a>,
         /// The client that was allowed.
         client_id: &'a ClientId,
         /// The scope that was granted.
@@ -225,7 +238,7 @@ pub enum Event<'a> {
     /// A user has denied a client's request.
     ConsentDenied {
         /// The user who denied it.
-        subject: &'a Subject,
+        user: User<'a>,
         /// The client that was denied.
         client_id: &'a ClientId,
     },
@@ -303,7 +316,7 @@ pub enum Event<'a> {
         /// The grant that was revoked.
         grant_id: &'a GrantId,
         /// The user who approved the grant.
-        subject: &'a Subject,
+        user: User<'a>,
         /// The client that presented the token.
         client_id: &'a ClientId,
     },
@@ -351,61 +364,61 @@ impl Event<'_> {
                 }
                 "client_credentials_accepted"
             }
-            Self::AccountLinked { subject, linked } => {
+            Self::AccountLinked { user, linked } => {
                 let event = if *linked { "account_linked" } else { "account_unlinked" };
-                tracing::info!(target: "audit", event, %subject);
+                tracing::info!(target: "audit", event, subject = %user.subject, username = %user.username);
                 event
             }
-            Self::AssertionAccepted { grant_id, subject, client_id } => {
-                if let Some(left_out) = OF_ACCOUNTS.admit(subject) {
-                    tracing::info!(target: "audit", event = "assertion_accepted", %grant_id, %subject, %client_id, left_out);
+            Self::AssertionAccepted { grant_id, user, client_id } => {
+                if let Some(left_out) = OF_ACCOUNTS.admit(user.subject) {
+                    tracing::info!(target: "audit", event = "assertion_accepted", %grant_id, subject = %user.subject, username = %user.username, %client_id, left_out);
                 }
                 "assertion_accepted"
             }
-            Self::TokenExchanged { grant_id, subject, client_id } => {
-                if let Some(left_out) = OF_ACCOUNTS.admit(subject) {
-                    tracing::info!(target: "audit", event = "token_exchanged", %grant_id, %subject, %client_id, left_out);
+            Self::TokenExchanged { grant_id, user, client_id } => {
+                if let Some(left_out) = OF_ACCOUNTS.admit(user.subject) {
+                    tracing::info!(target: "audit", event = "token_exchanged", %grant_id, subject = %user.subject, username = %user.username, %client_id, left_out);
                 }
                 "token_exchanged"
             }
-            Self::UserCodesThrottled { subject } => {
+            Self::UserCodesThrottled { user } => {
                 if let Some(left_out) = LIMITED.admit() {
-                    tracing::warn!(target: "audit", event = "user_codes_throttled", %subject, left_out);
+                    tracing::warn!(target: "audit", event = "user_codes_throttled", subject = %user.subject, username = %user.username, left_out);
                 }
                 "user_codes_throttled"
             }
-            Self::ConsentRemembered { subject, client_id, scope } => {
-                if let Some(left_out) = OF_ACCOUNTS.admit(subject) {
-                    tracing::info!(target: "audit", event = "consent_remembered", %subject, %client_id, %scope, left_out);
+            Self::ConsentRemembered { user, client_id, scope } => {
+                if let Some(left_out) = OF_ACCOUNTS.admit(user.subject) {
+                    tracing::info!(target: "audit", event = "consent_remembered", subject = %user.subject, username = %user.username, %client_id, %scope, left_out);
                 }
                 "consent_remembered"
             }
-            Self::AccessDenied { subject, client_id } => {
-                if let Some(left_out) = OF_ACCOUNTS.admit(subject) {
-                    tracing::info!(target: "audit", event = "access_denied", %subject, %client_id, left_out);
+            Self::AccessDenied { user, client_id } => {
+                if let Some(left_out) = OF_ACCOUNTS.admit(user.subject) {
+                    tracing::info!(target: "audit", event = "access_denied", subject = %user.subject, username = %user.username, %client_id, left_out);
                 }
                 "access_denied"
             }
-            Self::AccountAdded { subject } => {
-                tracing::info!(target: "audit", event = "account_added", %subject);
+            Self::AccountAdded { user } => {
+                tracing::info!(target: "audit", event = "account_added", subject = %user.subject, username = %user.username);
                 "account_added"
             }
-            Self::PasswordReset { subject } => {
-                tracing::info!(target: "audit", event = "password_reset", %subject);
+            Self::PasswordReset { user } => {
+                tracing::info!(target: "audit", event = "password_reset", subject = %user.subject, username = %user.username);
                 "password_reset"
             }
-            Self::AccountChanged { subject, changed } => {
-                tracing::info!(target: "audit", event = "account_changed", %subject, changed);
+            Self::AccountChanged { user, changed } => {
+                tracing::info!(target: "audit", event = "account_changed", subject = %user.subject, username = %user.username, changed);
                 "account_changed"
             }
-            Self::AccountSwitched { subject, disabled } => {
+            Self::AccountSwitched { user, disabled } => {
                 let event = if *disabled { "account_disabled" } else { "account_enabled" };
-                tracing::info!(target: "audit", event, %subject);
+                tracing::info!(target: "audit", event, subject = %user.subject, username = %user.username);
                 event
             }
-            Self::LoggedIn { subject } => {
-                if let Some(left_out) = OF_ACCOUNTS.admit(subject) {
-                    tracing::info!(target: "audit", event = "logged_in", %subject, left_out);
+            Self::LoggedIn { user } => {
+                if let Some(left_out) = OF_ACCOUNTS.admit(user.subject) {
+                    tracing::info!(target: "audit", event = "logged_in", subject = %user.subject, username = %user.username, left_out);
                 }
                 "logged_in"
             }
@@ -421,21 +434,21 @@ impl Event<'_> {
                 }
                 "login_throttled"
             }
-            Self::PasswordChosen { subject } => {
-                if let Some(left_out) = PASSWORDS.admit(subject) {
-                    tracing::info!(target: "audit", event = "password_chosen", %subject, left_out);
+            Self::PasswordChosen { user } => {
+                if let Some(left_out) = PASSWORDS.admit(user.subject) {
+                    tracing::info!(target: "audit", event = "password_chosen", subject = %user.subject, username = %user.username, left_out);
                 }
                 "password_chosen"
             }
-            Self::ConsentGiven { subject, client_id, scope } => {
-                if let Some(left_out) = GIVEN.admit(subject) {
-                    tracing::info!(target: "audit", event = "consent_given", %subject, %client_id, %scope, left_out);
+            Self::ConsentGiven { user, client_id, scope } => {
+                if let Some(left_out) = GIVEN.admit(user.subject) {
+                    tracing::info!(target: "audit", event = "consent_given", subject = %user.subject, username = %user.username, %client_id, %scope, left_out);
                 }
                 "consent_given"
             }
-            Self::ConsentDenied { subject, client_id } => {
-                if let Some(left_out) = OF_ACCOUNTS.admit(subject) {
-                    tracing::info!(target: "audit", event = "consent_denied", %subject, %client_id, left_out);
+            Self::ConsentDenied { user, client_id } => {
+                if let Some(left_out) = OF_ACCOUNTS.admit(user.subject) {
+                    tracing::info!(target: "audit", event = "consent_denied", subject = %user.subject, username = %user.username, %client_id, left_out);
                 }
                 "consent_denied"
             }
@@ -485,9 +498,9 @@ impl Event<'_> {
                 tracing::info!(target: "audit", event = "store_resealed", rows, changed);
                 "store_resealed"
             }
-            Self::RefreshTokenReused { grant_id, subject, client_id } => {
-                if let Some(left_out) = STOLEN.admit(subject) {
-                    tracing::warn!(target: "audit", event = "refresh_token_reused", %grant_id, %subject, %client_id, left_out);
+            Self::RefreshTokenReused { grant_id, user, client_id } => {
+                if let Some(left_out) = STOLEN.admit(user.subject) {
+                    tracing::warn!(target: "audit", event = "refresh_token_reused", %grant_id, subject = %user.subject, username = %user.username, %client_id, left_out);
                 }
                 "refresh_token_reused"
             }
@@ -504,6 +517,18 @@ mod tests {
 
     use super::*;
 
+    fn user(subject: &Subject) -> User<'_> {
+        static NAME: LazyLock<Username> = LazyLock::new(|| Username::try_from("ana".to_owned()).unwrap());
+        User { subject, username: &NAME }
+    }
+
+    #[test]
+    fn a_line_about_a_user_has_the_name_beside_the_identifier() {
+        let subject = &Subject::new([9; 32]);
+        let lines = lines_of(|| Event::LoggedIn { user: user(subject) }.emit());
+        assert!(lines[0].contains(&format!("subject={subject} username=ana")), "{lines:?}");
+    }
+
     #[test]
     fn a095_a_flood_of_registrations_or_of_one_account_hides_no_line_of_another_account() {
         let client_id = &ClientId::try_from("client".to_owned()).unwrap();
@@ -515,13 +540,13 @@ mod tests {
                 Event::ClientUpdated { client_id }.emit();
                 Event::ClientDeleted { client_id }.emit();
                 Event::ClientRemoved { client_id }.emit();
-                Event::LoggedIn { subject: eve }.emit();
-                Event::ConsentRemembered { subject: eve, client_id, scope }.emit();
-                Event::ConsentGiven { subject: eve, client_id, scope }.emit();
+                Event::LoggedIn { user: user(eve) }.emit();
+                Event::ConsentRemembered { user: user(eve), client_id, scope }.emit();
+                Event::ConsentGiven { user: user(eve), client_id, scope }.emit();
                 if n % 50 == 0 {
-                    Event::LoggedIn { subject: ana }.emit();
-                    Event::ConsentGiven { subject: ana, client_id, scope }.emit();
-                    Event::ConsentDenied { subject: ana, client_id }.emit();
+                    Event::LoggedIn { user: user(ana) }.emit();
+                    Event::ConsentGiven { user: user(ana), client_id, scope }.emit();
+                    Event::ConsentDenied { user: user(ana), client_id }.emit();
                 }
             }
         });
@@ -584,10 +609,10 @@ mod tests {
         let lines = lines_of(|| {
             for _ in 0..1000 {
                 Event::CodeReplayed { grant_id, subject: eve, client_id }.emit();
-                Event::RefreshTokenReused { grant_id, subject: eve, client_id }.emit();
+                Event::RefreshTokenReused { grant_id, user: user(eve), client_id }.emit();
             }
             Event::CodeReplayed { grant_id, subject: ana, client_id }.emit();
-            Event::RefreshTokenReused { grant_id, subject: ana, client_id }.emit();
+            Event::RefreshTokenReused { grant_id, user: user(ana), client_id }.emit();
         });
         let of = |subject: &Subject| lines.iter().filter(|line| line.contains(subject.as_str())).count();
         assert_eq!(of(ana), 2);
@@ -601,21 +626,21 @@ mod tests {
         let grant_id = &GrantId::new([1; 32]);
         let lines = lines_of(|| {
             for _ in 0..1000 {
-                Event::AccessDenied { subject: eve, client_id }.emit();
-                Event::ConsentDenied { subject: eve, client_id }.emit();
-                Event::ConsentRemembered { subject: eve, client_id, scope }.emit();
-                Event::LoggedIn { subject: eve }.emit();
+                Event::AccessDenied { user: user(eve), client_id }.emit();
+                Event::ConsentDenied { user: user(eve), client_id }.emit();
+                Event::ConsentRemembered { user: user(eve), client_id, scope }.emit();
+                Event::LoggedIn { user: user(eve) }.emit();
             }
-            Event::ConsentGiven { subject: eve, client_id, scope }.emit();
+            Event::ConsentGiven { user: user(eve), client_id, scope }.emit();
             for _ in 0..1000 {
-                Event::ConsentGiven { subject: eve, client_id, scope }.emit();
+                Event::ConsentGiven { user: user(eve), client_id, scope }.emit();
             }
             Event::GrantRevoked { grant_id, subject: eve, client_id }.emit();
             Event::GrantDisplaced { grant_id, subject: eve, client_id }.emit();
             for _ in 0..1000 {
                 Event::GrantRevoked { grant_id, subject: eve, client_id }.emit();
             }
-            Event::PasswordChosen { subject: eve }.emit();
+            Event::PasswordChosen { user: user(eve) }.emit();
         });
         for event in ["consent_given", "grant_revoked", "grant_displaced", "password_chosen"] {
             assert!(lines.iter().any(|line| line.contains(&format!("event=\"{event}\""))), "{event}");

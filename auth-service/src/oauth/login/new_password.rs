@@ -150,7 +150,7 @@ async fn take_password(
     let Some(account) = replaced else {
         return chosen_before(http, state, &change, chosen).await;
     };
-    audit::Event::PasswordChosen { subject: &account.subject }.emit();
+    audit::Event::PasswordChosen { user: (&account).into() }.emit();
     start_session(state, &account, &change.then).await
 }
 

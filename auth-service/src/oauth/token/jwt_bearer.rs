@@ -115,8 +115,8 @@ pub(super) async fn assert(
             return Err(TokenError::InvalidGrant("the client has been removed or disabled"));
         }
     }
-    let (grant_id, subject, client_id) = (&grant.id, &grant.subject, &grant.client_id);
-    audit::Event::AssertionAccepted { grant_id, subject, client_id }.emit();
+    let (grant_id, user, client_id) = (&grant.id, (&account).into(), &grant.client_id);
+    audit::Event::AssertionAccepted { grant_id, user, client_id }.emit();
     Ok(response)
 }
 

@@ -77,8 +77,8 @@ pub(super) async fn refresh(
         Rotation::Reused(grant_id) => {
             // Another party might have a copy of the token, so the user must consent again.
             state.store.forget_consent(&grant.subject, &client.id).await?;
-            let (subject, client_id) = (&grant.subject, &client.id);
-            audit::Event::RefreshTokenReused { grant_id: &grant_id, subject, client_id }.emit();
+            let (user, client_id) = ((&account).into(), &client.id);
+            audit::Event::RefreshTokenReused { grant_id: &grant_id, user, client_id }.emit();
             Err(TokenError::InvalidGrant(REUSED))
         }
         Rotation::Undatable => {
