@@ -1,7 +1,6 @@
 //! Copies the whole content of a store or dump to another store or dump. Before a copy is reported as successful,
 //! the records in the target are counted.
 
-use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -13,6 +12,7 @@ use async_trait::async_trait;
 use futures_util::future::{Either, select};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::domain::account::short_id;
 use crate::domain::clock::{Clock, Random, RandomUnavailable, UnixTime};
 use crate::keys::seal::StoreKey;
 use crate::threads;
@@ -268,13 +268,8 @@ pub async fn export(
     let (to, records) = mpsc::channel::<Vec<Record>>(WAITING);
     let (written, mut told) = watch::channel(0);
     let (complete, is_complete) = oneshot::channel();
-    let dump = NewDump {
-        path: path.to_owned(),
-        beside: PathBuf::from([path.as_os_str(), OsStr::new(".part")].into_iter().collect::<OsString>()),
-        key: key.clone(),
-        id: random.bytes()?,
-        now,
-    };
+    let id = random.bytes()?;
+    let dump = NewDump { path: path.to_owned(), beside: incomplete(path, id), key: key.clone(), id, now };
     let exported = async {
         let exported = store.export(BEFORE_ALL, to).await.map_err(TransferError::Source);
         // If the export failed, the file is left incomplete.
@@ -333,8 +328,6 @@ impl NewDump {
         if self.path.exists() {
             return Err(DumpError::Exists);
         }
-        // A file of an interrupted export is replaced.
-        let _ = std::fs::remove_file(&self.beside);
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&self.beside)?;
         let completed =
             self.fill(file, &mut records, written).and_then(|writer| match is_complete.blocking_recv() {
@@ -365,10 +358,29 @@ impl NewDump {
     }
 }
 
+/// The path of the file until it is complete. No other export has the same one, even if it writes the same dump at the
+/// same time.
+fn incomplete(path: &Path, id: [u8; 32]) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{}.part", short_id(id)));
+    PathBuf::from(name)
+}
+
+/// Gives the complete file its name, unless another export has completed a file with this name in the meantime.
+fn place(beside: &Path, path: &Path) -> Result<(), DumpError> {
+    match std::fs::hard_link(beside, path) {
+        Ok(()) => Ok(std::fs::remove_file(beside)?),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Err(DumpError::Exists),
+        // Some file systems have no hard links.
+        Err(_) if path.exists() => Err(DumpError::Exists),
+        Err(_) => Ok(std::fs::rename(beside, path)?),
+    }
+}
+
 fn finish(writer: DumpWriter<File>, beside: &Path, path: &Path) -> Result<Counts, DumpError> {
     let (counts, file) = writer.finish()?;
     file.sync_all()?;
-    std::fs::rename(beside, path)?;
+    place(beside, path)?;
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     File::open(directory.unwrap_or(Path::new(".")))?.sync_all()?;
     Ok(counts)
@@ -427,5 +439,29 @@ mod tests {
         while left() > 0 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
+    }
+
+    #[tokio::test]
+    async fn of_two_exports_to_one_file_at_the_same_time_neither_damages_the_other() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("dump");
+        let store = Empty { key: StoreKey::new([7; 32]), fails: false };
+        let at = (UnixTime(1), &SystemRandomSource as &dyn Random);
+        let left = || std::fs::read_dir(directory.path()).unwrap().count();
+        let mut exports: Vec<_> =
+            (0..2).map(|_| export(&store, &path, &store.key, at, |_| {}).boxed_local()).collect();
+        while left() < 2 {
+            for running in &mut exports {
+                assert!(running.now_or_never().is_none());
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let [one, other] = ["one", "other"].map(|name| directory.path().join(name));
+        std::fs::write(&one, "one").unwrap();
+        std::fs::write(&other, "other").unwrap();
+        place(&one, &path).unwrap();
+        assert!(matches!(place(&other, &path), Err(DumpError::Exists)));
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "one");
+        drop(exports);
     }
 }

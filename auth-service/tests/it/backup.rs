@@ -49,11 +49,9 @@ fn a_backup_of_one_machine_is_restored_on_another() {
     let (here, there) = ([("DATA_DIR", data.as_str())], [("DATA_DIR", new.as_str())]);
     works(&command("user add --new-store ana --email ana@people.example --group staff", &here));
     works(&command("user add bo", &here));
+    // Two backups can be made in the same second.
     for _ in 0..2 {
         works(&script("backup", &["--keep", "1", &dumps], &here));
-        // The name of a dump contains the time in seconds, so the next backup must not start within the same
-        // second.
-        std::thread::sleep(std::time::Duration::from_millis(1100));
     }
     let kept: Vec<_> = fs::read_dir(&dumps).unwrap().map(|entry| entry.unwrap().path()).collect();
     let [dump] = kept.as_slice() else { panic!("{kept:?}") };
@@ -61,7 +59,6 @@ fn a_backup_of_one_machine_is_restored_on_another() {
     // error and remove no dump.
     let later = Path::new(&dumps).join("mcp-gate-29990101T000000Z.dump");
     fs::write(&later, "").unwrap();
-    std::thread::sleep(std::time::Duration::from_millis(1100));
     let message = fails(&script("backup", &["--keep", "1", &dumps], &here));
     assert!(message.contains("Set the clock"), "{message}");
     assert_eq!(fs::read_dir(&dumps).unwrap().count(), 3);

@@ -230,7 +230,12 @@ fn each_refusal_of_a_command_names_its_cause_and_its_fix_once() {
     refuses(&format!("store verify {file}"), &stored, &file, &["is not a dump of a store"]);
     refuses("user list", &[("DATA_DIR", &absent)], &absent, &["there is no store in", "set DATA_DIR"]);
     let database = format!("{data}/store.redb");
-    refuses("user list", &[stored[0], ("STORE_KEY", KEY)], &database, &["another store key. Put back"]);
+    refuses(
+        "user list",
+        &[stored[0], ("STORE_KEY", KEY)],
+        &database,
+        &["another store key. Put back", "set STORE_KEY to that key"],
+    );
     refuses(&format!("policy check {missing}"), &stored, &missing, &["cannot read", "name a regular file"]);
     let doctor = format!("doctor http://localhost:1/mcp --ca-file {missing}");
     refuses(&doctor, &[], &missing, &["--ca-file: cannot read", "name a regular file"]);
@@ -246,7 +251,12 @@ fn each_refusal_of_a_command_names_its_cause_and_its_fix_once() {
     refuses("healthcheck", &[("OPS_LISTEN", &ops)], &ops, &["Connection refused", "is it running?"]);
     let key = format!("{data}/store.key");
     fs::write(&key, "no key").unwrap();
-    refuses("user list", &stored, &key, &["does not contain a store key"]);
+    refuses(
+        "user list",
+        &stored,
+        &key,
+        &["does not contain a store key, so it was damaged", "from a backup", "set STORE_KEY"],
+    );
 }
 
 #[test]

@@ -71,7 +71,8 @@ pub enum OpenError {
     },
     /// The store was written with a different key.
     #[error(
-        "{0} was written with another store key. Put back the store.key (or STORE_KEY) that belongs to it"
+        "{0} was written with another store key. Put back the store.key that belongs to it into its directory, or set \
+         STORE_KEY to that key"
     )]
     WrongKey(PathBuf),
     /// There is a database but no key file.
@@ -85,7 +86,10 @@ pub enum OpenError {
     )]
     KeyUnusable(PathBuf, std::io::Error),
     /// The key file does not contain a store key.
-    #[error("{0} does not contain a store key: {1}")]
+    #[error(
+        "{0} does not contain a store key, so it was damaged or replaced: {1}. Put it back from a backup, or set STORE_KEY to \
+         the right key. If there is no store beside it yet, remove the file; a new key is then created"
+    )]
     KeyInvalid(PathBuf, InvalidStoreKey),
     /// The operating system provided no random bytes.
     #[error(transparent)]
