@@ -35,6 +35,8 @@ pub struct Examination {
     pub extra_roots: Option<Vec<u8>>,
     /// The settings of the service, if the doctor runs on the same machine.
     pub settings: Option<Config>,
+    /// The settings that would be needed to examine the service from inside, but are not set.
+    pub unset: Vec<&'static str>,
     /// The current time, with which certificates and clocks are compared.
     pub now: UnixTime,
     /// Time limit for a response. A service that does not respond in time is reported as silent, never as
@@ -150,6 +152,7 @@ pub async fn examine(
     let mut notes = Notes { progress, findings: Vec::new() };
     let notes = &mut notes;
     let settings = examination.settings.as_ref();
+    inside::note_unset(&examination.unset, notes);
     let addresses = match network::resolve(&target, notes).await {
         Some(addresses) if network::connect(&target, examination.now, notes).await => addresses,
         _ => {

@@ -111,8 +111,9 @@ fn examination(asked: Doctor) -> anyhow::Result<Examination> {
         .transpose()?;
     let is_set =
         |name: &str| std::env::var_os(name).or_else(|| std::env::var_os(format!("{name}_FILE"))).is_some();
-    let has_settings = is_set("ISSUER") && is_set("PROTECTED_HOSTS") && !asked.outside_only;
-    let settings = if has_settings {
+    let needed = if asked.outside_only { &[][..] } else { &["ISSUER", "PROTECTED_HOSTS"] };
+    let unset: Vec<_> = needed.iter().copied().filter(|name| !is_set(name)).collect();
+    let settings = if unset.is_empty() && !asked.outside_only {
         Some(
             Config::from_variables(std::env::vars())
                 .context("to examine without the settings, use --outside-only")?,
@@ -124,6 +125,7 @@ fn examination(asked: Doctor) -> anyhow::Result<Examination> {
         url: asked.url,
         extra_roots,
         settings,
+        unset,
         now: SystemClock.now(),
         patience: Duration::from_secs(asked.patience.max(1)),
     })

@@ -14,6 +14,20 @@ use crate::store::embedded::readable_key_file;
 use super::Notes;
 use super::network::Target;
 
+/// Reports the settings without which the service cannot be examined from inside.
+pub(super) fn note_unset(unset: &[&'static str], notes: &mut Notes<'_>) {
+    if !unset.is_empty() {
+        notes.unexamined(
+            "settings",
+            format!(
+                "the environment of this command has no {}, so the settings, the store and the internal listeners were not examined",
+                unset.join(" and no ")
+            ),
+            "on the machine of the service, run the doctor with the service's own environment (in the stack: docker compose exec auth-service /auth-service doctor URL); elsewhere, use --outside-only",
+        );
+    }
+}
+
 /// Compares the settings with what was observed from outside.
 pub(super) async fn examine(
     target: &Target,

@@ -29,6 +29,7 @@ async fn examined(patient: &Patient, extra_roots: Option<Vec<u8>>) -> Vec<Findin
         url: format!("{origin}/mcp").parse().unwrap(),
         extra_roots,
         settings: Some(config),
+        unset: Vec::new(),
         now: SystemClock.now(),
         patience: PATIENT,
     };
@@ -267,8 +268,9 @@ async fn a_clock_of_auth_service_alone_that_jumped_is_found_from_inside() {
 async fn a_name_without_address_and_a_port_without_listener_are_told_apart() {
     for (url, check) in [("https://nowhere.invalid/mcp", "dns"), ("http://127.0.0.1:1/mcp", "connection")] {
         let url = url.parse().unwrap();
+        let (unset, now) = (Vec::new(), SystemClock.now());
         let examination =
-            Examination { url, extra_roots: None, settings: None, now: SystemClock.now(), patience: PATIENT };
+            Examination { url, extra_roots: None, settings: None, unset, now, patience: PATIENT };
         let findings = examine(&examination, &mut |_| {}).await.unwrap();
         assert_eq!(complaints(&findings), [(check, Outcome::Problem)]);
         assert_eq!(unexamined(&findings), ["examination"]);
@@ -316,12 +318,17 @@ async fn the_command_says_it_to_people_and_to_programs() {
     assert_eq!((&document["problems"], &document["warnings"]), (&0.into(), &0.into()), "{said}");
     let findings = document["findings"].as_array().unwrap();
     assert!(
-        findings.len() > 10 && findings.iter().rev().skip(1).all(|finding| finding["outcome"] == "fine"),
+        findings.len() > 10
+            && findings
+                .iter()
+                .rev()
+                .skip(1)
+                .all(|found| found["outcome"] == "fine" || found["check"] == "settings"),
         "{said}"
     );
     assert_eq!(
         (&findings.last().unwrap()["check"], &document["unexamined"]),
-        (&"service".into(), &1.into()),
+        (&"service".into(), &2.into()),
         "{said}"
     );
 
@@ -336,7 +343,15 @@ async fn the_command_says_it_to_people_and_to_programs() {
     let (code, said, _) = doctor(&[&sick, "--ca-file", ca]).await;
     assert_eq!(code, Some(1));
     assert!(said.contains("\nPROBLEM  keys: ") && said.contains("\n           fix: "), "{said}");
-    assert!(said.lines().last().unwrap().starts_with("1 problem, 0 warnings, 1 not examined, "), "{said}");
+    assert!(said.lines().last().unwrap().starts_with("1 problem, 0 warnings, 2 not examined, "), "{said}");
+
+    let unset = "no ISSUER and no PROTECTED_HOSTS, so";
+    assert!(
+        said.contains(&format!("unknown  settings: the environment of this command has {unset}")),
+        "{said}"
+    );
+    let (_, said, _) = doctor(&[&sick, "--ca-file", ca, "--outside-only"]).await;
+    assert!(!said.contains(unset) && said.contains(" 1 not examined, "), "{said}");
 
     for arguments in [&["ftp://mcp.example/mcp", "--json"][..], &[&healthy, "--ca-file", "/nowhere"]] {
         let (code, said, why) = doctor(arguments).await;
