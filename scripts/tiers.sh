@@ -25,19 +25,21 @@ need_good_settings() {
 # includes_loopback NAME NETWORKS: whether a list such as 10.0.0.0/8, 192.0.2.7 includes the address 127.0.0.1. Exits if an
 # entry is not a network.
 includes_loopback() {
-  local entry entries number bits loopback=$((127 << 24 | 1)) found=no
+  local entry entries address bits loopback=$((127 << 24 | 1)) found=no
+  local number='(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])'
   IFS=, read -ra entries -d '' <<<"$2" || true
   for entry in "${entries[@]}"; do
     entry=${entry#"${entry%%[![:space:]]*}"}
     entry=${entry%"${entry##*[![:space:]]}"}
     # No IPv6 network includes this address, and auth-service checks these networks itself.
     [[ -n $entry && ! $entry =~ ^[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(/[0-9]{1,3})?$ ]] || continue
-    if ! [[ $entry =~ ^([0-9]{1,3})\.([0-9]{1,3})\.([0-9]{1,3})\.([0-9]{1,3})(/([0-9]{1,2}))?$ ]]; then
+    # As in auth-service, a number has no leading zero, because some programs would read it as octal.
+    if ! [[ $entry =~ ^$number\.$number\.$number\.$number(/([0-9]|[12][0-9]|3[0-2]))?$ ]]; then
       die "\"$entry\" in $1 is not a network. Write it as 10.0.0.0/8 or 192.0.2.7."
     fi
-    number=$((10#${BASH_REMATCH[1]} << 24 | 10#${BASH_REMATCH[2]} << 16 | 10#${BASH_REMATCH[3]} << 8 | 10#${BASH_REMATCH[4]}))
-    bits=$((10#${BASH_REMATCH[6]:-32}))
-    ((bits > 32 || (number ^ loopback) >> (32 - bits) != 0)) || found=yes
+    address=$((BASH_REMATCH[1] << 24 | BASH_REMATCH[2] << 16 | BASH_REMATCH[3] << 8 | BASH_REMATCH[4]))
+    bits=${BASH_REMATCH[6]:-32}
+    (((address ^ loopback) >> (32 - bits) != 0)) || found=yes
   done
   [[ $found == yes ]]
 }

@@ -306,8 +306,8 @@ behind_each_edge! { a_frozen_replica_is_left_out:
     a_replica_that_does_not_respond_is_left_out_by_envoy_over_grpc EnvoyGrpc
 }
 
-/// How long a replica can stop without being left out.
-const STALL: Duration = Duration::from_millis(2500);
+/// A time for which a replica can stop without being left out, in two parts: before calls are sent, and afterwards.
+const STALL: [Duration; 2] = [Duration::from_millis(2200), Duration::from_millis(300)];
 /// How soon a frozen replica must be left out. On an idle machine, this takes 6 s.
 const FROZEN: Duration = Duration::from_secs(15);
 
@@ -330,10 +330,10 @@ async fn a_frozen_replica_is_left_out(edge: Edge) {
 
     // A replica that stops for a moment, for example because of its disk, still gets requests, and answers them.
     replica.signal(Signal::STOP);
-    tokio::time::sleep(STALL - Duration::from_millis(300)).await;
+    tokio::time::sleep(STALL[0]).await;
     let call = fleet.http.post(&fleet.stack.mcp_url).bearer_auth(&token);
     let calls: Vec<_> = (0..2 * REPLICAS).map(|_| tokio::spawn(timed(call.try_clone().unwrap()))).collect();
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    tokio::time::sleep(STALL[1]).await;
     replica.signal(Signal::CONT);
     let mut answers = Vec::new();
     for call in calls {

@@ -272,6 +272,10 @@ fn a_setting_with_which_the_edge_could_not_work_is_one_clear_line() {
         ("TRUSTED_PROXIES", "126.0.0.0/8, 127.0.0.2, ::1", absent),
         ("TRUSTED_PROXIES_FILE", file, absent),
         ("TRUSTED_PROXIES", "edge.example, 127.0.0.1", "error: \"edge.example\" in TRUSTED_PROXIES is not"),
+        ("TRUSTED_PROXIES", "127.0.0.01", "error: \"127.0.0.01\" in TRUSTED_PROXIES is not"),
+        ("TRUSTED_PROXIES", "127.0.0.1, 10.0.0.256", "error: \"10.0.0.256\" in TRUSTED_PROXIES is not"),
+        ("TRUSTED_PROXIES", "127.0.0.1/08", "error: \"127.0.0.1/08\" in TRUSTED_PROXIES is not"),
+        ("TRUSTED_PROXIES", "127.0.0.1, 10.0.0.0/33", "error: \"10.0.0.0/33\" in TRUSTED_PROXIES is not"),
         ("TRUSTED_PROXIES", "127.0.0.1 10.0.0.7", "error: \"127.0.0.1 10.0.0.7\" in TRUSTED_PROXIES is not"),
     ] {
         let error = start(name, value);

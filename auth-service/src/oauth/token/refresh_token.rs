@@ -77,8 +77,8 @@ pub(super) async fn refresh(
         Rotation::Reused(grant_id) => {
             // Another party might have a copy of the token, so the user must consent again.
             state.store.forget_consent(&grant.subject, &client.id).await?;
-            let (user, client_id) = ((&account).into(), &client.id);
-            audit::Event::RefreshTokenReused { grant_id: &grant_id, user, client_id }.emit();
+            let (grant_id, client_id) = (&grant_id, &client.id);
+            audit::Event::RefreshTokenReused { grant_id, user: (&account).into(), client_id }.emit();
             Err(TokenError::InvalidGrant(REUSED))
         }
         Rotation::Undatable => {
