@@ -133,9 +133,9 @@ async fn rule_18_the_end_of_a_response_cancels_its_request_before_and_after_the_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_late_answer_is_told_to_the_client_and_to_the_operator() {
-    let wrapper = wrapper(&["--request-timeout=500ms"]).await;
+    let wrapper = wrapper(&["--request-timeout=2s"]).await;
     let (_, answer) = call(&wrapper.client(), "sleep", json!({"seconds": 30})).await;
-    let why = "did not answer within 0.5 s. If it needs more time, its operator can raise REQUEST_TIMEOUT.";
+    let why = "did not answer within 2 s. If it needs more time, its operator can raise REQUEST_TIMEOUT.";
     assert!(answer["error"]["message"].as_str().unwrap().contains(why), "{answer}");
     let line = wrapper.logged("did not answer a request in time").await;
     for part in ["WARN", "child", "tools/call", "sleep", "waited_seconds", "raise REQUEST_TIMEOUT"] {
