@@ -13,6 +13,7 @@ use contract::listener::{self, Limits, Socket};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::Instant;
 
 use crate::budget::Memory;
 use crate::capacity::Capacity;
@@ -124,7 +125,7 @@ pub async fn run(config: Config, world: World) -> anyhow::Result<()> {
     tokio::spawn(Arc::clone(&launcher).keep_looking());
     tokio::spawn(Arc::clone(&launcher).guard());
     tokio::spawn(Arc::clone(&launcher).guard_watches());
-    tokio::spawn(launcher.keep_spares());
+    tokio::spawn(Arc::clone(&launcher).keep_spares());
     tokio::spawn(Arc::clone(&sessions).run());
     tokio::spawn(Arc::clone(&modern).run());
     if let Some(translation) = &translation {
@@ -151,9 +152,10 @@ pub async fn run(config: Config, world: World) -> anyhow::Result<()> {
     if let Some(translation) = &translation {
         translation.stop();
     }
-    let rest = within.saturating_sub(drain);
+    let (rest, start) = (within.saturating_sub(drain), Instant::now());
     tokio::join!(sessions.stop(rest), modern.stop(rest));
-    // All children have exited, so all remaining processes are orphans.
+    launcher.stop_all(rest.saturating_sub(start.elapsed())).await;
+    // All children have exited or used up their time, so all other processes are orphans.
     reaper.collect(&metrics).await;
     let stop_connections = async { tokio::join!(mcp_handle.stop(true), ops_handle.stop(false)) };
     // Connections that are still open after this are closed when the process exits.

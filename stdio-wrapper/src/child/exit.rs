@@ -72,6 +72,11 @@ impl Remains {
         Self { stop, exit }
     }
 
+    /// Stops the child, and gives it its grace periods.
+    pub(super) fn stop(&self) {
+        Stop::Wanted.ask(&self.stop);
+    }
+
     /// Stops the child immediately: sends SIGTERM, and SIGKILL shortly after.
     pub(super) fn stop_at_once(&self) {
         Stop::AtOnce.ask(&self.stop);

@@ -5,6 +5,7 @@ mod ending;
 mod guard;
 mod hidden;
 mod roster;
+mod stopping;
 mod watching;
 
 use std::collections::HashMap;
@@ -339,17 +340,6 @@ impl Launcher {
             self.refill();
             // A spare can exit without being taken, so this must not wait forever.
             let _ = tokio::time::timeout(Duration::from_secs(1), self.taken.notified()).await;
-        }
-    }
-
-    /// Stops all spares, and waits until they have exited.
-    pub async fn stop_spares(&self) {
-        let spares = self.state().spares.take_all();
-        for spare in &spares {
-            spare.stop();
-        }
-        for spare in spares {
-            spare.exited().await;
         }
     }
 

@@ -117,6 +117,11 @@ impl Reaper {
         self.descent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether a child has not exited yet.
+    pub(super) fn has_children(&self) -> bool {
+        !self.children().is_empty()
+    }
+
     /// Records that the supervisor of this child has exited and has been reaped.
     pub(super) fn child_ended(&self, number: u64) {
         self.children().remove(&number);

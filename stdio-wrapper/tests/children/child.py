@@ -656,6 +656,11 @@ def main():
             say(id=message["id"], error={"code": -32601, "message": f"Unknown method {method}"})
         while "--deaf" in FLAGS:
             time.sleep(1)
+    for flag in FLAGS:
+        if flag.startswith("--saves="):
+            time.sleep(3)
+            with open(flag.removeprefix("--saves="), "a") as saved:
+                saved.write("saved\n")
     if "--ignores-sigterm" in FLAGS or "--ignores-eof" in FLAGS:
         time.sleep(1000)
 

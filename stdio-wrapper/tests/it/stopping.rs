@@ -76,6 +76,32 @@ async fn a_call_that_does_not_finish_is_told_within_the_bound() {
     gone(pid).await;
 }
 
+/// A server that saves its state at the end gets the time for it, even if no session uses it any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_child_that_is_already_stopping_keeps_its_grace_period() {
+    let saved = tempfile::NamedTempFile::new().unwrap();
+    let flag = format!("--saves={}", saved.path().display());
+    let wrapper = Wrapper::start(&["--stop-grace=15s", "--shutdown-timeout=30s"], &[&flag]).await;
+    let client = wrapper.session().await;
+    assert_eq!(client.delete().await, 204);
+    let (code, _) = wrapper.terminate().await;
+    assert_eq!(code, Some(0));
+    assert_eq!(std::fs::read_to_string(saved.path()).unwrap(), "saved\n");
+    gone(client.server_pid).await;
+}
+
+/// A child that no session uses must not hold up the end for longer than `SHUTDOWN_TIMEOUT`.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_child_that_does_not_stop_in_time_is_killed_with_the_wrapper() {
+    let wrapper = Wrapper::start(&["--stop-grace=60s", "--shutdown-timeout=2s"], &["--ignores-eof"]).await;
+    let client = wrapper.session().await;
+    assert_eq!(client.delete().await, 204);
+    let (code, time) = wrapper.terminate().await;
+    assert_eq!(code, Some(0));
+    assert!(time > Duration::from_millis(1900) && time < Duration::from_secs(6), "{time:?}");
+    gone(client.server_pid).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a095_a_log_that_nobody_reads_holds_up_neither_calls_nor_the_end() {
     let wrapper = Wrapper::start(&[EVERY_LINE, "--stderr-rate=100000"], &[]).await;

@@ -48,6 +48,13 @@ impl Roster {
         }))
     }
 
+    /// Stops all children that have not exited, and gives them their grace periods.
+    pub(super) fn stop_all(&self) {
+        for taken in self.all().values() {
+            taken.remains.stop();
+        }
+    }
+
     /// Kills a child immediately, without giving it time to exit on its own.
     pub(super) fn kill(&self, number: u64) {
         if let Some(taken) = self.all().get(&number) {
