@@ -19,6 +19,7 @@ mod numbers;
 mod open_files;
 mod orders;
 mod output;
+mod owner;
 mod parts;
 mod pipes;
 mod pressure;

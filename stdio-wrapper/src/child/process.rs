@@ -3,7 +3,7 @@
 mod input_output;
 mod watched;
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::net::unix::pipe;
 use tokio::sync::{oneshot, watch};
@@ -11,6 +11,7 @@ use tokio::sync::{oneshot, watch};
 use super::command::Filled;
 use super::exit::{Exit, Remains, Stop, exited};
 use super::output::Output;
+use super::owner::Owner;
 use super::reaper::Reaper;
 use super::spec::Spec;
 use super::starts::Turn;
@@ -33,8 +34,7 @@ pub struct Child {
     /// Whether the child has sent its first response. Until then, its standard error is a banner, or the reason
     /// for a failure.
     has_answered: watch::Sender<bool>,
-    /// The principal who uses the child.
-    owner: OnceLock<Arc<str>>,
+    owner: Owner,
     held: Held,
 }
 
@@ -60,11 +60,15 @@ impl Child {
         let pipes = Arc::new(Pipes::new(stdin, stdout));
         let (exit_sender, exit) = watch::channel(None);
         let (has_answered, answered) = watch::channel(false);
-        let log = stderr::Log::new(number, settings.stderr_rate, Arc::clone(metrics));
-        tokio::spawn(stderr::drain(stderr, log, answered, exit.clone()));
+        let owner = Owner::default();
+        let log = stderr::Log::new(number, Arc::clone(&owner), settings.stderr_rate, Arc::clone(metrics));
+        tokio::spawn(stderr::drain(stderr, log, answered.clone(), exit.clone()));
         let stop = watch::Sender::new(Stop::NotWanted);
         let watched = Watched {
             number,
+            owner: Arc::clone(&owner),
+            answered,
+            limits: watched::limits(settings),
             supervised,
             pipes: Arc::clone(&pipes),
             stop: stop.clone(),
@@ -75,7 +79,7 @@ impl Child {
         };
         let held = Arc::clone(&watched.held);
         tokio::spawn(watched.run(exit_sender));
-        Ok(Self { number, pipes, exit, stop, has_answered, owner: OnceLock::new(), held })
+        Ok(Self { number, pipes, exit, stop, has_answered, owner, held })
     }
 
     /// Connects the child to the runtime of the calling function. At most about `max_queue` bytes are queued

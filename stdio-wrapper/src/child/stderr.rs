@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::exit::Exit;
 use super::output::rest_of;
+use super::owner::{Owner, user_of};
 use super::rate_limit::{Pass, RateLimit};
 use crate::metrics::Metrics;
 
@@ -100,6 +101,7 @@ async fn first_answer(answered: &mut watch::Receiver<bool>) -> bool {
 #[derive(Debug)]
 pub(super) struct Log {
     child: u64,
+    owner: Owner,
     limit: RateLimit,
     metrics: Arc<Metrics>,
     /// Whether the child has sent its first response.
@@ -110,9 +112,9 @@ pub(super) struct Log {
 }
 
 impl Log {
-    pub(super) fn new(child: u64, rate: u32, metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(child: u64, owner: Owner, rate: u32, metrics: Arc<Metrics>) -> Self {
         let limit = RateLimit::new(rate, Instant::now());
-        Self { child, limit, metrics, has_answered: false, early: 0, held: VecDeque::new() }
+        Self { child, owner, limit, metrics, has_answered: false, early: 0, held: VecDeque::new() }
     }
 
     fn line(&mut self, line: &[u8], is_cut: bool) {
@@ -130,7 +132,8 @@ impl Log {
         if says_something && self.early <= MAX_BANNER {
             return self.show(text, is_cut);
         }
-        tracing::debug!(child = self.child, stderr = text, cut = is_cut, "child wrote to stderr");
+        let (child, user) = (self.child, user_of(&self.owner));
+        tracing::debug!(child, user, stderr = text, cut = is_cut, "child wrote to stderr");
         if self.held.len() == MAX_HELD {
             self.held.pop_front();
         }
@@ -145,13 +148,13 @@ impl Log {
     }
 
     fn show(&mut self, text: &str, cut: bool) {
-        let child = self.child;
+        let (child, user) = (self.child, user_of(&self.owner));
         match self.limit.take(Instant::now()) {
             Pass::Yes { suppressed: 0 } => {
-                tracing::info!(child, stderr = text, cut, "child wrote to stderr");
+                tracing::info!(child, user, stderr = text, cut, "child wrote to stderr");
             }
             Pass::Yes { suppressed } => {
-                tracing::info!(child, stderr = text, cut, suppressed, "child wrote to stderr");
+                tracing::info!(child, user, stderr = text, cut, suppressed, "child wrote to stderr");
             }
             Pass::No => self.metrics.child_stderr_suppressed_total.add(),
         }

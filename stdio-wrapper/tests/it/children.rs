@@ -544,3 +544,22 @@ async fn a107_pipes_that_a_child_has_given_to_another_one_are_closed_when_it_has
     }
     panic!("the pipes are still open: {}", keeper.text("borrowed", json!({})).await);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_names_the_user_of_a_child_and_the_limit_that_might_be_too_low_for_it() {
+    let limits = ["--identity=headers", "--child-cpu=77"];
+    let wrapper = Wrapper::start(&limits, &[]).await;
+    let client = wrapper.client().with_header("x-auth-subject", "u-1").initialize("2025-11-25").await;
+    assert!(wrapper.logged("notified ").await.contains(r#""user":"u-1""#));
+    answer_of(client.post(call(1, "crash", json!({}))).await).await;
+    let crashed = wrapper.logged("child exited without being stopped").await;
+    assert!(crashed.contains(r#""user":"u-1""#) && !crashed.contains("CHILD_CPU"), "{crashed}");
+    let failing = Wrapper::start(&limits, &["--dies"]).await;
+    failing.client().with_header("x-auth-subject", "u-2").try_initialize("2025-11-25").await;
+    let exited = failing.logged("child exited without being stopped").await;
+    assert!(exited.contains(r#""user":"u-2""#) && exited.contains("CHILD_CPU might be too low"), "{exited}");
+    let unlimited = Wrapper::start(&[], &["--dies"]).await;
+    unlimited.client().try_initialize("2025-11-25").await;
+    let exited = unlimited.logged("child exited without being stopped").await;
+    assert!(!exited.contains("too low"), "{exited}");
+}

@@ -11,8 +11,10 @@ use super::Held;
 use super::input_output::Pipes;
 use crate::child::exit::{Exit, Stop};
 use crate::child::orders::{Order, Report};
+use crate::child::owner::{Owner, user_of};
 use crate::child::reaper::Reaper;
 use crate::child::supervised::Supervised;
+use crate::config;
 use crate::metrics::Metrics;
 
 /// Time between SIGTERM and SIGKILL for a child that is stopped because memory is short.
@@ -21,9 +23,20 @@ const URGENT_GRACE: Duration = Duration::from_millis(200);
 /// does so.
 const KILL_PATIENCE: Duration = Duration::from_secs(3);
 
+/// The names of the settings whose limits can prevent a child from starting.
+pub(super) fn limits(child: &config::Child) -> Vec<&'static str> {
+    let limits = [("CHILD_MEMORY", child.max_memory), ("CHILD_CPU", child.max_cpu)];
+    limits.into_iter().filter_map(|(name, limit)| limit.map(|_| name)).collect()
+}
+
 /// The state of the task that watches a child.
 pub(super) struct Watched {
     pub(super) number: u64,
+    pub(super) owner: Owner,
+    /// Becomes true with the first response of the child.
+    pub(super) answered: watch::Receiver<bool>,
+    /// The names of the settings that limit the memory and the processor time of the child, if they are set.
+    pub(super) limits: Vec<&'static str>,
     pub(super) supervised: Supervised,
     pub(super) pipes: Arc<Pipes>,
     pub(super) stop: watch::Sender<Stop>,
@@ -46,7 +59,8 @@ impl Watched {
             tracing::debug!(child = self.number, status, "child exited");
         } else {
             self.metrics.children_crashed_total.add();
-            tracing::warn!(child = self.number, status, "child exited without being stopped");
+            let (user, advice) = (user_of(&self.owner), self.advice());
+            tracing::warn!(child = self.number, user, status, "child exited without being stopped{advice}");
         }
         let exit_status = Exit { status, is_wanted };
         // Processes that the child has left behind are killed with it (attack 107). The child counts as running
@@ -64,6 +78,16 @@ impl Watched {
         self.metrics.children.sub();
         self.held.lock().unwrap_or_else(PoisonError::into_inner).clear();
         exit.send_replace(Some(exit_status));
+    }
+
+    /// What the operator can do if the child exited before its first response. A server that reaches a limit while it
+    /// starts often does not say so.
+    fn advice(&self) -> String {
+        if self.limits.is_empty() || *self.answered.borrow() {
+            return String::new();
+        }
+        let limits = self.limits.join(" or ");
+        format!(", before its first response. {limits} might be too low for it; if so, raise the limit")
     }
 
     /// Waits until the child has exited. Returns its status as text.
