@@ -13,8 +13,11 @@ use url::Url;
 
 /// Age after which the keys are fetched again.
 const MAX_AGE: Duration = Duration::from_secs(300);
-/// Minimum time between two fetches, regardless of which key ids are looked up.
+/// Minimum time between two fetches, regardless of which key ids are looked up, and between two warnings about them.
 const MIN_PAUSE: Duration = Duration::from_secs(5);
+/// Minimum time between two fetches while no set has been fetched yet. It is short, because every request is refused
+/// until then, even if the authorization service has just become available.
+const MIN_PAUSE_WITHOUT_KEYS: Duration = Duration::from_millis(500);
 /// Maximum size of a key set, in bytes.
 const MAX_SIZE: usize = 256 << 10;
 
@@ -31,8 +34,17 @@ pub struct FetchError(pub String);
 pub struct Jwks {
     fetch: Fetch,
     keys: RwLock<Keys>,
-    /// The time of the last fetch. Locked during a fetch.
-    tried: tokio::sync::Mutex<Option<Instant>>,
+    /// Locked during a fetch.
+    tried: tokio::sync::Mutex<Tried>,
+}
+
+/// The earlier fetches.
+#[derive(Debug, Default)]
+struct Tried {
+    /// The time of the last fetch.
+    at: Option<Instant>,
+    /// The time of the last warning about a fetch that failed.
+    warned: Option<Instant>,
 }
 
 /// A key with the only algorithm that it can verify. The algorithm in a token's header is only compared with it
@@ -65,7 +77,7 @@ impl Jwks {
     }
 
     /// Looks up the key with this id. Fetches the set if the key is unknown, but at most once per
-    /// [`MIN_PAUSE`].
+    /// [`MIN_PAUSE`], or [`MIN_PAUSE_WITHOUT_KEYS`] if there is no set.
     pub(super) async fn key(&self, id: &str) -> Lookup {
         let (found, is_fresh) = self.look(id);
         match found {
@@ -112,17 +124,26 @@ impl Jwks {
         (found, keys.fetched.is_some_and(|at| at.elapsed() < MAX_AGE))
     }
 
-    async fn renew(&self, mut tried: tokio::sync::MutexGuard<'_, Option<Instant>>) {
-        if tried.is_some_and(|at| at.elapsed() < MIN_PAUSE) {
+    async fn renew(&self, mut tried: tokio::sync::MutexGuard<'_, Tried>) {
+        let pause = if self.has_keys() { MIN_PAUSE } else { MIN_PAUSE_WITHOUT_KEYS };
+        if tried.at.is_some_and(|at| at.elapsed() < pause) {
             return;
         }
-        *tried = Some(Instant::now());
-        match (self.fetch)().await.and_then(|text| parse(&text)) {
+        // The time is also set before the fetch, because the caller might disconnect during it.
+        tried.at = Some(Instant::now());
+        let fetched = (self.fetch)().await.and_then(|text| parse(&text));
+        // A fetch can take longer than the pause. Callers that waited for it must not repeat it one after the other.
+        tried.at = Some(Instant::now());
+        match fetched {
             Ok(keys) => {
                 *self.keys.write().unwrap_or_else(PoisonError::into_inner) =
                     Keys { keys, fetched: Some(Instant::now()) };
             }
+            Err(error) if tried.warned.is_some_and(|at| at.elapsed() < MIN_PAUSE) => {
+                tracing::debug!(%error, "the keys could not be read from JWKS_URL again");
+            }
             Err(error) => {
+                tried.warned = Some(Instant::now());
                 tracing::warn!(%error, "the keys could not be read from JWKS_URL; known keys stay in use");
             }
         }
@@ -200,4 +221,32 @@ async fn get(request: reqwest::RequestBuilder) -> Result<String, FetchError> {
         }
     }
     String::from_utf8(body).map_err(|_| FetchError("the response is not text".to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn callers_that_waited_for_a_slow_fetch_do_not_repeat_it() {
+        let fetches = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&fetches);
+        let jwks = Jwks::new(Arc::new(move || {
+            counted.fetch_add(1, Ordering::Relaxed);
+            Box::pin(async {
+                // This is longer than the pause.
+                tokio::time::sleep(Duration::from_millis(600)).await;
+                Err(FetchError("no answer".to_owned()))
+            })
+        }));
+        let ask = async || assert!(matches!(jwks.key("k").await, Lookup::Unavailable));
+        tokio::join!(ask(), ask(), ask());
+        ask().await;
+        assert_eq!(fetches.load(Ordering::Relaxed), 1);
+        tokio::time::sleep(MIN_PAUSE_WITHOUT_KEYS).await;
+        ask().await;
+        assert_eq!(fetches.load(Ordering::Relaxed), 2);
+    }
 }

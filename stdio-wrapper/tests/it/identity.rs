@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use base64::Engine as _;
@@ -254,6 +254,12 @@ async fn without_keys_nobody_passes_and_the_wrapper_is_not_ready() {
     assert_eq!(answer.status(), 503);
     assert_eq!(wrapper.ops_status("/ready").await, 503);
     assert_eq!(wrapper.ops_status("/health").await, 200);
+    // The keys are fetched again soon after the authorization service has become available.
+    issuer.is_down.store(false, Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    let token = issuer.sign(&header(), &claims());
+    wrapper.client().with_header("x-auth-assertion", &token).initialize("2025-11-25").await;
+    assert_eq!(wrapper.ops_status("/ready").await, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
