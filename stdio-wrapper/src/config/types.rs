@@ -1,6 +1,6 @@
 //! The types of options: numbers, sizes and times with their ranges, addresses, lists and others.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -157,14 +157,28 @@ pub(super) fn list() -> impl Parses<Vec<String>> {
 pub(super) fn hosts() -> impl Parses<Vec<String>> {
     typed(|text| {
         let hosts = values::list(text);
-        let is_wrong = |host: &&String| host.contains('/') || (host.contains(':') && !host.starts_with('['));
         let wrong: Vec<String> = hosts
             .iter()
-            .filter(is_wrong)
-            .map(|host| format!(" has `{host}`. Write only host names, without scheme, port and path."))
+            .filter(|host| *host != "*" && !is_host(host))
+            .map(|host| {
+                format!(
+                    " has `{host}`, which is not a host name. Write only host names, without scheme, port and path, \
+                     and separate them with commas."
+                )
+            })
             .collect();
         if wrong.is_empty() { Ok(hosts) } else { Err(Wrong { instead: hosts, predicates: wrong }) }
     })
+}
+
+/// Whether this can be the host in a `Host` header, without its port: a name, an IPv4 address, or an IPv6 address in
+/// brackets.
+fn is_host(text: &str) -> bool {
+    if let Some(address) = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        return address.parse::<Ipv6Addr>().is_ok();
+    }
+    let is_in_names = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+    text.split('.').all(|label| !label.is_empty() && label.bytes().all(is_in_names))
 }
 
 /// Origins of web pages, or `*`, or only the word `none`, which is an empty list.
@@ -252,10 +266,22 @@ mod tests {
             "X is `512`, which is not 0 or a size from 16MiB to 1024GiB. Write it with its unit, like 512MiB or 2GiB, because a number alone means bytes.",
             "X is `mcp`, which is not a plain path. Start it with / and use letters, digits, -, _, . and ~ only.",
             "X is `file:///x`, which is not an http or https URL, but IDENTITY=assertion needs it. Set it to the full URL.",
-            "X has `a:1`. Write only host names, without scheme, port and path.",
+            "X has `a:1`, which is not a host name. Write only host names, without scheme, port and path, and separate them with commas.",
         ];
         assert_eq!(problems.get(..expected.len()).unwrap(), expected);
         assert!(problems[10].starts_with("X: \"loud\" is not a log level."), "{}", problems[10]);
+    }
+
+    #[test]
+    fn only_what_a_host_header_can_contain_is_a_host() {
+        let good = "a, mcp.example.com, my_host-1, 10.0.0.7, [::1], *";
+        assert_eq!(read(&hosts(), good).checked(), Ok(&good.split(", ").map(str::to_owned).collect()));
+        for wrong in
+            ["a b", "a;b", "https://a", "a/x", "a:1", "*.a", "a..b", "[a]", "[::1]:80", "::1", "caf\u{e9}"]
+        {
+            let problems = read(&hosts(), wrong).problems;
+            assert!(problems.concat().contains("is not a host name"), "{wrong}: {problems:?}");
+        }
     }
 
     #[test]
