@@ -355,6 +355,7 @@ mod tests {
             ("ISSUR", "https://auth.example.com"),
             ("CLIENT_IDLE_TTL", "1d"),
             ("CODE_TTL", "1h"),
+            ("ACCESS_TOKEN_TTL", "1500ms"),
             ("EDGE_SECRET", "x"),
             ("TOKEN_CACHE_SIZE", "0"),
         ])
@@ -365,6 +366,7 @@ mod tests {
             "- PROTECTED_HOSTS is not set; set it to the hosts",
             "- CLIENT_IDLE_TTL must exceed REFRESH_TOKEN_TTL by two hours, or clients would expire before their grants; set it to at least 7783200s",
             "- CODE_TTL: \"1h\" is out of range; write a time from 5 to 600 seconds",
+            "- ACCESS_TOKEN_TTL: \"1500ms\" is not a whole number of seconds; write it as 90s, 15m, 1h or 30d",
             "- EDGE_SECRET is shorter than 16 characters",
             "- TOKEN_CACHE_SIZE must be a number",
             "- ISSUR: there is no such setting. Did you mean ISSUER?",

@@ -17,7 +17,11 @@ pub(super) fn read(
     problems: &mut Problems,
 ) -> Duration {
     let Some(text) = text else { return default };
-    match parse(&text).filter(|duration| duration.subsec_nanos() == 0) {
+    match parse(&text) {
+        Some(duration) if duration.subsec_nanos() > 0 => problems.add(
+            variable,
+            format_args!("{text:?} is not a whole number of seconds; write it as 90s, 15m, 1h or 30d"),
+        ),
         Some(duration) if (least..=most).contains(&duration) => return duration,
         Some(_) => problems.add(
             variable,
@@ -46,6 +50,6 @@ mod tests {
             (problems == Problems::default()).then_some(read.as_secs())
         };
         assert_eq!([read("15m"), read("1000ms"), read("1h")], [Some(900), Some(1), Some(3600)]);
-        assert_eq!([read("1500ms"), read("2h"), read("soon"), read("0")], [None; 4]);
+        assert_eq!([read("500ms"), read("1500ms"), read("2h"), read("soon"), read("0")], [None; 5]);
     }
 }

@@ -92,7 +92,7 @@ impl LineLog {
                 child,
                 method,
                 tool,
-                waited_seconds = waited.as_secs_f32(),
+                waited_seconds = rounded_to_milliseconds(waited),
                 left_out,
                 "the child did not answer a request in time, so the client gets an error; if such requests need more \
                  time, raise REQUEST_TIMEOUT"
@@ -116,6 +116,11 @@ impl LineLog {
 
 fn locked(limit: &Mutex<RateLimit>) -> MutexGuard<'_, RateLimit> {
     limit.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A time in seconds, rounded down to milliseconds.
+fn rounded_to_milliseconds(time: Duration) -> f64 {
+    f64::from(u32::try_from(time.as_millis()).unwrap_or(u32::MAX)) / 1000.0
 }
 
 /// The value of a count field, which is omitted from the log if the count is 0.
@@ -148,11 +153,12 @@ mod tests {
             for _ in 0..1000 {
                 log.line(b"no message", "it is not JSON", "a line of the child was dropped");
             }
-            log.late("tools/call", Some("echo"), Duration::from_secs(5));
+            log.late("tools/call", Some("echo"), Duration::from_nanos(4_094_588_756));
         });
         let text = std::fs::read_to_string(path.path()).unwrap();
         let lines = |part: &str| text.lines().filter(|line| line.contains(part)).count();
         assert!(lines("a line of the child was dropped") <= 2 * RATE as usize, "{text}");
         assert_eq!(lines("did not answer a request in time"), 1, "{text}");
+        assert!(text.contains("waited_seconds=4.094\n"), "{text}");
     }
 }
