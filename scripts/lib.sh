@@ -126,7 +126,7 @@ find_auth_service() {
       return
     fi
   done
-  die "There is no auth-service on the PATH, and none was built here. Name it with AUTH_SERVICE, or run cargo build -p auth-service."
+  die "There is no auth-service on the PATH, and none was built here. Run cargo build --workspace --bin auth-service in this checkout, or name the program with AUTH_SERVICE."
 }
 
 # set_in_env FILE NAME VALUE: replaces the line NAME=… of a file of settings, or appends it.
