@@ -183,6 +183,16 @@ impl Stream {
         !state.is_connected() || (state.untaken <= self.limit && state.is_paid())
     }
 
+    /// The sequence number of the newest message, or 0 if there was none.
+    pub fn newest(&self) -> u64 {
+        self.state().next - 1
+    }
+
+    /// Whether the client has not read the message with this sequence number yet.
+    pub fn is_unread(&self, sequence: u64) -> bool {
+        self.state().cursor <= sequence
+    }
+
     /// Waits until the client has read something.
     pub async fn drained(&self) {
         self.drained.notified().await;

@@ -13,6 +13,7 @@ mod modern_to_legacy;
 mod questions;
 mod results;
 mod seal;
+mod watched;
 
 pub use legacy_to_modern::LegacyToModern;
 pub use modern_to_legacy::{ModernToLegacy, Refused, Settings};

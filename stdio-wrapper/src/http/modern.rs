@@ -223,6 +223,8 @@ impl From<Refused> for Problem {
             Refused::AllWait(patience) => {
                 Self::new(StatusCode::TOO_MANY_REQUESTS, Code::Refused, message).retry_after(patience)
             }
+            Refused::Subscriptions(_) => Self::new(StatusCode::TOO_MANY_REQUESTS, Code::Refused, message)
+                .with_header(header::RETRY_AFTER, "5"),
             Refused::NoMemory => Self::new(StatusCode::SERVICE_UNAVAILABLE, Code::Refused, message)
                 .retry_after(Duration::from_secs(4)),
             Refused::Open(error) => error.into(),

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::listen::Listeners;
 use super::questions::{Needs, Question, QuestionParts, is_url, lacking, needs, refusal};
 use super::results::{Greeting, LEVELS};
+use super::watched::Watched;
 use crate::attempts::Attempts;
 use crate::budget::{Kept, TOO_MANY_ANSWERS};
 use crate::child::Placeholders;
@@ -64,7 +65,7 @@ impl Group {
             pooled_sessions: Mutex::default(),
             opening: Attempts::default(),
             freed: Notify::new(),
-            listeners: Listeners::default(),
+            listeners: Listeners::of(&key.owner),
             offload: Arc::clone(offload),
         }
     }
@@ -133,7 +134,7 @@ pub(super) struct PooledSession {
     /// Locked while the wrapper decides whether the child must watch a resource, and until the request is sent,
     /// so that the child receives these requests in the order of the decisions. The lock is released before
     /// waiting for the response.
-    pub(super) watching: tokio::sync::Mutex<()>,
+    pub(super) watched: tokio::sync::Mutex<Watched>,
     last_used: Mutex<Instant>,
     tools: Mutex<Option<KnownTools>>,
 }
@@ -177,7 +178,7 @@ impl PooledSession {
             asked: Notify::new(),
             log: Mutex::default(),
             level: tokio::sync::Mutex::default(),
-            watching: tokio::sync::Mutex::default(),
+            watched: tokio::sync::Mutex::default(),
             last_used: Mutex::new(Instant::now()),
             tools: Mutex::default(),
         }
@@ -339,7 +340,7 @@ pub(super) async fn take(group: &Group, pooled: &PooledSession, (text, parts): (
             }
         }
         Kind::Notification { method } if method == "notifications/message" => log(pooled, message),
-        Kind::Notification { method } => group.listeners.tell(method, message),
+        Kind::Notification { method } => group.listeners.tell(method, message).await,
         Kind::Response { .. } => {}
     }
 }
@@ -367,7 +368,7 @@ pub(super) async fn pump(group: Arc<Group>, pooled: Arc<PooledSession>) {
                 if let Some(parsed) = parsed(&group.offload, &pooled.session.owner, text).await {
                     take(&group, &pooled, parsed).await;
                 }
-                // Many listeners can exist, and the child might have written many messages.
+                // The child might have written many messages.
                 yield_now().await;
             }
             Next::End => break,

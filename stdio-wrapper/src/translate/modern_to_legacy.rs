@@ -30,6 +30,7 @@ use crate::offload::Offload;
 use crate::policy::{Gate, Permit};
 use crate::protocol::{Code, Malformed, Members, members, string};
 use crate::stream::Stream;
+use listen::{Subscriptions, TooMany};
 use waiting::{Suspended, Waiting};
 
 /// Requests that a server can answer with questions (2026-07-28, "Multi Round-Trip Requests").
@@ -73,6 +74,9 @@ pub enum Refused {
         "The maximum number of your calls are waiting for answers from their users. Answer one of them, or try again in {} s, when the call that has waited longest is cancelled for this one. TRANSLATE_SESSIONS sets how many can wait.", .0.as_secs().max(1)
     )]
     AllWait(Duration),
+    /// The user has too many subscriptions.
+    #[error(transparent)]
+    Subscriptions(#[from] TooMany),
     /// The params are not valid.
     #[error("{0}")]
     Params(String),
@@ -97,6 +101,7 @@ pub struct ModernToLegacy {
     sealer: Sealer,
     groups: Mutex<HashMap<GroupKey, Arc<Group>>>,
     waiting: Mutex<HashMap<u64, Waiting>>,
+    subscriptions: Subscriptions,
     next: AtomicU64,
 }
 
@@ -120,6 +125,7 @@ impl ModernToLegacy {
             sealer: Sealer::new(random),
             groups: Mutex::default(),
             waiting: Mutex::default(),
+            subscriptions: Subscriptions::default(),
             next: AtomicU64::new(1),
         })
     }

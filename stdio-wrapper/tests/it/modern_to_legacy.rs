@@ -298,3 +298,79 @@ async fn a_resource_that_the_server_refuses_to_watch_ends_the_stream_in_an_error
     assert!(words.contains("refused resources/subscribe") && words.contains("refused://x"), "{told}");
     assert_eq!(events.next().await, None);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a100_the_subscriptions_of_a_user_are_limited_with_all_clients() {
+    let wrapper = wrapper(&["--identity=headers"]).await;
+    let as_client = |user: &str, client: String| {
+        wrapper.client().with_header("x-auth-subject", user).with_header("x-auth-client-id", &client)
+    };
+    let wanted = json!({"toolsListChanged": true});
+    let mut open = Vec::new();
+    for number in 0..32 {
+        let client = as_client("mallory", format!("client {}", number % 2));
+        open.push(listen(&client, number, wanted.clone()).await);
+    }
+    let refused = as_client("mallory", "client 1".to_owned());
+    let further = request("x", "subscriptions/listen", json!({"notifications": wanted}));
+    let response = send(&refused, &further).await;
+    assert_eq!(response.headers()["retry-after"], "5");
+    let (status, told) = (response.status().as_u16(), answer_of(response).await);
+    assert_eq!((status, &told["error"]["code"], &told["id"]), (429, &json!(-32000), &json!("x")), "{told}");
+    assert!(told["error"]["message"].as_str().unwrap().contains("32 subscriptions"), "{told}");
+    let _bob = listen(&as_client("bob", "client 1".to_owned()), "b", wanted.clone()).await;
+    open.pop();
+    // The wrapper must first see that the client has disconnected.
+    for _ in 0..400 {
+        if send(&refused, &further).await.status() == 200 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    panic!("the slot of a subscription that was closed must be free again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a100_the_watched_resources_of_a_user_are_limited_over_all_subscriptions() {
+    let wrapper = Wrapper::start(&[EVERY_LINE, "--identity=headers"], &["--tells-methods"]).await;
+    let client = wrapper.client().with_header("x-auth-subject", "mallory");
+    let some = |first: usize, count: usize| -> Value {
+        let uris: Vec<String> = (first..first + count).map(|number| format!("test://{number}")).collect();
+        json!({"resourceSubscriptions": uris})
+    };
+    let _open = [listen(&client, 1, some(0, 256)).await, listen(&client, 2, some(1000, 255)).await];
+    let further = request("x", "subscriptions/listen", json!({"notifications": some(2000, 2)}));
+    let (status, told) = answer(&client, &further).await;
+    assert_eq!((status, &told["error"]["code"]), (429, &json!(-32000)), "{told}");
+    assert!(told["error"]["message"].as_str().unwrap().contains("512 resources"), "{told}");
+    let _last = listen(&client, 3, some(2000, 1)).await;
+    let _bob = listen(&wrapper.client().with_header("x-auth-subject", "bob"), 1, some(0, 256)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a100_the_server_is_asked_once_for_a_resource_that_several_subscriptions_watch() {
+    let wrapper = Wrapper::start(&[EVERY_LINE], &["--tells-methods"]).await;
+    let client = wrapper.client();
+    let asked = |method: &str| {
+        wrapper.log().into_iter().filter(|line| line.contains(&format!("asked resources/{method}"))).count()
+    };
+    let becomes = async |method: &str, count: usize| {
+        for _ in 0..400 {
+            if asked(method) == count {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+        panic!("{method} was sent {} times, not {count} times", asked(method));
+    };
+    // The resources of a subscription are requested one after the other, so the server has confirmed the first.
+    let first = listen(&client, 1, json!({"resourceSubscriptions": ["test://a", "test://z"]})).await;
+    becomes("subscribe", 2).await;
+    let second = listen(&client, 2, json!({"resourceSubscriptions": ["test://a", "test://b"]})).await;
+    becomes("subscribe", 3).await;
+    drop(first);
+    becomes("unsubscribe", 1).await;
+    drop(second);
+    becomes("unsubscribe", 3).await;
+    assert_eq!(asked("subscribe"), 3);
+}
