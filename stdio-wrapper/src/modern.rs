@@ -24,6 +24,7 @@ pub use pending::{completion, subscription_meta};
 pub use servers::{Servers, Settings};
 pub(crate) use tools::read_tools_with;
 
+pub use crate::protocol::LOG_LEVEL;
 use crate::protocol::Members;
 
 /// The name of the revision in messages.
@@ -37,8 +38,6 @@ pub const CAPABILITIES: &str = "io.modelcontextprotocol/clientCapabilities";
 pub const PROTOCOL_VERSION: &str = "io.modelcontextprotocol/protocolVersion";
 /// The implementation of the client that sent the request.
 pub const CLIENT_INFO: &str = "io.modelcontextprotocol/clientInfo";
-/// The minimum level of the log messages that the client wants for this request.
-pub const LOG_LEVEL: &str = "io.modelcontextprotocol/logLevel";
 /// The id of the `subscriptions/listen` request that a notification belongs to.
 pub const SUBSCRIPTION: &str = "io.modelcontextprotocol/subscriptionId";
 /// The implementation of the server that sent the response.

@@ -1,12 +1,16 @@
 //! Decides whether a caller is allowed to send a message, according to the wrapper's own tool rules and to the
 //! rules that the authorization service cannot enforce itself. This module is pure.
 
+mod denied;
+
 use std::sync::Arc;
 
 use contract::pattern::matches;
 use contract::rules::UnmetRule;
 use contract::scope::includes;
 use serde::Deserialize;
+
+pub(crate) use self::denied::Denied;
 
 /// A file of tool rules.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]

@@ -49,6 +49,7 @@ pub use object::{elements, members, object, string};
 pub use outcome::{Relayed, is_about_a_request, is_sound, relay, start_of};
 pub use outgoing::{Outgoing, cancelled, client_info, initialize};
 pub use outline::{Outline, OutlineReader, Unreadable, outline};
+pub use params::LOG_LEVEL;
 pub use peek::{
     CallParams, peek_call, peek_cancelled, peek_initialize_result, peek_name, peek_progress,
     peek_requested_version, progress_token,

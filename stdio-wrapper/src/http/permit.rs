@@ -9,7 +9,7 @@ use url::Url;
 use super::Endpoint;
 use super::problem::Problem;
 use crate::identity::Caller;
-use crate::policy::{Decision, Permit, scopes_to_ask_for};
+use crate::policy::{Decision, Denied, Permit, scopes_to_ask_for};
 use crate::protocol::{Code, Message, peek_name};
 
 /// Why a tool call is refused.
@@ -39,6 +39,16 @@ pub(super) fn permit<'m>(
             Decision::WrongGroup | Decision::Allow => ToolRefusal::WrongGroup,
         }
     })
+}
+
+/// Refuses an `initialize` with a part that the rules deny. There are no rules for the method itself.
+pub(super) fn check_initialize(
+    endpoint: &Endpoint,
+    caller: &Caller,
+    message: &Message<'_>,
+) -> Result<(), Problem> {
+    let denied = Denied::of(message, &endpoint.gate(caller));
+    denied.map_or(Ok(()), |denied| Err(Problem::forbidden(denied.refusal().to_owned())))
 }
 
 /// The name of the tool in a `tools/call`.

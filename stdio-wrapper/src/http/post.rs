@@ -11,7 +11,7 @@ use super::answer::{self, Form};
 use super::disconnect;
 use super::guard::{Accepts, RequestHeaders};
 use super::incoming::Unread;
-use super::permit::permit;
+use super::permit::{check_initialize, permit};
 use super::problem::Problem;
 use crate::identity::Caller;
 use crate::legacy::{Session, Sessions};
@@ -147,6 +147,7 @@ async fn initialize(
     id: Span,
 ) -> Result<Reply, Problem> {
     let with_id = |problem: Problem| problem.with_id(message.at(&id));
+    check_initialize(endpoint, caller, message).map_err(with_id)?;
     if RequestHeaders::new(request).session_id()?.is_some() {
         // If the session has ended, the client gets 404, and then opens a new one (2025-11-25, "Session
         // Management").

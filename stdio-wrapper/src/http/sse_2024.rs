@@ -8,7 +8,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 
 use super::guard::{Accepts, RequestHeaders};
-use super::permit::permit;
+use super::permit::{check_initialize, permit};
 use super::post::{check_params, take, unread};
 use super::problem::Problem;
 use super::{Endpoint, events};
@@ -82,6 +82,7 @@ pub(super) async fn message(
     };
     let stream = session.post_stream(1);
     if method == "initialize" && session.version().is_none() {
+        check_initialize(endpoint, caller, &message).map_err(|problem| problem.with_id(message.at(id)))?;
         session.initialize(&message, id.clone(), &stream).await;
     } else {
         match permit(endpoint, caller, method, &message) {

@@ -15,8 +15,6 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use denied::Denied;
-
 use super::check::Request;
 use super::lists::{Key, Lists};
 use super::pending::{Caller, Pending, Waits};
@@ -24,7 +22,7 @@ use super::tools::Tools;
 use crate::budget::TOO_MANY_ANSWERS;
 use crate::child::Width;
 use crate::conversation::{Call, Calls, Conversation};
-use crate::policy::Permit;
+use crate::policy::{Denied, Permit};
 use crate::protocol::{Code, Outgoing, error_message};
 use crate::stream::Stream;
 
@@ -105,7 +103,7 @@ impl Link {
         owner: Arc<str>,
         stream: &Arc<Stream>,
     ) -> Ticket {
-        match Denied::of(request, &permit.gate()) {
+        match Denied::of(request.message, &permit.gate()) {
             Some(denied) => self.call_without(denied, request, permit, owner, stream).await,
             None => self.call_as_it_is(request, permit, owner, stream).await,
         }

@@ -11,6 +11,8 @@ use super::span::{Span, span_in};
 
 /// The member of `_meta` that identifies the task to which a message belongs.
 pub(super) const RELATED_TASK: &str = "io.modelcontextprotocol/related-task";
+/// The member of `_meta` with the minimum level of the log messages that the client wants for a request (2026-07-28).
+pub const LOG_LEVEL: &str = "io.modelcontextprotocol/logLevel";
 /// The members of `params` that the wrapper uses.
 const PARAMS: [&str; 10] = [
     "_meta",
@@ -30,7 +32,7 @@ const META: [&str; 6] = [
     RELATED_TASK,
     "io.modelcontextprotocol/protocolVersion",
     "io.modelcontextprotocol/clientCapabilities",
-    "io.modelcontextprotocol/logLevel",
+    LOG_LEVEL,
     "io.modelcontextprotocol/subscriptionId",
 ];
 

@@ -494,3 +494,41 @@ async fn a106_a_server_without_sessions_gets_no_part_of_a_request_that_the_rules
         assert_eq!(is_level_seen(text), may, "{text}");
     }
 }
+
+/// Attack 106: a server can support both kinds of revisions, and need not check which of them a request belongs to.
+#[tokio::test(flavor = "multi_thread")]
+async fn a106_a_server_with_sessions_gets_no_request_that_means_the_same_as_a_denied_method() {
+    let issuer = Issuer::start().await;
+    let level = json!({"io.modelcontextprotocol/logLevel": "debug"});
+    let asks = [
+        ("subscriptions/listen", json!({"notifications": {"resourceSubscriptions": ["test://a"]}})),
+        ("tools/call", json!({"name": "echo", "arguments": {}, "_meta": level})),
+    ];
+    let is_refused = |answer: &Value| answer.to_string().contains("The rules deny");
+    for shared in ["--shared=false", "--shared=true"] {
+        let wrapper = issuer.wrapper_of(&[EVERY_LINE, shared], &["python3", CHILD, "--tells-methods"]).await;
+        for (methods, may) in
+            [(["logging/setLevel", "resources/subscribe"], false), (["prompts/*", "tasks/*"], true)]
+        {
+            let client = wrapper.client().with_header("x-auth-assertion", &denied(&issuer, &methods));
+            let greeting = json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "a", "version": "1"}, "_meta": level});
+            let initialize = json!({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": greeting});
+            let greeted = client.post(initialize.to_string()).await;
+            assert_eq!(greeted.status(), if may { 200 } else { 403 });
+            let session = client.initialize("2025-11-25").await;
+            for (method, params) in &asks {
+                let request = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
+                let answer = answer_of(session.post(request.to_string()).await).await;
+                assert_eq!(is_refused(&answer), !may, "{shared} {answer}");
+                let is_asked = wrapper.log().iter().any(|line| line.contains(&format!("asked {method}")));
+                assert!(may || !is_asked, "{shared} {method}");
+            }
+            let notification =
+                json!({"jsonrpc": "2.0", "method": "notifications/x", "params": {"_meta": level}});
+            assert_eq!(session.post(notification.to_string()).await.status(), 202);
+            assert_eq!(session.text("echo", json!({})).await, "{}");
+            let is_told = wrapper.log().iter().any(|line| line.contains("asked notifications/x"));
+            assert!(may || !is_told, "{shared}");
+        }
+    }
+}

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Backend, Session};
 use crate::conversation::Call;
-use crate::policy::Permit;
+use crate::policy::{Denied, Permit};
 use crate::protocol::{Code, Message, Patch, Span, peek_call, peek_cancelled};
 use crate::stream::Stream;
 
@@ -41,6 +41,9 @@ impl Session {
             let why = "Too many requests of this session are waiting. Wait for some of them, or raise MAX_IN_FLIGHT.";
             return self.refuse(message, &id, stream, Code::Refused, why);
         }
+        if let Some(denied) = self.denied(message, permit) {
+            return self.refuse(message, &id, stream, Code::Refused, denied.refusal());
+        }
         let link = match &self.backend {
             Backend::Own(link) => Arc::clone(link),
             Backend::Shared(children) => match children.link_for(self, method).await {
@@ -65,6 +68,10 @@ impl Session {
             self.cancel(message).await;
             return Ok(());
         }
+        if self.denied(message, permit).is_some() {
+            tracing::debug!("a notification with a part that the rules deny was dropped");
+            return Ok(());
+        }
         match &self.backend {
             Backend::Own(link) => return link.pass(self, message, &mut []).await,
             Backend::Translated(server) => Arc::clone(server).notify(&self.client, permit),
@@ -72,6 +79,13 @@ impl Session {
             Backend::Shared(_) => {}
         }
         Ok(())
+    }
+
+    /// The parts of a message to a child with sessions that the rules deny. A translated message goes to a child without
+    /// sessions, which gets it without these parts.
+    fn denied(&self, message: &Message<'_>, permit: &Permit<'_>) -> Option<Denied> {
+        let is_translated = matches!(self.backend, Backend::Translated(_));
+        if is_translated { None } else { Denied::of(message, &permit.gate()) }
     }
 
     /// Cancels the request with this id in this session. The child receives the id that it knows.
