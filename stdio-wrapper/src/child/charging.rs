@@ -16,9 +16,11 @@ const FASTEST: u64 = 64 << 20;
 const CLEARLY: u64 = 2;
 
 /// Charges hidden memory, in bytes. `usage` contains what is known about files in memory. A child can map much more
-/// shared memory than it uses, so it is first charged with at most the pages that it can have written to.
+/// shared memory than it uses, so it is charged with at most the pages that it can have written to. Only if the memory
+/// `is_urgent`, it is then charged with all that it maps.
 pub(super) fn charge(
     hidden: u64,
+    is_urgent: bool,
     kinds: Kinds,
     possible: &HashMap<u64, Possible>,
     usage: &mut HashMap<u64, Usage>,
@@ -31,8 +33,11 @@ pub(super) fn charge(
     };
     let mapped = |possible: Possible, _: &Usage| possible.in_files.saturating_add(possible.without_file);
     let mut charged = charge_files(in_files, possible, usage, written);
-    // The pages of one fault can be huge, and the faults of a process that nobody has seen are unknown.
-    charged += charge_files(in_files - charged, possible, usage, mapped);
+    // The pages of one fault can be huge, and the faults of a process that nobody has seen are unknown. But most children
+    // with large mappings hardly use them, so this can be the wrong child.
+    if is_urgent {
+        charged += charge_files(in_files - charged, possible, usage, mapped);
+    }
     // The kernel counts secret memory neither as anonymous nor as memory in files.
     let most =
         usage.keys().map(|number| (*number, possible.get(number).map_or(0, |possible| possible.secret)));
@@ -124,7 +129,7 @@ mod tests {
 
     fn charged(hidden: u64, possible: &HashMap<u64, Possible>) -> [(u64, u64, u64); 3] {
         let mut usage = usage(&[(1, 30), (2, 0), (3, 20)]);
-        charge(hidden, Kinds { in_files: 850, ..Kinds::UNKNOWN }, possible, &mut usage);
+        charge(hidden, false, Kinds { in_files: 850, ..Kinds::UNKNOWN }, possible, &mut usage);
         [1, 2, 3].map(|number| (usage[&number].memory, usage[&number].in_files, usage[&number].in_kernel))
     }
 
@@ -150,18 +155,20 @@ mod tests {
         let page = rustix::param::page_size() as u64;
         let without_file = |bytes| Possible { without_file: bytes, ..Possible::default() };
         let in_file = |bytes| Possible { in_files: bytes, ..Possible::default() };
-        let charged = |hidden, hides: Possible, faults: u64| {
+        let charged_if = |is_urgent, hidden, hides: Possible, faults: u64| {
             let of = |faults| Usage { memory: page, faults, ..Usage::default() };
             let mut usage = HashMap::from([(1, of(30)), (2, of(faults))]);
             let possible = HashMap::from([(1, without_file(9000 * page)), (2, hides)]);
-            charge(hidden * page, Kinds::UNKNOWN, &possible, &mut usage);
+            charge(hidden * page, is_urgent, Kinds::UNKNOWN, &possible, &mut usage);
             [1, 2].map(|number| usage[&number].in_files / page)
         };
+        let charged = |hidden, hides, faults| charged_if(false, hidden, hides, faults);
         assert_eq!(charged(400, without_file(500 * page), 600), [30, 370]);
         // A file can be filled without any page fault.
         assert_eq!(charged(400, in_file(500 * page), 0), [30, 370]);
         // Somebody has written to these pages, but the faults do not show who.
-        assert_eq!(charged(400, without_file(500 * page), 10), [210, 190]);
+        assert_eq!(charged(400, without_file(500 * page), 10), [30, 10]);
+        assert_eq!(charged_if(true, 400, without_file(500 * page), 10), [210, 190]);
         assert_eq!(charged(20, without_file(500 * page), 600), [10, 10]);
     }
 

@@ -68,10 +68,11 @@ impl Sharing {
         self.anonymous.is_none_or(|before| kinds.anonymous.saturating_sub(before) > left / PART)
     }
 
-    /// Whether processes seem to have more memory than the control group reports, because they share some of it.
+    /// Whether processes seem to have more memory than the control group reports, because they share some of it. Files in
+    /// memory can be shared even if the sum is smaller: files that belong to no process can make up for it.
     pub(super) fn is_shared(usage: &HashMap<u64, Usage>, own: Usage, kinds: Kinds) -> bool {
         sum(usage, own, Usage::anonymous) > kinds.anonymous
-            || sum(usage, own, |usage| usage.in_files) > kinds.in_files
+            || usage.values().any(|usage| usage.processes > UNSHARED && usage.in_files > 0)
     }
 
     /// Records what a child has. `faults` and `kinds` are from the beginning of the measurement.
@@ -100,9 +101,7 @@ impl Sharing {
         if sum(usage, own, Usage::anonymous) > kinds.anonymous {
             self.fit_anonymous(usage, sizes, own, kinds);
         }
-        if sum(usage, own, |usage| usage.in_files) > kinds.in_files {
-            self.fit_files(usage, own, kinds);
-        }
+        self.fit_files(usage, own, kinds);
         fit_page_tables(usage, own, kinds);
     }
 
@@ -149,7 +148,9 @@ impl Sharing {
     }
 
     /// The same for files in memory. The kernel counts the pages of such a file for each process that has used them, and
-    /// reports all that a child adds. Children that have not been measured are reduced in proportion.
+    /// reports all that a child adds. A measured child counts with what was measured even if the control group reports
+    /// more than the sum, because somebody else can have hidden the rest. Then children are reduced in proportion, if
+    /// the sum is still too large.
     fn fit_files(&self, usage: &mut HashMap<u64, Usage>, own: Usage, kinds: Kinds) {
         let set = |usage: &mut Usage, fitted: u64| {
             usage.memory = usage.memory - usage.in_files + fitted;
@@ -383,6 +384,24 @@ mod tests {
         let kinds = Kinds { anonymous: 20, in_files: 900, ..Kinds::UNKNOWN };
         sharing.fit(&mut now, &HashMap::new(), NONE, kinds);
         assert_eq!([1, 2].map(|number| (now[&number].in_files, now[&number].memory)), [(60, 70), (840, 850)]);
+    }
+
+    #[test]
+    fn a100_files_that_somebody_hides_do_not_make_workers_count_with_the_same_memory_again() {
+        let of = |in_files, processes| Usage { memory: in_files + 10, in_files, processes, ..NONE };
+        // Three processes share 55, and 120 belong to no process.
+        let kinds = Kinds { anonymous: 20, in_files: 175, ..Kinds::UNKNOWN };
+        let is_shared = |usage| Sharing::is_shared(&HashMap::from([(1, usage)]), NONE, kinds);
+        assert_eq!([of(165, 4), of(165, 2), of(0, 4)].map(is_shared), [true, false, false]);
+        let mut sharing = Sharing::default();
+        let part = Part { reported_in_files: 165, in_files: 55, ..Part::default() };
+        sharing.record(1, part, 0, kinds);
+        let fitted = |in_files| {
+            let mut usage = HashMap::from([(1, of(in_files, 4)), (2, of(0, 2))]);
+            sharing.fit(&mut usage, &HashMap::new(), NONE, kinds);
+            (usage[&1].in_files, usage[&1].memory)
+        };
+        assert_eq!([165, 170, 40].map(fitted), [(55, 65), (60, 70), (40, 50)]);
     }
 
     #[test]

@@ -128,7 +128,8 @@ impl Launcher {
     /// again with the memory of files that children have open, of epoll watches, and of files that children have only
     /// mapped. Before that, this memory counts as hidden, and a user with less memory than is hidden loses no child.
     /// Memory that is then still hidden is charged to the children that cannot be examined and, if it is urgent, to the one
-    /// that has spent the time to fill it.
+    /// that has spent the time to fill it. Only if it is urgent, a child is charged with more of its mappings than its page
+    /// faults explain.
     ///
     /// The files and mappings are examined on another thread. Until this has ended, nothing is chosen.
     pub(super) fn look_for<T>(
@@ -152,10 +153,13 @@ impl Launcher {
         let examined = if hidden > 0 { self.examined(hidden, load)? } else { return None };
         let mut usage = self.usage_with(&examined.in_files);
         self.relief.watching.add_memory(&mut usage);
-        charging::charge(shortage(&usage).hidden, kinds, &examined.possible, &mut usage);
+        // What an exiting child frees decides first whether anything is urgent.
+        let is_urgent = |short| is_urgent(short, load) && !self.relief.is_one_ending();
+        let short = shortage(&usage);
+        charging::charge(short.hidden, is_urgent(short), kinds, &examined.possible, &mut usage);
         relief::charge_suspects(shortage(&usage).hidden, kinds, &examined.suspects, &all, &mut usage);
         let short = shortage(&usage);
-        if is_urgent(short, load) && !self.relief.is_one_ending() {
+        if is_urgent(short) {
             charging::charge_by_time(short.hidden, &all, &self.reaper.spent(), &mut usage);
         }
         let chosen = choose(&all, &usage);
