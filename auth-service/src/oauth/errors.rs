@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
-use pulldown_cmark::{CowStr, Event, Parser, Tag, TagEnd, TextMergeStream, html};
+use pulldown_cmark::{CowStr, Event, Options, Parser, Tag, TagEnd, TextMergeStream, html};
 
 use crate::pages::{DocumentPage, FormTarget, page};
 
@@ -18,21 +18,37 @@ pub async fn show() -> HttpResponse {
     page(StatusCode::OK, &template, FormTarget::Ourselves)
 }
 
-/// Renders Markdown to HTML. The anchor of each heading below the first level is its text.
+/// Renders Markdown to HTML. Each heading is an anchor, see [`anchor`].
 fn rendered(markdown: &str) -> String {
-    let mut events: Vec<Event<'_>> = TextMergeStream::new(Parser::new(markdown)).collect();
+    let parser = Parser::new_ext(markdown, Options::ENABLE_TABLES);
+    let mut events: Vec<Event<'_>> = TextMergeStream::new(parser).collect();
     for at in 1..events.len() {
         let [heading, text] = events.get_mut(at - 1..=at).unwrap_or_default() else { continue };
         if let (Event::Start(Tag::Heading { id, .. }), Event::Text(text)) = (heading, text) {
-            *id = Some(CowStr::from(text.to_string()));
+            *id = Some(CowStr::from(anchor(text)));
         }
     }
     // The first heading of the text is omitted, because the page template already has a title.
     let title = events.iter().position(|event| matches!(event, Event::End(TagEnd::Heading(_))));
     let events = events.into_iter().skip(title.map_or(0, |at| at + 1));
+    // A table can be wider than a small screen. The element around it scrolls, also with the keyboard, so that the
+    // rest of the page does not have to.
+    let events = events.flat_map(|event| match event {
+        Event::Start(Tag::Table(_)) => {
+            vec![Event::Html("<div class=\"table\" tabindex=\"0\">".into()), event]
+        }
+        Event::End(TagEnd::Table) => vec![event, Event::Html("</div>\n".into())],
+        _ => vec![event],
+    });
     let mut out = String::new();
     html::push_html(&mut out, events);
     out
+}
+
+/// The `id` of a heading. For an error code, it is the code itself. An `id` must not contain spaces, so a sentence gets
+/// hyphens, as in the links between the documents.
+fn anchor(heading: &str) -> String {
+    heading.to_lowercase().replace(' ', "-")
 }
 
 #[cfg(test)]
@@ -48,6 +64,24 @@ mod tests {
         anchors.sort_unstable();
         codes.sort_unstable();
         assert_eq!(anchors, codes);
+    }
+
+    #[test]
+    fn an_anchor_has_no_spaces() {
+        assert!(HTML.contains("<h1 id=\"what-the-edge-answers-by-itself\">"), "{}", *HTML);
+        for rest in HTML.split(" id=\"").skip(1) {
+            let id = rest.split('"').next().unwrap();
+            assert!(!id.contains(char::is_whitespace), "{id}");
+        }
+    }
+
+    #[test]
+    fn a_table_is_a_table_that_scrolls() {
+        assert!(!HTML.contains("|---"), "{}", *HTML);
+        let tables = HTML.matches("<table>").count();
+        assert!(tables > 0, "{}", *HTML);
+        assert_eq!(HTML.matches("<div class=\"table\" tabindex=\"0\"><table>").count(), tables);
+        assert_eq!(HTML.matches("</table>\n</div>").count(), tables);
     }
 
     #[test]
