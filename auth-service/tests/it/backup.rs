@@ -1,6 +1,7 @@
 //! Tests of backup and restore with the real program, following the operator's steps.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -63,6 +64,19 @@ fn a_backup_of_one_machine_is_restored_on_another() {
     assert!(message.contains("Set the clock"), "{message}");
     assert_eq!(fs::read_dir(&dumps).unwrap().count(), 3);
     fs::remove_file(later).unwrap();
+    // A dump that another backup wrote while this one was running is newer, and nothing is wrong with the clock.
+    let slow = all.path().join("slow");
+    let other = at("dumps/mcp-gate-$(date -u +%Y%m%dT%H%M%S.%6NZ).dump");
+    fs::write(&slow, format!("#!/bin/sh\n{PROGRAM} \"$@\" && touch \"{other}\"\n")).unwrap();
+    fs::set_permissions(&slow, fs::Permissions::from_mode(0o700)).unwrap();
+    let beside = [here[0], ("AUTH_SERVICE", slow.to_str().unwrap())];
+    works(&script("backup", &["--keep", "9", &dumps], &beside));
+    for entry in fs::read_dir(&dumps).unwrap() {
+        let path = entry.unwrap().path();
+        if &path != dump {
+            fs::remove_file(path).unwrap();
+        }
+    }
     let dump = dump.to_str().unwrap();
     let bytes = fs::read(dump).unwrap();
     assert!(!bytes.windows(6).any(|window| window == b"people"));
