@@ -35,8 +35,9 @@ pub(crate) enum PolicyCommand {
     },
     /// Explain how a request would be decided, and which rule decides.
     ///
-    /// The email address and the groups are those of the stored account, unless one of them is given. The exit
-    /// code is 0 if the request would be allowed, 1 if it would be refused, and 2 if this could not be determined.
+    /// The email address and the groups are those of the stored account, unless one of them is given. In that case,
+    /// the user needs no account. The exit code is 0 if the request would be allowed, 1 if it would be refused, and 2
+    /// if this could not be determined.
     Explain(Box<Explain>),
 }
 
@@ -184,14 +185,19 @@ async fn explained(asked: Explain) -> anyhow::Result<bool> {
     ];
     lines.extend(steps);
     let decision = match verdict {
-        _ if person.disabled => "REFUSED: the account is disabled, so its tokens are refused",
+        _ if person.account == Account::Missing => {
+            "REFUSED: there is no such account, so it has no tokens. With --group or --email, the rules are tried without an account."
+        }
+        _ if person.account == Account::Disabled => {
+            "REFUSED: the account is disabled, so its tokens are refused"
+        }
         Verdict::Allowed => "ALLOWED",
         Verdict::Refused(_) => "REFUSED by the check",
         Verdict::RefusedByWrapper => "REFUSED by stdio-wrapper, which must have IDENTITY=assertion",
     };
     lines.push(format!("=> {decision}"));
     print_rows(lines.into_iter())?;
-    Ok(verdict == Verdict::Allowed && !person.disabled)
+    Ok(verdict == Verdict::Allowed && person.account == Account::Usable)
 }
 
 fn resource(asked: &Explain, hosts: Option<ProtectedHosts>) -> anyhow::Result<ResourceUri> {
@@ -217,10 +223,19 @@ fn resource(asked: &Explain, hosts: Option<ProtectedHosts>) -> anyhow::Result<Re
     })
 }
 
+/// Whether the account of a user has tokens that are accepted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Account {
+    /// The account is enabled, or the arguments describe it, or it could not be looked up.
+    Usable,
+    Disabled,
+    Missing,
+}
+
 struct Person {
     email: Option<String>,
     groups: Vec<Group>,
-    disabled: bool,
+    account: Account,
     /// Describes the user, and names the source of the data.
     found: String,
 }
@@ -231,25 +246,28 @@ async fn person(asked: &Explain) -> anyhow::Result<Person> {
     let user = &asked.user;
     let (own_email, own_groups) = (email(asked.email.clone())?, groups(asked.groups.clone())?);
     let given = own_email.is_some() || !own_groups.is_empty();
-    let of = |email: Option<String>, groups: Vec<Group>, disabled: bool, source: &str| {
+    let of = |email: Option<String>, groups: Vec<Group>, account: Account, source: &str| {
         let names: Vec<&str> = groups.iter().map(Group::as_str).collect();
         let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
         let address = email.as_deref().unwrap_or("none");
         let found = format!("{user} (email {address}; groups {names}; {source})");
-        Person { email, groups, disabled, found }
+        Person { email, groups, account, found }
     };
     if given {
-        return Ok(of(own_email, own_groups, false, "from the arguments"));
+        return Ok(of(own_email, own_groups, Account::Usable, "from the arguments"));
     }
     let wanted = username(user)?;
     Ok(match run(operator::Command::ListUsers).await {
         Ok(Reply::Users(users)) => match users.into_iter().find(|row| row.username == wanted) {
             Some(UserRow { email, groups, disabled, .. }) => {
-                of(email, groups, disabled, "from the stored account")
+                let account = if disabled { Account::Disabled } else { Account::Usable };
+                of(email, groups, account, "from the stored account")
             }
-            None => of(None, Vec::new(), false, "there is no such account"),
+            None => of(None, Vec::new(), Account::Missing, "there is no such account"),
         },
         Ok(_) => bail!("the service sent an unexpected reply instead of accounts"),
-        Err(error) => of(None, Vec::new(), false, &format!("accounts cannot be looked up: {error:#}")),
+        Err(error) => {
+            of(None, Vec::new(), Account::Usable, &format!("accounts cannot be looked up: {error:#}"))
+        }
     })
 }

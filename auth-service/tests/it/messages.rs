@@ -101,6 +101,28 @@ fn output_that_cannot_be_written_is_an_error() {
     }
 }
 
+#[test]
+fn an_account_that_does_not_exist_is_refused_by_the_explanation() {
+    let all = tempfile::tempdir().unwrap();
+    let here = [("DATA_DIR", all.path().to_str().unwrap()), ("RUST_LOG", "off")];
+    assert!(program("user add --new-store ana", &here).output().unwrap().status.success());
+    for (words, code, last) in [
+        ("--user ana", 0, "=> ALLOWED"),
+        ("--user nobody --group staff", 0, "=> ALLOWED"),
+        (
+            "--user nobody",
+            1,
+            "=> REFUSED: there is no such account, so it has no tokens. With --group or --email, ",
+        ),
+    ] {
+        let words = format!("policy explain --host mcp.example {words}");
+        let output = program(&words, &here).output().unwrap();
+        let rows = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{words}: {rows}");
+        assert!(rows.lines().last().is_some_and(|row| row.starts_with(last)), "{words}: {rows}");
+    }
+}
+
 /// Whether a text contains Rust debug output, such as `Os { code: 111 }` or `InvalidData(…)`.
 fn has_debug_output(text: &str) -> bool {
     let is_name = |word: &str| {
