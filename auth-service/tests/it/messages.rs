@@ -221,7 +221,7 @@ fn each_refusal_to_start_names_its_cause_and_its_fix_once() {
     };
     let inside = format!("{file}/store");
     starts(&[("DATA_DIR", &inside)], &inside, &["cannot use", "DATA_DIR must be a directory"]);
-    let form = ["REDIS_URL is not the address of a Redis; write it as"];
+    let form = ["REDIS_URL is not the address of a Redis; write it as", "USER and PASSWORD can be omitted."];
     starts(&[("REDIS_URL", "http://localhost"), ("STORE_KEY", KEY)], "REDIS_URL", &form);
     starts(
         &[("POLICY_FILE", &rules), ("LOG_FORMAT", "xml"), ("ALLOWED_GROUP", "staff")],

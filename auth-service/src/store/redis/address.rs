@@ -16,8 +16,9 @@ pub struct RedisAddress(Config);
 pub enum InvalidRedisUrl {
     /// The string is not a URL with one of the known schemes.
     #[error(
-        "is not the address of a Redis; write it as redis://USER:PASSWORD@HOST:PORT, with what is needed of it, or with \
-         redis-cluster or redis-sentinel, and with rediss in place of redis for TLS"
+        "is not the address of a Redis; write it as redis://USER:PASSWORD@HOST:PORT. USER and PASSWORD can be omitted. For \
+         a cluster, begin it with redis-cluster://, and for sentinels with redis-sentinel://. For TLS, write rediss in \
+         place of redis"
     )]
     Form,
     /// The database is not a number from 0 to 255.
