@@ -222,6 +222,9 @@ async fn a_tier_that_dies_is_named_and_takes_the_rest_with_it() {
 fn a_taken_port_is_one_clear_line() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
+    // The next port is taken as well, so the script must not suggest it.
+    let next = port.checked_add(1);
+    let _next_taken = next.map(|next| TcpListener::bind(("127.0.0.1", next)));
     let dir = tempfile::tempdir().unwrap();
     let mut up = Up::start("up", &dir.path().join("data"), port);
     let ended = up.process.wait_for(STOP);
@@ -232,6 +235,10 @@ fn a_taken_port_is_one_clear_line() {
         output.starts_with(&format!("error: Port {port} is in use by another program. Stop that program,")),
         "{output}"
     );
+    let suggestion =
+        output.trim_end().strip_suffix('.').and_then(|all| all.rsplit_once("scripts/up --native --port "));
+    let suggested: u16 = suggestion.unwrap_or_else(|| panic!("{output}")).1.parse().unwrap();
+    assert!(suggested != port && Some(suggested) != next, "{output}");
 }
 
 #[test]
