@@ -408,7 +408,7 @@ async fn a100_who_fills_the_memory_with_page_tables_loses_the_server() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a100_memory_that_is_hidden_where_nobody_looks_costs_nobody_a_session() {
+async fn a100_memory_that_is_hidden_where_nobody_looks_costs_no_other_user_a_session() {
     let Some(group) = Group::new("hiding-well", 4096, 512 << 20) else { return };
     let wrapper = group.wrapper(&["--identity=headers"], &[]).await;
     let mut honest = Vec::new();
@@ -426,8 +426,8 @@ async fn a100_memory_that_is_hidden_where_nobody_looks_costs_nobody_a_session() 
     for session in &honest {
         assert_eq!(session.status_of_ping().await, 200);
     }
-    let ended = wrapper.metric("stdio_wrapper_children_ended_for_memory_total").await;
-    assert_eq!((ended, group.kills()), (0, 0));
+    // Mallory might be stopped, because the system time shows who has filled this memory.
+    assert_eq!(group.kills(), 0);
 }
 
 /// The memory of the container can grow by hundreds of MiB in a tenth of a second, while the kernel reports the same
