@@ -338,13 +338,15 @@ async fn answers_that_one_principal_does_not_read_leave_room_for_those_of_others
     // Translated responses count as well. This call starts their child, and the requests of the start are counted, too.
     let (_, echo) = modern::call(&of("ana"), "echo", json!({})).await;
     assert!(echo["result"].is_object(), "{echo}");
-    let before = wrapper.metric("stdio_wrapper_requests_total").await;
     let body = modern::request(1, "tools/call", json!({"name": "big", "arguments": {"bytes": 7_900_000}}));
     let stateless = modern::with_headers(&of("ana"), &body);
-    let _held: Vec<TcpStream> =
-        (0..4).map(|_| post_and_not_read(&stateless, &wrapper.address, &body.to_string())).collect();
-    wrapper.metric_at_least("stdio_wrapper_requests_total", before + 4).await;
-    wrapper.metric_becomes("stdio_wrapper_requests_in_flight", 0).await;
+    let mut held = Vec::new();
+    for _ in 0..4 {
+        let before = wrapper.metric("stdio_wrapper_requests_total").await;
+        held.push(post_and_not_read(&stateless, &wrapper.address, &body.to_string()));
+        wrapper.metric_at_least("stdio_wrapper_requests_total", before + 1).await;
+        wrapper.metric_becomes("stdio_wrapper_requests_in_flight", 0).await;
+    }
     let (_, refused) = modern::call(&of("ana"), "big", json!({"bytes": 7_900_000})).await;
     assert!(refused["error"]["message"].as_str().unwrap().contains("waiting to be read"), "{refused}");
 }
