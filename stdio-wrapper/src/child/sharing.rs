@@ -105,10 +105,10 @@ impl Sharing {
         fit_page_tables(usage, own, kinds);
     }
 
-    /// Every page of anonymous memory belongs to a process. Therefore what the container has, beyond what the wrapper and
-    /// the children certainly have, belongs to children with several processes. It is divided among them once, by what each
-    /// can have added, the most likely part of it first. Page faults alone do not show how much that is: a server that allocates and frees memory
-    /// again and again has very many.
+    /// Every page of anonymous memory belongs to a process. Therefore what the container has, beyond what the wrapper
+    /// and the children certainly have, belongs to children with several processes. It is divided among them once, by
+    /// what each can have added, the most likely part of it first. Page faults alone do not show how much that is: a
+    /// server that allocates and frees memory again and again has very many.
     fn fit_anonymous(
         &self,
         usage: &mut HashMap<u64, Usage>,

@@ -32,8 +32,8 @@ struct Mapping<'a> {
     name: &'a [u8],
 }
 
-/// Adds the sizes of the mappings of files in memory that have not been examined yet to what has been found. Several mappings of a file
-/// count once, with the largest of them. `process` is a directory in `/proc`.
+/// Adds the sizes of the mappings of files in memory that have not been examined yet to what has been found. Several
+/// mappings of a file count once, with the largest of them. `process` is a directory in `/proc`.
 pub(super) fn examine(
     process: &Path,
     turn: &mut Turn,
