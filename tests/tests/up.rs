@@ -220,11 +220,14 @@ async fn a_tier_that_dies_is_named_and_takes_the_rest_with_it() {
 
 #[test]
 fn a_taken_port_is_one_clear_line() {
-    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = taken.local_addr().unwrap().port();
-    // The next port is taken as well, so the script must not suggest it.
-    let next = port.checked_add(1);
-    let _next_taken = next.map(|next| TcpListener::bind(("127.0.0.1", next)));
+    // Two listeners side by side, so the script must not suggest the port after the taken one. They are outside the
+    // range from which the system chooses the ports of connections: nothing listens there, but nobody else can either.
+    let (port, _taken, _next_taken) = std::iter::repeat_with(free_port)
+        .find_map(|port| {
+            let listen = |port| TcpListener::bind(("127.0.0.1", port)).ok();
+            Some((port, listen(port)?, listen(port + 1)?))
+        })
+        .unwrap();
     let dir = tempfile::tempdir().unwrap();
     let mut up = Up::start("up", &dir.path().join("data"), port);
     let ended = up.process.wait_for(STOP);
@@ -238,7 +241,7 @@ fn a_taken_port_is_one_clear_line() {
     let suggestion =
         output.trim_end().strip_suffix('.').and_then(|all| all.rsplit_once("scripts/up --native --port "));
     let suggested: u16 = suggestion.unwrap_or_else(|| panic!("{output}")).1.parse().unwrap();
-    assert!(suggested != port && Some(suggested) != next, "{output}");
+    assert!(suggested != port && suggested != port + 1, "{output}");
 }
 
 #[test]
