@@ -18,10 +18,14 @@ const BETWEEN: Duration = Duration::from_secs(1);
 /// The pause of an honest user between two calls.
 pub const PAUSE: Duration = Duration::from_millis(5);
 
-/// Whether the figures are meant for a table in the documents. They are if `PROGRAMS` names a release build.
+/// Whether the figures are meant for a table in the documents. They are if `PROGRAMS` names a release build. Only a
+/// table needs a neighbour, because no test depends on times.
 pub fn is_for_a_table() -> bool {
     std::env::var_os("PROGRAMS").is_some()
 }
+
+/// The time after which the memory that a program still uses is a figure for a table.
+pub const MINUTE: Duration = Duration::from_secs(60);
 
 /// The number of requests to measure. A table needs more requests than a test, so that its figures depend less on
 /// chance.
@@ -82,25 +86,32 @@ pub enum Side {
 /// The user's response times while the neighbour is flooded, and while the program is flooded.
 #[derive(Debug)]
 pub struct Comparison {
-    next_door: Seen,
+    /// `None` if there is no neighbour.
+    next_door: Option<Seen>,
     here: Seen,
     /// How many connections the floods of the program opened, and the statuses of the responses.
     answers: String,
 }
 
 impl Comparison {
-    /// Floods the neighbour, and then the program. The user is served only after each flood has run for `warm_up`.
+    /// Floods the neighbour, if there is one, and then the program. The user is served only after each flood has run
+    /// for `warm_up`.
     pub async fn of(
         warm_up: Duration,
-        next_door: impl FnOnce() -> Vec<Flood>,
+        next_door: Option<impl FnOnce() -> Vec<Flood>>,
         here: impl FnOnce() -> Vec<Flood>,
         mut is_served: impl AsyncFnMut(Side) -> Seen,
     ) -> Self {
-        let floods = next_door();
-        sleep(warm_up).await;
-        let next_door = is_served(Side::NextDoor).await;
-        drop(floods);
-        sleep(BETWEEN).await;
+        let next_door = if let Some(next_door) = next_door {
+            let floods = next_door();
+            sleep(warm_up).await;
+            let seen = is_served(Side::NextDoor).await;
+            drop(floods);
+            sleep(BETWEEN).await;
+            Some(seen)
+        } else {
+            None
+        };
         let floods = here();
         sleep(warm_up).await;
         let here = is_served(Side::Here).await;
@@ -114,7 +125,9 @@ impl Comparison {
 impl Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { next_door, here, answers } = self;
-        write!(f, "{answers}: next door: {next_door}; here: {here}; here / next door at p50, p99:")?;
+        write!(f, "{answers}: here: {here}")?;
+        let Some(next_door) = next_door else { return Ok(()) };
+        write!(f, "; next door: {next_door}; here / next door at p50, p99:")?;
         for ((kind, here), (_, next_door)) in here.times.iter().zip(&next_door.times) {
             let ratio = |of_hundred| {
                 here.quantile(of_hundred).as_secs_f64() / next_door.quantile(of_hundred).as_secs_f64()

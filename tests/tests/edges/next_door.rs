@@ -62,7 +62,7 @@ pub(crate) async fn a100_others_are_served_while_strangers_flood_the_edge(edge: 
         for (name, flood) in STALLED.iter().chain(&REQUESTS) {
             let next_door = || vec![flood(&neighbour)];
             let served = async |_| bob.is_served(&here).await;
-            let comparison = Comparison::of(WARM_UP, next_door, || vec![flood(&flooded)], served).await;
+            let comparison = Comparison::of(WARM_UP, Some(next_door), || vec![flood(&flooded)], served).await;
             say(&format!("FIGURE {edge}, {name}: quiet: {quiet}; {comparison}"));
         }
     }

@@ -1,12 +1,12 @@
-//! A wrapper that Ana floods while Bob uses it as usual, and a second wrapper on the same machine that Ana floods
-//! first.
+//! A wrapper that Ana floods while Bob uses it as usual. If the figures are for a table, Ana first floods a second
+//! wrapper on the same machine.
 
 use std::time::Duration;
 
 use tests::browser::Person;
 use tests::container::Container;
 use tests::flood::Flood;
-use tests::next_door::{Comparison, Priority, Seen, Side};
+use tests::next_door::{Comparison, Priority, Seen, Side, is_for_a_table};
 use tests::setup::ACCOUNT;
 use tests::{Setup, Stack, Tier, say};
 
@@ -52,10 +52,10 @@ impl Place {
     }
 }
 
-/// Two stacks of the same kind. Ana floods, and Bob uses the wrapper of the first one.
+/// Stacks of the same kind. Ana floods, and Bob uses the wrapper of the first one.
 pub(crate) struct Scene {
     here: Place,
-    next_door: Place,
+    next_door: Option<Place>,
     bob: Caller,
     /// The identifier of Bob's session.
     session: String,
@@ -71,18 +71,18 @@ impl Scene {
         let bob = here.stack.log_in_as(&Person::new("bob", BOB), &here.stack.mcp_url).await.unwrap().1;
         let bob = Caller::new(&here.stack, bob.access_token).await;
         let session = bob.open("2025-06-18").await.unwrap().unwrap();
-        let next_door = Place::of(server).await;
+        let next_door = if is_for_a_table() { Some(Place::of(server).await) } else { None };
         let priority = Priority::take();
         let quiet = bob.is_served(&here.stack, &session).await;
         let memory = Memory::before(&here.stack, Tier::Wrapper);
         Self { here, next_door, bob, session, quiet, memory, _priority: priority }
     }
 
-    pub(crate) fn places(&mut self) -> [&mut Place; 2] {
-        [&mut self.here, &mut self.next_door]
+    pub(crate) fn places(&mut self) -> impl Iterator<Item = &mut Place> {
+        std::iter::once(&mut self.here).chain(&mut self.next_door)
     }
 
-    /// Opens sessions for Ana at both wrappers.
+    /// Opens sessions for Ana at each wrapper.
     pub(crate) async fn open_sessions(&mut self, count: usize, version: &str) {
         for place in self.places() {
             place.open_sessions(count, version).await;
@@ -99,7 +99,7 @@ impl Scene {
         }
     }
 
-    /// Ends Ana's sessions at both wrappers.
+    /// Ends Ana's sessions at each wrapper.
     pub(crate) async fn close_sessions(&mut self) {
         for place in self.places() {
             place.close_sessions().await;
@@ -124,7 +124,7 @@ impl Scene {
         let Self { here, next_door, bob, session, quiet, memory, .. } = self;
         let comparison = Comparison::of(
             warm_up,
-            || floods(next_door),
+            next_door.as_ref().map(|next_door| || floods(next_door)),
             || floods(here),
             async |side| {
                 bob.renew(&here.stack).await;
