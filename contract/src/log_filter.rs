@@ -61,13 +61,19 @@ impl LogFilter {
         }
     }
 
-    /// Leaves out events of the HTTP server that are part of normal operation, unless the filter mentions their
-    /// target. What its messages at startup say is also logged by the programs themselves. Its messages about
+    /// Leaves out events of libraries that do not help operators, unless the filter mentions their target.
+    ///
+    /// What the HTTP server's messages at startup say is also logged by the programs themselves. Its messages about
     /// individual connections are often at the level ERROR, but any client can cause any number of them, for example by
     /// sending a request before it has read the response to the previous one.
+    ///
+    /// The Redis client `fred` repeats an outage for each of its connections, without saying what the outage means. The
+    /// programs log every outage themselves.
     #[must_use]
     pub fn without_noise(self) -> Self {
-        self.with_default("actix_server", LevelFilter::WARN).with_default("actix_http", LevelFilter::OFF)
+        self.with_default("actix_server", LevelFilter::WARN)
+            .with_default("actix_http", LevelFilter::OFF)
+            .with_default("fred", LevelFilter::OFF)
     }
 
     fn with_default(self, target: &str, level: LevelFilter) -> Self {
@@ -124,9 +130,10 @@ mod tests {
     #[test]
     fn noise_is_left_out_unless_its_target_is_mentioned() {
         let without = |text| LogFilter::parse(text).unwrap().without_noise().0;
-        assert_eq!(without("debug"), "debug,actix_server=warn,actix_http=off");
-        assert_eq!(without("info,actix_server=debug"), "info,actix_server=debug,actix_http=off");
-        assert_eq!(without("actix_http=trace,info"), "actix_http=trace,info,actix_server=warn");
+        assert_eq!(without("debug"), "debug,actix_server=warn,actix_http=off,fred=off");
+        assert_eq!(without("info,actix_server=debug"), "info,actix_server=debug,actix_http=off,fred=off");
+        assert_eq!(without("actix_http=trace,info"), "actix_http=trace,info,actix_server=warn,fred=off");
+        assert_eq!(without("fred=warn"), "fred=warn,actix_server=warn,actix_http=off");
         assert_eq!(LogFilter::default().0, without("info"));
     }
 }

@@ -5,8 +5,8 @@ use std::io::{self, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use crate::redis_server::RedisServer;
@@ -169,35 +169,85 @@ fn away() -> String {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }
 
+/// The service, for at most a minute, with the address of its operators' listener and a file for its log.
+struct Service {
+    process: Child,
+    ops: String,
+    log: PathBuf,
+}
+
+impl Service {
+    /// Starts the service with this store and a log of the level `info`, and waits until it listens.
+    fn start(directory: &Path, store: &[(&str, &str)]) -> Self {
+        let (log, ops) = (directory.join("log"), away());
+        let process = Command::new("timeout")
+            .args(["60", env!("CARGO_BIN_EXE_auth-service")])
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin")
+            .envs(store.iter().copied())
+            .envs([("ISSUER", "http://localhost:1"), ("PROTECTED_HOSTS", "localhost:1")])
+            .envs([("PUBLIC_LISTEN", "127.0.0.1:0"), ("EDGE_LISTEN", "127.0.0.1:0"), ("OPS_LISTEN", &ops)])
+            .env("RUST_LOG", "info")
+            .stderr(fs::File::create(&log).unwrap())
+            .spawn()
+            .unwrap();
+        let is_listening = (0..1000).any(|_| {
+            std::thread::sleep(Duration::from_millis(50));
+            TcpStream::connect(&ops).is_ok()
+        });
+        assert!(is_listening, "{}", fs::read_to_string(&log).unwrap());
+        Self { process, ops, log }
+    }
+
+    /// Sends this to the operators' listener, and waits until the service closes the connection.
+    fn send(&self, requests: &[u8]) {
+        let mut stream = TcpStream::connect(&self.ops).unwrap();
+        stream.write_all(requests).unwrap();
+        let _ = stream.read_to_end(&mut Vec::new());
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// Stops the service, and returns its log.
+    fn stop(mut self) -> String {
+        let pid = self.process.id().to_string();
+        assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+        let status = self.process.wait().unwrap();
+        let log = self.log();
+        assert!(status.success() && log.contains("stopped"), "{status}: {log}");
+        log
+    }
+}
+
 /// Any client can cause any number of such lines, and they would hide real errors.
 #[test]
 fn what_clients_do_with_their_connections_is_not_an_error_in_the_log() {
     let all = tempfile::tempdir().unwrap();
-    let (data, log, ops) = (all.path().join("data"), all.path().join("log"), away());
-    let mut service = Command::new("timeout")
-        .args(["60", env!("CARGO_BIN_EXE_auth-service")])
-        .env_clear()
-        .env("PATH", "/usr/bin:/bin")
-        .env("DATA_DIR", &data)
-        .envs([("ISSUER", "http://localhost:1"), ("PROTECTED_HOSTS", "localhost:1"), ("OPS_LISTEN", &ops)])
-        .envs([("PUBLIC_LISTEN", "127.0.0.1:0"), ("EDGE_LISTEN", "127.0.0.1:0"), ("RUST_LOG", "info")])
-        .stderr(fs::File::create(&log).unwrap())
-        .spawn()
-        .unwrap();
-    let mut stream = (0..1000).find_map(|_| {
-        std::thread::sleep(Duration::from_millis(50));
-        TcpStream::connect(&ops).ok()
-    });
-    let stream = stream.as_mut().unwrap();
+    let data = all.path().join("data").display().to_string();
+    let service = Service::start(all.path(), &[("DATA_DIR", &data)]);
     // The server closes the connection when the second request arrives.
-    stream.write_all(&b"GET /version HTTP/1.1\r\nHost: a\r\n\r\n".repeat(3)).unwrap();
-    let _ = stream.read_to_end(&mut Vec::new());
-    let pid = service.id().to_string();
-    assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
-    let status = service.wait().unwrap();
-    let log = fs::read_to_string(&log).unwrap();
-    assert!(status.success() && log.contains("stopped"), "{status}: {log}");
+    service.send(&b"GET /version HTTP/1.1\r\nHost: a\r\n\r\n".repeat(3));
+    let log = service.stop();
     assert!(!log.contains("ERROR"), "{log}");
+}
+
+/// Each connection of the Redis client reports the same outage, and none of these lines says what it means.
+#[test]
+fn an_outage_of_redis_is_in_the_log_only_in_the_words_of_the_service() {
+    let Some(mut server) = RedisServer::start(&[]) else { return };
+    let all = tempfile::tempdir().unwrap();
+    let url = server.url();
+    let service = Service::start(all.path(), &[("REDIS_URL", &url), ("STORE_KEY", KEY)]);
+    server.kill();
+    let is_told = (0..1000).any(|_| {
+        service.send(b"GET /ready HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        service.log().contains("Redis does not respond")
+    });
+    let log = service.stop();
+    assert!(is_told, "{log}");
+    assert!(!log.contains("fred"), "{log}");
 }
 
 #[test]
