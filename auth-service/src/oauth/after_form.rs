@@ -91,6 +91,13 @@ impl Message {
         page(status_of(self.status), &template, FormTarget::Ourselves)
     }
 
+    /// The page as the response to a request that can succeed if it is sent again after this number of seconds.
+    pub(super) fn page_until(&self, seconds: u64) -> HttpResponse {
+        let mut response = self.page();
+        response.headers_mut().insert(RETRY_AFTER, seconds.into());
+        response
+    }
+
     /// Responds to a form with a redirect to [`MESSAGE_PATH`]. The form token in that URL is valid only in this
     /// browser, so that an attacker's link cannot show a message with a link. For server errors, and for browsers
     /// without a session cookie, the response is the page itself.

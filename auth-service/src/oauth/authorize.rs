@@ -182,6 +182,7 @@ fn refusal_without_consent(error: &ConsentError) -> Result<Refusal, AuthorizeErr
         | ConsentError::ClientChanged
         | ConsentError::Barred
         | ConsentError::NoDecision
+        | ConsentError::FetchedTooFast
         | ConsentError::Unavailable => Err(AuthorizeError::Unavailable),
     }
 }

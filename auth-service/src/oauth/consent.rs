@@ -3,11 +3,9 @@
 mod error;
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::RETRY_AFTER;
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::{Deserialize, Serialize};
 
-use crate::clients::UnknownClient;
 use crate::clients::fetch_rate::Caller;
 use crate::domain::account::{Account, LoginSession, Subject};
 use crate::domain::client::Client;
@@ -166,10 +164,10 @@ pub async fn decide(http: HttpRequest, body: web::Bytes, state: web::Data<AppSta
         Ok(response) => response,
         Err(error) => {
             let message = error.message(question(&http, &body, &state).as_deref());
-            let Some(seconds) = error.retry_after() else { return message.answer(&http, &state) };
-            let mut response = message.page();
-            response.headers_mut().insert(RETRY_AFTER, seconds.into());
-            response
+            match error.retry_after() {
+                Some(seconds) => message.page_until(seconds),
+                None => message.answer(&http, &state),
+            }
         }
     }
 }
@@ -199,14 +197,10 @@ async fn answer(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<Htt
     }
     // The page might have been open for some time, so the client and its redirect URI are looked up again.
     let address = client_address::of(http, |address| state.config.trusted_edge.is_known(address));
-    let client = match state.clients.find(Caller::User(address), &request.client_id, state.earliest()).await {
-        Ok(client) if client.allows_redirect(&request.redirect_uri) => client,
-        Err(UnknownClient::Store(error)) => return Err(error.into()),
-        Err(UnknownClient::Away(_) | UnknownClient::Random(_)) => return Err(ConsentError::Unavailable),
-        Ok(_) | Err(UnknownClient::Unregistered | UnknownClient::Disabled | UnknownClient::Document(_)) => {
-            return Err(ConsentError::ClientGone);
-        }
-    };
+    let client = state.clients.find(Caller::User(address), &request.client_id, state.earliest()).await?;
+    if !client.allows_redirect(&request.redirect_uri) {
+        return Err(ConsentError::ClientGone);
+    }
     if client.metadata.digest() != asked.client {
         return Err(ConsentError::ClientChanged);
     }

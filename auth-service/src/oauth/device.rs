@@ -9,6 +9,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde::{Deserialize, Serialize};
 
 use crate::clients::UnknownClient;
+use crate::clients::documents::{DocumentError, RETRY_AFTER_SECONDS};
 use crate::clients::fetch_rate::Caller;
 use crate::domain::account::{Account, LoginSession, Subject};
 use crate::domain::client::{Client, GrantType};
@@ -71,6 +72,11 @@ pub enum DeviceError {
     /// The form contains neither `allow` nor `deny`.
     #[error("The form that was sent contains no answer. Type the code again.")]
     NoDecision,
+    /// The user or the client has exceeded its own limit on fetches of the client's metadata document.
+    #[error(
+        "The description of the application on the device was fetched too often for it or for your network. Try again in ten seconds."
+    )]
+    FetchedTooFast,
     /// The store has lost data.
     #[error(
         "This service cannot be used until its operator has repaired it. Tell the operator. Afterwards, go back to the device and connect it again."
@@ -108,6 +114,7 @@ impl DeviceError {
             | Self::ClientChanged => StatusCode::BAD_REQUEST,
             Self::Over => StatusCode::CONFLICT,
             Self::Barred => StatusCode::FORBIDDEN,
+            Self::FetchedTooFast => StatusCode::TOO_MANY_REQUESTS,
             Self::NeedsOperator | Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         };
         let title = match self {
@@ -120,6 +127,24 @@ impl DeviceError {
         let way_on = Link { text: "Type a code", url: &url };
         Message::new(status, title, self.to_string(), Some(way_on))
     }
+
+    /// The response to `GET`.
+    fn page(&self, issuer: &Issuer) -> HttpResponse {
+        let message = self.message(issuer);
+        match self {
+            Self::FetchedTooFast => message.page_until(RETRY_AFTER_SECONDS),
+            _ => message.page(),
+        }
+    }
+
+    /// The response to a form.
+    fn answer(&self, http: &HttpRequest, state: &AppState) -> HttpResponse {
+        let issuer = &state.config.site.issuer;
+        match self {
+            Self::FetchedTooFast => self.page(issuer),
+            _ => self.message(issuer).answer(http, state),
+        }
+    }
 }
 
 /// `GET /device`: asks for the user code. A code in the link is filled in, but has no effect until the form
@@ -128,19 +153,19 @@ pub async fn form(http: HttpRequest, state: web::Data<AppState>) -> HttpResponse
     if !state.config.grants.offers(GrantType::DeviceCode) {
         return responses::not_found(&state.config.site.issuer);
     }
-    open(&http, &state).await.unwrap_or_else(|error| error.message(&state.config.site.issuer).page())
+    open(&http, &state).await.unwrap_or_else(|error| error.page(&state.config.site.issuer))
 }
 
 /// `POST /device`: looks up the user code, and redirects to the page on which the user decides.
 pub async fn look_up(http: HttpRequest, body: web::Bytes, state: web::Data<AppState>) -> HttpResponse {
     let found = find(&http, &body, &state).await;
-    found.unwrap_or_else(|error| error.message(&state.config.site.issuer).answer(&http, &state))
+    found.unwrap_or_else(|error| error.answer(&http, &state))
 }
 
 /// `POST /device/consent`: handles the user's decision to allow or deny.
 pub async fn decide(http: HttpRequest, body: web::Bytes, state: web::Data<AppState>) -> HttpResponse {
     let answer = answer(&http, &body, &state).await;
-    answer.unwrap_or_else(|error| error.message(&state.config.site.issuer).answer(&http, &state))
+    answer.unwrap_or_else(|error| error.answer(&http, &state))
 }
 
 async fn open(http: &HttpRequest, state: &AppState) -> Result<HttpResponse, DeviceError> {
@@ -188,7 +213,7 @@ struct RepeatedCodeForm {
 /// `GET /device/again`: shows the code form with the problem. The form token in the query is bound to the
 /// session in which the code was typed.
 pub async fn form_again(http: HttpRequest, state: web::Data<AppState>) -> HttpResponse {
-    open_again(&http, &state).await.unwrap_or_else(|error| error.message(&state.config.site.issuer).page())
+    open_again(&http, &state).await.unwrap_or_else(|error| error.page(&state.config.site.issuer))
 }
 
 async fn open_again(http: &HttpRequest, state: &AppState) -> Result<HttpResponse, DeviceError> {
@@ -263,7 +288,7 @@ async fn find(http: &HttpRequest, body: &[u8], state: &AppState) -> Result<HttpR
 /// `GET /device/consent`: shows what the device requests and, after the decision, the result. The form token in
 /// the query is bound to the session in which the code was typed, so the link works only for this user.
 pub async fn question(http: HttpRequest, state: web::Data<AppState>) -> HttpResponse {
-    ask(&http, &state).await.unwrap_or_else(|error| error.message(&state.config.site.issuer).page())
+    ask(&http, &state).await.unwrap_or_else(|error| error.page(&state.config.site.issuer))
 }
 
 async fn ask(http: &HttpRequest, state: &AppState) -> Result<HttpResponse, DeviceError> {
@@ -325,6 +350,7 @@ async fn client_of(
     match state.clients.find(Caller::User(address), &asked.client_id, state.earliest()).await {
         Ok(client) if client.has_left(&asked.registration, asked.metadata.as_ref()) => Ok(client),
         Err(UnknownClient::Store(error)) => Err(error.into()),
+        Err(UnknownClient::Away(DocumentError::TooFast)) => Err(DeviceError::FetchedTooFast),
         Err(UnknownClient::Away(_)) => Err(DeviceError::Unavailable),
         _ => Err(DeviceError::ClientGone),
     }

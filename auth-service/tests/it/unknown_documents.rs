@@ -89,6 +89,46 @@ async fn a_device_of_a_client_by_document_is_connected_as_its_very_first_use() {
     assert_eq!(error_code(poll(&first).await).await, "invalid_grant");
 }
 
+/// A user who answers a page gets 429 for the limits of this user and of the client, as elsewhere.
+#[actix_web::test]
+async fn a050_an_answer_that_exceeds_the_limit_of_its_client_gets_429() {
+    let host = DocumentHost::start().await;
+    let mut television = document(&host);
+    television["grant_types"] = json!(["authorization_code", "refresh_token", DEVICE_CODE]);
+    host.put(PATH, Answer::json(&television, "max-age=60"));
+    let app = app(&host, &[("ADDITIONAL_GRANTS", "device_code")]).await;
+    let id = host.url(PATH);
+    let codes = start(&app, &id).await;
+    let user_code = codes["user_code"].as_str().unwrap();
+    let mut browser = app.browser_of("ana").await;
+    let consent = browser.follow(&format!("/authorize?{}", query(&id))).await;
+    let device = type_code(&mut browser, user_code).await;
+    assert!(consent.body.contains("Documented") && device.body.contains("Documented"), "{}", device.body);
+    let shown = format!("/device/consent?form_token={}", device.form_token());
+    // The cached document expires and no longer exists, so each answer causes a fetch.
+    host.put(PATH, Answer { head: "404 Not Found".to_owned(), body: String::new() });
+    app.wait(Duration::from_secs(61));
+    for request in ["answer", "answer of the device", "page of the device", "code of the device"] {
+        let mut page = None;
+        for _ in 0..100 {
+            let answer = match request {
+                "answer" => browser.submit(&consent, &[("decision", "allow")]).await,
+                "answer of the device" => browser.submit(&device, &[("decision", "allow")]).await,
+                "page of the device" => browser.open(&shown).await,
+                _ => type_code(&mut browser, user_code).await,
+            };
+            if answer.status != StatusCode::BAD_REQUEST {
+                page = Some(answer);
+                break;
+            }
+        }
+        let page = page.unwrap();
+        assert_eq!(page.status, StatusCode::TOO_MANY_REQUESTS, "{request}: {}", page.body);
+        assert_eq!(page.headers["retry-after"], "10", "{request}");
+        assert!(page.body.contains("fetched too often"), "{request}: {}", page.body);
+    }
+}
+
 async fn start(app: &TestApp, id: &str) -> Value {
     let form = [("client_id", id), ("resource", "http://localhost:8080/mcp"), ("scope", "mcp")];
     let started =

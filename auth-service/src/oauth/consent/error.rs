@@ -2,6 +2,8 @@
 
 use actix_web::http::StatusCode;
 
+use crate::clients::UnknownClient;
+use crate::clients::documents::{DocumentError, RETRY_AFTER_SECONDS};
 use crate::domain::clock::RandomUnavailable;
 use crate::guard::keyed_rate::TooFast;
 use crate::identity::form_token::BadFormToken;
@@ -54,6 +56,11 @@ pub enum ConsentError {
     /// Too many codes were issued for the account.
     #[error("This account has connected applications too often in a short time. Try again in a minute.")]
     TooFast(TooFast),
+    /// The user or the client has exceeded its own limit on fetches of the client's metadata document.
+    #[error(
+        "The application's description was fetched too often for it or for your network. Try again in ten seconds."
+    )]
+    FetchedTooFast,
     /// The store has lost data.
     #[error(
         "This service cannot be used until its operator has repaired it. Tell the operator. Afterwards, go back to the application and connect it again."
@@ -70,6 +77,19 @@ impl From<StoreError> for ConsentError {
         match error {
             StoreError::NeedsOperator(_) => Self::NeedsOperator,
             StoreError::Unavailable(_) | StoreError::Unreadable => Self::Unavailable,
+        }
+    }
+}
+
+impl From<UnknownClient> for ConsentError {
+    fn from(error: UnknownClient) -> Self {
+        match error {
+            UnknownClient::Store(error) => error.into(),
+            UnknownClient::Away(DocumentError::TooFast) => Self::FetchedTooFast,
+            UnknownClient::Away(_) | UnknownClient::Random(_) => Self::Unavailable,
+            UnknownClient::Unregistered | UnknownClient::Disabled | UnknownClient::Document(_) => {
+                Self::ClientGone
+            }
         }
     }
 }
@@ -110,7 +130,7 @@ impl ConsentError {
             | Self::ClientChanged => StatusCode::BAD_REQUEST,
             Self::AnsweredBefore => StatusCode::CONFLICT,
             Self::Barred => StatusCode::FORBIDDEN,
-            Self::TooFast(_) => StatusCode::TOO_MANY_REQUESTS,
+            Self::TooFast(_) | Self::FetchedTooFast => StatusCode::TOO_MANY_REQUESTS,
             Self::NeedsOperator | Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
@@ -123,7 +143,9 @@ impl ConsentError {
             }
             Self::ClientChanged => ("The application has changed", Help::AskAgain),
             Self::AnsweredBefore => ("You have already answered", Help::IfNotConnected),
-            Self::Unavailable | Self::TooFast(_) => ("This did not work", Help::AskAgain),
+            Self::Unavailable | Self::TooFast(_) | Self::FetchedTooFast => {
+                ("This did not work", Help::AskAgain)
+            }
             Self::NeedsOperator => ("This did not work", Help::None),
             Self::PageRequired | Self::ClientGone | Self::Barred => ("This cannot be allowed", Help::None),
         }
@@ -134,6 +156,7 @@ impl ConsentError {
     pub(super) fn retry_after(&self) -> Option<u64> {
         match self {
             Self::TooFast(limit) => Some(limit.retry_after_seconds),
+            Self::FetchedTooFast => Some(RETRY_AFTER_SECONDS),
             _ => None,
         }
     }
