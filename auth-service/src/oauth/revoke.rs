@@ -40,8 +40,9 @@ async fn answer(request: &HttpRequest, body: &[u8], state: &AppState) -> Result<
         let forgotten = state.store.forget_consent(&grant.subject, &grant.client_id);
         let (forgotten, revoked) = tokio::join!(forgotten, state.store.revoke_grant(&grant.id));
         revoked?;
-        let (grant_id, subject) = (&grant.id, &grant.subject);
-        audit::Event::GrantRevoked { grant_id, subject, client_id: &client.id }.emit();
+        let account = state.store.account(&grant.subject).await.unwrap_or_default();
+        let owner = audit::Owner::new(&grant.subject, account.as_ref());
+        audit::Event::GrantRevoked { grant_id: &grant.id, owner, client_id: &client.id }.emit();
         forgotten?;
     }
     Ok(())

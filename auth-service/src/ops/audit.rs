@@ -94,6 +94,20 @@ impl<'a> From<&'a Account> for User<'a> {
     }
 }
 
+/// The owner of a grant. The name is missing if the account could not be read: such an event must not depend on it.
+#[derive(Debug, Clone, Copy)]
+pub struct Owner<'a> {
+    subject: &'a Subject,
+    username: Option<&'a Username>,
+}
+
+impl<'a> Owner<'a> {
+    /// The owner with this subject and, if it could be read, this account.
+    pub fn new(subject: &'a Subject, account: Option<&'a Account>) -> Self {
+        Self { subject, username: account.map(|account| &account.username) }
+    }
+}
+
 /// An audit event. No variant contains a token, a code, a password or any other text from a stranger.
 #[derive(Debug)]
 pub enum Event<'a> {
@@ -247,7 +261,7 @@ pub enum Event<'a> {
         /// The grant that was revoked.
         grant_id: &'a GrantId,
         /// The user who approved the grant, or the client if the grant had already been revoked.
-        subject: &'a Subject,
+        owner: Owner<'a>,
         /// The client that used the code.
         client_id: &'a ClientId,
     },
@@ -256,7 +270,7 @@ pub enum Event<'a> {
         /// The grant that was revoked.
         grant_id: &'a GrantId,
         /// The user who approved the grant, or the client if the grant was for the client itself.
-        subject: &'a Subject,
+        owner: Owner<'a>,
         /// The client that revoked it.
         client_id: &'a ClientId,
     },
@@ -265,7 +279,7 @@ pub enum Event<'a> {
         /// The grant that was deleted.
         grant_id: &'a GrantId,
         /// The user who approved the grant.
-        subject: &'a Subject,
+        user: User<'a>,
         /// The client to which the grant belonged.
         client_id: &'a ClientId,
     },
@@ -452,21 +466,23 @@ impl Event<'_> {
                 }
                 "consent_denied"
             }
-            Self::CodeReplayed { grant_id, subject, client_id } => {
+            Self::CodeReplayed { grant_id, owner: Owner { subject, username }, client_id } => {
                 if let Some(left_out) = STOLEN.admit(subject) {
-                    tracing::warn!(target: "audit", event = "code_replayed", %grant_id, %subject, %client_id, left_out);
+                    let username = username.map(tracing::field::display);
+                    tracing::warn!(target: "audit", event = "code_replayed", %grant_id, %subject, username, %client_id, left_out);
                 }
                 "code_replayed"
             }
-            Self::GrantRevoked { grant_id, subject, client_id } => {
+            Self::GrantRevoked { grant_id, owner: Owner { subject, username }, client_id } => {
                 if let Some(left_out) = ENDED.admit(subject) {
-                    tracing::info!(target: "audit", event = "grant_revoked", %grant_id, %subject, %client_id, left_out);
+                    let username = username.map(tracing::field::display);
+                    tracing::info!(target: "audit", event = "grant_revoked", %grant_id, %subject, username, %client_id, left_out);
                 }
                 "grant_revoked"
             }
-            Self::GrantDisplaced { grant_id, subject, client_id } => {
-                if let Some(left_out) = ENDED.admit(subject) {
-                    tracing::warn!(target: "audit", event = "grant_displaced", %grant_id, %subject, %client_id, left_out);
+            Self::GrantDisplaced { grant_id, user, client_id } => {
+                if let Some(left_out) = ENDED.admit(user.subject) {
+                    tracing::warn!(target: "audit", event = "grant_displaced", %grant_id, subject = %user.subject, username = %user.username, %client_id, left_out);
                 }
                 "grant_displaced"
             }
@@ -527,6 +543,25 @@ mod tests {
         let subject = &Subject::new([9; 32]);
         let lines = lines_of(|| Event::LoggedIn { user: user(subject) }.emit());
         assert!(lines[0].contains(&format!("subject={subject} username=ana")), "{lines:?}");
+    }
+
+    #[test]
+    fn a_line_about_the_end_of_a_grant_has_the_name_of_its_owner_if_the_account_could_be_read() {
+        let subject = &Subject::new([10; 32]);
+        let (client_id, grant_id) =
+            (&ClientId::try_from("client".to_owned()).unwrap(), &GrantId::new([1; 32]));
+        let named = Owner { subject, username: Some(user(subject).username) };
+        let lines = lines_of(|| {
+            Event::CodeReplayed { grant_id, owner: named, client_id }.emit();
+            Event::GrantRevoked { grant_id, owner: named, client_id }.emit();
+            Event::GrantDisplaced { grant_id, user: user(subject), client_id }.emit();
+            Event::CodeReplayed { grant_id, owner: Owner::new(subject, None), client_id }.emit();
+            Event::GrantRevoked { grant_id, owner: Owner::new(subject, None), client_id }.emit();
+        });
+        let (named, unnamed) = lines.split_at(3);
+        let about = |name| format!("grant_id={grant_id} subject={subject}{name} client_id=client left_out=0");
+        assert!(named.iter().all(|line| line.ends_with(&about(" username=ana"))), "{named:?}");
+        assert!(unnamed.iter().all(|line| line.ends_with(&about(""))), "{unnamed:?}");
     }
 
     #[test]
@@ -594,9 +629,9 @@ mod tests {
         let grant_id = &GrantId::new([1; 32]);
         let lines = lines_of(|| {
             for _ in 0..1000 {
-                Event::GrantRevoked { grant_id, subject: eve, client_id }.emit();
+                Event::GrantRevoked { grant_id, owner: Owner::new(eve, None), client_id }.emit();
             }
-            Event::GrantRevoked { grant_id, subject: ana, client_id }.emit();
+            Event::GrantRevoked { grant_id, owner: Owner::new(ana, None), client_id }.emit();
         });
         assert_eq!(lines.iter().filter(|line| line.contains(ana.as_str())).count(), 1);
     }
@@ -608,10 +643,10 @@ mod tests {
         let grant_id = &GrantId::new([1; 32]);
         let lines = lines_of(|| {
             for _ in 0..1000 {
-                Event::CodeReplayed { grant_id, subject: eve, client_id }.emit();
+                Event::CodeReplayed { grant_id, owner: Owner::new(eve, None), client_id }.emit();
                 Event::RefreshTokenReused { grant_id, user: user(eve), client_id }.emit();
             }
-            Event::CodeReplayed { grant_id, subject: ana, client_id }.emit();
+            Event::CodeReplayed { grant_id, owner: Owner::new(ana, None), client_id }.emit();
             Event::RefreshTokenReused { grant_id, user: user(ana), client_id }.emit();
         });
         let of = |subject: &Subject| lines.iter().filter(|line| line.contains(subject.as_str())).count();
@@ -635,10 +670,10 @@ mod tests {
             for _ in 0..1000 {
                 Event::ConsentGiven { user: user(eve), client_id, scope }.emit();
             }
-            Event::GrantRevoked { grant_id, subject: eve, client_id }.emit();
-            Event::GrantDisplaced { grant_id, subject: eve, client_id }.emit();
+            Event::GrantRevoked { grant_id, owner: Owner::new(eve, None), client_id }.emit();
+            Event::GrantDisplaced { grant_id, user: user(eve), client_id }.emit();
             for _ in 0..1000 {
-                Event::GrantRevoked { grant_id, subject: eve, client_id }.emit();
+                Event::GrantRevoked { grant_id, owner: Owner::new(eve, None), client_id }.emit();
             }
             Event::PasswordChosen { user: user(eve) }.emit();
         });

@@ -69,7 +69,7 @@ pub(super) async fn redeem(
     let response = issue(state, &grant, &account, part, refresh_token.as_ref(), now)?;
     match state.store.redeem_code(&hash, &grant, &state.client_use(client.clone(), &grant.subject)).await? {
         Redemption::Redeemed { displaced } => {
-            audit_displaced(&displaced);
+            audit_displaced(&displaced, &account);
             Ok(response)
         }
         Redemption::Replayed => replayed(state, client, &grant.subject, &grant.id).await,
@@ -87,7 +87,9 @@ async fn replayed(
 ) -> Result<TokenResponse, TokenError> {
     state.store.revoke_grant(grant_id).await?;
     state.store.forget_consent(subject, &client.id).await?;
-    audit::Event::CodeReplayed { grant_id, subject, client_id: &client.id }.emit();
+    let account = state.store.account(subject).await.unwrap_or_default();
+    let owner = audit::Owner::new(subject, account.as_ref());
+    audit::Event::CodeReplayed { grant_id, owner, client_id: &client.id }.emit();
     Err(TokenError::InvalidGrant(REPLAYED))
 }
 

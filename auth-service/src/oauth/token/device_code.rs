@@ -1,6 +1,5 @@
 //! The device code grant (RFC 8628 §3.4).
 
-use crate::domain::account::Subject;
 use crate::domain::client::{Client, GrantType};
 use crate::domain::device::{DeviceState, Poll};
 use crate::domain::opaque_token::{OpaqueToken, TokenKind};
@@ -51,9 +50,8 @@ pub(super) async fn poll(
         }
         _ => None,
     };
-    let replayed = |grant_id, owner: Option<&Subject>| {
-        let subject = &owner.cloned().unwrap_or_else(|| client.id.subject());
-        audit::Event::CodeReplayed { grant_id, subject, client_id: &client.id }.emit();
+    let replayed = |grant_id, owner| {
+        audit::Event::CodeReplayed { grant_id, owner, client_id: &client.id }.emit();
         TokenError::InvalidGrant(REPLAYED)
     };
     let device = match state.store.poll_device(&hash, now).await? {
@@ -61,7 +59,11 @@ pub(super) async fn poll(
         Poll::Pending => return Err(TokenError::AuthorizationPending),
         Poll::Denied => return Err(TokenError::AccessDenied),
         Poll::Unknown => return Err(TokenError::ExpiredToken),
-        Poll::Redeemed(grant_id) => return Err(replayed(&grant_id, owner.as_ref())),
+        Poll::Redeemed(grant_id) => {
+            let subject = owner.unwrap_or_else(|| client.id.subject());
+            let account = state.store.account(&subject).await.unwrap_or_default();
+            return Err(replayed(&grant_id, audit::Owner::new(&subject, account.as_ref())));
+        }
         Poll::Allowed(device) => device,
     };
     let DeviceState::Allowed { subject, authenticated_at } = device.state else {
@@ -81,10 +83,10 @@ pub(super) async fn poll(
     let response = issue(state, &grant, &account, part, refresh_token.as_ref(), now)?;
     match state.store.redeem_device(&hash, &grant, &state.client_use(client.clone(), &grant.subject)).await? {
         Redemption::Redeemed { displaced } => {
-            audit_displaced(&displaced);
+            audit_displaced(&displaced, &account);
             Ok(response)
         }
-        Redemption::Replayed => Err(replayed(&grant.id, Some(&grant.subject))),
+        Redemption::Replayed => Err(replayed(&grant.id, audit::Owner::new(&grant.subject, Some(&account)))),
         Redemption::Unknown => Err(TokenError::InvalidGrant(UNKNOWN)),
     }
 }

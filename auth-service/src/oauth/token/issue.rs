@@ -93,9 +93,9 @@ pub(super) fn new_grant(
 }
 
 /// Writes audit events for the grants that were deleted because their account had too many.
-pub(super) fn audit_displaced(displaced: &[Grant]) {
-    for Grant { id, subject, client_id, .. } in displaced {
-        audit::Event::GrantDisplaced { grant_id: id, subject, client_id }.emit();
+pub(super) fn audit_displaced(displaced: &[Grant], account: &Account) {
+    for Grant { id, client_id, .. } in displaced {
+        audit::Event::GrantDisplaced { grant_id: id, user: account.into(), client_id }.emit();
     }
 }
 
