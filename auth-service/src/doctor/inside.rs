@@ -8,8 +8,9 @@ use reqwest::Response;
 use serde_json::Value;
 use tokio::net::TcpStream;
 
-use crate::config::Config;
-use crate::store::embedded::readable_key_file;
+use crate::config::{Config, Storage};
+use crate::operator::socket;
+use crate::store::embedded::{self, readable_key_file};
 
 use super::Notes;
 use super::network::Target;
@@ -61,6 +62,7 @@ pub(super) async fn examine(
             "set EDGE_SECRET here and at the edge; `openssl rand -hex 32` makes a good one",
         );
     }
+    note_data_dir(&settings.storage, settings.listeners.ops, target.patience, notes).await;
     if let Some(path) = readable_key_file(&settings.storage.data_dir) {
         notes.warning(
             "settings",
@@ -81,6 +83,37 @@ pub(super) async fn examine(
     if closed {
         notes.fine("listeners", "the internal listeners are not reachable at the service's addresses");
     }
+}
+
+/// Reports a `DATA_DIR` that is not the one of the running service. With such a setting, the key file that is examined
+/// is the wrong one, and operator commands change a store that nobody uses.
+async fn note_data_dir(storage: &Storage, ops: SocketAddr, patience: Duration, notes: &mut Notes<'_>) {
+    if storage.redis.is_some() {
+        return;
+    }
+    let directory = std::path::absolute(&storage.data_dir).unwrap_or_else(|_| storage.data_dir.clone());
+    let what = match embedded::exists(&directory) {
+        Ok(false) => format!("there is no store in {} (DATA_DIR)", directory.display()),
+        // Whether it runs at all is examined elsewhere.
+        Ok(true) if socket::is_served(&directory).await || ask(ops, patience).await.is_none() => return,
+        Ok(true) => format!(
+            "auth-service responds on OPS_LISTEN, but it does not use the store in {} (DATA_DIR)",
+            directory.display()
+        ),
+        Err(error) => {
+            return notes.unexamined(
+                "settings",
+                format!("whether there is a store in DATA_DIR is unknown: {error}"),
+                "run the doctor as the user that the service runs as, with the service's own environment",
+            );
+        }
+    };
+    notes.problem(
+        "settings",
+        what,
+        "the settings of this shell differ from those of the service, so its key file was not examined, and commands such as `auth-service user` would not change its accounts",
+        "set DATA_DIR to the directory in which the service keeps its state (or REDIS_URL, if it uses Redis), and run the doctor again",
+    );
 }
 
 /// Requests `/ready`, which queries the store, and judges the response.

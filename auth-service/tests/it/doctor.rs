@@ -1,10 +1,15 @@
 //! Tests of `auth-service doctor` with a healthy stack, and with stacks that each have one fault.
 
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::time::Duration;
 
 use auth_service::doctor::{Examination, Finding, Outcome, examine};
 use auth_service::domain::clock::{Clock, SystemClock};
+use auth_service::keys::seal::StoreKey;
+use auth_service::operator::socket;
+use auth_service::store::embedded::{self, EmbeddedStore};
+use auth_service::store::redis::RedisAddress;
 use futures_util::stream::{self, StreamExt};
 use serde_json::Value;
 
@@ -23,6 +28,15 @@ async fn findings(fault: Fault, settings: &[(&str, &str)]) -> Vec<Finding> {
 async fn examined(patient: &Patient, extra_roots: Option<Vec<u8>>) -> Vec<Finding> {
     let Patient { app, origin, server } = patient;
     let mut config = app.state.config.clone();
+    // Unless the test sets another directory, the doctor has that of the service. With Redis, the service has none.
+    let is_embedded = embedded::exists(app.directory()).unwrap();
+    if !is_embedded {
+        config.storage.redis = Some(RedisAddress::parse(&app.url_of_store()).unwrap());
+    } else if config.storage.data_dir == Path::new("data") {
+        config.storage.data_dir = app.directory().to_owned();
+    }
+    let operators = socket::Operators::listen(app.directory()).unwrap();
+    let operators = actix_web::rt::spawn(socket::serve(operators, app.state.clone()));
     config.listeners.ops = app.ops.strip_prefix("http://").unwrap().parse().unwrap();
     config.listeners.edge = app.edge.strip_prefix("http://").unwrap().parse().unwrap();
     let examination = Examination {
@@ -37,6 +51,7 @@ async fn examined(patient: &Patient, extra_roots: Option<Vec<u8>>) -> Vec<Findin
     let findings = examine(&examination, &mut |_| reported += 1).await.unwrap();
     assert_eq!(reported, findings.len(), "not every finding was reported as progress");
     server.stop(false).await;
+    operators.abort();
     findings
 }
 
@@ -160,6 +175,35 @@ async fn a_key_of_the_store_that_others_can_read_is_a_warning() {
         });
         assert_eq!(told, expected, "{mode:o}: {findings:#?}");
     }
+}
+
+#[actix_web::test]
+async fn a_data_dir_that_is_not_that_of_the_service_is_told() {
+    let place = tempfile::tempdir().unwrap();
+    let settings = |path: &Path| [("DATA_DIR", path.to_str().unwrap().to_owned())];
+    let examined = async |path: &Path| {
+        let settings = settings(path);
+        let patient =
+            patient(Fault::None, &settings.each_ref().map(|(name, path)| (*name, &**path)), None).await;
+        embedded::exists(patient.app.directory()).unwrap().then_some(())?;
+        Some(examined(&patient, None).await)
+    };
+    // With Redis, there is no such directory.
+    let Some(empty) = examined(place.path()).await else { return };
+    assert_eq!(complaints(&empty), [("settings", Outcome::Problem)], "{empty:#?}");
+    let absent = examined(&place.path().join("absent")).await.unwrap();
+    assert_eq!(complaints(&absent), [("settings", Outcome::Problem)], "{absent:#?}");
+    drop(EmbeddedStore::open(place.path(), &StoreKey::new([7; 32])).unwrap());
+    let other = examined(place.path()).await.unwrap();
+    assert_eq!(complaints(&other), [("settings", Outcome::Problem)], "{other:#?}");
+    for (findings, words) in [(empty, "there is no store in"), (other, "does not use the store in")] {
+        let told = findings.iter().find(|finding| finding.check == "settings").unwrap();
+        assert!(told.what.contains(words) && told.what.contains(place.path().to_str().unwrap()), "{told:?}");
+    }
+    // What cannot be looked into is not taken for an empty directory.
+    let file = place.path().join("store.redb");
+    let unknown = examined(&file).await.unwrap();
+    assert_eq!((complaints(&unknown), unexamined(&unknown)), (Vec::new(), vec!["settings", "service"]));
 }
 
 #[actix_web::test]
