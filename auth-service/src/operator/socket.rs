@@ -44,8 +44,9 @@ pub enum SocketError {
     },
     /// The running service does not respond.
     #[error(
-        "the store is in use, but no auth-service responds on {path}: {source}. If the socket was removed, a running auth-service \
-         creates it again within a few seconds. Otherwise, check whether auth-service runs there as another user"
+        "the store is in use, but no auth-service responds on {path}: {source}. Another command, such as a backup, \
+         might have the store open: try again when it has ended. If auth-service is running there, try again as the \
+         user that it runs as; if its socket was removed, it creates a new one within a few seconds"
     )]
     Ask {
         /// The path of the socket.

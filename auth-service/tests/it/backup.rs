@@ -5,6 +5,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use auth_service::operator::read_key;
+use auth_service::store::embedded::EmbeddedStore;
+
 use crate::redis_server::RedisServer;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_auth-service");
@@ -104,6 +107,24 @@ fn a_backup_of_one_machine_is_restored_on_another() {
     }
     assert!(fails(&script("restore", &["/nowhere"], &here)).contains("no file"));
     assert!(fails(&script("backup", &["/nowhere"], &here)).contains("not a directory"));
+}
+
+#[test]
+fn a_backup_that_another_command_keeps_from_the_store_says_so() {
+    let all = tempfile::tempdir().unwrap();
+    let (data, dumps) = (all.path().join("data"), all.path().to_str().unwrap());
+    let here = [("DATA_DIR", data.to_str().unwrap())];
+    works(&command("user add --new-store ana", &here));
+    let path = data.join("store.key");
+    let key = read_key(&path).unwrap();
+    let other = EmbeddedStore::open(&data, &key).unwrap();
+    let told = fails(&script("backup", &[dumps], &here));
+    for part in ["the store is in use", "Another command, such as a backup", "try again", "The backup failed"]
+    {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    drop(other);
+    works(&script("backup", &[dumps], &here));
 }
 
 /// With a wrong `DATA_DIR`, the account would be in a store that no service uses.
