@@ -158,7 +158,10 @@ impl Launcher {
         self.usage_with(&HashMap::new())
     }
 
-    /// The same, with this memory of open files in bytes, by child.
+    /// The same, with this memory of open files in bytes, by child. What a child has open and has also mapped counts twice,
+    /// as far as it has used the pages. The kernel does not tell of which files they are, unless it goes through all pages
+    /// of a process, which a process can delay. The sizes of open and mapped files are no substitute: a child that maps
+    /// other memory after the examination of its files would count with too little.
     pub(super) fn usage_with(&self, in_files: &HashMap<u64, u64>) -> HashMap<u64, Usage> {
         let (kinds, (mut usage, sizes)) = (self.spec.capacity.kinds(), self.reaper.usage());
         for (number, usage) in &mut usage {
