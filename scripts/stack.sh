@@ -2,6 +2,9 @@
 # Functions for the scripts that handle the stack in containers. This file is sourced, not run.
 # shellcheck disable=SC2034,SC2153,SC2154
 
+# shellcheck source=scripts/settings.sh
+source "$ROOT/scripts/settings.sh"
+
 ENV_FILE=$ROOT/.env
 SERVICES_FILE=$ROOT/compose/services.yaml
 COMPOSE=() STACK_CANNOT=''
@@ -55,20 +58,6 @@ wait_for_health() {
   return 1
 }
 
-# Warns about the settings in .env that are not used. Compose ignores them, so a misspelt restriction would not be in
-# force.
-unused_settings() {
-  local used name
-  used=$(
-    grep -ohE '\$\{?[A-Z][A-Z0-9_]*' "$ROOT"/compose/*.yaml "$SERVICES_FILE" | tr -d '{$'
-    grep -oE '^#?[A-Z][A-Z0-9_]*=' "$ROOT/.env.example" | tr -d '#='
-    grep -dskip -ohE 'setting [A-Z][A-Z0-9_]*' "$ROOT"/scripts/* | cut -d ' ' -f 2
-  )
-  while read -r name; do
-    grep -qxF "$name" <<<"$used" || say "  WARNING: the stack does not use the setting $name in .env. It might be misspelt."
-  done < <(grep -oE '^[A-Za-z][A-Za-z0-9_]*=' "$ENV_FILE" | tr -d '=' | grep -vE '^(COMPOSE|DOCKER)_')
-}
-
 stack_files() {
   local socket
   if [[ ! -f $ENV_FILE ]]; then
@@ -79,7 +68,7 @@ stack_files() {
     cp "$ROOT/compose/services.example.yaml" "$SERVICES_FILE"
     say "  Services are in compose/services.yaml"
   fi
-  unused_settings
+  need_known_settings
   # An earlier .env.example pinned this version, which cannot read the current configuration.
   if [[ $(setting TRAEFIK_IMAGE) == traefik:v3.7.9 ]]; then
     set_in_env "$ENV_FILE" TRAEFIK_IMAGE traefik:v3.7.15

@@ -7,7 +7,7 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 
 use contract::files::read_setting;
-use contract::settings::{misspelt, perhaps_misspelt};
+use contract::settings::{Names, misspelt, perhaps_misspelt};
 
 use super::{Problems, roots};
 
@@ -66,6 +66,24 @@ pub(super) const NAMES: &[&str] = &[
     "WORKERS",
 ];
 
+/// The first words of variables that are meant for this service. Names of the store, the edge or a client are
+/// too common.
+const PREFIXES: &[&str] = &[
+    "ALLOWED",
+    "CLIENT_METADATA",
+    "DPOP",
+    "LOGIN_SESSION",
+    "POLICY",
+    "PROTECTED",
+    "REGISTRATION",
+    "STORE_KEY",
+    "TOKEN_CACHE",
+    "TRUSTED",
+];
+
+/// The settings of stdio-wrapper that begin with these words.
+const OF_WRAPPER: &[&str] = &["ALLOWED_HOSTS"];
+
 pub(super) struct Environment(BTreeMap<String, String>);
 
 impl Environment {
@@ -108,11 +126,12 @@ impl Environment {
         }
         let files: Vec<String> = NAMES.iter().map(|name| format!("{name}_FILE")).collect();
         let known: Vec<&str> = NAMES.iter().copied().chain(files.iter().map(String::as_str)).collect();
-        for misspelt in misspelt(&known, given.keys().cloned()) {
+        let names = Names { known: &known, prefixes: PREFIXES, others: OF_WRAPPER };
+        for misspelt in misspelt(&names, given.keys().cloned()) {
             problems.add_misspelt(&misspelt, |name| given.contains_key(name));
         }
         problems.doubts =
-            perhaps_misspelt(&known, given.keys().cloned()).iter().map(ToString::to_string).collect();
+            perhaps_misspelt(&names, given.keys().cloned()).iter().map(ToString::to_string).collect();
         let value = |name| given.get(name).map(|value: &String| value.as_str());
         roots::check(value(roots::FILE), value(roots::DIRECTORIES), problems);
         Self(values)
@@ -158,6 +177,12 @@ mod tests {
             ("EDGE_SECRETX_FILE", "EDGE_SECRET_FILE"),
             ("EDGE_SECRET_FIL", "EDGE_SECRET_FILE"),
             ("EDGE_SECRET_file", "EDGE_SECRET_FILE"),
+            ("TRUSTED_PROXY", "TRUSTED_PROXIES"),
+            ("POLICY", "POLICY_FILE"),
+            ("POLICY_PATH", "POLICY_FILE"),
+            ("REGISTRATION_HOSTS", "REGISTRATION_REDIRECT_HOSTS"),
+            ("DPOP_MODE", "DPOP"),
+            ("MCP_GATE_ALLOWED_USERS", "ALLOWED_USERS"),
         ] {
             let (told, problems) = told(&[given]);
             assert!(problems == 1 && told.contains(&format!("Did you mean {meant}?")), "{told}");
@@ -165,13 +190,22 @@ mod tests {
     }
 
     #[test]
+    fn a_name_that_only_a_setting_can_have_is_a_problem_although_it_resembles_none() {
+        for prefix in PREFIXES {
+            let given = format!("{prefix}_QQQQQQQQ");
+            let (told, problems) = told(&[&given]);
+            assert!(problems == 1 && told.contains(&format!("Did you mean {prefix}")), "{told}");
+        }
+        let (told, _) = told(&["ALLOWED_PEOPLE"]);
+        let names = ["ALLOWED_EMAIL_DOMAINS", "ALLOWED_GROUPS", "ALLOWED_ORIGINS", "ALLOWED_USERS"];
+        assert!(told.contains(&format!("Did you mean {}?", names.join(" or "))), "{told}");
+    }
+
+    #[test]
     fn a_variable_that_could_be_a_misspelt_setting_or_another_programs_is_only_told() {
-        for (given, meant) in [
-            ("ISSUR", "ISSUER"),
-            ("TOKEN_TTL", "ACCESS_TOKEN_TTL or TOKEN_CACHE_TTL or REFRESH_TOKEN_TTL"),
-            ("TRUSTED_PROXY", "TRUSTED_PROXIES"),
-            ("POLICY", "POLICY_FILE"),
-        ] {
+        for (given, meant) in
+            [("ISSUR", "ISSUER"), ("TOKEN_TTL", "ACCESS_TOKEN_TTL or TOKEN_CACHE_TTL or REFRESH_TOKEN_TTL")]
+        {
             let (told, problems) = told(&[given, "PATH"]);
             assert!(problems == 0 && told.contains(&format!("Did you mean {meant}?")), "{told}");
         }
@@ -180,6 +214,7 @@ mod tests {
     #[test]
     fn variables_of_other_programs_are_not_told() {
         let others = [
+            "ALLOWED_HOSTS",
             "CLIENT_FILE",
             "HOSTNAME",
             "HTTP_PROXY",

@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory as _, Parser, ValueEnum};
 use contract::log_filter::LogFilter;
-use contract::settings::{Misspelt, misspelt, perhaps_misspelt};
+use contract::settings::{Misspelt, Names, misspelt, perhaps_misspelt};
 
 use super::Isolation;
 use super::given::{Given, choice};
@@ -20,6 +20,13 @@ use super::types::{
 /// Smallest value of `CHILD_MEMORY`, in bytes. With less, not even the libraries of a program can be loaded. A signal
 /// then ends the program, and does not show the cause.
 const MIN_CHILD_MEMORY: u64 = 16 << 20;
+
+/// The first words of environment variables that are meant for the wrapper. A variable for the child must be named
+/// with --env, so a name with such words is no variable of the child.
+const PREFIXES: &[&str] = &["ALLOWED", "CHILD", "MAX_SESSIONS", "TOOL_RULES", "TRANSLATE"];
+
+/// The settings of auth-service that begin with these words.
+const OF_AUTH_SERVICE: &[&str] = &["ALLOWED_EMAIL_DOMAINS", "ALLOWED_GROUPS", "ALLOWED_USERS"];
 
 const fn ms(count: u64) -> Duration {
     Duration::from_millis(count)
@@ -254,7 +261,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// Returns a sentence for each environment variable whose name is almost that of an option, and that is not
+    /// Returns a sentence for each environment variable that was meant as an option but is none, and that is not
     /// passed on to the child.
     pub fn misspelt(&self, given: impl Iterator<Item = String>) -> Vec<String> {
         self.compared(given, misspelt)
@@ -269,13 +276,14 @@ impl Options {
     fn compared(
         &self,
         given: impl Iterator<Item = String>,
-        compare: impl Fn(&[&str], Vec<String>) -> Vec<Misspelt>,
+        compare: impl Fn(&Names<'_>, Vec<String>) -> Vec<Misspelt>,
     ) -> Vec<String> {
         let command = Self::command();
         let known: Vec<&str> =
             command.get_arguments().filter_map(|option| option.get_env()?.to_str()).collect();
         let given = given.filter(|name| !self.child_env.contains(name)).collect();
-        compare(&known, given).iter().map(ToString::to_string).collect()
+        let names = Names { known: &known, prefixes: PREFIXES, others: OF_AUTH_SERVICE };
+        compare(&names, given).iter().map(ToString::to_string).collect()
     }
 
     /// Parses the command line. If there is an error, prints it and exits.
@@ -320,6 +328,12 @@ mod tests {
             ("identity", "IDENTITY"),
             ("TOOL_RULES_FILE", "TOOL_RULES"),
             ("TOOL_RULE_FILE", "TOOL_RULES"),
+            ("ALLOWED_SITES", "ALLOWED_HOSTS or ALLOWED_ORIGINS"),
+            (
+                "CHILD_RAM",
+                "CHILD_ENV or CHILD_CWD or CHILD_MEMORY or CHILD_CPU or CHILD_PROCESSES or CHILD_FILES or CHILD_ISOLATION",
+            ),
+            ("STDIO_WRAPPER_IDENTITY", "IDENTITY"),
         ] {
             let told = format!("{given}: there is no such setting. Did you mean {meant}?");
             assert_eq!(options.misspelt([given.to_owned()].into_iter()), [told]);
@@ -335,6 +349,8 @@ mod tests {
             assert_eq!(both.concat(), [told]);
         }
         let others = [
+            "ALLOWED_GROUPS",
+            "ALLOWED_USERS_FILE",
             "HOSTNAME",
             "HTTP_PROXY",
             "http_proxy",

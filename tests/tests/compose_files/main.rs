@@ -5,6 +5,7 @@
 mod memory;
 mod published;
 mod scripts;
+mod settings;
 mod tools;
 
 use std::collections::{BTreeMap, BTreeSet};
