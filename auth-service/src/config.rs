@@ -190,12 +190,12 @@ impl Config {
     /// Reads only the settings for policy: the policy source, and the protected hosts if they are set.
     pub fn policy_from_variables(
         variables: impl IntoIterator<Item = (String, String)>,
-    ) -> Result<(PolicySource, Option<Site>), Problems> {
+    ) -> Result<(PolicySource, Option<ProtectedHosts>), Problems> {
         let mut problems = Problems::default();
         let environment = Environment::new(variables, &mut problems);
         let source = admission::read(&environment, &mut problems);
-        let site = site::read(&environment, &mut Problems::default());
-        if problems.found.is_empty() { Ok((source, site)) } else { Err(problems) }
+        let hosts = site::read_hosts(&environment, &mut problems);
+        if problems.found.is_empty() { Ok((source, hosts)) } else { Err(problems) }
     }
 
     /// Reads only `OPS_LISTEN`, the address where a running service responds to health checks.

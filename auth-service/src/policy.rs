@@ -115,6 +115,12 @@ impl Policy {
         self.service(resource).is_err()
     }
 
+    /// One path of each service on a host, and as the last one the empty path, which stands for all paths without a
+    /// rule of their own.
+    pub fn paths_on(&self, host: &str) -> Vec<String> {
+        self.services.paths_on(host).into_iter().map(str::to_owned).collect()
+    }
+
     /// The service rule that applies to `resource`.
     fn service(&self, resource: &ResourceUri) -> Result<Option<&Service>, Lookalike> {
         let (host, path) = resource.host_and_path();

@@ -44,6 +44,7 @@ mod it {
     mod one_account;
     mod operator;
     mod policy;
+    mod policy_commands;
     mod prompt;
     mod proxies;
     mod queries;

@@ -68,6 +68,17 @@ pub(super) fn read(environment: &Environment, problems: &mut Problems) -> Option
     Some(Site { issuer, protected_hosts, default_resources })
 }
 
+/// Reads only the protected hosts, for a command that does not need an issuer. Without an issuer, their scheme is
+/// that of an issuer on one of them.
+pub(super) fn read_hosts(environment: &Environment, problems: &mut Problems) -> Option<ProtectedHosts> {
+    let raw: Raw = environment.concern(problems);
+    let patterns = read_patterns(&raw.protected_hosts?, problems);
+    let issuer = raw.issuer.and_then(|text| Issuer::parse(&text).ok());
+    let are_loopback = patterns.iter().all(HostPattern::is_loopback);
+    let usual = if are_loopback { Scheme::Http } else { Scheme::Https };
+    Some(ProtectedHosts::new(issuer.map_or(usual, |issuer| issuer.scheme()), patterns))
+}
+
 fn read_defaults(list: Option<&str>, hosts: &ProtectedHosts, problems: &mut Problems) -> DefaultResources {
     let list = match list {
         None | Some("none") => return DefaultResources::None,

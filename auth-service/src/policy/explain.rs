@@ -68,7 +68,9 @@ pub enum Verdict {
 pub struct Explanation {
     /// The predicted outcome of the request.
     pub verdict: Verdict,
-    /// Each condition that was checked, and its result.
+    /// Whether the settings `ALLOWED_…` admit the user. This is the same for every service.
+    pub settings: String,
+    /// Each further condition that was checked, and its result.
     pub steps: Vec<String>,
 }
 
@@ -82,6 +84,7 @@ pub fn explain(policy: &Policy, question: &Question) -> Explanation {
         http_method: &question.http_method,
         operation: headers_say,
     };
+    let settings = settings(policy, &principal);
     let mut steps = steps(policy, &asked, &principal);
     let decision = decide(Credentials::Token(&principal), policy, &asked);
     steps.push(format!("check: {}", outcome(&decision)));
@@ -97,7 +100,7 @@ pub fn explain(policy: &Policy, question: &Question) -> Explanation {
             if refused { Verdict::RefusedByWrapper } else { Verdict::Allowed }
         }
     };
-    Explanation { verdict, steps }
+    Explanation { verdict, settings, steps }
 }
 
 fn operation(question: &Question) -> Operation<'_> {
@@ -124,11 +127,21 @@ fn principal(question: &Question) -> Principal {
     }
 }
 
+fn settings(policy: &Policy, principal: &Principal) -> String {
+    format!(
+        "settings ALLOWED_…: {}: {}",
+        policy.allowed,
+        found(policy.allowed.includes(Person::from(principal)))
+    )
+}
+
+fn found(yes: bool) -> &'static str {
+    if yes { "yes" } else { "NO" }
+}
+
 fn steps(policy: &Policy, asked: &PolicyTarget<'_>, principal: &Principal) -> Vec<String> {
     let person = Person::from(principal);
-    let found = |yes: bool| if yes { "yes" } else { "NO" };
-    let mut steps =
-        vec![format!("settings ALLOWED_…: {}: {}", policy.allowed, found(policy.allowed.includes(person)))];
+    let mut steps = Vec::new();
     let Ok(required) = Requirements::of(policy, asked) else {
         steps.push(format!("service: {LOOKALIKE}: NO"));
         return steps;

@@ -177,6 +177,21 @@ impl Table {
         Ok(within.map(|place| &*place.service))
     }
 
+    /// The paths with a rule that applies to this host, in the order of the file. A path is omitted if a rule for a
+    /// more specific host applies to it. The last one is the empty path, which stands for all others.
+    pub(super) fn paths_on(&self, host: &str) -> Vec<&str> {
+        let is_own = |place: &&Place| {
+            let found = self.find(host, &place.path);
+            found.is_ok_and(|found| found.is_some_and(|service| service.line == place.service.line))
+        };
+        let of_host = self.0.iter().filter(|place| place.host.matches(host) && !place.path.is_empty());
+        let mut places: Vec<&Place> = of_host.filter(is_own).collect();
+        places.sort_by_key(|place| place.service.line);
+        // Two host rules of one service can match the same host.
+        places.dedup_by(|second, first| second.path == first.path);
+        places.into_iter().map(|place| place.path.as_str()).chain([""]).collect()
+    }
+
     pub(super) fn places(&self) -> &[Place] {
         &self.0
     }
