@@ -6,11 +6,13 @@ mod arguments;
 mod client;
 mod clock;
 mod doctor;
+mod grant;
 mod healthcheck;
 mod keys;
 mod policy;
 mod rows;
 mod running;
+mod shell;
 mod store;
 mod user;
 
@@ -19,9 +21,11 @@ use clap::{Parser, Subcommand};
 pub(crate) use client::{ClientCommand, client};
 pub(crate) use clock::{ClockCommand, clock};
 pub(crate) use doctor::run as doctor;
+pub(crate) use grant::{GrantCommand, grant};
 pub(crate) use healthcheck::{Healthcheck, healthcheck};
 pub(crate) use keys::{KeysCommand, keys};
 pub(crate) use policy::{PolicyCommand, policy};
+pub(crate) use shell::{Completions, ManualPages, completions, manual_pages};
 pub(crate) use store::{StoreCommand, store};
 pub(crate) use user::{UserCommand, user};
 
@@ -46,6 +50,9 @@ pub(crate) enum Command {
     /// Manage clients. Works whether or not the service is running.
     #[command(subcommand)]
     Client(ClientCommand),
+    /// Show and revoke what users have allowed clients. Works whether or not the service is running.
+    #[command(subcommand)]
+    Grant(GrantCommand),
     /// Manage the keys that sign tokens. Works whether or not the service is running.
     #[command(subcommand)]
     Keys(KeysCommand),
@@ -71,6 +78,10 @@ pub(crate) enum Command {
     ///
     /// The exit code is 0 if it is ready, and 1 if it is not ready or does not respond.
     Healthcheck(Healthcheck),
+    /// Print a completion script for a shell: auth-service completions bash >/etc/bash_completion.d/auth-service
+    Completions(Completions),
+    /// Write manual pages (man) for this program and each of its commands into a directory.
+    Man(ManualPages),
 }
 
 #[cfg(test)]

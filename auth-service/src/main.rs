@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use actix_web::rt::System;
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use contract::printing::print_error;
 #[cfg(feature = "jemalloc")]
 use tikv_jemallocator::Jemalloc;
@@ -49,10 +49,13 @@ async fn run(command: Command) -> ExitCode {
         },
         Command::User(command) => cli::user(command).await,
         Command::Client(command) => cli::client(command).await,
+        Command::Grant(command) => cli::grant(command).await,
         Command::Keys(command) => cli::keys(command).await,
         Command::Clock(command) => cli::clock(command).await,
         Command::Store(command) => cli::store(command).await,
         Command::Healthcheck(asked) => cli::healthcheck(&asked),
+        Command::Completions(asked) => cli::completions(&asked, Cli::command()),
+        Command::Man(asked) => cli::manual_pages(&asked, Cli::command()),
         Command::Policy(command) => return cli::policy(command).await,
         Command::Doctor(asked) => return cli::doctor(asked).await,
     };

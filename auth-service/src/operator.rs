@@ -6,6 +6,8 @@
 
 mod add_client;
 mod clock;
+mod delete_user;
+mod grants;
 mod keys;
 pub mod socket;
 mod store;
@@ -19,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::domain::account::{Account, AccountKind, Group, StoredPassword, Subject, Username};
 use crate::domain::client::{Client, ClientId, ClientOrigin};
 use crate::domain::clock::{Random, RandomUnavailable, UnixTime};
+use crate::domain::grant_id::GrantId;
 use crate::identity::password::{HashingError, Passwords};
 use crate::keys::set::RotationTerms;
 use crate::ops::audit;
@@ -27,6 +30,7 @@ use crate::store::records::{Counts, Resealed};
 use crate::store::{AccountLinkStore, AccountStore, Addition, Change, Deletion, Linking, Store, StoreError};
 
 pub use add_client::{Credentials, NewClient};
+pub use grants::GrantRow;
 pub use keys::KeyRow;
 pub use store::{KeyFileError, read_key};
 
@@ -54,6 +58,24 @@ pub enum Command {
     ResetUser {
         /// The login name of the user.
         username: Username,
+    },
+    /// Deletes an account and its grants.
+    DeleteUser {
+        /// The login name of the user.
+        username: Username,
+    },
+    /// Lists the grants of a user, or of all users. If the reply has at least [`PAGE`] grants, there might be more, of
+    /// users after the last one in the reply.
+    ListGrants {
+        /// The login name of the user. `None` means all users.
+        username: Option<Username>,
+        /// The last user of the previous page.
+        after: Option<Username>,
+    },
+    /// Revokes one grant.
+    RevokeGrant {
+        /// The identifier of the grant.
+        id: GrantId,
     },
     /// Links an account to a user of an issuer in `TRUSTED_ISSUERS`.
     LinkUser {
@@ -173,6 +195,8 @@ pub enum Reply {
     Users(Vec<UserRow>),
     /// Clients, sorted by identifier.
     Clients(Vec<ClientRow>),
+    /// Grants, sorted by user name.
+    Grants(Vec<GrantRow>),
     /// Signing keys, sorted by the time at which they start to sign.
     Keys(Vec<KeyRow>),
     /// The export is complete, with this number of records of each kind.
@@ -263,6 +287,11 @@ pub async fn run(command: Command, tools: &Tools<'_>) -> Result<Reply, CommandEr
             Ok(Reply::Users(store.accounts().await?.into_iter().map(UserRow::from).collect()))
         }
         Command::ResetUser { username } => reset_user(&username, tools).await,
+        Command::DeleteUser { username } => delete_user::delete_user(&username, tools).await,
+        Command::ListGrants { username, after } => {
+            grants::list(username.as_ref(), after.as_ref(), tools).await
+        }
+        Command::RevokeGrant { id } => grants::revoke(&id, tools).await,
         Command::LinkUser { username, issuer, sub } => link_user(&username, &issuer, &sub, store).await,
         Command::UnlinkUser { username, issuer } => unlink_user(&username, &issuer, store).await,
         Command::AddClient(new) => add_client::add_client(new, tools).await,
@@ -399,6 +428,12 @@ async fn link_user(
         return Ok(Reply::Refused(format!(
             "{username} is the account of a client, which cannot be linked to a user of an issuer"
         )));
+    }
+    // A link to an account that has been deleted has no effect, but it would prevent another one.
+    if let Some(other) = store.linked_account(issuer, sub).await?
+        && store.account(&other).await?.is_none()
+    {
+        let _: Deletion = store.unlink_account(issuer, &other).await?;
     }
     Ok(match store.link_account(issuer, sub, &account.subject).await? {
         Linking::Linked => audited(&audit::Event::AccountLinked { user: (&account).into(), linked: true }),

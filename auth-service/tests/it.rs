@@ -17,6 +17,7 @@ mod it {
     mod bursts;
     mod check;
     mod clock_jumps;
+    mod commands;
     mod consent;
     mod cross_origin;
     mod delegation;

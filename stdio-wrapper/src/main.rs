@@ -4,6 +4,7 @@
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 mod healthcheck;
+mod manual;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -32,6 +33,19 @@ fn main() -> ExitCode {
         _ => {}
     }
     let options = Options::of_command_line();
+    let printed = match options.completions {
+        Some(shell) => Some(manual::completions(shell)),
+        None => options.man.then(manual::page),
+    };
+    if let Some(printed) = printed {
+        return match printed {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                print_error(format_args!("stdio-wrapper: {error}"));
+                ExitCode::FAILURE
+            }
+        };
+    }
     if options.healthcheck {
         return match healthcheck::ask(&options.ops_listen) {
             Ok(()) => ExitCode::SUCCESS,

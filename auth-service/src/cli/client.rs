@@ -9,7 +9,7 @@ use auth_service::operator::{self, ClientRow, PAGE, Reply};
 use contract::printing::{Reader, print_line};
 
 use super::add_client::AddClient;
-use super::rows::print_rows;
+use super::rows::{ListFormat, print_list, print_rows};
 use super::running::run;
 
 #[derive(Subcommand)]
@@ -18,9 +18,11 @@ pub(crate) enum ClientCommand {
     /// identifier and its secret.
     Add(AddClient),
     /// List all clients: identifier, kind, last use, state, name.
-    List,
+    List(ListFormat),
     /// Show the registration of one client.
     Show {
+        #[command(flatten)]
+        format: ListFormat,
         /// The `client_id` of the client.
         #[arg(allow_hyphen_values = true)]
         id: String,
@@ -51,9 +53,9 @@ pub(crate) async fn client(command: ClientCommand) -> anyhow::Result<()> {
     let id = |text: String| ClientId::try_from(text).context("this is not a valid client_id");
     match command {
         ClientCommand::Add(asked) => print_added(&run(operator::Command::AddClient(asked.read()?)).await?),
-        ClientCommand::List => list_clients().await,
-        ClientCommand::Show { id: text } => {
-            print_client(&run(operator::Command::ShowClient { id: id(text)? }).await?)
+        ClientCommand::List(format) => list_clients(format).await,
+        ClientCommand::Show { format, id: text } => {
+            print_client(&run(operator::Command::ShowClient { id: id(text)? }).await?, format)
         }
         ClientCommand::Disable { id: text } => {
             run(operator::Command::SwitchClient { id: id(text)?, disabled: true }).await.map(|_| ())
@@ -76,29 +78,43 @@ fn print_added(reply: &Reply) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn list_clients() -> anyhow::Result<()> {
+async fn list_clients(format: ListFormat) -> anyhow::Result<()> {
     let mut after = None;
+    // A JSON array is printed as a whole, and a table page by page.
+    let mut all = Vec::new();
     loop {
         let Reply::Clients(page) = run(operator::Command::ListClients { after }).await? else {
             bail!("the service sent an unexpected reply instead of clients")
         };
+        let next = (page.len() == PAGE).then(|| page.last().map(|last| last.id.clone())).flatten();
+        if format.json {
+            all.extend(page);
+            match next {
+                Some(_) => after = next,
+                None => return print_list(&all, format, |_| String::new()),
+            }
+            continue;
+        }
         let rows = page.iter().map(|client| {
             let state = if client.disabled { "disabled" } else { "active" };
             let name = client.name.as_deref().unwrap_or_default().escape_debug();
             format!("{}\t{}\t{}\t{state}\t{name}", client.id, kind(client), used(client.last_used_at))
         });
         let reader = print_rows(rows)?;
-        match page.last() {
-            Some(last) if page.len() == PAGE && reader == Reader::Present => after = Some(last.id.clone()),
+        match next {
+            Some(_) if reader == Reader::Present => after = next,
             _ => return Ok(()),
         }
     }
 }
 
-fn print_client(reply: &Reply) -> anyhow::Result<()> {
+fn print_client(reply: &Reply, format: ListFormat) -> anyhow::Result<()> {
     let Reply::Clients(clients) = reply else {
         bail!("the service sent an unexpected reply instead of a client")
     };
+    if format.json {
+        return print_list(clients, format, |_| String::new());
+    }
     let rows = clients.iter().flat_map(|client| {
         let facts = [
             format!("client_id:     {}", client.id),

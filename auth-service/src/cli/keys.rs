@@ -7,14 +7,14 @@ use auth_service::domain::clock::UnixTime;
 use auth_service::keys::set::KeyState;
 use auth_service::operator::{self, KeyRow, Reply};
 
-use super::rows::print_rows;
+use super::rows::{ListFormat, print_list};
 use super::running::run;
 
 #[derive(Subcommand)]
 pub(crate) enum KeysCommand {
     /// List the signing keys: identifier, algorithm, state, and when each starts signing, stops signing, and
     /// is removed.
-    List,
+    List(ListFormat),
     /// Publish a new key now, and sign with it after a lead time in which verifiers can fetch it
     /// (`SIGNING_KEY_LEAD`).
     Rotate,
@@ -31,14 +31,14 @@ pub(crate) enum KeysCommand {
 
 /// Runs a command that manages the signing keys.
 pub(crate) async fn keys(command: KeysCommand) -> anyhow::Result<()> {
+    let format = if let KeysCommand::List(format) = &command { *format } else { ListFormat { json: false } };
     let reply = match command {
-        KeysCommand::List => run(operator::Command::ListKeys).await?,
+        KeysCommand::List(_) => run(operator::Command::ListKeys).await?,
         KeysCommand::Rotate => run(operator::Command::RotateKeys).await?,
         KeysCommand::Revoke { kid } => run(operator::Command::RevokeKey { kid }).await?,
     };
     let Reply::Keys(rows) = reply else { bail!("the service sent an unexpected reply instead of keys") };
-    print_rows(rows.iter().map(row))?;
-    Ok(())
+    print_list(&rows, format, row)
 }
 
 fn row(key: &KeyRow) -> String {

@@ -12,7 +12,7 @@ use auth_service::operator::{self, Reply, UserRow};
 use contract::printing::print_line;
 
 use super::arguments::{email, groups, username};
-use super::rows::print_rows;
+use super::rows::{ListFormat, print_list};
 use super::running::{run, run_on};
 use crate::serve::NewStore;
 
@@ -21,7 +21,7 @@ pub(crate) enum UserCommand {
     /// Add an account and print its one-time password, which is replaced at the first login.
     Add(AddUser),
     /// List all accounts with their state.
-    List,
+    List(ListFormat),
     /// Link an account to a user of an issuer in `TRUSTED_ISSUERS`, so that assertions from that issuer about this
     /// user are accepted.
     Link {
@@ -49,6 +49,12 @@ pub(crate) enum UserCommand {
     /// Re-enable an account. Its tokens become valid again, so applications that the user has connected do not
     /// need to log in again.
     Enable {
+        /// Login name of the account.
+        name: String,
+    },
+    /// Delete an account. Its user cannot log in, and its tokens are refused. This cannot be undone: a new account with
+    /// the same name is another account, also for the services.
+    Delete {
         /// Login name of the account.
         name: String,
     },
@@ -108,7 +114,10 @@ pub(crate) async fn user(command: UserCommand) -> anyhow::Result<()> {
         UserCommand::Unlink { name, issuer } => {
             run(operator::Command::UnlinkUser { username: username(&name)?, issuer }).await.map(|_| ())
         }
-        UserCommand::List => print_users(&run(operator::Command::ListUsers).await?),
+        UserCommand::List(format) => print_users(&run(operator::Command::ListUsers).await?, format),
+        UserCommand::Delete { name } => {
+            run(operator::Command::DeleteUser { username: username(&name)? }).await.map(|_| ())
+        }
         UserCommand::Disable { name } => {
             let username = username(&name)?;
             run(operator::Command::SwitchUser { username, disabled: true }).await.map(|_| ())
@@ -171,15 +180,14 @@ fn print_password(username: &Username, reply: &Reply) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn print_users(reply: &Reply) -> anyhow::Result<()> {
+fn print_users(reply: &Reply, format: ListFormat) -> anyhow::Result<()> {
     let Reply::Users(users) = reply else {
         bail!("the service sent an unexpected reply instead of accounts")
     };
-    print_rows(users.iter().map(|UserRow { username, subject, email, groups, disabled }| {
+    print_list(users, format, |UserRow { username, subject, email, groups, disabled }| {
         let groups: Vec<&str> = groups.iter().map(Group::as_str).collect();
         let state = if *disabled { "disabled" } else { "active" };
         let email = email.as_deref().unwrap_or_default();
         format!("{username}\t{subject}\t{email}\t{state}\t{}", groups.join(","))
-    }))?;
-    Ok(())
+    })
 }

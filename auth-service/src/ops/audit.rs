@@ -48,6 +48,7 @@ pub const EVENTS: &[&str] = &[
     "account_disabled",
     "account_enabled",
     "account_linked",
+    "account_removed",
     "account_unlinked",
     "assertion_accepted",
     "client_added",
@@ -64,6 +65,7 @@ pub const EVENTS: &[&str] = &[
     "consent_given",
     "consent_remembered",
     "grant_displaced",
+    "grant_removed",
     "grant_revoked",
     "logged_in",
     "login_failed",
@@ -220,6 +222,11 @@ pub enum Event<'a> {
         /// Whether the account is disabled now.
         disabled: bool,
     },
+    /// An operator has deleted an account and its grants.
+    AccountRemoved {
+        /// The account that was deleted.
+        user: User<'a>,
+    },
     /// A user has logged in.
     LoggedIn {
         /// The user who logged in.
@@ -272,6 +279,15 @@ pub enum Event<'a> {
         /// The user who approved the grant, or the client if the grant was for the client itself.
         owner: Owner<'a>,
         /// The client that revoked it.
+        client_id: &'a ClientId,
+    },
+    /// An operator has revoked a grant.
+    GrantRemoved {
+        /// The grant that was revoked.
+        grant_id: &'a GrantId,
+        /// The user who approved the grant, or the client if the grant was for the client itself.
+        subject: &'a Subject,
+        /// The client to which the grant belonged.
         client_id: &'a ClientId,
     },
     /// A grant was deleted because its account had too many.
@@ -429,6 +445,14 @@ impl Event<'_> {
                 let event = if *disabled { "account_disabled" } else { "account_enabled" };
                 tracing::info!(target: "audit", event, subject = %user.subject, username = %user.username);
                 event
+            }
+            Self::AccountRemoved { user } => {
+                tracing::info!(target: "audit", event = "account_removed", subject = %user.subject, username = %user.username);
+                "account_removed"
+            }
+            Self::GrantRemoved { grant_id, subject, client_id } => {
+                tracing::info!(target: "audit", event = "grant_removed", %grant_id, %subject, %client_id);
+                "grant_removed"
             }
             Self::LoggedIn { user } => {
                 if let Some(left_out) = OF_ACCOUNTS.admit(user.subject) {

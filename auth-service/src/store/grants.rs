@@ -59,6 +59,9 @@ pub trait GrantStore: Send + Sync {
         used: &ClientUse,
         grace: Duration,
     ) -> Result<Rotation, StoreError>;
+    /// The grants with a refresh token that a user has given and that have not expired, from the one that was created
+    /// or refreshed first to the last.
+    async fn grants_of(&self, subject: &Subject, now: UnixTime) -> Result<Vec<Grant>, StoreError>;
     /// Deletes a grant, so that all tokens issued from it become invalid.
     async fn revoke_grant(&self, id: &GrantId) -> Result<(), StoreError>;
     /// The grant with this identifier and the account of its user, for a check. The grant must belong to this

@@ -9,7 +9,7 @@ use auth_service::store::records::Kind;
 use auth_service::store::transfer::Source;
 use reqwest::StatusCode;
 
-use super::app::{PASSWORD, TestApp, Tokens, authorize_query, error_code};
+use super::app::{PASSWORD, REDIRECT, TestApp, Tokens, authorize_query, error_code};
 
 pub(crate) async fn ask(app: &TestApp, command: Command) -> Reply {
     let directory = tempfile::tempdir().unwrap();
@@ -141,6 +141,83 @@ async fn an_account_that_is_switched_off_gets_nothing_until_it_is_switched_on() 
     ] {
         assert!(matches!(ask(&app, command).await, Reply::Refused(_)));
     }
+}
+
+#[actix_web::test]
+async fn a_deleted_account_has_no_access_and_a_new_one_with_its_name_inherits_none() {
+    let app = TestApp::start().await;
+    let client = app.client().await;
+    let tokens = app.tokens(&client).await;
+    let name = username_of(&app, &tokens.access).await;
+    let person = || Username::try_from(name.clone()).unwrap();
+    let delete = || ask(&app, Command::DeleteUser { username: person() });
+    let link = |name: Username| Command::LinkUser {
+        username: name,
+        issuer: "https://idp.example".to_owned(),
+        sub: "7".to_owned(),
+    };
+    assert!(matches!(ask(&app, link(person())).await, Reply::Done));
+    assert!(matches!(delete().await, Reply::Done));
+    assert_eq!(app.check_token(&tokens.access).await.status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(app.refresh(&client, &tokens.refresh).await.status(), StatusCode::BAD_REQUEST);
+    let mut browser = app.browser();
+    let page = browser.open("/login").await;
+    let refused = browser.submit(&page, &[("username", &name), ("password", PASSWORD)]).await;
+    assert_eq!(refused.status, StatusCode::FORBIDDEN);
+    assert!(matches!(delete().await, Reply::Refused(_)), "there is no such account any more");
+    let Reply::Users(users) = ask(&app, Command::ListUsers).await else { panic!() };
+    assert!(users.iter().all(|user| user.username != person()));
+    app.person(&name).await;
+    assert_eq!(app.check_token(&tokens.access).await.status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(app.refresh(&client, &tokens.refresh).await.status(), StatusCode::BAD_REQUEST);
+    let Reply::Grants(grants) =
+        ask(&app, Command::ListGrants { username: Some(person()), after: None }).await
+    else {
+        panic!()
+    };
+    assert!(grants.is_empty(), "{grants:?}");
+    // The user of the other issuer is free for the new account.
+    assert!(matches!(ask(&app, link(person())).await, Reply::Done));
+}
+
+#[actix_web::test]
+async fn a_grant_is_listed_and_revoked_without_the_others() {
+    let app = TestApp::start().await;
+    // The registration of a public client with the same metadata would be the same client.
+    let (one, other) = (app.client().await, app.client_with(&[REDIRECT, "https://app.example/other"]).await);
+    let ana = Username::try_from("ana".to_owned()).unwrap();
+    let mut browser = app.browser_of("ana").await;
+    let tokens_of = async |client: &str, code: String| Tokens::of(app.redeem(client, &code).await).await;
+    let code = browser.allow(&authorize_query(&one, &[])).await;
+    let tokens = tokens_of(&one, code).await;
+    let code = browser.allow(&authorize_query(&other, &[])).await;
+    let kept = tokens_of(&other, code).await;
+    let list =
+        async |username: Option<Username>| match ask(&app, Command::ListGrants { username, after: None })
+            .await
+        {
+            Reply::Grants(grants) => grants,
+            other => panic!("{other:?}"),
+        };
+    let grants = list(Some(ana.clone())).await;
+    assert_eq!(grants.len(), 2, "{grants:?}");
+    assert!(grants.iter().all(|grant| grant.username == ana && grant.client_name.is_some()), "{grants:?}");
+    assert_eq!(list(None).await.len(), 2);
+    let after = ask(&app, Command::ListGrants { username: None, after: Some(ana.clone()) }).await;
+    assert!(matches!(after, Reply::Grants(grants) if grants.is_empty()));
+    let revoked = grants.iter().find(|grant| grant.client_id == id(&one)).unwrap().id.clone();
+    assert!(matches!(ask(&app, Command::RevokeGrant { id: revoked.clone() }).await, Reply::Done));
+    assert_eq!(app.check_token(&tokens.access).await.status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(error_code(app.refresh(&one, &tokens.refresh).await).await, "invalid_grant");
+    assert_eq!(app.check_token(&kept.access).await.status(), StatusCode::OK);
+    assert!(matches!(ask(&app, Command::RevokeGrant { id: revoked }).await, Reply::Refused(_)));
+    let left = list(Some(ana)).await;
+    assert!(left.len() == 1 && left[0].client_id == id(&other), "{left:?}");
+    let nobody = Some(Username::try_from("nobody".to_owned()).unwrap());
+    assert!(matches!(
+        ask(&app, Command::ListGrants { username: nobody, after: None }).await,
+        Reply::Refused(_)
+    ));
 }
 
 #[actix_web::test]

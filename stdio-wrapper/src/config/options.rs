@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory as _, Parser, ValueEnum};
+use clap_complete::Shell;
 use contract::log_filter::LogFilter;
 use contract::settings::{Misspelt, Names, misspelt, perhaps_misspelt};
 
@@ -254,6 +255,14 @@ pub struct Options {
     /// with 1 otherwise. This is for the health check of a container and starts no MCP server.
     #[arg(long)]
     pub healthcheck: bool,
+
+    /// Print a completion script for this shell, and exit.
+    #[arg(long, value_name = "SHELL")]
+    pub completions: Option<Shell>,
+
+    /// Print the manual page, and exit.
+    #[arg(long)]
+    pub man: bool,
 
     /// The MCP server to run, after --.
     #[arg(last = true, value_name = "COMMAND")]

@@ -55,6 +55,21 @@ fn a_command_that_cannot_be_run_is_told_at_the_start() {
 }
 
 #[test]
+fn completions_and_the_manual_page_are_printed_without_a_command() {
+    for shell in ["bash", "zsh", "fish"] {
+        let output = run(&["--completions", shell], &[]);
+        let script = text(&output.stdout);
+        assert!(output.status.success() && script.contains("child-memory"), "{shell}: {script}");
+    }
+    let output = run(&["--man"], &[]);
+    let page = text(&output.stdout);
+    assert!(
+        output.status.success() && page.contains(".SH OPTIONS") && page.contains("START_TIMEOUT"),
+        "{page}"
+    );
+}
+
+#[test]
 fn a_pipe_in_place_of_the_tool_rules_does_not_hang_the_start() {
     let directory = tempfile::tempdir().unwrap();
     let pipe = directory.path().join("rules");

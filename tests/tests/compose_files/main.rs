@@ -2,6 +2,7 @@
 //! that exist. A typo in a compose file makes a test fail.
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
+mod down;
 mod memory;
 mod published;
 mod scripts;

@@ -201,7 +201,7 @@ async fn a_backup_brings_everything_back(stack: &Containers, gate: &Gate, tokens
         .map(|entry| entry.unwrap().path())
         .find(|path| path.extension().is_some_and(|end| end == "dump"));
     let dump = dump.expect("a dump").display().to_string();
-    stack.script(&["down", "--delete-everything"]);
+    stack.script(&["down", "--delete-everything", "--yes"]);
     let output = stack.script(&["up"]);
     assert!(told(&output, "Password").is_some(), "a new stack must have a new account");
     assert!(echo(gate, &tokens.access_token).await.is_err(), "a new stack must not accept old tokens");

@@ -123,7 +123,7 @@ impl Drop for Containers {
             eprintln!("{}", self.logs());
         }
         let mut command = self.engine.command(self.checkout.join("scripts/down"));
-        command.arg("--delete-everything").stdin(Stdio::null()).stdout(Stdio::null());
+        command.args(["--delete-everything", "--yes"]).stdin(Stdio::null()).stdout(Stdio::null());
         command.status().ok();
     }
 }

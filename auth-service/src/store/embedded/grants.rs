@@ -63,6 +63,10 @@ impl GrantStore for EmbeddedStore {
         self.writer.write(work).await
     }
 
+    async fn grants_of(&self, subject: &Subject, now: UnixTime) -> Result<Vec<Grant>, StoreError> {
+        self.read(|rows| holdings::grants(rows, subject, now))
+    }
+
     async fn revoke_grant(&self, id: &GrantId) -> Result<(), StoreError> {
         let id = id.clone();
         self.writer.write_even_late(move |rows| holdings::remove_grant(rows, &id)).await

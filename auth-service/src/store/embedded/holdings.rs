@@ -42,8 +42,20 @@ impl<'a> New<'a> {
 
     /// The key of the list.
     fn list(&self) -> String {
-        format!("{}:{}", self.holding.name(), self.subject)
+        list_key(self.holding, self.subject)
     }
+}
+
+fn list_key(holding: Holding, subject: &Subject) -> String {
+    format!("{}:{subject}", holding.name())
+}
+
+/// The grants in the list of an account that have not expired.
+pub(super) fn grants(rows: &impl Rows, subject: &Subject, now: UnixTime) -> Result<Vec<Grant>, StoreError> {
+    let list: Option<Vec<Held>> = rows.get(Table::Holdings, &list_key(Holding::Grants, subject))?;
+    let found = list.unwrap_or_default().into_iter();
+    let grants = found.map(|held| rows.get_live::<Grant>(Table::Grants, held.row(), now));
+    grants.filter_map(Result::transpose).collect()
 }
 
 /// Adds a row to its list, or moves it to the end of the list, and deletes nothing.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures_util::future::{join, try_join3, try_join4};
+use futures_util::future::{join, try_join_all, try_join3, try_join4};
 
 use crate::domain::account::{Account, Subject};
 use crate::domain::client::ClientId;
@@ -48,6 +48,12 @@ impl GrantStore for RedisStore {
         grace: Duration,
     ) -> Result<Rotation, StoreError> {
         rotate(&self.cells, presented, successor, used, grace).await
+    }
+
+    async fn grants_of(&self, subject: &Subject, now: UnixTime) -> Result<Vec<Grant>, StoreError> {
+        let ids = holdings::grants(&self.cells, subject).await?;
+        let found = try_join_all(ids.iter().map(|id| live(&self.cells, id, now))).await?;
+        Ok(found.into_iter().flatten().collect())
     }
 
     async fn revoke_grant(&self, id: &GrantId) -> Result<(), StoreError> {

@@ -199,6 +199,15 @@ pub(super) async fn remove_grant(cells: &Cells, id: &GrantId) -> Result<(), Stor
     Ok(())
 }
 
+/// The identifiers of the grants in the list of an account. Some might have expired.
+pub(super) async fn grants(cells: &Cells, subject: &Subject) -> Result<Vec<GrantId>, StoreError> {
+    let key = cells.keys.holdings(Holding::Grants, subject);
+    let text: Option<String> = cells.connection.run("GET", vec![key.into()]).await?;
+    let list = parsed(&text.unwrap_or_default()).into_iter();
+    let ids = list.map(|held| GrantId::try_from(held.row().to_owned()).map_err(|_| StoreError::Unreadable));
+    ids.collect()
+}
+
 /// Deletes a login session and its entry.
 pub(super) async fn remove_session(cells: &Cells, id: &TokenHash) -> Result<(), StoreError> {
     if let Some(session) = cells.take_out::<LoginSession>(&cells.keys.session(id)).await? {
