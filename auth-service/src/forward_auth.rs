@@ -20,6 +20,7 @@ mod own_pages;
 mod possession;
 #[cfg(test)]
 mod properties;
+mod refused_check;
 mod request;
 mod reserved;
 pub mod traefik;
@@ -28,7 +29,7 @@ use std::net::IpAddr;
 
 use actix_http::Request;
 use actix_web::HttpResponse;
-use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
+use actix_web::http::header::{HOST, HeaderMap, HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode};
 use actix_web::web::Data;
 
@@ -41,8 +42,10 @@ use crate::principal::{Known, RejectedToken};
 use crate::state::AppState;
 
 use answer::Answer;
+use error::Distrust;
 use outcome::Outcome;
 use possession::Scheme;
+use refused_check::RefusedCheck;
 
 pub use answer::IDENTITY;
 pub use error::CheckError;
@@ -61,6 +64,7 @@ pub async fn check(request: Request, state: Data<AppState>) -> HttpResponse {
     let trusted = trust(peer, headers.get_all(&EDGE_SECRET).map(HeaderValue::as_bytes), &state);
     let Some(proxy) = Proxy::at(target) else {
         let refused = Answer::refuse(&trusted.err().unwrap_or(CheckError::UnknownProxy));
+        RefusedCheck { peer, host: headers.get(HOST).map(HeaderValue::as_bytes) }.log(&refused);
         return counted(refused, &state).into_response();
     };
     if trusted.is_ok()
@@ -84,6 +88,7 @@ pub async fn check(request: Request, state: Data<AppState>) -> HttpResponse {
         Ok(asked) => decision(&asked, &state).await,
         Err(error) => Answer::refuse(&error),
     };
+    RefusedCheck { peer, host: proxy.host(headers) }.log(&answer);
     proxy.words(counted(answer, &state)).into_response()
 }
 
@@ -120,6 +125,19 @@ impl<'a> Proxy<'a> {
             Self::Nginx => nginx::parse(headers),
             Self::Envoy(original) => envoy::parse(method, original, headers),
         }
+    }
+
+    /// The host that the client addressed, as the proxy has sent it, for the log.
+    fn host<'h>(&self, headers: &'h HeaderMap) -> Option<&'h [u8]> {
+        let name = match self {
+            Self::Traefik | Self::TraefikEntryPoint | Self::Caddy => "x-forwarded-host",
+            Self::Nginx => "x-original-url",
+            Self::Envoy(_) => "host",
+        };
+        let value = headers.get(name)?.as_bytes();
+        // nginx sends a whole URL, whose path and query can contain secrets.
+        let is_url = matches!(self, Self::Nginx);
+        if is_url { value.split(|byte| *byte == b'/').nth(2) } else { Some(value) }
     }
 
     /// Limits how many requests the client's address can send per second, for a proxy without a suitable limit
@@ -167,8 +185,15 @@ fn trust<'a>(
 ) -> Result<(), CheckError> {
     let secret = secrets.next();
     let doubled = secrets.next().is_some();
-    let trusted = peer.is_some_and(|peer| state.config.trusted_edge.trusts(peer, secret));
-    if trusted && !doubled { Ok(()) } else { Err(CheckError::Untrusted) }
+    let edge = &state.config.trusted_edge;
+    let distrust = match peer.filter(|peer| edge.is_known(*peer)) {
+        None => Distrust::UnknownPeer,
+        Some(_) if doubled => Distrust::RepeatedSecret,
+        Some(peer) if edge.trusts(peer, secret) => return Ok(()),
+        Some(_) if secret.is_none() => Distrust::MissingSecret,
+        Some(_) => Distrust::WrongSecret,
+    };
+    Err(CheckError::Untrusted(distrust))
 }
 
 /// Adds the headers that allow a web page to read a refusal that was decided before the request was read.
@@ -277,6 +302,6 @@ fn conclude(
             Answer::deny(&denial, scheme, asked, state)
         }
         // No rule allows a request without a token. If one did, there would be no identity to send to the service.
-        (Decision::Allow, _) => Answer::refuse(&CheckError::Untrusted),
+        (Decision::Allow, _) => Answer::refuse(&CheckError::Untrusted(Distrust::NoIdentity)),
     }
 }

@@ -49,6 +49,7 @@ mod it {
     mod prompt;
     mod proxies;
     mod queries;
+    mod refused_checks;
     mod register;
     mod scopes;
     mod slow_senders;

@@ -37,8 +37,7 @@ const ASSERTION_LIFETIME: std::time::Duration = std::time::Duration::from_secs(6
 /// per second, so a client can retry sooner than after the minute that is named in the message to its user.
 const UNAVAILABLE_FOR: u16 = 5;
 
-/// Rate limits for log lines that any client can cause with a single request.
-static REFUSED: LazyLock<LogRate> = LazyLock::new(LogRate::default);
+/// Rate limit for log lines that any client can cause with a single request.
 static STORE_FAILED: LazyLock<LogRate> = LazyLock::new(LogRate::default);
 
 static NO_STORE: (HeaderName, HeaderValue) = (CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -70,6 +69,8 @@ pub(super) struct Answer {
     pub(super) body: Option<String>,
     /// The result, for the metrics.
     pub(super) outcome: Outcome,
+    /// The reason for the log, if the check cannot be decided.
+    pub(super) refusal: Option<String>,
 }
 
 impl Answer {
@@ -122,7 +123,14 @@ impl Answer {
             return Self::unavailable();
         };
         let (identity, headers) = (Some(identity), Vec::new());
-        Self { status: StatusCode::OK, identity, headers, body: None, outcome: Outcome::Allowed }
+        Self {
+            status: StatusCode::OK,
+            identity,
+            headers,
+            body: None,
+            outcome: Outcome::Allowed,
+            refusal: None,
+        }
     }
 
     /// Denies the request with 401 or 403. The challenge tells an MCP client where its user can log in (RFC 6750
@@ -203,7 +211,7 @@ impl Answer {
             }
             CheckError::Undatable => return Self::unavailable(),
             CheckError::TooManyRequests(cause) => return Self::too_many_requests(*cause),
-            CheckError::Untrusted | CheckError::UnknownHost | CheckError::Origin => StatusCode::FORBIDDEN,
+            CheckError::Untrusted(_) | CheckError::UnknownHost | CheckError::Origin => StatusCode::FORBIDDEN,
             CheckError::UnknownProxy => StatusCode::NOT_FOUND,
             CheckError::Method => StatusCode::METHOD_NOT_ALLOWED,
             CheckError::Missing(_)
@@ -215,12 +223,8 @@ impl Answer {
             | CheckError::ReservedHeader
             | CheckError::Rewritten => StatusCode::BAD_REQUEST,
         };
-        // Any client of the edge can cause this, so the log lines have a rate limit. The metrics count every
-        // refusal.
-        if let Some(left_out) = REFUSED.admit() {
-            tracing::warn!(reason = %error, left_out, "a check was refused");
-        }
-        Self::problem(status, "invalid_request", &error.to_string(), error.outcome())
+        let answer = Self::problem(status, "invalid_request", &error.to_string(), error.outcome());
+        Self { refusal: Some(error.in_log()), ..answer }
     }
 
     fn too_many_requests(cause: TooManyRequests) -> Self {
@@ -244,7 +248,7 @@ impl Answer {
     fn problem(status: StatusCode, code: &str, description: &str, outcome: Outcome) -> Self {
         let headers = vec![NO_STORE.clone(), (CONTENT_TYPE, HeaderValue::from_static("application/json"))];
         let body = json!({ "error": code, "error_description": description }).to_string();
-        Self { status, identity: None, headers, body: Some(body), outcome }
+        Self { status, identity: None, headers, body: Some(body), outcome, refusal: None }
     }
 
     /// The identity headers. There are none if the request is denied.
@@ -367,9 +371,15 @@ mod tests {
     fn nginx_hears_200_401_and_403_only() {
         for status in 100..600_u16 {
             let status = StatusCode::from_u16(status).unwrap();
-            let answer =
-                Answer { status, identity: None, headers: vec![], body: None, outcome: Outcome::Malformed }
-                    .in_words_of_nginx();
+            let answer = Answer {
+                status,
+                identity: None,
+                headers: vec![],
+                body: None,
+                outcome: Outcome::Malformed,
+                refusal: None,
+            }
+            .in_words_of_nginx();
             assert!([200, 401, 403].contains(&answer.status.as_u16()));
             assert_eq!(answer.status == 200, status == 200);
         }
@@ -379,8 +389,14 @@ mod tests {
     fn a081_no_success_but_200_reaches_a_proxy_that_passes_on_any() {
         for status in 200..300_u16 {
             let status = StatusCode::from_u16(status).unwrap();
-            let answer =
-                Answer { status, identity: None, headers: vec![], body: None, outcome: Outcome::Malformed };
+            let answer = Answer {
+                status,
+                identity: None,
+                headers: vec![],
+                body: None,
+                outcome: Outcome::Malformed,
+                refusal: None,
+            };
             assert_eq!(answer.in_words_of_traefik_and_caddy().status.is_success(), status == 200);
         }
     }

@@ -15,7 +15,7 @@
 
 use actix_web::http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, HeaderMap, HeaderName, HeaderValue, VARY,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, HOST, HeaderMap, HeaderName, HeaderValue, VARY,
 };
 use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -30,6 +30,7 @@ use super::check_headers::{CheckHeaders, Field};
 use super::error::CheckError;
 use super::headers;
 use super::outcome::Outcome;
+use super::refused_check::RefusedCheck;
 
 /// The methods of an MCP endpoint.
 const METHODS: &str = "GET, POST, DELETE";
@@ -80,6 +81,7 @@ pub(super) fn preflight(origins: &AllowedOrigins, origin: &Origin, wanted: &str)
         headers,
         body: None,
         outcome: Outcome::Preflight,
+        refusal: None,
     }
 }
 
@@ -108,7 +110,12 @@ pub async fn preflight_at_public_listener(request: HttpRequest, state: web::Data
             preflight(&state.config.allowed_origins, &origin, wanted).into_response()
         }
         Ok(None) => not_found(),
-        Err(error) => Answer::refuse(&error).into_response(),
+        Err(error) => {
+            let host = request.headers().get(HOST).map(HeaderValue::as_bytes);
+            let answer = Answer::refuse(&error);
+            RefusedCheck { peer: request.peer_addr().map(|peer| peer.ip()), host }.log(&answer);
+            answer.into_response()
+        }
     }
 }
 

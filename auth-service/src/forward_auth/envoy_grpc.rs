@@ -215,6 +215,7 @@ mod tests {
             headers: vec![],
             body: None,
             outcome: Outcome::Malformed,
+            refusal: None,
         };
         let Some(HttpResponse::OkResponse(ok)) = respond(answer, &check).http_response else {
             panic!("the check was not allowed")
@@ -237,8 +238,14 @@ mod tests {
     fn a_no_is_never_a_yes_by_another_name() {
         for status in 100..600_u16 {
             let status = StatusCode::from_u16(status).unwrap();
-            let answer =
-                Answer { status, identity: None, headers: vec![], body: None, outcome: Outcome::Malformed };
+            let answer = Answer {
+                status,
+                identity: None,
+                headers: vec![],
+                body: None,
+                outcome: Outcome::Malformed,
+                refusal: None,
+            };
             let response = respond(answer, &CheckRequest::default());
             assert_eq!(response.status.unwrap().code == 0, status == 200);
             assert_eq!(matches!(response.http_response, Some(HttpResponse::OkResponse(_))), status == 200);

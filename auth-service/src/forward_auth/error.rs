@@ -1,5 +1,7 @@
 //! The reasons for which a check cannot be decided.
 
+use std::fmt;
+
 use crate::guard::pace::TooManyRequests;
 use crate::store::StoreError;
 
@@ -9,12 +11,39 @@ use super::outcome::Outcome;
 /// one is an `Mcp-Name` with the URI of a resource.
 pub(super) const MAX_LEN: usize = 1024;
 
+/// Why a check is not trusted. Only the log contains this, because a stranger who sends checks must not learn it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Distrust {
+    /// The sender's address is in no network of `TRUSTED_PROXIES`.
+    UnknownPeer,
+    /// The check has no `X-Edge-Secret`.
+    MissingSecret,
+    /// The check has another secret.
+    WrongSecret,
+    /// The check has more than one `X-Edge-Secret`.
+    RepeatedSecret,
+    /// The policy has allowed a request without a token, so there is no identity to send to the service.
+    NoIdentity,
+}
+
+impl fmt::Display for Distrust {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::UnknownPeer => "its address is unknown: it is in none of the networks of TRUSTED_PROXIES",
+            Self::MissingSecret => "the header X-Edge-Secret is missing",
+            Self::WrongSecret => "the header X-Edge-Secret is wrong: it is not EDGE_SECRET",
+            Self::RepeatedSecret => "the header X-Edge-Secret is repeated",
+            Self::NoIdentity => "the policy has allowed a request without a token",
+        })
+    }
+}
+
 /// Why a check cannot be decided. In each of these cases the request is denied.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckError {
     /// The check does not come from a trusted edge proxy.
     #[error("this check does not come from a trusted edge proxy; see TRUSTED_PROXIES and EDGE_SECRET")]
-    Untrusted,
+    Untrusted(Distrust),
     /// The edge listener has no check at this path.
     #[error(
         "there is no check at this path; the paths are /verify/traefik, /verify/traefik/entry-point, /verify/caddy, /verify/nginx, and /verify/envoy with the original path after it"
@@ -67,10 +96,18 @@ pub enum CheckError {
 }
 
 impl CheckError {
+    /// The reason for the log, which says more than the answer.
+    pub(super) fn in_log(&self) -> String {
+        match self {
+            Self::Untrusted(distrust) => format!("{self}: {distrust}"),
+            other => other.to_string(),
+        }
+    }
+
     /// The result of a check that fails for this reason, for the metrics.
     pub(super) const fn outcome(&self) -> Outcome {
         match self {
-            Self::Untrusted => Outcome::Untrusted,
+            Self::Untrusted(_) => Outcome::Untrusted,
             Self::Undatable | Self::Store(_) => Outcome::Unavailable,
             Self::Origin => Outcome::ForeignOrigin,
             Self::TooManyRequests(_) => Outcome::TooManyRequests,

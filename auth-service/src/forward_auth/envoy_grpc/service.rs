@@ -10,6 +10,7 @@ use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status};
 
 use crate::forward_auth::answer::Answer;
+use crate::forward_auth::refused_check::RefusedCheck;
 use crate::forward_auth::{EDGE_SECRET, counted, decision, trust};
 use crate::state::AppState;
 
@@ -44,6 +45,8 @@ impl Authorization for Authorizer {
             Ok(Err(error)) => Answer::refuse(&error),
             Err(error) => Answer::refuse(error),
         };
+        let host = super::http(check).ok().map(|http| http.host.as_bytes());
+        RefusedCheck { peer, host }.log(&answer);
         Ok(Response::new(super::respond(counted(answer, &self.state), check)))
     }
 }
