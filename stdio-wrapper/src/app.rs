@@ -141,7 +141,7 @@ pub async fn run(config: Config, world: World) -> anyhow::Result<()> {
         told = signals.until_stop() => if told == Stop::Replaced { DRAIN.min(within / 4) } else { Duration::ZERO },
         ended = &mut serving => return ended?.context("the server stopped unexpectedly"),
     };
-    sessions.begin_stopping();
+    sessions.drain();
     draining.begin();
     tracing::info!("stopping: /ready reports this, and connections close after their next response");
     tokio::time::sleep(drain).await;
@@ -152,14 +152,18 @@ pub async fn run(config: Config, world: World) -> anyhow::Result<()> {
     if let Some(translation) = &translation {
         translation.stop();
     }
-    let (rest, start) = (within.saturating_sub(drain), Instant::now());
-    tokio::join!(sessions.stop(rest), modern.stop(rest));
-    launcher.stop_all(rest.saturating_sub(start.elapsed())).await;
+    // The last eighth is for orphans and connections, so that the program exits in time although children use all of
+    // theirs.
+    let end = Instant::now() + within.saturating_sub(drain);
+    let left_for_children = || (end - within / 8).saturating_duration_since(Instant::now());
+    launcher.stop_spares();
+    tokio::join!(sessions.stop(left_for_children()), modern.stop(left_for_children()));
+    launcher.stop_all(left_for_children()).await;
     // All children have exited or used up their time, so all other processes are orphans.
     reaper.collect(&metrics).await;
     let stop_connections = async { tokio::join!(mcp_handle.stop(true), ops_handle.stop(false)) };
     // Connections that are still open after this are closed when the process exits.
-    let _ = tokio::time::timeout(Duration::from_secs(2), stop_connections).await;
+    let _ = tokio::time::timeout_at(end, stop_connections).await;
     tracing::info!("stopped");
     Ok(())
 }

@@ -41,7 +41,7 @@ pub enum Busy {
     Crowded,
     /// No slot became free in time.
     #[error(
-        "Other MCP servers were being started for {} s, so yours could not be started. Try again in a moment. The operator can give this server more processors, or keep some servers ready (PREWARM).", .0.as_secs()
+        "The start of your MCP server waited for {} s for other starts, either yours or those of all users. Try again in a moment. The operator can give this server more processors, or keep some servers ready (PREWARM).", .0.as_secs()
     )]
     Waited(Duration),
     /// No further children are started.

@@ -36,6 +36,16 @@ pub(super) fn of(config: &Config, options: &Options) -> Vec<String> {
                 .to_owned(),
         );
     }
+    let (grace, whole) = (config.child.stop_grace, config.limits.shutdown_timeout);
+    if grace >= whole {
+        doubts.push(format!(
+            "STOP_GRACE ({} s) is not shorter than SHUTDOWN_TIMEOUT ({} s), so when the wrapper stops, a server that needs \
+             all of its time is killed before. Raise SHUTDOWN_TIMEOUT, and the time that your container engine allows \
+             (stop_grace_period).",
+            grace.as_secs_f32(),
+            whole.as_secs_f32()
+        ));
+    }
     doubts
 }
 
@@ -66,6 +76,16 @@ mod tests {
         for listen in ["127.0.0.1:8080", "127.8.9.1:80", "[::1]:8080", "[::ffff:127.0.0.1]:8080"] {
             assert_eq!(doubts(&["--listen", listen]), [""; 0], "{listen}");
         }
+    }
+
+    #[test]
+    fn a_grace_period_that_does_not_fit_is_told() {
+        let told = doubts(&["--stop-grace=15s"]);
+        assert!(
+            told[0].starts_with("STOP_GRACE (15 s) is not shorter than SHUTDOWN_TIMEOUT (10 s)"),
+            "{told:?}"
+        );
+        assert_eq!(doubts(&["--stop-grace=15s", "--shutdown-timeout=40s"]), [""; 0]);
     }
 
     #[test]

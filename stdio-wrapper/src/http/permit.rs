@@ -75,9 +75,11 @@ impl ToolRefusal {
     pub(super) fn sentence(&self) -> String {
         match self {
             Self::NeedsScopes(scopes) => {
-                format!("This tool needs the scope {}, which was not granted.", scopes.join(" "))
+                format!("This tool or method needs the scope {}, which was not granted.", scopes.join(" "))
             }
-            Self::WrongGroup => "You are in none of the groups that are allowed to use this tool.".to_owned(),
+            Self::WrongGroup => {
+                "The rules of this server do not allow you to use this tool or method. Its operator can change them.".to_owned()
+            },
             Self::Malformed(why) => why.clone(),
         }
     }

@@ -156,6 +156,7 @@ async fn initialize(
             "This session is already initialized. Send initialize without Mcp-Session-Id.",
         )));
     }
+    endpoint.sessions.check_for_client().map_err(|error| with_id(error.into()))?;
     if let Some(legacy_to_modern) =
         endpoint.legacy_to_modern.as_ref().filter(|legacy_to_modern| legacy_to_modern.is_needed())
         && let Some((session, answer)) = legacy_to_modern

@@ -35,6 +35,7 @@ pub(super) async fn stream(
     caller: &Caller,
 ) -> Result<HttpResponse, Problem> {
     RequestHeaders::new(request).check_accept(Accepts::Events)?;
+    endpoint.sessions.check_for_client()?;
     let session = endpoint.sessions.open(&caller.owner(), &endpoint.placeholders(caller), true).await?;
     let guard = EndWithStream { sessions: Arc::clone(&endpoint.sessions), session: Arc::clone(&session) };
     let consumer = session.get_stream().connect();

@@ -144,7 +144,12 @@ impl Jwks {
             }
             Err(error) => {
                 tried.warned = Some(Instant::now());
-                tracing::warn!(%error, "the keys could not be read from JWKS_URL; known keys stay in use");
+                let so = if self.has_keys() {
+                    "known keys stay in use"
+                } else {
+                    "all requests are refused until then"
+                };
+                tracing::warn!(%error, "the keys could not be read from JWKS_URL; {so}");
             }
         }
     }

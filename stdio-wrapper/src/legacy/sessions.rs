@@ -54,6 +54,7 @@ pub struct Sessions {
     /// Limits the log lines about sessions that are ended while in use. This is a separate limit, so that a
     /// flood of refusals does not suppress these lines.
     endings: Mutex<RateLimit>,
+    is_draining: AtomicBool,
     is_stopping: AtomicBool,
 }
 
@@ -89,6 +90,7 @@ impl Sessions {
             claims: AtomicUsize::new(0),
             refusals: Mutex::new(RateLimit::new(REFUSAL_RATE, Instant::now())),
             endings: Mutex::new(RateLimit::new(REFUSAL_RATE, Instant::now())),
+            is_draining: AtomicBool::new(false),
             is_stopping: AtomicBool::new(false),
         });
         let keeper: Weak<dyn Keeper> = Arc::<Self>::downgrade(&sessions);
@@ -130,7 +132,7 @@ impl Sessions {
 
     /// Returns why no new session can be opened now, even by ending an unused one.
     pub async fn why_not_ready(&self) -> Option<&'static str> {
-        if self.is_stopping() {
+        if self.is_draining() {
             Some("the wrapper is stopping")
         } else if let Some(why) = self.launcher.why_not_ready() {
             Some(why)
@@ -148,8 +150,16 @@ impl Sessions {
         usize::try_from(self.metrics.sessions.get()).unwrap_or(usize::MAX)
     }
 
-    /// Whether the wrapper is stopping.
-    pub fn is_stopping(&self) -> bool {
+    /// Refuses a new session of a client when the wrapper is about to stop, because the session would soon be lost.
+    pub fn check_for_client(&self) -> Result<(), OpenError> {
+        if self.is_draining() { Err(OpenError::Stopping) } else { Ok(()) }
+    }
+
+    fn is_draining(&self) -> bool {
+        self.is_draining.load(Ordering::Relaxed)
+    }
+
+    fn is_stopping(&self) -> bool {
         self.is_stopping.load(Ordering::Relaxed)
     }
 
@@ -190,23 +200,28 @@ impl Sessions {
         }
     }
 
-    /// Prevents sessions from being opened from now on.
-    pub fn begin_stopping(&self) {
-        self.is_stopping.store(true, Ordering::Relaxed);
-        self.launcher.stop_starting();
+    /// From now on, clients get no new sessions. Requests of stateless clients still get them, because an edge sends
+    /// these requests here until it uses another instance, and cannot send them again.
+    pub fn drain(&self) {
+        self.is_draining.store(true, Ordering::Relaxed);
     }
 
     /// Stops everything. No new sessions are opened, and requests in progress get half of the time to complete.
     /// Then all sessions are ended and their children are stopped.
     pub async fn stop(&self, within: Duration) {
-        self.begin_stopping();
+        self.drain();
+        self.is_stopping.store(true, Ordering::Relaxed);
+        self.launcher.stop_starting();
         let start = Instant::now();
         while self.metrics.requests_in_flight.get() > 0 && start.elapsed() < within / 2 {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         let sessions = self.all();
         for session in &sessions {
-            session.end("the wrapper is shutting down");
+            session.end_with(
+                "the wrapper is shutting down",
+                "This server is shutting down, and the request did not complete in time. Try again in a moment.",
+            );
         }
         let gone = async {
             for session in &sessions {

@@ -378,7 +378,9 @@ impl Servers {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         for link in &links {
-            link.end_all("The wrapper is shutting down.");
+            link.end_all(
+                "This server is shutting down, and the request did not complete in time. Try again in a moment.",
+            );
             link.child.stop();
         }
         let gone = async {

@@ -22,8 +22,15 @@ impl Denied {
     /// Returns `None` if the message contains nothing that must be removed.
     pub(crate) fn of(message: &Message<'_>, gate: &Gate) -> Option<Self> {
         let is_denied = |method| !gate.is_open() && gate.pass(method, None).is_err();
-        // An error means that the key is repeated, or in other letters.
-        let asks_for_logs = || !matches!(message.meta([LOG_LEVEL]), Ok([None]));
+        // An error means that the key is repeated, or in other letters. A server could find the level in any of them, or
+        // in a value that is no object.
+        let asks_for_logs = || match message.members(["_meta"]) {
+            Ok([None | Some("null")]) => false,
+            Ok([Some(meta)]) if object(Some(meta)).is_some() => {
+                !matches!(message.meta([LOG_LEVEL]), Ok([None]))
+            }
+            _ => true,
+        };
         let is_subscription = match &message.kind {
             Kind::Request { method, .. } | Kind::Notification { method } => folds_to(method, LISTEN),
             Kind::Response { .. } => false,
@@ -100,17 +107,34 @@ mod tests {
 
     #[test]
     fn a106_only_rules_for_the_earlier_methods_deny_a_part_of_a_request() {
-        let of = |methods: &str, method: &str, level: &str| {
+        let gate = |methods: &str| {
             let rule = format!(r#"[{{"methods":["{methods}"],"denied":true}}]"#);
-            let gate = Gate::new(&UnmetRules(serde_json::from_str(&rule).unwrap()), None, &[], &[]);
+            Gate::new(&UnmetRules(serde_json::from_str(&rule).unwrap()), None, &[], &[])
+        };
+        let of = |methods: &str, method: &str, level: &str| {
             let text =
                 format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{method}","params":{{"_meta":{{{level}}}}}}}"#);
             let message = parse_line(text.as_bytes()).unwrap();
-            Denied::of(&message, &gate).map(|denied| (denied.logs, denied.resources))
+            Denied::of(&message, &gate(methods)).map(|denied| (denied.logs, denied.resources))
         };
         let level = r#""io.modelcontextprotocol/logLevel":"info""#;
         assert_eq!(of("logging/*", "tools/list", level), Some((true, false)));
         assert_eq!(of("logging/*", "tools/list", ""), None);
+        let with_meta = |meta: &str| {
+            let text = format!(r#"{{"jsonrpc":"2.0","method":"notifications/x","params":{{{meta}}}}}"#);
+            Denied::of(&parse_line(text.as_bytes()).unwrap(), &gate("logging/*")).is_some()
+        };
+        for hidden in [
+            format!(r#""_Meta":{{{level}}}"#),
+            format!(r#""_meta":{{{level}}},"_meta":{{}}"#),
+            format!(r#""_meta":[{{{level}}}]"#),
+            format!(r#""_meta":{{{level},{level}}}"#),
+        ] {
+            assert!(with_meta(&hidden), "{hidden}");
+        }
+        for harmless in [r#""_meta":null"#, r#""_meta":{"a":1}"#, r#""a":{}"#] {
+            assert!(!with_meta(harmless), "{harmless}");
+        }
         assert_eq!(of("prompts/*", LISTEN, level), None);
         assert_eq!(of("resources/subscribe", LISTEN, level), Some((false, true)));
         assert_eq!(of("resources/subscribe", "tools/list", ""), None);

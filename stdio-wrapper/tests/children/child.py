@@ -612,7 +612,8 @@ def main():
             show(message)
         method = message.get("method")
         if "--tells-methods" in FLAGS:
-            sys.stderr.write(f"asked {method}\n")
+            level = " with a log level" if "logLevel" in json.dumps(message) else ""
+            sys.stderr.write(f"asked {method}{level}\n")
             sys.stderr.flush()
         if "--strict" in FLAGS and not is_sound(message):
             continue

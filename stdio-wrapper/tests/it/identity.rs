@@ -532,3 +532,36 @@ async fn a106_a_server_with_sessions_gets_no_request_that_means_the_same_as_a_de
         }
     }
 }
+
+/// Attack 106: a message without an id is judged as well, also in a batch and as a cancellation.
+#[tokio::test(flavor = "multi_thread")]
+async fn a106_a_notification_in_any_form_carries_no_denied_part() {
+    let issuer = Issuer::start().await;
+    let child = ["python3", CHILD, "--tells-methods"];
+    let wrapper = issuer.wrapper_of(&[EVERY_LINE], &child).await;
+    let client = wrapper.client().with_header("x-auth-assertion", &denied(&issuer, &["logging/*"]));
+    let session = client.initialize("2025-03-26").await;
+    let level = r#""io.modelcontextprotocol/logLevel":"debug""#;
+    let hidden = [
+        format!(r#""_Meta":{{{level}}}"#),
+        format!(r#""_meta":{{{level}}},"_meta":{{}}"#),
+        format!(r#""_meta":[{{{level}}}]"#),
+        format!(r#""_meta":{{{level}}}"#),
+    ];
+    let items = hidden.map(|params| format!(r#"{{"jsonrpc":"2.0","method":"x/y","params":{{{params}}}}}"#));
+    assert_eq!(session.post(format!("[{}]", items.join(","))).await.status(), 202);
+    let running = tokio::spawn({
+        let session = session.clone();
+        async move { answer_of(session.post(call(7, "sleep", json!({"seconds": 30}))).await).await }
+    });
+    wrapper.logged("asked tools/call").await;
+    let cancel = format!(
+        r#"{{"jsonrpc":"2.0","method":"notifications/cancelled","params":{{"requestId":7,"_meta":{{{level}}}}}}}"#
+    );
+    assert_eq!(session.post(cancel).await.status(), 202);
+    assert_eq!(running.await.unwrap()["error"]["message"], "The request was cancelled.");
+    wrapper.logged("asked notifications/cancelled").await;
+    assert!(
+        !wrapper.log().iter().any(|line| line.contains("with a log level") || line.contains("asked x/y"))
+    );
+}

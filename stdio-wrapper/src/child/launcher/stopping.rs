@@ -13,9 +13,9 @@ impl Launcher {
     /// session has disconnected. They have their grace periods too.
     pub async fn stop_all(&self, within: Duration) {
         let ended = async {
-            self.stop_spares().await;
             while self.reaper.has_children() {
                 // This is repeated, because a start that had its slot can still add a child.
+                self.stop_spares();
                 self.roster.stop_all();
                 tokio::time::sleep(ROUND).await;
             }
@@ -29,14 +29,11 @@ impl Launcher {
         }
     }
 
-    /// Stops all spares, and waits until they have exited.
-    async fn stop_spares(&self) {
-        let spares = self.state().spares.take_all();
-        for spare in &spares {
+    /// Tells all spares to stop. No session needs them from now on, so they can exit while sessions still complete
+    /// their requests.
+    pub fn stop_spares(&self) {
+        for spare in self.state().spares.take_all() {
             spare.stop();
-        }
-        for spare in spares {
-            spare.exited().await;
         }
     }
 }

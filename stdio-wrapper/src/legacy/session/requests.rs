@@ -65,7 +65,7 @@ impl Session {
             return Ok(());
         }
         if permit.method() == "notifications/cancelled" {
-            self.cancel(message).await;
+            self.cancel(message, permit).await;
             return Ok(());
         }
         if self.denied(message, permit).is_some() {
@@ -88,8 +88,9 @@ impl Session {
         if is_translated { None } else { Denied::of(message, &permit.gate()) }
     }
 
-    /// Cancels the request with this id in this session. The child receives the id that it knows.
-    async fn cancel(&self, message: &Message<'_>) {
+    /// Cancels the request with this id in this session. The child receives the id that it knows. If the message
+    /// contains a part that the rules deny, the child receives a message of the wrapper instead.
+    async fn cancel(&self, message: &Message<'_>, permit: &Permit<'_>) {
         let Ok(Some(span)) = peek_cancelled(message) else {
             return;
         };
@@ -104,7 +105,7 @@ impl Session {
             tracing::debug!("a cancellation names no request, or more than one, and was ignored");
             return;
         };
-        if matches!(self.backend, Backend::Own(_)) {
+        if matches!(self.backend, Backend::Own(_)) && self.denied(message, permit).is_none() {
             let digits = number.to_string();
             let patch = Patch { span, with: digits.as_bytes() };
             // If the child does not read its input, it does not receive the cancellation. The request is
