@@ -269,6 +269,7 @@ stop_all() {
   trap '' INT TERM HUP
   trap - EXIT
   stop_step
+  ((${#PIDS[@]} == 0)) || say "Stopping: running calls can take some seconds."
   for ((i = ${#PIDS[@]} - 1; i >= 0; i--)); do
     pid=${PIDS[$i]}
     kill -TERM -- "-$pid" 2>/dev/null || continue

@@ -1,6 +1,7 @@
 //! `subscriptions/listen` for a server with sessions: notifications about changes to its lists and to watched
 //! resources.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -61,18 +62,15 @@ impl Filter {
             if uris.len() > MAX_RESOURCES * MAX_URI {
                 return Err("`resourceSubscriptions` is too large.".to_owned());
             }
-            for uri in elements(uris, usize::MAX).into_iter().filter_map(string) {
-                resources.insert(uri.into_owned());
-                if resources.len() > MAX_RESOURCES {
-                    break;
-                }
+            // Repetitions count as well: reading thousands of them would take as long.
+            let uris = elements(uris, MAX_RESOURCES + 1);
+            if uris.len() > MAX_RESOURCES {
+                return Err(format!("At most {MAX_RESOURCES} resources can be watched on one stream."));
             }
+            resources.extend(uris.into_iter().filter_map(string).map(Cow::into_owned));
         }
         if resources.iter().any(|uri: &String| uri.len() > MAX_URI) {
             return Err(format!("The URI of a watched resource can have at most {MAX_URI} bytes."));
-        }
-        if resources.len() > MAX_RESOURCES {
-            return Err(format!("At most {MAX_RESOURCES} resources can be watched on one stream."));
         }
         let kept = resources.into_iter().map(|uri| reservation.keep(uri)).collect::<Option<_>>();
         Ok(kept.map(|resources| Self { methods, resources }))

@@ -343,6 +343,14 @@ async fn a100_the_watched_resources_of_a_user_are_limited_over_all_subscriptions
     let (status, told) = answer(&client, &further).await;
     assert_eq!((status, &told["error"]["code"]), (429, &json!(-32000)), "{told}");
     assert!(told["error"]["message"].as_str().unwrap().contains("512 resources"), "{told}");
+    // One subscription has a limit of its own, and repeated entries count.
+    let repeated = json!({"resourceSubscriptions": vec!["test://0"; 257]});
+    for too_many in [some(0, 257), repeated] {
+        let further = request("x", "subscriptions/listen", json!({"notifications": too_many}));
+        let (status, told) = answer(&client, &further).await;
+        assert_eq!(status, 400, "{told}");
+        assert!(told["error"]["message"].as_str().unwrap().contains("At most 256 resources"), "{told}");
+    }
     let _last = listen(&client, 3, some(2000, 1)).await;
     let _bob = listen(&wrapper.client().with_header("x-auth-subject", "bob"), 1, some(0, 256)).await;
 }
