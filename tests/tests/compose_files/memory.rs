@@ -76,6 +76,27 @@ fn what_strangers_can_fill_of_a_proxy_in_go_fits_its_memory() {
     assert!(2 * at_once < row("Traefik").connections);
 }
 
+#[test]
+fn requests_to_auth_service_take_as_many_addresses_as_connections_to_use_up_a_limit_of_traefik() {
+    let of = |name: &str| {
+        number("traefik/dynamic.yaml.in", &format!("    {name}:\n      inFlightReq:\n        amount:"))
+    };
+    let fence = number("scripts/fence", "PORTS=() CONNECTIONS=");
+    let addresses = row("Traefik").connections.div_ceil(fence);
+    assert!((addresses - 1) * of("one-address-auth-service") < of("all-addresses"));
+    let document = text("docs/limits.md").split_whitespace().collect::<Vec<_>>().join(" ");
+    for said in [
+        format!("and {addresses} for Traefik or Caddy"),
+        format!("at most {} requests to auth-service in progress", of("one-address-auth-service")),
+    ] {
+        assert!(document.contains(&said), "docs/limits.md does not contain: {said}");
+    }
+    // Every router to auth-service has the lower limit.
+    let routes = text("traefik/dynamic.yaml.in");
+    let lower = "      middlewares: [one-address-auth-service]\n      service: auth-service-public\n";
+    assert_eq!(routes.matches("      service: auth-service-public\n").count(), routes.matches(lower).count());
+}
+
 const SERVICES_OF_ENVOY: &str = "compose/setup/envoy-clusters.yaml";
 
 #[test]

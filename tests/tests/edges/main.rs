@@ -50,5 +50,6 @@ mod routers;
 mod suite;
 mod timeouts;
 mod tools;
+mod unread;
 mod web_page;
 mod world;
