@@ -16,6 +16,7 @@ mod modern;
 mod permit;
 mod post;
 mod problem;
+mod refusal_log;
 mod sse_2024;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -41,6 +42,7 @@ use crate::translate::{LegacyToModern, ModernToLegacy};
 
 pub use guard::{Accepts, RequestHeaders};
 use problem::Problem;
+use refusal_log::RefusalLog;
 
 /// The requests from one user can use 1/`SHARE` of the connections. Behind an edge, each request in progress uses
 /// its own connection.
@@ -90,6 +92,7 @@ pub struct Endpoint {
     under_way: Arc<Places>,
     max_under_way: usize,
     refusals: Mutex<RateLimit>,
+    refusal_log: RefusalLog,
     bodies: incoming::Bodies,
     stream_after: Duration,
     timing: events::Timing,
@@ -125,6 +128,7 @@ impl Endpoint {
             under_way: Arc::default(),
             max_under_way: (config.limits.max_connections / SHARE).max(SMALLEST_SHARE),
             refusals: Mutex::new(RateLimit::new(1, Instant::now())),
+            refusal_log: RefusalLog::new(),
             bodies: incoming::Bodies::new(
                 config.limits.max_body,
                 config.limits.max_batch,
@@ -150,7 +154,8 @@ impl Endpoint {
     ) -> Result<HttpResponse, Problem> {
         let headers = RequestHeaders::new(request);
         headers.check_site(&self.sites)?;
-        let caller = self.authenticator.caller(&|name| headers.identity(name)).await?;
+        let caller = self.authenticator.caller(&|name| headers.identity(name)).await;
+        let caller = caller.inspect_err(|refused| self.refusal_log.caller(refused, request.peer_addr()))?;
         let place = self.admit(&caller)?;
         Ok(handle(caller).await?.map_body(|_, body| hold(body, place)))
     }

@@ -25,6 +25,7 @@ use super::keepers::{EXIT_PATIENCE, Keeper, Keepers, Newcomer};
 use super::numbers::{Numbers, Random, Width};
 use super::output::Output;
 use super::process::Child;
+use super::rate_limit::{Pass, RateLimit};
 use super::reaper::Reaper;
 use super::spares::{Shown, Spares, Wanted};
 use super::spec::Spec;
@@ -38,6 +39,9 @@ const LOOK: Duration = Duration::from_secs(2);
 /// Before it refuses a child, the launcher measures again what children use, unless the last measurement is
 /// more recent than this.
 const FRESH: Duration = Duration::from_millis(200);
+
+/// Maximum number of log lines per second about children that do not answer `initialize`.
+const SILENCE_RATE: u32 = 5;
 
 /// Why there is no child.
 #[derive(Debug, thiserror::Error)]
@@ -84,6 +88,8 @@ pub struct Launcher {
     random: Random,
     next: AtomicU64,
     state: Mutex<State>,
+    /// Limits the log lines about children that do not answer.
+    silences: Mutex<RateLimit>,
     starts: Arc<Starts>,
     keepers: Keepers,
     relief: Relief,
@@ -123,6 +129,7 @@ impl Launcher {
             random,
             next: AtomicU64::new(1),
             state: Mutex::default(),
+            silences: Mutex::new(RateLimit::new(SILENCE_RATE, Instant::now())),
             starts,
             keepers: Keepers::default(),
             relief: Relief::new(Instant::now()),
@@ -217,9 +224,19 @@ impl Launcher {
         self.failed(&child.owner().map_or_else(|| Arc::from(""), Arc::clone));
     }
 
-    /// Records that a child did not answer `initialize` within this time.
+    /// Records and logs that a child did not answer `initialize` within this time.
     pub fn child_was_silent(&self, child: &Child, within: Duration) {
         let owner = child.owner().map_or_else(|| Arc::from(""), Arc::clone);
+        if let Pass::Yes { .. } =
+            self.silences.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now())
+        {
+            tracing::warn!(
+                child = child.number,
+                "the server did not answer `initialize` within START_TIMEOUT ({} s) and was stopped. If it needs longer to start, \
+                 raise START_TIMEOUT; if it waits for something, its standard error might show for what",
+                within.as_secs_f32()
+            );
+        }
         self.state().backoff.was_silent(&owner, within, Instant::now());
     }
 

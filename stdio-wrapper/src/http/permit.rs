@@ -34,10 +34,18 @@ pub(super) fn permit<'m>(
     let tool = if is_call && !gate.is_open() { Some(tool_name(message)?) } else { None };
     gate.pass(method, tool.as_deref()).map_err(|decision| {
         endpoint.metrics.tool_calls_refused_total.add();
-        match decision {
-            Decision::NeedsScopes(scopes) => ToolRefusal::NeedsScopes(scopes),
-            Decision::WrongGroup | Decision::Allow => ToolRefusal::WrongGroup,
-        }
+        let (why, refusal) = match decision {
+            Decision::NeedsScopes(scopes) => (
+                format!("it needs the scope {}, which was not granted", scopes.join(" ")),
+                ToolRefusal::NeedsScopes(scopes),
+            ),
+            Decision::WrongGroup | Decision::Allow => (
+                "the rules do not allow it to this user, whatever the scopes are".to_owned(),
+                ToolRefusal::WrongGroup,
+            ),
+        };
+        endpoint.refusal_log.call(caller, method, tool.as_deref(), &why);
+        refusal
     })
 }
 
@@ -47,8 +55,9 @@ pub(super) fn check_initialize(
     caller: &Caller,
     message: &Message<'_>,
 ) -> Result<(), Problem> {
-    let denied = Denied::of(message, &endpoint.gate(caller));
-    denied.map_or(Ok(()), |denied| Err(Problem::forbidden(denied.refusal().to_owned())))
+    let Some(denied) = Denied::of(message, &endpoint.gate(caller)) else { return Ok(()) };
+    endpoint.refusal_log.call(caller, "initialize", None, denied.refusal());
+    Err(Problem::forbidden(denied.refusal().to_owned()))
 }
 
 /// The name of the tool in a `tools/call`.

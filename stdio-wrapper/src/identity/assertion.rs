@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use contract::assertion::{Claims, TYPE};
+use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, Validation, decode, decode_header};
 use tokio::time::Instant;
 
@@ -114,7 +115,7 @@ impl Verifier {
         let mut validation = self.validation.clone();
         validation.algorithms = vec![key.algorithm];
         let decoded = decode::<Claims<'static>>(token, &key.key, &validation)
-            .map_err(|_| Refused::Invalid("signature, issuer, audience or claims are wrong"))?;
+            .map_err(|error| Refused::Invalid(fault(error.kind())))?;
         Ok(decoded.claims)
     }
 
@@ -152,6 +153,18 @@ impl Verifier {
 
     fn cache(&self) -> MutexGuard<'_, HashMap<Vec<u8>, Known>> {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Says what is wrong with an assertion. The signature is verified first, so nobody learns anything from the other
+/// answers without a genuine assertion.
+fn fault(kind: &ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::InvalidSignature => "its signature is wrong",
+        ErrorKind::InvalidIssuer => "its issuer is not ISSUER",
+        ErrorKind::InvalidAudience => "its audience is not RESOURCE, so it is for another service",
+        ErrorKind::MissingRequiredClaim(_) => "it lacks a claim",
+        _ => "it has a claim that cannot be read",
     }
 }
 

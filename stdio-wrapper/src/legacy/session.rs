@@ -66,13 +66,11 @@ impl Session {
         self.own_link().is_some_and(|link| link.has_answered())
     }
 
-    /// Fails requests that have timed out. Returns true if `initialize` timed out, which ends the session.
-    pub(super) fn expire(&self, now: Instant) -> bool {
-        let is_lost = self.own_link().is_some_and(|link| link.expire(now));
-        if is_lost {
+    /// Fails requests that have timed out. If `initialize` timed out, this ends the session.
+    pub(super) fn expire(&self, now: Instant) {
+        if self.own_link().is_some_and(|link| link.expire(now)) {
             self.end("the child did not answer initialize");
         }
-        is_lost
     }
 
     /// Cancels a request in the child. If the child still responds, the response is sent on the request's

@@ -177,9 +177,7 @@ impl Sessions {
             shared.expire(now);
         }
         for session in self.all() {
-            if session.expire(now) {
-                self.note_silence();
-            }
+            session.expire(now);
             if session.idle_for(now).is_some_and(|idle| idle > self.settings.idle) {
                 self.metrics.sessions_reaped_total.add();
                 session.end("it was unused");
@@ -187,16 +185,6 @@ impl Sessions {
             if session.is_ended() {
                 self.remove(&session);
             }
-        }
-    }
-
-    fn note_silence(&self) {
-        if Self::may_log(&self.refusals) {
-            tracing::warn!(
-                "the server did not answer `initialize` within START_TIMEOUT ({} s) and was stopped. If it needs longer to start, \
-                 raise START_TIMEOUT; if it waits for something, its standard error might show for what",
-                self.settings.start_timeout.as_secs_f32()
-            );
         }
     }
 

@@ -390,6 +390,10 @@ async fn a107_a_child_that_never_answers_initialize_or_refuses_it_opens_no_sessi
     assert_eq!((status, session), (200, None));
     assert!(error_of(&answer).contains("did not answer within"), "{answer}");
     assert!(error_of(&answer).contains("its operator can raise START_TIMEOUT"), "{answer}");
+    let told =
+        |wrapper: &Wrapper| wrapper.log().iter().filter(|line| line.contains("raise START_TIMEOUT")).count();
+    wrapper.logged("raise START_TIMEOUT").await;
+    assert_eq!(told(&wrapper), 1, "{:?}", wrapper.log());
     row("never answers initialize (START_TIMEOUT 500 ms)", "JSON-RPC error -32603, no session", start);
     let start = Instant::now();
     let (status, _, answer) = failed_initialize(&wrapper.client()).await;
@@ -562,4 +566,13 @@ async fn the_log_names_the_user_of_a_child_and_the_limit_that_might_be_too_low_f
     unlimited.client().try_initialize("2025-11-25").await;
     let exited = unlimited.logged("child exited without being stopped").await;
     assert!(!exited.contains("too low"), "{exited}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shared_child_that_never_answers_initialize_is_logged_like_any_other() {
+    let options = ["--shared", "--start-timeout=500ms", "--stream-after=30s"];
+    let wrapper = Wrapper::start(&options, &["--never-answers"]).await;
+    failed_initialize(&wrapper.client()).await;
+    let line = wrapper.logged("raise START_TIMEOUT").await;
+    assert!(line.contains("0.5 s") && line.contains("\"level\":\"WARN\""), "{line}");
 }

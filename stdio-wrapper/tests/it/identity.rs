@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use base64::Engine as _;
@@ -209,7 +209,64 @@ async fn clocks_that_differ_are_named_to_the_caller_and_once_in_a_while_in_the_l
     let forged = Issuer::start().await.sign(&header(), &with(claims(), &[("iat", json!(now() + 3600))]));
     let client = wrapper.client().with_header("x-auth-assertion", &forged);
     let refused = client.try_initialize("2025-11-25").await.text().await.unwrap();
-    assert!(refused.contains("signature, issuer") && !refused.contains("clock"), "{refused}");
+    assert!(refused.contains("its signature is wrong") && !refused.contains("clock"), "{refused}");
+}
+
+/// An operator who only sees 401 in the client cannot know which setting is wrong.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_who_is_not_identified_is_logged_with_the_reason() {
+    let issuer = Issuer::start().await;
+    for (change, reason) in [
+        (("aud", json!("https://mcp.example/other")), "its audience is not RESOURCE"),
+        (("iss", json!("https://evil.example")), "its issuer is not ISSUER"),
+        (("sub", Value::Null), "it has a claim that cannot be read"),
+    ] {
+        // Each wrapper is new, because at most one line per second is written.
+        let wrapper = issuer.wrapper(&[]).await;
+        let token = issuer.sign(&header(), &with(claims(), &[change]));
+        let client = wrapper.client().with_header("x-auth-assertion", &token);
+        assert_eq!(client.try_initialize("2025-11-25").await.status(), 401);
+        let line = wrapper.logged("its caller is not identified").await;
+        assert!(line.contains(reason) && line.contains("\"peer\":\"127.0.0.1\""), "{line}");
+        assert!(line.contains("\"level\":\"WARN\"") && !line.contains(&token), "{line}");
+    }
+    let (wrapper, started) = (issuer.wrapper(&[]).await, Instant::now());
+    for _ in 0..50 {
+        assert_eq!(wrapper.client().try_initialize("2025-11-25").await.status(), 401);
+    }
+    assert!(wrapper.logged("its caller is not identified").await.contains("x-auth-assertion is missing"));
+    let lines = || wrapper.log().iter().filter(|line| line.contains("is not identified")).count();
+    let (lines, seconds) = (lines(), usize::try_from(started.elapsed().as_secs()).unwrap());
+    assert!(lines <= seconds + 2, "{lines} lines in {seconds} s");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_the_rules_refuse_is_logged_with_user_tool_and_reason() {
+    let issuer = Issuer::start().await;
+    let wrapper = issuer.wrapper(&[]).await;
+    let rules = json!([
+        {"tools": ["delete_*"], "scopes": ["mcp:write"]},
+        {"methods": ["resources/*"], "denied": true},
+    ]);
+    let token = issuer.sign(&header(), &with(claims(), &[("tool_rules", rules)]));
+    let client = wrapper.client().with_header("x-auth-assertion", &token).initialize("2025-11-25").await;
+    let refused = client.post(call(1, "delete_\u{1b}page", json!({}))).await;
+    assert_eq!(refused.status(), 400, "a name with control characters is malformed");
+    let refused = client.post(call(2, "delete_page", json!({}))).await;
+    assert_eq!(refused.status(), 403);
+    let line = wrapper.logged("a call was refused by the rules").await;
+    let line: Value = serde_json::from_str(&line).unwrap();
+    let fields = &line["fields"];
+    assert_eq!(
+        (&fields["user"], &fields["client"], &fields["method"], &fields["tool"]),
+        (&json!("ana"), &json!("c"), &json!("tools/call"), &json!("delete_page")),
+        "{line}"
+    );
+    assert!(fields["why"].as_str().unwrap().contains("needs the scope mcp:write"), "{line}");
+    let list = json!({"jsonrpc": "2.0", "id": 3, "method": "resources/list"});
+    assert_eq!(client.post(list.to_string()).await.status(), 403);
+    let line = wrapper.logged("resources/list").await;
+    assert!(line.contains("a call was refused by the rules") && !line.contains("\"tool\""), "{line}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -385,7 +442,9 @@ async fn rules_that_the_assertion_says_are_not_met_are_enforced_from_the_body() 
             wrapper.logged("notified").await;
         }
     }
-    assert!(!wrapper.log().iter().any(|line| line.contains("crash")), "{:?}", wrapper.log());
+    // The wrapper logs the refusal, and the child logs what it receives.
+    let crashes = |line: &String| line.contains("notified") && line.contains("crash");
+    assert!(!wrapper.log().iter().any(crashes), "{:?}", wrapper.log());
     // A rule with members that this release does not support must not be ignored.
     let unknown = json!([{"prompts": ["x"], "denied": true}]);
     let token = issuer.sign(&header(), &with(claims(), &[("tool_rules", unknown)]));
