@@ -70,7 +70,7 @@ async fn who_has_waited_for_too_long_is_told_why_and_when_to_come_back() {
     assert!(refused.headers().contains_key("retry-after"));
     let refusal: Value = serde_json::from_str(&refused.text().await.unwrap()).unwrap();
     let refusal = refusal["error"]["message"].as_str().unwrap();
-    assert!(refusal.contains("were being started for 6 s") && refusal.contains("PREWARM"), "{refusal}");
+    assert!(refusal.contains("waited for 6 s for other starts") && refusal.contains("PREWARM"), "{refusal}");
     mallory.abort();
 }
 
