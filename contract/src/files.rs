@@ -1,7 +1,7 @@
 //! Reads files that an operator has configured. Such a file could be of any kind, and reading it must not block
 //! forever.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{Error, ErrorKind, Read, Result};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -9,18 +9,26 @@ use std::path::Path;
 /// Maximum length of a file with a setting, in bytes.
 pub const MAX_SETTING_LEN: usize = 1024 * 1024;
 
-/// Reads a regular file of at most `most` bytes.
+/// Opens a regular file. Pipes are opened without blocking, because opening a pipe without a writer would block
+/// forever (`fifo(7)`). The flag has no effect on a regular file.
 ///
 /// # Errors
-/// Fails if the operating system reports an error, if the file is a pipe, a device or a directory, or if it is too
-/// long. Pipes are opened without blocking, because opening a pipe without a writer would block forever
-/// (`fifo(7)`).
-pub fn read_regular(path: &Path, most: usize) -> Result<Vec<u8>> {
+/// Fails if the operating system reports an error, or if the file is a pipe, a device or a directory.
+pub fn open_regular(path: &Path, options: &OpenOptions) -> Result<File> {
     let nonblocking = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or_default();
-    let file = OpenOptions::new().read(true).custom_flags(nonblocking).open(path)?;
+    let file = options.clone().custom_flags(nonblocking).open(path)?;
     if !file.metadata()?.is_file() {
         return Err(Error::new(ErrorKind::InvalidInput, "it is not a regular file"));
     }
+    Ok(file)
+}
+
+/// Reads a regular file of at most `most` bytes.
+///
+/// # Errors
+/// Fails in the cases of [`open_regular`], and if the file is too long.
+pub fn read_regular(path: &Path, most: usize) -> Result<Vec<u8>> {
+    let file = open_regular(path, OpenOptions::new().read(true))?;
     let mut bytes = Vec::new();
     // Reading one more byte than allowed shows whether the file is too long.
     file.take(u64::try_from(most).unwrap_or(u64::MAX).saturating_add(1)).read_to_end(&mut bytes)?;

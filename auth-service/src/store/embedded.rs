@@ -15,6 +15,8 @@ mod holdings;
 mod installation;
 mod made;
 mod maintenance;
+mod not_empty;
+mod opened_file;
 mod overlay;
 mod places;
 mod portable;

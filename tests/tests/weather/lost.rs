@@ -1,8 +1,13 @@
 //! Tests of a store whose file is emptied, removed, overwritten or damaged, in some cases while it is in use.
 
 use std::fs;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use tests::{Setup, Stack};
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+use rustix::process::Signal;
+use tests::{Registration, Setup, Stack, Tokens};
 
 use crate::sky::{ana, until_ready_is};
 
@@ -76,6 +81,67 @@ async fn a_store_that_is_removed_while_it_is_in_use_takes_nothing_more() {
     fs::write(&file, &latest).unwrap();
     until_ready_is(&stack, 200).await;
     stack.register_as("Newcomer").await.unwrap();
+}
+
+/// What takes the place of the store.
+#[derive(Clone, Copy, Debug)]
+enum Other {
+    Pipe,
+    Directory,
+    File,
+}
+
+/// Moves the store aside, puts something else in its place, and moves the store back after `pause`.
+async fn replace_for(pause: Duration, file: &Path, other: Other) {
+    let aside = file.with_extension("aside");
+    fs::rename(file, &aside).unwrap();
+    match other {
+        Other::Pipe => mknodat(CWD, file, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap(),
+        Other::Directory => fs::create_dir(file).unwrap(),
+        Other::File => fs::write(file, [b'z'; 4096]).unwrap(),
+    }
+    tokio::time::sleep(pause).await;
+    if matches!(other, Other::Directory) {
+        fs::remove_dir(file).unwrap();
+    }
+    fs::rename(&aside, file).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_is_replaced_while_it_is_written_recovers_by_itself_when_it_is_back() {
+    let mut stack = start().await;
+    let file = stack.dir().join("auth/store.redb");
+    let is_over = AtomicBool::new(false);
+    let (one, other) = (
+        stack.log_in_as(&ana(), &stack.mcp_url).await.unwrap(),
+        stack.log_in_as(&ana(), &stack.mcp_url).await.unwrap(),
+    );
+    let load = async |(client, mut tokens): (Registration, Tokens)| {
+        let mut refreshed = 0;
+        while !is_over.load(Ordering::Relaxed) {
+            if let Ok(newer) = stack.refresh(&client, &tokens.refresh_token).await {
+                (tokens, refreshed) = (newer, refreshed + 1);
+            } else {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+        refreshed
+    };
+    let replace = async {
+        for round in 0..6 {
+            for other in [Other::Pipe, Other::File, Other::Directory] {
+                replace_for(Duration::from_millis(300), &file, other).await;
+                until_ready_is(&stack, 200).await;
+                let registered = stack.register_as(&format!("{other:?} {round}")).await;
+                registered.unwrap_or_else(|error| panic!("{other:?}: {error}"));
+            }
+        }
+        is_over.store(true, Ordering::Relaxed);
+    };
+    let (first, second, ()) = tokio::join!(load(one), load(other), replace);
+    assert!(first > 0 && second > 0, "nothing was written: {first}, {second}");
+    stack.signal_auth_service(Signal::TERM);
+    assert!(stack.auth_service_ends().await.is_some_and(|status| status.success()), "{}", stack.logs());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

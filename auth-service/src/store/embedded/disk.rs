@@ -4,8 +4,7 @@
 //! made in memory, so that the database can at least be read.
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
-use std::os::unix::fs::MetadataExt;
+use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -20,6 +19,8 @@ use crate::domain::replaced_token::Grace;
 use crate::store::StoreError;
 use crate::store::outage::Outages;
 
+use super::not_empty::NotEmpty;
+use super::opened_file::{FileState, HEADER, OpenedFile, read_write, state_of};
 use super::rows::unavailable;
 use super::unwritten::Unwritten;
 
@@ -28,8 +29,6 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const MAX_PAUSE: Duration = Duration::from_secs(2);
 /// How long to wait for readers to finish before a database is closed.
 const LETTING_GO: Duration = Duration::from_secs(2);
-/// Length of redb's header in bytes.
-const HEADER: usize = 320;
 /// Size of redb's page cache in bytes. The default is a gigabyte, which strangers could occupy by filling the
 /// store. The operating system caches the rest of the file while it has free memory.
 const CACHE: usize = 12 * 1024 * 1024;
@@ -40,13 +39,12 @@ const TRIAL: usize = 64 * 1024;
 /// The database file, and the state of its failures.
 pub(super) struct Disk {
     path: PathBuf,
-    /// Device and inode number of the file that was opened, because another file could get its path.
-    file: (u64, u64),
+    file: OpenedFile,
     /// The open database. It is `None` while the database is being opened again, or if that failed.
     open: RwLock<Option<Open>>,
     /// The header and the length of the file after the last write of this process, if they could be read. If the
     /// header differs later, another process has written to the file. If the file is shorter, it was truncated.
-    left: Mutex<Option<Left>>,
+    left: Mutex<Option<FileState>>,
     trouble: Mutex<Option<Trouble>>,
     /// The number of times that the database has been closed so that it can be reopened.
     closed: AtomicU64,
@@ -64,12 +62,6 @@ struct Open {
     is_writable: bool,
 }
 
-/// The header and the length of the file after the last write of this process.
-struct Left {
-    beginning: Vec<u8>,
-    length: u64,
-}
-
 /// The reason why writes fail, and the time of the next attempt.
 struct Trouble {
     reason: String,
@@ -80,13 +72,16 @@ struct Trouble {
 impl Disk {
     /// Opens the database at `path`. The file must exist, but can be empty.
     pub(super) fn open(path: &Path) -> Result<Self, DatabaseError> {
-        let database = without_panic(|| builder().create(path))?;
+        let io = |error| DatabaseError::Storage(redb::StorageError::Io(error));
+        let file = OpenedFile::open(path).map_err(io)?;
+        let opened = file.again(&read_write()).map_err(io)?;
+        let database = without_panic(|| builder().create_file(opened))?;
         let failing = metrics::gauge!("mcp_gate_store_writes_failing");
         failing.set(0.0);
         Ok(Self {
             path: path.to_owned(),
-            file: number(path).map_err(redb::StorageError::Io)?,
-            left: Mutex::new(left(path).ok()),
+            left: Mutex::new(file.state().ok()),
+            file,
             open: RwLock::new(Some(Open { database: Arc::new(database), is_writable: true })),
             trouble: Mutex::new(None),
             closed: AtomicU64::new(0),
@@ -122,8 +117,9 @@ impl Disk {
     pub(super) fn writable(&self) -> Result<Arc<Database>, StoreError> {
         if !self.is_as_we_left_it() {
             self.postpone(
-                "it was removed, replaced, truncated or overwritten while it was in use, and new changes would be lost. Put it \
-                 back, or restore a backup, and restart",
+                "it was removed, replaced, truncated or overwritten while it was in use, and new changes would be lost. If the \
+                 original file is moved back unchanged, changes are accepted again within a few seconds. Otherwise, restore a backup, \
+                 and restart",
             );
             return Err(self.refusal());
         }
@@ -148,15 +144,17 @@ impl Disk {
 
     fn is_as_we_left_it(&self) -> bool {
         let before = self.left.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_same = |before: &Left| {
-            left(&self.path).is_ok_and(|now| now.beginning == before.beginning && now.length >= before.length)
+        let is_same = |now: FileState, before: &FileState| {
+            now.beginning == before.beginning && now.length >= before.length
         };
-        number(&self.path).ok() == Some(self.file) && before.as_ref().is_none_or(is_same)
+        self.file.at_path(File::options().read(true)).is_ok_and(|file| {
+            before.as_ref().is_none_or(|before| state_of(&file).is_ok_and(|now| is_same(now, before)))
+        })
     }
 
     /// Records the current header and length. Called after this process has changed the file.
     pub(super) fn note_beginning(&self) {
-        *self.left.lock().unwrap_or_else(PoisonError::into_inner) = left(&self.path).ok();
+        *self.left.lock().unwrap_or_else(PoisonError::into_inner) = self.file.state().ok();
     }
 
     /// Records that a write succeeded.
@@ -255,8 +253,7 @@ impl Disk {
             return;
         };
         self.forget_what_was_not_written();
-        // `create` must not be used here, because it would turn an emptied file into a new store.
-        let opened = without_panic(|| builder().open(&self.path));
+        let opened = self.open_for_writing();
         let is_writable = opened.is_ok();
         let opened = opened.or_else(|error| {
             tracing::warn!(%error, "the store cannot be opened for writing again, and is opened for reading");
@@ -271,9 +268,16 @@ impl Disk {
         }
     }
 
+    fn open_for_writing(&self) -> Result<Database, DatabaseError> {
+        let file = self.file.again(&read_write()).map_err(redb::StorageError::Io)?;
+        let file = NotEmpty::new(file)?;
+        without_panic(|| builder().create_with_backend(file))
+    }
+
     /// Opens the database so that its repair, and everything else that redb writes, stays in memory.
     fn open_for_reading(&self) -> Result<Database, DatabaseError> {
-        let unwritten = Unwritten::open(&self.path)?;
+        let file = self.file.again(File::options().read(true)).map_err(redb::StorageError::Io)?;
+        let unwritten = Unwritten::new(file, self.file.again(&read_write()).ok())?;
         // With this backend, an emptied file would become a new store.
         if unwritten.len().map_err(redb::StorageError::Io)? < HEADER as u64 {
             return Err(redb::StorageError::Corrupted("it is empty".to_owned()).into());
@@ -284,8 +288,8 @@ impl Disk {
     /// Drops the system's cached pages of the file. After a failed sync, the cache can contain data that
     /// never reached the disk (`fsync(2)`), which must not be used. Data on disk is not affected.
     fn forget_what_was_not_written(&self) {
-        let forgotten =
-            File::open(&self.path).and_then(|file| Ok(fadvise(&file, 0, None, Advice::DontNeed)?));
+        let file = self.file.again(File::options().read(true));
+        let forgotten = file.and_then(|file| Ok(fadvise(&file, 0, None, Advice::DontNeed)?));
         if let Err(error) = forgotten {
             tracing::warn!(%error, "the system's copies of the store's pages could not be dropped");
         }
@@ -331,17 +335,5 @@ fn let_go(mut database: Arc<Database>) -> Option<()> {
     }
 }
 
-/// Reads redb's header of 320 bytes (magic number, geometry, two commit slots), which changes with every
-/// commit, and the length of the file.
-fn left(path: &Path) -> std::io::Result<Left> {
-    let mut beginning = Vec::with_capacity(HEADER);
-    let file = File::open(path)?;
-    let length = file.metadata()?.len();
-    file.take(HEADER as u64).read_to_end(&mut beginning)?;
-    Ok(Left { beginning, length })
-}
-
-fn number(path: &Path) -> std::io::Result<(u64, u64)> {
-    let found = fs::metadata(path)?;
-    Ok((found.dev(), found.ino()))
-}
+#[cfg(test)]
+mod tests;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::domain::clock::{Random, RandomUnavailable};
 use crate::keys::seal::{CryptoFailure, InvalidStoreKey, StoreKey};
-use contract::files::read_setting;
+use contract::files::{open_regular, read_setting};
 
 use super::made::{self, Made};
 use super::reserve::Reserve;
@@ -254,14 +254,9 @@ fn is_empty(path: &Path) -> bool {
 /// Makes sure that there is a file at `path` in `directory` and that only its owner can use it.
 pub(super) fn make_file(directory: &Path, path: &Path) -> Result<(), OpenError> {
     create_directory(directory)?;
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)
-        .map_err(io_error(path))?;
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    let mut file = open_regular(path, &options).map_err(io_error(path))?;
     file.set_permissions(fs::Permissions::from_mode(0o600)).map_err(io_error(path))?;
     // If the path is a directory or another user's file, reading fails with a clearer error than redb's.
     file.read(&mut [0]).map_err(io_error(path))?;
@@ -270,4 +265,24 @@ pub(super) fn make_file(directory: &Path, path: &Path) -> Result<(), OpenError> 
 
 fn create_directory(directory: &Path) -> Result<(), OpenError> {
     DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(io_error(directory))
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+
+    use super::*;
+
+    #[test]
+    fn a_pipe_in_the_place_of_the_store_is_refused_at_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(DATABASE);
+        mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        let (done, is_done) = std::sync::mpsc::channel();
+        let at = directory.path().to_owned();
+        std::thread::spawn(move || done.send(make_file(&at, &path)));
+        let refused = is_done.recv_timeout(std::time::Duration::from_secs(60));
+        let refused = refused.expect("the start waits forever").unwrap_err().to_string();
+        assert!(refused.contains("it is not a regular file"), "{refused}");
+    }
 }

@@ -3,12 +3,12 @@
 //!
 //! Its size does not change with the number, so that the number can be written even if the disk is full.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{ErrorKind, Result, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use contract::files::read_setting;
+use contract::files::{open_regular, read_setting};
 
 const NAME: &str = "store.made";
 /// The extension of the file's name, which replaces the database's extension.
@@ -70,11 +70,10 @@ pub(super) fn kept(database: &Path) -> u64 {
 /// that has not been moved to its place yet.
 pub(super) fn note_kept(database: &Path, number: u64) -> Result<()> {
     let path = database.with_extension(EXTENSION);
-    // Opening a pipe at this path would block.
     if !fs::symlink_metadata(&path).is_ok_and(|file| file.is_file()) {
         return Ok(());
     }
-    let file = OpenOptions::new().write(true).open(path)?;
+    let file = open_regular(&path, File::options().write(true))?;
     file.write_all_at(with_number(number).as_bytes(), 0)?;
     file.sync_data()
 }
@@ -90,9 +89,37 @@ fn number_in(text: &str) -> Option<u64> {
 /// Writes to a temporary file and renames it, so that a crash leaves the whole file or none.
 pub(super) fn write_whole(directory: &Path, name: &str, content: &[u8]) -> Result<()> {
     let beside = directory.join(format!(".{name}.new"));
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+    // The file is always newly created. An existing one could be a pipe, for example, and opening it would block.
+    // It could also be readable for other users, and the content can be the store key.
+    let _ = fs::remove_file(&beside);
+    let mut file = File::options().write(true).create_new(true).mode(0o600).open(&beside)?;
     file.write_all(content)?;
     file.sync_all()?;
     fs::rename(&beside, directory.join(name))?;
     File::open(directory)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+
+    use super::*;
+
+    #[test]
+    fn a_pipe_or_a_readable_file_in_the_place_of_a_temporary_file_is_not_written_to() {
+        let directory = tempfile::tempdir().unwrap();
+        let beside = directory.path().join(".store.made.new");
+        mknodat(CWD, &beside, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        let (done, is_done) = std::sync::mpsc::channel();
+        let at = directory.path().to_owned();
+        std::thread::spawn(move || done.send(begin(&at)));
+        let begun = is_done.recv_timeout(std::time::Duration::from_secs(60));
+        begun.expect("the start waits forever").unwrap();
+        fs::write(&beside, "an interrupted start").unwrap();
+        fs::set_permissions(&beside, fs::Permissions::from_mode(0o644)).unwrap();
+        finish(directory.path()).unwrap();
+        assert_eq!(fs::metadata(path(directory.path())).unwrap().permissions().mode() & 0o777, 0o600);
+    }
 }

@@ -6,10 +6,12 @@
 //! contains a number, which grows with every write, and the encrypted overlay. The database contains the number of
 //! the last overlay that became part of it ([`APPLIED`]), so that an old overlay is not applied again.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{Error, ErrorKind, Read, Result};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+use contract::files::open_regular;
 
 use crate::keys::seal::Sealer;
 
@@ -109,12 +111,12 @@ impl Reserve {
         }
         let mut content = Vec::new();
         if fs::symlink_metadata(&self.path).is_ok_and(|file| file.is_file()) {
-            File::open(&self.path)?.take(whole).read_to_end(&mut content)?;
+            open_regular(&self.path, File::options().read(true))?.take(whole).read_to_end(&mut content)?;
         }
         content.resize(usize::try_from(whole).map_err(Error::other)?, 0);
         let beside = self.path.with_extension("reserve.new");
         let _ = fs::remove_file(&beside);
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
+        let file = File::options().write(true).create_new(true).mode(0o600).open(&beside)?;
         let written = file
             .write_all_at(&content, 0)
             .and_then(|()| file.sync_all())
@@ -136,7 +138,7 @@ impl Reserve {
             return Err(Error::other("there are too many changes for the file"));
         }
         let content = [&number.to_be_bytes()[..], &length.to_be_bytes(), &body].concat();
-        let file = OpenOptions::new().write(true).open(&self.path)?;
+        let file = open_regular(&self.path, File::options().write(true))?;
         let slot = (self.slot + 1) % SLOTS;
         file.write_all_at(&content, slot * SLOT)?;
         file.sync_data()?;
@@ -158,7 +160,7 @@ impl Reserve {
     /// The number and the encrypted content of a slot. Returns `None` if the slot cannot be read.
     fn slot(&self, slot: u64) -> Option<(u64, Vec<u8>)> {
         let file = fs::symlink_metadata(&self.path).ok().filter(fs::Metadata::is_file);
-        let file = file.and_then(|_| File::open(&self.path).ok())?;
+        let file = file.and_then(|_| open_regular(&self.path, File::options().read(true)).ok())?;
         let mut bytes = vec![0; usize::try_from(SLOT).ok()?];
         file.read_exact_at(&mut bytes, slot * SLOT).ok()?;
         let (number, rest) = bytes.split_first_chunk()?;

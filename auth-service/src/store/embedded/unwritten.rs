@@ -6,7 +6,6 @@ use std::fs::File;
 use std::io::{Error, ErrorKind, Result};
 use std::ops::Bound;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use redb::backends::FileBackend;
@@ -37,13 +36,12 @@ struct Changes {
 }
 
 impl Unwritten {
+    /// `for_lock` is the same file, open for writing.
+    ///
     /// # Errors
-    /// Fails if the file cannot be opened for reading.
-    pub(super) fn open(path: &Path) -> std::result::Result<Self, DatabaseError> {
-        let unreadable = |error: Error| DatabaseError::Storage(error.into());
-        let file = File::open(path).map_err(unreadable)?;
-        let length = file.metadata().map_err(unreadable)?.len();
-        let for_lock = File::options().read(true).write(true).open(path).ok();
+    /// Fails if the length of the file cannot be read.
+    pub(super) fn new(file: File, for_lock: Option<File>) -> std::result::Result<Self, DatabaseError> {
+        let length = file.metadata().map_err(|error| DatabaseError::Storage(error.into()))?.len();
         let lock = for_lock.map(FileBackend::new).transpose()?;
         let changes = Mutex::new(Changes { length, from_file: length, blocks: BTreeMap::new() });
         Ok(Self { file, lock, changes })
@@ -192,7 +190,7 @@ mod tests {
         let beside = tempfile::NamedTempFile::new().unwrap();
         let original: Vec<u8> = (0..10_000_u32).map(|n| u8::try_from(n % 251).unwrap()).collect();
         std::fs::write(beside.path(), &original).unwrap();
-        let storage = Unwritten::open(beside.path()).unwrap();
+        let storage = Unwritten::new(beside.reopen().unwrap(), beside.reopen().ok()).unwrap();
         let mut expected = original.clone();
         let seen = |length: usize| {
             let mut all = vec![1; length];
