@@ -337,6 +337,21 @@ fn one_line(text: &str) -> String {
 }
 
 #[cfg(test)]
+impl Answer {
+    /// An answer with this status and nothing else.
+    pub(super) fn bare(status: StatusCode) -> Self {
+        Self {
+            status,
+            identity: None,
+            headers: vec![],
+            body: None,
+            outcome: Outcome::Malformed,
+            refusal: None,
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -371,15 +386,7 @@ mod tests {
     fn nginx_hears_200_401_and_403_only() {
         for status in 100..600_u16 {
             let status = StatusCode::from_u16(status).unwrap();
-            let answer = Answer {
-                status,
-                identity: None,
-                headers: vec![],
-                body: None,
-                outcome: Outcome::Malformed,
-                refusal: None,
-            }
-            .in_words_of_nginx();
+            let answer = Answer::bare(status).in_words_of_nginx();
             assert!([200, 401, 403].contains(&answer.status.as_u16()));
             assert_eq!(answer.status == 200, status == 200);
         }
@@ -389,14 +396,7 @@ mod tests {
     fn a081_no_success_but_200_reaches_a_proxy_that_passes_on_any() {
         for status in 200..300_u16 {
             let status = StatusCode::from_u16(status).unwrap();
-            let answer = Answer {
-                status,
-                identity: None,
-                headers: vec![],
-                body: None,
-                outcome: Outcome::Malformed,
-                refusal: None,
-            };
+            let answer = Answer::bare(status);
             assert_eq!(answer.in_words_of_traefik_and_caddy().status.is_success(), status == 200);
         }
     }
