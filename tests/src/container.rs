@@ -53,6 +53,13 @@ impl Container {
         }
     }
 
+    /// The numbers of a kernel setting in the container's own namespaces.
+    #[track_caller]
+    pub fn sysctl(&self, name: &str) -> Vec<u64> {
+        let numbers = self.0["sysctls"][name].as_str().expect("a kernel setting is text");
+        numbers.split_whitespace().map(|number| number.parse().expect("a number")).collect()
+    }
+
     /// The default value of a setting, which applies if `.env` does not set it.
     #[track_caller]
     pub fn setting(&self, name: &str) -> String {

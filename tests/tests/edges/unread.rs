@@ -10,12 +10,12 @@ use tests::{Edge, Setup, raw};
 use crate::world::{World, is_here};
 
 /// The number of attacking addresses, which are 127.0.0.2 and the following ones. `scripts/fence` allows each address
-/// 256 connections, and Traefik has files for 1536 connections, so it takes six addresses to use up these.
+/// 256 connections, and Traefik has files for 1408 connections, so it takes six addresses to use up these.
 const ADDRESSES: u8 = 5;
 
-/// The shipped limits (128 and 704), and about a 64th of them. The proportion is almost the same, and the test needs
+/// The shipped limits (128 and 672), and about a 64th of them. The proportion is almost the same, and the test needs
 /// a 64th of the connections.
-const SMALLER: [(&str, &str); 2] = [("amount: 128\n", "amount: 2\n"), ("amount: 704\n", "amount: 11\n")];
+const SMALLER: [(&str, &str); 2] = [("amount: 128\n", "amount: 2\n"), ("amount: 672\n", "amount: 11\n")];
 
 /// The number of requests on each connection. Their responses have 29 kB each, and do not fit into the buffers of the
 /// kernel, which can be 4 MB.
