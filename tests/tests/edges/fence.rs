@@ -58,7 +58,7 @@ impl Namespaces {
         }
         let id = format!("mcpgate-f-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let made = Self { id, checkout: tempfile::tempdir().unwrap() };
-        for below in ["scripts/fence", "scripts/lib.sh", "scripts/stack.sh"] {
+        for below in ["scripts/fence", "scripts/lib.sh", "scripts/settings.sh", "scripts/stack.sh"] {
             let to = made.checkout.path().join(below);
             fs::create_dir_all(to.parent().unwrap()).unwrap();
             fs::copy(repository().join(below), to).unwrap();
