@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 use std::sync::{Arc, LazyLock};
 
+use actix_http::ConnectionType;
 use actix_web::HttpResponse;
 use actix_web::body::BoxBody;
 use actix_web::http::StatusCode;
@@ -272,6 +273,11 @@ impl Answer {
         };
         let headers = response.headers_mut();
         self.headers().for_each(|(name, value)| drop(headers.insert(name.clone(), value.clone())));
+        if self.outcome == Outcome::Untrusted {
+            // Otherwise, whoever is not the edge could send thousands of further checks on the same connection, and checks
+            // of the edge would wait for their refusals.
+            response.head_mut().set_connection_type(ConnectionType::Close);
+        }
         response
     }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use reqwest::{RequestBuilder, StatusCode};
 use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 const SECRET: &str = "0123456789abcdef";
 
@@ -119,4 +120,33 @@ async fn a_check_for_another_host_is_logged_with_this_host() {
     let fields = service.refused(check, StatusCode::FORBIDDEN).await;
     assert_eq!(fields["host"], "other.example", "{fields}");
     assert!(fields["reason"].as_str().unwrap().contains("see PROTECTED_HOSTS"), "{fields}");
+}
+
+/// Attack 100: whoever is not the edge gets one refusal on each connection, so checks of the edge need not wait for
+/// thousands of them.
+#[tokio::test]
+async fn a100_a_connection_with_an_untrusted_check_is_closed_and_one_of_the_edge_stays_open() {
+    let service = Service::start(&[]).await;
+    let check = |secret: &str| {
+        format!(
+            "GET /verify/caddy HTTP/1.1\r\nHost: a\r\nX-Edge-Secret: {secret}\r\nX-Forwarded-Method: POST\r\n\
+             X-Forwarded-Proto: https\r\nX-Forwarded-Host: mcp.example\r\nX-Forwarded-Uri: /mcp\r\n\r\n"
+        )
+    };
+    for (secret, status, responses) in [("wrong", "HTTP/1.1 403", 1), (SECRET, "HTTP/1.1 401", 3)] {
+        let mut stream = tokio::net::TcpStream::connect(&service.edge).await.unwrap();
+        stream.write_all(check(secret).repeat(3).as_bytes()).await.unwrap();
+        let (mut received, mut buffer) = (Vec::new(), [0; 4096]);
+        let is_closed = loop {
+            match tokio::time::timeout(Duration::from_secs(2), stream.read(&mut buffer)).await {
+                // The edge's connection stays open.
+                Err(_) => break false,
+                Ok(Ok(0) | Err(_)) => break true,
+                Ok(Ok(count)) => received.extend_from_slice(&buffer[..count]),
+            }
+        };
+        let received = String::from_utf8(received).unwrap();
+        assert_eq!(received.matches(status).count(), responses, "{received}");
+        assert_eq!(is_closed, responses == 1, "{received}");
+    }
 }
