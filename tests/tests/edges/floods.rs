@@ -40,9 +40,13 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const BACK: Duration = Duration::from_secs(300);
 
 /// The memory in bytes that a proxy can keep even if twice its memory before the flood is less. It consists of
-/// partly used pages, which the allocator can use again but cannot return.
+/// partly used pages, which the allocator can use again but cannot return, or of garbage that is not worth collecting.
 fn kept_by_allocator(edge: Edge) -> u64 {
-    if edge.name() == "envoy" { 128 << 20 } else { 64 << 20 }
+    match edge.name() {
+        "envoy" => 128 << 20,
+        "nginx" => 64 << 20,
+        _ => 96 << 20,
+    }
 }
 
 pub(crate) async fn a100_heads_that_never_end_do_not_end_the_edge(edge: Edge) {
